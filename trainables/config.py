@@ -1,0 +1,187 @@
+"""What one run is: a frozen, validated description, from which everything about its training follows.
+
+Training fields bear the names of diffusers' example scripts, adapter fields those of PEFT. Defaults stand here and
+nowhere else. Nothing in this module imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+
+from trainables.catalogue import method_config_class
+
+EMBEDDED = "embedded"
+
+LrScheduler = Literal["constant", "cosine", "linear", "cosine_with_restarts", "polynomial"]
+Optimizer = Literal["adamw", "adamw_8bit", "prodigy"]
+Precision = Literal["no", "fp16", "bf16"]
+
+
+class Frozen(BaseModel):
+    """Base of all configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(Frozen):
+    """The base model: ``embedded``, a folder in diffusers' layout, or a hub id."""
+
+    path: str = EMBEDDED
+    revision: str | None = None
+    variant: str | None = None
+
+
+class SubjectConfig(Frozen):
+    """What is taught. `images` is None for a subject of the embedded world, whose name then is enough.
+
+    Attributes:
+        images: Folder of photographs to train on.
+        references: Folder of held-out photographs. Without it, `holdout` images of `images` are held out.
+        holdout: How many of `images` are held out as references (chosen by a hash of the file names).
+        instance_prompt: Prompt with the rare token, e.g. "a sks dog".
+        class_prompt: The same without it, e.g. "a dog".
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    images: str | None = None
+    references: str | None = None
+    holdout: int = Field(default=2, ge=1)
+    instance_prompt: str | None = None
+    class_prompt: str | None = None
+
+    @model_validator(mode="after")
+    def _photos_need_prompts(self) -> Self:
+        if self.images is not None and not (self.instance_prompt and self.class_prompt):
+            raise ValueError(
+                f"subject {self.name!r} is a folder of photographs and needs instance_prompt and class_prompt, "
+                'for example "a sks dog" and "a dog"'
+            )
+        return self
+
+
+class TrainingConfig(Frozen):
+    """Fields that every method has; a method's own class adds its own (see ``trainables/methods/``)."""
+
+    # Optimisation. The warm-up applies to every schedule, constant too: a comparison of schedules
+    # must not be one of warm-ups.
+    learning_rate: float = Field(default=1e-4, gt=0, le=10)
+    text_encoder_learning_rate: float | None = Field(default=None, gt=0, le=10)
+    optimizer: Optimizer = "adamw"
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    adam_weight_decay: float = Field(default=1e-2, ge=0)
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    lr_scheduler: LrScheduler = "constant"
+    lr_warmup_steps: int = Field(default=0, ge=0)
+    lr_num_cycles: int = Field(default=1, ge=1)
+    lr_power: float = Field(default=1.0, gt=0)
+    # Batches and length.
+    train_batch_size: int = Field(default=4, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    max_train_steps: int = Field(default=200, ge=1)
+    resolution: int | None = Field(default=None, ge=8, description="pixels; None: the model's own")
+    random_flip: bool = False
+    captions: Literal["instance_prompt", "files"] = "instance_prompt"
+    # Precision and memory. What trains is kept in float32 in every mode.
+    mixed_precision: Precision = "no"
+    gradient_checkpointing: bool = False
+    # Objective.
+    snr_gamma: float | None = Field(default=None, gt=0)
+    noise_offset: float = Field(default=0.0, ge=0)
+    with_prior_preservation: bool = False
+    prior_loss_weight: float = Field(default=1.0, ge=0)
+    num_class_images: int = Field(default=32, ge=1)
+    # What else trains, and what is kept.
+    train_text_encoder: bool = False
+    use_ema: bool = False
+    ema_decay: float = Field(default=0.995, gt=0, lt=1)
+    checkpointing_steps: int = Field(default=50, ge=1)
+
+    @model_validator(mode="after")
+    def _warmup_shorter_than_training(self) -> Self:
+        if self.lr_warmup_steps >= self.max_train_steps:
+            raise ValueError(
+                f"lr_warmup_steps ({self.lr_warmup_steps}) must be below max_train_steps ({self.max_train_steps})"
+            )
+        return self
+
+
+class EvaluationConfig(Frozen):
+    """How a run is judged (see ``trainables/evaluation``): fixed prompts, fixed noise, held-out references.
+
+    Attributes:
+        prompts: Templates with ``{subject}``; None takes the model's own list (embedded) or the built-in one.
+        num_prompts: Take only the first so many templates.
+        images_per_prompt: Images of each prompt, each from its own fixed noise.
+        at: Fractions of `max_train_steps`, beside the end (1.0 is always evaluated), at which to evaluate.
+        image_encoder: For subject fidelity (DINO's place): ``embedded``, a folder or a hub id.
+        clip: For prompt fidelity: ``embedded``, a folder or a hub id.
+        num_class_images: Images of the class prompt, for drift of the class, and for KID.
+    """
+
+    prompts: tuple[str, ...] | None = None
+    num_prompts: int | None = Field(default=None, ge=1)
+    images_per_prompt: int = Field(default=2, ge=1)
+    num_inference_steps: int = Field(default=20, ge=1)
+    guidance_scale: float = Field(default=3.0, ge=0)
+    batch_size: int = Field(default=16, ge=1)
+    at: tuple[float, ...] = ()
+    seed: int = Field(default=1234, ge=0)
+    image_encoder: str = EMBEDDED
+    clip: str = EMBEDDED
+    num_class_images: int = Field(default=8, ge=2)
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        for template in self.prompts or ():
+            if "{subject}" not in template:
+                raise ValueError(f"evaluation prompt {template!r} lacks the placeholder {{subject}}")
+        for fraction in self.at:
+            if not 0 < fraction <= 1:
+                raise ValueError(f"evaluation.at takes fractions of max_train_steps in (0, 1], got {fraction}")
+        return self
+
+
+class RunConfig(Frozen):
+    """One training of one configuration on one subject with one seed.
+
+    Attributes:
+        method: A name of ``trainables.catalogue``.
+        training: The method's configuration; validated by the method's own class.
+        seed: From which every random stream of the run is derived (``trainables/randomness.py``).
+        device: ``auto`` takes CUDA where there is one.
+        cpu_threads: Threads of torch on the CPU.
+        output_dir: The run's folder: events, checkpoint, weights, samples, result.
+        cache_dir: Content-addressed cache shared by runs.
+    """
+
+    method: str
+    model: ModelConfig = ModelConfig()
+    subject: SubjectConfig
+    training: SerializeAsAny[TrainingConfig] = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cpu_threads: int = Field(default=1, ge=1)
+    output_dir: str
+    cache_dir: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _training_of_the_method(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("method"), str):
+            training = values.get("training", {})
+            if isinstance(training, dict):
+                config_class = method_config_class(values["method"])
+                values = {**values, "training": config_class.model_validate(training)}
+        return values
+
+    def digest(self) -> str:
+        """Hex SHA-256 of everything that can change the result; folders and threads are left out."""
+        content = self.model_dump(mode="json", exclude={"output_dir", "cache_dir", "cpu_threads", "device"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,96 @@
+"""The record of one run: numbered events, appended to ``events.jsonl`` in the run's folder.
+
+The event file is the truth about a run. Whoever shows or stores its progress (terminal, MLflow, report) follows this
+file and can be brought up to date at any time, because every event has a number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+EVENTS_FILE = "events.jsonl"
+RESULT_FILE = "result.json"
+RUN_FILE = "run.json"
+
+Kind = Literal[
+    "started",  # data: attempt, resumed_step, host, pid, device, device_name, versions
+    "phase",  # data: name (prepare | train | evaluate | save): what the run does now
+    "progress",  # step; data: train metrics, bare names (loss, learning_rate, gradient_norm, steps_per_second)
+    "evaluation",  # step; data: metrics under bare names (quality, subject_fidelity, ...); data["final"]: bool
+    "image",  # step; data: key, path (relative to the run's folder)
+    "checkpoint",  # step; data: path
+    "cost",  # data: cost metrics under bare names (train_seconds, ...)
+    "artifact",  # data: path (relative), role (weights | config | card), bytes
+    "finished",  # data: state (COMPLETE | PRUNED | FAIL), reason, message, traceback
+]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the event file.
+
+    Attributes:
+        number: 1, 2, 3, ... without gaps within a run, over all its attempts.
+        time: Seconds since the epoch.
+        kind: What happened; see `Kind` for the payload of each.
+        step: Optimizer step it belongs to, or None.
+        data: JSON-serialisable payload; numbers are finite or None.
+    """
+
+    number: int
+    time: float
+    kind: Kind
+    step: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class EventLog:
+    """Appends events to a run's file; continues the numbering of earlier attempts and drops a torn last line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / EVENTS_FILE
+        folder.mkdir(parents=True, exist_ok=True)
+        self._drop_torn_line()
+        events = read_events(folder)
+        self._number = events[-1].number if events else 0
+
+    def append(self, kind: Kind, step: int | None = None, **data: Any) -> Event:
+        """Writes one event durably and returns it."""
+        event = Event(self._number + 1, time.time(), kind, step, data)
+        line = json.dumps(asdict(event), allow_nan=False, separators=(",", ":"))
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._number = event.number
+        return event
+
+    def _drop_torn_line(self) -> None:
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        keep = content.rfind(b"\n") + 1
+        if keep < len(content):
+            with self.path.open("r+b") as file:
+                file.truncate(keep)
+
+
+def read_events(folder: Path, after: int = 0) -> list[Event]:
+    """Returns a run's events with a number above `after`; a torn last line (a killed writer) is left out."""
+    path = folder / EVENTS_FILE
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["number"] > after:
+            events.append(Event(**record))
+    return events

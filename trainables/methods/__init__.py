@@ -1,0 +1,1 @@
+"""One file per fine-tuning method; see ``protocol.py`` for what a method is."""

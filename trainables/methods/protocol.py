@@ -1,0 +1,56 @@
+"""What a fine-tuning method is: which parameters train, and how the result is saved and loaded.
+
+The loop, the objective, data, precision, checkpoints, evaluation and cost are the core's and the same for all. A
+method's module is importable without torch (it imports torch, diffusers and peft inside its functions), because its
+configuration class is needed to validate a study file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from trainables.config import TrainingConfig
+    from trainables.families import Backbone
+
+
+class Method(Protocol):
+    """A fine-tuning method; ``METHOD`` of each module in this folder.
+
+    Attributes:
+        name: As in the catalogue.
+        title: For tables and figures, e.g. "DreamBooth+LoRA".
+        config_class: Subclass of `TrainingConfig` with the method's own fields and defaults.
+        trains: False only for the base model, which is evaluated as it is.
+        artifact: "adapter" (small, logged to MLflow) or "pipeline" (a whole model, logged by reference).
+    """
+
+    name: str
+    title: str
+    config_class: type[TrainingConfig]
+    trains: bool
+    artifact: str
+
+    def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
+        """Makes the method's parameters trainable and returns the optimizer's parameter groups.
+
+        Every other parameter has ``requires_grad`` False afterwards; what trains is float32. Each group has ``params``
+        (a list), ``lr`` and ``name`` ("unet" or "text_encoder"). `generator` is the initialisation stream.
+        """
+        ...
+
+    def detach(self, backbone: Backbone) -> None:
+        """Undoes `attach` and all training, so that the resident backbone is again the base model, bit by bit."""
+        ...
+
+    def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
+        """Writes the weights in the format that stock tools load (safetensors only)."""
+        ...
+
+    def load(self, pipeline: Any, folder: Path) -> Any:
+        """Returns `pipeline` with the weights of `folder`, using only stock diffusers loaders."""
+        ...
