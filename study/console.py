@@ -1,0 +1,221 @@
+"""The live view of a study in the terminal: a table on a terminal, plain lines elsewhere.
+
+Like every follower it reads the runs' event files; it shows, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from trainables.events import Event, read_events
+
+if TYPE_CHECKING:
+    from study.runs import PlannedRun
+
+POLL_SECONDS = 0.5
+PLAIN_LINE_SECONDS = 20.0
+
+
+@dataclass
+class RunView:
+    """What is known of one run so far."""
+
+    run: PlannedRun
+    seen: int = 0
+    phase: str = "waiting"
+    step: int = 0
+    loss: float | None = None
+    quality: float | None = None
+    state: str = "RUNNING"
+    reason: str | None = None
+
+    def update(self, event: Event) -> None:
+        """Takes in one event."""
+        self.seen = event.number
+        if event.kind == "started":
+            self.state, self.phase, self.step = "RUNNING", "prepare", event.data.get("resumed_step") or 0
+        elif event.kind == "phase":
+            self.phase = str(event.data.get("name", self.phase))
+        elif event.kind == "progress":
+            self.step, self.loss = event.step or 0, event.data.get("loss")
+        elif event.kind == "evaluation":
+            self.quality = event.data.get("quality")
+        elif event.kind == "finished":
+            self.state, self.reason = str(event.data["state"]), event.data.get("reason")
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.run.config.training.max_train_steps
+
+
+@dataclass
+class Snapshot:
+    """The state of the whole study at one moment, computed apart from its drawing."""
+
+    total: int
+    ended: dict[str, int] = field(default_factory=lambda: {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0})
+    running: list[RunView] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    elapsed: float = 0.0
+    left: float | None = None
+
+    @property
+    def done(self) -> int:
+        """Runs that have ended, in whatever way."""
+        return sum(self.ended.values())
+
+
+def duration(seconds: float | None) -> str:
+    """Formats seconds as ``1h02m``, ``3m05s`` or ``12s``; ``--`` for unknown."""
+    if seconds is None:
+        return "--"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def snapshot(views: list[RunView], total: int, already_done: int, elapsed: float) -> Snapshot:
+    """Summarises the views; the time left extrapolates the share of runs that this session has done.
+
+    Args:
+        already_done: Runs that had ended before this session, which say nothing about its speed.
+    """
+    shot = Snapshot(total=total, elapsed=elapsed)
+    partial = 0.0
+    for view in views:
+        key = view.run.key
+        if view.state == "RUNNING":
+            shot.running.append(view)
+            partial += 0.8 * min(1.0, view.step / max(1, view.steps))
+        else:
+            shot.ended[view.state] = shot.ended.get(view.state, 0) + 1
+        if view.quality is not None and key.phase == "search":
+            shot.best[key.arm] = max(view.quality, shot.best.get(key.arm, view.quality))
+    shot.ended["COMPLETE"] += already_done
+    fresh = shot.done - already_done + partial
+    if fresh >= 1:
+        shot.left = elapsed * max(0.0, total - already_done - fresh) / fresh
+    return shot
+
+
+def draw(shot: Snapshot, name: str) -> Group:
+    """Draws a snapshot for `rich.live.Live`."""
+    head = Text.assemble(
+        (name, "bold"),
+        f"  {shot.done}/{shot.total} runs",
+        f"  {len(shot.running)} running",
+        (f"  {shot.ended['FAIL']} failed", "red") if shot.ended["FAIL"] else "",
+        f"  {shot.ended['PRUNED']} pruned" if shot.ended["PRUNED"] else "",
+        f"  {duration(shot.elapsed)} gone, {duration(shot.left)} left",
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    table.add_column("running", no_wrap=True, max_width=44)
+    table.add_column("now")
+    table.add_column("step", justify="right")
+    table.add_column("loss", justify="right")
+    for view in shot.running:
+        loss = f"{view.loss:.4f}" if view.loss is not None else "--"
+        table.add_row(view.run.key.name, view.phase, f"{view.step}/{view.steps}", loss)
+    parts: list[Text | ProgressBar | Table] = [head, ProgressBar(total=max(1, shot.total), completed=shot.done, width=60)]
+    if shot.running:
+        parts.append(table)
+    if shot.best:
+        best = ", ".join(f"{arm} {quality:.3f}" for arm, quality in sorted(shot.best.items(), key=lambda x: -x[1]))
+        parts.append(Text(f"best quality in search: {best}", style="dim"))
+    return Group(*parts)
+
+
+class ProgressView:
+    """A `study.runs.Follower` that draws.
+
+    Args:
+        name: The study's name.
+        total: Runs of the whole study.
+        already_done: Runs that had ended before.
+        console: Where to draw; a live table if it is a terminal, else a line an event that matters.
+    """
+
+    def __init__(self, name: str, total: int, already_done: int = 0, console: Console | None = None) -> None:
+        self._name, self._total, self._already_done = name, total, already_done
+        self._console = console or Console(stderr=True)
+        self._views: dict[str, RunView] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._start = time.monotonic()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> ProgressView:
+        loop = self._live_loop if self._console.is_terminal else self._plain_loop
+        self._thread = threading.Thread(target=loop, name="console", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def follow(self, run: PlannedRun) -> None:
+        """Adds a run to the view."""
+        with self._lock:
+            self._views.setdefault(run.key.name, RunView(run))
+
+    def close(self) -> None:
+        """Draws the last state and stops."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _poll(self, on_end: Callable[[RunView], None] | None = None) -> Snapshot:
+        with self._lock:
+            views = list(self._views.values())
+        for view in views:
+            if view.state != "RUNNING":
+                continue
+            for event in read_events(view.run.folder, after=view.seen):
+                view.update(event)
+            if view.state != "RUNNING" and on_end is not None:
+                on_end(view)
+        return snapshot(views, self._total, self._already_done, time.monotonic() - self._start)
+
+    def _live_loop(self) -> None:
+        with Live(console=self._console, refresh_per_second=4, transient=False) as live:
+            while not self._stop.wait(POLL_SECONDS):
+                live.update(draw(self._poll(), self._name))
+            live.update(draw(self._poll(), self._name))
+
+    def _plain_loop(self) -> None:
+        last = 0.0
+        while True:
+            stopping = self._stop.wait(POLL_SECONDS)
+            shot = self._poll(self._say_ended)
+            now = time.monotonic()
+            if stopping or now - last >= PLAIN_LINE_SECONDS:
+                last = now
+                best = max(shot.best.values(), default=None)
+                self._say(
+                    f"{shot.done}/{shot.total} runs, {len(shot.running)} running, {shot.ended['FAIL']} failed, "
+                    f"{duration(shot.elapsed)} gone, {duration(shot.left)} left"
+                    + (f", best quality in search {best:.3f}" if best is not None else "")
+                )
+            if stopping:
+                return
+
+    def _say_ended(self, view: RunView) -> None:
+        quality = f"quality {view.quality:.3f}" if view.quality is not None else "no quality"
+        detail = quality if view.state == "COMPLETE" else (view.reason or quality)
+        self._say(f"{view.state:<8} {view.run.key.name}  {detail}")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
