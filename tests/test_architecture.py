@@ -1,0 +1,101 @@
+"""The rules of who may import whom (docs/architecture.md), read from the sources themselves."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("search_spaces", "trainables", "study")
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 450, 120
+
+
+def sources(*packages: str) -> list[Path]:
+    return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Returns every module that a file imports, at its top or inside functions, as dotted names."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def offenders(paths: list[Path], *forbidden: str) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in paths
+        for name in imported(path)
+        if any(name == ban or name.startswith(ban + ".") for ban in forbidden)
+    ]
+
+
+def test_search_spaces_know_only_yaml_and_validation() -> None:
+    banned = ("torch", "ray", "mlflow", "optuna", "study", "pandas", "diffusers", "transformers", "peft")
+    assert offenders(sources("search_spaces"), *banned) == []
+
+
+def test_training_knows_nothing_of_the_study() -> None:
+    assert offenders(sources("trainables"), "ray", "mlflow", "optuna", "study") == []
+
+
+def test_the_report_reads_frames_only() -> None:
+    paths = sources("study/report")
+    assert paths
+    assert offenders(paths, "torch", "ray", "mlflow", "optuna", "diffusers", "transformers", "peft") == []
+
+
+@pytest.mark.parametrize(
+    ("room", "libraries"),
+    [
+        ("ray", {"study/execute.py", "study/worker.py", "study/search.py"}),
+    ],
+)
+def test_ray_lives_in_few_rooms(room: str, libraries: set[str]) -> None:
+    users = {name.split(" ")[0] for name in offenders(sources("study"), room)}
+    assert users, "the study does not use ray at all"
+    assert all(user.startswith("study/") and not user.startswith("study/report") for user in users)
+
+
+def test_train_and_tune_are_not_mixed_up() -> None:
+    """``ray.train.report`` and ``ray.train.RunConfig`` fail inside Tune (Ray 2.60)."""
+    assert offenders(sources("study"), "ray.train", "ray.air") == []
+
+
+@pytest.mark.parametrize("module", ["study.cli", "study.spec", "study.console", "trainables.config", "search_spaces.loader"])
+def test_importing_is_light(module: str) -> None:
+    heavy = {"torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "diffusers", "transformers", "scipy"}
+    code = f"import sys, {module}; print(' '.join(sorted({heavy!r} & set(sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == ""
+    assert done.stderr == ""
+
+
+def test_files_and_functions_stay_small() -> None:
+    long = []
+    for path in sources(*PACKAGES):
+        text = path.read_text()
+        if text.count("\n") > MAX_FILE_LINES:
+            long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno
+                if lines > MAX_FUNCTION_LINES:
+                    long.append(f"{path.relative_to(ROOT)}:{node.name}: {lines} lines")
+    assert long == []
+
+
+def test_nothing_reads_pickles() -> None:
+    """Nothing from storage may be unpickled: safetensors and JSON only."""
+    assert offenders(sources(*PACKAGES), "pickle", "cloudpickle", "dill", "joblib") == []
+    for path in sources(*PACKAGES):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
+                owner = node.func.value
+                assert not (isinstance(owner, ast.Name) and owner.id == "torch"), f"{path}: torch.load"
