@@ -1,0 +1,110 @@
+"""What this machine has, and what a study would miss on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "ray", "torch", "diffusers", "transformers", "peft", "accelerate", "optuna", "mlflow", "pandas", "safetensors",
+)  # fmt: skip
+OPTIONAL = {
+    "bitsandbytes": "optimizer: adamw_8bit",
+    "prodigyopt": "optimizer: prodigy",
+    "pynvml": "energy of GPU runs",
+    "lpips": "LPIPS diversity",
+    "psycopg2": "PostgreSQL ledger",
+    "optuna_dashboard": "browsing the ledger",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report; `ok` None means: neither good nor bad, only said."""
+
+    topic: str
+    ok: bool | None
+    text: str
+
+    def row(self) -> dict[str, Any]:
+        """The finding as a row to print."""
+        return {"topic": self.topic, "ok": self.ok, "finding": self.text}
+
+
+def examine(storage: Path) -> list[Finding]:
+    """Examines Python, packages, devices, disk, loopback and the settings that are in force."""
+    return [*_python(), *_packages(), *_devices(), *_disk(storage), *_network(), *_settings()]
+
+
+def _python() -> list[Finding]:
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    remedy = "" if supported else "; use Python 3.11 or 3.12"
+    return [Finding("python", supported, f"{sys.version.split()[0]}{remedy}")]
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name in PACKAGES:
+        try:
+            findings.append(Finding(name, True, version(name)))
+        except PackageNotFoundError:
+            findings.append(Finding(name, False, "missing; run `make setup`"))
+    for name, use in OPTIONAL.items():
+        there = importlib.util.find_spec(name) is not None
+        findings.append(Finding(name, None, f"{'installed' if there else 'not installed'} (optional: {use})"))
+    return findings
+
+
+def _devices() -> list[Finding]:
+    import torch
+
+    cores = os.cpu_count() or 1
+    findings = [Finding("cpu", True, f"{cores} cores, torch uses {torch.get_num_threads()} threads")]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            findings.append(Finding("gpu", True, f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+    else:
+        findings.append(Finding("gpu", None, "none; studies of the embedded model need none"))
+    return findings
+
+
+def _disk(storage: Path) -> list[Finding]:
+    place = storage
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    writable = os.access(place, os.W_OK)
+    text = f"{free / 2**30:.1f} GiB free at {storage}" + ("" if writable else "; not writable, choose --storage")
+    return [Finding("storage", writable and free > 2**30, text)]
+
+
+def _network() -> list[Finding]:
+    try:
+        with socket.create_server(("127.0.0.1", 0)):
+            return [Finding("loopback", True, "127.0.0.1 can be listened on")]
+    except OSError as error:
+        return [Finding("loopback", False, f"127.0.0.1 cannot be listened on: {error}")]
+
+
+def _settings() -> list[Finding]:
+    names = ("RAY_ADDRESS", "RAY_AUTH_MODE", "MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES")
+    findings = [Finding(name, None, _without_credentials(os.environ[name])) for name in names if name in os.environ]
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists():
+        private = token.stat().st_mode & 0o077 == 0
+        remedy = "private" if private else f"readable by others; run: chmod 600 {token}"
+        findings.append(Finding("ray token", private, remedy))
+    return findings
+
+
+def _without_credentials(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

@@ -1,0 +1,101 @@
+"""What ``study ls`` lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Rows = list[dict[str, Any]]
+
+
+def listing(what: str, storage: Path) -> tuple[Rows, list[str]]:
+    """Returns the rows and columns of one of `LISTINGS`."""
+    rows = LISTINGS[what](storage)
+    return rows, list(rows[0]) if rows else ["name"]
+
+
+def _methods(_: Path) -> Rows:
+    from trainables.catalogue import get_method, method_names
+
+    rows = []
+    for name in method_names():
+        method = get_method(name)
+        defaults = method.config_class()
+        rows.append(
+            {
+                "name": name,
+                "title": method.title,
+                "learning_rate": defaults.learning_rate if method.trains else None,
+                "max_train_steps": defaults.max_train_steps if method.trains else None,
+                "prior_preservation": defaults.with_prior_preservation,
+                "weights": method.artifact if method.trains else None,
+            }
+        )
+    return rows
+
+
+def _spaces(_: Path) -> Rows:
+    from search_spaces.loader import load_space
+    from trainables.catalogue import get_method, method_names
+
+    rows = []
+    for method in method_names():
+        if not get_method(method).trains:
+            continue
+        for model in ("embedded", "default"):
+            for name, domain in load_space(method, embedded=model == "embedded").parameters.items():
+                rows.append({"method": method, "model": model, "parameter": name, "domain": domain.describe()})
+    return rows
+
+
+def _presets(_: Path) -> Rows:
+    from study.spec import preset_names, preset_path
+
+    return [{"name": name, "file": str(preset_path(name)), "about": _first_comment(preset_path(name))} for name in preset_names()]
+
+
+def _first_comment(path: Path) -> str:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            return line.lstrip("# ").strip()
+    return ""
+
+
+def _metrics(_: Path) -> Rows:
+    from trainables.metrics_table import METRICS
+
+    return [
+        {"name": m.name, "kind": m.kind, "better": m.direction, "unit": m.unit, "description": m.description}
+        for m in METRICS.values()
+    ]
+
+
+def _subjects(_: Path) -> Rows:
+    from trainables.embedded import load_subject, subject_names
+
+    rows = []
+    for name in subject_names():
+        subject = load_subject(name)
+        rows.append({"name": name, "class": subject.class_name, "instance_prompt": subject.instance_prompt})
+    return rows
+
+
+def _studies(storage: Path) -> Rows:
+    rows = []
+    for path in sorted(storage.glob("*/study.json")):
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        spec = spec.get("spec", spec)
+        rows.append({"name": path.parent.name, "arms": len(spec.get("arms", ())), "folder": str(path.parent)})
+    return rows
+
+
+LISTINGS: dict[str, Callable[[Path], Rows]] = {
+    "methods": _methods,
+    "spaces": _spaces,
+    "presets": _presets,
+    "metrics": _metrics,
+    "subjects": _subjects,
+    "studies": _studies,
+}

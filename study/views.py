@@ -1,0 +1,74 @@
+"""How rows are printed: a table for people, JSON or CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+class Format(StrEnum):
+    """Output formats of every command that prints rows."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def plain(value: Any) -> Any:
+    """Returns a value that JSON can carry: NaN and infinities become None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def cell(value: Any) -> str:
+    """Formats one value for a terminal table; ``--`` for a missing one."""
+    value = plain(value)
+    if value is None:
+        return "--"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Format, *, shown: Sequence[str] | None = None
+) -> None:
+    """Prints rows to the standard output.
+
+    Args:
+        columns: Of JSON and CSV, in this order.
+        shown: The fewer columns of the table; None for all.
+    """
+    if form is Format.json:
+        records = [{column: plain(row.get(column)) for column in columns} for row in rows]
+        sys.stdout.write(json.dumps(records, indent=2, default=str) + "\n")
+    elif form is Format.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow(["" if (value := plain(row.get(column))) is None else value for column in columns])
+    else:
+        print_table(rows, shown or columns)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> None:
+    """Prints rows as a table to the standard output; numbers are right-aligned."""
+    console = Console()
+    table = Table(title=title, box=None, header_style="bold", title_justify="left", padding=(0, 2, 0, 0))
+    for column in columns:
+        numeric = any(isinstance(row.get(column), int | float) for row in rows)
+        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(row.get(column)) for column in columns), style=None)
+    console.print(table)
