@@ -1,0 +1,73 @@
+"""Names of the columns of a study's runs; whoever reads or writes rows takes them from here. Imports nothing heavy."""
+
+from __future__ import annotations
+
+# What one run was.
+IDENTITY = ("study", "arm", "method", "phase", "trial", "subject", "seed", "state")
+
+# How good it is; bare names of MLflow's `eval/...` and of the evaluation in `result.json`.
+EVALUATION = ("quality", "subject_fidelity", "prompt_fidelity", "diversity", "drift", "memorisation")
+
+# What it cost; bare names of MLflow's `cost/...`.
+COST = (
+    "train_seconds",
+    "device_seconds",
+    "preparation_seconds",
+    "evaluation_seconds",
+    "train_flops",
+    "peak_memory_bytes",
+    "trainable_parameters",
+    "artifact_bytes",
+    "image_latency_seconds",
+)
+
+# The fields that every table shows; further searched fields stand in `param.<name>`.
+TRAINING = ("learning_rate", "lr_scheduler", "max_train_steps")
+
+# The columns that others rely on, in this order.
+RUN_COLUMNS = (*IDENTITY, *EVALUATION, *COST, *TRAINING, "mlflow_run_id")
+
+MORE_EVALUATION = (
+    "subject_fidelity_scaled",
+    "prompt_fidelity_scaled",
+    "prior_preservation",
+    "clip_i",
+    "class_kid",
+    "class_kid_low",
+    "class_kid_high",
+)
+MORE_COST = ("lost_seconds",)
+
+# After RUN_COLUMNS, in this order; then metrics that no list names, sorted; then `param.<name>`, sorted.
+MORE_COLUMNS = (
+    *MORE_EVALUATION,
+    *MORE_COST,
+    "peak_memory_kind",
+    "attempts",
+    "reason",
+    "started",
+    "ended",
+    "run_key",
+    "config_digest",
+)
+
+EVALUATION_METRICS = (*EVALUATION, *MORE_EVALUATION)
+COST_METRICS = (*COST, *MORE_COST)
+
+PARAM_PREFIX = "param."
+STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
+
+# How columns are typed; every other column is a number (float64, missing = NaN).
+TEXTS = frozenset(
+    {
+        "study", "arm", "method", "phase", "subject", "state", "lr_scheduler", "mlflow_run_id", "peak_memory_kind",
+        "reason", "run_key", "config_digest",
+    }
+)  # fmt: skip
+INTEGERS = frozenset({"trial", "seed", "max_train_steps", "attempts"})
+TIMES = frozenset({"started", "ended"})
+# Whole numbers that are kept as float64 in the frame (arithmetic with NaN) but written without a fraction.
+COUNTS = frozenset({"peak_memory_bytes", "trainable_parameters", "artifact_bytes", "train_flops"})
+
+CURVE_COLUMNS = ("run_key", "arm", "method", "phase", "trial", "subject", "seed", "step", "metric", "value")
+IMAGE_COLUMNS = ("run_key", "step", "key", "path")
