@@ -1,4 +1,4 @@
-"""Names of the columns of a study's runs; whoever reads or writes rows takes them from here. Imports nothing heavy."""
+"""Names of the columns of a study's runs: whoever reads or writes rows takes them from here."""
 
 from __future__ import annotations
 
@@ -60,10 +60,20 @@ STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
 # How columns are typed; every other column is a number (float64, missing = NaN).
 TEXTS = frozenset(
     {
-        "study", "arm", "method", "phase", "subject", "state", "lr_scheduler", "mlflow_run_id", "peak_memory_kind",
-        "reason", "run_key", "config_digest",
+        "study",
+        "arm",
+        "method",
+        "phase",
+        "subject",
+        "state",
+        "lr_scheduler",
+        "mlflow_run_id",
+        "peak_memory_kind",
+        "reason",
+        "run_key",
+        "config_digest",
     }
-)  # fmt: skip
+)
 INTEGERS = frozenset({"trial", "seed", "max_train_steps", "attempts"})
 TIMES = frozenset({"started", "ended"})
 # Whole numbers that are kept as float64 in the frame (arithmetic with NaN) but written without a fraction.

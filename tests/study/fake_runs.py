@@ -1,7 +1,7 @@
 """A finished study of 25 runs made without training: run folders as ``trainables.run.execute`` leaves them.
 
-Numbers follow a small model of the real thing (quality grows with steps and falls off around a best learning rate,
-arms and subjects differ, seeds scatter), so that tables, figures and statistics have something to show.
+Numbers follow a small model of the real thing (quality grows with steps and falls off around a best learning
+rate, arms and subjects differ, seeds scatter), so that tables, figures and statistics have something to show.
 """
 
 from __future__ import annotations
@@ -72,10 +72,16 @@ def fake_runs(arms: tuple[FakeArm, ...] = ARMS) -> list[FakeRun]:
             for seed in CONFIRM_SEEDS:
                 key = RunKey("confirm", arm.name, 1 if arm.trials else 0, subject, seed)
                 runs.append(FakeRun(key, arm, arm.best_rate, 8))
-    ended = {"search/dreambooth-constant/0002-cat-1-s0": ("FAIL", "nan_loss"),
-             "search/lora-constant/0002-cat-1-s0": ("PRUNED", None)}  # fmt: skip
-    return [replace(run, state=ended[run.key.name][0], reason=ended[run.key.name][1])
-            if run.key.name in ended else run for run in runs]  # fmt: skip
+    ended = {
+        "search/dreambooth-constant/0002-cat-1-s0": ("FAIL", "nan_loss"),
+        "search/lora-constant/0002-cat-1-s0": ("PRUNED", None),
+    }
+    return [
+        replace(run, state=ended[run.key.name][0], reason=ended[run.key.name][1])
+        if run.key.name in ended
+        else run
+        for run in runs
+    ]
 
 
 def make_study(root: Path, study: str = STUDY, runs: list[FakeRun] | None = None) -> Storage:
@@ -98,31 +104,51 @@ def run_document(storage: Storage, run: FakeRun, steps: int = STEPS) -> dict[str
         "snr_gamma": None,
     }
     if "lora" in run.arm.method:
-        training |= {"r": run.rank, "lora_alpha": run.rank, "target_modules": ["to_k", "to_q", "to_v", "to_out.0"]}
+        training |= {
+            "r": run.rank,
+            "lora_alpha": run.rank,
+            "target_modules": ["to_k", "to_q", "to_v", "to_out.0"],
+        }
     return {
         "method": run.arm.method,
         "model": {"path": "embedded", "revision": None, "variant": None},
-        "subject": {"name": run.key.subject, "images": None, "references": None, "holdout": 2,
-                    "instance_prompt": None, "class_prompt": None},
+        "subject": {
+            "name": run.key.subject,
+            "images": None,
+            "references": None,
+            "holdout": 2,
+            "instance_prompt": None,
+            "class_prompt": None,
+        },
         "training": training,
-        "evaluation": {"prompts": None, "images_per_prompt": 2, "num_inference_steps": 20, "guidance_scale": 3.0,
-                       "at": [0.5], "seed": 1234, "image_encoder": "embedded", "clip": "embedded"},
+        "evaluation": {
+            "prompts": None,
+            "images_per_prompt": 2,
+            "num_inference_steps": 20,
+            "guidance_scale": 3.0,
+            "at": [0.5],
+            "seed": 1234,
+            "image_encoder": "embedded",
+            "clip": "embedded",
+        },
         "seed": run.key.seed,
         "device": "auto",
         "cpu_threads": 1,
         "output_dir": str(storage.run_folder(run.key)),
         "cache_dir": str(storage.cache),
-    }  # fmt: skip
+    }
 
 
 def write_run(storage: Storage, run: FakeRun, steps: int = STEPS, finish: bool = True) -> Path:
-    """Writes one run folder; with `finish` False it is left as a killed worker leaves it, past half of the steps."""
+    """Writes one run folder; with `finish` False it is left as a killed worker leaves it, late in training."""
     folder = storage.run_folder(run.key)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(run_document(storage, run, steps), indent=1))
     chance = random.Random(run.key.name)
     log = EventLog(folder)
-    log.append("started", attempt=1, resumed_step=0, device="cpu", device_name="CPU", versions={"torch": "2.13.0"})
+    log.append(
+        "started", attempt=1, resumed_step=0, device="cpu", device_name="CPU", versions={"torch": "2.13.0"}
+    )
     log.append("phase", name="prepare")
     trains = run.arm.method != "base"
     if trains:
@@ -149,13 +175,27 @@ def write_run(storage: Storage, run: FakeRun, steps: int = STEPS, finish: bool =
 
 
 def finish_run(
-    folder: Path, log: EventLog, run: FakeRun, evaluation: dict[str, Any], costs: dict[str, Any], weights: str | None
+    folder: Path,
+    log: EventLog,
+    run: FakeRun,
+    evaluation: dict[str, Any],
+    costs: dict[str, Any],
+    weights: str | None,
 ) -> None:
     """Writes ``result.json`` and the last event."""
     message = f"loss was NaN at step {STEPS // 2}" if run.state == "FAIL" else None
     trace = "Traceback (most recent call last):\nFloatingPointError: NaN\n" if run.state == "FAIL" else None
-    result = {"state": run.state, "reason": run.reason, "message": message, "traceback": trace, "attempts": 1,
-              "evaluation": evaluation, "cost": costs, "weights": weights, "config_digest": "0" * 64}  # fmt: skip
+    result = {
+        "state": run.state,
+        "reason": run.reason,
+        "message": message,
+        "traceback": trace,
+        "attempts": 1,
+        "evaluation": evaluation,
+        "cost": costs,
+        "weights": weights,
+        "config_digest": "0" * 64,
+    }
     (folder / "result.json").write_text(json.dumps(result, indent=1))
     log.append("finished", state=run.state, reason=run.reason, message=message, traceback=trace)
 
@@ -166,8 +206,12 @@ def training_metrics(run: FakeRun, step: int, steps: int, chance: random.Random)
     if run.arm.lr_scheduler == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * step / steps))
     loss = 0.15 + 0.3 * math.exp(-3 * step / steps) + chance.gauss(0, 0.01)
-    return {"loss": loss, "learning_rate": rate, "gradient_norm": abs(chance.gauss(0.8, 0.1)),
-            "steps_per_second": 1 / (run.arm.step_seconds or 1)}  # fmt: skip
+    return {
+        "loss": loss,
+        "learning_rate": rate,
+        "gradient_norm": abs(chance.gauss(0.8, 0.1)),
+        "steps_per_second": 1 / (run.arm.step_seconds or 1),
+    }
 
 
 def evaluation_metrics(run: FakeRun, fraction: float, chance: random.Random) -> dict[str, float | None]:
@@ -230,7 +274,9 @@ def add_image(log: EventLog, folder: Path, run: FakeRun, step: int, key: str = "
         left, top = 32 * (cell % 3), 32 * (cell // 3)
         draw.rectangle((left, top, left + 31, top + 31), fill=tuple(chance.randrange(256) for _ in range(3)))
         radius = 4 + 10 * step // STEPS
-        draw.ellipse((left + 16 - radius, top + 16 - radius, left + 16 + radius, top + 16 + radius), fill="white")
+        draw.ellipse(
+            (left + 16 - radius, top + 16 - radius, left + 16 + radius, top + 16 + radius), fill="white"
+        )
     (folder / "samples").mkdir(exist_ok=True)
     path = f"samples/{key}-{step:06d}.png"
     image.save(folder / path)
