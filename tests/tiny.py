@@ -1,7 +1,7 @@
-"""Tiny random models in the standard layouts, made from configurations alone: seeded, a few 100 kB, made in a second.
+"""Tiny random models in the standard layouts, made from configurations alone: seeded, small, made in a second.
 
-They have the shape of Stable Diffusion 1.x, of a CLIP and of a ViT, so that every line of code that runs on those runs
-on them. Their images are noise: nothing about quality can be tested with them.
+They have the shape of Stable Diffusion 1.x, of a CLIP and of a ViT, so that every line of code that runs on those
+runs on them. Their images are noise: nothing about quality can be tested with them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from typing import Any
 import torch
 
 #: Words that the tiny tokenizer knows as single tokens; everything else falls apart into bytes.
-WORDS = ("a", "sks", "cat", "dog", "bird", "teapot", "in", "the", "snow", "with", "red", "hat", "photo", "of", "on")
+WORDS = tuple("a sks cat dog bird teapot in the snow with red hat photo of on".split())
 
 
 def _byte_alphabet() -> list[str]:
     """The 256 printable stand-ins for bytes of GPT-2's byte-level BPE, which CLIP's tokenizer uses."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = [256 + index for index in range(256 - len(printable))]
     return [chr(code) for code in printable + others]
 
@@ -65,14 +69,19 @@ def _text_config(width: int) -> dict[str, Any]:
 
 
 def make_tiny_model(
-    folder: str | Path, *, seed: int = 0, resolution: int = 32, prediction_type: str = "epsilon", width: int = 32
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    resolution: int = 32,
+    prediction_type: str = "epsilon",
+    width: int = 32,
 ) -> Path:
     """Writes a Stable Diffusion 1.x pipeline with random weights and returns its folder.
 
     Args:
         folder: Where to write; made if missing.
         seed: Of the weights.
-        resolution: Native image size in pixels; the autoencoder's factor is 4, so latents have a quarter of it.
+        resolution: Native image size in pixels; the autoencoder's factor is 4.
         prediction_type: "epsilon", "v_prediction" or "sample".
         width: Channels of the UNet's first block and of the text encoder.
     """
@@ -176,10 +185,14 @@ def make_tiny_vit(folder: str | Path, *, seed: int = 0, resolution: int = 32) ->
 
 def _write_processor(folder: Path, kind: str, resolution: int) -> None:
     """Writes a preprocessor_config.json as hub models have it."""
-    size: dict[str, int] = {"shortest_edge": resolution} if kind.startswith("CLIP") else {
-        "height": resolution,
-        "width": resolution,
-    }
+    size: dict[str, int] = (
+        {"shortest_edge": resolution}
+        if kind.startswith("CLIP")
+        else {
+            "height": resolution,
+            "width": resolution,
+        }
+    )
     content = {
         "image_processor_type": kind,
         "do_resize": True,
@@ -197,7 +210,9 @@ def _write_processor(folder: Path, kind: str, resolution: int) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(content, indent=2))
 
 
-def make_photos(folder: str | Path, *, count: int = 4, size: tuple[int, int] = (48, 40), seed: int = 0) -> Path:
+def make_photos(
+    folder: str | Path, *, count: int = 4, size: tuple[int, int] = (48, 40), seed: int = 0
+) -> Path:
     """Writes `count` distinct random PNGs (coarse colour patches) and returns the folder."""
     import numpy
     from PIL import Image
