@@ -1,7 +1,7 @@
-"""Tiny random models in the standard layouts, made from configurations alone: seeded, small, made in a second.
+"""Tiny random models in the standard layouts, made from configurations alone: seeded, small, made at once.
 
-They have the shape of Stable Diffusion 1.x, of a CLIP and of a ViT, so that every line of code that runs on those
-runs on them. Their images are noise: nothing about quality can be tested with them.
+They have the shape of Stable Diffusion 1.x, of a CLIP and of a ViT, so that every line of code that runs on
+those runs on them. Their images are noise: nothing about quality can be tested with them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 #: Words that the tiny tokenizer knows as single tokens; everything else falls apart into bytes.
-WORDS = tuple("a sks cat dog bird teapot in the snow with red hat photo of on".split())
+_TEXT = "a sks cat dog bird teapot in the snow with red hat photo of on"
+WORDS = tuple(_TEXT.split())
 
 
 def _byte_alphabet() -> list[str]:
