@@ -1,0 +1,107 @@
+"""Finds a method's search space and merges an arm's own dimensions into it.
+
+Each ``search_spaces/<method>.yaml`` has a section ``default`` (for Stable Diffusion) and may have a section
+``embedded``, which replaces single dimensions for the embedded model: a model a hundred times smaller learns at
+other rates. A dimension set to null in a later section is not searched.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from search_spaces.documents import load_document, locate
+from search_spaces.documents import validate as validate_document
+from search_spaces.schema import Dimension, SearchSpace
+from search_spaces.wording import describe, unknown_key
+from trainables.errors import UserError
+
+FOLDER = Path(__file__).parent
+
+
+class _SpaceFile(BaseModel):
+    """A file of this folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default: dict[str, Dimension]
+    embedded: dict[str, Dimension | None] = {}
+
+
+def space_names() -> tuple[str, ...]:
+    """Returns the methods that have a search space."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def load_space(method: str, embedded: bool = False) -> SearchSpace:
+    """Returns the search space of a method; a method without a file (``base``) has an empty one.
+
+    Args:
+        method: Name of a method.
+        embedded: For the embedded model; otherwise for Stable Diffusion.
+
+    Raises:
+        UserError: The file is malformed, with every problem and its line.
+    """
+    file = _read(method)
+    if file is None:
+        return SearchSpace()
+    return merge(SearchSpace(parameters=file.default), file.embedded if embedded else {})
+
+
+def merge(space: SearchSpace, changes: Mapping[str, Any]) -> SearchSpace:
+    """Returns `space` with dimensions replaced or added; None removes one. Raises ValueError for circular conditions."""
+    merged = {**space.parameters, **changes}
+    return SearchSpace(parameters={name: dim for name, dim in merged.items() if dim is not None})
+
+
+def check_space(
+    space: SearchSpace, fields: type[BaseModel], valid: Callable[[dict[str, Any]], ValidationError | None]
+) -> dict[str, str]:
+    """Checks that every dimension names a field and that the field takes its values.
+
+    Args:
+        space: The space to check.
+        fields: Configuration class of the method.
+        valid: Validates a configuration with the given fields changed and returns the error, or None.
+
+    Returns:
+        Message by dimension, for those that are wrong.
+    """
+    problems: dict[str, str] = {}
+    names = list(fields.model_fields)
+    sound = valid({}) is None
+    for name, dim in space.parameters.items():
+        if name not in names:
+            problems[name] = unknown_key(name, names)
+            continue
+        for parent in dim.when or {}:
+            if parent not in names:
+                problems[name] = f"its condition `when` names an {unknown_key(parent, names)}"
+        for value in dim.probes():
+            error = valid({name: value})
+            if error is None:
+                continue
+            mine = [entry for entry in error.errors(include_url=False) if entry["loc"][:1] == (name,) or (sound and not entry["loc"])]
+            if mine:
+                problems.setdefault(name, f"{value!r} is in the range, but {name} {describe(mine[0], lambda: names)}")
+    return problems
+
+
+@functools.cache
+def _read(method: str) -> _SpaceFile | None:
+    path = FOLDER / f"{method}.yaml"
+    if method not in space_names():
+        return None
+    document = load_document(path)
+    file = validate_document(document, _SpaceFile)
+    try:
+        for changes in ({}, file.embedded):
+            merge(SearchSpace(parameters=file.default), changes)
+    except ValidationError as error:
+        raise UserError(*locate(error, document, SearchSpace)) from None
+    return file

@@ -1,0 +1,123 @@
+"""Pydantic's complaints in plain words: the rule, the value, and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+Loc = tuple[str | int, ...]
+
+_MAX_VALUE = 60
+
+# What a field of a type wants, by pydantic's error type without its suffix (int_parsing, int_type, ...).
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list, such as [a, b]",
+    "tuple": "a list, such as [a, b]",
+    "dict": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def shorten(value: Any) -> str:
+    """Returns ``repr(value)``, cut to a length that fits in a message."""
+    text = repr(value)
+    return text if len(text) <= _MAX_VALUE else text[: _MAX_VALUE - 3] + "..."
+
+
+def nearest(word: object, candidates: Iterable[str]) -> str | None:
+    """Returns the candidate that `word` most likely was meant to be, or None."""
+    near = difflib.get_close_matches(str(word), list(candidates), n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def did_you_mean(word: object, candidates: Iterable[str]) -> str:
+    """Returns ``did you mean 'x'? `` for the nearest candidate, or an empty string."""
+    near = nearest(word, candidates)
+    return f"did you mean {near!r}? " if near else ""
+
+
+def unknown_key(key: object, candidates: Sequence[str]) -> str:
+    """Returns the message for a key that does not exist among `candidates`."""
+    known = f"Keys here: {', '.join(sorted(candidates))}" if candidates else "No keys are expected here"
+    return f"unknown key {str(key)!r}; {did_you_mean(key, candidates)}{known}"
+
+
+def describe(error: Any, keys: Callable[[], Sequence[str]]) -> str:
+    """Returns the message for one entry of ``ValidationError.errors()``.
+
+    Args:
+        error: The entry: `type`, `loc`, `msg`, `input`, `ctx`.
+        keys: Returns the keys that are valid in the mapping where the error is (asked for unknown keys only).
+    """
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return unknown_key(error["loc"][-1], keys())
+    if kind == "missing":
+        return "is required, but missing"
+    if kind in ("literal_error", "enum"):
+        allowed = _literals(context.get("expected", ""))
+        return f"must be one of {', '.join(allowed)}; got {shorten(value)}; {did_you_mean(value, allowed)}".rstrip("; ")
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"must be {words} {context[name]}, got {shorten(value)}"
+    if kind in ("value_error", "assertion_error"):
+        return str(context.get("error") or error["msg"])
+    if kind == "int_from_float":
+        return f"must be a whole number, got {shorten(value)}"
+    if kind == "finite_number":
+        return f"must be a finite number, got {shorten(value)}"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tags = _literals(context.get("expected_tags", "float, int, categorical"))
+        given = context.get("tag")
+        said = f"got {given!r}; {did_you_mean(given, tags)}" if given else "it is missing"
+        return f"`type` must be one of {', '.join(tags)}; {said}".rstrip("; ")
+    wanted = _WANTED.get(kind.split("_")[0])
+    if wanted:
+        return f"must be {wanted}, got {shorten(value)}"
+    return f"{error['msg']}, got {shorten(value)}"
+
+
+def keys_at(model: Any, loc: Loc) -> list[str]:
+    """Returns the field names of the model found by following `loc` from the type `model`; empty if there is none."""
+    kind = _plain(model)
+    for part in loc:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(str(part))
+            kind = _plain(field.annotation) if field else None
+        elif get_origin(kind) is dict:
+            kind = _plain(get_args(kind)[1])
+        elif get_origin(kind) in (list, tuple):
+            kind = _plain(get_args(kind)[0])
+        else:
+            return []
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _plain(annotation: Any) -> Any:
+    """Strips Annotated and Optional; of other unions the first model is taken."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        members = [_plain(member) for member in get_args(annotation) if member is not type(None)]
+        models = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+        return (models or members)[0]
+    return annotation
+
+
+def _literals(expected: str) -> list[str]:
+    """Parses pydantic's "'a', 'b' or 'c'"."""
+    return [word.strip(" '\"") for word in expected.replace(" or ", ", ").split(",") if word.strip()]
