@@ -1,0 +1,109 @@
+"""The names, meanings and units of everything that a run reports; a plain table that needs no other module.
+
+The study file is checked against it ("wrong metric"), and the report takes its titles, arrows and units from
+it. How the numbers of kind ``eval`` are computed stands in ``trainables/evaluation``;
+``cost`` is measured by the meter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a run.
+
+    Attributes:
+        name: Bare name, as in ``runs.csv``; MLflow bears it under ``eval/`` or ``cost/``.
+        title: For axes and table heads.
+        direction: Which way is better.
+        unit: Empty for pure numbers.
+        kind: ``eval``: how good the result is; ``cost``: what it took.
+        description: One sentence.
+    """
+
+    name: str
+    title: str
+    direction: Literal["higher", "lower"]
+    unit: str
+    kind: Literal["eval", "cost"]
+    description: str
+
+    @property
+    def key(self) -> str:
+        """The name with its namespace, as in MLflow, e.g. ``eval/quality``."""
+        return f"{self.kind}/{self.name}"
+
+
+_EVALUATION = (
+    Metric("quality", "Quality", "higher", "", "eval",
+           "Subject fidelity times prompt fidelity, each rescaled to 0..1 by base model and real images."),
+    Metric("subject_fidelity", "Subject fidelity", "higher", "", "eval",
+           "Mean cosine similarity of generated images and held-out references of the subject."),
+    Metric("prompt_fidelity", "Prompt fidelity", "higher", "", "eval",
+           "Mean cosine similarity of image and prompt, the class named in the place of the subject."),
+    Metric("subject_fidelity_scaled", "Subject fidelity (scaled)", "higher", "", "eval",
+           "Subject fidelity where the base model is 0 and real held-out images are 1; not clipped."),
+    Metric("prompt_fidelity_scaled", "Prompt fidelity (scaled)", "higher", "", "eval",
+           "Prompt fidelity where images of other prompts are 0 and the base model is 1; not clipped."),
+    Metric("clip_i", "CLIP-I", "higher", "", "eval",
+           "As subject fidelity, with the CLIP image tower."),
+    Metric("diversity", "Diversity", "higher", "", "eval",
+           "Mean pairwise distance (1 - cosine) of the images of one prompt."),
+    Metric("drift", "Drift", "lower", "", "eval",
+           "Mean distance (1 - cosine) of tuned and base model on class prompts with the same noise."),
+    Metric("prior_preservation", "Class takes after subject", "lower", "", "eval",
+           "Mean cosine similarity of images of the class prompt and the subject's references."),
+    Metric("memorisation", "Memorisation", "lower", "", "eval",
+           "How much nearer the images are to the nearest training image than to the nearest held-out one."),
+    Metric("class_kid", "Class KID", "lower", "", "eval",
+           "Squared kernel distance (KID) of the tuned model's class images to the base model's."),
+    Metric("class_kid_low", "Class KID, 2.5 %", "lower", "", "eval",
+           "Lower end of the 95 % bootstrap interval of the class KID."),
+    Metric("class_kid_high", "Class KID, 97.5 %", "lower", "", "eval",
+           "Upper end of the 95 % bootstrap interval of the class KID."),
+)  # fmt: skip
+
+_COST = (
+    Metric("train_seconds", "Training time", "lower", "s", "cost",
+           "Wall seconds of optimisation, without preparation, evaluation and saving."),
+    Metric("device_seconds", "Device time", "lower", "s", "cost",
+           "Training seconds times the devices held for them: whole GPUs or CPU cores."),
+    Metric("preparation_seconds", "Preparation", "lower", "s", "cost",
+           "Wall seconds before the first step: data, caches, class images, adapters."),
+    Metric("evaluation_seconds", "Evaluation", "lower", "s", "cost",
+           "Wall seconds of sampling and scoring."),
+    Metric("lost_seconds", "Lost time", "lower", "s", "cost",
+           "Training seconds of interrupted attempts that had to be done again."),
+    Metric("train_flops", "Training FLOPs", "lower", "FLOP", "cost",
+           "Counted floating-point operations of all training steps; the same on every machine."),
+    Metric("peak_memory_bytes", "Peak memory", "lower", "B", "cost",
+           "Peak during training: allocated CUDA memory, or the process's resident set on a CPU."),
+    Metric("trainable_parameters", "Trained parameters", "lower", "", "cost",
+           "Number of parameters that the optimizer changes."),
+    Metric("artifact_bytes", "Weights on disk", "lower", "B", "cost",
+           "Size of the saved weights."),
+    Metric("image_latency_seconds", "Latency per image", "lower", "s", "cost",
+           "Wall seconds per image when sampling in the evaluation's batches."),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_EVALUATION, *_COST)}
+
+
+def metric_names(kind: Literal["eval", "cost"] | None = None) -> tuple[str, ...]:
+    """Returns the names of all metrics, or of one kind, in the table's order."""
+    return tuple(name for name, metric in METRICS.items() if kind in (None, metric.kind))
+
+
+def unknown_metric(name: str) -> str | None:
+    """Returns None for a metric of the table, otherwise a message with the value and the nearest name."""
+    if name in METRICS:
+        return None
+    import difflib
+
+    bare = name.removeprefix("eval/").removeprefix("cost/")
+    near = difflib.get_close_matches(bare, METRICS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown metric {name!r}: {hint}Metrics: {', '.join(METRICS)}"
