@@ -1,0 +1,195 @@
+"""The metrics as pure functions of embeddings: numpy in, floats out.
+
+Embeddings are arrays of shape (images, features), as the encoder gives them; whatever is a cosine normalises
+them itself. A value that the data cannot give (too few images) is None, never a magic number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+
+def normalised(embeddings: Array) -> Array:
+    """Returns the rows scaled to length 1, in float64; a row of zeros stays zero."""
+    rows = np.asarray(embeddings, dtype=np.float64)
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(lengths > 0, lengths, 1.0)
+
+
+def cosines(first: Array, second: Array) -> Array:
+    """Returns all pairwise cosines, shape (len(first), len(second)), in [-1, 1]."""
+    return normalised(first) @ normalised(second).T
+
+
+def subject_fidelity(generated: Array, references: Array) -> float | None:
+    """Mean cosine over all pairs of a generated and a reference image (DreamBooth, arXiv 2208.12242, sec.
+    4.2).
+
+    With DINO ViT-S/16 embeddings this is the paper's DINO, with CLIP ones its CLIP-I.
+    """
+    if not len(generated) or not len(references):
+        return None
+    return float(cosines(generated, references).mean())
+
+
+def paired_cosine(first: Array, second: Array) -> float | None:
+    """Mean cosine of row i of one with row i of the other; of images and their prompts it is CLIP-T."""
+    if not len(first):
+        return None
+    return float((normalised(first) * normalised(second)).sum(axis=-1).mean())
+
+
+def mismatched_prompt_fidelity(images: Array, texts: Array, prompt_of_image: Sequence[int]) -> float | None:
+    """Mean cosine of each image with the prompts that it was NOT made from: what an unrelated prompt scores.
+
+    Args:
+        images: Shape (images, features).
+        texts: One row a prompt.
+        prompt_of_image: For each image the row of its prompt.
+
+    Returns:
+        None with fewer than two prompts.
+    """
+    if len(texts) < 2 or not len(images):
+        return None
+    table = cosines(images, texts)
+    others = np.ones(table.shape, dtype=bool)
+    others[np.arange(len(images)), list(prompt_of_image)] = False
+    return float(table[others].mean())
+
+
+def diversity(images: Array, prompt_of_image: Sequence[int]) -> float | None:
+    """Mean over prompts of the mean pairwise distance (1 - cosine) among the images of one prompt.
+
+    Returns:
+        A value in [0, 2]; None if no prompt has two images.
+    """
+    groups = np.asarray(prompt_of_image)
+    distances = []
+    for prompt in np.unique(groups):
+        table = cosines(images[groups == prompt], images[groups == prompt])
+        if len(table) > 1:
+            distances.append(1.0 - table[np.triu_indices(len(table), k=1)].mean())
+    return float(np.mean(distances)) if distances else None
+
+
+def drift(tuned: Array, base: Array) -> float | None:
+    """Mean distance (1 - cosine) of what tuned and base model make of the same prompt and noise, row by
+    row.
+    """
+    similarity = paired_cosine(tuned, base)
+    return None if similarity is None else 1.0 - similarity
+
+
+def memorisation(generated: Array, training: Array, references: Array) -> float | None:
+    """Mean over images of their similarity to the nearest training image minus that to the nearest held-out
+    one.
+
+    The larger set would win by chance alone, because a maximum grows with the number of candidates. So both
+    maxima are taken over k images, k the size of the smaller set: of the larger set as the exact mean over
+    all its subsets of k images.
+
+    Returns:
+        A value in [-2, 2], near 0 for a model that has learnt the subject and not its photographs.
+    """
+    if not len(generated) or not len(training) or not len(references):
+        return None
+    size = min(len(training), len(references))
+    nearest_training = _expected_maximum(cosines(generated, training), size)
+    nearest_reference = _expected_maximum(cosines(generated, references), size)
+    return float((nearest_training - nearest_reference).mean())
+
+
+def _expected_maximum(values: Array, size: int) -> Array:
+    """Mean of the maximum over all subsets of `size` columns, for each row.
+
+    The i-th smallest of n values is the maximum of C(i - 1, size - 1) of the C(n, size) subsets.
+    """
+    count = values.shape[1]
+    weights = np.array([math.comb(rank, size - 1) for rank in range(count)], dtype=np.float64)
+    return np.sort(values, axis=1) @ (weights / math.comb(count, size))
+
+
+def real_similarity(references: Array, training: Array) -> float | None:
+    """How similar real images of the subject are to held-out ones: what subject fidelity can reach at best.
+
+    The mean cosine over pairs of different references. Fewer than four references have so few pairs that
+    their mean says little; then pairs of a reference and a training image count as well.
+
+    Returns:
+        None if there is no pair at all.
+    """
+    table = cosines(references, references)
+    pairs = table[np.triu_indices(len(table), k=1)]
+    if len(references) < 4 and len(training):
+        pairs = np.concatenate([pairs, cosines(references, training).ravel()])
+    return float(pairs.mean()) if len(pairs) else None
+
+
+def polynomial_kernel(first: Array, second: Array) -> Array:
+    """The kernel of KID, (x.y / d + 1)^3, over all pairs (arXiv 1801.01401, sec. 4); embeddings not
+    normalised.
+    """
+    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    return (x @ y.T / x.shape[1] + 1.0) ** 3
+
+
+def kid(first: Array, second: Array) -> float | None:
+    """The unbiased estimate of the squared maximum mean discrepancy under `polynomial_kernel`.
+
+    It may be negative when the two distributions are alike. None if either side has fewer than two images.
+    """
+    if len(first) < 2 or len(second) < 2:
+        return None
+    xx, yy, xy = _kernels(first, second)
+    ones_x, ones_y = np.ones((1, len(first))), np.ones((1, len(second)))
+    return float(_weighted_mmd(xx, yy, xy, ones_x, ones_y)[0])
+
+
+def kid_interval(
+    first: Array, second: Array, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of `kid` over the images of both sides.
+
+    An image that a resample draws twice is not paired with itself: that pair would add the kernel's diagonal
+    and bias every resample upwards.
+    """
+    if len(first) < 3 or len(second) < 3:
+        return None
+    generator = np.random.default_rng(seed)
+    xx, yy, xy = _kernels(first, second)
+    weights_x = generator.multinomial(len(first), np.full(len(first), 1 / len(first)), resamples).astype(
+        float
+    )
+    weights_y = generator.multinomial(len(second), np.full(len(second), 1 / len(second)), resamples).astype(
+        float
+    )
+    values = _weighted_mmd(xx, yy, xy, weights_x, weights_y)
+    low, high = np.quantile(values[np.isfinite(values)], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _kernels(first: Array, second: Array) -> tuple[Array, Array, Array]:
+    xx, yy = polynomial_kernel(first, first), polynomial_kernel(second, second)
+    np.fill_diagonal(xx, 0.0)
+    np.fill_diagonal(yy, 0.0)
+    return xx, yy, polynomial_kernel(first, second)
+
+
+def _weighted_mmd(xx: Array, yy: Array, xy: Array, weights_x: Array, weights_y: Array) -> Array:
+    """Unbiased MMD^2 of weighted samples, one value a row of weights; `xx` and `yy` have a zero diagonal."""
+
+    def within(kernel: Array, weights: Array) -> Array:
+        pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
+        with np.errstate(invalid="ignore"):  # a resample of one image only has no pairs; it is left out above
+            return np.einsum("bi,ij,bj->b", weights, kernel, weights, optimize=True) / pairs
+
+    between = np.einsum("bi,ij,bj->b", weights_x, xy, weights_y, optimize=True)
+    between = between / (weights_x.sum(axis=1) * weights_y.sum(axis=1))
+    return within(xx, weights_x) + within(yy, weights_y) - 2 * between

@@ -1,0 +1,46 @@
+"""The prompts that a subject is judged by: the study's own, the embedded world's, or the list below."""
+
+from __future__ import annotations
+
+from trainables.config import EvaluationConfig
+from trainables.subjects import Subject
+
+# Places, surfaces, light, company, properties and styles, in the spirit of the DreamBooth paper's list. They
+# fit objects and living things alike, and the first ones are the most telling, because num_prompts takes from
+# the front.
+PHOTO_TEMPLATES: tuple[str, ...] = (
+    "{subject} on a sandy beach beside the sea",
+    "{subject} in deep snow in front of fir trees",
+    "{subject} on a wooden kitchen table",
+    "{subject} in a busy street at night",
+    "{subject} in a meadow full of yellow flowers",
+    "{subject} next to a big red balloon",
+    "{subject} in front of a blue brick wall",
+    "{subject} on a rock in a mountain stream",
+    "{subject} on a soft purple carpet",
+    "{subject} under an umbrella in the rain",
+    "{subject} in the desert at sunset",
+    "{subject} surrounded by old books",
+    "{subject} covered in colourful paint",
+    "{subject} made of polished gold",
+    "an oil painting of {subject}",
+    "a black and white pencil drawing of {subject}",
+)
+
+
+def evaluation_templates(subject: Subject, config: EvaluationConfig) -> tuple[str, ...]:
+    """Returns the templates, each with ``{subject}``, that a subject is evaluated on."""
+    templates = config.prompts
+    if templates is None:
+        if subject.embedded:
+            from trainables.embedded import evaluation_prompts
+
+            templates = tuple(evaluation_prompts())
+        else:
+            templates = PHOTO_TEMPLATES
+    return templates[: config.num_prompts] if config.num_prompts else templates
+
+
+def fill(template: str, phrase: str) -> str:
+    """Puts `phrase` in the template's placeholder; other braces in the template are left as they are."""
+    return template.replace("{subject}", phrase)
