@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from search_spaces.wording import Loc, describe, keys_at
+from search_spaces.wording import Loc, describe, model_at
 from trainables.errors import UserError
 
 MAX_BYTES = 1_000_000
@@ -30,7 +30,11 @@ _RESOLVERS = (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
     ("merge", r"<<", "<"),
 )
 
@@ -42,7 +46,9 @@ class _Loader(yaml.SafeLoader):
 
 
 for _name, _pattern, _first in _RESOLVERS:
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})$"), list(_first.replace("\0", "")))
+    _Loader.add_implicit_resolver(
+        _TAG + _name, re.compile(rf"^(?:{_pattern})$"), list(_first.replace("\0", ""))
+    )
 _Loader.yaml_implicit_resolvers.setdefault("", []).append((_TAG + "null", re.compile("^$")))
 
 
@@ -92,7 +98,9 @@ class RuleError(ValueError):
 
     def __init__(self, problems: Iterable[tuple[Loc, str]]) -> None:
         self.problems = list(problems)
-        super().__init__("; ".join(f"{dotted(loc)}: {message}" if loc else message for loc, message in self.problems))
+        super().__init__(
+            "; ".join(f"{dotted(loc)}: {message}" if loc else message for loc, message in self.problems)
+        )
 
 
 def dotted(loc: Iterable[str | int]) -> str:
@@ -136,7 +144,9 @@ def parse_document(text: str, path: Path | None = None) -> Document:
         data = builder.build(node, ()) if node is not None else None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{name}:{line}: character #x{error.character:04x} is not allowed in YAML; remove it") from None
+        raise UserError(
+            f"{name}:{line}: character #x{error.character:04x} is not allowed in YAML; remove it"
+        ) from None
     except yaml.MarkedYAMLError as error:
         raise UserError(_syntax_problem(name, text, error)) from None
     except RecursionError:
@@ -172,17 +182,29 @@ def locate(error: ValidationError, document: Document, model: Any, prefix: Loc =
         error: From validating the value at `prefix` of `document` against `model`.
         model: The type that was validated against; for an unknown key the nearest of its keys is proposed.
     """
-    found: list[tuple[int, str]] = []
+    return tell(problems_of(error, document, model, prefix), document)
+
+
+def tell(problems: Iterable[tuple[Loc, str]], document: Document) -> list[str]:
+    """Returns the problems as messages with their places, in the order of the file, each once."""
+    messages = [(document.line_of(loc), document.problem(loc, message)) for loc, message in problems]
+    return list(dict.fromkeys(message for _, message in sorted(messages, key=lambda pair: pair[0])))
+
+
+def problems_of(
+    error: ValidationError, document: Document, model: Any, prefix: Loc = ()
+) -> list[tuple[Loc, str]]:
+    """Returns the location and the message of every entry of a ValidationError (see `locate`)."""
+    found: list[tuple[Loc, str]] = []
     for entry in error.errors(include_url=False):
+        keep_last = entry["type"] in ("missing", "extra_forbidden")
+        loc = real_loc(document.data, (*prefix, *entry["loc"]), keep_last)
         rule = entry.get("ctx", {}).get("error")
         if isinstance(rule, RuleError):
-            found += [(document.line_of((*prefix, *at)), document.problem((*prefix, *at), why)) for at, why in rule.problems]
-            continue
-        loc = real_loc(document.data, (*prefix, *entry["loc"]), keep_last=entry["type"] in ("missing", "extra_forbidden"))
-        inside = entry["loc"][:-1]
-        message = describe(entry, lambda inside=inside: keys_at(model, inside))  # type: ignore[misc]
-        found.append((document.line_of(loc), document.problem(loc, message)))
-    return [message for _, message in sorted(found, key=lambda pair: pair[0])]
+            found += [((*loc, *at), message) for at, message in rule.problems]
+        else:
+            found.append((loc, describe(entry, model_at(model, entry["loc"][:-1]))))
+    return found
 
 
 def real_loc(data: Any, loc: Loc, keep_last: bool = False) -> Loc:
@@ -214,7 +236,9 @@ class _Builder:
     def build(self, node: yaml.Node, loc: Loc) -> Any:
         self._count += 1
         if self._count > MAX_NODES:
-            raise UserError(f"{self._name}: aliases expand to more than {MAX_NODES:,} values; write it without them")
+            raise UserError(
+                f"{self._name}: aliases expand to more than {MAX_NODES:,} values; write it without them"
+            )
         self.lines.setdefault(loc, node.start_mark.line + 1)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
@@ -246,7 +270,9 @@ class _Builder:
             key = str(key_node.value)
             line = key_node.start_mark.line + 1
             if key in first:
-                self._refuse(key_node, f"key {key!r} occurs twice (first in line {first[key]}); remove or rename one")
+                self._refuse(
+                    key_node, f"key {key!r} occurs twice (first in line {first[key]}); remove or rename one"
+                )
                 continue
             first[key] = line
             self.lines[(*loc, key)] = line
@@ -291,7 +317,9 @@ class _Builder:
 
     def _refuse(self, node: yaml.Node, message: str) -> None:
         mark = node.start_mark
-        self.problems.append(f"{self._name}:{mark.line + 1}:{mark.column + 1}: {message}{_excerpt(self._source, mark)}")
+        self.problems.append(
+            f"{self._name}:{mark.line + 1}:{mark.column + 1}: {message}{_excerpt(self._source, mark)}"
+        )
 
 
 def _syntax_problem(name: str, text: str, error: yaml.MarkedYAMLError) -> str:

@@ -86,9 +86,15 @@ def check_space(
             error = valid({name: value})
             if error is None:
                 continue
-            mine = [entry for entry in error.errors(include_url=False) if entry["loc"][:1] == (name,) or (sound and not entry["loc"])]
+            mine = [
+                entry
+                for entry in error.errors(include_url=False)
+                if entry["loc"][:1] == (name,) or (sound and not entry["loc"])
+            ]
             if mine:
-                problems.setdefault(name, f"{value!r} is in the range, but {name} {describe(mine[0], lambda: names)}")
+                problems.setdefault(
+                    name, f"{value!r} is in the range, but {name} {describe(mine[0], fields)}"
+                )
     return problems
 
 

@@ -13,7 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 
 def _scalar(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+    if (
+        value is None
+        or isinstance(value, bool | int | str)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
         return value
     raise ValueError(f"must be text, a finite number, true, false or null, got {value!r}")
 
@@ -122,7 +126,9 @@ class Categorical(_Dimension):
         seen: list[tuple[type, Any]] = []
         for choice in self.choices:
             if (type(choice), choice) in seen:
-                raise ValueError(f"choice {choice!r} occurs twice; each choice is drawn equally often, so list it once")
+                raise ValueError(
+                    f"choice {choice!r} occurs twice; each choice is drawn equally often, so list it once"
+                )
             seen.append((type(choice), choice))
         return self
 
@@ -157,9 +163,15 @@ class SearchSpace(BaseModel):
         ordered: dict[str, Any] = {}
         waiting = dict(self.parameters)
         while waiting:
-            ready = [name for name, dim in waiting.items() if not any(parent in waiting for parent in dim.when or {})]
+            ready = [
+                name
+                for name, dim in waiting.items()
+                if not any(parent in waiting for parent in dim.when or {})
+            ]
             if not ready:
-                raise ValueError(f"the conditions of {', '.join(waiting)} depend on each other in a circle; remove one")
+                raise ValueError(
+                    f"the conditions of {', '.join(waiting)} depend on each other in a circle; remove one"
+                )
             ordered |= {name: waiting.pop(name) for name in ready}
         for name, dim in ordered.items():
             for parent, wanted in (dim.when or {}).items():
@@ -180,7 +192,9 @@ class SearchSpace(BaseModel):
         while changed:
             changed = False
             for name, dim in list(left.items()):
-                decided = {parent: wanted for parent, wanted in (dim.when or {}).items() if parent not in left}
+                decided = {
+                    parent: wanted for parent, wanted in (dim.when or {}).items() if parent not in left
+                }
                 if not decided:
                     continue
                 changed = True
@@ -212,7 +226,9 @@ class SearchSpace(BaseModel):
     def corners(self) -> Iterator[dict[str, Any]]:
         """Two extreme configurations, for estimates: all dimensions at their first, and all at their last value."""
         for pick in (0, 1):
-            yield {name: dim.probes()[0] if pick == 0 else _last(dim) for name, dim in self.parameters.items()}
+            yield {
+                name: dim.probes()[0] if pick == 0 else _last(dim) for name, dim in self.parameters.items()
+            }
 
 
 def _last(dim: Any) -> Any:
@@ -225,21 +241,27 @@ def _manner(log: bool, step: float | None) -> str:
 
 def _check_range(low: float, high: float, log: bool, step: float | None, example: str) -> None:
     if low >= high:
-        raise ValueError(f"low ({low:g}) must be below high ({high:g}); for a single value fix the field in the arm")
+        raise ValueError(
+            f"low ({low:g}) must be below high ({high:g}); for a single value fix the field in the arm"
+        )
     if log and low <= 0:
         start = "start at 0" if low == 0 else f"start at {low:g}"
         raise ValueError(f"a log range cannot {start}; give a small positive low, for example low: {example}")
     if log and step is not None:
         raise ValueError("log and step exclude each other; remove one of them")
     if step is not None and step > high - low:
-        raise ValueError(f"step ({step:g}) is larger than the range from {low:g} to {high:g}, which leaves one value")
+        raise ValueError(
+            f"step ({step:g}) is larger than the range from {low:g} to {high:g}, which leaves one value"
+        )
 
 
 def _check_reachable(name: str, parent: str, wanted: tuple[Any, ...], dim: Any) -> None:
     """Refuses a condition that can never hold, which is most often a misspelt choice."""
     possible = dim.grid()
     if possible is None:
-        raise ValueError(f"{name} depends on {parent}, which is continuous; a condition needs one with choices or steps")
+        raise ValueError(
+            f"{name} depends on {parent}, which is continuous; a condition needs one with choices or steps"
+        )
     for value in wanted:
         if value not in possible:
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 Loc = tuple[str | int, ...]
 
 _MAX_VALUE = 60
+_MAX_KEYS = 15
 
 # What a field of a type wants, by pydantic's error type without its suffix (int_parsing, int_type, ...).
 _WANTED = {
@@ -52,25 +53,37 @@ def did_you_mean(word: object, candidates: Iterable[str]) -> str:
 
 def unknown_key(key: object, candidates: Sequence[str]) -> str:
     """Returns the message for a key that does not exist among `candidates`."""
-    known = f"Keys here: {', '.join(sorted(candidates))}" if candidates else "No keys are expected here"
-    return f"unknown key {str(key)!r}; {did_you_mean(key, candidates)}{known}"
+    near = did_you_mean(key, candidates)
+    known = f"Keys here: {', '.join(sorted(candidates))}" if candidates else "no keys are expected here"
+    if near and len(candidates) > _MAX_KEYS:
+        known = ""
+    return f"unknown key {str(key)!r}; {near}{known}".rstrip()
 
 
-def describe(error: Any, keys: Callable[[], Sequence[str]]) -> str:
+def describe(error: Any, model: type[BaseModel] | None) -> str:
     """Returns the message for one entry of ``ValidationError.errors()``.
 
     Args:
         error: The entry: `type`, `loc`, `msg`, `input`, `ctx`.
-        keys: Returns the keys that are valid in the mapping where the error is (asked for unknown keys only).
+        model: The model in which the error is, if known: its fields are the valid keys. It may say more about keys
+            that are often tried, in a class variable ``hints``.
     """
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        return unknown_key(error["loc"][-1], keys())
+        key = str(error["loc"][-1])
+        hint = getattr(model, "hints", {}).get(key)
+        return (
+            f"unknown key {key!r}; {hint}"
+            if hint
+            else unknown_key(key, list(model.model_fields) if model else [])
+        )
     if kind == "missing":
         return "is required, but missing"
     if kind in ("literal_error", "enum"):
         allowed = _literals(context.get("expected", ""))
-        return f"must be one of {', '.join(allowed)}; got {shorten(value)}; {did_you_mean(value, allowed)}".rstrip("; ")
+        return f"must be one of {', '.join(allowed)}; got {shorten(value)}; {did_you_mean(value, allowed)}".rstrip(
+            "; "
+        )
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"must be {words} {context[name]}, got {shorten(value)}"
@@ -91,9 +104,9 @@ def describe(error: Any, keys: Callable[[], Sequence[str]]) -> str:
     return f"{error['msg']}, got {shorten(value)}"
 
 
-def keys_at(model: Any, loc: Loc) -> list[str]:
-    """Returns the field names of the model found by following `loc` from the type `model`; empty if there is none."""
-    kind = _plain(model)
+def model_at(kind: Any, loc: Loc) -> type[BaseModel] | None:
+    """Returns the model found by following `loc` from the type `kind`, or None if there is none."""
+    kind = _plain(kind)
     for part in loc:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             field = kind.model_fields.get(str(part))
@@ -103,8 +116,8 @@ def keys_at(model: Any, loc: Loc) -> list[str]:
         elif get_origin(kind) in (list, tuple):
             kind = _plain(get_args(kind)[0])
         else:
-            return []
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+            return None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _plain(annotation: Any) -> Any:

@@ -1,0 +1,363 @@
+"""Rules of a study that concern several of its sections at once.
+
+Each rule asks only for the sections that it needs, so that a misspelt key in one section hides no problem elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from search_spaces.loader import check_space
+from search_spaces.schema import Categorical, Dimension, SearchSpace
+from search_spaces.wording import Loc, describe, did_you_mean, unknown_key
+from study.sections import (
+    BASE,
+    Arm,
+    Budget,
+    ConfirmSpec,
+    SearchSpec,
+    arm_space,
+    merged_training,
+    method_defaults,
+)
+from trainables.catalogue import method_config_class
+from trainables.config import EvaluationConfig, ModelConfig, SubjectConfig, TrainingConfig
+
+Problem = tuple[Loc, str]
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The sections of a study that are sound by themselves; None stands for one that is not."""
+
+    model: ModelConfig | None = None
+    subjects: tuple[SubjectConfig, ...] | None = None
+    training: dict[str, Any] | None = None
+    arms: dict[str, Arm] | None = None
+    search: SearchSpec | None = None
+    confirm: ConfirmSpec | None = None
+    budget: Budget | None = None
+    evaluation: EvaluationConfig | None = None
+
+    @classmethod
+    def of(cls, spec: Any) -> Sections:
+        """Returns the sections of a whole study."""
+        return cls(**{name: getattr(spec, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def sound(cls, data: Mapping[str, Any], model: type[BaseModel]) -> Sections:
+        """Validates each section of raw data by itself and keeps those that are sound; of the arms, each one."""
+        kept: dict[str, Any] = {}
+        for name in cls.__dataclass_fields__:
+            field = model.model_fields[name]
+            if name == "arms":
+                raw = data.get("arms")
+                arms = (
+                    {key: _arm_as_far_as_sound(arm) for key, arm in raw.items()}
+                    if isinstance(raw, dict)
+                    else {}
+                )
+                kept["arms"] = {key: arm for key, arm in arms.items() if arm is not None}
+            elif name in data:
+                kind: Any = field.annotation
+                for extra in field.metadata:
+                    kind = Annotated[kind, extra]
+                kept[name] = _validated(kind, data[name])
+            elif not field.is_required():
+                kept[name] = field.get_default()
+        return cls(**kept)
+
+
+def broken_rules(sections: Sections) -> list[Problem]:
+    """Returns every broken rule as a location in the file and a message."""
+    problems: list[Problem] = []
+    for rule in RULES:
+        problems += rule(sections)
+    return list(dict.fromkeys(problems))
+
+
+def default_subjects(
+    subjects: tuple[SubjectConfig, ...], search: SearchSpec, confirm: ConfirmSpec
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the names for search and confirm: by default the first subject, and all the others."""
+    names = tuple(subject.name for subject in subjects)
+    searched = search.subjects if search.subjects is not None else names[:1]
+    others = tuple(name for name in names if name not in searched) or names
+    return searched, confirm.subjects if confirm.subjects is not None else others
+
+
+def _subjects(sections: Sections) -> Iterator[Problem]:
+    if sections.subjects is None:
+        return
+    names = [subject.name for subject in sections.subjects]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield ("subjects", index), f"subject {name!r} occurs twice; give each subject a name of its own"
+    for phase, section in (("search", sections.search), ("confirm", sections.confirm)):
+        chosen = section.subjects if section is not None else None
+        if chosen is None:
+            continue
+        if not chosen and phase == "search":
+            yield (phase, "subjects"), f"is empty; name at least one of: {', '.join(names)}"
+        for index, name in enumerate(chosen):
+            if name not in names:
+                hint = did_you_mean(name, names)
+                yield (
+                    (phase, "subjects", index),
+                    f"no subject {name!r}; {hint}Subjects here: {', '.join(names)}",
+                )
+            elif name in chosen[:index]:
+                yield (
+                    (phase, "subjects", index),
+                    f"subject {name!r} is named twice; each pair of subject and seed is one run",
+                )
+
+
+def _seeds(sections: Sections) -> Iterator[Problem]:
+    if sections.search is None or sections.confirm is None:
+        return
+    shared = sorted(set(sections.search.seeds) & set(sections.confirm.seeds))
+    if shared:
+        yield (
+            ("confirm", "seeds"),
+            f"seeds of the search are used again ({', '.join(map(str, shared))}), which would favour what the search "
+            "chose by luck; take others, for example [100, 101, 102]",
+        )
+
+
+def _early_stopping(sections: Sections) -> Iterator[Problem]:
+    search, evaluation = sections.search, sections.evaluation
+    if search is None or search.scheduler is None:
+        return
+    runs = len(search.subjects or ("the first",)) * len(search.seeds)
+    if runs > 1:
+        yield (
+            ("search", "scheduler"),
+            f"asha stops runs one by one, but a trial has {runs} runs here; use one search subject and one seed, or "
+            "no scheduler",
+        )
+    if evaluation is not None and not any(search.scheduler.grace_fraction <= at < 1 for at in evaluation.at):
+        grace = search.scheduler.grace_fraction
+        yield (
+            ("search", "scheduler"),
+            f"asha needs evaluations during training, at {grace:g} of the steps or later, but evaluation.at has none; "
+            f"write for example evaluation: {{at: [{grace:g}, 0.5]}}",
+        )
+
+
+def _training(sections: Sections) -> Iterator[Problem]:
+    """Common training fields, judged by themselves (with the arms they are judged again, as a whole)."""
+    names = list(TrainingConfig.model_fields)
+    for key in sections.training or {}:
+        if key == "max_train_steps":
+            yield (
+                ("training", key),
+                "the length of training is the same for all arms; write budget.max_train_steps",
+            )
+        elif key not in names:
+            yield ("training", key), unknown_key(key, names)
+
+
+def _arms(sections: Sections) -> Iterator[Problem]:
+    for name, arm in (sections.arms or {}).items():
+        yield from _arm(name, arm, sections)
+
+
+def _arm(name: str, arm: Arm, sections: Sections) -> Iterator[Problem]:
+    place: Loc = ("arms", name)
+    fields = method_config_class(arm.method)
+    known = list(fields.model_fields)
+    own = arm.search_space or {}
+    for key in arm.fixed:
+        if key not in known:
+            yield (*place, key), unknown_key(key, [*known, "search_space"])
+        elif own.get(key) is not None:
+            yield (
+                (*place, "search_space", key),
+                f"{key} is also fixed ({arm.fixed[key]!r}); remove one of the two",
+            )
+    if arm.method == BASE and own:
+        yield (
+            (*place, "search_space"),
+            "the base model is not trained, so there is nothing to search; remove it",
+        )
+        return
+    training, budget, model = (
+        sections.training or {},
+        sections.budget or Budget(),
+        sections.model or ModelConfig(),
+    )
+    common = {key: value for key, value in training.items() if key in TrainingConfig.model_fields}
+    fixed = {key: value for key, value in arm.fixed.items() if key in known}
+    try:
+        space = arm_space(arm, common, budget, model)
+    except ValidationError as error:
+        yield (
+            (*place, "search_space"),
+            "; ".join(str(entry["msg"]) for entry in error.errors()).removeprefix("Value error, "),
+        )
+        return
+    yield from _fields(place, fields, common, budget, fixed, space)
+    yield from _length(place, fixed, space, budget)
+    if arm.method != BASE and arm.searched and not space.parameters:
+        fix = "remove fixed fields, add dimensions, or write `search_space: fixed` for a single trial of what is fixed"
+        yield (*place, "search_space"), f"empty search space: nothing is left to search in this arm; {fix}"
+    elif own == {} and arm.search_space is not None and arm.method != BASE:
+        whole = f"leave the key out for the space of {arm.method}, or write `search_space: fixed` to search nothing"
+        yield (*place, "search_space"), f"empty search space: it names no dimension; {whole}"
+
+
+def _fields(
+    place: Loc,
+    fields: type[TrainingConfig],
+    common: dict[str, Any],
+    budget: Budget,
+    fixed: dict[str, Any],
+    space: SearchSpace,
+) -> Iterator[Problem]:
+    """Fixed fields, and every end of every dimension, by trial validation."""
+    start = next(space.corners()) if space.parameters else {}
+    start = {key: value for key, value in start.items() if key in fields.model_fields}
+
+    def valid(changes: dict[str, Any]) -> ValidationError | None:
+        try:
+            fields.model_validate(merged_training(common, budget, fixed, {**start, **changes}))
+        except ValidationError as error:
+            return error
+        return None
+
+    error = valid({})
+    for entry in error.errors(include_url=False) if error else []:
+        field = str(entry["loc"][0]) if entry["loc"] else None
+        if field in start:
+            continue  # told by check_space
+        message = describe(entry, fields)
+        if field in fixed:
+            yield (*place, *entry["loc"]), message
+        elif field in common:
+            yield ("training", *entry["loc"]), message
+        else:
+            yield place, message
+    for dimension, message in check_space(space, fields, valid).items():
+        yield (*place, "search_space", dimension), message
+
+
+def _length(place: Loc, fixed: dict[str, Any], space: SearchSpace, budget: Budget) -> Iterator[Problem]:
+    """No arm may train longer than the others may."""
+    rule = f"all arms have the same budget of {budget.max_train_steps} steps (budget.max_train_steps)"
+    steps = fixed.get("max_train_steps")
+    if isinstance(steps, int) and steps > budget.max_train_steps:
+        yield (*place, "max_train_steps"), f"{rule}, got {steps}; take fewer here or raise the budget"
+    searched = space.parameters.get("max_train_steps")
+    if searched is not None:
+        most = max(value for value in searched.probes() if isinstance(value, int | float))
+        if most > budget.max_train_steps:
+            at = (*place, "search_space", "max_train_steps")
+            yield at, f"{rule}, got up to {most:g}; search fewer or raise the budget"
+
+
+def _duplicate_arms(sections: Sections) -> Iterator[Problem]:
+    training, budget, model = sections.training, sections.budget, sections.model
+    if training is None or budget is None or model is None:
+        return
+    seen: dict[str, str] = {}
+    for name, arm in (sections.arms or {}).items():
+        try:
+            config = method_config_class(arm.method).model_validate(
+                merged_training(training, budget, arm.fixed, {})
+            )
+            content = f"{arm.method} {config.model_dump_json()} {arm_space(arm, training, budget, model).model_dump_json()}"
+        except ValidationError:
+            continue
+        if content in seen:
+            yield (
+                ("arms", name),
+                f"is the same arm as {seen[content]!r}: same method, fixed fields and search space; remove one",
+            )
+        seen.setdefault(content, name)
+    folded: dict[str, str] = {}
+    for name in sections.arms or {}:
+        if name.casefold() in folded:
+            other = folded[name.casefold()]
+            yield (
+                ("arms", name),
+                f"differs from {other!r} only in upper and lower case, which some file systems do not tell apart",
+            )
+        folded.setdefault(name.casefold(), name)
+
+
+def _grid(sections: Sections) -> Iterator[Problem]:
+    if sections.search is None or sections.search.sampler != "grid":
+        return
+    training, budget, model = (
+        sections.training or {},
+        sections.budget or Budget(),
+        sections.model or ModelConfig(),
+    )
+    for name, arm in (sections.arms or {}).items():
+        try:
+            space = arm_space(arm, training, budget, model)
+        except ValidationError:
+            continue
+        place: Loc = ("arms", name, "search_space")
+        for dimension in space.infinite():
+            yield (
+                (*place, dimension),
+                "a grid search needs finitely many values; give choices or a step, or use another sampler",
+            )
+        if space.conditional():
+            which = ", ".join(space.conditional())
+            yield (
+                place,
+                f"a grid search knows no conditions (`when` of {which}); remove them or use another sampler",
+            )
+        elif not space.infinite() and space.parameters and space.grid_size() > sections.search.trials:
+            size, trials = space.grid_size(), sections.search.trials
+            yield (
+                place,
+                f"the grid has {size} points, but search.trials is {trials}; raise it to {size} or narrow the space",
+            )
+
+
+RULES: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
+    _subjects,
+    _seeds,
+    _early_stopping,
+    _training,
+    _arms,
+    _duplicate_arms,
+    _grid,
+)
+
+
+def _validated(kind: Any, value: Any) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        return None
+
+
+def _arm_as_far_as_sound(raw: Any) -> Arm | None:
+    """An arm, with a stand-in for each malformed dimension (which has been told already)."""
+    arm = _validated(Arm, raw)
+    if arm is not None or not isinstance(raw, dict) or not isinstance(raw.get("search_space"), dict):
+        return arm
+    kind = dict[str, Dimension | None]
+    stand_in = Categorical(choices=(None,))
+    space = {
+        key: dim if _validated(kind, {key: dim}) is not None else stand_in
+        for key, dim in raw["search_space"].items()
+    }
+    arm = _validated(Arm, {**raw, "search_space": space})
+    if arm is None:
+        return None
+    defaults = method_defaults(arm.method)
+    known = {
+        key: Categorical(choices=(defaults.get(key),)) if dim is stand_in else dim
+        for key, dim in space.items()
+    }
+    return _validated(Arm, {**raw, "search_space": known})
