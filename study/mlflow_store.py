@@ -1,0 +1,292 @@
+"""The only room that talks to MLflow: one experiment, found or made, and the few calls that the study needs.
+
+A tracking URI is chosen in this order: given explicitly (``--tracking-uri``), ``MLFLOW_TRACKING_URI``,
+``tracking.uri`` of the study file, the storage's own SQLite file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from study.errors import UserError
+from study.provenance import without_credentials
+from study.runs import Storage
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+# Limits of one log_batch call (MLflow 3.17), with room for tags that MLflow adds.
+MAX_METRICS, MAX_PARAMS, MAX_TAGS = 1000, 100, 90
+MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 5000
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SERVERS = ("http", "https", "databricks", "databricks-uc")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One point of a curve; `time` in milliseconds since the epoch."""
+
+    name: str
+    value: float
+    time: int
+    step: int
+
+
+def resolve_tracking_uri(storage: Storage, explicit: str | None = None, study_file: str | None = None) -> str:
+    """Returns the tracking URI of a study (see the head of this module for the order).
+
+    Args:
+        study_file: ``tracking.uri`` of the study file; without it the frozen ``study.json`` is asked.
+
+    Raises:
+        UserError: The URI is of a kind that MLflow 3 does not write, or relative.
+    """
+    if study_file is None:
+        study_file = ((frozen_spec(storage) or {}).get("tracking") or {}).get("uri")
+    environment = os.environ.get("MLFLOW_TRACKING_URI")
+    origin, uri = next(
+        (origin, uri)
+        for origin, uri in (
+            ("--tracking-uri", explicit),
+            ("MLFLOW_TRACKING_URI", environment),
+            ("tracking.uri", study_file),
+            ("storage", storage.tracking_uri),
+        )
+        if uri
+    )
+    problem = tracking_uri_problem(uri)
+    if problem:
+        raise UserError(f"{origin}: {problem}")
+    return uri
+
+
+def tracking_uri_problem(uri: str) -> str | None:
+    """Returns why a tracking URI cannot be used, with the remedy; None if it can."""
+    shown = without_credentials(uri)
+    scheme = urlsplit(uri).scheme.split("+")[0]
+    if scheme not in (*_DATABASES, *_SERVERS):
+        return (
+            f"MLflow keeps no runs in plain folders any more, got {shown!r}; write an absolute SQLite file "
+            "(sqlite:////home/me/mlflow.db), another database (postgresql://...) or a server (http://127.0.0.1:5000)"
+        )
+    if scheme == "sqlite" and not uri.split(":", 1)[1].startswith("////"):
+        path = uri.split(":", 1)[1].lstrip("/")
+        return f"a relative SQLite path means another file in every folder, got {shown!r}; write sqlite:////...{path}"
+    if scheme in ("http", "https") and not urlsplit(uri).hostname:
+        return f"a server needs a host, got {shown!r}; write http://127.0.0.1:5000"
+    return None
+
+
+def frozen_spec(storage: Storage) -> dict[str, Any] | None:
+    """Returns the study file as it was frozen at the first launch; None before that."""
+    path = storage.folder / "study.json"
+    if not path.exists():
+        return None
+    document: dict[str, Any] = json.loads(path.read_text())
+    spec: dict[str, Any] = document.get("spec", document)
+    return spec
+
+
+def check_tracking(uri: str) -> None:
+    """Raises UserError unless the tracking store answers; creates nothing (a SQLite file may be missing yet)."""
+    shown = without_credentials(uri)
+    if uri.startswith("sqlite"):
+        path = Path(uri.split("://", 1)[1].removeprefix("/"))
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UserError(f"the MLflow store {path} is not writable; change its mode or give another --tracking-uri")
+        return
+    configure_client()
+    import mlflow
+
+    try:
+        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as error:
+        raise UserError(
+            f"MLflow does not answer at {shown} ({_first_line(error)}); start it (`mlflow server`), "
+            "or give another --tracking-uri, or unset MLFLOW_TRACKING_URI to keep results in the storage"
+        ) from None
+
+
+def configure_client() -> None:
+    """Makes MLflow in this process quiet, private and quick to give up: the event files are the spool, not its retries."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["DO_NOT_TRACK"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT", "60")
+    # A request that is repeated blindly after a lost answer makes a second run; we look before we repeat.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow  # noqa: F401
+    for name in ("mlflow", "alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether MLflow says that the run or experiment does not exist."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+class MlflowStore:
+    """One experiment of one tracking store. Every method may raise what MLflow raises while the store is away."""
+
+    def __init__(self, uri: str, study: str, artifact_root: Path) -> None:
+        self.uri = uri
+        self.study = study
+        self._artifact_root = artifact_root
+        self._experiment_id: str | None = None
+        self._client: MlflowClient | None = None
+
+    @property
+    def client(self) -> MlflowClient:
+        """The MLflow client; the first use opens a database and may take seconds to create it."""
+        if self._client is None:
+            configure_client()
+            import mlflow
+
+            if self.uri.startswith("sqlite"):
+                Path(self.uri.split("://", 1)[1].removeprefix("/")).parent.mkdir(parents=True, exist_ok=True)
+            self._client = mlflow.MlflowClient(self.uri)
+        return self._client
+
+    def ping(self) -> None:
+        """Raises unless the store answers."""
+        self.client.search_experiments(max_results=1)
+
+    def find_experiment(self) -> Experiment | None:
+        """Returns the study's experiment; None if there is none."""
+        return self.client.get_experiment_by_name(self.study)
+
+    def experiment_id(self) -> str:
+        """Returns the id of the study's experiment, which is made if need be."""
+        if self._experiment_id is None:
+            self._experiment_id = self._ensure_experiment()
+        return self._experiment_id
+
+    def _ensure_experiment(self) -> str:
+        found = self.find_experiment()
+        if found is None:
+            # A server knows where its artifacts belong; a bare database would put them in the working folder.
+            server = self.uri.split(":", 1)[0] in _SERVERS
+            location = None if server else (self._artifact_root / self.study).as_uri()
+            try:
+                return str(self.client.create_experiment(self.study, artifact_location=location))
+            except Exception:
+                found = self.find_experiment()  # another driver was faster
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def forget_experiment(self) -> None:
+        """Looks the experiment up again at the next use (the store may have been emptied)."""
+        self._experiment_id = None
+
+    def tag_experiment(self, tags: Mapping[str, str]) -> None:
+        """Sets tags of the experiment that differ."""
+        current = self.client.get_experiment(self.experiment_id()).tags
+        for name, value in tags.items():
+            if current.get(name) != value[:MAX_TAG_LENGTH]:
+                self.client.set_experiment_tag(self.experiment_id(), name, value[:MAX_TAG_LENGTH])
+
+    def runs(self, tags: Mapping[str, str]) -> Iterator[Run]:
+        """Yields all active runs of the experiment with these tags, oldest first."""
+        condition = " and ".join(f"tags.{name} = '{_quoted(value)}'" for name, value in tags.items())
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id()],
+                filter_string=condition,
+                max_results=500,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def one_run(self, study_id: str, run_key: str) -> Run | None:
+        """Returns the run of a key, None if there is none.
+
+        More than one can exist only when an answer of the server was lost; the emptier ones are deleted.
+        """
+        found = sorted(
+            self.runs({"study_id": study_id, "run_key": run_key}),
+            key=lambda run: (-int(run.data.tags.get("last_event", 0)), run.info.start_time, run.info.run_id),
+        )
+        for spare in found[1:]:
+            self.client.delete_run(spare.info.run_id)
+        return found[0] if found else None
+
+    def create_run(self, name: str, start_time: int, tags: Mapping[str, str]) -> str:
+        """Creates a run and returns its id. `start_time` in milliseconds since the epoch."""
+        run = self.client.create_run(
+            self.experiment_id(), start_time=start_time, tags=_cut(tags, MAX_TAG_LENGTH), run_name=name
+        )
+        return str(run.info.run_id)
+
+    def log(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Logs metrics and tags in one batch (at most `MAX_METRICS`), params in as many before as they need."""
+        from mlflow.entities import Metric as Point
+        from mlflow.entities import Param, RunTag
+
+        pairs = list(_cut(params or {}, MAX_PARAM_LENGTH).items())
+        for start in range(0, len(pairs), MAX_PARAMS):
+            chunk = [Param(name, value) for name, value in pairs[start : start + MAX_PARAMS]]
+            self.client.log_batch(run_id, params=chunk)
+        points = [Point(metric.name, metric.value, metric.time, metric.step) for metric in metrics]
+        texts = [RunTag(name, value) for name, value in _cut(tags or {}, MAX_TAG_LENGTH).items()]
+        if points or texts:
+            self.client.log_batch(run_id, metrics=points, tags=texts)
+
+    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Uploads one file as an artifact."""
+        self.client.log_artifact(run_id, str(path), folder)
+
+    def log_folder(self, run_id: str, path: Path, folder: str) -> None:
+        """Uploads a folder's files as artifacts."""
+        self.client.log_artifacts(run_id, str(path), folder)
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """Uploads a text as an artifact."""
+        self.client.log_text(run_id, text, name)
+
+    def set_status(self, run_id: str, status: str, end_time: int | None = None) -> None:
+        """Sets RUNNING, FINISHED, FAILED or KILLED; `end_time` in milliseconds since the epoch."""
+        if status == "RUNNING":
+            self.client.update_run(run_id, status=status)
+        else:
+            self.client.set_terminated(run_id, status=status, end_time=end_time)
+
+
+def _cut(texts: Mapping[str, str], limit: int) -> dict[str, str]:
+    return {name: text if len(text) <= limit else text[: limit - 1] + "…" for name, text in texts.items()}
+
+
+def _quoted(value: str) -> str:
+    if "'" in value:
+        raise ValueError(f"{value!r} cannot stand in a search of MLflow")
+    return value

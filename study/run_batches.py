@@ -1,0 +1,161 @@
+"""From a run's events to what MLflow should hold: pure functions, no MLflow and no files.
+
+The events of a run are processed in order of their numbers. A resumed attempt repeats the steps since its checkpoint;
+of each (kind, step) the first counts. What a run finally reports (``result.json``) has the last word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from study.mlflow_store import MAX_METRICS, Metric
+from trainables.events import Event
+
+_GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost"}
+# Where a run keeps its files and how it uses the machine: no parameters of the experiment.
+_NO_PARAMS = ("output_dir", "cache_dir", "cpu_threads", "device")
+_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that a run left; `path` is relative to the run's folder, `time` in milliseconds."""
+
+    key: str
+    path: str
+    step: int
+    time: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one log_batch call takes, and the images that go before it. `last_event` is the last event it covers."""
+
+    metrics: tuple[Metric, ...]
+    tags: dict[str, str]
+    images: tuple[ImageFile, ...]
+    last_event: int
+
+
+def milliseconds(seconds: float) -> int:
+    """Converts a time of an event to MLflow's unit."""
+    return round(seconds * 1000)
+
+
+def mlflow_status(state: str) -> str:
+    """Returns MLflow's status for a final state of ours."""
+    return _STATUS[state]
+
+
+def batches(events: Sequence[Event], after: int, limit: int = MAX_METRICS) -> list[Batch]:
+    """Returns what is new in `events` beyond number `after`, in batches of at most `limit` metrics.
+
+    Args:
+        events: All events of the run, so that what earlier batches covered is known.
+    """
+    seen: set[tuple[object, ...]] = set()
+    done: list[Batch] = []
+    metrics: list[Metric] = []
+    tags: dict[str, str] = {}
+    images: list[ImageFile] = []
+    last = after
+    for event in events:
+        repeated = _identity(event) in seen
+        seen.add(_identity(event))
+        if event.number <= after:
+            continue
+        found = [] if repeated else points(event)
+        if metrics and len(metrics) + len(found) > limit:
+            done.append(Batch(tuple(metrics), dict(tags), tuple(images), last))
+            metrics, tags, images = [], {}, []
+        metrics += found
+        tags |= _tags(event)
+        if event.kind == "image" and not repeated:
+            images.append(
+                ImageFile(event.data["key"], event.data["path"], event.step or 0, milliseconds(event.time), event.number)
+            )
+        last = event.number
+    if last > after:
+        done.append(Batch(tuple(metrics), dict(tags), tuple(images), last))
+    return done
+
+
+def points(event: Event) -> list[Metric]:
+    """Returns the metrics of one event; None and texts are no metrics."""
+    group = _GROUPS.get(event.kind)
+    if group is None:
+        return []
+    return [
+        Metric(f"{group}/{name}", float(value), milliseconds(event.time), event.step or 0)
+        for name, value in event.data.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+
+
+def _identity(event: Event) -> tuple[object, ...]:
+    """Two events with one identity say the same; costs grow with every attempt, so each of them counts."""
+    if event.kind in ("progress", "evaluation"):
+        return (event.kind, event.step)
+    if event.kind == "image":
+        return (event.kind, event.step, event.data["key"])
+    return (event.kind, event.number)
+
+
+def _tags(event: Event) -> dict[str, str]:
+    if event.kind == "cost":
+        return {name: value for name, value in event.data.items() if isinstance(value, str)}
+    if event.kind != "started":
+        return {}
+    tags = {"attempt": str(event.data.get("attempt", 1))}
+    if event.data.get("device_name"):
+        tags["device_name"] = str(event.data["device_name"])
+    if event.data.get("versions"):
+        tags["versions"] = json.dumps(event.data["versions"], sort_keys=True)
+    return tags
+
+
+def latest_metrics(events: Iterable[Event]) -> dict[str, Metric]:
+    """Returns, for each metric, the point that MLflow shows as its value: of the highest step, then the latest."""
+    latest: dict[str, Metric] = {}
+    for batch in batches(list(events), 0):
+        for metric in batch.metrics:
+            before = latest.get(metric.name)
+            if before is None or (metric.step, metric.time) >= (before.step, before.time):
+                latest[metric.name] = metric
+    return latest
+
+
+def corrections(events: Sequence[Event], result: Mapping[str, Any]) -> list[Metric]:
+    """Returns the final values of ``result.json`` that the events do not already end with."""
+    latest = latest_metrics(events)
+    moment = milliseconds(events[-1].time) + 1 if events else 0
+    top = max((event.step or 0 for event in events), default=0)
+    found = []
+    for group, section in (("eval", "evaluation"), ("cost", "cost")):
+        for name, value in (result.get(section) or {}).items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                continue
+            before = latest.get(f"{group}/{name}")
+            if before is None or before.value != value:
+                step = before.step if before else top
+                found.append(Metric(f"{group}/{name}", float(value), moment, step))
+    return found
+
+
+def flat_params(document: Mapping[str, Any]) -> dict[str, str]:
+    """Flattens a run's configuration to MLflow params: dotted names, texts as they are, the rest as JSON, no None."""
+    params: dict[str, str] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                visit(f"{prefix}.{name}" if prefix else str(name), item)
+        elif value is not None:
+            params[prefix] = value if isinstance(value, str) else json.dumps(value)
+
+    visit("", {name: value for name, value in document.items() if name not in _NO_PARAMS})
+    return params

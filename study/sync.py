@@ -1,0 +1,65 @@
+"""``study sync``: MLflow from the runs' own records, whatever it held before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from study.errors import UserError
+from study.mirror import Busy, Mirror, Outage
+from study.mlflow_store import check_tracking, configure_client, frozen_spec, resolve_tracking_uri
+from study.runs import Storage
+from study.tracking_record import RunIds
+
+
+@dataclass(frozen=True)
+class SyncCounts:
+    """What a sync did.
+
+    Attributes:
+        runs: Runs that are now up to date in MLflow.
+        created: Runs that MLflow did not have.
+        left: Names of runs that could not be written, with `problem`.
+    """
+
+    runs: int
+    created: int
+    events: int
+    metrics: int
+    images: int
+    left: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | None = None) -> SyncCounts:
+    """Brings MLflow up to date from the event files, or rebuilds a study in an empty store; repeating changes nothing.
+
+    Args:
+        tracking_uri: Another store than the study's own.
+        ids: Told the MLflow run ids, if the store is the study's own.
+
+    Raises:
+        UserError: The store does not answer, or a running study writes to it now.
+    """
+    uri = resolve_tracking_uri(storage, tracking_uri)
+    check_tracking(uri)
+    configure_client()
+    limit = ((frozen_spec(storage) or {}).get("tracking") or {}).get("log_weights_limit_mb", 16)
+    own = uri == resolve_tracking_uri(storage)
+    mirror = Mirror(storage, uri, ids=ids if own else None, log_weights_limit_mb=limit)
+    mirror.add_all()
+    try:
+        mirror.update()
+        mirror.update()  # a run that was deleted in MLflow meanwhile is made anew by the second pass
+        mirror.finish()
+    except Busy:
+        raise UserError(f"study {storage.study} is running and writes to MLflow itself; sync when it has ended") from None
+    except Outage as error:
+        raise UserError(f"MLflow stopped to answer: {error}; run `study sync {storage.study}` again later") from None
+    finally:
+        mirror.release()
+    left = tuple(mirror.pending())
+    counts = mirror.counts
+    total = mirror.number_of_runs() - len(left)
+    return SyncCounts(
+        total, counts.created, counts.events, counts.metrics, counts.images, left, mirror.first_problem()
+    )

@@ -1,0 +1,148 @@
+"""Follows the runs of a study and writes them to MLflow from a background thread; nothing here stops a training.
+
+The runs' event files are the spool: while the store is away they just grow, and the thread tries again with growing
+pauses. What is still missing at the end is named, and ``study sync`` brings it later.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from study.mirror import Busy, Counts, Mirror, Outage
+from study.mlflow_store import (
+    check_tracking,
+    configure_client,
+    frozen_spec,
+    resolve_tracking_uri,
+    tracking_uri_problem,
+)
+from study.provenance import without_credentials
+from study.tracking_record import RunIds, TrackingRecord
+
+if TYPE_CHECKING:
+    from study.runs import PlannedRun, RunKey, Storage
+
+__all__ = [
+    "RunIds",
+    "Tracker",
+    "TrackingRecord",
+    "check_tracking",
+    "frozen_spec",
+    "resolve_tracking_uri",
+    "tracking_uri_problem",
+]
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+
+
+class Tracker:
+    """A follower (``study.runs.Follower``) that writes to MLflow.
+
+    Runs that an earlier, killed driver left are taken into care as well, so that none stays RUNNING.
+
+    Args:
+        ids: Also told the MLflow run id of each run (the ledger); called from the tracker's thread.
+        poll_seconds: How often event files are looked at.
+        close_seconds: How long `close` may take at most.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        uri: str,
+        *,
+        ids: RunIds | None = None,
+        log_weights_limit_mb: float = 16,
+        poll_seconds: float = 1.0,
+        close_seconds: float = 60.0,
+    ) -> None:
+        configure_client()  # imports MLflow here: importing in two threads at once can dead-lock
+        self.unsynced: tuple[str, ...] = ()
+        self.problem: str | None = None
+        self._uri = without_credentials(uri)
+        self._storage = storage
+        self._poll_seconds = poll_seconds
+        self._close_seconds = close_seconds
+        self._waiting: list[RunKey] = []
+        self._guard = threading.Lock()
+        self._closing = threading.Event()
+        self._deadline = float("inf")
+        self._mirror = Mirror(storage, uri, ids=ids, log_weights_limit_mb=log_weights_limit_mb)
+        self._mirror.record.add_launch()
+        self._mirror.add_all()
+        self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
+        self._thread.start()
+
+    @property
+    def counts(self) -> Counts:
+        """What was written so far."""
+        return self._mirror.counts
+
+    def follow(self, run: PlannedRun) -> None:
+        """Starts to follow a run; following it again is harmless."""
+        with self._guard:
+            self._waiting.append(run.key)
+
+    def close(self) -> None:
+        """Catches up with the event files and stops, within `close_seconds`; afterwards `unsynced` names what is left."""
+        if self._closing.is_set():
+            return
+        self._deadline = time.monotonic() + self._close_seconds
+        self._closing.set()
+        self._thread.join(self._close_seconds + 5.0)
+        if self._thread.is_alive():  # a request hangs; the daemon thread dies with the process
+            self.problem = self.problem or "the store accepts requests and does not answer them"
+            with self._guard:
+                self.unsynced = tuple(key.name for key in self._waiting) or self.unsynced or ("(unknown)",)
+
+    def message(self) -> str | None:
+        """After `close`: what is not in MLflow, why, and the remedy; None if all is."""
+        if not self.unsynced:
+            return None
+        count = len(self.unsynced)
+        return (
+            f"{count} run{'s' if count > 1 else ''} not (fully) in MLflow at {self._uri}: {self.problem}. "
+            f"Nothing is lost; when it answers again, run: study sync {self._storage.study}"
+        )
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            closing = self._closing.is_set()
+            self._take_over()
+            try:
+                self._mirror.update()
+                if closing:
+                    self._mirror.finish()
+                self.problem, pause = None, FIRST_PAUSE_SECONDS
+                wait = self._poll_seconds
+            except (Outage, Busy) as error:
+                self.problem = _short(error)
+                wait, pause = pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except Exception as error:  # a bug of ours must not take the study with it
+                self.problem = f"{type(error).__name__}: {_short(error)}"
+                wait, pause = pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
+            self.unsynced = tuple(self._mirror.pending())
+            if closing and (self.problem is None or time.monotonic() + min(wait, 2.0) > self._deadline):
+                break
+            if closing:
+                time.sleep(min(wait, 2.0))
+            else:
+                self._closing.wait(wait)
+        if self.unsynced and self.problem is None:
+            self.problem = self._mirror.first_problem() or "MLflow refused them"
+        elif self.problem is not None and not self.unsynced:
+            self.unsynced = ("the end states of runs",)
+        self._mirror.release()
+
+    def _take_over(self) -> None:
+        with self._guard:
+            keys, self._waiting = self._waiting, []
+        for key in keys:
+            self._mirror.add(key)
+
+
+def _short(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

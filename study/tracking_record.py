@@ -1,0 +1,105 @@
+"""What a study remembers of its MLflow runs beside the ledger: one small JSON file in the study's folder.
+
+It names the study for ever (`study_id`), so that two storages that write to one tracking server under one study name
+never adopt each other's runs; and it keeps with which code and on which machine each launch happened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from study.provenance import git_state, machine, package_versions
+from study.runs import RunKey, Storage
+
+TRACKING_FILE = "tracking.json"
+
+
+class RunIds(Protocol):
+    """Remembers the MLflow run of each run key; the ledger offers one, `TrackingRecord` is another."""
+
+    def get(self, key: RunKey) -> str | None:
+        """Returns the id of the key's MLflow run, None if there is none yet."""
+        ...
+
+    def put(self, key: RunKey, run_id: str) -> None:
+        """Remembers it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Code and machine of one launch.
+
+    Attributes:
+        time: Seconds since the epoch.
+    """
+
+    time: float
+    git_commit: str | None
+    git_dirty: bool | None
+    versions: dict[str, str]
+    machine: dict[str, Any]
+
+
+class TrackingRecord:
+    """The file ``tracking.json`` of a study; every change is written at once, atomically."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._path = storage.folder / TRACKING_FILE
+        content = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.study_id: str = content.get("study_id") or uuid.uuid4().hex[:12]
+        self.launches: list[Launch] = [Launch(**launch) for launch in content.get("launches", [])]
+        self._runs: dict[str, str] = content.get("runs", {})
+        if not content:
+            self._write()
+
+    def get(self, key: RunKey) -> str | None:
+        """Returns the id of the key's MLflow run in the store that was written last, None if there is none yet."""
+        return self._runs.get(key.name)
+
+    def put(self, key: RunKey, run_id: str) -> None:
+        """Remembers the MLflow run of a key."""
+        if self._runs.get(key.name) != run_id:
+            self._runs[key.name] = run_id
+            self._write()
+
+    def add_launch(self) -> None:
+        """Records that the study is launched now, by this code on this machine."""
+        git = git_state()
+        self.launches.append(
+            Launch(
+                time=time.time(),
+                git_commit=git.commit if git else None,
+                git_dirty=git.dirty if git else None,
+                versions=package_versions(),
+                machine=machine(),
+            )
+        )
+        self._write()
+
+    def launch_at(self, moment: float) -> Launch | None:
+        """Returns the last launch before `moment` (seconds since the epoch), else the first."""
+        before = [launch for launch in self.launches if launch.time <= moment]
+        return before[-1] if before else next(iter(self.launches), None)
+
+    def _write(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "study_id": self.study_id,
+            "launches": [asdict(launch) for launch in self.launches],
+            "runs": self._runs,
+        }
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=1))
+        os.replace(temporary, self._path)
+
+
+def read_record(storage: Storage) -> TrackingRecord | None:
+    """Returns a study's record, None if there is none; writes nothing."""
+    return TrackingRecord(storage) if (storage.folder / TRACKING_FILE).exists() else None
