@@ -187,7 +187,7 @@ class StudySpec(Frozen):
     def to_yaml(self) -> str:
         """Returns the study as a YAML file that loads to the same study."""
         content = self.model_dump(mode="json", exclude_defaults=True)
-        return yaml.safedump(content, sort_keys=False, allow_unicode=True, width=110)
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
 
 def difference(old: Mapping[str, Any] | StudySpec, new: StudySpec) -> list[str]:
