@@ -1,0 +1,138 @@
+"""Sampling: equal to the stock pipeline, independent of the batch, and without side effects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainables.config import ModelConfig
+from trainables.families import Backbone, load_backbone
+from trainables.sampling import generate, image_seed, initial_noise, make_solver
+
+PROMPTS = ["a sks cat", "a dog in the snow", "a sks cat", "a red teapot", "a bird on a hat"]
+SEEDS = [image_seed(7, "test", number, 0) for number in range(len(PROMPTS))]
+
+
+def as_array(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images]).astype(int)
+
+
+def apart(first: list[Image.Image], second: list[Image.Image]) -> int:
+    return int(np.abs(as_array(first) - as_array(second)).max())
+
+
+@pytest.mark.parametrize("guidance_scale", [3.0, 1.0])
+@pytest.mark.parametrize("name", ["model", "v_model"])
+def test_equals_the_stock_pipeline(models: Path, name: str, guidance_scale: float) -> None:
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    backbone = load_backbone(ModelConfig(path=str(models / name)))
+    ours = generate(
+        backbone, PROMPTS, seeds=SEEDS, num_inference_steps=4, guidance_scale=guidance_scale, batch_size=3
+    )
+    pipeline = StableDiffusionPipeline.from_pretrained(models / name, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    stock = pipeline(
+        PROMPTS,
+        latents=initial_noise(backbone, SEEDS),
+        num_inference_steps=4,
+        guidance_scale=guidance_scale,
+        height=32,
+        width=32,
+    ).images
+    assert apart(ours, stock) <= 1
+    assert as_array(ours).std() > 1
+
+
+def test_prediction_type_follows_the_model(models: Path) -> None:
+    solver = make_solver(load_backbone(ModelConfig(path=str(models / "v_model"))))
+    assert solver.config.prediction_type == "v_prediction"
+    assert solver.config.beta_schedule == "scaled_linear"
+
+
+def test_images_do_not_depend_on_the_batch(backbone: Backbone) -> None:
+    eight = generate(backbone, PROMPTS, seeds=SEEDS, num_inference_steps=4, batch_size=8)
+    one = generate(backbone, PROMPTS, seeds=SEEDS, num_inference_steps=4, batch_size=1)
+    alone = generate(backbone, PROMPTS[3:4], seeds=SEEDS[3:4], num_inference_steps=4)
+    assert apart(eight, one) <= 1
+    assert apart(eight[3:4], alone) <= 1
+    # ... and they do depend on prompt and noise.
+    assert apart(eight[:1], eight[2:3]) > 1
+    moved = generate(backbone, [PROMPTS[1]], seeds=SEEDS[:1], num_inference_steps=4, guidance_scale=7)
+    same_noise = generate(backbone, [PROMPTS[0]], seeds=SEEDS[:1], num_inference_steps=4, guidance_scale=7)
+    assert apart(moved, same_noise) > 0
+
+
+def test_noise_is_fixed_by_seed_prompt_and_image() -> None:
+    seeds = {
+        image_seed(seed, purpose, prompt, image)
+        for seed in (0, 1)
+        for purpose in ("instance", "class")
+        for prompt in range(3)
+        for image in range(3)
+    }
+    assert len(seeds) == 36
+    assert image_seed(1234, "instance", 2, 1) == image_seed(1234, "instance", 2, 1)
+
+
+def test_no_side_effects(models: Path) -> None:
+    backbone = load_backbone(ModelConfig(path=str(models / "model")))
+    backbone.unet.train()
+    backbone.unet.mid_block.eval()
+    backbone.unet.requires_grad_(True)
+    backbone.unet.enable_gradient_checkpointing()
+    modes = [module.training for module in backbone.unet.modules()]
+    before = backbone.parameter_digest()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = generate(backbone, PROMPTS[:2], seeds=SEEDS[:2], num_inference_steps=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in backbone.unet.modules()] == modes
+    assert backbone.parameter_digest() == before
+    assert all(parameter.grad is None for parameter in backbone.unet.parameters())
+    torch.manual_seed(99)
+    assert apart(first, generate(backbone, PROMPTS[:2], seeds=SEEDS[:2], num_inference_steps=2)) == 0
+
+
+def test_modes_are_restored_after_an_error(models: Path) -> None:
+    backbone = load_backbone(ModelConfig(path=str(models / "model")))
+    backbone.unet.train()
+    with pytest.raises(RuntimeError):
+        generate(backbone, ["a cat"], noise=torch.zeros(1, 9, 8, 8), num_inference_steps=2)
+    assert backbone.unet.training
+
+
+def test_lower_precision_weights_beside_trained_ones(models: Path, backbone: Backbone) -> None:
+    mixed = load_backbone(ModelConfig(path=str(models / "model")))
+    for name, parameter in mixed.unet.named_parameters():
+        parameter.requires_grad_("attn" in name)
+    mixed.lower_precision(torch.bfloat16)
+    assert {parameter.dtype for parameter in mixed.unet.parameters()} == {torch.float32, torch.bfloat16}
+    low = as_array(generate(mixed, PROMPTS[:2], seeds=SEEDS[:2], num_inference_steps=4))
+    full = as_array(generate(backbone, PROMPTS[:2], seeds=SEEDS[:2], num_inference_steps=4))
+    assert np.abs(low - full).mean() < 8
+    assert np.abs(low - full).max() > 0  # it did compute in lower precision
+
+
+def test_other_resolution_and_nothing(backbone: Backbone) -> None:
+    images = generate(backbone, PROMPTS[:1], seeds=SEEDS[:1], num_inference_steps=1, resolution=64)
+    assert images[0].size == (64, 64)
+    assert images[0].mode == "RGB"
+    assert generate(backbone, [], seeds=[]) == []
+    with pytest.raises(ValueError, match="either noise or seeds"):
+        generate(backbone, PROMPTS)
+    with pytest.raises(ValueError, match="as many noises"):
+        generate(backbone, PROMPTS, seeds=SEEDS[:2])
+
+
+def test_a_diverged_model_gives_black_images(models: Path) -> None:
+    backbone = load_backbone(ModelConfig(path=str(models / "model")))
+    with torch.no_grad():
+        backbone.unet.conv_out.bias.fill_(float("nan"))
+    (image,) = generate(backbone, PROMPTS[:1], seeds=SEEDS[:1], num_inference_steps=2)
+    assert np.asarray(image).max() == 0
