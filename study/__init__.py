@@ -1,1 +1,44 @@
-"""Which runs happen and what they mean: the study file, the plan, the ledger, Ray, MLflow, results and reports."""
+"""Which runs happen and what they mean: the study file, the plan, the ledger, Ray, MLflow, results and reports.
+
+The functions of a notebook are here, loaded on first use: ``load_study``, ``launch``, ``load_results``, ``build_report``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from study.operations import Launched
+    from study.report import build_report
+    from study.results import Results
+    from study.spec import StudySpec, load_study
+
+__all__ = ["build_report", "launch", "load_results", "load_study"]
+
+
+def launch(study: str | Path | StudySpec, *overrides: str, storage: str | Path = "storage", **options: Any) -> Launched:
+    """Runs or resumes a study; see `study.operations.launch_study` for the options and the result."""
+    from study.operations import launch_study
+
+    return launch_study(study, overrides, Path(storage), **options)
+
+
+def load_results(name: str, *, storage: str | Path = "storage", **options: Any) -> Results:
+    """Returns the results of a study that was launched; see `study.results.load_results` for the options."""
+    from study.results import load_results as load
+    from study.runs import Storage
+
+    return load(Storage(Path(storage).absolute(), name), **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_study":
+        from study.spec import load_study
+
+        return load_study
+    if name == "build_report":
+        from study.report import build_report
+
+        return build_report
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

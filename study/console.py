@@ -156,14 +156,11 @@ class ProgressView:
         self._start = time.monotonic()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> ProgressView:
+    def start(self) -> None:
+        """Starts to draw, in a thread of its own."""
         loop = self._live_loop if self._console.is_terminal else self._plain_loop
         self._thread = threading.Thread(target=loop, name="console", daemon=True)
         self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def follow(self, run: PlannedRun) -> None:
         """Adds a run to the view."""

@@ -109,7 +109,7 @@ class SearchSpec(Frozen):
     """The search phase: chooses one configuration per arm; its scores are not results.
 
     Attributes:
-        trials: Configurations per arm; arms without anything to search have one.
+        trials: Configurations per arm; arms without anything to search have none, and go straight to their confirm runs.
         objective: The metric to optimise; `objectives` for several at once (a front).
         subjects: Names; default: the first subject. A trial runs on every subject with every seed.
         scheduler: Early stopping (Ray Tune), or None.

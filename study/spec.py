@@ -98,10 +98,10 @@ class StudySpec(Frozen):
         return arm_space(self.arms[arm], self.training, self.budget, self.model)
 
     def trials_of(self, arm: str) -> int:
-        """Returns the number of search trials of an arm: 1 without a space, at most the grid for a grid search."""
+        """Returns the number of search trials of an arm: 0 without a space, at most the grid for a grid search."""
         space = self.space(arm)
         if not space.parameters:
-            return 1
+            return 0
         return (
             min(self.search.trials, space.grid_size())
             if self.search.sampler == "grid"
@@ -128,10 +128,11 @@ class StudySpec(Frozen):
 
     def number_of_runs(self) -> int:
         """Returns the number of runs of both phases, if no early stopping happens."""
-        return sum(
-            self.trials_of(arm) * len(self.search_keys(arm, 0)) + len(self.confirm_keys(arm, 0))
-            for arm in self.arms
-        )
+        return sum(self.search_runs_of(arm) + len(self.confirm_keys(arm, 0)) for arm in self.arms)
+
+    def search_runs_of(self, arm: str) -> int:
+        """Returns the number of runs in the search of an arm, if no early stopping happens."""
+        return self.trials_of(arm) * len(self.search_keys(arm, 0))
 
     def method_config(self, arm: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the training fields of a trial: common fields, budget, the arm's fixed fields, then `params`."""

@@ -1,0 +1,97 @@
+"""Images from a run's weights, drawn by the stock pipeline with the weights loaded by stock diffusers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from study.errors import UserError
+from study.runs import RunKey, Storage
+from trainables.config import RunConfig
+from trainables.events import RESULT_FILE, RUN_FILE
+
+
+def find_run(storage: Storage, name: str) -> Path:
+    """Returns the folder of a complete run, given its name or that of an arm (its best confirm run by quality).
+
+    Raises:
+        UserError: There is none; the message lists what there is.
+    """
+    runs = storage.folder / "runs"
+    try:
+        folder = storage.run_folder(RunKey.parse(name))
+    except ValueError:
+        found = [path.parent for path in sorted(runs.glob(f"*/{name}/*/{RESULT_FILE}"))] if "/" not in name else []
+        complete = [path for path in found if _result(path)["state"] == "COMPLETE"]
+        confirm = [path for path in complete if path.parent.parent.name == "confirm"] or complete
+        if not confirm:
+            arms = sorted({path.name for path in runs.glob("*/*")})
+            raise UserError(
+                f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
+                f"arms with runs: {', '.join(arms) or 'none'}"
+            ) from None
+        return max(confirm, key=lambda path: _result(path)["evaluation"].get("quality") or 0.0)
+    if not (folder / RESULT_FILE).exists() or _result(folder)["state"] != "COMPLETE":
+        raise UserError(f"run {name!r} is not complete; `study trials {storage.study}` shows the state of each run")
+    return folder
+
+
+def draw_images(
+    storage: Storage,
+    run: str,
+    prompts: Sequence[str],
+    out: Path,
+    *,
+    count: int = 4,
+    seed: int = 0,
+    steps: int = 25,
+    guidance: float = 3.0,
+) -> list[Path]:
+    """Draws `count` images of each prompt and writes them as PNG.
+
+    Args:
+        run: Name of a run or an arm, see `find_run`.
+        prompts: ``{subject}`` stands for the run's instance prompt.
+        seed: Image i of each prompt starts from the noise of generator seed + i, so arms can be compared.
+
+    Returns:
+        The files' paths.
+    """
+    folder = find_run(storage, run)
+    config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
+    weights = _result(folder).get("weights")
+
+    import torch
+
+    from trainables.catalogue import get_method
+    from trainables.families import load_backbone
+    from trainables.subjects import resolve_subject
+
+    method = get_method(config.method)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = load_backbone(config.model, device).pipeline()
+    if method.trains:
+        if not weights or not (folder / weights).is_dir():
+            raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")
+        pipeline = method.load(pipeline, folder / weights).to(device)
+        pipeline.set_progress_bar_config(disable=True)
+    subject = resolve_subject(config.subject, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, prompt in enumerate(prompts):
+        text = prompt.replace("{subject}", subject.instance_prompt)
+        generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
+        images = pipeline(
+            [text] * count, generator=generators, num_inference_steps=steps, guidance_scale=guidance
+        ).images
+        for number, image in enumerate(images):
+            path = out / f"{index:02d}-{number:02d}.png"
+            image.save(path)
+            paths.append(path)
+    return paths
+
+
+def _result(folder: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,262 @@
+"""What the commands do, as functions: launch, report, status, sync. The command line prints; a notebook calls these.
+
+This is where the rooms meet: the study file, the checks, Ray, MLflow, the terminal and the report.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.errors import UserError
+from study.runs import Storage
+from study.spec import StudySpec, load_study
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from study.console import ProgressView
+    from study.report import ReportFiles
+    from study.runs import PlannedRun
+    from study.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Launched:
+    """How a launch ended.
+
+    Attributes:
+        exit_code: 0; 1 if a run failed or the launch was interrupted by its budget; 130 if by a signal.
+        lines: What a person wants to know now: failures, the report's path, the command of the UI.
+        table: Rows of the result table (confirm runs), empty without a report.
+    """
+
+    exit_code: int
+    lines: list[str] = field(default_factory=list)
+    table: list[dict[str, Any]] = field(default_factory=list)
+
+
+def storage_of(spec: StudySpec, root: Path) -> Storage:
+    """Returns where a study lies, with an absolute root."""
+    return Storage(root.absolute(), spec.name)
+
+
+def checked_study(
+    file: str | Path | StudySpec,
+    overrides: Sequence[str],
+    root: Path,
+    *,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+) -> StudySpec:
+    """Loads a study and checks everything that it names; raises UserError with all problems, having written nothing."""
+    from study.checks import check_study
+
+    spec = file if isinstance(file, StudySpec) else load_study(file, overrides)
+    problems = check_study(spec, root.absolute(), address=address, tracking_uri=tracking_uri)
+    if problems:
+        raise UserError(*problems)
+    return spec
+
+
+def launch_study(
+    file: str | Path | StudySpec,
+    overrides: Sequence[str] = (),
+    root: Path = Path("storage"),
+    *,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    reports: Path | None = Path("reports"),
+    console: Console | None = None,
+) -> Launched:
+    """Runs or resumes a study and writes its report.
+
+    Args:
+        root: The storage folder.
+        reports: Folder of reports; None writes none.
+
+    Raises:
+        UserError: Something about the study, the machine or the servers; nothing was written then.
+    """
+    spec = checked_study(file, overrides, root, address=address, tracking_uri=tracking_uri)
+    storage = storage_of(spec, root)
+
+    from study.execute import launch
+    from study.mlflow_store import resolve_tracking_uri
+
+    uri = resolve_tracking_uri(storage, tracking_uri, spec.tracking.uri)
+    watchers = _Watchers(spec, storage, uri, console)
+    try:
+        outcome = launch(spec, storage, address=address, followers=(watchers,))
+        watchers.open()  # also where nothing was left to run: an earlier launch may have left MLflow behind
+    finally:
+        watchers.close()
+    lines = [f"FAIL {key.name}: {reason}" for key, reason in outcome.failed] + list(outcome.notes)
+    lines += [message for message in [watchers.unsynced(), outcome.message] if message]
+    if outcome.interrupted:
+        return Launched(130 if "interrupted by" in (outcome.message or "") else 1, lines)
+    table: list[dict[str, Any]] = []
+    if reports is not None:
+        files = report_study(storage, reports, tracking_uri=uri)
+        table = result_table(files.folder)
+        lines += [f"report: {files.html}", f"tables: {files.folder / 'tables'}", f"figures: {files.folder / 'figures'}"]
+    lines.append(f"MLflow UI: {_command('ui', storage)}")
+    return Launched(1 if outcome.failed else 0, lines, table)
+
+
+class _Watchers:
+    """Terminal and MLflow, opened with the first run: a launch that is refused writes and shows nothing."""
+
+    def __init__(self, spec: StudySpec, storage: Storage, uri: str, console: Console | None) -> None:
+        self._spec, self._storage, self._uri, self._console = spec, storage, uri, console
+        self._tracker: Tracker | None = None
+        self._view: ProgressView | None = None
+
+    def open(self) -> None:
+        """Opens both, once."""
+        if self._tracker is not None:
+            return
+        from study.console import ProgressView
+        from study.execute import open_ledger
+        from study.tracking import Tracker
+
+        self._tracker = Tracker(
+            self._storage,
+            self._uri,
+            ids=open_ledger(self._spec, self._storage),
+            log_weights_limit_mb=self._spec.tracking.log_weights_limit_mb,
+        )
+        total = self._spec.number_of_runs()
+        self._view = ProgressView(self._spec.name, total, _finished(self._storage), self._console)
+        self._view.start()
+
+    def follow(self, run: PlannedRun) -> None:
+        """See `study.runs.Follower`."""
+        self.open()
+        assert self._tracker is not None
+        assert self._view is not None
+        self._tracker.follow(run)
+        self._view.follow(run)
+
+    def close(self) -> None:
+        """Closes both; MLflow gets a bounded time to catch up."""
+        if self._view is not None:
+            self._view.close()
+        if self._tracker is not None:
+            self._tracker.close()
+
+    def unsynced(self) -> str | None:
+        """What MLflow did not get, and the remedy."""
+        return self._tracker.message() if self._tracker is not None else None
+
+
+def report_study(
+    storage: Storage,
+    reports: Path,
+    *,
+    tracking_uri: str | None = None,
+    csv_folder: Path | None = None,
+) -> ReportFiles:
+    """Writes the report of a study, from MLflow or from the CSV files of an earlier report."""
+    from study.report import build_report
+    from study.results import load_results
+
+    results = load_results(storage, tracking_uri=tracking_uri, csv_folder=csv_folder)
+    return build_report(results, reports.absolute() / storage.study)
+
+
+def status_rows(storage: Storage) -> list[dict[str, Any]]:
+    """Returns one row per arm and phase: runs planned, by state, and the best quality of the search."""
+    from study.results import rows
+
+    spec = stored_spec(storage)
+    found = rows(storage)
+    table = []
+    for arm in spec.arms:
+        planned = {"search": spec.search_runs_of(arm), "confirm": len(spec.confirm_keys(arm, 0))}
+        for phase, count in planned.items():
+            mine = [row for row in found if row["arm"] == arm and row["phase"] == phase]
+            states = [row["state"] for row in mine]
+            scores = [row["quality"] for row in mine if row["quality"] is not None and phase == "search"]
+            if count or mine:
+                table.append(
+                    {
+                        "arm": arm,
+                        "phase": phase,
+                        "planned": count,
+                        "complete": states.count("COMPLETE"),
+                        "running": states.count("RUNNING"),
+                        "pruned": states.count("PRUNED"),
+                        "failed": states.count("FAIL"),
+                        "best_quality": max(scores, default=None),
+                    }
+                )
+    return table
+
+
+def best_rows(storage: Storage) -> list[dict[str, Any]]:
+    """Returns, for each arm with a finished search, the configuration that the search chose."""
+    from study.ledger import Ledger
+
+    spec = stored_spec(storage)
+    ledger = Ledger(spec.storage.ledger_url or storage.ledger_url, spec.name)
+    chosen = []
+    for arm in ledger.arms():
+        trial = ledger.best(arm)
+        if trial is not None:
+            values = dict(zip(spec.search.metrics, trial.values, strict=False))
+            scores = {f"search_{name}": value for name, value in values.items()}
+            chosen.append({"arm": arm, "method": spec.arms[arm].method, "trial": trial.number, **scores, **trial.params})
+    return chosen
+
+
+def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[int, int]:
+    """Brings MLflow up to date; returns how many runs are and how many could not be brought up to date."""
+    from study.sync import sync
+
+    counts = sync(storage, tracking_uri)
+    return counts.runs, len(counts.left)
+
+
+def stored_spec(storage: Storage) -> StudySpec:
+    """Returns the study as it was launched."""
+    import json
+
+    return StudySpec.from_record(json.loads((storage.folder / "study.json").read_text(encoding="utf-8")))
+
+
+def _finished(storage: Storage) -> int:
+    from trainables.events import RESULT_FILE
+
+    return sum(1 for _ in (storage.folder / "runs").glob(f"*/*/*/{RESULT_FILE}"))
+
+
+def _command(verb: str, storage: Storage) -> str:
+    default = storage.root == Path("storage").absolute()
+    words = ["study", verb, storage.study, *([] if default else ["--storage", os.path.relpath(storage.root)])]
+    return shlex.join(words)
+
+
+def result_table(folder: Path) -> list[dict[str, Any]]:
+    """Returns the main table of a report in a form that fits a terminal: means with intervals, a row an arm."""
+    import csv
+
+    with (folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    shown = {"quality": "quality", "subject_fidelity": "subject", "prompt_fidelity": "prompt", "train_seconds": "train s"}
+    return [
+        {"arm": row["arm"], "n": row.get("n"), **{title: _interval(row, name) for name, title in shown.items()}}
+        for row in found
+    ]
+
+
+def _interval(row: dict[str, str], name: str) -> str | None:
+    value, low, high = (row.get(key) or None for key in (name, f"{name}_low", f"{name}_high"))
+    if value is None:
+        return None
+    text = f"{float(value):.3g}"
+    return text if low is None or high is None else f"{text} [{float(low):.3g}, {float(high):.3g}]"
