@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from study.errors import UserError
 from study.provenance import without_credentials
@@ -97,13 +97,35 @@ def frozen_spec(storage: Storage) -> dict[str, Any] | None:
     return spec
 
 
+def published_spec(storage: Storage) -> dict[str, Any]:
+    """Returns the frozen study file without credentials, as others may see it; empty before the launch."""
+    spec = dict(frozen_spec(storage) or {})
+    for section, name in (("tracking", "uri"), ("storage", "ledger_url")):
+        if (spec.get(section) or {}).get(name):
+            spec[section] = {**spec[section], name: without_credentials(spec[section][name])}
+    return spec
+
+
+def spec_digest(storage: Storage) -> str:
+    """Returns the digest of the frozen study file; empty before the launch."""
+    path = storage.folder / "study.json"
+    return str(json.loads(path.read_text()).get("digest", "")) if path.exists() else ""
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Returns the file of a SQLite store, None for another store."""
+    return Path(uri.split("://", 1)[1].split("?")[0].removeprefix("/")) if uri.startswith("sqlite") else None
+
+
 def check_tracking(uri: str) -> None:
-    """Raises UserError unless the tracking store answers; creates nothing (a SQLite file may be missing yet)."""
+    """Raises UserError unless the tracking store answers; creates nothing (a SQLite file may be missing)."""
     shown = without_credentials(uri)
-    if uri.startswith("sqlite"):
-        path = Path(uri.split("://", 1)[1].removeprefix("/"))
+    path = sqlite_path(uri)
+    if path is not None:
         if path.exists() and not os.access(path, os.W_OK):
-            raise UserError(f"the MLflow store {path} is not writable; change its mode or give another --tracking-uri")
+            raise UserError(
+                f"the MLflow store {path} is not writable; change its mode or give another --tracking-uri"
+            )
         return
     configure_client()
     import mlflow
@@ -118,10 +140,11 @@ def check_tracking(uri: str) -> None:
 
 
 def configure_client() -> None:
-    """Makes MLflow in this process quiet, private and quick to give up: the event files are the spool, not its retries."""
+    """Makes MLflow in this process quiet, private and quick to give up: the event files are the spool."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT", "60")
     # A request that is repeated blindly after a lost answer makes a second run; we look before we repeat.
@@ -143,7 +166,7 @@ def _first_line(error: Exception) -> str:
 
 
 class MlflowStore:
-    """One experiment of one tracking store. Every method may raise what MLflow raises while the store is away."""
+    """One experiment of a tracking store. Every method raises what MLflow raises while the store is away."""
 
     def __init__(self, uri: str, study: str, artifact_root: Path) -> None:
         self.uri = uri
@@ -159,8 +182,9 @@ class MlflowStore:
             configure_client()
             import mlflow
 
-            if self.uri.startswith("sqlite"):
-                Path(self.uri.split("://", 1)[1].removeprefix("/")).parent.mkdir(parents=True, exist_ok=True)
+            path = sqlite_path(self.uri)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
             self._client = mlflow.MlflowClient(self.uri)
         return self._client
 
@@ -249,7 +273,7 @@ class MlflowStore:
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Logs metrics and tags in one batch (at most `MAX_METRICS`), params in as many before as they need."""
+        """Logs params in batches, then metrics (at most `MAX_METRICS`) and tags in one batch."""
         from mlflow.entities import Metric as Point
         from mlflow.entities import Param, RunTag
 
@@ -273,6 +297,11 @@ class MlflowStore:
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Uploads a text as an artifact."""
         self.client.log_text(run_id, text, name)
+
+    def artifact_folder(self, run: Run) -> Path | None:
+        """Returns the folder of a run's artifacts if it lies on this machine."""
+        parts = urlsplit(run.info.artifact_uri or "")
+        return Path(unquote(parts.path)) if parts.scheme in ("", "file") and parts.path else None
 
     def set_status(self, run_id: str, status: str, end_time: int | None = None) -> None:
         """Sets RUNNING, FINISHED, FAILED or KILLED; `end_time` in milliseconds since the epoch."""

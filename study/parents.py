@@ -37,7 +37,7 @@ class Parents:
         self._ids.clear()
 
     def ensure(self, phase: str, arm: str, method: str, start_time: int) -> str:
-        """Returns the id of the parent of an arm's phase, RUNNING from now on; `start_time` in milliseconds."""
+        """Returns the id of a parent, which is RUNNING from now on; `start_time` in milliseconds."""
         if (phase, arm) not in self._ids:
             found = self._store.one_run(self._study_id, f"{phase}/{arm}")
             if found is None:

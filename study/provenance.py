@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 PACKAGES = (
-    "diffusion-study", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "ray", "optuna",
-    "mlflow", "numpy", "scipy", "pandas", "matplotlib",
+    "diffusion-study", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "ray",
+    "optuna", "mlflow", "numpy", "scipy", "pandas", "matplotlib",
 )  # fmt: skip
 
 # Fields of a run's configuration that cannot change its result; the same as in `RunConfig.digest`.
 _WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "device")
-# Query parameters of a database URL that carry a secret.
-_SECRET = re.compile(r"(?i)((?:password|passwd|pwd|token|secret|key)[^=&]*=)[^&]*")
+# User and password before the host, and query parameters that carry a secret; a path may hold an @ as well.
+_USER = re.compile(r"(?<=:)//[^/?#]*@")
+_SECRET = re.compile(r"(?i)([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&]*=)[^&]*")
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class GitState:
 
 
 def git_state(folder: Path | None = None) -> GitState | None:
-    """Returns the state of the checkout that holds this project, else of `folder` (default: the working folder).
+    """Returns the state of `folder`'s checkout; default: of the project's own, else of the working folder's.
 
     None outside a git checkout and where git is missing.
     """
     package = Path(__file__).parent
-    # An installed package may lie in somebody else's checkout (a virtual environment there): only tracked code counts.
+    # An installed package may lie in another project's checkout (in its .venv): only tracked code counts.
     if folder is None and _git(package, "ls-files", "--error-unmatch", Path(__file__).name) is not None:
         folder = package
     folder = Path.cwd() if folder is None else folder
@@ -108,9 +108,7 @@ def _gpus() -> list[str]:
 
 def without_credentials(uri: str) -> str:
     """Returns a URI without user, password and secret query parameters."""
-    parts = urlsplit(uri)
-    place = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=place, query=_SECRET.sub(r"\1***", parts.query)))
+    return _SECRET.sub(r"\1***", _USER.sub("//", uri))
 
 
 def config_digest(document: Mapping[str, Any]) -> str:

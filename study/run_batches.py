@@ -1,7 +1,8 @@
 """From a run's events to what MLflow should hold: pure functions, no MLflow and no files.
 
-The events of a run are processed in order of their numbers. A resumed attempt repeats the steps since its checkpoint;
-of each (kind, step) the first counts. What a run finally reports (``result.json``) has the last word.
+The events of a run are processed in order of their numbers. A resumed attempt repeats the steps since its
+checkpoint; of each (kind, step) the first counts. What a run finally reports (``result.json``) has the
+last word.
 """
 
 from __future__ import annotations
@@ -76,7 +77,13 @@ def batches(events: Sequence[Event], after: int, limit: int = MAX_METRICS) -> li
         tags |= _tags(event)
         if event.kind == "image" and not repeated:
             images.append(
-                ImageFile(event.data["key"], event.data["path"], event.step or 0, milliseconds(event.time), event.number)
+                ImageFile(
+                    event.data["key"],
+                    event.data["path"],
+                    event.step or 0,
+                    milliseconds(event.time),
+                    event.number,
+                )
             )
         last = event.number
     if last > after:

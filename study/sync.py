@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from study.errors import UserError
-from study.mirror import Busy, Mirror, Outage
+from study.mirror import BusyError, Mirror, OutageError
 from study.mlflow_store import check_tracking, configure_client, frozen_spec, resolve_tracking_uri
 from study.runs import Storage
 from study.tracking_record import RunIds
@@ -31,7 +31,8 @@ class SyncCounts:
 
 
 def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | None = None) -> SyncCounts:
-    """Brings MLflow up to date from the event files, or rebuilds a study in an empty store; repeating changes nothing.
+    """Brings MLflow up to date from the event files, or rebuilds a study in an empty store; repeating
+    changes nothing.
 
     Args:
         tracking_uri: Another store than the study's own.
@@ -51,10 +52,14 @@ def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | Non
         mirror.update()
         mirror.update()  # a run that was deleted in MLflow meanwhile is made anew by the second pass
         mirror.finish()
-    except Busy:
-        raise UserError(f"study {storage.study} is running and writes to MLflow itself; sync when it has ended") from None
-    except Outage as error:
-        raise UserError(f"MLflow stopped to answer: {error}; run `study sync {storage.study}` again later") from None
+    except BusyError:
+        raise UserError(
+            f"study {storage.study} is running and writes to MLflow itself; sync when it has ended"
+        ) from None
+    except OutageError as error:
+        raise UserError(
+            f"MLflow stopped to answer: {error}; run `study sync {storage.study}` again later"
+        ) from None
     finally:
         mirror.release()
     left = tuple(mirror.pending())

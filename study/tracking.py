@@ -1,7 +1,8 @@
-"""Follows the runs of a study and writes them to MLflow from a background thread; nothing here stops a training.
+"""Follows the runs of a study and writes them to MLflow from a background thread; nothing here stops a
+training.
 
-The runs' event files are the spool: while the store is away they just grow, and the thread tries again with growing
-pauses. What is still missing at the end is named, and ``study sync`` brings it later.
+The runs' event files are the spool: while the store is away they just grow, and the thread tries again with
+growing pauses. What is still missing at the end is named, and ``study sync`` brings it later.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from study.mirror import Busy, Counts, Mirror, Outage
+from study.mirror import BusyError, Counts, Mirror, OutageError
 from study.mlflow_store import (
     check_tracking,
     configure_client,
@@ -86,7 +87,7 @@ class Tracker:
             self._waiting.append(run.key)
 
     def close(self) -> None:
-        """Catches up with the event files and stops, within `close_seconds`; afterwards `unsynced` names what is left."""
+        """Catches up with the event files and stops, within `close_seconds`; `unsynced` then names what is left."""
         if self._closing.is_set():
             return
         self._deadline = time.monotonic() + self._close_seconds
@@ -118,7 +119,7 @@ class Tracker:
                     self._mirror.finish()
                 self.problem, pause = None, FIRST_PAUSE_SECONDS
                 wait = self._poll_seconds
-            except (Outage, Busy) as error:
+            except (OutageError, BusyError) as error:
                 self.problem = _short(error)
                 wait, pause = pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
             except Exception as error:  # a bug of ours must not take the study with it

@@ -1,7 +1,7 @@
 """What a study remembers of its MLflow runs beside the ledger: one small JSON file in the study's folder.
 
-It names the study for ever (`study_id`), so that two storages that write to one tracking server under one study name
-never adopt each other's runs; and it keeps with which code and on which machine each launch happened.
+It names the study for ever (`study_id`), so that two storages that write to one tracking server under one
+name never adopt each other's runs; and it keeps with which code and on which machine each launch happened.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import time
 import uuid
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from study.provenance import git_state, machine, package_versions
@@ -23,11 +22,11 @@ TRACKING_FILE = "tracking.json"
 class RunIds(Protocol):
     """Remembers the MLflow run of each run key; the ledger offers one, `TrackingRecord` is another."""
 
-    def get(self, key: RunKey) -> str | None:
-        """Returns the id of the key's MLflow run, None if there is none yet."""
+    def mlflow_run_id(self, key: RunKey) -> str | None:
+        """Returns the id of a run's MLflow run, None if there is none yet."""
         ...
 
-    def put(self, key: RunKey, run_id: str) -> None:
+    def set_mlflow_run_id(self, key: RunKey, run_id: str) -> None:
         """Remembers it."""
         ...
 
@@ -59,12 +58,12 @@ class TrackingRecord:
         if not content:
             self._write()
 
-    def get(self, key: RunKey) -> str | None:
-        """Returns the id of the key's MLflow run in the store that was written last, None if there is none yet."""
+    def mlflow_run_id(self, key: RunKey) -> str | None:
+        """Returns the id of a run's MLflow run in the store written last, None if there is none yet."""
         return self._runs.get(key.name)
 
-    def put(self, key: RunKey, run_id: str) -> None:
-        """Remembers the MLflow run of a key."""
+    def set_mlflow_run_id(self, key: RunKey, run_id: str) -> None:
+        """Remembers the MLflow run of a run."""
         if self._runs.get(key.name) != run_id:
             self._runs[key.name] = run_id
             self._write()

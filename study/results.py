@@ -1,0 +1,357 @@
+"""Results as tables: read from MLflow, or from CSV files written from it. Both give the same frames."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.columns import COUNTS, CURVE_COLUMNS, IMAGE_COLUMNS, INTEGERS, PARAM_PREFIX, TEXTS, TIMES
+from study.errors import UserError
+from study.mlflow_store import (
+    MlflowStore,
+    configure_client,
+    published_spec,
+    resolve_tracking_uri,
+    sqlite_path,
+)
+from study.provenance import without_credentials
+from study.rows import finished_rows, iso_time, make_row, parse_param, rows
+from study.runs import RunKey, Storage
+from study.tracking_record import read_record
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from pandas import DataFrame
+
+__all__ = ["Results", "load_results", "read_csv", "rows", "write_csv"]
+
+RUNS_CSV, CURVES_CSV, IMAGES_CSV, META_JSON = "runs.csv", "curves.csv", "images.csv", "meta.json"
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a report is made of.
+
+    Attributes:
+        frame: One row a run; columns and their order in ``study.columns``. Metrics are float64 (missing:
+            NaN), trial, seed, max_train_steps and attempts Int64, texts str, started and ended UTC times.
+        curves: One row a point of ``eval/*`` and of ``train/loss`` (`CURVE_COLUMNS`).
+        images: One row a sample grid: `IMAGE_COLUMNS`, `path` of a PNG on this machine.
+        meta: study, study_id, spec (the frozen study file), spec_digest, launches (commit, versions,
+            machine), tracking_uri without credentials.
+    """
+
+    frame: DataFrame
+    curves: DataFrame
+    images: DataFrame
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        return str(self.frame._repr_html_())  # type: ignore[operator]
+
+
+def load_results(
+    storage: Storage,
+    *,
+    tracking_uri: str | None = None,
+    csv_folder: Path | None = None,
+    images: bool = True,
+) -> Results:
+    """Reads a study's results from MLflow, or from the folder of an earlier `write_csv`.
+
+    Args:
+        storage: Names the study; its folder need not exist when `tracking_uri` or `csv_folder` is given.
+        images: Whether sample grids are fetched (from a server they are downloaded under the study's folder).
+
+    Raises:
+        UserError: MLflow does not answer, or knows no such study; the CSV files are missing.
+    """
+    if csv_folder is not None:
+        return read_csv(csv_folder)
+    uri = resolve_tracking_uri(storage, tracking_uri)
+    configure_client()
+    store = MlflowStore(uri, storage.study, storage.artifact_root)
+    try:
+        return _from_mlflow(store, storage, images)
+    except UserError:
+        raise
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"MLflow at {without_credentials(uri)} cannot be read ({first}); start it, "
+            "give another --tracking-uri, or read the CSV of an earlier report (--from-csv)"
+        ) from error
+
+
+def _from_mlflow(store: MlflowStore, storage: Storage, with_images: bool) -> Results:
+    shown = without_credentials(store.uri)
+    remedy = f"write it there with: study sync {storage.study}"
+    path = sqlite_path(store.uri)
+    experiment = store.find_experiment() if path is None or path.exists() else None  # opening would create it
+    if experiment is None or experiment.lifecycle_stage != "active":
+        raise UserError(f"MLflow at {shown} knows no study {storage.study!r}; {remedy}")
+    study_id = _study_id(store, storage)
+    found = list(store.runs({"study_id": study_id, "kind": "run"})) if study_id else []
+    if not found:
+        raise UserError(f"MLflow at {shown} has no runs of study {storage.study!r}; {remedy}")
+    frame = frame_of(finished_rows(_row(run) for run in found))
+    parents = list(store.runs({"study_id": str(study_id), "kind": "parent"}))
+    record = read_record(storage)
+    meta = {
+        "study": storage.study,
+        "study_id": study_id,
+        "spec": published_spec(storage) or _spec_in_mlflow(store, parents),
+        "spec_digest": experiment.tags.get("spec_digest"),
+        "launches": [launch.__dict__ for launch in record.launches] if record else [],
+        "tracking_uri": shown,
+    }
+    order = {key: position for position, key in enumerate(frame["run_key"])}
+    return Results(
+        frame=frame,
+        curves=_curves(store, found, order),
+        images=_images(store, storage, found, order) if with_images else _table([], IMAGE_COLUMNS),
+        meta=meta,
+    )
+
+
+def _study_id(store: MlflowStore, storage: Storage) -> str | None:
+    """The storage's own, else that of the latest run: an experiment may hold those of several storages."""
+    record = read_record(storage)
+    if record is not None:
+        return record.study_id
+    found = list(store.runs({"kind": "run"}))
+    return found[-1].data.tags.get("study_id") if found else None
+
+
+def _spec_in_mlflow(store: MlflowStore, parents: list[Run]) -> dict[str, Any] | None:
+    if not parents:
+        return None
+    try:
+        spec: dict[str, Any] = json.loads(_artifact_text(store, parents[0], "study.json"))
+    except Exception:  # not uploaded; the report does without
+        return None
+    return spec
+
+
+def _artifact_text(store: MlflowStore, run: Run, name: str) -> str:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(store.client.download_artifacts(run.info.run_id, name, folder)).read_text()
+
+
+def _row(run: Run) -> dict[str, Any]:
+    tags = run.data.tags
+    missing = set(filter(None, tags.get("missing", "").split(",")))
+    state = tags.get("state", "RUNNING")
+    return make_row(
+        study=tags["study"],
+        key=RunKey.parse(tags["run_key"]),
+        method=tags["method"],
+        state=state,
+        metrics={
+            name: value
+            for name, value in run.data.metrics.items()
+            if name.removeprefix("eval/") not in missing
+        },
+        params=run.data.params,
+        facts={
+            "mlflow_run_id": run.info.run_id,
+            "peak_memory_kind": tags.get("peak_memory_kind"),
+            "attempts": int(tags.get("attempt", 1)),
+            "reason": tags.get("reason"),
+            "started": iso_time(run.info.start_time / 1000),
+            "ended": iso_time(run.info.end_time / 1000) if run.info.end_time and state != "RUNNING" else None,
+            "config_digest": tags.get("config_digest"),
+        },
+    )
+
+
+def frame_of(found: list[dict[str, Any]]) -> DataFrame:
+    """Makes the typed frame of rows that have the same keys."""
+    import pandas as pd
+
+    columns = list(found[0]) if found else []
+    data = {}
+    for name in columns:
+        values = [row[name] for row in found]
+        if name in TIMES:
+            data[name] = pd.Series(pd.to_datetime(values, utc=True, format="ISO8601")).dt.as_unit("ms")
+        elif name in INTEGERS:
+            data[name] = pd.Series(values, dtype="Int64")
+        elif name in TEXTS:
+            data[name] = pd.Series(values, dtype="str")
+        elif name.startswith(PARAM_PREFIX):
+            data[name] = _param_series(values)
+        else:
+            data[name] = pd.Series(
+                [float("nan") if value is None else value for value in values], dtype="float64"
+            )
+    return pd.DataFrame(data, columns=columns)
+
+
+def _param_series(values: list[Any]) -> Any:
+    """Types a parameter by its values: booleans, numbers, else texts."""
+    import pandas as pd
+
+    there = [value for value in values if value is not None]
+    if there and all(isinstance(value, bool) for value in there):
+        return pd.Series(values, dtype="boolean")
+    if there and all(isinstance(value, int | float) and not isinstance(value, bool) for value in there):
+        return pd.Series([float("nan") if value is None else value for value in values], dtype="float64")
+    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return pd.Series(texts, dtype="str")
+
+
+def _curves(store: MlflowStore, found: list[Run], order: dict[str, int]) -> DataFrame:
+    """Metric histories; a resumed run may hold two values of a step, of which the later counts."""
+    wanted = [
+        (run, name)
+        for run in sorted(found, key=lambda run: order[run.data.tags["run_key"]])
+        for name in sorted(run.data.metrics)
+        if name.startswith("eval/") or name == "train/loss"
+    ]
+
+    def history(item: tuple[Run, str]) -> list[dict[str, Any]]:
+        run, name = item
+        key = RunKey.parse(run.data.tags["run_key"])
+        points = sorted(
+            store.client.get_metric_history(run.info.run_id, name), key=lambda p: (p.step, p.timestamp)
+        )
+        values = {point.step: point.value for point in points}
+        shared = (key.name, key.arm, run.data.tags["method"], key.phase, key.trial, key.subject, key.seed)
+        return [
+            dict(zip(CURVE_COLUMNS, (*shared, step, name, value), strict=True))
+            for step, value in values.items()
+        ]
+
+    # A server answers slowly and many at a time; a SQLite file quickly and one at a time.
+    with ThreadPoolExecutor(1 if store.uri.startswith("sqlite") else _READERS) as readers:
+        histories = list(readers.map(history, wanted))
+    return _table([point for points in histories for point in points], CURVE_COLUMNS)
+
+
+def _images(store: MlflowStore, storage: Storage, found: list[Run], order: dict[str, int]) -> DataFrame:
+    table = []
+    for run in sorted(found, key=lambda run: order[run.data.tags["run_key"]]):
+        if "mlflow.loggedImages" not in run.data.tags:
+            continue
+        names = [
+            Path(artifact.path).name for artifact in store.client.list_artifacts(run.info.run_id, "images")
+        ]
+        for name in names:
+            if not name.endswith(".png"):
+                continue
+            key, _, rest = name.replace("~", "/").partition("+step+")
+            row = (
+                run.data.tags["run_key"],
+                int(rest.split("+")[0]),
+                key,
+                str(_local(store, storage, run, name)),
+            )
+            table.append(dict(zip(IMAGE_COLUMNS, row, strict=True)))
+    table.sort(key=lambda row: (order[row["run_key"]], row["key"], row["step"]))
+    return _table(table, IMAGE_COLUMNS)
+
+
+def _local(store: MlflowStore, storage: Storage, run: Run, name: str) -> Path:
+    """Returns an image's file on this machine, which is downloaded if need be, but only once."""
+    here = store.artifact_folder(run)
+    if here is not None and (here / "images" / name).exists():
+        return here / "images" / name
+    target = storage.folder / "downloads" / run.info.run_id
+    if not (target / name).exists():
+        target.mkdir(parents=True, exist_ok=True)
+        store.client.download_artifacts(run.info.run_id, f"images/{name}", str(target))
+    found = next(target.rglob(name))
+    return found
+
+
+def _table(found: list[dict[str, Any]], columns: tuple[str, ...]) -> DataFrame:
+    import pandas as pd
+
+    table = pd.DataFrame(found, columns=list(columns))
+    integers = {name: "Int64" for name in ("trial", "seed", "step") if name in columns}
+    numbers = {name: "float64" for name in ("value",) if name in columns}
+    texts = {name: "str" for name in columns if name not in integers and name not in numbers}
+    return table.astype({**integers, **numbers, **texts})
+
+
+def write_csv(results: Results, folder: Path) -> list[Path]:
+    """Writes ``runs.csv``, ``curves.csv``, ``images.csv`` and ``meta.json``; `read_csv` gives the same
+    results.
+
+    Images are named, not copied: paths inside `folder` relative to it.
+    """
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    frame = results.frame.copy()
+    for name in frame.columns:
+        if name in TIMES:
+            frame[name] = [None if pd.isna(time) else iso_time(time.timestamp()) for time in frame[name]]
+        elif name in COUNTS:
+            frame[name] = frame[name].astype("Int64")
+        elif frame[name].dtype == "boolean":
+            frame[name] = frame[name].map({True: "true", False: "false"})
+    frame.to_csv(folder / RUNS_CSV, index=False, lineterminator="\n")
+    results.curves.to_csv(folder / CURVES_CSV, index=False, lineterminator="\n")
+    images = results.images.copy()
+    root = folder.resolve()
+    images["path"] = [
+        str(Path(path).resolve().relative_to(root)) if Path(path).resolve().is_relative_to(root) else path
+        for path in images["path"]
+    ]
+    images.to_csv(folder / IMAGES_CSV, index=False, lineterminator="\n")
+    (folder / META_JSON).write_text(json.dumps(results.meta, indent=1, sort_keys=True) + "\n")
+    return [folder / name for name in (RUNS_CSV, CURVES_CSV, IMAGES_CSV, META_JSON)]
+
+
+def read_csv(folder: Path) -> Results:
+    """Reads what `write_csv` wrote; only ``runs.csv`` must be there.
+
+    Raises:
+        UserError: There is no ``runs.csv``.
+    """
+    path = folder / RUNS_CSV
+    if not path.exists():
+        raise UserError(f"{folder} holds no {RUNS_CSV}; name the data/ folder of an earlier report")
+    texts = _read_texts(path)
+    found = [{name: _parse_cell(name, text) for name, text in row.items()} for row in texts]
+    curves = _read_texts(folder / CURVES_CSV)
+    images = _read_texts(folder / IMAGES_CSV)
+    for point in curves:
+        point |= {"trial": int(point["trial"]), "seed": int(point["seed"]), "step": int(point["step"])}
+        point["value"] = float(point["value"]) if point["value"] else float("nan")
+    for image in images:
+        image |= {"step": int(image["step"]), "path": str(folder / image["path"])}
+    meta = folder / META_JSON
+    return Results(
+        frame=frame_of(found),
+        curves=_table(curves, CURVE_COLUMNS),
+        images=_table(images, IMAGE_COLUMNS),
+        meta=json.loads(meta.read_text()) if meta.exists() else {},
+    )
+
+
+def _read_texts(path: Path) -> list[dict[str, Any]]:
+    import csv
+
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _parse_cell(name: str, text: str) -> Any:
+    if text == "":
+        return None
+    if name in TEXTS or name in TIMES:
+        return text
+    if name in INTEGERS:
+        return int(text)
+    return parse_param(text) if name.startswith(PARAM_PREFIX) else float(text)

@@ -1,0 +1,136 @@
+"""What one run leaves in MLflow: its tags, images, artifacts and description."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from study.mlflow_store import MlflowStore
+from study.provenance import config_digest
+from study.run_batches import ImageFile
+from study.runs import RunKey
+from study.tracking_record import Launch
+from trainables.events import RESULT_FILE
+
+PREVIEW_PIXELS = 256
+
+
+def run_tags(
+    key: RunKey, document: Mapping[str, Any], study: str, study_id: str, launch: Launch | None
+) -> dict[str, str]:
+    """Returns the tags that a run has from its beginning."""
+    tags = {
+        "kind": "run",
+        "study": study,
+        "study_id": study_id,
+        "run_key": key.name,
+        "arm": key.arm,
+        "method": str(document["method"]),
+        "phase": key.phase,
+        "trial": str(key.trial),
+        "subject": key.subject,
+        "seed": str(key.seed),
+        "state": "RUNNING",
+        "config_digest": config_digest(document),
+        "last_event": "0",
+        "mlflow.note.content": describe(key, document),
+    }
+    if launch is not None:
+        tags["versions"] = json.dumps(launch.versions, sort_keys=True)
+        if launch.git_commit is not None:
+            tags["git_commit"] = tags["mlflow.source.git.commit"] = launch.git_commit
+            tags["git_dirty"] = str(launch.git_dirty).lower()
+    return tags
+
+
+def end_tags(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the tags that tell how a run ended."""
+    tags = {
+        "state": str(result["state"]),
+        "attempt": str(result.get("attempts") or 1),
+        "mlflow.note.content": describe(key, document, result),
+    }
+    for name in ("reason", "message", "config_digest"):
+        if result.get(name):
+            tags[name] = str(result[name])
+    missing = sorted(name for name, value in (result.get("evaluation") or {}).items() if value is None)
+    if missing:  # MLflow cannot hold "no value"; an earlier evaluation may have had one
+        tags["missing"] = ",".join(missing)
+    return tags
+
+
+def log_image(store: MlflowStore, run_id: str, folder: Path, image: ImageFile, prefix: str) -> None:
+    """Uploads an image as `MlflowClient.log_image` does, but under a name that repeating gives again."""
+    from PIL import Image
+
+    source = folder / image.path
+    if not source.exists():
+        return
+    name = uuid.uuid5(uuid.NAMESPACE_URL, f"{prefix}/{image.number}")
+    stem = f"{image.key.replace('/', '~')}+step+{image.step}+timestamp+{image.time}+{name}"
+    with tempfile.TemporaryDirectory() as temporary, Image.open(source) as picture:
+        picture.load()
+        picture.save(Path(temporary) / f"{stem}.png")
+        preview = picture.convert("RGB")
+        preview.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
+        preview.save(Path(temporary) / f"{stem}+compressed.webp")
+        store.log_folder(run_id, Path(temporary), "images")
+
+
+def log_artifacts(
+    store: MlflowStore, run_id: str, folder: Path, result: Mapping[str, Any], weights_limit: int
+) -> dict[str, str]:
+    """Uploads what a run left; weights above `weights_limit` bytes by path and hash. Returns tags that say so."""
+    store.log_file(run_id, folder / RESULT_FILE)
+    if result.get("traceback"):
+        store.log_text(run_id, str(result["traceback"]), "traceback.txt")
+    weights = folder / str(result["weights"]) if result.get("weights") else None
+    if weights is None or not weights.exists():
+        return {}
+    files = sorted(path for path in weights.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in files)
+    if size <= weights_limit:
+        store.log_folder(run_id, weights, "weights")
+        return {"weights": "artifact"}
+    listed = [
+        {"file": str(path.relative_to(weights)), "bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in files
+    ]
+    reference = {"path": str(weights.absolute()), "bytes": size, "files": listed}
+    store.log_text(run_id, json.dumps(reference, indent=1), "weights.json")
+    return {"weights": "reference"}
+
+
+def describe(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> str:
+    """A few lines of Markdown for the head of the run's page in the MLflow UI."""
+    training = document.get("training", {})
+    lines = [
+        f"**{key.arm}** ({document['method']}), {key.phase} phase, trial {key.trial}: "
+        f"subject {key.subject}, seed {key.seed}"
+    ]
+    if document["method"] != "base":
+        lines.append(
+            f"learning rate {training.get('learning_rate', 0):.3g}, {training.get('lr_scheduler')} schedule, "
+            f"{training.get('max_train_steps')} steps"
+        )
+    if result is not None and result["state"] == "COMPLETE":
+        quality = (result.get("evaluation") or {}).get("quality")
+        seconds = (result.get("cost") or {}).get("train_seconds")
+        scores = [f"quality {quality:.3f}"] if quality is not None else []
+        scores += [f"trained in {seconds:.1f} s"] if seconds is not None else []
+        lines.append(", ".join(scores))
+    elif result is not None:
+        reasons = [str(result[name]) for name in ("reason", "message") if result.get(name)]
+        lines.append(f"**{result['state']}** {': '.join(reasons)}")
+    return "\n\n".join(line for line in lines if line)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,167 @@
+"""``study ui``: the MLflow UI of a study's own store, on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.errors import UserError
+from study.mlflow_store import MlflowStore, check_tracking, resolve_tracking_uri, sqlite_path
+from study.provenance import without_credentials
+from study.runs import Storage
+
+HOST = "127.0.0.1"
+FIRST_PORT, LAST_PORT = 5000, 5099
+START_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class UiCommand:
+    """How the UI is started.
+
+    Attributes:
+        arguments: The command line; holds no credentials (they go through `environment`).
+        url: Page of the study's experiment.
+    """
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    base: str
+    url: str
+
+
+def ui_command(storage: Storage, *, port: int | None = None, tracking_uri: str | None = None) -> UiCommand:
+    """Returns the command of the MLflow UI for a study; `arguments` is empty when a server already shows it.
+
+    Raises:
+        UserError: The store cannot be opened, does not have the study yet, or `port` is in use.
+    """
+    uri = resolve_tracking_uri(storage, tracking_uri)
+    check_tracking(uri)
+    store = MlflowStore(uri, storage.study, storage.artifact_root)
+    experiment = None
+    path = sqlite_path(uri)
+    if path is None or path.exists():  # opening would create it
+        experiment = store.find_experiment()
+    if experiment is None:
+        shown = without_credentials(uri)
+        raise UserError(
+            f"MLflow at {shown} knows no study {storage.study!r}; run: study sync {storage.study}"
+        )
+    page = f"/#/experiments/{experiment.experiment_id}/runs"
+    if uri.startswith("http"):
+        base = without_credentials(uri).rstrip("/")
+        return UiCommand((), {}, base, base + page)
+    chosen = free_port() if port is None else port
+    if port is not None and not is_free(port):
+        raise UserError(
+            f"port {port} on {HOST} is in use; give another --port, or leave it out for a free one"
+        )
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, which every user of the machine can read
+        "MLFLOW_ARTIFACTS_DESTINATION": storage.artifact_root.as_uri(),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    arguments = (
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--host",
+        HOST,
+        "--port",
+        str(chosen),
+        "--workers",
+        "1",
+    )
+    base = f"http://{HOST}:{chosen}"
+    return UiCommand(arguments, environment, base, base + page)
+
+
+def serve(storage: Storage, *, port: int | None = None, tracking_uri: str | None = None) -> int:
+    """Runs the MLflow UI until it is interrupted and returns the exit code; prints its address."""
+    command = ui_command(storage, port=port, tracking_uri=tracking_uri)
+    if not command.arguments:
+        print(f"The tracking server shows it: {command.url}", flush=True)
+        return 0
+    print(f"Starting the MLflow UI at {command.base} ...", file=sys.stderr, flush=True)
+    log = storage.folder / "ui.log"
+    process = start(command, log)
+    try:
+        if not wait_until_up(command, process):
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+            print(f"The MLflow UI did not start:\n{tail}", file=sys.stderr)
+            return 1
+        print(f"MLflow UI: {command.url}\nStop it with Ctrl-C.", flush=True)
+        return process.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        stop(process)
+
+
+def start(command: UiCommand, log: Path) -> subprocess.Popen[bytes]:
+    """Starts the UI in a process group of its own, its output in `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command.arguments,
+            env={**os.environ, **command.environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_until_up(command: UiCommand, process: subprocess.Popen[bytes]) -> bool:
+    """Waits until the UI answers; False when it ended or took longer than `START_SECONDS`."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{command.base}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Stops the UI and its workers."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, sign)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def is_free(port: int) -> bool:
+    """Whether a port of the loopback interface can be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port() -> int:
+    """Returns the first free port from 5000 on."""
+    for port in range(FIRST_PORT, LAST_PORT + 1):
+        if is_free(port):
+            return port
+    raise UserError(f"no port from {FIRST_PORT} to {LAST_PORT} is free on {HOST}; give one with --port")
