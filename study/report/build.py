@@ -1,0 +1,225 @@
+"""Builds a report folder: everything is written beside it first and then put in its place in one move."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from study.errors import UserError
+from study.report.analysis import Settings
+from study.report.content import Report, compose
+from study.report.figures.canvas import render
+from study.report.figures.samples import used_images
+from study.report.html import to_page, to_text
+from study.report.rows import ResultsLike
+from study.report.tables import to_csv, to_latex
+from study.report.verdict import Verdict
+
+MANIFEST = "manifest.json"
+KIND = "study-report"
+_PACKAGES = ("diffusion-study", "numpy", "scipy", "pandas", "matplotlib", "jinja2", "pillow")
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where a report lies.
+
+    Attributes:
+        folder: The report's folder; html, markdown and manifest are files in it.
+        tables, figures, data: All files of these folders.
+        verdict: The verdict, for who prints it.
+    """
+
+    folder: Path
+    html: Path
+    markdown: Path
+    manifest: Path
+    tables: tuple[Path, ...]
+    figures: tuple[Path, ...]
+    data: tuple[Path, ...]
+    verdict: Verdict
+
+
+def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_seed: int = 0) -> ReportFiles:
+    """Writes the report of a study into `out_dir`, replacing an earlier report there.
+
+    The same results and seed give the same bytes. Nothing is left half-written: the folder is either the
+    earlier report
+    or the new one.
+
+    Args:
+        results: What ``study.results.load_results`` gives.
+        out_dir: The report's folder, e.g. ``reports/quickstart``.
+        rng_seed: Seed of all resampling.
+
+    Raises:
+        UserError: `out_dir` is a file, or a folder that holds something other than a report, or cannot be
+        written.
+    """
+    target = Path(out_dir)
+    refuse_foreign_folder(target)
+    report = compose(results, Settings(seed=rng_seed))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {target}: {error.strerror or error}") from error
+    try:
+        _write_all(report, results, work)
+        work.chmod(0o755)
+        _swap(work, target)
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return report_files(target, report.verdict)
+
+
+def report_files(folder: Path, verdict: Verdict) -> ReportFiles:
+    """Lists the files of a report."""
+
+    def files(name: str) -> tuple[Path, ...]:
+        return tuple(sorted(path for path in (folder / name).rglob("*") if path.is_file()))
+
+    return ReportFiles(
+        folder=folder,
+        html=folder / "report.html",
+        markdown=folder / "report.md",
+        manifest=folder / MANIFEST,
+        tables=files("tables"),
+        figures=files("figures"),
+        data=files("data"),
+        verdict=verdict,
+    )
+
+
+def refuse_foreign_folder(target: Path) -> None:
+    """Raises UserError where a report would overwrite something that is not a report."""
+    if target.is_dir():
+        if any(target.iterdir()) and not _is_report(target):
+            raise UserError(
+                f"{target} holds files that are not a report (it has no {MANIFEST} of one); name another "
+                f"folder or empty it"
+            )
+    elif target.exists() or target.is_symlink():
+        raise UserError(f"{target} is not a folder; name another place for the report")
+
+
+def _is_report(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("kind") == KIND)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _swap(work: Path, target: Path) -> None:
+    """Puts the finished folder in its place; on failure the earlier one comes back."""
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+    try:
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(work, target)
+        except OSError:
+            if not target.exists() and any(old.iterdir()):
+                os.replace(old, target)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_all(report: Report, results: ResultsLike, folder: Path) -> None:
+    rendered = {figure.key: render(figure) for figure in report.figures}
+    for key, files in rendered.items():
+        for kind, content in files.items():
+            _write(folder / "figures" / f"{key}.{kind}", content)
+    for table in report.tables:
+        _write(folder / "tables" / f"{table.key}.csv", to_csv(table))
+        _write(folder / "tables" / f"{table.key}.tex", to_latex(table))
+    _write(folder / "report.html", to_page(report, rendered))
+    _write(folder / "report.md", to_text(report))
+    _write_data(report, results, folder / "data")
+    _write(folder / MANIFEST, json.dumps(_manifest(report, folder), indent=1, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+
+
+def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
+    """Writes the rows, so that this folder alone gives the same report again; of the images those that it
+    shows.
+    """
+    from study.results import Results, write_csv
+
+    images = used_images(report.rows)
+    paths = []
+    for path in images["path"]:
+        content = Path(path).read_bytes()
+        copy = folder / "images" / f"{hashlib.sha256(content).hexdigest()[:20]}.png"
+        _write(copy, content)
+        paths.append(str(copy))
+    kept = images.assign(path=pd.Series(paths, index=images.index, dtype="str"))
+    write_csv(Results(results.frame, results.curves, kept, _plain_meta(report)), folder)
+
+
+def _plain_meta(report: Report) -> dict[str, Any]:
+    """The metadata with the order of the arms and without the place of a local store."""
+    meta = {**report.rows.meta, "arms": list(report.rows.arms)}
+    uri = meta.get("tracking_uri")
+    if isinstance(uri, str) and urlsplit(uri).scheme in ("sqlite", "file", ""):
+        meta["tracking_uri"] = f"{urlsplit(uri).scheme or 'file'}: {Path(urlsplit(uri).path).name}"
+    plain: dict[str, Any] = json.loads(json.dumps(meta, default=str))
+    return plain
+
+
+def _manifest(report: Report, folder: Path) -> dict[str, Any]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    frame = report.rows.frame
+    return {
+        "kind": KIND,
+        "study": report.study,
+        "rebuild": f"study report {report.study} --from-csv data",
+        "statistics": {
+            **dataclasses.asdict(report.analysis.settings),
+            "interval": "two-level percentile bootstrap (subjects, runs within a subject), expanded for "
+            "small samples",
+            "test": "two-sided sign-flip permutation test over pairs, Holm's adjustment",
+        },
+        "inputs": {
+            "runs": len(frame),
+            "states": {str(k): int(v) for k, v in sorted(frame["state"].value_counts().items())},
+            "spec_digest": report.rows.meta.get("spec_digest"),
+            "hashes": {name: value for name, value in hashes.items() if name.startswith("data/")},
+        },
+        "versions": _versions(_PACKAGES),
+        "files": {name: value for name, value in hashes.items() if not name.startswith("data/")},
+    }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _versions(packages: Iterable[str]) -> Mapping[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,271 @@
+"""The report as a sequence of sections: what HTML and Markdown both show, in the order a reader wants it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from study.report import results_tables as tables
+from study.report.analysis import DEFAULTS, Analysis, Settings, analyse
+from study.report.figures import comparison, curves, pareto, samples, search
+from study.report.figures.canvas import Figure, Skipped
+from study.report.figures.style import ArmStyle, arm_styles
+from study.report.formatting import plural
+from study.report.measures import measure
+from study.report.rows import ResultsLike, Rows, prepare, section
+from study.report.tables import Table
+from study.report.tuning import METHOD, histories, importances, objective
+from study.report.verdict import Verdict, judge
+
+QUALITY_RULE = (
+    "Quality is subject fidelity times prompt fidelity, each rescaled so that the base model is 0 and real "
+    "held-out images (for "
+    "subject fidelity) or the base model's own prompt fidelity (for prompt fidelity, with images of other "
+    "prompts as 0) are 1."
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs, figures, tables and further paragraphs, in this order; `code` is titled
+    verbatim text.
+    """
+
+    key: str
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    figures: tuple[Figure | Skipped, ...] = ()
+    tables: tuple[Table, ...] = ()
+    after: tuple[str, ...] = ()
+    code: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """All content; nothing is drawn yet."""
+
+    study: str
+    verdict: Verdict
+    summary: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+    rows: Rows
+    analysis: Analysis
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures that there is data for."""
+        return [f for section in self.sections for f in section.figures if isinstance(f, Figure)]
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables."""
+        return [table for section in self.sections for table in section.tables]
+
+
+def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
+    """Computes everything that the report says."""
+    rows = prepare(results)
+    analysis = analyse(rows, settings)
+    styles = arm_styles(rows.arms, rows.methods)
+    sections = [
+        _results(rows, analysis, styles),
+        _fronts(analysis, styles),
+        _samples(rows),
+        _schedules(rows, analysis, styles),
+        _pairs(analysis),
+        _curves(rows, analysis, styles),
+        _search(rows, analysis, styles, settings),
+        _exclusions(analysis),
+        _method(rows, settings),
+        _provenance(rows),
+    ]
+    sections = [section for section in sections if section is not None]
+    return Report(
+        rows.study, judge(rows, analysis), _summary(rows), tuple(s for s in sections if s), rows, analysis
+    )
+
+
+def _summary(rows: Rows) -> tuple[tuple[str, str], ...]:
+    frame = rows.frame
+    confirm = frame[frame["phase"] == "confirm"]
+    states = frame["state"].value_counts()
+    ended = ", ".join(f"{states[s]} {s}" for s in ("COMPLETE", "PRUNED", "FAIL", "RUNNING") if s in states)
+    facts = [
+        ("Arms", str(len(rows.arms))),
+        ("Runs", f"{len(frame)} ({ended})" if ended else str(len(frame))),
+        (
+            "Search",
+            plural(int(frame[frame["phase"] == "search"].groupby("arm")["trial"].nunique().sum()), "trial"),
+        ),
+        (
+            "Confirm",
+            f"{plural(confirm['subject'].nunique(), 'subject')} × {plural(confirm['seed'].nunique(), 'seed')}"
+            if len(confirm)
+            else "no runs yet",
+        ),
+    ]
+    model = section(rows.meta, "spec", "model").get("path")
+    return tuple([*facts, ("Base model", str(model))] if model else facts)
+
+
+def _results(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
+    if rows.confirm.empty:
+        text = "There is no complete confirm run, so that there is nothing to compare."
+        return Section("results", "Results", (text,))
+    return Section(
+        "results",
+        "Results",
+        figures=(
+            comparison.intervals_figure(rows, analysis, styles),
+            comparison.differences_figure(rows, analysis, styles),
+        ),
+        tables=(tables.arms_table(analysis), tables.details_table(analysis)),
+    )
+
+
+def _fronts(analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
+    return Section(
+        "cost",
+        "Quality versus cost",
+        figures=(
+            pareto.quality_cost_figure(analysis, styles),
+            pareto.fidelity_figure(analysis, styles),
+            pareto.costs_figure(analysis, styles),
+        ),
+    )
+
+
+def _samples(rows: Rows) -> Section:
+    return Section("samples", "Sample images", figures=tuple(samples.sample_figures(rows)))
+
+
+def _schedules(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
+    figure = comparison.schedules_figure(rows, analysis, styles)
+    found = (tables.schedules_table(analysis),) if analysis.schedules else ()
+    return Section("schedules", "Cosine versus constant", figures=(figure,), tables=found)
+
+
+def _pairs(analysis: Analysis) -> Section | None:
+    if not analysis.against_best and not analysis.pairs:
+        return None
+    found = []
+    if analysis.against_best:
+        caption = f"{analysis.best} against every other arm."
+        found.append(
+            tables.comparison_table("against-best", caption, analysis.against_best, (tables.TEST_NOTE,))
+        )
+    if analysis.pairs:
+        found.append(
+            tables.comparison_table(
+                "pairs", "All pairs of trained arms.", analysis.pairs, (tables.TEST_NOTE,)
+            )
+        )
+    return Section("pairs", "Paired comparisons", tables=tuple(found))
+
+
+def _curves(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
+    return Section("curves", "Quality versus steps", figures=(curves.curves_figure(rows, analysis, styles),))
+
+
+def _search(
+    rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle], settings: Settings
+) -> Section | None:
+    data, weights = histories(rows), importances(rows, settings.seed)
+    if not data and not analysis.chosen:
+        return None
+    found = [tables.budget_table(analysis.budgets)]
+    if analysis.chosen:
+        found.append(tables.chosen_table(analysis.chosen))
+    if weights:
+        found.append(tables.importance_table(weights))
+    paragraphs = (
+        f"The search chose one configuration of each arm by {measure(objective(rows)).title.lower()}. Its "
+        f"scores are shown to "
+        "judge the search; none of them is a result.",
+    )
+    return Section(
+        "search",
+        "The search",
+        paragraphs,
+        (search.history_figure(data, styles), search.importance_figure(weights, styles)),
+        tuple(found),
+        (f"Importance: {METHOD}",) if weights else (),
+    )
+
+
+def _exclusions(analysis: Analysis) -> Section:
+    if not analysis.exclusions:
+        return Section(
+            "exclusions",
+            "Failures and exclusions",
+            ("None: every run completed, and every confirm run was measured.",),
+        )
+    return Section("exclusions", "Failures and exclusions", tables=(tables.exclusions_table(analysis),))
+
+
+def _method(rows: Rows, settings: Settings) -> Section:
+    rule = rows.meta.get("quality_rule")
+    percent = f"{settings.level:.0%}".replace("%", " %")
+    paragraphs = (
+        str(rule) if rule else QUALITY_RULE,
+        "Two phases: a search chooses one configuration of each arm; that configuration is then trained "
+        "again on fresh seeds and "
+        "subjects (confirm). Only complete confirm runs are compared.",
+        f"Intervals: {percent} two-level percentile bootstrap, {settings.resamples:,} resamples, seed "
+        f"{settings.seed}: subjects are "
+        "drawn with replacement, then runs within each drawn subject; expanded for small samples "
+        "(Hesterberg 2015). The mean is over "
+        "subjects of means within a subject. With one subject only its seeds are resampled.",
+        "Differences are paired by subject and seed. p values: two-sided sign-flip permutation test over "
+        "the pairs, exact up to 16 "
+        "pairs, whose null is that the two arms are exchangeable in every pair; Holm's adjustment within "
+        "each table; Wilcoxon's "
+        "signed-rank p beside it. A difference is called established only if its interval, which counts "
+        "subjects as a sample, "
+        "excludes 0 and its adjusted p is below 0.05. P(better): chance that a run beats one of the other "
+        "arm on the same subject.",
+    )
+    return Section("method", "How to read this report", paragraphs, tables=(tables.measures_table(),))
+
+
+def _provenance(rows: Rows) -> Section | None:
+    known = provenance_facts(rows.meta)
+    spec = rows.meta.get("spec")
+    code = (("The frozen study file", json.dumps(spec, indent=1, ensure_ascii=False)),) if spec else ()
+    if not known and not code:
+        return None
+    table = tables.assemble(
+        "provenance",
+        "Where the numbers come from.",
+        [
+            (tables.Column("what", "What"), [tables.text_cell(name) for name, _ in known]),
+            (tables.Column("value", "Value"), [tables.text_cell(value) for _, value in known]),
+        ],
+    )
+    return Section("provenance", "Provenance", tables=(table,) if known else (), code=code)
+
+
+def provenance_facts(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known of the study's origin, as names and texts."""
+    told = {"study", "quality_rule", "references", "spec", "arms", "launches", "objective"}
+    facts = [(name, value) for name, value in sorted(meta.items()) if name not in told]
+    launches = meta.get("launches")
+    for k, launch in enumerate(launches if isinstance(launches, (list, tuple)) else ()):
+        for name, value in launch.items() if isinstance(launch, Mapping) else ():
+            if name == "time" and isinstance(value, (int, float)):
+                value = datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds")
+            facts.append((f"launch {k + 1}: {name}", value))
+    return [(name, _flat(value)) for name, value in facts if value not in (None, "", [], {})]
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{name} {_flat(item)}" for name, item in value.items() if item not in (None, [], "")
+        )
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_flat(item) for item in value)
+    return str(value)

@@ -1,0 +1,123 @@
+"""Saving and decorating figures: the same bytes for the same data, in PDF, SVG and PNG."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("agg")
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from study.report.figures.style import RC, ArmStyle, shorten
+from study.report.formatting import Scale, scale_for
+from study.report.measures import measure
+
+FORMATS = ("pdf", "svg", "png")
+PNG_DPI = 200
+_METADATA: dict[str, dict[str, Any]] = {
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report: how to draw it, its caption, and what it shows in words for those who cannot
+    see it.
+    """
+
+    key: str
+    caption: str
+    alt: str
+    draw: Callable[[], Canvas]
+    wide: bool = True  # both columns of a page, or one
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A figure that this study has no data for."""
+
+    key: str
+    reason: str
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Applies the report's rcParams, and keeps matplotlib quiet about glyphs that its font lacks."""
+    with mpl.rc_context(RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing")
+        yield
+
+
+def new_canvas(width: float, height: float) -> Canvas:
+    """An empty figure that no global state knows of, laid out without clipping or overlap."""
+    canvas = Canvas(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04))
+    FigureCanvasAgg(canvas)
+    return canvas
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+    """Draws a figure; returns its bytes by format."""
+    files = {}
+    with figure_style():
+        canvas = figure.draw()
+        for name in FORMATS:
+            buffer = io.BytesIO()
+            canvas.savefig(buffer, format=name, dpi=PNG_DPI, metadata=_METADATA[name])
+            files[name] = buffer.getvalue()
+    return files
+
+
+def legend_below(
+    canvas: Canvas, styles: dict[str, ArmStyle], arms: Iterable[str], columns: int, lines: bool = True
+) -> None:
+    """One legend for all panels, under them."""
+    handles = [
+        Line2D(
+            [], [], color=styles[arm].color, marker=styles[arm].marker, markerfacecolor=styles[arm].face,
+            linestyle=styles[arm].line if lines else "", label=shorten(arm),
+        )
+        for arm in arms
+    ]  # fmt: skip
+    if handles:
+        canvas.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+
+
+def legend_height(count: int, columns: int) -> float:
+    """Inches that `legend_below` takes."""
+    return 0.1 + 0.17 * math.ceil(count / columns)
+
+
+def cost_axis(ax: Any, name: str, values: Iterable[float], axis: str = "x") -> Scale:
+    """Labels a cost axis with title and unit; logarithmic where the values span more than a factor of 10.
+
+    Returns the scale to divide the values by.
+    """
+    about = measure(name)
+    known = [value for value in values if value and value > 0]
+    scale = scale_for(about.unit, known)
+    unit = f" ({scale.unit})" if scale.unit else ""
+    getattr(ax, f"set_{axis}label")(f"{about.title}{unit}")
+    target = getattr(ax, f"{axis}axis")
+    if known and max(known) / min(known) > 10:
+        getattr(ax, f"set_{axis}scale")("log")
+        target.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        target.set_minor_formatter(NullFormatter())
+        if max(known) / min(known) < 100:
+            target.set_minor_locator(LogLocator(subs=(2, 5)))
+            target.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.tick_params(axis=axis, which="minor", labelsize=6)
+    return scale

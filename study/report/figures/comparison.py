@@ -1,0 +1,201 @@
+"""Figures of the comparison: intervals of the arms, differences to the best, cosine against constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure as Canvas
+
+from study.report.analysis import Analysis, Comparison, paired
+from study.report.figures.canvas import Figure, Skipped, new_canvas
+from study.report.figures.style import COLUMN, PAGE, ArmStyle, shorten
+from study.report.formatting import plural
+from study.report.measures import FIDELITIES, measure
+from study.report.rows import Rows
+from study.report.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class IntervalRow:
+    """One arm on one axis: its estimate and its single runs."""
+
+    arm: str
+    estimate: Estimate
+    runs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """One paired difference: its estimate and the pairs' own differences."""
+
+    label: str
+    arm: str
+    estimate: Estimate
+    pairs: tuple[float, ...]
+    established: bool
+
+
+def compute_intervals(rows: Rows, analysis: Analysis, name: str) -> tuple[IntervalRow, ...]:
+    """Estimates of one measure for all arms that have any."""
+    confirm = rows.confirm
+    found = []
+    for result in analysis.arms:
+        estimate = result.estimates[name]
+        if estimate.value is not None:
+            runs = confirm.loc[confirm["arm"] == result.arm, name].dropna()
+            found.append(IntervalRow(result.arm, estimate, tuple(float(value) for value in runs)))
+    return tuple(found)
+
+
+def draw_intervals(ax: Any, data: tuple[IntervalRow, ...], styles: dict[str, ArmStyle], name: str) -> None:
+    """Draws one line an arm, the first on top: interval, mean, and single runs as small dots."""
+    for place, row in enumerate(data):
+        style = styles[row.arm]
+        ax.scatter(
+            row.runs,
+            [place + 0.26] * len(row.runs),
+            s=7,
+            color=style.color,
+            alpha=0.45,
+            linewidths=0,
+            zorder=2,
+        )
+        if row.estimate.low is not None:
+            ax.plot(
+                [row.estimate.low, row.estimate.high],
+                [place, place],
+                color=style.color,
+                linewidth=2,
+                zorder=3,
+            )
+        ax.plot(
+            [row.estimate.value],
+            [place],
+            marker=style.marker,
+            color=style.color,
+            markerfacecolor=style.face,
+            zorder=4,
+        )
+    ax.set_yticks(range(len(data)), [shorten(row.arm) for row in data])
+    ax.set_ylim(len(data) - 0.4, -0.6)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+    ax.locator_params(axis="x", nbins=4)
+    ax.set_xlabel(measure(name).title)
+
+
+def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
+    """Intervals of quality and both fidelities."""
+    names = [analysis.primary, *(name for name in FIDELITIES if name != analysis.primary)]
+    data = {name: compute_intervals(rows, analysis, name) for name in names}
+    data = {name: found for name, found in data.items() if found}
+    if not data:
+        return Skipped("intervals", "no complete confirm run")
+
+    def draw() -> Canvas:
+        height = 0.75 + 0.27 * max(len(found) for found in data.values())
+        canvas = new_canvas(PAGE, max(1.6, height))
+        panels = canvas.subplots(1, len(data), squeeze=False)[0]
+        for k, (ax, (name, found)) in enumerate(zip(panels, data.items(), strict=True)):
+            draw_intervals(ax, found, styles, name)
+            if k and [row.arm for row in found] == [row.arm for row in next(iter(data.values()))]:
+                ax.set_yticklabels([])
+        return canvas
+
+    return Figure(
+        "intervals",
+        "Quality and fidelities of the arms over the confirm runs: mean (large mark), 95 % bootstrap "
+        "interval (bar), and "
+        "single runs (small dots).",
+        "Dot plot of quality, subject fidelity and prompt fidelity with intervals, one line an arm.",
+        draw,
+    )
+
+
+def draw_forest(ax: Any, data: tuple[ForestRow, ...], styles: dict[str, ArmStyle], label: str) -> None:
+    """Draws paired differences around a line at 0; established ones are filled."""
+    ax.axvline(0, color="#333333", linewidth=0.8, zorder=1)
+    for place, row in enumerate(data):
+        color = styles[row.arm].color if row.arm in styles else "#333333"
+        ax.scatter(
+            row.pairs, [place + 0.26] * len(row.pairs), s=7, color=color, alpha=0.45, linewidths=0, zorder=2
+        )
+        if row.estimate.low is not None:
+            ax.plot([row.estimate.low, row.estimate.high], [place, place], color=color, linewidth=2, zorder=3)
+        face = color if row.established else "white"
+        ax.plot([row.estimate.value], [place], marker="o", color=color, markerfacecolor=face, zorder=4)
+    ax.set_yticks(range(len(data)), [row.label for row in data])
+    ax.set_ylim(len(data) - 0.4, -0.6)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+    ax.locator_params(axis="x", nbins=5)
+    ax.set_xlabel(label)
+
+
+def forest_row(rows: Rows, comparison: Comparison, label: str, arm: str) -> ForestRow:
+    """The row of one comparison."""
+    values, _ = paired(rows.confirm, comparison.first, comparison.second, comparison.measure)
+    pairs = tuple(float(value) for value in values)
+    return ForestRow(label, arm, comparison.difference, pairs, comparison.established)
+
+
+def differences_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
+    """How far the arm with the highest mean is ahead of every other."""
+    known = [c for c in analysis.against_best if c.difference.value is not None]
+    if not known or analysis.best is None:
+        return Skipped("differences", "needs two arms with confirm runs on the same subjects and seeds")
+    data = tuple(forest_row(rows, c, f"− {shorten(c.second)}", c.second) for c in known)
+    best, title = analysis.best, measure(analysis.primary).title
+
+    def draw() -> Canvas:
+        canvas = new_canvas(COLUMN * 1.35, max(1.3, 0.75 + 0.27 * len(data)))
+        draw_forest(canvas.subplots(), data, styles, f"{title}: {shorten(best, 22)} minus other arm")
+        return canvas
+
+    return Figure(
+        "differences",
+        f"{title} of {best} minus that of every other arm on the same subject and seed: mean, 95 % "
+        f"bootstrap interval, single "
+        "pairs. Filled: the difference is established (interval without 0 and Holm-adjusted p < 0.05).",
+        "Forest plot of paired differences between the arm with the highest mean and the others.",
+        draw,
+        wide=False,
+    )
+
+
+def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
+    """Cosine minus constant, paired, for each pair of arms."""
+    known = [e for e in analysis.schedules if e.comparisons[analysis.primary].difference.value is not None]
+    if not known:
+        return Skipped(
+            "cosine-vs-constant",
+            "needs confirm runs of a cosine and a constant arm of one method on the same subjects and seeds",
+        )
+    pairs = max(e.comparisons[analysis.primary].difference.n for e in known)
+    names = [name for name in (analysis.primary, *FIDELITIES) if name in known[0].comparisons]
+    names = list(dict.fromkeys(names))
+
+    def draw() -> Canvas:
+        canvas = new_canvas(PAGE, max(1.3, 0.75 + 0.27 * len(known)))
+        panels = canvas.subplots(1, len(names), squeeze=False)[0]
+        for k, (ax, name) in enumerate(zip(panels, names, strict=True)):
+            data = tuple(forest_row(rows, e.comparisons[name], shorten(label(e)), e.cosine) for e in known)
+            draw_forest(ax, data, styles, f"Δ {measure(name).title.lower()}")
+            ax.locator_params(axis="x", nbins=4)
+            if k:
+                ax.set_yticklabels([])
+        return canvas
+
+    def label(effect: Any) -> str:
+        several = sum(e.method == effect.method for e in known) > 1
+        return str(effect.cosine if several else effect.method)
+
+    return Figure(
+        "cosine-vs-constant",
+        f"Cosine minus constant schedule on the same subject and seed (n = {plural(pairs, 'pair')}): mean, "
+        f"95 % bootstrap "
+        "interval, single pairs. Right of 0: cosine is higher. Filled: established.",
+        "Forest plot of the paired differences between cosine and constant learning-rate schedules.",
+        draw,
+    )

@@ -1,0 +1,183 @@
+"""Fronts: quality against each cost, and the plane of the two fidelities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+
+from study.report.analysis import Analysis, ArmResult
+from study.report.figures.canvas import Figure, Skipped, cost_axis, legend_below, legend_height, new_canvas
+from study.report.figures.style import COLUMN, PAGE, ArmStyle
+from study.report.measures import FIDELITIES, measure
+from study.report.statistics import Estimate, pareto_front
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One arm on a plane of two measures."""
+
+    arm: str
+    x: Estimate
+    y: Estimate
+    on_front: bool
+
+
+@dataclass(frozen=True)
+class Front:
+    """Arms on a plane of two measures, in the order of x, with the base model apart.
+
+    The base model does not train: it has no place on a cost axis, and is drawn as the level that training
+    starts from.
+    """
+
+    x: str
+    y: str
+    points: tuple[FrontPoint, ...]
+    base: ArmResult | None
+
+
+def compute_front(analysis: Analysis, x: str, y: str, with_base: bool = False) -> Front:
+    """Which arms no other arm beats on both measures (compared by their means; overlaps of intervals are not
+    judged).
+    """
+    base = next((r for r in analysis.arms if r.is_base and r.estimates[y].value is not None), None)
+    known = [
+        result
+        for result in analysis.arms
+        if result.estimates[x].value is not None
+        and result.estimates[y].value is not None
+        and (with_base or not result.is_base)
+    ]
+    values = [[r.estimates[x].value, r.estimates[y].value] for r in known]
+    front = pareto_front(
+        np.array(values, dtype=float).reshape(-1, 2), (measure(x).direction, measure(y).direction)
+    )
+    points = [
+        FrontPoint(r.arm, r.estimates[x], r.estimates[y], bool(on))
+        for r, on in zip(known, front, strict=True)
+    ]
+    points.sort(key=lambda point: (point.x.value, point.y.value, point.arm))
+    return Front(x, y, tuple(points), None if with_base else base)
+
+
+def draw_front(ax: Any, front: Front, styles: dict[str, ArmStyle]) -> None:
+    """Draws points with both intervals and the front as a staircase."""
+    scale = cost_axis(ax, front.x, [p.x.value for p in front.points if p.x.value is not None])
+    factor = scale.factor
+    stairs = [p for p in front.points if p.on_front]
+    if len(stairs) > 1:
+        xs = [p.x.value / factor for p in stairs if p.x.value is not None]
+        ys = [p.y.value for p in stairs]
+        where = "post" if measure(front.x).direction == "min" else "pre"
+        ax.step(xs, ys, where=where, color="#8c8c8c", linewidth=1, linestyle=(0, (3, 2)), zorder=1)
+    for p in front.points:
+        style, x = styles[p.arm], (p.x.value or 0.0) / factor
+        if p.y.low is not None:
+            ax.plot([x, x], [p.y.low, p.y.high], color=style.color, linewidth=1, alpha=0.55, zorder=2)
+        if p.x.low is not None and p.x.high is not None:
+            xs = [p.x.low / factor, p.x.high / factor]
+            ax.plot(xs, [p.y.value] * 2, color=style.color, linewidth=1, alpha=0.55, zorder=2)
+        size = 6.5 if p.on_front else 5
+        ax.plot(
+            [x],
+            [p.y.value],
+            style.marker,
+            color=style.color,
+            markerfacecolor=style.face,
+            markersize=size,
+            zorder=3,
+        )
+    if front.base is not None and front.base.estimates[front.y].value is not None:
+        style = styles[front.base.arm]
+        ax.axhline(
+            front.base.estimates[front.y].value,
+            color=style.color,
+            linewidth=1,
+            linestyle=style.line,
+            zorder=1,
+        )
+    ax.set_ylabel(measure(front.y).title)
+    ax.margins(x=0.1, y=0.12)
+
+
+def _legend_arms(front: Front, styles: dict[str, ArmStyle]) -> list[str]:
+    shown = {p.arm for p in front.points} | ({front.base.arm} if front.base else set())
+    return [arm for arm in styles if arm in shown]
+
+
+def _one_panel(key: str, front: Front, styles: dict[str, ArmStyle], caption: str, alt: str) -> Figure:
+    arms = _legend_arms(front, styles)
+
+    def draw() -> Canvas:
+        canvas = new_canvas(COLUMN, 2.3 + legend_height(len(arms), 2))
+        draw_front(canvas.subplots(), front, styles)
+        legend_below(canvas, styles, arms, 2, lines=False)
+        return canvas
+
+    return Figure(key, caption, alt, draw, wide=False)
+
+
+def quality_cost_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
+    """The main front: quality against training seconds."""
+    front = compute_front(analysis, "train_seconds", analysis.primary)
+    if not front.points:
+        return Skipped("pareto-quality-cost", "no complete confirm run with quality and training time")
+    title = measure(analysis.primary).title
+    return _one_panel(
+        "pareto-quality-cost",
+        front,
+        styles,
+        f"{title} against training time, means with 95 % bootstrap intervals over the confirm runs. Dashed "
+        f"stairs: the Pareto "
+        "front (large marks), arms that no other arm beats on both. Horizontal line: the base model, "
+        "untrained.",
+        f"Scatter plot of {title.lower()} against training time with the Pareto front.",
+    )
+
+
+def fidelity_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
+    """The plane on which personalisation trades: prompt against subject fidelity."""
+    front = compute_front(analysis, FIDELITIES[0], FIDELITIES[1], with_base=True)
+    if not front.points:
+        return Skipped("pareto-fidelities", "no complete confirm run with both fidelities")
+    return _one_panel(
+        "pareto-fidelities",
+        front,
+        styles,
+        "Prompt fidelity against subject fidelity, means with 95 % bootstrap intervals. Up and right is "
+        "better; dashed stairs: "
+        "the Pareto front.",
+        "Scatter plot of prompt fidelity against subject fidelity with the Pareto front.",
+    )
+
+
+def costs_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
+    """Quality against the other costs, small multiples."""
+    names = ("train_flops", "peak_memory_bytes", "trainable_parameters", "artifact_bytes")
+    fronts = [compute_front(analysis, name, analysis.primary) for name in names]
+    fronts = [front for front in fronts if front.points]
+    if not fronts:
+        return Skipped("pareto-costs", "no complete confirm run with quality and a cost")
+    arms = list(dict.fromkeys(arm for front in fronts for arm in _legend_arms(front, styles)))
+    arms = [arm for arm in styles if arm in arms]
+
+    def draw() -> Canvas:
+        canvas = new_canvas(PAGE, 1.9 + legend_height(len(arms), 3))
+        panels = canvas.subplots(1, len(fronts), squeeze=False, sharey=True)[0]
+        for k, (ax, front) in enumerate(zip(panels, fronts, strict=True)):
+            draw_front(ax, front, styles)
+            if k:
+                ax.set_ylabel("")
+        legend_below(canvas, styles, arms, 3, lines=False)
+        return canvas
+
+    return Figure(
+        "pareto-costs",
+        f"{measure(analysis.primary).title} against further costs, each with its Pareto front.",
+        "Small scatter plots of quality against floating-point operations, memory, trained parameters and "
+        "size on disk.",
+        draw,
+    )

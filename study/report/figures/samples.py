@@ -1,0 +1,223 @@
+"""Sample grids: the arms' images of one subject, on the same prompts and noise, under references and base
+model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+from numpy.typing import NDArray
+from PIL import Image
+
+from study.columns import IMAGE_COLUMNS
+from study.report.figures.canvas import Figure, Skipped, new_canvas
+from study.report.figures.style import PAGE, shorten
+from study.report.rows import BASE, Rows, distinct, natural_key
+
+MAX_SUBJECTS = 4
+MAX_PIXELS = (
+    1400  # width of one picture; larger ones are made smaller, so that the report stays one readable file
+)
+_REFERENCE = re.compile(r"(?i)referenc|held.?out")
+_OTHER = re.compile(r"(?i)class|prior|train")
+REFERENCES = "held-out references"
+_LABEL = 1.25  # inches for the names at the left
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One line of pictures: an arm, the base model or the references; None where a picture is missing."""
+
+    label: str
+    pictures: tuple[Pixels | None, ...]
+
+
+@dataclass(frozen=True)
+class SampleGrid:
+    """All arms on one subject and seed; `columns` are the keys of the pictures."""
+
+    subject: str
+    seed: int
+    columns: tuple[str, ...]
+    rows: tuple[SampleRow, ...]
+
+
+def load_picture(path: str | Path) -> Pixels | None:
+    """Reads a picture as RGB, at most `MAX_PIXELS` wide; None where it is missing or broken."""
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    if picture.width > MAX_PIXELS:
+        height = max(1, round(picture.height * MAX_PIXELS / picture.width))
+        picture = picture.resize((MAX_PIXELS, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def used_images(rows: Rows) -> pd.DataFrame:
+    """The image rows that the grids show: a few confirm subjects, one seed each, the last step of each run."""
+    images = rows.images
+    images = images[(images["phase"] == "confirm") & (images["state"] == "COMPLETE")]
+    images = images[[load_picture(path) is not None for path in images["path"]]]
+    parts: list[pd.DataFrame] = []
+    for subject in distinct(images["subject"]):
+        chosen = _of_subject(rows, images[images["subject"] == subject])
+        if chosen is not None and len(parts) < MAX_SUBJECTS:
+            parts.append(chosen)
+    found = pd.concat(parts) if parts else images.iloc[:0]
+    return found[list(IMAGE_COLUMNS)]
+
+
+def _is_reference(keys: pd.Series) -> pd.Series:
+    return keys.astype(str).str.contains(_REFERENCE)
+
+
+def _of_subject(rows: Rows, images: pd.DataFrame) -> pd.DataFrame | None:
+    reference = _is_reference(images["key"])
+    samples = images[~reference & ~images["key"].astype(str).str.contains(_OTHER)]
+    if samples.empty:
+        return None
+    is_base = samples["arm"].map(rows.methods) == BASE
+    trained = samples[~is_base]
+    counts = (samples if trained.empty else trained).groupby("seed")["arm"].nunique()
+    seed = counts[counts == counts.max()].index.min()
+    base = samples[is_base]
+    if len(base) and not (base["seed"] == seed).any():
+        base = base[
+            base["seed"] == base["seed"].min()
+        ]  # the base model does not depend on the seed of training
+    else:
+        base = base[base["seed"] == seed]
+    samples = pd.concat([base, trained[trained["seed"] == seed]])
+    last = samples.groupby("run_key")["step"].transform(lambda steps: steps.fillna(0).max())
+    samples = samples[samples["step"].fillna(0) == last]
+    return pd.concat([images[reference].head(1), samples])
+
+
+def compute_grids(rows: Rows) -> tuple[SampleGrid, ...]:
+    """One grid a confirm subject, at the seed that most arms have: references, base model, then the arms."""
+    runs = rows.frame[["run_key", "arm", "subject", "seed"]].drop_duplicates("run_key")
+    images = used_images(rows).merge(runs, on="run_key", how="left")
+    return tuple(
+        _grid(rows, images[images["subject"] == subject], str(subject))
+        for subject in distinct(images["subject"])
+    )
+
+
+def _grid(rows: Rows, images: pd.DataFrame, subject: str) -> SampleGrid:
+    reference = _is_reference(images["key"])
+    samples = images[~reference]
+    columns = tuple(sorted({str(key) for key in samples["key"]}, key=natural_key))
+    seeds = samples.loc[samples["arm"].map(rows.methods) != BASE, "seed"]
+    seed = int((seeds if len(seeds) else samples["seed"]).min())
+    lines = []
+    real = _references(rows, images[reference], subject)
+    if real is not None:
+        lines.append(SampleRow(REFERENCES, (real, *[None] * (len(columns) - 1))))
+    for arm in sorted(rows.arms, key=lambda name: rows.methods.get(name) != BASE):
+        own = samples[samples["arm"] == arm]
+        paths = {str(key): str(path) for key, path in zip(own["key"], own["path"], strict=True)}
+        if paths:
+            pictures = tuple(load_picture(paths[key]) if key in paths else None for key in columns)
+            lines.append(SampleRow(arm, pictures))
+    return SampleGrid(subject, seed, columns, tuple(lines))
+
+
+def _references(rows: Rows, images: pd.DataFrame, subject: str) -> Pixels | None:
+    given = rows.meta.get("references")
+    if isinstance(given, Mapping) and given.get(subject):
+        found = given[subject]
+        paths = [str(found)] if isinstance(found, (str, Path)) else [str(path) for path in found]
+        return side_by_side([load_picture(path) for path in paths[:8]])
+    return load_picture(str(images["path"].iloc[0])) if len(images) else None
+
+
+def side_by_side(pictures: list[Pixels | None]) -> Pixels | None:
+    """Joins pictures into one line at the height of the first; None without any."""
+    known = [picture for picture in pictures if picture is not None]
+    if not known:
+        return None
+    height = known[0].shape[0]
+    scaled = []
+    for picture in known:
+        if picture.shape[0] != height:
+            width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+            picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+        scaled.append(picture)
+    return np.concatenate(scaled, axis=1)
+
+
+def draw_grid(grid: SampleGrid, captions: tuple[str, ...] = ()) -> Canvas:
+    """Draws a grid: one line an arm, its name at the left, the pictures at one common scale."""
+    widths = [
+        max((row.pictures[k].shape[1] for row in grid.rows if row.pictures[k] is not None), default=1)  # type: ignore[union-attr]
+        for k in range(len(grid.columns))
+    ]
+    heights = [max((p.shape[0] for p in row.pictures if p is not None), default=1) for row in grid.rows]
+    inches = min((PAGE - _LABEL) / sum(widths), 0.0125 if max(heights) <= 256 else 1.0)
+    top = 0.2 if captions or len(grid.columns) > 1 else 0.02
+    gap = 0.05
+    height = top + sum(heights) * inches + gap * len(grid.rows)
+    canvas = new_canvas(_LABEL + sum(widths) * inches + 0.04 * len(widths), height)
+    canvas.set_layout_engine("none")
+    width, y = float(canvas.get_size_inches()[0]), height - top
+    for row, row_height in zip(grid.rows, heights, strict=True):
+        y -= row_height * inches
+        canvas.text(
+            0.03 / width, (y + row_height * inches / 2) / height, _wrap(row.label), va="center", fontsize=7
+        )
+        x = _LABEL
+        for picture, column_width in zip(row.pictures, widths, strict=True):
+            if picture is not None:
+                size = picture.shape[1] * inches / width, picture.shape[0] * inches / height
+                ax = canvas.add_axes((x / width, y / height, *size))
+                ax.imshow(picture, aspect="auto")
+                ax.set_axis_off()
+            x += column_width * inches + 0.04
+        y -= gap
+    titles = captions or (grid.columns if len(grid.columns) > 1 else ())
+    x = _LABEL
+    for title, column_width in zip(titles, widths, strict=False):
+        canvas.text(x / width, 1 - 0.06 / height, shorten(title, 30), va="top", fontsize=6)
+        x += column_width * inches + 0.04
+    return canvas
+
+
+def _wrap(name: str, limit: int = 19) -> str:
+    """Breaks a long name at its separators, over at most three lines."""
+    lines = [""]
+    for part in re.findall(r"[^-_ ]+[-_ ]*", shorten(name, 3 * limit)) or [name]:
+        if lines[-1] and len(lines[-1]) + len(part) > limit:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line[:limit].rstrip() for line in lines[:3])
+
+
+def sample_figures(rows: Rows) -> list[Figure | Skipped]:
+    """A figure for each subject that has pictures."""
+    grids = compute_grids(rows)
+    if not grids:
+        return [Skipped("samples", "no sample images of complete confirm runs were found")]
+    found: list[Figure | Skipped] = []
+    for k, grid in enumerate(grids):
+        seed = f"seed {grid.seed}"
+        found.append(
+            Figure(
+                f"samples-{k + 1}",
+                f"Subject {grid.subject}, {seed}: images of the base model and of each arm on the same "
+                f"prompts and the same noise"
+                + (", under held-out references." if grid.rows[0].label == REFERENCES else "."),
+                f"Grid of sample images of subject {grid.subject}, one line an arm.",
+                lambda grid=grid: draw_grid(grid),  # type: ignore[misc]
+            )
+        )
+    return found

@@ -1,0 +1,100 @@
+"""How figures look: one place for sizes, fonts, colours and markers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+COLUMN = 3.25  # inches: one column of a two-column paper
+PAGE = 6.75  # inches: both columns
+BASE_COLOR = "#5a5a5a"
+
+# Okabe and Ito (2008), without the yellow that vanishes on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4FB0")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
+
+RC: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same glyphs everywhere
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 100,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "study",
+    "axes.formatter.useoffset": False,
+    "text.parse_math": False,  # names are the user's: a "$" in one is a dollar sign
+    "text.usetex": False,
+    "image.interpolation": "nearest",
+}
+
+
+@dataclass(frozen=True)
+class ArmStyle:
+    """How one arm is drawn in every figure of a report."""
+
+    color: str
+    marker: str
+    line: Any
+    filled: bool = True
+
+    @property
+    def face(self) -> str:
+        """Fill of the marker."""
+        return self.color if self.filled else "white"
+
+
+def arm_styles(arms: Sequence[str], methods: Mapping[str, str]) -> dict[str, ArmStyle]:
+    """A style for each arm, told apart by colour and by marker.
+
+    Where every method has at most two arms (say cosine and constant), they share the method's colour and
+    marker; the
+    second is open and dashed. Otherwise each arm has its own. The base model is grey.
+    """
+    trained = [arm for arm in arms if methods.get(arm) != "base"]
+    of_method: dict[str, list[str]] = {}
+    for arm in trained:
+        of_method.setdefault(methods.get(arm, ""), []).append(arm)
+    styles = {arm: ArmStyle(BASE_COLOR, "X", LINES[2]) for arm in arms if arm not in trained}
+    by_method = len(of_method) > 1 and max(map(len, of_method.values())) <= 2
+    for k, arm in enumerate(trained):
+        if by_method:
+            family = of_method[methods.get(arm, "")]
+            hue, place = list(of_method).index(methods.get(arm, "")), family.index(arm)
+            styles[arm] = ArmStyle(
+                PALETTE[hue % len(PALETTE)], MARKERS[hue % len(MARKERS)], LINES[place], place == 0
+            )
+        else:
+            turn = k // len(PALETTE)
+            styles[arm] = ArmStyle(
+                PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)], LINES[turn % len(LINES)]
+            )
+    return {arm: styles[arm] for arm in arms}
+
+
+def shorten(name: str, limit: int = 28) -> str:
+    """A name that fits on an axis; the middle goes, since names differ at their ends."""
+    clean = "".join(c if c.isprintable() else " " for c in name)
+    return clean if len(clean) <= limit else clean[: limit // 2 - 1] + "…" + clean[-(limit // 2) :]

@@ -1,0 +1,106 @@
+"""Numbers as people read them: digits by uncertainty, one SI unit a column, "--" for what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MISSING = "--"
+
+_SCALES: dict[str, tuple[tuple[float, str], ...]] = {
+    "s": ((3600.0, "h"), (1.0, "s"), (1e-3, "ms")),
+    "FLOP": ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")),
+    "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")),
+    "count": ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1.0, "")),
+}
+_HOURS_FROM = 36_000.0  # seconds; below ten hours seconds are easier to compare
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A unit for display: shown number = value / factor."""
+
+    factor: float = 1.0
+    unit: str = ""
+
+
+def scale_for(unit: str, values: Iterable[float | None]) -> Scale:
+    """Returns the unit in which all of `values` read well: the largest that shows the smallest positive one as >= 0.1.
+
+    Args:
+        unit: "s", "FLOP", "B" (bytes), "count", or anything else for no scaling.
+        values: In the base unit; None and NaN are passed over.
+    """
+    if unit not in _SCALES:
+        return Scale(1.0, unit)
+    known = [value for value in values if value is not None and math.isfinite(value) and value > 0]
+    scales = _SCALES[unit]
+    if not known:
+        return Scale(1.0, {"count": ""}.get(unit, unit))
+    for factor, name in scales:
+        if unit == "s" and factor == 3600.0 and max(known) < _HOURS_FROM:
+            continue
+        if min(known) >= 0.1 * factor or (max(known) >= 1e3 * factor and min(known) >= 1e-3 * factor):
+            return Scale(factor, name)
+    return Scale(*scales[-1])
+
+
+def decimals_for(value: float, half_width: float | None = None, digits: int = 3) -> int:
+    """Decimals to print: two digits of the uncertainty where there is one, else `digits` significant ones."""
+    if half_width is not None and half_width > 0:
+        return min(6, max(0, 1 - math.floor(math.log10(half_width))))
+    if value == 0 or not math.isfinite(value):
+        return 0 if value == 0 else digits
+    return min(8, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+
+
+def fixed(value: float, decimals: int) -> str:
+    """Fixed-point text with a real minus sign left to the renderers; "-0.00" becomes "0.00"."""
+    text = f"{value:.{decimals}f}"
+    return text[1:] if text.startswith("-") and not text.strip("-0.") else text
+
+
+PLAIN = Scale()
+
+
+def number(value: object, scale: Scale = PLAIN, digits: int = 3) -> str:
+    """Text of one number in the unit of `scale`, or "--"."""
+    if (
+        value is None
+        or isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+    ):
+        return MISSING
+    shown = float(value) / scale.factor
+    if shown and (abs(shown) < 1e-3 or abs(shown) >= 1e7):
+        return f"{shown:.{digits - 1}e}"
+    return fixed(shown, decimals_for(shown, digits=digits))
+
+
+def interval(low: float | None, high: float | None, decimals: int, scale: Scale = PLAIN) -> str:
+    """Text "[low, high]", or an empty text without an interval."""
+    if low is None or high is None:
+        return ""
+    return f"[{fixed(low / scale.factor, decimals)}, {fixed(high / scale.factor, decimals)}]"
+
+
+def p_value(p: float | None) -> str:
+    """Text of a p value: two digits, never "0"."""
+    if p is None or not math.isfinite(p):
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 run", "2 runs"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def listing(words: Iterable[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    items = list(words)
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"

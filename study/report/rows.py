@@ -1,0 +1,190 @@
+"""The rows of a study, put in order for the report: typed, completed, sorted, and split by what they may be
+used for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
+
+from study.columns import (
+    COST_METRICS,
+    CURVE_COLUMNS,
+    EVALUATION_METRICS,
+    IMAGE_COLUMNS,
+    PARAM_PREFIX,
+    RUN_COLUMNS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+BASE = "base"  # method of the arm without training
+
+
+class ResultsLike(Protocol):
+    """What a report is made of; see ``study/results.py``."""
+
+    @property
+    def frame(self) -> pd.DataFrame: ...
+    @property
+    def curves(self) -> pd.DataFrame: ...
+    @property
+    def images(self) -> pd.DataFrame: ...
+    @property
+    def meta(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The prepared input of all analyses.
+
+    Attributes:
+        study: Name of the study.
+        arms: Names of all arms in the order of the study file, or of the alphabet.
+        methods: Method of each arm.
+        frame: One row a run, sorted by phase, arm, trial, subject, seed; all columns of ``RUN_COLUMNS``
+            exist.
+        curves: One row a value: CURVE_COLUMNS, metrics under bare names, sorted.
+        images: One row an image: IMAGE_COLUMNS with arm, phase, subject and seed of its run.
+        meta: What else is known of the study.
+    """
+
+    study: str
+    arms: tuple[str, ...]
+    methods: dict[str, str]
+    frame: pd.DataFrame
+    curves: pd.DataFrame
+    images: pd.DataFrame
+    meta: Mapping[str, Any]
+
+    @property
+    def confirm(self) -> pd.DataFrame:
+        """Complete runs of the confirm phase: the only ones that are compared."""
+        return self.frame[(self.frame["phase"] == "confirm") & (self.frame["state"] == "COMPLETE")]
+
+    @property
+    def search(self) -> pd.DataFrame:
+        """All runs of the search phase, in every state."""
+        return self.frame[self.frame["phase"] == "search"]
+
+    @property
+    def trained_arms(self) -> tuple[str, ...]:
+        """Arms that train (all but the base model)."""
+        return tuple(arm for arm in self.arms if self.methods.get(arm) != BASE)
+
+    def parameters_of(self, arm: str) -> list[str]:
+        """Names of the configuration columns in which the search runs of an arm differ."""
+        rows = self.search[self.search["arm"] == arm]
+        columns = ["learning_rate", "lr_scheduler", "max_train_steps"]
+        columns += [c for c in rows.columns if c.startswith(PARAM_PREFIX)]
+        found = [c for c in columns if rows[c].dropna().astype(str).nunique() > 1]
+        names = {c.removeprefix(PARAM_PREFIX) for c in found if not c.startswith(PARAM_PREFIX)}
+        return [
+            c for c in found if not c.startswith(PARAM_PREFIX) or c.removeprefix(PARAM_PREFIX) not in names
+        ]
+
+
+def natural_key(text: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts "r4" before "r16"."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def prepare(results: ResultsLike) -> Rows:
+    """Puts the results in order; the input is not changed, and the order of its rows does not matter."""
+    meta = results.meta or {}
+    frame = _frame(results.frame)
+    names = _study_names(meta, frame)
+    arms = _arm_order(meta, frame)
+    methods = {str(arm): str(method) for arm, method in zip(frame["arm"], frame["method"], strict=True)}
+    rank = {arm: k for k, arm in enumerate(arms)}
+    frame = frame.assign(_arm=frame["arm"].map(rank), _phase=(frame["phase"] == "confirm").astype(int))
+    frame = frame.sort_values(["_phase", "_arm", "trial", "subject", "seed", "run_key"], kind="stable")
+    frame = frame.drop(columns=["_arm", "_phase"]).reset_index(drop=True)
+    curves = _curves(results.curves)
+    images = _images(results.images, frame)
+    return Rows(names, arms, methods, frame, curves, images, meta)
+
+
+def section(meta: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """A nested mapping of the metadata; empty where it is missing or something else."""
+    found: Any = meta
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def value_or_none(value: object) -> float | None:
+    """A finite float, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        try:
+            value = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return None
+    return float(value) if math.isfinite(value) else None
+
+
+def distinct(values: Iterable[object]) -> list[Any]:
+    """Values without repetition and without missing ones, as plain Python values, in natural order."""
+    plain = (value.item() if hasattr(value, "item") else value for value in values if not pd.isna(value))  # type: ignore[call-overload]
+    return sorted(set(plain), key=lambda value: natural_key(str(value)))
+
+
+def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
+    frame = pd.DataFrame(columns=list(RUN_COLUMNS)) if raw is None else raw.copy()
+    for column in (*RUN_COLUMNS, *EVALUATION_METRICS, *COST_METRICS, "reason", "run_key", "message"):
+        if column not in frame.columns:
+            frame[column] = pd.Series([None] * len(frame), dtype=object, index=frame.index)
+    for column in (*EVALUATION_METRICS, *COST_METRICS, "learning_rate"):
+        numbers = pd.to_numeric(frame[column], errors="coerce").astype("float64")
+        frame[column] = numbers.where(numbers.abs() != math.inf)
+    for column in ("trial", "seed"):
+        frame[column] = pd.to_numeric(frame[column], errors="coerce").fillna(0).astype("int64")
+    for column in ("study", "arm", "method", "phase", "subject", "state", "run_key"):
+        frame[column] = frame[column].astype(object).where(frame[column].notna(), "").astype(str)
+    return frame
+
+
+def _study_names(meta: Mapping[str, Any], frame: pd.DataFrame) -> str:
+    name = meta.get("study") or meta.get("name")
+    return str(name) if isinstance(name, str) else str(frame["study"].iloc[0]) if len(frame) else "study"
+
+
+def _arm_order(meta: Mapping[str, Any], frame: pd.DataFrame) -> tuple[str, ...]:
+    present = distinct(frame["arm"])
+    listed = meta.get("arms") or section(meta, "spec").get("arms") or ()
+    known = [str(arm.get("name", "")) if isinstance(arm, Mapping) else str(arm) for arm in listed]
+    known = list(dict.fromkeys(arm for arm in known if arm))
+    if not known:
+        base = [arm for arm in present if (frame.loc[frame["arm"] == arm, "method"] == BASE).all()]
+        known = base
+    return tuple(known + [arm for arm in present if arm not in known])
+
+
+def _curves(raw: pd.DataFrame | None) -> pd.DataFrame:
+    curves = pd.DataFrame(columns=list(CURVE_COLUMNS)) if raw is None else raw.copy()
+    for column in CURVE_COLUMNS:
+        if column not in curves.columns:
+            curves[column] = None
+    curves["metric"] = curves["metric"].astype(str).str.replace(r"^(eval|cost)/", "", regex=True)
+    curves["value"] = pd.to_numeric(curves["value"], errors="coerce").astype("float64")
+    curves["step"] = pd.to_numeric(curves["step"], errors="coerce")
+    curves["run_key"] = curves["run_key"].astype(str)
+    return curves.sort_values(["run_key", "metric", "step"], kind="stable").reset_index(drop=True)
+
+
+def _images(raw: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
+    images = pd.DataFrame(columns=list(IMAGE_COLUMNS)) if raw is None else raw.copy()
+    for column in IMAGE_COLUMNS:
+        if column not in images.columns:
+            images[column] = None
+    about = frame[["run_key", "arm", "phase", "subject", "seed", "state"]].drop_duplicates("run_key")
+    images = images[list(IMAGE_COLUMNS)].astype({"run_key": str})
+    images = images.merge(about, on="run_key", how="inner")
+    images["step"] = pd.to_numeric(images["step"], errors="coerce")
+    return images.sort_values(["run_key", "step", "key", "path"], kind="stable").reset_index(drop=True)

@@ -1,0 +1,281 @@
+"""A table is one value, drawn four times: CSV (raw numbers), Markdown, LaTeX (booktabs) and HTML.
+
+Cells hold plain text; each renderer escapes for its own language, because names of arms and messages of
+failures are the
+user's and may hold anything.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from study.report.formatting import MISSING, PLAIN, Scale, decimals_for, fixed, interval, number, scale_for
+from study.report.statistics import Direction, Estimate
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "\n": " ", "\r": " ", "\t": " ", "±": r"$\pm$", "−": "$-$",
+    "×": r"$\times$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≥": r"$\geq$", "≤": r"$\leq$",
+    "Δ": r"$\Delta$", "…": r"\dots{}",
+}  # fmt: skip
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>#|~$!"} | {"\n": " ", "\r": " ", "\t": " "})
+_ARROWS = {"max": " ↑", "min": " ↓"}
+
+
+def escape_latex(text: str) -> str:
+    """Makes any text harmless in LaTeX; control characters are dropped."""
+    return "".join(_LATEX.get(c, c if c.isprintable() else "") for c in text)
+
+
+def escape_markdown(text: str) -> str:
+    """Makes any text harmless in Markdown, HTML in it and table bars included."""
+    return text.replace("&", "&amp;").translate(_MARKDOWN)
+
+
+def escape_html(text: str) -> str:
+    """Makes any text harmless in HTML, in attributes too."""
+    return html.escape(text, quote=True)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry.
+
+    Attributes:
+        text: What is shown.
+        detail: Second, smaller line: the interval.
+        value, low, high: Numbers for the CSV, in the base unit.
+        rank: 1 for the best of its column, 2 for the second, else None.
+    """
+
+    text: str
+    detail: str = ""
+    value: float | int | str | None = None
+    low: float | None = None
+    high: float | None = None
+    rank: Literal[1, 2] | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: CSV key, heading, unit of display, which direction is better, and whether it holds numbers."""
+
+    key: str
+    title: str
+    unit: str = ""
+    direction: Direction | None = None
+    numeric: bool = False
+    has_interval: bool = False
+
+    @property
+    def heading(self) -> str:
+        """Title with unit and arrow."""
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"{self.title}{unit}{_ARROWS.get(self.direction or '', '')}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its caption and notes; `key` names its files."""
+
+    key: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"table {self.key!r}: a row has {len(row)} cells for {len(self.columns)} columns"
+                )
+
+
+def text_cell(value: object) -> Cell:
+    """A cell with the plain text of a value; None and NaN are missing."""
+    if value is None or value != value:
+        return Cell(MISSING)
+    if isinstance(value, float):
+        return Cell(number(value), value=value)
+    return Cell(str(value), value=value if isinstance(value, int) else str(value))
+
+
+def number_cell(value: float | None, scale: Scale = PLAIN, digits: int = 3) -> Cell:
+    """A cell with one number in the unit of `scale`."""
+    text = number(value, scale, digits)
+    return Cell(text, value=None if text == MISSING else value)
+
+
+def estimate_cell(estimate: Estimate, scale: Scale = PLAIN) -> Cell:
+    """A cell with a mean and its interval, with the digits that the interval supports."""
+    if estimate.value is None:
+        return Cell(MISSING)
+    half = estimate.half_width
+    shown = estimate.value / scale.factor
+    if not half:
+        return Cell(number(estimate.value, scale), "", estimate.value, estimate.low, estimate.high)
+    decimals = decimals_for(shown, half / scale.factor)
+    detail = interval(estimate.low, estimate.high, decimals, scale)
+    return Cell(fixed(shown, decimals), detail, estimate.value, estimate.low, estimate.high)
+
+
+def estimate_column(
+    key: str,
+    title: str,
+    unit: str,
+    direction: Direction | None,
+    estimates: Sequence[Estimate],
+    ranked: Sequence[bool] | None = None,
+) -> tuple[Column, list[Cell]]:
+    """A column of estimates in one common unit, the best and the second best marked.
+
+    Args:
+        ranked: Which rows may be best (the untrained base model has no training cost worth a prize). None:
+            all.
+    """
+    scale = scale_for(unit, [estimate.value for estimate in estimates])
+    cells = [estimate_cell(estimate, scale) for estimate in estimates]
+    column = Column(key, title, scale.unit, direction, numeric=True, has_interval=True)
+    if direction is None:
+        return column, cells
+    allowed = ranked if ranked is not None else [True] * len(cells)
+    sign = -1 if direction == "max" else 1
+    known = [sign * e.value for e, ok in zip(estimates, allowed, strict=True) if ok and e.value is not None]
+    order = sorted(set(known))[:2] if len(set(known)) > 1 else []
+    for k, (estimate, ok) in enumerate(zip(estimates, allowed, strict=True)):
+        if ok and estimate.value is not None and sign * estimate.value in order:
+            cells[k] = replace(cells[k], rank=1 if sign * estimate.value == order[0] else 2)
+    return column, cells
+
+
+def assemble(
+    key: str,
+    caption: str,
+    columns: Sequence[tuple[Column, Sequence[Cell]]],
+    notes: Sequence[str] = (),
+) -> Table:
+    """Makes a table from its columns."""
+    rows = tuple(zip(*(cells for _, cells in columns), strict=True))
+    return Table(key, caption, tuple(column for column, _ in columns), rows, tuple(notes))
+
+
+def to_csv(table: Table) -> str:
+    """Raw numbers in base units; a column with intervals becomes three: key, key_low, key_high."""
+    header: list[str] = []
+    for column in table.columns:
+        header += (
+            [column.key, f"{column.key}_low", f"{column.key}_high"] if column.has_interval else [column.key]
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in table.rows:
+        line: list[object] = []
+        for column, cell in zip(table.columns, row, strict=True):
+            value = (
+                cell.value
+                if cell.value is not None
+                else ""
+                if column.numeric or cell.text == MISSING
+                else cell.text
+            )
+            line += [value, cell.low, cell.high] if column.has_interval else [value]
+        writer.writerow(["" if item is None else item for item in line])
+    return text.getvalue()
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table; best in bold, second in italics (Markdown has no underline)."""
+
+    def shown(cell: Cell) -> str:
+        text = escape_markdown(cell.text)
+        text = f"**{text}**" if cell.rank == 1 else f"*{text}*" if cell.rank == 2 else text
+        return f"{text} {escape_markdown(cell.detail)}".strip()
+
+    lines = [
+        "| " + " | ".join(escape_markdown(column.heading) for column in table.columns) + " |",
+        "|" + "|".join("--:" if column.numeric else ":--" for column in table.columns) + "|",
+    ]
+    lines += ["| " + " | ".join(shown(cell) for cell in row) + " |" for row in table.rows]
+    lines += [""] + [f"{escape_markdown(note)}  " for note in table.notes] if table.notes else []
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs ``table*``; needs ``\\usepackage{booktabs}`` and, for names beyond Latin, a Unicode engine."""
+
+    def shown(cell: Cell) -> str:
+        text = escape_latex(cell.text)
+        text = (
+            rf"\textbf{{{text}}}" if cell.rank == 1 else rf"\underline{{{text}}}" if cell.rank == 2 else text
+        )
+        return rf"\shortstack{{{text}\\{{\scriptsize {escape_latex(cell.detail)}}}}}" if cell.detail else text
+
+    def heading(column: Column) -> str:
+        arrow = _ARROWS.get(column.direction or "", "").strip()
+        second = escape_latex(
+            " ".join(part for part in (f"({column.unit})" if column.unit else "", arrow) if part)
+        )
+        title = escape_latex(column.title)
+        words = title.split(" ")
+        if len(title) > 12 and len(words) > 1:
+            half = (len(words) + 1) // 2
+            title = " ".join(words[:half]) + r"\\" + " ".join(words[half:])
+        parts = title + (rf"\\{second}" if second else "")
+        side = "c" if column.numeric else "l"
+        return rf"\shortstack[{side}]{{{parts}}}" if r"\\" in parts else parts
+
+    body = [" & ".join(shown(cell) for cell in row) + r" \\" for row in table.rows]
+    spec = "".join("r" if column.numeric else "l" for column in table.columns)
+    lines = [
+        r"% \usepackage{booktabs}",
+        r"\begin{table*}[t]",
+        r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        rf"  \caption{{{escape_latex(' '.join((table.caption, *table.notes)))}}}",
+        rf"  \label{{tab:{table.key}}}",
+        rf"  \begin{{tabular}}{{{spec}}}",
+        r"    \toprule",
+        "    " + " & ".join(heading(column) for column in table.columns) + r" \\",
+        r"    \midrule",
+        *("    " + line for line in body),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_html(table: Table) -> str:
+    """A table in a box that scrolls sideways on a narrow screen; all text escaped."""
+
+    def shown(column: Column, cell: Cell, first: bool) -> str:
+        text = escape_html(cell.text)
+        text = f"<strong>{text}</strong>" if cell.rank == 1 else f"<u>{text}</u>" if cell.rank == 2 else text
+        detail = f"<small>{escape_html(cell.detail)}</small>" if cell.detail else ""
+        name = ' class="number"' if column.numeric else ""
+        return f'<th scope="row"{name}>{text}{detail}</th>' if first else f"<td{name}>{text}{detail}</td>"
+
+    def heading(column: Column) -> str:
+        name = ' class="number"' if column.numeric else ""
+        return f'<th scope="col"{name}>{escape_html(column.heading)}</th>'
+
+    head = "".join(heading(column) for column in table.columns)
+    body = "\n".join(
+        "<tr>"
+        + "".join(shown(c, cell, k == 0) for k, (c, cell) in enumerate(zip(table.columns, row, strict=True)))
+        + "</tr>"
+        for row in table.rows
+    )
+    notes = "".join(f'<p class="note">{escape_html(note)}</p>' for note in table.notes)
+    caption = f"<caption>{escape_html(table.caption)}</caption>"
+    return (
+        f'<div class="scroll"><table id="table-{escape_html(table.key)}">{caption}<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>{notes}"
+    )

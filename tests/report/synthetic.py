@@ -1,0 +1,211 @@
+"""Made-up results for the report's tests: seeded, any number of arms, subjects and seeds, and every kind of gap."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS, MORE_COLUMNS, RUN_COLUMNS
+from study.results import Results, frame_of
+
+STEPS = 150
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A made-up arm: what quality it reaches at its best rate, and what it costs."""
+
+    name: str
+    method: str
+    schedule: str = "constant"
+    gain: float = 0.6
+    rate: float = 1e-3
+    step_seconds: float = 0.1
+    parameters: int = 98_304
+
+
+ARMS = (
+    Arm("base", "base", gain=0.0, step_seconds=0.0, parameters=0),
+    Arm("lora-cosine", "lora", "cosine", 0.64, 1e-3, 0.09),
+    Arm("lora-constant", "lora", "constant", 0.60, 7e-4, 0.09),
+    Arm("dreambooth-cosine", "dreambooth", "cosine", 0.70, 1e-4, 0.17, 6_700_000),
+    Arm("dreambooth-constant", "dreambooth", "constant", 0.61, 5e-5, 0.17, 6_700_000),
+    Arm("dreambooth_lora", "dreambooth_lora", "constant", 0.52, 1e-3, 0.14, 98_304),
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """How large the made-up study is."""
+
+    arms: tuple[Arm, ...] = ARMS
+    trials: int = 4
+    subjects: tuple[str, ...] = ("dog-1", "bird-1")
+    seeds: tuple[int, ...] = (100, 101)
+    confirm: bool = True
+    curves: bool = True
+    failing: tuple[str, ...] = ("search/dreambooth-constant/0002-cat-1-s0",)
+    pruned: tuple[str, ...] = ("search/lora-cosine/0003-cat-1-s0",)
+    folder: Path | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def make_results(study: Study = Study(), seed: int = 0) -> Results:  # noqa: B008
+    """Draws the results of a study."""
+    chance = np.random.default_rng(seed)
+    rows, curves, images = [], [], []
+    levels = {subject: chance.normal(0, 0.05) for subject in study.subjects}
+    for arm in study.arms:
+        keys = [("search", trial, "cat-1", 0) for trial in range(study.trials if arm.method != "base" else 0)]
+        if study.confirm:
+            keys += [("confirm", 1, subject, run_seed) for subject in study.subjects for run_seed in study.seeds]
+        for phase, trial, subject, run_seed in keys:
+            config = configuration(arm, trial, phase, chance)
+            row = run_row(arm, phase, trial, subject, run_seed, config, levels.get(subject, 0.0), chance)
+            if row["run_key"] in study.failing:
+                row |= {"state": "FAIL", "reason": "nan_loss", "quality": None, "subject_fidelity": None}
+            elif row["run_key"] in study.pruned:
+                row |= {"state": "PRUNED"}
+            rows.append(row)
+            if phase == "confirm" and row["state"] == "COMPLETE":
+                if study.curves:
+                    curves += course(row, arm)
+                if study.folder is not None:
+                    images.append(picture(row, arm, study.folder))
+    order = ("search", "confirm")
+    rows.sort(key=lambda r: (order.index(r["phase"]), r["arm"], r["trial"], r["subject"], r["seed"]))
+    names = [*RUN_COLUMNS, *MORE_COLUMNS]
+    names += sorted({name for row in rows for name in row} - set(names))
+    frame = frame_of([{name: row.get(name) for name in names} for row in rows])
+    meta = {
+        "study": "made-up",
+        "study_id": "0123456789abcdef",
+        "spec": {
+            "name": "made-up",
+            "model": {"path": "embedded"},
+            "arms": {arm.name: {"method": arm.method} for arm in study.arms},
+            "search": {"sampler": "tpe", "trials": study.trials, "objective": "quality"},
+        },
+        "spec_digest": "f" * 64,
+        "tracking_uri": "sqlite:////somewhere/secret/mlflow.db",
+        "launches": [
+            {
+                "time": 1_760_000_000.0,
+                "git_commit": "1" * 40,
+                "git_dirty": False,
+                "versions": {"python": "3.11.7", "torch": "2.13.0"},
+                "machine": {"system": "Linux x86_64", "cores": 2, "gpus": []},
+            }
+        ],
+        **study.meta,
+    }
+    return Results(frame, table(curves, CURVE_COLUMNS), table(images, IMAGE_COLUMNS), meta)
+
+
+def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
+    """A frame with the columns and types of the project's own reader."""
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def configuration(arm: Arm, trial: int, phase: str, chance: np.random.Generator) -> dict[str, Any]:
+    """What a trial draws: the confirmed one is the best."""
+    if arm.method == "base":
+        return {"learning_rate": None, "lr_scheduler": None, "max_train_steps": None}
+    miss = 0.0 if phase == "confirm" else chance.uniform(-1, 1)
+    config: dict[str, Any] = {
+        "learning_rate": arm.rate * 10**miss,
+        "lr_scheduler": arm.schedule,
+        "max_train_steps": STEPS,
+        "param.snr_gamma": None if trial % 2 else 5.0,
+        "param.with_prior_preservation": arm.method.startswith("dreambooth"),
+    }
+    if "lora" in arm.method:
+        config |= {"param.r": 8 if phase == "confirm" else (2, 4, 8, 16)[trial % 4]}
+    return config
+
+
+def run_row(
+    arm: Arm,
+    phase: str,
+    trial: int,
+    subject: str,
+    seed: int,
+    config: dict[str, Any],
+    level: float,
+    chance: np.random.Generator,
+) -> dict[str, Any]:
+    """One complete run."""
+    base = arm.method == "base"
+    miss = 0.0 if base else math.log10(config["learning_rate"] / arm.rate)
+    scaled = 0.0 if base else max(0.0, arm.gain * math.exp(-1.5 * miss**2) + level + chance.normal(0, 0.03))
+    prompt = 1.0 if base else 1 - 0.25 * scaled + chance.normal(0, 0.02)
+    seconds = arm.step_seconds * STEPS * float(chance.uniform(0.97, 1.03))
+    return {
+        "study": "made-up",
+        "arm": arm.name,
+        "method": arm.method,
+        "phase": phase,
+        "trial": trial,
+        "subject": subject,
+        "seed": seed,
+        "state": "COMPLETE",
+        "run_key": f"{phase}/{arm.name}/{trial:04d}-{subject}-s{seed}",
+        "mlflow_run_id": f"{len(arm.name):08d}{trial:08d}{seed:016d}",
+        "quality": scaled * prompt,
+        "subject_fidelity": 0.2 + 0.65 * scaled,
+        "prompt_fidelity": 0.22 + 0.1 * prompt,
+        "subject_fidelity_scaled": scaled,
+        "prompt_fidelity_scaled": prompt,
+        "diversity": 0.3 - 0.1 * scaled,
+        "drift": 0.0 if base else 0.05 + 0.1 * scaled + float(chance.normal(0, 0.005)),
+        "memorisation": 0.0 if base else 0.03 * scaled + float(chance.normal(0, 0.004)),
+        "train_seconds": seconds,
+        "device_seconds": seconds,
+        "preparation_seconds": float(chance.uniform(1, 2)),
+        "evaluation_seconds": float(chance.uniform(5, 7)),
+        "lost_seconds": 0.0,
+        "train_flops": 0.0 if base else STEPS * 4 * 3e9 * (1.0 if "lora" in arm.method else 1.4),
+        "peak_memory_bytes": 9.1e8 if base else 1.1e9 + 16.0 * arm.parameters,
+        "peak_memory_kind": "resident_set",
+        "trainable_parameters": float(arm.parameters),
+        "artifact_bytes": 4.0 * arm.parameters,
+        "image_latency_seconds": float(chance.uniform(0.05, 0.06)),
+        "attempts": 1,
+        "started": "2026-01-02T03:04:05.000+00:00",
+        "ended": "2026-01-02T03:05:05.000+00:00",
+        "config_digest": "a" * 64,
+        **config,
+    }
+
+
+def course(row: dict[str, Any], arm: Arm) -> list[dict[str, Any]]:
+    """Evaluations at a third, two thirds and the end; the base model has one."""
+    shared = {name: row[name] for name in ("run_key", "arm", "method", "phase", "trial", "subject", "seed")}
+    points = []
+    for step in (0,) if arm.method == "base" else (50, 100, STEPS):
+        share = 1.0 if arm.method == "base" else (1 - math.exp(-3 * step / STEPS)) / (1 - math.exp(-3))
+        for name in ("quality", "subject_fidelity", "prompt_fidelity"):
+            value = row[name] * share if name == "quality" else row[name] - 0.1 * (1 - share)
+            points.append({**shared, "step": step, "metric": f"eval/{name}", "value": value})
+    return points
+
+
+def picture(row: dict[str, Any], arm: Arm, folder: Path) -> dict[str, Any]:
+    """A grid of 6 x 2 discs whose colours tell arm and subject."""
+    chance = np.random.default_rng([len(arm.name), row["seed"], len(row["subject"])])
+    image = Image.new("RGB", (6 * 64, 2 * 64), "white")
+    draw = ImageDraw.Draw(image)
+    for k in range(12):
+        x, y = 64 * (k % 6), 64 * (k // 6)
+        draw.rectangle((x, y, x + 62, y + 62), fill=tuple(int(c) for c in chance.integers(60, 256, 3)))
+        draw.ellipse((x + 14, y + 14, x + 48, y + 48), fill=tuple(int(c) for c in chance.integers(0, 200, 3)))
+    path = folder / f"{row['run_key'].replace('/', '_')}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return {"run_key": row["run_key"], "step": STEPS, "key": "samples", "path": str(path)}
