@@ -1,0 +1,271 @@
+"""One attempt at a run, inside a worker process: pulls the run's events and turns them into short reports.
+
+Knows nothing of Ray, so that it can be tested, and used by any executor. The run's folder is the only thing that
+attempts share: a lock that keeps a second process out, a list of the attempts, the worker's output, a stop order, and
+the run's own events, checkpoint and result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import gc
+import importlib
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from study.run_result import RunResult, read_result, write_failure, write_json
+from trainables.config import RunConfig
+from trainables.events import Event, read_events
+
+ATTEMPTS_FILE = "attempts.jsonl"
+LOCK_FILE = "worker.lock"
+LOG_FILE = "log.txt"
+STOP_FILE = "stop.json"
+
+REPORT_SECONDS = 1.0
+LOCK_WAIT_SECONDS = 60.0
+FATAL = "Fatal Python error"
+
+Runner = Callable[..., Iterator[Event]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is told to do: a few plain values, which travel as Ray Tune's trial configuration.
+
+    Attributes:
+        key: The run's name.
+        phase: ``search`` or ``confirm``.
+        group: Runs with the same group compete under early stopping.
+        config: The RunConfig as JSON.
+        session: Names the driver's life; attempts of another session were ended by the driver, not by themselves.
+        runner: ``module:function`` that yields the run's events.
+        resident: ``module:class`` of what stays loaded between runs, or empty.
+        cpus: Also the number of torch's threads.
+    """
+
+    key: str
+    phase: str
+    group: str
+    config: str
+    session: str
+    runner: str
+    resident: str
+    cpus: float
+    gpus: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As Tune takes it."""
+        return asdict(self)
+
+
+class Attempt:
+    """Runs one order to its end, or until it is interrupted; a failure is a report, never an exception.
+
+    Args:
+        resident: Passed to the runner; None if it wants none.
+        capture: Send the process's output to the run's ``log.txt`` while it runs.
+    """
+
+    def __init__(self, order: Order, resident: Any = None, *, capture: bool = False) -> None:
+        self.order = order
+        self.config = RunConfig.model_validate_json(order.config)
+        self.folder = Path(self.config.output_dir)
+        self._resident = resident
+        self._capture = capture
+        self._open = contextlib.ExitStack()
+        self._events: Iterator[Event] | None = None
+        self._budget = 0.0
+        self._stopping = False
+
+    def advance(self, seconds: float = REPORT_SECONDS) -> dict[str, Any]:
+        """Goes on for about so many seconds, or up to the next evaluation, and reports.
+
+        Returns:
+            ``budget`` (done share of the training steps), ``quality`` if it was just evaluated before the end, and
+            ``done``, then with ``state`` and ``reason``.
+        """
+        try:
+            if self._events is None:
+                self._events = self._begin()
+            report = self._pull(time.monotonic() + seconds)
+        except Exception as error:
+            # The runner catches what runs die of; this is a failure before it began, or a mistake of its own.
+            report = self._failed("exception", f"{type(error).__name__}: {error}", traceback.format_exc())
+        if report["done"]:
+            self.close()
+        return report
+
+    def interrupt(self) -> None:
+        """Ends the attempt so that the run can go on later: nothing final is written."""
+        events, self._events = self._events, None
+        throw = getattr(events, "throw", None)
+        if throw is not None:
+            with contextlib.suppress(BaseException):
+                throw(KeyboardInterrupt())
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of files, lock and memory."""
+        self._events = None
+        self._open.close()
+        _free_memory()
+
+    def _begin(self) -> Iterator[Event]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._open.enter_context(_locked(self.folder / LOCK_FILE))
+        if self._capture:
+            self._open.enter_context(_output_to(self.folder / LOG_FILE))
+        if read_result(self.folder) is not None:
+            return iter(())
+        note_attempt(self.folder, self.order.session)
+        runner = load_object(self.order.runner)
+        arguments = [self._resident] if self._resident is not None else []
+        return iter(runner(self.config, *arguments))
+
+    def _pull(self, until: float) -> dict[str, Any]:
+        assert self._events is not None
+        for event in self._events:
+            if event.kind == "finished":
+                break
+            if event.step is not None:
+                self._budget = max(self._budget, min(1.0, event.step / self.config.training.max_train_steps))
+            if self._stop_ordered():
+                self._events.close()  # type: ignore[attr-defined]
+                break
+            if event.kind == "evaluation" and self._budget < 1 and event.data.get("quality") is not None:
+                return {"budget": self._budget, "quality": float(event.data["quality"]), "done": False}
+            if time.monotonic() >= until:
+                return {"budget": self._budget, "done": False}
+        result = read_result(self.folder)
+        if result is None and self._stopping:
+            result = write_failure(self.folder, reason="no_result", message="the run did not end when it was stopped")
+        if result is None:
+            return self._failed("no_result", "the run ended without a result", None)
+        return _final(result)
+
+    def _stop_ordered(self) -> bool:
+        self._stopping = self._stopping or (self.folder / STOP_FILE).exists()
+        return self._stopping
+
+    def _failed(self, reason: str, message: str, trace: str | None) -> dict[str, Any]:
+        result = read_result(self.folder) or write_failure(
+            self.folder, reason=reason, message=message, traceback=trace, config_digest=self.config.digest(),
+            attempts=len(attempts(self.folder)) or 1,
+        )  # fmt: skip
+        return _final(result)
+
+
+def _final(result: RunResult) -> dict[str, Any]:
+    return {"budget": 1.0, "done": True, "state": result.state, "reason": result.reason}
+
+
+def order_stop(folder: Path, reason: str) -> None:
+    """Asks the worker of a run to end it as PRUNED at its next event; lasts, so that a restart obeys it too."""
+    write_json(folder / STOP_FILE, {"reason": reason})
+
+
+def note_attempt(folder: Path, session: str) -> None:
+    """Adds an attempt to the run's list, with the number of the last event before it."""
+    events = read_events(folder)
+    line = {
+        "session": session,
+        "time": time.time(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "after": events[-1].number if events else 0,
+    }
+    with (folder / ATTEMPTS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def attempts(folder: Path) -> list[dict[str, Any]]:
+    """Returns the attempts at a run, oldest first."""
+    try:
+        lines = (folder / ATTEMPTS_FILE).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def crash_report(folder: Path) -> str | None:
+    """Returns the end of the run's log if the interpreter died with a fatal signal (segmentation fault, abort)."""
+    try:
+        text = (folder / LOG_FILE).read_bytes()[-16_384:].decode(errors="replace")
+    except OSError:
+        return None
+    return text[text.rindex(FATAL) :] if FATAL in text else None
+
+
+def load_object(name: str) -> Any:
+    """Imports ``module:attribute``."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the run's lock; a worker that lost its driver may need a moment to notice and die."""
+    with path.open("w") as file:
+        until = time.monotonic() + LOCK_WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise TimeoutError(f"another process still works in {path.parent}") from None
+                time.sleep(0.1)
+        yield
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Sends standard output and error, those of C libraries too, and the dump of a fatal signal to a file."""
+    with path.open("ab", buffering=0) as file:
+        saved = [os.dup(1), os.dup(2)]
+        streams: list[IO[str]] = [sys.stdout, sys.stderr]
+        was_enabled = faulthandler.is_enabled()
+        _flush(streams)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        faulthandler.enable(file.fileno(), all_threads=False)
+        try:
+            yield
+        finally:
+            faulthandler.disable()
+            _flush(streams)
+            for number, copy in enumerate(saved, start=1):
+                os.dup2(copy, number)
+                os.close(copy)
+            if was_enabled:
+                faulthandler.enable(2)
+
+
+def _flush(streams: list[IO[str]]) -> None:
+    for stream in streams:
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,97 @@
+"""A driver's claim on a study: one driver at a time, and the study file as it was when it began."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from study.errors import UserError
+from study.run_result import write_json
+from study.runs import Storage
+
+if TYPE_CHECKING:
+    from study.spec import StudySpec
+
+STUDY_FILE = "study.json"
+LOCK_FILE = "lock"
+MIN_FREE_BYTES = 256 * 2**20
+
+
+@contextlib.contextmanager
+def claimed(spec: StudySpec, storage: Storage, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[None]:
+    """Holds a study's lock, with its ``study.json`` written at the first launch and compared at every later one.
+
+    Raises:
+        UserError: If another driver runs this study, the study file has changed, or the disk is full or read-only.
+    """
+    check_unchanged(spec, storage)
+    check_space(storage, min_free_bytes)
+    try:
+        storage.folder.mkdir(parents=True, exist_ok=True)
+        file = (storage.folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{storage.folder} cannot be written: {error.strerror}; choose another --storage") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(_held_by(storage)) from None
+        file.truncate(0)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
+        file.flush()
+        check_unchanged(spec, storage)
+        if not (storage.folder / STUDY_FILE).exists():
+            write_json(storage.folder / STUDY_FILE, spec.record())
+        yield
+
+
+def check_unchanged(spec: StudySpec, storage: Storage) -> None:
+    """Raises UserError with the difference if the study was begun with other contents under the same name."""
+    from study.spec import difference
+
+    path = storage.folder / STUDY_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        raise UserError(f"{path} is damaged; restore it, or start again under another name or --storage") from None
+    if record["digest"] == spec.digest():
+        return
+    changes = difference(record, spec) or ["defaults of this program's version"]
+    listed = "\n".join(f"  {change}" for change in changes)
+    raise UserError(
+        f"study {spec.name!r} has changed since it was begun in {storage.folder}:\n{listed}\n"
+        "Runs of the two could not be compared. Undo the change, or give the changed study another name."
+    )
+
+
+def check_space(storage: Storage, min_free_bytes: int = MIN_FREE_BYTES) -> None:
+    """Raises UserError if the disk of the storage has less room than that."""
+    place = storage.folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < min_free_bytes:
+        raise UserError(
+            f"only {free / 2**20:.0f} MiB are free at {storage.root}, {min_free_bytes / 2**20:.0f} MiB are needed; "
+            "make room or choose another --storage"
+        )
+
+
+def _held_by(storage: Storage) -> str:
+    holder = "another process"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        content = json.loads((storage.folder / LOCK_FILE).read_text(encoding="utf-8"))
+        holder = f"process {content['pid']} on {content['host']}"
+    return (
+        f"study {storage.study!r} is being run by {holder}; wait for it, watch it with "
+        f"`study status {storage.study}`, or end it first"
+    )

@@ -1,0 +1,410 @@
+"""The ledger: the one truth of which trials exist and how they ended, an Optuna storage (SQLite by default).
+
+Each arm has one Optuna study ``<study>/<arm>`` for its search and one ``<study>/<arm>/confirm``, in which every
+(subject, seed) is a trial. Each trial carries these user attributes:
+
+- ``params``: what was drawn; ``config``: the full configuration that follows from it;
+- ``runs``: ``{run key: {state, attempts, folder, mlflow_run_id}}``;
+- ``reason``: why it is FAIL or PRUNED; ``metrics``: means over its runs; ``search_trial``, ``subject``, ``seed`` (confirm).
+
+One driver writes, under the study's lock. SQLite stays in its default journal mode: with a single writer a write-ahead
+log gains nothing, and without one the ledger is one file that can be copied and lies safely on network folders. Readers
+(``study status``, optuna-dashboard) wait for locks instead of failing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.errors import UserError
+from study.runs import Phase, RunKey, State
+from study.samplers import grid_points, make_sampler, suggest
+from trainables.metrics_table import METRICS
+
+if TYPE_CHECKING:
+    import optuna
+
+    from search_spaces.schema import SearchSpace
+
+LOCK_WAIT_SECONDS = 60
+QUALITY = "quality"
+
+
+@dataclass(frozen=True)
+class ArmSearch:
+    """What the ledger must know of an arm to search it.
+
+    Attributes:
+        trials: Budget; failed and pruned trials count too, or an arm that fails often would get more tries.
+        objectives: One metric, or several for a multi-objective search.
+    """
+
+    name: str
+    method: str
+    space: SearchSpace
+    trials: int
+    objectives: tuple[str, ...]
+    sampler: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as it stands in the ledger.
+
+    Attributes:
+        number: Of the search trial; a confirm record bears the number of the trial that it confirms.
+        values: One per objective; empty unless COMPLETE.
+        metrics: Means over the trial's runs.
+        subject: Only in the confirm phase; likewise `seed`.
+    """
+
+    arm: str
+    phase: Phase
+    number: int
+    state: State
+    optuna_id: int
+    params: dict[str, Any]
+    values: tuple[float, ...] = ()
+    reason: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    subject: str | None = None
+    seed: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its final state."""
+        return self.state != "RUNNING"
+
+
+class Ledger:
+    """Reads and writes the ledger of one study; usable from several threads, writing from one process only.
+
+    Args:
+        url: SQLAlchemy URL of an Optuna storage, such as ``sqlite:////abs/ledger.db``.
+        study: Name of the study, the first part of every Optuna study's name.
+
+    Raises:
+        UserError: If the storage cannot be opened.
+    """
+
+    def __init__(self, url: str, study: str) -> None:
+        self._name = study
+        self._storage = _open_storage(url)
+        self._studies: dict[str, optuna.Study] = {}
+        self._ids: dict[RunKey, int] = {}
+        self._lock = threading.RLock()
+
+    # Reading
+
+    def arms(self, phase: Phase = "search") -> list[str]:
+        """Returns the names of the arms that have been opened for a phase, in the order of their opening."""
+        import optuna
+
+        suffix = "/confirm"
+        names = []
+        for name in optuna.get_all_study_names(self._storage):
+            head, _, arm = name.partition("/")
+            if head == self._name and arm.endswith(suffix) == (phase == "confirm"):
+                names.append(arm.removesuffix(suffix))
+        return names
+
+    def trials(self, arm: str, phase: Phase = "search") -> list[TrialRecord]:
+        """Returns the trials of an arm in the order of their creation; empty if the arm was not opened."""
+        study = self._study(arm, phase)
+        if study is None:
+            return []
+        with self._lock:
+            late = {key: value for key, value in study.user_attrs.items() if key.startswith("mlflow_run_id:")}
+            return [_record(arm, phase, trial, late) for trial in study.get_trials(deepcopy=False) if _counts(trial)]
+
+    def best(self, arm: str) -> TrialRecord | None:
+        """Returns the trial whose configuration is confirmed, or None if none is complete.
+
+        One objective: the best value, the earliest of equals. Several: of the Pareto front the trial with the highest
+        quality, which weighs both fidelities; the front itself is reported apart.
+        """
+        study = self._study(arm, "search")
+        complete = [record for record in self.trials(arm) if record.state == "COMPLETE"]
+        if study is None or not complete:
+            return None
+        directions = [1 if direction.name == "MAXIMIZE" else -1 for direction in study.directions]
+        gains = {record.number: [s * v for s, v in zip(directions, record.values, strict=True)] for record in complete}
+        if len(directions) == 1:
+            return max(complete, key=lambda record: (gains[record.number][0], -record.number))
+        front = [record for record in complete if not _dominated(gains[record.number], gains.values())]
+        return max(front, key=lambda record: (record.metrics.get(QUALITY, float("-inf")), -record.number))
+
+    # Opening
+
+    def open_search(self, arm: ArmSearch) -> None:
+        """Creates the Optuna study of an arm, or finds it again.
+
+        Raises:
+            UserError: For a grid that has fewer points than the budget, or none.
+        """
+        if arm.sampler == "grid":
+            points = len(grid_points(arm.space, seed=arm.seed, arm=arm.name))
+            if points < arm.trials:
+                raise UserError(
+                    f"the grid of arm {arm.name!r} has {points} points, fewer than search.trials = {arm.trials}, and "
+                    f"every arm must get the same budget; set search.trials to at most {points} or widen the space"
+                )
+        self._open(arm.name, "search", arm.objectives, {"method": arm.method, "sampler": arm.sampler, "seed": arm.seed})
+
+    def open_confirm(self, arm: str, method: str, objectives: Sequence[str]) -> None:
+        """Creates the Optuna study of an arm's confirm runs, or finds it again."""
+        self._open(arm, "confirm", objectives, {"method": method})
+
+    def _open(self, arm: str, phase: Phase, objectives: Sequence[str], attributes: Mapping[str, Any]) -> None:
+        import optuna
+
+        with self._lock:
+            study = optuna.create_study(
+                storage=self._storage,
+                study_name=self._study_name(arm, phase),
+                directions=[_direction(objective) for objective in objectives],
+                sampler=optuna.samplers.RandomSampler(),
+                pruner=optuna.pruners.NopPruner(),
+                load_if_exists=True,
+            )
+            known = study.user_attrs
+            for name, value in {"arm": arm, "phase": phase, "objectives": list(objectives), **attributes}.items():
+                if known.get(name) != value:
+                    study.set_user_attr(name, value)
+            if len(objectives) > 1 and not known:
+                study.set_metric_names(list(objectives))
+            self._studies[self._study_name(arm, phase)] = study
+
+    # Writing
+
+    def enqueue(self, arm: str, params: Mapping[str, Any]) -> None:
+        """Puts a configuration in front of what the sampler would draw; it uses up budget like any other."""
+        with self._lock:
+            self._need(arm, "search").enqueue_trial(dict(params), skip_if_exists=True)
+
+    def ask(self, arm: ArmSearch) -> TrialRecord:
+        """Creates the arm's next trial, RUNNING, with its params drawn."""
+        import optuna
+
+        with self._lock:
+            study = self._need(arm.name, "search")
+            trials = study.get_trials(deepcopy=False)
+            number = sum(_counts(trial) for trial in trials)
+            waiting = any(trial.state == optuna.trial.TrialState.WAITING for trial in trials)
+            if arm.sampler == "grid" and not waiting:
+                study.enqueue_trial(grid_points(arm.space, seed=arm.seed, arm=arm.name)[number])
+            study.sampler = make_sampler(
+                arm.sampler, seed=arm.seed, arm=arm.name, number=number, trials=arm.trials
+            )
+            trial = study.ask()
+            trial.set_user_attr("params", suggest(trial, arm.space))
+            return self._read(arm.name, "search", trial._trial_id)
+
+    def complete_asking(self, arm: ArmSearch, record: TrialRecord) -> TrialRecord:
+        """Finishes the drawing of a trial whose driver died in the middle of `ask`; harmless otherwise."""
+        import optuna
+
+        with self._lock:
+            study = self._need(arm.name, "search")
+            if "params" not in study._storage.get_trial(record.optuna_id).user_attrs:
+                study.sampler = make_sampler(
+                    arm.sampler, seed=arm.seed, arm=arm.name, number=record.number, trials=arm.trials
+                )
+                trial = optuna.Trial(study, record.optuna_id)
+                trial.set_user_attr("params", suggest(trial, arm.space))
+            return self._read(arm.name, "search", record.optuna_id)
+
+    def add_confirm(self, key: RunKey, params: Mapping[str, Any]) -> TrialRecord:
+        """Returns the RUNNING trial of a confirm run, created if it is not there."""
+        import optuna
+
+        with self._lock:
+            for record in self.trials(key.arm, "confirm"):
+                if (record.subject, record.seed) == (key.subject, key.seed):
+                    return record
+            study = self._need(key.arm, "confirm")
+            attributes = {"search_trial": key.trial, "subject": key.subject, "seed": key.seed, "params": dict(params)}
+            study.add_trial(
+                optuna.trial.FrozenTrial(
+                    number=-1, trial_id=-1, state=optuna.trial.TrialState.RUNNING, value=None, values=None,
+                    datetime_start=_now(), datetime_complete=None, params={}, distributions={},
+                    user_attrs=attributes, system_attrs={}, intermediate_values={},
+                )
+            )  # fmt: skip
+            return self.trials(key.arm, "confirm")[-1]
+
+    def set_config(self, record: TrialRecord, config: Mapping[str, Any]) -> None:
+        """Stores the full configuration of a running trial."""
+        with self._lock:
+            self._storage.set_trial_user_attr(record.optuna_id, "config", dict(config))
+
+    def update_run(self, record: TrialRecord, key: RunKey, **fields: Any) -> dict[str, Any]:
+        """Changes what a running trial says about one of its runs, and returns all of it."""
+        with self._lock:
+            self._ids[key] = record.optuna_id
+            runs = dict(self._storage.get_trial(record.optuna_id).user_attrs.get("runs", {}))
+            runs[key.name] = {"mlflow_run_id": None, "attempts": 0} | runs.get(key.name, {}) | fields
+            self._storage.set_trial_user_attr(record.optuna_id, "runs", runs)
+            return runs[key.name]
+
+    def report(self, record: TrialRecord, step: int, value: float) -> None:
+        """Stores an intermediate value of a single-objective trial, which samplers use if it is pruned."""
+        with self._lock:
+            self._storage.set_trial_intermediate_value(record.optuna_id, step, value)
+
+    def tell(
+        self,
+        record: TrialRecord,
+        state: State,
+        values: Sequence[float] = (),
+        *,
+        reason: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> TrialRecord:
+        """Gives a trial its final state; telling again what has ended changes nothing.
+
+        Optuna knows no pruned trials with several objectives: such a trial is FAIL there with reason ``pruned``.
+        """
+        import optuna
+
+        study = self._need(record.arm, record.phase)
+        with self._lock:
+            if self._storage.get_trial(record.optuna_id).state.is_finished():
+                return self._read(record.arm, record.phase, record.optuna_id)
+            if state == "PRUNED" and len(study.directions) > 1:
+                state, reason = "FAIL", reason or "pruned"
+            if reason is not None:
+                self._storage.set_trial_user_attr(record.optuna_id, "reason", reason)
+            if metrics:
+                self._storage.set_trial_user_attr(record.optuna_id, "metrics", dict(metrics))
+            final = optuna.trial.TrialState[state]
+            self._storage.set_trial_state_values(
+                record.optuna_id, final, list(values) if state == "COMPLETE" else None
+            )
+            return self._read(record.arm, record.phase, record.optuna_id)
+
+    # MLflow run ids
+
+    def mlflow_run_id(self, key: RunKey) -> str | None:
+        """Returns the id of a run's MLflow run, or None if it has none yet."""
+        study = self._study(key.arm, key.phase)
+        if study is None:
+            return None
+        with self._lock:
+            if late := study.user_attrs.get(f"mlflow_run_id:{key.name}"):
+                return str(late)
+        for record in self.trials(key.arm, key.phase):
+            if found := record.runs.get(key.name, {}).get("mlflow_run_id"):
+                return str(found)
+        return None
+
+    def set_mlflow_run_id(self, key: RunKey, run_id: str) -> None:
+        """Stores the id of a run's MLflow run: in its trial, or beside it if the trial has ended and is closed."""
+        import optuna
+
+        with self._lock:
+            for record in self.trials(key.arm, key.phase):
+                if key.name in record.runs and not record.ended:
+                    try:
+                        self.update_run(record, key, mlflow_run_id=run_id)
+                        return
+                    except optuna.exceptions.UpdateFinishedTrialError:
+                        break
+            self._need(key.arm, key.phase).set_user_attr(f"mlflow_run_id:{key.name}", run_id)
+
+    # Helpers
+
+    def _study_name(self, arm: str, phase: Phase) -> str:
+        return f"{self._name}/{arm}" + ("/confirm" if phase == "confirm" else "")
+
+    def _study(self, arm: str, phase: Phase) -> optuna.Study | None:
+        import optuna
+
+        name = self._study_name(arm, phase)
+        with self._lock:
+            if name not in self._studies:
+                try:
+                    self._studies[name] = optuna.load_study(
+                        study_name=name, storage=self._storage, sampler=optuna.samplers.RandomSampler()
+                    )
+                except KeyError:
+                    return None
+            return self._studies[name]
+
+    def _need(self, arm: str, phase: Phase) -> optuna.Study:
+        study = self._study(arm, phase)
+        if study is None:
+            raise KeyError(f"arm {arm!r} has not been opened for its {phase} phase")
+        return study
+
+    def _read(self, arm: str, phase: Phase, optuna_id: int) -> TrialRecord:
+        late = {k: v for k, v in self._need(arm, phase).user_attrs.items() if k.startswith("mlflow_run_id:")}
+        return _record(arm, phase, self._storage.get_trial(optuna_id), late)
+
+
+def _open_storage(url: str) -> optuna.storages.BaseStorage:
+    import optuna
+    import sqlalchemy
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    arguments: dict[str, Any] = {"pool_pre_ping": True}
+    try:
+        if sqlalchemy.make_url(url).get_backend_name() == "sqlite":
+            arguments["connect_args"] = {"timeout": LOCK_WAIT_SECONDS}
+            if database := sqlalchemy.make_url(url).database:
+                Path(database).parent.mkdir(parents=True, exist_ok=True)
+        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=arguments))
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        shown = url.partition("://")[0]
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"the ledger ({shown} database) cannot be opened: {first}; check its URL and access") from error
+
+
+def _direction(objective: str) -> str:
+    return "maximize" if METRICS[objective].direction == "higher" else "minimize"
+
+
+def _counts(trial: optuna.trial.FrozenTrial) -> bool:
+    return trial.state.name != "WAITING"
+
+
+def _dominated(gains: Sequence[float], others: Any) -> bool:
+    return any(all(o >= g for o, g in zip(other, gains, strict=True)) and list(other) != list(gains) for other in others)
+
+
+def _now() -> Any:
+    import datetime
+
+    return datetime.datetime.now()
+
+
+def _record(
+    arm: str, phase: Phase, trial: optuna.trial.FrozenTrial, late: Mapping[str, Any]
+) -> TrialRecord:
+    attributes = trial.user_attrs
+    runs = {name: dict(run) for name, run in attributes.get("runs", {}).items()}
+    for name, run in runs.items():
+        run["mlflow_run_id"] = late.get(f"mlflow_run_id:{name}", run.get("mlflow_run_id"))
+    state: State = trial.state.name  # type: ignore[assignment]
+    return TrialRecord(
+        arm=arm,
+        phase=phase,
+        number=attributes["search_trial"] if phase == "confirm" else trial.number,
+        state=state,
+        optuna_id=trial._trial_id,
+        params=dict(attributes.get("params", {})),
+        values=tuple(trial.values or ()) if state == "COMPLETE" else (),
+        reason=attributes.get("reason"),
+        config=dict(attributes.get("config", {})),
+        runs=runs,
+        metrics=dict(attributes.get("metrics", {})),
+        subject=attributes.get("subject"),
+        seed=attributes.get("seed"),
+    )

@@ -1,0 +1,251 @@
+"""Ray clusters: one of our own on this machine, on loopback only and behind a token, or one that is there to be joined."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.errors import UserError
+
+CONNECT_SECONDS = 5.0
+OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray
+_LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_LONGEST_TEMP = 40  # Ray's sockets lie deep under its folder, and a socket's path ends at 107 characters
+
+# For Ray and its workers; Tune's terminal output, its loggers and its frequent snapshots are of no use here.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "30",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that this process is connected to.
+
+    Attributes:
+        cpus: In all; likewise `gpus`.
+        local: Whether it was started here, for this launch.
+    """
+
+    cpus: float
+    gpus: float
+    nodes: int
+    local: bool
+
+    def places(self, cpus_per_run: float, gpus_per_run: float) -> int:
+        """How many runs fit at once."""
+        fits = self.cpus // cpus_per_run
+        if gpus_per_run:
+            per_gpu = int(1 / gpus_per_run) if gpus_per_run < 1 else 1
+            by_gpu = self.gpus * per_gpu if gpus_per_run < 1 else self.gpus // gpus_per_run
+            fits = min(fits, by_gpu)
+        return int(fits)
+
+
+@contextlib.contextmanager
+def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[Cluster]:
+    """Joins the cluster at `address`, or starts one here and ends it afterwards.
+
+    A Ray that this process already uses is taken as it is and left running.
+
+    Args:
+        address: ``host:port`` of a cluster's head, or ``auto``; None starts a local cluster.
+        cpus: Of the local cluster; None takes what this process may use.
+
+    Raises:
+        UserError: If nothing answers at `address`, it wants another token, or its versions differ.
+    """
+    with environment(SETTINGS):
+        import ray
+
+        if ray.is_initialized():
+            yield _describe(local=False)
+        elif address is not None:
+            with _joined(address):
+                yield _describe(local=False)
+        else:
+            with _started(cpus):
+                yield _describe(local=True)
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: affinity and the container's quota respected."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            allowed = min(allowed, max(1, int(quota) // int(period)))
+    return max(1, allowed)
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables, and restores what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _started(cpus: int | None) -> Iterator[None]:
+    _remove_leftovers()
+    folder = Path(tempfile.mkdtemp(prefix=f"study-ray-{os.getpid()}-", dir=_temp_root()))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    here = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        _LOOPBACK_ONLY: "0",
+        "RAY_TMPDIR": str(folder),
+        "OMP_WAIT_POLICY": "passive",
+    }
+    try:
+        with environment(here), _without("RAY_AUTH_TOKEN", "RAY_ADDRESS"), _import_paths():
+            import ray
+            import ray._private.ray_constants as constants
+
+            # Ray decides at its import whether nodes may lie on loopback; it may have been imported long ago.
+            constants.ENABLE_RAY_CLUSTER = False
+            _reread_settings()
+            ray.init(
+                address="local",
+                num_cpus=cpus or usable_cpus(),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+            try:
+                yield
+            finally:
+                ray.shutdown()
+                _reread_settings()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[None]:
+    _check_reachable(address)
+    mode = os.environ.get("RAY_AUTH_MODE") or ("token" if _has_token() else "disabled")
+    with environment({"RAY_AUTH_MODE": mode}):
+        import ray
+
+        _reread_settings()
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            python = f"{sys.version_info.major}.{sys.version_info.minor}"
+            raise UserError(
+                f"the Ray cluster at {address} cannot be joined: {first}. It must run Ray {ray.__version__} on Python "
+                f"{python}, and its token must lie in ~/.ray/auth_token or RAY_AUTH_TOKEN (RAY_AUTH_MODE is {mode})"
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for a minute before it gives up."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"the address of a Ray cluster reads host:port, for example 10.0.0.1:6379, got {address!r}")
+    if address.startswith("ray://"):
+        raise UserError(f"Ray Client ({address!r}) is not supported; give the head's own port, for example {host}:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, correct --address or "
+            "RAY_ADDRESS, or leave it out to run on this machine"
+        ) from None
+
+
+def _has_token() -> bool:
+    return bool(
+        os.environ.get("RAY_AUTH_TOKEN")
+        or os.environ.get("RAY_AUTH_TOKEN_PATH")
+        or (Path.home() / ".ray" / "auth_token").exists()
+    )
+
+
+def _reread_settings() -> None:
+    """Makes Ray, which reads its settings and its token once a process, read those that are in force now."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _temp_root() -> str:
+    root = tempfile.gettempdir()
+    return root if len(root) <= _LONGEST_TEMP else "/tmp"
+
+
+def _remove_leftovers() -> None:
+    """Removes the folders of local clusters whose driver was killed."""
+    for folder in Path(_temp_root()).glob("study-ray-*-*"):
+        pid = folder.name.split("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _without(*names: str) -> Iterator[None]:
+    saved = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(saved)
+
+
+@contextlib.contextmanager
+def _import_paths() -> Iterator[None]:
+    """Lets workers import what this process can import, whatever folder it was started in."""
+    installed = (sys.prefix, sys.base_prefix)
+    own = [os.path.abspath(path) for path in sys.path if Path(path or ".").is_dir()]
+    paths = dict.fromkeys(path for path in own if not path.startswith(installed))
+    with environment({"PYTHONPATH": os.pathsep.join(paths)}):
+        yield
+
+
+def _describe(*, local: bool) -> Cluster:
+    import ray
+
+    resources: dict[str, Any] = ray.cluster_resources()
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), nodes, local)

@@ -1,0 +1,87 @@
+"""How a run ended: ``result.json`` in its folder, whose existence means that the run is over."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from study.runs import State
+from trainables.events import RESULT_FILE, EventLog, read_events
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The content of ``result.json``.
+
+    Attributes:
+        reason: A short stable word, such as ``nan_loss`` or ``worker_died``; None for a complete run.
+        evaluation: Metrics under bare names; None where a metric could not be computed.
+        cost: Likewise.
+        weights: Path relative to the run's folder.
+    """
+
+    state: State
+    reason: str | None = None
+    message: str | None = None
+    traceback: str | None = None
+    evaluation: dict[str, float | None] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    attempts: int = 1
+    config_digest: str = ""
+
+    def value(self, metric: str) -> float | None:
+        """A metric of evaluation or cost; None if it is missing or not finite."""
+        value = self.evaluation.get(metric, self.cost.get(metric))
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def read_result(folder: Path) -> RunResult | None:
+    """Returns the result of the run in `folder`, or None while it has none (or an unreadable one)."""
+    try:
+        content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        known = {name: content[name] for name in RunResult.__dataclass_fields__ if content.get(name) is not None}
+        result = RunResult(**known)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return result if result.state in ("COMPLETE", "PRUNED", "FAIL") else None
+
+
+def write_failure(
+    folder: Path, *, reason: str, message: str, traceback: str | None = None, config_digest: str = "", attempts: int = 1
+) -> RunResult:
+    """Ends a run that left no result of its own, because its worker died: event first, then ``result.json``.
+
+    The cost is what the run itself last reported.
+    """
+    log = EventLog(folder)
+    cost: dict[str, Any] = {}
+    for event in read_events(folder):
+        if event.kind == "cost":
+            cost = event.data
+    log.append("finished", state="FAIL", reason=reason, message=message, traceback=traceback)
+    result = RunResult("FAIL", reason, message, traceback, {}, cost, None, attempts, config_digest)
+    write_json(folder / RESULT_FILE, asdict(result))
+    return result
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON so that after a crash at any moment `path` has either its old content or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, sort_keys=True, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

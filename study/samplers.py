@@ -1,0 +1,107 @@
+"""Between our search spaces and Optuna: distributions, conditions, samplers and grids."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from study.errors import UserError
+
+if TYPE_CHECKING:
+    import optuna
+
+    from search_spaces.schema import SearchSpace
+
+SAMPLERS = ("tpe", "random", "gp", "nsgaii", "grid")
+
+# A product of more points than this is not written out; a study never tries so many.
+MAX_GRID = 1_000_000
+
+
+def make_sampler(name: str, *, seed: int, arm: str, number: int, trials: int) -> optuna.samplers.BaseSampler:
+    """Returns the sampler for one trial.
+
+    A fresh one for every trial, seeded by study seed, arm and trial number: what is asked next depends on the ledger
+    alone, so that a resumed search goes on exactly as an uninterrupted one would.
+
+    Args:
+        name: One of `SAMPLERS`. ``grid`` draws nothing itself (see `grid_points`).
+        seed: The search's seed.
+        number: Of the trial to ask.
+        trials: Budget of the arm; a small budget gets fewer purely random trials at the start.
+    """
+    import optuna
+
+    drawn = derived_seed(seed, arm, number)
+    startup = max(2, min(10, trials // 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=drawn, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
+            )
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=drawn, n_startup_trials=startup)
+        if name == "nsgaii":
+            return optuna.samplers.NSGAIISampler(seed=drawn, population_size=max(4, min(50, trials // 4)))
+        if name in ("random", "grid"):
+            return optuna.samplers.RandomSampler(seed=drawn)
+    raise UserError(f"unknown sampler {name!r}; samplers: {', '.join(SAMPLERS)}")
+
+
+def derived_seed(*parts: Any) -> int:
+    """A 32-bit seed from anything printable; the same on every machine and in every process."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
+
+
+def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
+    """Draws a point of the space through an Optuna trial; conditional dimensions only where they apply.
+
+    Safe to repeat on the same trial: what was drawn before is returned again.
+    """
+    point: dict[str, Any] = {}
+    for name, dimension in space.parameters.items():
+        if not dimension.applies(point):
+            continue
+        if dimension.type == "float":
+            point[name] = trial.suggest_float(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+        elif dimension.type == "int":
+            step = dimension.step or 1
+            point[name] = trial.suggest_int(name, dimension.low, dimension.high, step=step, log=dimension.log)
+        else:
+            point[name] = trial.suggest_categorical(name, dimension.choices)
+    return point
+
+
+def grid_points(space: SearchSpace, *, seed: int, arm: str) -> list[dict[str, Any]]:
+    """Returns all points of a finite space in a seeded random order, each once.
+
+    The order is random because a budget smaller than the grid should cover it evenly, not only its first corner.
+
+    Raises:
+        UserError: If a dimension has no finite grid, or the grid is larger than anyone can want.
+    """
+    if endless := space.infinite():
+        raise UserError(
+            f"sampler grid needs finitely many values, but {', '.join(endless)} of arm {arm!r} has none; "
+            "give it a step or choices, or take another sampler"
+        )
+    grids = {name: tuple(dimension.grid() or ()) for name, dimension in space.parameters.items()}
+    size = 1
+    for values in grids.values():
+        size *= len(values)
+    if size > MAX_GRID:
+        raise UserError(f"the grid of arm {arm!r} has {size} points, more than {MAX_GRID}; use another sampler")
+    points: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for values in itertools.product(*grids.values()):
+        point: dict[str, Any] = {}
+        for (name, dimension), value in zip(space.parameters.items(), values, strict=True):
+            if dimension.applies(point):
+                point[name] = value
+        points.setdefault(tuple((name, type(value), value) for name, value in point.items()), point)
+    ordered = list(points.values())
+    random.Random(derived_seed(seed, arm, "grid")).shuffle(ordered)
+    return ordered

@@ -1,0 +1,277 @@
+"""The run queue as Ray Tune sees it: a searcher that hands out runs, a scheduler for early stopping, a watch.
+
+Each attempt at a run is one Tune trial; Tune itself never retries and never restores, because what happened is known
+from ledger and run folders. So a run whose worker died is simply handed out again, and Tune's bookkeeping may be thrown
+away at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from study.attempt import Order, attempts, crash_report, order_stop
+from study.queue import RunQueue
+from study.run_result import read_result, write_failure
+from study.runs import PlannedRun
+from trainables.events import read_events
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from study.spec import Asha, Resources
+
+BUDGET, QUALITY = "budget", "quality"
+
+
+class Dispatcher:
+    """Hands out runs as orders and takes their ends; the part of the searcher that Tune knows nothing of.
+
+    Args:
+        queue: The runs.
+        resources: Of one run, and how often a crashing run is started.
+        runner: ``module:function``, and `resident` ``module:class`` or empty (see `study.attempt.Order`).
+        on_start: Called with each run that is handed out.
+    """
+
+    def __init__(
+        self,
+        queue: RunQueue,
+        resources: Resources,
+        *,
+        runner: str,
+        resident: str,
+        max_concurrent: int,
+        on_start: Callable[[PlannedRun], None],
+    ) -> None:
+        self.queue = queue
+        self.session = uuid.uuid4().hex
+        self.last_activity = time.monotonic()
+        self.stopping = False
+        self.notes: list[str] = []
+        self._resources = resources
+        self._runner, self._resident = runner, resident
+        self._max_concurrent = max_concurrent
+        self._on_start = on_start
+        self._planned: dict[str, PlannedRun] = {}
+
+    def touch(self) -> None:
+        """Notes that something happened."""
+        self.last_activity = time.monotonic()
+
+    def next_order(self, trial_id: str) -> Order | None:
+        """Returns what the next worker shall do, or None if it must wait."""
+        if self.stopping or len(self.queue.live) >= self._max_concurrent:
+            return None
+        planned = self.queue.next()
+        if planned is None:
+            return None
+        self.touch()
+        self._planned[trial_id] = planned
+        self._on_start(planned)
+        key = planned.key
+        return Order(
+            key=key.name,
+            phase=key.phase,
+            group=f"{key.arm}/{key.subject}/{key.seed}",
+            config=planned.config.model_dump_json(),
+            session=self.session,
+            runner=self._runner,
+            resident=self._resident,
+            cpus=float(self._resources.cpus_per_run),
+            gpus=float(self._resources.gpus_per_run),
+        )
+
+    def ended(self, trial_id: str) -> None:
+        """Takes the end of an attempt: a result, if its worker left one, else it was interrupted or died."""
+        planned = self._planned.pop(trial_id, None)
+        if planned is None:
+            return
+        self.touch()
+        result = read_result(planned.folder)
+        if result is not None:
+            self.queue.end(planned.key, result)
+        else:
+            self.queue.put_back(planned.key)
+
+    def release(self) -> None:
+        """Takes back all runs that are under way: Tune has ended."""
+        for trial_id in list(self._planned):
+            self.ended(trial_id)
+
+    def died(self, trial_id: str, cause: str, *, preempted: bool = False) -> None:
+        """Takes the death of a worker: the run is handed out again, unless it has used up its attempts."""
+        planned = self._planned.get(trial_id)
+        if planned is None or preempted or read_result(planned.folder) is not None:
+            return self.ended(trial_id)
+        failure = self._failure(planned, cause)
+        if failure is not None:
+            failure_reason, message = failure
+            write_failure(
+                planned.folder,
+                reason=failure_reason,
+                message=message,
+                traceback=crash_report(planned.folder) or cause,
+                config_digest=planned.config.digest(),
+                attempts=len(attempts(planned.folder)),
+            )
+        return self.ended(trial_id)
+
+    def _failure(self, planned: PlannedRun, cause: str) -> tuple[str, str] | None:
+        """Returns reason and message if the run must not be tried again."""
+        mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self.session]
+        out_of_memory = "OutOfMemory" in cause or "memory monitor" in cause or "OOM" in cause.split("(1)")[0]
+        reason = "out_of_memory" if out_of_memory else "worker_died"
+        self.notes.append(f"{planned.key.name}: its worker died in attempt {len(mine)} ({reason})")
+        if len(mine) >= self._resources.max_attempts:
+            return reason, f"its worker died in each of {len(mine)} attempts"
+        known_cause = out_of_memory or crash_report(planned.folder) is not None
+        if known_cause and len(mine) >= 2 and _place(planned, mine[-2], mine[-1]) == _place(planned, mine[-1], None):
+            what = "ran out of memory" if out_of_memory else "crashed"
+            return reason if out_of_memory else "crash", f"its worker {what} twice at the same place"
+        return None
+
+
+class LedgerSearcher(Searcher):
+    """Tune asks this what to run."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__(metric=None, mode=None)
+        self._dispatcher = dispatcher
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Returns an order, None if none is ready, or that all is done."""
+        order = self._dispatcher.next_order(trial_id)
+        if order is not None:
+            return order.to_dict()
+        return Searcher.FINISHED if self._dispatcher.queue.finished or self._dispatcher.stopping else None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A report means that something is going on."""
+        self._dispatcher.touch()
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """An attempt has ended; a dead worker is taken care of by `Watch`, which knows why."""
+        if not error:
+            self._dispatcher.ended(trial_id)
+
+    def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any], **spec: Any) -> bool:
+        """The space is the ledger's."""
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the state."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the ledger is the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher for a restore that never happens
+
+
+class SearchScheduler(FIFOScheduler):
+    """Early stopping (ASHA) among the search runs of one arm, subject and seed; confirm runs are never stopped.
+
+    A run that shall stop gets a stop order in its folder, which its worker obeys at the next event: so the run itself
+    writes its end, and a worker or driver that dies in between changes nothing.
+
+    Args:
+        asha: None: nothing is stopped.
+    """
+
+    def __init__(self, asha: Asha | None) -> None:
+        super().__init__()
+        self._asha = asha
+        self._groups: dict[str, AsyncHyperBandScheduler] = {}
+        self._stopped: set[str] = set()
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Enters a run into its group."""
+        group = self._group(trial)
+        if group is not None:
+            group.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Judges a run at an evaluation before its end."""
+        group = self._group(trial)
+        judged = group is not None and QUALITY in result and not result.get("done") and result[BUDGET] < 1
+        if judged and trial.trial_id not in self._stopped:
+            assert group is not None
+            if group.on_trial_result(tune_controller, trial, result) == self.STOP:
+                self._stopped.add(trial.trial_id)
+                order_stop(_folder(trial), f"asha at {result[BUDGET]:.2f} of its steps")
+        return str(self.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Lets Tune forget that it was resetting the actor of a run, or it would wait for that for ever."""
+        resetting = getattr(tune_controller, "_resetting_trials", None)
+        if resetting is not None:
+            resetting.discard(trial)
+
+    def _group(self, trial: Trial) -> AsyncHyperBandScheduler | None:
+        if self._asha is None or trial.config["phase"] != "search":
+            return None
+        name = trial.config["group"]
+        if name not in self._groups:
+            self._groups[name] = AsyncHyperBandScheduler(
+                time_attr=BUDGET,
+                metric=QUALITY,
+                mode="max",
+                max_t=1.0,
+                grace_period=self._asha.grace_fraction,
+                reduction_factor=self._asha.reduction_factor,
+            )
+        return self._groups[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Watch(tune.Callback):
+    """Hears of dead workers with their cause, and ends an experiment that must not go on."""
+
+    def __init__(self, dispatcher: Dispatcher, tick: Callable[[], None]) -> None:
+        self._dispatcher = dispatcher
+        self._tick = tick
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tune's loop went round once."""
+        self._tick()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A worker begins."""
+        self._dispatcher.touch()
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A worker died, or Tune could not use it."""
+        cause = str(trial.get_error() or "unknown")
+        self._dispatcher.died(trial.trial_id, cause[-4000:], preempted=trial.num_failures == 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _folder(trial: Trial) -> Path:
+    return Path(json.loads(trial.config["config"])["output_dir"])
+
+
+def _place(planned: PlannedRun, attempt: dict[str, Any], following: dict[str, Any] | None) -> tuple[Any, ...]:
+    """Where an attempt ended: kind, step and content of its last event, if that was not only a number."""
+    until = following["after"] if following is not None else float("inf")
+    events = [event for event in read_events(planned.folder, after=attempt["after"]) if event.number <= until]
+    if not events:
+        return ()
+    last = events[-1]
+    return last.kind, last.step, last.data.get("name")
+

@@ -1,0 +1,90 @@
+"""The Ray actor that trains runs, one after the other: a thin Tune Trainable over `study.attempt.Attempt`.
+
+It is reused from run to run, so that imports, base model and metric models are loaded once. Resetting it only stores
+the next order: Tune waits for a reset without a way to recover, so nothing there may take time or fail.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from ray import tune
+
+from study.attempt import Attempt, Order, load_object
+
+_residents: dict[str, Any] = {}
+
+
+class RunWorker(tune.Trainable):
+    """Trains the run that its configuration (`study.attempt.Order`) names."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """One bundle: the CPUs and GPUs of a run."""
+        bundle = {"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})
+        return tune.PlacementGroupFactory([bundle])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Prepares the process, before anything loads torch; `config` is the first order."""
+        self._order = _order(config)
+        self._attempt: Attempt | None = None
+        prepare_process(self._order)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes the next order."""
+        self._let_go()
+        self._order = _order(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Goes on with the run for about a second."""
+        if self._attempt is None:
+            self._attempt = Attempt(self._order, _resident(self._order.resident), capture=True)
+        report = self._attempt.advance()
+        if report["done"]:
+            self._attempt = None
+        return report
+
+    def cleanup(self) -> None:
+        """Tune ends the actor: a run that is under way stays resumable."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        attempt, self._attempt = getattr(self, "_attempt", None), None
+        if attempt is not None:
+            attempt.interrupt()
+
+
+def prepare_process(order: Order) -> None:
+    """Sets what must be set before torch is loaded: visible devices and threads.
+
+    Ray no longer hides GPUs from actors that asked for none. Threads that spin while they wait slow down a machine on
+    which every core has its own run twenty times.
+    """
+    threads = str(max(1, int(order.cpus)))
+    if not order.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = threads
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(int(threads))
+
+
+def _order(config: dict[str, Any]) -> Order:
+    return Order(**{name: config[name] for name in Order.__dataclass_fields__})
+
+
+def _resident(name: str) -> Any:
+    """Returns the process's one object of that class, made when it is first wanted."""
+    if not name:
+        return None
+    if name not in _residents:
+        _residents[name] = load_object(name)()
+    return _residents[name]
