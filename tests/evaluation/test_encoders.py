@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from trainables.config import EvaluationConfig
 from trainables.errors import UserError
-from trainables.evaluation.encoders import MetricModels, check_metric_models, load_clip, load_image_encoder
+from trainables.evaluation.checks import check_evaluation, check_metric_models
+from trainables.evaluation.encoders import MetricModels, load_clip, load_image_encoder
 
 
 def noise_images(count: int, size: tuple[int, int] = (32, 32)) -> list[Image.Image]:
@@ -104,3 +106,12 @@ def test_wrong_models_are_refused(models: Path, tmp_path: Path) -> None:
     (tmp_path / "empty" / "preprocessor_config.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be loaded"):
         load_image_encoder(str(tmp_path / "empty"))
+
+
+def test_settings_that_make_an_objective_impossible() -> None:
+    one = EvaluationConfig(num_prompts=1, images_per_prompt=1, num_class_images=2)
+    assert check_evaluation(one) == []
+    assert len(check_evaluation(one, ("quality", "diversity", "class_kid_low"))) == 3
+    assert "2 evaluation prompts" in check_evaluation(one, ("quality",))[0]
+    assert len(check_evaluation(EvaluationConfig(prompts=("{subject}",)), ("quality",))) == 1
+    assert check_evaluation(EvaluationConfig(), ("quality", "diversity", "class_kid_low")) == []

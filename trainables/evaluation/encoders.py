@@ -9,7 +9,6 @@ in batches, without gradients.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ from PIL import Image
 
 from trainables.config import EMBEDDED
 from trainables.errors import UserError
+from trainables.evaluation.checks import check_metric_models
 
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _BATCH = 32
 
 
@@ -123,30 +122,6 @@ def load_metric_models(
     if problems:
         raise UserError(*problems)
     return MetricModels(load_image_encoder(image_encoder, device), load_clip(clip, device))
-
-
-def check_metric_models(image_encoder: str = EMBEDDED, clip: str = EMBEDDED) -> list[str]:
-    """Returns what is wrong with the names of metric models, one message a problem; reads no weights."""
-    problems = []
-    for field, name in (("image_encoder", image_encoder), ("clip", clip)):
-        if name == EMBEDDED:
-            continue
-        folder = Path(name).expanduser()
-        needed = ["config.json", "preprocessor_config.json"]
-        if folder.is_dir():
-            missing = [file for file in needed if not (folder / file).is_file()]
-            if missing:
-                problems.append(
-                    f"evaluation.{field} {name!r}: the folder lacks {' and '.join(missing)}; it must be a "
-                    "model in transformers' layout with its image processor"
-                )
-        elif not _HUB_ID.match(name) or name.startswith("."):
-            example = "facebook/dino-vits16" if field == "image_encoder" else "openai/clip-vit-base-patch32"
-            problems.append(
-                f"evaluation.{field} {name!r} is neither {EMBEDDED!r}, nor an existing folder, nor a hub id "
-                f"such as {example}"
-            )
-    return problems
 
 
 def load_image_encoder(name: str, device: torch.device | str = "cpu") -> ImageEncoder:

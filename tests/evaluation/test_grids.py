@@ -1,0 +1,82 @@
+"""Pictures of an evaluation: every image is in its place, small ones enlarged without smoothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainables.cache import Cache
+from trainables.config import EvaluationConfig
+from trainables.evaluation.encoders import MetricModels
+from trainables.evaluation.evaluator import evaluate, prepare_evaluation
+from trainables.evaluation.grids import CELL, GridRow, draw_grid, save_samples, side_by_side
+from trainables.families import Backbone
+from trainables.subjects import Subject
+
+RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 200, 0)
+
+
+def plain(colour: tuple[int, int, int], side: int = 64) -> Image.Image:
+    return Image.new("RGB", (side, side), colour)
+
+
+def share(picture: Image.Image, colour: tuple[int, int, int]) -> int:
+    """Pixels of exactly this colour."""
+    return int((np.asarray(picture) == np.array(colour)).all(axis=2).sum())
+
+
+def test_grid_holds_every_image_at_a_readable_size() -> None:
+    rows = [
+        GridRow("references", (plain(GREEN),) * 3),
+        GridRow("a prompt", (plain(RED), plain(RED)), (plain(BLUE), plain(BLUE))),
+    ]
+    picture = draw_grid(rows, "a heading")
+    cell = 192  # 64 pixels three times
+    assert cell >= CELL
+    assert (share(picture, GREEN), share(picture, RED), share(picture, BLUE)) == tuple(
+        count * cell * cell for count in (3, 2, 2)
+    )
+    reds, blues = (np.argwhere((np.asarray(picture) == c).all(axis=2))[:, 1] for c in (RED, BLUE))
+    assert reds.max() < blues.min()
+
+
+def test_large_images_are_reduced_and_long_captions_cut() -> None:
+    picture = draw_grid([GridRow("word " * 300, (plain(RED, 1024),))])
+    assert picture.width < 400
+    assert share(picture, RED) == (2 * CELL) ** 2
+
+
+def test_enlargement_is_not_smoothed() -> None:
+    board = np.kron(np.indices((4, 4)).sum(0) % 2 * 255, np.ones((8, 8))).astype(np.uint8)
+    picture = draw_grid([GridRow("", (Image.fromarray(board).convert("RGB"),))])
+    values = np.unique(np.asarray(picture)[picture.height // 2, 12:150])
+    assert set(values) <= {0, 255}
+
+
+def test_strip() -> None:
+    strip = side_by_side([plain(RED), plain(BLUE)])
+    assert strip.size == (130, 64)
+    assert share(strip, RED) == share(strip, BLUE) == 64 * 64
+
+
+def test_samples_are_saved(
+    tmp_path: Path,
+    backbone: Backbone,
+    subject: Subject,
+    config: EvaluationConfig,
+    metric_models: MetricModels,
+) -> None:
+    evaluator = prepare_evaluation(backbone, subject, config, metric_models, Cache(tmp_path / "cache"))
+    evaluation = evaluate(evaluator, backbone)
+    between = save_samples(evaluator, evaluation, tmp_path / "samples", 50, final=False)
+    assert [saved.key for saved in between] == ["grid"]
+    final = save_samples(evaluator, evaluation, tmp_path / "samples", 150, final=True)
+    assert [saved.key for saved in final] == ["grid", "prompt-00", "prompt-01", "prompt-02", "references"]
+    assert all(saved.path.parent == tmp_path / "samples" / "000150" for saved in final)
+    with Image.open(final[2].path) as strip:
+        assert strip.size == (66, 32)
+        assert np.asarray(strip)[:, :32] == pytest.approx(np.asarray(evaluation.images[2]))
+        assert np.asarray(strip)[:, 34:] == pytest.approx(np.asarray(evaluation.images[3]))

@@ -1,0 +1,158 @@
+"""Pictures of an evaluation: one labelled grid for people, and one strip a prompt for the report to
+arrange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from trainables.evaluation.evaluator import Evaluation, Evaluator
+
+# Small images are enlarged to at least this many pixels, in whole steps; large ones are shown at most twice
+# as wide.
+CELL = 160
+GRID_KEY = "grid"
+REFERENCES_KEY = "references"
+
+_GAP, _HALVES, _MARGIN, _STRIP, _FONT_SIZE = 4, 14, 10, 20, 13  # _HALVES: between an image and its comparison
+_MAX_COLUMNS = 8  # of real images in the top row, and of samples of one prompt
+_PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 34), (120, 120, 128)
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One line of a grid: what stands above it, its images, and beyond a gap the images to compare them
+    with.
+    """
+
+    caption: str
+    images: tuple[Image.Image, ...]
+    beside: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True)
+class SavedImage:
+    """An image file of a run, for its events: `key` names the picture at every step."""
+
+    key: str
+    path: Path
+
+
+def save_samples(
+    evaluator: Evaluator, evaluation: Evaluation, folder: Path, step: int, *, final: bool
+) -> list[SavedImage]:
+    """Writes an evaluation's pictures as PNG under `folder`/<step>/.
+
+    Always the labelled grid (key "grid"); at the end also one strip a prompt with its images side by side
+    ("prompt-00", ...) and the held-out references ("references"), from which the report builds its own grids.
+    """
+    target = folder / f"{step:06d}"
+    target.mkdir(parents=True, exist_ok=True)
+    pictures = {GRID_KEY: sample_grid(evaluator, evaluation, f"step {step}")}
+    if final:
+        for group in range(len(evaluator.protocol.templates)):
+            strip = side_by_side(_of_group(evaluator, evaluation.images, group))
+            pictures[f"prompt-{group:02d}"] = strip
+        pictures[REFERENCES_KEY] = side_by_side(evaluator.subject.references[:_MAX_COLUMNS])
+    saved = []
+    for key, picture in pictures.items():
+        path = target / f"{key}.png"
+        picture.save(path, optimize=picture.width * picture.height < 1_000_000)
+        saved.append(SavedImage(key, path))
+    return saved
+
+
+def sample_grid(evaluator: Evaluator, evaluation: Evaluation, title: str) -> Image.Image:
+    """One line a prompt, the tuned model's images at the left, the base model's with the same noise at the
+    right.
+
+    Above them the held-out references, below them the class prompt, which shows what the class has taken
+    over.
+    """
+    protocol, base = evaluator.protocol, evaluator.base
+    subject = evaluator.subject
+    rows = [
+        GridRow(
+            protocol.instance.prompts[protocol.instance.groups.index(group)],
+            _of_group(evaluator, evaluation.images, group),
+            _of_group(evaluator, base.images, group),
+        )
+        for group in range(len(protocol.templates))
+    ]
+    shown = max(len(row.images) for row in rows)
+    plain = min(len(protocol.classes), shown)
+    rows.append(
+        GridRow(f"class: {subject.class_prompt}", evaluation.class_images[:plain], base.class_images[:plain])
+    )
+    references = GridRow("held-out references", subject.references[: max(4, 2 * shown)])
+    quality = evaluation.metrics["quality"]
+    scores = "" if quality is None else f", quality {quality:.2f}"
+    heading = f"{subject.name}, {title}{scores}; left: this model, right: base model, same noise"
+    return draw_grid([references, *rows], heading)
+
+
+def draw_grid(rows: Sequence[GridRow], heading: str = "") -> Image.Image:
+    """Draws rows of images under their captions; images of 64 pixels are enlarged without smoothing."""
+    side = _cell(rows[0].images[0].width)
+    columns = max((len(row.images) for row in rows if row.beside), default=0)
+    widest = max(max(len(row.images), columns + len(row.beside)) for row in rows)
+    width = 2 * _MARGIN + widest * (side + _GAP) + _HALVES
+    head = _STRIP + _GAP if heading else 0
+    picture = Image.new("RGB", (width, 2 * _MARGIN + head + len(rows) * (side + _STRIP + _GAP)), _PAPER)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT_SIZE)
+    if heading:
+        pen.text((_MARGIN, _MARGIN), _fitted(heading, pen, font, width - 2 * _MARGIN), _INK, font)
+    top = _MARGIN + head
+    for row in rows:
+        pen.text((_MARGIN, top + 2), _fitted(row.caption, pen, font, width - 2 * _MARGIN), _FAINT, font)
+        top += _STRIP
+        for number, image in enumerate(row.images):
+            picture.paste(_scaled(image, side), (_MARGIN + number * (side + _GAP), top))
+        start = _MARGIN + columns * (side + _GAP) + _HALVES
+        for number, image in enumerate(row.beside):
+            picture.paste(_scaled(image, side), (start + number * (side + _GAP), top))
+        top += side + _GAP
+    return picture
+
+
+def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+    """Joins images of one size into a strip, two pixels apart, each at most twice `CELL` wide."""
+    side = min(images[0].width, 2 * CELL)
+    strip = Image.new("RGB", (len(images) * (side + 2) - 2, side), _PAPER)
+    for number, image in enumerate(images):
+        strip.paste(_scaled(image, side), (number * (side + 2), 0))
+    return strip
+
+
+def _of_group(evaluator: Evaluator, images: Sequence[Image.Image], group: int) -> tuple[Image.Image, ...]:
+    groups = evaluator.protocol.instance.groups
+    return tuple(image for image, own in zip(images, groups, strict=True) if own == group)[:_MAX_COLUMNS]
+
+
+def _cell(width: int) -> int:
+    return width * -(-CELL // width) if width < CELL else min(width, 2 * CELL)
+
+
+def _scaled(image: Image.Image, side: int) -> Image.Image:
+    if image.width == side:
+        return image
+    smooth = image.width > side
+    return image.resize((side, side), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+
+
+def _fitted(text: str, pen: ImageDraw.ImageDraw, font: Font, width: int) -> str:
+    """Cuts a text to a width in pixels."""
+    if pen.textlength(text[:width], font) <= width:  # no letter is narrower than a pixel
+        return text
+    text = text[: width // 3]
+    while text and pen.textlength(text + "...", font) > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
