@@ -1,9 +1,9 @@
 """Strict YAML with places: what every file of the project is read with, and how its errors are told.
 
-YAML 1.2's core rules for scalars: ``1e-4`` is a number everywhere, ``no``, ``on`` and ``12:30`` are text, and only
-true and false are booleans (PyYAML follows YAML 1.1, where ``1e-4`` is text and ``no`` is False). A key that occurs
-twice is refused, not silently overwritten. Anchors, aliases and merge keys work; a document that expands to an
-absurd size does not. No tag constructs an object.
+YAML 1.2's core rules for scalars: ``1e-4`` is a number everywhere, ``no``, ``on`` and ``12:30`` are text,
+and only true and false are booleans (PyYAML follows YAML 1.1, where ``1e-4`` is text and ``no`` is False).
+A key that occurs twice is refused, not silently overwritten. Anchors, aliases and merge keys work; a
+document that expands to an absurd size does not. No tag constructs an object.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Document:
         return 1
 
     def place(self, loc: Loc) -> str:
-        """Returns the place of `loc` for a message, e.g. ``study.yaml:12 arms.lora.r`` or ``override a.b=3``."""
+        """Returns the place of `loc` for a message, e.g. ``study.yaml:12 arms.lora.r``."""
         for end in range(len(loc), 0, -1):
             if loc[:end] in self.overrides:
                 return f"override {self.overrides[loc[:end]]} ({dotted(loc)})"
@@ -112,8 +112,8 @@ def load_document(path: Path | str) -> Document:
     """Reads a YAML file.
 
     Raises:
-        UserError: The file cannot be read, is not UTF-8, too large, or not valid YAML by the rules of this module;
-            with file, line, column and the line itself.
+        UserError: The file cannot be read, is not UTF-8, too large, or not valid YAML by the rules of this
+            module; with file, line, column and the line itself.
     """
     path = Path(path)
     try:
@@ -208,7 +208,7 @@ def problems_of(
 
 
 def real_loc(data: Any, loc: Loc, keep_last: bool = False) -> Loc:
-    """Drops from a pydantic location what the file does not contain (names of union members and validators)."""
+    """Drops from a pydantic location what the file does not contain (union members, validators)."""
     kept: list[str | int] = []
     for index, part in enumerate(loc):
         here = (isinstance(data, dict) and part in data) or (

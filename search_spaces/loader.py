@@ -1,8 +1,8 @@
 """Finds a method's search space and merges an arm's own dimensions into it.
 
 Each ``search_spaces/<method>.yaml`` has a section ``default`` (for Stable Diffusion) and may have a section
-``embedded``, which replaces single dimensions for the embedded model: a model a hundred times smaller learns at
-other rates. A dimension set to null in a later section is not searched.
+``embedded``, which replaces single dimensions for the embedded model: a model a hundred times smaller
+learns at other rates. A dimension set to null in a later section is not searched.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def load_space(method: str, embedded: bool = False) -> SearchSpace:
 
 
 def merge(space: SearchSpace, changes: Mapping[str, Any]) -> SearchSpace:
-    """Returns `space` with dimensions replaced or added; None removes one. Raises ValueError for circular conditions."""
+    """Returns `space` with dimensions replaced or added; None removes one."""
     merged = {**space.parameters, **changes}
     return SearchSpace(parameters={name: dim for name, dim in merged.items() if dim is not None})
 

@@ -1,15 +1,18 @@
-"""The dimensions of a search space, in Optuna's terms: low, high, log, step, choices; and conditions between them.
+"""The dimensions of a search space, in Optuna's terms: low, high, log, step, choices.
 
 No optuna here: the study turns a dimension into a distribution, the report reads its bounds.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+_COUNTABLE = 200_000  # points of a grid with conditions that are counted one by one
 
 
 def _scalar(value: Any) -> Any:
@@ -36,7 +39,8 @@ class _Dimension(BaseModel):
     """What all dimensions share.
 
     Attributes:
-        when: The dimension exists only if each of these other fields has one of the given values (one may be given bare).
+        when: The dimension exists only if each of these other fields has one of the given values (one may
+            be given bare).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -82,7 +86,7 @@ class Float(_Dimension):
         return f"{self.low:g} .. {self.high:g}{_manner(self.log, self.step)}{self._condition()}"
 
     def probes(self) -> tuple[float, ...]:
-        """Values that show whether a field accepts this dimension: the bounds, and one that is no whole number."""
+        """Values that show whether a field takes this dimension: the bounds, and no whole number."""
         return (self.low, self.high, self.low + (self.high - self.low) * 0.382)
 
 
@@ -151,7 +155,8 @@ Dimension = Annotated[Float | Int | Categorical, Field(discriminator="type")]
 class SearchSpace(BaseModel):
     """The dimensions of one arm, each under the name of the configuration field that it sets.
 
-    Parents come before the dimensions that depend on them, so that drawing in order always knows the condition.
+    Parents come before the dimensions that depend on them, so that drawing in order always knows the
+    condition.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -213,18 +218,25 @@ class SearchSpace(BaseModel):
         """Names of the dimensions that have no finite grid."""
         return [name for name, dim in self.parameters.items() if dim.grid() is None]
 
-    def grid(self) -> dict[str, list[Any]]:
-        """Values of every dimension, for a grid search; raises ValueError if one has infinitely many."""
+    def grid_size(self) -> int:
+        """Number of distinct points of a grid search; raises ValueError if they are infinitely many."""
         if self.infinite():
             raise ValueError(f"no finite grid: {', '.join(self.infinite())}")
-        return {name: list(dim.grid() or ()) for name, dim in self.parameters.items()}
-
-    def grid_size(self) -> int:
-        """Number of points of the grid; raises ValueError if it is infinite."""
-        return math.prod(len(values) for values in self.grid().values())
+        grids = {name: dim.grid() or () for name, dim in self.parameters.items()}
+        size = math.prod(len(values) for values in grids.values())
+        if not self.conditional() or size > _COUNTABLE:
+            return size
+        points = set()
+        for values in itertools.product(*grids.values()):
+            point: dict[str, Any] = {}
+            for (name, dim), value in zip(self.parameters.items(), values, strict=True):
+                if dim.applies(point):
+                    point[name] = value
+            points.add(tuple((name, type(value), value) for name, value in point.items()))
+        return len(points)
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Two extreme configurations, for estimates: all dimensions at their first, and all at their last value."""
+        """Two extreme configurations, for estimates: all dimensions at their first or last value."""
         for pick in (0, 1):
             yield {
                 name: dim.probes()[0] if pick == 0 else _last(dim) for name, dim in self.parameters.items()
@@ -265,5 +277,6 @@ def _check_reachable(name: str, parent: str, wanted: tuple[Any, ...], dim: Any) 
     for value in wanted:
         if value not in possible:
             raise ValueError(
-                f"{name} is searched when {parent} is {value!r}, which is none of its values ({', '.join(map(str, possible))})"
+                f"{name} is searched when {parent} is {value!r}, which is none of its values: "
+                f"{', '.join(map(str, possible))}"
             )

@@ -31,6 +31,33 @@ _BOUNDS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
+# What other trainers call our fields.
+_OTHER_NAMES = {
+    "rank": "r",
+    "lora_r": "r",
+    "network_dim": "r",
+    "network_alpha": "lora_alpha",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "lr": "learning_rate",
+    "text_encoder_lr": "text_encoder_learning_rate",
+    "scheduler": "lr_scheduler",
+    "schedule": "lr_scheduler",
+    "warmup_steps": "lr_warmup_steps",
+    "batch_size": "train_batch_size",
+    "steps": "max_train_steps",
+    "max_steps": "max_train_steps",
+    "weight_decay": "adam_weight_decay",
+    "min_snr_gamma": "snr_gamma",
+    "prior_loss": "prior_loss_weight",
+    "n_trials": "trials",
+    "num_trials": "trials",
+    "metric": "objective",
+    "metrics": "objectives",
+    "min": "low",
+    "max": "high",
+    "values": "choices",
+}
 
 
 def shorten(value: Any) -> str:
@@ -41,7 +68,10 @@ def shorten(value: Any) -> str:
 
 def nearest(word: object, candidates: Iterable[str]) -> str | None:
     """Returns the candidate that `word` most likely was meant to be, or None."""
-    near = difflib.get_close_matches(str(word), list(candidates), n=1, cutoff=0.6)
+    candidates = list(candidates)
+    if _OTHER_NAMES.get(str(word)) in candidates:
+        return _OTHER_NAMES[str(word)]
+    near = difflib.get_close_matches(str(word), candidates, n=1, cutoff=0.6)
     return near[0] if near else None
 
 
@@ -65,8 +95,8 @@ def describe(error: Any, model: type[BaseModel] | None) -> str:
 
     Args:
         error: The entry: `type`, `loc`, `msg`, `input`, `ctx`.
-        model: The model in which the error is, if known: its fields are the valid keys. It may say more about keys
-            that are often tried, in a class variable ``hints``.
+        model: The model in which the error is, if known: its fields are the valid keys. It may say more
+            about keys that are often tried, in a class variable ``hints``.
     """
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
@@ -81,9 +111,8 @@ def describe(error: Any, model: type[BaseModel] | None) -> str:
         return "is required, but missing"
     if kind in ("literal_error", "enum"):
         allowed = _literals(context.get("expected", ""))
-        return f"must be one of {', '.join(allowed)}; got {shorten(value)}; {did_you_mean(value, allowed)}".rstrip(
-            "; "
-        )
+        hint = did_you_mean(value, allowed)
+        return f"must be one of {', '.join(allowed)}; got {shorten(value)}; {hint}".rstrip("; ")
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"must be {words} {context[name]}, got {shorten(value)}"

@@ -23,8 +23,8 @@ def apply_overrides(document: Document, overrides: Iterable[str], model: type[Ba
         model: Type of the document, which says which keys exist.
 
     Raises:
-        UserError: An argument without ``=``, a key that does not exist (with the nearest one), a list index out of
-            range or a value that is not YAML; all of them at once.
+        UserError: An argument without ``=``, a key that does not exist (with the nearest one), a list index
+            out of range or a value that is not YAML; all of them at once.
     """
     data = copy.deepcopy(document.data)
     places = dict(document.overrides)
@@ -80,7 +80,7 @@ def _set(data: Any, key: str, value: Any, model: type[BaseModel]) -> Loc:
 
 
 def _next(here: Any, parts: list[str]) -> tuple[str, list[str]]:
-    """Splits off the next key; a key that itself contains dots (an arm ``lora-1.5``) is recognised if it exists."""
+    """Splits off the next key; one that itself contains dots (an arm ``lora-1.5``) must exist."""
     if isinstance(here, dict):
         for end in range(len(parts), 1, -1):
             if ".".join(parts[:end]) in here:
@@ -95,7 +95,8 @@ def _index(here: list[Any], part: str, loc: list[str | int]) -> int:
         if item == part or (isinstance(item, dict) and item.get("name") == part):
             return index
     raise UserError(
-        f"{dotted(loc)} is a list of {len(here)}; {part!r} is neither an index from 0 to {len(here) - 1} nor a name"
+        f"{dotted(loc)} is a list of {len(here)}; {part!r} is neither an index from 0 to {len(here) - 1} "
+        "nor one of its values"
     )
 
 

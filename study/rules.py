@@ -1,10 +1,13 @@
 """Rules of a study that concern several of its sections at once.
 
-Each rule asks only for the sections that it needs, so that a misspelt key in one section hides no problem elsewhere.
+Each rule asks only for the sections that it needs, so that a misspelt key in one section hides no problem
+elsewhere.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -50,7 +53,7 @@ class Sections:
 
     @classmethod
     def sound(cls, data: Mapping[str, Any], model: type[BaseModel]) -> Sections:
-        """Validates each section of raw data by itself and keeps those that are sound; of the arms, each one."""
+        """Validates each section of raw data by itself and keeps what is sound; of the arms, each one."""
         kept: dict[str, Any] = {}
         for name in cls.__dataclass_fields__:
             field = model.model_fields[name]
@@ -124,8 +127,8 @@ def _seeds(sections: Sections) -> Iterator[Problem]:
     if shared:
         yield (
             ("confirm", "seeds"),
-            f"seeds of the search are used again ({', '.join(map(str, shared))}), which would favour what the search "
-            "chose by luck; take others, for example [100, 101, 102]",
+            f"seeds of the search are used again ({', '.join(map(str, shared))}), which would favour what "
+            "the search chose by luck; take others, for example [100, 101, 102]",
         )
 
 
@@ -137,15 +140,15 @@ def _early_stopping(sections: Sections) -> Iterator[Problem]:
     if runs > 1:
         yield (
             ("search", "scheduler"),
-            f"asha stops runs one by one, but a trial has {runs} runs here; use one search subject and one seed, or "
-            "no scheduler",
+            f"asha stops runs one by one, but a trial has {runs} runs here; use one search subject and one "
+            "seed, or no scheduler",
         )
     if evaluation is not None and not any(search.scheduler.grace_fraction <= at < 1 for at in evaluation.at):
         grace = search.scheduler.grace_fraction
         yield (
             ("search", "scheduler"),
-            f"asha needs evaluations during training, at {grace:g} of the steps or later, but evaluation.at has none; "
-            f"write for example evaluation: {{at: [{grace:g}, 0.5]}}",
+            f"asha needs evaluations during training, at {grace:g} of the steps or later, but evaluation.at "
+            f"has none; write for example evaluation: {{at: [{grace:g}, 0.5]}}",
         )
 
 
@@ -204,10 +207,12 @@ def _arm(name: str, arm: Arm, sections: Sections) -> Iterator[Problem]:
     yield from _fields(place, fields, common, budget, fixed, space)
     yield from _length(place, fixed, space, budget)
     if arm.method != BASE and arm.searched and not space.parameters:
-        fix = "remove fixed fields, add dimensions, or write `search_space: fixed` for a single trial of what is fixed"
+        fix = "remove fixed fields, add dimensions, or write `search_space: fixed` to confirm it unsearched"
         yield (*place, "search_space"), f"empty search space: nothing is left to search in this arm; {fix}"
     elif own == {} and arm.search_space is not None and arm.method != BASE:
-        whole = f"leave the key out for the space of {arm.method}, or write `search_space: fixed` to search nothing"
+        whole = (
+            f"leave it out for the space of {arm.method}, or write `search_space: fixed` to search nothing"
+        )
         yield (*place, "search_space"), f"empty search space: it names no dimension; {whole}"
 
 
@@ -261,23 +266,24 @@ def _length(place: Loc, fixed: dict[str, Any], space: SearchSpace, budget: Budge
 
 
 def _duplicate_arms(sections: Sections) -> Iterator[Problem]:
-    training, budget, model = sections.training, sections.budget, sections.model
-    if training is None or budget is None or model is None:
-        return
+    training, budget, model = (
+        sections.training or {},
+        sections.budget or Budget(),
+        sections.model or ModelConfig(),
+    )
     seen: dict[str, str] = {}
     for name, arm in (sections.arms or {}).items():
         try:
-            config = method_config_class(arm.method).model_validate(
-                merged_training(training, budget, arm.fixed, {})
-            )
-            content = f"{arm.method} {config.model_dump_json()} {arm_space(arm, training, budget, model).model_dump_json()}"
+            space = arm_space(arm, training, budget, model).model_dump_json()
         except ValidationError:
             continue
+        fixed: Any = merged_training(training, budget, arm.fixed, {})
+        with contextlib.suppress(ValidationError):  # compared as it is written, if it is not sound
+            fixed = method_config_class(arm.method).model_validate(fixed).model_dump()
+        content = json.dumps([arm.method, fixed, space], sort_keys=True, default=str)
         if content in seen:
-            yield (
-                ("arms", name),
-                f"is the same arm as {seen[content]!r}: same method, fixed fields and search space; remove one",
-            )
+            same = f"is the same arm as {seen[content]!r}: same method, fixed fields and search space"
+            yield ("arms", name), f"{same}; remove one"
         seen.setdefault(content, name)
     folded: dict[str, str] = {}
     for name in sections.arms or {}:
@@ -285,7 +291,7 @@ def _duplicate_arms(sections: Sections) -> Iterator[Problem]:
             other = folded[name.casefold()]
             yield (
                 ("arms", name),
-                f"differs from {other!r} only in upper and lower case, which some file systems do not tell apart",
+                f"differs from {other!r} only in case, which some file systems do not tell apart; rename one",
             )
         folded.setdefault(name.casefold(), name)
 
@@ -303,23 +309,10 @@ def _grid(sections: Sections) -> Iterator[Problem]:
             space = arm_space(arm, training, budget, model)
         except ValidationError:
             continue
-        place: Loc = ("arms", name, "search_space")
         for dimension in space.infinite():
             yield (
-                (*place, dimension),
+                ("arms", name, "search_space", dimension),
                 "a grid search needs finitely many values; give choices or a step, or use another sampler",
-            )
-        if space.conditional():
-            which = ", ".join(space.conditional())
-            yield (
-                place,
-                f"a grid search knows no conditions (`when` of {which}); remove them or use another sampler",
-            )
-        elif not space.infinite() and space.parameters and space.grid_size() > sections.search.trials:
-            size, trials = space.grid_size(), sections.search.trials
-            yield (
-                place,
-                f"the grid has {size} points, but search.trials is {trials}; raise it to {size} or narrow the space",
             )
 
 

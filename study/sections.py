@@ -57,7 +57,7 @@ class Arm(Frozen):
         method: A name of the catalogue.
         fixed: Fields of the method's configuration that this arm fixes; they leave its search space.
         search_space: Dimensions that replace or extend those of the method; None removes one.
-        searched: False for ``search_space: fixed``: a single configuration, one trial.
+        searched: False for ``search_space: fixed``: one configuration, confirmed without a search.
     """
 
     method: MethodName
@@ -109,7 +109,8 @@ class SearchSpec(Frozen):
     """The search phase: chooses one configuration per arm; its scores are not results.
 
     Attributes:
-        trials: Configurations per arm; arms without anything to search have none, and go straight to their confirm runs.
+        trials: Configurations per arm; arms without anything to search have none, and go straight to their
+            confirm runs.
         objective: The metric to optimise; `objectives` for several at once (a front).
         subjects: Names; default: the first subject. A trial runs on every subject with every seed.
         scheduler: Early stopping (Ray Tune), or None.
@@ -117,7 +118,6 @@ class SearchSpec(Frozen):
 
     hints: ClassVar[dict[str, str]] = {
         "pruner": "Optuna's pruners do not act here; write `scheduler: {type: asha}` instead",
-        "n_trials": "the number of configurations per arm is called `trials` here",
         "direction": "the direction follows from the metric (`study ls metrics`); remove it",
     }
 

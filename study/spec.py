@@ -1,8 +1,8 @@
-"""The study file: what is compared, on what, with which budget. Validated, frozen, and complete after loading.
+"""The study file: what is compared, on what, with which budget; validated, frozen, complete.
 
-``load_study`` reads a file or a preset; ``StudySpec.model_validate`` takes a dict. Nothing here imports torch,
-ray, mlflow or optuna. What can only be judged across sections stands in ``study/rules.py``, what depends on
-the machine and on other files in ``study/checks.py``.
+``load_study`` reads a file or a preset; ``StudySpec.model_validate`` takes a dict. Nothing here imports
+torch, ray, mlflow or optuna. What can only be judged across sections stands in ``study/rules.py``, what
+depends on the machine and on other files in ``study/checks.py``.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class StudySpec(Frozen):
         return arm_space(self.arms[arm], self.training, self.budget, self.model)
 
     def trials_of(self, arm: str) -> int:
-        """Returns the number of search trials of an arm: 0 without a space, at most the grid for a grid search."""
+        """Returns the number of search trials of an arm: 0 without a space, at most the grid of a grid search."""
         space = self.space(arm)
         if not space.parameters:
             return 0
@@ -135,7 +135,7 @@ class StudySpec(Frozen):
         return self.trials_of(arm) * len(self.search_keys(arm, 0))
 
     def method_config(self, arm: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the training fields of a trial: common fields, budget, the arm's fixed fields, then `params`."""
+        """Returns the training fields of a trial: the common ones, the budget, the fixed ones, `params`."""
         return merged_training(self.training, self.budget, self.arms[arm].fixed, params)
 
     def run_config(self, key: RunKey, params: Mapping[str, Any], storage: Storage) -> RunConfig:
@@ -144,7 +144,7 @@ class StudySpec(Frozen):
             method=self.arms[key.arm].method,
             model=self.model,
             subject=self.subject(key.subject),
-            training=self.method_config(key.arm, params),  # type: ignore[arg-type]
+            training=self.method_config(key.arm, params),
             evaluation=self.evaluation,
             seed=key.seed,
             device="cuda" if self.resources.gpus_per_run > 0 else "cpu",
@@ -158,8 +158,8 @@ class StudySpec(Frozen):
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON values, everything that decides which runs there are and what they do.
 
-        The effective search spaces are included; resources, tracking and storage are not, so that a study may be
-        resumed with other resources.
+        The effective search spaces are included; resources, tracking and storage are not, so that a study
+        may be resumed with other resources.
         """
         content = self.model_dump(mode="json", exclude={"resources", "tracking", "storage", "description"})
         content["budget"].pop("max_hours")
@@ -232,8 +232,8 @@ def load_study(source: str | Path, overrides: Iterable[str] = ()) -> StudySpec:
     """Loads a study file, or a preset by its name.
 
     Args:
-        source: Path of a YAML file, or the name of a preset. Relative paths in a file are relative to the file,
-            those in a preset to the working directory.
+        source: Path of a YAML file, or the name of a preset. Relative paths in a file are relative to the
+            file, those in a preset to the working directory.
         overrides: ``key=value`` with dotted keys, e.g. ``search.trials=8`` or ``arms.lora.r=4``.
 
     Raises:
@@ -251,7 +251,7 @@ def load_study(source: str | Path, overrides: Iterable[str] = ()) -> StudySpec:
 
 
 def study_of(document: Document, folder: Path) -> StudySpec:
-    """Validates a parsed study file; relative paths are taken from `folder`. Raises UserError with all problems."""
+    """Validates a parsed study file, whose relative paths start at `folder`; raises UserError."""
     data = absolute_paths(document.data, folder)
     try:
         return StudySpec.model_validate(data)

@@ -1,0 +1,111 @@
+"""What can be known before a study starts: images, models, metrics, disk, devices, servers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from study.machine import check_address, check_disk, check_resources, check_tracking
+from study.sections import BASE
+from study.spec import StudySpec
+from trainables.config import EMBEDDED
+
+_OPTIMIZERS = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", "prodigy")}
+
+
+def check_study(
+    spec: StudySpec,
+    storage: Path | None = None,
+    *,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+) -> list[str]:
+    """Returns every problem that would stop the study, one message each; writes nothing and loads no weights.
+
+    Args:
+        spec: A validated study.
+        storage: The storage folder, whose disk must have room; None leaves the disk out.
+        address: Of a Ray cluster; CPUs and GPUs of a cluster are only known after joining it.
+        tracking_uri: MLflow; None: that of the study file, or else MLFLOW_TRACKING_URI.
+    """
+    return [
+        *_images(spec),
+        *_models(spec),
+        *_metric_models(spec),
+        *_optimizers(spec),
+        *_precision(spec),
+        *([] if address else check_resources(spec.resources)),
+        *check_address(address),
+        *check_tracking(tracking_uri or spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")),
+        *(_disk(spec, storage) if storage is not None else []),
+    ]
+
+
+def field_values(spec: StudySpec, name: str) -> set[Any]:
+    """Returns every value of a training field in the study, as far as it is fixed or a choice."""
+    values: set[Any] = set()
+    for arm_name, arm in spec.arms.items():
+        if arm.method == BASE and name != "resolution":
+            continue
+        dimension = spec.space(arm_name).parameters.get(name)
+        if dimension is not None:
+            values |= set(dimension.probes())
+        else:
+            values.add(spec.method_config(arm_name, {}).get(name))
+    return values
+
+
+def _images(spec: StudySpec) -> list[str]:
+    from trainables.subjects import check_subject
+
+    captions: Any = "files" if "files" in field_values(spec, "captions") else "instance_prompt"
+    resolution = max((value for value in field_values(spec, "resolution") if value), default=_native(spec))
+    return [problem for subject in spec.subjects for problem in check_subject(subject, resolution, captions)]
+
+
+def _native(spec: StudySpec) -> int | None:
+    """The model's own resolution, if the model is here and sound."""
+    from trainables.models import check_model, native_resolution, resolve_model
+
+    here = spec.model.path == EMBEDDED or Path(spec.model.path).is_dir()
+    return native_resolution(resolve_model(spec.model)) if here and not check_model(spec.model) else None
+
+
+def _models(spec: StudySpec) -> list[str]:
+    from trainables.models import check_model
+
+    sizes = sorted(value for value in field_values(spec, "resolution") if value) or [None]
+    problems = [problem for resolution in sizes for problem in check_model(spec.model, resolution)]
+    return list(dict.fromkeys(problems))
+
+
+def _metric_models(spec: StudySpec) -> list[str]:
+    names = (spec.evaluation.image_encoder, spec.evaluation.clip)
+    if set(names) == {EMBEDDED}:
+        return []
+    from trainables.evaluation.encoders import check_metric_models
+
+    return check_metric_models(*names)
+
+
+def _optimizers(spec: StudySpec) -> Iterator[str]:
+    for name in sorted(map(str, field_values(spec, "optimizer"))):
+        if name in _OPTIMIZERS:
+            module, extra = _OPTIMIZERS[name]
+            if importlib.util.find_spec(module) is None:
+                install = f"pip install 'diffusion-study[{extra}]'"
+                yield f"optimizer {name!r} needs the package {module}; install it ({install}) or take adamw"
+
+
+def _precision(spec: StudySpec) -> Iterator[str]:
+    if spec.resources.gpus_per_run == 0 and "fp16" in field_values(spec, "mixed_precision"):
+        yield "mixed_precision: fp16 needs a GPU, but resources.gpus_per_run is 0; on the CPU take bf16 or no"
+
+
+def _disk(spec: StudySpec, storage: Path) -> list[str]:
+    from study.plan import rough_bytes
+
+    return check_disk(storage, rough_bytes(spec))

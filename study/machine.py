@@ -1,0 +1,221 @@
+"""What a study needs of its surroundings: disk, CPUs and GPUs, a reachable MLflow and Ray.
+
+Each check returns messages (the rule, the value, the remedy), never raises, and waits a few seconds at most.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from study.provenance import without_credentials
+from study.sections import Resources
+
+TIMEOUT = 3.0  # seconds
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_SPARE_BYTES = 200 * 2**20  # databases, logs, images: what no estimate counts
+
+
+def check_disk(folder: Path, needed: int) -> list[str]:
+    """Tells whether `needed` bytes are free (and some to spare) where `folder` is or would be made."""
+    place = existing(folder)
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return [
+            f"the storage folder {folder} cannot be used ({error.strerror or error}); "
+            "choose another with --storage"
+        ]
+    if not os.access(place, os.W_OK):
+        return [
+            f"the storage folder {folder} cannot be written; "
+            "change its permissions or choose another with --storage"
+        ]
+    if free < needed + _SPARE_BYTES:
+        return [
+            f"the study needs about {size(needed + _SPARE_BYTES)} in {folder}, but only {size(free)} are free; "
+            "make room, choose another place with --storage, or plan fewer runs"
+        ]
+    return []
+
+
+def check_resources(resources: Resources, available: Mapping[str, float] | None = None) -> list[str]:
+    """Tells whether a run can ever be placed; Ray would otherwise wait for ever.
+
+    Args:
+        resources: What one run reserves.
+        available: Ray's resources of a cluster (``CPU``, ``GPU``); None: this machine.
+    """
+    where = "this machine" if available is None else "the cluster"
+    cpus = cores() if available is None else available.get("CPU", 0)
+    gpus = count_gpus() if available is None else available.get("GPU", 0)
+    problems = []
+    if resources.cpus_per_run > cpus:
+        problems.append(
+            f"each run asks for {resources.cpus_per_run} CPUs, but {where} has {cpus:g}; "
+            "lower resources.cpus_per_run"
+        )
+    if resources.gpus_per_run > gpus:
+        if gpus == 0:
+            remedy = "set resources.gpus_per_run to 0, or join a cluster that has GPUs with --address"
+            problems.append(
+                f"each run asks for {resources.gpus_per_run:g} GPU, but {where} has none; {remedy}"
+            )
+        else:
+            problems.append(
+                f"each run asks for {resources.gpus_per_run:g} GPUs, but {where} has {gpus:g}; "
+                "lower resources.gpus_per_run"
+            )
+    return problems
+
+
+def concurrency(resources: Resources, available: Mapping[str, float] | None = None) -> int:
+    """Returns how many runs there can be at once, at least 1."""
+    cpus = cores() if available is None else available.get("CPU", 0)
+    gpus = count_gpus() if available is None else available.get("GPU", 0)
+    most = int(cpus // resources.cpus_per_run)
+    if resources.gpus_per_run > 0:
+        # A run of a fraction never straddles two GPUs.
+        per_gpu = (
+            int(1 / resources.gpus_per_run + 1e-9)
+            if resources.gpus_per_run <= 1
+            else 1 / resources.gpus_per_run
+        )
+        most = min(most, int(gpus * per_gpu))
+    return max(1, min(most, resources.max_concurrent_runs or most))
+
+
+def cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_gpus() -> int:
+    """Returns the number of NVIDIA GPUs that CUDA_VISIBLE_DEVICES lets this process see; loads no torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = (
+        None if visible is None else [part for part in visible.split(",") if part.strip() not in ("", "-1")]
+    )
+    if chosen == []:
+        return 0
+    there = len(list(Path("/dev").glob("nvidia[0-9]*"))) or _count_by_driver()
+    return there if chosen is None else min(there, len(chosen))
+
+
+def _count_by_driver() -> int:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    try:
+        done = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+
+
+def check_address(address: str | None) -> list[str]:
+    """Tells whether Ray listens at an address; None, ``local`` and ``auto`` are left to Ray itself."""
+    if address in (None, "", "local", "auto"):
+        return []
+    assert address is not None
+    parts = urlsplit(address if "://" in address else f"ray-gcs://{address}")
+    remedy = "start it (`ray start --head`, `ray up cluster.yaml`), correct the address, or leave it out"
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if host is None or (port is None and parts.scheme != "ray"):
+        return [f"the Ray address {address!r} is not of the form host:port or ray://host:port; {remedy}"]
+    reason = _connection_problem(host, port or 10001)
+    return [f"no Ray cluster answers at {address} ({reason}); {remedy}"] if reason else []
+
+
+def check_tracking(uri: str | None) -> list[str]:
+    """Tells whether an MLflow tracking URI can be used; None, the default store, always can."""
+    if not uri:
+        return []
+    shown = without_credentials(uri)
+    parts = urlsplit(uri)
+    scheme = parts.scheme.split("+")[0]
+    remedy = "start it, correct tracking.uri, or leave it out for the default store"
+    if scheme in ("http", "https"):
+        reason = _http_problem(uri)
+        return [f"the MLflow server {shown} does not answer ({reason}); {remedy}"] if reason else []
+    if scheme == "sqlite":
+        return _sqlite_problems(uri, shown)
+    if scheme in _PORTS and parts.hostname:
+        reason = _connection_problem(parts.hostname, parts.port or _PORTS[scheme])
+        return [f"the MLflow database {shown} does not answer ({reason}); {remedy}"] if reason else []
+    if scheme in ("", "file"):
+        return [
+            f"the MLflow URI {shown!r} is a folder, which MLflow no longer writes to; give a server "
+            "http://host:port, sqlite:////absolute/mlflow.db, or leave it out for the default store"
+        ]
+    return []
+
+
+def _sqlite_problems(uri: str, shown: str) -> list[str]:
+    path = Path(uri.partition(":///")[2].partition("?")[0])
+    if not path.is_absolute():
+        return [
+            f"the MLflow URI {shown} is relative; write four slashes and an absolute path: sqlite:////folder/mlflow.db"
+        ]
+    place = existing(path.parent)
+    if not os.access(place, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        return [f"the MLflow store {path} cannot be written; choose another file"]
+    return []
+
+
+def _http_problem(uri: str) -> str | None:
+    """Any answer at all, even a refusal for lack of credentials, shows that a server is there."""
+    request = urllib.request.Request(uri.rstrip("/") + "/health", method="GET")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT):
+            return None
+    except urllib.error.HTTPError as error:
+        return f"it says {error.code} {error.reason}" if error.code >= 500 else None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return _reason(reason if isinstance(reason, BaseException) else error)
+
+
+def _connection_problem(host: str, port: int) -> str | None:
+    try:
+        with socket.create_connection((host, port), timeout=TIMEOUT):
+            return None
+    except OSError as error:
+        return _reason(error)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {TIMEOUT:g} seconds"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, socket.gaierror):
+        return "the host name is unknown"
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def existing(folder: Path) -> Path:
+    """Returns `folder`, or its nearest parent that exists."""
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def size(count: float) -> str:
+    """Returns a number of bytes for people, e.g. ``1.5 GB`` (decimal units)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,348 @@
+"""What a launch would do: trials, runs and steps of each arm, what is already done, and what it will take."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from study.machine import concurrency, existing, size
+from study.probe import Measured
+from study.runs import RunKey, Storage
+from study.sections import BASE
+from study.spec import StudySpec, difference
+from trainables.config import EMBEDDED
+from trainables.events import EVENTS_FILE, RESULT_FILE
+
+STUDY_FILE = "study.json"
+
+_START_UP_SECONDS = 25.0  # Ray, ledger, MLflow store, and loading libraries and model in the first worker
+_BETWEEN_RUNS_SECONDS = 0.5  # handing a warm actor its next run, writing results
+_IMAGE_BYTES = 15_000  # a saved sample grid cell, generously
+_ADAPTER_SHARE = 0.03  # of the model's size: an adapter of rank 32 with its optimizer state stays below
+_TRAINING_SHARE = 3.0  # resume state of a full training: weights and two moments
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many runs of an arm (or a study) are over, begun, and not begun."""
+
+    finished: int = 0
+    interrupted: int = 0
+    to_do: int = 0
+
+    def __add__(self, other: Progress) -> Progress:
+        return Progress(
+            self.finished + other.finished, self.interrupted + other.interrupted, self.to_do + other.to_do
+        )
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One arm's part of a plan.
+
+    Attributes:
+        steps: Optimizer steps of all its runs, at most (early stopping and failures make it fewer).
+        searched: What is searched, in words.
+        seconds: Estimated device-seconds (one run after another) of what is left to do; None without a probe.
+        memory: Estimated peak bytes of one run, or None.
+        disk: Estimated bytes that its runs will add to the storage.
+    """
+
+    arm: str
+    method: str
+    trials: int
+    search_runs: int
+    confirm_runs: int
+    steps: int
+    searched: dict[str, str]
+    progress: Progress
+    seconds: float | None = None
+    memory: int | None = None
+    disk: int = 0
+
+    @property
+    def runs(self) -> int:
+        """Runs of both phases."""
+        return self.search_runs + self.confirm_runs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch would do.
+
+    Attributes:
+        concurrent: How many runs there will be at once.
+        changed: How the study differs from the one of that name in the storage; a launch would refuse.
+        once_seconds: What is computed once for all runs: base model's values, class images.
+    """
+
+    study: str
+    storage: Path
+    arms: tuple[ArmPlan, ...]
+    concurrent: int
+    free_disk: int
+    changed: tuple[str, ...] = ()
+    once_seconds: float = 0.0
+
+    @property
+    def runs(self) -> int:
+        """Runs of all arms in both phases."""
+        return sum(arm.runs for arm in self.arms)
+
+    @property
+    def progress(self) -> Progress:
+        """Progress of the whole study."""
+        return sum((arm.progress for arm in self.arms), Progress())
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated wall seconds of a launch, or None without a probe; 0 if nothing is left to do."""
+        parts = [arm.seconds for arm in self.arms]
+        if any(part is None for part in parts):
+            return None
+        left = self.progress
+        if not left.to_do and not left.interrupted:
+            return 0.0
+        work = sum(part for part in parts if part is not None) + self.once_seconds
+        # The last runs leave workers idle: on average half a run's time.
+        longest = max(
+            (part / max(1, arm.runs) for arm, part in zip(self.arms, parts, strict=True) if part), default=0.0
+        )
+        return _START_UP_SECONDS + work / self.concurrent + (longest / 2 if self.concurrent > 1 else 0)
+
+    @property
+    def memory(self) -> int | None:
+        """Estimated bytes of all runs at once, or None."""
+        peaks = sorted((arm.memory for arm in self.arms if arm.memory), reverse=True)
+        return peaks[0] * self.concurrent if peaks else None
+
+    @property
+    def disk(self) -> int:
+        """Estimated bytes that the launch adds to the storage."""
+        return sum(arm.disk for arm in self.arms)
+
+    def columns(self) -> list[str]:
+        """Names of the columns of `rows`, in order."""
+        return list(self.rows()[0])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an arm, for a table."""
+        return [
+            {
+                "arm": arm.arm,
+                "method": arm.method,
+                "searched": ", ".join(arm.searched) or "-",
+                "trials": arm.trials,
+                "search_runs": arm.search_runs,
+                "confirm_runs": arm.confirm_runs,
+                "steps": arm.steps,
+                "finished": arm.progress.finished,
+                "interrupted": arm.progress.interrupted,
+                "to_do": arm.progress.to_do,
+                "minutes": None if arm.seconds is None else round(arm.seconds / 60, 1),
+                "memory_mb": None if arm.memory is None else round(arm.memory / 1e6),
+                "disk_mb": round(arm.disk / 1e6, 1),
+            }
+            for arm in self.arms
+        ]
+
+    def summary(self) -> list[str]:
+        """Lines to print below the table."""
+        trials, steps, left = sum(a.trials for a in self.arms), sum(a.steps for a in self.arms), self.progress
+        lines = [f"{len(self.arms)} arms, {trials} trials, {self.runs} runs, {steps:,} training steps"]
+        if left.finished or left.interrupted:
+            lines.append(
+                f"resumes {self.study}: {left.finished} runs are finished, {left.interrupted} were interrupted "
+                f"and continue, {left.to_do} are to do"
+            )
+        if self.changed:
+            lines.append("launch would refuse: a study of this name but another content is in the storage:")
+            lines += [f"  {line}" for line in self.changed]
+        together = f"{self.concurrent} run{'s' if self.concurrent > 1 else ''} at once"
+        if self.seconds is None:
+            lines.append(f"{together}; no estimate of time without a probe")
+        else:
+            lines.append(
+                f"about {duration(self.seconds)} with {together} (estimated from a probe of this machine)"
+            )
+        if self.memory is not None:
+            lines.append(f"about {size(self.memory)} of memory")
+        lines.append(f"about {size(self.disk)} of disk; {size(self.free_disk)} are free in {self.storage}")
+        return lines
+
+
+def make_plan(
+    spec: StudySpec,
+    storage: Storage,
+    measured: Mapping[str, Measured] | None = None,
+    *,
+    available: Mapping[str, float] | None = None,
+) -> Plan:
+    """Returns what a launch of the study would do; writes nothing.
+
+    Args:
+        spec: The study.
+        storage: Where it would lie; what is there already is counted.
+        measured: Cost by method (see ``study/probe.py``); without it there is no estimate of time and memory.
+        available: Ray's resources of a cluster; None: this machine.
+    """
+    arms = tuple(_arm_plan(spec, name, storage, measured) for name in spec.arms)
+    return Plan(
+        study=spec.name,
+        storage=storage.root,
+        arms=arms,
+        concurrent=concurrency(spec.resources, available),
+        free_disk=shutil.disk_usage(existing(storage.root)).free,
+        changed=tuple(_changed(spec, storage)),
+        once_seconds=_once_seconds(spec, measured or {}),
+    )
+
+
+def planned_keys(spec: StudySpec, arm: str, confirmed: int | None = None) -> Iterator[RunKey]:
+    """Yields the runs of an arm, search first; `confirmed` is the trial that the search chose (None:
+    unknown yet).
+    """
+    for trial in range(spec.trials_of(arm)):
+        yield from spec.search_keys(arm, trial)
+    if confirmed is not None:
+        yield from spec.confirm_keys(arm, confirmed)
+
+
+def rough_bytes(spec: StudySpec) -> int:
+    """Returns an upper estimate of the disk that a study takes, from file sizes alone."""
+    model = model_bytes(spec)
+    total = 0
+    for name in spec.arms:
+        runs = spec.trials_of(name) * len(spec.search_keys(name, 0)) + len(spec.confirm_keys(name, 0))
+        total += runs * _run_bytes(spec, name, model, None)
+    # Resume states: only runs in progress have one.
+    shares = [
+        _TRAINING_SHARE if _artifact(spec, name) == "pipeline" else _ADAPTER_SHARE for name in spec.arms
+    ]
+    return total + int(concurrency(spec.resources) * max(shares) * model)
+
+
+def model_bytes(spec: StudySpec) -> int:
+    """Returns the size of the base model's weights on disk; 0 if it is not here yet (a hub id)."""
+    from trainables.models import resolve_model
+
+    if spec.model.path != EMBEDDED and not Path(spec.model.path).is_dir():
+        return 0
+    return sum(path.stat().st_size for path in resolve_model(spec.model).rglob("*.safetensors"))
+
+
+def duration(seconds: float) -> str:
+    """Returns a span for people, e.g. ``45 s``, ``7 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _arm_plan(
+    spec: StudySpec, name: str, storage: Storage, measured: Mapping[str, Measured] | None
+) -> ArmPlan:
+    arm, trials, space = spec.arms[name], spec.trials_of(name), spec.space(name)
+    search, confirm = len(spec.search_keys(name, 0)) * trials, len(spec.confirm_keys(name, 0))
+    progress = _progress(spec, name, storage, search + confirm)
+    steps = 0 if arm.method == BASE else _steps(spec, name)
+    cost = (measured or {}).get(arm.method)
+    plan = ArmPlan(
+        arm=name,
+        method=arm.method,
+        trials=trials,
+        search_runs=search,
+        confirm_runs=confirm,
+        steps=steps * (search + confirm),
+        searched={key: dim.describe() for key, dim in space.parameters.items()},
+        progress=progress,
+        disk=progress.to_do * _run_bytes(spec, name, model_bytes(spec), cost),
+    )
+    if cost is None:
+        return plan
+    each = _BETWEEN_RUNS_SECONDS + cost.seconds_of_run(steps, evaluations(spec, name))
+    # An interrupted run has on average half of its work behind it.
+    return replace(
+        plan, seconds=each * (progress.to_do + progress.interrupted / 2), memory=cost.peak_memory_bytes
+    )
+
+
+def evaluations(spec: StudySpec, arm: str) -> int:
+    """Returns how often a run is evaluated: at the end, and at the fractions that the study names."""
+    if spec.arms[arm].method == BASE:
+        return 1
+    return len({at for at in spec.evaluation.at if at < 1}) + 1
+
+
+def _steps(spec: StudySpec, arm: str) -> int:
+    """Steps of a run: of the longest, where an arm searches its length."""
+    searched = spec.space(arm).parameters.get("max_train_steps")
+    if searched is not None:
+        return int(max(searched.probes()))
+    return int(spec.method_config(arm, {})["max_train_steps"])
+
+
+def _progress(spec: StudySpec, arm: str, storage: Storage, planned: int) -> Progress:
+    finished = interrupted = 0
+    subjects, seeds = set(spec.confirm.subjects or ()), set(spec.confirm.seeds)
+    for phase in ("search", "confirm"):
+        folder = storage.folder / "runs" / phase / arm
+        for run in sorted(folder.iterdir()) if folder.is_dir() else []:
+            try:
+                key = RunKey.parse(f"{phase}/{arm}/{run.name}")
+            except ValueError:
+                continue
+            if phase == "confirm" and not (key.subject in subjects and key.seed in seeds):
+                continue
+            finished += (run / RESULT_FILE).exists()
+            interrupted += (run / EVENTS_FILE).exists() and not (run / RESULT_FILE).exists()
+    return Progress(finished, interrupted, max(0, planned - finished - interrupted))
+
+
+def _changed(spec: StudySpec, storage: Storage) -> list[str]:
+    try:
+        record = json.loads((storage.folder / STUDY_FILE).read_text(encoding="utf-8"))
+        return difference(record, spec)
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _once_seconds(spec: StudySpec, measured: Mapping[str, Measured]) -> float:
+    """Base model's values for every subject, and class images where there is prior preservation."""
+    if not measured:
+        return 0.0
+    from trainables.catalogue import method_config_class
+
+    any_cost = next(iter(measured.values()))
+    used = {*(spec.search.subjects or ()), *(spec.confirm.subjects or ())}
+    seconds = len(used) * any_cost.evaluation_seconds
+    images = 0
+    for name, arm in spec.arms.items():
+        config = method_config_class(arm.method).model_validate(spec.method_config(name, {}))
+        if config.with_prior_preservation and arm.method != BASE:
+            images = max(images, config.num_class_images * config.class_num_inference_steps)
+    return seconds + len(used) * images * any_cost.seconds_per_image_step
+
+
+def _artifact(spec: StudySpec, arm: str) -> str:
+    from trainables.catalogue import get_method
+
+    method = get_method(spec.arms[arm].method)
+    return method.artifact if method.trains else "none"
+
+
+def _run_bytes(spec: StudySpec, arm: str, model: int, cost: Measured | None) -> int:
+    """What one run leaves: weights and sample grids."""
+    shares = {"pipeline": 1.0, "adapter": _ADAPTER_SHARE, "none": 0.0}
+    weights = (
+        cost.artifact_bytes
+        if cost and cost.artifact_bytes is not None
+        else int(shares[_artifact(spec, arm)] * model)
+    )
+    prompts = len(spec.evaluation.prompts or ()) or spec.evaluation.num_prompts or 10
+    images = prompts * spec.evaluation.images_per_prompt * evaluations(spec, arm)
+    return weights + images * _IMAGE_BYTES + 50_000

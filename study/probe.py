@@ -1,0 +1,323 @@
+"""A short measurement of the machine with the study's own model, from which a plan's estimates follow.
+
+Each method is run for a few steps and a few images by the same code that a study runs, in as many processes
+at once as there will be workers, because cores and memory bandwidth are shared. It happens outside this
+process, so that the one that launches a study holds neither a model nor a CUDA context. The result is kept
+in the storage's cache.
+
+As a program (``python -m study.probe REQUEST RESULT``) this module is one of those processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from study.errors import UserError
+from study.machine import concurrency, cores, count_gpus
+from study.provenance import package_versions
+from study.runs import Storage
+from study.sections import BASE
+from study.spec import StudySpec
+from trainables.config import EvaluationConfig, RunConfig
+
+_STEPS = 6
+_WARM_UP = 2  # steps that are not counted: allocation, caches of the compiler
+_IMAGES = 8
+_TIMEOUT = 1800.0  # seconds; Stable Diffusion on a slow CPU takes long, but not for ever
+_MOST_PROCESSES = 4
+_VERSION = 1  # of the measurement: a new one makes old results in the cache void
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one method costs on this machine with a study's model and settings.
+
+    Attributes:
+        seconds_per_step: Of training.
+        seconds_per_image_step: Of sampling: one image, one solver step, in the evaluation's batches.
+        evaluation_seconds: Of one complete evaluation as the study asks for it.
+        preparation_seconds: Before the first step, once caches are filled.
+        saving_seconds: Writing the weights.
+        peak_memory_bytes: Of the process (CPU) or of CUDA memory while training; None for the base model.
+        artifact_bytes: Size of the weights; None for the base model.
+        start_up_seconds: Loading libraries and model in a fresh process.
+    """
+
+    method: str
+    seconds_per_step: float
+    seconds_per_image_step: float
+    evaluation_seconds: float
+    preparation_seconds: float
+    saving_seconds: float
+    peak_memory_bytes: int | None
+    artifact_bytes: int | None
+    start_up_seconds: float
+
+    def seconds_of_run(self, steps: int, evaluations: int) -> float:
+        """Returns the estimated wall seconds of a run in a warm worker."""
+        training = 0.0 if self.method == BASE else steps * self.seconds_per_step + self.saving_seconds
+        return self.preparation_seconds + training + evaluations * self.evaluation_seconds
+
+
+def probe_machine(spec: StudySpec, storage: Storage) -> dict[str, Measured]:
+    """Measures every method of a study, or takes what an earlier probe of the same kind has measured.
+
+    Raises:
+        UserError: A method fails already in the probe; with its message.
+    """
+    found: dict[str, Measured] = {}
+    requests: list[dict[str, Any]] = []
+    places: dict[str, Path] = {}
+    for name, arm in spec.arms.items():
+        if arm.method in places:
+            continue
+        request = _request(spec, name)
+        place = storage.cache / "probes" / f"{_digest(request, spec)}.json"
+        places[arm.method] = place
+        known = _read(place)
+        if known is not None:
+            found[arm.method] = known
+        else:
+            requests.append(request)
+    if requests:
+        for measured in _measure(requests, min(concurrency(spec.resources), _MOST_PROCESSES)):
+            found[measured.method] = measured
+            _write(places[measured.method], measured)
+    return {method: found[method] for method in places}
+
+
+def _request(spec: StudySpec, arm: str) -> dict[str, Any]:
+    """A short run of an arm in its most demanding configuration, with the numbers to scale it up by."""
+    method = spec.arms[arm].method
+    largest = {} if method == BASE else list(spec.space(arm).corners())[-1]
+    largest = {name: value for name, value in largest.items() if "learning_rate" not in name}
+    training = spec.method_config(arm, largest)
+    training |= {
+        "max_train_steps": _STEPS,
+        "lr_warmup_steps": 0,
+        "checkpointing_steps": 10 * _STEPS,
+        "num_class_images": 1,
+        "class_num_inference_steps": 1,
+    }
+    subject = (spec.search.subjects or spec.confirm.subjects or ())[0]
+    few: dict[str, Any] = {
+        "num_prompts": 4,
+        "images_per_prompt": _IMAGES // 4,
+        "num_class_images": 2,
+        "at": (),
+    }
+    config = RunConfig(
+        method=method,
+        model=spec.model,
+        subject=spec.subject(subject),
+        training=training,
+        evaluation=spec.evaluation.model_copy(update=few),
+        device="cuda" if spec.resources.gpus_per_run > 0 else "cpu",
+        cpu_threads=spec.resources.cpus_per_run,
+        output_dir="",
+        cache_dir="",
+    )
+    return {"config": config.model_dump(mode="json"), "evaluation": spec.evaluation.model_dump(mode="json")}
+
+
+def _digest(request: Mapping[str, Any], spec: StudySpec) -> str:
+    """Identifies a measurement: the machine, the versions, the model and what is run."""
+    versions = package_versions()
+    machine = {
+        "host": platform.node(),
+        "processor": platform.machine(),
+        "cores": cores(),
+        "gpus": count_gpus(),
+        "versions": {name: versions[name] for name in ("torch", "diffusers", "peft") if name in versions},
+        "processes": min(concurrency(spec.resources), _MOST_PROCESSES),
+        "model": _model_stamp(spec),
+        "version": _VERSION,
+    }
+    text = json.dumps({"machine": machine, "request": request}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _model_stamp(spec: StudySpec) -> list[Any]:
+    """Sizes and times of a model folder's weights: enough to notice that it was replaced."""
+    from trainables.models import resolve_model
+
+    if spec.model.path.count("/") == 1 and not Path(spec.model.path).is_dir():
+        return [spec.model.path, spec.model.revision]
+    files = sorted(resolve_model(spec.model).rglob("*.safetensors"))
+    return [[path.name, path.stat().st_size, int(path.stat().st_mtime)] for path in files]
+
+
+def _measure(requests: Sequence[Mapping[str, Any]], processes: int) -> list[Measured]:
+    """Runs the requests one after another in each of several processes at once; returns the means."""
+    with tempfile.TemporaryDirectory(prefix="study-probe-") as folder:
+        running = []
+        for number in range(processes):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            (place / "request.json").write_text(json.dumps(list(requests)))
+            with (place / "log").open("wb") as log:
+                command = [
+                    sys.executable,
+                    "-m",
+                    "study.probe",
+                    str(place / "request.json"),
+                    str(place / "result.json"),
+                ]
+                process = subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT, env=_environment(requests)
+                )
+                running.append((process, place))
+        try:
+            deadline = time.monotonic() + _TIMEOUT
+            for process, _ in running:
+                process.wait(max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"the probe took more than {_TIMEOUT / 60:.0f} minutes; plan with --no-probe"
+            ) from None
+        finally:
+            for process, _ in running:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+        return _means([_result(place) for _, place in running])
+
+
+def _environment(requests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    config = requests[0]["config"]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(config["cpu_threads"])}
+    if config["device"] == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return environment
+
+
+def _result(place: Path) -> list[Measured]:
+    try:
+        content = json.loads((place / "result.json").read_text())
+    except (OSError, ValueError):
+        tail = (place / "log").read_text(errors="replace").strip().splitlines()[-3:]
+        raise UserError(
+            f"the probe of this machine died: {' '.join(tail) or 'no message'}; plan with --no-probe"
+        ) from None
+    if "problems" in content:
+        raise UserError(*content["problems"])
+    return [Measured(**entry) for entry in content["measured"]]
+
+
+def _means(results: Sequence[Sequence[Measured]]) -> list[Measured]:
+    means = []
+    for same in zip(*results, strict=True):
+        values: dict[str, Any] = {"method": same[0].method}
+        for field in fields(Measured)[1:]:
+            numbers = [getattr(measured, field.name) for measured in same]
+            known = [number for number in numbers if number is not None]
+            mean = statistics.fmean(known) if known else None
+            values[field.name] = int(mean) if mean is not None and field.name.endswith("_bytes") else mean
+        means.append(Measured(**values))
+    return means
+
+
+def _read(place: Path) -> Measured | None:
+    try:
+        return Measured(**json.loads(place.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write(place: Path, measured: Measured) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(asdict(measured)))
+    partial.replace(place)
+
+
+# ---------------------------------------------------------------------- in the measuring process
+
+
+def measure_run(request: Mapping[str, Any], folder: Path, resident: Any, start_up: float) -> Measured:
+    """Runs one request twice, so that the second finds its caches filled, and reads the cost from its events.
+
+    Raises:
+        UserError: The run fails.
+    """
+    from trainables.run import execute
+
+    for attempt in ("cold", "warm"):
+        config = RunConfig.model_validate(
+            {**request["config"], "output_dir": str(folder / attempt), "cache_dir": str(folder / "cache")}
+        )
+        steps: list[float] = []
+        cost: dict[str, Any] = {}
+        for event in execute(config, resident):
+            if event.kind == "progress":
+                steps.append(1 / event.data["steps_per_second"])
+            elif event.kind == "cost":
+                cost = event.data
+            elif event.kind == "finished" and event.data["state"] != "COMPLETE":
+                message = event.data["message"] or event.data["reason"]
+                raise UserError(f"a short trial of method {config.method} on this machine failed: {message}")
+    image_step = cost["image_latency_seconds"] / config.evaluation.num_inference_steps
+    evaluation = EvaluationConfig.model_validate(request["evaluation"])
+    return Measured(
+        method=config.method,
+        seconds_per_step=statistics.median(steps[_WARM_UP:]) if steps else 0.0,
+        seconds_per_image_step=image_step,
+        evaluation_seconds=cost["evaluation_seconds"]
+        / _images(config, config.evaluation)
+        * _images(config, evaluation),
+        preparation_seconds=cost["preparation_seconds"],
+        saving_seconds=cost.get("saving_seconds") or 0.0,
+        peak_memory_bytes=cost["peak_memory_bytes"],
+        artifact_bytes=cost.get("artifact_bytes"),
+        start_up_seconds=start_up,
+    )
+
+
+def _images(config: RunConfig, evaluation: EvaluationConfig) -> int:
+    """Images that one evaluation draws."""
+    from trainables.evaluation.protocol import make_protocol
+    from trainables.subjects import resolve_subject
+
+    subject = resolve_subject(config.subject, 64)
+    protocol = make_protocol(subject, evaluation, 64)
+    return len(protocol.instance) + len(protocol.classes)
+
+
+def main(request_file: str, result_file: str) -> None:
+    """Measures every request of a file and writes the results."""
+    begin = time.perf_counter()
+    from trainables.resident import Resident
+    from trainables.setup import choose_device
+
+    resident = Resident()
+    requests = json.loads(Path(request_file).read_text())
+    content: dict[str, Any]
+    try:
+        measured: list[Measured] = []
+        for number, request in enumerate(requests):
+            folder = Path(result_file).parent / f"run-{number}"
+            if number == 0:
+                config = RunConfig.model_validate({**request["config"], "output_dir": "-", "cache_dir": "-"})
+                resident.backbone(config.model, choose_device(config.device))
+                start_up = time.perf_counter() - begin
+            measured.append(measure_run(request, folder, resident, start_up))
+        content = {"measured": [asdict(entry) for entry in measured]}
+    except UserError as error:
+        content = {"problems": list(error.problems)}
+    Path(result_file).write_text(json.dumps(content))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
