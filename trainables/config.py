@@ -1,7 +1,7 @@
 """What one run is: a frozen, validated description, from which everything about its training follows.
 
-Training fields bear the names of diffusers' example scripts, adapter fields those of PEFT. Defaults stand here and
-nowhere else. Nothing in this module imports torch.
+Training fields bear the names of diffusers' example scripts, adapter fields those of PEFT. Defaults stand
+here and nowhere else. Nothing in this module imports torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from trainables.catalogue import method_config_class
 
@@ -96,11 +96,20 @@ class TrainingConfig(Frozen):
     with_prior_preservation: bool = False
     prior_loss_weight: float = Field(default=1.0, ge=0)
     num_class_images: int = Field(default=32, ge=1)
+    class_num_inference_steps: int = Field(default=20, ge=1)
+    class_guidance_scale: float = Field(default=3.0, ge=0)
     # What else trains, and what is kept.
     train_text_encoder: bool = False
     use_ema: bool = False
     ema_decay: float = Field(default=0.995, gt=0, lt=1)
     checkpointing_steps: int = Field(default=50, ge=1)
+
+    @field_validator("lr_scheduler", mode="before")
+    @classmethod
+    def _warmup_is_no_other_schedule(cls, value: Any) -> Any:
+        # diffusers' name for what "constant" with lr_warmup_steps is here: one thing, one name in the
+        # results.
+        return "constant" if value == "constant_with_warmup" else value
 
     @model_validator(mode="after")
     def _warmup_shorter_than_training(self) -> Self:
@@ -143,7 +152,9 @@ class EvaluationConfig(Frozen):
                 raise ValueError(f"evaluation prompt {template!r} lacks the placeholder {{subject}}")
         for fraction in self.at:
             if not 0 < fraction <= 1:
-                raise ValueError(f"evaluation.at takes fractions of max_train_steps in (0, 1], got {fraction}")
+                raise ValueError(
+                    f"evaluation.at takes fractions of max_train_steps in (0, 1], got {fraction}"
+                )
         return self
 
 

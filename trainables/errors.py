@@ -16,7 +16,8 @@ class UserError(Exception):
 
 
 class TrainingFailure(Exception):
-    """A run that cannot go on for a reason of its own (NaN loss, out of memory); the study goes on without it.
+    """A run that cannot go on for a reason of its own (NaN loss, out of memory); the study goes on without
+    it.
 
     Args:
         reason: A short stable word for tables, such as ``nan_loss`` or ``out_of_memory``.

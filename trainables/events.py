@@ -1,7 +1,7 @@
 """The record of one run: numbered events, appended to ``events.jsonl`` in the run's folder.
 
-The event file is the truth about a run. Whoever shows or stores its progress (terminal, MLflow, report) follows this
-file and can be brought up to date at any time, because every event has a number.
+The event file is the truth about a run. Whoever shows or stores its progress (terminal, MLflow, report)
+follows this file and can be brought up to date at any time, because every event has a number.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ class Event:
 
 
 class EventLog:
-    """Appends events to a run's file; continues the numbering of earlier attempts and drops a torn last line."""
+    """Appends events to a run's file; continues the numbering of earlier attempts and drops a torn last line.
+
+    Attributes:
+        last_kind: Kind of the newest event, or None.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / EVENTS_FILE
@@ -58,6 +62,10 @@ class EventLog:
         self._drop_torn_line()
         events = read_events(folder)
         self._number = events[-1].number if events else 0
+        self.last_kind: str | None = None
+        self._last_step: dict[str, int] = {}
+        for event in events:
+            self._remember(event)
 
     def append(self, kind: Kind, step: int | None = None, **data: Any) -> Event:
         """Writes one event durably and returns it."""
@@ -68,7 +76,17 @@ class EventLog:
             file.flush()
             os.fsync(file.fileno())
         self._number = event.number
+        self._remember(event)
         return event
+
+    def last_step(self, kind: Kind) -> int:
+        """Returns the highest step for which an event of a kind is recorded, over all attempts; -1 if there is none."""
+        return self._last_step.get(kind, -1)
+
+    def _remember(self, event: Event) -> None:
+        self.last_kind = event.kind
+        if event.step is not None:
+            self._last_step[event.kind] = max(event.step, self._last_step.get(event.kind, -1))
 
     def _drop_torn_line(self) -> None:
         if not self.path.exists():

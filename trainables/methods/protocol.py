@@ -1,8 +1,8 @@
 """What a fine-tuning method is: which parameters train, and how the result is saved and loaded.
 
-The loop, the objective, data, precision, checkpoints, evaluation and cost are the core's and the same for all. A
-method's module is importable without torch (it imports torch, diffusers and peft inside its functions), because its
-configuration class is needed to validate a study file.
+The loop, the objective, data, precision, checkpoints, evaluation and cost are the core's and the same for
+all. A method's module is importable without torch (it imports torch, diffusers and peft inside its
+functions), because its configuration class is needed to validate a study file.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ class Method(Protocol):
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Makes the method's parameters trainable and returns the optimizer's parameter groups.
 
-        Every other parameter has ``requires_grad`` False afterwards; what trains is float32. Each group has ``params``
-        (a list), ``lr`` and ``name`` ("unet" or "text_encoder"). `generator` is the initialisation stream.
+        Every other parameter has ``requires_grad`` False afterwards; what trains is float32. Each group has
+        ``params`` (a list), ``lr`` and ``name`` ("unet" or "text_encoder"). A method that changes parameters
+        of the base model calls `Backbone.will_change` on their component first. `generator` is the
+        initialisation stream.
         """
         ...
 
     def detach(self, backbone: Backbone) -> None:
-        """Undoes `attach` and all training, so that the resident backbone is again the base model, bit by bit."""
+        """Removes what `attach` added to the modules. The core puts the base model's weights back."""
         ...
 
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
@@ -52,5 +54,5 @@ class Method(Protocol):
         ...
 
     def load(self, pipeline: Any, folder: Path) -> Any:
-        """Returns `pipeline` with the weights of `folder`, using only stock diffusers loaders."""
+        """Returns a pipeline with the weights of `folder`, using only stock diffusers loaders."""
         ...

@@ -1,0 +1,133 @@
+"""Resume state on disk: tensors as safetensors, everything else as JSON, never a pickle.
+
+A checkpoint is a folder that appears in one step (written beside its place, synced, moved) and carries the
+digest of its tensors, so that a damaged one is recognised and the one before it used instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+_TENSORS = "tensors.safetensors"
+_STATE = "state.json"
+_KEEP = 2  # the newest, and one before it in case the newest is damaged
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on as if it had never stopped.
+
+    Attributes:
+        step: Optimizer steps done.
+        tensors: By name; on the CPU.
+        state: JSON values.
+    """
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Writes a checkpoint durably under `folder` and removes all but the newest two; returns its folder."""
+    place = folder / f"step-{checkpoint.step:08d}"
+    partial = folder / f"{place.name}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, partial / _TENSORS)
+    content = {
+        "format": _FORMAT,
+        "step": checkpoint.step,
+        "tensors_sha256": _sha256(partial / _TENSORS),
+        "state": checkpoint.state,
+    }
+    (partial / _STATE).write_text(json.dumps(content), encoding="utf-8")
+    for path in (partial / _TENSORS, partial / _STATE, partial):
+        _sync(path)
+    if place.exists():  # a damaged one of the same step
+        shutil.rmtree(place)
+    os.replace(partial, place)
+    _sync(folder)
+    for outdated in [*_places(folder)[_KEEP:], *folder.glob("*.partial")]:
+        shutil.rmtree(outdated, ignore_errors=True)
+    return place
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """Returns the newest checkpoint that is whole, or None; damaged ones are passed over."""
+    for place in _places(folder):
+        try:
+            content = json.loads((place / _STATE).read_text(encoding="utf-8"))
+            if content["format"] != _FORMAT or content["tensors_sha256"] != _sha256(place / _TENSORS):
+                continue
+            return Checkpoint(content["step"], load_file(place / _TENSORS), content["state"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            continue
+    return None
+
+
+def split_state(state: dict[str, Any], prefix: str) -> tuple[dict[str, torch.Tensor], Any]:
+    """Parts a nested state dictionary into named tensors and JSON, which refers to them by name.
+
+    Tuples become lists and keys become strings; `join_state` gives integers back where all keys of a level
+    are digits.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+
+    def visit(value: Any, path: str) -> Any:
+        if isinstance(value, torch.Tensor):
+            # Clones, because safetensors refuses tensors that share memory.
+            tensors[path] = value.detach().to("cpu", copy=True)
+            return {"tensor": path}
+        if isinstance(value, dict):
+            return {"items": {str(key): visit(item, f"{path}.{key}") for key, item in value.items()}}
+        if isinstance(value, (list, tuple)):
+            return [visit(item, f"{path}.{index}") for index, item in enumerate(value)]
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise TypeError(f"a checkpoint cannot hold {path}, a {type(value).__name__}")
+
+    return tensors, visit(state, prefix)
+
+
+def join_state(tensors: dict[str, torch.Tensor], content: Any) -> Any:
+    """Inverse of `split_state`."""
+    if isinstance(content, list):
+        return [join_state(tensors, item) for item in content]
+    if not isinstance(content, dict):
+        return content
+    if "tensor" in content:
+        return tensors[content["tensor"]]
+    items = {key: join_state(tensors, item) for key, item in content["items"].items()}
+    if items and all(key.isdigit() for key in items):
+        return {int(key): item for key, item in items.items()}
+    return items
+
+
+def _places(folder: Path) -> list[Path]:
+    """Checkpoints under a folder, the newest first."""
+    return sorted((path for path in folder.glob("step-*") if path.suffix != ".partial"), reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

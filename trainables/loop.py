@@ -1,0 +1,238 @@
+"""The training loop: `train_step` is the mathematics of one step, `train` calls it and reports.
+
+Speed comes from what is not here: no data loader, no synchronisation with the device inside a stretch of
+    steps, no
+encoding of images or of prompts that stay the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainables.checkpoint import Checkpoint, join_state, save_checkpoint, split_state
+from trainables.config import TrainingConfig
+from trainables.data import Batch, Batches, Texts
+from trainables.errors import TrainingFailure
+from trainables.events import Event, EventLog
+from trainables.families import Backbone
+from trainables.meter import Meter
+from trainables.objective import add_noise, diffusion_loss, min_snr_weights, target_of
+from trainables.randomness import Streams, draw_seed
+
+_REPORTS = 20  # progress events in a run, at least
+_LONGEST_STRETCH = 10  # steps between two looks at the loss, at most
+
+
+@dataclass(eq=False)
+class Trainer:
+    """Everything that a step needs and a checkpoint holds.
+
+    Attributes:
+        parameters: What trains, by name, in the optimizer's order.
+        modules: The modules that hold them.
+        optimizer: Wrapped by accelerate.
+        schedule: Of the learning rate; steps once an optimizer step, overflow or not.
+        average: diffusers' EMAModel of `parameters`, or None.
+        step: Optimizer steps done.
+    """
+
+    config: TrainingConfig
+    backbone: Backbone
+    accelerator: Any
+    parameters: dict[str, nn.Parameter]
+    modules: list[nn.Module]
+    optimizer: Any
+    schedule: Any
+    average: Any
+    batches: Batches
+    texts: Texts
+    streams: Streams
+    step: int = 0
+
+    def checkpoint(self, meter: Meter) -> Checkpoint:
+        """Returns the whole resume state."""
+        tensors = {f"weights.{name}": value.detach().cpu() for name, value in self.parameters.items()}
+        tensors |= {f"streams.{name}": value for name, value in self.streams.state_dict().items()}
+        tensors |= {f"batches.{name}": value for name, value in self.batches.state_dict().items()}
+        content: dict[str, Any] = {
+            "schedule": {"last_epoch": self.schedule.last_epoch},
+            "meter": meter.state_dict(),
+        }
+        states = {"optimizer": self.optimizer.state_dict()}
+        if self.average is not None:
+            states["average"] = self.average.state_dict()
+        if self.accelerator.scaler is not None:
+            states["scaler"] = self.accelerator.scaler.state_dict()
+        for name, state in states.items():
+            more, content[name] = split_state(state, name)
+            tensors |= more
+        return Checkpoint(self.step, tensors, content)
+
+    def restore(self, checkpoint: Checkpoint, meter: Meter) -> None:
+        """Goes on from a checkpoint of the same configuration."""
+        tensors, content = checkpoint.tensors, checkpoint.state
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"weights.{name}"])
+        self.streams.load_state_dict(_with_prefix(tensors, "streams."))
+        self.batches.load_state_dict(_with_prefix(tensors, "batches."))
+        optimizer = join_state(tensors, content["optimizer"])
+        _take_layout(optimizer, list(self.parameters.values()))
+        self.optimizer.load_state_dict(optimizer)
+        if self.average is not None:
+            average = join_state(tensors, content["average"])
+            average["shadow_params"] = [
+                _like(parameter, value)
+                for parameter, value in zip(self.parameters.values(), average["shadow_params"], strict=True)
+            ]
+            self.average.load_state_dict(average)
+        if self.accelerator.scaler is not None and "scaler" in content:
+            self.accelerator.scaler.load_state_dict(join_state(tensors, content["scaler"]))
+        self.schedule.last_epoch = content["schedule"]["last_epoch"]
+        self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        meter.load_state_dict(content["meter"])
+        self.step = checkpoint.step
+
+
+def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Does one optimizer step; returns the loss and the norm of its gradient before clipping, both on the device."""
+    config, accelerator = trainer.config, trainer.accelerator
+    # Dropout draws from torch's global generators; seeded step by step they need no state of their own.
+    torch.manual_seed(draw_seed(trainer.streams["dropout"]))
+    total = torch.zeros((), device=trainer.backbone.device)
+    for _ in range(config.gradient_accumulation_steps):
+        batch = trainer.batches.draw()
+        with accelerator.accumulate(*trainer.modules):
+            with accelerator.autocast():
+                loss = batch_loss(trainer, batch)
+            accelerator.backward(loss)
+            total += loss.detach()
+    norm = accelerator.clip_grad_norm_(trainer.parameters.values(), config.max_grad_norm)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.schedule.step()
+    if trainer.average is not None:
+        trainer.average.step(trainer.parameters.values())
+    trainer.step += 1
+    return total / config.gradient_accumulation_steps, norm
+
+
+def batch_loss(trainer: Trainer, batch: Batch) -> torch.Tensor:
+    """Returns the loss of one batch, a scalar."""
+    backbone, config = trainer.backbone, trainer.config
+    schedule = backbone.alphas_cumprod
+    noisy = add_noise(batch.latents, batch.noise, batch.timesteps, schedule)
+    target = target_of(backbone.prediction_type, batch.latents, batch.noise, batch.timesteps, schedule)
+    prediction = backbone.unet(noisy, batch.timesteps, **_conditioning(trainer, batch), return_dict=False)[0]
+    weights = None
+    if config.snr_gamma is not None:
+        weights = min_snr_weights(backbone.prediction_type, batch.timesteps, schedule, config.snr_gamma)
+    return diffusion_loss(prediction, target, batch.shares, weights)
+
+
+def train(
+    trainer: Trainer,
+    log: EventLog,
+    meter: Meter,
+    checkpoints: Path,
+    evaluations: set[int],
+    evaluate: Callable[[int], Iterator[Event]],
+) -> Iterator[Event]:
+    """Trains to the end, reporting progress, saving checkpoints and evaluating at the given steps.
+
+    Args:
+        trainer: At step 0 or restored from a checkpoint.
+        log: Takes every event before it is yielded.
+        checkpoints: Folder of the resume state.
+        evaluations: Steps after which to evaluate; the end is the caller's.
+        evaluate: Called with the step.
+
+    Raises:
+        TrainingFailure: The loss is not finite any more.
+    """
+    config, last = trainer.config, trainer.config.max_train_steps
+    every = max(1, min(_LONGEST_STRETCH, last // _REPORTS))
+    reported = log.last_step("progress")
+    if trainer.step < last:
+        yield log.append("phase", trainer.step, name="train")
+    while trainer.step < last:
+        until = _next_stop(trainer.step, last, every, config.checkpointing_steps, evaluations)
+        begin, steps = time.perf_counter(), until - trainer.step
+        with meter.measure("train"):
+            total = torch.zeros((), device=trainer.backbone.device)
+            for _ in range(steps):
+                loss, norm = train_step(trainer)
+                total += loss
+            mean, norm_value = float(total) / steps, float(norm)
+        _require_finite(trainer, mean, norm_value, steps)
+        if trainer.step > reported:
+            yield log.append(
+                "progress",
+                trainer.step,
+                loss=mean,
+                learning_rate=trainer.schedule.get_last_lr()[0],
+                gradient_norm=norm_value if math.isfinite(norm_value) else None,
+                steps_per_second=steps / (time.perf_counter() - begin),
+            )
+        if trainer.step % config.checkpointing_steps == 0 or trainer.step == last:
+            with meter.measure("save"):
+                place = save_checkpoint(checkpoints, trainer.checkpoint(meter))
+            yield log.append("checkpoint", trainer.step, path=f"{checkpoints.name}/{place.name}")
+        if trainer.step in evaluations and trainer.step < last:
+            yield from evaluate(trainer.step)
+            yield log.append("phase", trainer.step, name="train")
+
+
+def _require_finite(trainer: Trainer, loss: float, norm: float, steps: int) -> None:
+    """Fails the run when its weights are, or are about to be, no numbers any more."""
+    # With a scaler, overflow is part of the method: such a step is skipped.
+    if math.isfinite(loss) and (math.isfinite(norm) or trainer.accelerator.scaler is not None):
+        return
+    raise TrainingFailure(
+        "nan_loss",
+        f"loss {loss}, gradient norm {norm} in steps {trainer.step - steps + 1} to {trainer.step}; "
+        "a lower learning rate, or mixed_precision: no, may help",
+    )
+
+
+def _next_stop(step: int, last: int, every: int, checkpointing: int, evaluations: set[int]) -> int:
+    """Returns the next step at which something other than training is to be done."""
+    stops = [last, (step // every + 1) * every, (step // checkpointing + 1) * checkpointing]
+    return min([*stops, *(stop for stop in evaluations if stop > step)])
+
+
+def _conditioning(trainer: Trainer, batch: Batch) -> dict[str, Any]:
+    family, texts = trainer.backbone.family, trainer.texts
+    if not texts.are_tokens:
+        return family.unet_arguments({name: rows[batch.captions] for name, rows in texts.rows.items()})
+    if len(texts.captions) <= len(batch.captions):
+        # Few captions, many images: encode each caption once.
+        encoded = family.encode(trainer.backbone, texts.rows)
+        return family.unet_arguments({name: rows[batch.captions] for name, rows in encoded.items()})
+    tokens = {name: rows[batch.captions] for name, rows in texts.rows.items()}
+    return family.unet_arguments(family.encode(trainer.backbone, tokens))
+
+
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Returns a value in the memory layout of its parameter: fused optimizers pair them by address, not by index."""
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _take_layout(optimizer: dict[str, Any], parameters: list[nn.Parameter]) -> None:
+    for index, state in optimizer["state"].items():
+        parameter = parameters[index]
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = _like(parameter, value)

@@ -1,0 +1,135 @@
+"""What a run costs: seconds by phase, counted operations, peak memory.
+
+Phases are ``prepare``, ``train``, ``evaluate`` and ``save``. Only ``train`` counts as training time; the
+others are reported apart, so that two methods can be compared by what their optimisation takes.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Phase = Literal["prepare", "train", "evaluate", "save"]
+
+_RESET_PEAK = "5"  # written to /proc/self/clear_refs, it sets VmHWM to the present resident set (Linux)
+
+
+class Meter:
+    """Adds up the cost of a run over all its attempts.
+
+    Args:
+        device: Where the run computes.
+        devices: Devices held while training: GPUs of all workers, or CPU threads.
+    """
+
+    def __init__(self, device: torch.device, devices: int) -> None:
+        self._device = device
+        self._devices = devices
+        self.seconds: dict[str, float] = {"prepare": 0.0, "train": 0.0, "evaluate": 0.0, "save": 0.0}
+        self.lost_seconds = 0.0
+        self._kept = 0.0  # seconds of earlier attempts that the checkpoint accounts for
+        self.flops_per_step = 0
+        self.peak_memory = 0
+
+    @contextmanager
+    def measure(self, phase: Phase) -> Iterator[None]:
+        """Adds the wall time of a block to a phase, after the device has finished its work."""
+        if phase == "train":
+            self._reset_peak()
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            self.seconds[phase] += time.perf_counter() - begin
+            if phase == "train":
+                self.peak_memory = max(self.peak_memory, self._peak())
+
+    def account_for_attempts(self, spans: list[float]) -> None:
+        """States how long earlier attempts lived; what no checkpoint has kept of that is lost."""
+        self.lost_seconds = max(0.0, sum(spans) - self._kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the cost so far, as JSON values."""
+        return {
+            "seconds": dict(self.seconds),
+            "flops_per_step": self.flops_per_step,
+            "peak_memory": self.peak_memory,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Adds the cost that a checkpoint has recorded to that of this attempt."""
+        for phase, seconds in state["seconds"].items():
+            self.seconds[phase] += seconds
+            self._kept += seconds
+        self.flops_per_step = state["flops_per_step"]
+        self.peak_memory = max(self.peak_memory, state["peak_memory"])
+
+    def cost(self, steps: int) -> dict[str, Any]:
+        """Returns the cost after so many steps under the names of ``runs.csv``.
+
+        Peak memory is None if nothing was trained.
+        """
+        return {
+            "train_seconds": self.seconds["train"],
+            "device_seconds": self.seconds["train"] * self._devices,
+            "preparation_seconds": self.seconds["prepare"],
+            "evaluation_seconds": self.seconds["evaluate"],
+            "saving_seconds": self.seconds["save"],
+            "lost_seconds": self.lost_seconds,
+            "train_flops": self.flops_per_step * steps,
+            "peak_memory_bytes": self.peak_memory or None,
+            "peak_memory_kind": "cuda_allocated" if self._device.type == "cuda" else "resident_set",
+        }
+
+    def _reset_peak(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
+        # Not Linux, or not allowed: the peak then is that of the process's life.
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+
+    def _peak(self) -> int:
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        return _peak_resident_set()
+
+
+def count_flops(step: Callable[[], Any]) -> int:
+    """Returns the floating-point operations of matrix products and convolutions in a call, backward pass
+    included.
+
+    Attention is run in its plain form, whose products are all counted: fused kernels differ between machines,
+        and the
+    CPU's is not counted at all.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Returns the size of all files under a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _peak_resident_set() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,76 @@
+"""DreamBooth (Ruiz et al. 2022, arXiv:2208.12242): all weights of the UNet, beside class images that keep the
+class.
+
+The text encoder trains too if asked for. The result is a complete pipeline folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from trainables.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from trainables.families import Backbone
+
+
+class DreamBoothConfig(TrainingConfig):
+    """No fields of its own: all weights train, with prior preservation unless it is switched off."""
+
+    learning_rate: float = Field(default=1e-4, gt=0, le=10)
+    with_prior_preservation: bool = True
+
+
+@dataclass(frozen=True)
+class DreamBooth:
+    """Trains every weight of the UNet and, if asked for, of the text encoder."""
+
+    name: str = "dreambooth"
+    title: str = "DreamBooth"
+    config_class: type[TrainingConfig] = DreamBoothConfig
+    trains: bool = True
+    artifact: str = "pipeline"
+
+    def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
+        """Makes all weights trainable, in float32; nothing is drawn."""
+        backbone.freeze()
+        groups = [_train_all(backbone, "unet", config.learning_rate)]
+        if config.train_text_encoder:
+            rate = config.text_encoder_learning_rate or config.learning_rate
+            groups.append(_train_all(backbone, "text_encoder", rate))
+        return groups
+
+    def detach(self, backbone: Backbone) -> None:
+        """Has added nothing to the modules; the core restores the weights."""
+
+    def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
+        """Writes the whole pipeline, which ``from_pretrained`` loads."""
+        backbone.pipeline().save_pretrained(str(folder), safe_serialization=True)
+
+    def load(self, pipeline: Any, folder: Path) -> Any:
+        """Returns the pipeline of `folder`; the given one only says of which class and where."""
+        loaded = type(pipeline).from_pretrained(
+            str(folder), use_safetensors=True, safety_checker=None, requires_safety_checker=False
+        )
+        return loaded.to(pipeline.device)
+
+
+def _train_all(backbone: Backbone, component: str, rate: float) -> dict[str, Any]:
+    import torch
+
+    backbone.will_change(component)
+    parameters = list(backbone.modules[component].parameters())
+    for parameter in parameters:
+        parameter.data = parameter.data.to(torch.float32)
+        parameter.requires_grad_(True)
+    return {"name": component, "params": parameters, "lr": rate}
+
+
+METHOD = DreamBooth()

@@ -1,0 +1,361 @@
+"""The life of one run: from its configuration to its result, through crashes, as a stream of events.
+
+`execute` is a generator. It knows nothing of who consumes it: a Ray actor, a script or a test.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.cache import Cache
+from trainables.catalogue import get_method
+from trainables.checkpoint import load_latest
+from trainables.config import RunConfig
+from trainables.errors import TrainingFailure, UserError
+from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
+from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog, read_events
+from trainables.families import Backbone
+from trainables.loop import Trainer, train
+from trainables.meter import Meter, folder_bytes
+from trainables.resident import Resident
+from trainables.samples import save_samples
+from trainables.setup import build_trainer, choose_device, count_step_flops
+from trainables.subjects import Subject, resolve_subject
+
+CHECKPOINTS = "checkpoint"
+WEIGHTS = "weights"
+SAMPLES = "samples"
+_LOCK = "lock"
+
+
+def execute(
+    config: RunConfig, resident: Resident | None = None, *, pruned: Callable[[], bool] = lambda: True
+) -> Iterator[Event]:
+    """Trains and evaluates one run; yields each event after it has been written to the run's event file.
+
+    Called again for the same folder it goes on from the newest checkpoint; a run that has its result yields
+    nothing. The result (``result.json``) is written when the run has ended: complete, failed for a reason of
+    its own (NaN loss, out of memory, any exception), or stopped early by closing the generator.
+
+    Args:
+        config: The run; its folder must be its own.
+        resident: Models that stay in memory from run to run.
+        pruned: Asked when the generator is closed early. True ends the run as PRUNED; False leaves it as it
+            is, to be resumed (the process is going away, the run is not).
+
+    Raises:
+        UserError: The folder belongs to another configuration.
+        RuntimeError: Another process is working in the folder.
+    """
+    folder = Path(config.output_dir)
+    if (folder / RESULT_FILE).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder):
+        _claim(folder, config)
+        log = EventLog(folder)
+        if log.last_kind == "finished":  # killed between the last event and the result
+            _write_result(folder, config)
+            return
+        attempt = _Attempt(config, folder, log, resident or Resident())
+        try:
+            yield attempt.start()
+            yield from attempt.run()
+            outcome = {"state": "COMPLETE", "reason": None, "message": None, "traceback": None}
+        except GeneratorExit:
+            if pruned():
+                attempt.record_cost()
+                attempt.finish(
+                    {"state": "PRUNED", "reason": "stopped_early", "message": None, "traceback": None}
+                )
+            raise
+        except Exception as error:
+            # The text only: a traceback object would keep the run's tensors alive.
+            outcome = _describe(error)
+        finally:
+            attempt.give_back()
+        if outcome["state"] == "FAIL":
+            attempt.record_cost()
+        yield attempt.finish(outcome)
+
+
+class _Attempt:
+    """One try at a run, in one process."""
+
+    def __init__(self, config: RunConfig, folder: Path, log: EventLog, resident: Resident) -> None:
+        self.config = config
+        self.folder = folder
+        self.log = log
+        self.resident = resident
+        self.method = get_method(config.method)
+        self.device = choose_device(config.device)
+        self.meter = Meter(self.device, config.cpu_threads if self.device.type == "cpu" else 1)
+        self.spans = _spans(read_events(folder))
+        self.backbone: Backbone | None = None
+        self.evaluator: Evaluator | None = None
+        self.trainer: Trainer | None = None
+        self._last_step = 0
+        self.facts: dict[str, Any] = {}  # cost figures that are known once and do not add up
+        # Read before the attempt starts: where it goes on decides what the first event says.
+        self.checkpoint = load_latest(folder / CHECKPOINTS) if self.method.trains else None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.trainer.step if self.trainer else self._last_step
+
+    def start(self) -> Event:
+        """Records where and with what the attempt runs."""
+        return self.log.append(
+            "started",
+            attempt=len(self.spans) + 1,
+            resumed_step=self.checkpoint.step if self.checkpoint else 0,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=self.device.type,
+            device_name=torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else platform.machine(),
+            versions=_versions(),
+        )
+
+    def run(self) -> Iterator[Event]:
+        """Prepares, trains, saves and evaluates."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(self.config.cpu_threads)
+        yield self.log.append("phase", name="prepare")
+        with self.meter.measure("prepare"):
+            subject, cache = self._load()
+        with self.meter.measure("evaluate"):  # while the model is the base model
+            self.evaluator = self._prepare_evaluation(subject, cache)
+        with self.meter.measure("prepare"):
+            self._prepare(subject, cache)
+        self.meter.account_for_attempts(self.spans)
+        if self.trainer is not None:
+            checkpoints = self.folder / CHECKPOINTS
+            yield from train(
+                self.trainer,
+                self.log,
+                self.meter,
+                checkpoints,
+                self._evaluation_steps(),
+                self._evaluate_between,
+            )
+        with _averaged(self.trainer):
+            if self.trainer is not None:
+                yield self.log.append("phase", self.step, name="save")
+                with self.meter.measure("save"):
+                    size = self._save()
+                yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
+            yield from self._evaluate(self.step, final=True)
+        yield self.record_cost()
+
+    def finish(self, outcome: dict[str, Any]) -> Event:
+        """Records the end and writes the result."""
+        event = self.log.append("finished", self.step, **outcome)
+        _write_result(self.folder, self.config)
+        if outcome["state"] != "FAIL":  # what a failed run left behind may help to find out why
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        return event
+
+    def record_cost(self) -> Event:
+        """Records the cost so far."""
+        nothing = {"trainable_parameters": 0, "artifact_bytes": 0, "image_latency_seconds": None}
+        cost = self.meter.cost(self.step) | nothing | self.facts
+        return self.log.append("cost", self.step, **cost)
+
+    def give_back(self) -> None:
+        """Makes the resident model the base model again, whatever has happened."""
+        if self.backbone is not None:
+            self.method.detach(self.backbone)
+            self.backbone.restore()
+        self._last_step = self.step
+        self.trainer = self.evaluator = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _load(self) -> tuple[Subject, Cache]:
+        config = self.config
+        self.backbone = self.resident.backbone(config.model, self.device)
+        resolution = config.training.resolution or self.backbone.resolution
+        return resolve_subject(config.subject, resolution, config.training.captions), Cache(config.cache_dir)
+
+    def _prepare_evaluation(self, subject: Subject, cache: Cache) -> Evaluator:
+        assert self.backbone is not None
+        models = self.resident.metric_models(self.config.evaluation, self.device)
+        return prepare_evaluation(
+            self.backbone, subject, self.config.evaluation, models, cache, subject.resolution
+        )
+
+    def _prepare(self, subject: Subject, cache: Cache) -> None:
+        assert self.backbone is not None
+        if not self.method.trains:
+            return
+        self.trainer = build_trainer(self.config, self.backbone, subject, cache)
+        self.facts["trainable_parameters"] = sum(value.numel() for value in self.trainer.parameters.values())
+        if self.checkpoint is not None:
+            self.trainer.restore(self.checkpoint, self.meter)
+            self.checkpoint = None
+        if not self.meter.flops_per_step:
+            self.meter.flops_per_step = count_step_flops(self.trainer)
+
+    def _evaluation_steps(self) -> set[int]:
+        last = self.config.training.max_train_steps
+        return {max(1, round(fraction * last)) for fraction in self.config.evaluation.at} - {last}
+
+    def _evaluate_between(self, step: int) -> Iterator[Event]:
+        with _averaged(self.trainer):
+            yield from self._evaluate(step, final=False)
+
+    def _evaluate(self, step: int, final: bool) -> Iterator[Event]:
+        """Scores the model as it is now, unless an earlier attempt has recorded this step."""
+        assert self.backbone is not None
+        assert self.evaluator is not None
+        if self.log.last_step("evaluation") >= step and not final:
+            return
+        yield self.log.append("phase", step, name="evaluate")
+        with self.meter.measure("evaluate"):
+            result = evaluate(self.evaluator, self.backbone)
+            pictures = save_samples(self.evaluator, result, self.folder / SAMPLES, step)
+        self.facts["image_latency_seconds"] = result.image_latency_seconds
+        for key, path in pictures.items():
+            yield self.log.append("image", step, key=key, path=f"{SAMPLES}/{path.name}")
+        yield self.log.append("evaluation", step, final=final, **result.metrics)
+
+    def _save(self) -> int:
+        """Writes the weights in one step and returns their size in bytes."""
+        assert self.backbone is not None
+        target, partial = self.folder / WEIGHTS, self.folder / f"{WEIGHTS}.partial"
+        for path in (partial, target):
+            shutil.rmtree(path, ignore_errors=True)
+        self.backbone.restore_frozen()
+        self.method.save(self.backbone, self.config.training, partial)
+        os.replace(partial, target)
+        self.facts["artifact_bytes"] = folder_bytes(target)
+        return self.facts["artifact_bytes"]
+
+
+@contextmanager
+def _averaged(trainer: Trainer | None) -> Iterator[None]:
+    """Puts the moving average in the place of the weights, where there is one."""
+    if trainer is None or trainer.average is None:
+        yield
+        return
+    trainer.average.store(trainer.parameters.values())
+    trainer.average.copy_to(trainer.parameters.values())
+    try:
+        yield
+    finally:
+        trainer.average.restore(trainer.parameters.values())
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Holds the run's folder for this process; the system lets go of it if the process dies."""
+    with (folder / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RuntimeError(f"another process is working in {folder}") from None
+        yield
+
+
+def _claim(folder: Path, config: RunConfig) -> None:
+    """Writes ``run.json``, or makes sure that the folder was begun with the same configuration."""
+    path = folder / RUN_FILE
+    if path.exists():
+        begun = RunConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        if begun.digest() != config.digest():
+            raise UserError(
+                f"{folder} holds a run of another configuration; name another output_dir, or remove the folder"
+            )
+        return
+    _write_json(path, config.model_dump(mode="json"))
+
+
+def _describe(error: Exception) -> dict[str, Any]:
+    """Returns the outcome of a run that has failed."""
+    if isinstance(error, TrainingFailure):
+        reason = error.reason
+    elif isinstance(error, UserError):
+        reason = "user_error"
+    elif is_out_of_memory(error):
+        reason = "out_of_memory"
+    else:
+        reason = "exception"
+    return {
+        "state": "FAIL",
+        "reason": reason,
+        "message": str(error) or type(error).__name__,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the device or of the host; torch reports the host's as a plain RuntimeError."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _spans(events: list[Event]) -> list[float]:
+    """Returns how many seconds each earlier attempt lived, as far as its events tell."""
+    spans: list[float] = []
+    begin = 0.0
+    for event in events:
+        if event.kind == "started":
+            spans.append(0.0)
+            begin = event.time
+        elif spans:
+            spans[-1] = max(spans[-1], event.time - begin)
+    return spans
+
+
+def _write_result(folder: Path, config: RunConfig) -> None:
+    """Sums the event file up as ``result.json``: what the last event of each kind says."""
+    last: dict[str, dict[str, Any]] = {}
+    attempts = 0
+    for event in read_events(folder):
+        last[event.kind] = event.data
+        attempts += event.kind == "started"
+    evaluation = {name: value for name, value in last.get("evaluation", {}).items() if name != "final"}
+    _write_json(
+        folder / RESULT_FILE,
+        {
+            **last["finished"],
+            "evaluation": evaluation,
+            "cost": last.get("cost", {}),
+            "weights": WEIGHTS if (folder / WEIGHTS).is_dir() else None,
+            "attempts": attempts,
+            "config_digest": config.digest(),
+        },
+    )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("torch", "diffusers", "transformers", "peft", "accelerate")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

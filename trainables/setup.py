@@ -1,0 +1,220 @@
+"""From a run's configuration to a trainer that is ready for its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from trainables.cache import Cache
+from trainables.catalogue import get_method
+from trainables.config import RunConfig, TrainingConfig
+from trainables.data import Batches, Examples, Texts, embed_texts, encode_images
+from trainables.families import Backbone, enable_gradient_checkpointing
+from trainables.loop import Trainer, batch_loss
+from trainables.meter import count_flops
+from trainables.optim import build_optimizer, build_schedule
+from trainables.randomness import Streams, stream_seed
+from trainables.sampling import generate
+from trainables.subjects import Subject
+
+_CLASS_IMAGES_AT_ONCE = 16  # a cache entry each, so that asking for more reuses those that are there
+_LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device that a configuration names; "auto" takes CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def build_trainer(config: RunConfig, backbone: Backbone, subject: Subject, cache: Cache) -> Trainer:
+    """Prepares data and parameters of a run.
+
+    What the frozen base model computes (latents, embeddings, class images) comes first and in float32, so
+    that the caches do not depend on the precision that a run trains in. Only then do parameters change.
+    """
+    training, method = config.training, get_method(config.method)
+    streams = Streams(config.seed)
+    texts, examples, priors = _encode(backbone, cache, subject, training)
+    groups = method.attach(backbone, training, streams["initialisation"])
+    if training.mixed_precision != "no":
+        backbone.lower_precision(_LOW_PRECISION[training.mixed_precision])
+        if not texts.are_tokens:
+            dtype = _LOW_PRECISION[training.mixed_precision]
+            texts = Texts(texts.captions, {name: rows.to(dtype) for name, rows in texts.rows.items()}, False)
+    modules = [backbone.modules[group["name"]] for group in groups]
+    for module in modules:
+        module.train()
+        if training.gradient_checkpointing:
+            enable_gradient_checkpointing(module)
+    accelerator = _accelerator(training, backbone.device)
+    optimizer = build_optimizer(groups, training)
+    schedule = build_schedule(optimizer, training)
+    parameters = _named(backbone, groups)
+    return Trainer(
+        config=training,
+        backbone=backbone,
+        accelerator=accelerator,
+        parameters=parameters,
+        modules=modules,
+        optimizer=accelerator.prepare_optimizer(optimizer, device_placement=False),
+        schedule=schedule,
+        average=_average(training, parameters),
+        batches=Batches(
+            examples,
+            priors,
+            streams,
+            size=training.train_batch_size,
+            scale=backbone.vae.config.scaling_factor,
+            timesteps=len(backbone.alphas_cumprod),
+            prior_loss_weight=training.prior_loss_weight,
+            noise_offset=training.noise_offset,
+        ),
+        texts=texts,
+        streams=streams,
+    )
+
+
+def count_step_flops(trainer: Trainer) -> int:
+    """Returns the floating-point operations of one optimizer step, counted on a smaller one that is thrown
+    away.
+
+    The UNet's operations are proportional to the number of images, so that one image of each kind is enough;
+    those of a text encoder that trains to the number of captions. Neither parameters nor random streams nor
+    the position in the data change.
+    """
+    batch, texts = trainer.batches.sample(), trainer.texts
+    counted, wanted = len(batch.latents), trainer.batches.images
+
+    def whole() -> None:
+        with trainer.accelerator.autocast():
+            loss = batch_loss(trainer, batch)
+        loss.backward()
+
+    def one_caption() -> None:
+        first = {name: rows[:1] for name, rows in texts.rows.items()}
+        with trainer.accelerator.autocast():
+            encoded = trainer.backbone.family.encode(trainer.backbone, first)
+        torch.stack([rows.float().sum() for rows in encoded.values()]).sum().backward()
+
+    with torch.random.fork_rng(
+        devices=[trainer.backbone.device] if trainer.backbone.device.type == "cuda" else []
+    ):
+        flops = count_flops(whole)
+        caption = count_flops(one_caption) if texts.are_tokens else 0
+    trainer.optimizer.optimizer.zero_grad(set_to_none=True)
+    distinct = len(texts.captions)
+    images = (flops - caption * min(distinct, counted)) * wanted // counted
+    return (images + caption * min(distinct, wanted)) * trainer.config.gradient_accumulation_steps
+
+
+def make_class_images(
+    backbone: Backbone, cache: Cache, prompt: str, training: TrainingConfig, resolution: int
+) -> list[Image.Image]:
+    """Returns images of the class made by the base model, from the cache where another run has made them."""
+    images: list[Image.Image] = []
+    for start in range(0, training.num_class_images, _CLASS_IMAGES_AT_ONCE):
+        images += _class_image_chunk(backbone, cache, prompt, training, resolution, start)
+    return images[: training.num_class_images]
+
+
+def _class_image_chunk(
+    backbone: Backbone, cache: Cache, prompt: str, training: TrainingConfig, resolution: int, start: int
+) -> list[Image.Image]:
+    import numpy
+
+    identity = {
+        "model": backbone.digest(),
+        "prompt": prompt,
+        "resolution": resolution,
+        "steps": training.class_num_inference_steps,
+        "guidance": training.class_guidance_scale,
+        "start": start,
+        "count": _CLASS_IMAGES_AT_ONCE,
+        "device": backbone.device.type,
+    }
+
+    def compute() -> dict[str, torch.Tensor]:
+        made = generate(
+            backbone,
+            [prompt] * _CLASS_IMAGES_AT_ONCE,
+            seeds=[
+                stream_seed(index, "class_images") for index in range(start, start + _CLASS_IMAGES_AT_ONCE)
+            ],
+            num_inference_steps=training.class_num_inference_steps,
+            guidance_scale=training.class_guidance_scale,
+            batch_size=_CLASS_IMAGES_AT_ONCE,
+            resolution=resolution,
+        )
+        return {"pixels": torch.from_numpy(numpy.stack([numpy.asarray(image) for image in made]))}
+
+    pixels = cache.tensors("class_images", identity, compute)["pixels"].numpy()
+    return [Image.fromarray(array) for array in pixels]
+
+
+def _encode(
+    backbone: Backbone, cache: Cache, subject: Subject, training: TrainingConfig
+) -> tuple[Texts, Examples, Examples | None]:
+    captions = list(subject.captions)
+    if training.with_prior_preservation:
+        captions.append(subject.class_prompt)
+    texts = embed_texts(backbone, cache, captions, training.train_text_encoder)
+    examples = _examples(backbone, cache, subject.images, subject.captions, texts, training)
+    if not training.with_prior_preservation:
+        return texts, examples, None
+    pictures = make_class_images(backbone, cache, subject.class_prompt, training, subject.resolution)
+    return (
+        texts,
+        examples,
+        _examples(backbone, cache, pictures, [subject.class_prompt] * len(pictures), texts, training),
+    )
+
+
+def _examples(
+    backbone: Backbone,
+    cache: Cache,
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    texts: Texts,
+    training: TrainingConfig,
+) -> Examples:
+    mean, std = encode_images(backbone, cache, images, training.random_flip)
+    rows = torch.tensor([texts.captions.index(caption) for caption in captions], device=backbone.device)
+    return Examples(mean, std, rows)
+
+
+def _named(backbone: Backbone, groups: list[dict[str, Any]]) -> dict[str, torch.nn.Parameter]:
+    """Returns what trains by name, in the order of the optimizer's groups."""
+    names = {
+        id(parameter): f"{part}.{name}"
+        for part, module in backbone.modules.items()
+        for name, parameter in module.named_parameters()
+    }
+    return {names[id(parameter)]: parameter for group in groups for parameter in group["params"]}
+
+
+def _accelerator(training: TrainingConfig, device: torch.device) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+
+    # accelerate keeps precision and accumulation in process-wide singletons; a warm process runs one
+    # configuration after another.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return Accelerator(
+        mixed_precision=training.mixed_precision,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        cpu=device.type == "cpu",
+    )
+
+
+def _average(training: TrainingConfig, parameters: dict[str, torch.nn.Parameter]) -> Any:
+    if not training.use_ema:
+        return None
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(parameters.values(), decay=training.ema_decay, foreach=True)
