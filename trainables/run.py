@@ -12,7 +12,7 @@ import platform
 import shutil
 import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from trainables.checkpoint import load_latest
 from trainables.config import RunConfig
 from trainables.errors import TrainingFailure, UserError
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
+from trainables.evaluation.grids import save_samples
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog, read_events
 from trainables.families import Backbone
 from trainables.loop import Trainer, train
 from trainables.meter import Meter, folder_bytes
 from trainables.resident import Resident
-from trainables.samples import save_samples
 from trainables.setup import build_trainer, choose_device, count_step_flops
 from trainables.subjects import Subject, resolve_subject
 
@@ -40,9 +40,7 @@ SAMPLES = "samples"
 _LOCK = "lock"
 
 
-def execute(
-    config: RunConfig, resident: Resident | None = None, *, pruned: Callable[[], bool] = lambda: True
-) -> Iterator[Event]:
+def execute(config: RunConfig, resident: Resident | None = None) -> Iterator[Event]:
     """Trains and evaluates one run; yields each event after it has been written to the run's event file.
 
     Called again for the same folder it goes on from the newest checkpoint; a run that has its result yields
@@ -228,7 +226,7 @@ class _Attempt:
         yield self.log.append("phase", step, name="evaluate")
         with self.meter.measure("evaluate"):
             result = evaluate(self.evaluator, self.backbone)
-            pictures = save_samples(self.evaluator, result, self.folder / SAMPLES, step)
+            pictures = save_samples(self.evaluator, result, self.folder / SAMPLES, step, final=final)
         self.facts["image_latency_seconds"] = result.image_latency_seconds
         for key, path in pictures.items():
             yield self.log.append("image", step, key=key, path=f"{SAMPLES}/{path.name}")
@@ -279,7 +277,7 @@ def _claim(folder: Path, config: RunConfig) -> None:
         begun = RunConfig.model_validate_json(path.read_text(encoding="utf-8"))
         if begun.digest() != config.digest():
             raise UserError(
-                f"{folder} holds a run of another configuration; name another output_dir, or remove the folder"
+                f"{folder} holds a run of another configuration; name another output_dir, or remove it"
             )
         return
     _write_json(path, config.model_dump(mode="json"))
@@ -304,7 +302,7 @@ def _describe(error: Exception) -> dict[str, Any]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the device or of the host; torch reports the host's as a plain RuntimeError."""
+    """Whether memory ran out; torch reports the host's as a plain RuntimeError."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     text = str(error).lower()

@@ -1,4 +1,4 @@
-"""Sample images of an evaluation as PNG files: one strip a prompt, the class images, the held-out references."""
+"""Sample images of an evaluation as PNG files: a strip a prompt, class images, held-out references."""
 
 from __future__ import annotations
 

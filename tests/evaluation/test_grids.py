@@ -72,11 +72,13 @@ def test_samples_are_saved(
     evaluator = prepare_evaluation(backbone, subject, config, metric_models, Cache(tmp_path / "cache"))
     evaluation = evaluate(evaluator, backbone)
     between = save_samples(evaluator, evaluation, tmp_path / "samples", 50, final=False)
-    assert [saved.key for saved in between] == ["grid"]
-    final = save_samples(evaluator, evaluation, tmp_path / "samples", 150, final=True)
-    assert [saved.key for saved in final] == ["grid", "prompt-00", "prompt-01", "prompt-02", "references"]
-    assert all(saved.path.parent == tmp_path / "samples" / "000150" for saved in final)
-    with Image.open(final[2].path) as strip:
+    assert list(between) == ["grid"]
+    final = save_samples(evaluator, evaluation, tmp_path / "samples", 150)
+    prompts = ["00 subject in the snow", "01 subject with a red hat", "02 a photo of subject"]
+    assert list(final) == ["grid", *prompts, "class", "references"]
+    assert len({*between.values(), *final.values()}) == 7
+    assert all(path.is_file() for path in (*between.values(), *final.values()))
+    with Image.open(final[prompts[1]]) as strip:
         assert strip.size == (66, 32)
         assert np.asarray(strip)[:, :32] == pytest.approx(np.asarray(evaluation.images[2]))
         assert np.asarray(strip)[:, 34:] == pytest.approx(np.asarray(evaluation.images[3]))

@@ -21,7 +21,7 @@ def check_evaluation(config: EvaluationConfig, metrics: tuple[str, ...] = ()) ->
     scaled = [name for name in metrics if name in ("quality", "prompt_fidelity_scaled")]
     if scaled and count < 2:
         problems.append(
-            f"{scaled[0]} needs at least 2 evaluation prompts, because prompt fidelity is measured against the "
+            f"{scaled[0]} needs at least 2 evaluation prompts, since prompt fidelity is measured against the "
             "other prompts; this study has 1: add prompts, or raise num_prompts"
         )
     if "diversity" in metrics and config.images_per_prompt < 2:

@@ -4,6 +4,7 @@ arrange.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ GRID_KEY = "grid"
 REFERENCES_KEY = "references"
 
 _GAP, _HALVES, _MARGIN, _STRIP, _FONT_SIZE = 4, 14, 10, 20, 13  # _HALVES: between an image and its comparison
+_MAX_STRIPS = 8  # prompts whose strips are kept; the scores are over all prompts
 _MAX_COLUMNS = 8  # of real images in the top row, and of samples of one prompt
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 34), (120, 120, 128)
 
@@ -38,36 +40,28 @@ class GridRow:
     beside: tuple[Image.Image, ...] = ()
 
 
-@dataclass(frozen=True)
-class SavedImage:
-    """An image file of a run, for its events: `key` names the picture at every step."""
-
-    key: str
-    path: Path
-
-
 def save_samples(
-    evaluator: Evaluator, evaluation: Evaluation, folder: Path, step: int, *, final: bool
-) -> list[SavedImage]:
-    """Writes an evaluation's pictures as PNG under `folder`/<step>/.
+    evaluator: Evaluator, evaluation: Evaluation, folder: Path, step: int, *, final: bool = True
+) -> dict[str, Path]:
+    """Writes the pictures of one evaluation as PNG and returns their files by key.
 
-    Always the labelled grid (key "grid"); at the end also one strip a prompt with its images side by side
-    ("prompt-00", ...) and the held-out references ("references"), from which the report builds its own grids.
+    Always "grid", labelled, for people. At the end also, for the report to arrange, one strip a prompt with
+    its images side by side, the class images ("class") and the held-out references ("references"). Keys are
+    the same for every run under one protocol: a prompt's are its number and text.
     """
-    target = folder / f"{step:06d}"
-    target.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     pictures = {GRID_KEY: sample_grid(evaluator, evaluation, f"step {step}")}
     if final:
-        for group in range(len(evaluator.protocol.templates)):
+        for group, template in enumerate(evaluator.protocol.templates[:_MAX_STRIPS]):
             strip = side_by_side(_of_group(evaluator, evaluation.images, group))
-            pictures[f"prompt-{group:02d}"] = strip
+            pictures[f"{group:02d} {_plain(template)}"] = strip
+        pictures["class"] = side_by_side(evaluation.class_images[:_MAX_COLUMNS])
         pictures[REFERENCES_KEY] = side_by_side(evaluator.subject.references[:_MAX_COLUMNS])
-    saved = []
-    for key, picture in pictures.items():
-        path = target / f"{key}.png"
-        picture.save(path, optimize=picture.width * picture.height < 1_000_000)
-        saved.append(SavedImage(key, path))
-    return saved
+    files = {}
+    for number, (key, picture) in enumerate(pictures.items()):
+        files[key] = folder / f"step-{step:06d}-{number:02d}.png"
+        picture.save(files[key], optimize=picture.width * picture.height < 1_000_000)
+    return files
 
 
 def sample_grid(evaluator: Evaluator, evaluation: Evaluation, title: str) -> Image.Image:
@@ -135,6 +129,11 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
 def _of_group(evaluator: Evaluator, images: Sequence[Image.Image], group: int) -> tuple[Image.Image, ...]:
     groups = evaluator.protocol.instance.groups
     return tuple(image for image, own in zip(images, groups, strict=True) if own == group)[:_MAX_COLUMNS]
+
+
+def _plain(template: str) -> str:
+    """A template as letters, digits, spaces and dashes, which every tracking store takes as a key."""
+    return re.sub(r"[^A-Za-z0-9 -]+", "", template.replace("{subject}", "subject"))[:60].strip()
 
 
 def _cell(width: int) -> int:

@@ -24,8 +24,8 @@ MAX_SUBJECTS = 4
 MAX_PIXELS = (
     1400  # width of one picture; larger ones are made smaller, so that the report stays one readable file
 )
-_REFERENCE = re.compile(r"(?i)referenc|held.?out")
-_OTHER = re.compile(r"(?i)class|prior|train")
+_REFERENCE = re.compile(r"(?i)^(referenc|held.?out)")
+_OTHER = re.compile(r"(?i)^(class|prior|train|grid)")  # "grid" is one run's labelled overview
 REFERENCES = "held-out references"
 _LABEL = 1.25  # inches for the names at the left
 
