@@ -105,7 +105,8 @@ def launch_study(
         table = result_table(files.folder)
         lines += [f"report: {files.html}", f"tables: {files.folder / 'tables'}", f"figures: {files.folder / 'figures'}"]
     lines.append(f"MLflow UI: {_command('ui', storage)}")
-    return Launched(1 if outcome.failed else 0, lines, table)
+    without_result = [arm for arm in spec.arms if spec.confirm.seeds and not _confirmed(storage, arm)]
+    return Launched(1 if outcome.failed or without_result else 0, lines, table)
 
 
 class _Watchers:
@@ -227,6 +228,13 @@ def stored_spec(storage: Storage) -> StudySpec:
     import json
 
     return StudySpec.from_record(json.loads((storage.folder / "study.json").read_text(encoding="utf-8")))
+
+
+def _confirmed(storage: Storage, arm: str) -> bool:
+    from study.run_result import read_result
+
+    results = (read_result(path) for path in (storage.folder / "runs" / "confirm" / arm).glob("*"))
+    return any(result is not None and result.state == "COMPLETE" for result in results)
 
 
 def _finished(storage: Storage) -> int:

@@ -66,9 +66,9 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title
     """Prints rows as a table to the standard output; numbers are right-aligned."""
     console = Console()
     table = Table(title=title, box=None, header_style="bold", title_justify="left", padding=(0, 2, 0, 0))
-    for column in columns:
+    for position, column in enumerate(columns):
         numeric = any(isinstance(row.get(column), int | float) for row in rows)
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold", no_wrap=position == 0)
     for row in rows:
         table.add_row(*(cell(row.get(column)) for column in columns), style=None)
     console.print(table)
