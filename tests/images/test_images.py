@@ -260,7 +260,7 @@ def test_real_photographs() -> None:
     for folder in folders[:2]:
         paths, problems = list_images(folder)
         assert not problems
-        for path in paths:
+        for path in paths[:2]:
             full = read_image(path)
             small = load_image(path, 64)
             assert small.size == (64, 64)

@@ -156,3 +156,35 @@ def test_real_photographs() -> None:
     assert len(subject.images) == 3
     assert len(subject.references) == 2
     assert {image.size for image in subject.images + subject.references} == {(64, 64)}
+
+
+def test_embedded_subjects_need_only_their_name() -> None:
+    subject = resolve_subject(SubjectConfig(name="cat-1"), 64)
+    assert (subject.instance_prompt, subject.class_prompt) == ("a sks cat", "a cat")
+    assert len(subject.images) == 5
+    assert len(subject.references) >= 12
+    assert {image.size for image in subject.images + subject.references} == {(64, 64)}
+    assert set(subject.captions) == {"a sks cat"}
+    assert subject.embedded
+    assert resolve_subject(SubjectConfig(name="cat-1"), 64).digest == subject.digest
+    assert resolve_subject(SubjectConfig(name="cat-2"), 64).digest != subject.digest
+    assert not {image.tobytes() for image in subject.images} & {
+        image.tobytes() for image in subject.references
+    }
+
+
+def test_embedded_subjects_have_captions_and_any_resolution() -> None:
+    subject = resolve_subject(SubjectConfig(name="dog-1"), 32, "files")
+    assert subject.images[0].size == (32, 32)
+    assert len(set(subject.captions)) > 1
+    assert all("sks dog" in caption for caption in subject.captions)
+
+
+def test_unknown_embedded_name_gets_near_ones() -> None:
+    (problem,) = check_subject(SubjectConfig(name="cat1"))
+    assert "'cat-1'" in problem
+    assert "images: photos/cat1" in problem
+    assert check_subject(SubjectConfig(name="cat-1")) == []
+    with pytest.raises(UserError, match="none of the embedded"):
+        resolve_subject(SubjectConfig(name="unicorn"), 64)
+    assert any("references" in p for p in check_subject(SubjectConfig(name="cat-1", references="somewhere")))
