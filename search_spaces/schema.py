@@ -168,16 +168,17 @@ class SearchSpace(BaseModel):
         ordered: dict[str, Any] = {}
         waiting = dict(self.parameters)
         while waiting:
-            ready = [
+            free = (
                 name
                 for name, dim in waiting.items()
                 if not any(parent in waiting for parent in dim.when or {})
-            ]
-            if not ready:
+            )
+            name = next(free, None)
+            if name is None:
                 raise ValueError(
                     f"the conditions of {', '.join(waiting)} depend on each other in a circle; remove one"
                 )
-            ordered |= {name: waiting.pop(name) for name in ready}
+            ordered[name] = waiting.pop(name)
         for name, dim in ordered.items():
             for parent, wanted in (dim.when or {}).items():
                 if parent in ordered:

@@ -115,7 +115,7 @@ def describe(error: Any, model: type[BaseModel] | None) -> str:
         return f"must be one of {', '.join(allowed)}; got {shorten(value)}; {hint}".rstrip("; ")
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
-        return f"must be {words} {context[name]}, got {shorten(value)}"
+        return f"must be {words} {context[name]:g}, got {shorten(value)}"
     if kind in ("value_error", "assertion_error"):
         return str(context.get("error") or error["msg"])
     if kind == "int_from_float":

@@ -40,7 +40,7 @@ def check_disk(folder: Path, needed: int) -> list[str]:
         ]
     if free < needed + _SPARE_BYTES:
         return [
-            f"the study needs about {size(needed + _SPARE_BYTES)} in {folder}, but only {size(free)} are free; "
+            f"the study needs about {size(needed + _SPARE_BYTES)} in {folder}, but {size(free)} are free; "
             "make room, choose another place with --storage, or plan fewer runs"
         ]
     return []

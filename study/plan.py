@@ -156,8 +156,8 @@ class Plan:
         lines = [f"{len(self.arms)} arms, {trials} trials, {self.runs} runs, {steps:,} training steps"]
         if left.finished or left.interrupted:
             lines.append(
-                f"resumes {self.study}: {left.finished} runs are finished, {left.interrupted} were interrupted "
-                f"and continue, {left.to_do} are to do"
+                f"resumes {self.study}: {left.finished} runs are finished, {left.interrupted} interrupted ones "
+                f"continue, {left.to_do} are to do"
             )
         if self.changed:
             lines.append("launch would refuse: a study of this name but another content is in the storage:")
@@ -203,9 +203,7 @@ def make_plan(
 
 
 def planned_keys(spec: StudySpec, arm: str, confirmed: int | None = None) -> Iterator[RunKey]:
-    """Yields the runs of an arm, search first; `confirmed` is the trial that the search chose (None:
-    unknown yet).
-    """
+    """Yields the runs of an arm; those of the confirm phase only if `confirmed`, the chosen trial, is known."""
     for trial in range(spec.trials_of(arm)):
         yield from spec.search_keys(arm, trial)
     if confirmed is not None:

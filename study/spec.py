@@ -98,7 +98,7 @@ class StudySpec(Frozen):
         return arm_space(self.arms[arm], self.training, self.budget, self.model)
 
     def trials_of(self, arm: str) -> int:
-        """Returns the number of search trials of an arm: 0 without a space, at most the grid of a grid search."""
+        """Returns the number of search trials of an arm: 0 without a space, at most the points of a grid."""
         space = self.space(arm)
         if not space.parameters:
             return 0
