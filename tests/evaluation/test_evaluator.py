@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from trainables.cache import Cache
 from trainables.config import EvaluationConfig, ModelConfig
@@ -193,3 +196,30 @@ def test_metrics_table() -> None:
     assert unknown_metric("quality") is None
     assert "'subject_fidelity'" in str(unknown_metric("subject_fidelty"))
     assert "'train_seconds'" in str(unknown_metric("cost/train_second"))
+
+
+def test_two_at_once_sample_the_base_model_once(
+    models: Path,
+    subject: Subject,
+    config: EvaluationConfig,
+    metric_models: MetricModels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def counted(backbone: Backbone, prompts: list[str], **settings: object) -> list[Image.Image]:
+        calls.append(tuple(prompts))
+        time.sleep(0.05)  # long enough for the other to come to the same entry
+        return [Image.new("RGB", (32, 32), (len(prompts), number, 0)) for number in range(len(prompts))]
+
+    monkeypatch.setattr(evaluator_module, "generate", counted)
+    backbone = load_backbone(ModelConfig(path=str(models / "model")))
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(prepare_evaluation, backbone, subject, config, metric_models, Cache(tmp_path))
+            for _ in range(2)
+        ]
+        first, second = (job.result() for job in jobs)
+    assert len(calls) == 3
+    assert first.anchors == second.anchors

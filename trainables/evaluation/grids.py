@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Small images are enlarged to at least this many pixels, in whole steps; large ones are shown at most twice
 # as wide.
-CELL = 160
+CELL = 128
 GRID_KEY = "grid"
 REFERENCES_KEY = "references"
 
@@ -84,7 +84,11 @@ def sample_grid(evaluator: Evaluator, evaluation: Evaluation, title: str) -> Ima
     shown = max(len(row.images) for row in rows)
     plain = min(len(protocol.classes), shown)
     rows.append(
-        GridRow(f"class: {subject.class_prompt}", evaluation.class_images[:plain], base.class_images[:plain])
+        GridRow(
+            f'class prompts, from "{subject.class_prompt}" on',
+            evaluation.class_images[:plain],
+            base.class_images[:plain],
+        )
     )
     references = GridRow("held-out references", subject.references[: max(4, 2 * shown)])
     quality = evaluation.metrics["quality"]
