@@ -13,7 +13,7 @@ from trainables.subjects import check_subject
 
 
 def check_run(config: RunConfig) -> list[str]:
-    """Returns everything that is wrong with a run's model, subject, optimizer and device, one message a problem."""
+    """Returns everything wrong with a run's model, subject, optimizer and device, one message a problem."""
     training = config.training
     problems = check_model(config.model, training.resolution)
     resolution = training.resolution

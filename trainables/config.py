@@ -10,9 +10,18 @@ import hashlib
 import json
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from trainables.catalogue import method_config_class
+from trainables.errors import UserError
 
 EMBEDDED = "embedded"
 
@@ -57,8 +66,8 @@ class SubjectConfig(Frozen):
     def _photos_need_prompts(self) -> Self:
         if self.images is not None and not (self.instance_prompt and self.class_prompt):
             raise ValueError(
-                f"subject {self.name!r} is a folder of photographs and needs instance_prompt and class_prompt, "
-                'for example "a sks dog" and "a dog"'
+                f"subject {self.name!r} is a folder of photographs and needs instance_prompt and "
+                'class_prompt, for example "a sks dog" and "a dog"'
             )
         return self
 
@@ -115,7 +124,8 @@ class TrainingConfig(Frozen):
     def _warmup_shorter_than_training(self) -> Self:
         if self.lr_warmup_steps >= self.max_train_steps:
             raise ValueError(
-                f"lr_warmup_steps ({self.lr_warmup_steps}) must be below max_train_steps ({self.max_train_steps})"
+                f"lr_warmup_steps ({self.lr_warmup_steps}) must be below "
+                f"max_train_steps ({self.max_train_steps})"
             )
         return self
 
@@ -174,7 +184,7 @@ class RunConfig(Frozen):
     method: str
     model: ModelConfig = ModelConfig()
     subject: SubjectConfig
-    training: SerializeAsAny[TrainingConfig] = TrainingConfig()
+    training: SerializeAsAny[TrainingConfig] = Field(default_factory=TrainingConfig, validate_default=True)
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -182,15 +192,24 @@ class RunConfig(Frozen):
     output_dir: str
     cache_dir: str
 
-    @model_validator(mode="before")
+    @field_validator("method")
     @classmethod
-    def _training_of_the_method(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("method"), str):
-            training = values.get("training", {})
-            if isinstance(training, dict):
-                config_class = method_config_class(values["method"])
-                values = {**values, "training": config_class.model_validate(training)}
-        return values
+    def _method_exists(cls, value: str) -> str:
+        try:
+            method_config_class(value)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _training_of_the_method(cls, value: Any, info: ValidationInfo) -> Any:
+        if "method" not in info.data:  # it is wrong, and has been reported
+            return TrainingConfig()
+        config_class = method_config_class(info.data["method"])
+        if isinstance(value, TrainingConfig) and not isinstance(value, config_class):
+            value = value.model_dump(exclude_unset=True)
+        return config_class.model_validate(value)
 
     def digest(self) -> str:
         """Hex SHA-256 of everything that can change the result; folders and threads are left out."""

@@ -43,7 +43,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Texts:
-    """The distinct captions of a run, as conditioning (frozen text encoder) or as tokens (one that trains)."""
+    """The distinct captions of a run, as conditioning (frozen text encoder) or tokens (one that trains)."""
 
     captions: tuple[str, ...]
     rows: Conditioning
@@ -197,7 +197,7 @@ class Batches:
         return Batch(latents, noise, timesteps, captions, self._shares)
 
     def sample(self) -> Batch:
-        """Returns the smallest batch of the run's shape, one image of each kind; draws nothing and moves nothing."""
+        """Returns a batch of one image of each kind; draws nothing and moves nothing."""
         firsts = [source.mean[:1, 0] * self._scale for _, source in self._sources]
         latents = torch.cat(firsts)
         captions = torch.cat([source.captions[:1] for _, source in self._sources])

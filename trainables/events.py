@@ -20,8 +20,8 @@ RUN_FILE = "run.json"
 Kind = Literal[
     "started",  # data: attempt, resumed_step, host, pid, device, device_name, versions
     "phase",  # data: name (prepare | train | evaluate | save): what the run does now
-    "progress",  # step; data: train metrics, bare names (loss, learning_rate, gradient_norm, steps_per_second)
-    "evaluation",  # step; data: metrics under bare names (quality, subject_fidelity, ...); data["final"]: bool
+    "progress",  # step; data: loss, learning_rate, gradient_norm, steps_per_second
+    "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool
     "image",  # step; data: key, path (relative to the run's folder)
     "checkpoint",  # step; data: path
     "cost",  # data: cost metrics under bare names (train_seconds, ...)
@@ -80,7 +80,7 @@ class EventLog:
         return event
 
     def last_step(self, kind: Kind) -> int:
-        """Returns the highest step for which an event of a kind is recorded, over all attempts; -1 if there is none."""
+        """Returns the highest step of a recorded event of a kind, over all attempts; -1 without one."""
         return self._last_step.get(kind, -1)
 
     def _remember(self, event: Event) -> None:

@@ -167,7 +167,7 @@ class Backbone:
             )
 
     def restore(self) -> None:
-        """Makes the modules the base model again, bit by bit; whatever wrapped them has been removed before."""
+        """Makes the modules the base model again, bit by bit, once what wrapped them is removed."""
         for part in self._changed:
             _copy_back(zip(self._parameters[part], self._originals[part], strict=True))
         self._changed.clear()

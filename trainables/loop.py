@@ -103,7 +103,7 @@ class Trainer:
 
 
 def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
-    """Does one optimizer step; returns the loss and the norm of its gradient before clipping, both on the device."""
+    """Does one optimizer step; returns loss and gradient norm before clipping, both on the device."""
     config, accelerator = trainer.config, trainer.accelerator
     # Dropout draws from torch's global generators; seeded step by step they need no state of their own.
     torch.manual_seed(draw_seed(trainer.streams["dropout"]))
@@ -226,7 +226,7 @@ def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
 
 
 def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Returns a value in the memory layout of its parameter: fused optimizers pair them by address, not by index."""
+    """Returns a value in its parameter's memory layout: fused optimizers pair them by address."""
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 

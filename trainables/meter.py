@@ -1,7 +1,8 @@
 """What a run costs: seconds by phase, counted operations, peak memory.
 
-Phases are ``prepare``, ``train``, ``evaluate`` and ``save``. Only ``train`` counts as training time; the
-others are reported apart, so that two methods can be compared by what their optimisation takes.
+Phases are ``start`` (models are loaded, once a process), ``prepare``, ``train``, ``evaluate`` and ``save``.
+Only ``train`` counts as training time; the others are reported apart, so that two methods can be compared by
+what their optimisation takes.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
-Phase = Literal["prepare", "train", "evaluate", "save"]
+Phase = Literal["start", "prepare", "train", "evaluate", "save"]
 
 _RESET_PEAK = "5"  # written to /proc/self/clear_refs, it sets VmHWM to the present resident set (Linux)
 
@@ -32,7 +33,7 @@ class Meter:
     def __init__(self, device: torch.device, devices: int) -> None:
         self._device = device
         self._devices = devices
-        self.seconds: dict[str, float] = {"prepare": 0.0, "train": 0.0, "evaluate": 0.0, "save": 0.0}
+        self.seconds: dict[str, float] = dict.fromkeys(get_args(Phase), 0.0)
         self.lost_seconds = 0.0
         self._kept = 0.0  # seconds of earlier attempts that the checkpoint accounts for
         self.flops_per_step = 0
@@ -81,6 +82,7 @@ class Meter:
         return {
             "train_seconds": self.seconds["train"],
             "device_seconds": self.seconds["train"] * self._devices,
+            "startup_seconds": self.seconds["start"],
             "preparation_seconds": self.seconds["prepare"],
             "evaluation_seconds": self.seconds["evaluate"],
             "saving_seconds": self.seconds["save"],

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from trainables.config import EMBEDDED, ModelConfig
 from trainables.errors import UserError
@@ -39,7 +42,11 @@ def resolve_model(model: ModelConfig) -> Path:
 
     try:
         found = DiffusionPipeline.download(
-            model.path, revision=model.revision, variant=model.variant, use_safetensors=True
+            model.path,
+            revision=model.revision,
+            variant=model.variant,
+            use_safetensors=True,
+            local_files_only=not hub_is_reachable(),
         )
     except Exception as error:
         raise UserError(f"{_missing(model)} ({type(error).__name__}: {error})") from error
@@ -62,13 +69,15 @@ def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:
     index = _read_json(folder / "model_index.json")
     if index is None:
         return [
-            f"model {str(folder)!r} has no readable model_index.json; it must be a folder in diffusers' layout "
-            "(convert a single-file checkpoint with StableDiffusionPipeline.from_single_file(...).save_pretrained)"
+            f"model {str(folder)!r} has no readable model_index.json; it must be a folder in diffusers' "
+            "layout (convert a single-file checkpoint with StableDiffusionPipeline.from_single_file(...)"
+            ".save_pretrained(folder))"
         ]
     kind = index.get("_class_name")
     if kind not in SUPPORTED_PIPELINES:
         return [
-            f"model {str(folder)!r} is a {kind}, which is not supported; take one of: {', '.join(SUPPORTED_PIPELINES)}"
+            f"model {str(folder)!r} is a {kind}, which is not supported; take one of: "
+            f"{', '.join(SUPPORTED_PIPELINES)}"
         ]
     problems = [
         f"model {str(folder)!r} lacks the part {part}/; the folder is incomplete, fetch it again"
@@ -76,8 +85,8 @@ def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:
         if not (folder / part).is_dir()
     ]
     problems += [
-        f"model {str(folder)!r} has no safetensors weights in {part}/; other formats are not read because they can "
-        "run code: save the pipeline again with safe_serialization=True"
+        f"model {str(folder)!r} has no safetensors weights in {part}/; other formats are not read because "
+        "they can run code: save the pipeline again with safe_serialization=True"
         for part in _WITH_WEIGHTS
         if (folder / part).is_dir() and not list((folder / part).glob("*.safetensors"))
     ]
@@ -85,8 +94,8 @@ def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:
         factor = latent_factor(folder)
         if resolution % factor:
             problems.append(
-                f"resolution {resolution} does not fit model {str(folder)!r}: its autoencoder needs a multiple of "
-                f"{factor}; take {max(factor, round(resolution / factor) * factor)}"
+                f"resolution {resolution} does not fit model {str(folder)!r}: its autoencoder needs a "
+                f"multiple of {factor}; take {max(factor, round(resolution / factor) * factor)}"
             )
     return problems
 
@@ -129,20 +138,40 @@ def _check_hub_id(model: ModelConfig) -> list[str]:
     from huggingface_hub import hf_hub_download
 
     try:
-        index = Path(hf_hub_download(model.path, "model_index.json", revision=model.revision, etag_timeout=5))
+        index = hf_hub_download(
+            model.path, "model_index.json", revision=model.revision, local_files_only=not hub_is_reachable()
+        )
     except Exception as error:
         return [f"{_missing(model)} ({type(error).__name__})"]
-    kind = (_read_json(index) or {}).get("_class_name")
+    kind = (_read_json(Path(index)) or {}).get("_class_name")
     if kind not in SUPPORTED_PIPELINES:
         supported = ", ".join(SUPPORTED_PIPELINES)
         return [f"model {model.path!r} is a {kind}, which is not supported; take one of: {supported}"]
     return []
 
 
+@functools.cache
+def hub_is_reachable() -> bool:
+    """Whether the hub answers at all; the hub's own client tries for half a minute before it gives up."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if any(name in os.environ for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # cannot be told from here
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        with socket.create_connection((address.hostname or "", port), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 def _missing(model: ModelConfig) -> str:
     return (
-        f"model {model.path!r} is neither {EMBEDDED!r}, nor an existing folder, nor a hub id that can be had from "
-        "here; write the path of a folder in diffusers' layout (it has a model_index.json)"
+        f"model {model.path!r} is neither {EMBEDDED!r}, nor an existing folder, nor a hub id that can be had "
+        "from here; write the path of a folder in diffusers' layout (it has a model_index.json)"
     )
 
 

@@ -32,7 +32,7 @@ class Resident:
         return backbone
 
     def metric_models(self, config: EvaluationConfig, device: torch.device) -> MetricModels:
-        """Returns the metric models that an evaluation names, loading them if they are not those in memory."""
+        """Returns the metric models of an evaluation, loading them if they are not those in memory."""
         from trainables.evaluation.encoders import load_metric_models
 
         identity = (config.image_encoder, config.clip, device.type, device.index)

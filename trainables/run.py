@@ -50,8 +50,6 @@ def execute(config: RunConfig, resident: Resident | None = None) -> Iterator[Eve
     Args:
         config: The run; its folder must be its own.
         resident: Models that stay in memory from run to run.
-        pruned: Asked when the generator is closed early. True ends the run as PRUNED; False leaves it as it
-            is, to be resumed (the process is going away, the run is not).
 
     Raises:
         UserError: The folder belongs to another configuration.
@@ -71,13 +69,10 @@ def execute(config: RunConfig, resident: Resident | None = None) -> Iterator[Eve
         try:
             yield attempt.start()
             yield from attempt.run()
-            outcome = {"state": "COMPLETE", "reason": None, "message": None, "traceback": None}
+            outcome = _outcome("COMPLETE")
         except GeneratorExit:
-            if pruned():
-                attempt.record_cost()
-                attempt.finish(
-                    {"state": "PRUNED", "reason": "stopped_early", "message": None, "traceback": None}
-                )
+            attempt.record_cost()
+            attempt.finish(_outcome("PRUNED", "stopped_early"))
             raise
         except Exception as error:
             # The text only: a traceback object would keep the run's tensors alive.
@@ -134,10 +129,15 @@ class _Attempt:
         if self.device.type == "cpu":
             torch.set_num_threads(self.config.cpu_threads)
         yield self.log.append("phase", name="prepare")
+        with self.meter.measure("start"):  # what the first run of a process pays for all
+            self.backbone = self.resident.backbone(self.config.model, self.device)
+            models = self.resident.metric_models(self.config.evaluation, self.device)
         with self.meter.measure("prepare"):
             subject, cache = self._load()
         with self.meter.measure("evaluate"):  # while the model is the base model
-            self.evaluator = self._prepare_evaluation(subject, cache)
+            self.evaluator = prepare_evaluation(
+                self.backbone, subject, self.config.evaluation, models, cache, subject.resolution
+            )
         with self.meter.measure("prepare"):
             self._prepare(subject, cache)
         self.meter.account_for_attempts(self.spans)
@@ -185,17 +185,11 @@ class _Attempt:
             torch.cuda.empty_cache()
 
     def _load(self) -> tuple[Subject, Cache]:
-        config = self.config
-        self.backbone = self.resident.backbone(config.model, self.device)
-        resolution = config.training.resolution or self.backbone.resolution
-        return resolve_subject(config.subject, resolution, config.training.captions), Cache(config.cache_dir)
-
-    def _prepare_evaluation(self, subject: Subject, cache: Cache) -> Evaluator:
         assert self.backbone is not None
-        models = self.resident.metric_models(self.config.evaluation, self.device)
-        return prepare_evaluation(
-            self.backbone, subject, self.config.evaluation, models, cache, subject.resolution
-        )
+        training = self.config.training
+        resolution = training.resolution or self.backbone.resolution
+        subject = resolve_subject(self.config.subject, resolution, training.captions)
+        return subject, Cache(self.config.cache_dir)
 
     def _prepare(self, subject: Subject, cache: Cache) -> None:
         assert self.backbone is not None
@@ -293,12 +287,14 @@ def _describe(error: Exception) -> dict[str, Any]:
         reason = "out_of_memory"
     else:
         reason = "exception"
-    return {
-        "state": "FAIL",
-        "reason": reason,
-        "message": str(error) or type(error).__name__,
-        "traceback": "".join(traceback.format_exception(error)),
-    }
+    text = "".join(traceback.format_exception(error))
+    return _outcome("FAIL", reason, str(error) or type(error).__name__, text)
+
+
+def _outcome(
+    state: str, reason: str | None = None, message: str | None = None, trace: str | None = None
+) -> dict[str, Any]:
+    return {"state": state, "reason": reason, "message": message, "traceback": trace}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -76,8 +76,8 @@ class AdapterConfig(TrainingConfig):
             except re.error as error:
                 presets = ", ".join(TARGET_PRESETS)
                 raise ValueError(
-                    f"target modules {value!r} are neither one of {presets}, nor a list, nor a regular expression "
-                    f"({error})"
+                    f"target modules {value!r} are neither one of {presets}, nor a list, nor a regular "
+                    f"expression ({error})"
                 ) from None
         return value
 
@@ -97,7 +97,7 @@ class AdapterConfig(TrainingConfig):
 def attach_adapters(
     backbone: Backbone, config: AdapterConfig, generator: torch.Generator
 ) -> list[dict[str, Any]]:
-    """Injects float32 adapters into the UNet and, if asked for, the text encoder; returns parameter groups."""
+    """Injects float32 adapters into UNet and, if asked for, text encoder; returns parameter groups."""
     from trainables.randomness import global_seed
 
     backbone.freeze()

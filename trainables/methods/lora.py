@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685): low-rank adapters on captions or one prompt, no prior preservation."""
+"""LoRA (Hu et al. 2021, arXiv:2106.09685): low-rank adapters, without prior preservation."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class LoraTrainingConfig(adapters.AdapterConfig):
     def _without_prior(self) -> Self:
         if self.with_prior_preservation:
             raise ValueError(
-                "lora has no prior preservation (with_prior_preservation: true); take method dreambooth_lora, "
-                "which is LoRA with it"
+                "lora has no prior preservation (with_prior_preservation: true); take method "
+                "dreambooth_lora, which is LoRA with it"
             )
         return self
 

@@ -1,0 +1,168 @@
+"""``python -m trainables run.yaml``: trains one run, without Ray, Optuna or MLflow.
+
+The file holds a RunConfig: method, subject and, as far as they differ from the defaults, model, training,
+    evaluation,
+seed, device, cpu_threads, output_dir and cache_dir. Relative paths are relative to the file. The same command
+again continues an interrupted run. Exit code 0: complete; 1: the run failed; 2: a mistake in the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from search_spaces.documents import Document, load_document, locate
+from trainables.catalogue import method_config_class
+from trainables.config import EMBEDDED, RunConfig
+from trainables.errors import UserError
+from trainables.events import RESULT_FILE, Event
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m trainables", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("file", type=Path, help="YAML file that describes the run")
+    options = parser.parse_args(arguments)
+    try:
+        config = load_run(options.file)
+        return _run(config)
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues the run from its last checkpoint", file=sys.stderr)
+        return 130
+
+
+def load_run(path: Path) -> RunConfig:
+    """Reads the description of one run.
+
+    Raises:
+        UserError: With every problem of the file and its line.
+    """
+    document = load_document(path)
+    if not isinstance(document.data, dict):
+        raise UserError(f"{path}: a run is a mapping with at least method and subject")
+    values = _completed(document.data, path)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(*(_problems(values, document) or locate(error, document, RunConfig))) from None
+
+
+def _completed(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the file's values with short forms written out, defaults for folders, and absolute paths."""
+    base = path.resolve().parent
+    values = dict(data)
+    for section, key in (("model", "path"), ("subject", "name")):
+        if isinstance(values.get(section), str):
+            values[section] = {key: values[section]}
+    values.setdefault("output_dir", f"runs/{path.stem}")
+    values.setdefault("cache_dir", "runs/cache")
+    for section, key in (
+        ("subject", "images"),
+        ("subject", "references"),
+        ("", "output_dir"),
+        ("", "cache_dir"),
+    ):
+        _replace(values, section, key, lambda text: str(base / Path(text).expanduser()))
+    for section, key in (("model", "path"), ("evaluation", "image_encoder"), ("evaluation", "clip")):
+        _replace(values, section, key, lambda text: _model_path(text, base))
+    return values
+
+
+def _replace(values: dict[str, Any], section: str, key: str, change: Any) -> None:
+    if section:
+        inner = values.get(section)
+        if isinstance(inner, dict) and isinstance(inner.get(key), str):
+            values[section] = {**inner, key: change(inner[key])}
+    elif isinstance(values.get(key), str):
+        values[key] = change(values[key])
+
+
+def _model_path(text: str, base: Path) -> str:
+    """Returns the absolute path of a model folder; ``embedded`` and hub ids stay as they are."""
+    path = base / Path(text).expanduser()
+    if text == EMBEDDED or (not path.exists() and text.count("/") == 1 and text[0] not in "./~"):
+        return text
+    return str(path)
+
+
+def _problems(values: dict[str, Any], document: Document) -> list[str]:
+    """Returns one message an error; the method's own class knows the keys of the training section."""
+    rest = {key: value for key, value in values.items() if key != "training"}
+    checks: list[tuple[type[BaseModel], Any, tuple[str, ...]]] = [(RunConfig, rest, ())]
+    with suppress(UserError):
+        checks.append(
+            (method_config_class(str(values.get("method"))), values.get("training", {}), ("training",))
+        )
+    found = []
+    for model, part, place in checks:
+        try:
+            model.model_validate(part)
+        except ValidationError as error:
+            found += locate(error, document, model, place)
+    return found
+
+
+def _run(config: RunConfig) -> int:
+    result = Path(config.output_dir) / RESULT_FILE
+    if not result.exists():
+        from trainables.checks import check_run  # what follows loads torch
+        from trainables.run import execute
+
+        problems = check_run(config)
+        if problems:
+            raise UserError(*problems)
+        for event in execute(config):
+            line = _line(event, config)
+            if line:
+                print(line, flush=True)
+    return _summary(json.loads(result.read_text(encoding="utf-8")), result.parent)
+
+
+def _line(event: Event, config: RunConfig) -> str | None:
+    data = event.data
+    if event.kind == "started":
+        resumed = f", continuing from step {data['resumed_step']}" if data["resumed_step"] else ""
+        return f"{config.method} on {config.subject.name}, seed {config.seed}, {data['device_name']}{resumed}"
+    if event.kind == "phase":
+        return f"  {data['name']}"
+    if event.kind == "progress":
+        return (
+            f"  step {event.step}/{config.training.max_train_steps}  loss {data['loss']:.4f}  "
+            f"lr {data['learning_rate']:.2e}  {data['steps_per_second']:.1f} steps/s"
+        )
+    if event.kind == "evaluation" and not data["final"]:
+        return f"  step {event.step}: quality {_number(data['quality'])}"
+    return None
+
+
+def _summary(result: dict[str, Any], folder: Path) -> int:
+    for title in ("evaluation", "cost"):
+        print(title)
+        for name, value in result[title].items():
+            print(f"  {name:28} {_number(value)}")
+    print(f"{result['state']} after {result['attempts']} attempt(s): {folder}")
+    if result["state"] == "COMPLETE":
+        return 0
+    print(f"error: {result['reason']}: {result['message']}", file=sys.stderr)
+    return 1
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "--" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
