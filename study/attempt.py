@@ -1,7 +1,7 @@
 """One attempt at a run, inside a worker process: pulls the run's events and turns them into short reports.
 
-Knows nothing of Ray, so that it can be tested, and used by any executor. The run's folder is the only thing that
-attempts share: a lock that keeps a second process out, a list of the attempts, the worker's output, a stop order, and
+Knows nothing of Ray, so that it can be tested, and used by any executor. All that attempts share is the run's
+folder: a lock that keeps a second process out, a list of the attempts, the worker's output, a stop order, and
 the run's own events, checkpoint and result.
 """
 
@@ -48,7 +48,7 @@ class Order:
         phase: ``search`` or ``confirm``.
         group: Runs with the same group compete under early stopping.
         config: The RunConfig as JSON.
-        session: Names the driver's life; attempts of another session were ended by the driver, not by themselves.
+        session: Names the driver's life; attempts of another session ended with their driver.
         runner: ``module:function`` that yields the run's events.
         resident: ``module:class`` of what stays loaded between runs, or empty.
         cpus: Also the number of torch's threads.
@@ -92,8 +92,8 @@ class Attempt:
         """Goes on for about so many seconds, or up to the next evaluation, and reports.
 
         Returns:
-            ``budget`` (done share of the training steps), ``quality`` if it was just evaluated before the end, and
-            ``done``, then with ``state`` and ``reason``.
+            ``budget`` (done share of the training steps); ``quality`` if it was just evaluated before the
+            end; and ``done``, then with ``state`` and ``reason``.
         """
         try:
             if self._events is None:
@@ -148,8 +148,6 @@ class Attempt:
             if time.monotonic() >= until:
                 return {"budget": self._budget, "done": False}
         result = read_result(self.folder)
-        if result is None and self._stopping:
-            result = write_failure(self.folder, reason="no_result", message="the run did not end when it was stopped")
         if result is None:
             return self._failed("no_result", "the run ended without a result", None)
         return _final(result)
@@ -171,7 +169,7 @@ def _final(result: RunResult) -> dict[str, Any]:
 
 
 def order_stop(folder: Path, reason: str) -> None:
-    """Asks the worker of a run to end it as PRUNED at its next event; lasts, so that a restart obeys it too."""
+    """Asks the worker of a run to end it as PRUNED at its next event; a restarted worker obeys it too."""
     write_json(folder / STOP_FILE, {"reason": reason})
 
 
@@ -205,7 +203,7 @@ def attempts(folder: Path) -> list[dict[str, Any]]:
 
 
 def crash_report(folder: Path) -> str | None:
-    """Returns the end of the run's log if the interpreter died with a fatal signal (segmentation fault, abort)."""
+    """Returns the end of the run's log if the interpreter died of a fatal signal (such as SIGSEGV)."""
     try:
         text = (folder / LOG_FILE).read_bytes()[-16_384:].decode(errors="replace")
     except OSError:

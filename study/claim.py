@@ -26,10 +26,10 @@ MIN_FREE_BYTES = 256 * 2**20
 
 @contextlib.contextmanager
 def claimed(spec: StudySpec, storage: Storage, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[None]:
-    """Holds a study's lock, with its ``study.json`` written at the first launch and compared at every later one.
+    """Holds a study's lock; ``study.json`` is written at the first launch and compared at every later one.
 
     Raises:
-        UserError: If another driver runs this study, the study file has changed, or the disk is full or read-only.
+        UserError: If another driver runs this study, its file has changed, or the disk is full or read-only.
     """
     check_unchanged(spec, storage)
     check_space(storage, min_free_bytes)
@@ -37,7 +37,9 @@ def claimed(spec: StudySpec, storage: Storage, *, min_free_bytes: int = MIN_FREE
         storage.folder.mkdir(parents=True, exist_ok=True)
         file = (storage.folder / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{storage.folder} cannot be written: {error.strerror}; choose another --storage") from None
+        raise UserError(
+            f"{storage.folder} cannot be written: {error.strerror}; choose another --storage"
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,7 +64,9 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> None:
     except FileNotFoundError:
         return
     except ValueError:
-        raise UserError(f"{path} is damaged; restore it, or start again under another name or --storage") from None
+        raise UserError(
+            f"{path} is damaged; restore it, or start again under another name or --storage"
+        ) from None
     if record["digest"] == spec.digest():
         return
     changes = difference(record, spec) or ["defaults of this program's version"]
@@ -81,8 +85,8 @@ def check_space(storage: Storage, min_free_bytes: int = MIN_FREE_BYTES) -> None:
     free = shutil.disk_usage(place).free
     if free < min_free_bytes:
         raise UserError(
-            f"only {free / 2**20:.0f} MiB are free at {storage.root}, {min_free_bytes / 2**20:.0f} MiB are needed; "
-            "make room or choose another --storage"
+            f"only {free / 2**20:.0f} MiB are free at {storage.root}, {min_free_bytes / 2**20:.0f} MiB are "
+            "needed; make room or choose another --storage"
         )
 
 

@@ -1,13 +1,12 @@
 """Runs a study on Ray: claims it, joins or starts a cluster, and lets Tune place the runs of the queue.
 
-Running the same study again resumes it. What has ended is kept, what was interrupted goes on from its checkpoint, and
-what died unnoticed is found in the run folders; Tune's own state is never restored.
+Running the same study again resumes it. What has ended is kept, what was interrupted goes on from its
+checkpoint, and what died unnoticed is found in the run folders; Tune's own state is never restored.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import signal
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from study.claim import claimed
 from study.errors import UserError
 from study.ledger import Ledger
-from study.local_ray import Cluster, cluster, environment
+from study.local_ray import Cluster, cluster
 from study.queue import RunQueue
 from study.runs import Follower, PlannedRun, RunKey, Storage
 
@@ -57,31 +56,30 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Ending:
-    """Whether and why the launch shall end before the study does."""
+@dataclass(frozen=True)
+class Workers:
+    """What workers run, and how long they may be silent.
 
-    reason: str | None = None
+    Attributes:
+        runner: ``module:function`` that trains a run (see `trainables.run.execute`).
+        resident: ``module:class`` of what stays loaded between runs; empty for nothing.
+        watchdog_minutes: Without any sign of life for so long a launch ends.
+    """
+
+    runner: str = RUNNER
+    resident: str = RESIDENT
+    watchdog_minutes: float = WATCHDOG_MINUTES
+
+
+class Ending:
+    """Whether and why a launch shall end before its study does."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
 
     def ask(self, reason: str) -> None:
+        """Asks for the end; the first reason stays."""
         self.reason = self.reason or reason
-
-
-def open_ledger(spec: StudySpec, storage: Storage) -> Ledger:
-    """Returns the ledger of a study: the process's one object, so that all its threads share one lock."""
-    url = spec.storage.ledger_url or storage.ledger_url
-    with _ledgers_lock:
-        if (url, spec.name) not in _ledgers or not _still_there(url):
-            _ledgers[url, spec.name] = Ledger(url, spec.name)
-        return _ledgers[url, spec.name]
-
-
-_ledgers: dict[tuple[str, str], Ledger] = {}
-_ledgers_lock = threading.Lock()
-
-
-def _still_there(url: str) -> bool:
-    return not url.startswith("sqlite:///") or os.path.exists(url.removeprefix("sqlite:///"))
 
 
 def launch(
@@ -90,9 +88,7 @@ def launch(
     *,
     address: str | None = None,
     followers: Sequence[Follower] = (),
-    runner: str = RUNNER,
-    resident: str = RESIDENT,
-    watchdog_minutes: float = WATCHDOG_MINUTES,
+    workers: Workers | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Runs a study to its end, or goes on with it.
@@ -102,116 +98,86 @@ def launch(
         storage: Its place; absolute.
         address: Of a running Ray cluster; None starts one on this machine.
         followers: Told of every run that is started; closing them is the caller's.
-        runner: ``module:function`` that trains a run (see `trainables.run.execute`), importable by workers.
-        resident: ``module:class`` of what workers keep loaded between runs; empty for none.
-        watchdog_minutes: Without any sign of life for so long the launch ends, saying what it waited for.
+        workers: Other than the default only in tests and benchmarks.
         say: Takes a line for the user while the study runs; default: standard error.
 
     Returns:
-        How it ended. An interruption (first SIGINT or SIGTERM, the budget's hours, the watchdog) is an outcome.
+        How it ended. Interruptions (first SIGINT or SIGTERM, the budget's hours, the watchdog) are outcomes.
 
     Raises:
         UserError: If the study cannot be run: it was changed, another driver runs it, no room, no resources.
     """
     started = time.monotonic()
-    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
-    with claimed(spec, storage):
+    workers = workers or Workers()
+    ending = Ending()
+    notes: list[str] = []
+    with claimed(spec, storage), _signals(ending, say or _to_standard_error):
         queue = RunQueue(spec, storage, open_ledger(spec, storage))
-        ending = _Ending()
-        notes: list[str] = []
         stalls = 0
-        with _signals(ending, say):
-            while not queue.finished and ending.reason is None:
-                ended = len(queue.ended)
-                with cluster(address) as joined:
-                    limit = _concurrency(spec, joined)
-                    failure = _tune(
-                        spec, storage, queue, ending, notes, followers, runner, resident, limit, started, watchdog_minutes
-                    )
-                stalls = 0 if len(queue.ended) > ended else stalls + 1
-                if failure is not None:
-                    notes.append(f"Ray Tune broke off and was started again: {failure}")
-                if stalls >= MAX_STALLS:
-                    ending.ask(f"Ray Tune broke off {stalls} times without finishing a run ({failure})")
-        if queue.finished:
-            shutil.rmtree(storage.folder / "ray", ignore_errors=True)
+        while not queue.finished and ending.reason is None:
+            ended = len(queue.ended)
+            with cluster(address) as joined:
+                failure = _work(spec, storage, queue, joined, ending, notes, followers, workers, started)
+            stalls = 0 if len(queue.ended) > ended else stalls + 1
+            if failure is not None:
+                notes.append(f"Ray Tune broke off and was started again: {failure}")
+            if stalls >= MAX_STALLS:
+                ending.ask(f"Ray Tune broke off {stalls} times without finishing a run ({failure})")
+        shutil.rmtree(storage.folder / "ray", ignore_errors=True)
         return _outcome(spec, queue, ending, notes)
 
 
-def _tune(
+def open_ledger(spec: StudySpec, storage: Storage) -> Ledger:
+    """Returns the ledger of a study: the process's one object, so that all its threads share one lock."""
+    url = spec.storage.ledger_url or storage.ledger_url
+    file = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
+    with _ledgers_lock:
+        if (url, spec.name) not in _ledgers or (file is not None and not os.path.exists(file)):
+            _ledgers[url, spec.name] = Ledger(url, spec.name)
+        return _ledgers[url, spec.name]
+
+
+_ledgers: dict[tuple[str, str], Ledger] = {}
+_ledgers_lock = threading.Lock()
+
+
+def _work(
     spec: StudySpec,
     storage: Storage,
     queue: RunQueue,
-    ending: _Ending,
+    joined: Cluster,
+    ending: Ending,
     notes: list[str],
     followers: Sequence[Follower],
-    runner: str,
-    resident: str,
-    limit: int,
+    workers: Workers,
     started: float,
-    watchdog_minutes: float,
 ) -> str | None:
-    """Lets Tune work on the queue; returns what Tune itself died of, or None."""
-    from ray import tune
-
-    from study.search import Dispatcher, LedgerSearcher, SearchScheduler, Watch
-    from study.worker import RunWorker
+    """Works on the queue until it is finished or the launch shall end; returns what Tune died of, or None."""
+    from study.search import Dispatcher
+    from study.tuning import place_runs
 
     def on_start(run: PlannedRun) -> None:
         for follower in followers:
             follower.follow(run)
 
-    dispatcher = Dispatcher(
-        queue, spec.resources, runner=runner, resident=resident, max_concurrent=limit, on_start=on_start
-    )
-    dispatcher.notes = notes
-
     def tick() -> None:
-        _maybe_end(spec, dispatcher, ending, started, watchdog_minutes)
+        _maybe_end(spec, dispatcher, ending, started, workers.watchdog_minutes)
         dispatcher.stopping = ending.reason is not None
 
-    class Stop(tune.Stopper):
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
-
-        def stop_all(self) -> bool:
-            return dispatcher.stopping
-
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (dict, ())
-
-    tuner = tune.Tuner(
-        RunWorker,
-        tune_config=tune.TuneConfig(
-            search_alg=LedgerSearcher(dispatcher),
-            scheduler=SearchScheduler(spec.search.scheduler),
-            num_samples=-1,
-            reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=dispatcher.session[:12],
-            storage_path=str(storage.folder / "ray"),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
-            callbacks=[Watch(dispatcher, tick)],
-            stop=Stop(),
-            log_to_file=False,
-        ),
+    dispatcher = Dispatcher(
+        queue,
+        spec.resources,
+        runner=workers.runner,
+        resident=workers.resident,
+        max_concurrent=concurrency(spec, joined),
+        on_start=on_start,
+        note=notes.append,
     )
-    failure = None
-    with environment({"TUNE_MAX_PENDING_TRIALS_PG": str(limit)}), _quiet():
-        try:
-            tuner.fit()
-        except Exception as error:
-            failure = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"
-    dispatcher.release()
-    return failure
+    return place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
 
 
 def _maybe_end(
-    spec: StudySpec, dispatcher: Dispatcher, ending: _Ending, started: float, watchdog_minutes: float
+    spec: StudySpec, dispatcher: Dispatcher, ending: Ending, started: float, watchdog_minutes: float
 ) -> None:
     now = time.monotonic()
     hours = spec.budget.max_hours
@@ -222,7 +188,7 @@ def _maybe_end(
         ending.ask(f"no sign of life for {watchdog_minutes:g} minutes while waiting for {waiting}")
 
 
-def _concurrency(spec: StudySpec, joined: Cluster) -> int:
+def concurrency(spec: StudySpec, joined: Cluster) -> int:
     """Returns how many runs may be under way at once.
 
     Raises:
@@ -231,58 +197,47 @@ def _concurrency(spec: StudySpec, joined: Cluster) -> int:
     resources = spec.resources
     places = joined.places(resources.cpus_per_run, resources.gpus_per_run)
     wanted = resources.max_concurrent_runs
-    if joined.local or wanted is None:
-        if places < 1:
-            where = "this machine" if joined.local else "the cluster"
-            raise UserError(
-                f"a run needs {resources.cpus_per_run} CPUs and {resources.gpus_per_run:g} GPUs (resources.cpus_per_run, "
-                f"gpus_per_run), but {where} has {joined.cpus:g} CPUs and {joined.gpus:g} GPUs; ask for less, or give "
-                "--address of a larger cluster (one that grows on demand also needs resources.max_concurrent_runs)"
-            )
-        return min(places, wanted or places)
-    return wanted
+    if wanted is not None and not joined.local:
+        return wanted  # runs that wait for room are what makes a cluster grow
+    if places < 1:
+        where = "this machine" if joined.local else "the cluster"
+        raise UserError(
+            f"a run needs {resources.cpus_per_run} CPUs and {resources.gpus_per_run:g} GPUs "
+            f"(resources.cpus_per_run, gpus_per_run), but {where} has {joined.cpus:g} CPUs and "
+            f"{joined.gpus:g} GPUs; ask for less, or give the --address of a larger cluster (for one that grows "
+            "on demand set resources.max_concurrent_runs as well)"
+        )
+    return min(places, wanted or places)
 
 
-def _outcome(spec: StudySpec, queue: RunQueue, ending: _Ending, notes: list[str]) -> Outcome:
-    states = {key: result for key, result in sorted(queue.ended.items())}
+def _outcome(spec: StudySpec, queue: RunQueue, ending: Ending, notes: list[str]) -> Outcome:
+    results = dict(sorted(queue.ended.items()))
     message = None
     if not queue.finished:
-        left = spec.number_of_runs() - len(states)
+        left = spec.number_of_runs() - len(results)
         message = (
-            f"{ending.reason or 'interrupted'}; {len(states)} runs have ended, up to {left} are left. Interrupted runs "
-            "keep their checkpoints: to go on, run the same command again"
+            f"{ending.reason or 'interrupted'}; {len(results)} runs have ended, up to {left} are left. "
+            "Interrupted runs keep their checkpoints: to go on, run the same command again"
         )
     return Outcome(
-        failed=[(key, result.reason or "unknown") for key, result in states.items() if result.state == "FAIL"],
-        complete=sum(result.state == "COMPLETE" for result in states.values()),
-        pruned=sum(result.state == "PRUNED" for result in states.values()),
-        total=len(states),
+        failed=[
+            (key, result.reason or "unknown") for key, result in results.items() if result.state == "FAIL"
+        ],
+        complete=sum(result.state == "COMPLETE" for result in results.values()),
+        pruned=sum(result.state == "PRUNED" for result in results.values()),
+        total=len(results),
         interrupted=not queue.finished,
         message=message,
         notes=[*queue.notes, *notes],
     )
 
 
-def _trial_name(trial: Any) -> str:
-    return str(trial.trial_id)
+def _to_standard_error(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray and Tune log what the study knows better."""
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "ray.train")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _signals(ending: _Ending, say: Callable[[str], None]) -> Iterator[None]:
+def _signals(ending: Ending, say: Callable[[str], None]) -> Iterator[None]:
     """The first SIGINT or SIGTERM ends the launch in order, the second at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -293,10 +248,9 @@ def _signals(ending: _Ending, say: Callable[[str], None]) -> Iterator[None]:
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         ending.ask(f"interrupted by {name}")
-        say(f"{name}: ending, running runs keep their checkpoints (once more to stop at once)")
+        say(f"{name}: ending; running runs keep their checkpoints (once more to stop at once)")
 
-    caught = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, handle) for number in caught}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -1,21 +1,23 @@
-"""The ledger: the one truth of which trials exist and how they ended, an Optuna storage (SQLite by default).
+"""The ledger: the one truth of which trials exist and how they ended, an Optuna storage (default: SQLite).
 
-Each arm has one Optuna study ``<study>/<arm>`` for its search and one ``<study>/<arm>/confirm``, in which every
-(subject, seed) is a trial. Each trial carries these user attributes:
+Each arm has one Optuna study ``<study>/<arm>`` for its search and one ``<study>/<arm>/confirm``, in which
+every (subject, seed) is a trial. Each trial carries these user attributes:
 
 - ``params``: what was drawn; ``config``: the full configuration that follows from it;
 - ``runs``: ``{run key: {state, attempts, folder, mlflow_run_id}}``;
-- ``reason``: why it is FAIL or PRUNED; ``metrics``: means over its runs; ``search_trial``, ``subject``, ``seed`` (confirm).
+- ``reason``: why it is FAIL or PRUNED; ``metrics``: means over its runs;
+- ``search_trial``, ``subject``, ``seed``: in the confirm phase.
 
-One driver writes, under the study's lock. SQLite stays in its default journal mode: with a single writer a write-ahead
-log gains nothing, and without one the ledger is one file that can be copied and lies safely on network folders. Readers
-(``study status``, optuna-dashboard) wait for locks instead of failing.
+One driver writes, under the study's lock. SQLite stays in its default journal mode: with a single writer a
+write-ahead log gains nothing, and without one the ledger is one file that can be copied and may lie on a
+network folder. Readers (``study status``, optuna-dashboard) wait for locks instead of failing.
 """
 
 from __future__ import annotations
 
+import datetime
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 LOCK_WAIT_SECONDS = 60
 QUALITY = "quality"
+_LATE = "mlflow_run_id:"
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,6 @@ class Ledger:
         self._name = study
         self._storage = _open_storage(url)
         self._studies: dict[str, optuna.Study] = {}
-        self._ids: dict[RunKey, int] = {}
         self._lock = threading.RLock()
 
     # Reading
@@ -121,21 +123,25 @@ class Ledger:
         if study is None:
             return []
         with self._lock:
-            late = {key: value for key, value in study.user_attrs.items() if key.startswith("mlflow_run_id:")}
-            return [_record(arm, phase, trial, late) for trial in study.get_trials(deepcopy=False) if _counts(trial)]
+            late = study.user_attrs
+            trials = study.get_trials(deepcopy=False)
+            return [_record(arm, phase, trial, late) for trial in trials if _counts(trial)]
 
     def best(self, arm: str) -> TrialRecord | None:
         """Returns the trial whose configuration is confirmed, or None if none is complete.
 
-        One objective: the best value, the earliest of equals. Several: of the Pareto front the trial with the highest
-        quality, which weighs both fidelities; the front itself is reported apart.
+        One objective: the best value, the earliest of equals. Several: of the Pareto front the trial with the
+        highest quality, which weighs both fidelities; the front itself is reported apart.
         """
         study = self._study(arm, "search")
         complete = [record for record in self.trials(arm) if record.state == "COMPLETE"]
         if study is None or not complete:
             return None
         directions = [1 if direction.name == "MAXIMIZE" else -1 for direction in study.directions]
-        gains = {record.number: [s * v for s, v in zip(directions, record.values, strict=True)] for record in complete}
+        gains = {
+            record.number: [sign * value for sign, value in zip(directions, record.values, strict=True)]
+            for record in complete
+        }
         if len(directions) == 1:
             return max(complete, key=lambda record: (gains[record.number][0], -record.number))
         front = [record for record in complete if not _dominated(gains[record.number], gains.values())]
@@ -153,10 +159,15 @@ class Ledger:
             points = len(grid_points(arm.space, seed=arm.seed, arm=arm.name))
             if points < arm.trials:
                 raise UserError(
-                    f"the grid of arm {arm.name!r} has {points} points, fewer than search.trials = {arm.trials}, and "
-                    f"every arm must get the same budget; set search.trials to at most {points} or widen the space"
+                    f"the grid of arm {arm.name!r} has {points} points, fewer than its {arm.trials} trials; "
+                    f"set search.trials to at most {points} or widen the space"
                 )
-        self._open(arm.name, "search", arm.objectives, {"method": arm.method, "sampler": arm.sampler, "seed": arm.seed})
+        self._open(
+            arm.name,
+            "search",
+            arm.objectives,
+            {"method": arm.method, "sampler": arm.sampler, "seed": arm.seed},
+        )
 
     def open_confirm(self, arm: str, method: str, objectives: Sequence[str]) -> None:
         """Creates the Optuna study of an arm's confirm runs, or finds it again."""
@@ -175,7 +186,12 @@ class Ledger:
                 load_if_exists=True,
             )
             known = study.user_attrs
-            for name, value in {"arm": arm, "phase": phase, "objectives": list(objectives), **attributes}.items():
+            for name, value in {
+                "arm": arm,
+                "phase": phase,
+                "objectives": list(objectives),
+                **attributes,
+            }.items():
                 if known.get(name) != value:
                     study.set_user_attr(name, value)
             if len(objectives) > 1 and not known:
@@ -222,22 +238,41 @@ class Ledger:
             return self._read(arm.name, "search", record.optuna_id)
 
     def add_confirm(self, key: RunKey, params: Mapping[str, Any]) -> TrialRecord:
-        """Returns the RUNNING trial of a confirm run, created if it is not there."""
-        import optuna
+        """Returns the RUNNING trial of a confirm run, created if it is not there.
+
+        It bears the parameters of the search trial that it confirms, so that dashboards show them.
+        """
+        from optuna.trial import FrozenTrial, TrialState
 
         with self._lock:
             for record in self.trials(key.arm, "confirm"):
                 if (record.subject, record.seed) == (key.subject, key.seed):
                     return record
+            searched = self._study(key.arm, "search")
+            trials = searched.get_trials(deepcopy=False) if searched is not None else []
+            chosen = next((trial for trial in trials if trial.number == key.trial), None)
             study = self._need(key.arm, "confirm")
-            attributes = {"search_trial": key.trial, "subject": key.subject, "seed": key.seed, "params": dict(params)}
             study.add_trial(
-                optuna.trial.FrozenTrial(
-                    number=-1, trial_id=-1, state=optuna.trial.TrialState.RUNNING, value=None, values=None,
-                    datetime_start=_now(), datetime_complete=None, params={}, distributions={},
-                    user_attrs=attributes, system_attrs={}, intermediate_values={},
+                FrozenTrial(
+                    number=-1,
+                    trial_id=-1,
+                    state=TrialState.RUNNING,
+                    value=None,
+                    values=None,
+                    datetime_start=datetime.datetime.now(),
+                    datetime_complete=None,
+                    params=dict(chosen.params) if chosen else {},
+                    distributions=dict(chosen.distributions) if chosen else {},
+                    user_attrs={
+                        "search_trial": key.trial,
+                        "subject": key.subject,
+                        "seed": key.seed,
+                        "params": dict(params),
+                    },
+                    system_attrs={},
+                    intermediate_values={},
                 )
-            )  # fmt: skip
+            )
             return self.trials(key.arm, "confirm")[-1]
 
     def set_config(self, record: TrialRecord, config: Mapping[str, Any]) -> None:
@@ -248,7 +283,6 @@ class Ledger:
     def update_run(self, record: TrialRecord, key: RunKey, **fields: Any) -> dict[str, Any]:
         """Changes what a running trial says about one of its runs, and returns all of it."""
         with self._lock:
-            self._ids[key] = record.optuna_id
             runs = dict(self._storage.get_trial(record.optuna_id).user_attrs.get("runs", {}))
             runs[key.name] = {"mlflow_run_id": None, "attempts": 0} | runs.get(key.name, {}) | fields
             self._storage.set_trial_user_attr(record.optuna_id, "runs", runs)
@@ -270,7 +304,7 @@ class Ledger:
     ) -> TrialRecord:
         """Gives a trial its final state; telling again what has ended changes nothing.
 
-        Optuna knows no pruned trials with several objectives: such a trial is FAIL there with reason ``pruned``.
+        Optuna knows no pruned trials with several objectives: such a trial is FAIL with reason ``pruned``.
         """
         import optuna
 
@@ -290,34 +324,32 @@ class Ledger:
             )
             return self._read(record.arm, record.phase, record.optuna_id)
 
-    # MLflow run ids
+    # MLflow run ids (`study.tracking_record.RunIds`)
 
-    def mlflow_run_id(self, key: RunKey) -> str | None:
+    def get(self, key: RunKey) -> str | None:
         """Returns the id of a run's MLflow run, or None if it has none yet."""
         study = self._study(key.arm, key.phase)
         if study is None:
             return None
         with self._lock:
-            if late := study.user_attrs.get(f"mlflow_run_id:{key.name}"):
+            if late := study.user_attrs.get(_LATE + key.name):
                 return str(late)
-        for record in self.trials(key.arm, key.phase):
-            if found := record.runs.get(key.name, {}).get("mlflow_run_id"):
-                return str(found)
+            for record in self.trials(key.arm, key.phase):
+                if found := record.runs.get(key.name, {}).get("mlflow_run_id"):
+                    return str(found)
         return None
 
-    def set_mlflow_run_id(self, key: RunKey, run_id: str) -> None:
-        """Stores the id of a run's MLflow run: in its trial, or beside it if the trial has ended and is closed."""
-        import optuna
+    def put(self, key: RunKey, run_id: str) -> None:
+        """Stores the id of a run's MLflow run: in its trial, or in the study if the trial has ended.
 
+        Optuna closes ended trials to changes, and MLflow may have been away while the run lasted.
+        """
         with self._lock:
             for record in self.trials(key.arm, key.phase):
                 if key.name in record.runs and not record.ended:
-                    try:
-                        self.update_run(record, key, mlflow_run_id=run_id)
-                        return
-                    except optuna.exceptions.UpdateFinishedTrialError:
-                        break
-            self._need(key.arm, key.phase).set_user_attr(f"mlflow_run_id:{key.name}", run_id)
+                    self.update_run(record, key, mlflow_run_id=run_id)
+                    return
+            self._need(key.arm, key.phase).set_user_attr(_LATE + key.name, run_id)
 
     # Helpers
 
@@ -345,8 +377,8 @@ class Ledger:
         return study
 
     def _read(self, arm: str, phase: Phase, optuna_id: int) -> TrialRecord:
-        late = {k: v for k, v in self._need(arm, phase).user_attrs.items() if k.startswith("mlflow_run_id:")}
-        return _record(arm, phase, self._storage.get_trial(optuna_id), late)
+        trial = self._storage.get_trial(optuna_id)
+        return _record(arm, phase, trial, self._need(arm, phase).user_attrs)
 
 
 def _open_storage(url: str) -> optuna.storages.BaseStorage:
@@ -364,7 +396,9 @@ def _open_storage(url: str) -> optuna.storages.BaseStorage:
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
         shown = url.partition("://")[0]
         first = str(error).strip().splitlines()[0]
-        raise UserError(f"the ledger ({shown} database) cannot be opened: {first}; check its URL and access") from error
+        raise UserError(
+            f"the ledger ({shown} database) cannot be opened: {first}; check its URL and access"
+        ) from error
 
 
 def _direction(objective: str) -> str:
@@ -375,24 +409,20 @@ def _counts(trial: optuna.trial.FrozenTrial) -> bool:
     return trial.state.name != "WAITING"
 
 
-def _dominated(gains: Sequence[float], others: Any) -> bool:
-    return any(all(o >= g for o, g in zip(other, gains, strict=True)) and list(other) != list(gains) for other in others)
+def _dominated(gains: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
+    """Whether another point is nowhere worse and somewhere better."""
+    return any(
+        all(theirs >= mine for theirs, mine in zip(other, gains, strict=True)) and list(other) != list(gains)
+        for other in others
+    )
 
 
-def _now() -> Any:
-    import datetime
-
-    return datetime.datetime.now()
-
-
-def _record(
-    arm: str, phase: Phase, trial: optuna.trial.FrozenTrial, late: Mapping[str, Any]
-) -> TrialRecord:
+def _record(arm: str, phase: Phase, trial: optuna.trial.FrozenTrial, late: Mapping[str, Any]) -> TrialRecord:
     attributes = trial.user_attrs
     runs = {name: dict(run) for name, run in attributes.get("runs", {}).items()}
     for name, run in runs.items():
-        run["mlflow_run_id"] = late.get(f"mlflow_run_id:{name}", run.get("mlflow_run_id"))
-    state: State = trial.state.name  # type: ignore[assignment]
+        run["mlflow_run_id"] = late.get(_LATE + name, run.get("mlflow_run_id"))
+    state: State = trial.state.name
     return TrialRecord(
         arm=arm,
         phase=phase,

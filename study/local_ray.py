@@ -1,4 +1,4 @@
-"""Ray clusters: one of our own on this machine, on loopback only and behind a token, or one that is there to be joined."""
+"""Ray clusters: one of our own on this machine, on loopback and behind a token, or one that is joined."""
 
 from __future__ import annotations
 
@@ -78,6 +78,8 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     with environment(SETTINGS):
         import ray
 
+        # Ray prints what its daemons say of dead workers; the study says it better, and knows the run.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
         if ray.is_initialized():
             yield _describe(local=False)
         elif address is not None:
@@ -168,8 +170,9 @@ def _joined(address: str) -> Iterator[None]:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             python = f"{sys.version_info.major}.{sys.version_info.minor}"
             raise UserError(
-                f"the Ray cluster at {address} cannot be joined: {first}. It must run Ray {ray.__version__} on Python "
-                f"{python}, and its token must lie in ~/.ray/auth_token or RAY_AUTH_TOKEN (RAY_AUTH_MODE is {mode})"
+                f"the Ray cluster at {address} cannot be joined: {first}. It must run Ray {ray.__version__} "
+                f"on Python {python}, and its token must lie in ~/.ray/auth_token or RAY_AUTH_TOKEN "
+                f"(RAY_AUTH_MODE is {mode})"
             ) from error
         try:
             yield
@@ -183,15 +186,19 @@ def _check_reachable(address: str) -> None:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise UserError(f"the address of a Ray cluster reads host:port, for example 10.0.0.1:6379, got {address!r}")
+        raise UserError(
+            f"the address of a Ray cluster reads host:port, such as 10.0.0.1:6379, got {address!r}"
+        )
     if address.startswith("ray://"):
-        raise UserError(f"Ray Client ({address!r}) is not supported; give the head's own port, for example {host}:6379")
+        raise UserError(
+            f"Ray Client ({address}) is not supported; give the head's own port, such as {host}:6379"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, correct --address or "
-            "RAY_ADDRESS, or leave it out to run on this machine"
+            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, correct "
+            "--address or RAY_ADDRESS, or leave it out to run on this machine"
         ) from None
 
 
@@ -205,7 +212,7 @@ def _has_token() -> bool:
 
 def _reread_settings() -> None:
     """Makes Ray, which reads its settings and its token once a process, read those that are in force now."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

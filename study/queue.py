@@ -1,10 +1,11 @@
 """Which run comes next: the order of a study's runs, kept in step with the ledger. Knows nothing of Ray.
 
-Interrupted runs go first. Then arms take turns: each gives the next run of a trial that is under way, or asks the ledger for
-a new trial, or, as soon as its own search is complete, its confirm runs; no arm waits for another one's search.
+Interrupted runs go first. Then arms take turns: each gives the next run of a trial that is under way, or asks
+the ledger for a new trial, or, as soon as its own search is complete, its confirm runs; no arm waits for
+another one's search.
 
-A trial is told to the ledger when its last run has ended: its value is the mean over its runs. A trial with a failed or
-pruned run cannot have that mean, so its other runs are not started any more.
+A trial is told to the ledger when its last run has ended: its value is the mean over its runs. A trial with a
+failed or pruned run cannot have that mean, so those of its runs that have not begun are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from study.attempt import attempts
 from study.ledger import QUALITY, ArmSearch, Ledger, TrialRecord
 from study.run_result import RunResult, read_result
-from study.runs import PlannedRun, RunKey, Storage
+from study.runs import PlannedRun, RunKey, State, Storage
 
 if TYPE_CHECKING:
     from study.spec import StudySpec
@@ -118,7 +119,7 @@ class RunQueue:
         self._take(arm, trial, key, result)
 
     def put_back(self, key: RunKey) -> None:
-        """Takes back a run that did not end, to be given out again: its worker died, or its placing failed."""
+        """Takes back a run that did not end, to be given out again before all others."""
         trial = self._live.pop(key)
         trial.running.discard(key)
         self._interrupted.append((trial, key))
@@ -159,13 +160,13 @@ class RunQueue:
         return trial
 
     def _maybe_confirm(self, arm: _Arm) -> None:
-        """Begins the arm's confirm runs if its search is complete, taking over those that were begun before."""
+        """Begins the arm's confirm runs if its search is complete; takes over those begun before."""
         if arm.given_up or arm.confirming or arm.told < arm.search.trials:
             return
         name = arm.search.name
         best = self._ledger.best(name) if arm.search.trials else None
         if arm.search.trials and best is None:
-            self.notes.append(f"arm {name!r}: no search trial is complete, so there is no configuration to confirm")
+            self.notes.append(f"arm {name!r}: no search trial is complete, so there is nothing to confirm")
             arm.given_up = True
             return
         number, arm.params = (best.number, best.params) if best is not None else (0, {})
@@ -184,7 +185,8 @@ class RunQueue:
     def _take(self, arm: _Arm, trial: _Trial, key: RunKey, result: RunResult) -> None:
         self.ended[key] = result
         trial.ended[key] = result
-        fields = {"state": result.state, "attempts": max(len(attempts(self._storage.run_folder(key))), result.attempts)}
+        started = len(attempts(self._storage.run_folder(key)))
+        fields: dict[str, Any] = {"state": result.state, "attempts": max(started, result.attempts)}
         if result.reason is not None:
             fields["reason"] = result.reason
         self._ledger.update_run(trial.record, key, **fields)
@@ -262,7 +264,7 @@ class RunQueue:
         self._maybe_confirm(arm)
 
     def _resume(self, arm: _Arm, trial: _Trial) -> None:
-        """Sorts the runs of an open trial: ended ones are told, interrupted ones come first, the rest waits."""
+        """Sorts the runs of an open trial: ended ones are told, interrupted ones come first, others wait."""
         started: list[RunKey] = []
         finished: list[tuple[RunKey, RunResult]] = []
         for key in list(trial.waiting):
@@ -282,8 +284,9 @@ class RunQueue:
     def _remember(self, record: TrialRecord) -> None:
         for name, run in record.runs.items():
             key = RunKey.parse(name)
+            state: State = run["state"] if run["state"] != "RUNNING" else "FAIL"
             self.ended[key] = read_result(self._storage.run_folder(key)) or RunResult(
-                run["state"] if run["state"] != "RUNNING" else "FAIL", reason=run.get("reason") or record.reason
+                state, reason=run.get("reason") or record.reason
             )
 
     # Helpers
@@ -292,7 +295,8 @@ class RunQueue:
         return next(arm for arm in self._arms if arm.search.name == key.arm)
 
     def _plan(self, record: TrialRecord, key: RunKey) -> PlannedRun:
-        return PlannedRun(key, self._storage.run_folder(key), self._spec.run_config(key, record.params, self._storage))
+        config = self._spec.run_config(key, record.params, self._storage)
+        return PlannedRun(key, self._storage.run_folder(key), config)
 
     def _configured(self, record: TrialRecord, key: RunKey) -> TrialRecord:
         """Writes the trial's full configuration to the ledger if it is not there yet."""

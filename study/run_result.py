@@ -45,15 +45,21 @@ def read_result(folder: Path) -> RunResult | None:
     """Returns the result of the run in `folder`, or None while it has none (or an unreadable one)."""
     try:
         content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-        known = {name: content[name] for name in RunResult.__dataclass_fields__ if content.get(name) is not None}
-        result = RunResult(**known)
+        names = [name for name in RunResult.__dataclass_fields__ if content.get(name) is not None]
+        result = RunResult(**{name: content[name] for name in names})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
     return result if result.state in ("COMPLETE", "PRUNED", "FAIL") else None
 
 
 def write_failure(
-    folder: Path, *, reason: str, message: str, traceback: str | None = None, config_digest: str = "", attempts: int = 1
+    folder: Path,
+    *,
+    reason: str,
+    message: str,
+    traceback: str | None = None,
+    config_digest: str = "",
+    attempts: int = 1,
 ) -> RunResult:
     """Ends a run that left no result of its own, because its worker died: event first, then ``result.json``.
 

@@ -24,8 +24,8 @@ MAX_GRID = 1_000_000
 def make_sampler(name: str, *, seed: int, arm: str, number: int, trials: int) -> optuna.samplers.BaseSampler:
     """Returns the sampler for one trial.
 
-    A fresh one for every trial, seeded by study seed, arm and trial number: what is asked next depends on the ledger
-    alone, so that a resumed search goes on exactly as an uninterrupted one would.
+    A fresh one for every trial, seeded by study seed, arm and trial number: what is asked next depends on the
+    ledger alone, so that a resumed search goes on exactly as an uninterrupted one would.
 
     Args:
         name: One of `SAMPLERS`. ``grid`` draws nothing itself (see `grid_points`).
@@ -67,7 +67,9 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
         if not dimension.applies(point):
             continue
         if dimension.type == "float":
-            point[name] = trial.suggest_float(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+            point[name] = trial.suggest_float(
+                name, dimension.low, dimension.high, step=dimension.step, log=dimension.log
+            )
         elif dimension.type == "int":
             step = dimension.step or 1
             point[name] = trial.suggest_int(name, dimension.low, dimension.high, step=step, log=dimension.log)
@@ -79,7 +81,7 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
 def grid_points(space: SearchSpace, *, seed: int, arm: str) -> list[dict[str, Any]]:
     """Returns all points of a finite space in a seeded random order, each once.
 
-    The order is random because a budget smaller than the grid should cover it evenly, not only its first corner.
+    The order is random because a budget smaller than the grid should cover it evenly, not its first corner.
 
     Raises:
         UserError: If a dimension has no finite grid, or the grid is larger than anyone can want.
@@ -94,7 +96,7 @@ def grid_points(space: SearchSpace, *, seed: int, arm: str) -> list[dict[str, An
     for values in grids.values():
         size *= len(values)
     if size > MAX_GRID:
-        raise UserError(f"the grid of arm {arm!r} has {size} points, more than {MAX_GRID}; use another sampler")
+        raise UserError(f"the grid of arm {arm!r} has {size} points; use another sampler")
     points: dict[tuple[Any, ...], dict[str, Any]] = {}
     for values in itertools.product(*grids.values()):
         point: dict[str, Any] = {}

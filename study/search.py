@@ -1,8 +1,8 @@
-"""The run queue as Ray Tune sees it: a searcher that hands out runs, a scheduler for early stopping, a watch.
+"""The run queue as Ray Tune sees it: a searcher that hands out runs, a scheduler for early stopping.
 
-Each attempt at a run is one Tune trial; Tune itself never retries and never restores, because what happened is known
-from ledger and run folders. So a run whose worker died is simply handed out again, and Tune's bookkeeping may be thrown
-away at any time.
+Each attempt at a run is one Tune trial. Tune itself never retries and never restores, because ledger and run
+folders tell what happened: a run whose worker died is simply handed out again, and Tune's own bookkeeping may
+be thrown away at any time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trainables.events import read_events
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from study.spec import Asha, Resources
+    from study.sections import Asha, Resources
 
 BUDGET, QUALITY = "budget", "quality"
 
@@ -40,6 +40,7 @@ class Dispatcher:
         resources: Of one run, and how often a crashing run is started.
         runner: ``module:function``, and `resident` ``module:class`` or empty (see `study.attempt.Order`).
         on_start: Called with each run that is handed out.
+        note: Takes a line about a worker that died.
     """
 
     def __init__(
@@ -51,16 +52,17 @@ class Dispatcher:
         resident: str,
         max_concurrent: int,
         on_start: Callable[[PlannedRun], None],
+        note: Callable[[str], None],
     ) -> None:
         self.queue = queue
         self.session = uuid.uuid4().hex
         self.last_activity = time.monotonic()
         self.stopping = False
-        self.notes: list[str] = []
         self._resources = resources
         self._runner, self._resident = runner, resident
-        self._max_concurrent = max_concurrent
+        self.max_concurrent = max_concurrent
         self._on_start = on_start
+        self._note = note
         self._planned: dict[str, PlannedRun] = {}
 
     def touch(self) -> None:
@@ -69,7 +71,7 @@ class Dispatcher:
 
     def next_order(self, trial_id: str) -> Order | None:
         """Returns what the next worker shall do, or None if it must wait."""
-        if self.stopping or len(self.queue.live) >= self._max_concurrent:
+        if self.stopping or len(self.queue.live) >= self.max_concurrent:
             return None
         planned = self.queue.next()
         if planned is None:
@@ -130,11 +132,15 @@ class Dispatcher:
         mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self.session]
         out_of_memory = "OutOfMemory" in cause or "memory monitor" in cause or "OOM" in cause.split("(1)")[0]
         reason = "out_of_memory" if out_of_memory else "worker_died"
-        self.notes.append(f"{planned.key.name}: its worker died in attempt {len(mine)} ({reason})")
+        self._note(f"{planned.key.name}: its worker died in attempt {len(mine)} ({reason})")
         if len(mine) >= self._resources.max_attempts:
             return reason, f"its worker died in each of {len(mine)} attempts"
         known_cause = out_of_memory or crash_report(planned.folder) is not None
-        if known_cause and len(mine) >= 2 and _place(planned, mine[-2], mine[-1]) == _place(planned, mine[-1], None):
+        if (
+            known_cause
+            and len(mine) >= 2
+            and _place(planned, mine[-2], mine[-1]) == _place(planned, mine[-1], None)
+        ):
             what = "ran out of memory" if out_of_memory else "crashed"
             return reason if out_of_memory else "crash", f"its worker {what} twice at the same place"
         return None
@@ -158,7 +164,9 @@ class LedgerSearcher(Searcher):
         """A report means that something is going on."""
         self._dispatcher.touch()
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """An attempt has ended; a dead worker is taken care of by `Watch`, which knows why."""
         if not error:
             self._dispatcher.ended(trial_id)
@@ -181,7 +189,7 @@ class LedgerSearcher(Searcher):
 
 
 class SearchScheduler(FIFOScheduler):
-    """Early stopping (ASHA) among the search runs of one arm, subject and seed; confirm runs are never stopped.
+    """Early stopping (ASHA) among search runs of one arm, subject and seed; confirm runs are never stopped.
 
     A run that shall stop gets a stop order in its folder, which its worker obeys at the next event: so the run itself
     writes its end, and a worker or driver that dies in between changes nothing.
@@ -274,4 +282,3 @@ def _place(planned: PlannedRun, attempt: dict[str, Any], following: dict[str, An
         return ()
     last = events[-1]
     return last.kind, last.step, last.data.get("name")
-

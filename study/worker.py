@@ -1,7 +1,7 @@
 """The Ray actor that trains runs, one after the other: a thin Tune Trainable over `study.attempt.Attempt`.
 
-It is reused from run to run, so that imports, base model and metric models are loaded once. Resetting it only stores
-the next order: Tune waits for a reset without a way to recover, so nothing there may take time or fail.
+It is reused from run to run, so that imports, base model and metric models are loaded once. Resetting it does
+no more than store the next order: Tune cannot recover from a reset that fails or lasts.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class RunWorker(tune.Trainable):
 def prepare_process(order: Order) -> None:
     """Sets what must be set before torch is loaded: visible devices and threads.
 
-    Ray no longer hides GPUs from actors that asked for none. Threads that spin while they wait slow down a machine on
-    which every core has its own run twenty times.
+    Ray no longer hides GPUs from actors that asked for none. Where every core has its own run, threads that
+    spin while they wait make everything twenty times slower.
     """
     threads = str(max(1, int(order.cpus)))
     if not order.gpus:

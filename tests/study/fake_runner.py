@@ -4,7 +4,7 @@ How it behaves stands in ``fake.json`` of the cache folder, by the beginning of 
 
     {"": {"step_seconds": 0.02}, "search/lora/0001": {"fail_at": 3}}
 
-step_seconds: of a step; fail_at: raise at this step; nan_at: end as nan_loss; memory_at: raise MemoryError;
+step_seconds: of a step; fail_at: raise at this step; nan_at: end as nan_loss; memory_at: MemoryError;
 kill_at: SIGKILL of the own process at this step; kill_times: only in the first so many attempts; segfault_at;
 quality: fixed instead of computed; silent_seconds: sleep before the first step.
 """
@@ -71,7 +71,9 @@ def execute(config: RunConfig, resident: FakeResident | None = None) -> Iterator
     state: dict[str, Any] = {"state": "COMPLETE", "reason": None, "message": None, "traceback": None}
     step, seconds = begin, 0.0
     try:
-        yield log.append("started", attempt=attempt, resumed_step=begin, pid=os.getpid(), host="here", device="cpu")
+        yield log.append(
+            "started", attempt=attempt, resumed_step=begin, pid=os.getpid(), host="here", device="cpu"
+        )
         if resident is not None:
             resident.runs += 1
         yield log.append("phase", name="train")
@@ -84,7 +86,10 @@ def execute(config: RunConfig, resident: FakeResident | None = None) -> Iterator
             write_json(folder / "checkpoint" / "state.json", {"step": step})
             yield log.append("checkpoint", step, path="checkpoint")
             share = step / config.training.max_train_steps
-            if any(step == round(at * config.training.max_train_steps) for at in config.evaluation.at) and share < 1:
+            if (
+                any(step == round(at * config.training.max_train_steps) for at in config.evaluation.at)
+                and share < 1
+            ):
                 yield log.append("evaluation", step, final=False, **_scores(config, rules, share))
         yield log.append("evaluation", step, final=True, **_scores(config, rules, 1.0))
     except GeneratorExit:
@@ -104,7 +109,11 @@ def execute(config: RunConfig, resident: FakeResident | None = None) -> Iterator
 
 def _scores(config: RunConfig, rules: dict[str, Any], share: float) -> dict[str, float | None]:
     value = rules.get("quality", quality(config, share))
-    return {"quality": value, "subject_fidelity": value, "prompt_fidelity": None if value is None else 1 - value / 2}
+    return {
+        "quality": value,
+        "subject_fidelity": value,
+        "prompt_fidelity": None if value is None else 1 - value / 2,
+    }
 
 
 def _misbehave(rules: dict[str, Any], step: int, attempt: int) -> None:
@@ -128,7 +137,13 @@ def _checkpoint(folder: Path) -> int:
 
 
 def _result(
-    folder: Path, config: RunConfig, state: dict[str, Any], rules: dict[str, Any], step: int, attempt: int, seconds: float
+    folder: Path,
+    config: RunConfig,
+    state: dict[str, Any],
+    rules: dict[str, Any],
+    step: int,
+    attempt: int,
+    seconds: float,
 ) -> None:
     share = step / config.training.max_train_steps
     evaluation = _scores(config, rules, share) if state["state"] != "FAIL" else {}
@@ -136,5 +151,12 @@ def _result(
     digest = config.digest()
     write_json(
         folder / RESULT_FILE,
-        {**state, "evaluation": evaluation, "cost": cost, "weights": None, "attempts": attempt, "config_digest": digest},
+        {
+            **state,
+            "evaluation": evaluation,
+            "cost": cost,
+            "weights": None,
+            "attempts": attempt,
+            "config_digest": digest,
+        },
     )

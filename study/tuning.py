@@ -1,0 +1,102 @@
+"""One Ray Tune experiment over the run queue, set up so that Tune only places workers and says nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from study.local_ray import environment
+from study.search import Dispatcher, LedgerSearcher, SearchScheduler, Watch
+from study.worker import RunWorker
+
+if TYPE_CHECKING:
+    from study.sections import Asha
+
+
+def place_runs(
+    dispatcher: Dispatcher, *, folder: Path, asha: Asha | None, tick: Callable[[], None]
+) -> str | None:
+    """Lets Tune work on the queue until nothing is left, or the dispatcher is stopping.
+
+    Args:
+        folder: For Tune's own files, which all nodes must see; nothing in it is ever read again.
+        asha: Early stopping of search runs.
+        tick: Called about ten times a second.
+
+    Returns:
+        What Tune itself died of, or None. The queue then has all its runs back and can be worked on again.
+    """
+    tuner = tune.Tuner(
+        RunWorker,
+        tune_config=tune.TuneConfig(
+            search_alg=LedgerSearcher(dispatcher),
+            scheduler=SearchScheduler(asha),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=dispatcher.session[:12],
+            storage_path=str(folder),
+            verbose=0,
+            # The queue hands out again what was interrupted; Tune itself tries nothing twice.
+            failure_config=tune.FailureConfig(max_failures=0),
+            # Tune's own default, a checkpoint at the end, would cost every run its warm worker.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
+            callbacks=[Watch(dispatcher, tick)],
+            stop=_StopAll(dispatcher),
+            log_to_file=False,
+        ),
+    )
+    failure = None
+    # Tune asks for no more than so many runs ahead, all of which the dispatcher allows to be under way.
+    with environment({"TUNE_MAX_PENDING_TRIALS_PG": str(dispatcher.max_concurrent)}), _quiet():
+        try:
+            tuner.fit()
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            failure = f"{type(error).__name__}: {lines[-1]}"
+    dispatcher.release()
+    return failure
+
+
+class _StopAll(tune.Stopper):
+    """Ends the experiment when the dispatcher is stopping."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Runs end by themselves."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Asked once a turn of Tune's loop."""
+        return self._dispatcher.stopping
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray and Tune log what the study knows better."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "ray.train")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
