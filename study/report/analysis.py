@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from study.report.accounts import Budget, Exclusion, budget_of, chosen_configurations, find_exclusions
 from study.report.measures import ALL, QUALITY, measure
 from study.report.randomness import stream
-from study.report.rows import BASE, Rows, distinct, value_or_none
+from study.report.rows import BASE, Rows, distinct
 from study.report.statistics import (
     RESAMPLES,
     Estimate,
@@ -118,41 +119,23 @@ class ScheduleEffect:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What an arm's tuning and its confirm runs took, failed and stopped runs included."""
-
-    arm: str
-    trials: int
-    complete: int
-    pruned: int
-    failed: int
-    search_runs: int
-    search_train_seconds: float | None
-    search_device_seconds: float | None
-    confirm_runs: int
-    confirm_device_seconds: float | None
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """A run that no number of the comparison contains, and why."""
-
-    run_key: str
-    arm: str
-    phase: str
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Analysis:
-    """All that is computed from the confirm runs and the accounts."""
+    """All that is computed from the confirm runs and the accounts.
+
+    Attributes:
+        primary: The measure that arms are ranked by: quality, or subject fidelity where no run has a quality.
+        best: The arm with the highest mean; the base model only where nothing else has a result.
+        against_best: The best arm against every other trained arm. against_base: every trained arm against
+            the
+            untrained model. pairs: all pairs of trained arms. Each is one family of Holm's adjustment.
+    """
 
     settings: Settings
     primary: str
     arms: tuple[ArmResult, ...]
     best: str | None
     against_best: tuple[Comparison, ...]
+    against_base: tuple[Comparison, ...]
     pairs: tuple[Comparison, ...]
     schedules: tuple[ScheduleEffect, ...]
     budgets: tuple[Budget, ...]
@@ -172,30 +155,30 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
         primary = "subject_fidelity"
     arms = tuple(_arm_result(rows, confirm, arm, primary, settings) for arm in rows.arms)
     sign = 1 if measure(primary).direction == "max" else -1
-    scored = [(sign * result.estimates[primary].value, result) for result in arms if _has(result, primary)]  # type: ignore[operator]
-    best = max(scored, key=lambda item: item[0])[1].arm if scored else None
-    others = [result.arm for _, result in scored if result.arm != best]
-    against_best = (
-        compare_family(confirm, [(best, other) for other in others], primary, settings) if best else ()
-    )
-    trained = [result.arm for _, result in scored if not result.is_base]
-    pairs = compare_family(confirm, list(combinations(trained, 2)), primary, settings)
+    scored = [result for result in arms if result.estimates[primary].value is not None]
+    trained = [result for result in scored if not result.is_base]
+    sign = 1 if measure(primary).direction == "max" else -1
+    ranked = sorted(trained or scored, key=lambda r: -sign * (r.estimates[primary].value or 0.0))
+    best = ranked[0].arm if ranked else None
+    names = [result.arm for result in trained]
+    base = [result.arm for result in scored if result.is_base][:1]
+
+    def compare(pairs: Sequence[tuple[str, str]]) -> tuple[Comparison, ...]:
+        return compare_family(confirm, pairs, primary, settings)
+
     return Analysis(
         settings=settings,
         primary=primary,
         arms=arms,
         best=best,
-        against_best=against_best,
-        pairs=pairs,
+        against_best=compare([(best, other) for other in names if best and other != best]),
+        against_base=compare([(arm, base[0]) for arm in names if base]),
+        pairs=compare(list(combinations(names, 2))),
         schedules=_schedules(rows, confirm, primary, settings),
-        budgets=tuple(_budget(rows.frame, arm) for arm in rows.arms),
-        exclusions=_exclusions(rows),
+        budgets=tuple(budget_of(rows.frame, arm) for arm in rows.arms),
+        exclusions=find_exclusions(rows),
         chosen=chosen_configurations(rows),
     )
-
-
-def _has(result: ArmResult, name: str) -> bool:
-    return result.estimates[name].value is not None
 
 
 def _arm_result(rows: Rows, confirm: pd.DataFrame, arm: str, primary: str, settings: Settings) -> ArmResult:
@@ -283,7 +266,7 @@ def _schedules(
 
 
 def schedule_pairs(rows: Rows) -> list[tuple[str, str, str]]:
-    """Pairs (method, cosine arm, constant arm): same method, and names equal but for the word of the schedule.
+    """Pairs (method, cosine arm, constant arm): same method, names equal but for the word of the schedule.
 
     Where names tell nothing, a method with exactly one arm of each schedule makes a pair. An arm whose
     schedule was
@@ -307,73 +290,6 @@ def schedule_pairs(rows: Rows) -> list[tuple[str, str, str]]:
         if not pairs and len(cosine) == len(constant) == 1:
             pairs = [(cosine[0], constant[0])]
         found += [(method, a, b) for a, b in pairs]
-    return found
-
-
-def _total(frame: pd.DataFrame, name: str) -> float | None:
-    return float(frame[name].sum()) if frame[name].notna().any() else None
-
-
-def _budget(frame: pd.DataFrame, arm: str) -> Budget:
-    own = frame[frame["arm"] == arm]
-    search, confirm = own[own["phase"] == "search"], own[own["phase"] == "confirm"]
-    states = search.groupby("trial")["state"].agg(set)
-    failed = sum("FAIL" in s for s in states)
-    pruned = sum("PRUNED" in s and "FAIL" not in s for s in states)
-    complete = sum(s == {"COMPLETE"} for s in states)
-    return Budget(
-        arm=arm,
-        trials=len(states),
-        complete=complete,
-        pruned=pruned,
-        failed=failed,
-        search_runs=len(search),
-        search_train_seconds=_total(search, "train_seconds"),
-        search_device_seconds=_total(search, "device_seconds"),
-        confirm_runs=len(confirm),
-        confirm_device_seconds=_total(confirm, "device_seconds"),
-    )
-
-
-def _exclusions(rows: Rows) -> tuple[Exclusion, ...]:
-    found = []
-    for row in rows.frame.to_dict("records"):
-        state, key = row["state"], row["run_key"] or _key(row)
-        message = " -- ".join(
-            str(row[c]) for c in ("reason", "message") if isinstance(row[c], str) and row[c]
-        )
-        if state == "FAIL":
-            found.append(Exclusion(key, row["arm"], row["phase"], state, message or "no reason was recorded"))
-        elif state == "RUNNING":
-            found.append(
-                Exclusion(key, row["arm"], row["phase"], state, "had not ended when the report was made")
-            )
-        elif state == "PRUNED":
-            reason = message or "stopped early by the scheduler, on less than the full budget"
-            found.append(Exclusion(key, row["arm"], row["phase"], state, reason))
-        elif row["phase"] == "confirm" and value_or_none(row[QUALITY]) is None:
-            found.append(
-                Exclusion(
-                    key, row["arm"], row["phase"], state, "quality is missing; its other measures count"
-                )
-            )
-    return tuple(found)
-
-
-def _key(row: Mapping[Any, Any]) -> str:
-    return f"{row['phase']}/{row['arm']}/{row['trial']:04d}-{row['subject']}-s{row['seed']}"
-
-
-def chosen_configurations(rows: Rows) -> dict[str, dict[str, Any]]:
-    """The configuration that each arm's confirm runs had: what is common to all of them."""
-    found: dict[str, dict[str, Any]] = {}
-    columns = ["trial", "learning_rate", "lr_scheduler", "max_train_steps"]
-    columns += sorted(c for c in rows.frame.columns if c.startswith("param."))
-    for arm in rows.trained_arms:
-        own = rows.frame[(rows.frame["phase"] == "confirm") & (rows.frame["arm"] == arm)]
-        if len(own):
-            values = {c.removeprefix("param."): distinct(own[c].dropna()) for c in columns}
-            found[arm] = {name: v[0] if len(v) == 1 else v for name, v in values.items() if v}
     return found
 
 

@@ -149,9 +149,14 @@ def _schedules(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> S
 
 
 def _pairs(analysis: Analysis) -> Section | None:
-    if not analysis.against_best and not analysis.pairs:
+    if not analysis.against_base and not analysis.pairs:
         return None
     found = []
+    if analysis.against_base:
+        caption = "Every trained arm against the untrained base model."
+        found.append(
+            tables.comparison_table("against-base", caption, analysis.against_base, (tables.TEST_NOTE,))
+        )
     if analysis.against_best:
         caption = f"{analysis.best} against every other arm."
         found.append(

@@ -26,7 +26,7 @@ class Scale:
 
 
 def scale_for(unit: str, values: Iterable[float | None]) -> Scale:
-    """Returns the unit in which all of `values` read well: the largest that shows the smallest positive one as >= 0.1.
+    """Returns the unit in which all of `values` read well: the largest with the smallest positive one >= 0.1.
 
     Args:
         unit: "s", "FLOP", "B" (bytes), "count", or anything else for no scaling.
@@ -47,18 +47,23 @@ def scale_for(unit: str, values: Iterable[float | None]) -> Scale:
 
 
 def decimals_for(value: float, half_width: float | None = None, digits: int = 3) -> int:
-    """Decimals to print: two digits of the uncertainty where there is one, else `digits` significant ones."""
+    """Decimals to print, by the uncertainty where there is one, else `digits` significant digits.
+
+    Of the uncertainty, two digits are shown if they are at most 35, otherwise one (as the Particle Data Group
+    does).
+    """
     if half_width is not None and half_width > 0:
-        return min(6, max(0, 1 - math.floor(math.log10(half_width))))
+        exponent = math.floor(math.log10(half_width))
+        return min(6, max(0, (1 if half_width / 10**exponent <= 3.5 else 0) - exponent))
     if value == 0 or not math.isfinite(value):
         return 0 if value == 0 else digits
     return min(8, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
 
 def fixed(value: float, decimals: int) -> str:
-    """Fixed-point text with a real minus sign left to the renderers; "-0.00" becomes "0.00"."""
+    """Fixed-point text with a true minus sign; "-0.00" becomes "0.00"."""
     text = f"{value:.{decimals}f}"
-    return text[1:] if text.startswith("-") and not text.strip("-0.") else text
+    return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "−")
 
 
 PLAIN = Scale()
@@ -75,7 +80,7 @@ def number(value: object, scale: Scale = PLAIN, digits: int = 3) -> str:
         return MISSING
     shown = float(value) / scale.factor
     if shown and (abs(shown) < 1e-3 or abs(shown) >= 1e7):
-        return f"{shown:.{digits - 1}e}"
+        return f"{shown:.{digits - 1}e}".replace("-", "−")
     return fixed(shown, decimals_for(shown, digits=digits))
 
 

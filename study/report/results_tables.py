@@ -14,6 +14,7 @@ from study.report.tables import (
     Column,
     Table,
     assemble,
+    common_decimals,
     estimate_cell,
     estimate_column,
     number_cell,
@@ -22,18 +23,34 @@ from study.report.tables import (
 from study.report.tuning import Importance
 
 _INTERVAL = "Means over subjects with 95 % bootstrap intervals; complete confirm runs only."
+_RANKS = "Bold: best mean; the second best is marked too. Neither says that a difference is established."
 _N = "n: runs (subjects × seeds)."
 
 
-def _names(arms: Sequence[ArmResult]) -> list[tuple[Column, list[Cell]]]:
+Pair = tuple[Column, list[Cell]]
+
+
+def _texts(key: str, title: str, values: Sequence[object]) -> Pair:
+    return Column(key, title), [text_cell(value) for value in values]
+
+
+def _counts(key: str, title: str, values: Sequence[int]) -> Pair:
+    return Column(key, title, numeric=True), [Cell(str(value), value=value) for value in values]
+
+
+def _p_values(key: str, title: str, values: Sequence[float | None]) -> Pair:
+    return Column(key, title, numeric=True), [Cell(p_value(p), value=p) for p in values]
+
+
+def _names(arms: Sequence[ArmResult]) -> list[Pair]:
     return [
-        (Column("arm", "Arm"), [text_cell(result.arm) for result in arms]),
+        _texts("arm", "Arm", [result.arm for result in arms]),
         (Column("n", "n", numeric=True), [Cell(result.n_text, value=result.n) for result in arms]),
     ]
 
 
-def _measures(arms: Sequence[ArmResult], names: Sequence[str]) -> list[tuple[Column, list[Cell]]]:
-    """A column a measure, left out where no arm has it. The untrained base model wins no prize for its costs."""
+def _measures(arms: Sequence[ArmResult], names: Sequence[str]) -> list[Pair]:
+    """A column a measure that any arm has. The untrained base model wins no prize for its costs."""
     found = []
     for name in names:
         estimates = [result.estimates[name] for result in arms]
@@ -60,8 +77,7 @@ def arms_table(analysis: Analysis) -> Table:
     columns = _names(analysis.arms) + _measures(analysis.arms, (QUALITY, *FIDELITIES, *MAIN_COSTS))
     return assemble(
         "arms", "Arms by quality and cost.", columns,
-        (_INTERVAL, _N, "Bold: best mean; second best marked too; neither says that a difference is established.",
-         *_alone(analysis.arms)),
+        (_INTERVAL, _N, _RANKS, *_alone(analysis.arms)),
     )  # fmt: skip
 
 
@@ -79,7 +95,7 @@ def details_table(analysis: Analysis) -> Table:
     )
 
 
-def _difference_columns(comparisons: Sequence[Comparison], name: str) -> list[tuple[Column, list[Cell]]]:
+def _difference_columns(comparisons: Sequence[Comparison], name: str) -> list[Pair]:
     about = measure(name)
     estimates = [comparison.difference for comparison in comparisons]
     scale = scale_for(about.unit, [abs(e.value) for e in estimates if e.value is not None])
@@ -87,14 +103,14 @@ def _difference_columns(comparisons: Sequence[Comparison], name: str) -> list[tu
     return [
         (
             Column(key, f"Δ {about.title.lower()}", scale.unit, numeric=True, has_interval=True),
-            [signed(estimate, scale) for estimate in estimates],
+            [signed(estimate, scale, common_decimals(estimates, scale)) for estimate in estimates],
         )
     ]
 
 
-def signed(estimate: Estimate, scale: Scale = PLAIN) -> Cell:
+def signed(estimate: Estimate, scale: Scale = PLAIN, decimals: int | None = None) -> Cell:
     """A cell with a difference: its sign is always shown."""
-    cell = estimate_cell(estimate, scale)
+    cell = estimate_cell(estimate, scale, decimals)
     if estimate.value is not None and estimate.value > 0 and cell.text != MISSING:
         return Cell(f"+{cell.text}", cell.detail, cell.value, cell.low, cell.high)
     return cell
@@ -105,13 +121,13 @@ def comparison_table(
 ) -> Table:
     """Pairs of arms: paired difference, p, Holm's p, probability of improvement."""
     columns = [
-        (Column("first", "Arm"), [text_cell(c.first) for c in comparisons]),
-        (Column("second", "against"), [text_cell(c.second) for c in comparisons]),
-        (Column("pairs", "pairs", numeric=True), [Cell(str(c.difference.n), value=c.difference.n) for c in comparisons]),
+        _texts("first", "Arm", [c.first for c in comparisons]),
+        _texts("second", "against", [c.second for c in comparisons]),
+        _counts("pairs", "pairs", [c.difference.n for c in comparisons]),
         *_difference_columns(comparisons, comparisons[0].measure if comparisons else QUALITY),
-        (Column("p", "p", numeric=True), [Cell(p_value(c.p), value=c.p) for c in comparisons]),
-        (Column("p_wilcoxon", "p (Wilcoxon)", numeric=True), [Cell(p_value(c.p_wilcoxon), value=c.p_wilcoxon) for c in comparisons]),
-        (Column("p_holm", "p (Holm)", numeric=True), [Cell(p_value(c.p_holm), value=c.p_holm) for c in comparisons]),
+        _p_values("p", "p", [c.p for c in comparisons]),
+        _p_values("p_wilcoxon", "p (Wilcoxon)", [c.p_wilcoxon for c in comparisons]),
+        _p_values("p_holm", "p (Holm)", [c.p_holm for c in comparisons]),
         (
             Column("probability_of_improvement", "P(better)", numeric=True),
             [number_cell(c.improvement, digits=2) for c in comparisons],
@@ -135,10 +151,10 @@ TEST_NOTE = (
 def schedules_table(analysis: Analysis) -> Table:
     """Cosine minus constant, one line a pair of arms."""
     effects = analysis.schedules
-    columns: list[tuple[Column, list[Cell]]] = [
-        (Column("method", "Method"), [text_cell(e.method) for e in effects]),
-        (Column("cosine", "Cosine arm"), [text_cell(e.cosine) for e in effects]),
-        (Column("constant", "Constant arm"), [text_cell(e.constant) for e in effects]),
+    columns: list[Pair] = [
+        _texts("method", "Method", [e.method for e in effects]),
+        _texts("cosine", "Cosine arm", [e.cosine for e in effects]),
+        _texts("constant", "Constant arm", [e.constant for e in effects]),
     ]
     primary = [e.comparisons[analysis.primary] for e in effects]
     columns.append(
@@ -150,9 +166,9 @@ def schedules_table(analysis: Analysis) -> Table:
     for name in effects[0].comparisons if effects else (analysis.primary,):
         columns += _difference_columns([e.comparisons[name] for e in effects], name)
     columns += [
-        (Column("p", "p", numeric=True), [Cell(p_value(c.p), value=c.p) for c in primary]),
-        (Column("p_wilcoxon", "p (Wilcoxon)", numeric=True), [Cell(p_value(c.p_wilcoxon), value=c.p_wilcoxon) for c in primary]),
-        (Column("p_holm", "p (Holm)", numeric=True), [Cell(p_value(c.p_holm), value=c.p_holm) for c in primary]),
+        _p_values("p", "p", [c.p for c in primary]),
+        _p_values("p_wilcoxon", "p (Wilcoxon)", [c.p_wilcoxon for c in primary]),
+        _p_values("p_holm", "p (Holm)", [c.p_holm for c in primary]),
     ]  # fmt: skip
     note = f"p values are for {measure(analysis.primary).title.lower()}. {TEST_NOTE}"
     return assemble("cosine-vs-constant", "Cosine minus constant schedule, paired.", columns, (note,))
@@ -161,23 +177,20 @@ def schedules_table(analysis: Analysis) -> Table:
 def budget_table(budgets: Sequence[Budget]) -> Table:
     """What each arm's tuning got: the proof of equal budgets."""
 
-    def counts(key: str, title: str, values: Sequence[int]) -> tuple[Column, list[Cell]]:
-        return Column(key, title, numeric=True), [Cell(str(value), value=value) for value in values]
-
-    def seconds(key: str, title: str, values: Sequence[float | None]) -> tuple[Column, list[Cell]]:
+    def seconds(key: str, title: str, values: Sequence[float | None]) -> Pair:
         scale = scale_for("s", values)
         return Column(key, title, scale.unit, numeric=True), [number_cell(value, scale) for value in values]
 
     columns = [
-        (Column("arm", "Arm"), [text_cell(b.arm) for b in budgets]),
-        counts("trials", "Trials", [b.trials for b in budgets]),
-        counts("complete", "complete", [b.complete for b in budgets]),
-        counts("pruned", "stopped early", [b.pruned for b in budgets]),
-        counts("failed", "failed", [b.failed for b in budgets]),
-        counts("search_runs", "Search runs", [b.search_runs for b in budgets]),
+        _texts("arm", "Arm", [b.arm for b in budgets]),
+        _counts("trials", "Trials", [b.trials for b in budgets]),
+        _counts("complete", "complete", [b.complete for b in budgets]),
+        _counts("pruned", "stopped early", [b.pruned for b in budgets]),
+        _counts("failed", "failed", [b.failed for b in budgets]),
+        _counts("search_runs", "Search runs", [b.search_runs for b in budgets]),
         seconds("search_train_seconds", "Search training", [b.search_train_seconds for b in budgets]),
         seconds("search_device_seconds", "Search device time", [b.search_device_seconds for b in budgets]),
-        counts("confirm_runs", "Confirm runs", [b.confirm_runs for b in budgets]),
+        _counts("confirm_runs", "Confirm runs", [b.confirm_runs for b in budgets]),
         seconds("confirm_device_seconds", "Confirm device time", [b.confirm_device_seconds for b in budgets]),
     ]
     return assemble("budget", "Search budget of each arm, failed and stopped runs included.", columns)
@@ -188,7 +201,7 @@ def chosen_table(chosen: dict[str, dict[str, Any]]) -> Table:
     first = ["trial", "learning_rate", "lr_scheduler", "max_train_steps"]
     names = list(dict.fromkeys([*first, *sorted({name for config in chosen.values() for name in config})]))
     names = [name for name in names if any(name in config for config in chosen.values())]
-    columns = [(Column("field", "Field"), [text_cell(name) for name in names])]
+    columns = [_texts("field", "Field", names)]
     for arm, config in chosen.items():
         columns.append((Column(arm, arm), [_config_cell(config.get(name)) for name in names]))
     return assemble("chosen", "Configuration of each arm's confirm runs, chosen by its search.", columns)
@@ -238,10 +251,10 @@ def exclusions_table(analysis: Analysis) -> Table:
     """Runs that no compared number contains."""
     rows = analysis.exclusions
     columns = [
-        (Column("run", "Run"), [text_cell(e.run_key) for e in rows]),
-        (Column("phase", "Phase"), [text_cell(e.phase) for e in rows]),
-        (Column("state", "State"), [text_cell(e.state) for e in rows]),
-        (Column("reason", "Reason"), [text_cell(e.reason) for e in rows]),
+        _texts("run", "Run", [e.run_key for e in rows]),
+        _texts("phase", "Phase", [e.phase for e in rows]),
+        _texts("state", "State", [e.state for e in rows]),
+        _texts("reason", "Reason", [e.reason for e in rows]),
     ]
     return assemble("exclusions", "Runs that did not complete, or whose quality is missing.", columns)
 
@@ -251,12 +264,12 @@ def measures_table() -> Table:
     names = (QUALITY, *FIDELITIES, *MORE_QUALITY, *MAIN_COSTS, *MORE_COSTS)
     about = [measure(name) for name in names]
     columns = [
-        (Column("name", "Column"), [text_cell(m.name) for m in about]),
-        (Column("title", "Measure"), [text_cell(m.title) for m in about]),
+        _texts("name", "Column", [m.name for m in about]),
+        _texts("title", "Measure", [m.title for m in about]),
         (
             Column("better", "Better"),
             [text_cell("higher" if m.direction == "max" else "lower") for m in about],
         ),
-        (Column("description", "Meaning"), [text_cell(m.description) for m in about]),
+        _texts("description", "Meaning", [m.description for m in about]),
     ]
     return assemble("measures", "Measures.", columns)

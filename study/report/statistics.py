@@ -109,7 +109,7 @@ def expanded_level(level: float, n: int) -> float:
 
 
 def coverage_bound(n: int) -> float:
-    """Most that an interval inside the range of `n` independent units can cover: 1 - 2^(1 - n) for their median.
+    """Most that an interval within the range of `n` units can cover: 1 - 2^(1 - n), exactly for a median.
 
     Two subjects: 50 %; five: 94 %; six: 97 %. This is why a study on two subjects must say so.
     """
@@ -190,7 +190,7 @@ def sign_flip_test(
     rng: np.random.Generator,
     samples: int = 100_000,
 ) -> float | None:
-    """Two-sided p value of "the two arms are exchangeable in every pair", by flipping the signs of the differences.
+    """Two-sided p of "the two arms are exchangeable in every pair", by flipping the signs of differences.
 
     Exact (all 2^n patterns) up to 16 units, otherwise `samples` random patterns with the observed one added,
     so that p
@@ -216,7 +216,7 @@ def sign_flip_test(
 
 
 def wilcoxon_test(differences: ArrayLike) -> float | None:
-    """Two-sided Wilcoxon signed-rank p of paired differences (Pratt's treatment of zeros); None without data."""
+    """Two-sided Wilcoxon signed-rank p of paired differences (zeros as Pratt); None without data."""
     array = np.asarray(differences, dtype=float).ravel()
     array = array[np.isfinite(array)]
     if array.size == 0:

@@ -18,11 +18,11 @@ from study.report.formatting import MISSING, PLAIN, Scale, decimals_for, fixed, 
 from study.report.statistics import Direction, Estimate
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "\n": " ", "\r": " ", "\t": " ", "±": r"$\pm$", "−": "$-$",
-    "×": r"$\times$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≥": r"$\geq$", "≤": r"$\leq$",
-    "Δ": r"$\Delta$", "…": r"\dots{}",
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "\n": " ", "\r": " ", "\t": " ",
+    "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "≥": r"$\geq$", "≤": r"$\leq$", "Δ": r"$\Delta$", "…": r"\dots{}",
 }  # fmt: skip
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>#|~$!"} | {"\n": " ", "\r": " ", "\t": " "})
 _ARROWS = {"max": " ↑", "min": " ↓"}
@@ -64,7 +64,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: CSV key, heading, unit of display, which direction is better, and whether it holds numbers."""
+    """A column: CSV key, heading, unit of display, which way is better, and whether it holds numbers."""
 
     key: str
     title: str
@@ -113,15 +113,22 @@ def number_cell(value: float | None, scale: Scale = PLAIN, digits: int = 3) -> C
     return Cell(text, value=None if text == MISSING else value)
 
 
-def estimate_cell(estimate: Estimate, scale: Scale = PLAIN) -> Cell:
-    """A cell with a mean and its interval, with the digits that the interval supports."""
+def common_decimals(estimates: Sequence[Estimate], scale: Scale = PLAIN) -> int | None:
+    """Decimals for a whole column: those of the median uncertainty; None where nothing is uncertain."""
+    halves = sorted(e.half_width / scale.factor for e in estimates if e.half_width)
+    return decimals_for(0.0, halves[len(halves) // 2]) if halves else None
+
+
+def estimate_cell(estimate: Estimate, scale: Scale = PLAIN, decimals: int | None = None) -> Cell:
+    """A cell with a mean and its interval, with the digits that the interval, or its column, supports."""
     if estimate.value is None:
         return Cell(MISSING)
     half = estimate.half_width
     shown = estimate.value / scale.factor
     if not half:
-        return Cell(number(estimate.value, scale), "", estimate.value, estimate.low, estimate.high)
-    decimals = decimals_for(shown, half / scale.factor)
+        text = number(estimate.value, scale) if decimals is None or not shown else fixed(shown, decimals)
+        return Cell(text, "", estimate.value, estimate.low, estimate.high)
+    decimals = decimals_for(shown, half / scale.factor) if decimals is None else decimals
     detail = interval(estimate.low, estimate.high, decimals, scale)
     return Cell(fixed(shown, decimals), detail, estimate.value, estimate.low, estimate.high)
 
@@ -141,7 +148,8 @@ def estimate_column(
             all.
     """
     scale = scale_for(unit, [estimate.value for estimate in estimates])
-    cells = [estimate_cell(estimate, scale) for estimate in estimates]
+    decimals = common_decimals(estimates, scale)
+    cells = [estimate_cell(estimate, scale, decimals) for estimate in estimates]
     column = Column(key, title, scale.unit, direction, numeric=True, has_interval=True)
     if direction is None:
         return column, cells
@@ -209,7 +217,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs ``table*``; needs ``\\usepackage{booktabs}`` and, for names beyond Latin, a Unicode engine."""
+    """A booktabs ``table*``: needs the package booktabs and, for names beyond Latin, a Unicode engine."""
 
     def shown(cell: Cell) -> str:
         text = escape_latex(cell.text)
@@ -276,6 +284,7 @@ def to_html(table: Table) -> str:
     notes = "".join(f'<p class="note">{escape_html(note)}</p>' for note in table.notes)
     caption = f"<caption>{escape_html(table.caption)}</caption>"
     return (
-        f'<div class="scroll"><table id="table-{escape_html(table.key)}">{caption}<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll"><table id="table-{escape_html(table.key)}">{caption}'
+        f"<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody></table></div>{notes}"
     )

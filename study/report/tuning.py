@@ -73,7 +73,7 @@ class Importance:
 
 
 def objective(rows: Rows) -> str:
-    """The measure that the search optimised; the first one of several, and quality where nothing is recorded."""
+    """The measure that the search optimised: the first of several; quality where nothing is recorded."""
     for place in (rows.meta, section(rows.meta, "spec", "search")):
         found = place.get("objective") or place.get("objectives")
         name = found[0] if isinstance(found, (list, tuple)) and found else found
@@ -83,7 +83,7 @@ def objective(rows: Rows) -> str:
 
 
 def trial_scores(rows: Rows, arm: str, name: str) -> pd.DataFrame:
-    """One row a trial of an arm's search: index trial, columns state and score (mean over its complete runs)."""
+    """One row a trial of an arm's search: its state, and its score (mean over its complete runs)."""
     own = rows.search[rows.search["arm"] == arm]
     records = []
     for trial, group in own.groupby("trial", sort=True):

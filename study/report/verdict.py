@@ -13,7 +13,6 @@ from study.report.formatting import (
     interval,
     listing,
     number,
-    p_value,
     plural,
     scale_for,
 )
@@ -21,7 +20,7 @@ from study.report.measures import measure
 from study.report.rows import Rows
 from study.report.statistics import Estimate, coverage_bound
 
-FEW_SUBJECTS = 6  # from here a bootstrap over subjects can cover 95 %
+FEW_SUBJECTS = 5  # from here a bootstrap over subjects can cover about 95 %
 _COSTS = ("train_seconds", "train_flops", "trainable_parameters", "peak_memory_bytes")
 
 
@@ -46,7 +45,7 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def cost_text(result: ArmResult) -> str:
-    """E.g. "12.4 s of training, 1.3 TFLOP, 98 k trained parameters, 1.1 GB of memory"; empty without costs."""
+    """E.g. "12.4 s of training, 1.3 TFLOP, 98 k trained parameters"; empty without costs."""
     words = {
         "train_seconds": "of training",
         "train_flops": "",
@@ -76,21 +75,23 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
     beaten = [c for c in analysis.against_best if c.established]
     tied = [c for c in analysis.against_best if not c.established]
     score = f"{title} {estimate_text(best.estimates[analysis.primary])}, {n_words(best)}"
-    trained_ties = [c for c in tied if not analysis.arm(c.second).is_base]
     if best.is_base:
-        headline = f"No arm has a higher {title} than the untrained base model ({score})."
-    elif len(analysis.against_best) == 0:
-        headline = f"{best.arm} is the only arm with results: {score}."
+        headline = f"Only the untrained base model has results: {score}."
+    elif not analysis.against_best:
+        headline = f"{best.arm} is the only trained arm with results: {score}."
     elif not tied:
         headline = f"{best.arm} is best: {score}. It is ahead of every other arm beyond chance."
     elif not beaten:
-        headline = f"{best.arm} has the highest mean ({score}), but this study does not establish that it is better than any other arm."
-    elif not trained_ties:
-        headline = f"{best.arm} is the best trained arm: {score}."
+        headline = (
+            f"{best.arm} has the highest mean ({score}), but this study does not establish that it is better "
+            "than any other trained arm."
+        )
     else:
-        headline = f"{best.arm} has the highest mean ({score}); it cannot be told apart from {listing(c.second for c in trained_ties)}."
+        rivals = listing(c.second for c in tied)
+        headline = f"{best.arm} has the highest mean ({score}); it cannot be told apart from {rivals}."
     points = [
         *_differences(beaten, tied, title),
+        *_against_base(analysis, title),
         *_costs(analysis, best, tied),
         *_front(analysis),
         *_schedules(analysis),
@@ -98,28 +99,55 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
     return Verdict(headline, tuple(points), tuple(_warnings(rows, analysis)))
 
 
+def difference_text(estimate: Estimate) -> str:
+    """E.g. "+0.04 [0.01, 0.07]"."""
+    sign = "+" if estimate.value is not None and estimate.value > 0 else ""
+    return f"{sign}{estimate_text(estimate)}"
+
+
 def _difference(comparison: Comparison) -> str:
-    d = comparison.difference
-    if d.value is None:
+    if comparison.difference.value is None:
         return f"{comparison.second} (no common subject and seed)"
-    sign = "+" if d.value > 0 else ""
-    p = f", p = {p_value(comparison.p_holm)}" if comparison.p_holm is not None else ""
-    return f"{comparison.second} ({sign}{estimate_text(d)}{p.replace('= <', '<')}, {plural(d.n, 'pair')})"
+    return f"{comparison.second} ({difference_text(comparison.difference)})"
 
 
 def _differences(beaten: list[Comparison], tied: list[Comparison], title: str) -> list[str]:
     found = []
     if beaten:
-        found.append(f"Established lead in {title}, paired, over {listing(_difference(c) for c in beaten)}.")
+        names = listing(map(_difference, beaten))
+        found.append(f"Established lead in {title}, paired by subject and seed: over {names}.")
     if tied:
-        found.append(f"Not established, paired: against {listing(_difference(c) for c in tied)}.")
+        found.append(f"Lead in {title} that is not established: over {listing(map(_difference, tied))}.")
+    return found
+
+
+def _against_base(analysis: Analysis, title: str) -> list[str]:
+    shown = [c for c in analysis.against_base if c.difference.value is not None]
+    better = [c for c in shown if c.established and (c.difference.value or 0.0) > 0]
+    worse = [c for c in shown if c.established and (c.difference.value or 0.0) < 0]
+    unclear = [c for c in shown if not c.established]
+    found = []
+    if better and len(better) == len(shown) and len(shown) > 1:
+        found.append(f"Every trained arm is ahead of the untrained base model in {title} beyond chance.")
+    elif better:
+        names = listing(c.first for c in better)
+        found.append(f"Ahead of the untrained base model in {title} beyond chance: {names}.")
+    if worse:
+        names = listing(c.first for c in worse)
+        found.append(f"Behind the untrained base model in {title} beyond chance: {names}.")
+    if unclear:
+        names = listing(f"{c.first} ({difference_text(c.difference)})" for c in unclear)
+        least = smallest_p(unclear)
+        few = least is None or least >= analysis.settings.significance
+        why = "too few pairs to establish it" if few else "not established"
+        found.append(f"Difference in {title} to the untrained base model ({why}): {names}.")
     return found
 
 
 def _costs(analysis: Analysis, best: ArmResult, tied: list[Comparison]) -> list[str]:
     text = cost_text(best)
     found = [f"Cost of {best.arm} per run: {text}."] if text and not best.is_base else []
-    rivals = [analysis.arm(c.second) for c in tied if not analysis.arm(c.second).is_base]
+    rivals = [analysis.arm(c.second) for c in tied]
     seconds = best.estimates["train_seconds"].value
     cheaper = [
         (rival.estimates["train_seconds"].value, rival)
@@ -152,10 +180,9 @@ def _schedules(analysis: Analysis) -> list[str]:
         d = comparison.difference
         if d.value is None:
             continue
-        sign = "+" if d.value > 0 else ""
         result = "established" if comparison.established else "not established"
         found.append(
-            f"Cosine minus constant for {effect.method}: {sign}{estimate_text(d)} over "
+            f"Cosine minus constant for {effect.method}: {difference_text(d)} over "
             f"{plural(d.n, 'pair')} ({result})."
         )
     return found
@@ -183,9 +210,9 @@ def _warnings(rows: Rows, analysis: Analysis) -> list[str]:
     if least is not None and least * family >= analysis.settings.significance:
         pairs = max(c.difference.n for c in analysis.against_best)
         found.append(
-            f"With {plural(pairs, 'pair')} the smallest possible p is {least:.2g}"
+            f"With {plural(pairs, 'pair')} the smallest possible p is {least:.3g}"
             + (
-                f", {min(1.0, least * family):.2g} after adjustment over {plural(family, 'comparison')}"
+                f", {min(1.0, least * family):.3g} after adjustment over {plural(family, 'comparison')}"
                 if family > 1
                 else ""
             )

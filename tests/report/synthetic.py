@@ -1,4 +1,6 @@
-"""Made-up results for the report's tests: seeded, any number of arms, subjects and seeds, and every kind of gap."""
+"""Made-up results for the report's tests: seeded, any number of arms, subjects and seeds, and every kind of
+gap.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ class Study:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-def make_results(study: Study = Study(), seed: int = 0) -> Results:  # noqa: B008
+def make_results(study: Study = Study(), seed: int = 0) -> Results:
     """Draws the results of a study."""
     chance = np.random.default_rng(seed)
     rows, curves, images = [], [], []
@@ -64,7 +66,9 @@ def make_results(study: Study = Study(), seed: int = 0) -> Results:  # noqa: B00
     for arm in study.arms:
         keys = [("search", trial, "cat-1", 0) for trial in range(study.trials if arm.method != "base" else 0)]
         if study.confirm:
-            keys += [("confirm", 1, subject, run_seed) for subject in study.subjects for run_seed in study.seeds]
+            keys += [
+                ("confirm", 1, subject, run_seed) for subject in study.subjects for run_seed in study.seeds
+            ]
         for phase, trial, subject, run_seed in keys:
             config = configuration(arm, trial, phase, chance)
             row = run_row(arm, phase, trial, subject, run_seed, config, levels.get(subject, 0.0), chance)
@@ -77,7 +81,7 @@ def make_results(study: Study = Study(), seed: int = 0) -> Results:  # noqa: B00
                 if study.curves:
                     curves += course(row, arm)
                 if study.folder is not None:
-                    images.append(picture(row, arm, study.folder))
+                    images += pictures(row, arm, study.folder)
     order = ("search", "confirm")
     rows.sort(key=lambda r: (order.index(r["phase"]), r["arm"], r["trial"], r["subject"], r["seed"]))
     names = [*RUN_COLUMNS, *MORE_COLUMNS]
@@ -196,16 +200,38 @@ def course(row: dict[str, Any], arm: Arm) -> list[dict[str, Any]]:
     return points
 
 
-def picture(row: dict[str, Any], arm: Arm, folder: Path) -> dict[str, Any]:
-    """A grid of 6 x 2 discs whose colours tell arm and subject."""
-    chance = np.random.default_rng([len(arm.name), row["seed"], len(row["subject"])])
-    image = Image.new("RGB", (6 * 64, 2 * 64), "white")
+PROMPTS = (
+    "a subject",
+    "a subject on a beach",
+    "a subject in the snow at night",
+    "a subject with a top hat",
+    "a subject with a red scarf in a forest",
+    "a subject on a green meadow",
+)
+
+
+def pictures(row: dict[str, Any], arm: Arm, folder: Path) -> list[dict[str, Any]]:
+    """Strips of two discs a prompt whose colours tell arm and prompt, class images, references, an overview."""
+    found = []
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = [f"{k:02d} {prompt}" for k, prompt in enumerate(PROMPTS)] + ["class", "references", "grid"]
+    for number, key in enumerate(keys):
+        same = key in ("references",)
+        chance = np.random.default_rng([number, row["seed"] * (not same), len(row["subject"])])
+        strip = disc_strip(chance, 0.0 if same else arm.gain, 4 if same else 2)
+        path = folder / f"{row['run_key'].replace('/', '_')}-{number}.png"
+        strip.save(path)
+        found.append({"run_key": row["run_key"], "step": STEPS, "key": key, "path": str(path)})
+    return found
+
+
+def disc_strip(chance: np.random.Generator, gain: float, count: int) -> Image.Image:
+    """Discs of 64 pixels on coloured ground, two pixels apart."""
+    image = Image.new("RGB", (count * 66 - 2, 64), "white")
     draw = ImageDraw.Draw(image)
-    for k in range(12):
-        x, y = 64 * (k % 6), 64 * (k // 6)
-        draw.rectangle((x, y, x + 62, y + 62), fill=tuple(int(c) for c in chance.integers(60, 256, 3)))
-        draw.ellipse((x + 14, y + 14, x + 48, y + 48), fill=tuple(int(c) for c in chance.integers(0, 200, 3)))
-    path = folder / f"{row['run_key'].replace('/', '_')}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-    return {"run_key": row["run_key"], "step": STEPS, "key": "samples", "path": str(path)}
+    for k in range(count):
+        draw.rectangle((66 * k, 0, 66 * k + 63, 63), fill=tuple(int(c) for c in chance.integers(60, 256, 3)))
+        radius = 10 + int(20 * gain)
+        box = (66 * k + 32 - radius, 32 - radius, 66 * k + 32 + radius, 32 + radius)
+        draw.ellipse(box, fill=tuple(int(c) for c in chance.integers(0, 200, 3)))
+    return image

@@ -144,18 +144,20 @@ def differences_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyl
     """How far the arm with the highest mean is ahead of every other."""
     known = [c for c in analysis.against_best if c.difference.value is not None]
     if not known or analysis.best is None:
-        return Skipped("differences", "needs two arms with confirm runs on the same subjects and seeds")
-    data = tuple(forest_row(rows, c, f"− {shorten(c.second)}", c.second) for c in known)
+        return Skipped(
+            "differences", "needs two trained arms with confirm runs on the same subjects and seeds"
+        )
+    data = tuple(forest_row(rows, c, f"minus {shorten(c.second)}", c.second) for c in known)
     best, title = analysis.best, measure(analysis.primary).title
 
     def draw() -> Canvas:
         canvas = new_canvas(COLUMN * 1.35, max(1.3, 0.75 + 0.27 * len(data)))
-        draw_forest(canvas.subplots(), data, styles, f"{title}: {shorten(best, 22)} minus other arm")
+        draw_forest(canvas.subplots(), data, styles, f"{title}: {shorten(best, 22)} minus the other")
         return canvas
 
     return Figure(
         "differences",
-        f"{title} of {best} minus that of every other arm on the same subject and seed: mean, 95 % "
+        f"{title} of {best} minus that of every other trained arm on the same subject and seed: mean, 95 % "
         f"bootstrap interval, single "
         "pairs. Filled: the difference is established (interval without 0 and Holm-adjusted p < 0.05).",
         "Forest plot of paired differences between the arm with the highest mean and the others.",
@@ -182,7 +184,7 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
         for k, (ax, name) in enumerate(zip(panels, names, strict=True)):
             data = tuple(forest_row(rows, e.comparisons[name], shorten(label(e)), e.cosine) for e in known)
             draw_forest(ax, data, styles, f"Δ {measure(name).title.lower()}")
-            ax.locator_params(axis="x", nbins=4)
+            ax.locator_params(axis="x", nbins=3)
             if k:
                 ax.set_yticklabels([])
         return canvas

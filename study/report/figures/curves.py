@@ -111,7 +111,8 @@ def curves_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -
         panels = canvas.subplots(1, len(data), squeeze=False)[0]
         for ax, curves in zip(panels, data, strict=True):
             draw_curves(ax, curves, styles)
-        legend_below(canvas, styles, arms, 3)
+        level = next((c.base[0] for c in data if c.base), None)
+        legend_below(canvas, styles, arms, 3, level=level)
         return canvas
 
     return Figure(

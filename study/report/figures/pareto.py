@@ -114,7 +114,7 @@ def _one_panel(key: str, front: Front, styles: dict[str, ArmStyle], caption: str
     def draw() -> Canvas:
         canvas = new_canvas(COLUMN, 2.3 + legend_height(len(arms), 2))
         draw_front(canvas.subplots(), front, styles)
-        legend_below(canvas, styles, arms, 2, lines=False)
+        legend_below(canvas, styles, arms, 2, lines=False, level=front.base.arm if front.base else None)
         return canvas
 
     return Figure(key, caption, alt, draw, wide=False)
@@ -171,7 +171,8 @@ def costs_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Sk
             draw_front(ax, front, styles)
             if k:
                 ax.set_ylabel("")
-        legend_below(canvas, styles, arms, 3, lines=False)
+        level = fronts[0].base.arm if fronts[0].base else None
+        legend_below(canvas, styles, arms, 3, lines=False, level=level)
         return canvas
 
     return Figure(

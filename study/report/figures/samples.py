@@ -21,13 +21,14 @@ from study.report.figures.style import PAGE, shorten
 from study.report.rows import BASE, Rows, distinct, natural_key
 
 MAX_SUBJECTS = 4
-MAX_PIXELS = (
-    1400  # width of one picture; larger ones are made smaller, so that the report stays one readable file
-)
-_REFERENCE = re.compile(r"(?i)^(referenc|held.?out)")
-_OTHER = re.compile(r"(?i)^(class|prior|train|grid)")  # "grid" is one run's labelled overview
+MAX_PIXELS = 1400  # width of one picture; larger ones are made smaller
+_REFERENCE_KEYS = frozenset({"references"})
+_OVERVIEW_KEYS = frozenset({"grid", "samples"})  # one run's whole picture: shown where there are no strips
+_OTHER_KEYS = frozenset({"class"})
 REFERENCES = "held-out references"
-_LABEL = 1.25  # inches for the names at the left
+_LARGEST = 1.6  # inches: the height of one line
+_GAP = 0.05
+_LABEL = 1.05  # inches for the names at the left
 
 Pixels = NDArray[np.uint8]
 
@@ -64,7 +65,7 @@ def load_picture(path: str | Path) -> Pixels | None:
 
 
 def used_images(rows: Rows) -> pd.DataFrame:
-    """The image rows that the grids show: a few confirm subjects, one seed each, the last step of each run."""
+    """The image rows that the grids show: a few confirm subjects, one seed each, each run's last step."""
     images = rows.images
     images = images[(images["phase"] == "confirm") & (images["state"] == "COMPLETE")]
     images = images[[load_picture(path) is not None for path in images["path"]]]
@@ -78,12 +79,14 @@ def used_images(rows: Rows) -> pd.DataFrame:
 
 
 def _is_reference(keys: pd.Series) -> pd.Series:
-    return keys.astype(str).str.contains(_REFERENCE)
+    return keys.isin(_REFERENCE_KEYS)
 
 
 def _of_subject(rows: Rows, images: pd.DataFrame) -> pd.DataFrame | None:
     reference = _is_reference(images["key"])
-    samples = images[~reference & ~images["key"].astype(str).str.contains(_OTHER)]
+    samples = images[~reference & ~images["key"].isin(_OTHER_KEYS)]
+    if not samples["key"].isin(_OVERVIEW_KEYS).all():
+        samples = samples[~samples["key"].isin(_OVERVIEW_KEYS)]
     if samples.empty:
         return None
     is_base = samples["arm"].map(rows.methods) == BASE
@@ -156,50 +159,63 @@ def side_by_side(pictures: list[Pixels | None]) -> Pixels | None:
     return np.concatenate(scaled, axis=1)
 
 
-def draw_grid(grid: SampleGrid, captions: tuple[str, ...] = ()) -> Canvas:
-    """Draws a grid: one line an arm, its name at the left, the pictures at one common scale."""
-    widths = [
-        max((row.pictures[k].shape[1] for row in grid.rows if row.pictures[k] is not None), default=1)  # type: ignore[union-attr]
-        for k in range(len(grid.columns))
-    ]
+def draw_grid(grid: SampleGrid) -> Canvas:
+    """Draws a grid: one line an arm with its name at the left, one column a prompt, all at one scale."""
+    samples = [row for row in grid.rows if row.label != REFERENCES]
+    widths = [max(_width(row.pictures[k]) for row in samples) or 1 for k in range(len(grid.columns))]
     heights = [max((p.shape[0] for p in row.pictures if p is not None), default=1) for row in grid.rows]
-    inches = min((PAGE - _LABEL) / sum(widths), 0.0125 if max(heights) <= 256 else 1.0)
-    top = 0.2 if captions or len(grid.columns) > 1 else 0.02
-    gap = 0.05
-    height = top + sum(heights) * inches + gap * len(grid.rows)
-    canvas = new_canvas(_LABEL + sum(widths) * inches + 0.04 * len(widths), height)
+    inches = min((PAGE - _LABEL - _GAP * len(widths)) / sum(widths), _LARGEST / max(heights))
+    titles = _titles(grid.columns, [width * inches for width in widths])
+    top = 0.05 + 0.1 * max(title.count("\n") + 1 for title in titles) if titles else 0.02
+    width = _LABEL + sum(widths) * inches + _GAP * len(widths)
+    height = top + sum(heights) * inches + _GAP * len(heights)
+    canvas = new_canvas(width, height)
     canvas.set_layout_engine("none")
-    width, y = float(canvas.get_size_inches()[0]), height - top
+    y = height - top
     for row, row_height in zip(grid.rows, heights, strict=True):
         y -= row_height * inches
         canvas.text(
-            0.03 / width, (y + row_height * inches / 2) / height, _wrap(row.label), va="center", fontsize=7
+            0.02 / width, (y + row_height * inches / 2) / height, _wrap(row.label), va="center", fontsize=7
         )
         x = _LABEL
         for picture, column_width in zip(row.pictures, widths, strict=True):
             if picture is not None:
+                picture = picture[:, : int((width - x) / inches)]
                 size = picture.shape[1] * inches / width, picture.shape[0] * inches / height
                 ax = canvas.add_axes((x / width, y / height, *size))
                 ax.imshow(picture, aspect="auto")
                 ax.set_axis_off()
-            x += column_width * inches + 0.04
-        y -= gap
-    titles = captions or (grid.columns if len(grid.columns) > 1 else ())
+            x += column_width * inches + _GAP
+        y -= _GAP
     x = _LABEL
     for title, column_width in zip(titles, widths, strict=False):
-        canvas.text(x / width, 1 - 0.06 / height, shorten(title, 30), va="top", fontsize=6)
-        x += column_width * inches + 0.04
+        canvas.text(x / width, 1 - (top - 0.03) / height, title, va="bottom", fontsize=5.5, linespacing=1.1)
+        x += column_width * inches + _GAP
     return canvas
 
 
-def _wrap(name: str, limit: int = 19) -> str:
-    """Breaks a long name at its separators, over at most three lines."""
-    lines = [""]
-    for part in re.findall(r"[^-_ ]+[-_ ]*", shorten(name, 3 * limit)) or [name]:
-        if lines[-1] and len(lines[-1]) + len(part) > limit:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(line[:limit].rstrip() for line in lines[:3])
+def _width(picture: Pixels | None) -> int:
+    return 0 if picture is None else int(picture.shape[1])
+
+
+def _titles(keys: tuple[str, ...], inches: list[float]) -> list[str]:
+    """The prompts in keys such as "03 a subject on a beach", broken to the widths of their columns."""
+    if len(keys) < 2:
+        return []
+    prompts = [re.sub(r"^\d+ ", "", key) for key in keys]
+    return [
+        _wrap(prompt, max(6, int(width / 0.048)), 4) for prompt, width in zip(prompts, inches, strict=True)
+    ]
+
+
+def _wrap(name: str, limit: int = 17, lines: int = 3) -> str:
+    """Breaks a long name at its separators, over a few lines."""
+    found = [""]
+    for part in re.findall(r"[^-_ ]+[-_ ]*", shorten(name, lines * limit)) or [name]:
+        if found[-1] and len(found[-1]) + len(part.rstrip()) > limit:
+            found.append("")
+        found[-1] += part
+    return "\n".join(line[:limit].rstrip() for line in found[:lines])
 
 
 def sample_figures(rows: Rows) -> list[Figure | Skipped]:

@@ -48,8 +48,8 @@ def history_figure(data: tuple[History, ...], styles: dict[str, ArmStyle]) -> Fi
     """One small panel an arm, on common axes."""
     if not any(score is not None for history in data for score in history.scores):
         return Skipped("search-history", "the search has no complete trial")
-    columns = min(len(data), 4)
-    lines = math.ceil(len(data) / columns)
+    lines = math.ceil(len(data) / 4)
+    columns = math.ceil(len(data) / lines)
 
     def draw() -> Canvas:
         canvas = new_canvas(PAGE, 0.35 + 1.35 * lines)

@@ -1,0 +1,108 @@
+"""What the study did and did not count: budgets, excluded runs, the configurations that were confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from study.report.measures import QUALITY
+from study.report.rows import Rows, distinct, value_or_none
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an arm's tuning and its confirm runs took, failed and stopped runs included."""
+
+    arm: str
+    trials: int
+    complete: int
+    pruned: int
+    failed: int
+    search_runs: int
+    search_train_seconds: float | None
+    search_device_seconds: float | None
+    confirm_runs: int
+    confirm_device_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A run that no number of the comparison contains, and why."""
+
+    run_key: str
+    arm: str
+    phase: str
+    state: str
+    reason: str
+
+
+def _total(frame: pd.DataFrame, name: str) -> float | None:
+    return float(frame[name].sum()) if frame[name].notna().any() else None
+
+
+def budget_of(frame: pd.DataFrame, arm: str) -> Budget:
+    """Adds up what one arm used."""
+    own = frame[frame["arm"] == arm]
+    search, confirm = own[own["phase"] == "search"], own[own["phase"] == "confirm"]
+    states = search.groupby("trial")["state"].agg(set)
+    failed = sum("FAIL" in s for s in states)
+    pruned = sum("PRUNED" in s and "FAIL" not in s for s in states)
+    complete = sum(s == {"COMPLETE"} for s in states)
+    return Budget(
+        arm=arm,
+        trials=len(states),
+        complete=complete,
+        pruned=pruned,
+        failed=failed,
+        search_runs=len(search),
+        search_train_seconds=_total(search, "train_seconds"),
+        search_device_seconds=_total(search, "device_seconds"),
+        confirm_runs=len(confirm),
+        confirm_device_seconds=_total(confirm, "device_seconds"),
+    )
+
+
+def find_exclusions(rows: Rows) -> tuple[Exclusion, ...]:
+    """Lists every run that did not complete, and confirm runs without a quality."""
+    found = []
+    for row in rows.frame.to_dict("records"):
+        state, key = row["state"], row["run_key"] or _key(row)
+        message = " -- ".join(
+            str(row[c]) for c in ("reason", "message") if isinstance(row[c], str) and row[c]
+        )
+        if state == "FAIL":
+            found.append(Exclusion(key, row["arm"], row["phase"], state, message or "no reason was recorded"))
+        elif state == "RUNNING":
+            found.append(
+                Exclusion(key, row["arm"], row["phase"], state, "had not ended when the report was made")
+            )
+        elif state == "PRUNED":
+            reason = message or "stopped early by the scheduler, on less than the full budget"
+            found.append(Exclusion(key, row["arm"], row["phase"], state, reason))
+        elif row["phase"] == "confirm" and value_or_none(row[QUALITY]) is None:
+            found.append(
+                Exclusion(
+                    key, row["arm"], row["phase"], state, "quality is missing; its other measures count"
+                )
+            )
+    return tuple(found)
+
+
+def _key(row: Mapping[Any, Any]) -> str:
+    return f"{row['phase']}/{row['arm']}/{row['trial']:04d}-{row['subject']}-s{row['seed']}"
+
+
+def chosen_configurations(rows: Rows) -> dict[str, dict[str, Any]]:
+    """The configuration that each arm's confirm runs had: what is common to all of them."""
+    found: dict[str, dict[str, Any]] = {}
+    columns = ["trial", "learning_rate", "lr_scheduler", "max_train_steps"]
+    columns += sorted(c for c in rows.frame.columns if c.startswith("param."))
+    for arm in rows.trained_arms:
+        own = rows.frame[(rows.frame["phase"] == "confirm") & (rows.frame["arm"] == arm)]
+        if len(own):
+            values = {c.removeprefix("param."): distinct(own[c].dropna()) for c in columns}
+            found[arm] = {name: v[0] if len(v) == 1 else v for name, v in values.items() if v}
+    return found
