@@ -10,14 +10,14 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
-from study.mlflow_store import MlflowStore, is_missing, published_spec, spec_digest
+from study.mlflow_store import MlflowStore, brief, is_missing, published_spec, spec_digest
 from study.parents import Child, Parents
 from study.rows import result_of
 from study.run_batches import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
@@ -76,16 +76,23 @@ class Mirror:
     """Writes a study's runs to one tracking store; use it from one thread.
 
     Args:
-        ids: Where run ids are kept beside ``tracking.json`` (the ledger); its failures are ignored.
+        record: Names the study and its launches.
+        ids: Are told the run ids (the record itself, the ledger); their failures are ignored.
         log_weights_limit_mb: Weights up to so many MB are uploaded, larger ones named by path and hash.
     """
 
     def __init__(
-        self, storage: Storage, uri: str, *, ids: RunIds | None = None, log_weights_limit_mb: float = 16
+        self,
+        storage: Storage,
+        uri: str,
+        record: TrackingRecord,
+        *,
+        ids: Sequence[RunIds] = (),
+        log_weights_limit_mb: float = 16,
     ) -> None:
         self.storage = storage
         self.store = MlflowStore(uri, storage.study, storage.artifact_root)
-        self.record = TrackingRecord(storage)
+        self.record = record
         self.counts = Counts()
         self._ids = ids
         self._weights_limit = int(log_weights_limit_mb * 1e6)
@@ -240,13 +247,13 @@ class Mirror:
             self.counts.runs += 1
 
     def _find_or_create(self, run: _Run, first: Event) -> None:
+        method = str(run.document["method"])
+        parent = self._parents.ensure(run.key.phase, run.key.arm, method, milliseconds(first.time))
         found = self.store.one_run(self.record.study_id, run.key.name)
         if found is not None:
             run.run_id, run.status = found.info.run_id, found.info.status
             run.logged = int(found.data.tags.get("last_event", 0))
         else:
-            method = str(run.document["method"])
-            parent = self._parents.ensure(run.key.phase, run.key.arm, method, milliseconds(first.time))
             launch = self.record.launch_at(first.time)
             tags = run_tags(run.key, run.document, self.storage.study, self.record.study_id, launch)
             tags["mlflow.parentRunId"] = parent
@@ -262,12 +269,11 @@ class Mirror:
 
     def _remember(self, run: _Run) -> None:
         assert run.run_id is not None
-        self.record.set_mlflow_run_id(run.key, run.run_id)
-        if self._ids is not None:
+        for keeper in self._ids:
             try:
-                self._ids.set_mlflow_run_id(run.key, run.run_id)
-            except Exception:  # e.g. Optuna refuses changes of finished trials; tracking.json has the id
-                return
+                keeper.set_mlflow_run_id(run.key, run.run_id)
+            except Exception:  # a view of MLflow only: the next start finds the run by its tag
+                continue
 
     def _write(self, run: _Run, batch: Batch) -> None:
         assert run.run_id is not None
@@ -315,7 +321,7 @@ class Mirror:
             self.store.ping()
         except Exception:
             raise OutageError(str(error)) from error
-        run.problem = f"{type(error).__name__}: {error}"
+        run.problem = f"{type(error).__name__}: {brief(error)}"
         run.retry_at = time.monotonic() + RETRY_RUN_SECONDS
 
     def _children(self) -> Iterable[Child]:

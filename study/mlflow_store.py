@@ -134,7 +134,7 @@ def check_tracking(uri: str) -> None:
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except Exception as error:
         raise UserError(
-            f"MLflow does not answer at {shown} ({_first_line(error)}); start it (`mlflow server`), "
+            f"MLflow does not answer at {shown} ({brief(error)}); start it (`mlflow server`), "
             "or give another --tracking-uri, or unset MLFLOW_TRACKING_URI to keep results in the storage"
         ) from None
 
@@ -161,8 +161,9 @@ def is_missing(error: Exception) -> bool:
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def brief(error: Exception) -> str:
+    """Returns the first line of an error, without credentials."""
+    return without_credentials((str(error).splitlines() or [type(error).__name__])[0])[:200]
 
 
 class MlflowStore:

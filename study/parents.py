@@ -72,7 +72,7 @@ class Parents:
         return flat_params({"arm": fields, **{name: value for name, value in shared.items() if value}})
 
     def finish(self, children: Iterable[Child]) -> None:
-        """Writes each parent's summary and ends every parent that is RUNNING.
+        """Writes each parent's summary and ends every parent.
 
         Parents with all runs ended are FINISHED, the others KILLED (resuming sets them RUNNING again).
         """
@@ -93,9 +93,9 @@ class Parents:
             note += f"{len(complete)} of {len(group)} complete."
             changed = {} if tags.get("mlflow.note.content") == note else {"mlflow.note.content": note}
             self._store.log(found.info.run_id, metrics, tags=changed)
-            if found.info.status == "RUNNING":
-                over = all(child.state != "RUNNING" for child in group)
-                self._store.set_status(found.info.run_id, "FINISHED" if over else "KILLED", now)
+            status = "KILLED" if any(child.state == "RUNNING" for child in group) else "FINISHED"
+            if found.info.status != status:
+                self._store.set_status(found.info.run_id, status, now)
         self._ids.clear()
 
 

@@ -22,8 +22,8 @@ PACKAGES = (
 # Fields of a run's configuration that cannot change its result; the same as in `RunConfig.digest`.
 _WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "device")
 # User and password before the host, and query parameters that carry a secret; a path may hold an @ as well.
-_USER = re.compile(r"(?<=:)//[^/?#]*@")
-_SECRET = re.compile(r"(?i)([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&]*=)[^&]*")
+_USER = re.compile(r"(?<=:)//[^/?#\s]*@")
+_SECRET = re.compile(r"(?i)([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&\s]*=)[^&\s]*")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _gpus() -> list[str]:
 
 
 def without_credentials(uri: str) -> str:
-    """Returns a URI without user, password and secret query parameters."""
+    """Returns a URI, or a text with URIs, without users, passwords and secret query parameters."""
     return _SECRET.sub(r"\1***", _USER.sub("//", uri))
 
 

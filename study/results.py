@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from study.columns import COUNTS, CURVE_COLUMNS, IMAGE_COLUMNS, INTEGERS, PARAM_
 from study.errors import UserError
 from study.mlflow_store import (
     MlflowStore,
+    brief,
     configure_client,
     published_spec,
     resolve_tracking_uri,
@@ -80,9 +81,8 @@ def load_results(
     except UserError:
         raise
     except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"MLflow at {without_credentials(uri)} cannot be read ({first}); start it, "
+            f"MLflow at {without_credentials(uri)} cannot be read ({brief(error)}); start it, "
             "give another --tracking-uri, or read the CSV of an earlier report (--from-csv)"
         ) from error
 
@@ -106,14 +106,14 @@ def _from_mlflow(store: MlflowStore, storage: Storage, with_images: bool) -> Res
         "study_id": study_id,
         "spec": published_spec(storage) or _spec_in_mlflow(store, parents),
         "spec_digest": experiment.tags.get("spec_digest"),
-        "launches": [launch.__dict__ for launch in record.launches] if record else [],
+        "launches": [asdict(launch) for launch in record.launches] if record else [],
         "tracking_uri": shown,
     }
     order = {key: position for position, key in enumerate(frame["run_key"])}
     return Results(
         frame=frame,
         curves=_curves(store, found, order),
-        images=_images(store, storage, found, order) if with_images else _table([], IMAGE_COLUMNS),
+        images=_images(store, storage, found, order) if with_images else table_of([], IMAGE_COLUMNS),
         meta=meta,
     )
 
@@ -232,7 +232,7 @@ def _curves(store: MlflowStore, found: list[Run], order: dict[str, int]) -> Data
     # A server answers slowly and many at a time; a SQLite file quickly and one at a time.
     with ThreadPoolExecutor(1 if store.uri.startswith("sqlite") else _READERS) as readers:
         histories = list(readers.map(history, wanted))
-    return _table([point for points in histories for point in points], CURVE_COLUMNS)
+    return table_of([point for points in histories for point in points], CURVE_COLUMNS)
 
 
 def _images(store: MlflowStore, storage: Storage, found: list[Run], order: dict[str, int]) -> DataFrame:
@@ -255,7 +255,7 @@ def _images(store: MlflowStore, storage: Storage, found: list[Run], order: dict[
             )
             table.append(dict(zip(IMAGE_COLUMNS, row, strict=True)))
     table.sort(key=lambda row: (order[row["run_key"]], row["key"], row["step"]))
-    return _table(table, IMAGE_COLUMNS)
+    return table_of(table, IMAGE_COLUMNS)
 
 
 def _local(store: MlflowStore, storage: Storage, run: Run, name: str) -> Path:
@@ -271,7 +271,8 @@ def _local(store: MlflowStore, storage: Storage, run: Run, name: str) -> Path:
     return found
 
 
-def _table(found: list[dict[str, Any]], columns: tuple[str, ...]) -> DataFrame:
+def table_of(found: list[dict[str, Any]], columns: tuple[str, ...]) -> DataFrame:
+    """Makes the typed table of curves or images."""
     import pandas as pd
 
     table = pd.DataFrame(found, columns=list(columns))
@@ -332,8 +333,8 @@ def read_csv(folder: Path) -> Results:
     meta = folder / META_JSON
     return Results(
         frame=frame_of(found),
-        curves=_table(curves, CURVE_COLUMNS),
-        images=_table(images, IMAGE_COLUMNS),
+        curves=table_of(curves, CURVE_COLUMNS),
+        images=table_of(images, IMAGE_COLUMNS),
         meta=json.loads(meta.read_text()) if meta.exists() else {},
     )
 

@@ -34,7 +34,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one log_batch call takes, and the images that go before it. `last_event` is the last event it covers."""
+    """What one log_batch call takes, and the images that go before it; it covers events to `last_event`."""
 
     metrics: tuple[Metric, ...]
     tags: dict[str, str]
@@ -126,7 +126,7 @@ def _tags(event: Event) -> dict[str, str]:
 
 
 def latest_metrics(events: Iterable[Event]) -> dict[str, Metric]:
-    """Returns, for each metric, the point that MLflow shows as its value: of the highest step, then the latest."""
+    """Returns the point that MLflow shows as each metric's value: of the highest step, then the latest."""
     latest: dict[str, Metric] = {}
     for batch in batches(list(events), 0):
         for metric in batch.metrics:
@@ -154,7 +154,7 @@ def corrections(events: Sequence[Event], result: Mapping[str, Any]) -> list[Metr
 
 
 def flat_params(document: Mapping[str, Any]) -> dict[str, str]:
-    """Flattens a run's configuration to MLflow params: dotted names, texts as they are, the rest as JSON, no None."""
+    """Flattens a run's configuration to MLflow params: dotted names, texts as they are, the rest as JSON."""
     params: dict[str, str] = {}
 
     def visit(prefix: str, value: Any) -> None:

@@ -85,7 +85,7 @@ def log_image(store: MlflowStore, run_id: str, folder: Path, image: ImageFile, p
 def log_artifacts(
     store: MlflowStore, run_id: str, folder: Path, result: Mapping[str, Any], weights_limit: int
 ) -> dict[str, str]:
-    """Uploads what a run left; weights above `weights_limit` bytes by path and hash. Returns tags that say so."""
+    """Uploads what a run left, weights above `weights_limit` bytes by path and hash; returns tags."""
     store.log_file(run_id, folder / RESULT_FILE)
     if result.get("traceback"):
         store.log_text(run_id, str(result["traceback"]), "traceback.txt")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from study.errors import UserError
 from study.mirror import BusyError, Mirror, OutageError
-from study.mlflow_store import check_tracking, configure_client, frozen_spec, resolve_tracking_uri
+from study.mlflow_store import brief, check_tracking, configure_client, frozen_spec, resolve_tracking_uri
 from study.runs import Storage
-from study.tracking_record import RunIds
+from study.tracking_record import RunIds, TrackingRecord
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | Non
     configure_client()
     limit = ((frozen_spec(storage) or {}).get("tracking") or {}).get("log_weights_limit_mb", 16)
     own = uri == resolve_tracking_uri(storage)
-    mirror = Mirror(storage, uri, ids=ids if own else None, log_weights_limit_mb=limit)
+    record = TrackingRecord(storage)
+    told = ((record, ids) if ids is not None else (record,)) if own else ()
+    mirror = Mirror(storage, uri, record, ids=told, log_weights_limit_mb=limit)
     mirror.add_all()
     try:
         mirror.update()
@@ -58,7 +60,7 @@ def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | Non
         ) from None
     except OutageError as error:
         raise UserError(
-            f"MLflow stopped to answer: {error}; run `study sync {storage.study}` again later"
+            f"MLflow stopped to answer: {brief(error)}; run `study sync {storage.study}` again later"
         ) from None
     finally:
         mirror.release()

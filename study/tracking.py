@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from study.mirror import BusyError, Counts, Mirror, OutageError
 from study.mlflow_store import (
+    brief,
     check_tracking,
     configure_client,
     frozen_spec,
@@ -70,8 +71,10 @@ class Tracker:
         self._guard = threading.Lock()
         self._closing = threading.Event()
         self._deadline = float("inf")
-        self._mirror = Mirror(storage, uri, ids=ids, log_weights_limit_mb=log_weights_limit_mb)
-        self._mirror.record.add_launch()
+        record = TrackingRecord(storage)
+        record.add_launch()
+        told = (record, ids) if ids is not None else (record,)
+        self._mirror = Mirror(storage, uri, record, ids=told, log_weights_limit_mb=log_weights_limit_mb)
         self._mirror.add_all()
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
         self._thread.start()
@@ -87,7 +90,7 @@ class Tracker:
             self._waiting.append(run.key)
 
     def close(self) -> None:
-        """Catches up with the event files and stops, within `close_seconds`; `unsynced` then names what is left."""
+        """Catches up with the event files and stops within `close_seconds`; `unsynced` names what is left."""
         if self._closing.is_set():
             return
         self._deadline = time.monotonic() + self._close_seconds
@@ -120,10 +123,10 @@ class Tracker:
                 self.problem, pause = None, FIRST_PAUSE_SECONDS
                 wait = self._poll_seconds
             except (OutageError, BusyError) as error:
-                self.problem = _short(error)
+                self.problem = brief(error)
                 wait, pause = pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
             except Exception as error:  # a bug of ours must not take the study with it
-                self.problem = f"{type(error).__name__}: {_short(error)}"
+                self.problem = f"{type(error).__name__}: {brief(error)}"
                 wait, pause = pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
             self.unsynced = tuple(self._mirror.pending())
             if closing and (self.problem is None or time.monotonic() + min(wait, 2.0) > self._deadline):
@@ -143,7 +146,3 @@ class Tracker:
             keys, self._waiting = self._waiting, []
         for key in keys:
             self._mirror.add(key)
-
-
-def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,481 @@
+"""Runs in MLflow: complete, once each, whatever was killed. On real SQLite stores."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from study.errors import UserError
+from study.mirror import Mirror
+from study.mlflow_store import MlflowStore, check_tracking, resolve_tracking_uri
+from study.run_batches import batches
+from study.runs import PlannedRun, RunKey, Storage
+from study.sync import sync
+from study.tracking import Tracker
+from study.tracking_record import TrackingRecord
+from tests.study.fake_runs import (
+    STEPS,
+    FakeRun,
+    add_image,
+    cost_metrics,
+    evaluation_metrics,
+    fake_runs,
+    finish_run,
+    make_study,
+    training_metrics,
+    write_run,
+    write_weights,
+)
+from tests.study.mlflow_stores import history, prepare_store, runs_by_key
+from trainables.config import RunConfig
+from trainables.events import EventLog, read_events
+
+RUNS = {run.key.name: run for run in fake_runs()}
+ONE = RUNS["search/lora-cosine/0001-cat-1-s0"]
+FAILED, PRUNED = RUNS["search/dreambooth-constant/0002-cat-1-s0"], RUNS["search/lora-constant/0002-cat-1-s0"]
+SOME = {
+    name: run
+    for name, run in RUNS.items()
+    if name.startswith(("search/lora-cosine", "search/dreambooth-constant")) or run is PRUNED
+} | {name: RUNS[name] for name in ("confirm/base/0000-dog-1-s100", "confirm/lora-cosine/0001-dog-1-s100")}
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, MlflowStore]:
+    """A fake study of all kinds of runs, written to MLflow once."""
+    storage = make_study(tmp_path_factory.mktemp("whole"), runs=list(SOME.values()))
+    spec = {"name": "fake", "arms": {"lora-cosine": {"method": "lora", "lr_scheduler": "cosine"}}}
+    spec["tracking"] = {"uri": None, "log_weights_limit_mb": 16}
+    spec["storage"] = {"ledger_url": "postgresql://me:s3cret@db/ledger"}
+    (storage.folder / "study.json").write_text(json.dumps({"digest": "d1g", "identity": {}, "spec": spec}))
+    store = prepare_store(storage)
+    TrackingRecord(storage).add_launch()
+    counts = sync(storage)
+    assert (counts.runs, counts.created, counts.left) == (len(SOME), len(SOME), ())
+    return storage, store
+
+
+def planned(storage: Storage, run: FakeRun) -> PlannedRun:
+    config = RunConfig.model_validate(json.loads((storage.run_folder(run.key) / "run.json").read_text()))
+    return PlannedRun(run.key, storage.run_folder(run.key), config)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def go_on(storage: Storage, run: FakeRun, repeat_from: int = 40) -> None:
+    """What a resumed attempt appends: it repeats the steps since its checkpoint, then finishes."""
+    import random
+
+    folder, chance = storage.run_folder(run.key), random.Random(1)
+    log = EventLog(folder)
+    log.append("started", attempt=2, resumed_step=repeat_from, device="cpu")
+    for step in range(repeat_from, STEPS + 1, 20):
+        log.append("progress", step, **training_metrics(run, step, STEPS, chance))
+        if step == STEPS // 2:
+            log.append("evaluation", step, **evaluation_metrics(run, 0.5, chance), final=False)
+            add_image(log, folder, run, step)
+    evaluation = evaluation_metrics(run, 1.0, chance)
+    log.append("evaluation", STEPS, **evaluation, final=True)
+    add_image(log, folder, run, STEPS)
+    costs = cost_metrics(run, STEPS, chance)
+    log.append("cost", STEPS, **costs)
+    finish_run(folder, log, run, evaluation, costs, write_weights(folder, log))
+
+
+def expected_points(storage: Storage, run: FakeRun) -> dict[str, list[tuple[int, float]]]:
+    points: dict[str, list[tuple[int, float]]] = {}
+    for batch in batches(read_events(storage.run_folder(run.key)), 0):
+        for metric in batch.metrics:
+            points.setdefault(metric.name, []).append((metric.step, metric.value))
+    return {name: sorted(values) for name, values in points.items()}
+
+
+def assert_exact(storage: Storage, store: MlflowStore, run: FakeRun, status: str = "FINISHED") -> Any:
+    """MLflow holds the run once, with exactly the points and images of its events."""
+    found = runs_by_key(store)[run.key.name]
+    expected = expected_points(storage, run)
+    assert set(found.data.metrics) == set(expected)
+    for name, points in expected.items():
+        assert history(store, found.info.run_id, name) == points, name
+    images = [item.path for item in store.client.list_artifacts(found.info.run_id, "images")]
+    steps = sorted(int(path.split("+")[2]) for path in images if path.endswith(".png"))
+    assert steps == sorted({batch.step for part in batches(read_events(storage.run_folder(run.key)), 0)
+                            for batch in part.images})  # fmt: skip
+    assert found.info.status == status
+    return found
+
+
+# ------------------------------------------------------------------ what a finished study leaves
+
+
+def test_every_run_is_there_with_its_state(whole: tuple[Storage, MlflowStore]) -> None:
+    _, store = whole
+    found = runs_by_key(store)
+    assert set(found) == set(SOME)
+    status = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+    for name, run in SOME.items():
+        tags = found[name].data.tags
+        assert found[name].info.status == status[run.state]
+        assert tags["state"] == run.state
+        expected = {"study": "fake", "arm": run.key.arm, "method": run.arm.method, "phase": run.key.phase}
+        expected |= {"trial": str(run.key.trial), "subject": run.key.subject, "seed": str(run.key.seed)}
+        assert expected.items() <= tags.items()
+        assert found[name].info.end_time >= found[name].info.start_time > 1.6e12
+    failed = found[FAILED.key.name]
+    assert failed.data.tags["reason"] == "nan_loss"
+    assert "NaN" in failed.data.tags["mlflow.note.content"]
+    texts = {item.path for item in store.client.list_artifacts(failed.info.run_id)}
+    assert {"traceback.txt", "result.json", "config"} <= texts
+
+
+def test_a_run_has_its_points_params_and_artifacts(
+    whole: tuple[Storage, MlflowStore], tmp_path: Path
+) -> None:
+    storage, store = whole
+    found = assert_exact(storage, store, ONE)
+    assert history(store, found.info.run_id, "train/loss")[0][0] == 20
+    assert [step for step, _ in history(store, found.info.run_id, "eval/quality")] == [60, 120]
+    params = found.data.params
+    assert (params["training.learning_rate"], params["training.lr_scheduler"]) == ("0.001", "cosine")
+    assert (params["evaluation.guidance_scale"], params["model.path"], params["training.r"]) == (
+        "3.0",
+        "embedded",
+        "8",
+    )
+    path = store.client.download_artifacts(found.info.run_id, "config/run.yaml", str(tmp_path))
+    assert yaml.safe_load(Path(path).read_text())["training"]["learning_rate"] == 0.001
+    weights = [item.path for item in store.client.list_artifacts(found.info.run_id, "weights")]
+    assert weights == ["weights/pytorch_lora_weights.safetensors"]
+    assert "mlflow.loggedImages" in found.data.tags
+    assert json.loads(found.data.tags["versions"])["torch"] == "2.13.0"
+
+
+def test_parents_hold_the_runs_of_an_arm_and_phase(
+    whole: tuple[Storage, MlflowStore], tmp_path: Path
+) -> None:
+    _, store = whole
+    parents = runs_by_key(store, "parent")
+    assert set(parents) == {f"{run.key.phase}/{run.key.arm}" for run in SOME.values()}
+    for name, run in runs_by_key(store).items():
+        parent = parents["/".join(name.split("/")[:2])]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    parent = parents["search/dreambooth-constant"]
+    assert parent.info.status == "FINISHED"
+    scores = [run.data.metrics["eval/quality"] for name, run in runs_by_key(store).items()
+              if name.startswith("search/dreambooth") and run.data.tags["state"] == "COMPLETE"]  # fmt: skip
+    assert parent.data.metrics["summary/mean_quality"] == pytest.approx(sum(scores) / len(scores))
+    assert parent.data.metrics["summary/n_fail"] == 1
+    assert parents["search/lora-cosine"].data.params["arm.lr_scheduler"] == "cosine"
+    path = store.client.download_artifacts(parent.info.run_id, "study.json", str(tmp_path))
+    assert "s3cret" not in Path(path).read_text()
+
+
+def test_syncing_again_changes_nothing(whole: tuple[Storage, MlflowStore]) -> None:
+    storage, store = whole
+    counts = sync(storage)
+    assert (counts.runs, counts.created, counts.events, counts.metrics, counts.images) == (
+        len(SOME),
+        0,
+        0,
+        0,
+        0,
+    )
+    assert_exact(storage, store, ONE)
+    parent = runs_by_key(store, "parent")["search/lora-cosine"]
+    assert len(history(store, parent.info.run_id, "summary/mean_quality")) == 1
+
+
+def test_sync_rebuilds_everything_in_an_empty_store(
+    whole: tuple[Storage, MlflowStore], tmp_path: Path
+) -> None:
+    storage, store = whole
+    other = prepare_store(Storage(tmp_path, storage.study))
+    ours = (storage.folder / "tracking.json").read_text()
+    counts = sync(storage, other.uri)
+    assert counts.created == len(SOME)
+    before, after = runs_by_key(store), runs_by_key(other)
+    for name in SOME:
+        assert after[name].data.metrics == before[name].data.metrics
+        assert after[name].data.params == before[name].data.params
+        assert after[name].info.status == before[name].info.status
+        assert after[name].data.tags["git_commit"] == before[name].data.tags["git_commit"]
+    assert (storage.folder / "tracking.json").read_text() == ours, (
+        "the ids are those of the study's own store"
+    )
+
+
+def test_large_weights_are_logged_by_reference(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "large")
+    write_run(storage, ONE)
+    store = prepare_store(storage)
+    (storage.folder / "study.json").write_text(
+        json.dumps({"spec": {"tracking": {"uri": None, "log_weights_limit_mb": 0.001}}})
+    )
+    sync(storage)
+    run_id = runs_by_key(store)[ONE.key.name].info.run_id
+    assert "weights" not in [item.path for item in store.client.list_artifacts(run_id)]
+    path = store.client.download_artifacts(run_id, "weights.json", str(tmp_path))
+    reference = json.loads(Path(path).read_text())
+    assert reference["path"] == str(storage.run_folder(ONE.key) / "weights")
+    assert reference["bytes"] == reference["files"][0]["bytes"] == 4096
+    assert len(reference["files"][0]["sha256"]) == 64
+
+
+# ------------------------------------------------------------------ killed and resumed
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def test_killed_before_any_call_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver dies before its n-th call to MLflow, for every n; syncing again ends in the same state."""
+    calls = ["create_run", "log", "log_file", "log_folder", "log_text", "set_status", "one_run"]
+    originals = {name: getattr(MlflowStore, name) for name in calls}
+    left = [0]
+
+    def counted(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return originals[name](*arguments, **named)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(MlflowStore, name, counted(name))
+    deaths = 0
+    for number in range(1, 100):
+        storage = Storage(tmp_path / str(number), "killed")
+        write_run(storage, ONE)
+        store = prepare_store(storage)
+        left[0] = number
+        try:
+            sync(storage)
+        except Killed:
+            deaths += 1
+        else:
+            break
+        left[0] = -1
+        assert sync(storage).left == ()
+        assert_exact(storage, store, ONE)
+        assert [run.info.status for run in runs_by_key(store, "parent").values()] == ["FINISHED"]
+    assert deaths >= 12
+
+
+def test_kill_9_between_create_run_and_the_stored_id(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "kill9")
+    write_run(storage, ONE)
+    store = prepare_store(storage)
+    code = (
+        "import os, signal, sys, time; from pathlib import Path\n"
+        "from study.runs import Storage; from study.tracking import Tracker, TrackingRecord\n"
+        "TrackingRecord.set_mlflow_run_id = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "storage = Storage(Path(sys.argv[1]), 'kill9'); Tracker(storage, storage.tracking_uri)\n"
+        "time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert runs_by_key(store)[ONE.key.name].info.status == "RUNNING"
+    assert json.loads((storage.folder / "tracking.json").read_text())["runs"] == {}
+    assert sync(storage).created == 0
+    found = assert_exact(storage, store, ONE)
+    assert json.loads((storage.folder / "tracking.json").read_text())["runs"] == {
+        ONE.key.name: found.info.run_id
+    }
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "resumed")
+    write_run(storage, ONE, finish=False)
+    store = prepare_store(storage)
+    first = Tracker(storage, storage.tracking_uri, poll_seconds=0.05)
+    first.follow(planned(storage, ONE))
+    first.close()
+    interrupted = runs_by_key(store)[ONE.key.name]
+    assert (interrupted.info.status, interrupted.data.tags["state"]) == ("KILLED", "RUNNING")
+    assert runs_by_key(store, "parent")["search/lora-cosine"].info.status == "KILLED"
+
+    second = Tracker(storage, storage.tracking_uri, poll_seconds=0.05)
+    go_on(storage, ONE)
+    second.close()
+    assert (second.unsynced, second.message()) == ((), None)
+    found = assert_exact(storage, store, ONE)
+    assert found.info.run_id == interrupted.info.run_id
+    assert (found.data.tags["state"], found.data.tags["attempt"]) == ("COMPLETE", "1")
+    losses = [step for step, _ in history(store, found.info.run_id, "train/loss")]
+    assert losses == sorted(set(losses)), "a repeated step was logged twice"
+    assert runs_by_key(store, "parent")["search/lora-cosine"].info.status == "FINISHED"
+
+
+def test_the_tracker_follows_runs_while_they_train(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "live")
+    store = prepare_store(storage)
+    write_run(storage, ONE, finish=False)
+    ids: dict[RunKey, str] = {}
+
+    class Ledger:
+        def mlflow_run_id(self, key: RunKey) -> str | None:
+            return ids.get(key)
+
+        def set_mlflow_run_id(self, key: RunKey, run_id: str) -> None:
+            ids[key] = run_id
+            raise RuntimeError("the trial has ended and cannot be changed")
+
+    tracker = Tracker(storage, storage.tracking_uri, ids=Ledger(), poll_seconds=0.05)
+    tracker.follow(planned(storage, ONE))
+    tracker.follow(planned(storage, ONE))
+    wait_for(lambda: ONE.key.name in runs_by_key(store))
+    run_id = runs_by_key(store)[ONE.key.name].info.run_id
+    EventLog(storage.run_folder(ONE.key)).append("progress", 61, loss=0.123)
+    wait_for(lambda: (61, 0.123) in history(store, run_id, "train/loss"))
+    go_on(storage, ONE)
+    wait_for(lambda: runs_by_key(store)[ONE.key.name].info.status == "FINISHED")
+    tracker.close()
+    tracker.close()
+    assert_exact(storage, store, ONE)
+    assert ids == {ONE.key: run_id}
+
+
+def test_two_runs_of_one_key_are_reduced_to_one(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "twice")
+    write_run(storage, ONE, finish=False)
+    store = prepare_store(storage)
+    mirror = Mirror(storage, store.uri, TrackingRecord(storage))
+    mirror.add_all()
+    mirror.update()
+    mirror.release()
+    tags = {"study_id": mirror.record.study_id, "run_key": ONE.key.name, "kind": "run", "study": "twice"}
+    store.create_run("an answer was lost", int(time.time() * 1000), {**tags, "last_event": "0"})
+    go_on(storage, ONE)
+    sync(storage)
+    assert_exact(storage, store, ONE)
+
+
+def test_a_run_deleted_in_mlflow_is_written_again(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "deleted")
+    write_run(storage, ONE)
+    store = prepare_store(storage)
+    sync(storage)
+    store.client.delete_run(runs_by_key(store)[ONE.key.name].info.run_id)
+    assert sync(storage).created == 1
+    assert_exact(storage, store, ONE)
+
+
+def test_two_storages_never_share_runs_of_one_server(tmp_path: Path) -> None:
+    here, there = Storage(tmp_path / "a", "same"), Storage(tmp_path / "b", "same")
+    store = prepare_store(here)
+    for storage in (here, there):
+        write_run(storage, ONE)
+        assert sync(storage, store.uri).created == 1
+    assert len(list(store.runs({"kind": "run", "run_key": ONE.key.name}))) == 2
+
+
+def test_a_refused_run_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "refused")
+    other = RUNS["search/lora-cosine/0002-cat-1-s0"]
+    write_run(storage, ONE)
+    write_run(storage, other)
+    store = prepare_store(storage)
+    (storage.run_folder(ONE.key) / "run.json").write_text("{")
+    counts = sync(storage)
+    assert counts.left == (ONE.key.name,)
+    assert counts.problem
+    assert_exact(storage, store, other)
+
+
+def test_only_one_process_writes(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "busy")
+    write_run(storage, ONE)
+    store = prepare_store(storage)
+    running = Mirror(storage, store.uri, TrackingRecord(storage))
+    running.add_all()
+    running.update()
+    with pytest.raises(UserError, match="running"):
+        sync(storage)
+    running.release()
+    assert sync(storage).left == ()
+
+
+# ------------------------------------------------------------------ the store's address
+
+
+def test_the_order_of_tracking_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(tmp_path, "uris")
+    assert resolve_tracking_uri(storage) == f"sqlite:////{str(tmp_path)[1:]}/mlflow.db"
+    storage.folder.mkdir()
+    (storage.folder / "study.json").write_text(json.dumps({"spec": {"tracking": {"uri": "http://file:1"}}}))
+    assert resolve_tracking_uri(storage) == "http://file:1"
+    assert resolve_tracking_uri(storage, None, "http://given:1") == "http://given:1"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment:1")
+    assert resolve_tracking_uri(storage) == "http://environment:1"
+    assert resolve_tracking_uri(storage, "http://explicit:1") == "http://explicit:1"
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("file:///tmp/mlruns", "plain folders"),
+        ("./mlruns", "plain folders"),
+        ("mlruns", "plain folders"),
+        ("sqlite:///mlflow.db", "sqlite:////...mlflow.db"),
+        ("sqlite://", "relative"),
+        ("http://", "host"),
+        ("ftp://me:s3cret@host/x", "plain folders"),
+    ],
+)
+def test_addresses_that_cannot_be_used_are_refused(tmp_path: Path, uri: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        resolve_tracking_uri(Storage(tmp_path, "uris"), uri)
+    assert "s3cret" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9 ") as caught:
+        check_tracking("http://me:s3cret@127.0.0.1:9")
+    assert "s3cret" not in str(caught.value)
+    assert time.monotonic() - started < 20
+
+
+def test_mlflow_is_silent(tmp_path: Path) -> None:
+    """A new database, a whole run and its end print nothing."""
+    write_run(Storage(tmp_path, "silent"), ONE)
+    code = (
+        "import sys; from pathlib import Path; from study.runs import Storage\n"
+        "from study.results import load_results; from study.tracking import Tracker\n"
+        "storage = Storage(Path(sys.argv[1]), 'silent')\n"
+        "tracker = Tracker(storage, storage.tracking_uri); tracker.close(); assert not tracker.unsynced\n"
+        "assert len(load_results(storage).frame) == 1"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,119 @@
+"""From events to batches: pure functions, no MLflow."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from study.run_batches import batches, corrections, flat_params, latest_metrics, milliseconds
+from trainables.events import Event
+
+
+def progress(number: int, step: int, **data: float | None) -> Event:
+    return Event(number, 1000.0 + number, "progress", step, dict(data))
+
+
+def names(found: list) -> list[tuple[str, int, float]]:
+    return [(metric.name, metric.step, metric.value) for batch in found for metric in batch.metrics]
+
+
+def test_events_become_points_under_their_group_with_step_and_time() -> None:
+    events = [
+        progress(1, 10, loss=0.5, learning_rate=1e-3),
+        Event(2, 1002.5, "evaluation", 10, {"quality": 0.3, "class_kid": None, "final": False}),
+        Event(3, 1003.0, "cost", 10, {"train_seconds": 4, "peak_memory_kind": "resident_set"}),
+    ]
+    (batch,) = batches(events, 0)
+    assert names([batch]) == [
+        ("train/loss", 10, 0.5),
+        ("train/learning_rate", 10, 1e-3),
+        ("eval/quality", 10, 0.3),
+        ("cost/train_seconds", 10, 4.0),
+    ]
+    assert [metric.time for metric in batch.metrics] == [1001000, 1001000, 1002500, 1003000]
+    assert batch.tags == {"peak_memory_kind": "resident_set"}
+    assert batch.last_event == 3
+
+
+def test_only_what_is_new_is_returned() -> None:
+    events = [progress(number, number, loss=float(number)) for number in range(1, 6)]
+    assert names(batches(events, 3)) == [("train/loss", 4, 4.0), ("train/loss", 5, 5.0)]
+    assert batches(events, 5) == []
+
+
+def test_repeated_steps_of_a_resumed_attempt_count_once_even_across_calls() -> None:
+    events = [
+        progress(1, 10, loss=1.0),
+        progress(2, 20, loss=2.0),
+        Event(3, 1003.0, "image", 20, {"key": "samples", "path": "samples/a.png"}),
+        Event(4, 1004.0, "started", None, {"attempt": 2, "resumed_step": 10}),
+        progress(5, 20, loss=2.5),
+        Event(6, 1006.0, "image", 20, {"key": "samples", "path": "samples/a.png"}),
+        progress(7, 30, loss=3.0),
+    ]
+    assert names(batches(events, 0)) == [
+        ("train/loss", 10, 1.0),
+        ("train/loss", 20, 2.0),
+        ("train/loss", 30, 3.0),
+    ]
+    assert names(batches(events, 4)) == [("train/loss", 30, 3.0)]
+    assert [image.number for batch in batches(events, 0) for image in batch.images] == [3]
+    assert batches(events, 0)[-1].tags == {"attempt": "2"}
+
+
+def test_a_long_backlog_is_cut_into_batches_that_tile_the_events() -> None:
+    events = [
+        progress(number, number, loss=1.0, learning_rate=0.1, gradient_norm=2.0) for number in range(1, 1001)
+    ]
+    found = batches(events, 0, limit=1000)
+    assert max(len(batch.metrics) for batch in found) <= 1000
+    assert sum(len(batch.metrics) for batch in found) == 3000
+    assert [batch.last_event for batch in found] == sorted({batch.last_event for batch in found})
+    assert found[-1].last_event == 1000
+    for before, batch in itertools.pairwise(found):
+        assert batch.metrics[0].step == before.last_event + 1
+
+
+def test_batches_after_any_point_give_the_rest_exactly() -> None:
+    events = [progress(number, 10 * (number // 2), loss=float(number)) for number in range(1, 40)]
+    whole = names(batches(events, 0, limit=7))
+    for after in range(40):
+        earlier = names(batches(events[:after], 0))
+        assert earlier + names(batches(events, after)) == whole
+
+
+def test_the_result_has_the_last_word() -> None:
+    events = [
+        Event(1, 1.0, "evaluation", 50, {"quality": 0.4, "drift": 0.1}),
+        Event(2, 2.0, "evaluation", 100, {"quality": 0.5, "drift": 0.1}),
+        Event(3, 3.0, "cost", 100, {"train_seconds": 9.0}),
+        Event(4, 4.0, "finished", None, {"state": "COMPLETE"}),
+    ]
+    result = {"evaluation": {"quality": 0.6, "drift": 0.1, "class_kid": None}, "cost": {"train_seconds": 9.0}}
+    (correction,) = corrections(events, result)
+    assert (correction.name, correction.step, correction.value) == ("eval/quality", 100, 0.6)
+    assert correction.time > milliseconds(2.0)
+    assert latest_metrics(events)["eval/quality"].value == 0.5
+    assert corrections(events, {"evaluation": {"quality": 0.5}}) == []
+
+
+def test_params_are_flat_and_keep_their_types_readable() -> None:
+    document = {
+        "method": "lora",
+        "model": {"path": "embedded", "revision": None},
+        "training": {"learning_rate": 1e-4, "r": 8, "use_ema": False, "target_modules": ["to_k", "to_q"]},
+        "output_dir": "/somewhere",
+        "cache_dir": "/somewhere",
+        "cpu_threads": 1,
+        "device": "cpu",
+    }
+    params = flat_params(document)
+    assert params == {
+        "method": "lora",
+        "model.path": "embedded",
+        "training.learning_rate": "0.0001",
+        "training.r": "8",
+        "training.use_ema": "false",
+        "training.target_modules": '["to_k", "to_q"]',
+    }
+    assert json.loads(params["training.learning_rate"]) == 1e-4
