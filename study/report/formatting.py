@@ -95,7 +95,7 @@ def p_value(p: float | None) -> str:
     """Text of a p value: two digits, never "0"."""
     if p is None or not math.isfinite(p):
         return MISSING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.2 else f"{p:.2f}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -28,10 +28,16 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_unbroken,
     )
     found.filters["md"] = escape_markdown
     found.tests["figure"] = lambda value: isinstance(value, Figure)
     return found
+
+
+def _unbroken(value: object) -> object:
+    """Keeps a percent sign on the line of its number."""
+    return value.replace(" %", "\u00a0%") if type(value) is str else value
 
 
 def data_uri(key: str, files: Mapping[str, bytes]) -> str:

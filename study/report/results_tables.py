@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from study.report.analysis import Analysis, ArmResult, Budget, Comparison
-from study.report.formatting import MISSING, PLAIN, Scale, p_value, scale_for
+from study.report.formatting import MISSING, PLAIN, Scale, fixed, p_value, scale_for
 from study.report.measures import FIDELITIES, MAIN_COSTS, MORE_COSTS, MORE_QUALITY, QUALITY, measure
 from study.report.statistics import Estimate
 from study.report.tables import (
@@ -23,7 +23,10 @@ from study.report.tables import (
 from study.report.tuning import Importance
 
 _INTERVAL = "Means over subjects with 95 % bootstrap intervals; complete confirm runs only."
-_RANKS = "Bold: best mean; the second best is marked too. Neither says that a difference is established."
+_RANKS = (
+    "Bold: best mean of the trained arms; the second best is marked too. Neither means that a difference is "
+    "established."
+)
 _N = "n: runs (subjects × seeds)."
 
 
@@ -50,19 +53,15 @@ def _names(arms: Sequence[ArmResult]) -> list[Pair]:
 
 
 def _measures(arms: Sequence[ArmResult], names: Sequence[str]) -> list[Pair]:
-    """A column a measure that any arm has. The untrained base model wins no prize for its costs."""
+    """A column a measure that any arm has. The untrained base model is the reference and wins no prize."""
     found = []
     for name in names:
         estimates = [result.estimates[name] for result in arms]
-        if all(estimate.value is None for estimate in estimates):
+        known = [estimate.value for estimate in estimates if estimate.value is not None]
+        if not known or (name in MORE_COSTS and not any(known)):
             continue
         about = measure(name)
-        free = (
-            name in MAIN_COSTS
-            or name in MORE_COSTS
-            or name in ("drift", "prior_preservation", "class_kid", "memorisation")
-        )
-        ranked = [not (free and result.is_base) for result in arms]
+        ranked = [not result.is_base for result in arms]
         found.append(estimate_column(name, about.title, about.unit, about.direction, estimates, ranked))
     return found
 
@@ -98,7 +97,8 @@ def details_table(analysis: Analysis) -> Table:
 def _difference_columns(comparisons: Sequence[Comparison], name: str) -> list[Pair]:
     about = measure(name)
     estimates = [comparison.difference for comparison in comparisons]
-    scale = scale_for(about.unit, [abs(e.value) for e in estimates if e.value is not None])
+    limits = [abs(limit) for e in estimates for limit in (e.value, e.low, e.high) if limit is not None]
+    scale = scale_for(about.unit, [max(limits, default=None)])
     key = f"{name}_difference"
     return [
         (
@@ -130,7 +130,7 @@ def comparison_table(
         _p_values("p_holm", "p (Holm)", [c.p_holm for c in comparisons]),
         (
             Column("probability_of_improvement", "P(better)", numeric=True),
-            [number_cell(c.improvement, digits=2) for c in comparisons],
+            [_chance_cell(c.improvement) for c in comparisons],
         ),
         (
             Column("established", "Established"),
@@ -138,6 +138,10 @@ def comparison_table(
         ),
     ]  # fmt: skip
     return assemble(key, caption, columns, notes)
+
+
+def _chance_cell(chance: float | None) -> Cell:
+    return Cell(MISSING) if chance is None else Cell(fixed(chance, 2), value=chance)
 
 
 TEST_NOTE = (

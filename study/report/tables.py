@@ -21,11 +21,14 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "\n": " ", "\r": " ", "\t": " ",
-    "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
-    "≥": r"$\geq$", "≤": r"$\leq$", "Δ": r"$\Delta$", "…": r"\dots{}",
+    "\u00a0": "~", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "–": "--", "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "Δ": r"$\Delta$", "…": r"\dots{}",
 }  # fmt: skip
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>#|~$!"} | {"\n": " ", "\r": " ", "\t": " "})
-_ARROWS = {"max": " ↑", "min": " ↓"}
+_ARROWS = {"max": "↑", "min": "↓"}
+
+
+FOLD_FROM = 24  # rows; longer tables are folded in HTML
 
 
 def escape_latex(text: str) -> str:
@@ -76,8 +79,13 @@ class Column:
     @property
     def heading(self) -> str:
         """Title with unit and arrow."""
-        unit = f" ({self.unit})" if self.unit else ""
-        return f"{self.title}{unit}{_ARROWS.get(self.direction or '', '')}"
+        return f"{self.title} {self.suffix}".strip()
+
+    @property
+    def suffix(self) -> str:
+        """Unit and arrow, which stay together."""
+        unit = f"({self.unit})" if self.unit else ""
+        return f"{unit} {_ARROWS.get(self.direction or '', '')}".strip()
 
 
 @dataclass(frozen=True)
@@ -227,10 +235,7 @@ def to_latex(table: Table) -> str:
         return rf"\shortstack{{{text}\\{{\scriptsize {escape_latex(cell.detail)}}}}}" if cell.detail else text
 
     def heading(column: Column) -> str:
-        arrow = _ARROWS.get(column.direction or "", "").strip()
-        second = escape_latex(
-            " ".join(part for part in (f"({column.unit})" if column.unit else "", arrow) if part)
-        )
+        second = escape_latex(column.suffix)
         title = escape_latex(column.title)
         words = title.split(" ")
         if len(title) > 12 and len(words) > 1:
@@ -272,7 +277,8 @@ def to_html(table: Table) -> str:
 
     def heading(column: Column) -> str:
         name = ' class="number"' if column.numeric else ""
-        return f'<th scope="col"{name}>{escape_html(column.heading)}</th>'
+        suffix = f' <span class="unit">{escape_html(column.suffix)}</span>' if column.suffix else ""
+        return f'<th scope="col"{name}>{escape_html(column.title)}{suffix}</th>'
 
     head = "".join(heading(column) for column in table.columns)
     body = "\n".join(
@@ -282,9 +288,13 @@ def to_html(table: Table) -> str:
         for row in table.rows
     )
     notes = "".join(f'<p class="note">{escape_html(note)}</p>' for note in table.notes)
-    caption = f"<caption>{escape_html(table.caption)}</caption>"
-    return (
-        f'<div class="scroll"><table id="table-{escape_html(table.key)}">{caption}'
-        f"<thead><tr>{head}</tr></thead>\n"
+    name = f"table-{escape_html(table.key)}"
+    text = (
+        f'<p class="caption" id="{name}">{escape_html(table.caption)}</p>\n'
+        f'<div class="scroll"><table aria-labelledby="{name}"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>{notes}"
     )
+    if len(table.rows) <= FOLD_FROM:
+        return text
+    summary = f"{escape_html(table.caption)} ({len(table.rows)} rows)"
+    return f'<details class="long"><summary>{summary}</summary>{text}</details>'

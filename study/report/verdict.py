@@ -136,11 +136,17 @@ def _against_base(analysis: Analysis, title: str) -> list[str]:
         names = listing(c.first for c in worse)
         found.append(f"Behind the untrained base model in {title} beyond chance: {names}.")
     if unclear:
-        names = listing(f"{c.first} ({difference_text(c.difference)})" for c in unclear)
         least = smallest_p(unclear)
         few = least is None or least >= analysis.settings.significance
         why = "too few pairs to establish it" if few else "not established"
-        found.append(f"Difference in {title} to the untrained base model ({why}): {names}.")
+        if len(unclear) > 2:
+            ordered = sorted(unclear, key=lambda c: c.difference.value or 0.0)
+            low, high = ordered[0], ordered[-1]
+            names = f"from {difference_text(low.difference)} ({low.first}) to "
+            names += f"{difference_text(high.difference)} ({high.first})"
+        else:
+            names = listing(f"{c.first} {difference_text(c.difference)}" for c in unclear)
+        found.append(f"Difference in {title} to the untrained base model, {why}: {names}.")
     return found
 
 

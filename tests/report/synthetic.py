@@ -211,7 +211,7 @@ PROMPTS = (
 
 
 def pictures(row: dict[str, Any], arm: Arm, folder: Path) -> list[dict[str, Any]]:
-    """Strips of two discs a prompt whose colours tell arm and prompt, class images, references, an overview."""
+    """Strips of two discs a prompt, class images, references and an overview, as a run leaves them."""
     found = []
     folder.mkdir(parents=True, exist_ok=True)
     keys = [f"{k:02d} {prompt}" for k, prompt in enumerate(PROMPTS)] + ["class", "references", "grid"]
