@@ -80,6 +80,13 @@ class Document:
         for end in range(len(loc), 0, -1):
             if loc[:end] in self.overrides:
                 return f"override {self.overrides[loc[:end]]} ({dotted(loc)})"
+        for end in range(len(loc), 0, -1):
+            if loc[:end] in self.lines:
+                break
+            # Nothing in the file: something that only the command line has brought in.
+            for place, words in self.overrides.items():
+                if place[:end] == loc[:end]:
+                    return f"override {words} ({dotted(loc)})"
         if self.path is None:
             return dotted(loc) or "document"
         return f"{self.path.name}:{self.line_of(loc)} {dotted(loc)}".rstrip()
@@ -197,6 +204,8 @@ def problems_of(
     """Returns the location and the message of every entry of a ValidationError (see `locate`)."""
     found: list[tuple[Loc, str]] = []
     for entry in error.errors(include_url=False):
+        if entry["type"] == "too_short" and len(entry["input"]) >= entry["ctx"]["min_length"]:
+            continue  # too short only because of items that are told by themselves
         keep_last = entry["type"] in ("missing", "extra_forbidden")
         loc = real_loc(document.data, (*prefix, *entry["loc"]), keep_last)
         rule = entry.get("ctx", {}).get("error")

@@ -120,6 +120,8 @@ def describe(error: Any, model: type[BaseModel] | None) -> str:
         return str(context.get("error") or error["msg"])
     if kind == "int_from_float":
         return f"must be a whole number, got {shorten(value)}"
+    if kind == "too_short":
+        return f"needs at least {context['min_length']}, got {context['actual_length']}"
     if kind == "finite_number":
         return f"must be a finite number, got {shorten(value)}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):

@@ -71,7 +71,7 @@ class Sections:
                     kind = Annotated[kind, extra]
                 kept[name] = _validated(kind, data[name])
             elif not field.is_required():
-                kept[name] = field.get_default()
+                kept[name] = field.get_default(call_default_factory=True)
         return cls(**kept)
 
 
@@ -183,6 +183,10 @@ def _arm(name: str, arm: Arm, sections: Sections) -> Iterator[Problem]:
                 (*place, "search_space", key),
                 f"{key} is also fixed ({arm.fixed[key]!r}); remove one of the two",
             )
+    for key, dimension in own.items():
+        for parent in (dimension.when or {}) if dimension is not None else ():
+            if parent not in known:
+                yield (*place, "search_space", key, "when"), f"names an {unknown_key(parent, known)}"
     if arm.method == BASE and own:
         yield (
             (*place, "search_space"),
