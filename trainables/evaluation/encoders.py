@@ -168,7 +168,15 @@ def _source(name: str, attribute: str) -> str:
 
 @contextmanager
 def _loading(field: str, name: str) -> Iterator[None]:
-    """Names the model in errors; keeps the random state, which weights missing from a file would advance."""
+    """Names the model in errors, says nothing otherwise, and keeps the random state.
+
+    A file may lack weights that the embedding does not use (a ViT's pooler): transformers draws them at
+    random and reports them at length.
+    """
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         with torch.random.fork_rng(devices=[]):
             yield
@@ -178,6 +186,8 @@ def _loading(field: str, name: str) -> Iterator[None]:
             f"evaluation.{field} {name!r} cannot be loaded ({first}); name {EMBEDDED!r}, a folder in "
             "transformers' layout, or a hub id that can be had from here"
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _digest(source: str, model: Any) -> str:
