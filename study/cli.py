@@ -29,21 +29,30 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="Study file (YAML), or the name of a preset.")]
+FileArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="Study file (YAML), or the name of a preset.")
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study that was launched.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override fields, e.g. search.trials=8.")
 ]
 StorageOption = Annotated[
-    Path, typer.Option("--storage", envvar="STUDY_STORAGE", help="Folder of ledgers, runs, caches and MLflow store.")
+    Path,
+    typer.Option(
+        "--storage", envvar="STUDY_STORAGE", help="Folder of ledgers, runs, caches and MLflow store."
+    ),
 ]
 ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder under which reports are written.")]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print rows.")]
 AddressOption = Annotated[
-    str | None, typer.Option("--address", envvar="RAY_ADDRESS", help="Ray cluster to join; without it one is started here.")
+    str | None,
+    typer.Option(
+        "--address", envvar="RAY_ADDRESS", help="Ray cluster to join; without it one is started here."
+    ),
 ]
 TrackingOption = Annotated[
-    str | None, typer.Option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI, the study file, the storage.")
+    str | None,
+    typer.Option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI, the study file, the storage."),
 ]
 
 STORAGE, REPORTS = Path("storage"), Path("reports")
@@ -85,7 +94,9 @@ def plan(
     overrides: Overrides = None,
     storage: StorageOption = STORAGE,
     address: AddressOption = None,
-    probe: Annotated[bool, typer.Option(help="Measure this machine for a few seconds; --no-probe skips estimates.")] = True,
+    probe: Annotated[
+        bool, typer.Option(help="Measure this machine for a few seconds; --no-probe skips estimates.")
+    ] = True,
     form: FormatOption = Format.table,
 ) -> None:
     """Print what a launch would do: trials, runs, time, memory, disk, and what it would resume."""
@@ -112,7 +123,12 @@ def launch(
     from study.operations import launch_study
 
     launched = launch_study(
-        file, overrides or [], storage, address=address, tracking_uri=tracking_uri, reports=reports if report else None
+        file,
+        overrides or [],
+        storage,
+        address=address,
+        tracking_uri=tracking_uri,
+        reports=reports if report else None,
     )
     if launched.table:
         print_table(launched.table, list(launched.table[0]), title="Confirm runs: mean with 95 % interval")
@@ -127,7 +143,9 @@ def status(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOpt
     from study.operations import status_rows
 
     rows = status_rows(_storage(storage, name))
-    print_rows(rows, ["arm", "phase", "planned", "complete", "running", "pruned", "failed", "best_quality"], form)
+    print_rows(
+        rows, ["arm", "phase", "planned", "complete", "running", "pruned", "failed", "best_quality"], form
+    )
 
 
 @app.command()
@@ -138,7 +156,17 @@ def trials(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOpt
 
     found = rows(_storage(storage, name))
     extra = sorted({key for row in found for key in row} - set(RUN_COLUMNS))
-    shown = ["arm", "phase", "trial", "subject", "seed", "state", "quality", "subject_fidelity", "prompt_fidelity"]
+    shown = [
+        "arm",
+        "phase",
+        "trial",
+        "subject",
+        "seed",
+        "state",
+        "quality",
+        "subject_fidelity",
+        "prompt_fidelity",
+    ]
     print_rows(found, [*RUN_COLUMNS, *extra], form, shown=[*shown, "learning_rate", "train_seconds"])
 
 
@@ -159,7 +187,8 @@ def report(
     reports: ReportsOption = REPORTS,
     tracking_uri: TrackingOption = None,
     from_csv: Annotated[
-        Path | None, typer.Option("--from-csv", help="Folder with an earlier report's data/ instead of MLflow.")
+        Path | None,
+        typer.Option("--from-csv", help="Folder with an earlier report's data/ instead of MLflow."),
     ] = None,
 ) -> None:
     """Write the report: HTML, Markdown, tables (CSV, LaTeX) and figures (PDF, SVG, PNG)."""
@@ -173,7 +202,9 @@ def report(
 def ui(
     name: NameArgument,
     storage: StorageOption = STORAGE,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free port from 5000 on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: a free port from 5000 on.")
+    ] = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Open the MLflow UI of a study on 127.0.0.1 (until interrupted)."""
@@ -195,8 +226,12 @@ def sync(name: NameArgument, storage: StorageOption = STORAGE, tracking_uri: Tra
 @app.command()
 def generate(
     name: NameArgument,
-    run: Annotated[str, typer.Argument(help="A run as `study trials` names it: phase/arm/0000-subject-s0, or an arm.")],
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="Prompt; {subject} stands for the instance.")],
+    run: Annotated[
+        str, typer.Argument(help="A run as `study trials` names it: phase/arm/0000-subject-s0, or an arm.")
+    ],
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", "-p", help="Prompt; {subject} stands for the instance.")
+    ],
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=256, help="Images of each prompt.")] = 4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Solver steps.")] = 25,
@@ -215,7 +250,9 @@ def generate(
 
 @app.command()
 def doctor(
-    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="Also check what this study needs.")] = None,
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="Also check what this study needs.")
+    ] = None,
     storage: StorageOption = STORAGE,
     form: FormatOption = Format.table,
 ) -> None:
@@ -236,7 +273,9 @@ def doctor(
 
 @app.command("ls")
 def list_things(
-    what: Annotated[str, typer.Argument(help="methods, spaces, presets, metrics, subjects or studies")] = "studies",
+    what: Annotated[
+        str, typer.Argument(help="methods, spaces, presets, metrics, subjects or studies")
+    ] = "studies",
     storage: StorageOption = STORAGE,
     form: FormatOption = Format.table,
 ) -> None:
@@ -255,7 +294,9 @@ def _storage(root: Path, name: str) -> Storage:
     storage = Storage(root.absolute(), name)
     if "/" in name or name.startswith(".") or not (storage.folder / "study.json").exists():
         known = sorted(path.parent.name for path in root.absolute().glob("*/study.json"))
-        there = f"studies there: {', '.join(known)}" if known else "there are none; launch one, or give --storage"
+        there = (
+            f"studies there: {', '.join(known)}" if known else "there are none; launch one, or give --storage"
+        )
         raise UserError(f"no study called {name!r} in {root}; {there}")
     return storage
 
@@ -275,7 +316,6 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
-
 
 
 if __name__ == "__main__":

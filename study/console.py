@@ -128,11 +128,16 @@ def draw(shot: Snapshot, name: str) -> Group:
     for view in shot.running:
         loss = f"{view.loss:.4f}" if view.loss is not None else "--"
         table.add_row(view.run.key.name, view.phase, f"{view.step}/{view.steps}", loss)
-    parts: list[Text | ProgressBar | Table] = [head, ProgressBar(total=max(1, shot.total), completed=shot.done, width=60)]
+    parts: list[Text | ProgressBar | Table] = [
+        head,
+        ProgressBar(total=max(1, shot.total), completed=shot.done, width=60),
+    ]
     if shot.running:
         parts.append(table)
     if shot.best:
-        best = ", ".join(f"{arm} {quality:.3f}" for arm, quality in sorted(shot.best.items(), key=lambda x: -x[1]))
+        best = ", ".join(
+            f"{arm} {quality:.3f}" for arm, quality in sorted(shot.best.items(), key=lambda x: -x[1])
+        )
         parts.append(Text(f"best quality in search: {best}", style="dim"))
     return Group(*parts)
 

@@ -70,7 +70,9 @@ def _devices() -> list[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
-            findings.append(Finding("gpu", True, f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+            findings.append(
+                Finding("gpu", True, f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+            )
     else:
         findings.append(Finding("gpu", None, "none; studies of the embedded model need none"))
     return findings
@@ -82,7 +84,9 @@ def _disk(storage: Path) -> list[Finding]:
         place = place.parent
     free = shutil.disk_usage(place).free
     writable = os.access(place, os.W_OK)
-    text = f"{free / 2**30:.1f} GiB free at {storage}" + ("" if writable else "; not writable, choose --storage")
+    text = f"{free / 2**30:.1f} GiB free at {storage}" + (
+        "" if writable else "; not writable, choose --storage"
+    )
     return [Finding("storage", writable and free > 2**30, text)]
 
 
@@ -95,8 +99,17 @@ def _network() -> list[Finding]:
 
 
 def _settings() -> list[Finding]:
-    names = ("RAY_ADDRESS", "RAY_AUTH_MODE", "MLFLOW_TRACKING_URI", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES")
-    findings = [Finding(name, None, _without_credentials(os.environ[name])) for name in names if name in os.environ]
+    names = (
+        "RAY_ADDRESS",
+        "RAY_AUTH_MODE",
+        "MLFLOW_TRACKING_URI",
+        "HF_HOME",
+        "HF_HUB_OFFLINE",
+        "CUDA_VISIBLE_DEVICES",
+    )
+    findings = [
+        Finding(name, None, _without_credentials(os.environ[name])) for name in names if name in os.environ
+    ]
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
         private = token.stat().st_mode & 0o077 == 0

@@ -204,8 +204,8 @@ def concurrency(spec: StudySpec, joined: Cluster) -> int:
         raise UserError(
             f"a run needs {resources.cpus_per_run} CPUs and {resources.gpus_per_run:g} GPUs "
             f"(resources.cpus_per_run, gpus_per_run), but {where} has {joined.cpus:g} CPUs and "
-            f"{joined.gpus:g} GPUs; ask for less, or give the --address of a larger cluster (for one that grows "
-            "on demand set resources.max_concurrent_runs as well)"
+            f"{joined.gpus:g} GPUs; ask for less, or give the --address of a larger cluster (for one that "
+            "grows on demand set resources.max_concurrent_runs as well)"
         )
     return min(places, wanted or places)
 

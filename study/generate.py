@@ -22,7 +22,11 @@ def find_run(storage: Storage, name: str) -> Path:
     try:
         folder = storage.run_folder(RunKey.parse(name))
     except ValueError:
-        found = [path.parent for path in sorted(runs.glob(f"*/{name}/*/{RESULT_FILE}"))] if "/" not in name else []
+        found = (
+            [path.parent for path in sorted(runs.glob(f"*/{name}/*/{RESULT_FILE}"))]
+            if "/" not in name
+            else []
+        )
         complete = [path for path in found if _result(path)["state"] == "COMPLETE"]
         confirm = [path for path in complete if path.parent.parent.name == "confirm"] or complete
         if not confirm:
@@ -33,7 +37,9 @@ def find_run(storage: Storage, name: str) -> Path:
             ) from None
         return max(confirm, key=lambda path: _result(path)["evaluation"].get("quality") or 0.0)
     if not (folder / RESULT_FILE).exists() or _result(folder)["state"] != "COMPLETE":
-        raise UserError(f"run {name!r} is not complete; `study trials {storage.study}` shows the state of each run")
+        raise UserError(
+            f"run {name!r} is not complete; `study trials {storage.study}` shows the state of each run"
+        )
     return folder
 
 

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
 from study.runs import Phase, RunKey, State
-from study.samplers import grid_points, make_sampler, suggest
+from study.samplers import derived_seed, draw, grid_points, make_sampler
 from trainables.metrics_table import METRICS
 
 if TYPE_CHECKING:
@@ -195,7 +196,9 @@ class Ledger:
                 if known.get(name) != value:
                     study.set_user_attr(name, value)
             if len(objectives) > 1 and not known:
-                study.set_metric_names(list(objectives))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    study.set_metric_names(list(objectives))
             self._studies[self._study_name(arm, phase)] = study
 
     # Writing
@@ -216,11 +219,7 @@ class Ledger:
             waiting = any(trial.state == optuna.trial.TrialState.WAITING for trial in trials)
             if arm.sampler == "grid" and not waiting:
                 study.enqueue_trial(grid_points(arm.space, seed=arm.seed, arm=arm.name)[number])
-            study.sampler = make_sampler(
-                arm.sampler, seed=arm.seed, arm=arm.name, number=number, trials=arm.trials
-            )
-            trial = study.ask()
-            trial.set_user_attr("params", suggest(trial, arm.space))
+            trial = self._draw(study, arm, number, study.ask)
             return self._read(arm.name, "search", trial._trial_id)
 
     def complete_asking(self, arm: ArmSearch, record: TrialRecord) -> TrialRecord:
@@ -230,12 +229,24 @@ class Ledger:
         with self._lock:
             study = self._need(arm.name, "search")
             if "params" not in study._storage.get_trial(record.optuna_id).user_attrs:
-                study.sampler = make_sampler(
-                    arm.sampler, seed=arm.seed, arm=arm.name, number=record.number, trials=arm.trials
-                )
-                trial = optuna.Trial(study, record.optuna_id)
-                trial.set_user_attr("params", suggest(trial, arm.space))
+                self._draw(study, arm, record.number, lambda: optuna.Trial(study, record.optuna_id))
             return self._read(arm.name, "search", record.optuna_id)
+
+    def _draw(
+        self, study: optuna.Study, arm: ArmSearch, number: int, new_trial: Callable[[], optuna.Trial]
+    ) -> optuna.Trial:
+        """Draws a trial's params with samplers that are seeded by study seed, arm, trial and dimension.
+
+        So what is asked next depends on the ledger alone, and a resumed search goes on exactly as an
+        uninterrupted one would.
+        """
+
+        def sampler(*dimension: str) -> optuna.samplers.BaseSampler:
+            return make_sampler(arm.sampler, derived_seed(arm.seed, arm.name, number, *dimension), arm.trials)
+
+        trial, params = draw(study, new_trial, arm.space, sampler)
+        trial.set_user_attr("params", params)
+        return trial
 
     def add_confirm(self, key: RunKey, params: Mapping[str, Any]) -> TrialRecord:
         """Returns the RUNNING trial of a confirm run, created if it is not there.
@@ -326,7 +337,7 @@ class Ledger:
 
     # MLflow run ids (`study.tracking_record.RunIds`)
 
-    def get(self, key: RunKey) -> str | None:
+    def mlflow_run_id(self, key: RunKey) -> str | None:
         """Returns the id of a run's MLflow run, or None if it has none yet."""
         study = self._study(key.arm, key.phase)
         if study is None:
@@ -339,7 +350,7 @@ class Ledger:
                     return str(found)
         return None
 
-    def put(self, key: RunKey, run_id: str) -> None:
+    def set_mlflow_run_id(self, key: RunKey, run_id: str) -> None:
         """Stores the id of a run's MLflow run: in its trial, or in the study if the trial has ended.
 
         Optuna closes ended trials to changes, and MLflow may have been away while the run lasted.

@@ -46,14 +46,19 @@ def _spaces(_: Path) -> Rows:
             continue
         for model in ("embedded", "default"):
             for name, domain in load_space(method, embedded=model == "embedded").parameters.items():
-                rows.append({"method": method, "model": model, "parameter": name, "domain": domain.describe()})
+                rows.append(
+                    {"method": method, "model": model, "parameter": name, "domain": domain.describe()}
+                )
     return rows
 
 
 def _presets(_: Path) -> Rows:
     from study.spec import preset_names, preset_path
 
-    return [{"name": name, "file": str(preset_path(name)), "about": _first_comment(preset_path(name))} for name in preset_names()]
+    return [
+        {"name": name, "file": str(preset_path(name)), "about": _first_comment(preset_path(name))}
+        for name in preset_names()
+    ]
 
 
 def _first_comment(path: Path) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from study.local_ray import usable_cpus
 from study.provenance import without_credentials
 from study.sections import Resources
 
@@ -54,7 +55,7 @@ def check_resources(resources: Resources, available: Mapping[str, float] | None 
         available: Ray's resources of a cluster (``CPU``, ``GPU``); None: this machine.
     """
     where = "this machine" if available is None else "the cluster"
-    cpus = cores() if available is None else available.get("CPU", 0)
+    cpus = usable_cpus() if available is None else available.get("CPU", 0)
     gpus = count_gpus() if available is None else available.get("GPU", 0)
     problems = []
     if resources.cpus_per_run > cpus:
@@ -78,7 +79,7 @@ def check_resources(resources: Resources, available: Mapping[str, float] | None 
 
 def concurrency(resources: Resources, available: Mapping[str, float] | None = None) -> int:
     """Returns how many runs there can be at once, at least 1."""
-    cpus = cores() if available is None else available.get("CPU", 0)
+    cpus = usable_cpus() if available is None else available.get("CPU", 0)
     gpus = count_gpus() if available is None else available.get("GPU", 0)
     most = int(cpus // resources.cpus_per_run)
     if resources.gpus_per_run > 0:
@@ -90,11 +91,6 @@ def concurrency(resources: Resources, available: Mapping[str, float] | None = No
         )
         most = min(most, int(gpus * per_gpu))
     return max(1, min(most, resources.max_concurrent_runs or most))
-
-
-def cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def count_gpus() -> int:
@@ -131,9 +127,11 @@ def check_address(address: str | None) -> list[str]:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if host is None or (port is None and parts.scheme != "ray"):
-        return [f"the Ray address {address!r} is not of the form host:port or ray://host:port; {remedy}"]
-    reason = _connection_problem(host, port or 10001)
+    if parts.scheme == "ray":
+        return [f"Ray Client ({address}) is not supported; give the head's own port, e.g. {host}:6379"]
+    if host is None or port is None:
+        return [f"the Ray address {address!r} is not of the form host:port; {remedy}"]
+    reason = _connection_problem(host, port)
     return [f"no Ray cluster answers at {address} ({reason}); {remedy}"] if reason else []
 
 

@@ -103,7 +103,11 @@ def launch_study(
     if reports is not None:
         files = report_study(storage, reports, tracking_uri=uri)
         table = result_table(files.folder)
-        lines += [f"report: {files.html}", f"tables: {files.folder / 'tables'}", f"figures: {files.folder / 'figures'}"]
+        lines += [
+            f"report: {files.html}",
+            f"tables: {files.folder / 'tables'}",
+            f"figures: {files.folder / 'figures'}",
+        ]
     lines.append(f"MLflow UI: {_command('ui', storage)}")
     without_result = [arm for arm in spec.arms if spec.confirm.seeds and not _confirmed(storage, arm)]
     return Launched(1 if outcome.failed or without_result else 0, lines, table)
@@ -211,7 +215,9 @@ def best_rows(storage: Storage) -> list[dict[str, Any]]:
         if trial is not None:
             values = dict(zip(spec.search.metrics, trial.values, strict=False))
             scores = {f"search_{name}": value for name, value in values.items()}
-            chosen.append({"arm": arm, "method": spec.arms[arm].method, "trial": trial.number, **scores, **trial.params})
+            chosen.append(
+                {"arm": arm, "method": spec.arms[arm].method, "trial": trial.number, **scores, **trial.params}
+            )
     return chosen
 
 
@@ -255,9 +261,18 @@ def result_table(folder: Path) -> list[dict[str, Any]]:
 
     with (folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
-    shown = {"quality": "quality", "subject_fidelity": "subject", "prompt_fidelity": "prompt", "train_seconds": "train s"}
+    shown = {
+        "quality": "quality",
+        "subject_fidelity": "subject",
+        "prompt_fidelity": "prompt",
+        "train_seconds": "train s",
+    }
     return [
-        {"arm": row["arm"], "n": row.get("n"), **{title: _interval(row, name) for name, title in shown.items()}}
+        {
+            "arm": row["arm"],
+            "n": row.get("n"),
+            **{title: _interval(row, name) for name, title in shown.items()},
+        }
         for row in found
     ]
 

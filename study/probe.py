@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from study.errors import UserError
-from study.machine import concurrency, cores, count_gpus
+from study.local_ray import usable_cpus
+from study.machine import concurrency, count_gpus
 from study.provenance import package_versions
 from study.runs import Storage
 from study.sections import BASE
@@ -138,7 +139,7 @@ def _digest(request: Mapping[str, Any], spec: StudySpec) -> str:
     machine = {
         "host": platform.node(),
         "processor": platform.machine(),
-        "cores": cores(),
+        "cores": usable_cpus(),
         "gpus": count_gpus(),
         "versions": {name: versions[name] for name in ("torch", "diffusers", "peft") if name in versions},
         "processes": min(concurrency(spec.resources), _MOST_PROCESSES),

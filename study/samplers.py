@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import random
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
@@ -21,34 +22,29 @@ SAMPLERS = ("tpe", "random", "gp", "nsgaii", "grid")
 MAX_GRID = 1_000_000
 
 
-def make_sampler(name: str, *, seed: int, arm: str, number: int, trials: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler for one trial.
-
-    A fresh one for every trial, seeded by study seed, arm and trial number: what is asked next depends on the
-    ledger alone, so that a resumed search goes on exactly as an uninterrupted one would.
+def make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
+    """Returns a fresh sampler.
 
     Args:
         name: One of `SAMPLERS`. ``grid`` draws nothing itself (see `grid_points`).
-        seed: The search's seed.
-        number: Of the trial to ask.
+        seed: Of its generator.
         trials: Budget of the arm; a small budget gets fewer purely random trials at the start.
     """
     import optuna
 
-    drawn = derived_seed(seed, arm, number)
     startup = max(2, min(10, trials // 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
             return optuna.samplers.TPESampler(
-                seed=drawn, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
+                seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
             )
         if name == "gp":
-            return optuna.samplers.GPSampler(seed=drawn, n_startup_trials=startup)
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
         if name == "nsgaii":
-            return optuna.samplers.NSGAIISampler(seed=drawn, population_size=max(4, min(50, trials // 4)))
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, trials // 4)))
         if name in ("random", "grid"):
-            return optuna.samplers.RandomSampler(seed=drawn)
+            return optuna.samplers.RandomSampler(seed=seed)
     raise UserError(f"unknown sampler {name!r}; samplers: {', '.join(SAMPLERS)}")
 
 
@@ -57,15 +53,28 @@ def derived_seed(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
 
 
-def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
+def draw(
+    study: optuna.Study,
+    new_trial: Callable[[], optuna.Trial],
+    space: SearchSpace,
+    sampler: Callable[..., Any],
+) -> tuple[optuna.Trial, dict[str, Any]]:
     """Draws a point of the space through an Optuna trial; conditional dimensions only where they apply.
 
-    Safe to repeat on the same trial: what was drawn before is returned again.
+    Safe to repeat on the same trial: what was drawn before is returned again, and because each dimension has a
+    generator of its own, what was not is drawn as it would have been.
+
+    Args:
+        new_trial: Asks for a trial, or takes up an old one.
+        sampler: Makes the sampler for the trial as a whole, or for the dimension whose name it is given.
     """
     point: dict[str, Any] = {}
+    study.sampler = sampler()
+    trial = new_trial()
     for name, dimension in space.parameters.items():
         if not dimension.applies(point):
             continue
+        study.sampler = sampler(name)
         if dimension.type == "float":
             point[name] = trial.suggest_float(
                 name, dimension.low, dimension.high, step=dimension.step, log=dimension.log
@@ -75,7 +84,7 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
             point[name] = trial.suggest_int(name, dimension.low, dimension.high, step=step, log=dimension.log)
         else:
             point[name] = trial.suggest_categorical(name, dimension.choices)
-    return point
+    return trial, point
 
 
 def grid_points(space: SearchSpace, *, seed: int, arm: str) -> list[dict[str, Any]]:

@@ -189,10 +189,10 @@ class LedgerSearcher(Searcher):
 
 
 class SearchScheduler(FIFOScheduler):
-    """Early stopping (ASHA) among search runs of one arm, subject and seed; confirm runs are never stopped.
+    """Early stopping (ASHA) among the search runs of an arm; confirm runs are never stopped.
 
-    A run that shall stop gets a stop order in its folder, which its worker obeys at the next event: so the run itself
-    writes its end, and a worker or driver that dies in between changes nothing.
+    A run that shall stop gets a stop order in its folder, which its worker obeys at the next event: so the run
+    itself writes its end, and a worker or driver that dies in between changes nothing.
 
     Args:
         asha: None: nothing is stopped.

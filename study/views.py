@@ -42,7 +42,11 @@ def cell(value: Any) -> str:
 
 
 def print_rows(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Format, *, shown: Sequence[str] | None = None
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    form: Format,
+    *,
+    shown: Sequence[str] | None = None,
 ) -> None:
     """Prints rows to the standard output.
 
@@ -57,7 +61,9 @@ def print_rows(
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
         for row in rows:
-            writer.writerow(["" if (value := plain(row.get(column))) is None else value for column in columns])
+            writer.writerow(
+                ["" if (value := plain(row.get(column))) is None else value for column in columns]
+            )
     else:
         print_table(rows, shown or columns)
 
@@ -68,7 +74,12 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title
     table = Table(title=title, box=None, header_style="bold", title_justify="left", padding=(0, 2, 0, 0))
     for position, column in enumerate(columns):
         numeric = any(isinstance(row.get(column), int | float) for row in rows)
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold", no_wrap=position == 0)
+        table.add_column(
+            column.replace("_", " "),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=position == 0,
+        )
     for row in rows:
         table.add_row(*(cell(row.get(column)) for column in columns), style=None)
     console.print(table)

@@ -68,7 +68,9 @@ def test_train_and_tune_are_not_mixed_up() -> None:
     assert offenders(sources("study"), "ray.train", "ray.air") == []
 
 
-@pytest.mark.parametrize("module", ["study.cli", "study.spec", "study.console", "trainables.config", "search_spaces.loader"])
+@pytest.mark.parametrize(
+    "module", ["study.cli", "study.spec", "study.console", "trainables.config", "search_spaces.loader"]
+)
 def test_importing_is_light(module: str) -> None:
     heavy = {"torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "diffusers", "transformers", "scipy"}
     code = f"import sys, {module}; print(' '.join(sorted({heavy!r} & set(sys.modules))))"
@@ -96,6 +98,10 @@ def test_nothing_reads_pickles() -> None:
     assert offenders(sources(*PACKAGES), "pickle", "cloudpickle", "dill", "joblib") == []
     for path in sources(*PACKAGES):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "load"
+            ):
                 owner = node.func.value
                 assert not (isinstance(owner, ast.Name) and owner.id == "torch"), f"{path}: torch.load"

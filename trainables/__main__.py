@@ -122,10 +122,17 @@ def _run(config: RunConfig) -> int:
         problems = check_run(config)
         if problems:
             raise UserError(*problems)
-        for event in execute(config):
-            line = _line(event, config)
-            if line:
-                print(line, flush=True)
+        events = execute(config)
+        try:
+            for event in events:
+                line = _line(event, config)
+                if line:
+                    print(line, flush=True)
+        except BaseException:
+            # Whatever went wrong here (a closed pipe, Ctrl-C while printing), the run has not been stopped.
+            with suppress(BaseException):
+                events.throw(KeyboardInterrupt())
+            raise
     return _summary(json.loads(result.read_text(encoding="utf-8")), result.parent)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from trainables.catalogue import get_method
 from trainables.config import RunConfig
-from trainables.errors import UserError
+from trainables.evaluation.checks import check_evaluation
 from trainables.models import check_model, native_resolution, resolve_model
 from trainables.optim import check_optimizer
 from trainables.subjects import check_subject
@@ -20,6 +18,7 @@ def check_run(config: RunConfig) -> list[str]:
     if not problems and resolution is None:
         resolution = native_resolution(resolve_model(config.model))
     problems += check_subject(config.subject, resolution, training.captions)
+    problems += check_evaluation(config.evaluation)
     if get_method(config.method).trains:
         problems += check_optimizer(training.optimizer)
         problems += check_device(config.device, training.mixed_precision)
@@ -28,8 +27,6 @@ def check_run(config: RunConfig) -> list[str]:
 
 def check_device(device: str, mixed_precision: str) -> list[str]:
     """Returns what keeps a device and precision from being used on this machine."""
-    if importlib.util.find_spec("torch") is None:
-        raise UserError("torch is not installed; install the project with its dependencies")
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():

@@ -11,8 +11,9 @@ import os
 import platform
 import shutil
 import socket
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,14 @@ SAMPLES = "samples"
 _LOCK = "lock"
 
 
-def execute(config: RunConfig, resident: Resident | None = None) -> Iterator[Event]:
+def execute(config: RunConfig, resident: Resident | None = None) -> Generator[Event]:
     """Trains and evaluates one run; yields each event after it has been written to the run's event file.
 
     Called again for the same folder it goes on from the newest checkpoint; a run that has its result yields
     nothing. The result (``result.json``) is written when the run has ended: complete, failed for a reason of
-    its own (NaN loss, out of memory, any exception), or stopped early by closing the generator.
+    its own (NaN loss, out of memory, any exception), or stopped early by closing the generator, which makes
+    it PRUNED. What is no Exception, such as KeyboardInterrupt thrown into the generator, leaves the run to be
+    resumed.
 
     Args:
         config: The run; its folder must be its own.
@@ -71,8 +74,9 @@ def execute(config: RunConfig, resident: Resident | None = None) -> Iterator[Eve
             yield from attempt.run()
             outcome = _outcome("COMPLETE")
         except GeneratorExit:
-            attempt.record_cost()
-            attempt.finish(_outcome("PRUNED", "stopped_early"))
+            if not sys.is_finalizing():  # then nobody has stopped the run, the process is going away
+                attempt.record_cost()
+                attempt.finish(_outcome("PRUNED", "stopped_early"))
             raise
         except Exception as error:
             # The text only: a traceback object would keep the run's tensors alive.

@@ -84,7 +84,9 @@ def test_unknown_key_names_the_line_and_the_nearest(refused: Launch) -> None:
 
 
 def test_all_errors_at_once(refused: Launch) -> None:
-    message = refused(study_dict(arms={"lora": {"method": "lroa"}}, budget={"max_train_steps": -1}, colour="red"))
+    message = refused(
+        study_dict(arms={"lora": {"method": "lroa"}}, budget={"max_train_steps": -1}, colour="red")
+    )
     assert "lroa" in message
     assert "max_train_steps" in message
     assert "colour" in message

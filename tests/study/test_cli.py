@@ -93,7 +93,9 @@ def test_doctor_reports_every_topic(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert code == (1 if any(row["ok"] is False for row in findings.values()) else 0)
 
 
-def test_doctor_shows_no_password(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_shows_no_password(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@example.org")
     _, out, _ = run(capsys, "doctor", "--storage", str(tmp_path), "--format", "csv")
     assert "example.org" in out

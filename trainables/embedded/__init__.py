@@ -1,0 +1,35 @@
+"""The embedded model: a small text-to-image model of the sprite world, with its encoders and subjects.
+
+`GENERATOR` is a Stable Diffusion folder for `StableDiffusionPipeline.from_pretrained`; `CLIP`,
+`IMAGE_ENCODER` and `JUDGE` are transformers folders for the Auto classes. Importing this package
+loads neither torch nor numpy.
+"""
+
+from pathlib import Path
+
+from trainables.embedded.captions import attributes
+from trainables.embedded.subjects import (
+    EmbeddedSubject,
+    evaluation_prompts,
+    load_subject,
+    subject_names,
+)
+
+WEIGHTS = Path(__file__).parent / "weights"
+GENERATOR = WEIGHTS / "generator"
+CLIP = WEIGHTS / "clip"
+IMAGE_ENCODER = WEIGHTS / "image_encoder"
+JUDGE = WEIGHTS / "judge"
+
+__all__ = [
+    "CLIP",
+    "GENERATOR",
+    "IMAGE_ENCODER",
+    "JUDGE",
+    "WEIGHTS",
+    "EmbeddedSubject",
+    "attributes",
+    "evaluation_prompts",
+    "load_subject",
+    "subject_names",
+]

