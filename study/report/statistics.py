@@ -199,10 +199,9 @@ def sign_flip_test(
     Returns None without data. The smallest p that n units can give is 2^(1 - n).
     """
     groups = groups_of(differences, clusters)
-    if clusters is None:
-        units = groups[0] if groups else np.empty(0)
-    else:
-        units = np.array([group.mean() for group in groups])
+    units = (
+        np.concatenate([*groups, []]) if clusters is None else np.array([group.mean() for group in groups])
+    )
     n = units.size
     if n == 0:
         return None

@@ -28,6 +28,7 @@ _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>#|~$!"} | {"\n": " "
 _ARROWS = {"max": "↑", "min": "↓"}
 
 
+PAGE_LETTERS = 105  # of the footnote size, on 6.75 inches
 FOLD_FROM = 24  # rows; longer tables are folded in HTML
 
 
@@ -246,23 +247,34 @@ def to_latex(table: Table) -> str:
         return rf"\shortstack[{side}]{{{parts}}}" if r"\\" in parts else parts
 
     body = [" & ".join(shown(cell) for cell in row) + r" \\" for row in table.rows]
+    scaled = estimated_width(table) > PAGE_LETTERS
     spec = "".join("r" if column.numeric else "l" for column in table.columns)
     lines = [
-        r"% \usepackage{booktabs}",
+        r"% \usepackage{booktabs,graphicx}" if scaled else r"% \usepackage{booktabs}",
         r"\begin{table*}[t]",
         r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"  \caption{{{escape_latex(' '.join((table.caption, *table.notes)))}}}",
         rf"  \label{{tab:{table.key}}}",
+        *([r"  \resizebox{\textwidth}{!}{%"] if scaled else []),
         rf"  \begin{{tabular}}{{{spec}}}",
         r"    \toprule",
         "    " + " & ".join(heading(column) for column in table.columns) + r" \\",
         r"    \midrule",
         *("    " + line for line in body),
         r"    \bottomrule",
-        r"  \end{tabular}",
+        r"  \end{tabular}}" if scaled else r"  \end{tabular}",
         r"\end{table*}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def estimated_width(table: Table) -> float:
+    """Width of a table in letters of the footnote size, gaps between columns included."""
+    total = 0.0
+    for k, column in enumerate(table.columns):
+        cells = [max(len(row[k].text), 0.85 * len(row[k].detail)) for row in table.rows]
+        total += 1.5 + max([len(column.title) / 2, *cells])
+    return total
 
 
 def to_html(table: Table) -> str:
