@@ -47,9 +47,7 @@ class Canvas:
         (x0, y0), (x1, y1) = self._at(left, top), self._at(right, bottom)
         self._draw.rectangle((min(x0, x1), y0, max(x0, x1) - 1, y1 - 1), fill=fill)
 
-    def ellipse(
-        self, x: float, y: float, rx: float, ry: float, fill: RGB, line: bool = False
-    ) -> None:
+    def ellipse(self, x: float, y: float, rx: float, ry: float, fill: RGB, line: bool = False) -> None:
         (x0, y0), (x1, y1) = self._at(x - rx, y - ry), self._at(x + rx, y + ry)
         box = (min(x0, x1), y0, max(x0, x1), y1)
         if line and self.outline is not None:

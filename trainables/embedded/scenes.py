@@ -51,8 +51,8 @@ def _night(c: Canvas, rng: np.random.Generator) -> None:
 def _forest(c: Canvas, rng: np.random.Generator) -> None:
     horizon = rng.uniform(40, 45)
     c.rect(0, 0, 64, 64, (84, 132, 96))
-    for x in (7, 23, 41, 57):
-        x += rng.uniform(-2.5, 2.5)
+    for middle in (7, 23, 41, 57):
+        x = middle + rng.uniform(-2.5, 2.5)
         c.rect(x - 2, 16, x + 2, horizon + 3, (94, 64, 44))
         c.polygon([(x - 9, 30), (x, rng.uniform(2, 7)), (x + 9, 30)], (22, 84, 54))
     c.rect(0, horizon, 64, 64, (96, 86, 52))

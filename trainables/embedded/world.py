@@ -130,15 +130,13 @@ def _pick(rng: np.random.Generator, options: tuple) -> object:
 
 def _shade(rng: np.random.Generator, colour: RGB) -> RGB:
     light = float(rng.uniform(0.84, 1.1))
-    red, green, blue = (
-        int(min(255, max(0, channel * light + rng.uniform(-12, 12)))) for channel in colour
-    )
+    red, green, blue = (int(min(255, max(0, channel * light + rng.uniform(-12, 12)))) for channel in colour)
     return red, green, blue
 
 
 def _contrasting(rng: np.random.Generator, options: tuple[RGB, ...], against: RGB) -> RGB:
     """One of the options that stands out from `against` (L1 distance of RGB over 150)."""
-    clear = [c for c in options if sum(abs(a - b) for a, b in zip(c, against)) > 150]
+    clear = [c for c in options if sum(abs(a - b) for a, b in zip(c, against, strict=True)) > 150]
     return clear[int(rng.integers(len(clear)))]
 
 
