@@ -260,7 +260,9 @@ def to_latex(table: Table) -> str:
         r"    \toprule",
         "    " + " & ".join(heading(column) for column in table.columns) + r" \\",
         r"    \midrule",
-        *("    " + line for line in body),
+        *(
+            "    " + ("{}" if line[0] in "[*" else "") + line for line in body
+        ),  # not an argument of the "\\\\" before
         r"    \bottomrule",
         r"  \end{tabular}}" if scaled else r"  \end{tabular}",
         r"\end{table*}",
