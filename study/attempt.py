@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
-import gc
 import importlib
 import json
 import os
@@ -116,10 +115,9 @@ class Attempt:
         self.close()
 
     def close(self) -> None:
-        """Lets go of files, lock and memory."""
+        """Lets go of files and lock."""
         self._events = None
         self._open.close()
-        _free_memory()
 
     def _begin(self) -> Iterator[Event]:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -260,10 +258,3 @@ def _flush(streams: list[IO[str]]) -> None:
     for stream in streams:
         with contextlib.suppress(Exception):
             stream.flush()
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

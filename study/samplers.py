@@ -61,8 +61,8 @@ def draw(
 ) -> tuple[optuna.Trial, dict[str, Any]]:
     """Draws a point of the space through an Optuna trial; conditional dimensions only where they apply.
 
-    Safe to repeat on the same trial: what was drawn before is returned again, and because each dimension has a
-    generator of its own, what was not is drawn as it would have been.
+    Safe to repeat on the same trial: what was drawn before is returned again, and because each dimension has
+    a generator of its own, what was not is drawn as it would have been.
 
     Args:
         new_trial: Asks for a trial, or takes up an old one.

@@ -6,6 +6,7 @@ no more than store the next order: Tune cannot recover from a reset that fails o
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
@@ -45,6 +46,7 @@ class RunWorker(tune.Trainable):
         report = self._attempt.advance()
         if report["done"]:
             self._attempt = None
+            _free_memory()
         return report
 
     def cleanup(self) -> None:
@@ -55,6 +57,7 @@ class RunWorker(tune.Trainable):
         attempt, self._attempt = getattr(self, "_attempt", None), None
         if attempt is not None:
             attempt.interrupt()
+            _free_memory()
 
 
 def prepare_process(order: Order) -> None:
@@ -75,6 +78,14 @@ def prepare_process(order: Order) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(int(threads))
+
+
+def _free_memory() -> None:
+    """A run's tensors lie in cycles; the next run shall not find them."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _order(config: dict[str, Any]) -> Order:
