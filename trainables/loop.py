@@ -59,7 +59,9 @@ class Trainer:
 
     def checkpoint(self, meter: Meter) -> Checkpoint:
         """Returns the whole resume state."""
-        tensors = {f"weights.{name}": value.detach().cpu() for name, value in self.parameters.items()}
+        tensors = {
+            f"weights.{name}": value.detach().to("cpu", copy=True) for name, value in self.parameters.items()
+        }
         tensors |= {f"streams.{name}": value for name, value in self.streams.state_dict().items()}
         tensors |= {f"batches.{name}": value for name, value in self.batches.state_dict().items()}
         content: dict[str, Any] = {

@@ -6,6 +6,7 @@ configuration (alpha among it) as metadata, so that ``pipe.load_lora_weights`` r
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -127,24 +128,19 @@ def detach_adapters(backbone: Backbone) -> None:
 def save_adapters(backbone: Backbone, folder: Path) -> None:
     """Writes ``pytorch_lora_weights.safetensors`` with the adapters' configuration as metadata."""
     from diffusers import StableDiffusionPipeline
-    from diffusers.training_utils import _collate_lora_metadata
     from peft.utils import get_peft_model_state_dict
 
-    trained = {
-        name: module
-        for name, module in (("unet", backbone.unet), ("text_encoder", backbone.text_encoder))
-        if getattr(module, "peft_config", None)
-    }
-    layers = {
-        f"{name}_lora_layers": {
-            key: value.detach().to("cpu").contiguous()
-            for key, value in get_peft_model_state_dict(module).items()
-        }
-        for name, module in trained.items()
-    }
-    StableDiffusionPipeline.save_lora_weights(
-        str(folder), safe_serialization=True, **layers, **_collate_lora_metadata(trained)
-    )
+    arguments: dict[str, Any] = {}
+    for name, module in (("unet", backbone.unet), ("text_encoder", backbone.text_encoder)):
+        if getattr(module, "peft_config", None):
+            state = get_peft_model_state_dict(module)
+            arguments[f"{name}_lora_layers"] = {
+                key: value.detach().to("cpu").contiguous() for key, value in state.items()
+            }
+            arguments[f"{name}_lora_adapter_metadata"] = _metadata(module)
+    StableDiffusionPipeline.save_lora_weights(str(folder), safe_serialization=True, **arguments)
+    for path in folder.glob("*.safetensors"):
+        _sort_header(path)
 
 
 def load_adapters(pipeline: Any, folder: Path) -> Any:
@@ -177,3 +173,26 @@ def _group(name: str, module: nn.Module, rate: float) -> dict[str, Any]:
         # PEFT gives adapters the base layer's type; Adam's updates vanish in bfloat16.
         parameter.data = parameter.data.to(torch.float32)
     return {"name": name, "params": parameters, "lr": rate}
+
+
+def _metadata(module: Any) -> dict[str, Any]:
+    """Returns an adapter's configuration, the same in every process and on every machine."""
+    content = module.peft_config[ADAPTER].to_dict()
+    content["base_model_name_or_path"] = None  # a path of this machine
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
+
+
+def _sort_header(path: Path) -> None:
+    """Puts a safetensors file's metadata in order, which the library writes in a random one.
+
+    Equal weights then are equal files. The format is 8 bytes with the length of a JSON header, the header,
+    and the tensors.
+    """
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    entries = sorted(header.items(), key=lambda entry: entry[0] != "__metadata__")  # tensors keep their order
+    text = json.dumps(dict(entries), separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
