@@ -60,7 +60,7 @@ def save_samples(
     files = {}
     for number, (key, picture) in enumerate(pictures.items()):
         files[key] = folder / f"step-{step:06d}-{number:02d}.png"
-        picture.save(files[key], optimize=picture.width * picture.height < 1_000_000)
+        picture.save(files[key])
     return files
 
 
