@@ -35,7 +35,8 @@ from trainables.config import EvaluationConfig, RunConfig
 
 _STEPS = 6
 _WARM_UP = 2  # steps that are not counted: allocation, caches of the compiler
-_IMAGES = 8
+_IMAGES = 8  # drawn at once to time sampling
+_SOLVER_STEPS = 3
 _TIMEOUT = 1800.0  # seconds; Stable Diffusion on a slow CPU takes long, but not for ever
 _MOST_PROCESSES = 4
 _VERSION = 1  # of the measurement: a new one makes old results in the cache void
@@ -113,18 +114,12 @@ def _request(spec: StudySpec, arm: str) -> dict[str, Any]:
         "class_num_inference_steps": 1,
     }
     subject = (spec.search.subjects or spec.confirm.subjects or ())[0]
-    few: dict[str, Any] = {
-        "num_prompts": 4,
-        "images_per_prompt": _IMAGES // 4,
-        "num_class_images": 2,
-        "at": (),
-    }
     config = RunConfig(
         method=method,
         model=spec.model,
         subject=spec.subject(subject),
         training=training,
-        evaluation=spec.evaluation.model_copy(update=few),
+        evaluation=spec.evaluation,
         device="cuda" if spec.resources.gpus_per_run > 0 else "cpu",
         cpu_threads=spec.resources.cpus_per_run,
         output_dir="",
@@ -247,77 +242,149 @@ def _write(place: Path, measured: Measured) -> None:
 # ---------------------------------------------------------------------- in the measuring process
 
 
-def measure_run(request: Mapping[str, Any], folder: Path, resident: Any, start_up: float) -> Measured:
-    """Runs one request twice, so that the second finds its caches filled, and reads the cost from its events.
+@dataclass(frozen=True)
+class _Sampling:
+    """Seconds of drawing and judging images, the same for every method."""
 
-    Raises:
-        UserError: The run fails.
-    """
-    from trainables.run import execute
+    per_image_step: float
+    per_image: float
+    images: int  # of one complete evaluation
 
-    for attempt in ("cold", "warm"):
-        config = RunConfig.model_validate(
-            {**request["config"], "output_dir": str(folder / attempt), "cache_dir": str(folder / "cache")}
-        )
-        steps: list[float] = []
-        cost: dict[str, Any] = {}
-        for event in execute(config, resident):
-            if event.kind == "progress":
-                steps.append(1 / event.data["steps_per_second"])
-            elif event.kind == "cost":
-                cost = event.data
-            elif event.kind == "finished" and event.data["state"] != "COMPLETE":
-                message = event.data["message"] or event.data["reason"]
-                raise UserError(f"a short trial of method {config.method} on this machine failed: {message}")
-    image_step = cost["image_latency_seconds"] / config.evaluation.num_inference_steps
-    evaluation = EvaluationConfig.model_validate(request["evaluation"])
-    return Measured(
-        method=config.method,
-        seconds_per_step=statistics.median(steps[_WARM_UP:]) if steps else 0.0,
-        seconds_per_image_step=image_step,
-        evaluation_seconds=cost["evaluation_seconds"]
-        / _images(config, config.evaluation)
-        * _images(config, evaluation),
-        preparation_seconds=cost["preparation_seconds"],
-        saving_seconds=cost.get("saving_seconds") or 0.0,
-        peak_memory_bytes=cost["peak_memory_bytes"],
-        artifact_bytes=cost.get("artifact_bytes"),
-        start_up_seconds=start_up,
-    )
-
-
-def _images(config: RunConfig, evaluation: EvaluationConfig) -> int:
-    """Images that one evaluation draws."""
-    from trainables.evaluation.protocol import make_protocol
-    from trainables.subjects import resolve_subject
-
-    subject = resolve_subject(config.subject, 64)
-    protocol = make_protocol(subject, evaluation, 64)
-    return len(protocol.instance) + len(protocol.classes)
+    def evaluation(self, steps: int) -> float:
+        return self.images * (self.per_image + steps * self.per_image_step)
 
 
 def main(request_file: str, result_file: str) -> None:
     """Measures every request of a file and writes the results."""
+    place = Path(result_file)
+    try:
+        measured = _measure_here(json.loads(Path(request_file).read_text()), place.parent)
+        content: dict[str, Any] = {"measured": [asdict(entry) for entry in measured]}
+    except UserError as error:
+        content = {"problems": list(error.problems)}
+    place.write_text(json.dumps(content))
+
+
+def _measure_here(requests: Sequence[Mapping[str, Any]], folder: Path) -> list[Measured]:
     begin = time.perf_counter()
+    import torch
+
     from trainables.resident import Resident
     from trainables.setup import choose_device
 
+    places = {"output_dir": str(folder), "cache_dir": str(folder / "cache")}
+    configs = [RunConfig.model_validate({**request["config"], **places}) for request in requests]
+    device = choose_device(configs[0].device)
+    if device.type == "cpu":
+        torch.set_num_threads(configs[0].cpu_threads)
     resident = Resident()
-    requests = json.loads(Path(request_file).read_text())
-    content: dict[str, Any]
+    backbone = resident.backbone(configs[0].model, device)
+    models = resident.metric_models(configs[0].evaluation, device)
+    start_up = time.perf_counter() - begin
+    evaluation = EvaluationConfig.model_validate(requests[0]["evaluation"])
+    sampling = _measure_sampling(configs[0], evaluation, backbone, models)
+    return [
+        _measure_method(config, evaluation.num_inference_steps, backbone, sampling, start_up, folder)
+        for config in configs
+    ]
+
+
+def _measure_sampling(
+    config: RunConfig, evaluation: EvaluationConfig, backbone: Any, models: Any
+) -> _Sampling:
+    from trainables.evaluation.protocol import make_protocol
+    from trainables.sampling import generate
+    from trainables.subjects import resolve_subject
+
+    resolution = config.training.resolution or backbone.resolution
+    protocol = make_protocol(resolve_subject(config.subject, resolution), evaluation, resolution)
+    images = len(protocol.instance) + len(protocol.classes)
+    count = min(_IMAGES, evaluation.batch_size, images)
+
+    def draw(steps: int) -> tuple[float, Any]:
+        begin = time.perf_counter()
+        drawn = generate(
+            backbone,
+            protocol.instance.prompts[:1] * count,
+            seeds=range(count),
+            num_inference_steps=steps,
+            guidance_scale=evaluation.guidance_scale,
+            batch_size=count,
+            resolution=resolution,
+        )
+        return time.perf_counter() - begin, drawn
+
+    draw(1)  # the first is slower
+    short, _ = draw(1)
+    long, drawn = draw(1 + _SOLVER_STEPS)
+    per_step = max(0.0, long - short) / _SOLVER_STEPS
+    begin = time.perf_counter()
+    models.image_encoder.embed(drawn)
+    models.clip.embed_images(drawn)
+    judging = time.perf_counter() - begin
+    return _Sampling(per_step / count, (max(0.0, short - per_step) + judging) / count, images)
+
+
+def _measure_method(
+    config: RunConfig, solver_steps: int, backbone: Any, sampling: _Sampling, start_up: float, folder: Path
+) -> Measured:
+    """Trains a few steps; raises UserError if that fails, which it would in the study too."""
+    from trainables.cache import Cache
+    from trainables.catalogue import get_method
+    from trainables.errors import TrainingFailure
+    from trainables.loop import train_step
+    from trainables.meter import Meter, folder_bytes
+    from trainables.setup import build_trainer, count_step_flops
+    from trainables.subjects import resolve_subject
+
+    found: dict[str, Any] = {
+        "method": config.method,
+        "seconds_per_step": 0.0,
+        "seconds_per_image_step": sampling.per_image_step,
+        "evaluation_seconds": sampling.evaluation(solver_steps),
+        "preparation_seconds": 0.0,
+        "saving_seconds": 0.0,
+        "peak_memory_bytes": None,
+        "artifact_bytes": 0,
+        "start_up_seconds": start_up,
+    }
+    method, meter = get_method(config.method), Meter(backbone.device, 1)
+    if not method.trains:
+        return Measured(**found)
+    resolution = config.training.resolution or backbone.resolution
+    subject = resolve_subject(config.subject, resolution, config.training.captions)
     try:
-        measured: list[Measured] = []
-        for number, request in enumerate(requests):
-            folder = Path(result_file).parent / f"run-{number}"
-            if number == 0:
-                config = RunConfig.model_validate({**request["config"], "output_dir": "-", "cache_dir": "-"})
-                resident.backbone(config.model, choose_device(config.device))
-                start_up = time.perf_counter() - begin
-            measured.append(measure_run(request, folder, resident, start_up))
-        content = {"measured": [asdict(entry) for entry in measured]}
-    except UserError as error:
-        content = {"problems": list(error.problems)}
-    Path(result_file).write_text(json.dumps(content))
+        build_trainer(config, backbone, subject, Cache(config.cache_dir))  # fills the caches
+        method.detach(backbone)
+        backbone.restore()
+        begin = time.perf_counter()
+        trainer = build_trainer(config, backbone, subject, Cache(config.cache_dir))
+        count_step_flops(trainer)
+        found["preparation_seconds"] = time.perf_counter() - begin
+        seconds = []
+        for _ in range(_STEPS):
+            begin = time.perf_counter()
+            with meter.measure("train"):
+                train_step(trainer)
+            seconds.append(time.perf_counter() - begin)
+        backbone.restore_frozen()
+        begin = time.perf_counter()
+        method.save(backbone, config.training, folder / config.method)
+        found["saving_seconds"] = time.perf_counter() - begin
+    except UserError:
+        raise
+    except (TrainingFailure, RuntimeError, MemoryError, ValueError, OSError) as error:
+        reason = str(error).strip() or type(error).__name__
+        raise UserError(
+            f"method {config.method} failed in a short trial on this machine: {reason}"
+        ) from error
+    finally:
+        method.detach(backbone)
+        backbone.restore()
+    found["seconds_per_step"] = statistics.median(seconds[_WARM_UP:])
+    found["peak_memory_bytes"] = meter.peak_memory or None
+    found["artifact_bytes"] = folder_bytes(folder / config.method)
+    return Measured(**found)
 
 
 if __name__ == "__main__":
