@@ -8,6 +8,7 @@ be thrown away at any time.
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -136,11 +137,8 @@ class Dispatcher:
         if len(mine) >= self._resources.max_attempts:
             return reason, f"its worker died in each of {len(mine)} attempts"
         known_cause = out_of_memory or crash_report(planned.folder) is not None
-        if (
-            known_cause
-            and len(mine) >= 2
-            and _place(planned, mine[-2], mine[-1]) == _place(planned, mine[-1], None)
-        ):
+        stuck = len(mine) >= 2 and _place(planned, mine[-1]["after"]) == _place(planned, math.inf)
+        if known_cause and stuck:
             what = "ran out of memory" if out_of_memory else "crashed"
             return reason if out_of_memory else "crash", f"its worker {what} twice at the same place"
         return None
@@ -274,11 +272,12 @@ def _folder(trial: Trial) -> Path:
     return Path(json.loads(trial.config["config"])["output_dir"])
 
 
-def _place(planned: PlannedRun, attempt: dict[str, Any], following: dict[str, Any] | None) -> tuple[Any, ...]:
-    """Where an attempt ended: kind, step and content of its last event, if that was not only a number."""
-    until = following["after"] if following is not None else float("inf")
-    events = [event for event in read_events(planned.folder, after=attempt["after"]) if event.number <= until]
-    if not events:
-        return ()
-    last = events[-1]
-    return last.kind, last.step, last.data.get("name")
+def _place(planned: PlannedRun, until: float) -> tuple[int, str]:
+    """How far a run had come by the event of that number: the highest step, and the phase it was in."""
+    step, phase = 0, ""
+    for event in read_events(planned.folder):
+        if event.number > until:
+            break
+        step = max(step, event.step or 0)
+        phase = event.data["name"] if event.kind == "phase" else phase
+    return step, phase

@@ -1,0 +1,24 @@
+"""A driver of its own process, to be killed: ``python -m tests.study.drive FOLDER SPEC.json [RUNNER RESIDENT]``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from study.execute import Workers, launch
+from study.runs import Storage
+from study.spec import StudySpec
+from tests.study.small_studies import RESIDENT, RUNNER
+
+
+def main(folder: str, spec_file: str, runner: str = RUNNER, resident: str = RESIDENT) -> None:
+    """Runs a study and prints its outcome as the last line."""
+    spec = StudySpec.model_validate_json(Path(spec_file).read_text())
+    outcome = launch(spec, Storage(Path(folder), spec.name), workers=Workers(runner, resident))
+    print(json.dumps(asdict(outcome)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,189 @@
+"""Studies on a real local Ray cluster, with a runner that trains nothing; one cluster for all tests here."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from study.errors import UserError
+from study.execute import Outcome, Workers, launch
+from study.ledger import Ledger
+from study.local_ray import Cluster, cluster
+from study.runs import Storage
+from study.spec import StudySpec
+from tests.study.small_studies import (
+    RESIDENT,
+    RUNNER,
+    Names,
+    attempts_of,
+    results,
+    run_folders,
+    small_study,
+    storage_of,
+)
+from trainables.events import read_events
+
+WORKERS = Workers(RUNNER, RESIDENT)
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[Cluster]:
+    with cluster(cpus=2) as here:
+        yield here
+
+
+def run(spec: StudySpec, storage: Storage, **more: Any) -> Outcome:
+    return launch(spec, storage, **{"workers": WORKERS, **more})
+
+
+def ledger_states(spec: StudySpec, storage: Storage, phase: Any = "search") -> dict[str, list[str]]:
+    ledger = Ledger(storage.ledger_url, spec.name)
+    return {arm: [record.state for record in ledger.trials(arm, phase)] for arm in spec.arms}
+
+
+def test_it_listens_on_loopback_only_and_behind_a_token(ray_here: Cluster) -> None:
+    assert ray_here.local
+    assert ray_here.cpus == 2
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    listening = {
+        (process.name(), connection.laddr.ip)
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening
+    for name, address in listening:
+        found = ipaddress.ip_address(address)
+        mapped = getattr(found, "ipv4_mapped", None) or found
+        assert mapped.is_loopback, f"{name} listens on {address}"
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert len(token.read_text()) >= 32
+
+
+def test_failures_of_every_kind_end_their_own_run_only(ray_here: Cluster, fast_path: Path) -> None:
+    spec = small_study(resources={"max_attempts": 3})
+    rules = {
+        "search/cosine/0000": {"nan_at": 3},
+        "search/cosine/0001": {"fail_at": 2},
+        "search/constant/0000": {"memory_at": 2},
+        "search/constant/0001": {"kill_at": 4, "kill_times": 1},
+        "search/constant/0002": {"segfault_at": 3},
+        "confirm/base/0000-dog-1-s101": {"kill_at": 2},
+    }
+    storage = storage_of(fast_path, spec, rules)
+    followed = Names()
+    outcome = run(spec, storage, followers=[followed])
+
+    assert not outcome.interrupted
+    assert {key.name: reason for key, reason in outcome.failed} == {
+        "search/cosine/0000-cat-1-s0": "nan_loss",
+        "search/cosine/0001-cat-1-s0": "exception",
+        "search/constant/0000-cat-1-s0": "out_of_memory",
+        "search/constant/0002-cat-1-s0": "crash",
+        "confirm/base/0000-dog-1-s101": "worker_died",
+    }
+    assert ledger_states(spec, storage) == {
+        "base": [],
+        "cosine": ["FAIL", "FAIL", "COMPLETE"],
+        "constant": ["FAIL", "COMPLETE", "FAIL"],
+    }
+    assert ledger_states(spec, storage, "confirm")["base"] == ["COMPLETE", "FAIL"]
+    assert outcome.complete == spec.number_of_runs() - 5
+
+    folders = {key.name: folder for key, folder in run_folders(storage).items()}
+    assert set(followed.names) == set(folders)
+    assert len(folders) == spec.number_of_runs()
+    # Killed once: gone on with from its checkpoint. Killed always: given up after so many attempts.
+    assert attempts_of(folders["search/constant/0001-cat-1-s0"]) == [0, 3]
+    assert attempts_of(folders["confirm/base/0000-dog-1-s101"]) == [0, 1, 1]
+    assert attempts_of(folders["search/constant/0002-cat-1-s0"]) == [0, 2]
+    crashed = {key.name: result for key, result in results(storage).items()}["search/constant/0002-cat-1-s0"]
+    assert crashed is not None
+    assert "Segmentation fault" in (crashed.traceback or "")
+    assert "fake_runner.py" in (crashed.traceback or "")
+    assert all(
+        len(attempts_of(f)) == 1 for name, f in folders.items() if not any(map(name.startswith, rules))
+    )
+    for arm in spec.arms:
+        for phase in ("search", "confirm"):
+            for record in Ledger(storage.ledger_url, spec.name).trials(arm, phase):  # type: ignore[arg-type]
+                assert all(entry["state"] in ("COMPLETE", "FAIL") for entry in record.runs.values())
+
+    events = [event for folder in folders.values() for event in read_events(folder)]
+    assert all(event.data["resident_made"] == 1 for event in events if event.kind == "progress")
+    processes = {event.data["pid"] for event in events if event.kind == "started"}
+    deaths = 1 + 2 + 3
+    assert len(processes) <= 2 + deaths
+    assert not (storage.folder / "ray").exists()
+
+    again = run(spec, storage)
+    assert (again.failed, again.complete) == (outcome.failed, outcome.complete)
+    assert sum(len(attempts_of(folder)) for folder in folders.values()) == spec.number_of_runs() + 4
+
+
+def test_asha_prunes_in_the_search_only(ray_here: Cluster, fast_path: Path) -> None:
+    spec = small_study(
+        arms={"cosine": {"method": "lora", "lr_scheduler": "cosine"}},
+        search={"trials": 6, "scheduler": {"type": "asha", "grace_fraction": 0.5, "reduction_factor": 2}},
+        resources={"max_concurrent_runs": 1},
+    )
+    rules: dict[str, Any] = {
+        f"search/cosine/{number:04d}": {"quality": 0.9 - number / 10} for number in range(6)
+    }
+    rules["confirm/cosine/0000-dog-1-s101"] = {"quality": 0.01}
+    storage = storage_of(fast_path, spec, rules)
+    outcome = run(spec, storage)
+    states = ledger_states(spec, storage)["cosine"]
+    assert states[0] == "COMPLETE"
+    assert Counter(states)["PRUNED"] >= 3
+    assert outcome.pruned == Counter(states)["PRUNED"]
+    assert not outcome.failed
+    assert ledger_states(spec, storage, "confirm")["cosine"] == ["COMPLETE", "COMPLETE"]
+    for key, result in results(storage).items():
+        assert result is not None
+        if result.state == "PRUNED":
+            steps = [
+                event.step for event in read_events(run_folders(storage)[key]) if event.kind == "progress"
+            ]
+            assert max(steps) <= 5  # stopped at the first event after the rung at step 4
+
+
+def test_a_watchdog_ends_a_silent_study_and_says_what_it_waited_for(
+    ray_here: Cluster, fast_path: Path
+) -> None:
+    spec = small_study(arms={"base": {"method": "base"}}, confirm={"seeds": [7]})
+    storage = storage_of(fast_path, spec, {"": {"silent_seconds": 120}})
+    outcome = run(spec, storage, workers=Workers(RUNNER, RESIDENT, watchdog_minutes=1 / 20))
+    assert outcome.interrupted
+    assert "no sign of life for 0.05 minutes while waiting for confirm/base/0000-dog-1-s7" in str(
+        outcome.message
+    )
+    assert "run the same command again" in str(outcome.message)
+    storage_of(fast_path, spec)
+    outcome = run(spec, storage)
+    assert (outcome.interrupted, outcome.complete) == (False, 1)
+
+
+def test_the_hours_of_the_budget_end_a_launch(ray_here: Cluster, fast_path: Path) -> None:
+    spec = small_study(budget={"max_hours": 1e-7})
+    outcome = run(spec, storage_of(fast_path, spec))
+    assert outcome.interrupted
+    assert str(outcome.message).startswith("budget.max_hours = 1e-07 is over; 0 runs have ended")
+
+
+def test_more_than_the_cluster_has_is_refused(ray_here: Cluster, fast_path: Path) -> None:
+    spec = small_study(resources={"gpus_per_run": 1})
+    with pytest.raises(
+        UserError, match=r"a run needs 1 CPUs and 1 GPUs .*, but the cluster has 2 CPUs and 0 GPUs"
+    ):
+        run(spec, storage_of(fast_path, spec))

@@ -1,0 +1,88 @@
+"""What a launch refuses, and what it decides before Ray is asked; no cluster is started here."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study.errors import UserError
+from study.execute import Outcome, Workers, concurrency, launch
+from study.local_ray import Cluster, cluster
+from study.runs import Storage
+from study.spec import StudySpec
+from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
+
+
+def run(spec: StudySpec, storage: Storage) -> Outcome:
+    return launch(spec, storage, workers=Workers(RUNNER, RESIDENT))
+
+
+def test_how_many_runs_at_once() -> None:
+    def at_once(cpus: float, gpus: float, local: bool = True, **resources: Any) -> int:
+        return concurrency(small_study(resources=resources), Cluster(cpus, gpus, 1, local))
+
+    assert at_once(8, 0) == 8
+    assert at_once(8, 0, cpus_per_run=3) == 2
+    assert at_once(8, 0, max_concurrent_runs=3) == 3
+    assert at_once(2, 0, max_concurrent_runs=3) == 2  # this machine does not grow
+    assert at_once(2, 0, local=False, max_concurrent_runs=3) == 3  # a cluster may
+    assert at_once(16, 2, gpus_per_run=0.5) == 4
+    assert at_once(16, 2, gpus_per_run=0.4) == 4
+    assert at_once(16, 4, gpus_per_run=2) == 2
+
+
+def test_a_changed_study_is_refused_with_the_difference(fast_path: Path) -> None:
+    spec = small_study(arms={"base": {"method": "base"}}, confirm={"seeds": []})
+    storage = storage_of(fast_path, spec)
+    assert not run(spec, storage).interrupted  # nothing to do, so no Ray either
+    before = (storage.folder / "study.json").read_bytes()
+    changed = small_study(arms={"base": {"method": "base"}}, confirm={"seeds": []}, search={"trials": 5})
+    with pytest.raises(UserError, match=r"has changed.*\n  search.trials: 3 -> 5\n.*another name"):
+        run(changed, storage)
+    assert (storage.folder / "study.json").read_bytes() == before
+    other_machine = small_study(
+        arms={"base": {"method": "base"}}, confirm={"seeds": []}, resources={"cpus_per_run": 2}
+    )
+    assert not run(other_machine, storage).interrupted
+
+
+def test_a_second_driver_is_refused(fast_path: Path) -> None:
+    spec = small_study(arms={"base": {"method": "base"}}, confirm={"seeds": []})
+    storage = storage_of(fast_path, spec)
+    run(spec, storage)
+    with (storage.folder / "lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(
+            UserError, match=rf"is being run by process {os.getpid()} on .*study status small"
+        ):
+            run(spec, storage)
+    run(spec, storage)
+
+
+def test_no_disk_is_refused_before_anything_is_written(
+    fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = small_study()
+    usage = shutil.disk_usage(fast_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    with pytest.raises(UserError, match=r"only 1 MiB are free at .*, 256 MiB are needed"):
+        run(spec, Storage(fast_path, spec.name))
+    assert list(fast_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"),
+        ("nonsense", "reads host:port, such as 10.0.0.1:6379, got 'nonsense'"),
+        ("ray://127.0.0.1:10001", "Ray Client .* is not supported"),
+    ],
+)
+def test_an_address_that_does_not_answer_is_a_user_error(address: str, message: str) -> None:
+    with pytest.raises(UserError, match=message), cluster(address):
+        pass
