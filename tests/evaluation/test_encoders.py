@@ -10,10 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables.config import EvaluationConfig
+from trainables import embedded
+from trainables.config import EvaluationConfig, SubjectConfig
 from trainables.errors import UserError
+from trainables.evaluation import metrics
 from trainables.evaluation.checks import check_evaluation, check_metric_models
-from trainables.evaluation.encoders import MetricModels, load_clip, load_image_encoder
+from trainables.evaluation.encoders import MetricModels, load_clip, load_image_encoder, load_metric_models
+from trainables.subjects import resolve_subject
 
 
 def noise_images(count: int, size: tuple[int, int] = (32, 32)) -> list[Image.Image]:
@@ -115,3 +118,31 @@ def test_settings_that_make_an_objective_impossible() -> None:
     assert "2 evaluation prompts" in check_evaluation(one, ("quality",))[0]
     assert len(check_evaluation(EvaluationConfig(prompts=("{subject}",)), ("quality",))) == 1
     assert check_evaluation(EvaluationConfig(), ("quality", "diversity", "class_kid_low")) == []
+
+
+def test_a_processor_config_of_transformers_5_will_do(models: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(models / "clip", tmp_path / "clip")
+    (copy / "preprocessor_config.json").rename(copy / "processor_config.json")
+    assert check_metric_models("embedded", str(copy)) == []
+
+
+@pytest.mark.skipif(not embedded.CLIP.is_dir(), reason="the embedded model's weights are not here")
+def test_embedded_encoders_tell_subjects_apart() -> None:
+    models = load_metric_models()
+    cats = [resolve_subject(SubjectConfig(name=name), 64) for name in ("cat-1", "cat-2")]
+    embed = models.image_encoder.embed
+    first, second = (embed(cat.references) for cat in cats)
+    trained = embed(cats[0].images)
+    real = metrics.real_similarity(first, trained)
+    other = metrics.subject_fidelity(second, first)
+    assert real is not None
+    assert other is not None
+    assert real > 0.8 > 0.4 > other
+    # Real images of the subject are no copies of its training images, which are.
+    fresh, rest = first[::2], first[1::2]
+    assert abs(metrics.memorisation(fresh, trained, rest) or 0) < 0.05
+    assert metrics.paired_cosine(
+        models.clip.embed_images(cats[0].references[:1]), models.clip.embed_texts(["a cat in the snow"])
+    ) > metrics.paired_cosine(
+        models.clip.embed_images(cats[0].references[:1]), models.clip.embed_texts(["a bird on a beach"])
+    )

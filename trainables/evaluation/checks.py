@@ -38,9 +38,11 @@ def check_metric_models(image_encoder: str = EMBEDDED, clip: str = EMBEDDED) -> 
         if name == EMBEDDED:
             continue
         folder = Path(name).expanduser()
-        needed = ["config.json", "preprocessor_config.json"]
         if folder.is_dir():
-            missing = [file for file in needed if not (folder / file).is_file()]
+            found = {path.name for path in folder.iterdir()}
+            missing = [] if "config.json" in found else ["config.json"]
+            if not found & {"preprocessor_config.json", "processor_config.json"}:
+                missing.append("preprocessor_config.json")
             if missing:
                 problems.append(
                     f"evaluation.{field} {name!r}: the folder lacks {' and '.join(missing)}; it must be a "
