@@ -149,7 +149,9 @@ class Analysis:
 
 def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
     """Computes the comparison. The search's own scores never enter it."""
-    confirm = rows.confirm
+    confirm = rows.confirm[
+        ["arm", "subject", "seed", *ALL]
+    ]  # few columns: selecting rows of a wide frame is slow
     primary = QUALITY
     if not confirm[QUALITY].notna().any() and confirm["subject_fidelity"].notna().any():
         primary = "subject_fidelity"
@@ -224,6 +226,7 @@ def compare_family(
 ) -> tuple[Comparison, ...]:
     """Compares pairs of arms on one measure, with Holm's adjustment over the whole family."""
     found = []
+    confirm = confirm[["arm", "subject", "seed", name]]
     for first, second in pairs:
         values, subjects = paired(confirm, first, second, name)
         one, two = (confirm[confirm["arm"] == arm] for arm in (first, second))

@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from study.report.figures.style import RC, ArmStyle, shorten
+from study.report.figures.style import RC, ArmStyle
 from study.report.formatting import Scale, scale_for
 from study.report.measures import measure
 
@@ -96,12 +96,18 @@ def legend_below(
         Line2D(
             [], [], color=styles[arm].color, marker="" if arm == level else styles[arm].marker,
             markerfacecolor=styles[arm].face, linestyle=styles[arm].line if lines or arm == level else "",
-            label=shorten(arm),
+            label=styles[arm].label,
         )
         for arm in arms
     ]  # fmt: skip
     if handles:
         canvas.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+
+
+def legend_columns(styles: dict[str, ArmStyle], arms: Iterable[str], width: float) -> int:
+    """How many columns of a legend fit on `width` inches."""
+    longest = max((len(styles[arm].label) for arm in arms), default=1)
+    return max(1, int((width - 0.1) / (0.55 + 0.062 * longest)))
 
 
 def legend_height(count: int, columns: int) -> float:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 
 from study.report.analysis import Analysis, Comparison, paired
 from study.report.figures.canvas import Figure, Skipped, new_canvas
-from study.report.figures.style import COLUMN, PAGE, ArmStyle, shorten
+from study.report.figures.style import COLUMN, PAGE, ArmStyle
 from study.report.formatting import plural
 from study.report.measures import FIDELITIES, measure
 from study.report.rows import Rows
@@ -77,7 +77,7 @@ def draw_intervals(ax: Any, data: tuple[IntervalRow, ...], styles: dict[str, Arm
             markerfacecolor=style.face,
             zorder=4,
         )
-    ax.set_yticks(range(len(data)), [shorten(row.arm) for row in data])
+    ax.set_yticks(range(len(data)), [styles[row.arm].label for row in data])
     ax.set_ylim(len(data) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
@@ -147,12 +147,12 @@ def differences_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyl
         return Skipped(
             "differences", "needs two trained arms with confirm runs on the same subjects and seeds"
         )
-    data = tuple(forest_row(rows, c, f"minus {shorten(c.second)}", c.second) for c in known)
+    data = tuple(forest_row(rows, c, f"minus {styles[c.second].label}", c.second) for c in known)
     best, title = analysis.best, measure(analysis.primary).title
 
     def draw() -> Canvas:
-        canvas = new_canvas(COLUMN * 1.35, max(1.3, 0.75 + 0.27 * len(data)))
-        draw_forest(canvas.subplots(), data, styles, f"{title}: {shorten(best, 22)} minus the other")
+        canvas = new_canvas(COLUMN * 1.35, max(1.4, 0.9 + 0.27 * len(data)))
+        draw_forest(canvas.subplots(), data, styles, f"Δ {title.lower()} (best arm minus other)")
         return canvas
 
     return Figure(
@@ -182,7 +182,7 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
         canvas = new_canvas(PAGE, max(1.3, 0.75 + 0.27 * len(known)))
         panels = canvas.subplots(1, len(names), squeeze=False)[0]
         for k, (ax, name) in enumerate(zip(panels, names, strict=True)):
-            data = tuple(forest_row(rows, e.comparisons[name], shorten(label(e)), e.cosine) for e in known)
+            data = tuple(forest_row(rows, e.comparisons[name], label(e), e.cosine) for e in known)
             draw_forest(ax, data, styles, f"Δ {measure(name).title.lower()}")
             ax.locator_params(axis="x", nbins=3)
             if k:
@@ -191,7 +191,7 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
 
     def label(effect: Any) -> str:
         several = sum(e.method == effect.method for e in known) > 1
-        return str(effect.cosine if several else effect.method)
+        return styles[effect.cosine].label if several else str(effect.method)
 
     return Figure(
         "cosine-vs-constant",

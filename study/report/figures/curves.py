@@ -9,7 +9,14 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from study.report.analysis import Analysis, Settings
-from study.report.figures.canvas import Figure, Skipped, legend_below, legend_height, new_canvas
+from study.report.figures.canvas import (
+    Figure,
+    Skipped,
+    legend_below,
+    legend_columns,
+    legend_height,
+    new_canvas,
+)
 from study.report.figures.style import PAGE, ArmStyle
 from study.report.measures import FIDELITIES, measure
 from study.report.randomness import stream
@@ -107,12 +114,13 @@ def curves_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -
     arms = [arm for arm in styles if arm in shown]
 
     def draw() -> Canvas:
-        canvas = new_canvas(PAGE, 1.95 + legend_height(len(arms), 3))
+        columns = legend_columns(styles, arms, PAGE)
+        canvas = new_canvas(PAGE, 1.95 + legend_height(len(arms), columns))
         panels = canvas.subplots(1, len(data), squeeze=False)[0]
         for ax, curves in zip(panels, data, strict=True):
             draw_curves(ax, curves, styles)
         level = next((c.base[0] for c in data if c.base), None)
-        legend_below(canvas, styles, arms, 3, level=level)
+        legend_below(canvas, styles, arms, columns, level=level)
         return canvas
 
     return Figure(

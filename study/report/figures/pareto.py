@@ -9,7 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from study.report.analysis import Analysis, ArmResult
-from study.report.figures.canvas import Figure, Skipped, cost_axis, legend_below, legend_height, new_canvas
+from study.report.figures.canvas import (
+    Figure,
+    Skipped,
+    cost_axis,
+    legend_below,
+    legend_columns,
+    legend_height,
+    new_canvas,
+)
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
 from study.report.measures import FIDELITIES, measure
 from study.report.statistics import Estimate, pareto_front
@@ -110,11 +118,12 @@ def _legend_arms(front: Front, styles: dict[str, ArmStyle]) -> list[str]:
 
 def _one_panel(key: str, front: Front, styles: dict[str, ArmStyle], caption: str, alt: str) -> Figure:
     arms = _legend_arms(front, styles)
+    columns = legend_columns(styles, arms, COLUMN)
 
     def draw() -> Canvas:
-        canvas = new_canvas(COLUMN, 2.3 + legend_height(len(arms), 2))
+        canvas = new_canvas(COLUMN, 2.3 + legend_height(len(arms), columns))
         draw_front(canvas.subplots(), front, styles)
-        legend_below(canvas, styles, arms, 2, lines=False, level=front.base.arm if front.base else None)
+        legend_below(canvas, styles, arms, columns, lines=False, level=front.base.arm if front.base else None)
         return canvas
 
     return Figure(key, caption, alt, draw, wide=False)
@@ -165,14 +174,15 @@ def costs_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Sk
     arms = [arm for arm in styles if arm in arms]
 
     def draw() -> Canvas:
-        canvas = new_canvas(PAGE, 1.9 + legend_height(len(arms), 3))
+        columns = legend_columns(styles, arms, PAGE)
+        canvas = new_canvas(PAGE, 1.9 + legend_height(len(arms), columns))
         panels = canvas.subplots(1, len(fronts), squeeze=False, sharey=True)[0]
         for k, (ax, front) in enumerate(zip(panels, fronts, strict=True)):
             draw_front(ax, front, styles)
             if k:
                 ax.set_ylabel("")
         level = fronts[0].base.arm if fronts[0].base else None
-        legend_below(canvas, styles, arms, 3, lines=False, level=level)
+        legend_below(canvas, styles, arms, columns, lines=False, level=level)
         return canvas
 
     return Figure(

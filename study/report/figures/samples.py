@@ -68,7 +68,7 @@ def used_images(rows: Rows) -> pd.DataFrame:
     """The image rows that the grids show: a few confirm subjects, one seed each, each run's last step."""
     images = rows.images
     images = images[(images["phase"] == "confirm") & (images["state"] == "COMPLETE")]
-    images = images[[load_picture(path) is not None for path in images["path"]]]
+    images = images[np.array([load_picture(path) is not None for path in images["path"]], dtype=bool)]
     parts: list[pd.DataFrame] = []
     for subject in distinct(images["subject"]):
         chosen = _of_subject(rows, images[images["subject"] == subject])

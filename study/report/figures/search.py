@@ -59,7 +59,8 @@ def history_figure(data: tuple[History, ...], styles: dict[str, ArmStyle]) -> Fi
                 ax.set_visible(False)
                 continue
             draw_history(ax, data[k], styles[data[k].arm])
-            ax.set_title(shorten(data[k].arm, 24), loc="left", fontsize=7, color=styles[data[k].arm].color)
+            style = styles[data[k].arm]
+            ax.set_title(style.label, loc="left", fontsize=7, color=style.color)
             if k + columns >= len(data):
                 ax.set_xlabel("Trial")
                 ax.tick_params(labelbottom=True)
@@ -107,7 +108,7 @@ def importance_figure(data: tuple[Importance, ...], styles: dict[str, ArmStyle])
                 ax.set_visible(False)
                 continue
             draw_importance(ax, known[k], styles[known[k].arm])
-            ax.set_title(f"{shorten(known[k].arm, 24)} ({known[k].trials} trials)", loc="left", fontsize=7)
+            ax.set_title(f"{styles[known[k].arm].label} ({known[k].trials} trials)", loc="left", fontsize=7)
             if k + columns >= len(known):
                 ax.set_xlabel("Share of variance explained")
                 ax.tick_params(labelbottom=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 COLUMN = 3.25  # inches: one column of a two-column paper
 PAGE = 6.75  # inches: both columns
+LABEL = 28  # letters of an arm's name in a figure
 BASE_COLOR = "#5a5a5a"
 
 # Okabe and Ito (2008), without the yellow that vanishes on white.
@@ -59,6 +60,7 @@ class ArmStyle:
     marker: str
     line: Any
     filled: bool = True
+    label: str = ""  # the arm's name, as long as there is room for
 
     @property
     def face(self) -> str:
@@ -69,9 +71,8 @@ class ArmStyle:
 def arm_styles(arms: Sequence[str], methods: Mapping[str, str]) -> dict[str, ArmStyle]:
     """A style for each arm, told apart by colour and by marker.
 
-    Where every method has at most two arms (say cosine and constant), they share the method's colour and
-    marker; the
-    second is open and dashed. Otherwise each arm has its own. The base model is grey.
+    Where every method has at most two arms (say cosine and constant), they share the method's colour and marker;
+    the second is open and dashed. Otherwise each arm has its own. The base model is grey.
     """
     trained = [arm for arm in arms if methods.get(arm) != "base"]
     of_method: dict[str, list[str]] = {}
@@ -91,10 +92,45 @@ def arm_styles(arms: Sequence[str], methods: Mapping[str, str]) -> dict[str, Arm
             styles[arm] = ArmStyle(
                 PALETTE[k % len(PALETTE)], MARKERS[k % len(MARKERS)], LINES[turn % len(LINES)]
             )
-    return {arm: styles[arm] for arm in arms}
+    labels = arm_labels(arms)
+    return {arm: replace(styles[arm], label=labels[arm]) for arm in arms}
 
 
-def shorten(name: str, limit: int = 28) -> str:
+def arm_labels(arms: Sequence[str], limit: int = LABEL) -> dict[str, str]:
+    """A label for each arm, at most `limit` letters long and different from every other.
+
+    Long names lose the beginning and the end that they have in common first, and then their middle.
+    """
+    clean = {arm: shorten(arm, 10_000) for arm in arms}
+    long = [name for name in clean.values() if len(name) > limit]
+    head, tail = (common_part(long, end) if len(long) > 1 else 0 for end in (False, True))
+
+    def label(name: str) -> str:
+        if len(name) <= limit:
+            return name
+        middle = name[head : len(name) - tail]
+        return shorten(("…" if head else "") + middle + ("…" if tail else ""), limit)
+
+    found: dict[str, str] = {}
+    for arm in arms:
+        text, number = label(clean[arm]), 2
+        while text in found.values():
+            text, number = f"{label(clean[arm])[: limit - 3]} {number}", number + 1
+        found[arm] = text
+    return found
+
+
+def common_part(names: Sequence[str], at_end: bool) -> int:
+    """How many letters all names begin (or end) with, cut back to whole words; 0 if nothing else would remain."""
+    sample = [name[::-1] if at_end else name for name in names]
+    different = (k for k, letters in enumerate(zip(*sample, strict=False)) if len(set(letters)) > 1)
+    count = next(different, min(map(len, sample)))
+    while count and sample[0][count - 1] not in "-_. ":
+        count -= 1
+    return count if min(map(len, names)) > 2 * count or not at_end else 0
+
+
+def shorten(name: str, limit: int = LABEL) -> str:
     """A name that fits on an axis; the middle goes, since names differ at their ends."""
     clean = "".join(c if c.isprintable() else " " for c in name)
     return clean if len(clean) <= limit else clean[: limit // 2 - 1] + "…" + clean[-(limit // 2) :]
