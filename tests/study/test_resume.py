@@ -1,0 +1,248 @@
+"""Drivers that are killed: the same command again loses nothing, doubles nothing, and trains nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from study.ledger import Ledger
+from study.run_result import read_result
+from study.runs import RunKey, Storage
+from study.spec import StudySpec
+from tests.study.small_studies import attempts_of, results, run_folders, small_study, storage_of
+from trainables.events import read_events
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 240.0  # a busy machine starts Ray in a minute
+
+
+class Driver:
+    """A launch in a process of its own, with everything that it starts."""
+
+    def __init__(self, spec: StudySpec, storage: Storage, *runner: str) -> None:
+        spec_file = storage.root / "spec.json"
+        spec_file.write_text(spec.model_dump_json())
+        command = [sys.executable, "-m", "tests.study.drive", str(storage.root), str(spec_file), *runner]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._family: set[psutil.Process] = set()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Waits for a moment in the study; fails if the driver ends before."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.process.poll() is None, f"the driver has ended: {self.process.communicate()}"
+            assert time.monotonic() < end, "the moment never came"
+            self.remember_family()
+            time.sleep(0.02)
+
+    def remember_family(self) -> None:
+        """Notes the processes that it has started so far."""
+        self._family |= set(psutil.Process(self.process.pid).children(recursive=True))
+
+    def kill(self) -> None:
+        """SIGKILL to the driver alone; what it started must end by itself.
+
+        Ray's two agents, which train nothing, look for their raylet only now and then and end a minute later.
+        """
+        self.remember_family()
+        self.process.kill()
+        self.process.communicate()
+        family = [process for process in self._family if not _is_agent(process)]
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert not alive, f"left behind: {alive}"
+
+    def finish(self) -> dict[str, Any]:
+        """Waits for the end and returns the outcome."""
+        output, errors = self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == 0, errors
+        outcome: dict[str, Any] = json.loads(output.splitlines()[-1])
+        return outcome
+
+
+def _is_agent(process: psutil.Process) -> bool:
+    try:
+        return "agent" in " ".join([process.name(), *process.cmdline()]).lower()
+    except psutil.Error:
+        return False
+
+
+def started(storage: Storage, phase: str = "*") -> int:
+    """Runs that have begun."""
+    return len(list((storage.folder / "runs").glob(f"{phase}/*/*/events.jsonl")))
+
+
+def ended(storage: Storage) -> int:
+    """Runs that have ended."""
+    return len(list((storage.folder / "runs").glob("*/*/*/result.json")))
+
+
+def halfway(storage: Storage) -> list[Path]:
+    """Folders of runs that are in the middle of their training, with a checkpoint."""
+    found = []
+    for folder in run_folders(storage).values():
+        checkpoint = folder / "checkpoint" / "state.json"
+        if checkpoint.exists() and not (folder / "result.json").exists():
+            found.append(folder)
+    return found
+
+
+def assert_sound(spec: StudySpec, storage: Storage) -> None:
+    """Every trial and run there once, with its final state, in the ledger as on disk."""
+    ledger = Ledger(storage.ledger_url, spec.name)
+    found = results(storage)
+    assert len(found) == spec.number_of_runs()
+    assert None not in found.values()
+    in_ledger: Counter[str] = Counter()
+    for arm in spec.arms:
+        search, confirm = ledger.trials(arm), ledger.trials(arm, "confirm")
+        assert [record.number for record in search] == list(range(spec.trials_of(arm)))
+        places = [(record.subject, record.seed) for record in confirm]
+        assert len(places) == len(set(places)) == len(spec.confirm_keys(arm, 0))
+        for record in (*search, *confirm):
+            assert record.ended
+            for name, run in record.runs.items():
+                in_ledger[name] += 1
+                result = found[RunKey.parse(name)]
+                assert result is not None
+                assert run["state"] == result.state == record.state
+    assert in_ledger == Counter({key.name: 1 for key in found})
+    for folder in run_folders(storage).values():
+        events = read_events(folder)
+        assert [event.number for event in events] == list(range(1, len(events) + 1))
+        assert [event.kind for event in events].count("finished") == 1
+
+
+def test_drivers_that_are_killed_or_interrupted_at_several_moments(fast_path: Path) -> None:
+    spec = small_study(budget={"max_train_steps": 20})
+    storage = storage_of(fast_path, spec, {"": {"step_seconds": 0.05}})
+    moments: list[tuple[Callable[[], bool], bool]] = [
+        (lambda: (storage.folder / "ledger.db").exists(), False),  # before the first run
+        (lambda: bool(halfway(storage)) and ended(storage) >= 2, False),  # in the middle of the search
+        (lambda: bool(halfway(storage)) and ended(storage) >= 5, True),  # by SIGINT, to the whole group
+        (lambda: bool(halfway(storage)) and started(storage, "confirm") >= 4, False),  # in the confirm phase
+    ]
+    done: dict[Path, float] = {}
+    resumable: set[Path] = set()
+    for moment, gently in moments:
+        driver = Driver(spec, storage)
+        driver.wait_until(moment)
+        if gently:
+            os.killpg(driver.process.pid, signal.SIGINT)
+            outcome = driver.finish()
+            assert outcome["interrupted"]
+            assert "interrupted by SIGINT" in outcome["message"]
+            assert "run the same command again" in outcome["message"]
+        else:
+            driver.kill()
+        for folder, changed in done.items():
+            assert (folder / "result.json").stat().st_mtime_ns == changed
+        folders = run_folders(storage).values()
+        done = {f: (f / "result.json").stat().st_mtime_ns for f in folders if read_result(f) is not None}
+        resumable |= set(halfway(storage))
+
+    outcome = Driver(spec, storage).finish()
+    assert (outcome["interrupted"], outcome["failed"]) == (False, [])
+    assert outcome["complete"] == spec.number_of_runs()
+    assert_sound(spec, storage)
+    for folder, changed in done.items():
+        assert (folder / "result.json").stat().st_mtime_ns == changed
+    assert len(resumable) >= 2
+    for folder in run_folders(storage).values():
+        first, *later = attempts_of(folder)
+        assert first == 0
+        if folder not in resumable:
+            assert not any(later), folder
+    assert any(step > 0 for folder in resumable for step in attempts_of(folder)[1:])
+    for folder in resumable:
+        steps = [event.step for event in read_events(folder) if event.kind == "progress"]
+        redone = len(steps) - len(set(steps))
+        assert redone <= len(attempts_of(folder)) - 1, (
+            "more than the step since the last checkpoint was repeated"
+        )
+
+    untouched = storage_of(fast_path / "untouched", spec, {"": {"step_seconds": 0}})
+    assert not Driver(spec, untouched).finish()["failed"]
+    same = {key: result.evaluation for key, result in results(untouched).items() if result}
+    searched = {key: value for key, value in same.items() if key.trial == 0 and key.phase == "search"}
+    for key, value in searched.items():
+        resumed = results(storage)[key]
+        assert resumed is not None
+        assert resumed.evaluation == value
+
+
+@pytest.mark.slow
+def test_real_training_survives_a_killed_worker_and_a_killed_driver(tmp_path: Path) -> None:
+    from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
+
+    photos = make_photos(tmp_path / "photos", count=5)
+    subject = {"images": str(photos), "instance_prompt": "a sks dog", "class_prompt": "a dog", "holdout": 2}
+    spec = small_study(
+        arms={
+            "base": {"method": "base"},
+            "lora": {"method": "lora", "search_space": {"r": {"type": "categorical", "choices": [2, 4]}}},
+        },
+        search={"trials": 1, "subjects": ["one"], "scheduler": None},
+        confirm={"subjects": ["two"], "seeds": [100]},
+        training={"checkpointing_steps": 5, "train_batch_size": 2, "learning_rate": 1e-3},
+        budget={"max_train_steps": 60},
+        evaluation={
+            "at": [],
+            "num_prompts": 2,
+            "images_per_prompt": 1,
+            "num_inference_steps": 2,
+            "num_class_images": 2,
+            "image_encoder": str(make_tiny_vit(tmp_path / "vit")),
+            "clip": str(make_tiny_clip(tmp_path / "clip")),
+        },
+    )
+    content = spec.model_dump(mode="json")
+    content["model"] = str(make_tiny_model(tmp_path / "model"))
+    content["subjects"] = [{"name": name, **subject} for name in ("one", "two")]
+    spec = StudySpec.model_validate(content)
+    storage = Storage(tmp_path / "storage", spec.name)
+    storage.root.mkdir()
+    real = ("trainables.run:execute", "trainables.resident:Resident")
+    search_run = storage.run_folder(RunKey("search", "lora", 0, "one", 0))
+
+    def trained(step: int) -> bool:
+        return any(
+            event.kind == "checkpoint" and (event.step or 0) >= step for event in read_events(search_run)
+        )
+
+    driver = Driver(spec, storage, *real)
+    driver.wait_until(lambda: trained(10))
+    worker = next(e.data["pid"] for e in reversed(read_events(search_run)) if e.kind == "started")
+    os.kill(worker, signal.SIGKILL)
+    driver.wait_until(lambda: len(attempts_of(search_run)) == 2 and trained(25))
+    driver.kill()
+    assert read_result(search_run) is None
+    outcome = Driver(spec, storage, *real).finish()
+    assert (outcome["interrupted"], outcome["failed"]) == (False, [])
+    assert_sound(spec, storage)
+    first, second, third = attempts_of(search_run)
+    assert first == 0
+    assert 10 <= second < third
+    result = read_result(search_run)
+    assert result is not None
+    assert result.attempts == 3
+    assert (result.cost["lost_seconds"] or 0) >= 0
+    assert result.value("quality") is not None
+    assert (search_run / str(result.weights)).is_dir()
