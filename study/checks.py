@@ -83,12 +83,9 @@ def _models(spec: StudySpec) -> list[str]:
 
 
 def _metric_models(spec: StudySpec) -> list[str]:
-    names = (spec.evaluation.image_encoder, spec.evaluation.clip)
-    if set(names) == {EMBEDDED}:
-        return []
-    from trainables.evaluation.encoders import check_metric_models
+    from trainables.evaluation.checks import check_evaluation
 
-    return check_metric_models(*names)
+    return check_evaluation(spec.evaluation, spec.search.metrics)
 
 
 def _optimizers(spec: StudySpec) -> Iterator[str]:

@@ -19,13 +19,7 @@ from study.report.rows import ResultsLike, Rows, prepare, section
 from study.report.tables import Table
 from study.report.tuning import METHOD, histories, importances, objective
 from study.report.verdict import Verdict, judge
-
-QUALITY_RULE = (
-    "Quality is subject fidelity times prompt fidelity, each rescaled so that the base model is 0 and real "
-    "held-out images (for "
-    "subject fidelity) or the base model's own prompt fidelity (for prompt fidelity, with images of other "
-    "prompts as 0) are 1."
-)
+from trainables.evaluation.quality import RULE as QUALITY_RULE
 
 
 @dataclass(frozen=True)
