@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pandas as pd
 
@@ -173,17 +172,7 @@ def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
         _write(copy, content)
         paths.append(str(copy))
     kept = images.assign(path=pd.Series(paths, index=images.index, dtype="str"))
-    write_csv(Results(results.frame, results.curves, kept, _plain_meta(report)), folder)
-
-
-def _plain_meta(report: Report) -> dict[str, Any]:
-    """The metadata with the order of the arms and without the place of a local store."""
-    meta = {**report.rows.meta, "arms": list(report.rows.arms)}
-    uri = meta.get("tracking_uri")
-    if isinstance(uri, str) and urlsplit(uri).scheme in ("sqlite", "file", ""):
-        meta["tracking_uri"] = f"{urlsplit(uri).scheme or 'file'}: {Path(urlsplit(uri).path).name}"
-    plain: dict[str, Any] = json.loads(json.dumps(meta, default=str))
-    return plain
+    write_csv(Results(results.frame, results.curves, kept, dict(report.rows.meta)), folder)
 
 
 def _manifest(report: Report, folder: Path) -> dict[str, Any]:

@@ -4,11 +4,14 @@ used for.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 import pandas as pd
 
@@ -97,10 +100,10 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
 
 def prepare(results: ResultsLike) -> Rows:
     """Puts the results in order; the input is not changed, and the order of its rows does not matter."""
-    meta = results.meta or {}
     frame = _frame(results.frame)
+    arms = _arm_order(results.meta or {}, frame)
+    meta = plain_meta(results.meta or {}, arms)
     names = _study_names(meta, frame)
-    arms = _arm_order(meta, frame)
     methods = {str(arm): str(method) for arm, method in zip(frame["arm"], frame["method"], strict=True)}
     rank = {arm: k for k, arm in enumerate(arms)}
     frame = frame.assign(_arm=frame["arm"].map(rank), _phase=(frame["phase"] == "confirm").astype(int))
@@ -109,6 +112,19 @@ def prepare(results: ResultsLike) -> Rows:
     curves = _curves(results.curves)
     images = _images(results.images, frame)
     return Rows(names, arms, methods, frame, curves, images, meta)
+
+
+def plain_meta(meta: Mapping[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
+    """The metadata as it is after a round trip through a file: sorted, with the order of arms kept apart.
+
+    Of a local tracking store only the name stays: reports are published, and a machine's folders are private.
+    """
+    found: dict[str, Any] = json.loads(json.dumps({**meta, "arms": arms}, default=str, sort_keys=True))
+    uri = found.get("tracking_uri")
+    if isinstance(uri, str) and urlsplit(uri).scheme in ("sqlite", "file", ""):
+        parts = urlsplit(uri)
+        found["tracking_uri"] = f"{parts.scheme or 'file'}:{PurePosixPath(parts.path).name}"
+    return found
 
 
 def section(meta: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -24,7 +24,10 @@ _LATEX = {
     "\u00a0": "~", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "–": "--", "↑": r"$\uparrow$",
     "↓": r"$\downarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "Δ": r"$\Delta$", "…": r"\dots{}",
 }  # fmt: skip
-_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>#|~$!"} | {"\n": " ", "\r": " ", "\t": " "})
+_MARKDOWN = str.maketrans(
+    {c: f"\\{c}" for c in "\\`*_{}[]#|~$!"}
+    | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " ", "\t": " "}
+)
 _ARROWS = {"max": "↑", "min": "↓"}
 
 
@@ -39,7 +42,7 @@ def escape_latex(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Makes any text harmless in Markdown, HTML in it and table bars included."""
-    return text.replace("&", "&amp;").translate(_MARKDOWN)
+    return text.translate(_MARKDOWN)
 
 
 def escape_html(text: str) -> str:
