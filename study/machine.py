@@ -173,7 +173,8 @@ def _sqlite_problems(uri: str, shown: str) -> list[str]:
 
 def _http_problem(uri: str) -> str | None:
     """Any answer at all, even a refusal for lack of credentials, shows that a server is there."""
-    request = urllib.request.Request(uri.rstrip("/") + "/health", method="GET")
+    # Without user and password, which urllib would take for a part of the host's name.
+    request = urllib.request.Request(without_credentials(uri).rstrip("/") + "/health", method="GET")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT):
             return None

@@ -1,0 +1,252 @@
+"""Plans: what would run, what is already done, what it would take; and the probe behind the estimates."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study import probe
+from study.errors import UserError
+from study.plan import duration, evaluations, make_plan, planned_keys, rough_bytes
+from study.probe import Measured, probe_machine
+from study.runs import Storage
+from study.spec import StudySpec
+from tests.study.test_spec import study_dict
+from tests.tiny import make_tiny_model
+
+COST = Measured(
+    method="",
+    seconds_per_step=0.5,
+    seconds_per_image_step=0.01,
+    evaluation_seconds=4.0,
+    preparation_seconds=1.0,
+    saving_seconds=0.5,
+    peak_memory_bytes=10**9,
+    artifact_bytes=2 * 10**6,
+    start_up_seconds=9.0,
+)
+MEASURED = {
+    "base": replace(COST, method="base", peak_memory_bytes=None, artifact_bytes=0),
+    "lora": replace(COST, method="lora"),
+    "dreambooth": replace(COST, method="dreambooth", seconds_per_step=1.0, peak_memory_bytes=2 * 10**9),
+}
+
+
+def spec(**changes: Any) -> StudySpec:
+    return StudySpec.model_validate(study_dict(**changes))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path, "small")
+
+
+def touch(storage: Storage, name: str, *files: str) -> None:
+    folder = storage.folder / "runs" / name
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_text("{}")
+
+
+def test_counts_of_a_study_that_was_never_launched(storage: Storage) -> None:
+    plan = make_plan(spec(), storage, available={"CPU": 2})
+    rows = {row["arm"]: row for row in plan.rows()}
+    assert (rows["base"]["trials"], rows["base"]["search_runs"], rows["base"]["confirm_runs"]) == (0, 0, 4)
+    assert rows["base"]["steps"] == 0, "nothing is trained"
+    assert (rows["full"]["trials"], rows["full"]["search_runs"], rows["full"]["confirm_runs"]) == (3, 3, 4)
+    assert rows["full"]["steps"] == 7 * 50
+    assert rows["cosine"]["searched"] == "learning_rate, r"
+    assert plan.runs == spec().number_of_runs() == 18
+    assert plan.progress.to_do == 18
+    assert plan.seconds is None
+    summary = "\n".join(plan.summary())
+    assert "3 arms, 6 trials, 18 runs, 700 training steps" in summary
+    assert "2 runs at once; no estimate of time without a probe" in summary
+    assert "resumes" not in summary
+    assert not storage.folder.exists(), "planning writes nothing"
+    assert set(plan.columns()) == set(plan.rows()[0])
+
+
+def test_runs_that_are_there_are_resumed(storage: Storage) -> None:
+    touch(storage, "search/cosine/0000-cat-1-s0", "events.jsonl", "result.json")
+    touch(storage, "search/cosine/0001-cat-1-s0", "events.jsonl")
+    touch(storage, "confirm/cosine/0000-dog-1-s100", "events.jsonl", "result.json")
+    touch(storage, "confirm/cosine/0000-dog-1-s999", "events.jsonl", "result.json")  # of no planned run
+    touch(storage, "confirm/cosine/notes")
+    plan = make_plan(spec(), storage, MEASURED, available={"CPU": 1})
+    row = next(row for row in plan.rows() if row["arm"] == "cosine")
+    assert (row["finished"], row["interrupted"], row["to_do"]) == (2, 1, 4)
+    assert "resumes small: 2 runs are finished, 1 interrupted ones continue, 15 are to do" in plan.summary()
+    fresh = make_plan(spec(), Storage(storage.root, "other"), MEASURED, available={"CPU": 1})
+    assert plan.seconds is not None
+    assert fresh.seconds is not None
+    assert plan.seconds < fresh.seconds
+
+
+def test_a_finished_study_takes_no_time(storage: Storage) -> None:
+    small = spec(arms={"base": {"method": "base"}})
+    for key in planned_keys(small, "base", confirmed=0):
+        touch(storage, key.name, "events.jsonl", "result.json")
+    assert make_plan(small, storage, MEASURED, available={"CPU": 1}).seconds == 0
+
+
+def test_a_changed_study_is_announced(storage: Storage) -> None:
+    storage.folder.mkdir(parents=True)
+    (storage.folder / "study.json").write_text(json.dumps(spec().record()))
+    assert make_plan(spec(), storage).changed == ()
+    changed = make_plan(spec(search={"trials": 5}), storage)
+    assert changed.changed == ("search.trials: 3 -> 5",)
+    assert "launch would refuse" in "\n".join(changed.summary())
+
+
+def test_estimates_add_up(storage: Storage) -> None:
+    one = spec(
+        arms={"full": {"method": "dreambooth", "with_prior_preservation": False}},
+        confirm={"seeds": []},
+        evaluation={"at": [0.5]},
+    )
+    assert evaluations(one, "full") == 2
+    plan = make_plan(one, storage, MEASURED, available={"CPU": 1})
+    run = 0.5 + 1.0 + 50 * 1.0 + 0.5 + 2 * 4.0  # between runs, preparation, steps, saving, evaluations
+    assert plan.arms[0].seconds == pytest.approx(3 * run)
+    # The base model's values for both subjects that are named for some phase, and the start.
+    assert plan.seconds == pytest.approx(25 + 3 * run + 3 * 4.0)
+    assert plan.memory == 2 * 10**9
+    halved = make_plan(one, storage, MEASURED, available={"CPU": 2})
+    assert halved.seconds == pytest.approx(25 + (3 * run + 3 * 4.0) / 2 + run / 2)
+    assert halved.memory == 4 * 10**9
+
+
+def test_class_images_are_counted_once_for_each_subject(storage: Storage) -> None:
+    arms = {
+        name: {"method": "dreambooth", "learning_rate": rate} for name, rate in (("a", 1e-4), ("b", 2e-4))
+    }
+    with_prior = make_plan(spec(arms=arms, training={"num_class_images": 32}), storage, MEASURED)
+    assert with_prior.once_seconds == pytest.approx(3 * 4.0 + 3 * 32 * 20 * 0.01)
+
+
+def test_disk_grows_with_whole_models(storage: Storage) -> None:
+    adapters = rough_bytes(spec(arms={"a": {"method": "lora"}}))
+    pipelines = rough_bytes(spec(arms={"a": {"method": "dreambooth"}}))
+    assert 0 < adapters < pipelines / 3
+
+
+def test_longest_runs_count_where_the_length_is_searched(storage: Storage) -> None:
+    space = {"max_train_steps": {"type": "int", "low": 10, "high": 40}}
+    plan = make_plan(spec(arms={"a": {"method": "lora", "search_space": space}}), storage)
+    assert plan.arms[0].steps == 7 * 40
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5900, "98 min"), (12_000, "3 h 20 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# ---------------------------------------------------------------------- the probe
+
+
+def test_measurements_are_kept_for_the_same_machine_and_settings(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def measure(requests: Any, processes: int) -> list[Measured]:
+        asked.append([request["config"]["method"] for request in requests])
+        return [MEASURED[request["config"]["method"]] for request in requests]
+
+    monkeypatch.setattr(probe, "_measure", measure)
+    first = probe_machine(spec(), storage)
+    assert first == MEASURED
+    assert probe_machine(spec(search={"trials": 9}), storage) == MEASURED
+    assert asked == [["base", "lora", "dreambooth"]], (
+        "a study that differs in trials alone costs the same a run"
+    )
+    probe_machine(spec(training={"train_batch_size": 1}), storage)
+    assert len(asked) == 2
+    assert not storage.folder.exists()
+
+
+def test_requests_are_short_and_demanding() -> None:
+    request = probe._request(spec(training={"lr_warmup_steps": 40}), "cosine")
+    training = request["config"]["training"]
+    assert training["max_train_steps"] < 10
+    assert training["r"] == 32, "the largest adapter of the space"
+    assert request["config"]["subject"]["name"] == "cat-1"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "sd"
+    make_tiny_model(folder)
+    return folder
+
+
+def tiny_requests(tiny: Path) -> list[dict[str, Any]]:
+    small = spec(
+        model=str(tiny),
+        evaluation={
+            "num_prompts": 2,
+            "num_inference_steps": 2,
+            "images_per_prompt": 1,
+            "num_class_images": 2,
+        },
+        training={"train_batch_size": 1, "lr_warmup_steps": 0},
+    )
+    return [probe._request(small, arm) for arm in small.arms]
+
+
+def test_the_probe_measures_every_method(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text(json.dumps(tiny_requests(tiny)))
+    probe.main(str(tmp_path / "request.json"), str(tmp_path / "result.json"))
+    base, lora, full = probe._result(tmp_path)
+    assert (base.method, lora.method, full.method) == ("base", "lora", "dreambooth")
+    assert base.seconds_per_step == 0
+    for measured in (lora, full):
+        assert measured.seconds_per_step > 0
+        assert measured.evaluation_seconds > 0
+        assert (measured.peak_memory_bytes or 0) > 10**6
+    assert 0 < (lora.artifact_bytes or 0) < (full.artifact_bytes or 0)
+    assert full.seconds_of_run(10, 1) > base.seconds_of_run(10, 1)
+
+
+def test_a_method_that_fails_in_the_probe_is_named(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("trainables.loop.train_step", out_of_memory)
+    (tmp_path / "request.json").write_text(json.dumps(tiny_requests(tiny)))
+    probe.main(str(tmp_path / "request.json"), str(tmp_path / "result.json"))
+    with pytest.raises(UserError, match="method lora failed in a short trial on this machine: out of memory"):
+        probe._result(tmp_path)
+
+
+def test_a_probe_that_dies_says_its_last_words(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("loading\nSegmentation fault\n")
+    with pytest.raises(UserError, match=r"died: loading Segmentation fault; plan with --no-probe"):
+        probe._result(tmp_path)
+
+
+def test_means_over_processes() -> None:
+    fast, slow = (
+        replace(COST, seconds_per_step=1.0),
+        replace(COST, seconds_per_step=3.0, peak_memory_bytes=None),
+    )
+    (mean,) = probe._means([[fast], [slow]])
+    assert mean.seconds_per_step == 2.0
+    assert mean.peak_memory_bytes == 10**9
+
+
+def test_the_probe_runs_in_processes_of_its_own(tiny: Path) -> None:
+    base = [request for request in tiny_requests(tiny) if request["config"]["method"] == "base"]
+    (measured,) = probe._measure(base, 1)
+    assert measured.method == "base"
+    assert measured.start_up_seconds > 0
