@@ -18,6 +18,7 @@ from typing import IO, Any
 import yaml
 
 from study.mlflow_store import MlflowStore, brief, is_missing, published_spec, spec_digest
+from study.mlflow_view import experiment_tags
 from study.parents import Child, Parents
 from study.rows import result_of
 from study.run_batches import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
@@ -193,6 +194,7 @@ class Mirror:
             {
                 "study": self.storage.study,
                 "spec_digest": spec_digest(self.storage),
+                **experiment_tags(self._spec),
                 "mlflow.note.content": f"Study {self.storage.study}. Arms by phase are the parent runs; "
                 "only the phase `confirm` is compared. `study report` reads this experiment.",
             }

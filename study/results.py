@@ -18,6 +18,7 @@ from study.mlflow_store import (
     resolve_tracking_uri,
     sqlite_path,
 )
+from study.mlflow_view import IMAGE_SECTION
 from study.provenance import without_credentials
 from study.rows import finished_rows, iso_time, make_row, parse_param, rows
 from study.runs import RunKey, Storage
@@ -246,7 +247,7 @@ def _images(store: MlflowStore, storage: Storage, found: list[Run], order: dict[
         for name in names:
             if not name.endswith(".png"):
                 continue
-            key, _, rest = name.replace("~", "/").partition("+step+")
+            key, _, rest = name.removeprefix(f"{IMAGE_SECTION}~").partition("+step+")
             row = (
                 run.data.tags["run_key"],
                 int(rest.split("+")[0]),

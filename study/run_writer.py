@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 import uuid
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from study.mlflow_store import MlflowStore
+from study.mlflow_view import IMAGE_SECTION
 from study.provenance import config_digest
 from study.run_batches import ImageFile
 from study.runs import RunKey
@@ -72,7 +74,9 @@ def log_image(store: MlflowStore, run_id: str, folder: Path, image: ImageFile, p
     if not source.exists():
         return
     name = uuid.uuid5(uuid.NAMESPACE_URL, f"{prefix}/{image.number}")
-    stem = f"{image.key.replace('/', '~')}+step+{image.step}+timestamp+{image.time}+{name}"
+    # MLflow's page makes a section of what stands before the slash, and writes the slash as ~ in file names.
+    key = re.sub(r"[^\w\-. ]", "_", image.key, flags=re.ASCII)
+    stem = f"{IMAGE_SECTION}~{key}+step+{image.step}+timestamp+{image.time}+{name}"
     with tempfile.TemporaryDirectory() as temporary, Image.open(source) as picture:
         picture.load()
         picture.save(Path(temporary) / f"{stem}.png")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from study.errors import UserError
 from study.mlflow_store import MlflowStore, check_tracking, resolve_tracking_uri, sqlite_path
+from study.mlflow_view import VIEW_QUERY
 from study.provenance import without_credentials
 from study.runs import Storage
 
@@ -56,7 +57,7 @@ def ui_command(storage: Storage, *, port: int | None = None, tracking_uri: str |
         raise UserError(
             f"MLflow at {shown} knows no study {storage.study!r}; run: study sync {storage.study}"
         )
-    page = f"/#/experiments/{experiment.experiment_id}/runs"
+    page = f"/#/experiments/{experiment.experiment_id}/runs?{VIEW_QUERY}"
     if uri.startswith("http"):
         base = without_credentials(uri).rstrip("/")
         return UiCommand((), {}, base, base + page)

@@ -265,7 +265,7 @@ def write_weights(folder: Path, log: EventLog) -> str:
     return "weights"
 
 
-def add_image(log: EventLog, folder: Path, run: FakeRun, step: int, key: str = "samples") -> None:
+def add_image(log: EventLog, folder: Path, run: FakeRun, step: int, key: str = "grid") -> None:
     """Draws a grid of 3 x 2 cells whose colours follow arm, subject and step, and logs it."""
     chance = random.Random(f"{run.key.subject}{run.arm.name}")
     image = Image.new("RGB", (96, 64))

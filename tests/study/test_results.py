@@ -171,8 +171,7 @@ def test_curves_and_images(storage: Storage, results: Results) -> None:
     assert list(mine["step"]) == [60, 120]
     for step, path in zip(mine["step"], mine["path"], strict=True):
         source = (
-            storage.run_folder(RUNS["search/lora-cosine/0001-cat-1-s0"].key)
-            / f"samples/samples-{step:06d}.png"
+            storage.run_folder(RUNS["search/lora-cosine/0001-cat-1-s0"].key) / f"samples/grid-{step:06d}.png"
         )
         assert pixels(Path(path)) == pixels(source)
 
