@@ -24,7 +24,7 @@ from study.report.verdict import judge
 from study.results import Results
 from tests.report.synthetic import ARMS, Arm, Study, make_results
 
-QUICK = Settings(resamples=500)
+QUICK = Settings(resamples=300)
 
 
 def analysed(study: Study = Study(), seed: int = 0) -> tuple[Rows, Analysis]:  # noqa: B008
@@ -290,7 +290,7 @@ def test_importance_warns_of_few_trials() -> None:
 def test_noise_has_no_importance() -> None:
     chance = np.random.default_rng(0)
     ps, shares = [], []
-    for k in range(40):
+    for k in range(25):
         found = parameter_importance("x", list(chance.uniform(0, 1, 20)), chance.normal(0, 1, 20), seed=k)
         ps.append(found.p)
         shares.append(found.share)

@@ -68,8 +68,21 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.fixture(scope="module")
+def tiny() -> Results:
+    return make_results(Study(arms=ARMS[:2], trials=1))
+
+
+@pytest.fixture(scope="module")
 def built(results: Results, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     return build_report(results, tmp_path_factory.mktemp("reports") / "made-up")
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No drawing at all, where the test is about the folder."""
+    monkeypatch.setattr(
+        build_module, "render", lambda figure: dict.fromkeys(canvas.FORMATS, figure.key.encode())
+    )
 
 
 @pytest.fixture
@@ -205,7 +218,8 @@ def test_the_same_bytes_in_another_process_from_shuffled_rows_and_from_csv(
 ) -> None:
     """Another hash seed, another clock, and the CSV files in the place of MLflow."""
     code = (
-        "import sys; from study.results import read_csv; from study.report import build_report; from pathlib import Path; "
+        "import sys; from pathlib import Path; "
+        "from study.results import read_csv; from study.report import build_report; "
         "build_report(read_csv(Path(sys.argv[1])), sys.argv[2]); "
         "print(sorted({'torch', 'ray', 'mlflow', 'optuna', 'diffusers'} & set(sys.modules)))"
     )
@@ -219,7 +233,7 @@ def test_the_same_bytes_in_another_process_from_shuffled_rows_and_from_csv(
     assert hashes(target) == hashes(built.folder)
 
 
-def test_the_seed_of_the_statistics_is_a_setting(results: Results, tmp_path: Path, undrawn: None) -> None:
+def test_the_seed_of_the_statistics_is_a_setting(results: Results, tmp_path: Path, unrendered: None) -> None:
     first = build_report(results, tmp_path / "a", rng_seed=0)
     second = build_report(results, tmp_path / "b", rng_seed=1)
     assert json.loads(second.manifest.read_text())["statistics"]["seed"] == 1
@@ -235,19 +249,19 @@ def test_the_seed_of_the_statistics_is_a_setting(results: Results, tmp_path: Pat
 
 
 def test_a_rebuild_replaces_the_report_and_leaves_nothing_beside_it(
-    results: Results, tmp_path: Path, undrawn: None
+    tiny: Results, tmp_path: Path, unrendered: None
 ) -> None:
-    build_report(results, tmp_path / "r")
+    build_report(tiny, tmp_path / "r")
     (tmp_path / "r" / "stray.txt").write_text("from an earlier version")
-    build_report(results, tmp_path / "r")
+    build_report(tiny, tmp_path / "r")
     assert not (tmp_path / "r" / "stray.txt").exists()
     assert os.listdir(tmp_path) == ["r"]
 
 
 def test_a_failing_build_leaves_the_earlier_report_whole(
-    results: Results, tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+    tiny: Results, tmp_path: Path, unrendered: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = build_report(results, tmp_path / "r")
+    files = build_report(tiny, tmp_path / "r")
     before = hashes(files.folder)
 
     def broken(*_: object) -> str:
@@ -255,15 +269,15 @@ def test_a_failing_build_leaves_the_earlier_report_whole(
 
     monkeypatch.setattr(build_module, "to_page", broken)
     with pytest.raises(RuntimeError, match="fell off"):
-        build_report(results, tmp_path / "r")
+        build_report(tiny, tmp_path / "r")
     assert hashes(files.folder) == before
     assert os.listdir(tmp_path) == ["r"]
 
 
 def test_a_failing_swap_brings_the_earlier_report_back(
-    results: Results, tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+    tiny: Results, tmp_path: Path, unrendered: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = build_report(results, tmp_path / "r")
+    files = build_report(tiny, tmp_path / "r")
     before, real = hashes(files.folder), os.replace
 
     def replace_once(source: os.PathLike[str], target: os.PathLike[str]) -> None:
@@ -273,7 +287,7 @@ def test_a_failing_swap_brings_the_earlier_report_back(
 
     monkeypatch.setattr(build_module.os, "replace", replace_once)
     with pytest.raises(UserError, match="No space left"):
-        build_report(results, tmp_path / "r")
+        build_report(tiny, tmp_path / "r")
     assert hashes(files.folder) == before
     assert os.listdir(tmp_path) == ["r"]
 
@@ -302,7 +316,7 @@ HOSTILE = (
 )
 
 
-def test_hostile_names_are_harmless_everywhere(tmp_path: Path) -> None:
+def test_hostile_names_are_harmless_everywhere(tmp_path: Path, undrawn: None) -> None:
     results = make_results(Study(arms=HOSTILE, failing=("confirm/猫-ü-🐈|`*_/0001-dog-1-s100",)))
     frame = results.frame.assign(reason="<b onmouseover=alert(2)>boom</b> 50%")
     meta = {**results.meta, "study": "<h1>x</h1>_%&", "quality_rule": "<i>rule</i> 5%"}

@@ -171,6 +171,8 @@ def draw_grid(grid: SampleGrid) -> Canvas:
     height = top + sum(heights) * inches + _GAP * len(heights)
     canvas = new_canvas(width, height)
     canvas.set_layout_engine("none")
+    ax = canvas.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))  # one for all pictures, in inches
+    ax.set_axis_off()
     y = height - top
     for row, row_height in zip(grid.rows, heights, strict=True):
         y -= row_height * inches
@@ -181,12 +183,11 @@ def draw_grid(grid: SampleGrid) -> Canvas:
         for picture, column_width in zip(row.pictures, widths, strict=True):
             if picture is not None:
                 picture = picture[:, : int((width - x) / inches)]
-                size = picture.shape[1] * inches / width, picture.shape[0] * inches / height
-                ax = canvas.add_axes((x / width, y / height, *size))
-                ax.imshow(picture, aspect="auto")
-                ax.set_axis_off()
+                right, up = x + picture.shape[1] * inches, y + picture.shape[0] * inches
+                ax.imshow(picture, extent=(x, right, y, up), aspect="auto")
             x += column_width * inches + _GAP
         y -= _GAP
+    ax.set(xlim=(0, width), ylim=(0, height))
     x = _LABEL
     for title, column_width in zip(titles, widths, strict=False):
         canvas.text(x / width, 1 - (top - 0.03) / height, title, va="bottom", fontsize=5.5, linespacing=1.1)
