@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
+from study.plan import plan_study as plan_study
 from study.runs import Storage
 from study.spec import StudySpec, load_study
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from study.checks import check_study
+from study.errors import UserError
 from study.machine import concurrency, existing, size
-from study.probe import Measured
+from study.probe import Measured, probe_machine
 from study.runs import RunKey, Storage
 from study.sections import BASE
-from study.spec import StudySpec, difference
+from study.spec import StudySpec, difference, load_study
 from trainables.config import EMBEDDED
 from trainables.events import EVENTS_FILE, RESULT_FILE
 
@@ -173,6 +175,39 @@ class Plan:
             lines.append(f"about {size(self.memory)} of memory")
         lines.append(f"about {size(self.disk)} of disk; {size(self.free_disk)} are free in {self.storage}")
         return lines
+
+
+def plan_study(
+    file: str | Path | StudySpec,
+    overrides: Iterable[str] = (),
+    root: Path = Path("storage"),
+    *,
+    address: str | None = None,
+    probe: bool = True,
+) -> Plan:
+    """Checks a study and returns what its launch would do.
+
+    Args:
+        file: As for `load_study`; or a study.
+        root: The storage folder.
+        address: Of a Ray cluster, which is joined to see its size; its machines are not probed.
+        probe: Whether to measure this machine for the estimates of time and memory.
+
+    Raises:
+        UserError: With every problem of the study.
+    """
+    spec = file if isinstance(file, StudySpec) else load_study(file, overrides)
+    problems = check_study(spec, root.absolute(), address=address)
+    if problems:
+        raise UserError(*problems)
+    storage = Storage(root.absolute(), spec.name)
+    if address:
+        from study.local_ray import cluster
+
+        with cluster(address) as joined:
+            available = {"CPU": joined.cpus, "GPU": joined.gpus}
+        return make_plan(spec, storage, available=available)
+    return make_plan(spec, storage, probe_machine(spec, storage) if probe else None)
 
 
 def make_plan(

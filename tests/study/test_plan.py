@@ -11,7 +11,7 @@ import pytest
 
 from study import probe
 from study.errors import UserError
-from study.plan import duration, evaluations, make_plan, planned_keys, rough_bytes
+from study.plan import duration, evaluations, make_plan, plan_study, planned_keys, rough_bytes
 from study.probe import Measured, probe_machine
 from study.runs import Storage
 from study.spec import StudySpec
@@ -250,3 +250,24 @@ def test_the_probe_runs_in_processes_of_its_own(tiny: Path) -> None:
     (measured,) = probe._measure(base, 1)
     assert measured.method == "base"
     assert measured.start_up_seconds > 0
+
+
+# ---------------------------------------------------------------------- plan_study
+
+
+def test_a_plan_from_a_file_checks_first(tmp_path: Path) -> None:
+    plan = plan_study(spec(), root=tmp_path / "storage", probe=False)
+    assert plan.runs == 18
+    assert plan.seconds is None
+    with pytest.raises(UserError, match="resolution 50 does not fit"):
+        plan_study(spec(training={"resolution": 50}), root=tmp_path / "storage")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_with_a_probe_has_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        probe, "_measure", lambda requests, _: [MEASURED[request["config"]["method"]] for request in requests]
+    )
+    plan = plan_study("quickstart", ["arms.dreambooth-lora.method=lora"], tmp_path)
+    assert plan.seconds is not None
+    assert "estimated from a probe" in "\n".join(plan.summary())
