@@ -37,7 +37,8 @@ def small_study(name: str = "small", *, arms: dict[str, Any] | None = None, **se
         "evaluation": {"at": [0.5]},
     }
     for section, fields in sections.items():
-        content[section] = {**content.get(section, {}), **fields}
+        merged = isinstance(fields, dict)
+        content[section] = {**content.get(section, {}), **fields} if merged else fields
     return StudySpec.model_validate(content)
 
 

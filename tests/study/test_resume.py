@@ -195,6 +195,8 @@ def test_real_training_survives_a_killed_worker_and_a_killed_driver(tmp_path: Pa
     photos = make_photos(tmp_path / "photos", count=5)
     subject = {"images": str(photos), "instance_prompt": "a sks dog", "class_prompt": "a dog", "holdout": 2}
     spec = small_study(
+        model=str(make_tiny_model(tmp_path / "model")),
+        subjects=[{"name": name, **subject} for name in ("one", "two")],
         arms={
             "base": {"method": "base"},
             "lora": {"method": "lora", "search_space": {"r": {"type": "categorical", "choices": [2, 4]}}},
@@ -213,10 +215,6 @@ def test_real_training_survives_a_killed_worker_and_a_killed_driver(tmp_path: Pa
             "clip": str(make_tiny_clip(tmp_path / "clip")),
         },
     )
-    content = spec.model_dump(mode="json")
-    content["model"] = str(make_tiny_model(tmp_path / "model"))
-    content["subjects"] = [{"name": name, **subject} for name in ("one", "two")]
-    spec = StudySpec.model_validate(content)
     storage = Storage(tmp_path / "storage", spec.name)
     storage.root.mkdir()
     real = ("trainables.run:execute", "trainables.resident:Resident")
