@@ -131,6 +131,11 @@ class Plan:
         """Names of the columns of `rows`, in order."""
         return list(self.rows()[0])
 
+    def shown(self) -> list[str]:
+        """The fewer columns of a table in a terminal; the summary says the rest."""
+        estimates = ["minutes"] if self.seconds is not None else []
+        return ["arm", "trials", "search_runs", "confirm_runs", "steps", "finished", "to_do", *estimates]
+
     def rows(self) -> list[dict[str, Any]]:
         """One row an arm, for a table."""
         return [
@@ -156,6 +161,10 @@ class Plan:
         """Lines to print below the table."""
         trials, steps, left = sum(a.trials for a in self.arms), sum(a.steps for a in self.arms), self.progress
         lines = [f"{len(self.arms)} arms, {trials} trials, {self.runs} runs, {steps:,} training steps"]
+        for arm in self.arms:
+            if arm.searched:
+                ranges = "; ".join(f"{name} {words}" for name, words in arm.searched.items())
+                lines.append(f"{arm.arm} searches {ranges}")
         if left.finished or left.interrupted:
             lines.append(
                 f"resumes {self.study}: {left.finished} runs are finished, {left.interrupted} interrupted ones "
