@@ -11,6 +11,7 @@ import json
 import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,7 @@ class Dispatcher:
         self._on_start = on_start
         self._note = note
         self._planned: dict[str, PlannedRun] = {}
+        self._deaths: Counter[str] = Counter()
 
     def touch(self) -> None:
         """Notes that something happened."""
@@ -131,11 +133,14 @@ class Dispatcher:
     def _failure(self, planned: PlannedRun, cause: str) -> tuple[str, str] | None:
         """Returns reason and message if the run must not be tried again."""
         mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self.session]
+        # A worker that cannot even begin (it lacks a package, say) leaves no attempt in the folder.
+        self._deaths[planned.key.name] += 1
+        tried = max(len(mine), self._deaths[planned.key.name])
         out_of_memory = "OutOfMemory" in cause or "memory monitor" in cause or "OOM" in cause.split("(1)")[0]
         reason = "out_of_memory" if out_of_memory else "worker_died"
-        self._note(f"{planned.key.name}: its worker died in attempt {len(mine)} ({reason})")
-        if len(mine) >= self._resources.max_attempts:
-            return reason, f"its worker died in each of {len(mine)} attempts"
+        self._note(f"{planned.key.name}: its worker died in attempt {tried} ({reason})")
+        if tried >= self._resources.max_attempts:
+            return reason, f"its worker died in each of {tried} attempts"
         known_cause = out_of_memory or crash_report(planned.folder) is not None
         stuck = len(mine) >= 2 and _place(planned, mine[-1]["after"]) == _place(planned, math.inf)
         if known_cause and stuck:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import stat
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from study.errors import UserError
 from study.execute import Outcome, Workers, launch
 from study.ledger import Ledger
 from study.local_ray import Cluster, cluster
-from study.runs import Storage
+from study.runs import RunKey, Storage
 from study.spec import StudySpec
 from tests.study.small_studies import (
     RESIDENT,
@@ -172,6 +175,39 @@ def test_a_watchdog_ends_a_silent_study_and_says_what_it_waited_for(
     storage_of(fast_path, spec)
     outcome = run(spec, storage)
     assert (outcome.interrupted, outcome.complete) == (False, 1)
+
+
+def test_a_warm_worker_that_dies_between_two_runs_is_replaced(ray_here: Cluster, fast_path: Path) -> None:
+    """Tune waits for ever for the reset of a dead actor (Ray 2.60), unless it is made to forget it."""
+    spec = small_study(
+        arms={"base": {"method": "base"}, "cosine": {"method": "lora", "lr_scheduler": "cosine"}},
+        search={"trials": 1},
+        confirm={"seeds": [100]},
+    )
+    storage = storage_of(fast_path, spec, {"search/cosine": {"step_seconds": 1.0}})
+    base = storage.run_folder(RunKey("confirm", "base", 0, "dog-1", 100))
+
+    def kill_when_idle() -> None:
+        while not (base / "result.json").exists():
+            time.sleep(0.05)
+        time.sleep(1.0)
+        os.kill(next(e.data["pid"] for e in read_events(base) if e.kind == "started"), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_when_idle, daemon=True)
+    killer.start()
+    outcome = run(spec, storage, workers=Workers(RUNNER, RESIDENT, watchdog_minutes=3))
+    killer.join(timeout=1)
+    assert not killer.is_alive()
+    assert (outcome.interrupted, outcome.failed, outcome.complete) == (False, [], 3)
+
+
+def test_a_worker_that_can_never_begin_is_given_up(ray_here: Cluster, fast_path: Path) -> None:
+    spec = small_study(
+        arms={"base": {"method": "base"}}, confirm={"seeds": [7]}, resources={"max_attempts": 2}
+    )
+    outcome = run(spec, storage_of(fast_path, spec), workers=Workers(RUNNER, "tests.study.nowhere:Nothing"))
+    assert [reason for _, reason in outcome.failed] == ["worker_died"]
+    assert not outcome.interrupted
 
 
 def test_the_hours_of_the_budget_end_a_launch(ray_here: Cluster, fast_path: Path) -> None:

@@ -126,6 +126,18 @@ def test_runs_of_a_decided_trial_that_are_under_way_are_still_ended(fast_path: P
     assert [run["state"] for run in record.runs.values()] == ["FAIL", "COMPLETE"]
 
 
+def test_several_objectives_are_searched_and_the_chosen_one_is_confirmed(fast_path: Path) -> None:
+    spec = small_study(search={"objectives": ["subject_fidelity", "prompt_fidelity"], "trials": 4})
+    storage = storage_of(fast_path, spec)
+    work(queue_of(spec, storage))
+    ledger = Ledger(storage.ledger_url, spec.name)
+    trials = ledger.trials("cosine")
+    assert all(len(trial.values) == 2 for trial in trials)
+    # The fake runner trades one for the other: all are on the front, and quality decides.
+    chosen = max(trials, key=lambda trial: trial.metrics["quality"]).number
+    assert {record.number for record in ledger.trials("cosine", "confirm")} == {chosen}
+
+
 def test_interrupted_runs_come_first_under_their_own_names(fast_path: Path) -> None:
     spec = small_study()
     storage = storage_of(fast_path, spec)
