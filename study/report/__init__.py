@@ -1,6 +1,4 @@
-"""Reports: statistics, tables, figures and pages from a study's rows. Loads pandas and matplotlib only when
-building.
-"""
+"""Reports: statistics, tables, figures and pages from rows. Loads pandas and matplotlib only when building."""
 
 from __future__ import annotations
 

@@ -108,9 +108,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ScheduleEffect:
-    """A cosine arm against the constant arm that differs from it in nothing but the schedule, for several
-    measures.
-    """
+    """A cosine arm against the constant arm that differs from it in nothing but the schedule, for several measures."""
 
     method: str
     cosine: str
@@ -125,8 +123,7 @@ class Analysis:
     Attributes:
         primary: The measure that arms are ranked by: quality, or subject fidelity where no run has a quality.
         best: The arm with the highest mean; the base model only where nothing else has a result.
-        against_best: The best arm against every other trained arm. against_base: every trained arm against
-            the
+        against_best: The best arm against every other trained arm. against_base: every trained arm against the
             untrained model. pairs: all pairs of trained arms. Each is one family of Holm's adjustment.
     """
 
@@ -271,8 +268,7 @@ def _schedules(
 def schedule_pairs(rows: Rows) -> list[tuple[str, str, str]]:
     """Pairs (method, cosine arm, constant arm): same method, names equal but for the word of the schedule.
 
-    Where names tell nothing, a method with exactly one arm of each schedule makes a pair. An arm whose
-    schedule was
+    Where names tell nothing, a method with exactly one arm of each schedule makes a pair. An arm whose schedule was
     itself searched belongs to no pair.
     """
     schedule_of: dict[str, str] = {}

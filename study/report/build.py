@@ -54,9 +54,8 @@ class ReportFiles:
 def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_seed: int = 0) -> ReportFiles:
     """Writes the report of a study into `out_dir`, replacing an earlier report there.
 
-    The same results and seed give the same bytes. Nothing is left half-written: the folder is either the
-    earlier report
-    or the new one.
+    The same results and seed give the same bytes. Nothing is left half-written: the folder is either the earlier
+    report or the new one.
 
     Args:
         results: What ``study.results.load_results`` gives.
@@ -159,9 +158,7 @@ def _write(path: Path, content: str | bytes) -> None:
 
 
 def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
-    """Writes the rows, so that this folder alone gives the same report again; of the images those that it
-    shows.
-    """
+    """Writes the rows, so that this folder alone gives the same report again; of the images those that it shows."""
     from study.results import Results, write_csv
 
     images = used_images(report.rows)

@@ -24,8 +24,8 @@ from trainables.evaluation.quality import RULE as QUALITY_RULE
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs, figures, tables and further paragraphs, in this order; `code` is titled
-    verbatim text.
+    """A heading with paragraphs, figures, tables and further paragraphs, in this order; `code` is titled verbatim
+    text.
     """
 
     key: str
@@ -108,7 +108,7 @@ def _summary(rows: Rows) -> tuple[tuple[str, str], ...]:
 def _results(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
     if rows.confirm.empty:
         text = "There is no complete confirm run, so that there is nothing to compare."
-        return Section("results", "Results", (text,))
+        return Section("results", "Results", (text,), tables=(tables.arms_table(analysis),))
     return Section(
         "results",
         "Results",

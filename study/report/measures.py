@@ -1,6 +1,4 @@
-"""Which measures the report shows, in which order; titles, units and directions come from the table of
-metrics.
-"""
+"""Which measures the report shows, in which order; titles, units and directions come from the table of metrics."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ ALL = (QUALITY, *FIDELITIES, *MORE_QUALITY, *MAIN_COSTS, *MORE_COSTS)
 
 
 def measure(name: str) -> Measure:
-    """Returns the measure called `name`; one that the table of metrics does not know is shown under its own
-    name.
-    """
+    """Returns the measure called `name`; one that the table of metrics does not know is shown under its own name."""
     if name not in METRICS:
         return Measure(name, name.replace("_", " "), "", "max", "")
     metric = METRICS[name]

@@ -1,6 +1,4 @@
-"""The rows of a study, put in order for the report: typed, completed, sorted, and split by what they may be
-used for.
-"""
+"""The rows of a study, put in order for the report: typed, completed, sorted, split by what they may serve for."""
 
 from __future__ import annotations
 
@@ -51,8 +49,7 @@ class Rows:
         study: Name of the study.
         arms: Names of all arms in the order of the study file, or of the alphabet.
         methods: Method of each arm.
-        frame: One row a run, sorted by phase, arm, trial, subject, seed; all columns of ``RUN_COLUMNS``
-            exist.
+        frame: One row a run, sorted by phase, arm, trial, subject, seed; all columns of ``RUN_COLUMNS`` exist.
         curves: One row a value: CURVE_COLUMNS, metrics under bare names, sorted.
         images: One row an image: IMAGE_COLUMNS with arm, phase, subject and seed of its run.
         meta: What else is known of the study.

@@ -1,10 +1,9 @@
 """Statistics of a comparison: pure functions on arrays; every random draw takes an explicit generator.
 
 The vocabulary is that of Agarwal et al. (2021), "Deep Reinforcement Learning at the Edge of the Statistical
-Precipice"
-(IQM, probability of improvement, bootstrap intervals). What differs: subjects are a *sample* of what could be
-taught, not
-a fixed list of tasks, so that the bootstrap resamples subjects first and runs within a subject second.
+Precipice" (IQM, probability of improvement, bootstrap intervals). What differs: subjects are a *sample* of what
+could be taught, not a fixed list of tasks, so that the bootstrap resamples subjects first and runs within a subject
+second.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ class Estimate:
     """A mean with its interval.
 
     Attributes:
-        value: Mean over subjects of the means within a subject (None without data): every subject weighs the
-            same.
+        value: Mean over subjects of the means within a subject (None without data): every subject weighs the same.
         low, high: Interval of nominal coverage `level`; None where nothing can be said (fewer than two runs).
         n: Number of runs.
         n_subjects: Number of subjects they are from.
@@ -55,9 +53,7 @@ class Estimate:
 
 
 def groups_of(values: ArrayLike, clusters: Sequence[Hashable] | None = None) -> list[Floats]:
-    """Returns the finite values of each cluster (subject), sorted by cluster; without clusters all are one
-    group.
-    """
+    """Returns the finite values of each cluster (subject), sorted by cluster; without clusters all are one group."""
     array = np.asarray(values, dtype=float).ravel()
     labels = list(clusters) if clusters is not None else [0] * array.size
     if len(labels) != array.size:
@@ -70,9 +66,8 @@ def groups_of(values: ArrayLike, clusters: Sequence[Hashable] | None = None) -> 
 def bootstrap_means(groups: Sequence[Floats], rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
     """Two-level bootstrap of the mean of group means, shape ``(resamples,)``.
 
-    Draws groups with replacement, then values with replacement within each drawn group. With one group only
-    its values
-    are resampled; with one value a group this is the ordinary bootstrap.
+    Draws groups with replacement, then values with replacement within each drawn group. With one group only its
+    values are resampled; with one value a group this is the ordinary bootstrap.
     """
     count = len(groups)
     sizes = np.array([group.size for group in groups])
@@ -96,11 +91,9 @@ def bootstrap_means(groups: Sequence[Floats], rng: np.random.Generator, resample
 def expanded_level(level: float, n: int) -> float:
     """Coverage to ask of a percentile bootstrap over `n` units so that it has about `level` on small samples.
 
-    Hesterberg (2015), "What Teachers Should Know About the Bootstrap", section 3.4 (expanded percentile
-    interval): the
-    bootstrap's variance is too small by (n - 1) / n and its tails are normal rather than Student's. Returns
-    1.0 (the
-    full range of the resamples) where the correction asks for more than the resamples hold.
+    Hesterberg (2015), "What Teachers Should Know About the Bootstrap", section 3.4 (expanded percentile interval):
+    the bootstrap's variance is too small by (n - 1) / n and its tails are normal rather than Student's. Returns 1.0
+    (the full range of the resamples) where the correction asks for more than the resamples hold.
     """
     if n < 2:
         raise ValueError(f"an interval needs at least two units, got {n}")
@@ -133,16 +126,13 @@ def mean_interval(
         rng: The generator of the resamples.
         level: Nominal coverage.
         resamples: Number of bootstrap resamples.
-        expand: Correct the percentile interval for small samples (`expanded_level`), by the number of
-            subjects, or of
-            runs where all are of one subject; the interval then speaks of that subject only.
+        expand: Correct the percentile interval for small samples (`expanded_level`), by the number of subjects, or
+            of runs where all are of one subject; the interval then speaks of that subject only.
 
     Returns:
-        The estimate. One run gives a value without an interval; no run gives a value of None. With few
-        subjects the
-        interval degenerates to the range of what was seen; where subjects differ more than seeds it covers no
-        more than
-        `coverage_bound(n_subjects)`.
+        The estimate. One run gives a value without an interval; no run gives a value of None. With few subjects the
+        interval degenerates to the range of what was seen; where subjects differ more than seeds it covers no more
+        than `coverage_bound(n_subjects)`.
     """
     groups = groups_of(values, clusters)
     n, n_subjects = sum(group.size for group in groups), len(groups)
@@ -161,9 +151,7 @@ def mean_interval(
 
 
 def iqm(values: ArrayLike) -> float | None:
-    """Interquartile mean: the mean without the lowest and the highest quarter (whole numbers of values, as
-    scipy).
-    """
+    """Interquartile mean: the mean without the lowest and the highest quarter (whole numbers of values, as scipy)."""
     array = np.asarray(values, dtype=float).ravel()
     array = array[np.isfinite(array)]
     return float(stats.trim_mean(array, 0.25)) if array.size else None
@@ -192,11 +180,9 @@ def sign_flip_test(
 ) -> float | None:
     """Two-sided p of "the two arms are exchangeable in every pair", by flipping the signs of differences.
 
-    Exact (all 2^n patterns) up to 16 units, otherwise `samples` random patterns with the observed one added,
-    so that p
-    is never 0. With `clusters`, all differences of a cluster flip together (the null then speaks of
-    subjects).
-    Returns None without data. The smallest p that n units can give is 2^(1 - n).
+    Exact (all 2^n patterns) up to 16 units, otherwise `samples` random patterns with the observed one added, so
+    that p is never 0. With `clusters`, all differences of a cluster flip together (the null then speaks of
+    subjects). Returns None without data. The smallest p that n units can give is 2^(1 - n).
     """
     groups = groups_of(differences, clusters)
     units = (
@@ -243,8 +229,8 @@ def probability_of_improvement(
     first_clusters: Sequence[Hashable] | None = None,
     second_clusters: Sequence[Hashable] | None = None,
 ) -> float | None:
-    """Chance that a run of `first` exceeds a run of `second` on the same subject, mean over common subjects;
-    ties half.
+    """Chance that a run of `first` exceeds a run of `second` on the same subject, mean over common subjects; ties
+    half.
     """
 
     def by_name(values: ArrayLike, clusters: Sequence[Hashable] | None) -> dict[Hashable, Floats]:
@@ -267,9 +253,7 @@ def _to_minimise(points: ArrayLike, directions: Sequence[Direction]) -> Floats:
 
 
 def pareto_front(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.bool_]:
-    """Returns which of the points, shape ``(n, d)``, no other dominates; equal points are all on the front,
-    NaN never.
-    """
+    """Which of the points, shape ``(n, d)``, no other dominates; equal points are all on the front, NaN never."""
     array = _to_minimise(points, directions)
     known = np.isfinite(array).all(axis=1)
     front = np.array(known, dtype=np.bool_)

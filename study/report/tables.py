@@ -1,8 +1,7 @@
 """A table is one value, drawn four times: CSV (raw numbers), Markdown, LaTeX (booktabs) and HTML.
 
-Cells hold plain text; each renderer escapes for its own language, because names of arms and messages of
-failures are the
-user's and may hold anything.
+Cells hold plain text; each renderer escapes for its own language, because names of arms and messages of failures
+are the user's and may hold anything.
 """
 
 from __future__ import annotations
@@ -156,8 +155,7 @@ def estimate_column(
     """A column of estimates in one common unit, the best and the second best marked.
 
     Args:
-        ranked: Which rows may be best (the untrained base model has no training cost worth a prize). None:
-            all.
+        ranked: Which rows may be best (the untrained base model is only the reference). None: all.
     """
     scale = scale_for(unit, [estimate.value for estimate in estimates])
     decimals = common_decimals(estimates, scale)

@@ -1,7 +1,6 @@
 """What the search saw: best score so far per trial, and which hyperparameters mattered.
 
-These numbers describe the search. None of them is a result: the best of many noisy scores is too good to be
-true.
+These numbers describe the search. None of them is a result: the best of many noisy scores is too good to be true.
 """
 
 from __future__ import annotations
@@ -180,8 +179,8 @@ def parameter_importance(
 
 
 def quantile_bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bin of each value: its own where there are few distinct ones, else at most 5 quantiles of at least 3
-    trials each.
+    """Bin of each value: its own where there are few distinct ones, else at most 5 quantiles of at least 3 trials
+    each.
     """
     distinct = np.unique(values)
     bins = int(np.clip(len(values) // 3, 2, 5))

@@ -359,7 +359,10 @@ def test_a_report_is_built_whatever_is_missing(gap: str, tmp_path: Path, undrawn
     text = Page(files.html.read_text()).text
     assert files.verdict.headline in text.replace("\xa0", " ")
     assert not re.search(r"\bnan\b", text.lower())
+    table = pd.read_csv(files.folder / "tables" / "arms.csv")  # `study launch` shows it whatever happened
+    assert list(table["arm"]) == [arm.name for arm in GAPS[gap].arms]
     if gap == "search only":
+        assert (table["n"] == 0).all()
         assert "No verdict yet" in text
         assert "The search" in text
     if gap == "one run":

@@ -90,7 +90,7 @@ def test_any_statistic_can_be_bootstrapped_over_two_levels() -> None:
 def test_interval_covers_the_truth(
     subjects: int, seeds: int, between: float, within: float, least: float
 ) -> None:
-    chance, hits, trials = rng(9), 0, 500
+    chance, hits, trials = rng(9), 0, 400
     clusters = [str(k) for k in range(subjects) for _ in range(seeds)]
     for _ in range(trials):
         values = chance.normal(0, between, subjects)[:, None] + chance.normal(0, within, (subjects, seeds))

@@ -35,9 +35,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the report: how to draw it, its caption, and what it shows in words for those who cannot
-    see it.
-    """
+    """A figure of the report: how to draw it, its caption, and what it shows in words for those who cannot see it."""
 
     key: str
     caption: str
@@ -107,7 +105,7 @@ def legend_below(
 def legend_columns(styles: dict[str, ArmStyle], arms: Iterable[str], width: float) -> int:
     """How many columns of a legend fit on `width` inches."""
     longest = max((len(styles[arm].label) for arm in arms), default=1)
-    return max(1, int((width - 0.1) / (0.55 + 0.062 * longest)))
+    return max(1, int((width - 0.1) / (0.48 + 0.055 * longest)))
 
 
 def legend_height(count: int, columns: int) -> float:

@@ -44,9 +44,7 @@ class Curves:
 
 
 def compute_curves(rows: Rows, name: str, settings: Settings) -> Curves:
-    """Estimates by step over complete confirm runs; a step at which fewer runs were evaluated has a smaller
-    n.
-    """
+    """Estimates by step over complete confirm runs; a step at which fewer runs were evaluated has a smaller n."""
     complete = rows.confirm[["run_key", "arm", "subject"]]
     values = rows.curves[
         (rows.curves["metric"] == name) & rows.curves["value"].notna() & rows.curves["step"].notna()

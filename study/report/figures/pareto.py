@@ -37,8 +37,8 @@ class FrontPoint:
 class Front:
     """Arms on a plane of two measures, in the order of x, with the base model apart.
 
-    The base model does not train: it has no place on a cost axis, and is drawn as the level that training
-    starts from.
+    The base model does not train: it has no place on a cost axis, and is drawn as the level that training starts
+    from.
     """
 
     x: str
@@ -48,9 +48,7 @@ class Front:
 
 
 def compute_front(analysis: Analysis, x: str, y: str, with_base: bool = False) -> Front:
-    """Which arms no other arm beats on both measures (compared by their means; overlaps of intervals are not
-    judged).
-    """
+    """Which arms no other arm beats on both measures (by their means; overlaps of intervals are not judged)."""
     base = next((r for r in analysis.arms if r.is_base and r.estimates[y].value is not None), None)
     known = [
         result

@@ -1,6 +1,4 @@
-"""Sample grids: the arms' images of one subject, on the same prompts and noise, under references and base
-model.
-"""
+"""Sample grids: the arms' images of one subject, on the same prompts and noise, under references and base model."""
 
 from __future__ import annotations
 
