@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from study.columns import MORE_COLUMNS, PARAM_PREFIX, RUN_COLUMNS, TRAINING
+from study.columns import COUNTS, MORE_COLUMNS, PARAM_PREFIX, RUN_COLUMNS, TRAINING
 from study.provenance import config_digest
 from study.run_batches import flat_params, latest_metrics
 from study.run_result import read_result
@@ -125,7 +125,13 @@ def finished_rows(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         key=lambda row: (_PHASES.get(row["phase"], 2), row["arm"], row["trial"], row["subject"], row["seed"]),
     )
     columns = all_columns(ordered)
-    return [{column: row.get(column) for column in columns} for row in ordered]
+    return [{column: _printable(column, row.get(column)) for column in columns} for row in ordered]
+
+
+def _printable(column: str, value: Any) -> Any:
+    """Counts are whole numbers, though MLflow keeps every metric as a float."""
+    whole = column in COUNTS and isinstance(value, float) and value.is_integer()
+    return int(value) if whole else value
 
 
 def all_columns(found: list[dict[str, Any]]) -> list[str]:

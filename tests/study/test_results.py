@@ -200,6 +200,9 @@ def test_rows_are_those_of_the_frame_and_plain_json(storage: Storage, results: R
     for row, quality in zip(again, results.frame["quality"], strict=True):
         assert row["quality"] == (None if pd.isna(quality) else quality)
     assert all(row["mlflow_run_id"] for row in again)
+    counts = [row["trainable_parameters"] for row in found if row["trainable_parameters"] is not None]
+    assert counts
+    assert all(isinstance(count, int) for count in counts)
 
 
 def test_rows_need_no_mlflow_no_pandas_and_survive_a_run_that_just_begins(storage: Storage) -> None:

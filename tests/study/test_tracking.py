@@ -190,6 +190,19 @@ def test_parents_hold_the_runs_of_an_arm_and_phase(
     assert "s3cret" not in Path(path).read_text()
 
 
+def test_the_ui_opens_on_columns_that_exist(whole: tuple[Storage, MlflowStore]) -> None:
+    _, store = whole
+    experiment = store.find_experiment()
+    assert experiment is not None
+    view = json.loads(experiment.tags["mlflow.sharedViewState.study"])
+    run = runs_by_key(store)[ONE.key.name].data
+    there = {"tags": run.tags, "metrics": run.metrics, "params": run.params}
+    for column in (*view["selectedColumns"], view["orderByKey"]):
+        group, _, name = column.partition(".")
+        assert name.strip("`") in there[group], column
+    assert len(list(store.runs({"kind": "run"}))) == len(SOME)
+
+
 def test_syncing_again_changes_nothing(whole: tuple[Storage, MlflowStore]) -> None:
     storage, store = whole
     counts = sync(storage)
