@@ -21,7 +21,7 @@ from trainables.events import EVENTS_FILE, RESULT_FILE
 
 STUDY_FILE = "study.json"
 
-_START_UP_SECONDS = 25.0  # Ray, ledger, MLflow store, and loading libraries and model in the first worker
+_START_UP_SECONDS = 15.0  # Ray, ledger and MLflow store; loading libraries and model is measured
 _BETWEEN_RUNS_SECONDS = 0.5  # handing a warm actor its next run, writing results
 _IMAGE_BYTES = 15_000  # a saved sample grid cell, generously
 _ADAPTER_SHARE = 0.03  # of the model's size: an adapter of rank 32 with its optimizer state stays below
@@ -79,6 +79,7 @@ class Plan:
     Attributes:
         concurrent: How many runs there will be at once.
         changed: How the study differs from the one of that name in the storage; a launch would refuse.
+        start_up_seconds: Until the first run begins.
         once_seconds: What is computed once for all runs: base model's values, class images.
     """
 
@@ -89,6 +90,7 @@ class Plan:
     free_disk: int
     changed: tuple[str, ...] = ()
     once_seconds: float = 0.0
+    start_up_seconds: float = 0.0
 
     @property
     def runs(self) -> int:
@@ -114,7 +116,7 @@ class Plan:
         longest = max(
             (part / max(1, arm.runs) for arm, part in zip(self.arms, parts, strict=True) if part), default=0.0
         )
-        return _START_UP_SECONDS + work / self.concurrent + (longest / 2 if self.concurrent > 1 else 0)
+        return self.start_up_seconds + work / self.concurrent + (longest / 2 if self.concurrent > 1 else 0)
 
     @property
     def memory(self) -> int | None:
@@ -243,6 +245,8 @@ def make_plan(
         free_disk=shutil.disk_usage(existing(storage.root)).free,
         changed=tuple(_changed(spec, storage)),
         once_seconds=_once_seconds(spec, measured or {}),
+        start_up_seconds=_START_UP_SECONDS
+        + max((cost.start_up_seconds for cost in (measured or {}).values()), default=0.0),
     )
 
 

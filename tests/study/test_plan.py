@@ -114,10 +114,10 @@ def test_estimates_add_up(storage: Storage) -> None:
     run = 0.5 + 1.0 + 50 * 1.0 + 0.5 + 2 * 4.0  # between runs, preparation, steps, saving, evaluations
     assert plan.arms[0].seconds == pytest.approx(3 * run)
     # The base model's values for both subjects that are named for some phase, and the start.
-    assert plan.seconds == pytest.approx(25 + 3 * run + 3 * 4.0)
+    assert plan.seconds == pytest.approx(15 + 9 + 3 * run + 3 * 4.0)
     assert plan.memory == 2 * 10**9
     halved = make_plan(one, storage, MEASURED, available={"CPU": 2})
-    assert halved.seconds == pytest.approx(25 + (3 * run + 3 * 4.0) / 2 + run / 2)
+    assert halved.seconds == pytest.approx(15 + 9 + (3 * run + 3 * 4.0) / 2 + run / 2)
     assert halved.memory == 4 * 10**9
 
 
