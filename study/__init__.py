@@ -1,6 +1,7 @@
-"""Which runs happen and what they mean: the study file, the plan, the ledger, Ray, MLflow, results and reports.
+"""Which runs happen and what they mean: study file, plan, ledger, Ray, MLflow, results, reports.
 
-The functions of a notebook are here, loaded on first use: ``load_study``, ``launch``, ``load_results``, ``build_report``.
+The functions of a notebook are here: ``load_study``, ``launch``, ``load_results``, ``build_report``. Each loads what it
+needs on first use.
 """
 
 from __future__ import annotations

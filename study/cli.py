@@ -1,4 +1,4 @@
-"""The command line: ``study validate | plan | launch | status | trials | best | report | ui | sync | generate | doctor | ls``.
+"""The command line: validate, plan, launch, status, trials, best, report, ui, sync, generate, doctor, ls.
 
 Exit codes: 0 success, 1 something failed (a run, a check), 2 the user's mistake. Data goes to the standard output,
 everything else to the standard error. Nothing heavy is imported before a command needs it.
@@ -103,7 +103,7 @@ def plan(
     from study.operations import plan_study
 
     planned = plan_study(file, overrides or [], storage, address=address, probe=probe)
-    print_rows(planned.rows(), planned.columns(), form)
+    print_rows(planned.rows(), planned.columns(), form, shown=planned.shown())
     if form is Format.table:
         for line in planned.summary():
             typer.echo(line)

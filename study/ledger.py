@@ -19,72 +19,21 @@ import datetime
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
 from study.runs import Phase, RunKey, State
 from study.samplers import derived_seed, draw, grid_points, make_sampler
+from study.trial_record import LATE_RUN_ID, ArmSearch, TrialRecord, read_trial
 from trainables.metrics_table import METRICS
 
 if TYPE_CHECKING:
     import optuna
 
-    from search_spaces.schema import SearchSpace
 
 LOCK_WAIT_SECONDS = 60
 QUALITY = "quality"
-_LATE = "mlflow_run_id:"
-
-
-@dataclass(frozen=True)
-class ArmSearch:
-    """What the ledger must know of an arm to search it.
-
-    Attributes:
-        trials: Budget; failed and pruned trials count too, or an arm that fails often would get more tries.
-        objectives: One metric, or several for a multi-objective search.
-    """
-
-    name: str
-    method: str
-    space: SearchSpace
-    trials: int
-    objectives: tuple[str, ...]
-    sampler: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """A trial as it stands in the ledger.
-
-    Attributes:
-        number: Of the search trial; a confirm record bears the number of the trial that it confirms.
-        values: One per objective; empty unless COMPLETE.
-        metrics: Means over the trial's runs.
-        subject: Only in the confirm phase; likewise `seed`.
-    """
-
-    arm: str
-    phase: Phase
-    number: int
-    state: State
-    optuna_id: int
-    params: dict[str, Any]
-    values: tuple[float, ...] = ()
-    reason: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    subject: str | None = None
-    seed: int | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has its final state."""
-        return self.state != "RUNNING"
 
 
 class Ledger:
@@ -126,7 +75,7 @@ class Ledger:
         with self._lock:
             late = study.user_attrs
             trials = study.get_trials(deepcopy=False)
-            return [_record(arm, phase, trial, late) for trial in trials if _counts(trial)]
+            return [read_trial(arm, phase, trial, late) for trial in trials if _counts(trial)]
 
     def best(self, arm: str) -> TrialRecord | None:
         """Returns the trial whose configuration is confirmed, or None if none is complete.
@@ -343,7 +292,7 @@ class Ledger:
         if study is None:
             return None
         with self._lock:
-            if late := study.user_attrs.get(_LATE + key.name):
+            if late := study.user_attrs.get(LATE_RUN_ID + key.name):
                 return str(late)
             for record in self.trials(key.arm, key.phase):
                 if found := record.runs.get(key.name, {}).get("mlflow_run_id"):
@@ -360,7 +309,7 @@ class Ledger:
                 if key.name in record.runs and not record.ended:
                     self.update_run(record, key, mlflow_run_id=run_id)
                     return
-            self._need(key.arm, key.phase).set_user_attr(_LATE + key.name, run_id)
+            self._need(key.arm, key.phase).set_user_attr(LATE_RUN_ID + key.name, run_id)
 
     # Helpers
 
@@ -389,7 +338,7 @@ class Ledger:
 
     def _read(self, arm: str, phase: Phase, optuna_id: int) -> TrialRecord:
         trial = self._storage.get_trial(optuna_id)
-        return _record(arm, phase, trial, self._need(arm, phase).user_attrs)
+        return read_trial(arm, phase, trial, self._need(arm, phase).user_attrs)
 
 
 def _open_storage(url: str) -> optuna.storages.BaseStorage:
@@ -425,27 +374,4 @@ def _dominated(gains: Sequence[float], others: Iterable[Sequence[float]]) -> boo
     return any(
         all(theirs >= mine for theirs, mine in zip(other, gains, strict=True)) and list(other) != list(gains)
         for other in others
-    )
-
-
-def _record(arm: str, phase: Phase, trial: optuna.trial.FrozenTrial, late: Mapping[str, Any]) -> TrialRecord:
-    attributes = trial.user_attrs
-    runs = {name: dict(run) for name, run in attributes.get("runs", {}).items()}
-    for name, run in runs.items():
-        run["mlflow_run_id"] = late.get(_LATE + name, run.get("mlflow_run_id"))
-    state: State = trial.state.name
-    return TrialRecord(
-        arm=arm,
-        phase=phase,
-        number=attributes["search_trial"] if phase == "confirm" else trial.number,
-        state=state,
-        optuna_id=trial._trial_id,
-        params=dict(attributes.get("params", {})),
-        values=tuple(trial.values or ()) if state == "COMPLETE" else (),
-        reason=attributes.get("reason"),
-        config=dict(attributes.get("config", {})),
-        runs=runs,
-        metrics=dict(attributes.get("metrics", {})),
-        subject=attributes.get("subject"),
-        seed=attributes.get("seed"),
     )

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from study.attempt import attempts
-from study.ledger import QUALITY, ArmSearch, Ledger, TrialRecord
+from study.ledger import QUALITY, Ledger
 from study.run_result import RunResult, read_result
 from study.runs import PlannedRun, RunKey, State, Storage
+from study.trial_record import ArmSearch, TrialRecord
 
 if TYPE_CHECKING:
     from study.spec import StudySpec

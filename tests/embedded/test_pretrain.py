@@ -21,7 +21,7 @@ def base(tmp_path: Path) -> Budget:
 
 def test_all_stages_then_export(base: Budget, tmp_path: Path) -> None:
     for stage in common.STAGES:
-        pretrain.RUN[stage](replace(base, batch=16 if stage == "image_encoder" else 4))
+        pretrain.RUN[stage](replace(base, batch=16 if stage in ("image_encoder", "grading") else 4))
     size = pretrain.export(base.work, tmp_path / "weights")
     assert 0 < size < 32e6
 

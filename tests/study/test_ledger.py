@@ -11,9 +11,10 @@ import pytest
 
 from search_spaces.schema import SearchSpace
 from study.errors import UserError
-from study.ledger import ArmSearch, Ledger, TrialRecord
+from study.ledger import Ledger
 from study.runs import RunKey
 from study.samplers import SAMPLERS, grid_points
+from study.trial_record import ArmSearch, TrialRecord
 
 SPACE = SearchSpace.model_validate(
     {
