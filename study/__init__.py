@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["build_report", "launch", "load_results", "load_study"]
 
 
-def launch(study: str | Path | StudySpec, *overrides: str, storage: str | Path = "storage", **options: Any) -> Launched:
+def launch(
+    study: str | Path | StudySpec, *overrides: str, storage: str | Path = "storage", **options: Any
+) -> Launched:
     """Runs or resumes a study; see `study.operations.launch_study` for the options and the result."""
     from study.operations import launch_study
 

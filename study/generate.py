@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from study.errors import UserError
 from study.runs import RunKey, Storage
@@ -98,6 +99,6 @@ def draw_images(
     return paths
 
 
-def _result(folder: Path) -> dict[str, object]:
-    content: dict[str, object] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+def _result(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     return content

@@ -102,7 +102,7 @@ def launch_study(
         return Launched(130 if "interrupted by" in (outcome.message or "") else 1, lines)
     table: list[dict[str, Any]] = []
     if reports is not None:
-        files = report_study(storage, reports, tracking_uri=uri)
+        files = report_study(storage, reports, tracking_uri=uri, from_folders=watchers.unsynced() is not None)
         table = result_table(files.folder)
         lines += [
             f"report: {files.html}",
@@ -166,12 +166,21 @@ def report_study(
     *,
     tracking_uri: str | None = None,
     csv_folder: Path | None = None,
+    from_folders: bool = False,
 ) -> ReportFiles:
-    """Writes the report of a study, from MLflow or from the CSV files of an earlier report."""
+    """Writes the report of a study, from MLflow or from the CSV files of an earlier report.
+
+    Args:
+        from_folders: Read the runs' own records: what a launch does when MLflow has not got everything.
+    """
+    from study.local_results import local_results
     from study.report import build_report
     from study.results import load_results
 
-    results = load_results(storage, tracking_uri=tracking_uri, csv_folder=csv_folder)
+    if from_folders:
+        results = local_results(storage)
+    else:
+        results = load_results(storage, tracking_uri=tracking_uri, csv_folder=csv_folder)
     return build_report(results, reports.absolute() / storage.study)
 
 
@@ -224,9 +233,10 @@ def best_rows(storage: Storage) -> list[dict[str, Any]]:
 
 def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[int, int]:
     """Brings MLflow up to date; returns how many runs are and how many could not be brought up to date."""
+    from study.execute import open_ledger
     from study.sync import sync
 
-    counts = sync(storage, tracking_uri)
+    counts = sync(storage, tracking_uri, ids=open_ledger(stored_spec(storage), storage))
     return counts.runs, len(counts.left)
 
 

@@ -51,16 +51,11 @@ def test_the_report_reads_frames_only() -> None:
     assert offenders(paths, "torch", "ray", "mlflow", "optuna", "diffusers", "transformers", "peft") == []
 
 
-@pytest.mark.parametrize(
-    ("room", "libraries"),
-    [
-        ("ray", {"study/execute.py", "study/worker.py", "study/search.py"}),
-    ],
-)
-def test_ray_lives_in_few_rooms(room: str, libraries: set[str]) -> None:
-    users = {name.split(" ")[0] for name in offenders(sources("study"), room)}
-    assert users, "the study does not use ray at all"
-    assert all(user.startswith("study/") and not user.startswith("study/report") for user in users)
+def test_ray_lives_in_few_rooms() -> None:
+    users = {name.split(" ")[0] for name in offenders(sources("study"), "ray")}
+    allowed = {"execute", "worker", "search", "tuning", "local_ray", "machine"}
+    assert users <= {f"study/{name}.py" for name in allowed}
+    assert "study/worker.py" in users
 
 
 def test_train_and_tune_are_not_mixed_up() -> None:
@@ -94,14 +89,9 @@ def test_files_and_functions_stay_small() -> None:
 
 
 def test_nothing_reads_pickles() -> None:
-    """Nothing from storage may be unpickled: safetensors and JSON only."""
+    """Nothing from storage may be unpickled: safetensors and JSON, or torch's loader that refuses code."""
     assert offenders(sources(*PACKAGES), "pickle", "cloudpickle", "dill", "joblib") == []
     for path in sources(*PACKAGES):
         for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr == "load"
-            ):
-                owner = node.func.value
-                assert not (isinstance(owner, ast.Name) and owner.id == "torch"), f"{path}: torch.load"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert "weights_only=True" in ast.unparse(node), f"{path.relative_to(ROOT)}:{node.lineno}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -73,7 +73,13 @@ class SubjectConfig(Frozen):
 
 
 class TrainingConfig(Frozen):
-    """Fields that every method has; a method's own class adds its own (see ``trainables/methods/``)."""
+    """Fields that every method has; a method's own class adds its own (see ``trainables/methods/``).
+
+    Defaults are those of Stable Diffusion. `EMBEDDED_DEFAULTS` names what differs for the embedded model, a thousand
+    times smaller, where a run's configuration does not say otherwise.
+    """
+
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {}
 
     # Optimisation. The warm-up applies to every schedule, constant too: a comparison of schedules
     # must not be one of warm-ups.
@@ -209,6 +215,9 @@ class RunConfig(Frozen):
         config_class = method_config_class(info.data["method"])
         if isinstance(value, TrainingConfig) and not isinstance(value, config_class):
             value = value.model_dump(exclude_unset=True)
+        model = info.data.get("model")
+        if isinstance(value, dict) and isinstance(model, ModelConfig) and model.path == EMBEDDED:
+            value = {**config_class.EMBEDDED_DEFAULTS, **value}
         return config_class.model_validate(value)
 
     def digest(self) -> str:

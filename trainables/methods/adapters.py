@@ -10,7 +10,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -47,11 +47,13 @@ class AdapterConfig(TrainingConfig):
         text_encoder_target_modules: The same for the text encoder, where `train_text_encoder` is set.
     """
 
-    learning_rate: float = Field(default=1e-3, gt=0, le=10)
-    r: int = Field(default=8, ge=1, le=4096)
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 2e-3}
+
+    learning_rate: float = Field(default=1e-4, gt=0, le=10)
+    r: int = Field(default=16, ge=1, le=4096)
     lora_alpha: float | None = Field(default=None, gt=0)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = "attention"
+    target_modules: str | tuple[str, ...] = "attention_mlp"
     init_lora_weights: bool | Literal["gaussian", "orthogonal"] = "gaussian"
     use_rslora: bool = False
     text_encoder_target_modules: str | tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")

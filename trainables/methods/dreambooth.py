@@ -7,7 +7,7 @@ The text encoder trains too if asked for. The result is a complete pipeline fold
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 class DreamBoothConfig(TrainingConfig):
     """No fields of its own: all weights train, with prior preservation unless it is switched off."""
 
-    learning_rate: float = Field(default=1e-4, gt=0, le=10)
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 4e-4}
+
+    learning_rate: float = Field(default=5e-6, gt=0, le=10)
     with_prior_preservation: bool = True
 
 
