@@ -7,10 +7,13 @@ from fixed seeds, on identities and combinations that pre-training never saw.
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +25,9 @@ from trainables.embedded.pretraining.common import to_tensor
 from trainables.embedded.pretraining.judge import read
 from trainables.embedded.pretraining.pool import PART_NAMES, PARTS, draw_pool
 from trainables.embedded.render import render
+
+if TYPE_CHECKING:
+    from trainables.resident import Resident
 
 SEED = 7
 SOLVER_STEPS = 20
@@ -242,6 +248,90 @@ def measure_clip(settings: Settings) -> list[Line]:
     return [Line("CLIP: right caption among 50", float(np.mean(right)), 0.9)]
 
 
+@dataclass(frozen=True)
+class Arm:
+    """A method in its default configuration, or without prior preservation."""
+
+    name: str
+    method: str
+    training: dict[str, Any]
+
+
+_FIGURES = (
+    "subject_fidelity_scaled",
+    "prompt_fidelity_scaled",
+    "prior_preservation",
+    "train_seconds",
+)
+ARMS = (
+    Arm("LoRA", "lora", {}),
+    Arm("DreamBooth", "dreambooth", {}),
+    Arm("DreamBooth without prior", "dreambooth", {"with_prior_preservation": False}),
+)
+
+
+def fine_tune(
+    settings: Settings, arm: Arm, subject: str, seed: int, folder: Path, resident: Resident
+) -> dict[str, float]:
+    """Train and evaluate one run with the project's own code; its figures by name."""
+    from trainables.config import RunConfig
+    from trainables.run import execute
+
+    own = settings.weights == embedded.WEIGHTS
+    run = folder / f"{arm.method}-{len(arm.training)}-{subject}-{seed}"
+    config = RunConfig.model_validate(
+        {
+            "method": arm.method,
+            "model": {"path": "embedded" if own else str(settings.weights / "generator")},
+            "subject": {"name": subject},
+            "training": arm.training,
+            "evaluation": {"num_class_images": 16},
+            "seed": seed,
+            "device": "cpu",
+            "output_dir": str(run),
+            "cache_dir": str(folder / "cache"),
+        }
+    )
+    for _ in execute(config, resident):
+        pass
+    result = json.loads((run / "result.json").read_text())
+    if result["state"] != "COMPLETE":
+        raise RuntimeError(f"{run.name}: {result['reason']}: {result['message']}")
+    return {**result["evaluation"], **result["cost"]}
+
+
+def measure_fine_tuning(settings: Settings) -> list[Line]:
+    """Default runs on held-out subjects: how far they get from the base model to real images.
+
+    Fidelity gained is 0 for the base model and 1 for real held-out images; prompt fidelity kept is 0
+    for pictures of other prompts and 1 for the base model. Class drift is the similarity of pictures
+    of the class prompt to the subject. Means over subjects and seeds, with the lowest run as a note.
+    """
+    from trainables.resident import Resident
+
+    lines, drift, resident = [], {}, Resident()
+    subjects = embedded.subject_names()[: settings.subjects]
+    with tempfile.TemporaryDirectory() as folder:
+        for arm in ARMS:
+            runs = [
+                fine_tune(settings, arm, subject, seed, Path(folder), resident)
+                for subject in subjects
+                for seed in range(settings.seeds)
+            ]
+            table = {name: np.array([run[name] for run in runs]) for name in _FIGURES}
+            gain, kept, drift[arm.name], seconds = (table[name] for name in _FIGURES)
+            bar = None if arm.training else 0.75
+            lines += [
+                Line(f"{arm.name}: fidelity gained", gain.mean(), bar, f"lowest {gain.min():.2f}"),
+                Line(f"{arm.name}: prompts kept", kept.mean(), 0.8, f"lowest {kept.min():.2f}"),
+                Line(f"{arm.name}: class drift", drift[arm.name].mean()),
+                Line(f"{arm.name}: slowest training, s", seconds.max(), 30 if bar else None,
+                     f"{len(runs)} runs, one thread", at_most=True),
+            ]  # fmt: skip
+    share = drift[ARMS[1].name].mean() / drift[ARMS[2].name].mean()
+    return [*lines, Line("drift left by prior preservation", share, 0.5, at_most=True)]
+
+
 SECTIONS: dict[str, Callable[[Settings], list[Line]]] = {
     "size": measure_size,
     "autoencoder": measure_autoencoder,
@@ -250,6 +340,7 @@ SECTIONS: dict[str, Callable[[Settings], list[Line]]] = {
     "clip": measure_clip,
     "prompts": measure_prompts,
     "kid": measure_kid,
+    "fine_tuning": measure_fine_tuning,
 }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from trainables.embedded.pretraining import autoencoder, clip, image_encoder, judge, unet
+from trainables.embedded.pretraining import autoencoder, clip, grading, image_encoder, judge, unet
 from trainables.embedded.pretraining.common import IDENTITIES, STAGES, Budget
 
 # Steps and pictures a step of the shipped weights, and minutes on one core of a 2-core machine.
@@ -23,8 +23,9 @@ SHIPPED: dict[str, tuple[int, int, float]] = {
     "judge": (1600, 64, 4),
     "image_encoder": (700, 128, 15),
     "clip": (320, 96, 6),
-    "unet": (3600, 48, 55),
-    "decoder": (2000, 8, 6),
+    "unet": (4000, 48, 59),
+    "decoder": (1200, 8, 4),
+    "grading": (240, 128, 5),
 }
 
 
@@ -71,6 +72,13 @@ def _decoder(budget: Budget) -> None:
     model.save_pretrained(budget.work / "vae-final")
 
 
+def _grading(budget: Budget) -> None:
+    from transformers import ViTModel
+
+    start = ViTModel.from_pretrained(budget.work / "image_encoder", add_pooling_layer=False)
+    grading.train(budget, start).save_pretrained(budget.work / "image_encoder-final")
+
+
 RUN: dict[str, Callable[[Budget], None]] = {
     "autoencoder": _autoencoder,
     "judge": _judge,
@@ -78,6 +86,7 @@ RUN: dict[str, Callable[[Budget], None]] = {
     "clip": _clip,
     "unet": _unet,
     "decoder": _decoder,
+    "grading": _grading,
 }
 
 
@@ -93,17 +102,21 @@ def export(state: Path, out: Path) -> int:
 
     part = out.parent / f"{out.name}.part"
     shutil.rmtree(part, ignore_errors=True)
-    vae = "vae-final" if (state / "vae-final").exists() else "vae"
+
+    def latest(name: str) -> Path:
+        final = state / f"{name}-final"
+        return final if final.exists() else state / name
+
     unet.save_generator(
         part / "generator",
-        autoencoder.AutoencoderKL.from_pretrained(state / vae),
+        autoencoder.AutoencoderKL.from_pretrained(latest("vae")),
         unet.UNet2DConditionModel.from_pretrained(state / "unet"),
         CLIPTextModel.from_pretrained(state / "text_encoder"),
     )
     clip.save(AutoModel.from_pretrained(state / "clip").half(), part / "clip")
     # An unused pooler, so that AutoModel finds every weight that it looks for.
-    encoder = ViTModel(ViTConfig.from_pretrained(state / "image_encoder"))
-    trained = ViTModel.from_pretrained(state / "image_encoder", add_pooling_layer=False)
+    encoder = ViTModel(ViTConfig.from_pretrained(latest("image_encoder")))
+    trained = ViTModel.from_pretrained(latest("image_encoder"), add_pooling_layer=False)
     encoder.load_state_dict(trained.state_dict(), strict=False)
     torch.nn.init.eye_(encoder.pooler.dense.weight)
     reader = ResNetForImageClassification.from_pretrained(state / "judge")

@@ -16,7 +16,7 @@ from trainables.embedded.pretraining.muon import Muon, split_parameters
 
 Optimizers = list[tuple[torch.optim.Optimizer, float]]
 IDENTITIES = 16384
-STAGES = ("autoencoder", "judge", "image_encoder", "clip", "unet", "decoder")
+STAGES = ("autoencoder", "judge", "image_encoder", "clip", "unet", "decoder", "grading")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,13 @@ class Pool:
         return a, b, c, d
 
 
+def pool_identity(seed: int, index: int, split: str = "pretrain") -> world.Identity:
+    """The identity of pictures `index * VIEWS` and following; classes and colours go in turn."""
+    colours = tuple(world.COLOURS)
+    rng = world.generator(seed, split, index)
+    return world.draw_identity(rng, world.CLASSES[index % 8], colours[index // 8 % 8])
+
+
 def draw_pool(identities: int, seed: int, split: str, held_out: bool = False) -> Pool:
     """`identities * VIEWS` pictures; classes and colours in turn, settings at random.
 
