@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 class DreamBoothConfig(TrainingConfig):
     """No fields of its own: all weights train, with prior preservation unless it is switched off."""
 
-    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 4e-4}
+    # The embedded text encoder reads over unknown words, so it must learn the rare token too; and in a few hundred steps
+    # a prior of full weight holds back the subject as well as the class.
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
+        "learning_rate": 4e-4,
+        "train_text_encoder": True,
+        "prior_loss_weight": 0.3,
+    }
 
     learning_rate: float = Field(default=5e-6, gt=0, le=10)
     with_prior_preservation: bool = True

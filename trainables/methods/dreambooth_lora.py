@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainables.config import TrainingConfig
 from trainables.methods import adapters
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class DreamBoothLoraConfig(adapters.AdapterConfig):
     """The adapters' fields, with prior preservation on."""
+
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 2e-3, "prior_loss_weight": 0.3}
 
     with_prior_preservation: bool = True
 
