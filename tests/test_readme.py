@@ -1,0 +1,38 @@
+"""README.md agrees with the tree and with the committed report."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    if subprocess.run(["git", "ls-files"], capture_output=True, cwd=ROOT, check=False).returncode:
+        pytest.skip("not a git checkout, so the tree cannot be listed")
+    done = subprocess.run(
+        [sys.executable, "docs/readme.py", "--check"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_link_leads_somewhere() -> None:
+    import re
+
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_committed_report_is_whole() -> None:
+    """Every file that the manifest names is there with the hash that it states."""
+    import hashlib
+    import json
+
+    folder = ROOT / "reports" / "quickstart"
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert {"report.html", "report.md"} <= set(manifest["files"])
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
