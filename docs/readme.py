@@ -88,8 +88,8 @@ def quickstart() -> str:
             "",
             *lines,
             "",
-            "Means over confirm runs with 95 % bootstrap intervals: two subjects and two seeds make them wide, and the report",
-            f"says so. The whole report: [{folder}/report.md]({folder}/report.md).",
+            "Means over confirm runs with 95 % bootstrap intervals. Two subjects and two seeds make them wide, and the",
+            f"report says so. The whole report: [{folder}/report.md]({folder}/report.md).",
         ]
     )
 
