@@ -36,3 +36,13 @@ def test_the_committed_report_is_whole() -> None:
     assert {"report.html", "report.md"} <= set(manifest["files"])
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_the_committed_report_can_be_rebuilt_from_its_data(tmp_path: Path) -> None:
+    from study.report import build_report
+    from study.results import read_csv
+
+    committed = ROOT / "reports" / "quickstart"
+    rebuilt = build_report(read_csv(committed / "data"), tmp_path / "quickstart").folder
+    for path in sorted([*committed.glob("tables/*"), committed / "report.md", committed / "data" / "runs.csv"]):
+        assert (rebuilt / path.relative_to(committed)).read_bytes() == path.read_bytes(), path.name
