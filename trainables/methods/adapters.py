@@ -47,7 +47,7 @@ class AdapterConfig(TrainingConfig):
         text_encoder_target_modules: The same for the text encoder, where `train_text_encoder` is set.
     """
 
-    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 2e-3}
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3}
 
     learning_rate: float = Field(default=1e-4, gt=0, le=10)
     r: int = Field(default=16, ge=1, le=4096)

@@ -27,9 +27,11 @@ class DreamBoothConfig(TrainingConfig):
     # The embedded text encoder reads over unknown words, so it must learn the rare token too; and in a few hundred steps
     # a prior of full weight holds back the subject as well as the class.
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
-        "learning_rate": 4e-4,
+        "learning_rate": 3e-4,
         "train_text_encoder": True,
+        "text_encoder_learning_rate": 1e-3,
         "prior_loss_weight": 0.3,
+        "max_train_steps": 130,
     }
 
     learning_rate: float = Field(default=5e-6, gt=0, le=10)
