@@ -148,10 +148,15 @@ def test_every_method_has_a_space_that_its_configuration_takes(method: str, embe
         assert valid(corner) is None
 
 
-def test_the_default_learning_rate_of_a_method_lies_in_its_embedded_range() -> None:
+def test_the_default_learning_rate_of_a_method_lies_in_its_range() -> None:
     for method in space_names():
-        rate: Any = load_space(method, embedded=True).parameters["learning_rate"]
-        assert rate.low <= method_config_class(method)().learning_rate <= rate.high
+        config_class = method_config_class(method)
+        for embedded, default in (
+            (False, config_class().learning_rate),
+            (True, config_class.EMBEDDED_DEFAULTS["learning_rate"]),
+        ):
+            rate: Any = load_space(method, embedded=embedded).parameters["learning_rate"]
+            assert rate.low <= default <= rate.high
 
 
 def test_full_fine_tuning_is_searched_at_lower_rates_than_adapters() -> None:
