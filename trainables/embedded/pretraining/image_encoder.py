@@ -41,7 +41,7 @@ def pick_identities(rng: np.random.Generator, identities: int, count: int) -> np
         for _ in range(groups)
     ]
     free = rng.choice(identities, count, replace=False)
-    return np.unique(np.concatenate([*chosen, free]))[rng.permutation(count)[:count]]
+    return rng.permutation(np.unique(np.concatenate([*chosen, free])))[:count]
 
 
 def embed(model: ViTModel, images: torch.Tensor) -> torch.Tensor:
