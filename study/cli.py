@@ -131,7 +131,11 @@ def launch(
         reports=reports if report else None,
     )
     if launched.table:
-        print_table(launched.table, list(launched.table[0]), title="Confirm runs: mean with 95 % interval")
+        print_table(
+            launched.table,
+            list(launched.table[0]),
+            title="Confirm runs: means, and the 95 % interval of quality",
+        )
     for line in launched.lines:
         typer.echo(line)
     raise typer.Exit(launched.exit_code)

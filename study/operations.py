@@ -267,30 +267,27 @@ def _command(verb: str, storage: Storage) -> str:
 
 
 def result_table(folder: Path) -> list[dict[str, Any]]:
-    """Returns the main table of a report in a form that fits a terminal: means with intervals, a row an arm."""
+    """Returns the main table of a report in a form that fits 80 columns: a row an arm, quality with its interval."""
     import csv
 
     with (folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
-    shown = {
-        "quality": "quality",
-        "subject_fidelity": "subject",
-        "prompt_fidelity": "prompt",
-        "train_seconds": "train s",
-    }
+    means = {"subject_fidelity": "subject", "prompt_fidelity": "prompt", "train_seconds": "train s"}
     return [
         {
             "arm": row["arm"],
             "n": row.get("n"),
-            **{title: _interval(row, name) for name, title in shown.items()},
+            "quality": _number(row.get("quality")),
+            "95 %": _interval(row.get("quality_low"), row.get("quality_high")),
+            **{title: _number(row.get(name)) for name, title in means.items()},
         }
         for row in found
     ]
 
 
-def _interval(row: dict[str, str], name: str) -> str | None:
-    value, low, high = (row.get(key) or None for key in (name, f"{name}_low", f"{name}_high"))
-    if value is None:
-        return None
-    text = f"{float(value):.3g}"
-    return text if low is None or high is None else f"{text} [{float(low):.3g}, {float(high):.3g}]"
+def _number(text: str | None) -> float | None:
+    return float(f"{float(text):.3g}") if text else None
+
+
+def _interval(low: str | None, high: str | None) -> str | None:
+    return f"{float(low):.2f} .. {float(high):.2f}" if low and high else None
