@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-quickstart: $(READY)  ## run the quickstart study on the embedded model and write its report (about 8 minutes)
+quickstart: $(READY)  ## run the quickstart study on the embedded model and write its report (about 6 minutes)
 	$(BIN)/study launch quickstart
 
 test: $(READY)  ## the whole default test suite (no network, no GPU)
