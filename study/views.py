@@ -11,7 +11,10 @@ from enum import StrEnum
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+
+PROSE = 24  # characters from which a cell with spaces may be broken into lines
 
 
 class Format(StrEnum):
@@ -37,7 +40,7 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.3g}"
     return str(value)
 
 
@@ -71,15 +74,21 @@ def print_rows(
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> None:
     """Prints rows as a table to the standard output; numbers are right-aligned."""
     console = Console()
-    table = Table(title=title, box=None, header_style="bold", title_justify="left", padding=(0, 2, 0, 0))
-    for position, column in enumerate(columns):
+    table = Table(title=title, box=None, header_style="bold", title_justify="left", padding=(0, 1, 0, 0))
+    wraps = False
+    for column in columns:
         numeric = any(isinstance(row.get(column), int | float) for row in rows)
+        prose = any(" " in str(row.get(column)) and len(str(row.get(column))) > PROSE for row in rows)
+        wraps = wraps or prose
         table.add_column(
-            column.replace("_", " "),
+            column.replace("_", "\n"),
             justify="right" if numeric else "left",
             overflow="fold",
-            no_wrap=position == 0,
+            no_wrap=not prose,
         )
     for row in rows:
         table.add_row(*(cell(row.get(column)) for column in columns), style=None)
+    if not wraps:  # a number that is cut is a wrong number: rather let the terminal break the line
+        natural = Measurement.get(console, console.options.update(width=10_000), table).maximum
+        console.width = max(console.width, natural)
     console.print(table)

@@ -44,5 +44,7 @@ def test_the_committed_report_can_be_rebuilt_from_its_data(tmp_path: Path) -> No
 
     committed = ROOT / "reports" / "quickstart"
     rebuilt = build_report(read_csv(committed / "data"), tmp_path / "quickstart").folder
-    for path in sorted([*committed.glob("tables/*"), committed / "report.md", committed / "data" / "runs.csv"]):
+    for path in sorted(
+        [*committed.glob("tables/*"), committed / "report.md", committed / "data" / "runs.csv"]
+    ):
         assert (rebuilt / path.relative_to(committed)).read_bytes() == path.read_bytes(), path.name

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class DreamBoothConfig(TrainingConfig):
     """No fields of its own: all weights train, with prior preservation unless it is switched off."""
 
-    # The embedded text encoder reads over unknown words, so it must learn the rare token too; and in a few hundred steps
-    # a prior of full weight holds back the subject as well as the class.
+    # The embedded text encoder reads over unknown words, so it must learn the rare token too; and in a few hundred
+    # steps a prior of full weight holds back the subject as well as the class.
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
         "learning_rate": 3e-4,
         "train_text_encoder": True,
