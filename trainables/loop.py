@@ -1,7 +1,6 @@
 """The training loop: `train_step` is the mathematics of one step, `train` calls it and reports.
 
-Speed comes from what is not here: no data loader, no synchronisation with the device inside a stretch of
-    steps, no
+Speed comes from what is not here: no data loader, no synchronisation with the device inside a stretch of steps, no
 encoding of images or of prompts that stay the same.
 """
 
