@@ -97,7 +97,9 @@ def serve(storage: Storage, *, port: int | None = None, tracking_uri: str | None
         return 0
     print(f"Starting the MLflow UI at {command.base} ...", file=sys.stderr, flush=True)
     log = storage.folder / "ui.log"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive a terminated `study ui`
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # or the server would outlive a terminated `study ui`
     process = start(command, log)
     try:
         if not wait_until_up(command, process):
