@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from study.provenance import without_credentials
+
 PACKAGES = (
     "ray", "torch", "diffusers", "transformers", "peft", "accelerate", "optuna", "mlflow", "pandas", "safetensors",
 )  # fmt: skip
@@ -108,7 +110,7 @@ def _settings() -> list[Finding]:
         "CUDA_VISIBLE_DEVICES",
     )
     findings = [
-        Finding(name, None, _without_credentials(os.environ[name])) for name in names if name in os.environ
+        Finding(name, None, without_credentials(os.environ[name])) for name in names if name in os.environ
     ]
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
@@ -116,8 +118,3 @@ def _settings() -> list[Finding]:
         remedy = "private" if private else f"readable by others; run: chmod 600 {token}"
         findings.append(Finding("ray token", private, remedy))
     return findings
-
-
-def _without_credentials(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from study.errors import UserError
+from study.run_result import read_result
 from study.runs import RunKey, Storage
 from trainables.config import RunConfig
 from trainables.events import RESULT_FILE, RUN_FILE
@@ -28,7 +27,7 @@ def find_run(storage: Storage, name: str) -> Path:
             if "/" not in name
             else []
         )
-        complete = [path for path in found if _result(path)["state"] == "COMPLETE"]
+        complete = [path for path in found if _is_complete(path)]
         confirm = [path for path in complete if path.parent.parent.name == "confirm"] or complete
         if not confirm:
             arms = sorted({path.name for path in runs.glob("*/*")})
@@ -36,8 +35,8 @@ def find_run(storage: Storage, name: str) -> Path:
                 f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
                 f"arms with runs: {', '.join(arms) or 'none'}"
             ) from None
-        return max(confirm, key=lambda path: _result(path)["evaluation"].get("quality") or 0.0)
-    if not (folder / RESULT_FILE).exists() or _result(folder)["state"] != "COMPLETE":
+        return max(confirm, key=_quality)
+    if not _is_complete(folder):
         raise UserError(
             f"run {name!r} is not complete; `study trials {storage.study}` shows the state of each run"
         )
@@ -67,7 +66,8 @@ def draw_images(
     """
     folder = find_run(storage, run)
     config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
-    weights = _result(folder).get("weights")
+    result = read_result(folder)
+    weights = result.weights if result is not None else None
 
     import torch
 
@@ -99,6 +99,11 @@ def draw_images(
     return paths
 
 
-def _result(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    return content
+def _is_complete(folder: Path) -> bool:
+    result = read_result(folder)
+    return result is not None and result.state == "COMPLETE"
+
+
+def _quality(folder: Path) -> float:
+    result = read_result(folder)
+    return (result.value("quality") if result is not None else None) or 0.0

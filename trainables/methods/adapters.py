@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -95,6 +96,33 @@ class AdapterConfig(TrainingConfig):
         """What the product of the two adapter matrices is multiplied with."""
         alpha = self.r if self.lora_alpha is None else self.lora_alpha
         return alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+@dataclass(frozen=True)
+class AdapterMethod:
+    """A method (see ``protocol.py``) that trains adapters; what differs stands in its configuration class."""
+
+    name: str
+    title: str
+    config_class: type[TrainingConfig]
+    trains: bool = True
+    artifact: str = "adapter"
+
+    def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
+        """Injects the adapters."""
+        return attach_adapters(backbone, config, generator)
+
+    def detach(self, backbone: Backbone) -> None:
+        """Removes the adapters."""
+        detach_adapters(backbone)
+
+    def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
+        """Writes ``pytorch_lora_weights.safetensors``."""
+        save_adapters(backbone, folder)
+
+    def load(self, pipeline: Any, folder: Path) -> Any:
+        """Loads the adapters by ``load_lora_weights``."""
+        return load_adapters(pipeline, folder)
 
 
 def attach_adapters(
