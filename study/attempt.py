@@ -50,7 +50,9 @@ class Order:
         session: Names the driver's life; attempts of another session ended with their driver.
         runner: ``module:function`` that yields the run's events.
         resident: ``module:class`` of what stays loaded between runs, or empty.
-        cpus: Also the number of torch's threads.
+        cpus: Of each worker; also the number of torch's threads.
+        gpus: Of each worker.
+        workers: Processes that train the run together.
     """
 
     key: str
@@ -62,6 +64,7 @@ class Order:
     resident: str
     cpus: float
     gpus: float
+    workers: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """As Tune takes it."""

@@ -195,15 +195,18 @@ def concurrency(spec: StudySpec, joined: Cluster) -> int:
         UserError: If not a single run fits and nothing says that the cluster will grow.
     """
     resources = spec.resources
-    places = joined.places(resources.cpus_per_run, resources.gpus_per_run)
+    workers = resources.num_workers
+    # Whole teams only: two halves of teams would wait for each other.
+    places = joined.places(resources.worker_cpus, resources.worker_gpus) // workers
     wanted = resources.max_concurrent_runs
     if wanted is not None and not joined.local:
         return wanted  # runs that wait for room are what makes a cluster grow
     if places < 1:
         where = "this machine" if joined.local else "the cluster"
+        cpus, gpus = workers * resources.worker_cpus, workers * resources.worker_gpus
+        fields = "num_workers, cpus_per_worker, gpus_per_worker" if workers > 1 else "cpus_per_run, gpus_per_run"
         raise UserError(
-            f"a run needs {resources.cpus_per_run} CPUs and {resources.gpus_per_run:g} GPUs "
-            f"(resources.cpus_per_run, gpus_per_run), but {where} has {joined.cpus:g} CPUs and "
+            f"a run needs {cpus} CPUs and {gpus:g} GPUs (resources.{fields}), but {where} has {joined.cpus:g} CPUs and "
             f"{joined.gpus:g} GPUs; ask for less, or give the --address of a larger cluster (for one that "
             "grows on demand set resources.max_concurrent_runs as well)"
         )

@@ -58,38 +58,47 @@ def check_resources(resources: Resources, available: Mapping[str, float] | None 
     cpus = usable_cpus() if available is None else available.get("CPU", 0)
     gpus = count_gpus() if available is None else available.get("GPU", 0)
     problems = []
-    if resources.cpus_per_run > cpus:
-        problems.append(
-            f"each run asks for {resources.cpus_per_run} CPUs, but {where} has {cpus:g}; "
-            "lower resources.cpus_per_run"
-        )
-    if resources.gpus_per_run > gpus:
+    if resources.num_workers * resources.worker_cpus > cpus:
+        asked, remedy = _asked(resources, "CPUs", resources.worker_cpus, "cpus")
+        problems.append(f"each run asks for {asked}, but {where} has {cpus:g}; {remedy}")
+    if resources.num_workers * resources.worker_gpus > gpus:
+        asked, remedy = _asked(resources, "GPUs" if gpus else "GPU", resources.worker_gpus, "gpus")
         if gpus == 0:
-            remedy = "set resources.gpus_per_run to 0, or join a cluster that has GPUs with --address"
-            problems.append(
-                f"each run asks for {resources.gpus_per_run:g} GPU, but {where} has none; {remedy}"
-            )
-        else:
-            problems.append(
-                f"each run asks for {resources.gpus_per_run:g} GPUs, but {where} has {gpus:g}; "
-                "lower resources.gpus_per_run"
-            )
+            field = _field(resources, "gpus")
+            remedy = f"set resources.{field} to 0, or join a cluster that has GPUs with --address"
+        has = f"{gpus:g}" if gpus else "none"
+        problems.append(f"each run asks for {asked}, but {where} has {has}; {remedy}")
     return problems
 
 
+def _asked(resources: Resources, unit: str, each: float, kind: str) -> tuple[str, str]:
+    """What a run asks for, in words, and how to ask for less."""
+    field = _field(resources, kind)
+    if resources.num_workers == 1:
+        return f"{each:g} {unit}", f"lower resources.{field}"
+    total = resources.num_workers * each
+    words = f"{total:g} {unit} ({resources.num_workers} workers with {each:g} each)"
+    return words, f"lower resources.num_workers or resources.{field}"
+
+
+def _field(resources: Resources, kind: str) -> str:
+    """The field that decides how many CPUs or GPUs a worker gets."""
+    given = getattr(resources, f"{kind}_per_worker") is not None
+    return f"{kind}_per_worker" if given or resources.num_workers > 1 else f"{kind}_per_run"
+
+
 def concurrency(resources: Resources, available: Mapping[str, float] | None = None) -> int:
-    """Returns how many runs there can be at once, at least 1."""
+    """Returns how many runs there can be at once, each with all its workers; at least 1."""
     cpus = usable_cpus() if available is None else available.get("CPU", 0)
     gpus = count_gpus() if available is None else available.get("GPU", 0)
-    most = int(cpus // resources.cpus_per_run)
-    if resources.gpus_per_run > 0:
+    workers = int(cpus // resources.worker_cpus)
+    if resources.worker_gpus > 0:
         # A run of a fraction never straddles two GPUs.
         per_gpu = (
-            int(1 / resources.gpus_per_run + 1e-9)
-            if resources.gpus_per_run <= 1
-            else 1 / resources.gpus_per_run
+            int(1 / resources.worker_gpus + 1e-9) if resources.worker_gpus <= 1 else 1 / resources.worker_gpus
         )
-        most = min(most, int(gpus * per_gpu))
+        workers = min(workers, int(gpus * per_gpu))
+    most = workers // resources.num_workers
     return max(1, min(most, resources.max_concurrent_runs or most))
 
 

@@ -22,6 +22,7 @@ from trainables.events import EVENTS_FILE, RESULT_FILE
 STUDY_FILE = "study.json"
 
 _START_UP_SECONDS = 15.0  # Ray, ledger and MLflow store; loading libraries and model is measured
+_TEAM_SECONDS = 10.0  # starting the processes of a run with several workers, which are not kept warm
 _BETWEEN_RUNS_SECONDS = 0.5  # handing a warm actor its next run, writing results
 _IMAGE_BYTES = 15_000  # a saved sample grid cell, generously
 _ADAPTER_SHARE = 0.03  # of the model's size: an adapter of rank 32 with its optimizer state stays below
@@ -50,7 +51,7 @@ class ArmPlan:
         steps: Optimizer steps of all its runs, at most (early stopping and failures make it fewer).
         searched: What is searched, in words.
         seconds: Estimated device-seconds (one run after another) of what is left to do; None without a probe.
-        memory: Estimated peak bytes of one run, or None.
+        memory: Estimated peak bytes of one run, all its workers together, or None.
         disk: Estimated bytes that its runs will add to the storage.
     """
 
@@ -78,6 +79,7 @@ class Plan:
 
     Attributes:
         concurrent: How many runs there will be at once.
+        workers: Processes that train each run together.
         changed: How the study differs from the one of that name in the storage; a launch would refuse.
         start_up_seconds: Until the first run begins.
         once_seconds: What is computed once for all runs: base model's values, class images.
@@ -88,6 +90,7 @@ class Plan:
     arms: tuple[ArmPlan, ...]
     concurrent: int
     free_disk: int
+    workers: int = 1
     changed: tuple[str, ...] = ()
     once_seconds: float = 0.0
     start_up_seconds: float = 0.0
@@ -176,6 +179,7 @@ class Plan:
             lines.append("launch would refuse: a study of this name but another content is in the storage:")
             lines += [f"  {line}" for line in self.changed]
         together = f"{self.concurrent} run{'s' if self.concurrent > 1 else ''} at once"
+        together += f" by {self.workers} workers each" if self.workers > 1 else ""
         if self.seconds is None:
             lines.append(f"{together}; no estimate of time without a probe")
         else:
@@ -242,6 +246,7 @@ def make_plan(
         storage=storage.root,
         arms=arms,
         concurrent=concurrency(spec.resources, available),
+        workers=spec.resources.num_workers,
         free_disk=shutil.disk_usage(existing(storage.root)).free,
         changed=tuple(_changed(spec, storage)),
         once_seconds=_once_seconds(spec, measured or {}),
@@ -310,10 +315,15 @@ def _arm_plan(
     )
     if cost is None:
         return plan
-    each = _BETWEEN_RUNS_SECONDS + cost.seconds_of_run(steps, evaluations(spec, name))
+    workers = 1 if arm.method == BASE else spec.resources.num_workers
+    each = _BETWEEN_RUNS_SECONDS + cost.seconds_of_run(steps, evaluations(spec, name), workers)
+    if workers > 1:
+        each += _TEAM_SECONDS + cost.start_up_seconds
     # An interrupted run has on average half of its work behind it.
     return replace(
-        plan, seconds=each * (progress.to_do + progress.interrupted / 2), memory=cost.peak_memory_bytes
+        plan,
+        seconds=each * (progress.to_do + progress.interrupted / 2),
+        memory=cost.peak_memory_bytes and cost.peak_memory_bytes * workers,
     )
 
 

@@ -67,9 +67,9 @@ class Measured:
     artifact_bytes: int | None
     start_up_seconds: float
 
-    def seconds_of_run(self, steps: int, evaluations: int) -> float:
-        """Returns the estimated wall seconds of a run in a warm worker."""
-        training = 0.0 if self.method == BASE else steps * self.seconds_per_step + self.saving_seconds
+    def seconds_of_run(self, steps: int, evaluations: int, workers: int = 1) -> float:
+        """Returns the estimated wall seconds of a run, its workers being ready; at best they share evenly."""
+        training = 0.0 if self.method == BASE else steps * self.seconds_per_step / workers + self.saving_seconds
         return self.preparation_seconds + training + evaluations * self.evaluation_seconds
 
 
@@ -94,7 +94,7 @@ def probe_machine(spec: StudySpec, storage: Storage) -> dict[str, Measured]:
         else:
             requests.append(request)
     if requests:
-        for measured in _measure(requests, min(concurrency(spec.resources), _MOST_PROCESSES)):
+        for measured in _measure(requests, _processes(spec)):
             found[measured.method] = measured
             _write(places[measured.method], measured)
     return {method: found[method] for method in places}
@@ -120,8 +120,8 @@ def _request(spec: StudySpec, arm: str) -> dict[str, Any]:
         subject=spec.subject(subject),
         training=training,
         evaluation=spec.evaluation,
-        device="cuda" if spec.resources.gpus_per_run > 0 else "cpu",
-        cpu_threads=spec.resources.cpus_per_run,
+        device="cuda" if spec.resources.worker_gpus > 0 else "cpu",
+        cpu_threads=spec.resources.worker_cpus,
         output_dir="",
         cache_dir="",
     )
@@ -137,12 +137,17 @@ def _digest(request: Mapping[str, Any], spec: StudySpec) -> str:
         "cores": usable_cpus(),
         "gpus": count_gpus(),
         "versions": {name: versions[name] for name in ("torch", "diffusers", "peft") if name in versions},
-        "processes": min(concurrency(spec.resources), _MOST_PROCESSES),
+        "processes": _processes(spec),
         "model": _model_stamp(spec),
         "version": _VERSION,
     }
     text = json.dumps({"machine": machine, "request": request}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _processes(spec: StudySpec) -> int:
+    """How many processes measure at once: as many as will train, up to a point."""
+    return min(concurrency(spec.resources) * spec.resources.num_workers, _MOST_PROCESSES)
 
 
 def _model_stamp(spec: StudySpec) -> list[Any]:

@@ -22,6 +22,7 @@ from study.sections import (
     Arm,
     Budget,
     ConfirmSpec,
+    Resources,
     SearchSpec,
     arm_space,
     merged_training,
@@ -45,6 +46,7 @@ class Sections:
     confirm: ConfirmSpec | None = None
     budget: Budget | None = None
     evaluation: EvaluationConfig | None = None
+    resources: Resources | None = None
 
     @classmethod
     def of(cls, spec: Any) -> Sections:
@@ -320,6 +322,38 @@ def _grid(sections: Sections) -> Iterator[Problem]:
             )
 
 
+def _workers(sections: Sections) -> Iterator[Problem]:
+    """Every worker of a run needs a part of every batch."""
+    workers = sections.resources.num_workers if sections.resources is not None else 1
+    if workers == 1:
+        return
+    training, budget = sections.training or {}, sections.budget or Budget()
+    model, name = sections.model or ModelConfig(), "train_batch_size"
+    least: dict[str, float] = {}
+    for arm_name, arm in (sections.arms or {}).items():
+        if arm.method == BASE:
+            continue
+        try:
+            dimension = arm_space(arm, training, budget, model).parameters.get(name)
+        except ValidationError:
+            continue
+        values = dimension.probes() if dimension is not None else [_fixed(name, arm, training, budget)]
+        least[arm_name] = min((value for value in values if isinstance(value, int | float)), default=workers)
+    smallest = min(least, key=lambda arm_name: least[arm_name], default=None)
+    if smallest is not None and least[smallest] < workers:
+        most = f"{least[smallest]:g}"
+        yield (
+            ("resources", "num_workers"),
+            f"is {workers}, but arm {smallest!r} trains on batches of {most} images ({name}, the whole batch "
+            f"of a run), and each worker needs at least one of them; take {most} workers or fewer, or "
+            f"batches of at least {workers}",
+        )
+
+
+def _fixed(name: str, arm: Arm, training: Mapping[str, Any], budget: Budget) -> Any:
+    return merged_training(training, budget, arm.fixed, {}).get(name, method_defaults(arm.method).get(name))
+
+
 RULES: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     _subjects,
     _seeds,
@@ -328,6 +362,7 @@ RULES: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     _arms,
     _duplicate_arms,
     _grid,
+    _workers,
 )
 
 

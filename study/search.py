@@ -24,6 +24,7 @@ from study.attempt import Order, attempts, crash_report, order_stop
 from study.queue import RunQueue
 from study.run_result import read_result, write_failure
 from study.runs import PlannedRun
+from study.sections import BASE
 from trainables.events import read_events
 
 if TYPE_CHECKING:
@@ -91,8 +92,9 @@ class Dispatcher:
             session=self.session,
             runner=self._runner,
             resident=self._resident,
-            cpus=float(self._resources.cpus_per_run),
-            gpus=float(self._resources.gpus_per_run),
+            cpus=float(self._resources.worker_cpus),
+            gpus=float(self._resources.worker_gpus),
+            workers=self._resources.num_workers if planned.config.method != BASE else 1,
         )
 
     def ended(self, trial_id: str) -> None:

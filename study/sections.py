@@ -202,26 +202,70 @@ class Budget(Frozen):
 
 
 class Resources(Frozen):
-    """What Ray reserves for a run. Not part of the study's identity: a resume may use another machine.
+    """What Ray reserves for a run. Not part of the study's identity: a resume may use another machine, and
+    another number of workers.
 
     Attributes:
-        gpus_per_run: GPUs; fractions share one.
+        cpus_per_run: Of a run that one process trains; also its threads on the CPU.
+        gpus_per_run: GPUs of such a run; fractions share one.
+        num_workers: Processes that train one run together, each on its slice of every batch.
+        cpus_per_worker: Of each of them; None: 1.
+        gpus_per_worker: 0 or 1; None: 0.
         max_concurrent_runs: None: as many as the cluster's CPUs and GPUs hold.
         max_attempts: How often a run that crashes is started.
     """
 
     cpus_per_run: int = Field(default=1, ge=1)
     gpus_per_run: float = Field(default=0, ge=0)
+    num_workers: int = Field(default=1, ge=1)
+    cpus_per_worker: int | None = Field(default=None, ge=1)
+    gpus_per_worker: int | None = Field(default=None, ge=0)
     max_concurrent_runs: int | None = Field(default=None, ge=1)
     max_attempts: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
-    def _whole_gpus(self) -> Self:
+    def _fit_together(self) -> Self:
+        problems: list[tuple[tuple[str, ...], str]] = []
         if self.gpus_per_run > 1 and self.gpus_per_run != int(self.gpus_per_run):
-            raise RuleError(
-                [(("gpus_per_run",), f"above 1 must be a whole number, got {self.gpus_per_run:g}")]
+            problems.append((("gpus_per_run",), f"above 1 must be a whole number, got {self.gpus_per_run:g}"))
+        for kind in ("cpus", "gpus"):
+            # A default that is written out, as study.json does, says nothing.
+            run, worker = getattr(self, f"{kind}_per_run"), getattr(self, f"{kind}_per_worker")
+            if run == type(self).model_fields[f"{kind}_per_run"].default:
+                continue
+            if worker is not None:
+                what = f"stands beside {kind}_per_worker: {worker}; give one of them"
+                problems.append(((f"{kind}_per_run",), f"{run:g} {what}"))
+            elif self.num_workers > 1:
+                each = max(1, int(run // self.num_workers)) if kind == "cpus" else 1
+                problems.append(
+                    (
+                        (f"{kind}_per_run",),
+                        f"{run:g} is for runs with one worker, but num_workers is {self.num_workers}; "
+                        f"write {kind}_per_worker: {each} (of each worker) instead",
+                    )
+                )
+        if self.gpus_per_worker is not None and self.gpus_per_worker > 1:
+            problems.append(
+                (
+                    ("gpus_per_worker",),
+                    f"must be 0 or 1, since a worker computes on one GPU, got {self.gpus_per_worker}; "
+                    "for more GPUs take more workers (num_workers)",
+                )
             )
+        if problems:
+            raise RuleError(problems)
         return self
+
+    @property
+    def worker_cpus(self) -> int:
+        """CPUs of each worker of a run."""
+        return self.cpus_per_worker or self.cpus_per_run
+
+    @property
+    def worker_gpus(self) -> float:
+        """GPUs of each worker of a run."""
+        return self.gpus_per_run if self.gpus_per_worker is None else self.gpus_per_worker
 
 
 class Tracking(Frozen):

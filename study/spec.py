@@ -147,8 +147,8 @@ class StudySpec(Frozen):
             training=self.method_config(key.arm, params),
             evaluation=self.evaluation,
             seed=key.seed,
-            device="cuda" if self.resources.gpus_per_run > 0 else "cpu",
-            cpu_threads=self.resources.cpus_per_run,
+            device="cuda" if self.resources.worker_gpus > 0 else "cpu",
+            cpu_threads=self.resources.worker_cpus,
             output_dir=str(storage.run_folder(key)),
             cache_dir=str(storage.cache),
         )

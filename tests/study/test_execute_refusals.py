@@ -34,6 +34,10 @@ def test_how_many_runs_at_once() -> None:
     assert at_once(16, 2, gpus_per_run=0.5) == 4
     assert at_once(16, 2, gpus_per_run=0.4) == 4
     assert at_once(16, 4, gpus_per_run=2) == 2
+    assert at_once(7, 0, num_workers=2) == 3
+    assert at_once(16, 5, num_workers=2, gpus_per_worker=1, cpus_per_worker=2) == 2
+    with pytest.raises(UserError, match=r"a run needs 4 CPUs and 0 GPUs \(resources.num_workers, "):
+        at_once(3, 0, num_workers=4)
 
 
 def test_a_changed_study_is_refused_with_the_difference(fast_path: Path) -> None:

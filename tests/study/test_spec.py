@@ -453,6 +453,15 @@ def test_subjects(tmp_path: Path) -> None:
         ({"gpus_per_run": 1.5}, "above 1 must be a whole number, got 1.5"),
         ({"max_concurrent_runs": 0}, "must be at least 1"),
         ({"gpu_per_run": 1}, "did you mean 'gpus_per_run'?"),
+        ({"num_workers": 0}, "must be at least 1"),
+        (
+            {"num_workers": 2, "gpus_per_run": 1},
+            "gpus_per_run: 1 is for runs with one worker, but num_workers is 2; write gpus_per_worker: 1",
+        ),
+        ({"num_workers": 2, "cpus_per_run": 8}, "write cpus_per_worker: 4 (of each worker) instead"),
+        ({"cpus_per_run": 8, "cpus_per_worker": 4}, "8 stands beside cpus_per_worker: 4; give one of them"),
+        ({"gpus_per_worker": 2}, "must be 0 or 1, since a worker computes on one GPU, got 2; for more GPUs"),
+        ({"num_workers": 8}, "num_workers: is 8, but arm 'cosine' trains on batches of 4 images"),
     ],
 )
 def test_resources(tmp_path: Path, resources: dict[str, Any], words: str) -> None:

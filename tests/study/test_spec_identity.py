@@ -59,7 +59,7 @@ def test_added_removed_and_reordered_parts() -> None:
 
 def test_a_resume_may_use_other_resources() -> None:
     other = spec(
-        resources={"max_concurrent_runs": 1, "max_attempts": 5, "gpus_per_run": 1},
+        resources={"max_concurrent_runs": 1, "max_attempts": 5, "num_workers": 2, "gpus_per_worker": 1},
         tracking={"uri": "http://127.0.0.1:5000"},
         storage={"ledger_url": "sqlite:////tmp/ledger.db"},
         description="words",

@@ -96,6 +96,16 @@ def test_resources_of_a_cluster() -> None:
     assert "asks for 2 GPUs, but the cluster has 1" in message
 
 
+def test_resources_of_runs_with_several_workers() -> None:
+    team = Resources(num_workers=4, cpus_per_worker=2, gpus_per_worker=1)
+    assert check_resources(team, {"CPU": 8, "GPU": 4}) == []
+    cpus, gpus = check_resources(team, {"CPU": 7, "GPU": 3})
+    assert "asks for 8 CPUs (4 workers with 2 each), but the cluster has 7; lower resources.num_w" in cpus
+    assert "asks for 4 GPUs (4 workers with 1 each), but the cluster has 3" in gpus
+    (message,) = check_resources(team, {"CPU": 8})
+    assert "but the cluster has none; set resources.gpus_per_worker to 0" in message
+
+
 @pytest.mark.parametrize(
     ("resources", "available", "runs"),
     [
@@ -108,6 +118,8 @@ def test_resources_of_a_cluster() -> None:
         ({"gpus_per_run": 0.4}, {"CPU": 64, "GPU": 2}, 4),
         ({"gpus_per_run": 2}, {"CPU": 64, "GPU": 5}, 2),
         ({"gpus_per_run": 0.1, "cpus_per_run": 4}, {"CPU": 8, "GPU": 1}, 2),
+        ({"num_workers": 2}, {"CPU": 5}, 2),
+        ({"num_workers": 4, "cpus_per_worker": 2, "gpus_per_worker": 1}, {"CPU": 64, "GPU": 11}, 2),
     ],
 )
 def test_how_many_runs_fit_at_once(resources: dict[str, Any], available: dict[str, float], runs: int) -> None:
