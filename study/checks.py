@@ -99,7 +99,10 @@ def _optimizers(spec: StudySpec) -> Iterator[str]:
 
 def _precision(spec: StudySpec) -> Iterator[str]:
     if spec.resources.worker_gpus == 0 and "fp16" in field_values(spec, "mixed_precision"):
-        yield "mixed_precision: fp16 needs a GPU, but the runs get none (resources.gpus_per_run, gpus_per_worker); on the CPU take bf16 or no"
+        yield (
+            "mixed_precision: fp16 needs a GPU, but the runs get none (resources.gpus_per_run, "
+            "gpus_per_worker); on the CPU take bf16 or no"
+        )
 
 
 def _disk(spec: StudySpec, storage: Path) -> list[str]:

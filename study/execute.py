@@ -204,7 +204,9 @@ def concurrency(spec: StudySpec, joined: Cluster) -> int:
     if places < 1:
         where = "this machine" if joined.local else "the cluster"
         cpus, gpus = workers * resources.worker_cpus, workers * resources.worker_gpus
-        fields = "num_workers, cpus_per_worker, gpus_per_worker" if workers > 1 else "cpus_per_run, gpus_per_run"
+        fields = (
+            "num_workers, cpus_per_worker, gpus_per_worker" if workers > 1 else "cpus_per_run, gpus_per_run"
+        )
         raise UserError(
             f"a run needs {cpus} CPUs and {gpus:g} GPUs (resources.{fields}), but {where} has {joined.cpus:g} CPUs and "
             f"{joined.gpus:g} GPUs; ask for less, or give the --address of a larger cluster (for one that "

@@ -69,7 +69,9 @@ class Measured:
 
     def seconds_of_run(self, steps: int, evaluations: int, workers: int = 1) -> float:
         """Returns the estimated wall seconds of a run, its workers being ready; at best they share evenly."""
-        training = 0.0 if self.method == BASE else steps * self.seconds_per_step / workers + self.saving_seconds
+        training = (
+            0.0 if self.method == BASE else steps * self.seconds_per_step / workers + self.saving_seconds
+        )
         return self.preparation_seconds + training + evaluations * self.evaluation_seconds
 
 
