@@ -9,16 +9,27 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from study.cli_options import (
+    REPORTS,
+    STORAGE,
+    AddressOption,
+    FileArgument,
+    FormatOption,
+    NameArgument,
+    Overrides,
+    ReportsOption,
+    StorageOption,
+    TrackingOption,
+    stored,
+)
+from study.cli_watch import best, report, status, sync, trials, ui
 from study.errors import UserError
 from study.views import Format, print_rows, print_table
-
-if TYPE_CHECKING:
-    from study.runs import Storage
 
 app = typer.Typer(
     name="study",
@@ -28,35 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-FileArgument = Annotated[
-    str, typer.Argument(metavar="FILE", help="Study file (YAML), or the name of a preset.")
-]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study that was launched.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override fields, e.g. search.trials=8.")
-]
-StorageOption = Annotated[
-    Path,
-    typer.Option(
-        "--storage", envvar="STUDY_STORAGE", help="Folder of ledgers, runs, caches and MLflow store."
-    ),
-]
-ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder under which reports are written.")]
-FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print rows.")]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address", envvar="RAY_ADDRESS", help="Ray cluster to join; without it one is started here."
-    ),
-]
-TrackingOption = Annotated[
-    str | None,
-    typer.Option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI, the study file, the storage."),
-]
-
-STORAGE, REPORTS = Path("storage"), Path("reports")
-
 
 def _version(value: bool) -> None:
     if value:
@@ -141,90 +123,8 @@ def launch(
     raise typer.Exit(launched.exit_code)
 
 
-@app.command()
-def status(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOption = Format.table) -> None:
-    """Print how far a study is, arm by arm; works while it runs and afterwards."""
-    from study.operations import status_rows
-
-    rows = status_rows(_storage(storage, name))
-    print_rows(
-        rows, ["arm", "phase", "planned", "complete", "running", "pruned", "failed", "best_quality"], form
-    )
-
-
-@app.command()
-def trials(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOption = Format.table) -> None:
-    """Print one row a run, with everything that was measured."""
-    from study.columns import RUN_COLUMNS
-    from study.results import rows
-
-    found = rows(_storage(storage, name))
-    extra = sorted({key for row in found for key in row} - set(RUN_COLUMNS))
-    shown = [
-        "arm",
-        "phase",
-        "trial",
-        "subject",
-        "seed",
-        "state",
-        "quality",
-        "subject_fidelity",
-        "prompt_fidelity",
-    ]
-    print_rows(found, [*RUN_COLUMNS, *extra], form, shown=[*shown, "learning_rate", "train_seconds"])
-
-
-@app.command()
-def best(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOption = Format.table) -> None:
-    """Print the configuration that the search chose for each arm. Its score is not a result: see the report."""
-    from study.operations import best_rows
-
-    found = best_rows(_storage(storage, name))
-    columns = list(dict.fromkeys(key for row in found for key in row))
-    print_rows(found, columns, form)
-
-
-@app.command()
-def report(
-    name: NameArgument,
-    storage: StorageOption = STORAGE,
-    reports: ReportsOption = REPORTS,
-    tracking_uri: TrackingOption = None,
-    from_csv: Annotated[
-        Path | None,
-        typer.Option("--from-csv", help="Folder with an earlier report's data/ instead of MLflow."),
-    ] = None,
-) -> None:
-    """Write the report: HTML, Markdown, tables (CSV, LaTeX) and figures (PDF, SVG, PNG)."""
-    from study.operations import report_study
-
-    files = report_study(_storage(storage, name), reports, tracking_uri=tracking_uri, csv_folder=from_csv)
-    typer.echo(f"report: {files.html}")
-
-
-@app.command()
-def ui(
-    name: NameArgument,
-    storage: StorageOption = STORAGE,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Default: a free port from 5000 on.")
-    ] = None,
-    tracking_uri: TrackingOption = None,
-) -> None:
-    """Open the MLflow UI of a study on 127.0.0.1 (until interrupted)."""
-    from study.ui import serve
-
-    raise typer.Exit(serve(_storage(storage, name), port=port, tracking_uri=tracking_uri))
-
-
-@app.command()
-def sync(name: NameArgument, storage: StorageOption = STORAGE, tracking_uri: TrackingOption = None) -> None:
-    """Bring MLflow up to date from the runs' own records, or rebuild it; harmless to repeat."""
-    from study.operations import sync_study
-
-    done, left = sync_study(_storage(storage, name), tracking_uri=tracking_uri)
-    typer.echo(f"{done} runs are up to date in MLflow" + (f", {left} are not" if left else ""))
-    raise typer.Exit(1 if left else 0)
+for _command in (status, trials, best, report, ui, sync):
+    app.command()(_command)
 
 
 @app.command()
@@ -247,7 +147,7 @@ def generate(
     from study.generate import draw_images
 
     for path in draw_images(
-        _storage(storage, name), run, prompt, out, count=count, seed=seed, steps=steps, guidance=guidance
+        stored(storage, name), run, prompt, out, count=count, seed=seed, steps=steps, guidance=guidance
     ):
         typer.echo(path)
 
@@ -290,19 +190,6 @@ def list_things(
         raise UserError(f"study ls knows {', '.join(LISTINGS)}; got {what!r}")
     rows, columns = listing(what, storage.absolute())
     print_rows(rows, columns, form)
-
-
-def _storage(root: Path, name: str) -> Storage:
-    from study.runs import Storage
-
-    storage = Storage(root.absolute(), name)
-    if "/" in name or name.startswith(".") or not (storage.folder / "study.json").exists():
-        known = sorted(path.parent.name for path in root.absolute().glob("*/study.json"))
-        there = (
-            f"studies there: {', '.join(known)}" if known else "there are none; launch one, or give --storage"
-        )
-        raise UserError(f"no study called {name!r} in {root}; {there}")
-    return storage
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,56 @@
+"""Arguments and options that several commands share, so that they read alike everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from study.errors import UserError
+from study.views import Format
+
+if TYPE_CHECKING:
+    from study.runs import Storage
+
+FileArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="Study file (YAML), or the name of a preset.")
+]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study that was launched.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override fields, e.g. search.trials=8.")
+]
+StorageOption = Annotated[
+    Path,
+    typer.Option(
+        "--storage", envvar="STUDY_STORAGE", help="Folder of ledgers, runs, caches and MLflow store."
+    ),
+]
+ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder under which reports are written.")]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print rows.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address", envvar="RAY_ADDRESS", help="Ray cluster to join; without it one is started here."
+    ),
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI, the study file, the storage."),
+]
+
+STORAGE, REPORTS = Path("storage"), Path("reports")
+
+
+def stored(root: Path, name: str) -> Storage:
+    """Returns where a launched study lies; raises UserError with the known names if there is none called so."""
+    from study.runs import Storage
+
+    storage = Storage(root.absolute(), name)
+    if "/" in name or name.startswith(".") or not (storage.folder / "study.json").exists():
+        known = sorted(path.parent.name for path in root.absolute().glob("*/study.json"))
+        there = (
+            f"studies there: {', '.join(known)}" if known else "there are none; launch one, or give --storage"
+        )
+        raise UserError(f"no study called {name!r} in {root}; {there}")
+    return storage
