@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from study.capacity import WAIT_SECONDS, Room
 from study.claim import claimed
-from study.errors import UserError
 from study.ledger import Ledger
-from study.local_ray import Cluster, cluster
+from study.local_ray import Cluster, alive_nodes, cluster
 from study.queue import RunQueue
 from study.runs import Follower, PlannedRun, RunKey, Storage
 
@@ -109,15 +109,16 @@ def launch(
     """
     started = time.monotonic()
     workers = workers or Workers()
+    say = say or _to_standard_error
     ending = Ending()
     notes: list[str] = []
-    with claimed(spec, storage), _signals(ending, say or _to_standard_error):
+    with claimed(spec, storage), _signals(ending, say):
         queue = RunQueue(spec, storage, open_ledger(spec, storage))
         stalls = 0
         while not queue.finished and ending.reason is None:
             ended = len(queue.ended)
             with cluster(address) as joined:
-                failure = _work(spec, storage, queue, joined, ending, notes, followers, workers, started)
+                failure = _work(spec, storage, queue, joined, ending, notes, followers, workers, started, say)
             stalls = 0 if len(queue.ended) > ended else stalls + 1
             if failure is not None:
                 notes.append(f"Ray Tune broke off and was started again: {failure}")
@@ -151,6 +152,7 @@ def _work(
     followers: Sequence[Follower],
     workers: Workers,
     started: float,
+    say: Callable[[str], None],
 ) -> str | None:
     """Works on the queue until it is finished or the launch shall end; returns what Tune died of, or None."""
     from study.search import Dispatcher
@@ -161,15 +163,32 @@ def _work(
             follower.follow(run)
 
     def tick() -> None:
-        _maybe_end(spec, dispatcher, ending, started, workers.watchdog_minutes)
+        room.update()
+        dispatcher.max_concurrent = room.limit
+        if dispatcher.starved_seconds() > WAIT_SECONDS and not said:
+            said.append(room.shortage(len(dispatcher.queue.live)))
+            say(
+                f"{said[0]}. Without a sign of life the launch ends after {workers.watchdog_minutes:g} minutes"
+            )
+        elif not dispatcher.starved_seconds():
+            said.clear()
+        _maybe_end(spec, dispatcher, room, ending, started, workers.watchdog_minutes)
         dispatcher.stopping = ending.reason is not None
 
+    said: list[str] = []
+    room = Room(
+        spec.resources,
+        joined.nodes,
+        alive_nodes,
+        local=joined.local,
+        on_change=lambda: dispatcher.touch(),
+    )
     dispatcher = Dispatcher(
         queue,
         spec.resources,
         runner=workers.runner,
         resident=workers.resident,
-        max_concurrent=concurrency(spec, joined),
+        max_concurrent=room.limit,
         on_start=on_start,
         note=notes.append,
     )
@@ -177,42 +196,23 @@ def _work(
 
 
 def _maybe_end(
-    spec: StudySpec, dispatcher: Dispatcher, ending: Ending, started: float, watchdog_minutes: float
+    spec: StudySpec,
+    dispatcher: Dispatcher,
+    room: Room,
+    ending: Ending,
+    started: float,
+    watchdog_minutes: float,
 ) -> None:
     now = time.monotonic()
     hours = spec.budget.max_hours
     if hours is not None and now - started > hours * 3600:
         ending.ask(f"budget.max_hours = {hours:g} is over")
     if now - dispatcher.last_activity > watchdog_minutes * 60:
-        waiting = ", ".join(key.name for key in dispatcher.queue.live) or "resources for the next run"
+        live = dispatcher.queue.live
+        waiting = ", ".join(key.name for key in live) or "resources for the next run"
+        if dispatcher.starved_seconds():
+            waiting += f" ({room.shortage(len(live))})"
         ending.ask(f"no sign of life for {watchdog_minutes:g} minutes while waiting for {waiting}")
-
-
-def concurrency(spec: StudySpec, joined: Cluster) -> int:
-    """Returns how many runs may be under way at once.
-
-    Raises:
-        UserError: If not a single run fits and nothing says that the cluster will grow.
-    """
-    resources = spec.resources
-    workers = resources.num_workers
-    # Whole teams only: two halves of teams would wait for each other.
-    places = joined.places(resources.worker_cpus, resources.worker_gpus) // workers
-    wanted = resources.max_concurrent_runs
-    if wanted is not None and not joined.local:
-        return wanted  # runs that wait for room are what makes a cluster grow
-    if places < 1:
-        where = "this machine" if joined.local else "the cluster"
-        cpus, gpus = workers * resources.worker_cpus, workers * resources.worker_gpus
-        fields = (
-            "num_workers, cpus_per_worker, gpus_per_worker" if workers > 1 else "cpus_per_run, gpus_per_run"
-        )
-        raise UserError(
-            f"a run needs {cpus} CPUs and {gpus:g} GPUs (resources.{fields}), but {where} has {joined.cpus:g} CPUs and "
-            f"{joined.gpus:g} GPUs; ask for less, or give the --address of a larger cluster (for one that "
-            "grows on demand set resources.max_concurrent_runs as well)"
-        )
-    return min(places, wanted or places)
 
 
 def _outcome(spec: StudySpec, queue: RunQueue, ending: Ending, notes: list[str]) -> Outcome:

@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from study.capacity import Node
 from study.errors import UserError
 
 CONNECT_SECONDS = 5.0
@@ -40,26 +40,25 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that this process is connected to.
+    """A cluster that this process is connected to, as it was when it was joined.
 
     Attributes:
-        cpus: In all; likewise `gpus`.
+        nodes: That were alive.
         local: Whether it was started here, for this launch.
     """
 
-    cpus: float
-    gpus: float
-    nodes: int
+    nodes: tuple[Node, ...]
     local: bool
 
-    def places(self, cpus_per_run: float, gpus_per_run: float) -> int:
-        """How many runs fit at once."""
-        fits = self.cpus // cpus_per_run
-        if gpus_per_run:
-            per_gpu = int(1 / gpus_per_run) if gpus_per_run < 1 else 1
-            by_gpu = self.gpus * per_gpu if gpus_per_run < 1 else self.gpus // gpus_per_run
-            fits = min(fits, by_gpu)
-        return int(fits)
+    @property
+    def cpus(self) -> float:
+        """CPUs of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all nodes."""
+        return sum(node.gpus for node in self.nodes)
 
 
 @contextlib.contextmanager
@@ -250,9 +249,13 @@ def _import_paths() -> Iterator[None]:
         yield
 
 
-def _describe(*, local: bool) -> Cluster:
+def alive_nodes() -> list[Node]:
+    """Returns the nodes of the cluster that this process is connected to."""
     import ray
 
-    resources: dict[str, Any] = ray.cluster_resources()
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    return Cluster(resources.get("CPU", 0.0), resources.get("GPU", 0.0), nodes, local)
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in found]
+
+
+def _describe(*, local: bool) -> Cluster:
+    return Cluster(tuple(alive_nodes()), local)

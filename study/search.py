@@ -42,6 +42,7 @@ class Dispatcher:
         queue: The runs.
         resources: Of one run, and how often a crashing run is started.
         runner: ``module:function``, and `resident` ``module:class`` or empty (see `study.attempt.Order`).
+        max_concurrent: Runs under way at most; may be changed at any time.
         on_start: Called with each run that is handed out.
         note: Takes a line about a worker that died.
     """
@@ -67,11 +68,27 @@ class Dispatcher:
         self._on_start = on_start
         self._note = note
         self._planned: dict[str, PlannedRun] = {}
+        self._pending: set[str] = set()
+        self._starved_since: float | None = None
         self._deaths: Counter[str] = Counter()
 
     def touch(self) -> None:
         """Notes that something happened."""
         self.last_activity = time.monotonic()
+
+    def began(self, trial_id: str) -> None:
+        """Notes that a worker has taken up an order."""
+        self.touch()
+        self._pending.discard(trial_id)
+
+    def starved_seconds(self) -> float:
+        """For how long runs have been waiting in Ray for resources while not a single one is under way."""
+        if not self._pending or len(self._pending) < len(self._planned):
+            self._starved_since = None
+            return 0.0
+        now = time.monotonic()
+        self._starved_since = self._starved_since or now
+        return now - self._starved_since
 
     def next_order(self, trial_id: str) -> Order | None:
         """Returns what the next worker shall do, or None if it must wait."""
@@ -82,6 +99,7 @@ class Dispatcher:
             return None
         self.touch()
         self._planned[trial_id] = planned
+        self._pending.add(trial_id)
         self._on_start(planned)
         key = planned.key
         return Order(
@@ -100,6 +118,7 @@ class Dispatcher:
     def ended(self, trial_id: str) -> None:
         """Takes the end of an attempt: a result, if its worker left one, else it was interrupted or died."""
         planned = self._planned.pop(trial_id, None)
+        self._pending.discard(trial_id)
         if planned is None:
             return
         self.touch()
@@ -264,7 +283,7 @@ class Watch(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A worker begins."""
-        self._dispatcher.touch()
+        self._dispatcher.began(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A worker died, or Tune could not use it."""

@@ -17,6 +17,8 @@ from study.worker import RunWorker
 if TYPE_CHECKING:
     from study.sections import Asha
 
+MOST_PENDING = 1_000_000
+
 
 def place_runs(
     dispatcher: Dispatcher, *, folder: Path, asha: Asha | None, tick: Callable[[], None]
@@ -55,8 +57,8 @@ def place_runs(
         ),
     )
     failure = None
-    # Tune asks for no more than so many runs ahead, all of which the dispatcher allows to be under way.
-    with environment({"TUNE_MAX_PENDING_TRIALS_PG": str(dispatcher.max_concurrent)}), _quiet():
+    # Tune reads this once, while the dispatcher's limit follows the cluster: so the limit is the dispatcher's alone.
+    with environment({"TUNE_MAX_PENDING_TRIALS_PG": str(MOST_PENDING)}), _quiet():
         try:
             tuner.fit()
         except Exception as error:

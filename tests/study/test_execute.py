@@ -220,6 +220,6 @@ def test_the_hours_of_the_budget_end_a_launch(ray_here: Cluster, fast_path: Path
 def test_more_than_the_cluster_has_is_refused(ray_here: Cluster, fast_path: Path) -> None:
     spec = small_study(resources={"gpus_per_run": 1})
     with pytest.raises(
-        UserError, match=r"a run needs 1 CPUs and 1 GPUs .*, but the cluster has 2 CPUs and 0 GPUs"
+        UserError, match=r"a run needs 1 CPU and 1 GPU .*, but the cluster has 1 node with 2 CPUs and no GPU"
     ):
         run(spec, storage_of(fast_path, spec))

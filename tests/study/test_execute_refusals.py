@@ -6,13 +6,12 @@ import fcntl
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from study.errors import UserError
-from study.execute import Outcome, Workers, concurrency, launch
-from study.local_ray import Cluster, cluster
+from study.execute import Outcome, Workers, launch
+from study.local_ray import cluster
 from study.runs import Storage
 from study.spec import StudySpec
 from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
@@ -20,24 +19,6 @@ from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
 
 def run(spec: StudySpec, storage: Storage) -> Outcome:
     return launch(spec, storage, workers=Workers(RUNNER, RESIDENT))
-
-
-def test_how_many_runs_at_once() -> None:
-    def at_once(cpus: float, gpus: float, local: bool = True, **resources: Any) -> int:
-        return concurrency(small_study(resources=resources), Cluster(cpus, gpus, 1, local))
-
-    assert at_once(8, 0) == 8
-    assert at_once(8, 0, cpus_per_run=3) == 2
-    assert at_once(8, 0, max_concurrent_runs=3) == 3
-    assert at_once(2, 0, max_concurrent_runs=3) == 2  # this machine does not grow
-    assert at_once(2, 0, local=False, max_concurrent_runs=3) == 3  # a cluster may
-    assert at_once(16, 2, gpus_per_run=0.5) == 4
-    assert at_once(16, 2, gpus_per_run=0.4) == 4
-    assert at_once(16, 4, gpus_per_run=2) == 2
-    assert at_once(7, 0, num_workers=2) == 3
-    assert at_once(16, 5, num_workers=2, gpus_per_worker=1, cpus_per_worker=2) == 2
-    with pytest.raises(UserError, match=r"a run needs 4 CPUs and 0 GPUs \(resources.num_workers, "):
-        at_once(3, 0, num_workers=4)
 
 
 def test_a_changed_study_is_refused_with_the_difference(fast_path: Path) -> None:
