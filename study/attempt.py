@@ -77,14 +77,16 @@ class Attempt:
     Args:
         resident: Passed to the runner; None if it wants none.
         capture: Send the process's output to the run's ``log.txt`` while it runs.
+        node: Where this process runs, as the executor calls it; only written down.
     """
 
-    def __init__(self, order: Order, resident: Any = None, *, capture: bool = False) -> None:
+    def __init__(self, order: Order, resident: Any = None, *, capture: bool = False, node: str = "") -> None:
         self.order = order
         self.config = RunConfig.model_validate_json(order.config)
         self.folder = Path(self.config.output_dir)
         self._resident = resident
         self._capture = capture
+        self._node = node
         self._open = contextlib.ExitStack()
         self._events: Iterator[Event] | None = None
         self._budget = 0.0
@@ -129,7 +131,7 @@ class Attempt:
             self._open.enter_context(_output_to(self.folder / LOG_FILE))
         if read_result(self.folder) is not None:
             return iter(())
-        note_attempt(self.folder, self.order.session)
+        note_attempt(self.folder, self.order.session, self._node)
         runner = load_object(self.order.runner)
         arguments = [self._resident] if self._resident is not None else []
         return iter(runner(self.config, *arguments))
@@ -174,13 +176,14 @@ def order_stop(folder: Path, reason: str) -> None:
     write_json(folder / STOP_FILE, {"reason": reason})
 
 
-def note_attempt(folder: Path, session: str) -> None:
+def note_attempt(folder: Path, session: str, node: str = "") -> None:
     """Adds an attempt to the run's list, with the number of the last event before it."""
     events = read_events(folder)
     line = {
         "session": session,
         "time": time.time(),
         "host": socket.gethostname(),
+        "node": node,
         "pid": os.getpid(),
         "after": events[-1].number if events else 0,
     }

@@ -21,6 +21,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
 from study.attempt import Order, attempts, crash_report, order_stop
+from study.attempt_log import note_death, place
 from study.queue import RunQueue
 from study.run_result import read_result, write_failure
 from study.runs import PlannedRun
@@ -136,7 +137,10 @@ class Dispatcher:
     def died(self, trial_id: str, cause: str, *, preempted: bool = False) -> None:
         """Takes the death of a worker: the run is handed out again, unless it has used up its attempts."""
         planned = self._planned.get(trial_id)
-        if planned is None or preempted or read_result(planned.folder) is not None:
+        if planned is None or read_result(planned.folder) is not None:
+            return self.ended(trial_id)
+        if preempted:
+            note_death(planned.folder, self.session, reason="preempted", cause=cause)
             return self.ended(trial_id)
         failure = self._failure(planned, cause)
         if failure is not None:
@@ -159,14 +163,19 @@ class Dispatcher:
         tried = max(len(mine), self._deaths[planned.key.name])
         out_of_memory = "OutOfMemory" in cause or "memory monitor" in cause or "OOM" in cause.split("(1)")[0]
         reason = "out_of_memory" if out_of_memory else "worker_died"
-        self._note(f"{planned.key.name}: its worker died in attempt {tried} ({reason})")
+        note_death(planned.folder, self.session, reason=reason, cause=cause)
+        where = place(mine[-1]) if mine else "a node that it never reported from"
+        self._note(f"{planned.key.name}: its worker died in attempt {tried} on {where} ({reason})")
         if tried >= self._resources.max_attempts:
-            return reason, f"its worker died in each of {tried} attempts"
+            return reason, f"its worker died in each of {tried} attempts, last on {where}"
         known_cause = out_of_memory or crash_report(planned.folder) is not None
         stuck = len(mine) >= 2 and _place(planned, mine[-1]["after"]) == _place(planned, math.inf)
         if known_cause and stuck:
             what = "ran out of memory" if out_of_memory else "crashed"
-            return reason if out_of_memory else "crash", f"its worker {what} twice at the same place"
+            return (
+                reason if out_of_memory else "crash",
+                f"its worker {what} twice at the same place, last on {where}",
+            )
         return None
 
 

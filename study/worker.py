@@ -42,7 +42,8 @@ class RunWorker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Goes on with the run for about a second."""
         if self._attempt is None:
-            self._attempt = Attempt(self._order, _resident(self._order.resident), capture=True)
+            resident = _resident(self._order.resident)
+            self._attempt = Attempt(self._order, resident, capture=True, node=node_name())
         report = self._attempt.advance()
         if report["done"]:
             self._attempt = None
@@ -58,6 +59,13 @@ class RunWorker(tune.Trainable):
         if attempt is not None:
             attempt.interrupt()
             _free_memory()
+
+
+def node_name() -> str:
+    """Returns the address of this process's Ray node and how its id begins, as ``ray list nodes`` has them."""
+    import ray
+
+    return f"{ray.util.get_node_ip_address()}/{ray.get_runtime_context().get_node_id()[:8]}"
 
 
 def prepare_process(order: Order) -> None:

@@ -1,0 +1,159 @@
+"""What became of each attempt at a run, put together from what worker and driver left in the run's folder.
+
+The worker lists its attempts (``attempts.jsonl``), the driver what they died of (``deaths.jsonl``: another file,
+because on shared storage two machines must not append to one), and the events say how far each came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.attempt import attempts
+from study.run_result import RunResult, read_result
+from trainables.events import Event, read_events
+
+DEATHS_FILE = "deaths.jsonl"
+CAUSE_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class Try:
+    """One attempt at a run.
+
+    Attributes:
+        number: 1, 2, ... in the order of the beginnings.
+        session: Of the driver that gave it out.
+        node: ``host`` or ``host (address/Ray's node id)``.
+        began: Seconds since the epoch; `last_sign` is the time of its last event, or when it began.
+        first_step: Where it went on; `last_step` is how far it came.
+        end: ``complete``, ``pruned``, ``failed``, ``died``, ``preempted``, ``interrupted``, or None while nothing
+            says that it has ended.
+        reason: Of a failure or death, such as ``nan_loss`` or ``worker_died``; `cause` says it in words.
+    """
+
+    number: int
+    session: str
+    node: str
+    pid: int | None
+    began: float
+    last_sign: float
+    first_step: int = 0
+    last_step: int = 0
+    end: str | None = None
+    reason: str | None = None
+    cause: str | None = None
+
+
+def place(attempt: Mapping[str, Any]) -> str:
+    """Names where an attempt of ``attempts.jsonl`` ran: its host, and Ray's name of the node if it is known."""
+    host, node = str(attempt.get("host") or ""), str(attempt.get("node") or "")
+    return f"{host} ({node})" if host and node else host or node or "an unknown node"
+
+
+def note_death(folder: Path, session: str, *, reason: str, cause: str) -> None:
+    """Adds to a run's folder what its latest attempt died of; called by the driver."""
+    begun = attempts(folder)
+    number = len(begun) if begun and begun[-1].get("session") == session else None
+    if any(death.get("attempt") == number for death in deaths(folder)):
+        number = None  # that one was dead already: this worker died before it could begin
+    line = {
+        "session": session,
+        "attempt": number,
+        "time": time.time(),
+        "reason": reason,
+        "cause": cause.strip()[-CAUSE_CHARACTERS:],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / DEATHS_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def deaths(folder: Path) -> list[dict[str, Any]]:
+    """Returns what `note_death` wrote, oldest first."""
+    try:
+        lines = (folder / DEATHS_FILE).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def tries(folder: Path, *, session: str | None = None, events: Sequence[Event] | None = None) -> list[Try]:
+    """Returns the attempts at the run in `folder`, oldest first.
+
+    Args:
+        session: Of the driver that is at work now: only its latest attempt can still be under way.
+        events: Those of the run if they are at hand.
+    """
+    begun = attempts(folder)
+    events = read_events(folder) if events is None else events
+    died = {death["attempt"]: death for death in deaths(folder)}
+    result = read_result(folder)
+    found = []
+    for index, attempt in enumerate(begun):
+        last = index == len(begun) - 1
+        until = float("inf") if last else begun[index + 1].get("after", 0)
+        mine = [event for event in events if attempt.get("after", 0) < event.number <= until]
+        steps = [event.step for event in mine if event.step is not None]
+        resumed = next((event.data.get("resumed_step") or 0 for event in mine if event.kind == "started"), 0)
+        death = died.get(index + 1)
+        end, reason, cause = _end(death, result if last else None)
+        if end is None and not (last and session is not None and attempt.get("session") == session):
+            end = "interrupted"
+        began = float(attempt.get("time") or 0.0)
+        found.append(
+            Try(
+                number=index + 1,
+                session=str(attempt.get("session", "")),
+                node=place(attempt),
+                pid=attempt.get("pid"),
+                began=began,
+                last_sign=max([began, *(event.time for event in mine)]),
+                first_step=int(resumed),
+                last_step=max([int(resumed), *steps]),
+                end=end,
+                reason=reason,
+                cause=cause,
+            )
+        )
+    return found
+
+
+def _end(
+    death: Mapping[str, Any] | None, result: RunResult | None
+) -> tuple[str | None, str | None, str | None]:
+    if death is not None:
+        word = "preempted" if death.get("reason") == "preempted" else "died"
+        return word, death.get("reason"), death.get("cause")
+    if result is not None:
+        word = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[result.state]
+        return word, result.reason, result.message
+    return None, None, None
+
+
+def where_failed(folder: Path) -> str:
+    """Says where and in which attempt a run ended: ``on host, attempt 2``."""
+    begun = attempts(folder)
+    if not begun:
+        return "before its first attempt began"
+    return f"on {place(begun[-1])}, attempt {len(begun)}"
+
+
+def brief_cause(cause: str) -> str:
+    """Returns the one line of an exception's text that says most, cut to a line of a terminal or two."""
+    lines = [line.strip() for line in cause.splitlines() if line.strip()]
+    named = [line for line in lines if "Error" in line.split(":")[0] or line.startswith("The actor")]
+    line = (named or lines or [""])[-1]
+    return line if len(line) <= 160 else line[:159] + "…"
