@@ -25,6 +25,7 @@ OTHERS = {
     "reports/quickstart/": "the report of `make quickstart`",
     "docs/": "concepts, architecture, adding a method, an example of one run",
     "cluster.yaml": "a GPU cluster for `ray up`",
+    "deploy/": "the image, a KubeRay RayJob, a Slurm script, commands for bare machines",
     "constraints.txt": "every installed version",
     "Makefile": "setup, quickstart, test, lint, types",
 }

@@ -156,16 +156,21 @@ def generate(
 @app.command()
 def doctor(
     file: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="Also check what this study needs.")
+        str | None,
+        typer.Argument(
+            metavar="[FILE]", help="Also check what this study needs; or check this cluster file or manifest."
+        ),
     ] = None,
     storage: StorageOption = STORAGE,
     form: FormatOption = Format.table,
 ) -> None:
-    """Say what this machine has, and what a study would miss on it."""
-    from study.doctor import Finding, examine
+    """Say what this machine has, and what a study would miss on it; or what is wrong with a cluster's file."""
+    from study.doctor import Finding, examine, examine_deployment
 
-    findings = examine(storage.absolute())
-    if file is not None:
+    is_file = file is not None and (file.endswith((".yaml", ".yml")) or Path(file).exists())
+    deployment = examine_deployment(Path(file)) if is_file and file is not None else None
+    findings = examine(storage.absolute()) if deployment is None else deployment
+    if file is not None and deployment is None:
         from study.checks import check_study
         from study.spec import load_study
 

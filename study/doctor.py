@@ -1,4 +1,4 @@
-"""What this machine has, and what a study would miss on it."""
+"""What this machine has and a study would miss on it, and what is wrong with the file of a cluster."""
 
 from __future__ import annotations
 
@@ -43,6 +43,26 @@ class Finding:
 def examine(storage: Path) -> list[Finding]:
     """Examines Python, packages, devices, disk, loopback and the settings that are in force."""
     return [*_python(), *_packages(), *_devices(), *_disk(storage), *_network(), *_settings()]
+
+
+def examine_deployment(path: Path) -> list[Finding] | None:
+    """Checks the file of a cluster (`ray up`, KubeRay); None if the file is something else, such as a study.
+
+    Raises:
+        UserError: The file cannot be read or is not YAML.
+    """
+    from study.lint import lint_file
+
+    faults = lint_file(path)
+    if faults is None:
+        return None
+    errors = sum(fault.fatal for fault, _ in faults)
+    found = [
+        Finding(fault.rule, False if fault.fatal else None, f"{place}: {fault.message}")
+        for fault, place in faults
+    ]
+    good = f"{path}: nothing is wrong" + (f"; {len(faults)} things to see to" if faults else "")
+    return [*found, *([] if errors else [Finding("file", True, good)])]
 
 
 def _python() -> list[Finding]:
