@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from study.errors import UserError
@@ -20,10 +20,15 @@ _EPSILON = 1e-9
 
 @dataclass(frozen=True)
 class Node:
-    """What one node of a cluster offers in all."""
+    """What one node of a cluster offers in all.
+
+    Attributes:
+        name: Address and the beginning of Ray's id of it; two nodes that offer the same are equal.
+    """
 
     cpus: float
     gpus: float
+    name: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -145,9 +150,9 @@ class Room:
             seen = self.nodes
         now = time.monotonic()
         self._next_look = now + max(LOOK_SECONDS, (now - begin) / LOOK_SHARE)
-        if sorted(seen, key=repr) == sorted(self.nodes, key=repr):
+        before, self.nodes = self.nodes, seen
+        if sorted(seen, key=repr) == sorted(before, key=repr):
             return
-        self.nodes = seen
         self.limit = self._wanted or max(1, places(seen, self.demand))
         self._on_change()
 

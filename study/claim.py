@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from study.errors import UserError
 from study.run_result import write_json
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STUDY_FILE = "study.json"
 LOCK_FILE = "lock"
 MIN_FREE_BYTES = 256 * 2**20
+LOCK_WAIT_SECONDS = 0.5
 
 
 @contextlib.contextmanager
@@ -41,10 +42,8 @@ def claimed(spec: StudySpec, storage: Storage, *, min_free_bytes: int = MIN_FREE
             f"{storage.folder} cannot be written: {error.strerror}; choose another --storage"
         ) from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(_held_by(storage)) from None
+        if not _locked(file):
+            raise UserError(_held_by(storage))
         file.truncate(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
         file.flush()
@@ -90,6 +89,20 @@ def check_space(storage: Storage, min_free_bytes: int = MIN_FREE_BYTES) -> None:
         )
 
 
+def _locked(file: IO[str]) -> bool:
+    """Takes the lock; `study status` looks at it now and then, for a moment only."""
+    until = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
+
+
 def _held_by(storage: Storage) -> str:
     holder = "another process"
     with contextlib.suppress(OSError, ValueError, KeyError):
@@ -97,5 +110,5 @@ def _held_by(storage: Storage) -> str:
         holder = f"process {content['pid']} on {content['host']}"
     return (
         f"study {storage.study!r} is being run by {holder}; wait for it, watch it with "
-        f"`study status {storage.study}`, or end it first"
+        f"`study status {storage.study}`, or end it with `study stop {storage.study}`"
     )

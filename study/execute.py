@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from study.capacity import WAIT_SECONDS, Room
 from study.claim import claimed
+from study.driver import Heart
 from study.ledger import Ledger
 from study.local_ray import Cluster, alive_nodes, cluster
 from study.queue import RunQueue
@@ -102,7 +103,8 @@ def launch(
         say: Takes a line for the user while the study runs; default: standard error.
 
     Returns:
-        How it ended. Interruptions (first SIGINT or SIGTERM, the budget's hours, the watchdog) are outcomes.
+        How it ended. Interruptions (first SIGINT or SIGTERM, `study stop`, the budget's hours, the watchdog) are
+        outcomes.
 
     Raises:
         UserError: If the study cannot be run: it was changed, another driver runs it, no room, no resources.
@@ -112,19 +114,22 @@ def launch(
     say = say or _to_standard_error
     ending = Ending()
     notes: list[str] = []
-    with claimed(spec, storage), _signals(ending, say):
+    with claimed(spec, storage), _signals(ending, say), Heart(storage, _obey(ending, say)) as heart:
         queue = RunQueue(spec, storage, open_ledger(spec, storage))
         stalls = 0
         while not queue.finished and ending.reason is None:
             ended = len(queue.ended)
             with cluster(address) as joined:
-                failure = _work(spec, storage, queue, joined, ending, notes, followers, workers, started, say)
+                failure = _work(
+                    spec, storage, queue, joined, ending, notes, followers, workers, started, say, heart
+                )
             stalls = 0 if len(queue.ended) > ended else stalls + 1
             if failure is not None:
                 notes.append(f"Ray Tune broke off and was started again: {failure}")
             if stalls >= MAX_STALLS:
                 ending.ask(f"Ray Tune broke off {stalls} times without finishing a run ({failure})")
         shutil.rmtree(storage.folder / "ray", ignore_errors=True)
+        heart.how = "finished" if queue.finished else ending.reason or "interrupted"
         return _outcome(spec, queue, ending, notes)
 
 
@@ -153,6 +158,7 @@ def _work(
     workers: Workers,
     started: float,
     say: Callable[[str], None],
+    heart: Heart,
 ) -> str | None:
     """Works on the queue until it is finished or the launch shall end; returns what Tune died of, or None."""
     from study.search import Dispatcher
@@ -192,7 +198,19 @@ def _work(
         on_start=on_start,
         note=notes.append,
     )
+    heart.describe = lambda: _told(dispatcher, room)
     return place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
+
+
+def _told(dispatcher: Dispatcher, room: Room) -> dict[str, Any]:
+    """What the driver says of itself while it works (`study.driver.Driver`)."""
+    return {
+        "session": dispatcher.session,
+        "live": [key.name for key in dispatcher.queue.live],
+        "pending": dispatcher.pending,
+        "limit": room.limit,
+        "nodes": [asdict(node) for node in room.nodes],
+    }
 
 
 def _maybe_end(
@@ -235,6 +253,17 @@ def _outcome(spec: StudySpec, queue: RunQueue, ending: Ending, notes: list[str])
         message=message,
         notes=[*queue.notes, *notes],
     )
+
+
+def _obey(ending: Ending, say: Callable[[str], None]) -> Callable[[str], None]:
+    """Returns what a request to stop does: the same as the first SIGINT."""
+
+    def stop(reason: str) -> None:
+        if ending.reason is None:
+            ending.ask(reason)
+            say(f"{reason}: ending; running runs keep their checkpoints")
+
+    return stop
 
 
 def _to_standard_error(line: str) -> None:

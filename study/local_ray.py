@@ -253,8 +253,15 @@ def alive_nodes() -> list[Node]:
     """Returns the nodes of the cluster that this process is connected to."""
     import ray
 
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in found]
+    return [
+        Node(
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+            f"{node['NodeManagerAddress']}/{node['NodeID'][:8]}",
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def _describe(*, local: bool) -> Cluster:

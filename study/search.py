@@ -82,6 +82,11 @@ class Dispatcher:
         self.touch()
         self._pending.discard(trial_id)
 
+    @property
+    def pending(self) -> list[str]:
+        """Names of the runs that wait in Ray for a worker."""
+        return [self._planned[trial_id].key.name for trial_id in list(self._pending)]
+
     def starved_seconds(self) -> float:
         """For how long runs have been waiting in Ray for resources while not a single one is under way."""
         if not self._pending or len(self._pending) < len(self._planned):

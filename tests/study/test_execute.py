@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from study.driver import Driver, read_driver, request_stop
 from study.errors import UserError
 from study.execute import Outcome, Workers, launch
 from study.ledger import Ledger
@@ -223,3 +224,39 @@ def test_more_than_the_cluster_has_is_refused(ray_here: Cluster, fast_path: Path
         UserError, match=r"a run needs 1 CPU and 1 GPU .*, but the cluster has 1 node with 2 CPUs and no GPU"
     ):
         run(spec, storage_of(fast_path, spec))
+
+
+def test_study_stop_ends_in_order_and_the_same_command_goes_on(
+    ray_here: Cluster, fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.driver.BEAT_SECONDS", 0.2)
+    spec = small_study(arms={"base": {"method": "base"}}, confirm={"seeds": [1, 2]})
+    storage = storage_of(fast_path, spec, {"": {"step_seconds": 3}})
+    seen: list[Driver] = []
+
+    def stop() -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            driver = read_driver(storage)
+            if driver is not None and len(driver.live) - len(driver.pending) == 2:
+                seen.append(driver)
+                request_stop(storage, driver)
+                return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    outcome = run(spec, storage)
+    thread.join()
+    assert outcome.interrupted
+    assert "interrupted by `study stop`" in (outcome.message or "")
+    assert seen[0].limit == 2
+    assert {run["name"].split("/")[0] for run in seen[0].nodes} == {"127.0.0.1"}
+    ended = read_driver(storage)
+    assert ended is not None
+    assert ended.life(storage) == "ended"
+    assert "study stop" in (ended.how or "")
+
+    storage_of(fast_path, spec)  # quick again
+    outcome = run(spec, storage)
+    assert (outcome.interrupted, outcome.complete) == (False, 2)
