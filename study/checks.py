@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from study.machine import check_address, check_disk, check_resources, check_tracking
+from study.local_ray import HERE, check_cluster
+from study.machine import check_disk, check_resources, check_tracking
 from study.sections import BASE
 from study.spec import StudySpec
 from trainables.config import EMBEDDED
@@ -37,8 +38,8 @@ def check_study(
         *_metric_models(spec),
         *_optimizers(spec),
         *_precision(spec),
-        *([] if address else check_resources(spec.resources)),
-        *check_address(address),
+        *(check_resources(spec.resources) if address in HERE else []),
+        *check_cluster(address),
         *check_tracking(tracking_uri or spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")),
         *(_disk(spec, storage) if storage is not None else []),
     ]

@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,8 +14,9 @@ from pathlib import Path
 
 from study.capacity import Node
 from study.errors import UserError
+from study.joining import check_address, look
 
-CONNECT_SECONDS = 5.0
+HERE = (None, "", "local")  # addresses that mean: on this machine
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _LONGEST_TEMP = 40  # Ray's sockets lie deep under its folder, and a socket's path ends at 107 characters
@@ -68,7 +68,7 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     A Ray that this process already uses is taken as it is and left running.
 
     Args:
-        address: ``host:port`` of a cluster's head, or ``auto``; None starts a local cluster.
+        address: ``host:port`` of a cluster's head, or ``auto``; None and ``local`` start one on this machine.
         cpus: Of the local cluster; None takes what this process may use.
 
     Raises:
@@ -81,7 +81,7 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
         if ray.is_initialized():
             yield _describe(local=False)
-        elif address is not None:
+        elif address is not None and address not in HERE:
             with _joined(address):
                 yield _describe(local=False)
         else:
@@ -157,17 +157,16 @@ def _started(cpus: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
-    _check_reachable(address)
-    mode = os.environ.get("RAY_AUTH_MODE") or ("token" if _has_token() else "disabled")
-    with environment({"RAY_AUTH_MODE": mode}):
+    if problems := check_cluster(address):
+        raise UserError(*problems)
+    with _token_mode() as mode:
         import ray
 
-        _reread_settings()
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            python = f"{sys.version_info.major}.{sys.version_info.minor}"
+            python = ".".join(map(str, sys.version_info[:3]))
             raise UserError(
                 f"the Ray cluster at {address} cannot be joined: {first}. It must run Ray {ray.__version__} "
                 f"on Python {python}, and its token must lie in ~/.ray/auth_token or RAY_AUTH_TOKEN "
@@ -179,26 +178,31 @@ def _joined(address: str) -> Iterator[None]:
             ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself tries for a minute before it gives up."""
-    if address in ("auto", "local"):
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(
-            f"the address of a Ray cluster reads host:port, such as 10.0.0.1:6379, got {address!r}"
-        )
-    if address.startswith("ray://"):
-        raise UserError(
-            f"Ray Client ({address}) is not supported; give the head's own port, such as {host}:6379"
-        )
+def check_cluster(address: str | None) -> list[str]:
+    """Tells why the cluster at `address` cannot be joined, without joining it; None and ``local`` are this machine."""
+    problems = check_address(address)
+    if problems or address in HERE:
+        return problems
+    assert address is not None
+    with environment(SETTINGS):
+        import ray
+
+        if ray.is_initialized():
+            return []
+        with _token_mode() as mode:
+            return look(address, mode)
+
+
+@contextlib.contextmanager
+def _token_mode() -> Iterator[str]:
+    """Says to Ray, which never finds it out for a given address, whether to show a token."""
+    mode = os.environ.get("RAY_AUTH_MODE") or ("token" if _has_token() else "disabled")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, correct "
-            "--address or RAY_ADDRESS, or leave it out to run on this machine"
-        ) from None
+        with environment({"RAY_AUTH_MODE": mode}):
+            _reread_settings()
+            yield mode
+    finally:
+        _reread_settings()
 
 
 def _has_token() -> bool:

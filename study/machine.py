@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from study.joining import connection_problem, reason_of
 from study.local_ray import usable_cpus
 from study.provenance import without_credentials
 from study.sections import Resources
@@ -125,25 +125,6 @@ def _count_by_driver() -> int:
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
 
 
-def check_address(address: str | None) -> list[str]:
-    """Tells whether Ray listens at an address; None, ``local`` and ``auto`` are left to Ray itself."""
-    if address in (None, "", "local", "auto"):
-        return []
-    assert address is not None
-    parts = urlsplit(address if "://" in address else f"ray-gcs://{address}")
-    remedy = "start it (`ray start --head`, `ray up cluster.yaml`), correct the address, or leave it out"
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if parts.scheme == "ray":
-        return [f"Ray Client ({address}) is not supported; give the head's own port, e.g. {host}:6379"]
-    if host is None or port is None:
-        return [f"the Ray address {address!r} is not of the form host:port; {remedy}"]
-    reason = _connection_problem(host, port)
-    return [f"no Ray cluster answers at {address} ({reason}); {remedy}"] if reason else []
-
-
 def check_tracking(uri: str | None) -> list[str]:
     """Tells whether an MLflow tracking URI can be used; None, the default store, always can."""
     if not uri:
@@ -158,7 +139,7 @@ def check_tracking(uri: str | None) -> list[str]:
     if scheme == "sqlite":
         return _sqlite_problems(uri, shown)
     if scheme in _PORTS and parts.hostname:
-        reason = _connection_problem(parts.hostname, parts.port or _PORTS[scheme])
+        reason = connection_problem(parts.hostname, parts.port or _PORTS[scheme])
         return [f"the MLflow database {shown} does not answer ({reason}); {remedy}"] if reason else []
     if scheme in ("", "file"):
         return [
@@ -191,25 +172,7 @@ def _http_problem(uri: str) -> str | None:
         return f"it says {error.code} {error.reason}" if error.code >= 500 else None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        return _reason(reason if isinstance(reason, BaseException) else error)
-
-
-def _connection_problem(host: str, port: int) -> str | None:
-    try:
-        with socket.create_connection((host, port), timeout=TIMEOUT):
-            return None
-    except OSError as error:
-        return _reason(error)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {TIMEOUT:g} seconds"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, socket.gaierror):
-        return "the host name is unknown"
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+        return reason_of(reason if isinstance(reason, BaseException) else error)
 
 
 def existing(folder: Path) -> Path:

@@ -64,7 +64,7 @@ def test_no_disk_is_refused_before_anything_is_written(
     ("address", "message"),
     [
         ("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"),
-        ("nonsense", "reads host:port, such as 10.0.0.1:6379, got 'nonsense'"),
+        ("nonsense", "the Ray address 'nonsense' is not of the form host:port"),
         ("ray://127.0.0.1:10001", "Ray Client .* is not supported"),
     ],
 )
