@@ -259,6 +259,21 @@ class SearchScheduler(FIFOScheduler):
                 order_stop(_folder(trial), f"asha at {result[BUDGET]:.2f} of its steps")
         return str(self.CONTINUE)
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Chooses who gets the next free worker: the oldest run for which none is being started yet.
+
+        Tune itself would choose the oldest run that waits, and end the worker that is just starting for it on a
+        node that came late: where runs end often, such a node would never get a worker to its feet. It would also
+        look at every trial there ever was, ten times a second.
+        """
+        controller = tune_controller._tune_controller
+        for trial in controller._pending_trials_list:
+            actor = controller._trial_to_actor.get(trial)
+            starting = actor is not None and controller._actor_manager.is_actor_started(actor)
+            if trial.status == trial.PENDING and not starting:
+                return trial
+        return None
+
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Lets Tune forget that it was resetting the actor of a run, or it would wait for that for ever."""
         resetting = getattr(tune_controller, "_resetting_trials", None)

@@ -13,10 +13,13 @@ from study.spec import StudySpec
 from tests.study.small_studies import RESIDENT, RUNNER
 
 
-def main(folder: str, spec_file: str, runner: str = RUNNER, resident: str = RESIDENT) -> None:
-    """Runs a study and prints its outcome as the last line."""
+def main(
+    folder: str, spec_file: str, runner: str = RUNNER, resident: str = RESIDENT, address: str | None = None
+) -> None:
+    """Runs a study, on the cluster at `address` if there is one, and prints its outcome as the last line."""
     spec = StudySpec.model_validate_json(Path(spec_file).read_text())
-    outcome = launch(spec, Storage(Path(folder), spec.name), workers=Workers(runner, resident))
+    storage = Storage(Path(folder), spec.name)
+    outcome = launch(spec, storage, address=address, workers=Workers(runner, resident))
     print(json.dumps(asdict(outcome)))
 
 
