@@ -24,15 +24,19 @@ def launch(
     """Runs or resumes a study; see `study.operations.launch_study` for the options and the result."""
     from study.operations import launch_study
 
-    return launch_study(study, overrides, Path(storage), **options)
+    return launch_study(study, overrides, storage, **options)
 
 
 def load_results(name: str, *, storage: str | Path = "storage", **options: Any) -> Results:
     """Returns the results of a study that was launched; see `study.results.load_results` for the options."""
     from study.results import load_results as load
-    from study.runs import Storage
+    from study.runs import storage_at
+    from study.working_copy import refresh
 
-    return load(Storage(Path(storage).absolute(), name), **options)
+    place = storage_at(storage, name)
+    if place.url is not None:
+        refresh(place)
+    return load(place, **options)
 
 
 def __getattr__(name: str) -> Any:

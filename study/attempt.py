@@ -22,12 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from study.object_store import ObjectStore, StoreError
+from study.run_objects import run_prefix
+from study.run_place import LOCK_FILE, PlaceError, place_of
 from study.run_result import RunResult, read_result, write_failure, write_json
-from trainables.config import RunConfig
 from trainables.events import Event, read_events
 
 ATTEMPTS_FILE = "attempts.jsonl"
-LOCK_FILE = "worker.lock"
 LOG_FILE = "log.txt"
 STOP_FILE = "stop.json"
 
@@ -53,6 +54,11 @@ class Order:
         cpus: Of each worker; also the number of torch's threads.
         gpus: Of each worker.
         workers: Processes that train the run together.
+        study: The study's name.
+        attempt: Names this attempt among all at the run, over all launches.
+        url: Of the storage, if it is one; the run's folder is then one of the driver's working copy.
+        home: The study's folder, if the worker must make sure that it sees the driver's; else empty.
+        stoppable: Whether a stop order may come.
     """
 
     key: str
@@ -65,6 +71,11 @@ class Order:
     cpus: float
     gpus: float
     workers: int = 1
+    study: str = ""
+    attempt: str = ""
+    url: str = ""
+    home: str = ""
+    stoppable: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As Tune takes it."""
@@ -82,7 +93,8 @@ class Attempt:
 
     def __init__(self, order: Order, resident: Any = None, *, capture: bool = False, node: str = "") -> None:
         self.order = order
-        self.config = RunConfig.model_validate_json(order.config)
+        self._place = place_of(order)
+        self.config = self._place.config
         self.folder = Path(self.config.output_dir)
         self._resident = resident
         self._capture = capture
@@ -91,6 +103,7 @@ class Attempt:
         self._events: Iterator[Event] | None = None
         self._budget = 0.0
         self._stopping = False
+        self._result: RunResult | None = None
 
     def advance(self, seconds: float = REPORT_SECONDS) -> dict[str, Any]:
         """Goes on for about so many seconds, or up to the next evaluation, and reports.
@@ -98,17 +111,34 @@ class Attempt:
         Returns:
             ``budget`` (done share of the training steps); ``quality`` if it was just evaluated before the
             end; and ``done``, then with ``state`` and ``reason``.
+
+        Raises:
+            PlaceError: This node cannot work on the run, or its storage did not take what the run left.
         """
+        until = time.monotonic() + seconds
         try:
-            if self._events is None:
-                self._events = self._begin()
-            report = self._pull(time.monotonic() + seconds)
-        except Exception as error:
-            # The runner catches what runs die of; this is a failure before it began, or a mistake of its own.
-            report = self._failed("exception", f"{type(error).__name__}: {error}", traceback.format_exc())
+            report = self._advance(until)
+            if report["done"] and not self._place.finish(max(0.1, until - time.monotonic())):
+                report = {"budget": 1.0, "done": False}  # what it left is still being copied
+        except PlaceError:
+            self.close()
+            raise
         if report["done"]:
             self.close()
         return report
+
+    def _advance(self, until: float) -> dict[str, Any]:
+        if self._result is not None:
+            return _final(self._result)
+        try:
+            if self._events is None:
+                self._events = self._begin()
+            return self._pull(until)
+        except PlaceError:
+            raise
+        except Exception as error:
+            # The runner catches what runs die of; this is a failure before it began, or a mistake of its own.
+            return self._failed("exception", f"{type(error).__name__}: {error}", traceback.format_exc())
 
     def interrupt(self) -> None:
         """Ends the attempt so that the run can go on later: nothing final is written."""
@@ -122,9 +152,13 @@ class Attempt:
     def close(self) -> None:
         """Lets go of files and lock."""
         self._events = None
-        self._open.close()
+        try:
+            self._place.close()
+        finally:
+            self._open.close()
 
     def _begin(self) -> Iterator[Event]:
+        self._place.open()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._open.enter_context(_locked(self.folder / LOCK_FILE))
         if self._capture:
@@ -132,6 +166,7 @@ class Attempt:
         if read_result(self.folder) is not None:
             return iter(())
         note_attempt(self.folder, self.order.session, self._node)
+        self._place.begin()
         runner = load_object(self.order.runner)
         arguments = [self._resident] if self._resident is not None else []
         return iter(runner(self.config, *arguments))
@@ -153,6 +188,7 @@ class Attempt:
         result = read_result(self.folder)
         if result is None:
             return self._failed("no_result", "the run ended without a result", None)
+        self._result = result
         return _final(result)
 
     def _stop_ordered(self) -> bool:
@@ -164,6 +200,7 @@ class Attempt:
             self.folder, reason=reason, message=message, traceback=trace, config_digest=self.config.digest(),
             attempts=len(attempts(self.folder)) or 1,
         )  # fmt: skip
+        self._result = result
         return _final(result)
 
 
@@ -171,9 +208,18 @@ def _final(result: RunResult) -> dict[str, Any]:
     return {"budget": 1.0, "done": True, "state": result.state, "reason": result.reason}
 
 
-def order_stop(folder: Path, reason: str) -> None:
-    """Asks the worker of a run to end it as PRUNED at its next event; a restarted worker obeys it too."""
+def order_stop(folder: Path, reason: str, *, url: str = "", study: str = "", run: str = "") -> None:
+    """Asks the worker of a run to end it as PRUNED at its next event; a restarted worker obeys it too.
+
+    Args:
+        folder: The run's, as the caller sees it.
+        url: Of the storage, if it is one: its worker looks for the order there.
+    """
     write_json(folder / STOP_FILE, {"reason": reason})
+    if url:
+        with contextlib.suppress(StoreError):  # then the run just goes on to its end
+            store = ObjectStore(url, patience=5.0)
+            store.put(f"{run_prefix(study, run)}/{STOP_FILE}", json.dumps({"reason": reason}).encode())
 
 
 def note_attempt(folder: Path, session: str, node: str = "") -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from study.local_ray import HERE, check_cluster
 from study.machine import check_disk, check_resources, check_tracking
+from study.runs import root_and_url
 from study.sections import BASE
 from study.spec import StudySpec
 from trainables.config import EMBEDDED
@@ -19,7 +20,7 @@ _OPTIMIZERS = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", 
 
 def check_study(
     spec: StudySpec,
-    storage: Path | None = None,
+    storage: str | Path | None = None,
     *,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -28,7 +29,8 @@ def check_study(
 
     Args:
         spec: A validated study.
-        storage: The storage folder, whose disk must have room; None leaves the disk out.
+        storage: The storage folder, whose disk must have room, or a URL, which is tried with a small object;
+            None leaves the storage out.
         address: Of a Ray cluster; CPUs and GPUs of a cluster are only known after joining it.
         tracking_uri: MLflow; None: that of the study file, or else MLFLOW_TRACKING_URI.
     """
@@ -41,7 +43,7 @@ def check_study(
         *(check_resources(spec.resources) if address in HERE else []),
         *check_cluster(address),
         *check_tracking(tracking_uri or spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")),
-        *(_disk(spec, storage) if storage is not None else []),
+        *(_storage(spec, storage) if storage is not None else []),
     ]
 
 
@@ -106,7 +108,13 @@ def _precision(spec: StudySpec) -> Iterator[str]:
         )
 
 
-def _disk(spec: StudySpec, storage: Path) -> list[str]:
+def _storage(spec: StudySpec, storage: str | Path) -> list[str]:
+    from study.object_store import store_problem
     from study.plan import rough_bytes
 
-    return check_disk(storage, rough_bytes(spec))
+    root, url = root_and_url(storage)
+    if url is None:
+        return check_disk(root, rough_bytes(spec))
+    problem = store_problem(url)
+    # The working copy holds records and images; weights and checkpoints stay in the store.
+    return ([problem] if problem else []) + check_disk(root, 0)

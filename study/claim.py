@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 from study.errors import UserError
 from study.run_result import write_json
 from study.runs import Storage
+from study.working_copy import fetch_record
 
 if TYPE_CHECKING:
     from study.spec import StudySpec
@@ -32,6 +33,8 @@ def claimed(spec: StudySpec, storage: Storage, *, min_free_bytes: int = MIN_FREE
     Raises:
         UserError: If another driver runs this study, its file has changed, or the disk is full or read-only.
     """
+    if storage.url is not None:
+        fetch_record(storage)
     check_unchanged(spec, storage)
     check_space(storage, min_free_bytes)
     try:

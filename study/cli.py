@@ -166,10 +166,16 @@ def doctor(
 ) -> None:
     """Say what this machine has, and what a study would miss on it; or what is wrong with a cluster's file."""
     from study.doctor import Finding, examine, examine_deployment
+    from study.object_store import store_problem
+    from study.runs import root_and_url
 
+    root, url = root_and_url(storage)
     is_file = file is not None and (file.endswith((".yaml", ".yml")) or Path(file).exists())
     deployment = examine_deployment(Path(file)) if is_file and file is not None else None
-    findings = examine(storage.absolute()) if deployment is None else deployment
+    findings = examine(root) if deployment is None else deployment
+    if url is not None and deployment is None:
+        problem = store_problem(url)
+        findings.append(Finding("storage", problem is None, problem or f"{url} can be read and written"))
     if file is not None and deployment is None:
         from study.checks import check_study
         from study.spec import load_study
@@ -191,10 +197,11 @@ def list_things(
 ) -> None:
     """List what there is: methods, search spaces, presets, metrics, embedded subjects, studies."""
     from study.listing import LISTINGS, listing
+    from study.operations import readable_root
 
     if what not in LISTINGS:
         raise UserError(f"study ls knows {', '.join(LISTINGS)}; got {what!r}")
-    rows, columns = listing(what, storage.absolute())
+    rows, columns = listing(what, readable_root(storage))
     print_rows(rows, columns, form)
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from study.errors import UserError
 from study.views import Format
 
 if TYPE_CHECKING:
@@ -21,9 +20,11 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override fields, e.g. search.trials=8.")
 ]
 StorageOption = Annotated[
-    Path,
+    str,
     typer.Option(
-        "--storage", envvar="STUDY_STORAGE", help="Folder of ledgers, runs, caches and MLflow store."
+        "--storage",
+        envvar="STUDY_STORAGE",
+        help="Folder of ledgers, runs, caches and MLflow store; or s3://bucket/prefix, gs://bucket/prefix.",
     ),
 ]
 ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder under which reports are written.")]
@@ -39,18 +40,11 @@ TrackingOption = Annotated[
     typer.Option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI, the study file, the storage."),
 ]
 
-STORAGE, REPORTS = Path("storage"), Path("reports")
+STORAGE, REPORTS = "storage", Path("reports")
 
 
-def stored(root: Path, name: str) -> Storage:
+def stored(place: str, name: str) -> Storage:
     """Returns where a launched study lies; raises UserError with the known names if there is none called so."""
-    from study.runs import Storage
+    from study.operations import readable_storage
 
-    storage = Storage(root.absolute(), name)
-    if "/" in name or name.startswith(".") or not (storage.folder / "study.json").exists():
-        known = sorted(path.parent.name for path in root.absolute().glob("*/study.json"))
-        there = (
-            f"studies there: {', '.join(known)}" if known else "there are none; launch one, or give --storage"
-        )
-        raise UserError(f"no study called {name!r} in {root}; {there}")
-    return storage
+    return readable_storage(place, name)

@@ -23,7 +23,9 @@ from study.driver import Heart
 from study.ledger import Ledger
 from study.local_ray import Cluster, alive_nodes, cluster
 from study.queue import RunQueue
+from study.run_place import mark
 from study.runs import Follower, PlannedRun, RunKey, Storage
+from study.upkeep import Upkeep, upkeep
 
 if TYPE_CHECKING:
     from study.search import Dispatcher
@@ -114,14 +116,21 @@ def launch(
     say = say or _to_standard_error
     ending = Ending()
     notes: list[str] = []
-    with claimed(spec, storage), _signals(ending, say), Heart(storage, _obey(ending, say)) as heart:
+    with (
+        claimed(spec, storage),
+        _signals(ending, say),
+        Heart(storage, _obey(ending, say)) as heart,
+        upkeep(
+            spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ending.ask, say=say
+        ) as keep,
+    ):
         queue = RunQueue(spec, storage, open_ledger(spec, storage))
         stalls = 0
         while not queue.finished and ending.reason is None:
             ended = len(queue.ended)
             with cluster(address) as joined:
                 failure = _work(
-                    spec, storage, queue, joined, ending, notes, followers, workers, started, say, heart
+                    spec, storage, queue, joined, ending, notes, followers, workers, started, say, heart, keep
                 )
             stalls = 0 if len(queue.ended) > ended else stalls + 1
             if failure is not None:
@@ -138,12 +147,22 @@ def open_ledger(spec: StudySpec, storage: Storage) -> Ledger:
     url = spec.storage.ledger_url or storage.ledger_url
     file = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
     with _ledgers_lock:
-        if (url, spec.name) not in _ledgers or (file is not None and not os.path.exists(file)):
-            _ledgers[url, spec.name] = Ledger(url, spec.name)
-        return _ledgers[url, spec.name]
+        # A file that was removed, or replaced by a copy from the storage's URL, is another database.
+        known = _ledgers.get((url, spec.name))
+        if known is None or (file is not None and _inode(file) != known[0]):
+            ledger = Ledger(url, spec.name)
+            known = _ledgers[url, spec.name] = (_inode(file) if file is not None else None, ledger)
+        return known[1]
 
 
-_ledgers: dict[tuple[str, str], Ledger] = {}
+def _inode(file: str) -> int | None:
+    try:
+        return os.stat(file).st_ino
+    except OSError:
+        return None
+
+
+_ledgers: dict[tuple[str, str], tuple[int | None, Ledger]] = {}
 _ledgers_lock = threading.Lock()
 
 
@@ -159,6 +178,7 @@ def _work(
     started: float,
     say: Callable[[str], None],
     heart: Heart,
+    keep: Upkeep,
 ) -> str | None:
     """Works on the queue until it is finished or the launch shall end; returns what Tune died of, or None."""
     from study.search import Dispatcher
@@ -179,6 +199,8 @@ def _work(
         elif not dispatcher.starved_seconds():
             said.clear()
         _maybe_end(spec, dispatcher, room, ending, started, workers.watchdog_minutes)
+        if dispatcher.trouble is not None:
+            ending.ask(dispatcher.trouble)
         dispatcher.stopping = ending.reason is not None
 
     said: list[str] = []
@@ -197,7 +219,13 @@ def _work(
         max_concurrent=room.limit,
         on_start=on_start,
         note=notes.append,
+        upkeep=keep,
+        url=storage.url or "",
+        home=str(storage.folder) if storage.url is None and not joined.local else "",
+        study=spec.name,
+        early_stopping=spec.search.scheduler is not None,
     )
+    mark(storage.folder, dispatcher.session)
     heart.describe = lambda: _told(dispatcher, room)
     return place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
 

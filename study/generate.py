@@ -68,6 +68,10 @@ def draw_images(
     config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
     result = read_result(folder)
     weights = result.weights if result is not None else None
+    if storage.url is not None and weights:
+        from study.working_copy import fetch_weights
+
+        fetch_weights(storage, "/".join(folder.parts[-3:]))
 
     import torch
 

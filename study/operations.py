@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
 from study.plan import plan_study as plan_study
-from study.runs import Storage
+from study.runs import Storage, root_and_url, storage_at
 from study.spec import StudySpec, load_study
 
 if TYPE_CHECKING:
@@ -41,15 +41,46 @@ class Launched:
     table: list[dict[str, Any]] = field(default_factory=list)
 
 
-def storage_of(spec: StudySpec, root: Path) -> Storage:
-    """Returns where a study lies, with an absolute root."""
-    return Storage(root.absolute(), spec.name)
+def storage_of(spec: StudySpec, place: str | Path) -> Storage:
+    """Returns where a study lies (a folder or a URL), with an absolute root; asks no server."""
+    return storage_at(place, spec.name)
+
+
+def readable_storage(place: str | Path, name: str) -> Storage:
+    """Returns the storage of a study that was launched; of one at a URL this machine's copy is brought up to date.
+
+    Raises:
+        UserError: There is no such study; the message lists those that there are.
+    """
+    sound = "/" not in name and not name.startswith(".")
+    storage = storage_at(place, name)
+    if sound and storage.url is not None:
+        from study.working_copy import refresh
+
+        refresh(storage)
+    if not sound or not (storage.folder / "study.json").exists():
+        known = sorted(path.parent.name for path in readable_root(place).glob("*/study.json"))
+        there = (
+            f"studies there: {', '.join(known)}" if known else "there are none; launch one, or give --storage"
+        )
+        raise UserError(f"no study called {name!r} in {place}; {there}")
+    return storage
+
+
+def readable_root(place: str | Path) -> Path:
+    """Returns the folder with all studies of a storage; from a URL their ``study.json`` are fetched."""
+    root, url = root_and_url(place)
+    if url is not None:
+        from study.working_copy import fetch_studies
+
+        fetch_studies(root, url)
+    return root
 
 
 def checked_study(
     file: str | Path | StudySpec,
     overrides: Sequence[str],
-    root: Path,
+    root: str | Path,
     *,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -58,7 +89,7 @@ def checked_study(
     from study.checks import check_study
 
     spec = file if isinstance(file, StudySpec) else load_study(file, overrides)
-    problems = check_study(spec, root.absolute(), address=address, tracking_uri=tracking_uri)
+    problems = check_study(spec, root, address=address, tracking_uri=tracking_uri)
     if problems:
         raise UserError(*problems)
     return spec
@@ -67,7 +98,7 @@ def checked_study(
 def launch_study(
     file: str | Path | StudySpec,
     overrides: Sequence[str] = (),
-    root: Path = Path("storage"),
+    root: str | Path = "storage",
     *,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -77,7 +108,7 @@ def launch_study(
     """Runs or resumes a study and writes its report.
 
     Args:
-        root: The storage folder.
+        root: The storage folder, or its URL.
         reports: Folder of reports; None writes none.
 
     Raises:
@@ -262,7 +293,8 @@ def _finished(storage: Storage) -> int:
 
 def _command(verb: str, storage: Storage) -> str:
     default = storage.root == Path("storage").absolute()
-    words = ["study", verb, storage.study, *([] if default else ["--storage", os.path.relpath(storage.root)])]
+    place = storage.url or os.path.relpath(storage.root)
+    words = ["study", verb, storage.study, *([] if default else ["--storage", place])]
     return shlex.join(words)
 
 

@@ -13,7 +13,7 @@ from study.checks import check_study
 from study.errors import UserError
 from study.machine import concurrency, existing, size
 from study.probe import Measured, probe_machine
-from study.runs import RunKey, Storage
+from study.runs import RunKey, Storage, storage_at
 from study.sections import BASE
 from study.spec import StudySpec, difference, load_study
 from trainables.config import EMBEDDED
@@ -195,7 +195,7 @@ class Plan:
 def plan_study(
     file: str | Path | StudySpec,
     overrides: Iterable[str] = (),
-    root: Path = Path("storage"),
+    root: str | Path = "storage",
     *,
     address: str | None = None,
     probe: bool = True,
@@ -204,7 +204,7 @@ def plan_study(
 
     Args:
         file: As for `load_study`; or a study.
-        root: The storage folder.
+        root: The storage folder, or its URL.
         address: Of a Ray cluster, which is joined to see its size; its machines are not probed.
         probe: Whether to measure this machine for the estimates of time and memory.
 
@@ -212,10 +212,10 @@ def plan_study(
         UserError: With every problem of the study.
     """
     spec = file if isinstance(file, StudySpec) else load_study(file, overrides)
-    problems = check_study(spec, root.absolute(), address=address)
+    problems = check_study(spec, root, address=address)
     if problems:
         raise UserError(*problems)
-    storage = Storage(root.absolute(), spec.name)
+    storage = storage_at(root, spec.name)
     if address:
         from study.local_ray import cluster
 

@@ -100,16 +100,16 @@ class RunQueue:
         trial, key = chosen
         trial.running.add(key)
         self._live[key] = trial
-        planned = self._plan(trial.record, key)
         known = trial.record.runs.get(key.name, {})
+        planned = replace(self._plan(trial.record, key), attempt=int(known.get("attempts", 0)) + 1)
         self._ledger.update_run(
             trial.record,
             key,
             state="RUNNING",
-            attempts=int(known.get("attempts", 0)) + 1,
+            attempts=planned.attempt,
             folder=str(planned.folder.relative_to(self._storage.folder)),
         )
-        trial.record.runs[key.name] = {**known, "attempts": int(known.get("attempts", 0)) + 1}
+        trial.record.runs[key.name] = {**known, "attempts": planned.attempt}
         return planned
 
     def end(self, key: RunKey, result: RunResult) -> None:

@@ -95,7 +95,12 @@ def log_artifacts(
         store.log_text(run_id, str(result["traceback"]), "traceback.txt")
     weights = folder / str(result["weights"]) if result.get("weights") else None
     if weights is None or not weights.exists():
-        return {}
+        # Of a storage at a URL, weights stay there.
+        elsewhere = folder / "weights.json"
+        if weights is None or not elsewhere.exists():
+            return {}
+        store.log_text(run_id, elsewhere.read_text(encoding="utf-8"), "weights.json")
+        return {"weights": "reference"}
     files = sorted(path for path in weights.rglob("*") if path.is_file())
     size = sum(path.stat().st_size for path in files)
     if size <= weights_limit:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,19 +49,36 @@ class RunKey:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run with its folder and its full configuration."""
+    """A run with its folder and its full configuration.
+
+    Attributes:
+        attempt: Which one this is, by the ledger: 1, 2, 3, ... over all launches.
+    """
 
     key: RunKey
     folder: Path
     config: RunConfig
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where everything of a study lies, under one root folder (``--storage``)."""
+    """Where everything of a study lies, under one root folder (``--storage``).
+
+    Attributes:
+        root: A folder of this machine, or of a network file system; with a `url` it is this machine's working
+            copy of what lies there.
+        url: ``s3://bucket/prefix`` or ``gs://bucket/prefix``: the storage itself, if it is an object store.
+    """
 
     root: Path
     study: str
+    url: str | None = None
+
+    @property
+    def place(self) -> str:
+        """What ``--storage`` takes to name it: the URL, or the absolute folder."""
+        return self.url or str(self.root)
 
     @property
     def folder(self) -> Path:
@@ -89,6 +108,37 @@ class Storage:
     def run_folder(self, key: RunKey) -> Path:
         """The folder of one run."""
         return self.folder / "runs" / key.name
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether a ``--storage`` is a URL and not a folder."""
+    return isinstance(place, str) and "://" in place
+
+
+def storage_at(place: str | Path, study: str) -> Storage:
+    """Returns the storage of a study at a folder or a URL, with an absolute root; asks no server.
+
+    Raises:
+        UserError: The URL cannot be one of a storage.
+    """
+    root, url = root_and_url(place)
+    return Storage(root, study, url)
+
+
+def root_and_url(place: str | Path) -> tuple[Path, str | None]:
+    """Returns the absolute folder of a ``--storage`` and, if it is a URL, the URL as it is known everywhere.
+
+    The working copy of a URL lies under ``STUDY_WORKING_COPIES``, by default in the user's data folder, and is
+    named after the URL's digest, so that every command on this machine finds the same one.
+    """
+    if not is_url(place):
+        return Path(place).expanduser().absolute(), None
+    from study.object_store import sound_url
+
+    url = sound_url(str(place))
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "diffusion-study"
+    copies = Path(os.environ.get("STUDY_WORKING_COPIES") or data).expanduser().absolute()
+    return copies / hashlib.sha256(url.encode()).hexdigest()[:16], url
 
 
 class Follower(Protocol):

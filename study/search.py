@@ -23,8 +23,11 @@ from ray.tune.search import Searcher
 from study.attempt import Order, attempts, crash_report, order_stop
 from study.attempt_log import note_death, place
 from study.queue import RunQueue
+from study.run_objects import attempt_name
+from study.run_place import PlaceError
 from study.run_result import read_result, write_failure
 from study.runs import PlannedRun
+from study.upkeep import NotNow, Upkeep
 from study.sections import BASE
 from trainables.events import read_events
 
@@ -46,6 +49,11 @@ class Dispatcher:
         max_concurrent: Runs under way at most; may be changed at any time.
         on_start: Called with each run that is handed out.
         note: Takes a line about a worker that died.
+        upkeep: What is done around each run for a storage at a URL.
+        url: Of the storage, or empty; see `study.attempt.Order` for it and `home`.
+
+    Attributes:
+        trouble: Why the launch must end: runs cannot be kept, or no node that is tried can work on them.
     """
 
     def __init__(
@@ -58,8 +66,17 @@ class Dispatcher:
         max_concurrent: int,
         on_start: Callable[[PlannedRun], None],
         note: Callable[[str], None],
+        upkeep: Upkeep | None = None,
+        url: str = "",
+        home: str = "",
+        study: str = "",
+        early_stopping: bool = False,
     ) -> None:
         self.queue = queue
+        self.trouble: str | None = None
+        self._upkeep = upkeep or Upkeep()
+        self._url, self._home, self._study, self._early_stopping = url, home, study, early_stopping
+        self._misplaced: Counter[str] = Counter()
         self.session = uuid.uuid4().hex
         self.last_activity = time.monotonic()
         self.stopping = False
@@ -104,6 +121,11 @@ class Dispatcher:
         if planned is None:
             return None
         self.touch()
+        try:
+            self._upkeep.before(planned, self.session)
+        except NotNow:
+            self.queue.put_back(planned.key)
+            return None
         self._planned[trial_id] = planned
         self._pending.add(trial_id)
         self._on_start(planned)
@@ -119,6 +141,11 @@ class Dispatcher:
             cpus=float(self._resources.worker_cpus),
             gpus=float(self._resources.worker_gpus),
             workers=self._resources.num_workers if planned.config.method != BASE else 1,
+            study=self._study,
+            attempt=attempt_name(planned.attempt, self.session),
+            url=self._url,
+            home=self._home,
+            stoppable=self._early_stopping and key.phase == "search",
         )
 
     def ended(self, trial_id: str) -> None:
@@ -128,6 +155,7 @@ class Dispatcher:
         if planned is None:
             return
         self.touch()
+        self._upkeep.collect(planned, self.session)
         result = read_result(planned.folder)
         if result is not None:
             self.queue.end(planned.key, result)
@@ -142,7 +170,12 @@ class Dispatcher:
     def died(self, trial_id: str, cause: str, *, preempted: bool = False) -> None:
         """Takes the death of a worker: the run is handed out again, unless it has used up its attempts."""
         planned = self._planned.get(trial_id)
+        if planned is not None:
+            self._upkeep.collect(planned, self.session)
         if planned is None or read_result(planned.folder) is not None:
+            return self.ended(trial_id)
+        if PlaceError.__name__ in cause:
+            self._note_place(planned, cause)
             return self.ended(trial_id)
         if preempted:
             note_death(planned.folder, self.session, reason="preempted", cause=cause)
@@ -158,7 +191,17 @@ class Dispatcher:
                 config_digest=planned.config.digest(),
                 attempts=len(attempts(planned.folder)),
             )
+        self._upkeep.publish(planned, self.session)
         return self.ended(trial_id)
+
+    def _note_place(self, planned: PlannedRun, cause: str) -> None:
+        """Takes a run back that its node could not work on, or whose results the storage did not take."""
+        lines = [line for line in cause.splitlines() if PlaceError.__name__ in line]
+        said = lines[-1].partition(f"{PlaceError.__name__}: ")[2] or cause
+        self._note(f"{planned.key.name} was put back: {said}")
+        self._misplaced[planned.key.name] += 1
+        if self._misplaced[planned.key.name] >= self._resources.max_attempts:
+            self.trouble = said
 
     def _failure(self, planned: PlannedRun, cause: str) -> tuple[str, str] | None:
         """Returns reason and message if the run must not be tried again."""
@@ -256,7 +299,8 @@ class SearchScheduler(FIFOScheduler):
             assert group is not None
             if group.on_trial_result(tune_controller, trial, result) == self.STOP:
                 self._stopped.add(trial.trial_id)
-                order_stop(_folder(trial), f"asha at {result[BUDGET]:.2f} of its steps")
+                where = {"url": trial.config["url"], "study": trial.config["study"], "run": trial.config["key"]}
+                order_stop(_folder(trial), f"asha at {result[BUDGET]:.2f} of its steps", **where)
         return str(self.CONTINUE)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:

@@ -1,0 +1,207 @@
+"""Where a worker works on a run: in the run's own folder, or, if the storage is a URL, in a scratch folder of its node.
+
+A node that cannot see the storage must not train into a folder of its own that nobody will ever read: both places
+say so with a `PlaceError`, upon which the run is handed out again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from study.object_store import ObjectStore, StoreError
+from study.run_objects import RunView, run_prefix
+from study.run_pusher import RunPusher, Superseded, pull_run
+from trainables.config import RunConfig
+
+if TYPE_CHECKING:
+    from study.attempt import Order
+
+MARKER_FILE = "session"
+VISIBLE_SECONDS = 15.0  # network file systems remember for some seconds what was not there
+PULL_PATIENCE_SECONDS = 300.0
+LEFTOVER_SECONDS = 24 * 3600.0
+LOCK_FILE = "worker.lock"
+
+
+class PlaceError(RuntimeError):
+    """This node cannot work on the run, or what it did could not be kept; the run itself is not to blame."""
+
+
+class Place(Protocol):
+    """A folder to work on one run in.
+
+    Attributes:
+        config: The run's configuration, with the folders of this node.
+    """
+
+    config: RunConfig
+
+    def open(self) -> None:
+        """Makes the folder ready, before anything is written to it; raises PlaceError."""
+        ...
+
+    def begin(self) -> None:
+        """Called when the folder is locked and the attempt noted in it."""
+        ...
+
+    def finish(self, seconds: float) -> bool:
+        """Waits so long for what the run left to be kept; returns whether it is. Raises PlaceError."""
+        ...
+
+    def close(self) -> None:
+        """Lets go, whether or not the run has ended."""
+        ...
+
+
+def place_of(order: Order) -> Place:
+    """Returns where this process works on an order."""
+    config = RunConfig.model_validate_json(order.config)
+    return ScratchPlace(order, config) if order.url else SharedPlace(order, config)
+
+
+class SharedPlace:
+    """The run's own folder, which driver and workers see under the same path."""
+
+    def __init__(self, order: Order, config: RunConfig) -> None:
+        self.config = config
+        self._order = order
+
+    def open(self) -> None:
+        """Makes sure that this node sees the driver's storage."""
+        if self._order.home:
+            check_visible(Path(self._order.home), self._order.session)
+
+    def begin(self) -> None:
+        """Nothing more is needed."""
+
+    def finish(self, seconds: float) -> bool:
+        """What is written there is kept."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class ScratchPlace:
+    """A folder of this node for one attempt; a `RunPusher` copies it to the storage's URL."""
+
+    def __init__(self, order: Order, config: RunConfig) -> None:
+        base = scratch_root(order.url)
+        self._root = base / order.attempt / hashlib.sha256(order.key.encode()).hexdigest()[:16]
+        self.folder = self._root / order.study / "runs" / order.key
+        self.config = config.model_copy(
+            update={"output_dir": str(self.folder), "cache_dir": str(base / "cache")}
+        )
+        self._order = order
+        self._store: ObjectStore | None = None
+        self._pusher: RunPusher | None = None
+        self._base: RunView | None = None
+        self._ended = False
+
+    def open(self) -> None:
+        """Fetches what earlier attempts left."""
+        order = self._order
+        remove_leftovers(scratch_root(order.url))
+        shutil.rmtree(self._root, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        try:
+            self._store = ObjectStore(order.url, patience=PULL_PATIENCE_SECONDS)
+            self._base = pull_run(self._store, run_prefix(order.study, order.key), self.folder)
+        except OSError as error:
+            raise PlaceError(f"{error} (from node {socket.gethostname()})") from error
+        self._ended = self._base is not None and self._base.ended
+
+    def begin(self) -> None:
+        """Begins to copy."""
+        if self._ended:
+            return
+        assert self._store is not None
+        order = self._order
+        self._store.patience = 60.0
+        self._pusher = RunPusher(
+            self._store,
+            run_prefix(order.study, order.key),
+            order.attempt,
+            self.folder,
+            self._base,
+            obeys=order.stoppable,
+        )
+
+    def finish(self, seconds: float) -> bool:
+        """Waits for the copy; nothing is to be done for a run that had ended before."""
+        if self._pusher is None:
+            return True
+        try:
+            return self._pusher.finish(seconds)
+        except (StoreError, Superseded, OSError) as error:
+            raise PlaceError(f"{self._order.key} could not be kept: {error}") from error
+
+    def close(self) -> None:
+        """Ends the copying and removes the folder."""
+        pusher, self._pusher = self._pusher, None
+        if pusher is not None:
+            pusher.abandon()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+
+def scratch_root(url: str) -> Path:
+    """Returns this node's scratch folder for a storage URL: under ``STUDY_SCRATCH``, or the temporary folder."""
+    base = os.environ.get("STUDY_SCRATCH") or f"{tempfile.gettempdir()}/diffusion-study-{os.getuid()}"
+    return Path(base).absolute() / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def remove_leftovers(root: Path) -> None:
+    """Removes the folders of attempts whose worker died a day ago or earlier."""
+    for folder in root.glob("[0-9]*-*/*"):
+        with contextlib.suppress(OSError):
+            locks = list(folder.rglob(LOCK_FILE))
+            old = time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS
+            if old and not any(_is_locked(lock) for lock in locks):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def mark(folder: Path, session: str) -> None:
+    """Leaves the driver's mark in a study's folder, by which nodes know that they see the same one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{MARKER_FILE}.partial"
+    partial.write_text(session, encoding="utf-8")
+    os.replace(partial, folder / MARKER_FILE)
+
+
+def sees(folder: Path, session: str, seconds: float = 0.0) -> bool:
+    """Whether this process sees the mark of that driver, at once or within some seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if (folder / MARKER_FILE).read_text(encoding="utf-8") == session:
+                return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+
+
+def check_visible(folder: Path, session: str) -> None:
+    """Raises PlaceError if this node does not see the driver's storage; writes nothing."""
+    if not sees(folder, session, VISIBLE_SECONDS):
+        raise PlaceError(
+            f"node {socket.gethostname()} does not see the storage folder {folder}: it must lie on a file system that "
+            "every node mounts at the same path, or --storage must be a URL such as s3://bucket/prefix"
+        )

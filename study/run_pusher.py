@@ -1,0 +1,323 @@
+"""The worker's side of a storage URL: what an attempt does in its scratch folder is copied to the URL as it goes.
+
+A thread of its own copies; the attempt waits for it at its end only. See `study.run_objects` for what it writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from study.object_store import ObjectStore, StoreError
+from study.run_objects import (
+    ALL,
+    CHECKPOINTS,
+    SEGMENTS,
+    STOP_FILE,
+    WEIGHTS,
+    FileRef,
+    RunView,
+    digest_of,
+    encode,
+    fetch_file,
+    newer_attempt,
+    read_view,
+    relative,
+    segment_name,
+)
+from trainables.events import EVENTS_FILE, RESULT_FILE
+
+FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
+LOG_SECONDS = 30.0
+LOG_FILE = "log.txt"
+KEEP = 2  # checkpoints, as on disk
+UPLOAD_SHARE = 0.25  # of the time may go into checkpoints: the next one waits so that training keeps its network
+FINAL_PATIENCE_SECONDS = 600.0
+_UNPUSHED = (EVENTS_FILE, RESULT_FILE, STOP_FILE, "lock", "worker.lock")
+
+
+class Superseded(RuntimeError):
+    """A newer attempt works on the run: this one must not end it."""
+
+
+def pull_run(store: ObjectStore, prefix: str, folder: Path) -> RunView | None:
+    """Brings what an attempt needs of earlier ones into its empty folder: events, newest whole checkpoint, records.
+
+    Returns:
+        What is at the URL; None if there is nothing yet. Of a run that has ended, the result is fetched too.
+    """
+    names = relative(store.list(prefix), prefix)
+    if STOP_FILE in names:
+        store.get_file(f"{prefix}/{STOP_FILE}", folder / STOP_FILE)
+    view = read_view(store, prefix, names)
+    if view is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, ref in list(view.files.items()):
+        if path.startswith((CHECKPOINTS, WEIGHTS, "samples/")):
+            continue
+        if not fetch_file(store, prefix, ref, folder / path):
+            view.files.pop(path)
+    if not view.ended:
+        _pull_checkpoint(store, prefix, view, folder)
+    (folder / EVENTS_FILE).write_text("".join(f"{line}\n" for line in view.events), encoding="utf-8")
+    if view.ended and not store.get_file(f"{prefix}/{view.attempt}/{RESULT_FILE}", folder / RESULT_FILE):
+        view.ended = False
+    return view
+
+
+def _pull_checkpoint(store: ObjectStore, prefix: str, view: RunView, folder: Path) -> None:
+    """Fetches the newest checkpoint whose files are all whole; forgets damaged ones."""
+    for _, paths in reversed(list(_checkpoints(view.files))):
+        if all(fetch_file(store, prefix, view.files[path], folder / path) for path in paths):
+            return
+        for path in paths:
+            (folder / path).unlink(missing_ok=True)
+            view.files.pop(path)
+
+
+def _checkpoints(files: dict[str, FileRef]) -> Iterator[tuple[str, list[str]]]:
+    """Yields the checkpoints among a run's files, oldest first: each one's folder and paths."""
+    folders: dict[str, list[str]] = {}
+    for path in sorted(files):
+        if path.startswith(CHECKPOINTS):
+            folders.setdefault(path.rpartition("/")[0], []).append(path)
+    yield from sorted(folders.items())
+
+
+class RunPusher:
+    """Copies an attempt's folder to the URL until `finish` or `abandon`.
+
+    Args:
+        store: The storage.
+        prefix: Of the run.
+        attempt: This attempt's own prefix under it.
+        folder: Where the attempt works.
+        base: What `pull_run` found.
+        obeys: Whether stop orders shall be looked for.
+
+    Attributes:
+        trouble: What the store last failed with, or None if it works.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        prefix: str,
+        attempt: str,
+        folder: Path,
+        base: RunView | None = None,
+        *,
+        obeys: bool = False,
+    ) -> None:
+        self.trouble: str | None = None
+        self._store, self._prefix, self._attempt, self._folder = store, prefix, attempt, folder
+        self._files: dict[str, FileRef] = dict(base.files) if base else {}
+        self._told: dict[str, FileRef] = {}
+        self._signatures: dict[str, tuple[int, int, int]] = {}
+        self._lines = 0
+        self._segments = 0
+        self._pushes = 0
+        self._log_time = 0.0
+        self._next_checkpoint = 0.0
+        self._obeys = obeys
+        self._final = False
+        self._stop = threading.Event()
+        self._done = threading.Event()
+        self._error: BaseException | None = None
+        self._staging = Path(tempfile.mkdtemp(prefix=".push-", dir=folder))
+        self._remember_pulled()
+        self._thread = threading.Thread(target=self._run, name="run-pusher", daemon=True)
+        self._thread.start()
+
+    def finish(self, seconds: float | None = None) -> bool:
+        """Asks for the rest to be pushed, the result last, and waits so many seconds; returns whether it is done.
+
+        Raises:
+            StoreError: It could not be pushed within `FINAL_PATIENCE_SECONDS`.
+            Superseded: A newer attempt works on the run.
+        """
+        self._final = True
+        self._stop.set()
+        if not self._done.wait(seconds):
+            return False
+        self._thread.join()
+        self._remove_staging()
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def abandon(self, seconds: float = 20.0) -> None:
+        """Ends the copying of an attempt that was interrupted; what is there by then goes along, if it can."""
+        if not self._final:
+            self._store.patience = min(self._store.patience, seconds / 2)
+            self._stop.set()
+            self._done.wait(seconds)
+        self._store.close()
+        self._remove_staging()
+
+    def _run(self) -> None:
+        begun = time.monotonic()
+        try:
+            while not self._stop.wait(min(LONGEST_SECONDS, FIRST_SECONDS + (time.monotonic() - begun) / 20)):
+                self._try_push()
+            if self._final:
+                self._store.patience = FINAL_PATIENCE_SECONDS
+                self._push(last=True)
+                self._push_end()
+            else:
+                self._next_checkpoint = 0.0
+                self._try_push()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+    def _try_push(self) -> None:
+        try:
+            self._push()
+            self.trouble = None
+        except (StoreError, OSError) as error:  # the next round tries again
+            self.trouble = str(error)
+
+    def _push(self, *, last: bool = False) -> None:
+        """Pushes files that are new or have changed, then a segment that names them with the events so far."""
+        lines = self._new_lines()
+        staged = self._stage(last)
+        if staged or lines:
+            self._pushes += 1
+        began, has_checkpoint = time.monotonic(), False
+        found: dict[str, tuple[FileRef, tuple[int, int, int]]] = {}
+        for path, (copy, signature) in staged.items():
+            is_checkpoint = path.startswith(CHECKPOINTS)
+            has_checkpoint |= is_checkpoint
+            key = f"{self._attempt}/{'c' if is_checkpoint else 'f'}{self._pushes:06d}/{path}"
+            ref = FileRef(key, copy.stat().st_size, digest_of(copy))
+            self._store.put_file(f"{self._prefix}/{key}", copy)
+            found[path] = ref, signature
+        if has_checkpoint:
+            self._next_checkpoint = time.monotonic() + (time.monotonic() - began) * (1 / UPLOAD_SHARE - 1)
+        self._files |= {path: ref for path, (ref, _) in found.items()}
+        outdated = self._prune(last)
+        changes: dict[str, FileRef | None] = {
+            path: ref for path, ref in self._files.items() if self._told.get(path) != ref
+        }
+        changes |= {path: None for path in self._told if path not in self._files}
+        if (lines or changes) and not last:  # at the end one object says it all
+            content = encode(lines, changes)
+            self._store.put(f"{self._prefix}/{self._attempt}/{segment_name(self._segments + 1)}", content)
+            self._segments += 1
+            self._lines += len(lines)
+            self._told = dict(self._files)
+        self._signatures |= {path: signature for path, (_, signature) in found.items()}
+        for folder in outdated:
+            with contextlib.suppress(StoreError):
+                self._store.delete_under(f"{self._prefix}/{folder}")
+        if self._obeys and not last:
+            self._store.get_file(f"{self._prefix}/{STOP_FILE}", self._folder / STOP_FILE)
+
+    def _push_end(self) -> None:
+        """Ends the attempt at the URL, and the run if it has a result."""
+        newer = newer_attempt(relative(self._store.list(self._prefix), self._prefix), self._attempt)
+        if newer is not None:
+            raise Superseded(f"attempt {newer} works on this run, {self._attempt} gives way")
+        own = f"{self._prefix}/{self._attempt}"
+        self._store.put(f"{own}/{ALL}", encode(_lines(self._folder), dict(self._files)))
+        if (self._folder / RESULT_FILE).exists():
+            self._store.put_file(f"{own}/{RESULT_FILE}", self._folder / RESULT_FILE)
+        if self._segments:
+            with contextlib.suppress(StoreError):  # they are only in the way
+                self._store.patience = 0
+                self._store.delete_under(f"{own}/{SEGMENTS}")
+
+    def _new_lines(self) -> list[str]:
+        return _lines(self._folder)[self._lines :]
+
+    def _stage(self, last: bool) -> dict[str, tuple[Path, tuple[int, int, int]]]:
+        """Holds every file that must be pushed by a second name, so that the run may replace or remove it meanwhile."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging.mkdir(parents=True)
+        now = time.monotonic()
+        newest = max((path.name for path in (self._folder / CHECKPOINTS).glob("step-*[0-9]")), default=None)
+        staged = {}
+        for path in _files_of(self._folder):
+            name = str(path.relative_to(self._folder))
+            if name == LOG_FILE and not last and now < self._log_time + LOG_SECONDS:
+                continue
+            if name.startswith(CHECKPOINTS) and (last or now < self._next_checkpoint):
+                continue  # at the end only the run's own decision to keep them counts, see `_prune`
+            if name.startswith(f"{CHECKPOINTS}step-") and path.parent.name != newest:
+                continue
+            with contextlib.suppress(OSError):
+                signature = _signature(path)
+                if self._signatures.get(name) == signature:
+                    continue
+                copy = self._staging / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                # A log grows while it is copied; everything else is replaced as a whole.
+                shutil.copy2(path, copy) if name in (LOG_FILE, "attempts.jsonl") else os.link(path, copy)
+                staged[name] = copy, signature
+                self._log_time = now if name == LOG_FILE else self._log_time
+        return staged
+
+    def _prune(self, last: bool) -> list[str]:
+        """Forgets checkpoints that are no longer wanted; returns prefixes that may be deleted after that is told."""
+        kept = list(_checkpoints(self._files))
+        outdated = [paths for _, paths in kept[:-KEEP]]
+        if last and (self._folder / RESULT_FILE).exists() and not (self._folder / CHECKPOINTS).exists():
+            outdated = [paths for _, paths in kept]
+        for path in (path for paths in outdated for path in paths):
+            self._files.pop(path)
+        used = {_place(ref) for ref in self._files.values()}
+        before = {_place(ref) for ref in self._told.values()}
+        return sorted(
+            place
+            for place in before - used
+            if place.partition("/")[2].startswith("c")
+        )
+
+    def _remember_pulled(self) -> None:
+        """What has just been pulled need not be pushed again."""
+        for name, ref in self._files.items():
+            path = self._folder / name
+            if ref.fits(path):
+                self._signatures[name] = _signature(path)
+
+    def _remove_staging(self) -> None:
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+
+def _files_of(folder: Path) -> Iterator[Path]:
+    """Yields a run's files in a stable order, without those that are being written, and locks."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".partial"))
+        for name in sorted(names):
+            path = Path(root) / name
+            hidden = name.startswith(".") or name.endswith((".partial", ".lock"))
+            if not hidden and not (Path(root) == folder and name in _UNPUSHED):
+                yield path
+
+
+def _lines(folder: Path) -> list[str]:
+    """The whole lines of a run's event file."""
+    try:
+        content = (folder / EVENTS_FILE).read_bytes()
+    except OSError:
+        return []
+    return [line.decode("utf-8", errors="replace") for line in content.split(b"\n")[:-1]]
+
+
+def _signature(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def _place(ref: FileRef) -> str:
+    """Attempt and push of a file: ``0001-ab12cd34/c000003``."""
+    return "/".join(ref.key.split("/")[:2])

@@ -1,0 +1,211 @@
+"""What a driver does for a storage URL while a study runs: holds the lease, copies the ledger, follows the runs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from study.errors import UserError
+from study.lease import leased
+from study.ledger_copy import LedgerCopy, drop_older
+from study.object_store import ObjectStore, StoreError
+from study.run_objects import ALL, attempt_name, encode, run_prefix
+from study.run_result import read_result
+from study.runs import PlannedRun, Storage
+from study.working_copy import AT_ONCE, DEATHS, STUDY_FILE, RunCopies, copy_locked, fetch_all, fetch_study
+from trainables.events import EVENTS_FILE, RESULT_FILE
+
+if TYPE_CHECKING:
+    from study.ledger import Ledger
+    from study.spec import StudySpec
+
+FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
+LEDGER_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
+
+
+class NotNow(Exception):
+    """A run must not be given out now: the storage cannot be written."""
+
+
+def _nothing(run: PlannedRun, session: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What is done around every run; nothing where the storage is a folder.
+
+    Attributes:
+        before: Called before a run is given out; may raise `NotNow`.
+        collect: Called when an attempt has ended: its folder then holds what it left.
+        publish: Called when the driver itself has written the end of a run.
+    """
+
+    before: Callable[[PlannedRun, str], None] = _nothing
+    collect: Callable[[PlannedRun, str], None] = _nothing
+    publish: Callable[[PlannedRun, str], None] = _nothing
+
+
+@contextlib.contextmanager
+def upkeep(
+    spec: StudySpec,
+    storage: Storage,
+    *,
+    open_ledger: Callable[[], Ledger],
+    end: Callable[[str], None],
+    say: Callable[[str], None],
+) -> Iterator[Upkeep]:
+    """Brings the working copy of a URL up to date and keeps it so; does nothing for a folder.
+
+    Args:
+        open_ledger: Called when the ledger is there.
+        end: Asks for the end of the launch, with the reason.
+        say: Takes a line for the user.
+
+    Raises:
+        UserError: The URL cannot be used, another driver runs the study, or its runs are not those of the ledger.
+    """
+    if storage.url is None:
+        yield Upkeep()
+        return
+    own_ledger = spec.storage.ledger_url is None
+    store = ObjectStore(storage.url, patience=PATIENCE_SECONDS)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(copy_locked(storage, driver=True))
+            generation = stack.enter_context(leased(store, storage, lost=end, say=say))
+            fetch_study(store, storage)
+            copies = RunCopies(store, storage)
+            begun = fetch_all(copies, ledger=own_ledger)
+            _check_known(spec, storage, begun, open_ledger())
+            if store.get(f"{storage.study}/{STUDY_FILE}") is None:
+                store.put_file(f"{storage.study}/{STUDY_FILE}", storage.folder / STUDY_FILE)
+            ledger = LedgerCopy(store, storage, generation) if own_ledger else None
+            if ledger is not None:
+                ledger.push()
+                drop_older(store, storage, generation)
+        except StoreError as error:
+            raise UserError(f"{error}; check its address, your credentials and the network") from None
+        driver = _Driver(store, storage, copies, ledger, end)
+        try:
+            yield Upkeep(driver.before, driver.collect, driver.publish)
+        finally:
+            driver.close()
+
+
+class _Driver:
+    """The thread that follows runs, and the driver's calls."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        storage: Storage,
+        copies: RunCopies,
+        ledger: LedgerCopy | None,
+        end: Callable[[str], None],
+    ) -> None:
+        self._store, self._storage, self._copies, self._ledger, self._end = store, storage, copies, ledger, end
+        self._ledger_lock = threading.Lock()
+        self._live: dict[str, tuple[str, float, float]] = {}
+        self._live_lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="storage-follower", daemon=True)
+        self._thread.start()
+
+    def before(self, run: PlannedRun, session: str) -> None:
+        """Copies the ledger, which knows of the run now; then the run may begin."""
+        try:
+            self._push_ledger()
+        except StoreError as error:
+            self._end(f"{error}; mend that")
+            raise NotNow(str(error)) from None
+        now = time.monotonic()
+        with self._live_lock:
+            self._live[run.key.name] = attempt_name(run.attempt, session), now, now + FIRST_SECONDS
+
+    def collect(self, run: PlannedRun, session: str) -> None:
+        """Fetches all that a run left; if the store is away, the run counts as interrupted."""
+        with self._live_lock:
+            self._live.pop(run.key.name, None)
+        with contextlib.suppress(StoreError):
+            self._copies.fetch(run.key.name)
+
+    def publish(self, run: PlannedRun, session: str) -> None:
+        """Writes what the driver knows of a dead worker: the death, and, if it ended the run, the end.
+
+        The end is an attempt of its own, right after the dead worker's.
+        """
+        attempt = f"{attempt_name(run.attempt, session)}-end"
+        prefix = run_prefix(self._storage.study, run.key.name)
+        if (run.folder / DEATHS).exists():
+            with contextlib.suppress(StoreError):
+                self._store.put_file(f"{prefix}/{DEATHS}", run.folder / DEATHS)
+        if read_result(run.folder) is None:
+            return
+        lines = (run.folder / EVENTS_FILE).read_text(encoding="utf-8").splitlines()
+        try:
+            view = self._copies.view(run.key.name)
+            self._store.put(f"{prefix}/{attempt}/{ALL}", encode(lines, dict(view.files) if view else {}))
+            self._store.put_file(f"{prefix}/{attempt}/{RESULT_FILE}", run.folder / RESULT_FILE)
+        except StoreError as error:
+            self._end(f"{error}; mend that")
+
+    def close(self) -> None:
+        """Ends the thread and copies the ledger a last time."""
+        self._closing.set()
+        self._thread.join(PATIENCE_SECONDS)
+        with contextlib.suppress(StoreError):
+            self._push_ledger()
+
+    def _push_ledger(self) -> None:
+        if self._ledger is not None:
+            with self._ledger_lock:
+                self._ledger.push()
+
+    def _work(self) -> None:
+        pushed = time.monotonic()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            while not self._closing.wait(0.25):
+                now = time.monotonic()
+                with self._live_lock:
+                    due = [(name, place) for name, place in self._live.items() if place[2] <= now]
+                list(pool.map(lambda item: self._follow(*item), due))
+                if now - pushed > LEDGER_SECONDS:
+                    pushed = now
+                    with contextlib.suppress(StoreError):
+                        self._push_ledger()
+
+    def _follow(self, name: str, place: tuple[str, float, float]) -> None:
+        attempt, begun, _ = place
+        with contextlib.suppress(StoreError):
+            self._copies.follow(name, attempt)
+        now = time.monotonic()
+        pause = min(LONGEST_SECONDS, FIRST_SECONDS + (now - begun) / 20)
+        with self._live_lock:
+            if self._live.get(name) == place:
+                self._live[name] = attempt, begun, now + pause
+
+
+def _check_known(spec: StudySpec, storage: Storage, begun: list[str], ledger: Ledger) -> None:
+    """Raises UserError if there are runs at the URL of which the ledger knows nothing."""
+    known = {
+        name
+        for arm in spec.arms
+        for phase in ("search", "confirm")
+        for record in ledger.trials(arm, phase)  # type: ignore[arg-type]
+        for name in record.runs
+    }
+    unknown = [name for name in begun if name not in known]
+    if unknown:
+        shown = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        raise UserError(
+            f"{storage.url} holds runs of study {spec.name!r} that its ledger does not know: {shown}. They were made "
+            "with another ledger: give that one (storage.ledger_url), choose another --storage or name, or remove "
+            f"{storage.study}/ there"
+        )

@@ -1,0 +1,290 @@
+"""This machine's copy of a storage URL: what readers read and a driver works on.
+
+Records, events, results and images are here; checkpoints and weights stay at the URL until they are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.errors import UserError
+from study.ledger_copy import pull_ledger
+from study.object_store import ObjectStore, StoreError
+from study.run_objects import (
+    CHECKPOINTS,
+    RUNS,
+    WEIGHTS,
+    FileRef,
+    RunView,
+    choose_attempt,
+    fetch_file,
+    read_next,
+    read_view,
+    relative,
+    run_prefix,
+)
+from study.run_result import write_json
+from study.runs import RunKey, Storage
+from trainables.events import EVENTS_FILE, RESULT_FILE
+
+STUDY_FILE = "study.json"
+NOTE_FILE = ".copy.json"
+DEATHS = "deaths.jsonl"  # of what the attempts died, as the driver saw it
+WEIGHTS_NOTE = "weights.json"
+LOCK_FILE = "copy.lock"
+AT_ONCE = 8
+READERS_PATIENCE = 10.0
+_LOCK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Note:
+    """How far a run's folder is brought up to date: attempt, segments (-1: all), and whether it has ended."""
+
+    attempt: str
+    segments: int
+    ended: bool
+
+
+class RunCopies:
+    """Brings run folders of the working copy up to date; may be used from several threads, in one process."""
+
+    def __init__(self, store: ObjectStore, storage: Storage) -> None:
+        self.store, self.storage = store, storage
+        self._locks: dict[str, threading.Lock] = {}
+        self._views: dict[str, RunView] = {}
+        self._have: dict[str, dict[str, FileRef]] = {}
+        self._guard = threading.Lock()
+
+    def fetch(self, run: str, names: set[str] | None = None) -> bool:
+        """Brings one run up to date, whatever attempt it is in; returns whether it has ended.
+
+        Args:
+            run: Its name.
+            names: Its keys, if they have been listed already.
+        """
+        prefix = run_prefix(self.storage.study, run)
+        with self._lock(run):
+            if names is None:
+                names = relative(self.store.list(prefix), prefix)
+            chosen = choose_attempt(names)
+            note = _noted(self.storage.folder / RUNS / run)
+            if chosen is None:
+                return False
+            folder = self.storage.folder / RUNS / run
+            if DEATHS in names and not (folder / DEATHS).exists():
+                self.store.get_file(f"{prefix}/{DEATHS}", folder / DEATHS)
+            if note is not None and note.ended and (note.attempt, True) == chosen:
+                return True
+            view = read_view(self.store, prefix, names, self._views.get(run))
+            return view is not None and self._apply(run, view)
+
+    def follow(self, run: str, attempt: str) -> bool:
+        """Fetches the next segments of an attempt that is under way; returns whether there were any."""
+        prefix = run_prefix(self.storage.study, run)
+        with self._lock(run):
+            view = self._views.get(run)
+            if view is None or view.attempt != attempt:
+                view = RunView(attempt)
+            before = view.segments
+            while read_next(self.store, prefix, view):
+                pass
+            if view.segments == before:
+                return False
+            self._apply(run, view)
+            return True
+
+    def view(self, run: str) -> RunView | None:
+        """Reads a run anew, with the places of all its files."""
+        prefix = run_prefix(self.storage.study, run)
+        return read_view(self.store, prefix, relative(self.store.list(prefix), prefix))
+
+    def _apply(self, run: str, view: RunView) -> bool:
+        """Writes to the run's folder what the view says: files first, then events, the result last."""
+        prefix, folder = run_prefix(self.storage.study, run), self.storage.folder / RUNS / run
+        folder.mkdir(parents=True, exist_ok=True)
+        have = self._have.setdefault(run, {})
+        for path, ref in view.files.items():
+            if path.startswith((CHECKPOINTS, WEIGHTS)) or have.get(path) == ref:
+                continue
+            if fetch_file(self.store, prefix, ref, folder / path):
+                have[path] = ref
+        if view.ended and (weights := [item for item in view.files.items() if item[0].startswith(WEIGHTS)]):
+            files = [
+                {"file": path.removeprefix(WEIGHTS), "bytes": ref.size, "sha256": ref.sha256, "key": f"{prefix}/{ref.key}"}
+                for path, ref in weights
+            ]
+            write_json(folder / WEIGHTS_NOTE, {"url": self.store.url, "files": files})
+        _write_events(folder, view.events)
+        ended = view.ended and self.store.get_file(
+            f"{prefix}/{view.attempt}/{RESULT_FILE}", folder / RESULT_FILE
+        )
+        write_json(folder / NOTE_FILE, {"attempt": view.attempt, "segments": view.segments, "ended": ended})
+        if ended:
+            self._views.pop(run, None)
+            self._have.pop(run, None)
+        else:
+            self._views[run] = view
+        return ended
+
+    def _lock(self, run: str) -> threading.Lock:
+        with self._guard:
+            return self._locks.setdefault(run, threading.Lock())
+
+
+def fetch_all(copies: RunCopies, *, ledger: bool) -> list[str]:
+    """Brings a whole study up to date; returns the names of the runs that there are at the URL.
+
+    Args:
+        ledger: Whether the ledger is a file of the working copy.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    store, storage = copies.store, copies.storage
+    fetch_study(store, storage)
+    if ledger:
+        pull_ledger(store, storage)
+    listing = relative(store.list(f"{storage.study}/{RUNS}"), f"{storage.study}/{RUNS}")
+    by_run: dict[str, set[str]] = {}
+    for name in listing:
+        parts = name.split("/", 3)
+        with contextlib.suppress(ValueError):
+            if len(parts) == 4:
+                by_run.setdefault(RunKey.parse("/".join(parts[:3])).name, set()).add(parts[3])
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda run: copies.fetch(run, by_run[run]), sorted(by_run)))
+    return sorted(by_run)
+
+
+def fetch_study(store: ObjectStore, storage: Storage) -> None:
+    """Fetches ``study.json`` if the working copy lacks it."""
+    path = storage.folder / STUDY_FILE
+    if not path.exists() and (content := store.get(f"{storage.study}/{STUDY_FILE}")) is not None:
+        write_json(path, json.loads(content))
+
+
+def fetch_record(storage: Storage) -> None:
+    """Fetches ``study.json`` from the storage's URL; raises UserError if that cannot be read."""
+    assert storage.url is not None
+    with _reading(storage.url) as store:
+        fetch_study(store, storage)
+
+
+def fetch_studies(root: Path, url: str) -> None:
+    """Fetches the ``study.json`` of every study at a URL; raises UserError if it cannot be read."""
+    with _reading(url) as store:
+        # Study folders cannot be listed without what lies in them; a page of a thousand names costs one request.
+        for key in store.list():
+            study, _, rest = key.partition("/")
+            if rest == STUDY_FILE:
+                fetch_study(store, Storage(root, study, url))
+
+
+def refresh(storage: Storage) -> None:
+    """Brings this machine's copy of a study up to date, unless its driver runs here and does so all the time.
+
+    Raises:
+        UserError: The URL cannot be read.
+    """
+    assert storage.url is not None
+    with _reading(storage.url) as store:
+        # A name that is not there leaves no folder behind.
+        if not storage.folder.exists() and store.get(f"{storage.study}/{STUDY_FILE}") is None:
+            return
+        with copy_locked(storage, driver=False) as held:
+            if held:
+                fetch_study(store, storage)
+                fetch_all(RunCopies(store, storage), ledger=_has_own_ledger(storage))
+
+
+def fetch_weights(storage: Storage, run: str) -> None:
+    """Brings the weights of a run from the URL into the working copy, unless they are there."""
+    assert storage.url is not None
+    folder = storage.folder / RUNS / run
+    with _reading(storage.url) as store:
+        view = RunCopies(store, storage).view(run)
+        for path, ref in (view.files if view else {}).items():
+            if path.startswith(WEIGHTS) and not fetch_file(
+                store, run_prefix(storage.study, run), ref, folder / path
+            ):
+                raise UserError(f"{path} of run {run} is damaged or gone at {storage.url}")
+
+
+@contextlib.contextmanager
+def copy_locked(storage: Storage, *, driver: bool) -> Iterator[bool]:
+    """Holds the working copy; yields False to a reader if the driver, which keeps it up to date, has it."""
+    storage.folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + _LOCK_SECONDS
+    with (storage.folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                if not driver and (file.read() == "driver" or time.monotonic() > until):
+                    yield False
+                    return
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"another command has been reading {storage.url} for {_LOCK_SECONDS:.0f} seconds; wait for it"
+                    ) from None
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write("driver" if driver else "")
+        file.flush()
+        yield True
+
+
+@contextlib.contextmanager
+def _reading(url: str) -> Iterator[ObjectStore]:
+    try:
+        yield ObjectStore(url, patience=READERS_PATIENCE)
+    except StoreError as error:
+        raise UserError(f"{error}; check its address, your credentials and the network") from None
+
+
+def _noted(folder: Path) -> _Note | None:
+    try:
+        content = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))
+        note = _Note(str(content["attempt"]), int(content["segments"]), bool(content["ended"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return note if not note.ended or (folder / RESULT_FILE).exists() else None
+
+
+def _has_own_ledger(storage: Storage) -> bool:
+    try:
+        record = json.loads((storage.folder / STUDY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not (record.get("spec", {}).get("storage") or {}).get("ledger_url")
+
+
+def _write_events(folder: Path, lines: list[str]) -> None:
+    """Makes the event file hold these lines: appended where it is the beginning of them, else in one step."""
+    path = folder / EVENTS_FILE
+    content = "".join(f"{line}\n" for line in lines).encode()
+    try:
+        present = path.read_bytes()
+    except OSError:
+        present = b""
+    if content.startswith(present):
+        with path.open("ab") as file:
+            file.write(content[len(present) :])
+            file.flush()
+            os.fsync(file.fileno())
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

@@ -1,0 +1,228 @@
+"""One run at a storage URL: what an attempt leaves there, resumed elsewhere, disturbed by stale ones and by failures."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study.attempt import Attempt, Order, attempts, order_stop
+from study.object_store import ObjectStore
+from study.run_objects import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
+from study.run_place import PlaceError
+from study.run_result import read_result
+from study.runs import RunKey, storage_at
+from study.working_copy import RunCopies
+from tests.study.s3_server import Proxy
+from tests.study.small_studies import RUNNER, small_study
+from trainables.events import EVENTS_FILE, read_events
+
+RUN = RunKey("search", "cosine", 0, "cat-1", 0)
+NAME = RUN.name
+
+
+def order(url: str, number: int = 1, session: str = "driver00", *, steps: int = 8, **changes: Any) -> Order:
+    spec = small_study(budget={"max_train_steps": steps})
+    config = spec.run_config(RUN, {"learning_rate": 1e-3, "r": 2}, storage_at(url, spec.name))
+    values: dict[str, Any] = {
+        "key": NAME,
+        "phase": "search",
+        "group": "g",
+        "config": config.model_dump_json(),
+        "session": session,
+        "runner": RUNNER,
+        "resident": "",
+        "cpus": 1.0,
+        "gpus": 0.0,
+        "study": spec.name,
+        "attempt": attempt_name(number, session),
+        "url": url,
+    }
+    return Order(**{**values, **changes})
+
+
+def drive(attempt: Attempt, until: Callable[[dict[str, Any]], bool] = lambda report: False) -> dict[str, Any]:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        report = attempt.advance(0.2)
+        if report["done"] or until(report):
+            return report
+    raise AssertionError("the attempt did not end")
+
+
+def rules(tmp_path: Path, url: str, content: dict[str, Any]) -> None:
+    """How the fake runner behaves: its rules lie in the cache of the scratch folder."""
+    from study.run_place import scratch_root
+
+    cache = scratch_root(url) / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "fake.json").write_text(json.dumps({"": content}))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def test_a_run_is_kept_at_the_url_and_its_scratch_folder_is_removed(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("one")
+    attempt = Attempt(order(url))
+    report = drive(attempt)
+    assert report["state"] == "COMPLETE"
+    assert not attempt.folder.exists()
+    storage = storage_at(url, "small")
+    copies = RunCopies(ObjectStore(url), storage)
+    assert copies.fetch(NAME)
+    folder = storage.run_folder(RUN)
+    result = read_result(folder)
+    assert result is not None
+    assert result.state == "COMPLETE"
+    assert [event.number for event in read_events(folder)] == list(range(1, len(read_events(folder)) + 1))
+    assert len(attempts(folder)) == 1
+    assert not (folder / "checkpoint").exists()
+    before = sum(s3.requests.values())
+    assert RunCopies(ObjectStore(url), storage).fetch(NAME)  # nothing has changed
+    assert sum(s3.requests.values()) - before == 1
+    # What a short run costs: two listings, a put for each file, its records and its result.
+    assert before <= 20, s3.seen
+
+
+def test_an_interrupted_run_goes_on_elsewhere(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = s3.url("elsewhere")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    first = Attempt(order(url, steps=30))
+    drive(first, lambda report: report["budget"] > 0.3)
+    first.interrupt()
+    assert not first.folder.exists()
+    monkeypatch.setenv("STUDY_SCRATCH", str(tmp_path / "another-node"))
+    second = Attempt(order(url, 2, "driver01", steps=30))
+    assert drive(second)["state"] == "COMPLETE"
+    storage = storage_at(url, "small")
+    assert RunCopies(ObjectStore(url), storage).fetch(NAME)
+    events = read_events(storage.run_folder(RUN))
+    begun = [event.data["resumed_step"] for event in events if event.kind == "started"]
+    assert begun[0] == 0
+    assert begun[1] >= 9
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert [attempt["session"] for attempt in attempts(storage.run_folder(RUN))] == ["driver00", "driver01"]
+
+
+def test_a_driver_can_follow_a_run(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("followed")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    attempt = Attempt(order(url, steps=60))
+    storage = storage_at(url, "small")
+    copies = RunCopies(ObjectStore(url), storage)
+    seen: list[int] = []
+    while not (report := attempt.advance(0.2))["done"]:
+        copies.follow(NAME, attempt.order.attempt)
+        seen.append(len(read_events(storage.run_folder(RUN))))
+    assert report["state"] == "COMPLETE"
+    assert len({count for count in seen if count}) >= 2  # it grew while the run lasted
+    assert seen == sorted(seen)
+    assert copies.fetch(NAME)
+    assert read_events(storage.run_folder(RUN))[-1].kind == "finished"
+
+
+def test_a_stop_order_reaches_a_run_at_a_url(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("stopped")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    attempt = Attempt(order(url, steps=600, stoppable=True))
+    attempt.advance(0.2)
+    order_stop(tmp_path / "drivers-copy", "enough", url=url, study="small", run=NAME)
+    assert drive(attempt)["state"] == "PRUNED"
+    assert attempt.folder.exists() is False
+    again = Attempt(order(url, 2, steps=600))
+    assert drive(again)["state"] == "PRUNED"  # it has ended: nothing is trained again
+
+
+def test_a_stale_attempt_cannot_end_a_run_that_a_newer_one_works_on(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("stale")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    stale = Attempt(order(url, 1, "olddrive", steps=30))
+    drive(stale, lambda report: report["budget"] > 0.4)
+    newer = Attempt(order(url, 2, "newdrive", steps=30))
+    newer.advance(0.2)
+    prefix = run_prefix("small", NAME)
+    store = ObjectStore(url)
+    wait_for(lambda: any("0002-newdrive" in name for name in store.list(prefix)))
+    with pytest.raises(PlaceError, match="0002-newdrive works on this run"):
+        drive(stale)
+    assert drive(newer)["state"] == "COMPLETE"
+    names = relative(store.list(prefix), prefix)
+    assert choose_attempt(names) == ("0002-newdrive", True)
+    assert "0001-olddrive/result.json" not in names
+    view = read_view(store, prefix, names)
+    assert view is not None
+    assert sum(json.loads(line)["kind"] == "started" for line in view.events) == 2
+
+
+def test_a_run_that_cannot_be_kept_is_interrupted_and_not_finished(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.run_pusher.FINAL_PATIENCE_SECONDS", 0.5)
+    url = s3.url("full")
+    attempt = Attempt(order(url))
+    s3.answer = lambda method, path: 507 if method in ("PUT", "POST") else None
+    with pytest.raises(PlaceError, match=r"could not be kept: storage s3://studies/full.*it is full"):
+        drive(attempt)
+    s3.answer = lambda method, path: None
+    assert not RunCopies(ObjectStore(url), storage_at(url, "small")).fetch(NAME)
+    assert drive(Attempt(order(url, 2)))["state"] == "COMPLETE"
+
+
+def test_training_goes_on_while_the_store_is_away(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("away")
+    rules(tmp_path, url, {"step_seconds": 0.05})
+    attempt = Attempt(order(url, steps=40))
+    attempt.advance(0.1)
+    s3.answer = lambda method, path: 503
+    report = drive(attempt, lambda report: report["budget"] >= 1)  # trained to the end without the store
+    s3.answer = lambda method, path: None
+    report = drive(attempt)
+    assert report["state"] == "COMPLETE"
+    assert RunCopies(ObjectStore(url), storage_at(url, "small")).fetch(NAME)
+
+
+def test_a_node_without_the_store_puts_the_run_back(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.run_place.PULL_PATIENCE_SECONDS", 0.0)
+    s3.answer = lambda method, path: 503
+    with pytest.raises(PlaceError, match="from node"):
+        drive(Attempt(order(s3.url("nothing"))))
+
+
+def test_a_damaged_checkpoint_is_passed_over(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("damaged")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    first = Attempt(order(url, steps=30))
+    drive(first, lambda report: report["budget"] > 0.3)
+    first.interrupt()
+    store, prefix = ObjectStore(url), run_prefix("small", NAME)
+    view = read_view(store, prefix, relative(store.list(prefix), prefix))
+    assert view is not None
+    ref = view.files["checkpoint/state.json"]
+    store.put(f"{prefix}/{ref.key}", b'{"step": 29}'.ljust(ref.size)[: ref.size])  # as long, but another
+    assert drive(Attempt(order(url, 2, steps=30)))["state"] == "COMPLETE"
+    storage = storage_at(url, "small")
+    RunCopies(store, storage).fetch(NAME)
+    events = read_events(storage.run_folder(RUN))
+    assert [event.data["resumed_step"] for event in events if event.kind == "started"] == [0, 0]
+
+
+def test_names_cannot_leave_the_folder(s3: Proxy, tmp_path: Path) -> None:
+    for path in ("../x", "/etc/x", "a/../../x", "", "a\\b"):
+        with pytest.raises(ValueError, match="leaves its folder"):
+            safe_path(path)
+    url = s3.url("evil")
+    storage, store = storage_at(url, "small"), ObjectStore(url)
+    prefix = run_prefix("small", NAME)
+    segment = {"events": [], "files": {"../../../../../../stolen": ["0001-x/f/x", 1, "00"]}}
+    store.put(f"{prefix}/0001-x/s/000001.json", json.dumps(segment).encode())
+    assert not RunCopies(store, storage).fetch(NAME)
+    assert not (tmp_path / "stolen").exists()
+    assert not (storage.run_folder(RUN) / EVENTS_FILE).exists()
