@@ -135,9 +135,7 @@ class ObjectStore:
         def read() -> dict[str, ObjectInfo]:
             found = {}
             self.requests["list"] += 1
-            for info in self._files.get_file_info(
-                FileSelector(folder, recursive=True, allow_not_found=True)
-            ):
+            for info in self._files.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True)):
                 if info.type == FileType.File:
                     key = info.path.removeprefix(self._base + "/")
                     found[key] = ObjectInfo(info.size, (info.mtime_ns or 0) / 1e9)
@@ -197,7 +195,9 @@ def sound_url(text: str) -> str:
     except ValueError:
         raise UserError(f"--storage {_hidden(text)!r} is not a URL; write s3://bucket/prefix") from None
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    secret = [name for name in options if re.search(r"(key|secret|token|password|credential|sig)", name, re.I)]
+    secret = [
+        name for name in options if re.search(r"(key|secret|token|password|credential|sig)", name, re.I)
+    ]
     if parts.username or parts.password or secret:
         raise UserError(
             f"--storage {_hidden(text)} carries credentials, which would be copied into records and logs; leave them "
@@ -211,7 +211,9 @@ def sound_url(text: str) -> str:
         )
     prefix = "/".join(part for part in parts.path.split("/") if part)
     if not parts.netloc or any(part in (".", "..") for part in prefix.split("/")):
-        raise UserError(f"--storage {text!r} names no bucket and prefix; write {parts.scheme}://bucket/prefix")
+        raise UserError(
+            f"--storage {text!r} names no bucket and prefix; write {parts.scheme}://bucket/prefix"
+        )
     known = _S3_OPTIONS if parts.scheme == "s3" else ("endpoint_override", "scheme")
     if unknown := sorted(set(options) - set(known)):
         raise UserError(
@@ -232,7 +234,9 @@ def store_problem(url: str, *, seconds: float = 30.0) -> str | None:
     thread.join(seconds)
     if answer:
         return answer[0]
-    return f"the storage {url} did not answer within {seconds:g} seconds; check its address, network and proxy"
+    return (
+        f"the storage {url} did not answer within {seconds:g} seconds; check its address, network and proxy"
+    )
 
 
 def _probe(url: str) -> str | None:
@@ -280,7 +284,7 @@ def reason_of(error: BaseException) -> str:
 
 _KNOWN = {
     r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist": "the bucket does not exist",
-    r"InvalidAccessKeyId|INVALID_ACCESS_KEY|SignatureDoesNotMatch|INVALID_CLIENT_TOKEN": "the credentials are not accepted",
+    r"InvalidAccessKeyId|INVALID_ACCESS_KEY|SignatureDoesNotMatch|INVALID_CLIENT": "the credentials are not accepted",
     r"ACCESS_DENIED|HTTP status 403|AccessDenied|Forbidden": "access is denied",
     r"HTTP status 507|Insufficient Storage|QuotaExceeded|XMinioStorageFull": "it is full",
     r"credentials|no authentication|MISSING_AUTHENTICATION": "no credentials were found, or they are not accepted",

@@ -139,7 +139,9 @@ def newer_attempt(names: Iterable[str], attempt: str) -> str | None:
     return newest if newest > attempt else None
 
 
-def read_view(store: ObjectStore, prefix: str, names: Iterable[str], known: RunView | None = None) -> RunView | None:
+def read_view(
+    store: ObjectStore, prefix: str, names: Iterable[str], known: RunView | None = None
+) -> RunView | None:
     """Reads a run as far as it is there, or goes on from what is `known` of the same attempt.
 
     Args:

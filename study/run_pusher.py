@@ -37,7 +37,9 @@ FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
 LOG_SECONDS = 30.0
 LOG_FILE = "log.txt"
 KEEP = 2  # checkpoints, as on disk
-UPLOAD_SHARE = 0.25  # of the time may go into checkpoints: the next one waits so that training keeps its network
+UPLOAD_SHARE = (
+    0.25  # of the time may go into checkpoints: the next one waits so that training keeps its network
+)
 FINAL_PATIENCE_SECONDS = 600.0
 _UNPUSHED = (EVENTS_FILE, RESULT_FILE, STOP_FILE, "lock", "worker.lock")
 
@@ -276,11 +278,7 @@ class RunPusher:
             self._files.pop(path)
         used = {_place(ref) for ref in self._files.values()}
         before = {_place(ref) for ref in self._told.values()}
-        return sorted(
-            place
-            for place in before - used
-            if place.partition("/")[2].startswith("c")
-        )
+        return sorted(place for place in before - used if place.partition("/")[2].startswith("c"))
 
     def _remember_pulled(self) -> None:
         """What has just been pulled need not be pushed again."""
@@ -296,7 +294,9 @@ class RunPusher:
 def _files_of(folder: Path) -> Iterator[Path]:
     """Yields a run's files in a stable order, without those that are being written, and locks."""
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".partial"))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and not name.endswith(".partial")
+        )
         for name in sorted(names):
             path = Path(root) / name
             hidden = name.startswith(".") or name.endswith((".partial", ".lock"))

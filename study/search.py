@@ -27,8 +27,8 @@ from study.run_objects import attempt_name
 from study.run_place import PlaceError
 from study.run_result import read_result, write_failure
 from study.runs import PlannedRun
-from study.upkeep import NotNow, Upkeep
 from study.sections import BASE
+from study.upkeep import NotNow, Upkeep
 from trainables.events import read_events
 
 if TYPE_CHECKING:
@@ -299,7 +299,11 @@ class SearchScheduler(FIFOScheduler):
             assert group is not None
             if group.on_trial_result(tune_controller, trial, result) == self.STOP:
                 self._stopped.add(trial.trial_id)
-                where = {"url": trial.config["url"], "study": trial.config["study"], "run": trial.config["key"]}
+                where = {
+                    "url": trial.config["url"],
+                    "study": trial.config["study"],
+                    "run": trial.config["key"],
+                }
                 order_stop(_folder(trial), f"asha at {result[BUDGET]:.2f} of its steps", **where)
         return str(self.CONTINUE)
 

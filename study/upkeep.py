@@ -110,7 +110,13 @@ class _Driver:
         ledger: LedgerCopy | None,
         end: Callable[[str], None],
     ) -> None:
-        self._store, self._storage, self._copies, self._ledger, self._end = store, storage, copies, ledger, end
+        self._store, self._storage, self._copies, self._ledger, self._end = (
+            store,
+            storage,
+            copies,
+            ledger,
+            end,
+        )
         self._ledger_lock = threading.Lock()
         self._live: dict[str, tuple[str, float, float]] = {}
         self._live_lock = threading.Lock()

@@ -120,7 +120,12 @@ class RunCopies:
                 have[path] = ref
         if view.ended and (weights := [item for item in view.files.items() if item[0].startswith(WEIGHTS)]):
             files = [
-                {"file": path.removeprefix(WEIGHTS), "bytes": ref.size, "sha256": ref.sha256, "key": f"{prefix}/{ref.key}"}
+                {
+                    "file": path.removeprefix(WEIGHTS),
+                    "bytes": ref.size,
+                    "sha256": ref.sha256,
+                    "key": f"{prefix}/{ref.key}",
+                }
                 for path, ref in weights
             ]
             write_json(folder / WEIGHTS_NOTE, {"url": self.store.url, "files": files})

@@ -101,7 +101,13 @@ def proxy(server: int) -> Iterator[Proxy]:
             content = answer.read()
             self.send_response(answer.status)
             for name, value in answer.getheaders():
-                if name.lower() not in ("transfer-encoding", "connection", "content-length", "date", "server"):
+                if name.lower() not in (
+                    "transfer-encoding",
+                    "connection",
+                    "content-length",
+                    "date",
+                    "server",
+                ):
                     self.send_header(name, value)
             length = answer.getheader("Content-Length") if self.command == "HEAD" else None
             self.send_header("Content-Length", length or str(len(content)))
@@ -109,8 +115,6 @@ def proxy(server: int) -> Iterator[Proxy]:
             if self.command != "HEAD":
                 self.wfile.write(content)
             connection.close()
-
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
         def _body(self) -> bytes | None:
             if "chunked" not in (self.headers.get("Transfer-Encoding") or ""):
@@ -127,6 +131,8 @@ def proxy(server: int) -> Iterator[Proxy]:
         def log_message(self, *_: object) -> None:
             pass
 
+    for method in ("GET", "PUT", "POST", "DELETE", "HEAD"):
+        setattr(Handler, f"do_{method}", Handler.handle_any)
     listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     listener.daemon_threads = True
     known = Proxy(listener.server_port)

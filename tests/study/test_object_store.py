@@ -46,7 +46,9 @@ def test_a_url_that_cannot_be_one_is_refused(given: str, words: str) -> None:
     assert "s3cret" not in str(refused.value)
 
 
-def test_the_working_copy_of_a_url_is_always_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_working_copy_of_a_url_is_always_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("STUDY_WORKING_COPIES", str(tmp_path))
     first, again = storage_at("s3://bucket/p/", "a"), storage_at("s3://bucket/p", "a")
     assert first == again
@@ -67,7 +69,11 @@ def test_objects_are_kept_whole(s3: Proxy, tmp_path: Path) -> None:
     assert store.get("a/one") == b"11"
     assert store.get("a/none") == b""
     assert store.get("a/no") is None
-    assert {key: info.size for key, info in store.list().items()} == {"a/one": 2, "a/none": 0, "b/large": 12_800_000}
+    assert {key: info.size for key, info in store.list().items()} == {
+        "a/one": 2,
+        "a/none": 0,
+        "b/large": 12_800_000,
+    }
     assert set(store.list("a")) == {"a/one", "a/none"}
     assert store.list("nothing") == {}
     assert store.get_file("b/large", tmp_path / "back")

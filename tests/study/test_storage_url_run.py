@@ -1,4 +1,4 @@
-"""One run at a storage URL: what an attempt leaves there, resumed elsewhere, disturbed by stale ones and by failures."""
+"""One run at a storage URL: kept, resumed elsewhere, disturbed by stale attempts and by failures."""
 
 import json
 import time
@@ -92,7 +92,9 @@ def test_a_run_is_kept_at_the_url_and_its_scratch_folder_is_removed(s3: Proxy, t
     assert before <= 20, s3.seen
 
 
-def test_an_interrupted_run_goes_on_elsewhere(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on_elsewhere(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = s3.url("elsewhere")
     rules(tmp_path, url, {"step_seconds": 0.1})
     first = Attempt(order(url, steps=30))
@@ -189,7 +191,9 @@ def test_training_goes_on_while_the_store_is_away(s3: Proxy, tmp_path: Path) -> 
     assert RunCopies(ObjectStore(url), storage_at(url, "small")).fetch(NAME)
 
 
-def test_a_node_without_the_store_puts_the_run_back(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_without_the_store_puts_the_run_back(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("study.run_place.PULL_PATIENCE_SECONDS", 0.0)
     s3.answer = lambda method, path: 503
     with pytest.raises(PlaceError, match="from node"):
