@@ -1,9 +1,12 @@
 """One driver per study across machines: an object at the storage URL that says who it is, renewed while it lives.
 
-Limits: object stores have no locks. A driver writes its claim, waits, and reads it back; of two that claim within
-that second the later write stays, and the other one finds that it has lost. A driver that cannot reach the store for
-`EXPIRY_SECONDS` may lose its lease to another and ends as soon as it sees that. Whatever both write in
-between lies under prefixes of their own (see `study.run_objects`, `study.ledger_copy`), so nothing is overwritten.
+Every claim is an object of its own, ``<study>/driver/<generation>-<id>/claim.json``; the highest holds. So no driver can
+overwrite another's claim, and one that was succeeded sees that at its next heartbeat and ends.
+
+Limits: object stores have no locks. Of two that claim at the same moment, both write, wait a second and look:
+the one that is not the highest gives up. A driver that cannot reach the store for `EXPIRY_SECONDS` may be
+succeeded, and goes on until its next look; what both write meanwhile lies under prefixes of their own (see
+`study.run_objects`, `study.ledger_copy`), so nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -21,12 +24,15 @@ from typing import Any
 
 from study.errors import UserError
 from study.object_store import ObjectStore, StoreError
+from study.run_objects import relative
 from study.runs import Storage
 
 HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 120.0
 SETTLE_SECONDS = 1.0
+FOLDER = "driver"
 _LOOK_SECONDS = 3.0
+_KEPT = 3  # claims of earlier drivers: a listing of them stays short
 
 
 @contextlib.contextmanager
@@ -45,8 +51,7 @@ def leased(
     Raises:
         UserError: Another driver holds it and lives.
     """
-    key = f"{storage.study}/driver.json"
-    generation = _wait_for(store, key, storage, say) + 1
+    generation = _wait_for(store, storage, say) + 1
     mine: dict[str, Any] = {
         "driver": uuid.uuid4().hex,
         "generation": generation,
@@ -56,13 +61,17 @@ def leased(
         "beat": 0,
         "released": False,
     }
-    _write(store, key, mine)
+    place = f"{generation:06d}-{mine['driver'][:8]}"
+    _write(store, storage, place, mine)
     time.sleep(SETTLE_SECONDS)
-    if (holder := _read(store, key)) is None or holder.get("driver") != mine["driver"]:
-        raise UserError(_held(storage, holder or {}))
+    claims = _claims(store, storage)
+    if claims[-1:] != [place]:
+        raise UserError(_held(storage, _read(store, storage, claims[-1]) or {}) if claims else _gone(storage))
+    for older in claims[:-_KEPT]:
+        store.delete_under(f"{storage.study}/{FOLDER}/{older}")
     ended = threading.Event()
     thread = threading.Thread(
-        target=_renew, args=(store, key, mine, ended, lost, storage), name="lease", daemon=True
+        target=_renew, args=(store, storage, place, mine, ended, lost), name="lease", daemon=True
     )
     thread.start()
     try:
@@ -71,55 +80,64 @@ def leased(
         ended.set()
         thread.join(5)
         with contextlib.suppress(StoreError):
-            if (_read(store, key) or {}).get("driver") == mine["driver"]:
-                _write(store, key, {**mine, "released": True})
+            _write(store, storage, place, {**mine, "released": True})
 
 
-def _wait_for(store: ObjectStore, key: str, storage: Storage, say: Callable[[str], None]) -> int:
+def _wait_for(store: ObjectStore, storage: Storage, say: Callable[[str], None]) -> int:
     """Waits until nobody holds the lease; returns the last generation."""
-    first = _read(store, key)
-    if first is None:
+    claims = _claims(store, storage)
+    if not claims:
         return 0
+    generation = int(claims[-1].partition("-")[0])
+    first = _read(store, storage, claims[-1])
+    if first is None or first.get("released") or _dead_here(first):
+        return generation
+    say(
+        f"study {storage.study!r} was being run by {_who(first)}; waiting up to {EXPIRY_SECONDS:.0f} seconds for "
+        "a sign of life"
+    )
     until = time.monotonic() + EXPIRY_SECONDS
-    if not first.get("released") and not _dead_here(first):
-        say(
-            f"study {storage.study!r} was being run by {_who(first)}; waiting up to {EXPIRY_SECONDS:.0f} seconds for "
-            "a sign of life"
-        )
-        while time.monotonic() < until:
-            time.sleep(_LOOK_SECONDS)
-            now = _read(store, key) or first
-            if now.get("released"):
-                break
-            if (now.get("driver"), now.get("beat")) != (first.get("driver"), first.get("beat")):
-                raise UserError(_held(storage, now))
-    return int(first.get("generation", 0))
+    while time.monotonic() < until:
+        time.sleep(_LOOK_SECONDS)
+        now = _read(store, storage, claims[-1]) or first
+        if now.get("released"):
+            break
+        if now.get("beat") != first.get("beat") or _claims(store, storage)[-1:] != claims[-1:]:
+            raise UserError(_held(storage, now))
+    return generation
 
 
 def _renew(
     store: ObjectStore,
-    key: str,
+    storage: Storage,
+    place: str,
     mine: dict[str, Any],
     ended: threading.Event,
     lost: Callable[[str], None],
-    storage: Storage,
 ) -> None:
     beat = 0
     while not ended.wait(HEARTBEAT_SECONDS):
         beat += 1
         try:
-            holder = _read(store, key)
-            if holder is not None and holder.get("driver") != mine["driver"]:
-                lost(f"{_who(holder)} has taken over study {storage.study!r}")
+            newest = max(_claims(store, storage), default=place)
+            if newest > place:
+                lost(f"{_who(_read(store, storage, newest) or {})} has taken over study {storage.study!r}")
                 return
             if not ended.is_set():
-                _write(store, key, {**mine, "beat": beat})
+                _write(store, storage, place, {**mine, "beat": beat})
         except StoreError:
             continue  # the store is away for others too
 
 
-def _read(store: ObjectStore, key: str) -> dict[str, Any] | None:
-    content = store.get(key)
+def _claims(store: ObjectStore, storage: Storage) -> list[str]:
+    """The claims that there are, the holder's last."""
+    prefix = f"{storage.study}/{FOLDER}"
+    names = {name.partition("/")[0] for name in relative(store.list(prefix), prefix)}
+    return sorted(name for name in names if name[:6].isdigit())
+
+
+def _read(store: ObjectStore, storage: Storage, place: str) -> dict[str, Any] | None:
+    content = store.get(f"{storage.study}/{FOLDER}/{place}/claim.json")
     try:
         found = json.loads(content) if content is not None else None
     except ValueError:
@@ -127,8 +145,8 @@ def _read(store: ObjectStore, key: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _write(store: ObjectStore, key: str, content: dict[str, Any]) -> None:
-    store.put(key, json.dumps(content).encode())
+def _write(store: ObjectStore, storage: Storage, place: str, content: dict[str, Any]) -> None:
+    store.put(f"{storage.study}/{FOLDER}/{place}/claim.json", json.dumps(content).encode())
 
 
 def _dead_here(holder: dict[str, Any]) -> bool:
@@ -156,3 +174,7 @@ def _held(storage: Storage, holder: dict[str, Any]) -> str:
         f"study {storage.study!r} at {storage.url} is being run by {_who(holder)}; wait for it, watch it with "
         f"`study status {storage.study} --storage {storage.url}`, or end it first"
     )
+
+
+def _gone(storage: Storage) -> str:
+    return f"the storage {storage.url} does not list what was written to it a second ago; it cannot hold a study"

@@ -208,11 +208,20 @@ def report_study(
     from study.report import build_report
     from study.results import load_results
 
-    if from_folders:
+    # The default MLflow store of a storage at a URL lies where the driver ran; the runs' records lie at the URL.
+    elsewhere = storage.url is not None and csv_folder is None and not _has_store(storage, tracking_uri)
+    if from_folders or elsewhere:
         results = local_results(storage)
     else:
         results = load_results(storage, tracking_uri=tracking_uri, csv_folder=csv_folder)
     return build_report(results, reports.absolute() / storage.study)
+
+
+def _has_store(storage: Storage, tracking_uri: str | None) -> bool:
+    from study.mlflow_store import resolve_tracking_uri, sqlite_path
+
+    path = sqlite_path(resolve_tracking_uri(storage, tracking_uri))
+    return path is None or path.exists()
 
 
 def status_rows(storage: Storage) -> list[dict[str, Any]]:

@@ -216,6 +216,10 @@ def plan_study(
     if problems:
         raise UserError(*problems)
     storage = storage_at(root, spec.name)
+    if storage.url is not None:
+        from study.working_copy import refresh
+
+        refresh(storage)
     if address:
         from study.local_ray import cluster
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from study.errors import UserError
 from study.lease import leased
-from study.ledger_copy import LedgerCopy, drop_older
+from study.ledger_copy import LedgerCopy, drop_older, noted_generation
 from study.object_store import ObjectStore, StoreError
 from study.run_objects import ALL, attempt_name, encode, run_prefix
 from study.run_result import read_result
@@ -86,8 +86,10 @@ def upkeep(
             _check_known(spec, storage, begun, open_ledger())
             if store.get(f"{storage.study}/{STUDY_FILE}") is None:
                 store.put_file(f"{storage.study}/{STUDY_FILE}", storage.folder / STUDY_FILE)
-            ledger = LedgerCopy(store, storage, generation) if own_ledger else None
-            if ledger is not None:
+            ledger = None
+            if own_ledger:
+                generation = max(generation, noted_generation(storage) + 1)
+                ledger = LedgerCopy(store, storage, generation)
                 ledger.push()
                 drop_older(store, storage, generation)
         except StoreError as error:

@@ -1,4 +1,4 @@
-"""A driver of its own process, to be killed: ``python -m tests.study.drive FOLDER SPEC.json [RUNNER RESIDENT]``."""
+"""A driver of its own process, to be killed: ``python -m tests.study.drive FOLDER_OR_URL SPEC.json [RUNNER RESIDENT]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from study.execute import Workers, launch
-from study.runs import Storage
+from study.runs import storage_at
 from study.spec import StudySpec
 from tests.study.small_studies import RESIDENT, RUNNER
 
@@ -18,7 +18,7 @@ def main(
 ) -> None:
     """Runs a study, on the cluster at `address` if there is one, and prints its outcome as the last line."""
     spec = StudySpec.model_validate_json(Path(spec_file).read_text())
-    storage = Storage(Path(folder), spec.name)
+    storage = storage_at(folder, spec.name)
     outcome = launch(spec, storage, address=address, workers=Workers(runner, resident))
     print(json.dumps(asdict(outcome)))
 

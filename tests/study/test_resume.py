@@ -32,8 +32,9 @@ class Driver:
 
     def __init__(self, spec: StudySpec, storage: Storage, *runner: str) -> None:
         spec_file = storage.root / "spec.json"
+        spec_file.parent.mkdir(parents=True, exist_ok=True)
         spec_file.write_text(spec.model_dump_json())
-        command = [sys.executable, "-m", "tests.study.drive", str(storage.root), str(spec_file), *runner]
+        command = [sys.executable, "-m", "tests.study.drive", storage.place, str(spec_file), *runner]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,

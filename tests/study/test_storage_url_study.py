@@ -1,0 +1,196 @@
+"""Whole studies on a storage URL: resumed on another machine, read from a third, one driver at a time."""
+
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from study.errors import UserError
+from study.execute import Outcome, Workers, launch
+from study.ledger_copy import LedgerCopy, pull_ledger
+from study.object_store import ObjectStore
+from study.operations import best_rows, readable_storage, status_rows
+from study.results import rows
+from study.run_objects import RUNS
+from study.run_place import scratch_root
+from study.runs import Storage, storage_at
+from tests.study.s3_server import Proxy
+from tests.study.small_studies import RESIDENT, RUNNER, small_study
+from tests.study.test_resume import Driver, assert_sound
+from trainables.events import read_events
+
+
+def set_rules(url: str, rules: dict[str, object]) -> None:
+    cache = scratch_root(url) / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "fake.json").write_text(json.dumps(rules))
+
+
+def ended_there(store: ObjectStore, study: str) -> set[str]:
+    """Names of the runs with a result at the URL."""
+    keys = store.list(f"{study}/{RUNS}")
+    return {"/".join(key.split("/")[2:5]) for key in keys if key.endswith("/result.json")}
+
+
+def test_a_killed_driver_is_succeeded_on_another_machine(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = small_study(budget={"max_train_steps": 12})
+    url = s3.url("killed")
+    set_rules(url, {"": {"step_seconds": 0.05}})
+    storage, store = storage_at(url, spec.name), ObjectStore(url)
+    driver = Driver(spec, storage)
+    driver.wait_until(lambda: len(ended_there(store, spec.name)) >= 2)
+    driver.kill()
+    ended = ended_there(store, spec.name)
+    shutil.rmtree(storage.root)  # another machine has no working copy
+
+    outcome = Driver(spec, storage).finish()
+    assert not outcome["interrupted"]
+    assert outcome["total"] == spec.number_of_runs()
+    assert not outcome["failed"]
+    assert_sound(spec, storage)
+    tried = {
+        name: sum(event.kind == "started" for event in read_events(storage.folder / RUNS / name)) for name in ended
+    }
+    assert tried == dict.fromkeys(ended, 1)  # what had ended was not trained again
+
+    # A third machine reads, and sees the same.
+    monkeypatch.setenv("STUDY_WORKING_COPIES", str(tmp_path / "third"))
+    third = readable_storage(url, spec.name)
+    assert third.root != storage.root
+    states = Counter(row["state"] for row in rows(third))
+    assert states == {"COMPLETE": spec.number_of_runs()}
+    assert sum(row["complete"] for row in status_rows(third)) == spec.number_of_runs()
+    assert best_rows(third) == best_rows(storage)
+    asked = sum(s3.requests.values())
+    readable_storage(url, spec.name)
+    assert sum(s3.requests.values()) - asked <= 4  # nothing has changed: listings only
+    with pytest.raises(UserError, match="studies there: small"):
+        readable_storage(url, "smell")
+    assert not (third.root / "smell").exists()
+
+    # The same command again has nothing to do, and asks for little.
+    asked = sum(s3.requests.values())
+    again = launch(spec, third, workers=Workers(RUNNER, RESIDENT))
+    assert (again.total, again.interrupted) == (spec.number_of_runs(), False)
+    assert sum(s3.requests.values()) - asked < 40
+
+
+def refused(spec: object, storage: Storage) -> str:
+    with pytest.raises(UserError) as error:
+        launch(spec, storage, workers=Workers(RUNNER, RESIDENT))  # type: ignore[arg-type]
+    return str(error.value)
+
+
+def test_launches_that_the_url_refuses(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, url = small_study(), s3.url("refused")
+    storage, store = storage_at(url, spec.name), ObjectStore(url)
+    # Runs of another ledger.
+    prefix = f"small/{RUNS}/search/cosine/0000-cat-1-s0/0001-abcdef01"
+    store.put(f"{prefix}/s/000001.json", json.dumps({"events": [], "files": {}}).encode())
+    assert "its ledger does not know: search/cosine/0000-cat-1-s0" in refused(spec, storage)
+    store.delete_under(f"small/{RUNS}")
+    # A driver that lives, on another machine.
+    monkeypatch.setattr("study.lease.EXPIRY_SECONDS", 30.0)
+    monkeypatch.setattr("study.lease._LOOK_SECONDS", 0.2)
+    holder = {"driver": "other", "generation": 7, "host": "elsewhere", "machine": "m", "pid": 1, "beat": 1}
+    store.put("small/driver/000007-other/claim.json", json.dumps(holder).encode())
+    over = threading.Event()
+
+    def live() -> None:
+        beat = 1
+        while not over.wait(0.3):
+            beat += 1
+            store.put("small/driver/000007-other/claim.json", json.dumps({**holder, "beat": beat}).encode())
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    assert "is being run by process 1 on elsewhere" in refused(spec, storage)
+    over.set()
+    thread.join()
+    # Another study of the same name.
+    store.put("small/study.json", json.dumps(small_study(budget={"max_train_steps": 9}).record()).encode())
+    shutil.rmtree(storage.root)
+    assert "budget.max_train_steps: 9 -> 8" in refused(spec, storage)
+    s3.answer = lambda method, path: 403
+    shutil.rmtree(storage.root)
+    assert "access is denied" in refused(spec, storage)
+
+
+def test_a_dead_drivers_lease_is_taken_over(s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from study.lease import leased
+
+    monkeypatch.setattr("study.lease.EXPIRY_SECONDS", 1.0)
+    monkeypatch.setattr("study.lease._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("study.lease.HEARTBEAT_SECONDS", 0.2)
+    url = s3.url("lease")
+    storage, store = storage_at(url, "small"), ObjectStore(url)
+    holder = {"driver": "other", "generation": 7, "host": "elsewhere", "machine": "m", "pid": 1, "beat": 1}
+    store.put("small/driver/000007-other/claim.json", json.dumps(holder).encode())
+    said: list[str] = []
+    lost: list[str] = []
+    with leased(store, storage, lost=lost.append, say=said.append) as generation:
+        assert generation == 8
+        assert "waiting" in said[0]
+        time.sleep(1)
+        assert not lost
+        store.put("small/driver/000009-third/claim.json", json.dumps(holder).encode())
+        deadline = time.monotonic() + 30
+        while not lost and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert "process 1 on elsewhere has taken over" in lost[0]
+
+
+def test_a_damaged_copy_of_the_ledger_is_passed_over(s3: Proxy, tmp_path: Path) -> None:
+    from study.ledger import Ledger
+
+    url = s3.url("ledger")
+    storage, store = storage_at(url, "small"), ObjectStore(url)
+    ledger = Ledger(storage.ledger_url, "small")
+    copy = LedgerCopy(store, storage, 1)
+    copy.push()
+    asked = sum(s3.requests.values())
+    copy.push()
+    assert sum(s3.requests.values()) == asked  # unchanged: nothing is copied
+    ledger.open_confirm("arm", "lora", ["quality"])
+    copy.push()
+    newest = max((info.modified, key) for key, info in store.list("small/ledger").items())[1]
+    for key in store.list("small/ledger"):
+        whole = store.get(key) or b""
+        if b'"number": 2' in whole[:80]:
+            newest = key
+    store.put(newest, (store.get(newest) or b"")[:-100])
+    shutil.rmtree(storage.root)
+    assert pull_ledger(store, storage) == 1
+    assert Ledger(storage.ledger_url, "small").arms("confirm") == []  # the copy before the damaged one
+    stale = LedgerCopy(store, storage, 1)
+    LedgerCopy(store, storage, 2).push()
+    stale.push()  # a driver that was succeeded cannot mask its successor
+    shutil.rmtree(storage.root)
+    assert pull_ledger(store, storage) == 2
+
+
+def test_the_store_goes_away_in_the_middle(s3: Proxy) -> None:
+    """Fails some requests of every kind, and all of them for some seconds: nothing is lost or done twice."""
+    spec = small_study(confirm={"seeds": [100]})
+    url = s3.url("unreliable")
+    set_rules(url, {"": {"step_seconds": 0.05}})
+    count = iter(range(10**9))
+    begun = time.monotonic()
+
+    def answer(method: str, path: str) -> int | None:
+        if 20 < time.monotonic() - begun < 26:
+            return 503
+        return 503 if next(count) % 7 == 0 else None
+
+    s3.answer = answer
+    outcome: Outcome = launch(spec, storage_at(url, spec.name), workers=Workers(RUNNER, RESIDENT))
+    s3.answer = lambda method, path: None
+    assert not outcome.interrupted, outcome.message
+    assert outcome.total == spec.number_of_runs()
+    assert_sound(spec, storage_at(url, spec.name))
