@@ -177,4 +177,6 @@ def _held(storage: Storage, holder: dict[str, Any]) -> str:
 
 
 def _gone(storage: Storage) -> str:
-    return f"the storage {storage.url} does not list what was written to it a second ago; it cannot hold a study"
+    return (
+        f"the storage {storage.url} does not list what was written to it a second ago; it cannot hold a study"
+    )

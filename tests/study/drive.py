@@ -1,4 +1,4 @@
-"""A driver of its own process, to be killed: ``python -m tests.study.drive FOLDER_OR_URL SPEC.json [RUNNER RESIDENT]``."""
+"""A driver of its own, to be killed: ``python -m tests.study.drive FOLDER_OR_URL SPEC.json [RUNNER RESIDENT]``."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def test_a_killed_driver_is_succeeded_on_another_machine(
     assert not outcome["failed"]
     assert_sound(spec, storage)
     tried = {
-        name: sum(event.kind == "started" for event in read_events(storage.folder / RUNS / name)) for name in ended
+        name: sum(event.kind == "started" for event in read_events(storage.folder / RUNS / name))
+        for name in ended
     }
     assert tried == dict.fromkeys(ended, 1)  # what had ended was not trained again
 
