@@ -1,7 +1,7 @@
 """One driver per study across machines: an object at the storage URL that says who it is, renewed while it lives.
 
-Every claim is an object of its own, ``<study>/driver/<generation>-<id>/claim.json``; the highest holds. So no driver can
-overwrite another's claim, and one that was succeeded sees that at its next heartbeat and ends.
+Every claim is an object of its own, ``<study>/driver/<generation>-<id>/claim.json``; the highest holds. So no driver
+can overwrite another's claim, and one that was succeeded sees that at its next heartbeat and ends.
 
 Limits: object stores have no locks. Of two that claim at the same moment, both write, wait a second and look:
 the one that is not the highest gives up. A driver that cannot reach the store for `EXPIRY_SECONDS` may be
