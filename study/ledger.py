@@ -19,9 +19,9 @@ import datetime
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.database import open_storage
 from study.errors import UserError
 from study.runs import Phase, RunKey, State
 from study.samplers import derived_seed, draw, grid_points, make_sampler
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import optuna
 
 
-LOCK_WAIT_SECONDS = 60
 QUALITY = "quality"
 
 
@@ -49,7 +48,7 @@ class Ledger:
 
     def __init__(self, url: str, study: str) -> None:
         self._name = study
-        self._storage = _open_storage(url)
+        self._storage = open_storage(url)
         self._studies: dict[str, optuna.Study] = {}
         self._lock = threading.RLock()
 
@@ -339,26 +338,6 @@ class Ledger:
     def _read(self, arm: str, phase: Phase, optuna_id: int) -> TrialRecord:
         trial = self._storage.get_trial(optuna_id)
         return read_trial(arm, phase, trial, self._need(arm, phase).user_attrs)
-
-
-def _open_storage(url: str) -> optuna.storages.BaseStorage:
-    import optuna
-    import sqlalchemy
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    arguments: dict[str, Any] = {"pool_pre_ping": True}
-    try:
-        if sqlalchemy.make_url(url).get_backend_name() == "sqlite":
-            arguments["connect_args"] = {"timeout": LOCK_WAIT_SECONDS}
-            if database := sqlalchemy.make_url(url).database:
-                Path(database).parent.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=arguments))
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
-        shown = url.partition("://")[0]
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"the ledger ({shown} database) cannot be opened: {first}; check its URL and access"
-        ) from error
 
 
 def _direction(objective: str) -> str:

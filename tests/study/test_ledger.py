@@ -288,7 +288,7 @@ def test_enqueued_configurations_come_first_and_use_up_budget(url: str) -> None:
 
 def test_a_ledger_that_cannot_be_opened_is_a_user_error(fast_path: Path) -> None:
     (fast_path / "ledger.db").write_text("this is no database, but long enough to be looked at " * 10)
-    with pytest.raises(UserError, match=r"ledger .sqlite database. cannot be opened"):
+    with pytest.raises(UserError, match=r"ledger .sqlite database.* cannot be opened"):
         Ledger(f"sqlite:///{fast_path / 'ledger.db'}", "sweep")
     with pytest.raises(UserError, match="cannot be opened"):
         Ledger("nosuchdatabase://host/db", "sweep")
