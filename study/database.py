@@ -33,7 +33,14 @@ PATIENCE_SECONDS = 300.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 15.0
 
 # What waiting does not mend; sqlalchemy has the same class for these and for a server that is away.
-_LASTING = ("password", "authentication", "does not exist", "no pg_hba.conf", "permission denied", "not permitted")
+_LASTING = (
+    "password",
+    "authentication",
+    "does not exist",
+    "no pg_hba.conf",
+    "permission denied",
+    "not permitted",
+)
 _REPEATED = (
     "create_new_study", "set_study_user_attr", "set_study_system_attr", "get_study_id_from_name",
     "get_study_name_from_id", "get_study_directions", "get_study_user_attrs", "get_study_system_attrs",
@@ -81,7 +88,9 @@ def with_driver(url: str) -> sqlalchemy.URL:
     """
     import sqlalchemy
 
-    parsed = sqlalchemy.make_url("postgresql" + url.removeprefix("postgres") if url.startswith("postgres:") else url)
+    parsed = sqlalchemy.make_url(
+        "postgresql" + url.removeprefix("postgres") if url.startswith("postgres:") else url
+    )
     if parsed.drivername == "postgresql":
         installed = (name for name in ("psycopg2", "psycopg") if importlib.util.find_spec(name))
         parsed = parsed.set(drivername=f"postgresql+{next(installed, 'psycopg2')}")
@@ -136,9 +145,7 @@ def _cannot_open(url: str, error: Exception) -> str:
     text = str(error).lower()
     remedy = "check its URL and access"
     if "password" in text or "authentication" in text:
-        remedy = (
-            f"give the password in {PASSWORD_VARIABLE}, PGPASSWORD or ~/.pgpass (mode 0600), and the user in the URL"
-        )
+        remedy = f"give the password in {PASSWORD_VARIABLE}, PGPASSWORD or ~/.pgpass (mode 0600), the user in the URL"
     elif "does not exist" in text:
         remedy = "make it (`createdb NAME`, `createuser NAME`) or correct storage.ledger_url"
     elif is_away(error):

@@ -95,7 +95,7 @@ def test_a_server_that_stays_away_is_named_after_a_bounded_wait(
     ledger = opened(database, arm)
     database_server.stop()
     try:
-        with pytest.raises(UserError, match="has not answered for 2 seconds.*run the same command again"):
+        with pytest.raises(UserError, match=r"has not answered for 2 seconds.*run the same command again"):
             ledger.ask(arm)
         with pytest.raises(UserError, match="start the server, or correct host and port"):
             Ledger(database, "sweep")
@@ -115,7 +115,9 @@ def test_a_wrong_password_is_refused_without_being_shown(
         url = database_server.url_with_password(database.rpartition("/")[2], "wr0ng/secret@x")
     elif means != "none":
         monkeypatch.setenv(means, "wr0ng/secret@x")
-    with pytest.raises(UserError, match="cannot be opened.*give the password in STUDY_LEDGER_PASSWORD") as caught:
+    with pytest.raises(
+        UserError, match=r"cannot be opened.*give the password in STUDY_LEDGER_PASSWORD"
+    ) as caught:
         Ledger(url, "sweep")
     _, _, place = url.rpartition("@")
     assert place in str(caught.value)
@@ -133,5 +135,5 @@ def test_the_password_may_come_from_the_variable(
 
 def test_a_missing_database_is_named(database: str) -> None:
     url = database.rpartition("/")[0] + "/nosuch"
-    with pytest.raises(UserError, match='"nosuch" does not exist; make it .`createdb NAME`'):
+    with pytest.raises(UserError, match=r'"nosuch" does not exist; make it .`createdb NAME`'):
         Ledger(url, "sweep")
