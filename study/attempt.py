@@ -223,7 +223,7 @@ def order_stop(folder: Path, reason: str, *, url: str = "", study: str = "", run
 
 
 def note_attempt(folder: Path, session: str, node: str = "") -> None:
-    """Adds an attempt to the run's list, with the number of the last event before it."""
+    """Adds an attempt to the run's list, with the number of the last event and the size of the log before it."""
     events = read_events(folder)
     line = {
         "session": session,
@@ -232,11 +232,19 @@ def note_attempt(folder: Path, session: str, node: str = "") -> None:
         "node": node,
         "pid": os.getpid(),
         "after": events[-1].number if events else 0,
+        "log": _size(folder / LOG_FILE),
     }
     with (folder / ATTEMPTS_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def attempts(folder: Path) -> list[dict[str, Any]]:

@@ -156,4 +156,6 @@ def brief_cause(cause: str) -> str:
     lines = [line.strip() for line in cause.splitlines() if line.strip()]
     named = [line for line in lines if "Error" in line.split(":")[0] or line.startswith("The actor")]
     line = (named or lines or [""])[-1]
+    _, _, detail = line.partition("Worker exit detail: ")
+    line = (detail or line).partition(" Some common causes include")[0]
     return line if len(line) <= 160 else line[:159] + "…"

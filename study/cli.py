@@ -1,4 +1,4 @@
-"""The command line: validate, plan, launch, status, trials, best, report, ui, sync, generate, doctor, ls.
+"""The command line: validate, plan, launch, status, logs, stop, trials, best, report, ui, sync, generate, doctor, ls.
 
 Exit codes: 0 success, 1 something failed (a run, a check), 2 the user's mistake. Data goes to the standard output,
 everything else to the standard error. Nothing heavy is imported before a command needs it.
@@ -27,7 +27,7 @@ from study.cli_options import (
     TrackingOption,
     stored,
 )
-from study.cli_watch import best, report, status, sync, trials, ui
+from study.cli_watch import best, logs, report, status, stop, sync, trials, ui
 from study.errors import UserError
 from study.views import Format, print_rows, print_table
 
@@ -124,7 +124,7 @@ def launch(
     raise typer.Exit(launched.exit_code)
 
 
-for _command in (status, trials, best, report, ui, sync):
+for _command in (status, logs, stop, trials, best, report, ui, sync):
     app.command()(_command)
 
 

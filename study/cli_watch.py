@@ -1,9 +1,11 @@
-"""The commands that look at a study that was launched: status, trials, best, report, ui, sync."""
+"""The commands for a study that was launched: status, logs, stop, trials, best, report, ui, sync."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,17 +19,128 @@ from study.cli_options import (
     TrackingOption,
     stored,
 )
-from study.views import Format, print_rows
+from study.errors import UserError
+from study.views import Format, print_document, print_rows
+
+if TYPE_CHECKING:
+    from study.status import StudyStatus
 
 
-def status(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOption = Format.table) -> None:
-    """Print how far a study is, arm by arm; works while it runs and afterwards."""
-    from study.operations import status_rows
+class Section(StrEnum):
+    """Parts of a study's status."""
 
-    rows = status_rows(stored(storage, name))
-    print_rows(
-        rows, ["arm", "phase", "planned", "complete", "running", "pruned", "failed", "best_quality"], form
-    )
+    all = "all"
+    summary = "summary"
+    arms = "arms"
+    nodes = "nodes"
+    running = "running"
+    failed = "failed"
+
+
+def status(
+    name: NameArgument,
+    storage: StorageOption = STORAGE,
+    form: FormatOption = Format.table,
+    section: Annotated[
+        Section | None,
+        typer.Option(
+            "--section", "-s", help="One part in full; default: all as a table, arms as JSON and CSV."
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks of --watch.")] = 2.0,
+) -> None:
+    """Show how far a study is: driver, queue, rate, cost, time left, arms, nodes, running and failed runs.
+
+    Reads the study's folder alone, so that it works from any machine that sees it, while the study runs and after
+    its driver died.
+    """
+    from study.operations import status_reader
+
+    reader = status_reader(stored(storage, name), place=storage)
+    if watch:
+        if form is not Format.table:
+            raise UserError(f"--watch draws a table; got --format {form.value}; leave one of the two out")
+        from study.status_watch import watch_status
+
+        watch_status(reader, section.value if section else "all", every)
+        return
+    print_status(reader(), form, section)
+
+
+def print_status(found: StudyStatus, form: Format, section: Section | None) -> None:
+    """Prints a status to the standard output."""
+    from study import status as columns
+    from study import status_view
+
+    if form is Format.table:
+        part = section.value if section else "all"
+        status_view.show(status_view.glance(found) if part == "all" else status_view.section(found, part))
+        return
+    chosen = section or Section.arms
+    if chosen in (Section.all, Section.summary):
+        if form is Format.csv:
+            raise UserError(
+                f"--section {chosen.value} is no table; as CSV there are arms, nodes, running and failed"
+            )
+        document = asdict(found)
+        if chosen is Section.summary:
+            document = {key: value for key, value in document.items() if not isinstance(value, list)}
+        print_document(document)
+        return
+    rows: list[dict[str, Any]] = getattr(found, chosen.value)
+    print_rows(rows, getattr(columns, f"{chosen.name.upper()}_COLUMNS"), form)
+
+
+def logs(
+    name: NameArgument,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="A run, or a part of its name; without it all runs are listed."),
+    ] = None,
+    storage: StorageOption = STORAGE,
+    attempt: Annotated[int | None, typer.Option("--attempt", "-a", min=1, help="Only this attempt.")] = None,
+    tail: Annotated[
+        int | None, typer.Option("--tail", "-n", min=0, help="Only the last so many lines.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on as the log grows, until the run ends.")
+    ] = False,
+    form: FormatOption = Format.table,
+) -> None:
+    """Print what a run printed, wherever it ran, with its attempts and the traceback of its failure.
+
+    The log goes to the standard output, what is said of it to the standard error. Without RUN the runs are listed,
+    failed ones first.
+    """
+    from study.watching import list_runs, show_log
+
+    if run is None:
+        rows, columns = list_runs(stored(storage, name))
+        if form is Format.table:
+            from study.status_view import all_runs_table, show
+
+            show(all_runs_table(rows))
+        else:
+            print_rows(rows, columns, form)
+    else:
+        show_log(storage, stored(storage, name), run, attempt=attempt, tail=tail, follow=follow)
+
+
+def stop(
+    name: NameArgument,
+    storage: StorageOption = STORAGE,
+    now: Annotated[bool, typer.Option("--now", help="Ask, and do not wait for the end.")] = False,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds to wait for the end.")] = 600.0,
+) -> None:
+    """End a running study in order, from any machine that sees its storage; the same launch goes on with it later.
+
+    Running runs keep their checkpoints, as after the first Ctrl-C. Exit code 0 when nothing drives the study any more
+    (or, with --now, when it was asked), 1 when it still did after the timeout. The launch itself exits with 130.
+    """
+    from study.watching import stop_study
+
+    raise typer.Exit(stop_study(stored(storage, name), wait=not now, timeout=timeout))
 
 
 def trials(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOption = Format.table) -> None:

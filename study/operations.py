@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from study.console import ProgressView
     from study.report import ReportFiles
-    from study.runs import PlannedRun
+    from study.runs import PlannedRun, RunKey
+    from study.status import StudyStatus
     from study.tracking import Tracker
 
 
@@ -127,7 +128,7 @@ def launch_study(
         watchers.open()  # also where nothing was left to run: an earlier launch may have left MLflow behind
     finally:
         watchers.close()
-    lines = [f"FAIL {key.name}: {reason}" for key, reason in outcome.failed] + list(outcome.notes)
+    lines = _failures(storage, outcome.failed) + list(outcome.notes)
     lines += [message for message in [watchers.unsynced(), outcome.message] if message]
     if outcome.interrupted:
         return Launched(130 if "interrupted by" in (outcome.message or "") else 1, lines)
@@ -224,33 +225,30 @@ def _has_store(storage: Storage, tracking_uri: str | None) -> bool:
     return path is None or path.exists()
 
 
-def status_rows(storage: Storage) -> list[dict[str, Any]]:
-    """Returns one row per arm and phase: runs planned, by state, and the best quality of the search."""
-    from study.results import rows
+def status_reader(storage: Storage, place: str | Path | None = None) -> Callable[[], StudyStatus]:
+    """Returns what looks at a study each time that it is called; see `study.status`.
 
-    spec = stored_spec(storage)
-    found = rows(storage)
-    table = []
-    for arm in spec.arms:
-        planned = {"search": spec.search_runs_of(arm), "confirm": len(spec.confirm_keys(arm, 0))}
-        for phase, count in planned.items():
-            mine = [row for row in found if row["arm"] == arm and row["phase"] == phase]
-            states = [row["state"] for row in mine]
-            scores = [row["quality"] for row in mine if row["quality"] is not None and phase == "search"]
-            if count or mine:
-                table.append(
-                    {
-                        "arm": arm,
-                        "phase": phase,
-                        "planned": count,
-                        "complete": states.count("COMPLETE"),
-                        "running": states.count("RUNNING"),
-                        "pruned": states.count("PRUNED"),
-                        "failed": states.count("FAIL"),
-                        "best_quality": max(scores, default=None),
-                    }
-                )
-    return table
+    Args:
+        place: A ``--storage`` from which the study's files are fetched anew at each look, if it is a URL.
+    """
+    from study.status import StatusReader
+
+    reader = StatusReader(storage, stored_spec(storage))
+    looks = 0
+
+    def look() -> StudyStatus:
+        nonlocal looks
+        looks += 1
+        if storage.url is not None and place is not None and looks > 1:
+            readable_storage(place, storage.study)
+        return reader.look()
+
+    return look
+
+
+def study_status(storage: Storage) -> StudyStatus:
+    """Returns everything that `study status` shows of a study now."""
+    return status_reader(storage)()
 
 
 def best_rows(storage: Storage) -> list[dict[str, Any]]:
@@ -292,6 +290,14 @@ def _confirmed(storage: Storage, arm: str) -> bool:
 
     results = (read_result(path) for path in (storage.folder / "runs" / "confirm" / arm).glob("*"))
     return any(result is not None and result.state == "COMPLETE" for result in results)
+
+
+def _failures(storage: Storage, failed: Sequence[tuple[RunKey, str]]) -> list[str]:
+    """Names each failed run with its reason, where it failed and in which attempt, and how to see more."""
+    from study.attempt_log import where_failed
+
+    lines = [f"FAIL {key.name}: {reason}, {where_failed(storage.run_folder(key))}" for key, reason in failed]
+    return [*lines, f"why: {_command('logs', storage)} RUN"] if lines else []
 
 
 def _finished(storage: Storage) -> int:

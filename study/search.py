@@ -21,7 +21,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
 from study.attempt import Order, attempts, crash_report, order_stop
-from study.attempt_log import note_death, place
+from study.attempt_log import brief_cause, note_death, place
 from study.queue import RunQueue
 from study.run_objects import attempt_name
 from study.run_place import PlaceError
@@ -213,7 +213,9 @@ class Dispatcher:
         reason = "out_of_memory" if out_of_memory else "worker_died"
         note_death(planned.folder, self.session, reason=reason, cause=cause)
         where = place(mine[-1]) if mine else "a node that it never reported from"
-        self._note(f"{planned.key.name}: its worker died in attempt {tried} on {where} ({reason})")
+        self._note(
+            f"{planned.key.name}: its worker died in attempt {tried} on {where} ({reason}): {brief_cause(cause)}"
+        )
         if tried >= self._resources.max_attempts:
             return reason, f"its worker died in each of {tried} attempts, last on {where}"
         known_cause = out_of_memory or crash_report(planned.folder) is not None
@@ -364,11 +366,19 @@ class Watch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A worker died, or Tune could not use it."""
-        cause = str(trial.get_error() or "unknown")
+        cause = _cause(trial)
         self._dispatcher.died(trial.trial_id, cause[-4000:], preempted=trial.num_failures == 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _cause(trial: Trial) -> str:
+    """What Tune wrote down of an error. It writes to this machine's disk first, and `get_error` looks elsewhere."""
+    try:
+        return Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return str(trial.get_error() or "unknown")
 
 
 def _folder(trial: Trial) -> Path:

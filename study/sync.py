@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from study.errors import UserError
 from study.mirror import BusyError, Mirror, OutageError
 from study.mlflow_store import brief, check_tracking, configure_client, frozen_spec, resolve_tracking_uri
+from study.provenance import without_credentials
 from study.runs import Storage
 from study.tracking_record import RunIds, TrackingRecord
+from study.tracking_state import write_state
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | Non
         mirror.release()
     left = tuple(mirror.pending())
     counts = mirror.counts
+    if own:
+        write_state(storage, without_credentials(uri), len(left), mirror.first_problem())
     total = mirror.number_of_runs() - len(left)
     return SyncCounts(
         total, counts.created, counts.events, counts.metrics, counts.images, left, mirror.first_problem()

@@ -22,6 +22,7 @@ from study.mlflow_store import (
 )
 from study.provenance import without_credentials
 from study.tracking_record import RunIds, TrackingRecord
+from study.tracking_state import StateWriter
 
 if TYPE_CHECKING:
     from study.runs import PlannedRun, RunKey, Storage
@@ -65,6 +66,7 @@ class Tracker:
         self.problem: str | None = None
         self._uri = without_credentials(uri)
         self._storage = storage
+        self._state = StateWriter(storage, self._uri)
         self._poll_seconds = poll_seconds
         self._close_seconds = close_seconds
         self._waiting: list[RunKey] = []
@@ -129,6 +131,7 @@ class Tracker:
                 self.problem = f"{type(error).__name__}: {brief(error)}"
                 wait, pause = pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
             self.unsynced = tuple(self._mirror.pending())
+            self._state.note(len(self.unsynced), self.problem)
             if closing and (self.problem is None or time.monotonic() + min(wait, 2.0) > self._deadline):
                 break
             if closing:
@@ -139,6 +142,7 @@ class Tracker:
             self.problem = self._mirror.first_problem() or "MLflow refused them"
         elif self.problem is not None and not self.unsynced:
             self.unsynced = ("the end states of runs",)
+        self._state.note(len(self.unsynced), self.problem, final=True)
         self._mirror.release()
 
     def _take_over(self) -> None:

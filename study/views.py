@@ -71,6 +71,17 @@ def print_rows(
         print_table(rows, shown or columns)
 
 
+def print_document(document: Mapping[str, Any]) -> None:
+    """Prints nested values as one JSON document to the standard output."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: clean(inner) for key, inner in value.items()}
+        return [clean(inner) for inner in value] if isinstance(value, list | tuple) else plain(value)
+
+    sys.stdout.write(json.dumps(clean(document), indent=2, default=str) + "\n")
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> None:
     """Prints rows as a table to the standard output; numbers are right-aligned."""
     console = Console()

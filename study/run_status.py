@@ -1,0 +1,135 @@
+"""Where one run stands, from its folder alone; looked at again and again at little cost.
+
+A run that has ended is read once. Of one that is under way only the new events are read each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from study.attempt import attempts
+from study.run_result import RunResult, read_result
+from study.runs import RunKey
+from trainables.events import EVENTS_FILE, RUN_FILE
+
+Standing = Literal["complete", "pruned", "failed", "running", "interrupted", "pending"]
+
+UNDER_WAY: tuple[Standing, ...] = ("running", "pending", "interrupted")
+STATES: dict[str, Standing] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+TAIL_BYTES = 65_536
+# Of a result's cost: what adds up to the time that a run held its devices.
+WALL = ("train_seconds", "evaluation_seconds", "preparation_seconds", "startup_seconds", "saving_seconds")
+
+
+@dataclass
+class RunStatus:
+    """What is known of a run; times in seconds since the epoch.
+
+    Attributes:
+        begun: Its attempts, as the workers wrote them down.
+        step: Of `steps`, as far as the latest attempt has come.
+        doing: Phase of the run (prepare, train, evaluate, save).
+        last_sign: Time of the last event.
+        lived: Seconds from beginning to last event, over all attempts.
+        quality: Of the last evaluation.
+    """
+
+    key: RunKey
+    folder: Path
+    begun: list[dict[str, Any]] = field(default_factory=list)
+    result: RunResult | None = None
+    step: int = 0
+    steps: int | None = None
+    steps_per_second: float | None = None
+    doing: str | None = None
+    last_sign: float | None = None
+    lived: float = 0.0
+    quality: float | None = None
+    _offset: int = 0
+    _began: float | None = None
+    _progress: tuple[int, float] | None = None
+
+    @property
+    def share(self) -> float | None:
+        """Done part of its steps, 0 to 1."""
+        return min(1.0, self.step / self.steps) if self.steps else None
+
+    @property
+    def latest(self) -> dict[str, Any]:
+        """Its latest attempt; empty if none has begun."""
+        return self.begun[-1] if self.begun else {}
+
+    def seconds(self) -> float | None:
+        """How long an ended run held its devices; lost attempts included."""
+        if self.result is None:
+            return None
+        parts = [self.result.value(name) for name in (*WALL, "lost_seconds")]
+        known = [part for part in parts if part is not None]
+        return sum(known) if known else (self.lived or None)
+
+    def refresh(self) -> None:
+        """Takes in what has changed."""
+        if self.result is not None:
+            return
+        self.begun = attempts(self.folder)
+        result = read_result(self.folder)  # before the events: then these are not older than it
+        if self.steps is None:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                document = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
+                self.steps = int(document["training"]["max_train_steps"])
+        if result is not None and self._offset == 0 and result.state != "FAIL":
+            self._skip_to_tail()
+        self._read_events()
+        self.result = result
+        if result is not None:
+            self.quality = result.value("quality")
+
+    def _skip_to_tail(self) -> None:
+        """Of a run that has ended well only the last event tells something that the result does not."""
+        with contextlib.suppress(OSError):
+            size = (self.folder / EVENTS_FILE).stat().st_size
+            self._offset = max(0, size - TAIL_BYTES)
+
+    def _read_events(self) -> None:
+        try:
+            with (self.folder / EVENTS_FILE).open("rb") as file:
+                if file.seek(0, 2) < self._offset:
+                    self._offset = 0  # a torn last line was dropped, or the file was fetched anew
+                file.seek(self._offset)
+                content = file.read()
+        except OSError:
+            return
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                self._take(json.loads(line))
+
+    def _take(self, event: dict[str, Any]) -> None:
+        kind, data, now = event["kind"], event["data"], float(event["time"])
+        if kind == "started":
+            self.step, self.doing = int(data.get("resumed_step") or 0), None
+            self._began, self._progress = now, None
+            self.steps_per_second = None
+        elif self._began is not None and self.last_sign is not None:
+            self.lived += max(0.0, now - self.last_sign)
+        self.last_sign = now
+        if event.get("step") is not None:
+            self.step = int(event["step"])
+        if kind == "phase":
+            self.doing = str(data.get("name"))
+        elif kind == "progress":
+            self._speed(self.step, now, data.get("steps_per_second"))
+        elif kind == "evaluation" and data.get("quality") is not None:
+            self.quality = float(data["quality"])
+
+    def _speed(self, step: int, now: float, said: float | None) -> None:
+        before, self._progress = self._progress, (step, now)
+        if said is not None:
+            self.steps_per_second = float(said)
+        elif before is not None and now > before[1]:
+            self.steps_per_second = (step - before[0]) / (now - before[1])
