@@ -15,10 +15,12 @@ network folder. Readers (``study status``, optuna-dashboard) wait for locks inst
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from study.database import open_storage
@@ -50,6 +52,10 @@ class Ledger:
         self._name = study
         self._storage = open_storage(url)
         self._studies: dict[str, optuna.Study] = {}
+        # What open trials say of their runs, as last read or written here, and the trial of each run: so that a
+        # change is one write, and no search. `trials`, with which every launch begins, reads all anew.
+        self._runs: dict[int, dict[str, Any]] = {}
+        self._trial_of: dict[str, int] = {}
         self._lock = threading.RLock()
 
     # Reading
@@ -74,7 +80,10 @@ class Ledger:
         with self._lock:
             late = study.user_attrs
             trials = study.get_trials(deepcopy=False)
-            return [read_trial(arm, phase, trial, late) for trial in trials if _counts(trial)]
+            records = [read_trial(arm, phase, trial, late) for trial in trials if _counts(trial)]
+            for record in records:
+                self._runs.pop(record.optuna_id, None)
+            return records
 
     def best(self, arm: str) -> TrialRecord | None:
         """Returns the trial whose configuration is confirmed, or None if none is complete.
@@ -204,35 +213,43 @@ class Ledger:
         from optuna.trial import FrozenTrial, TrialState
 
         with self._lock:
-            for record in self.trials(key.arm, "confirm"):
-                if (record.subject, record.seed) == (key.subject, key.seed):
-                    return record
-            searched = self._study(key.arm, "search")
-            trials = searched.get_trials(deepcopy=False) if searched is not None else []
-            chosen = next((trial for trial in trials if trial.number == key.trial), None)
             study = self._need(key.arm, "confirm")
-            study.add_trial(
-                FrozenTrial(
-                    number=-1,
-                    trial_id=-1,
-                    state=TrialState.RUNNING,
-                    value=None,
-                    values=None,
-                    datetime_start=datetime.datetime.now(),
-                    datetime_complete=None,
-                    params=dict(chosen.params) if chosen else {},
-                    distributions=dict(chosen.distributions) if chosen else {},
-                    user_attrs={
-                        "search_trial": key.trial,
-                        "subject": key.subject,
-                        "seed": key.seed,
-                        "params": dict(params),
-                    },
-                    system_attrs={},
-                    intermediate_values={},
-                )
+            for trial in study.get_trials(deepcopy=False):
+                if (trial.user_attrs.get("subject"), trial.user_attrs.get("seed")) == (key.subject, key.seed):
+                    return self._read(key.arm, "confirm", trial._trial_id)
+            chosen = self._search_trial(key)
+            new = FrozenTrial(
+                number=-1,
+                trial_id=-1,
+                state=TrialState.RUNNING,
+                value=None,
+                values=None,
+                datetime_start=datetime.datetime.now(),
+                datetime_complete=None,
+                params=dict(chosen.params) if chosen else {},
+                distributions=dict(chosen.distributions) if chosen else {},
+                user_attrs={
+                    "search_trial": key.trial,
+                    "subject": key.subject,
+                    "seed": key.seed,
+                    "params": dict(params),
+                },
+                system_attrs={},
+                intermediate_values={},
             )
-            return self.trials(key.arm, "confirm")[-1]
+            new._trial_id = self._storage.create_new_trial(study._study_id, template_trial=new)
+            return read_trial(key.arm, "confirm", new, {})
+
+    def _search_trial(self, key: RunKey) -> optuna.trial.FrozenTrial | None:
+        """Returns the search trial that a confirm run confirms; None for an arm that has no search."""
+        searched = self._study(key.arm, "search")
+        if searched is None:
+            return None
+        try:
+            number = self._storage.get_trial_id_from_study_id_trial_number(searched._study_id, key.trial)
+        except KeyError:
+            return None
+        return self._storage.get_trial(number)
 
     def set_config(self, record: TrialRecord, config: Mapping[str, Any]) -> None:
         """Stores the full configuration of a running trial."""
@@ -242,10 +259,17 @@ class Ledger:
     def update_run(self, record: TrialRecord, key: RunKey, **fields: Any) -> dict[str, Any]:
         """Changes what a running trial says about one of its runs, and returns all of it."""
         with self._lock:
-            runs = dict(self._storage.get_trial(record.optuna_id).user_attrs.get("runs", {}))
-            runs[key.name] = {"mlflow_run_id": None, "attempts": 0} | runs.get(key.name, {}) | fields
-            self._storage.set_trial_user_attr(record.optuna_id, "runs", runs)
-            return runs[key.name]
+            return self._change(record.optuna_id, key, fields)
+
+    def _change(self, optuna_id: int, key: RunKey, fields: Mapping[str, Any]) -> dict[str, Any]:
+        runs = self._runs.get(optuna_id)
+        if runs is None:
+            runs = dict(self._storage.get_trial(optuna_id).user_attrs.get("runs", {}))
+        runs = {**runs, key.name: {"mlflow_run_id": None, "attempts": 0, **runs.get(key.name, {}), **fields}}
+        self._storage.set_trial_user_attr(optuna_id, "runs", runs)
+        self._runs[optuna_id] = runs
+        self._trial_of[key.name] = optuna_id
+        return dict(runs[key.name])
 
     def report(self, record: TrialRecord, step: int, value: float) -> None:
         """Stores an intermediate value of a single-objective trial, which samplers use if it is pruned."""
@@ -268,20 +292,22 @@ class Ledger:
         import optuna
 
         study = self._need(record.arm, record.phase)
+        if state == "PRUNED" and len(study.directions) > 1:
+            state, reason = "FAIL", reason or "pruned"
+        told = list(values) if state == "COMPLETE" else None
         with self._lock:
-            if self._storage.get_trial(record.optuna_id).state.is_finished():
+            runs = self._runs.pop(record.optuna_id, record.runs)
+            try:
+                if reason is not None:
+                    self._storage.set_trial_user_attr(record.optuna_id, "reason", reason)
+                if metrics:
+                    self._storage.set_trial_user_attr(record.optuna_id, "metrics", dict(metrics))
+                self._storage.set_trial_state_values(record.optuna_id, optuna.trial.TrialState[state], told)
+            except optuna.exceptions.UpdateFinishedTrialError:
                 return self._read(record.arm, record.phase, record.optuna_id)
-            if state == "PRUNED" and len(study.directions) > 1:
-                state, reason = "FAIL", reason or "pruned"
-            if reason is not None:
-                self._storage.set_trial_user_attr(record.optuna_id, "reason", reason)
-            if metrics:
-                self._storage.set_trial_user_attr(record.optuna_id, "metrics", dict(metrics))
-            final = optuna.trial.TrialState[state]
-            self._storage.set_trial_state_values(
-                record.optuna_id, final, list(values) if state == "COMPLETE" else None
-            )
-            return self._read(record.arm, record.phase, record.optuna_id)
+        return replace(
+            record, state=state, values=tuple(told or ()), reason=reason, metrics=dict(metrics or {}), runs=runs
+        )
 
     # MLflow run ids (`study.tracking_record.RunIds`)
 
@@ -293,22 +319,39 @@ class Ledger:
         with self._lock:
             if late := study.user_attrs.get(LATE_RUN_ID + key.name):
                 return str(late)
-            for record in self.trials(key.arm, key.phase):
-                if found := record.runs.get(key.name, {}).get("mlflow_run_id"):
-                    return str(found)
-        return None
+            trial = self._find(key)
+            found = trial.user_attrs["runs"][key.name].get("mlflow_run_id") if trial is not None else None
+        return str(found) if found else None
 
     def set_mlflow_run_id(self, key: RunKey, run_id: str) -> None:
         """Stores the id of a run's MLflow run: in its trial, or in the study if the trial has ended.
 
         Optuna closes ended trials to changes, and MLflow may have been away while the run lasted.
         """
+        import optuna
+
         with self._lock:
-            for record in self.trials(key.arm, key.phase):
-                if key.name in record.runs and not record.ended:
-                    self.update_run(record, key, mlflow_run_id=run_id)
+            optuna_id = self._trial_of.get(key.name)
+            if optuna_id not in self._runs:  # not given out by this process
+                trial = self._find(key)
+                optuna_id = trial._trial_id if trial is not None else None
+            if optuna_id is not None:
+                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                    self._change(optuna_id, key, {"mlflow_run_id": run_id})
                     return
             self._need(key.arm, key.phase).set_user_attr(LATE_RUN_ID + key.name, run_id)
+
+    def _find(self, key: RunKey) -> optuna.trial.FrozenTrial | None:
+        """Returns the trial that knows a run."""
+        if key.name in self._trial_of:
+            return self._storage.get_trial(self._trial_of[key.name])
+        study = self._study(key.arm, key.phase)
+        for trial in study.get_trials(deepcopy=False) if study is not None else ():
+            for name in trial.user_attrs.get("runs", {}):
+                self._trial_of.setdefault(name, trial._trial_id)
+            if key.name in trial.user_attrs.get("runs", {}):
+                return trial
+        return None
 
     # Helpers
 
@@ -337,7 +380,9 @@ class Ledger:
 
     def _read(self, arm: str, phase: Phase, optuna_id: int) -> TrialRecord:
         trial = self._storage.get_trial(optuna_id)
-        return read_trial(arm, phase, trial, self._need(arm, phase).user_attrs)
+        # Ids that came late are those of ended trials.
+        late = self._need(arm, phase).user_attrs if trial.state.is_finished() else {}
+        return read_trial(arm, phase, trial, late)
 
 
 def _direction(objective: str) -> str:

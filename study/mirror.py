@@ -27,6 +27,9 @@ from study.runs import RunKey, Storage
 from study.tracking_record import RunIds, TrackingRecord
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, Event, read_events
 
+# The parser and emitter in C, where PyYAML was built with them, are ten times as fast.
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 LOCK_FILE = "tracking.lock"
 SYNCED = "synced"  # the tag of a run of which MLflow holds everything
 RETRY_RUN_SECONDS = 30.0
@@ -98,6 +101,7 @@ class Mirror:
         self._ids = ids
         self._weights_limit = int(log_weights_limit_mb * 1e6)
         self._runs: dict[RunKey, _Run] = {}
+        self._maybe_there: set[RunKey] = set()  # keys of which MLflow may have a run that is not known here
         self._spec = published_spec(storage)
         self._parents = Parents(self.store, self.record.study_id, self._spec)
         self._opened = False
@@ -137,6 +141,7 @@ class Mirror:
     def finish(self) -> None:
         """Leaves nothing RUNNING in MLflow: interrupted runs are KILLED there (and go on when resumed)."""
         self._open()
+        self.record.flush()
         for run in self._runs.values():
             if not run.done and run.run_id is not None and run.status == "RUNNING":
                 self._guarded(run, self._interrupt)
@@ -166,6 +171,7 @@ class Mirror:
 
     def release(self) -> None:
         """Lets other processes write."""
+        self.record.flush()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -205,6 +211,7 @@ class Mirror:
                 key = RunKey.parse(tags.get("run_key", ""))
             except ValueError:
                 continue
+            self._maybe_there.add(key)
             run = self._runs.get(key)
             if run is None or run.run_id is not None:
                 continue
@@ -240,18 +247,22 @@ class Mirror:
             moment = milliseconds(events[-1].time)
             tags = log_artifacts(self.store, run.run_id, run.folder, result, self._weights_limit)
             tags |= end_tags(run.key, run.document, result)
-            self.store.log(run.run_id, corrections(events, result), tags=tags)
             run.status = mlflow_status(str(result["state"]))
             self.store.set_status(run.run_id, run.status, moment)
             # The mark comes last: a driver that is killed before it does all of this again.
-            self.store.log(run.run_id, tags={SYNCED: str(events[-1].number)})
+            tags[SYNCED] = str(events[-1].number)
+            self.store.log(run.run_id, corrections(events, result), tags=tags)
+            run.document = {}
             run.done = True
             self.counts.runs += 1
 
     def _find_or_create(self, run: _Run, first: Event) -> None:
         method = str(run.document["method"])
         parent = self._parents.ensure(run.key.phase, run.key.arm, method, milliseconds(first.time))
-        found = self.store.one_run(self.record.study_id, run.key.name)
+        # What was not there when all was looked at, and was not asked for since, need not be looked for.
+        known = run.key in self._maybe_there
+        found = self.store.one_run(self.record.study_id, run.key.name) if known else None
+        self._maybe_there.add(run.key)
         if found is not None:
             run.run_id, run.status = found.info.run_id, found.info.status
             run.logged = int(found.data.tags.get("last_event", 0))
@@ -266,7 +277,7 @@ class Mirror:
         self._remember(run)
         if run.logged == 0:
             self.store.log(run.run_id, params=flat_params(run.document))
-            text = yaml.safe_dump(run.document, sort_keys=False)
+            text = yaml.dump(run.document, sort_keys=False, Dumper=_Dumper)
             self.store.log_text(run.run_id, text, "config/run.yaml")
 
     def _remember(self, run: _Run) -> None:

@@ -46,8 +46,15 @@ class Launch:
     machine: dict[str, Any]
 
 
+WRITE_SECONDS = 5.0
+
+
 class TrackingRecord:
-    """The file ``tracking.json`` of a study; every change is written at once, atomically."""
+    """The file ``tracking.json`` of a study, always written whole and atomically.
+
+    Launches are written at once; the ids of MLflow runs, which MLflow knows as well, every few seconds and by
+    `flush`, since a file that is written whole for every run would cost the square of their number.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._path = storage.folder / TRACKING_FILE
@@ -55,6 +62,8 @@ class TrackingRecord:
         self.study_id: str = content.get("study_id") or uuid.uuid4().hex[:12]
         self.launches: list[Launch] = [Launch(**launch) for launch in content.get("launches", [])]
         self._runs: dict[str, str] = content.get("runs", {})
+        self._dirty = False
+        self._written = 0.0
         if not content:
             self._write()
 
@@ -66,6 +75,13 @@ class TrackingRecord:
         """Remembers the MLflow run of a run."""
         if self._runs.get(key.name) != run_id:
             self._runs[key.name] = run_id
+            self._dirty = True
+            if time.monotonic() - self._written > WRITE_SECONDS:
+                self._write()
+
+    def flush(self) -> None:
+        """Writes what has changed."""
+        if self._dirty:
             self._write()
 
     def add_launch(self) -> None:
@@ -97,6 +113,7 @@ class TrackingRecord:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1))
         os.replace(temporary, self._path)
+        self._dirty, self._written = False, time.monotonic()
 
 
 def read_record(storage: Storage) -> TrackingRecord | None:
