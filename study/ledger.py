@@ -306,7 +306,12 @@ class Ledger:
             except optuna.exceptions.UpdateFinishedTrialError:
                 return self._read(record.arm, record.phase, record.optuna_id)
         return replace(
-            record, state=state, values=tuple(told or ()), reason=reason, metrics=dict(metrics or {}), runs=runs
+            record,
+            state=state,
+            values=tuple(told or ()),
+            reason=reason,
+            metrics=dict(metrics or {}),
+            runs=runs,
         )
 
     # MLflow run ids (`study.tracking_record.RunIds`)

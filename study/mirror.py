@@ -24,8 +24,9 @@ from study.rows import result_of
 from study.run_batches import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
 from study.run_writer import end_tags, log_artifacts, log_image, run_tags
 from study.runs import RunKey, Storage
+from study.tail import EventTail
 from study.tracking_record import RunIds, TrackingRecord
-from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, Event, read_events
+from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, Event
 
 # The parser and emitter in C, where PyYAML was built with them, are ten times as fast.
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -59,7 +60,8 @@ class _Run:
     """One run and how far MLflow has it.
 
     Attributes:
-        size: Bytes of the event file when it was last looked at.
+        events: Read so far; forgotten when all is logged.
+        written: Whether MLflow has been offered all of them.
         logged: Number of the last event that MLflow holds; None: to be asked.
         retry_at: Monotonic time before which a run that MLflow refused is left alone.
     """
@@ -69,7 +71,9 @@ class _Run:
     run_id: str | None = None
     status: str = "RUNNING"
     logged: int | None = None
-    size: int = -1
+    tail: EventTail | None = None
+    events: list[Event] = field(default_factory=list)
+    written: bool = False
     done: bool = False
     problem: str | None = None
     retry_at: float = 0.0
@@ -156,10 +160,8 @@ class Mirror:
         return [run.key.name for run in self._runs.values() if not run.done and self._lacks(run)]
 
     def _lacks(self, run: _Run) -> bool:
-        path = run.folder / EVENTS_FILE
-        if not path.exists():
-            return False
-        return run.logged is None or path.stat().st_size != run.size or (run.folder / RESULT_FILE).exists()
+        self._read(run)
+        return bool(run.events) and not (run.written and run.logged is not None)
 
     def first_problem(self) -> str | None:
         """Returns why MLflow refused a run; None if it refused none."""
@@ -221,16 +223,12 @@ class Mirror:
                 self._remember(run)
 
     def _update(self, run: _Run) -> None:
-        path = run.folder / EVENTS_FILE
-        if not path.exists():
+        self._read(run)
+        events = run.events
+        ending = bool(events) and events[-1].kind == "finished"  # the result comes after that
+        if not events or (run.written and run.logged is not None and not ending):
             return
         result = result_of(run.folder)
-        size = path.stat().st_size
-        if size == run.size and result is None and run.logged is not None:
-            return
-        events = read_events(run.folder)
-        if not events:
-            return
         if not run.document:
             run.document = json.loads((run.folder / RUN_FILE).read_text())
         if run.run_id is None or run.logged is None:
@@ -242,7 +240,7 @@ class Mirror:
             run.status = "RUNNING"
         for batch in batches(events, run.logged):
             self._write(run, batch)
-        run.size = size
+        run.written = True
         if result is not None:
             moment = milliseconds(events[-1].time)
             tags = log_artifacts(self.store, run.run_id, run.folder, result, self._weights_limit)
@@ -252,9 +250,18 @@ class Mirror:
             # The mark comes last: a driver that is killed before it does all of this again.
             tags[SYNCED] = str(events[-1].number)
             self.store.log(run.run_id, corrections(events, result), tags=tags)
-            run.document = {}
-            run.done = True
+            run.done, run.document, run.events, run.tail = True, {}, [], None
             self.counts.runs += 1
+
+    def _read(self, run: _Run) -> None:
+        """Takes in what is new in the event file."""
+        run.tail = run.tail or EventTail(run.folder)
+        new = run.tail.new()
+        if not new:
+            return
+        again = run.events and new[0].number <= run.events[-1].number  # the file was made anew
+        run.events = new if again else run.events + new
+        run.written = False
 
     def _find_or_create(self, run: _Run, first: Event) -> None:
         method = str(run.document["method"])
@@ -276,7 +283,6 @@ class Mirror:
             self.counts.created += 1
         self._remember(run)
         if run.logged == 0:
-            self.store.log(run.run_id, params=flat_params(run.document))
             text = yaml.dump(run.document, sort_keys=False, Dumper=_Dumper)
             self.store.log_text(run.run_id, text, "config/run.yaml")
 
@@ -296,7 +302,8 @@ class Mirror:
         tags = {**batch.tags, "last_event": str(batch.last_event)}
         if batch.images:
             tags["mlflow.loggedImages"] = "True"
-        self.store.log(run.run_id, batch.metrics, tags=tags)
+        params = None if run.logged else flat_params(run.document)
+        self.store.log(run.run_id, batch.metrics, params, tags)
         self.counts.events += batch.last_event - (run.logged or 0)
         self.counts.metrics += len(batch.metrics)
         self.counts.images += len(batch.images)
@@ -325,7 +332,7 @@ class Mirror:
 
     def _after_failure(self, run: _Run, error: Exception) -> None:
         """Tells a store that is away (OutageError) from a run that it refuses; looks anew next time."""
-        run.run_id, run.logged, run.size = None, None, -1
+        run.run_id, run.logged, run.written = None, None, False
         if is_missing(error):  # the store was emptied under our hands
             self.store.forget_experiment()
             self._parents.forget()

@@ -274,18 +274,22 @@ class MlflowStore:
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Logs params in batches, then metrics (at most `MAX_METRICS`) and tags in one batch."""
+        """Logs metrics (at most `MAX_METRICS`), params and tags; in one batch if they fit into one."""
         from mlflow.entities import Metric as Point
         from mlflow.entities import Param, RunTag
 
-        pairs = list(_cut(params or {}, MAX_PARAM_LENGTH).items())
-        for start in range(0, len(pairs), MAX_PARAMS):
-            chunk = [Param(name, value) for name, value in pairs[start : start + MAX_PARAMS]]
-            self.client.log_batch(run_id, params=chunk)
+        pairs = [Param(name, value) for name, value in _cut(params or {}, MAX_PARAM_LENGTH).items()]
         points = [Point(metric.name, metric.value, metric.time, metric.step) for metric in metrics]
         texts = [RunTag(name, value) for name, value in _cut(tags or {}, MAX_TAG_LENGTH).items()]
-        if points or texts:
-            self.client.log_batch(run_id, metrics=points, tags=texts)
+        # The tags tell up to where a run is logged, so they never go before anything else.
+        while pairs and (len(pairs) > MAX_PARAMS or len(pairs) + len(points) + len(texts) > MAX_METRICS):
+            self.client.log_batch(run_id, params=pairs[:MAX_PARAMS])
+            pairs = pairs[MAX_PARAMS:]
+        if points and len(points) + len(texts) > MAX_METRICS:
+            self.client.log_batch(run_id, metrics=points)
+            points = []
+        if points or pairs or texts:
+            self.client.log_batch(run_id, metrics=points, params=pairs, tags=texts)
 
     def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Uploads one file as an artifact."""

@@ -1,0 +1,47 @@
+"""Follows a run's event file: each look costs one stat, and what is new is read once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from trainables.events import EVENTS_FILE, Event
+
+
+class EventTail:
+    """Returns the events of a run as they come.
+
+    A file that has become shorter than what was read (it was made anew) is read from its beginning again. A torn
+    last line waits until it is whole, or until the run's next attempt has cut it off.
+
+    Attributes:
+        read: Bytes of whole lines that have been returned; 0 before the first event.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / EVENTS_FILE
+        self.read = 0
+
+    def new(self) -> list[Event]:
+        """Returns the events that were not returned before."""
+        try:
+            size = os.stat(self.path).st_size
+        except FileNotFoundError:
+            return []
+        if size == self.read:
+            return []
+        if size < self.read:
+            self.read = 0
+        with self.path.open("rb") as file:
+            file.seek(self.read)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self.read += len(whole)
+        events = []
+        for line in whole.split(b"\n")[:-1]:
+            try:
+                events.append(Event(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+        return events
