@@ -17,20 +17,29 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainables.events import Event, read_events
+from study.tail import EventTail
+from trainables.events import Event
 
 if TYPE_CHECKING:
-    from study.runs import PlannedRun
+    from study.runs import PlannedRun, RunKey
 
 POLL_SECONDS = 0.5
 PLAIN_LINE_SECONDS = 20.0
+MOST_ROWS = 16
 
 
 @dataclass
 class RunView:
-    """What is known of one run so far."""
+    """What is known of one run so far.
 
-    run: PlannedRun
+    Attributes:
+        steps: Optimizer steps of the whole run.
+        tail: Its event file; None when it has ended.
+    """
+
+    key: RunKey
+    steps: int
+    tail: EventTail | None
     seen: int = 0
     phase: str = "waiting"
     step: int = 0
@@ -53,19 +62,19 @@ class RunView:
         elif event.kind == "finished":
             self.state, self.reason = str(event.data["state"]), event.data.get("reason")
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.run.config.training.max_train_steps
-
 
 @dataclass
 class Snapshot:
-    """The state of the whole study at one moment, computed apart from its drawing."""
+    """The state of the whole study at one moment, computed apart from its drawing.
+
+    Attributes:
+        waiting: Runs that were given out and have not begun: there is no room for them yet.
+    """
 
     total: int
     ended: dict[str, int] = field(default_factory=lambda: {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0})
     running: list[RunView] = field(default_factory=list)
+    waiting: int = 0
     best: dict[str, float] = field(default_factory=dict)
     elapsed: float = 0.0
     left: float | None = None
@@ -95,8 +104,10 @@ def snapshot(views: list[RunView], total: int, already_done: int, elapsed: float
     shot = Snapshot(total=total, elapsed=elapsed)
     partial = 0.0
     for view in views:
-        key = view.run.key
-        if view.state == "RUNNING":
+        key = view.key
+        if view.state == "RUNNING" and not view.seen:
+            shot.waiting += 1
+        elif view.state == "RUNNING":
             shot.running.append(view)
             partial += 0.8 * min(1.0, view.step / max(1, view.steps))
         else:
@@ -116,6 +127,7 @@ def draw(shot: Snapshot, name: str) -> Group:
         (name, "bold"),
         f"  {shot.done}/{shot.total} runs",
         f"  {len(shot.running)} running",
+        f"  {shot.waiting} waiting" if shot.waiting else "",
         (f"  {shot.ended['FAIL']} failed", "red") if shot.ended["FAIL"] else "",
         f"  {shot.ended['PRUNED']} pruned" if shot.ended["PRUNED"] else "",
         f"  {duration(shot.elapsed)} gone, {duration(shot.left)} left",
@@ -125,9 +137,11 @@ def draw(shot: Snapshot, name: str) -> Group:
     table.add_column("now")
     table.add_column("step", justify="right")
     table.add_column("loss", justify="right")
-    for view in shot.running:
+    for view in shot.running[:MOST_ROWS]:
         loss = f"{view.loss:.4f}" if view.loss is not None else "--"
-        table.add_row(view.run.key.name, view.phase, f"{view.step}/{view.steps}", loss)
+        table.add_row(view.key.name, view.phase, f"{view.step}/{view.steps}", loss)
+    if len(shot.running) > MOST_ROWS:
+        table.add_row(f"and {len(shot.running) - MOST_ROWS} more")
     parts: list[Text | ProgressBar | Table] = [
         head,
         ProgressBar(total=max(1, shot.total), completed=shot.done, width=60),
@@ -140,6 +154,10 @@ def draw(shot: Snapshot, name: str) -> Group:
         )
         parts.append(Text(f"best quality in search: {best}", style="dim"))
     return Group(*parts)
+
+
+def _view(run: PlannedRun) -> RunView:
+    return RunView(run.key, run.config.training.max_train_steps, EventTail(run.folder))
 
 
 class ProgressView:
@@ -170,7 +188,7 @@ class ProgressView:
     def follow(self, run: PlannedRun) -> None:
         """Adds a run to the view."""
         with self._lock:
-            self._views.setdefault(run.key.name, RunView(run))
+            self._views.setdefault(run.key.name, _view(run))
 
     def close(self) -> None:
         """Draws the last state and stops."""
@@ -185,10 +203,13 @@ class ProgressView:
         for view in views:
             if view.state != "RUNNING":
                 continue
-            for event in read_events(view.run.folder, after=view.seen):
-                view.update(event)
-            if view.state != "RUNNING" and on_end is not None:
-                on_end(view)
+            for event in view.tail.new() if view.tail is not None else ():
+                if event.number > view.seen:
+                    view.update(event)
+            if view.state != "RUNNING":
+                view.tail = None
+                if on_end is not None:
+                    on_end(view)
         return snapshot(views, self._total, self._already_done, time.monotonic() - self._start)
 
     def _live_loop(self) -> None:
@@ -207,7 +228,9 @@ class ProgressView:
                 last = now
                 best = max(shot.best.values(), default=None)
                 self._say(
-                    f"{shot.done}/{shot.total} runs, {len(shot.running)} running, {shot.ended['FAIL']} failed, "
+                    f"{shot.done}/{shot.total} runs, {len(shot.running)} running, "
+                    + (f"{shot.waiting} waiting, " if shot.waiting else "")
+                    + f"{shot.ended['FAIL']} failed, "
                     f"{duration(shot.elapsed)} gone, {duration(shot.left)} left"
                     + (f", best quality in search {best:.3f}" if best is not None else "")
                 )
@@ -217,7 +240,7 @@ class ProgressView:
     def _say_ended(self, view: RunView) -> None:
         quality = f"quality {view.quality:.3f}" if view.quality is not None else "no quality"
         detail = quality if view.state == "COMPLETE" else (view.reason or quality)
-        self._say(f"{view.state:<8} {view.run.key.name}  {detail}")
+        self._say(f"{view.state:<8} {view.key.name}  {detail}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

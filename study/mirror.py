@@ -26,7 +26,7 @@ from study.run_writer import end_tags, log_artifacts, log_image, run_tags
 from study.runs import RunKey, Storage
 from study.tail import EventTail
 from study.tracking_record import RunIds, TrackingRecord
-from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, Event
+from trainables.events import EVENTS_FILE, RUN_FILE, Event
 
 # The parser and emitter in C, where PyYAML was built with them, are ten times as fast.
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
