@@ -251,6 +251,11 @@ def study_status(storage: Storage) -> StudyStatus:
     return status_reader(storage)()
 
 
+def status_rows(storage: Storage) -> list[dict[str, Any]]:
+    """Returns one row per arm and phase: runs planned, by state, and the best quality of the search."""
+    return study_status(storage).arms
+
+
 def best_rows(storage: Storage) -> list[dict[str, Any]]:
     """Returns, for each arm with a finished search, the configuration that the search chose."""
     from study.ledger import Ledger
