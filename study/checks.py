@@ -35,7 +35,7 @@ def check_study(
         tracking_uri: MLflow; None: that of the study file, or else MLFLOW_TRACKING_URI.
     """
     return [
-        *_images(spec),
+        *check_images(spec),
         *_models(spec),
         *_metric_models(spec),
         *_optimizers(spec),
@@ -61,7 +61,8 @@ def field_values(spec: StudySpec, name: str) -> set[Any]:
     return values
 
 
-def _images(spec: StudySpec) -> list[str]:
+def check_images(spec: StudySpec) -> list[str]:
+    """Tells what is wrong with the photographs that a study names."""
     from trainables.subjects import check_subject
 
     captions: Any = "files" if "files" in field_values(spec, "captions") else "instance_prompt"

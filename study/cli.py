@@ -1,4 +1,4 @@
-"""The command line: validate, plan, launch, status, logs, stop, trials, best, report, ui, sync, generate, doctor, ls.
+"""The command line: validate, plan, launch, submit, generate, doctor, ls, and what watches a study (`cli_watch`).
 
 Exit codes: 0 success, 1 something failed (a run, a check), 2 the user's mistake. Data goes to the standard output,
 everything else to the standard error. Nothing heavy is imported before a command needs it.
@@ -126,6 +126,40 @@ def launch(
 
 for _command in (status, logs, stop, trials, best, report, ui, sync):
     app.command()(_command)
+
+
+@app.command()
+def submit(
+    file: FileArgument,
+    overrides: Overrides = None,
+    storage: Annotated[
+        str, typer.Option("--storage", help="On the cluster: a folder that all nodes see, or a URL.")
+    ] = "",
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, through a tunnel."
+        ),
+    ] = "http://127.0.0.1:8265",
+    reports: Annotated[
+        str | None, typer.Option("--reports", help="On the cluster; default: reports/ in the storage folder.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="MLflow, as the cluster's head reaches it.")
+    ] = None,
+    shared: Annotated[
+        list[str] | None, typer.Option("--shared", help="Folder that the cluster sees under the same path.")
+    ] = None,
+    code: Annotated[
+        bool, typer.Option(help="Take this project's code along; else the cluster has it.")
+    ] = True,
+    wait: Annotated[bool, typer.Option(help="Follow the log to the end and exit as the study does.")] = True,
+) -> None:
+    """Hand a study to a Ray cluster through its job API, with the photographs that it names; Ctrl-C lets go of it."""
+    from study.submit import Submission, submit_study
+
+    asked = Submission(storage, reports, tracking_uri, tuple(shared or ()), code)
+    raise typer.Exit(submit_study(file, overrides or [], asked, address=address, wait=wait))
 
 
 @app.command()

@@ -129,7 +129,7 @@ def _started(cpus: int | None) -> Iterator[None]:
         "OMP_WAIT_POLICY": "passive",
     }
     try:
-        with environment(here), _without("RAY_AUTH_TOKEN", "RAY_ADDRESS"), _import_paths():
+        with environment(here), without("RAY_AUTH_TOKEN", "RAY_ADDRESS"), _import_paths():
             import ray
             import ray._private.ray_constants as constants
 
@@ -159,7 +159,7 @@ def _started(cpus: int | None) -> Iterator[None]:
 def _joined(address: str) -> Iterator[None]:
     if problems := check_cluster(address):
         raise UserError(*problems)
-    with _token_mode() as mode:
+    with token_mode() as mode:
         import ray
 
         try:
@@ -189,12 +189,12 @@ def check_cluster(address: str | None) -> list[str]:
 
         if ray.is_initialized():
             return []
-        with _token_mode() as mode:
+        with token_mode() as mode:
             return look(address, mode)
 
 
 @contextlib.contextmanager
-def _token_mode() -> Iterator[str]:
+def token_mode() -> Iterator[str]:
     """Says to Ray, which never finds it out for a given address, whether to show a token."""
     mode = os.environ.get("RAY_AUTH_MODE") or ("token" if _has_token() else "disabled")
     try:
@@ -235,7 +235,8 @@ def _remove_leftovers() -> None:
 
 
 @contextlib.contextmanager
-def _without(*names: str) -> Iterator[None]:
+def without(*names: str) -> Iterator[None]:
+    """Takes environment variables away, and restores them."""
     saved = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
