@@ -62,6 +62,7 @@ def test_ray_lives_in_few_rooms() -> None:
         "machine",
         "joining",
         "lint/cluster",
+        "submit",
     }
     assert users <= {f"study/{name}.py" for name in allowed}
     assert "study/worker.py" in users

@@ -15,7 +15,7 @@ import pytest
 from study.cli import app, main
 
 COMMANDS = {
-    "validate", "plan", "launch", "status", "logs", "stop", "trials", "best", "report", "ui", "sync", "generate",
+    "validate", "plan", "launch", "submit", "status", "logs", "stop", "trials", "best", "report", "ui", "sync", "generate",
     "doctor", "ls",
 }  # fmt: skip
 
