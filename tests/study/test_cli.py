@@ -15,8 +15,8 @@ import pytest
 from study.cli import app, main
 
 COMMANDS = {
-    "validate", "plan", "launch", "submit", "status", "logs", "stop", "trials", "best", "report", "ui", "sync", "generate",
-    "doctor", "ls",
+    "validate", "plan", "launch", "submit", "status", "logs", "stop", "trials", "best", "report", "ui", "sync",
+    "generate", "doctor", "ls",
 }  # fmt: skip
 
 
