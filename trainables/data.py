@@ -9,7 +9,7 @@ the index of the image, so that no order can part them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy
 import torch
@@ -67,6 +67,15 @@ class Batch:
     timesteps: torch.Tensor
     captions: torch.Tensor
     shares: torch.Tensor
+
+    def part(self, rank: int, size: int) -> Batch:
+        """Returns every `size`-th sample from `rank` on: one of `size` parts that differ by one sample at most.
+
+        Samples keep their shares, so that the losses of the parts add up to that of the whole.
+        """
+        if size == 1:
+            return self
+        return Batch(*(getattr(self, column.name)[rank::size] for column in fields(self)))
 
 
 class Shuffle:

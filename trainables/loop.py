@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from trainables.families import Backbone
 from trainables.meter import Meter
 from trainables.objective import add_noise, diffusion_loss, min_snr_weights, target_of
 from trainables.randomness import Streams, draw_seed
+from trainables.team import Team
 
 _REPORTS = 20  # progress events in a run, at least
 _LONGEST_STRETCH = 10  # steps between two looks at the loss, at most
@@ -40,6 +41,8 @@ class Trainer:
         optimizer: Wrapped by accelerate.
         schedule: Of the learning rate; steps once an optimizer step, overflow or not.
         average: diffusers' EMAModel of `parameters`, or None.
+        team: The processes that train together.
+        shared_loss: `SharedLoss` prepared by accelerate, in a team of several processes.
         step: Optimizer steps done.
     """
 
@@ -54,6 +57,8 @@ class Trainer:
     batches: Batches
     texts: Texts
     streams: Streams
+    team: Team = field(default_factory=Team)
+    shared_loss: Any = None
     step: int = 0
 
     def checkpoint(self, meter: Meter) -> Checkpoint:
@@ -103,18 +108,41 @@ class Trainer:
         self.step = checkpoint.step
 
 
+class SharedLoss(nn.Module):
+    """The loss of this process's part of a batch, as the module that accelerate wraps.
+
+    Its children are what trains; they themselves stay as they are, for evaluation, saving and restoring.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(trainer.modules)
+        self._trainer = trainer
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Returns `batch_loss`."""
+        return batch_loss(self._trainer, batch)
+
+
 def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
-    """Does one optimizer step; returns loss and gradient norm before clipping, both on the device."""
-    config, accelerator = trainer.config, trainer.accelerator
+    """Does one optimizer step; returns loss and gradient norm before clipping, both on the device.
+
+    In a team every process draws the whole batch and takes its part of it; the loss returned is that of this
+    part, and the team's is the sum.
+    """
+    config, accelerator, team = trainer.config, trainer.accelerator, trainer.team
     # Dropout draws from torch's global generators; seeded step by step they need no state of their own.
-    torch.manual_seed(draw_seed(trainer.streams["dropout"]))
+    torch.manual_seed(draw_seed(trainer.streams["dropout"]) ^ team.rank)
+    modules = trainer.modules if trainer.shared_loss is None else [trainer.shared_loss]
     total = torch.zeros((), device=trainer.backbone.device)
     for _ in range(config.gradient_accumulation_steps):
-        batch = trainer.batches.draw()
-        with accelerator.accumulate(*trainer.modules):
+        batch = trainer.batches.draw().part(team.rank, team.size)
+        with accelerator.accumulate(*modules):
             with accelerator.autocast():
-                loss = batch_loss(trainer, batch)
-            accelerator.backward(loss)
+                shared = trainer.shared_loss
+                loss = batch_loss(trainer, batch) if shared is None else shared(batch)
+            # Parts add up to the loss of the batch, but what is exchanged is the mean of their gradients.
+            accelerator.backward(loss if team.size == 1 else loss * team.size)
             total += loss.detach()
     norm = accelerator.clip_grad_norm_(trainer.parameters.values(), config.max_grad_norm)
     trainer.optimizer.step()
@@ -167,12 +195,8 @@ def train(
     while trainer.step < last:
         until = _next_stop(trainer.step, last, every, config.checkpointing_steps, evaluations)
         begin, steps = time.perf_counter(), until - trainer.step
-        with meter.measure("train"):
-            total = torch.zeros((), device=trainer.backbone.device)
-            for _ in range(steps):
-                loss, norm = train_step(trainer)
-                total += loss
-            mean, norm_value = float(total) / steps, float(norm)
+        trainer.team.tell(steps)
+        mean, norm_value = _train_steps(trainer, meter, steps)
         _require_finite(trainer, mean, norm_value, steps)
         if trainer.step > reported:
             yield log.append(
@@ -190,6 +214,28 @@ def train(
         if trainer.step in evaluations and trainer.step < last:
             yield from evaluate(trainer.step)
             yield log.append("phase", trainer.step, name="train")
+
+
+def train_with_leader(trainer: Trainer, meter: Meter) -> None:
+    """Trains as many steps as the leader of the team tells, again and again.
+
+    Raises:
+        Dismissed: The leader has ended the run.
+    """
+    while True:
+        _train_steps(trainer, meter, trainer.team.tell())
+
+
+def _train_steps(trainer: Trainer, meter: Meter, steps: int) -> tuple[float, float]:
+    """Returns the mean loss, that of the team, and the last gradient norm."""
+    with meter.measure("train"), trainer.team.together():
+        total = torch.zeros((), device=trainer.backbone.device)
+        for _ in range(steps):
+            loss, norm = train_step(trainer)
+            total += loss
+        mean, norm_value = float(trainer.team.sum(total)) / steps, float(norm)
+    meter.peak_memory = trainer.team.largest(meter.peak_memory)
+    return mean, norm_value
 
 
 def _require_finite(trainer: Trainer, loss: float, norm: float, steps: int) -> None:

@@ -12,7 +12,6 @@ import platform
 import shutil
 import socket
 import sys
-import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,16 +23,19 @@ from trainables.cache import Cache
 from trainables.catalogue import get_method
 from trainables.checkpoint import load_latest
 from trainables.config import RunConfig
-from trainables.errors import TrainingFailure, UserError
+from trainables.errors import UserError
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.grids import save_samples
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog, read_events
 from trainables.families import Backbone
+from trainables.follow import follow, share_checkpoint
 from trainables.loop import Trainer, train
 from trainables.meter import Meter, folder_bytes
+from trainables.outcomes import describe, outcome
 from trainables.resident import Resident
-from trainables.setup import build_trainer, choose_device, count_step_flops
+from trainables.setup import build_trainer, choose_device, count_step_flops, spread
 from trainables.subjects import Subject, resolve_subject
+from trainables.team import Team
 
 CHECKPOINTS = "checkpoint"
 WEIGHTS = "weights"
@@ -41,7 +43,9 @@ SAMPLES = "samples"
 _LOCK = "lock"
 
 
-def execute(config: RunConfig, resident: Resident | None = None) -> Generator[Event]:
+def execute(
+    config: RunConfig, resident: Resident | None = None, team: Team | None = None
+) -> Generator[Event]:
     """Trains and evaluates one run; yields each event after it has been written to the run's event file.
 
     Called again for the same folder it goes on from the newest checkpoint; a run that has its result yields
@@ -53,11 +57,26 @@ def execute(config: RunConfig, resident: Resident | None = None) -> Generator[Ev
     Args:
         config: The run; its folder must be its own.
         resident: Models that stay in memory from run to run.
+        team: The processes that train the run together, each of which calls this; None: this one alone. The
+            leader alone touches the folder and yields events; a follower returns when the run is over.
 
     Raises:
         UserError: The folder belongs to another configuration.
         RuntimeError: Another process is working in the folder.
+        TeamLost: A member of the team died; the run is left to be resumed.
     """
+    team = team or Team()
+    if not team.leads:
+        follow(config, resident or Resident(), team)
+        return
+    try:
+        yield from _lead(config, resident or Resident(), team)
+    finally:
+        if not sys.is_finalizing():
+            team.end()
+
+
+def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]:
     folder = Path(config.output_dir)
     if (folder / RESULT_FILE).exists():
         return
@@ -68,37 +87,41 @@ def execute(config: RunConfig, resident: Resident | None = None) -> Generator[Ev
         if log.last_kind == "finished":  # killed between the last event and the result
             _write_result(folder, config)
             return
-        attempt = _Attempt(config, folder, log, resident or Resident())
+        attempt = _Attempt(config, folder, log, resident, team)
         try:
             yield attempt.start()
             yield from attempt.run()
-            outcome = _outcome("COMPLETE")
+            ending = outcome("COMPLETE")
         except GeneratorExit:
             if not sys.is_finalizing():  # then nobody has stopped the run, the process is going away
                 attempt.record_cost()
-                attempt.finish(_outcome("PRUNED", "stopped_early"))
+                attempt.finish(outcome("PRUNED", "stopped_early"))
             raise
         except Exception as error:
             # The text only: a traceback object would keep the run's tensors alive.
-            outcome = _describe(error)
+            ending = team.verdict(describe(error))
         finally:
             attempt.give_back()
-        if outcome["state"] == "FAIL":
+        if ending["state"] == "FAIL":
             attempt.record_cost()
-        yield attempt.finish(outcome)
+        yield attempt.finish(ending)
 
 
 class _Attempt:
-    """One try at a run, in one process."""
+    """One try at a run, in the process that leads it."""
 
-    def __init__(self, config: RunConfig, folder: Path, log: EventLog, resident: Resident) -> None:
+    def __init__(
+        self, config: RunConfig, folder: Path, log: EventLog, resident: Resident, team: Team
+    ) -> None:
         self.config = config
         self.folder = folder
         self.log = log
         self.resident = resident
+        self.team = team
         self.method = get_method(config.method)
-        self.device = choose_device(config.device)
-        self.meter = Meter(self.device, config.cpu_threads if self.device.type == "cpu" else 1)
+        self.device = choose_device(config.device, team)
+        each = config.cpu_threads if self.device.type == "cpu" else 1
+        self.meter = Meter(self.device, each * team.size)
         self.spans = _spans(read_events(folder))
         self.backbone: Backbone | None = None
         self.evaluator: Evaluator | None = None
@@ -121,6 +144,7 @@ class _Attempt:
             resumed_step=self.checkpoint.step if self.checkpoint else 0,
             host=socket.gethostname(),
             pid=os.getpid(),
+            num_workers=self.team.size,
             device=self.device.type,
             device_name=torch.cuda.get_device_name(self.device)
             if self.device.type == "cuda"
@@ -132,6 +156,7 @@ class _Attempt:
         """Prepares, trains, saves and evaluates."""
         if self.device.type == "cpu":
             torch.set_num_threads(self.config.cpu_threads)
+        self.team.tell("begin")
         yield self.log.append("phase", name="prepare")
         with self.meter.measure("start"):  # what the first run of a process pays for all
             self.backbone = self.resident.backbone(self.config.model, self.device)
@@ -199,13 +224,14 @@ class _Attempt:
         assert self.backbone is not None
         if not self.method.trains:
             return
-        self.trainer = build_trainer(self.config, self.backbone, subject, cache)
+        self.trainer = build_trainer(self.config, self.backbone, subject, cache, self.team)
         self.facts["trainable_parameters"] = sum(value.numel() for value in self.trainer.parameters.values())
-        if self.checkpoint is not None:
-            self.trainer.restore(self.checkpoint, self.meter)
-            self.checkpoint = None
+        checkpoint, self.checkpoint = share_checkpoint(self.team, self.checkpoint), None
+        if checkpoint is not None:
+            self.trainer.restore(checkpoint, self.meter)
         if not self.meter.flops_per_step:
             self.meter.flops_per_step = count_step_flops(self.trainer)
+        spread(self.trainer)
 
     def _evaluation_steps(self) -> set[int]:
         last = self.config.training.max_train_steps
@@ -279,34 +305,6 @@ def _claim(folder: Path, config: RunConfig) -> None:
             )
         return
     _write_json(path, config.model_dump(mode="json"))
-
-
-def _describe(error: Exception) -> dict[str, Any]:
-    """Returns the outcome of a run that has failed."""
-    if isinstance(error, TrainingFailure):
-        reason = error.reason
-    elif isinstance(error, UserError):
-        reason = "user_error"
-    elif is_out_of_memory(error):
-        reason = "out_of_memory"
-    else:
-        reason = "exception"
-    text = "".join(traceback.format_exception(error))
-    return _outcome("FAIL", reason, str(error) or type(error).__name__, text)
-
-
-def _outcome(
-    state: str, reason: str | None = None, message: str | None = None, trace: str | None = None
-) -> dict[str, Any]:
-    return {"state": state, "reason": reason, "message": message, "traceback": trace}
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch reports the host's as a plain RuntimeError."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 def _spans(events: list[Event]) -> list[float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,33 +15,53 @@ from trainables.catalogue import get_method
 from trainables.config import RunConfig, TrainingConfig
 from trainables.data import Batches, Examples, Texts, embed_texts, encode_images
 from trainables.families import Backbone, enable_gradient_checkpointing
-from trainables.loop import Trainer, batch_loss
+from trainables.loop import SharedLoss, Trainer, batch_loss
 from trainables.meter import count_flops
 from trainables.optim import build_optimizer, build_schedule
 from trainables.randomness import Streams, stream_seed
 from trainables.sampling import generate
 from trainables.subjects import Subject
+from trainables.team import Team
 
 _CLASS_IMAGES_AT_ONCE = 16  # a cache entry each, so that asking for more reuses those that are there
 _LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def choose_device(name: str) -> torch.device:
-    """Returns the device that a configuration names; "auto" takes CUDA where there is one."""
+def choose_device(name: str, team: Team | None = None) -> torch.device:
+    """Returns the device that a configuration names; "auto" takes CUDA where there is one.
+
+    Of a team, each process of a machine takes a GPU of its own, and makes it torch's current one.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and team is not None and team.size > 1:
+        device = torch.device("cuda", team.local_rank)
+        torch.cuda.set_device(device)
+        return device
     return torch.device(name)
 
 
-def build_trainer(config: RunConfig, backbone: Backbone, subject: Subject, cache: Cache) -> Trainer:
+def build_trainer(
+    config: RunConfig,
+    backbone: Backbone,
+    subject: Subject | None,
+    cache: Cache | None,
+    team: Team | None = None,
+) -> Trainer:
     """Prepares data and parameters of a run.
 
     What the frozen base model computes (latents, embeddings, class images) comes first and in float32, so
     that the caches do not depend on the precision that a run trains in. Only then do parameters change.
+
+    Args:
+        subject: None in a follower of a team, which gets what the leader has prepared; likewise `cache`.
     """
-    training, method = config.training, get_method(config.method)
+    training, method, team = config.training, get_method(config.method), team or Team()
     streams = Streams(config.seed)
-    texts, examples, priors = _encode(backbone, cache, subject, training)
+    encoded = None
+    if subject is not None and cache is not None:
+        encoded = _encode(backbone, cache, subject, training)
+    texts, examples, priors = _share(team, encoded, backbone.device)
     groups = method.attach(backbone, training, streams["initialisation"])
     if training.mixed_precision != "no":
         backbone.lower_precision(_LOW_PRECISION[training.mixed_precision])
@@ -63,7 +85,7 @@ def build_trainer(config: RunConfig, backbone: Backbone, subject: Subject, cache
         modules=modules,
         optimizer=accelerator.prepare_optimizer(optimizer, device_placement=False),
         schedule=schedule,
-        average=_average(training, parameters),
+        average=_average(training, parameters) if team.leads else None,
         batches=Batches(
             examples,
             priors,
@@ -76,7 +98,42 @@ def build_trainer(config: RunConfig, backbone: Backbone, subject: Subject, cache
         ),
         texts=texts,
         streams=streams,
+        team=team,
     )
+
+
+def spread(trainer: Trainer) -> None:
+    """Lets the processes of a team exchange gradients (accelerate, DDP); the last step of preparation.
+
+    The leader's weights become those of all.
+    """
+    if trainer.team.size == 1:
+        return
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    trainer.accelerator.ddp_handler = DistributedDataParallelKwargs(
+        find_unused_parameters=_some_are_unused(trainer), broadcast_buffers=False
+    )
+    with trainer.team.together():
+        trainer.shared_loss = trainer.accelerator.prepare_model(SharedLoss(trainer), device_placement=False)
+
+
+def _some_are_unused(trainer: Trainer) -> bool:
+    """Whether there are parameters that a step gives no gradient: nothing must wait for theirs."""
+    with _without_traces(trainer):
+        with trainer.accelerator.autocast():
+            loss = batch_loss(trainer, trainer.batches.sample())
+        loss.backward()
+        return any(value.grad is None for value in trainer.parameters.values())
+
+
+@contextmanager
+def _without_traces(trainer: Trainer) -> Iterator[None]:
+    """Lets gradients be computed that are thrown away; torch's random generators are put back."""
+    device = trainer.backbone.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    trainer.optimizer.optimizer.zero_grad(set_to_none=True)
 
 
 def count_step_flops(trainer: Trainer) -> int:
@@ -101,12 +158,9 @@ def count_step_flops(trainer: Trainer) -> int:
             encoded = trainer.backbone.family.encode(trainer.backbone, first)
         torch.stack([rows.float().sum() for rows in encoded.values()]).sum().backward()
 
-    with torch.random.fork_rng(
-        devices=[trainer.backbone.device] if trainer.backbone.device.type == "cuda" else []
-    ):
+    with _without_traces(trainer):
         flops = count_flops(whole)
         caption = count_flops(one_caption) if texts.are_tokens else 0
-    trainer.optimizer.optimizer.zero_grad(set_to_none=True)
     distinct = len(texts.captions)
     images = (flops - caption * min(distinct, counted)) * wanted // counted
     return (images + caption * min(distinct, wanted)) * trainer.config.gradient_accumulation_steps
@@ -172,6 +226,35 @@ def _encode(
         examples,
         _examples(backbone, cache, pictures, [subject.class_prompt] * len(pictures), texts, training),
     )
+
+
+def _share(
+    team: Team, encoded: tuple[Texts, Examples, Examples | None] | None, device: torch.device
+) -> tuple[Texts, Examples, Examples | None]:
+    """Returns what the leader of a team has encoded; `encoded` is None in the followers."""
+    if team.size == 1:
+        assert encoded is not None
+        return encoded
+    tensors: dict[str, torch.Tensor] = {}
+    known: Any = None
+    if encoded is not None:
+        texts, *sources = encoded
+        tensors = {f"text.{name}": rows for name, rows in texts.rows.items()}
+        for number, source in enumerate(source for source in sources if source is not None):
+            tensors |= {f"{number}.{column.name}": getattr(source, column.name) for column in fields(source)}
+        known = (texts.captions, texts.are_tokens)
+    tensors, known = team.share(tensors, known)
+    tensors = {name: value.to(device) for name, value in tensors.items()}
+    if encoded is not None:
+        return encoded
+    rows = {name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")}
+    examples = [
+        Examples(*(tensors[f"{number}.{column.name}"] for column in fields(Examples)))
+        for number in range(2)
+        if f"{number}.mean" in tensors
+    ]
+    priors = examples[1] if len(examples) > 1 else None
+    return Texts(tuple(known[0]), rows, known[1]), examples[0], priors
 
 
 def _examples(

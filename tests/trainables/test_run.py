@@ -21,8 +21,9 @@ from trainables.config import RunConfig
 from trainables.errors import UserError
 from trainables.events import Event, EventLog, read_events
 from trainables.families import Backbone
+from trainables.outcomes import is_out_of_memory
 from trainables.resident import Resident
-from trainables.run import execute, is_out_of_memory
+from trainables.run import execute
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,73 @@
+"""One process of a team, for tests: ``python -m tests.trainables.team_member JOBS.json RANK``.
+
+Each job is a run: {"config": a RunConfig, "size": processes of its team, "port": of their store, "break":
+None, or what goes wrong: [rank, step, "error" | "kill" | "nan"]}. The process does its part of every job, one
+after the other, as a warm process would, and writes how each ended to ``JOBS.<rank>.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from trainables import loop
+from trainables.config import RunConfig
+from trainables.resident import Resident
+from trainables.run import execute
+from trainables.team import TeamLost, surrounding_team
+
+
+def main(jobs_file: str, rank: int) -> None:
+    """Does this process's part of all jobs."""
+    torch.set_num_threads(1)
+    resident, ends = Resident(), []
+    for job in json.loads(Path(jobs_file).read_text()):
+        ends.append(_do(job, rank, resident) if rank < job["size"] else None)
+        Path(jobs_file).with_suffix(f".{rank}.json").write_text(json.dumps(ends))
+
+
+def _do(job: dict[str, Any], rank: int, resident: Resident) -> str:
+    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["size"], "LOCAL_WORLD_SIZE": job["size"]}
+    os.environ.update({name: str(value) for name, value in here.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]))
+    dist.init_process_group("gloo", rank=rank, world_size=job["size"])
+    original = loop.batch_loss
+    loop.batch_loss = _breaking(job["break"], rank) if job["break"] else original
+    try:
+        events = list(execute(RunConfig.model_validate(job["config"]), resident, surrounding_team()))
+        return f"{len(events)} events"
+    except (Exception, TeamLost) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        loop.batch_loss = original
+        with contextlib.suppress(Exception):
+            dist.destroy_process_group()
+
+
+def _breaking(rule: list[Any], rank: int) -> Any:
+    """The loss, until the process and step of the rule."""
+    breaking_rank, step, what = rule
+    original = loop.batch_loss
+
+    def batch_loss(trainer: loop.Trainer, batch: Any) -> torch.Tensor:
+        if rank == breaking_rank and trainer.step == step:
+            if what == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if what == "error":
+                raise ValueError("a mistake of one process")
+            return original(trainer, batch) * float(what)
+        return original(trainer, batch)
+
+    return batch_loss
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,241 @@
+"""The processes that train one run together: rank 0 leads, the others follow, and all fall together.
+
+A team of one costs nothing: all that it does is return what it is given. A larger one is made of the torch
+process group that surrounds the process (Ray Train, torchrun, or a test that spawns processes). Gradients
+travel through that group; everything else through a second one of the CPU, which may wait for hours, because
+the followers wait while the leader evaluates.
+
+What goes wrong in one process must end all of them, for the right reason. Whoever fails first leaves word in
+the group's key-value store and breaks its connections, which wakes those that wait for it; a thread of each
+process looks into the store for those that no broken connection wakes, and shows that its process is alive.
+A member that says nothing is dead, and then nobody can tell what the run would have come to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+Tensors = dict[str, torch.Tensor]
+
+_LONGEST_WAIT = timedelta(days=1)  # of followers, for the leader to evaluate, or to make class images
+_LOOK_SECONDS = 0.5  # between two looks into the store
+_SIGN_OF_LIFE_SECONDS = 15.0
+_FAREWELL_SECONDS = 120.0  # in which the leader writes the end of a run that a follower has failed
+_CAUSE, _ALIVE, _ENDED = "team/cause", "team/alive", "team/ended"
+_END = "end"
+
+
+class Dismissed(Exception):
+    """Tells a follower that the leader has ended the run."""
+
+
+class TeamLost(BaseException):
+    """A member of the team is gone: nothing is known of the run, which can go on from its checkpoint.
+
+    No Exception, so that nothing takes it for a failure of the run.
+    """
+
+
+class Team:
+    """A team of one; `ProcessTeam` says what the methods mean for more.
+
+    Attributes:
+        rank: Of this process; the leader's is 0.
+        size: Number of processes.
+        local_rank: Number of this process among those of its machine, and of its GPU among theirs.
+    """
+
+    rank = 0
+    size = 1
+    local_rank = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the leader."""
+        return self.rank == 0
+
+    def tell(self, message: Any = None) -> Any:
+        """Sends a message of the leader, JSON values, to all; each returns it.
+
+        Raises:
+            Dismissed: In a follower, if the leader has ended the run instead.
+        """
+        return message
+
+    def share(self, tensors: Tensors | None = None, message: Any = None) -> tuple[Tensors, Any]:
+        """Sends named tensors of the leader, with a message, to all; they arrive on the CPU."""
+        return tensors or {}, message
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns the sum of the members' tensors, on their device."""
+        return tensor
+
+    def largest(self, value: int) -> int:
+        """Returns the largest of the members' numbers."""
+        return value
+
+    def barrier(self) -> None:
+        """Waits for all members."""
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Marks what all members do at the same time, so that one that fails here leaves the others waiting."""
+        yield
+
+    def verdict(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Returns, in the leader, what the run has failed of, given what this process has failed of.
+
+        Raises:
+            TeamLost: A member died, and this failure is but the consequence.
+        """
+        return own
+
+    def answer_for(self, outcome: dict[str, Any]) -> bool:
+        """Tells the others, in a follower, what this process has failed of.
+
+        Returns:
+            Whether the leader has written that as the end of the run.
+        """
+        return False
+
+    def end(self) -> None:
+        """Ends the team, whatever has happened: the leader dismisses the followers."""
+
+
+class ProcessTeam(Team):
+    """The processes of torch's default process group."""
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+        from torch.distributed.distributed_c10d import _get_default_store
+
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
+        self._dist = dist
+        self._waiting = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+        self._groups = [dist.group.WORLD, self._waiting]
+        self._store = _get_default_store()
+        self._broken = False
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, args=(self._store.clone(),), daemon=True).start()
+
+    def tell(self, message: Any = None) -> Any:
+        """See `Team`."""
+        content = [message]
+        with self.together():
+            self._dist.broadcast_object_list(content, src=0, group=self._waiting)
+        if content[0] == _END and not self.leads:
+            raise Dismissed
+        return content[0]
+
+    def share(self, tensors: Tensors | None = None, message: Any = None) -> tuple[Tensors, Any]:
+        """See `Team`."""
+        mine = {name: value.detach().cpu().contiguous() for name, value in (tensors or {}).items()}
+        shapes = {name: (str(value.dtype), list(value.shape)) for name, value in mine.items()}
+        shapes, message = self.tell((shapes, message))
+        with self.together():
+            for name, (kind, shape) in shapes.items():
+                if not self.leads:
+                    mine[name] = torch.empty(shape, dtype=getattr(torch, kind.removeprefix("torch.")))
+                if mine[name].numel():
+                    self._dist.broadcast(mine[name], src=0, group=self._waiting)
+        return mine, message
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """See `Team`."""
+        total = tensor.detach().to("cpu", copy=True)
+        with self.together():
+            self._dist.all_reduce(total, group=self._waiting)
+        return total.to(tensor.device)
+
+    def largest(self, value: int) -> int:
+        """See `Team`."""
+        most = torch.tensor(value, dtype=torch.int64)
+        with self.together():
+            self._dist.all_reduce(most, op=self._dist.ReduceOp.MAX, group=self._waiting)
+        return int(most)
+
+    def barrier(self) -> None:
+        """See `Team`."""
+        self.largest(0)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """See `Team`."""
+        try:
+            yield
+        except BaseException:
+            self._broken = True
+            raise
+
+    def verdict(self, own: dict[str, Any]) -> dict[str, Any]:
+        """See `Team`."""
+        if not self._broken:
+            return own  # the others wait for the next message, and will hear that it is over
+        self._fail(own)
+        until = time.monotonic() + _SIGN_OF_LIFE_SECONDS
+        while not self._store.check([f"{_ALIVE}/{rank}" for rank in range(self.size)]):
+            if time.monotonic() > until:
+                raise TeamLost("a worker of the run is gone")
+            time.sleep(_LOOK_SECONDS / 5)
+        cause: dict[str, Any] = json.loads(self._store.get(_CAUSE))
+        return cause
+
+    def answer_for(self, outcome: dict[str, Any]) -> bool:
+        """See `Team`."""
+        with suppress(Exception):  # the store goes with the leader
+            self._fail(outcome)
+            until = time.monotonic() + _FAREWELL_SECONDS
+            while time.monotonic() < until:
+                if self._store.check([_ENDED]):
+                    return True
+                time.sleep(_LOOK_SECONDS / 5)
+        return False
+
+    def end(self) -> None:
+        """See `Team`."""
+        self._over.set()
+        if not self.leads:
+            return
+        with suppress(Exception):  # nobody may be left to hear it
+            if not self._broken:
+                self.tell(_END)
+            self._store.set(_ENDED, "")
+
+    def _fail(self, outcome: dict[str, Any]) -> None:
+        """Leaves word of what this process has failed of, if it is the first, and wakes all that wait."""
+        self._broken = True
+        self._store.compare_set(_CAUSE, "", json.dumps(outcome))
+        self._give_up(self._store)
+
+    def _watch(self, store: Any) -> None:
+        """Looks for word of a failure, for as long as the team lasts."""
+        with suppress(Exception):  # the store went with the leader
+            while not self._over.wait(_LOOK_SECONDS):
+                if store.check([_CAUSE]):
+                    return self._give_up(store)
+        return None
+
+    def _give_up(self, store: Any) -> None:
+        """Shows that this process is alive, and breaks its connections."""
+        store.set(f"{_ALIVE}/{self.rank}", "")
+        for group in self._groups:
+            with suppress(Exception):
+                group.abort()
+
+
+def surrounding_team() -> Team:
+    """Returns the team that this process belongs to: that of torch's process group, or itself alone."""
+    import torch.distributed as dist
+
+    grouped = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return ProcessTeam() if grouped else Team()
