@@ -23,12 +23,12 @@ def follow(config: RunConfig, resident: Resident, team: Team) -> None:
     it is the same everywhere and images, caches and storage need not be within reach.
 
     Raises:
-        Exception: What this process has failed of, unless the leader has recorded it as the run's end.
+        RuntimeError: This process has failed, and the leader has not recorded that as the run's end.
     """
     device = choose_device(config.device, team)
     if device.type == "cpu":
         torch.set_num_threads(config.cpu_threads)
-    method, backbone = get_method(config.method), None
+    method, backbone, failure = get_method(config.method), None, None
     try:
         team.tell()  # nothing is loaded for a run that is over already
         backbone = resident.backbone(config.model, device)
@@ -36,13 +36,16 @@ def follow(config: RunConfig, resident: Resident, team: Team) -> None:
     except Dismissed:
         pass
     except Exception as error:
-        if not team.answer_for(describe(error)):
-            raise
+        # The text only: a traceback object would keep the exchange of gradients, and so its connections, alive.
+        failure = describe(error)
     finally:
-        team.end()
         if backbone is not None:
             method.detach(backbone)
             backbone.restore()
+        answered = failure is None or team.answer_for(failure)
+        team.end()
+    if not answered:
+        raise RuntimeError(str(failure))
 
 
 def share_checkpoint(team: Team, checkpoint: Checkpoint | None) -> Checkpoint | None:

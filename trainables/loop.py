@@ -141,8 +141,7 @@ def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
             with accelerator.autocast():
                 shared = trainer.shared_loss
                 loss = batch_loss(trainer, batch) if shared is None else shared(batch)
-            # Parts add up to the loss of the batch, but what is exchanged is the mean of their gradients.
-            accelerator.backward(loss if team.size == 1 else loss * team.size)
+            accelerator.backward(loss)
             total += loss.detach()
     norm = accelerator.clip_grad_norm_(trainer.parameters.values(), config.max_grad_norm)
     trainer.optimizer.step()

@@ -112,10 +112,11 @@ def spread(trainer: Trainer) -> None:
     from accelerate.utils import DistributedDataParallelKwargs
 
     trainer.accelerator.ddp_handler = DistributedDataParallelKwargs(
-        find_unused_parameters=_some_are_unused(trainer), broadcast_buffers=False
+        find_unused_parameters=_some_are_unused(trainer)
     )
     with trainer.team.together():
         trainer.shared_loss = trainer.accelerator.prepare_model(SharedLoss(trainer), device_placement=False)
+        trainer.shared_loss.register_comm_hook(trainer.team, lambda team, bucket: team.exchange(bucket))
 
 
 def _some_are_unused(trainer: Trainer) -> bool:

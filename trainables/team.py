@@ -23,6 +23,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from torch.distributed.distributed_c10d import _abort_process_group, _get_default_store
 
 Tensors = dict[str, torch.Tensor]
 
@@ -116,13 +117,12 @@ class ProcessTeam(Team):
 
     def __init__(self) -> None:
         import torch.distributed as dist
-        from torch.distributed.distributed_c10d import _get_default_store
 
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self._dist = dist
-        self._waiting = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
-        self._groups = [dist.group.WORLD, self._waiting]
+        self._gradients: Any = dist.new_group()
+        self._waiting: Any = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
         self._store = _get_default_store()
         self._broken = False
         self._over = threading.Event()
@@ -167,6 +167,11 @@ class ProcessTeam(Team):
     def barrier(self) -> None:
         """See `Team`."""
         self.largest(0)
+
+    def exchange(self, bucket: Any) -> Any:
+        """Adds up a bucket of DDP's gradients over the members: a hook of its communication."""
+        work = self._dist.all_reduce(bucket.buffer(), group=self._gradients, async_op=True)
+        return work.get_future().then(lambda done: done.value()[0])
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -228,9 +233,10 @@ class ProcessTeam(Team):
     def _give_up(self, store: Any) -> None:
         """Shows that this process is alive, and breaks its connections."""
         store.set(f"{_ALIVE}/{self.rank}", "")
-        for group in self._groups:
-            with suppress(Exception):
-                group.abort()
+        with suppress(Exception):
+            _abort_process_group()
+        # Gloo's connections close when nobody refers to their group any more.
+        self._gradients = self._waiting = None
 
 
 def surrounding_team() -> Team:
