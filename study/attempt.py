@@ -89,9 +89,18 @@ class Attempt:
         resident: Passed to the runner; None if it wants none.
         capture: Send the process's output to the run's ``log.txt`` while it runs.
         node: Where this process runs, as the executor calls it; only written down.
+        team: Passed to the runner, in the process that leads several workers (`trainables.team.Team`).
     """
 
-    def __init__(self, order: Order, resident: Any = None, *, capture: bool = False, node: str = "") -> None:
+    def __init__(
+        self,
+        order: Order,
+        resident: Any = None,
+        *,
+        capture: bool = False,
+        node: str = "",
+        team: Any = None,
+    ) -> None:
         self.order = order
         self._place = place_of(order)
         self.config = self._place.config
@@ -99,6 +108,7 @@ class Attempt:
         self._resident = resident
         self._capture = capture
         self._node = node
+        self._team = team
         self._open = contextlib.ExitStack()
         self._events: Iterator[Event] | None = None
         self._budget = 0.0
@@ -169,7 +179,8 @@ class Attempt:
         self._place.begin()
         runner = load_object(self.order.runner)
         arguments = [self._resident] if self._resident is not None else []
-        return iter(runner(self.config, *arguments))
+        together = {"team": self._team} if self._team is not None else {}
+        return iter(runner(self.config, *arguments, **together))
 
     def _pull(self, until: float) -> dict[str, Any]:
         assert self._events is not None

@@ -11,9 +11,13 @@ import os
 import sys
 from typing import Any
 
+import ray
 from ray import tune
 
 from study.attempt import Attempt, Order, load_object
+from study.team_attempt import TeamAttempt
+
+_MANAGER_BYTES = 2**20  # Ray wants a process to ask for something; workers ask for CPUs and GPUs themselves
 
 _residents: dict[str, Any] = {}
 
@@ -23,14 +27,16 @@ class RunWorker(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """One bundle: the CPUs and GPUs of a run."""
+        """One bundle: the CPUs and GPUs of a run, or next to nothing if the run gets workers of its own."""
+        if config["workers"] > 1:
+            return tune.PlacementGroupFactory([{"CPU": 0, "memory": _MANAGER_BYTES}])
         bundle = {"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})
         return tune.PlacementGroupFactory([bundle])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Prepares the process, before anything loads torch; `config` is the first order."""
         self._order = _order(config)
-        self._attempt: Attempt | None = None
+        self._attempt: Attempt | TeamAttempt | None = None
         prepare_process(self._order)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -42,13 +48,22 @@ class RunWorker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Goes on with the run for about a second."""
         if self._attempt is None:
-            resident = _resident(self._order.resident)
-            self._attempt = Attempt(self._order, resident, capture=True, node=node_name())
+            self._attempt = self._begin()
         report = self._attempt.advance()
         if report["done"]:
             self._attempt = None
             _free_memory()
         return report
+
+    def take(self, attempt: str, report: dict[str, Any]) -> bool:
+        """Takes a report from the workers of a run that has several; returns whether the run goes on."""
+        here = self._attempt
+        return isinstance(here, TeamAttempt) and here.take(attempt, report)
+
+    def _begin(self) -> Attempt | TeamAttempt:
+        if self._order.workers > 1:
+            return TeamAttempt(self._order, ray.get_runtime_context().current_actor)
+        return Attempt(self._order, _resident(self._order.resident), capture=True, node=node_name())
 
     def cleanup(self) -> None:
         """Tune ends the actor: a run that is under way stays resumable."""
@@ -63,8 +78,6 @@ class RunWorker(tune.Trainable):
 
 def node_name() -> str:
     """Returns the address of this process's Ray node and how its id begins, as ``ray list nodes`` has them."""
-    import ray
-
     return f"{ray.util.get_node_ip_address()}/{ray.get_runtime_context().get_node_id()[:8]}"
 
 
@@ -74,18 +87,20 @@ def prepare_process(order: Order) -> None:
     Ray no longer hides GPUs from actors that asked for none. Where every core has its own run, threads that
     spin while they wait make everything twenty times slower.
     """
-    threads = str(max(1, int(order.cpus)))
-    if not order.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = threads
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    os.environ.setdefault("KMP_BLOCKTIME", "0")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.update(process_settings(order))
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.set_num_threads(int(threads))
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def process_settings(order: Order) -> dict[str, str]:
+    """Returns the environment variables of a process that trains; what the machine's owner has set stays."""
+    threads = str(max(1, int(order.cpus)))
+    settings = {} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    settings |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+    settings["OMP_WAIT_POLICY"] = "passive"
+    defaults = {"KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return settings | {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
 def _free_memory() -> None:

@@ -208,8 +208,9 @@ class ProcessTeam(Team):
 
     def end(self) -> None:
         """See `Team`."""
+        over = self._over.is_set()
         self._over.set()
-        if not self.leads:
+        if over or not self.leads:
             return
         with suppress(Exception):  # nobody may be left to hear it
             if not self._broken:

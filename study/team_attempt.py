@@ -1,0 +1,188 @@
+"""One attempt at a run that several workers train: drives Ray Train, and reports as `study.attempt.Attempt` does.
+
+Ray Train places the workers, connects them (torch's process group) and ends them all when one of them dies.
+It keeps nothing and tries nothing twice: the first worker works on the run's folder through
+`study.attempt.Attempt`, as a worker alone does, and a run that has died is handed out again by the queue.
+
+The only module in which ``ray.train`` may be imported: what is called alike there and in ``ray.tune`` differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import tempfile
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+import ray
+
+from study.attempt import REPORT_SECONDS, Attempt, Order, load_object
+
+_EXCHANGE_MINUTES = 30  # before workers that exchange gradients give each other up
+_FAREWELL_SECONDS = 20.0  # for Ray Train to end its workers when the run has ended
+_ROUNDS = 3  # of waiting for a last report, which comes between two calls of `advance`
+_LOOPBACK = {"Linux": "lo", "Darwin": "lo0"}
+
+
+class TeamAttempt:
+    """Runs one order by several workers; the interface of `study.attempt.Attempt`.
+
+    Args:
+        owner: Handle of the actor that holds this object; its ``take`` must call `take`.
+    """
+
+    def __init__(self, order: Order, owner: Any) -> None:
+        self.order = order
+        self._owner = owner
+        self._reports: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._final: dict[str, Any] | None = None
+        self._budget = 0.0
+        self._rounds = _ROUNDS
+        self._given_up = False
+
+    def take(self, attempt: str, report: dict[str, Any]) -> bool:
+        """Takes a report of the first worker; returns whether the attempt goes on."""
+        if self._given_up or attempt != self.order.attempt:
+            return False
+        self._reports.put(report)
+        return True
+
+    def advance(self, seconds: float = REPORT_SECONDS) -> dict[str, Any]:
+        """Waits for about so many seconds and reports what the workers do; see `study.attempt.Attempt`.
+
+        Raises:
+            RuntimeError: The workers are gone, and the run has not ended.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._fit, daemon=True)
+            self._thread.start()
+        report = self._next_report()
+        if report is not None:
+            return report
+        self._thread.join(_FAREWELL_SECONDS if self._final is not None else seconds)
+        if self._final is not None:
+            return self._final
+        if not self._thread.is_alive():
+            self._rounds -= 1
+            if self._rounds <= 0:
+                raise RuntimeError(f"the workers of the run are gone: {_told(self._failure)}")
+            time.sleep(seconds / _ROUNDS)
+        return {"budget": self._budget, "done": False}
+
+    def interrupt(self) -> None:
+        """Ends the attempt so that the run can go on later: its workers learn it, or go with this process."""
+        self._given_up = True
+
+    def _next_report(self) -> dict[str, Any] | None:
+        """Returns the next report that says more than how far the run is, if there is one."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                report = self._reports.get_nowait()
+                self._budget = report["budget"]
+                if report["done"]:
+                    self._final = report
+                elif "quality" in report:
+                    return report
+        return None
+
+    def _fit(self) -> None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="study-train-") as folder:
+                self._trainer(folder).fit()
+        except BaseException as error:  # reported by `advance`
+            self._failure = error
+
+    def _trainer(self, folder: str) -> Any:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        order = self.order
+        resources = {"CPU": order.cpus} | ({"GPU": order.gpus} if order.gpus else {})
+        return TorchTrainer(
+            train_member,
+            train_loop_config={"order": asdict(order), "owner": self._owner},
+            torch_config=TorchConfig(timeout_s=_EXCHANGE_MINUTES * 60),
+            scaling_config=ScalingConfig(
+                num_workers=order.workers, use_gpu=order.gpus > 0, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=order.key.replace("/", "-"),
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+                worker_runtime_env={"env_vars": _environment(order)},
+            ),
+        )
+
+
+def train_member(job: dict[str, Any]) -> None:
+    """Does one worker's part of an order, in a process of Ray Train.
+
+    Args:
+        job: ``order`` as a dictionary, and the ``owner`` that takes the reports of the first worker.
+    """
+    from trainables.team import surrounding_team
+
+    # Ray Train numbers the GPUs of a machine's workers in its own order, accelerate in that of the workers.
+    os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+    order = Order(**job["order"])
+    resident = load_object(order.resident)() if order.resident else None
+    team = surrounding_team()
+    if team.leads:
+        try:
+            _lead(order, resident, team, job["owner"])
+        finally:
+            team.end()
+        return
+    runner = load_object(order.runner)
+    from trainables.config import RunConfig
+
+    for _ in runner(RunConfig.model_validate_json(order.config), resident, team=team):
+        pass
+
+
+def _lead(order: Order, resident: Any, team: Any, owner: Any) -> None:
+    from study.worker import node_name
+
+    attempt = Attempt(order, resident, capture=True, node=node_name(), team=team)
+    answer = None
+    try:
+        while True:
+            report = attempt.advance()
+            if answer is not None and _declined(answer):
+                return
+            answer = owner.take.remote(order.attempt, report)
+            if report["done"]:
+                ray.get(answer)
+                return
+    finally:
+        attempt.interrupt()  # nothing, if the run has ended
+
+
+def _declined(answer: Any) -> bool:
+    """Whether the owner has answered, and wants no more."""
+    ready, _ = ray.wait([answer], timeout=0)
+    return bool(ready) and not ray.get(answer)
+
+
+def _environment(order: Order) -> dict[str, str]:
+    """What must be set when a worker's process begins."""
+    from study.worker import process_settings
+
+    settings = process_settings(order)
+    if ray.util.get_node_ip_address() == "127.0.0.1":  # a cluster of this machine alone
+        interface = _LOOPBACK.get(os.uname().sysname)
+        settings |= (
+            {} if interface is None else {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+        )
+    return settings
+
+
+def _told(failure: BaseException | None) -> str:
+    """What Ray Train says of the failed workers, whose own words come last."""
+    return f"{type(failure).__name__}: {failure}" if failure is not None else "they ended without a word"

@@ -1,0 +1,172 @@
+"""Runs with several workers through a whole study on a local Ray cluster: real training of a tiny model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from study.attempt import attempts, order_stop
+from study.execute import launch
+from study.ledger import Ledger
+from study.local_ray import cluster
+from study.run_result import read_result
+from study.runs import RunKey, Storage
+from study.spec import StudySpec
+from tests.study.small_studies import attempts_of
+from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
+from trainables.config import RunConfig
+from trainables.events import read_events
+from trainables.run import execute
+
+STEPS, EVERY = 60, 10
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_tiny_model(folder / "model", resolution=16, width=16)
+    make_tiny_clip(folder / "clip", resolution=16)
+    make_tiny_vit(folder / "vit", resolution=16)
+    make_photos(folder / "photos", count=5)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_here() -> Iterator[None]:
+    with cluster(cpus=2):
+        yield
+
+
+def team_study(models: Path, **resources: Any) -> StudySpec:
+    """One configuration on three seeds by two workers, beside the base model."""
+    return StudySpec.model_validate(
+        {
+            "name": "team",
+            "model": str(models / "model"),
+            "subjects": [
+                {
+                    "name": "cat",
+                    "images": str(models / "photos"),
+                    "instance_prompt": "a sks cat",
+                    "class_prompt": "a cat",
+                }
+            ],
+            "arms": {
+                "base": {"method": "base"},
+                "lora": {"method": "lora", "r": 2, "search_space": "fixed"},
+            },
+            "training": {"train_batch_size": 4, "checkpointing_steps": EVERY, "learning_rate": 1e-3},
+            "budget": {"max_train_steps": STEPS},
+            "confirm": {"subjects": ["cat"], "seeds": [1, 2, 3]},
+            "evaluation": {
+                "image_encoder": str(models / "vit"),
+                "clip": str(models / "clip"),
+                "num_prompts": 1,
+                "images_per_prompt": 1,
+                "num_inference_steps": 1,
+                "num_class_images": 2,
+            },
+            "resources": {"num_workers": 2, **resources},
+        }
+    )
+
+
+def key(seed: int) -> RunKey:
+    return RunKey("confirm", "lora", 0, "cat", seed)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "weights" / "pytorch_lora_weights.safetensors")
+
+
+def when_saved(folder: Path, step: int, action: Any) -> threading.Thread:
+    """Acts in a thread when a run has saved a checkpoint at or after a step."""
+
+    def wait() -> None:
+        until = time.monotonic() + 300
+        while time.monotonic() < until:
+            if any(e.kind == "checkpoint" and (e.step or 0) >= step for e in read_events(folder)):
+                return action()
+            time.sleep(0.02)
+        return None
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def kill_the_follower(folder: Path) -> None:
+    """SIGKILL for the worker of a run that does not lead it."""
+    leader = next(e.data["pid"] for e in read_events(folder) if e.kind == "started")
+    for process in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in process.name() + " ".join(process.cmdline()) and process.pid != leader:
+            process.kill()
+
+
+def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
+    spec = team_study(models)
+    storage = Storage(fast_path, spec.name)
+    killed, begun, stopped = (storage.run_folder(key(seed)) for seed in (1, 2, 3))
+    config = spec.run_config(key(2), {}, storage)
+    alone = execute(config)  # one worker begins it
+    for event in alone:
+        if event.kind == "checkpoint" and event.step == 2 * EVERY:
+            break
+    with pytest.raises(KeyboardInterrupt):
+        alone.throw(KeyboardInterrupt())
+
+    killer = when_saved(killed, EVERY, lambda: kill_the_follower(killed))
+    stopper = when_saved(stopped, EVERY, lambda: order_stop(stopped, "enough"))
+    outcome = launch(spec, storage)
+    assert not killer.is_alive() and not stopper.is_alive()
+    assert (outcome.interrupted, outcome.failed) == (False, [])
+    assert (outcome.complete, outcome.pruned) == (3 + 2, 1)
+
+    ledger = Ledger(storage.ledger_url, spec.name)
+    records = ledger.trials("lora", "confirm")
+    states = [run["state"] for record in records for run in record.runs.values()]
+    assert sorted(states) == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert any("its worker died in attempt 1" in note for note in outcome.notes)
+
+    # Killed: gone on with from a checkpoint, by two again.
+    assert len(attempts(killed)) == 2
+    begin, again = attempts_of(killed)
+    assert begin == 0
+    assert again >= EVERY and again % EVERY == 0
+    # Begun by one process, ended by two.
+    assert attempts_of(begun) == [0, 2 * EVERY]
+    workers = [e.data["num_workers"] for e in read_events(begun) if e.kind == "started"]
+    assert workers == [1, 2]
+    for folder, seed in ((killed, 1), (begun, 2)):
+        result = read_result(folder)
+        assert result is not None
+        cost = result.cost
+        assert cost["device_seconds"] == pytest.approx(2 * cost["train_seconds"])  # type: ignore[operator]
+        whole = RunConfig.model_validate(
+            spec.run_config(key(seed), {}, storage).model_dump() | {"output_dir": str(fast_path / f"{seed}")}
+        )
+        list(execute(whole))
+        expected = weights(Path(whole.output_dir))
+        for name, value in weights(folder).items():
+            assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-7), name
+    lost = read_result(killed)
+    assert lost is not None and lost.cost["lost_seconds"] > 0  # type: ignore[operator]
+
+    for seed in (1,2,3):
+        for e in read_events(storage.run_folder(key(seed))):
+            if e.kind in ("started","finished","cost") or e.kind=="phase": print(seed, round(e.time-1.79e9,1), e.kind, e.data.get("name",""), e.data.get("train_seconds"), e.data.get("lost_seconds"))
+    last = max(event.step or 0 for event in read_events(stopped))
+    assert EVERY <= last < STEPS
+    assert (stopped / "log.txt").exists()
+    bases = [storage.run_folder(RunKey("confirm", "base", 0, "cat", seed)) for seed in (1, 2, 3)]
+    for base in bases:
+        (start,) = (event.data for event in read_events(base) if event.kind == "started")
+        assert start["num_workers"] == 1  # there is nothing to train together
