@@ -169,6 +169,7 @@ class Attempt:
 
     def _begin(self) -> Iterator[Event]:
         self._place.open()
+        self.config = self._place.config  # with the places that it has found
         self.folder.mkdir(parents=True, exist_ok=True)
         self._open.enter_context(_locked(self.folder / LOCK_FILE))
         if self._capture:

@@ -23,9 +23,9 @@ from study.driver import Heart
 from study.ledger import Ledger
 from study.local_ray import Cluster, alive_nodes, cluster
 from study.queue import RunQueue
-from study.run_place import mark
 from study.runs import Follower, PlannedRun, RunKey, Storage
 from study.upkeep import Upkeep, upkeep
+from study.visible import mark
 
 if TYPE_CHECKING:
     from study.search import Dispatcher
@@ -182,6 +182,7 @@ def _work(
 ) -> str | None:
     """Works on the queue until it is finished or the launch shall end; returns what Tune died of, or None."""
     from study.search import Dispatcher
+    from study.shipping import prepared_nodes
     from study.tuning import place_runs
 
     def on_start(run: PlannedRun) -> None:
@@ -226,6 +227,8 @@ def _work(
         early_stopping=spec.search.scheduler is not None,
     )
     mark(storage.folder, dispatcher.session)
+    if not joined.local:
+        dispatcher.located = prepared_nodes(spec, storage, dispatcher.session, say)
     heart.describe = lambda: _told(dispatcher, room)
     return place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
 

@@ -20,7 +20,7 @@ PACKAGES = (
 )  # fmt: skip
 
 # Fields of a run's configuration that cannot change its result; the same as in `RunConfig.digest`.
-_WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "device")
+_WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "device", "located")
 # User and password before the host, and query parameters that carry a secret; a path may hold an @ as well.
 _USER = re.compile(r"(?<=:)//[^/?#\s]*@")
 _SECRET = re.compile(r"(?i)([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&\s]*=)[^&\s]*")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from study.spec import StudySpec
 
 # Of a RunConfig: what differs between the runs of one trial, or says where they happen.
-_OF_THE_RUN = {"subject", "seed", "output_dir", "cache_dir", "cpu_threads", "device"}
+_OF_THE_RUN = {"subject", "seed", "output_dir", "cache_dir", "cpu_threads", "device", "located"}
 
 
 @dataclass

@@ -17,16 +17,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from study.inputs import INPUTS, fetch_inputs, named_folders
 from study.object_store import ObjectStore, StoreError
 from study.run_objects import RunView, run_prefix
 from study.run_pusher import RunPusher, Superseded, pull_run
+from study.visible import VISIBLE_SECONDS, sees
 from trainables.config import RunConfig
 
 if TYPE_CHECKING:
     from study.attempt import Order
 
-MARKER_FILE = "session"
-VISIBLE_SECONDS = 15.0  # network file systems remember for some seconds what was not there
 PULL_PATIENCE_SECONDS = 300.0
 LEFTOVER_SECONDS = 24 * 3600.0
 LOCK_FILE = "worker.lock"
@@ -76,9 +76,10 @@ class SharedPlace:
         self._order = order
 
     def open(self) -> None:
-        """Makes sure that this node sees the driver's storage."""
+        """Makes sure that this node sees the driver's storage and what the run is to be taught."""
         if self._order.home:
             check_visible(Path(self._order.home), self._order.session)
+            check_inputs(self.config)
 
     def begin(self) -> None:
         """Nothing more is needed."""
@@ -116,8 +117,14 @@ class ScratchPlace:
         try:
             self._store = ObjectStore(order.url, patience=PULL_PATIENCE_SECONDS)
             self._base = pull_run(self._store, run_prefix(order.study, order.key), self.folder)
-        except OSError as error:
+            cache = scratch_root(order.url) / INPUTS
+            located = {
+                name: str(fetch_inputs(self._store, key, cache)) for name, key in self.config.located.items()
+            }
+        except (OSError, ValueError) as error:
             raise PlaceError(f"{error} (from node {socket.gethostname()})") from error
+        self.config = self.config.model_copy(update={"located": located})
+        check_inputs(self.config)
         self._ended = self._base is not None and self._base.ended
 
     def begin(self) -> None:
@@ -153,6 +160,17 @@ class ScratchPlace:
         shutil.rmtree(self._root, ignore_errors=True)
 
 
+def check_inputs(config: RunConfig) -> None:
+    """Raises PlaceError if this node lacks a folder that the run's configuration names."""
+    for name in named_folders(config):
+        place = Path(config.located.get(name, name)).expanduser()
+        if not place.is_dir():
+            raise PlaceError(
+                f"node {socket.gethostname()} lacks the folder {place}; put it there, or run the same command again: "
+                "what not every node has is copied into the storage when a study is launched"
+            )
+
+
 def scratch_root(url: str) -> Path:
     """Returns this node's scratch folder for a storage URL: under ``STUDY_SCRATCH``, or the temporary folder."""
     base = os.environ.get("STUDY_SCRATCH") or f"{tempfile.gettempdir()}/diffusion-study-{os.getuid()}"
@@ -176,26 +194,6 @@ def _is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def mark(folder: Path, session: str) -> None:
-    """Leaves the driver's mark in a study's folder, by which nodes know that they see the same one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{MARKER_FILE}.partial"
-    partial.write_text(session, encoding="utf-8")
-    os.replace(partial, folder / MARKER_FILE)
-
-
-def sees(folder: Path, session: str, seconds: float = 0.0) -> bool:
-    """Whether this process sees the mark of that driver, at once or within some seconds."""
-    until = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError):
-            if (folder / MARKER_FILE).read_text(encoding="utf-8") == session:
-                return True
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.5)
 
 
 def check_visible(folder: Path, session: str) -> None:

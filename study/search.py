@@ -12,7 +12,7 @@ import math
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ class Dispatcher:
         url: Of the storage, or empty; see `study.attempt.Order` for it and `home`.
 
     Attributes:
+        located: Named folders that lie elsewhere for workers, see `study.shipping`.
         trouble: Why the launch must end: runs cannot be kept, or no node that is tried can work on them.
     """
 
@@ -76,6 +77,7 @@ class Dispatcher:
         self.trouble: str | None = None
         self._upkeep = upkeep or Upkeep()
         self._url, self._home, self._study, self._early_stopping = url, home, study, early_stopping
+        self.located: Mapping[str, str] = {}
         self._misplaced: Counter[str] = Counter()
         self.session = uuid.uuid4().hex
         self.last_activity = time.monotonic()
@@ -134,7 +136,7 @@ class Dispatcher:
             key=key.name,
             phase=key.phase,
             group=f"{key.arm}/{key.subject}/{key.seed}",
-            config=planned.config.model_dump_json(),
+            config=planned.config.model_copy(update={"located": dict(self.located)}).model_dump_json(),
             session=self.session,
             runner=self._runner,
             resident=self._resident,

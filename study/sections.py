@@ -281,13 +281,16 @@ class Tracking(Frozen):
 
 
 class StorageSpec(Frozen):
-    """The ledger.
+    """The ledger, and what is copied into the storage.
 
     Attributes:
         ledger_url: Any RDB URL of Optuna; None: ``ledger.db`` in the study's folder.
+        ship_limit_gb: Folders of images and models that some node of a cluster lacks are copied into the storage, if all
+            together are not larger.
     """
 
     ledger_url: str | None = None
+    ship_limit_gb: float = Field(default=20, ge=0)
 
     @model_validator(mode="after")
     def _is_url(self) -> Self:

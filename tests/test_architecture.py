@@ -62,6 +62,7 @@ def test_ray_lives_in_few_rooms() -> None:
         "local_ray",
         "machine",
         "joining",
+        "nodes",
         "lint/cluster",
         "submit",
     }

@@ -185,6 +185,8 @@ class RunConfig(Frozen):
         cpu_threads: Threads of torch on the CPU.
         output_dir: The run's folder: events, checkpoint, weights, samples, result.
         cache_dir: Content-addressed cache shared by runs.
+        located: Named folder (of images, of a model) -> where it lies, if not under that name. No part of the run's
+            identity.
     """
 
     method: str
@@ -197,6 +199,7 @@ class RunConfig(Frozen):
     cpu_threads: int = Field(default=1, ge=1)
     output_dir: str
     cache_dir: str
+    located: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("method")
     @classmethod
@@ -222,5 +225,6 @@ class RunConfig(Frozen):
 
     def digest(self) -> str:
         """Hex SHA-256 of everything that can change the result; folders and threads are left out."""
-        content = self.model_dump(mode="json", exclude={"output_dir", "cache_dir", "cpu_threads", "device"})
+        places = {"output_dir", "cache_dir", "cpu_threads", "device", "located"}
+        content = self.model_dump(mode="json", exclude=places)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from trainables.config import EMBEDDED, ModelConfig
 from trainables.errors import UserError
+from trainables.located import folder_of
 
 #: Pipeline classes whose layout the training code knows (see ``trainables/families.py``).
 SUPPORTED_PIPELINES = ("StableDiffusionPipeline",)
@@ -33,7 +34,7 @@ def resolve_model(model: ModelConfig) -> Path:
         from trainables.embedded import GENERATOR
 
         return Path(GENERATOR)
-    folder = Path(model.path).expanduser()
+    folder = folder_of(model.path)
     if folder.is_dir():
         return folder
     if not _HUB_ID.match(model.path):
@@ -60,7 +61,7 @@ def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:
         model: The model as the user names it.
         resolution: Pixels that a run wants to train at, or None for the model's own.
     """
-    if model.path == EMBEDDED or Path(model.path).expanduser().is_dir():
+    if model.path == EMBEDDED or folder_of(model.path).is_dir():
         folder = resolve_model(model)
     elif _HUB_ID.match(model.path):
         return _check_hub_id(model)

@@ -29,6 +29,7 @@ from trainables.evaluation.grids import save_samples
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog, read_events
 from trainables.families import Backbone
 from trainables.follow import follow, share_checkpoint
+from trainables.located import place_folders
 from trainables.loop import Trainer, train
 from trainables.meter import Meter, folder_bytes
 from trainables.outcomes import describe, outcome
@@ -80,6 +81,7 @@ def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]
     folder = Path(config.output_dir)
     if (folder / RESULT_FILE).exists():
         return
+    place_folders(config.located)
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
         _claim(folder, config)

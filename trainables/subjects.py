@@ -21,6 +21,7 @@ from PIL import Image
 from trainables.config import SubjectConfig
 from trainables.errors import UserError
 from trainables.images import list_images, read_image, square
+from trainables.located import folder_of
 
 Captions = Literal["instance_prompt", "files"]
 
@@ -188,10 +189,10 @@ def _read_folders(
 ) -> tuple[_Split, list[str]]:
     """Reads and splits a subject of photographs; what could be read is returned beside the problems."""
     assert config.images is not None
-    folder = Path(config.images).expanduser()
+    folder = folder_of(config.images)
     photos, problems = _read_photos(folder, resolution)
     if config.references is not None:
-        reference_folder = Path(config.references).expanduser()
+        reference_folder = folder_of(config.references)
         if folder.exists() and reference_folder.exists() and folder.samefile(reference_folder):
             problems.append(
                 f"references and images are the same folder, {folder}; references must not be trained on: "

@@ -23,6 +23,7 @@ from PIL import Image
 from trainables.config import EMBEDDED
 from trainables.errors import UserError
 from trainables.evaluation.checks import check_metric_models
+from trainables.located import folder_of
 
 _BATCH = 32
 
@@ -159,7 +160,7 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
 
 def _source(name: str, attribute: str) -> str:
     if name != EMBEDDED:
-        folder = Path(name).expanduser()
+        folder = folder_of(name)
         return str(folder) if folder.is_dir() else name
     from trainables import embedded
 

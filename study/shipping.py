@@ -1,0 +1,127 @@
+"""Inputs that lie on the driver's disk alone (images, model folders) are copied once into the storage.
+
+They lie under ``inputs/<digest>`` of the storage's folder or URL, named by their content, so that all studies share
+them and none is copied twice. Workers find them through `RunConfig.located`; names and identities stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from study.errors import UserError
+from study.inputs import INDEX, INPUTS
+from study.machine import size
+from study.nodes import Question, examine_nodes, files_of, node_problems, unseen_inputs
+from study.object_store import ObjectStore, StoreError
+from study.run_objects import digest_of
+from study.runs import Storage
+from trainables.config import EMBEDDED
+from trainables.located import folder_of
+
+if TYPE_CHECKING:
+    from study.spec import StudySpec
+
+PATIENCE_SECONDS = 300.0
+
+
+def prepared_nodes(
+    spec: StudySpec, storage: Storage, session: str, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Makes sure that every node of the joined cluster can work on the study, shipping what some lack.
+
+    Returns:
+        Named folder -> where it lies in the storage: a path, or for a URL the key under it.
+
+    Raises:
+        UserError: Nodes that cannot use the storage or have other versions; inputs too large to be shipped.
+    """
+    names = tuple(inputs_of(spec))
+    question = Question(
+        folder="" if storage.url else str(storage.folder),
+        session=session,
+        url=storage.url or "",
+        study=storage.study,
+        inputs=names,
+    )
+    reports = examine_nodes(question)
+    if problems := node_problems(reports, storage):
+        raise UserError(*problems)
+    return ship(unseen_inputs(reports, names), storage, spec.storage.ship_limit_gb, say)
+
+
+def inputs_of(spec: StudySpec) -> list[str]:
+    """Returns the folders that a study names: images, references, models; hub ids are fetched by each node itself."""
+    subjects = [name for subject in spec.subjects for name in (subject.images, subject.references) if name]
+    models = [spec.model.path, spec.evaluation.image_encoder, spec.evaluation.clip]
+    named = [*subjects, *(name for name in models if name != EMBEDDED)]
+    return list(dict.fromkeys(name for name in named if folder_of(name).is_dir()))
+
+
+def ship(names: list[str], storage: Storage, limit_gb: float, say: Callable[[str], None]) -> dict[str, str]:
+    """Copies folders into the storage, unless they are there; returns where each lies.
+
+    Raises:
+        UserError: They are larger than the limit, all together, or the storage does not take them.
+    """
+    sizes = {name: sum(path.stat().st_size for path in files_of(folder_of(name))) for name in names}
+    if sum(sizes.values()) > limit_gb * 1e9:
+        listed = "\n".join(f"  {name}: {size(count)}" for name, count in sizes.items())
+        raise UserError(
+            f"these folders are not on every node and are larger than storage.ship_limit_gb = {limit_gb:g} allows to "
+            f"copy:\n{listed}\nput them on a file system that every node mounts at the same path, name a model by "
+            "its hub id, or raise the limit"
+        )
+    located = {}
+    for name in names:
+        folder = folder_of(name)
+        index = {str(path.relative_to(folder)): path for path in files_of(folder)}
+        digests = {relative: digest_of(path) for relative, path in index.items()}
+        digest = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:32]
+        say(f"copying {name} ({size(sizes[name])}) to {storage.place}/{INPUTS}/{digest}, unless it is there")
+        try:
+            located[name] = (
+                _to_url(storage, digest, index, digests)
+                if storage.url
+                else _to_folder(storage.root / INPUTS / digest, index)
+            )
+        except (StoreError, OSError) as error:
+            raise UserError(f"{name} could not be copied to the storage: {error}") from None
+    return located
+
+
+def _to_folder(target: Path, files: Mapping[str, Path]) -> str:
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            for relative, path in files.items():
+                (partial / relative).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, partial / relative)
+            os.replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return str(target)
+
+
+def _to_url(storage: Storage, digest: str, files: Mapping[str, Path], digests: Mapping[str, str]) -> str:
+    """Copies file by file, what is there already left out; the index comes last."""
+    assert storage.url is not None
+    store, key = ObjectStore(storage.url, patience=PATIENCE_SECONDS), f"{INPUTS}/{digest}"
+    there = store.list(key)
+    if f"{key}/{INDEX}" in there:
+        return key
+    index = {}
+    for relative, path in files.items():
+        known = there.get(f"{key}/f/{relative}")
+        if known is None or known.size != path.stat().st_size:
+            store.put_file(f"{key}/f/{relative}", path)
+        index[relative] = [path.stat().st_size, digests[relative]]
+    store.put(f"{key}/{INDEX}", json.dumps(index).encode())
+    return key

@@ -1,0 +1,31 @@
+"""A driver's mark in a study's folder, by which a process on another node knows that it sees the same folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+MARKER_FILE = "session"
+VISIBLE_SECONDS = 10.0  # network file systems remember for some seconds what was not there
+
+
+def mark(folder: Path, session: str) -> None:
+    """Leaves the driver's mark in a study's folder, by which nodes know that they see the same one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{MARKER_FILE}.partial"
+    partial.write_text(session, encoding="utf-8")
+    os.replace(partial, folder / MARKER_FILE)
+
+
+def sees(folder: Path, session: str, seconds: float = 0.0) -> bool:
+    """Whether this process sees the mark of that driver, at once or within some seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if (folder / MARKER_FILE).read_text(encoding="utf-8") == session:
+                return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
