@@ -285,7 +285,7 @@ class StorageSpec(Frozen):
 
     Attributes:
         ledger_url: Any RDB URL of Optuna; None: ``ledger.db`` in the study's folder.
-        ship_limit_gb: Folders of images and models that some node of a cluster lacks are copied into the storage, if all
+        ship_limit_gb: Folders of images and models that some node of a cluster lacks are copied to the storage, if all
             together are not larger.
     """
 

@@ -206,7 +206,7 @@ def _check_known(spec: StudySpec, storage: Storage, begun: list[str], ledger: Le
         name
         for arm in spec.arms
         for phase in ("search", "confirm")
-        for record in ledger.trials(arm, phase)  # type: ignore[arg-type]
+        for record in ledger.trials(arm, phase)
         for name in record.runs
     }
     unknown = [name for name in begun if name not in known]

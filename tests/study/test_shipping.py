@@ -193,7 +193,7 @@ def test_a_node_that_does_not_see_the_storage_trains_nothing(
     assert not storage.root.exists()
     mark(storage.folder, order.session)
     shutil.rmtree(tmp_path / "photos")
-    with pytest.raises(PlaceError, match="lacks the folder .*photos"):
+    with pytest.raises(PlaceError, match=r"lacks the folder .*photos"):
         drive(Attempt(order))
     assert not storage.run_folder(RUN).exists()
 
@@ -214,10 +214,10 @@ def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path) -> None:
 
 
 def test_a_run_that_no_node_can_place_ends_the_launch_with_the_reason(fast_path: Path) -> None:
+    from study.execute import open_ledger
     from study.queue import RunQueue
     from study.search import Dispatcher
     from tests.study.small_studies import small_study
-    from study.execute import open_ledger
 
     spec = small_study()
     storage = Storage(fast_path, spec.name)
