@@ -115,7 +115,9 @@ def node_problems(reports: Sequence[NodeReport], storage: Storage) -> list[str]:
         }
         if differing:
             told = ", ".join(f"{name} {theirs} (here {ours[name]})" for name, theirs in differing.items())
-            problems.append(f"node {report.node} has other versions: {told}; use the same image or environment there")
+            problems.append(
+                f"node {report.node} has other versions: {told}; use the same image or environment there"
+            )
     return problems
 
 
@@ -167,7 +169,9 @@ def versions() -> dict[str, str]:
 def _problem(question: Question) -> str | None:
     if question.url:
         try:
-            content = ObjectStore(question.url, patience=question.patience).get(f"{question.study}/study.json")
+            content = ObjectStore(question.url, patience=question.patience).get(
+                f"{question.study}/study.json"
+            )
         except (StoreError, OSError, ValueError) as error:
             return str(error)
         return None if content is not None else f"it finds nothing at {question.url}"

@@ -56,12 +56,19 @@ def photographed(folder: Path) -> StudySpec:
             "confirm": {"seeds": [100]},
             "training": {"checkpointing_steps": 4},
             "budget": {"max_train_steps": 24},
-            "evaluation": {"num_prompts": 1, "images_per_prompt": 1, "num_inference_steps": 2, "num_class_images": 2},
+            "evaluation": {
+                "num_prompts": 1,
+                "images_per_prompt": 1,
+                "num_inference_steps": 2,
+                "num_class_images": 2,
+            },
         }
     )
 
 
-def order_of(spec: StudySpec, storage: Storage, number: int = 1, located: dict[str, str] | None = None) -> Order:
+def order_of(
+    spec: StudySpec, storage: Storage, number: int = 1, located: dict[str, str] | None = None
+) -> Order:
     config = spec.run_config(RUN, {}, storage).model_copy(update={"located": located or {}})
     session = f"session{number}"
     return Order(
@@ -73,7 +80,9 @@ def order_of(spec: StudySpec, storage: Storage, number: int = 1, located: dict[s
 
 def weights_of(storage: Storage) -> dict[str, bytes]:
     folder = storage.run_folder(RUN) / "weights"
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))
+    }
 
 
 def test_a_training_resumed_from_the_url_on_another_node_gives_the_same_weights(
@@ -124,7 +133,9 @@ def test_inputs_that_a_node_lacks_are_shipped(s3: Proxy, tmp_path: Path, at_url:
     assert names == [str(tmp_path / "photos")]
     storage = storage_at(s3.url("shipped"), spec.name) if at_url else Storage(tmp_path / "shared", spec.name)
     said: list[str] = []
-    located = ship(unseen_inputs([NodeReport("far", inputs={names[0]: None})], names), storage, 1.0, said.append)
+    located = ship(
+        unseen_inputs([NodeReport("far", inputs={names[0]: None})], names), storage, 1.0, said.append
+    )
     assert set(located) == set(names)
     before = spec.run_config(RUN, {}, storage).digest()
     asked = s3.requests["PUT"]
