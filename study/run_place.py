@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from study.cache_shelf import use_shelf
 from study.inputs import INPUTS, fetch_inputs, named_folders
 from study.object_store import ObjectStore, StoreError
 from study.run_objects import RunView, run_prefix
@@ -117,14 +118,11 @@ class ScratchPlace:
         try:
             self._store = ObjectStore(order.url, patience=PULL_PATIENCE_SECONDS)
             self._base = pull_run(self._store, run_prefix(order.study, order.key), self.folder)
-            cache = scratch_root(order.url) / INPUTS
-            located = {
-                name: str(fetch_inputs(self._store, key, cache)) for name, key in self.config.located.items()
-            }
+            self.config = _with_inputs(self.config, self._store)
         except (OSError, ValueError) as error:
             raise PlaceError(f"{error} (from node {socket.gethostname()})") from error
-        self.config = self.config.model_copy(update={"located": located})
         check_inputs(self.config)
+        use_shelf(order.url, Path(self.config.cache_dir))
         self._ended = self._base is not None and self._base.ended
 
     def begin(self) -> None:
@@ -169,6 +167,24 @@ def check_inputs(config: RunConfig) -> None:
                 f"node {socket.gethostname()} lacks the folder {place}; put it there, or run the same command again: "
                 "what not every node has is copied into the storage when a study is launched"
             )
+
+
+def followers_config(order: Order) -> RunConfig:
+    """Returns the configuration for a worker that helps to train a run, with its folders as they lie on its node."""
+    config = RunConfig.model_validate_json(order.config)
+    if not order.url or not config.located:
+        return config
+    try:
+        return _with_inputs(config, ObjectStore(order.url, patience=PULL_PATIENCE_SECONDS))
+    except (OSError, ValueError) as error:
+        raise PlaceError(f"{error} (from node {socket.gethostname()})") from error
+
+
+def _with_inputs(config: RunConfig, store: ObjectStore) -> RunConfig:
+    """Fetches shipped folders to this node, once for all runs."""
+    cache = scratch_root(store.url) / INPUTS
+    located = {name: str(fetch_inputs(store, key, cache)) for name, key in config.located.items()}
+    return config.model_copy(update={"located": located})
 
 
 def scratch_root(url: str) -> Path:

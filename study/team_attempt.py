@@ -21,6 +21,7 @@ from typing import Any
 import ray
 
 from study.attempt import REPORT_SECONDS, Attempt, Order, load_object
+from study.run_place import followers_config
 
 _EXCHANGE_MINUTES = 30  # before workers that exchange gradients give each other up
 _FAREWELL_SECONDS = 20.0  # for Ray Train to end its workers when the run has ended
@@ -140,9 +141,7 @@ def train_member(job: dict[str, Any]) -> None:
             team.end()
         return
     runner = load_object(order.runner)
-    from trainables.config import RunConfig
-
-    for _ in runner(RunConfig.model_validate_json(order.config), resident, team=team):
+    for _ in runner(followers_config(order), resident, team=team):
         pass
 
 

@@ -8,6 +8,7 @@ from trainables.catalogue import get_method
 from trainables.checkpoint import Checkpoint
 from trainables.config import RunConfig
 from trainables.families import Backbone
+from trainables.located import place_folders
 from trainables.loop import train_with_leader
 from trainables.meter import Meter
 from trainables.outcomes import describe
@@ -25,6 +26,7 @@ def follow(config: RunConfig, resident: Resident, team: Team) -> None:
     Raises:
         RuntimeError: This process has failed, and the leader has not recorded that as the run's end.
     """
+    place_folders(config.located)
     device = choose_device(config.device, team)
     if device.type == "cpu":
         torch.set_num_threads(config.cpu_threads)

@@ -25,7 +25,7 @@ from study.spec import StudySpec
 from study.visible import mark
 from study.working_copy import RunCopies, fetch_weights
 from tests.study.s3_server import Proxy
-from tests.study.test_storage_url_run import drive
+from tests.study.test_storage_url_run import drive, wait_for
 from trainables.located import place_folders
 
 RUN = RunKey("search", "lora", 0, "thing", 0)
@@ -275,6 +275,39 @@ def test_a_run_is_not_given_out_while_the_ledger_cannot_be_copied(fast_path: Pat
     order = dispatcher.next_order("t2")
     assert order is not None
     assert [run.key.name for run in given] == [order.key]
+
+
+def test_what_one_node_has_computed_no_other_computes(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from study.cache_shelf import PREFIX, use_shelf
+    from trainables.cache import Cache
+
+    url, computed = s3.url("cached"), []
+
+    def compute() -> dict[str, torch.Tensor]:
+        computed.append(1)
+        return {"x": torch.arange(4.0)}
+
+    def entry(node: str) -> torch.Tensor:
+        use_shelf(url, tmp_path / node)
+        return Cache(tmp_path / node).tensors("latents", {"of": "this"}, compute)["x"]
+
+    first = entry("one")
+    wait_for(lambda: ObjectStore(url).list(PREFIX))
+    assert torch.equal(entry("two"), first)
+    assert len(computed) == 1
+    for key in ObjectStore(url).list(PREFIX):
+        ObjectStore(url).put(key, b"damaged")
+    assert torch.equal(entry("three"), first)
+    assert len(computed) == 2
+    s3.answer = lambda method, path: 503
+    assert torch.equal(entry("four"), first)  # a store that is away is no error
+    asked = sum(s3.requests.values())
+    Cache(tmp_path / "four").tensors("latents", {"of": "that"}, compute)
+    assert sum(s3.requests.values()) == asked  # nor is it waited for again
 
 
 def test_what_is_pulled_needs_no_folder_to_be_there(s3: Proxy, tmp_path: Path) -> None:
