@@ -9,10 +9,12 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING
 
+from study.database_lock import database_lock
 from study.errors import UserError
+from study.inside import check_no_links
 from study.run_result import write_json
 from study.runs import Storage
 from study.working_copy import fetch_record
@@ -27,8 +29,19 @@ LOCK_WAIT_SECONDS = 0.5
 
 
 @contextlib.contextmanager
-def claimed(spec: StudySpec, storage: Storage, *, min_free_bytes: int = MIN_FREE_BYTES) -> Iterator[None]:
+def claimed(
+    spec: StudySpec,
+    storage: Storage,
+    *,
+    min_free_bytes: int = MIN_FREE_BYTES,
+    lost: Callable[[str], None] = lambda reason: None,
+) -> Iterator[None]:
     """Holds a study's lock; ``study.json`` is written at the first launch and compared at every later one.
+
+    The lock is that of a file, and of the ledger's database if it is PostgreSQL: two machines may share that alone.
+
+    Args:
+        lost: Called with the reason if another driver took the database's lock.
 
     Raises:
         UserError: If another driver runs this study, its file has changed, or the disk is full or read-only.
@@ -44,13 +57,15 @@ def claimed(spec: StudySpec, storage: Storage, *, min_free_bytes: int = MIN_FREE
         raise UserError(
             f"{storage.folder} cannot be written: {error.strerror}; choose another --storage"
         ) from None
-    with file:
+    with file, contextlib.ExitStack() as held:
         if not _locked(file):
             raise UserError(_held_by(storage))
+        held.enter_context(database_lock(spec.storage.ledger_url or storage.ledger_url, spec.name, lost=lost))
         file.truncate(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
         file.flush()
         check_unchanged(spec, storage)
+        check_no_links(storage)
         if not (storage.folder / STUDY_FILE).exists():
             write_json(storage.folder / STUDY_FILE, spec.record())
         yield

@@ -95,6 +95,8 @@ def with_driver(url: str) -> sqlalchemy.URL:
         installed = (name for name in ("psycopg2", "psycopg") if importlib.util.find_spec(name))
         parsed = parsed.set(drivername=f"postgresql+{next(installed, 'psycopg2')}")
     password = os.environ.get(PASSWORD_VARIABLE)
+    if parsed.get_backend_name() == "postgresql":
+        password = password or os.environ.get("PGPASSWORD")
     if password and parsed.username and parsed.password is None and parsed.get_backend_name() != "sqlite":
         parsed = parsed.set(password=password)
     return parsed

@@ -117,7 +117,7 @@ def launch(
     ending = Ending()
     notes: list[str] = []
     with (
-        claimed(spec, storage),
+        claimed(spec, storage, lost=ending.ask),
         _signals(ending, say),
         Heart(storage, _obey(ending, say)) as heart,
         upkeep(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study.errors import UserError
+from study.inside import inside
 from study.run_result import read_result
 from study.runs import RunKey, Storage
 from trainables.config import RunConfig
@@ -83,9 +84,10 @@ def draw_images(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = load_backbone(config.model, device).pipeline()
     if method.trains:
-        if not weights or not (folder / weights).is_dir():
+        place = inside(folder, weights) if weights else None
+        if place is None or not place.is_dir():
             raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")
-        pipeline = method.load(pipeline, folder / weights).to(device)
+        pipeline = method.load(pipeline, place).to(device)
         pipeline.set_progress_bar_config(disable=True)
     subject = resolve_subject(config.subject, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
     out.mkdir(parents=True, exist_ok=True)

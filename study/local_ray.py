@@ -21,6 +21,13 @@ OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _LONGEST_TEMP = 40  # Ray's sockets lie deep under its folder, and a socket's path ends at 107 characters
 
+# Only the driver writes to the ledger and to MLflow: its workers do not inherit what opens them.
+DRIVERS_SECRETS = (
+    "STUDY_LEDGER_PASSWORD", "PGPASSWORD", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_BACKEND_STORE_URI",
+)  # fmt: skip
+
 # For Ray and its workers; Tune's terminal output, its loggers and its frequent snapshots are of no use here.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -136,16 +143,17 @@ def _started(cpus: int | None) -> Iterator[None]:
             # Ray decides at its import whether nodes may lie on loopback; it may have been imported long ago.
             constants.ENABLE_RAY_CLUSTER = False
             _reread_settings()
-            ray.init(
-                address="local",
-                num_cpus=cpus or usable_cpus(),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level="ERROR",
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-            )
+            with _secrets_kept_back():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus or usable_cpus(),
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(folder),
+                )
             try:
                 yield
             finally:
@@ -242,6 +250,25 @@ def without(*names: str) -> Iterator[None]:
         yield
     finally:
         os.environ.update(saved)
+
+
+@contextlib.contextmanager
+def _secrets_kept_back() -> Iterator[None]:
+    """Starts Ray's processes without the driver's secrets, which stay in this process's environment meanwhile."""
+    from ray._private import services
+
+    popen = services.ConsolePopen
+
+    class WithoutSecrets(popen):  # type: ignore[valid-type, misc]
+        def __init__(self, *words: Any, env: Mapping[str, str], **named: Any) -> None:
+            kept = {name: value for name, value in env.items() if name not in DRIVERS_SECRETS}
+            super().__init__(*words, env=kept, **named)
+
+    services.ConsolePopen = WithoutSecrets
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 @contextlib.contextmanager

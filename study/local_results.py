@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS
+from study.inside import inside
 from study.mlflow_store import published_spec, spec_digest
 from study.results import Results, frame_of, table_of
 from study.rows import result_of, rows
@@ -37,7 +38,7 @@ def local_results(storage: Storage) -> Results:
         images += [
             {"run_key": row["run_key"], "step": step, "key": key, "path": str(folder / path)}
             for key, step, path in shown
-            if (folder / path).exists()
+            if inside(folder, path) is not None
         ]
     record = read_record(storage)
     meta = {

@@ -331,6 +331,7 @@ def read_csv(folder: Path) -> Results:
         point["value"] = float(point["value"]) if point["value"] else float("nan")
     for image in images:
         image |= {"step": int(image["step"]), "path": str(folder / image["path"])}
+    images = [image for image in images if _is_png(Path(image["path"]))]
     meta = folder / META_JSON
     return Results(
         frame=frame_of(found),
@@ -338,6 +339,15 @@ def read_csv(folder: Path) -> Results:
         images=table_of(images, IMAGE_COLUMNS),
         meta=json.loads(meta.read_text()) if meta.exists() else {},
     )
+
+
+def _is_png(path: Path) -> bool:
+    """Whether a report may show the file: a table that somebody else made must not draw other files into it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8) == b"\x89PNG\r\n\x1a\n"
+    except (OSError, ValueError):
+        return False
 
 
 def _read_texts(path: Path) -> list[dict[str, Any]]:

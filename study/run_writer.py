@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from study.inside import inside
 from study.mlflow_store import MlflowStore
 from study.mlflow_view import IMAGE_SECTION
 from study.provenance import config_digest
@@ -18,6 +19,7 @@ from study.run_batches import ImageFile
 from study.runs import RunKey
 from study.tracking_record import Launch
 from trainables.events import RESULT_FILE
+from trainables.images import MAX_PIXELS
 
 PREVIEW_PIXELS = 256
 
@@ -70,14 +72,16 @@ def log_image(store: MlflowStore, run_id: str, folder: Path, image: ImageFile, p
     """Uploads an image as `MlflowClient.log_image` does, but under a name that repeating gives again."""
     from PIL import Image
 
-    source = folder / image.path
-    if not source.exists():
+    source = inside(folder, image.path)
+    if source is None:
         return
     name = uuid.uuid5(uuid.NAMESPACE_URL, f"{prefix}/{image.number}")
     # MLflow's page makes a section of what stands before the slash, and writes the slash as ~ in file names.
     key = re.sub(r"[^\w\-. ]", "_", image.key, flags=re.ASCII)
     stem = f"{IMAGE_SECTION}~{key}+step+{image.step}+timestamp+{image.time}+{name}"
     with tempfile.TemporaryDirectory() as temporary, Image.open(source) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            return
         picture.load()
         picture.save(Path(temporary) / f"{stem}.png")
         preview = picture.convert("RGB")
@@ -90,17 +94,20 @@ def log_artifacts(
     store: MlflowStore, run_id: str, folder: Path, result: Mapping[str, Any], weights_limit: int
 ) -> dict[str, str]:
     """Uploads what a run left, weights above `weights_limit` bytes by path and hash; returns tags."""
-    store.log_file(run_id, folder / RESULT_FILE)
+    if inside(folder, RESULT_FILE) is not None:
+        store.log_file(run_id, folder / RESULT_FILE)
     if result.get("traceback"):
         store.log_text(run_id, str(result["traceback"]), "traceback.txt")
-    weights = folder / str(result["weights"]) if result.get("weights") else None
-    if weights is None or not weights.exists():
+    weights = inside(folder, str(result["weights"])) if result.get("weights") else None
+    if weights is None:
         # Of a storage at a URL, weights stay there.
-        elsewhere = folder / "weights.json"
-        if weights is None or not elsewhere.exists():
+        elsewhere = inside(folder, "weights.json")
+        if not result.get("weights") or elsewhere is None:
             return {}
         store.log_text(run_id, elsewhere.read_text(encoding="utf-8"), "weights.json")
         return {"weights": "reference"}
+    if any(inside(weights, path.relative_to(weights)) is None for path in weights.rglob("*")):
+        return {"weights": "refused: leads out of the run's folder"}
     files = sorted(path for path in weights.rglob("*") if path.is_file())
     size = sum(path.stat().st_size for path in files)
     if size <= weights_limit:

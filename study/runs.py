@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 Phase = Literal["search", "confirm"]
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
-_NAME = re.compile(r"^(search|confirm)/([^/]+)/(\d{4,})-([^/]+)-s(\d+)$")
+# Arms and subjects bear names that are safe as folders (see `study.sections.sound_name`).
+_PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+_NAME = re.compile(rf"(search|confirm)/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
 
 
 @dataclass(frozen=True, order=True)
@@ -40,7 +42,7 @@ class RunKey:
     @classmethod
     def parse(cls, name: str) -> Self:
         """Inverse of `name`; raises ValueError for anything else."""
-        match = _NAME.match(name)
+        match = _NAME.fullmatch(name)
         if not match:
             raise ValueError(f"{name!r} is not the name of a run, which reads phase/arm/0000-subject-s0")
         phase, arm, trial, subject, seed = match.groups()

@@ -12,6 +12,7 @@ from search_spaces.documents import RuleError
 from search_spaces.loader import load_space, merge
 from search_spaces.schema import Dimension, SearchSpace
 from search_spaces.wording import did_you_mean
+from study.provenance import carries_password
 from trainables.catalogue import method_config_class, method_names
 from trainables.config import EMBEDDED, Frozen, ModelConfig
 from trainables.metrics_table import METRICS, unknown_metric
@@ -279,12 +280,26 @@ class Tracking(Frozen):
     uri: str | None = None
     log_weights_limit_mb: float = Field(default=16, ge=0)
 
+    @model_validator(mode="after")
+    def _has_no_password(self) -> Self:
+        if self.uri is not None and carries_password(self.uri):
+            raise RuleError(
+                [
+                    (
+                        ("uri",),
+                        "has a password in it, and study files are recorded and published; take it out and set "
+                        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write it to ~/.netrc (mode 0600)",
+                    )
+                ]
+            )
+        return self
+
 
 class StorageSpec(Frozen):
     """The ledger, and what is copied into the storage.
 
     Attributes:
-        ledger_url: Any RDB URL of Optuna; None: ``ledger.db`` in the study's folder.
+        ledger_url: Any RDB URL of Optuna, without a password; None: ``ledger.db`` in the study's folder.
         ship_limit_gb: Folders of images and models that some node of a cluster lacks are copied to the storage, if all
             together are not larger.
     """
@@ -297,6 +312,12 @@ class StorageSpec(Frozen):
         if self.ledger_url is not None and "://" not in self.ledger_url:
             example = "sqlite:////path/ledger.db or postgresql://host/database"
             raise RuleError([(("ledger_url",), f"must be a URL such as {example}, got {self.ledger_url!r}")])
+        if self.ledger_url is not None and carries_password(self.ledger_url):
+            remedy = (
+                "has a password in it, and study files are recorded and published; take it out and set "
+                "STUDY_LEDGER_PASSWORD or PGPASSWORD, or write it to ~/.pgpass (mode 0600)"
+            )
+            raise RuleError([(("ledger_url",), remedy)])
         return self
 
 

@@ -20,6 +20,7 @@ from trainables.located import folder_of
 SUPPORTED_PIPELINES = ("StableDiffusionPipeline",)
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_LIBRARIES = ("diffusers", "transformers")
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 
@@ -85,6 +86,7 @@ def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:
         for part in _PARTS
         if not (folder / part).is_dir()
     ]
+    problems += _foreign_parts(folder, index)
     problems += [
         f"model {str(folder)!r} has no safetensors weights in {part}/; other formats are not read because "
         "they can run code: save the pipeline again with safe_serialization=True"
@@ -99,6 +101,19 @@ def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:
                 f"multiple of {factor}; take {max(factor, round(resolution / factor) * factor)}"
             )
     return problems
+
+
+def _foreign_parts(folder: Path, index: dict[str, Any]) -> list[str]:
+    """Names parts whose class lies elsewhere than in the two libraries: loading them would import that code."""
+    named = {
+        part: value for part, value in index.items() if isinstance(value, list) and not part.startswith("_")
+    }
+    return [
+        f"model {str(folder)!r} wants code of {value[0]!r} for its part {part}; only parts of diffusers and "
+        "transformers are loaded: replace that part, or take another model"
+        for part, value in named.items()
+        if value and value[0] is not None and value[0] not in _LIBRARIES
+    ]
 
 
 def latent_factor(folder: Path) -> int:

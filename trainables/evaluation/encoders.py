@@ -133,7 +133,9 @@ def load_image_encoder(name: str, device: torch.device | str = "cpu") -> ImageEn
 
     source = _source(name, "IMAGE_ENCODER")
     with _loading("image_encoder", name):
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+        model = AutoModel.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
     return ImageEncoder(
         name, model.to(device).eval().requires_grad_(False), processor, _digest(source, model)
@@ -146,7 +148,9 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
 
     source = _source(name, "CLIP")
     with _loading("clip", name):
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+        model = AutoModel.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if not hasattr(model, "get_text_features"):
