@@ -48,6 +48,6 @@ def check_no_links(storage: Storage) -> None:
     if outside:
         shown = ", ".join(os.path.relpath(path, storage.folder) for path in sorted(outside)[:3])
         raise UserError(
-            f"in {storage.folder}, {shown} is a link that leads out of the study's folder, and a run would write there; "
-            "remove it (to keep runs on another disk, let --storage lie on it)"
+            f"in {storage.folder}, {shown} is a link that leads out of the study's folder, and a run would "
+            "write there; remove it (to keep runs on another disk, let --storage lie on it)"
         )

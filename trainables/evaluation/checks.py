@@ -44,10 +44,7 @@ def check_metric_models(image_encoder: str = EMBEDDED, clip: str = EMBEDDED) -> 
             if not found & {"preprocessor_config.json", "processor_config.json"}:
                 missing.append("preprocessor_config.json")
             if not any(name.endswith(".safetensors") for name in found):
-                problems.append(
-                    f"evaluation.{field} {name!r}: the folder has no safetensors weights; other formats are not read "
-                    "because they can run code: save the model again with safe_serialization=True"
-                )
+                missing.append("weights as *.safetensors (other formats are not read, they can run code)")
             if missing:
                 problems.append(
                     f"evaluation.{field} {name!r}: the folder lacks {' and '.join(missing)}; it must be a "
