@@ -32,7 +32,7 @@ def database_lock(url: str, study: str, *, lost: Callable[[str], None]) -> Itera
     """Holds the lock of a study in the ledger's database; does nothing for a ledger that is not on PostgreSQL.
 
     Args:
-        lost: Called once, with the reason, from a thread, if another driver took the lock after a restart of the server.
+        lost: Called once, with the reason, from a thread, if another driver took it after a restart of the server.
 
     Raises:
         UserError: Another driver holds it, which is named; or the database cannot be reached.
