@@ -6,8 +6,10 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +146,7 @@ def _started(cpus: int | None) -> Iterator[None]:
             # Ray decides at its import whether nodes may lie on loopback; it may have been imported long ago.
             constants.ENABLE_RAY_CLUSTER = False
             _reread_settings()
-            with _secrets_kept_back():
+            with _secrets_kept_back(), signals_kept():
                 ray.init(
                     address="local",
                     num_cpus=cpus or usable_cpus(),
@@ -172,7 +174,8 @@ def _joined(address: str) -> Iterator[None]:
         import ray
 
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True)
+            with signals_kept():
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             python = ".".join(map(str, sys.version_info[:3]))
@@ -185,6 +188,21 @@ def _joined(address: str) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def signals_kept() -> Iterator[None]:
+    """Keeps what this process does on signals: Ray takes SIGTERM, and aborts whoever lives three seconds after it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
 
 
 def check_cluster(address: str | None) -> list[str]:
