@@ -22,7 +22,7 @@ from study.joining import check_address, look
 HERE = (None, "", "local")  # addresses that mean: on this machine
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-_LONGEST_TEMP = 40  # Ray's sockets lie deep under its folder, and a socket's path ends at 107 characters
+_LONGEST_TEMP = 14  # Ray's sockets lie deep under its folder, and a socket's path ends at 107 characters
 
 # Only the driver writes to the ledger and to MLflow: its workers do not inherit what opens them.
 DRIVERS_SECRETS = (
@@ -128,6 +128,8 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 def _started(cpus: int | None) -> Iterator[None]:
     _remove_leftovers()
     folder = Path(tempfile.mkdtemp(prefix=f"study-ray-{os.getpid()}-", dir=_temp_root()))
+    # Ray opens its own folder to everybody (0777), its sockets and logs too: it lies in one that is closed (0700).
+    place = folder / "r"
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -135,7 +137,7 @@ def _started(cpus: int | None) -> Iterator[None]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         _LOOPBACK_ONLY: "0",
-        "RAY_TMPDIR": str(folder),
+        "RAY_TMPDIR": str(place),
         "OMP_WAIT_POLICY": "passive",
     }
     try:
@@ -155,7 +157,7 @@ def _started(cpus: int | None) -> Iterator[None]:
                     log_to_driver=False,
                     logging_level="ERROR",
                     _node_ip_address="127.0.0.1",
-                    _temp_dir=str(folder),
+                    _temp_dir=str(place),
                 )
             try:
                 yield
