@@ -19,6 +19,7 @@ from study.visible import VISIBLE_SECONDS, sees
 from trainables.located import folder_of
 
 ANSWER_SECONDS = 120.0
+_STRANGE = "it cannot run this project"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,15 @@ def answer(question: Question, node: str) -> NodeReport:
 def node_problems(reports: Sequence[NodeReport], storage: Storage) -> list[str]:
     """Returns messages for the user about nodes that cannot take part; empty if all can."""
     problems = []
-    bad = [report for report in reports if report.problem is not None]
+    strange = [report for report in reports if str(report.problem).startswith(_STRANGE)]
+    if strange:
+        listed = "\n".join(f"  {report.node}: {report.problem}" for report in strange)
+        problems.append(
+            f"{len(strange)} of {len(reports)} nodes cannot run this project:\n{listed}\n"
+            "install it there (cluster.yaml's setup_commands, the image of deploy/Dockerfile), or hand the study over "
+            "with `study submit`, which takes the code along"
+        )
+    bad = [report for report in reports if report.problem is not None and report not in strange]
     if bad:
         listed = "\n".join(f"  {report.node}: {report.problem}" for report in bad)
         remedy = (
@@ -185,5 +194,5 @@ def _taken(ray: Any, reference: Any, name: str) -> NodeReport:
         report: NodeReport = ray.get(reference)
     except Exception as error:  # whatever a node's worker dies of; most often it lacks this project
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return NodeReport(name, problem=f"it cannot run this project: {lines[-1]}")
+        return NodeReport(name, problem=f"{_STRANGE}: {lines[-1]}")
     return report
