@@ -246,8 +246,9 @@ class LedgerSearcher(Searcher):
         return Searcher.FINISHED if self._dispatcher.queue.finished or self._dispatcher.stopping else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A report means that something is going on."""
-        self._dispatcher.touch()
+        """A report means that something is going on, unless it says that it waits for the workers of a run."""
+        if not result.get("waiting"):
+            self._dispatcher.touch()
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -4,7 +4,8 @@ Ray Train places the workers, connects them (torch's process group) and ends the
 It keeps nothing and tries nothing twice: the first worker works on the run's folder through
 `study.attempt.Attempt`, as a worker alone does, and a run that has died is handed out again by the queue.
 
-The only module in which ``ray.train`` may be imported: what is called alike there and in ``ray.tune`` differs.
+Beside `study.team_backend` the only module that may import ``ray.train``: what bears the same name there and in
+``ray.tune`` differs.
 """
 
 from __future__ import annotations
@@ -57,12 +58,15 @@ class TeamAttempt:
     def advance(self, seconds: float = REPORT_SECONDS) -> dict[str, Any]:
         """Waits for about so many seconds and reports what the workers do; see `study.attempt.Attempt`.
 
+        ``waiting`` is true if they have said nothing meanwhile, as before Ray has found room for them.
+
         Raises:
             RuntimeError: The workers are gone, and the run has not ended.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._fit, daemon=True)
             self._thread.start()
+        heard = not self._reports.empty()
         report = self._next_report()
         if report is not None:
             return report
@@ -74,7 +78,7 @@ class TeamAttempt:
             if self._rounds <= 0:
                 raise RuntimeError(f"the workers of the run are gone: {_told(self._failure)}")
             time.sleep(seconds / _ROUNDS)
-        return {"budget": self._budget, "done": False}
+        return {"budget": self._budget, "done": False, "waiting": not heard}
 
     def interrupt(self) -> None:
         """Ends the attempt so that the run can go on later: its workers learn it, or go with this process."""
@@ -101,14 +105,16 @@ class TeamAttempt:
 
     def _trainer(self, folder: str) -> Any:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
+
+        from study.team_backend import OwnAddressConfig
 
         order = self.order
         resources = {"CPU": order.cpus} | ({"GPU": order.gpus} if order.gpus else {})
         return TorchTrainer(
             train_member,
             train_loop_config={"order": asdict(order), "owner": self._owner},
-            torch_config=TorchConfig(timeout_s=_EXCHANGE_MINUTES * 60),
+            torch_config=OwnAddressConfig(timeout_s=_EXCHANGE_MINUTES * 60),
             scaling_config=ScalingConfig(
                 num_workers=order.workers, use_gpu=order.gpus > 0, resources_per_worker=resources
             ),

@@ -126,7 +126,7 @@ class ProcessTeam(Team):
         self._store = _get_default_store()
         self._broken = False
         self._over = threading.Event()
-        threading.Thread(target=self._watch, args=(self._store.clone(),), daemon=True).start()
+        threading.Thread(target=self._watch, args=(_another_client(self._store),), daemon=True).start()
 
     def tell(self, message: Any = None) -> Any:
         """See `Team`."""
@@ -238,6 +238,11 @@ class ProcessTeam(Team):
             _abort_process_group()
         # Gloo's connections close when nobody refers to their group any more.
         self._gradients = self._waiting = None
+
+
+def _another_client(store: Any) -> Any:
+    """A store's connection can wait for one thing at a time, so that the watch has its own."""
+    return store.clone()
 
 
 def surrounding_team() -> Team:

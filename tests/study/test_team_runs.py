@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -45,8 +49,8 @@ def ray_here() -> Iterator[None]:
         yield
 
 
-def team_study(models: Path, **resources: Any) -> StudySpec:
-    """One configuration on three seeds by two workers, beside the base model."""
+def team_study(models: Path, seeds: tuple[int, ...] = (1, 2, 3)) -> StudySpec:
+    """One configuration by two workers, beside the base model."""
     return StudySpec.model_validate(
         {
             "name": "team",
@@ -65,7 +69,7 @@ def team_study(models: Path, **resources: Any) -> StudySpec:
             },
             "training": {"train_batch_size": 4, "checkpointing_steps": EVERY, "learning_rate": 1e-3},
             "budget": {"max_train_steps": STEPS},
-            "confirm": {"subjects": ["cat"], "seeds": [1, 2, 3]},
+            "confirm": {"subjects": ["cat"], "seeds": seeds},
             "evaluation": {
                 "image_encoder": str(models / "vit"),
                 "clip": str(models / "clip"),
@@ -74,7 +78,7 @@ def team_study(models: Path, **resources: Any) -> StudySpec:
                 "num_inference_steps": 1,
                 "num_class_images": 2,
             },
-            "resources": {"num_workers": 2, **resources},
+            "resources": {"num_workers": 2},
         }
     )
 
@@ -103,11 +107,23 @@ def when_saved(folder: Path, step: int, action: Any) -> threading.Thread:
     return thread
 
 
-def kill_the_follower(folder: Path) -> None:
-    """SIGKILL for the worker of a run that does not lead it."""
-    leader = next(e.data["pid"] for e in read_events(folder) if e.kind == "started")
+def team_processes() -> list[psutil.Process]:
+    """The workers of all runs that several workers train."""
+    found = []
     for process in psutil.Process().children(recursive=True):
-        if "RayTrainWorker" in process.name() + " ".join(process.cmdline()) and process.pid != leader:
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def kill_the_follower(folder: Path, listening: set[str]) -> None:
+    """SIGKILL for the worker of a run that does not lead it; notes where both listen."""
+    leader = next(e.data["pid"] for e in read_events(folder) if e.kind == "started")
+    for process in team_processes():
+        sockets = process.net_connections("inet")
+        listening |= {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+        if process.pid != leader:
             process.kill()
 
 
@@ -124,7 +140,8 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         alone.throw(KeyboardInterrupt())
 
-    killer = when_saved(killed, EVERY, lambda: kill_the_follower(killed))
+    listening: set[str] = set()
+    killer = when_saved(killed, EVERY, lambda: kill_the_follower(killed, listening))
     stopper = when_saved(stopped, EVERY, lambda: order_stop(stopped, "enough"))
     outcome = launch(spec, storage)
     assert not killer.is_alive()
@@ -137,6 +154,10 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
     states = [run["state"] for record in records for run in record.runs.values()]
     assert sorted(states) == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert any("its worker died in attempt 1" in note for note in outcome.notes)
+
+    addresses = [ipaddress.ip_address(address) for address in listening]
+    assert addresses
+    assert all(getattr(found, "ipv4_mapped", None) or found.is_loopback for found in addresses), listening
 
     # Killed: gone on with from a checkpoint, by two again.
     assert len(attempts(killed)) == 2
@@ -170,3 +191,26 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
     for base in bases:
         (start,) = (event.data for event in read_events(base) if event.kind == "started")
         assert start["num_workers"] == 1  # there is nothing to train together
+
+
+@pytest.mark.slow
+def test_a_driver_that_ends_leaves_no_worker_and_a_run_to_go_on_with(models: Path, fast_path: Path) -> None:
+    spec = team_study(models, seeds=(1,))
+    storage = Storage(fast_path, spec.name)
+    folder = storage.run_folder(key(1))
+    end = when_saved(folder, EVERY, lambda: os.kill(os.getpid(), signal.SIGINT))
+    outcome = launch(spec, storage, say=lambda _: None)
+    assert not end.is_alive()
+    assert outcome.interrupted
+    assert "interrupted by SIGINT" in str(outcome.message)
+    assert read_result(folder) is None
+    until = time.monotonic() + 120
+    while team_processes() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert team_processes() == []
+
+    outcome = launch(spec, storage)
+    assert (outcome.interrupted, outcome.failed, outcome.complete) == (False, [], 2)
+    begin, again = attempts_of(folder)
+    assert begin == 0
+    assert again in range(EVERY, STEPS, EVERY)

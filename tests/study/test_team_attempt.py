@@ -1,0 +1,92 @@
+"""What a `TeamAttempt` makes of what its workers report; Ray Train is replaced by a function here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from study.attempt import Order
+from study.team_attempt import TeamAttempt
+
+FINAL = {"budget": 1.0, "done": True, "state": "COMPLETE", "reason": None}
+
+
+def make(monkeypatch: pytest.MonkeyPatch, fit: Callable[[TeamAttempt], None]) -> TeamAttempt:
+    """An attempt whose workers are `fit`."""
+    order = Order(
+        key="search/lora/0000-cat-1-s0",
+        phase="search",
+        group="",
+        config="{}",
+        session="s",
+        runner="",
+        resident="",
+        cpus=1.0,
+        gpus=0.0,
+        workers=2,
+        attempt="0001-s",
+    )
+    attempt = TeamAttempt(order, None)
+
+    class Trainer:
+        def fit(self) -> None:
+            fit(attempt)
+
+    monkeypatch.setattr(attempt, "_trainer", lambda folder: Trainer())
+    return attempt
+
+
+def report(budget: float, **more: Any) -> dict[str, Any]:
+    return {"budget": budget, "done": False, **more}
+
+
+def until_the_end(attempt: TeamAttempt) -> list[dict[str, Any]]:
+    seen = [attempt.advance(0.01)]
+    while not seen[-1]["done"]:
+        seen.append(attempt.advance(0.01))
+    return seen
+
+
+def test_evaluations_are_all_told_and_the_end_once_the_workers_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, told, gone = threading.Event(), threading.Event(), threading.Event()
+
+    def fit(attempt: TeamAttempt) -> None:
+        asked.wait(30)
+        reports = [report(0.1), report(0.2, quality=0.5), report(0.3), report(0.4, quality=0.6), FINAL]
+        assert all(attempt.take("0001-s", entry) for entry in reports)
+        told.set()
+        gone.wait(30)
+
+    attempt = make(monkeypatch, fit)
+    seen = [attempt.advance(0.01)]
+    asked.set()
+    assert told.wait(30)
+    threading.Timer(0.3, gone.set).start()
+    seen += until_the_end(attempt)
+    assert any(entry.get("waiting") for entry in seen)  # while nothing is heard
+    assert [entry["quality"] for entry in seen if "quality" in entry] == [0.5, 0.6]
+    assert seen[-1] == FINAL
+    assert gone.is_set()
+
+
+def test_workers_that_die_are_an_error_with_what_they_died_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(attempt: TeamAttempt) -> None:
+        attempt.take("0001-s", report(0.5))
+        raise ValueError("PlaceError: the node does not see the storage")
+
+    attempt = make(monkeypatch, fit)
+    with pytest.raises(RuntimeError, match=r"workers .* are gone: ValueError: PlaceError: the node"):
+        until_the_end(attempt)
+
+
+def test_reports_of_another_attempt_and_after_the_end_are_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = make(monkeypatch, lambda _: None)
+    assert attempt.take("0001-s", report(0.1))
+    assert not attempt.take("0000-old", report(0.1))
+    attempt.interrupt()
+    assert not attempt.take("0001-s", report(0.2))
