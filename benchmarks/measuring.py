@@ -128,14 +128,13 @@ def sizes() -> dict[str, float]:
     """Memory (MiB), open files and threads of this process, its Ray daemons and its Ray actors."""
     values: dict[str, float] = {}
     driver = psutil.Process()
-    actor = 0
     for process in [driver, *driver.children(recursive=True)]:
         with suppress(psutil.Error, OSError):
             title = " ".join(process.cmdline()[:1]) or process.name()
             if process == driver:
                 name = "driver"
-            elif title.startswith("ray::") and "IDLE" not in title:
-                name, actor = f"actor{actor}", actor + 1
+            elif title.startswith("ray::") and "IDLE" not in title and "Agent" not in title:
+                name = f"actor {process.pid}"
             elif process.name() in ("gcs_server", "raylet"):
                 name = process.name()
             else:
@@ -144,6 +143,23 @@ def sizes() -> dict[str, float]:
             values[f"{name}/files"] = float(process.num_fds())
             values[f"{name}/threads"] = float(process.num_threads())
     return values
+
+
+def object_store() -> dict[str, float]:
+    """Bytes and objects in Ray's object store, over all nodes, as a raylet tells; empty if none does."""
+    import ray
+    from ray._private.internal_api import get_memory_info_reply
+
+    if not ray.is_initialized():
+        return {}
+    try:
+        stats = get_memory_info_reply(ray._private.state.state, timeout_seconds=10.0).store_stats
+    except Exception:  # a raylet that is busy, or ending
+        return {}
+    return {
+        "object store/bytes": float(stats.object_store_bytes_used),
+        "object store/objects": float(stats.num_local_objects),
+    }
 
 
 def slope(series: Sequence[tuple[int, float]], after: int = 0) -> float:
