@@ -118,6 +118,8 @@ def lines(samples: list[Sample], runs: int, warm_up: float) -> list[Line]:
     """Returns a line for every quantity that was seen after the warm-up, over that many runs."""
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for sample in samples:
+        if sample.runs >= runs:
+            break  # actors are ending
         for name, value in sample.values.items():
             series[name].append((sample.runs, value))
     begin = round(warm_up * runs)

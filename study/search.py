@@ -367,8 +367,13 @@ class Watch(tune.Callback):
         """A worker begins."""
         self._dispatcher.began(trial.trial_id)
 
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A run has ended."""
+        _forget_metrics(trial)
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A worker died, or Tune could not use it."""
+        _forget_metrics(trial)
         cause = _cause(trial)
         self._dispatcher.died(trial.trial_id, cause[-4000:], preempted=trial.num_failures == 0)
 
@@ -382,6 +387,12 @@ def _cause(trial: Trial) -> str:
         return Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return str(trial.get_error() or "unknown")
+
+
+def _forget_metrics(trial: Trial) -> None:
+    """Drops Tune's running statistics of what a trial reported: 40 KiB a trial, kept as long as the driver lives."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
 
 
 def _folder(trial: Trial) -> Path:

@@ -1,0 +1,35 @@
+"""A few real runs in one warm actor leave nothing behind: no open file, no thread, no object, no memory to speak of.
+
+`benchmarks/soak.py` does the same at length, and lays lines through what it sees.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.soak import lines, soak
+
+RUNS = 12
+
+
+@pytest.mark.slow
+def test_warm_actors_and_driver_stay_as_they_are(tmp_path: Path) -> None:
+    found = soak(RUNS, 1, tmp_path, warm_up=0.4)
+    assert (found["runs"], found["processes"]) == (RUNS, 1)
+    seen = {line.name: line for line in lines(found["samples"], RUNS, 0.4)}
+    assert any(name.startswith("actor") for name in seen)
+    for name in seen:
+        values = [
+            (sample.runs, sample.values[name])
+            for sample in found["samples"]
+            if name in sample.values and 0.4 * RUNS <= sample.runs < RUNS
+        ]
+        # The least of the first and of the last looks: files that are open for a moment do not count.
+        third = max(1, len(values) // 3)
+        growth = min(value for _, value in values[-third:]) - min(value for _, value in values[:third])
+        if name.endswith(("/files", "/threads", "/objects")):
+            assert growth <= 2, f"{name} grew by {growth:g} in {values[-1][0] - values[0][0]} runs"
+        if name.startswith("actor") and name.endswith("/MiB"):
+            assert growth <= 15, f"{name} grew by {growth:.1f}"
