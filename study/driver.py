@@ -22,6 +22,7 @@ from typing import Any, Literal, Self
 from study.claim import LOCK_FILE
 from study.run_result import write_json
 from study.runs import Storage
+from study.working_copy import send
 
 DRIVER_FILE = "driver.json"
 REQUEST_FILE = "stop-request.json"
@@ -102,6 +103,8 @@ def request_stop(storage: Storage, driver: Driver) -> Path:
     path = storage.folder / REQUEST_FILE
     asked = {"driver": driver.id, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
     write_json(path, asked)
+    if storage.url is not None:
+        send(storage, REQUEST_FILE)
     return path
 
 

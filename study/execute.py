@@ -119,10 +119,10 @@ def launch(
     with (
         claimed(spec, storage, lost=ending.ask),
         _signals(ending, say),
-        Heart(storage, _obey(ending, say)) as heart,
         upkeep(
             spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ending.ask, say=say
         ) as keep,
+        Heart(storage, _obey(ending, say)) as heart,
     ):
         queue = RunQueue(spec, storage, open_ledger(spec, storage))
         stalls = 0

@@ -10,6 +10,7 @@ passed, and then a `StoreError` names it.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import random
@@ -144,6 +145,18 @@ class ObjectStore:
 
         found: dict[str, ObjectInfo] = self._try("list", prefix, read)
         return found
+
+    def folders(self) -> builtins.list[str]:
+        """Returns the first parts of all keys that have several."""
+        from pyarrow.fs import FileSelector, FileType
+
+        def read() -> builtins.list[str]:
+            self.requests["list"] += 1
+            found = self._files.get_file_info(FileSelector(self._base, allow_not_found=True))
+            return sorted(info.base_name for info in found if info.type == FileType.Directory)
+
+        names: builtins.list[str] = self._try("list", "", read)
+        return names
 
     def delete_under(self, prefix: str) -> None:
         """Deletes all objects whose keys begin with ``prefix/``; none being there is no error."""

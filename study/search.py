@@ -152,12 +152,17 @@ class Dispatcher:
 
     def ended(self, trial_id: str) -> None:
         """Takes the end of an attempt: a result, if its worker left one, else it was interrupted or died."""
+        planned = self._planned.get(trial_id)
+        if planned is not None:
+            self._upkeep.collect(planned, self.session)
+        self._settle(trial_id)
+
+    def _settle(self, trial_id: str) -> None:
         planned = self._planned.pop(trial_id, None)
         self._pending.discard(trial_id)
         if planned is None:
             return
         self.touch()
-        self._upkeep.collect(planned, self.session)
         result = read_result(planned.folder)
         if result is not None:
             self.queue.end(planned.key, result)
@@ -172,16 +177,17 @@ class Dispatcher:
     def died(self, trial_id: str, cause: str, *, preempted: bool = False) -> None:
         """Takes the death of a worker: the run is handed out again, unless it has used up its attempts."""
         planned = self._planned.get(trial_id)
-        if planned is not None:
-            self._upkeep.collect(planned, self.session)
-        if planned is None or read_result(planned.folder) is not None:
-            return self.ended(trial_id)
+        known = planned is not None and self._upkeep.collect(planned, self.session)
+        # What it left cannot be seen now: perhaps its result, so that nothing may be said of it.
+        if planned is None or not known or read_result(planned.folder) is not None:
+            return self._settle(trial_id)
         if PlaceError.__name__ in cause:
             self._note_place(planned, cause)
-            return self.ended(trial_id)
+            return self._settle(trial_id)
         if preempted:
             note_death(planned.folder, self.session, reason="preempted", cause=cause)
-            return self.ended(trial_id)
+            self._upkeep.publish(planned, self.session)
+            return self._settle(trial_id)
         failure = self._failure(planned, cause)
         if failure is not None:
             failure_reason, message = failure
@@ -194,7 +200,7 @@ class Dispatcher:
                 attempts=len(attempts(planned.folder)),
             )
         self._upkeep.publish(planned, self.session)
-        return self.ended(trial_id)
+        return self._settle(trial_id)
 
     def _note_place(self, planned: PlannedRun, cause: str) -> None:
         """Takes a run back that its node could not work on, or whose results the storage did not take."""

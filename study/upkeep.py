@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from study.driver import DRIVER_FILE, REQUEST_FILE
 from study.errors import UserError
 from study.lease import leased
 from study.ledger_copy import LedgerCopy, drop_older, noted_generation
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
 LEDGER_SECONDS = 30.0
+TELL_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
 
 
@@ -37,18 +39,23 @@ def _nothing(run: PlannedRun, session: str) -> None:
     pass
 
 
+def _at_hand(run: PlannedRun, session: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Upkeep:
     """What is done around every run; nothing where the storage is a folder.
 
     Attributes:
         before: Called before a run is given out; may raise `NotNow`.
-        collect: Called when an attempt has ended: its folder then holds what it left.
+        collect: Called when an attempt has ended: its folder then holds what it left; returns False if that cannot be
+            told now.
         publish: Called when the driver itself has written the end of a run.
     """
 
     before: Callable[[PlannedRun, str], None] = _nothing
-    collect: Callable[[PlannedRun, str], None] = _nothing
+    collect: Callable[[PlannedRun, str], bool] = _at_hand
     publish: Callable[[PlannedRun, str], None] = _nothing
 
 
@@ -137,12 +144,15 @@ class _Driver:
         with self._live_lock:
             self._live[run.key.name] = attempt_name(run.attempt, session), now, now + FIRST_SECONDS
 
-    def collect(self, run: PlannedRun, session: str) -> None:
+    def collect(self, run: PlannedRun, session: str) -> bool:
         """Fetches all that a run left; if the store is away, the run counts as interrupted."""
         with self._live_lock:
             self._live.pop(run.key.name, None)
-        with contextlib.suppress(StoreError):
+        try:
             self._copies.fetch(run.key.name)
+        except StoreError:
+            return False
+        return True
 
     def publish(self, run: PlannedRun, session: str) -> None:
         """Writes what the driver knows of a dead worker: the death, and, if it ended the run, the end.
@@ -168,8 +178,9 @@ class _Driver:
         """Ends the thread and copies the ledger a last time."""
         self._closing.set()
         self._thread.join(PATIENCE_SECONDS)
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(StoreError, OSError):
             self._push_ledger()
+            self._store.put_file(f"{self._storage.study}/{DRIVER_FILE}", self._storage.folder / DRIVER_FILE)
 
     def _push_ledger(self) -> None:
         if self._ledger is not None:
@@ -177,17 +188,27 @@ class _Driver:
                 self._ledger.push()
 
     def _work(self) -> None:
-        pushed = time.monotonic()
+        pushed = told = time.monotonic()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             while not self._closing.wait(0.25):
                 now = time.monotonic()
                 with self._live_lock:
                     due = [(name, place) for name, place in self._live.items() if place[2] <= now]
                 list(pool.map(lambda item: self._follow(*item), due))
+                if now - told > TELL_SECONDS:
+                    told = now
+                    self._tell()
                 if now - pushed > LEDGER_SECONDS:
                     pushed = now
                     with contextlib.suppress(StoreError):
                         self._push_ledger()
+
+    def _tell(self) -> None:
+        """Copies the driver's sign of life to the URL, and a request to stop from there."""
+        folder, study = self._storage.folder, self._storage.study
+        with contextlib.suppress(StoreError, OSError):
+            self._store.put_file(f"{study}/{DRIVER_FILE}", folder / DRIVER_FILE)
+            self._store.get_file(f"{study}/{REQUEST_FILE}", folder / REQUEST_FILE)
 
     def _follow(self, name: str, place: tuple[str, float, float]) -> None:
         attempt, begun, _ = place

@@ -12,6 +12,7 @@ from study.operations import readable_storage, stored_spec
 from study.run_logs import attempt_lines, failure_text, find_run, follow_log, log_text
 from study.runs import RunKey, Storage
 from study.status import RUNS_COLUMNS, StatusReader
+from study.working_copy import fetch_sign
 
 POLL_SECONDS = 0.5
 FETCH_SECONDS = 10.0
@@ -89,6 +90,8 @@ def stop_study(storage: Storage, *, wait: bool, timeout: float) -> int:
             )
             return 1
         time.sleep(POLL_SECONDS)
+        if storage.url is not None:
+            fetch_sign(storage)
     say(f"{storage.study} has ended. To go on with it, launch it again as before")
     return 0
 

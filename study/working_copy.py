@@ -37,6 +37,7 @@ from study.runs import RunKey, Storage
 from trainables.events import EVENTS_FILE, RESULT_FILE
 
 STUDY_FILE = "study.json"
+SIGN_FILE = "driver.json"  # see study.driver
 NOTE_FILE = ".copy.json"
 DEATHS = "deaths.jsonl"  # of what the attempts died, as the driver saw it
 WEIGHTS_NOTE = "weights.json"
@@ -185,14 +186,26 @@ def fetch_record(storage: Storage) -> None:
         fetch_study(store, storage)
 
 
+def fetch_sign(storage: Storage) -> None:
+    """Fetches the driver's last sign of life, unless its driver runs on this machine's copy."""
+    assert storage.url is not None
+    with _reading(storage.url) as store, copy_locked(storage, driver=False) as held:
+        if held:
+            store.get_file(f"{storage.study}/{SIGN_FILE}", storage.folder / SIGN_FILE)
+
+
+def send(storage: Storage, name: str) -> None:
+    """Copies a file of the study's folder to the URL; raises UserError if that cannot be written."""
+    assert storage.url is not None
+    with _reading(storage.url) as store:
+        store.put_file(f"{storage.study}/{name}", storage.folder / name)
+
+
 def fetch_studies(root: Path, url: str) -> None:
     """Fetches the ``study.json`` of every study at a URL; raises UserError if it cannot be read."""
     with _reading(url) as store:
-        # Study folders cannot be listed without what lies in them; a page of a thousand names costs one request.
-        for key in store.list():
-            study, _, rest = key.partition("/")
-            if rest == STUDY_FILE:
-                fetch_study(store, Storage(root, study, url))
+        for study in store.folders():
+            fetch_study(store, Storage(root, study, url))
 
 
 def refresh(storage: Storage) -> None:
@@ -209,6 +222,7 @@ def refresh(storage: Storage) -> None:
         with copy_locked(storage, driver=False) as held:
             if held:
                 fetch_study(store, storage)
+                store.get_file(f"{storage.study}/{SIGN_FILE}", storage.folder / SIGN_FILE)
                 fetch_all(RunCopies(store, storage), ledger=_has_own_ledger(storage))
 
 

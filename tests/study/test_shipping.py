@@ -85,6 +85,7 @@ def weights_of(storage: Storage) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_training_resumed_from_the_url_on_another_node_gives_the_same_weights(
     s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_node_that_does_not_see_the_storage_trains_nothing(
     assert not storage.run_folder(RUN).exists()
 
 
+@pytest.mark.slow
 def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path) -> None:
     from study.local_ray import cluster
 

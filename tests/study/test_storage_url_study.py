@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from study.driver import read_driver
 from study.errors import UserError
 from study.execute import Outcome, Workers, launch
 from study.ledger_copy import LedgerCopy, pull_ledger
@@ -18,8 +19,9 @@ from study.results import rows
 from study.run_objects import RUNS
 from study.run_place import scratch_root
 from study.runs import Storage, storage_at
+from study.watching import stop_study
 from tests.study.s3_server import Proxy
-from tests.study.small_studies import RESIDENT, RUNNER, small_study
+from tests.study.small_studies import RESIDENT, RUNNER, SPACE, small_study
 from tests.study.test_resume import Driver, assert_sound
 from trainables.events import read_events
 
@@ -36,18 +38,42 @@ def ended_there(store: ObjectStore, study: str) -> set[str]:
     return {"/".join(key.split("/")[2:5]) for key in keys if key.endswith("/result.json")}
 
 
+def living(url: str, study: str) -> list[str]:
+    """The id of the driver that lives by its sign at the URL."""
+    storage = readable_storage(url, study)
+    driver = read_driver(storage)
+    return [driver.id] if driver is not None and driver.life(storage) == "alive" and driver.live else []
+
+
+@pytest.mark.slow
 def test_a_killed_driver_is_succeeded_on_another_machine(
     s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = small_study(budget={"max_train_steps": 12})
+    spec = small_study(
+        arms={"base": {"method": "base"}, "cosine": {"method": "lora", "search_space": SPACE}},
+        search={"trials": 4},
+        confirm={"seeds": [100]},
+        budget={"max_train_steps": 20},
+    )
     url = s3.url("killed")
-    set_rules(url, {"": {"step_seconds": 0.05}})
+    set_rules(url, {"": {"step_seconds": 0.1}})
     storage, store = storage_at(url, spec.name), ObjectStore(url)
     driver = Driver(spec, storage)
-    driver.wait_until(lambda: len(ended_there(store, spec.name)) >= 2)
+    driver.wait_until(lambda: len(ended_there(store, spec.name)) >= 1)
     driver.kill()
     ended = ended_there(store, spec.name)
     shutil.rmtree(storage.root)  # another machine has no working copy
+
+    # Its successor is asked to stop from a machine that sees the URL alone.
+    driver = Driver(spec, storage)
+    driver.wait_until(lambda: len(ended_there(store, spec.name)) > len(ended))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("STUDY_WORKING_COPIES", str(tmp_path / "second"))
+        elsewhere.setattr("study.driver.socket.gethostname", lambda: "elsewhere")
+        driver.wait_until(lambda: bool(living(url, spec.name)))
+        assert stop_study(readable_storage(url, spec.name), wait=True, timeout=120) == 0
+    outcome = driver.finish()
+    assert "`study stop` on elsewhere" in outcome["message"]
 
     outcome = Driver(spec, storage).finish()
     assert not outcome["interrupted"]
@@ -176,6 +202,7 @@ def test_a_damaged_copy_of_the_ledger_is_passed_over(s3: Proxy, tmp_path: Path) 
     assert pull_ledger(store, storage) == 2
 
 
+@pytest.mark.slow
 def test_the_store_goes_away_in_the_middle(s3: Proxy) -> None:
     """Fails some requests of every kind, and all of them for some seconds: nothing is lost or done twice."""
     spec = small_study(confirm={"seeds": [100]})
