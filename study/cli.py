@@ -101,6 +101,10 @@ def launch(
     address: AddressOption = None,
     tracking_uri: TrackingOption = None,
     report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+    ray_dashboard: Annotated[
+        bool,
+        typer.Option("--ray-dashboard", help="Also start Ray's dashboard, on 127.0.0.1 and behind a token."),
+    ] = False,
 ) -> None:
     """Run a study, or resume it: finished runs are kept, interrupted ones continue."""
     from study.operations import launch_study
@@ -112,6 +116,7 @@ def launch(
         address=address,
         tracking_uri=tracking_uri,
         reports=reports if report else None,
+        ray_dashboard=ray_dashboard,
     )
     if launched.table:
         print_table(

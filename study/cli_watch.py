@@ -37,6 +37,14 @@ class Section(StrEnum):
     failed = "failed"
 
 
+class Shown(StrEnum):
+    """Dashboards that `study ui` opens."""
+
+    mlflow = "mlflow"
+    optuna = "optuna"
+    ray = "ray"
+
+
 def status(
     name: NameArgument,
     storage: StorageOption = STORAGE,
@@ -194,14 +202,32 @@ def ui(
     name: NameArgument,
     storage: StorageOption = STORAGE,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Default: a free port from 5000 on.")
+        int | None, typer.Option(min=1, max=65535, help="Default: a free one from 5000 on (Optuna: 5100).")
     ] = None,
     tracking_uri: TrackingOption = None,
+    what: Annotated[
+        Shown,
+        typer.Option(
+            "--what", help="mlflow: runs, curves, images; optuna: the search of each arm; ray: the cluster."
+        ),
+    ] = Shown.mlflow,
 ) -> None:
-    """Open the MLflow UI of a study on 127.0.0.1 (until interrupted)."""
-    from study.ui import serve
+    """Open a dashboard of a study on 127.0.0.1 (until interrupted): MLflow's, Optuna's, or say where Ray's is.
 
-    raise typer.Exit(serve(stored(storage, name), port=port, tracking_uri=tracking_uri))
+    All three work while the study runs. Optuna's only shows; Ray's needs `study launch --ray-dashboard`, or a cluster
+    of your own.
+    """
+    where = stored(storage, name)
+    if what is Shown.mlflow:
+        from study.ui import serve
+
+        raise typer.Exit(serve(where, port=port, tracking_uri=tracking_uri))
+    from study.watching import name_ray_dashboard, serve_optuna
+
+    if what is Shown.ray:
+        name_ray_dashboard(where)
+    else:
+        raise typer.Exit(serve_optuna(where, port))
 
 
 def sync(name: NameArgument, storage: StorageOption = STORAGE, tracking_uri: TrackingOption = None) -> None:

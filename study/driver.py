@@ -46,6 +46,7 @@ class Driver:
         pending: Those of them that still wait in Ray for room.
         limit: How many runs it gives out at once.
         nodes: Of the Ray cluster, each with ``name`` (address/id), ``cpus`` and ``gpus``.
+        dashboard: URL of Ray's dashboard, if there is one; `token_file` holds what it asks for.
     """
 
     id: str
@@ -60,6 +61,8 @@ class Driver:
     pending: tuple[str, ...] = ()
     limit: int | None = None
     nodes: tuple[dict[str, Any], ...] = ()
+    dashboard: str | None = None
+    token_file: str | None = None
 
     def life(self, storage: Storage) -> Life:
         """Says whether it is at work now.
@@ -145,7 +148,7 @@ class Heart:
         self._thread.join(LOOK_SECONDS + BEAT_SECONDS)
         if kind is not None:
             self.how = f"{kind.__name__}: {error}"[:500]
-        self.beat(ended=time.time(), how=self.how, live=(), pending=())
+        self.beat(ended=time.time(), how=self.how, live=(), pending=(), dashboard=None, token_file=None)
         (self._storage.folder / REQUEST_FILE).unlink(missing_ok=True)
 
     def beat(self, **changes: Any) -> None:

@@ -93,6 +93,7 @@ def launch(
     followers: Sequence[Follower] = (),
     workers: Workers | None = None,
     say: Callable[[str], None] | None = None,
+    dashboard: bool = False,
 ) -> Outcome:
     """Runs a study to its end, or goes on with it.
 
@@ -103,6 +104,7 @@ def launch(
         followers: Told of every run that is started; closing them is the caller's.
         workers: Other than the default only in tests and benchmarks.
         say: Takes a line for the user while the study runs; default: standard error.
+        dashboard: Give the cluster that is started here Ray's dashboard, on loopback and behind its token.
 
     Returns:
         How it ended. Interruptions (first SIGINT or SIGTERM, `study stop`, the budget's hours, the watchdog) are
@@ -128,7 +130,9 @@ def launch(
         stalls = 0
         while not queue.finished and ending.reason is None:
             ended = len(queue.ended)
-            with cluster(address) as joined:
+            with cluster(address, dashboard=dashboard) as joined:
+                if dashboard and joined.dashboard:
+                    say(f"Ray dashboard: {joined.dashboard}; its token is in {joined.token_file}")
                 failure = _work(
                     spec, storage, queue, joined, ending, notes, followers, workers, started, say, heart, keep
                 )
@@ -229,11 +233,11 @@ def _work(
     mark(storage.folder, dispatcher.session)
     if not joined.local:
         dispatcher.located = prepared_nodes(spec, storage, dispatcher.session, say)
-    heart.describe = lambda: _told(dispatcher, room)
+    heart.describe = lambda: _told(dispatcher, room, joined)
     return place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
 
 
-def _told(dispatcher: Dispatcher, room: Room) -> dict[str, Any]:
+def _told(dispatcher: Dispatcher, room: Room, joined: Cluster) -> dict[str, Any]:
     """What the driver says of itself while it works (`study.driver.Driver`)."""
     return {
         "session": dispatcher.session,
@@ -241,6 +245,8 @@ def _told(dispatcher: Dispatcher, room: Room) -> dict[str, Any]:
         "pending": dispatcher.pending,
         "limit": room.limit,
         "nodes": [asdict(node) for node in room.nodes],
+        "dashboard": joined.dashboard,
+        "token_file": joined.token_file,
     }
 
 

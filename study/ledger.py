@@ -152,7 +152,7 @@ class Ledger:
             }.items():
                 if known.get(name) != value:
                     study.set_user_attr(name, value)
-            if len(objectives) > 1 and not known:
+            if not known:  # dashboards show the metric's name instead of "Objective 0"
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names(list(objectives))

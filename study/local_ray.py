@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -55,10 +56,13 @@ class Cluster:
     Attributes:
         nodes: That were alive.
         local: Whether it was started here, for this launch.
+        dashboard: URL of Ray's dashboard, None without one; `token_file` holds what it asks for.
     """
 
     nodes: tuple[Node, ...]
     local: bool
+    dashboard: str | None = None
+    token_file: str | None = None
 
     @property
     def cpus(self) -> float:
@@ -72,7 +76,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[Cluster]:
+def cluster(
+    address: str | None = None, *, cpus: int | None = None, dashboard: bool = False
+) -> Iterator[Cluster]:
     """Joins the cluster at `address`, or starts one here and ends it afterwards.
 
     A Ray that this process already uses is taken as it is and left running.
@@ -80,6 +86,7 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
     Args:
         address: ``host:port`` of a cluster's head, or ``auto``; None and ``local`` start one on this machine.
         cpus: Of the local cluster; None takes what this process may use.
+        dashboard: Give the local cluster Ray's dashboard, on a free port of loopback.
 
     Raises:
         UserError: If nothing answers at `address`, it wants another token, or its versions differ.
@@ -95,7 +102,7 @@ def cluster(address: str | None = None, *, cpus: int | None = None) -> Iterator[
             with _joined(address):
                 yield _describe(local=False)
         else:
-            with _started(cpus):
+            with _started(cpus, dashboard):
                 yield _describe(local=True)
 
 
@@ -125,7 +132,7 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _started(cpus: int | None) -> Iterator[None]:
+def _started(cpus: int | None, dashboard: bool) -> Iterator[None]:
     _remove_leftovers()
     folder = Path(tempfile.mkdtemp(prefix=f"study-ray-{os.getpid()}-", dir=_temp_root()))
     # Ray opens its own folder to everybody (0777), its sockets and logs too: it lies in one that is closed (0700).
@@ -152,7 +159,9 @@ def _started(cpus: int | None) -> Iterator[None]:
                 ray.init(
                     address="local",
                     num_cpus=cpus or usable_cpus(),
-                    include_dashboard=False,
+                    include_dashboard=dashboard,
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=_free_port() if dashboard else None,
                     object_store_memory=OBJECT_STORE_BYTES,
                     log_to_driver=False,
                     logging_level="ERROR",
@@ -232,6 +241,20 @@ def token_mode() -> Iterator[str]:
             yield mode
     finally:
         _reread_settings()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _dashboard() -> str | None:
+    """Where the dashboard of the cluster listens, by the cluster's own word."""
+    import ray
+
+    address = str(ray._private.worker.get_dashboard_url() or "")
+    return (address if "://" in address else f"http://{address}") if address else None
 
 
 def _has_token() -> bool:
@@ -318,4 +341,6 @@ def alive_nodes() -> list[Node]:
 
 
 def _describe(*, local: bool) -> Cluster:
-    return Cluster(tuple(alive_nodes()), local)
+    found = _dashboard()
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or str(Path.home() / ".ray" / "auth_token")
+    return Cluster(tuple(alive_nodes()), local, found, token if found else None)

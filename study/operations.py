@@ -105,12 +105,14 @@ def launch_study(
     tracking_uri: str | None = None,
     reports: Path | None = Path("reports"),
     console: Console | None = None,
+    ray_dashboard: bool = False,
 ) -> Launched:
     """Runs or resumes a study and writes its report.
 
     Args:
         root: The storage folder, or its URL.
         reports: Folder of reports; None writes none.
+        ray_dashboard: Start Ray's dashboard with the cluster of this machine.
 
     Raises:
         UserError: Something about the study, the machine or the servers; nothing was written then.
@@ -124,7 +126,7 @@ def launch_study(
     uri = resolve_tracking_uri(storage, tracking_uri, spec.tracking.uri)
     watchers = _Watchers(spec, storage, uri, console)
     try:
-        outcome = launch(spec, storage, address=address, followers=(watchers,))
+        outcome = launch(spec, storage, address=address, followers=(watchers,), dashboard=ray_dashboard)
         watchers.open()  # also where nothing was left to run: an earlier launch may have left MLflow behind
     finally:
         watchers.close()

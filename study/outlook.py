@@ -86,11 +86,17 @@ def outlook(
         if standing in UNDER_WAY:
             whole = means.get(key.arm, typical)
             run = runs.get(key)
-            rest = whole * (1 - (run.share or 0.0)) if run is not None else whole
+            rest = _rest(run, whole) if run is not None else whole
             work += rest
             longest = max(longest, rest)
     at_once = counts["running"]
     return Outlook(max(work / at_once, longest), f"{basis}; {left} left, {at_once} at once")
+
+
+def _rest(run: RunStatus, whole: float) -> float:
+    """Seconds that a run still takes: at its own speed as soon as that can be told, else at the typical one."""
+    share = run.share or 0.0
+    return run.lived / share * (1 - share) if share >= LEAST_SHARE else whole * (1 - share)
 
 
 def _mean_seconds(

@@ -87,7 +87,8 @@ class _StopAll(tune.Stopper):
 
 
 def _trial_name(trial: Any) -> str:
-    return str(trial.trial_id)
+    """The run's name and Tune's id, because a run may have several attempts; also the name of a folder."""
+    return f"{str(trial.config['key']).replace('/', '.')}.{trial.trial_id}"
 
 
 @contextlib.contextmanager

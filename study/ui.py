@@ -1,4 +1,4 @@
-"""``study ui``: the MLflow UI of a study's own store, on loopback."""
+"""``study ui``: the MLflow UI of a study's own store, on loopback; and how any such server is run and ended."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from study.provenance import without_credentials
 from study.runs import Storage
 
 HOST = "127.0.0.1"
-FIRST_PORT, LAST_PORT = 5000, 5099
+FIRST_PORT, PORTS = 5000, 100
 START_SECONDS = 120.0
 
 
@@ -30,13 +31,17 @@ class UiCommand:
 
     Attributes:
         arguments: The command line; holds no credentials (they go through `environment`).
-        url: Page of the study's experiment.
+        url: Page of the study.
+        name: What it is, for the user.
+        probe: Path that answers when it is up.
     """
 
     arguments: tuple[str, ...]
     environment: dict[str, str]
     base: str
     url: str
+    name: str = "MLflow UI"
+    probe: str = "/health"
 
 
 def ui_command(storage: Storage, *, port: int | None = None, tracking_uri: str | None = None) -> UiCommand:
@@ -61,11 +66,7 @@ def ui_command(storage: Storage, *, port: int | None = None, tracking_uri: str |
     if uri.startswith("http"):
         base = without_credentials(uri).rstrip("/")
         return UiCommand((), {}, base, base + page)
-    chosen = free_port() if port is None else port
-    if port is not None and not is_free(port):
-        raise UserError(
-            f"port {port} on {HOST} is in use; give another --port, or leave it out for a free one"
-        )
+    chosen = chosen_port(port)
     environment = {
         "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, which every user of the machine can read
         "MLFLOW_ARTIFACTS_DESTINATION": storage.artifact_root.as_uri(),
@@ -95,8 +96,16 @@ def serve(storage: Storage, *, port: int | None = None, tracking_uri: str | None
     if not command.arguments:
         print(f"The tracking server shows it: {command.url}", flush=True)
         return 0
-    print(f"Starting the MLflow UI at {command.base} ...", file=sys.stderr, flush=True)
-    log = storage.folder / "ui.log"
+    return serve_command(command, storage.folder / "ui.log")
+
+
+def serve_command(command: UiCommand, log: Path, pages: Sequence[tuple[str, str]] = ()) -> int:
+    """Runs a server until it is interrupted and returns the exit code.
+
+    Args:
+        pages: Printed with the address: names and URLs.
+    """
+    print(f"Starting {command.name} at {command.base} ...", file=sys.stderr, flush=True)
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # or the server would outlive a terminated `study ui`
@@ -104,9 +113,10 @@ def serve(storage: Storage, *, port: int | None = None, tracking_uri: str | None
     try:
         if not wait_until_up(command, process):
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            print(f"The MLflow UI did not start:\n{tail}", file=sys.stderr)
+            print(f"{command.name} did not start:\n{tail}", file=sys.stderr)
             return 1
-        print(f"MLflow UI: {command.url}\nStop it with Ctrl-C.", flush=True)
+        print(f"{command.name}: {command.url}", *(f"  {name}: {url}" for name, url in pages), sep="\n")
+        print("Stop it with Ctrl-C.", flush=True)
         return process.wait()
     except KeyboardInterrupt:
         return 0
@@ -132,7 +142,7 @@ def wait_until_up(command: UiCommand, process: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{command.base}/health", timeout=5) as answer:
+            with urllib.request.urlopen(f"{command.base}{command.probe}", timeout=5) as answer:
                 if answer.status == 200:
                     return True
         except (urllib.error.URLError, OSError):
@@ -152,6 +162,15 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
+def chosen_port(port: int | None, first: int = FIRST_PORT) -> int:
+    """Returns that port, or the first free one from `first` on for None; raises UserError if it is in use."""
+    if port is not None and not is_free(port):
+        raise UserError(
+            f"port {port} on {HOST} is in use; give another --port, or leave it out for a free one"
+        )
+    return free_port(first) if port is None else port
+
+
 def is_free(port: int) -> bool:
     """Whether a port of the loopback interface can be listened on."""
     with socket.socket() as probe:
@@ -163,9 +182,9 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_port() -> int:
-    """Returns the first free port from 5000 on."""
-    for port in range(FIRST_PORT, LAST_PORT + 1):
+def free_port(first: int = FIRST_PORT) -> int:
+    """Returns the first free port of the hundred from `first` on."""
+    for port in range(first, first + PORTS):
         if is_free(port):
             return port
-    raise UserError(f"no port from {FIRST_PORT} to {LAST_PORT} is free on {HOST}; give one with --port")
+    raise UserError(f"no port from {first} to {first + PORTS - 1} is free on {HOST}; give one with --port")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from typing import Any
 
 from study.attempt_log import tries
 from study.driver import SILENT_SECONDS, Driver, lock_is_held, read_driver, request_stop
+from study.errors import UserError
 from study.operations import readable_storage, stored_spec
 from study.run_logs import attempt_lines, failure_text, find_run, follow_log, log_text
 from study.runs import RunKey, Storage
@@ -94,6 +96,41 @@ def stop_study(storage: Storage, *, wait: bool, timeout: float) -> int:
             fetch_sign(storage)
     say(f"{storage.study} has ended. To go on with it, launch it again as before")
     return 0
+
+
+def serve_optuna(storage: Storage, port: int | None) -> int:
+    """Serves optuna-dashboard on the study's ledger until it is interrupted; returns the exit code."""
+    from study.optuna_ui import arm_pages, optuna_command
+    from study.ui import serve_command
+
+    url = stored_spec(storage).storage.ledger_url or storage.ledger_url
+    command = optuna_command(storage, url, port=port)
+    pages = arm_pages(url, storage.study, command.base)
+    return serve_command(command, storage.folder / "optuna-ui.log", pages)
+
+
+def name_ray_dashboard(storage: Storage) -> None:
+    """Prints where the Ray dashboard of a running study is and how to log in.
+
+    Raises:
+        UserError: Nothing drives the study, or its cluster has no dashboard.
+    """
+    driver = read_driver(storage)
+    if driver is None or driver.life(storage) != "alive":
+        raise UserError(
+            _nobody(storage, driver).replace("nothing to stop", "so there is no Ray cluster to show")
+        )
+    if not driver.dashboard:
+        raise UserError(
+            f"the Ray cluster of {storage.study} has no dashboard; end it (study stop {storage.study}) and launch it "
+            "again with --ray-dashboard"
+        )
+    print(f"Ray dashboard: {driver.dashboard}", flush=True)
+    port = driver.dashboard.rpartition(":")[2].strip("/")
+    if driver.host != socket.gethostname():
+        say(f"It listens on {driver.host} only; from here: ssh -N -L {port}:127.0.0.1:{port} {driver.host}")
+    asks = f": the content of {driver.token_file} on {driver.host}" if driver.token_file else ""
+    say(f"It asks for the cluster's token{asks}")
 
 
 def _nobody(storage: Storage, driver: Driver | None) -> str:

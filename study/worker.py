@@ -39,6 +39,11 @@ class RunWorker(tune.Trainable):
         self._attempt: Attempt | TeamAttempt | None = None
         prepare_process(self._order)
 
+    def __repr__(self) -> str:
+        """As Ray's dashboard and logs name the actor; it trains many runs one after the other."""
+        order = getattr(self, "_order", None)
+        return f"RunWorker({order.study or 'study'})" if order is not None else "RunWorker"
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes the next order."""
         self._let_go()
