@@ -28,6 +28,7 @@ from study.run_place import PlaceError
 from study.run_result import read_result, write_failure
 from study.runs import PlannedRun
 from study.sections import BASE
+from study.team_attempt import release_room
 from study.upkeep import NotNow, Upkeep
 from trainables.events import read_events
 
@@ -89,6 +90,7 @@ class Dispatcher:
         self._note = note
         self._planned: dict[str, PlannedRun] = {}
         self._pending: set[str] = set()
+        self._rooms: dict[str, str] = {}
         self._starved_since: float | None = None
         self._deaths: Counter[str] = Counter()
 
@@ -100,6 +102,10 @@ class Dispatcher:
         """Notes that a worker has taken up an order."""
         self.touch()
         self._pending.discard(trial_id)
+
+    def holds(self, trial_id: str, room: str) -> None:
+        """Notes which placement group the workers of a run lie in, where it has several."""
+        self._rooms[trial_id] = room
 
     @property
     def pending(self) -> list[str]:
@@ -160,6 +166,8 @@ class Dispatcher:
     def _settle(self, trial_id: str) -> None:
         planned = self._planned.pop(trial_id, None)
         self._pending.discard(trial_id)
+        if trial_id in self._rooms:
+            release_room(self._rooms.pop(trial_id))
         if planned is None:
             return
         self.touch()
@@ -255,6 +263,8 @@ class LedgerSearcher(Searcher):
         """A report means that something is going on, unless it says that it waits for the workers of a run."""
         if not result.get("waiting"):
             self._dispatcher.touch()
+        if result.get("room"):
+            self._dispatcher.holds(trial_id, result["room"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

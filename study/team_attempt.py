@@ -45,6 +45,7 @@ class TeamAttempt:
         self._failure: BaseException | None = None
         self._final: dict[str, Any] | None = None
         self._budget = 0.0
+        self._room = ""
         self._rounds = _ROUNDS
         self._given_up = False
 
@@ -58,7 +59,8 @@ class TeamAttempt:
     def advance(self, seconds: float = REPORT_SECONDS) -> dict[str, Any]:
         """Waits for about so many seconds and reports what the workers do; see `study.attempt.Attempt`.
 
-        ``waiting`` is true if they have said nothing meanwhile, as before Ray has found room for them.
+        ``waiting`` is true if they have said nothing meanwhile, as before Ray has found room for them; ``room``
+        names their placement group, for `release_room`.
 
         Raises:
             RuntimeError: The workers are gone, and the run has not ended.
@@ -78,7 +80,7 @@ class TeamAttempt:
             if self._rounds <= 0:
                 raise RuntimeError(f"the workers of the run are gone: {_told(self._failure)}")
             time.sleep(seconds / _ROUNDS)
-        return {"budget": self._budget, "done": False, "waiting": not heard}
+        return {"budget": self._budget, "done": False, "waiting": not heard, "room": self._room}
 
     def interrupt(self) -> None:
         """Ends the attempt so that the run can go on later: its workers learn it, or go with this process."""
@@ -89,7 +91,7 @@ class TeamAttempt:
         with contextlib.suppress(queue.Empty):
             while True:
                 report = self._reports.get_nowait()
-                self._budget = report["budget"]
+                self._budget, self._room = report["budget"], report.get("room", self._room)
                 if report["done"]:
                     self._final = report
                 elif "quality" in report:
@@ -155,11 +157,14 @@ def _lead(order: Order, resident: Any, team: Any, owner: Any) -> None:
     from study.worker import node_name
 
     attempt = Attempt(order, resident, capture=True, node=node_name(), team=team)
-    answer = None
+    room = ray.util.get_current_placement_group()
+    answer = owner.take.remote(
+        order.attempt, {"budget": 0.0, "done": False, "room": room.id.hex() if room is not None else ""}
+    )
     try:
         while True:
             report = attempt.advance()
-            if answer is not None and _declined(answer):
+            if _declined(answer):
                 return
             answer = owner.take.remote(order.attempt, report)
             if report["done"]:
@@ -167,6 +172,18 @@ def _lead(order: Order, resident: Any, team: Any, owner: Any) -> None:
                 return
     finally:
         attempt.interrupt()  # nothing, if the run has ended
+
+
+def release_room(room: str) -> None:
+    """Gives the resources of a run's workers back, if they still hold them.
+
+    Ray keeps a placement group as long as the driver lives if what made it dies suddenly. Ray Train has a process
+    that looks after that, but it needs the dashboard, which a cluster of this machine alone does not have.
+    """
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    with contextlib.suppress(Exception):  # no cluster any more, or it was released in order
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(room))))
 
 
 def _declined(answer: Any) -> bool:

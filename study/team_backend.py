@@ -14,6 +14,8 @@ import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
+from study.team_attempt import release_room
+
 _listening: list[socket.socket] = []
 
 
@@ -31,6 +33,14 @@ class OwnAddressBackend(_TorchBackend):
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Called by Ray Train when the workers' processes are there."""
+        try:
+            self._connect(worker_group, backend_config)
+        except Exception:
+            # Ray Train does not end what it has started when its set-up fails.
+            release_room(worker_group.execute_single(0, _room))
+            raise
+
+    def _connect(self, worker_group: Any, backend_config: TorchConfig) -> None:
         on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         address, port = worker_group.execute_single(0, _listen)
         worker_group.execute(_set_torch_distributed_env_vars)
@@ -44,6 +54,12 @@ class OwnAddressBackend(_TorchBackend):
                 for rank in range(len(worker_group))
             ]
         )
+
+
+def _room() -> str:
+    """Names the placement group of the workers, in one of their processes."""
+    room = ray.util.get_current_placement_group()
+    return str(room.id.hex()) if room is not None else ""
 
 
 def _listen() -> tuple[str, int]:

@@ -194,6 +194,27 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_manager_that_dies_holds_no_room(models: Path, fast_path: Path) -> None:
+    """The actor that drives Ray Train for a run; Ray alone would keep its workers' CPUs for ever."""
+    spec = team_study(models, seeds=(1,))
+    storage = Storage(fast_path, spec.name)
+    folder = storage.run_folder(key(1))
+
+    def kill_the_manager() -> None:
+        leader = psutil.Process(next(e.data["pid"] for e in read_events(folder) if e.kind == "started"))
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "RunWorker" in " ".join(process.cmdline()) and process.pid != leader.pid:
+                    process.kill()
+
+    killer = when_saved(folder, EVERY, kill_the_manager)
+    outcome = launch(spec, storage)
+    assert not killer.is_alive()
+    assert (outcome.interrupted, outcome.failed, outcome.complete) == (False, [], 2)
+    assert len(attempts_of(folder)) == 2
+
+
+@pytest.mark.slow
 def test_a_driver_that_ends_leaves_no_worker_and_a_run_to_go_on_with(models: Path, fast_path: Path) -> None:
     spec = team_study(models, seeds=(1,))
     storage = Storage(fast_path, spec.name)
