@@ -59,6 +59,7 @@ class Order:
         url: Of the storage, if it is one; the run's folder is then one of the driver's working copy.
         home: The study's folder, if the worker must make sure that it sees the driver's; else empty.
         stoppable: Whether a stop order may come.
+        report_seconds: How long a worker goes on between two reports to the driver.
     """
 
     key: str
@@ -76,6 +77,7 @@ class Order:
     url: str = ""
     home: str = ""
     stoppable: bool = False
+    report_seconds: float = REPORT_SECONDS
 
     def to_dict(self) -> dict[str, Any]:
         """As Tune takes it."""

@@ -20,7 +20,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from study.attempt import Order, attempts, crash_report, order_stop
+from study.attempt import REPORT_SECONDS, Order, attempts, crash_report, order_stop
 from study.attempt_log import brief_cause, note_death, place
 from study.queue import RunQueue
 from study.run_objects import attempt_name
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from study.sections import Asha, Resources
 
 BUDGET, QUALITY = "budget", "quality"
+REPORTS_A_SECOND = 50.0  # from all runs together
+LONGEST_REPORT_SECONDS = 4.0
 
 
 class Dispatcher:
@@ -148,6 +150,7 @@ class Dispatcher:
             resident=self._resident,
             cpus=float(self._resources.worker_cpus),
             gpus=float(self._resources.worker_gpus),
+            report_seconds=report_seconds(self.max_concurrent),
             workers=self._resources.num_workers if planned.config.method != BASE else 1,
             study=self._study,
             attempt=attempt_name(planned.attempt, self.session),
@@ -403,6 +406,14 @@ def _cause(trial: Trial) -> str:
         return Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return str(trial.get_error() or "unknown")
+
+
+def report_seconds(runs: int) -> float:
+    """Seconds between two reports of a run, so that so many runs together do not swamp the driver.
+
+    Reports are signs of life, no data. Tune waits five seconds for workers that it ends, so they stay below that.
+    """
+    return min(LONGEST_REPORT_SECONDS, max(REPORT_SECONDS, runs / REPORTS_A_SECOND))
 
 
 def _forget_metrics(trial: Trial) -> None:

@@ -51,10 +51,10 @@ class RunWorker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Goes on with the run for about a second."""
+        """Goes on with the run for a second, or a few where there are many runs."""
         if self._attempt is None:
             self._attempt = self._begin()
-        report = self._attempt.advance()
+        report = self._attempt.advance(self._order.report_seconds)
         if report["done"]:
             self._attempt = None
             _free_memory()
