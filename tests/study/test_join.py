@@ -55,7 +55,7 @@ def launch(
 
 def test_a_study_runs_on_a_cluster_that_it_joins(head: Head, study_file: Path, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
-    done = launch(study_file, storage, head.environment, "--address", head.address)
+    done = launch(study_file, storage, head.environment, "--address", "auto")
     assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads(path.read_text()) for path in storage.glob("*/runs/*/*/*/result.json")]
     assert len(results) == small_study().number_of_runs()

@@ -229,6 +229,46 @@ def test_a_study_runs_on_the_cluster_and_its_exit_code_comes_back(
     assert "has changed since it was begun" in " ".join(out.split())
 
 
+WHERE = """
+import ray
+import study
+
+@ray.remote(num_cpus=0)
+def there():
+    import study
+    return study.__file__
+
+ray.init(log_to_driver=False)
+print("FOUND", study.__file__, ray.get(there.remote()))
+"""
+
+
+@pytest.mark.slow
+def test_driver_and_workers_use_the_code_that_came_along(
+    head: Head, study_file: Path, tmp_path: Path
+) -> None:
+    """Whatever the image has: the cluster runs the code of whoever submits."""
+    parcel = pack(load_study(study_file), _empty(tmp_path, "parcel"), inputs=str(tmp_path / "inputs"))
+    (parcel.folder / "where.py").write_text(WHERE)
+    code = f"""
+import time
+from ray.job_submission import JobSubmissionClient
+
+client = JobSubmissionClient({head.dashboard!r})
+job = client.submit_job(entrypoint="python where.py", runtime_env={{"working_dir": {str(parcel.folder)!r}}})
+while not client.get_job_status(job).is_terminal():
+    time.sleep(0.5)
+print(client.get_job_logs(job))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=head.environment, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert "FOUND" in done.stdout, done.stdout + done.stderr
+    driver, worker = done.stdout.split("FOUND ")[1].split()[:2]
+    assert "/runtime_resources/" in driver
+    assert driver == worker
+
+
 @pytest.mark.slow
 def test_a_wrong_token_and_none(head: Head, study_file: Path, tmp_path: Path) -> None:
     home = tmp_path / "stranger"
