@@ -53,7 +53,7 @@ def readable_storage(place: str | Path, name: str) -> Storage:
     Raises:
         UserError: There is no such study; the message lists those that there are.
     """
-    sound = "/" not in name and not name.startswith(".")
+    sound = name != "" and "/" not in name and not name.startswith(".")
     storage = storage_at(place, name)
     if sound and storage.url is not None:
         from study.working_copy import refresh

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from study.inside import inside
 from study.mlflow_store import MlflowStore
@@ -20,6 +21,9 @@ from study.runs import RunKey
 from study.tracking_record import Launch
 from trainables.events import RESULT_FILE
 from trainables.images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PREVIEW_PIXELS = 256
 
@@ -70,24 +74,36 @@ def end_tags(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any]
 
 def log_image(store: MlflowStore, run_id: str, folder: Path, image: ImageFile, prefix: str) -> None:
     """Uploads an image as `MlflowClient.log_image` does, but under a name that repeating gives again."""
-    from PIL import Image
-
     source = inside(folder, image.path)
-    if source is None:
+    picture = _decoded(source.read_bytes()) if source is not None else None
+    if picture is None:
         return
     name = uuid.uuid5(uuid.NAMESPACE_URL, f"{prefix}/{image.number}")
     # MLflow's page makes a section of what stands before the slash, and writes the slash as ~ in file names.
     key = re.sub(r"[^\w\-. ]", "_", image.key, flags=re.ASCII)
     stem = f"{IMAGE_SECTION}~{key}+step+{image.step}+timestamp+{image.time}+{name}"
-    with tempfile.TemporaryDirectory() as temporary, Image.open(source) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            return
-        picture.load()
+    with tempfile.TemporaryDirectory() as temporary:
         picture.save(Path(temporary) / f"{stem}.png")
         preview = picture.convert("RGB")
         preview.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
         preview.save(Path(temporary) / f"{stem}+compressed.webp")
         store.log_folder(run_id, Path(temporary), "images")
+
+
+def _decoded(content: bytes) -> Image | None:
+    """The picture in a file, None if it is damaged, none at all, or so large that decoding it could fill the memory."""
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(content))
+        if picture.width * picture.height > MAX_PIXELS:
+            return None
+        picture.load()
+    except MemoryError:
+        raise
+    except Exception:  # a decoder raises nearly anything; the run's numbers matter more than one picture
+        return None
+    return picture
 
 
 def log_artifacts(
