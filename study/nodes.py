@@ -59,6 +59,18 @@ class NodeReport:
     inputs: Mapping[str, str | None] = field(default_factory=dict)
 
 
+def is_one_machine() -> bool:
+    """Whether all that the connected cluster computes on is this machine.
+
+    A head without CPUs, which waits for an autoscaler's nodes, is not: those lie elsewhere.
+    """
+    import ray
+
+    own = ray.util.get_node_ip_address()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node.get("Resources", {}).get("CPU")]
+    return bool(nodes) and all(node["NodeManagerAddress"] == own for node in nodes)
+
+
 def examine_nodes(question: Question, *, seconds: float = ANSWER_SECONDS) -> list[NodeReport]:
     """Asks every node that is alive and has CPUs; Ray must be connected.
 

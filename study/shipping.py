@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from study.errors import UserError
 from study.inputs import INDEX, INPUTS
 from study.machine import size
-from study.nodes import Question, examine_nodes, files_of, node_problems, unseen_inputs
+from study.nodes import Question, examine_nodes, files_of, is_one_machine, node_problems, unseen_inputs
 from study.object_store import ObjectStore, StoreError
 from study.run_objects import digest_of
 from study.runs import Storage
@@ -41,6 +41,8 @@ def prepared_nodes(
     Raises:
         UserError: Nodes that cannot use the storage or have other versions; inputs too large to be shipped.
     """
+    if is_one_machine():
+        return {}  # one machine, one disk; a node that comes later looks for itself
     names = tuple(inputs_of(spec))
     question = Question(
         folder="" if storage.url else str(storage.folder),

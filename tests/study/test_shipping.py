@@ -211,13 +211,15 @@ def test_a_node_that_does_not_see_the_storage_trains_nothing(
 
 
 @pytest.mark.slow
-def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path) -> None:
+def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from study.local_ray import cluster
 
     spec = photographed(tmp_path / "photos")
     storage = Storage(tmp_path / "shared", spec.name)
     mark(storage.folder, "session-1")
     with cluster(cpus=2):
+        assert prepared_nodes(spec, storage, "nobody asks", lambda line: None) == {}  # there is one machine
+        monkeypatch.setattr("study.shipping.is_one_machine", lambda: False)
         assert prepared_nodes(spec, storage, "session-1", lambda line: None) == {}
         with pytest.raises(UserError, match=r"1 of 1 nodes cannot use the storage(.|\n)*does not see"):
             prepared_nodes(spec, storage, "another-session", lambda line: None)
