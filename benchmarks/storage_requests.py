@@ -59,7 +59,9 @@ def steps(config: RunConfig) -> Iterator[Event]:
     (folder / "weights" / "weights.safetensors").write_bytes(os.urandom(2**20))
     end = {"state": "COMPLETE", "reason": None, "message": None, "traceback": None}
     event = log.append("finished", STEPS, **end)
-    (folder / RESULT_FILE).write_text(json.dumps({**end, "weights": "weights", "config_digest": config.digest()}))
+    (folder / RESULT_FILE).write_text(
+        json.dumps({**end, "weights": "weights", "config_digest": config.digest()})
+    )
     yield event
 
 
@@ -105,7 +107,9 @@ def main() -> None:
     os.environ |= CREDENTIALS
     with tempfile.TemporaryDirectory() as folder, s3_server() as server:
         os.environ["STUDY_WORKING_COPIES"] = os.environ["STUDY_SCRATCH"] = folder
-        print("| run | who | PUT, POST | GET | HEAD | DELETE | dollars a 1000 runs |\n|---|---|---|---|---|---|---|")
+        print(
+            "| run | who | PUT, POST | GET | HEAD | DELETE | dollars a 1000 runs |\n|---|---|---|---|---|---|---|"
+        )
         for seconds in options.seconds:
             found = measure(server, seconds)
             for who in ("worker", "driver"):
