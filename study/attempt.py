@@ -26,6 +26,7 @@ from study.object_store import ObjectStore, StoreError
 from study.run_objects import run_prefix
 from study.run_place import LOCK_FILE, PlaceError, place_of
 from study.run_result import RunResult, read_result, write_failure, write_json
+from trainables.errors import storage_failure
 from trainables.events import Event, read_events
 
 ATTEMPTS_FILE = "attempts.jsonl"
@@ -135,6 +136,9 @@ class Attempt:
         except PlaceError:
             self.close()
             raise
+        except OSError as error:  # not even the run's failure could be written down
+            self.close()
+            raise PlaceError(f"{storage_failure(error) or error} (on {self._here()})") from error
         if report["done"]:
             self.close()
         return report
@@ -149,6 +153,8 @@ class Attempt:
         except PlaceError:
             raise
         except Exception as error:
+            if failure := storage_failure(error):
+                raise PlaceError(f"{failure} (on {self._here()})") from error
             # The runner catches what runs die of; this is a failure before it began, or a mistake of its own.
             return self._failed("exception", f"{type(error).__name__}: {error}", traceback.format_exc())
 
@@ -204,6 +210,9 @@ class Attempt:
             return self._failed("no_result", "the run ended without a result", None)
         self._result = result
         return _final(result)
+
+    def _here(self) -> str:
+        return self._node or socket.gethostname()
 
     def _stop_ordered(self) -> bool:
         self._stopping = self._stopping or (self.folder / STOP_FILE).exists()
@@ -264,13 +273,15 @@ def _size(path: Path) -> int:
 def attempts(folder: Path) -> list[dict[str, Any]]:
     """Returns the attempts at a run, oldest first."""
     try:
-        lines = (folder / ATTEMPTS_FILE).read_text(encoding="utf-8").splitlines()
+        lines = (folder / ATTEMPTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     found = []
     for line in lines:
         with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
+            attempt = json.loads(line)
+            if isinstance(attempt, dict) and "session" in attempt:
+                found.append({"after": 0, **attempt})
     return found
 
 
@@ -300,7 +311,10 @@ def _locked(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise TimeoutError(f"another process still works in {path.parent}") from None
+                    raise PlaceError(
+                        f"another process still works in {path.parent} after {LOCK_WAIT_SECONDS:g} s; if it is none of "
+                        "this study's, end it"
+                    ) from None
                 time.sleep(0.1)
         yield
 

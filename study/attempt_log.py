@@ -20,6 +20,7 @@ from study.run_result import RunResult, read_result
 from trainables.events import Event, read_events
 
 DEATHS_FILE = "deaths.jsonl"
+EXCUSED = ("preempted", "storage")  # deaths that no run is to blame for, which use up none of its attempts
 CAUSE_CHARACTERS = 2000
 
 
@@ -70,23 +71,28 @@ def note_death(folder: Path, session: str, *, reason: str, cause: str) -> None:
         "reason": reason,
         "cause": cause.strip()[-CAUSE_CHARACTERS:],
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / DEATHS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with contextlib.suppress(
+        OSError
+    ):  # a diary: nothing hangs on it, least of all where the disk is what failed
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / DEATHS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def deaths(folder: Path) -> list[dict[str, Any]]:
     """Returns what `note_death` wrote, oldest first."""
     try:
-        lines = (folder / DEATHS_FILE).read_text(encoding="utf-8").splitlines()
+        lines = (folder / DEATHS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     found = []
     for line in lines:
         with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
+            death = json.loads(line)
+            if isinstance(death, dict):
+                found.append({"attempt": None, **death})
     return found
 
 

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 from study.database_lock import database_lock
 from study.errors import UserError
 from study.inside import check_no_links
-from study.run_result import write_json
+from study.run_result import copy_of, is_sound, read_json_or_copy, write_json_twice
 from study.runs import Storage
 from study.working_copy import fetch_record
 
@@ -66,8 +66,11 @@ def claimed(
         file.flush()
         check_unchanged(spec, storage)
         check_no_links(storage)
-        if not (storage.folder / STUDY_FILE).exists():
-            write_json(storage.folder / STUDY_FILE, spec.record())
+        path = storage.folder / STUDY_FILE
+        if not (path.exists() or copy_of(path).exists()):
+            write_json_twice(path, spec.record())
+        elif not (is_sound(path) and is_sound(copy_of(path))):
+            write_json_twice(path, read_json_or_copy(path))
         yield
 
 
@@ -77,7 +80,7 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> None:
 
     path = storage.folder / STUDY_FILE
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json_or_copy(path)
     except FileNotFoundError:
         return
     except ValueError:

@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from study.breakage import what_failed
 from study.capacity import WAIT_SECONDS, Room
 from study.claim import claimed
 from study.driver import Heart
+from study.errors import UserError
 from study.ledger import Ledger
 from study.local_ray import Cluster, alive_nodes, cluster
 from study.queue import RunQueue
@@ -35,6 +37,7 @@ RUNNER = "trainables.run:execute"
 RESIDENT = "trainables.resident:Resident"
 WATCHDOG_MINUTES = 60.0
 MAX_STALLS = 3
+STALL_SECONDS = 3.0  # times the number of stalls in a row: what fails may come back
 
 
 @dataclass(frozen=True)
@@ -127,20 +130,36 @@ def launch(
         Heart(storage, _obey(ending, say)) as heart,
     ):
         queue = RunQueue(spec, storage, open_ledger(spec, storage))
-        stalls = 0
+        stalls = rounds = 0
+
+        def work(joined: Cluster) -> str | None:
+            return _work(
+                spec, storage, queue, joined, ending, notes, followers, workers, started, say, heart, keep
+            )
+
         while not queue.finished and ending.reason is None:
-            ended = len(queue.ended)
-            with cluster(address, dashboard=dashboard) as joined:
-                if dashboard and joined.dashboard:
-                    say(f"Ray dashboard: {joined.dashboard}; its token is in {joined.token_file}")
-                failure = _work(
-                    spec, storage, queue, joined, ending, notes, followers, workers, started, say, heart, keep
-                )
+            ended, rounds = len(queue.ended), rounds + 1
+            try:
+                with cluster(address, dashboard=dashboard) as joined:
+                    if dashboard and joined.dashboard:
+                        say(f"Ray dashboard: {joined.dashboard}; its token is in {joined.token_file}")
+                    failure = work(joined)
+            except Exception as error:
+                if rounds == 1 and isinstance(error, UserError):
+                    raise  # the study cannot be run at all
+                failure = what_failed(error)
+            try:
+                if failure is not None:  # what was under way is in ledger and folders, not in memory
+                    queue = RunQueue(spec, storage, open_ledger(spec, storage))
+            except Exception as error:
+                failure = what_failed(error)
             stalls = 0 if len(queue.ended) > ended else stalls + 1
             if failure is not None:
-                notes.append(f"Ray Tune broke off and was started again: {failure}")
+                notes.append(f"the work broke off and was begun again: {failure}")
+                say(notes[-1])
+                _pause(STALL_SECONDS * stalls, ending)
             if stalls >= MAX_STALLS:
-                ending.ask(f"Ray Tune broke off {stalls} times without finishing a run ({failure})")
+                ending.ask(f"the work broke off {stalls} times without finishing a run ({failure})")
         shutil.rmtree(storage.folder / "ray", ignore_errors=True)
         heart.how = "finished" if queue.finished else ending.reason or "interrupted"
         return _outcome(spec, queue, ending, notes)
@@ -268,6 +287,13 @@ def _maybe_end(
         if dispatcher.starved_seconds():
             waiting += f" ({room.shortage(len(live))})"
         ending.ask(f"no sign of life for {watchdog_minutes:g} minutes while waiting for {waiting}")
+
+
+def _pause(seconds: float, ending: Ending) -> None:
+    """Waits, but not for what shall end."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and ending.reason is None:
+        time.sleep(0.1)
 
 
 def _outcome(spec: StudySpec, queue: RunQueue, ending: Ending, notes: list[str]) -> Outcome:

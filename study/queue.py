@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.attempt import attempts
 from study.ledger import QUALITY, Ledger
-from study.run_result import RunResult, read_result
+from study.run_result import RunResult, mend_result
 from study.runs import PlannedRun, RunKey, State, Storage
 from study.trial_record import ArmSearch, TrialRecord
 
@@ -269,7 +269,7 @@ class RunQueue:
         started: list[RunKey] = []
         finished: list[tuple[RunKey, RunResult]] = []
         for key in list(trial.waiting):
-            result = read_result(self._storage.run_folder(key))
+            result = mend_result(self._storage.run_folder(key))
             if result is not None:
                 trial.waiting.remove(key)
                 finished.append((key, result))
@@ -286,7 +286,7 @@ class RunQueue:
         for name, run in record.runs.items():
             key = RunKey.parse(name)
             state: State = run["state"] if run["state"] != "RUNNING" else "FAIL"
-            self.ended[key] = read_result(self._storage.run_folder(key)) or RunResult(
+            self.ended[key] = mend_result(self._storage.run_folder(key)) or RunResult(
                 state, reason=run.get("reason") or record.reason
             )
 

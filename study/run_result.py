@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from study.runs import State
-from trainables.events import RESULT_FILE, EventLog, read_events
+from trainables.config import RunConfig
+from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, read_events, sum_up
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,23 @@ def read_result(folder: Path) -> RunResult | None:
     return result if result.state in ("COMPLETE", "PRUNED", "FAIL") else None
 
 
+def mend_result(folder: Path) -> RunResult | None:
+    """Returns the result of a run; one that is damaged or missing is written anew from the run's own events.
+
+    None if the events do not tell an end either: then the run is to be gone on with.
+    """
+    result = read_result(folder)
+    if result is not None or not (folder / EVENTS_FILE).exists():
+        return result
+    digest = ""
+    with contextlib.suppress(OSError, ValueError):
+        digest = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8")).digest()
+    content = sum_up(folder, digest)
+    if content is not None:
+        write_json(folder / RESULT_FILE, content)
+    return read_result(folder)
+
+
 def write_failure(
     folder: Path,
     *,
@@ -74,6 +93,45 @@ def write_failure(
     result = RunResult("FAIL", reason, message, traceback, {}, cost, None, attempts, config_digest)
     write_json(folder / RESULT_FILE, asdict(result))
     return result
+
+
+def copy_of(path: Path) -> Path:
+    """Returns where `write_json_twice` keeps its second copy."""
+    return path.with_name(f"{path.stem}.copy{path.suffix}")
+
+
+def write_json_twice(path: Path, content: Any) -> None:
+    """Writes JSON, and a copy of it beside it that `read_json_or_copy` takes if the file is damaged."""
+    write_json(path, content)
+    write_json(copy_of(path), content)
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file is there and holds a JSON object."""
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def read_json_or_copy(path: Path) -> dict[str, Any]:
+    """Returns what `write_json_twice` wrote.
+
+    Raises:
+        FileNotFoundError: There is neither the file nor a copy.
+        ValueError: There is something, but nothing sound.
+    """
+    there = [place for place in (path, copy_of(path)) if place.exists()]
+    if not there:
+        raise FileNotFoundError(path)
+    for place in there:
+        try:
+            content = json.loads(place.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and content:
+            return content
+    raise ValueError(f"{path} is damaged, and so is its copy")
 
 
 def write_json(path: Path, content: Any) -> None:

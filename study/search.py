@@ -21,7 +21,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
 from study.attempt import REPORT_SECONDS, Order, attempts, crash_report, order_stop
-from study.attempt_log import brief_cause, note_death, place
+from study.attempt_log import EXCUSED, brief_cause, deaths, note_death, place
 from study.queue import RunQueue
 from study.run_objects import attempt_name
 from study.run_place import PlaceError
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 BUDGET, QUALITY = "budget", "quality"
 REPORTS_A_SECOND = 50.0  # from all runs together
 LONGEST_REPORT_SECONDS = 4.0
+
+# Between two runs that storage or node refused, doubling from the first to the longest pause; after so many in a row
+# that no run has ended in between, the launch ends.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+MAX_REFUSALS = 6
 
 
 class Dispatcher:
@@ -82,6 +87,8 @@ class Dispatcher:
         self._url, self._home, self._study, self._early_stopping = url, home, study, early_stopping
         self.located: Mapping[str, str] = {}
         self._misplaced: Counter[str] = Counter()
+        self._refusals = 0
+        self._pause_until = 0.0
         self.session = uuid.uuid4().hex
         self.last_activity = time.monotonic()
         self.stopping = False
@@ -125,7 +132,9 @@ class Dispatcher:
 
     def next_order(self, trial_id: str) -> Order | None:
         """Returns what the next worker shall do, or None if it must wait."""
-        if self.stopping or len(self.queue.live) >= self.max_concurrent:
+        if self.stopping or self.trouble is not None or time.monotonic() < self._pause_until:
+            return None
+        if len(self.queue.live) >= self.max_concurrent:
             return None
         planned = self.queue.next()
         if planned is None:
@@ -176,6 +185,7 @@ class Dispatcher:
         self.touch()
         result = read_result(planned.folder)
         if result is not None:
+            self._refusals = 0
             self.queue.end(planned.key, result)
         else:
             self.queue.put_back(planned.key)
@@ -214,12 +224,20 @@ class Dispatcher:
         return self._settle(trial_id)
 
     def _note_place(self, planned: PlannedRun, cause: str) -> None:
-        """Takes a run back that its node could not work on, or whose results the storage did not take."""
+        """Takes a run back that its node could not work on, or whose results the storage did not take.
+
+        That counts as no attempt, and never as a failure of the run. What lasts ends the launch.
+        """
         lines = [line for line in cause.splitlines() if PlaceError.__name__ in line]
         said = lines[-1].partition(f"{PlaceError.__name__}: ")[2] or cause
         self._note(f"{planned.key.name} was put back: {said}")
+        note_death(planned.folder, self.session, reason="storage", cause=said)
         self._misplaced[planned.key.name] += 1
-        if self._misplaced[planned.key.name] >= self._resources.max_attempts:
+        self._refusals += 1
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** (self._refusals - 1), LONGEST_PAUSE_SECONDS)
+        self._pause_until = time.monotonic() + pause
+        often = self._misplaced[planned.key.name] >= self._resources.max_attempts
+        if often or self._refusals >= MAX_REFUSALS:
             self.trouble = said
 
     def _failure(self, planned: PlannedRun, cause: str) -> tuple[str, str] | None:
@@ -227,7 +245,12 @@ class Dispatcher:
         mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self.session]
         # A worker that cannot even begin (it lacks a package, say) leaves no attempt in the folder.
         self._deaths[planned.key.name] += 1
-        tried = max(len(mine), self._deaths[planned.key.name])
+        excused = [
+            death
+            for death in deaths(planned.folder)
+            if death.get("session") == self.session and death["attempt"] and death.get("reason") in EXCUSED
+        ]
+        tried = max(len(mine) - len(excused), self._deaths[planned.key.name])
         out_of_memory = "OutOfMemory" in cause or "memory monitor" in cause or "OOM" in cause.split("(1)")[0]
         reason = "out_of_memory" if out_of_memory else "worker_died"
         note_death(planned.folder, self.session, reason=reason, cause=cause)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from trainables.events import EVENTS_FILE, Event
+from trainables.events import EVENTS_FILE, Event, parse_event
 
 
 class EventTail:
@@ -40,8 +39,7 @@ class EventTail:
         self.read += len(whole)
         events = []
         for line in whole.split(b"\n")[:-1]:
-            try:
-                events.append(Event(**json.loads(line)))
-            except (ValueError, TypeError):
-                continue
+            event = parse_event(line)
+            if event is not None:
+                events.append(event)
         return events

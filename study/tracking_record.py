@@ -6,14 +6,14 @@ name never adopt each other's runs; and it keeps with which code and on which ma
 
 from __future__ import annotations
 
-import json
-import os
 import time
 import uuid
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from study.errors import UserError
 from study.provenance import git_state, machine, package_versions
+from study.run_result import read_json_or_copy, write_json_twice
 from study.runs import RunKey, Storage
 
 TRACKING_FILE = "tracking.json"
@@ -58,7 +58,14 @@ class TrackingRecord:
 
     def __init__(self, storage: Storage) -> None:
         self._path = storage.folder / TRACKING_FILE
-        content = json.loads(self._path.read_text()) if self._path.exists() else {}
+        try:
+            content = read_json_or_copy(self._path)
+        except FileNotFoundError:
+            content = {}
+        except ValueError as error:
+            raise UserError(
+                f"{error}; restore it, or remove both: then MLflow gets the study's runs anew, beside those it has"
+            ) from None
         self.study_id: str = content.get("study_id") or uuid.uuid4().hex[:12]
         self.launches: list[Launch] = [Launch(**launch) for launch in content.get("launches", [])]
         self._runs: dict[str, str] = content.get("runs", {})
@@ -104,15 +111,12 @@ class TrackingRecord:
         return before[-1] if before else next(iter(self.launches), None)
 
     def _write(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "study_id": self.study_id,
             "launches": [asdict(launch) for launch in self.launches],
             "runs": self._runs,
         }
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=1))
-        os.replace(temporary, self._path)
+        write_json_twice(self._path, content)
         self._dirty, self._written = False, time.monotonic()
 
 

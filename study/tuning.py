@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from study.breakage import what_failed
 from study.local_ray import environment
 from study.search import Dispatcher, LedgerSearcher, SearchScheduler, Watch
 from study.worker import RunWorker
@@ -62,9 +63,13 @@ def place_runs(
         try:
             tuner.fit()
         except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            failure = f"{type(error).__name__}: {lines[-1]}"
-    dispatcher.release()
+            failure = what_failed(error)
+    try:
+        dispatcher.release()
+    except (
+        Exception
+    ) as error:  # of the ledger, or the driver's disk; the queue is no longer what the ledger says
+        failure = failure or what_failed(error)
     return failure
 
 

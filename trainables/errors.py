@@ -1,5 +1,17 @@
 """Errors that a user can mend: each message states the rule, the value and the remedy."""
 
+import errno
+
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room, or have the quota raised",
+    errno.EROFS: "make it writable",
+    errno.EIO: "check the disk and how it is mounted",
+    errno.ESTALE: "mount it again",
+    errno.ENOTCONN: "mount it again",
+    errno.EREMOTEIO: "check the disk and how it is mounted",
+}
+
 
 class UserError(Exception):
     """A mistake in a file, an argument or the environment; the command line prints it and exits with code 2.
@@ -27,3 +39,22 @@ class TrainingFailure(Exception):
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
         super().__init__(message)
+
+
+def storage_failure(error: BaseException) -> str | None:
+    """Returns what is wrong with the storage, and the remedy, if an error says that; None for any other error.
+
+    A full, read-only or failing disk is nothing that a run's configuration could be blamed for.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        number = seen.errno if isinstance(seen, OSError) else _number_in(str(seen))
+        if number in _REMEDIES:
+            return f"the storage failed: {str(seen).strip()}; {_REMEDIES[number]}"
+        seen = seen.__cause__
+    return None
+
+
+def _number_in(text: str) -> int | None:
+    """What safetensors, and torch's writers in C++, say of the same."""
+    return next((number for number in _REMEDIES if f"(os error {number})" in text), None)

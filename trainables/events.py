@@ -6,16 +6,18 @@ follows this file and can be brought up to date at any time, because every event
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 EVENTS_FILE = "events.jsonl"
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
+WEIGHTS = "weights"
 
 Kind = Literal[
     "started",  # data: attempt, resumed_step, host, pid, num_workers, device, device_name, versions
@@ -71,10 +73,16 @@ class EventLog:
         """Writes one event durably and returns it."""
         event = Event(self._number + 1, time.time(), kind, step, data)
         line = json.dumps(asdict(event), allow_nan=False, separators=(",", ":"))
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with self.path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                _write_all(file, (line + "\n").encode())
+                os.fsync(file.fileno())
+            except BaseException:
+                # The beginning of a line, on a full disk, would spoil the next one.
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
+                raise
         self._number = event.number
         self._remember(event)
         return event
@@ -99,16 +107,63 @@ class EventLog:
 
 
 def read_events(folder: Path, after: int = 0) -> list[Event]:
-    """Returns a run's events with a number above `after`; a torn last line (a killed writer) is left out."""
+    """Returns a run's events with a number above `after`.
+
+    Left out are a torn last line (a killed writer), and lines that are damaged.
+    """
     path = folder / EVENTS_FILE
     if not path.exists():
         return []
     events = []
     for line in path.read_bytes().split(b"\n")[:-1]:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["number"] > after:
-            events.append(Event(**record))
+        event = parse_event(line)
+        if event is not None and event.number > after:
+            events.append(event)
     return events
+
+
+def parse_event(line: bytes) -> Event | None:
+    """Returns the event of a whole line; None if the line is damaged."""
+    try:
+        event = Event(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+    return event if isinstance(event.number, int) and isinstance(event.data, dict) else None
+
+
+def is_over(folder: Path) -> bool:
+    """Whether a run has a result, and one that can be read."""
+    try:
+        content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        return content["state"] in ("COMPLETE", "PRUNED", "FAIL")
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def sum_up(folder: Path, config_digest: str) -> dict[str, Any] | None:
+    """Returns the content of ``result.json``: what the last event of each kind says; None if the run has no end."""
+    last: dict[str, dict[str, Any]] = {}
+    attempts = 0
+    kind = None
+    for event in read_events(folder):
+        kind = event.kind
+        last[event.kind] = event.data
+        attempts += event.kind == "started"
+    if kind != "finished":
+        return None
+    evaluation = {name: value for name, value in last.get("evaluation", {}).items() if name != "final"}
+    return {
+        **last["finished"],
+        "evaluation": evaluation,
+        "cost": last.get("cost", {}),
+        "weights": WEIGHTS if (folder / WEIGHTS).is_dir() else None,
+        "attempts": attempts,
+        "config_digest": config_digest,
+    }
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """A raw file may take less than all of it, on a disk that is nearly full."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) or 0 :]

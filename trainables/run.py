@@ -23,10 +23,10 @@ from trainables.cache import Cache
 from trainables.catalogue import get_method
 from trainables.checkpoint import load_latest
 from trainables.config import RunConfig
-from trainables.errors import UserError
+from trainables.errors import UserError, storage_failure
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.grids import save_samples
-from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog, read_events
+from trainables.events import RESULT_FILE, RUN_FILE, WEIGHTS, Event, EventLog, is_over, read_events, sum_up
 from trainables.families import Backbone
 from trainables.follow import follow, share_checkpoint
 from trainables.located import place_folders
@@ -39,7 +39,6 @@ from trainables.subjects import Subject, resolve_subject
 from trainables.team import Team
 
 CHECKPOINTS = "checkpoint"
-WEIGHTS = "weights"
 SAMPLES = "samples"
 _LOCK = "lock"
 
@@ -63,6 +62,7 @@ def execute(
 
     Raises:
         UserError: The folder belongs to another configuration.
+        OSError: The storage failed (`trainables.errors.storage_failure`); the run is left to be resumed.
         RuntimeError: Another process is working in the folder.
         TeamLost: A member of the team died; the run is left to be resumed.
     """
@@ -79,7 +79,7 @@ def execute(
 
 def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]:
     folder = Path(config.output_dir)
-    if (folder / RESULT_FILE).exists():
+    if is_over(folder):
         return
     place_folders(config.located)
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +100,8 @@ def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]
                 attempt.finish(outcome("PRUNED", "stopped_early"))
             raise
         except Exception as error:
+            if storage_failure(error):
+                raise  # the run is not to blame, and what it was doing can be done again
             # The text only: a traceback object would keep the run's tensors alive.
             ending = team.verdict(describe(error))
         finally:
@@ -323,24 +325,10 @@ def _spans(events: list[Event]) -> list[float]:
 
 
 def _write_result(folder: Path, config: RunConfig) -> None:
-    """Sums the event file up as ``result.json``: what the last event of each kind says."""
-    last: dict[str, dict[str, Any]] = {}
-    attempts = 0
-    for event in read_events(folder):
-        last[event.kind] = event.data
-        attempts += event.kind == "started"
-    evaluation = {name: value for name, value in last.get("evaluation", {}).items() if name != "final"}
-    _write_json(
-        folder / RESULT_FILE,
-        {
-            **last["finished"],
-            "evaluation": evaluation,
-            "cost": last.get("cost", {}),
-            "weights": WEIGHTS if (folder / WEIGHTS).is_dir() else None,
-            "attempts": attempts,
-            "config_digest": config.digest(),
-        },
-    )
+    """Sums the event file up as ``result.json``."""
+    content = sum_up(folder, config.digest())
+    assert content is not None
+    _write_json(folder / RESULT_FILE, content)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,0 +1,265 @@
+"""One study under test: its storage, its driver's process and all that the driver started, and what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from benchmarks.fault_harness.drive import WATCHDOG
+from benchmarks.fault_harness.runner import FOLDER
+from benchmarks.fault_harness.studies import run_folders, study_content
+from study.runs import Storage
+from trainables.events import Event, read_events
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 300.0  # seconds; a busy machine starts Ray and imports everything in a minute
+
+
+class Hung(Exception):
+    """Something that had to happen did not."""
+
+
+@dataclass
+class Driven:
+    """A study and its driver.
+
+    Attributes:
+        folder: Of everything: storage, control files, logs.
+        cluster: A `ray.cluster_utils.Cluster` that the driver joins, or None.
+        tracking: The proxy before an MLflow server, or None for the default store.
+        pace: Seconds between two progress events of a run.
+        allowed: Runs that may go back to the checkpoint before their last, or whose records a fault damaged, with why.
+    """
+
+    folder: Path
+    models: Path
+    name: str
+    rng: random.Random
+    pace: float = 0.05
+    cluster: Any = None
+    tracking: Any = None
+    database: Any = None
+    ledger_url: str | None = None
+    watchdog_minutes: float = 10.0
+    process: subprocess.Popen[bytes] | None = None
+    launches: int = 0
+    restarts: list[str] = field(default_factory=list)
+    exit_codes: list[int] = field(default_factory=list)
+    allowed: dict[str, set[str]] = field(default_factory=dict)
+    family: dict[int, psutil.Process] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.storage = Storage(self.folder / "storage", self.name)
+        self.control = self.folder / "control"
+        self.control.mkdir(parents=True, exist_ok=True)
+        self.tell("pace", str(self.pace))
+        content = study_content(self.models, self.name, self.ledger_url)
+        (self.folder / "study.yaml").write_text(yaml.safe_dump(content))
+
+    # The driver
+
+    @property
+    def alive(self) -> bool:
+        """Whether the driver runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def launch(self) -> None:
+        """Runs the command of the study, again or for the first time."""
+        self.launches += 1
+        words = [
+            sys.executable,
+            "-m",
+            "benchmarks.fault_harness.drive",
+            "launch",
+            str(self.folder / "study.yaml"),
+        ]
+        words += ["--storage", str(self.storage.root), "--no-report"]
+        words += ["--address", self.cluster.address] if self.cluster is not None else []
+        words += ["--tracking-uri", self.tracking.uri] if self.tracking is not None else []
+        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        environment |= {
+            FOLDER: str(self.control),
+            WATCHDOG: str(self.watchdog_minutes),
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+            **(self.database.environment if self.database is not None else {}),
+        }  # fmt: skip
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> Path:
+        """What the present launch says."""
+        return self.folder / f"launch-{self.launches}.log"
+
+    def said(self) -> str:
+        """What the present launch has said so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def look(self) -> None:
+        """Remembers what the driver has started; launches it again if it has ended before its study."""
+        if self.alive:
+            assert self.process is not None
+            with contextlib.suppress(psutil.Error):
+                for process in psutil.Process(self.process.pid).children(recursive=True):
+                    self.family[process.pid] = process
+            return
+        if self.process is not None:
+            self.exit_codes.append(self.process.returncode)
+            self.restarts.append(self.said().strip()[-400:])
+            if self.process.returncode == 2 or "Traceback" in self.said():
+                raise Hung(f"the launch broke off: {self.said().strip()[-1500:]}")
+        if not self.finished:
+            self.launch()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last launch brought the study to its end."""
+        return self.process is not None and self.process.poll() == 0
+
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> bool:
+        """Waits, launching the driver again when it ends; returns False if the study ends before.
+
+        Raises:
+            Hung: It took too long.
+        """
+        end = time.monotonic() + seconds
+        while not condition():
+            if self.finished:
+                return False
+            self.look()
+            if time.monotonic() > end:
+                raise Hung(f"{what}: not within {seconds:g} s")
+            time.sleep(0.1)
+        return True
+
+    def wait_for_driver(self, seconds: float = PATIENCE) -> int:
+        """Waits until the driver has ended and returns its exit code."""
+        assert self.process is not None
+        end = time.monotonic() + seconds
+        while self.process.poll() is None:
+            if time.monotonic() > end:
+                raise Hung(f"the driver did not end within {seconds:g} s")
+            self.look()
+            time.sleep(0.1)
+        return int(self.process.returncode)
+
+    def kill_driver(self) -> None:
+        """SIGKILL to the driver alone."""
+        assert self.process is not None
+        self.look()
+        self.process.kill()
+        self.process.wait()
+
+    def kill_everything(self) -> None:
+        """SIGKILL to the driver's process group and to all that it ever started."""
+        if self.alive:
+            assert self.process is not None
+            self.look()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        for process in self.family.values():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(list(self.family.values()), timeout=30)
+
+    def children(self, name: str) -> list[psutil.Process]:
+        """Living processes of the driver whose name or command begins so."""
+        self.look()
+        found = []
+        for process in self.family.values():
+            with contextlib.suppress(psutil.Error):
+                if process.is_running() and (
+                    process.name().startswith(name) or name in (process.cmdline() or [""])[0]
+                ):
+                    found.append(process)
+        return found
+
+    # The runs
+
+    def tell(self, name: str, content: str) -> None:
+        """Switches a fault of the runner on."""
+        partial = self.control / f".{name}"
+        partial.write_text(content)
+        os.replace(partial, self.control / name)
+
+    def untell(self, name: str) -> None:
+        """Switches it off."""
+        (self.control / name).unlink(missing_ok=True)
+
+    def events(self, name: str) -> list[Event]:
+        """The events of a run."""
+        try:
+            return read_events(self.storage.folder / "runs" / name)
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def halfway(self) -> list[str]:
+        """Runs that are in training now, in a living process, with a checkpoint behind them."""
+        found = []
+        for name, folder in run_folders(self.storage).items():
+            if (folder / "result.json").exists():
+                continue
+            events = read_events(folder)
+            started = [event for event in events if event.kind == "started"]
+            begun = any(event.kind == "checkpoint" for event in events)
+            if (
+                begun
+                and started
+                and events[-1].kind in ("progress", "checkpoint")
+                and psutil.pid_exists(started[-1].data["pid"])
+            ):
+                found.append(name)
+        return found
+
+    def worker(self, name: str) -> int:
+        """The process of a run's last attempt."""
+        return int([event for event in self.events(name) if event.kind == "started"][-1].data["pid"])
+
+    def attempts(self, name: str) -> int:
+        """How many attempts at a run have begun."""
+        return sum(event.kind == "started" for event in self.events(name))
+
+    def mark(self) -> int:
+        """Grows with every event of training."""
+        folders = run_folders(self.storage).values()
+        return sum(
+            (folder / "events.jsonl").stat().st_size
+            for folder in folders
+            if (folder / "events.jsonl").exists()
+        )
+
+    def goes_on(self) -> Callable[[], bool]:
+        """A condition: something was recorded after now, by a driver that lives."""
+        before = self.mark()
+        return lambda: self.alive and self.mark() > before
+
+    def is_tried_again(self, *names: str) -> Callable[[], bool]:
+        """A condition: another attempt at each of these runs has begun, or they have ended."""
+        before = {name: self.attempts(name) for name in names}
+
+        def condition() -> bool:
+            folders = run_folders(self.storage)
+            return all(
+                self.attempts(name) > count or (folders[name] / "result.json").exists()
+                for name, count in before.items()
+            )
+
+        return condition

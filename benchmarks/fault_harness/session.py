@@ -1,0 +1,276 @@
+"""Studies with faults, one after the other: settings in which they run, their record, and the table of all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fault_harness.checker import Findings, check
+from benchmarks.fault_harness.driving import Driven, Hung
+from benchmarks.fault_harness.injectors import KINDS, SETTINGS, run_ray
+from benchmarks.fault_harness.servers import Proxy, make_server
+from benchmarks.fault_harness.studies import end_marks, fingerprint, make_models, run_folders
+
+MOST_AT_ONCE = {"local": 6, "full": 1, "served": 5, "nodes": 4}  # faults into one study
+FULL_BYTES = 340 * 2**20  # of the file system that gets full; a launch wants 256 MiB
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study and the faults that shall hit it, one after the other."""
+
+    seed: int
+    number: int
+    setting: str
+    kinds: tuple[str, ...]
+
+
+@dataclass
+class Session:
+    """Everything that studies share: a folder, models, the uninterrupted study, servers, a cluster.
+
+    Args:
+        record: Called with each fault and each checked study, as JSON values.
+        say: Takes a line for the user.
+    """
+
+    folder: Path
+    record: Callable[[dict[str, Any]], None]
+    say: Callable[[str], None]
+    reference: dict[str, Any] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Makes the models, and runs the study without a fault."""
+        self.models = make_models(self.folder / "models")
+        driven = Driven(self.folder / "reference", self.models, "reference", random.Random(0), pace=0.0)
+        try:
+            driven.wait_for(lambda: False, "the study without faults", 600.0)
+        finally:
+            driven.kill_everything()
+        found = {name: fingerprint(place) for name, place in run_folders(driven.storage).items()}
+        self.reference = json.loads(json.dumps(found))
+        findings = check(driven, self.reference, {})
+        if driven.launches != 1 or findings.lost or findings.doubled:
+            raise RuntimeError(f"the study fails without faults: {driven.restarts} {findings}")
+
+    def run(self, plan: Plan) -> int:
+        """Runs one study with its faults; returns how many of them were injected."""
+        rng = random.Random(f"{plan.seed}/{plan.number}")
+        name = f"faults-{plan.seed}-{plan.number}"
+        with contextlib.ExitStack() as stack:
+            folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            more = stack.enter_context(_setting(plan.setting, folder, self.folder))
+            driven = Driven(folder, self.models, name, rng, **more)
+            if driven.database is not None:
+                stack.callback(driven.database.drop_database, name)
+            stack.callback(driven.kill_everything)
+            return self._run(plan, driven, folder)
+
+    def _run(self, plan: Plan, driven: Driven, folder: Path) -> int:
+        injected, ended = 0, {}
+        problem = None
+        findings = Findings()
+        try:
+            for position, kind in enumerate(plan.kinds):
+                delay = driven.rng.uniform(0.0, 2.0)
+                if not driven.wait_for(
+                    lambda: bool(driven.halfway()) and driven.alive, "the middle of a run"
+                ):
+                    break
+                time.sleep(delay)
+                if driven.finished:
+                    break
+                ended |= end_marks(driven.storage)
+                injected += 1
+                line = {
+                    "study": driven.name,
+                    "seed": plan.seed,
+                    "number": plan.number,
+                    "position": position,
+                    "kind": kind,
+                }
+                seconds = self._inject(kind, driven)
+                self.record({"record": "fault", **line, "seconds": seconds})
+            driven.wait_for(lambda: False, "the end of the study", 600.0)
+            findings = check(driven, self.reference, ended)
+        except (Hung, AssertionError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        except Exception as error:
+            problem = f"harness: {type(error).__name__}: {error}"
+        result = {
+            "record": "study", "study": driven.name, "setting": plan.setting, "kinds": plan.kinds[:injected],
+            "launches": driven.launches, "exit_codes": driven.exit_codes,
+            "lost": findings.lost, "doubled": findings.doubled, "hung": problem,
+        }  # fmt: skip
+        self.record(result)
+        if problem or findings.lost or findings.doubled:
+            kept = self.folder / "kept" / driven.name
+            shutil.rmtree(kept, ignore_errors=True)
+            driven.kill_everything()
+            shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("filler", "ray"), dirs_exist_ok=True)
+            self.say(f"{driven.name}: {problem or ''} {findings}\n  kept in {kept}")
+        return injected
+
+    def _inject(self, kind: str, driven: Driven) -> float:
+        began = time.monotonic()
+        recovered = KINDS[kind](driven)
+        over = time.monotonic()
+        driven.wait_for(recovered, f"recovery from {kind}")
+        seconds = time.monotonic() - over
+        self.say(f"  {driven.name} {kind}: overcome after {seconds:.1f} s ({over - began:.1f} s of fault)")
+        return round(seconds, 2)
+
+
+def plans(count: int, seed: int, kinds: Sequence[str]) -> Iterator[Plan]:
+    """Endlessly yields studies with faults in random order; every kind comes equally often."""
+    rng = random.Random(seed)
+    number = 0
+    while True:
+        rounds: list[tuple[str, tuple[str, ...]]] = []
+        for setting, known in SETTINGS.items():
+            mine = [kind for kind in kinds if kind in known]
+            rng.shuffle(mine)
+            most = MOST_AT_ONCE[setting]
+            if setting == "nodes":
+                mine *= 2
+            rounds += [(setting, tuple(mine[first : first + most])) for first in range(0, len(mine), most)]
+        rng.shuffle(rounds)
+        for setting, chosen in rounds:
+            yield Plan(seed, number, setting, chosen)
+            number += 1
+
+
+@contextlib.contextmanager
+def _setting(setting: str, folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """What a study of that setting runs on, as arguments of `Driven`."""
+    if setting == "served":
+        yield _servers(session) | {
+            "ledger_url": _servers(session)["database"].create_database(folder.name.rsplit("-", 1)[0])
+        }
+    elif setting == "nodes":
+        with nodes(folder) as cluster:
+            yield {"cluster": cluster}
+    elif setting == "full":
+        (folder / "storage").mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={FULL_BYTES}", "tmpfs", str(folder / "storage")]
+        subprocess.run(mount, check=True, capture_output=True)
+        try:
+            yield {}
+        finally:
+            subprocess.run(["umount", "-l", str(folder / "storage")], check=False, capture_output=True)
+    else:
+        yield {}
+
+
+_running: dict[str, Any] = {}
+_closing = contextlib.ExitStack()
+
+
+def _servers(session: Path) -> dict[str, Any]:
+    """MLflow behind a proxy, and PostgreSQL; started once."""
+    if not _running:
+        from tests.servers.postgres import postgres
+
+        server = make_server(session / "mlflow")
+        _closing.callback(server.kill)
+        proxy = Proxy(server)
+        _closing.callback(proxy.close)
+        _running.update(tracking=proxy, database=_closing.enter_context(postgres()))
+    return dict(_running)
+
+
+def close_servers() -> None:
+    """Ends the servers that studies shared."""
+    _closing.close()
+    _running.clear()
+
+
+@dataclass
+class Nodes:
+    """A cluster of nodes on this machine: a head without CPUs, and two with one each."""
+
+    cluster: Any
+
+    @property
+    def address(self) -> str:
+        """What a driver joins."""
+        return str(self.cluster.address)
+
+    def add(self) -> None:
+        """A node comes."""
+        from tests.study.clusters import OBJECT_STORE_BYTES
+
+        self.cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+
+    def remove(self, node: Any) -> None:
+        """A node goes without grace."""
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def drain(self, node: Any, seconds: int) -> None:
+        """Tells Ray that a node will be taken away."""
+        run_ray(
+            "drain-node", f"--address={self.address}", f"--node-id={node.node_id}",
+            "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", f"--deadline-remaining-seconds={seconds}",
+        )  # fmt: skip
+
+    def worker_nodes(self) -> list[Any]:
+        """Nodes that may go."""
+        return sorted(self.cluster.worker_nodes, key=lambda node: str(node.node_id))
+
+
+@contextlib.contextmanager
+def nodes(folder: Path) -> Iterator[Nodes]:
+    """Starts a cluster whose workers obey the control files of the study in `folder`."""
+    from benchmarks.fault_harness.runner import FOLDER
+    from study.local_ray import SETTINGS as RAY_SETTINGS
+    from study.local_ray import environment
+    from tests.study.clusters import cluster_of_nodes
+
+    with environment({**RAY_SETTINGS, FOLDER: str(folder / "control")}), cluster_of_nodes() as cluster:
+        here = Nodes(cluster)
+        here.add()
+        here.add()
+        yield here
+
+
+def table(records: Sequence[dict[str, Any]]) -> tuple[list[list[str]], bool]:
+    """Returns the table of faults, a row a kind with its header first, and whether all is well."""
+    studies = {record["study"]: record for record in records if record["record"] == "study"}
+    rows = [["fault", "injected", "survived", "lost", "doubled", "hung", "recovery s (median)", "(max)"]]
+    totals = [0, 0, 0, 0, 0]
+    everything: list[float] = []
+    for kind in KINDS:
+        mine = [study for study in studies.values() for injected in study["kinds"] if injected == kind]
+        if not mine:
+            continue
+        seconds = [
+            record["seconds"] for record in records if record["record"] == "fault" and record["kind"] == kind
+        ]
+        everything += seconds
+        bad = [bool(study["lost"]) or bool(study["doubled"]) or bool(study["hung"]) for study in mine]
+        counts = [
+            len(mine),
+            len(mine) - sum(bad),
+            sum(len(study["lost"]) for study in mine),
+            sum(len(study["doubled"]) for study in mine),
+            sum(bool(study["hung"]) for study in mine),
+        ]
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        rows.append([kind, *map(str, counts), *_spread(seconds)])
+    rows.append(["all", *map(str, totals), *_spread(everything)])
+    return rows, totals[0] == totals[1]
+
+
+def _spread(seconds: list[float]) -> list[str]:
+    return [f"{statistics.median(seconds):.1f}", f"{max(seconds):.1f}"] if seconds else ["", ""]
