@@ -1,4 +1,4 @@
-"""The study that faults are injected into: eight short runs of real training on tiny models made from configurations."""
+"""The study that faults hit: eight short runs of real training on tiny models made from configurations."""
 
 from __future__ import annotations
 
