@@ -23,7 +23,7 @@ from study.claim import claimed
 from study.driver import Heart
 from study.errors import UserError
 from study.ledger import Ledger
-from study.local_ray import Cluster, alive_nodes, cluster
+from study.local_ray import Cluster, alive_nodes, cluster, dead_daemons
 from study.queue import RunQueue
 from study.runs import Follower, PlannedRun, RunKey, Storage
 from study.upkeep import Upkeep, upkeep
@@ -213,6 +213,8 @@ def _work(
             follower.follow(run)
 
     def tick() -> None:
+        if joined.local and (dead := dead_daemons()):
+            raise RuntimeError(f"Ray's {' and '.join(dead)} died")
         room.update()
         dispatcher.max_concurrent = room.limit
         if dispatcher.starved_seconds() > WAIT_SECONDS and not said:

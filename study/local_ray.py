@@ -23,6 +23,7 @@ from study.joining import check_address, look
 HERE = (None, "", "local")  # addresses that mean: on this machine
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_VITAL = ("raylet", "gcs_server")  # without these nothing runs any more, and Ray waits for them for ever
 _LONGEST_TEMP = 14  # Ray's sockets lie deep under its folder, and a socket's path ends at 107 characters
 
 # Only the driver writes to the ledger and to MLflow: its workers do not inherit what opens them.
@@ -338,6 +339,16 @@ def alive_nodes() -> list[Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def dead_daemons() -> list[str]:
+    """Names the processes of a local cluster that have died without being asked to, such as ``raylet``."""
+    import ray
+
+    node = ray._private.worker._global_node
+    if node is None:
+        return []
+    return sorted({name for name, process in node.dead_processes() if name in _VITAL})
 
 
 def _describe(*, local: bool) -> Cluster:

@@ -7,7 +7,6 @@ be thrown away at any time.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import uuid
@@ -17,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
-from study.attempt import REPORT_SECONDS, Order, attempts, crash_report, order_stop
+from study.attempt import REPORT_SECONDS, Order, attempts, crash_report
 from study.attempt_log import EXCUSED, brief_cause, deaths, note_death, place
 from study.queue import RunQueue
 from study.run_objects import attempt_name
@@ -35,9 +33,8 @@ from trainables.events import read_events
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from study.sections import Asha, Resources
+    from study.sections import Resources
 
-BUDGET, QUALITY = "budget", "quality"
 REPORTS_A_SECOND = 50.0  # from all runs together
 LONGEST_REPORT_SECONDS = 4.0
 
@@ -316,84 +313,6 @@ class LedgerSearcher(Searcher):
         return {}  # Tune pickles its searcher for a restore that never happens
 
 
-class SearchScheduler(FIFOScheduler):
-    """Early stopping (ASHA) among the search runs of an arm; confirm runs are never stopped.
-
-    A run that shall stop gets a stop order in its folder, which its worker obeys at the next event: so the run
-    itself writes its end, and a worker or driver that dies in between changes nothing.
-
-    Args:
-        asha: None: nothing is stopped.
-    """
-
-    def __init__(self, asha: Asha | None) -> None:
-        super().__init__()
-        self._asha = asha
-        self._groups: dict[str, AsyncHyperBandScheduler] = {}
-        self._stopped: set[str] = set()
-
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Enters a run into its group."""
-        group = self._group(trial)
-        if group is not None:
-            group.on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Judges a run at an evaluation before its end."""
-        group = self._group(trial)
-        judged = group is not None and QUALITY in result and not result.get("done") and result[BUDGET] < 1
-        if judged and trial.trial_id not in self._stopped:
-            assert group is not None
-            if group.on_trial_result(tune_controller, trial, result) == self.STOP:
-                self._stopped.add(trial.trial_id)
-                where = {
-                    "url": trial.config["url"],
-                    "study": trial.config["study"],
-                    "run": trial.config["key"],
-                }
-                order_stop(_folder(trial), f"asha at {result[BUDGET]:.2f} of its steps", **where)
-        return str(self.CONTINUE)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Chooses who gets the next free worker: the oldest run for which none is being started yet.
-
-        Tune itself would choose the oldest run that waits, and end the worker that is just starting for it on a
-        node that came late: where runs end often, such a node would never get a worker to its feet. It would also
-        look at every trial there ever was, ten times a second.
-        """
-        controller = tune_controller._tune_controller
-        for trial in controller._pending_trials_list:
-            actor = controller._trial_to_actor.get(trial)
-            starting = actor is not None and controller._actor_manager.is_actor_started(actor)
-            if trial.status == trial.PENDING and not starting:
-                return trial
-        return None
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Lets Tune forget that it was resetting the actor of a run, or it would wait for that for ever."""
-        resetting = getattr(tune_controller, "_resetting_trials", None)
-        if resetting is not None:
-            resetting.discard(trial)
-
-    def _group(self, trial: Trial) -> AsyncHyperBandScheduler | None:
-        if self._asha is None or trial.config["phase"] != "search":
-            return None
-        name = trial.config["group"]
-        if name not in self._groups:
-            self._groups[name] = AsyncHyperBandScheduler(
-                time_attr=BUDGET,
-                metric=QUALITY,
-                mode="max",
-                max_t=1.0,
-                grace_period=self._asha.grace_fraction,
-                reduction_factor=self._asha.reduction_factor,
-            )
-        return self._groups[name]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
 class Watch(tune.Callback):
     """Hears of dead workers with their cause, and ends an experiment that must not go on."""
 
@@ -443,10 +362,6 @@ def _forget_metrics(trial: Trial) -> None:
     """Drops Tune's running statistics of what a trial reported: 40 KiB a trial, kept as long as the driver lives."""
     trial.run_metadata.metric_analysis.clear()
     trial.run_metadata.metric_n_steps.clear()
-
-
-def _folder(trial: Trial) -> Path:
-    return Path(json.loads(trial.config["config"])["output_dir"])
 
 
 def _place(planned: PlannedRun, until: float) -> tuple[int, str]:

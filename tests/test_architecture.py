@@ -56,6 +56,7 @@ def test_ray_lives_in_few_rooms() -> None:
     allowed = {
         "execute",
         "worker",
+        "early_stopping",
         "search",
         "tuning",
         "team_attempt",
