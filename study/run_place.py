@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from study.attempt import Order
 
 PULL_PATIENCE_SECONDS = 300.0
-LEFTOVER_SECONDS = 24 * 3600.0
+LEFTOVER_SECONDS = 3600.0
 LOCK_FILE = "worker.lock"
 
 
@@ -114,7 +114,7 @@ class ScratchPlace:
         order = self._order
         remove_leftovers(scratch_root(order.url))
         shutil.rmtree(self._root, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._store = ObjectStore(order.url, patience=PULL_PATIENCE_SECONDS)
             self._base = pull_run(self._store, run_prefix(order.study, order.key), self.folder)
@@ -194,7 +194,7 @@ def scratch_root(url: str) -> Path:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Removes the folders of attempts whose worker died a day ago or earlier."""
+    """Removes the folders of attempts that have no living worker, an hour after they began."""
     for folder in root.glob("[0-9]*-*/*"):
         with contextlib.suppress(OSError):
             locks = list(folder.rglob(LOCK_FILE))

@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from study.claim import claimed
 from study.driver import read_driver
 from study.errors import UserError
-from study.execute import Outcome, Workers, launch
+from study.execute import Outcome, Workers, launch, open_ledger
 from study.ledger_copy import LedgerCopy, pull_ledger
 from study.object_store import ObjectStore
 from study.operations import best_rows, readable_storage, status_rows
+from study.queue import RunQueue
 from study.results import rows
 from study.run_objects import RUNS
 from study.run_place import scratch_root
 from study.runs import Storage, storage_at
+from study.upkeep import upkeep
 from study.watching import stop_study
 from tests.study.s3_server import Proxy
 from tests.study.small_studies import RESIDENT, RUNNER, SPACE, small_study
@@ -200,6 +203,38 @@ def test_a_damaged_copy_of_the_ledger_is_passed_over(s3: Proxy, tmp_path: Path) 
     stale.push()  # a driver that was succeeded cannot mask its successor
     shutil.rmtree(storage.root)
     assert pull_ledger(store, storage) == 2
+
+
+def test_of_a_ledger_of_its_own_url_nothing_is_copied(s3: Proxy, tmp_path: Path) -> None:
+    spec = small_study(storage={"ledger_url": f"sqlite:///{tmp_path / 'elsewhere.db'}"})
+    storage = storage_at(s3.url("own-ledger"), spec.name)
+    store = ObjectStore(storage.url or "")
+    ended: list[str] = []
+    said: list[str] = []
+    with (
+        claimed(spec, storage),
+        upkeep(
+            spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ended.append, say=said.append
+        ) as keep,
+    ):
+        queue = RunQueue(spec, storage, open_ledger(spec, storage))
+        run = queue.next()
+        assert run is not None
+        keep.before(run, "session-of-a-driver")
+    assert store.list("small/ledger") == {}
+    assert ended == []
+    shutil.rmtree(storage.root)
+    # The ledger is at hand, and knows the run that was given out.
+    with (
+        claimed(spec, storage),
+        upkeep(
+            spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ended.append, say=said.append
+        ),
+    ):
+        queue = RunQueue(spec, storage, open_ledger(spec, storage))
+        again = queue.next()
+    assert again is not None
+    assert (again.key, again.attempt) == (run.key, 2)
 
 
 @pytest.mark.slow
