@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import io
+import itertools
 import json
 import statistics
 import subprocess
@@ -220,7 +221,7 @@ ROWS = (
     ("driver memory, KiB a run", "driver_kib_a_run", "{:.0f}"),
     ("Ray GCS memory, KiB a run", "gcs_kib_a_run", "{:.0f}"),
     ("files of a run", "run_files", "{:.1f}"),
-    ("KB of a run", "run_bytes", "{:.0f} B"),
+    ("bytes of a run", "run_bytes", "{:.0f}"),
     ("files of a run in MLflow", "artifact_files", "{:.1f}"),
     ("ledger bytes a run", "ledger_db_bytes", "{:.0f}"),
     ("MLflow bytes a run", "mlflow_db_bytes", "{:.0f}"),
@@ -245,10 +246,18 @@ def show(figures: list[list[dict[str, Any]]]) -> None:
         first, last = figures[0], figures[-1]
         growth = min(one["seconds_a_run"] for one in last) / min(one["seconds_a_run"] for one in first)
         print(f"growth of seconds a run from {first[0]['runs']} to {last[0]['runs']} runs: {growth:.2f}")
+        for before, after in itertools.pairwise([min(repeats, key=_cpu) for repeats in figures]):
+            more = (_cpu(after) - _cpu(before)) / (after["runs"] - before["runs"])
+            print(f"driver CPU of a run more, {before['runs']} to {after['runs']} runs: {1000 * more:.0f} ms")
     for kind in ("ledger", "mlflow"):
         print(f"{kind}, by call (ms a run, calls a run):")
         for name, (taken, calls) in list(figures[-1][0][f"{kind}_by_call"].items())[:8]:
             print(f"  {name:<32}{taken:>9.2f}{calls:>8.2f}")
+
+
+def _cpu(figures: dict[str, Any]) -> float:
+    """Processor time of the driver in all, seconds."""
+    return float(figures["driver_cpu_ms_a_run"] * figures["runs"] / 1000)
 
 
 def main() -> None:
