@@ -218,6 +218,28 @@ def test_the_hours_of_the_budget_end_a_launch(ray_here: Cluster, fast_path: Path
     assert str(outcome.message).startswith("budget.max_hours = 1e-07 is over; 0 runs have ended")
 
 
+def test_a_launch_that_waits_for_room_says_so_and_the_watchdog_ends_it(
+    ray_here: Cluster, fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.execute.WAIT_SECONDS", 1.0)
+    spec = small_study(
+        resources={"gpus_per_run": 1, "max_concurrent_runs": 2}
+    )  # a node may come, but none does
+    storage = storage_of(fast_path, spec)
+    said: list[str] = []
+    workers = Workers(RUNNER, RESIDENT, watchdog_minutes=0.08)
+    outcome = run(spec, storage, workers=workers, say=said.append)
+    assert outcome.interrupted
+    (line,) = [line for line in said if "wait" in line]
+    assert line.startswith(
+        "2 runs wait for 1 CPU and 1 GPU on one node; the cluster has 1 node with 2 CPUs and no GPU"
+    )
+    assert "it starts when a larger node joins" in line
+    assert "no sign of life for 0.08 minutes" in (outcome.message or "")
+    assert "2 runs wait for 1 CPU and 1 GPU" in (outcome.message or "")
+    assert not run_folders(storage)
+
+
 def test_more_than_the_cluster_has_is_refused(ray_here: Cluster, fast_path: Path) -> None:
     spec = small_study(resources={"gpus_per_run": 1})
     with pytest.raises(
