@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 PLAIN_LINE_SECONDS = 20.0
-MOST_ROWS = 16
+MOST_ROWS, MOST_FAILURES = 16, 3
 
 
 @dataclass
@@ -35,6 +36,7 @@ class RunView:
     Attributes:
         steps: Optimizer steps of the whole run.
         tail: Its event file; None when it has ended.
+        host: Where its latest attempt runs, and which `attempt` that is.
     """
 
     key: RunKey
@@ -47,12 +49,15 @@ class RunView:
     quality: float | None = None
     state: str = "RUNNING"
     reason: str | None = None
+    host: str | None = None
+    attempt: int = 1
 
     def update(self, event: Event) -> None:
         """Takes in one event."""
         self.seen = event.number
         if event.kind == "started":
             self.state, self.phase, self.step = "RUNNING", "prepare", event.data.get("resumed_step") or 0
+            self.host, self.attempt = event.data.get("host"), int(event.data.get("attempt") or 1)
         elif event.kind == "phase":
             self.phase = str(event.data.get("name", self.phase))
         elif event.kind == "progress":
@@ -69,15 +74,22 @@ class Snapshot:
 
     Attributes:
         waiting: Runs that were given out and have not begun: there is no room for them yet.
+        failed: Runs that failed in this session.
     """
 
     total: int
     ended: dict[str, int] = field(default_factory=lambda: {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0})
     running: list[RunView] = field(default_factory=list)
     waiting: int = 0
+    failed: list[RunView] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     elapsed: float = 0.0
     left: float | None = None
+
+    @property
+    def hosts(self) -> set[str]:
+        """Machines that runs are under way on."""
+        return {view.host for view in self.running if view.host}
 
     @property
     def done(self) -> int:
@@ -112,6 +124,8 @@ def snapshot(views: list[RunView], total: int, already_done: int, elapsed: float
             partial += 0.8 * min(1.0, view.step / max(1, view.steps))
         else:
             shot.ended[view.state] = shot.ended.get(view.state, 0) + 1
+            if view.state == "FAIL":
+                shot.failed.append(view)
         if view.quality is not None and key.phase == "search":
             shot.best[key.arm] = max(view.quality, shot.best.get(key.arm, view.quality))
     shot.ended["COMPLETE"] += already_done
@@ -126,34 +140,56 @@ def draw(shot: Snapshot, name: str) -> Group:
     head = Text.assemble(
         (name, "bold"),
         f"  {shot.done}/{shot.total} runs",
-        f"  {len(shot.running)} running",
+        f"  {len(shot.running)} running" + (f" on {len(shot.hosts)} nodes" if len(shot.hosts) > 1 else ""),
         f"  {shot.waiting} waiting" if shot.waiting else "",
         (f"  {shot.ended['FAIL']} failed", "red") if shot.ended["FAIL"] else "",
         f"  {shot.ended['PRUNED']} pruned" if shot.ended["PRUNED"] else "",
         f"  {duration(shot.elapsed)} gone, {duration(shot.left)} left",
     )
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-    table.add_column("running", no_wrap=True, max_width=44)
-    table.add_column("now")
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
+    nodes = len(shot.hosts) > 1
+    table.add_column("running", overflow="fold", ratio=1)
+    if nodes:
+        table.add_column("node", overflow="ellipsis", no_wrap=True, max_width=16)
+    table.add_column("now", no_wrap=True)
     table.add_column("step", justify="right")
     table.add_column("loss", justify="right")
     for view in shot.running[:MOST_ROWS]:
         loss = f"{view.loss:.4f}" if view.loss is not None else "--"
-        table.add_row(view.key.name, view.phase, f"{view.step}/{view.steps}", loss)
+        where = [_short(view.host)] if nodes else []
+        again = f" (attempt {view.attempt})" if view.attempt > 1 else ""
+        table.add_row(view.key.name + again, *where, view.phase, f"{view.step}/{view.steps}", loss)
     if len(shot.running) > MOST_ROWS:
         table.add_row(f"and {len(shot.running) - MOST_ROWS} more")
-    parts: list[Text | ProgressBar | Table] = [
+    parts: list[RenderableType] = [
         head,
-        ProgressBar(total=max(1, shot.total), completed=shot.done, width=60),
+        # Padding ends the bar's line, which the bar itself does not.
+        Padding(ProgressBar(total=max(1, shot.total), completed=shot.done, width=60), 0),
     ]
     if shot.running:
         parts.append(table)
+    for view in shot.failed[-MOST_FAILURES:]:
+        parts.append(Text(f"failed: {view.key.name}  {_why(view)}", style="red"))
+    if len(shot.failed) > MOST_FAILURES:
+        parts.append(Text(f"and {len(shot.failed) - MOST_FAILURES} failed before: study status", style="red"))
     if shot.best:
         best = ", ".join(
             f"{arm} {quality:.3f}" for arm, quality in sorted(shot.best.items(), key=lambda x: -x[1])
         )
         parts.append(Text(f"best quality in search: {best}", style="dim"))
     return Group(*parts)
+
+
+def _short(host: str | None) -> str:
+    """The host without its domain, for a narrow column; an address as it is."""
+    head = (host or "--").partition(".")[0]
+    return head if not head.isdigit() else str(host)
+
+
+def _why(view: RunView) -> str:
+    """Reason, place and attempt of a failure; a driver that gave up a run knows no more than its last attempt."""
+    where = f", on {view.host}, attempt {view.attempt}" if view.host else ", before it began"
+    return f"{view.reason or 'unknown'}{where}"
 
 
 def _view(run: PlannedRun) -> RunView:
@@ -227,8 +263,9 @@ class ProgressView:
             if stopping or now - last >= PLAIN_LINE_SECONDS:
                 last = now
                 best = max(shot.best.values(), default=None)
+                places = f" on {len(shot.hosts)} nodes" if len(shot.hosts) > 1 else ""
                 self._say(
-                    f"{shot.done}/{shot.total} runs, {len(shot.running)} running, "
+                    f"{shot.done}/{shot.total} runs, {len(shot.running)} running{places}, "
                     + (f"{shot.waiting} waiting, " if shot.waiting else "")
                     + f"{shot.ended['FAIL']} failed, "
                     f"{duration(shot.elapsed)} gone, {duration(shot.left)} left"
@@ -239,7 +276,13 @@ class ProgressView:
 
     def _say_ended(self, view: RunView) -> None:
         quality = f"quality {view.quality:.3f}" if view.quality is not None else "no quality"
-        detail = quality if view.state == "COMPLETE" else (view.reason or quality)
+        detail = (
+            _why(view)
+            if view.state == "FAIL"
+            else quality
+            if view.state == "COMPLETE"
+            else view.reason or quality
+        )
         self._say(f"{view.state:<8} {view.key.name}  {detail}")
 
     def _say(self, line: str) -> None:

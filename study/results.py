@@ -164,6 +164,7 @@ def _row(run: Run) -> dict[str, Any]:
             "mlflow_run_id": run.info.run_id,
             "peak_memory_kind": tags.get("peak_memory_kind"),
             "attempts": int(tags.get("attempt", 1)),
+            "host": tags.get("host"),
             "reason": tags.get("reason"),
             "started": iso_time(run.info.start_time / 1000),
             "ended": iso_time(run.info.end_time / 1000) if run.info.end_time and state != "RUNNING" else None,

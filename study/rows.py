@@ -64,6 +64,7 @@ def _row(study: str, key: RunKey, folder: Path) -> dict[str, Any] | None:
         facts={
             "peak_memory_kind": _text(events, result),
             "attempts": result.get("attempts") or _attempts(events),
+            "host": _host(events),
             "reason": result.get("reason"),
             "started": iso_time(events[0].time),
             "ended": iso_time(events[-1].time) if result else None,
@@ -160,6 +161,14 @@ def parse_param(text: str) -> Any:
 def iso_time(seconds: float) -> str:
     """Formats seconds since the epoch in UTC with milliseconds."""
     return datetime.fromtimestamp(round(seconds * 1000) / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def _host(events: list[Event]) -> str | None:
+    """Where the last attempt ran that said so."""
+    hosts = [
+        str(event.data["host"]) for event in events if event.kind == "started" and event.data.get("host")
+    ]
+    return hosts[-1] if hosts else None
 
 
 def _attempts(events: list[Event]) -> int:

@@ -118,6 +118,8 @@ def _tags(event: Event) -> dict[str, str]:
     if event.kind != "started":
         return {}
     tags = {"attempt": str(event.data.get("attempt", 1))}
+    if event.data.get("host"):
+        tags["host"] = str(event.data["host"])
     if event.data.get("num_workers"):
         tags["num_workers"] = str(event.data["num_workers"])
     if event.data.get("device_name"):

@@ -30,13 +30,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """A run that no number of the comparison contains, and why."""
+    """A run that no number of the comparison contains, why, and where which attempt at it ran last."""
 
     run_key: str
     arm: str
     phase: str
     state: str
     reason: str
+    node: str
+    attempt: str
 
 
 def _total(frame: pd.DataFrame, name: str) -> float | None:
@@ -69,26 +71,28 @@ def find_exclusions(rows: Rows) -> tuple[Exclusion, ...]:
     """Lists every run that did not complete, and confirm runs without a quality."""
     found = []
     for row in rows.frame.to_dict("records"):
-        state, key = row["state"], row["run_key"] or _key(row)
-        message = " -- ".join(
-            str(row[c]) for c in ("reason", "message") if isinstance(row[c], str) and row[c]
-        )
-        if state == "FAIL":
-            found.append(Exclusion(key, row["arm"], row["phase"], state, message or "no reason was recorded"))
-        elif state == "RUNNING":
-            found.append(
-                Exclusion(key, row["arm"], row["phase"], state, "had not ended when the report was made")
-            )
-        elif state == "PRUNED":
-            reason = message or "stopped early by the scheduler, on less than the full budget"
-            found.append(Exclusion(key, row["arm"], row["phase"], state, reason))
-        elif row["phase"] == "confirm" and value_or_none(row[QUALITY]) is None:
-            found.append(
-                Exclusion(
-                    key, row["arm"], row["phase"], state, "quality is missing; its other measures count"
-                )
-            )
+        reason = _exclusion(row)
+        if reason is not None:
+            node = row["host"] if isinstance(row["host"], str) and row["host"] else "--"
+            attempt = "--" if pd.isna(row["attempts"]) else str(int(row["attempts"]))
+            key = row["run_key"] or _key(row)
+            found.append(Exclusion(key, row["arm"], row["phase"], row["state"], reason, node, attempt))
     return tuple(found)
+
+
+def _exclusion(row: Mapping[Any, Any]) -> str | None:
+    """Why a run is in no compared number, None if it is."""
+    said = [str(row[c]) for c in ("reason", "message") if isinstance(row[c], str) and row[c]]
+    message = " -- ".join(said)
+    if row["state"] == "FAIL":
+        return message or "no reason was recorded"
+    if row["state"] == "RUNNING":
+        return "had not ended when the report was made"
+    if row["state"] == "PRUNED":
+        return message or "stopped early by the scheduler, on less than the full budget"
+    if row["phase"] == "confirm" and value_or_none(row[QUALITY]) is None:
+        return "quality is missing; its other measures count"
+    return None
 
 
 def _key(row: Mapping[Any, Any]) -> str:

@@ -258,6 +258,8 @@ def exclusions_table(analysis: Analysis) -> Table:
         _texts("run", "Run", [e.run_key for e in rows]),
         _texts("phase", "Phase", [e.phase for e in rows]),
         _texts("state", "State", [e.state for e in rows]),
+        _texts("node", "Node", [e.node for e in rows]),
+        _texts("attempt", "Attempt", [e.attempt for e in rows]),
         _texts("reason", "Reason", [e.reason for e in rows]),
     ]
     return assemble("exclusions", "Runs that did not complete, or whose quality is missing.", columns)

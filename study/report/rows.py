@@ -150,7 +150,16 @@ def distinct(values: Iterable[object]) -> list[Any]:
 
 def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
     frame = pd.DataFrame(columns=list(RUN_COLUMNS)) if raw is None else raw.copy()
-    for column in (*RUN_COLUMNS, *EVALUATION_METRICS, *COST_METRICS, "reason", "run_key", "message"):
+    for column in (
+        *RUN_COLUMNS,
+        *EVALUATION_METRICS,
+        *COST_METRICS,
+        "reason",
+        "run_key",
+        "message",
+        "host",
+        "attempts",
+    ):
         if column not in frame.columns:
             frame[column] = pd.Series([None] * len(frame), dtype=object, index=frame.index)
     for column in (*EVALUATION_METRICS, *COST_METRICS, "learning_rate"):
