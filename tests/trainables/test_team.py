@@ -123,6 +123,7 @@ def test_a_process_alone_is_a_team_of_one() -> None:
     assert team.share({"a": value}, [1]) == ({"a": value}, [1])
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_does_not_change_the_weights(
     make_config: MakeConfig, resident: Resident, tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_the_number_of_processes_does_not_change_the_weights(
         assert distance(alone, start) > 1  # or else there was nothing to be the same
 
 
+@pytest.mark.slow
 def test_what_one_process_fails_of_ends_all_for_that_reason(
     make_config: MakeConfig, resident: Resident, tmp_path: Path
 ) -> None:
