@@ -153,7 +153,9 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
     records = ledger.trials("lora", "confirm")
     states = [run["state"] for record in records for run in record.runs.values()]
     assert sorted(states) == ["COMPLETE", "COMPLETE", "PRUNED"]
-    assert any("its worker died in attempt 1" in note for note in outcome.notes)
+    (note,) = outcome.notes
+    assert "its worker died in attempt 1" in note
+    assert note.endswith("(worker_died)")
 
     addresses = [ipaddress.ip_address(address) for address in listening]
     assert addresses
