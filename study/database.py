@@ -34,6 +34,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 15.0
 
 # What waiting does not mend; sqlalchemy has the same class for these and for a server that is away.
 _LASTING = (
+    "does not support ssl",
     "password",
     "authentication",
     "does not exist",
