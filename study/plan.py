@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from study.capacity import first_limit
 from study.checks import check_study
 from study.errors import UserError
 from study.machine import concurrency, existing, size
@@ -224,8 +225,8 @@ def plan_study(
         from study.local_ray import cluster
 
         with cluster(address) as joined:
-            available = {"CPU": joined.cpus, "GPU": joined.gpus}
-        return make_plan(spec, storage, available=available)
+            at_once = first_limit(spec.resources, joined.nodes, local=False)
+        return make_plan(spec, storage, at_once=at_once)
     return make_plan(spec, storage, probe_machine(spec, storage) if probe else None)
 
 
@@ -235,6 +236,7 @@ def make_plan(
     measured: Mapping[str, Measured] | None = None,
     *,
     available: Mapping[str, float] | None = None,
+    at_once: int | None = None,
 ) -> Plan:
     """Returns what a launch of the study would do; writes nothing.
 
@@ -242,14 +244,15 @@ def make_plan(
         spec: The study.
         storage: Where it would lie; what is there already is counted.
         measured: Cost by method (see ``study/probe.py``); without it there is no estimate of time and memory.
-        available: Ray's resources of a cluster; None: this machine.
+        available: Ray's resources of one node; None: this machine.
+        at_once: Runs that a cluster holds at once, counted node by node; None: what `available` holds.
     """
     arms = tuple(_arm_plan(spec, name, storage, measured) for name in spec.arms)
     return Plan(
         study=spec.name,
         storage=storage.root,
         arms=arms,
-        concurrent=concurrency(spec.resources, available),
+        concurrent=at_once or concurrency(spec.resources, available),
         workers=spec.resources.num_workers,
         free_disk=shutil.disk_usage(existing(storage.root)).free,
         changed=tuple(_changed(spec, storage)),
