@@ -133,10 +133,19 @@ def check_tracking(uri: str) -> None:
     try:
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except Exception as error:
-        raise UserError(
-            f"MLflow does not answer at {shown} ({brief(error)}); start it (`mlflow server`), "
-            "or give another --tracking-uri, or unset MLFLOW_TRACKING_URI to keep results in the storage"
-        ) from None
+        raise UserError(f"MLflow does not answer at {shown} ({brief(error)}); {_remedy(error)}") from None
+
+
+def _remedy(error: Exception) -> str:
+    text = str(error)
+    if "error code 401" in text:
+        return "give user and password: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.netrc (mode 0600)"
+    if "error code 403" in text:
+        return "let this host in (`mlflow server --allowed-hosts HOST,HOST:PORT`), or ask for the permission"
+    return (
+        "start it (`mlflow server`), or give another --tracking-uri, or unset MLFLOW_TRACKING_URI to keep results in "
+        "the storage"
+    )
 
 
 def configure_client() -> None:

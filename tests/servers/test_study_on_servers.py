@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from study.claim import claimed
 from study.database_lock import database_lock
 from study.errors import UserError
 from study.execute import Workers, launch, open_ledger
-from study.mlflow_store import MlflowStore
+from study.mlflow_store import MlflowStore, check_tracking
 from study.operations import report_study
+from study.provenance import without_credentials
 from study.runs import Storage
 from study.spec import StudySpec
 from study.sync import sync
@@ -238,3 +243,103 @@ def test_a_study_whose_database_is_down_writes_nothing(
         database_server.start()
     assert not (storage.folder / "study.json").exists()
     assert json.dumps(str(caught.value)).count("Traceback") == 0
+
+
+@pytest.mark.parametrize(
+    ("means", "words"),
+    [
+        ("nothing", "error code 401.*MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("wrong url", "error code 401"),
+        ("netrc", None),
+        ("environment", None),
+        ("url", None),
+        ("wrong host", "error code 403.*--allowed-hosts"),
+    ],
+)
+def test_an_mlflow_server_behind_a_password(
+    means: str, words: str | None, home: Path, answering: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,head-node")
+    with gatekeeper(answering, "me", MLFLOW_PASSWORD) as (gate, _):
+        uri = gate
+        if means == "netrc":
+            (home / "home" / ".netrc").touch(mode=0o600)
+            (home / "home" / ".netrc").write_text(f"machine 127.0.0.1 login me password {MLFLOW_PASSWORD}\n")
+        elif means == "environment":
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", MLFLOW_PASSWORD)
+        elif means.endswith("url"):
+            password = "wr0ng" if means.startswith("wrong") else MLFLOW_PASSWORD
+            uri = gate.replace("//", f"//me:{password}@")
+        elif means == "wrong host":
+            with forbidding() as uri, pytest.raises(UserError, match=words):
+                check_tracking(uri)
+            return
+        if words is None:
+            check_tracking(uri)
+            return
+        with pytest.raises(UserError, match=words) as caught:
+            check_tracking(uri)
+        assert "wr0ng" not in str(caught.value)
+
+
+@pytest.fixture
+def answering() -> Iterator[str]:
+    """The one call of MLflow that tells whether a server answers."""
+    with small_server(200, b'{"experiments": []}') as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def forbidding() -> Iterator[str]:
+    """What MLflow answers to a host that it does not know."""
+    with small_server(403, b"Invalid Host header - possible DNS rebinding attack detected") as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def small_server(status: int, content: bytes) -> Iterator[str]:
+    class Answer(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for verb in ("GET", "POST"):
+        setattr(Answer, f"do_{verb}", Answer.answer)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "url", "allowed"),
+    [
+        ("storage", "ledger_url", "postgresql://me:pa-ss@db/ledger", False),
+        ("storage", "ledger_url", "postgresql://me:pa/ss@db/ledger", False),
+        ("storage", "ledger_url", "postgresql://db/ledger?password=pa-ss", False),
+        ("storage", "ledger_url", "postgresql://me@db:5432/ledger?sslmode=require", True),
+        ("storage", "ledger_url", "sqlite:////tmp/a@b:c/ledger.db", True),
+        ("tracking", "uri", "https://me:pa-ss@host:5000", False),
+        ("tracking", "uri", "https://host:5000/path@x", True),
+    ],
+)
+def test_a_study_file_with_a_password_is_refused(section: str, name: str, url: str, allowed: bool) -> None:
+    if allowed:
+        small_study(**{section: {name: url}})
+        return
+    with pytest.raises(ValidationError, match=r"has a password in it.*recorded") as caught:
+        small_study(**{section: {name: url}})
+    told = " ".join(error["msg"] for error in caught.value.errors())
+    assert "pa-ss" not in told
+    assert "pa-ss" not in without_credentials(url)
