@@ -70,7 +70,7 @@ def _inject(options: argparse.Namespace, kinds: list[str], records: list[dict[st
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         session.prepare()
-        for plan in plans(options.count, options.seed, kinds):
+        for plan in plans(options.seed, kinds):
             if options.only is not None and plan.number != options.only:
                 continue
             if f"faults-{plan.seed}-{plan.number}" in done:

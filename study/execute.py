@@ -37,6 +37,7 @@ RUNNER = "trainables.run:execute"
 RESIDENT = "trainables.resident:Resident"
 WATCHDOG_MINUTES = 60.0
 MAX_STALLS = 3
+GO_ON = "Interrupted runs keep their checkpoints: to go on, run the same command again"
 STALL_SECONDS = 3.0  # times the number of stalls in a row: what fails may come back
 
 
@@ -214,6 +215,8 @@ def _work(
 
     def tick() -> None:
         if joined.local and (dead := dead_daemons()):
+            if "gcs_server" in dead:
+                say("Ray's control service died, upon which Ray ends this process within a minute; " + GO_ON)
             raise RuntimeError(f"Ray's {' and '.join(dead)} died")
         room.update()
         dispatcher.max_concurrent = room.limit
@@ -305,7 +308,7 @@ def _outcome(spec: StudySpec, queue: RunQueue, ending: Ending, notes: list[str])
         left = spec.number_of_runs() - len(results)
         message = (
             f"{ending.reason or 'interrupted'}; {len(results)} runs have ended, up to {left} are left. "
-            "Interrupted runs keep their checkpoints: to go on, run the same command again"
+            + GO_ON
         )
     return Outcome(
         failed=[

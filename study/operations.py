@@ -127,7 +127,11 @@ def launch_study(
     watchers = _Watchers(spec, storage, uri, console)
     try:
         outcome = launch(spec, storage, address=address, followers=(watchers,), dashboard=ray_dashboard)
-        watchers.open()  # also where nothing was left to run: an earlier launch may have left MLflow behind
+        try:
+            watchers.open()  # also where nothing was left to run: an earlier launch may have left MLflow behind
+        except OSError:
+            if not outcome.interrupted:  # else it may be the disk that is full, and that has been said
+                raise
     finally:
         watchers.close()
     lines = _failures(storage, outcome.failed) + list(outcome.notes)

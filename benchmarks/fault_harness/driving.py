@@ -47,7 +47,7 @@ class Driven:
     models: Path
     name: str
     rng: random.Random
-    pace: float = 0.05
+    pace: float = 0.3
     cluster: Any = None
     tracking: Any = None
     database: Any = None

@@ -21,7 +21,8 @@ from benchmarks.fault_harness.injectors import KINDS, SETTINGS, run_ray
 from benchmarks.fault_harness.servers import Proxy, make_server
 from benchmarks.fault_harness.studies import end_marks, fingerprint, make_models, run_folders
 
-MOST_AT_ONCE = {"local": 6, "full": 1, "served": 5, "nodes": 4}  # faults into one study
+MOST_AT_ONCE = {"local": 12, "full": 1, "served": 8, "nodes": 6}  # faults into one study
+TIMES = {"served": 2, "nodes": 3}  # how often each kind comes in a round: settings cost more than faults
 FULL_BYTES = 340 * 2**20  # of the file system that gets full; a launch wants 256 MiB
 
 
@@ -132,18 +133,17 @@ class Session:
         return round(seconds, 2)
 
 
-def plans(count: int, seed: int, kinds: Sequence[str]) -> Iterator[Plan]:
-    """Endlessly yields studies with faults in random order; every kind comes equally often."""
+def plans(seed: int, kinds: Sequence[str]) -> Iterator[Plan]:
+    """Endlessly yields studies with faults in random order, round by round; in a round every kind comes."""
     rng = random.Random(seed)
     number = 0
     while True:
         rounds: list[tuple[str, tuple[str, ...]]] = []
         for setting, known in SETTINGS.items():
             mine = [kind for kind in kinds if kind in known]
-            rng.shuffle(mine)
             most = MOST_AT_ONCE[setting]
-            if setting == "nodes":
-                mine *= 2
+            mine *= TIMES.get(setting, 1)
+            rng.shuffle(mine)
             rounds += [(setting, tuple(mine[first : first + most])) for first in range(0, len(mine), most)]
         rng.shuffle(rounds)
         for setting, chosen in rounds:

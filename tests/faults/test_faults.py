@@ -1,0 +1,108 @@
+"""Some twenty faults with fixed seeds into real studies; `python -m benchmarks.faults` injects any number.
+
+Each study is real training by `study launch` on tiny models, several runs at once, with checkpoints every few steps.
+What must hold afterwards is said in `benchmarks/fault_harness/checker.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.fault_harness.injectors import KINDS, SETTINGS
+from benchmarks.fault_harness.session import Plan, Session, close_servers, plans, table
+from tests.servers.postgres import reason_to_skip
+
+RECORDS: list[dict[str, Any]] = []
+
+LOCAL = [
+    ("worker_kill", "ledger_locked", "disk_error", "clock_jump", "driver_kill", "corrupt_events", "sigterm"),
+    ("raylet_kill", "corrupt_checkpoint", "disk_slow", "all_workers_kill", "group_kill", "second_signal"),
+]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="faults-", dir=memory if memory.is_dir() else None) as folder:
+        made = Session(Path(folder), RECORDS.append, print)
+        made.prepare()
+        yield made
+        close_servers()
+
+
+def assert_overcome(session: Session, plan: Plan) -> None:
+    injected = session.run(plan)
+    study = RECORDS[-1]
+    assert study["record"] == "study"
+    assert not study["hung"], study
+    assert not study["lost"], study
+    assert not study["doubled"], study
+    assert injected >= len(plan.kinds) - 2, "the study ended before its faults"
+    assert table(RECORDS)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(LOCAL)))
+def test_faults_of_processes_storage_and_time(session: Session, number: int) -> None:
+    assert_overcome(session, Plan(11, number, "local", LOCAL[number]))
+
+
+@pytest.mark.slow
+def test_faults_of_servers(session: Session) -> None:
+    if reason := reason_to_skip():
+        pytest.skip(reason)
+    kinds = ("mlflow_hang", "database_restart", "mlflow_error", "database_restart")
+    assert_overcome(session, Plan(11, 10, "served", kinds))
+
+
+@pytest.mark.slow
+def test_nodes_that_go(session: Session) -> None:
+    assert_overcome(session, Plan(11, 20, "nodes", ("node_lost", "node_drained")))
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full(session: Session, tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("a small file system cannot be mounted here")
+    subprocess.run(["umount", str(tmp_path)], check=True)
+    assert_overcome(session, Plan(11, 30, "full", ("disk_full",)))
+
+
+def test_plans_are_the_same_for_the_same_seed_and_hold_every_kind() -> None:
+    first, again = (list(itertools.islice(plans(5, list(KINDS)), 30)) for _ in range(2))
+    assert first == again
+    once = list(itertools.takewhile(lambda plan: plan.number < 8, first))
+    assert {kind for plan in once for kind in plan.kinds} <= set(KINDS)
+    for plan in first:
+        assert set(plan.kinds) <= set(SETTINGS[plan.setting])
+
+
+def test_the_table_counts_what_went_wrong() -> None:
+    good = {
+        "record": "study",
+        "study": "a",
+        "kinds": ["worker_kill"],
+        "lost": [],
+        "doubled": [],
+        "hung": None,
+    }
+    bad = {**good, "study": "b", "kinds": ["worker_kill", "sigint"], "lost": ["one", "two"]}
+    hung = {**good, "study": "c", "kinds": ["sigint"], "hung": "the end"}
+    faults = [
+        {"record": "fault", "study": "a", "kind": "worker_kill", "seconds": value} for value in (1.0, 4.0)
+    ]
+    rows, well = table([good, *faults])
+    assert well
+    assert rows[1] == ["worker_kill", "1", "1", "0", "0", "0", "2.5", "4.0"]
+    rows, well = table([good, bad, hung, *faults])
+    assert not well
+    assert rows[1][:4] == ["worker_kill", "2", "1", "2"]
+    assert rows[-1][:6] == ["all", "4", "1", "4", "0", "1"]

@@ -1,0 +1,103 @@
+"""What storage and nodes do is not a run's fault: it is put back, after a pause, and what lasts ends the launch."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy.exc
+
+from study import search
+from study.attempt import note_attempt
+from study.attempt_log import deaths
+from study.breakage import what_failed
+from study.errors import UserError
+from study.execute import open_ledger
+from study.queue import RunQueue
+from study.run_result import read_result
+from study.runs import Storage
+from study.search import MAX_REFUSALS, Dispatcher
+from study.spec import StudySpec
+from tests.study.small_studies import small_study, storage_of
+
+FULL = "ray::RunWorker.train()\nstudy.run_place.PlaceError: the storage failed: no room; make room (on here)"
+
+
+def dispatcher(storage: Storage, spec: StudySpec, notes: list[str]) -> Dispatcher:
+    return Dispatcher(
+        RunQueue(spec, storage, open_ledger(spec, storage)), spec.resources, runner="", resident="", max_concurrent=4,
+        on_start=lambda run: None, note=notes.append, study=spec.name,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A monotonic clock that the test moves."""
+    now = [1000.0]
+    monkeypatch.setattr(search.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_storage_that_refuses_is_given_time_and_then_ends_the_launch(
+    fast_path: Path, clock: list[float]
+) -> None:
+    spec, notes = small_study(resources={"max_attempts": 50}), []
+    here = dispatcher(storage_of(fast_path, spec), spec, notes)
+    waited = []
+    for number in range(MAX_REFUSALS):
+        begin = clock[0]
+        while (given := here.next_order(str(number))) is None:
+            clock[0] += 0.5
+        waited.append(clock[0] - begin)
+        folder = fast_path / spec.name / "runs" / given.key
+        folder.mkdir(parents=True, exist_ok=True)
+        note_attempt(folder, here.session)
+        assert here.trouble is None
+        here.died(str(number), FULL)
+        assert read_result(folder) is None
+        assert deaths(folder)[-1]["reason"] == "storage"
+    assert waited == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0]
+    assert here.trouble == "the storage failed: no room; make room (on here)"
+    clock[0] += 1000.0
+    assert here.next_order("more") is None
+    assert here.queue.live == ()
+
+
+def test_refusals_and_preemptions_use_up_no_attempts(fast_path: Path, clock: list[float]) -> None:
+    spec, notes = small_study(resources={"max_attempts": 2}), []
+    here = dispatcher(storage_of(fast_path, spec), spec, notes)
+
+    def attempt(trial: str, cause: str, **more: Any) -> Path:
+        clock[0] += 100.0
+        given = here.next_order(trial)
+        assert given is not None
+        folder = fast_path / spec.name / "runs" / given.key
+        folder.mkdir(parents=True, exist_ok=True)
+        note_attempt(folder, here.session)
+        here.died(trial, cause, **more)
+        return folder
+
+    folders = [attempt("a", FULL)]
+    folders += [attempt(f"b{number}", "the node was drained", preempted=True) for number in range(4)]
+    folders += [attempt("c", "SIGKILL")]
+    assert len(set(folders)) == 1, "interrupted runs come first"
+    assert read_result(folders[0]) is None
+    folders += [attempt("d", "SIGKILL")]
+    result = read_result(folders[0])
+    assert result is not None
+    assert result.reason == "worker_died"
+    assert "each of 2 attempts" in str(result.message)
+
+
+def test_what_broke_a_launch_off_is_said_with_its_remedy() -> None:
+    full = sqlalchemy.exc.OperationalError("update", {}, sqlite3.OperationalError("database or disk is full"))
+    assert what_failed(full) == "the ledger failed: database or disk is full; make room"
+    wrapped = RuntimeError("Tune")
+    wrapped.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert what_failed(wrapped).endswith("; make room")
+    assert what_failed(UserError("the server stays away; start it")) == "the server stays away; start it"
+    assert what_failed(ValueError("one\ntwo")) == "ValueError: two"
