@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
 from study.plan import plan_study as plan_study
-from study.runs import Storage, root_and_url, storage_at
+from study.runs import Storage, is_sound_name, root_and_url, storage_at
 from study.spec import StudySpec, load_study
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def readable_storage(place: str | Path, name: str) -> Storage:
     Raises:
         UserError: There is no such study; the message lists those that there are.
     """
-    sound = name != "" and "/" not in name and not name.startswith(".")
+    sound = is_sound_name(name)
     storage = storage_at(place, name)
     if sound and storage.url is not None:
         from study.working_copy import refresh

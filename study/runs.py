@@ -20,6 +20,11 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 _NAME = re.compile(rf"(search|confirm)/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
 
 
+def is_sound_name(name: str) -> bool:
+    """Whether something read from outside can be a study's, an arm's or a subject's name, and so a folder's."""
+    return re.fullmatch(_PART, name) is not None
+
+
 @dataclass(frozen=True, order=True)
 class RunKey:
     """Names one run of a study for ever; nothing hangs on Ray's trial ids or on time stamps.

@@ -33,7 +33,7 @@ from study.run_objects import (
     run_prefix,
 )
 from study.run_result import write_json
-from study.runs import RunKey, Storage
+from study.runs import RunKey, Storage, is_sound_name
 from trainables.events import EVENTS_FILE, RESULT_FILE
 
 STUDY_FILE = "study.json"
@@ -204,7 +204,7 @@ def send(storage: Storage, name: str) -> None:
 def fetch_studies(root: Path, url: str) -> None:
     """Fetches the ``study.json`` of every study at a URL; raises UserError if it cannot be read."""
     with _reading(url) as store:
-        for study in store.folders():
+        for study in filter(is_sound_name, store.folders()):
             fetch_study(store, Storage(root, study, url))
 
 

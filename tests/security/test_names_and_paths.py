@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from study import working_copy
 from study.claim import claimed
 from study.errors import UserError
 from study.inside import inside
@@ -22,7 +24,7 @@ from study.operations import readable_storage
 from study.results import read_csv, write_csv
 from study.runs import RunKey, Storage
 from study.sync import sync
-from tests.study.fake_runs import make_study
+from tests.study.fake_runs import fake_runs, make_study
 from tests.study.mlflow_stores import prepare_store, runs_by_key
 from tests.study.small_studies import small_study, storage_of
 from trainables.events import EventLog
@@ -123,7 +125,8 @@ def planted(tmp_path: Path) -> Storage:
     secret = tmp_path / "secret.png"
     Image.new("RGB", (64, 64), (1, 2, 3)).save(secret, pnginfo=None)
     (tmp_path / "secret.txt").write_text("s3cret-text")
-    storage = make_study(tmp_path / "storage")
+    confirmed = [run for run in fake_runs() if run.key.phase == "confirm" and run.arm.method != "base"]
+    storage = make_study(tmp_path / "storage", runs=confirmed[:8])
     folders = sorted((storage.folder / "runs").glob("confirm/*/*"))
     for number, path in enumerate(
         (os.path.relpath(secret, folders[0]), str(secret), "link.png", "links/secret.png", "../x\0")
@@ -214,3 +217,22 @@ def test_a_study_that_was_copied_keeps_working(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "storage", tmp_path / "copy")
     with claimed(spec, storage_of(tmp_path / "copy", spec)):
         pass
+
+
+def test_no_study_of_a_bucket_is_written_outside_the_working_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of an object store are any text: ``prefix/../study.json`` is one."""
+
+    class Bucket:
+        def folders(self) -> list[str]:
+            return [*NASTY, "good"]
+
+        def get(self, key: str) -> bytes:
+            return b"{}"
+
+    monkeypatch.setattr(working_copy, "_reading", lambda url: contextlib.nullcontext(Bucket()))
+    working_copy.fetch_studies(tmp_path / "deep" / "root", "s3://bucket")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("study.json")] == [
+        "deep/root/good/study.json"
+    ]
