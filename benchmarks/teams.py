@@ -44,7 +44,7 @@ def measure(workers: int, runs: int, steps: int) -> float:
             "name": "teams",
             "subjects": ["cat-1"],
             "arms": {"lora": {"method": "lora", "search_space": "fixed"}},
-            "confirm": {"subjects": ["cat-1"], "seeds": list(range(runs))},
+            "confirm": {"subjects": ["cat-1"], "seeds": list(range(100, 100 + runs))},
             "budget": {"max_train_steps": steps},
             "evaluation": {
                 "num_prompts": 1,
@@ -61,14 +61,15 @@ def measure(workers: int, runs: int, steps: int) -> float:
         if outcome.complete != runs:
             raise SystemExit(f"runs did not complete: {outcome.failed}, {outcome.message}")
         ends, trained = [], []
-        for seed in range(runs):
+        for seed in range(100, 100 + runs):
             folder = storage.run_folder(RunKey("confirm", "lora", 0, "cat-1", seed))
             result = read_result(folder)
             assert result is not None
             ends.append(read_events(folder)[-1].time)
             trained.append(float(result.cost["train_seconds"] or 0))
     return statistics.fmean(
-        after - before - seconds for before, after, seconds in zip(ends, ends[1:], trained[1:], strict=True)
+        after - before - seconds
+        for before, after, seconds in zip(ends[:-1], ends[1:], trained[1:], strict=True)
     )
 
 
