@@ -92,7 +92,7 @@ def main(port: str) -> None:
 
     application = wsgi(open_storage(os.environ.pop(URL_VARIABLE)))
     hosts = frozenset(f"{name}:{port}" for name in (HOST, "localhost"))
-    guarded: Any = reading_only(application, hosts)  # type: ignore[arg-type]
+    guarded: Any = reading_only(application, hosts)
     with make_server(HOST, int(port), guarded, _Server, _Quiet) as server:
         server.serve_forever()
 

@@ -290,11 +290,23 @@ def _nodes(
             mine["lost"] += not last
     by_ray = {node: name for (_, node), name in names.items() if node}
     for node in driver.nodes if driver is not None else ():
-        mine = row(by_ray.get(str(node.get("name")), str(node.get("name"))))
+        mine = row(by_ray.get(str(node.get("name"))) or _host_of(str(node.get("name")), names, driver))
         mine |= {"alive": True, "cpus": node.get("cpus"), "gpus": node.get("gpus")}
     for mine in table.values():
         mine["alive"] = bool(mine["alive"]) if driver is not None and driver.nodes else None
     return sorted(table.values(), key=lambda row: (not row["alive"], -row["running"], row["node"]))
+
+
+def _host_of(node: str, names: Mapping[tuple[str, str], str], driver: Driver | None) -> str:
+    """The host of a Ray node on which nothing has run yet: one known by its address, or the driver's own."""
+    address = node.partition("/")[0]
+    there = [str(other.get("name")).partition("/")[0] for other in driver.nodes] if driver is not None else []
+    if there.count(address) > 1:
+        return node
+    hosts = {host for host, worked in names if host and worked.partition("/")[0] == address}
+    if address.startswith("127.") and driver is not None:
+        return driver.host
+    return hosts.pop() if len(hosts) == 1 else node
 
 
 def _running(

@@ -108,9 +108,8 @@ def _cost(cost: Mapping[str, float]) -> str:
         for name in ("train", "evaluation", "preparation", "lost")
         if cost[name]
     ]
-    total = sum(cost.values())
-    under_way = f", under way {duration(cost['under_way'])}" if cost["under_way"] else ""
-    return f"{duration(total)} of device time" + (f": {', '.join(parts)}{under_way}" if total else "")
+    parts += [f"under way {duration(cost['under_way'])}"] if cost["under_way"] else []
+    return f"{duration(sum(cost.values()))} of device time" + (f": {', '.join(parts)}" if parts else "")
 
 
 def _mlflow(state: Mapping[str, Any]) -> str:

@@ -7,12 +7,15 @@ import io
 import json
 import time
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from study.claim import claimed
 from study.cli import main
+from study.driver import Heart
 from study.operations import status_reader, study_status
 from study.run_status import RunStatus
 from study.runs import RunKey, Storage
@@ -241,3 +244,15 @@ def test_a_study_that_has_not_begun_a_run(fast_path: Path) -> None:
     assert status.queue["waiting"] == spec.number_of_runs()
     assert not status.nodes + status.running + status.failed
     assert "no driver" in shown(glance(status))
+
+
+def test_a_local_cluster_is_known_by_its_host_before_anything_ran(fast_path: Path) -> None:
+    spec = small_study()
+    storage = Storage(fast_path, spec.name)
+    with claimed(spec, storage), Heart(storage, lambda reason: None) as heart:
+        heart.describe = lambda: {"session": "s", "nodes": [{"name": "127.0.0.1/aaaa1111", "cpus": 2.0}]}
+        heart.beat()
+        status = study_status(storage)
+        text = shown(glance(status))
+    assert [(row["node"], row["alive"], row["cpus"]) for row in status.nodes] == [(gethostname(), True, 2.0)]
+    assert "cost    0s of device time\n" in "".join(f"{line.rstrip()}\n" for line in text.splitlines())
