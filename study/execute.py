@@ -28,6 +28,7 @@ from study.queue import RunQueue
 from study.runs import Follower, PlannedRun, RunKey, Storage
 from study.upkeep import Upkeep, upkeep
 from study.visible import mark
+from study.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from study.search import Dispatcher
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 RUNNER = "trainables.run:execute"
 RESIDENT = "trainables.resident:Resident"
 WATCHDOG_MINUTES = 60.0
+LONGEST_CALL_MINUTES = 30.0  # shipping of images, a database that is waited for: no call takes longer
 MAX_STALLS = 3
 GO_ON = "Interrupted runs keep their checkpoints: to go on, run the same command again"
 STALL_SECONDS = 3.0  # times the number of stalls in a row: what fails may come back
@@ -129,17 +131,36 @@ def launch(
             spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ending.ask, say=say
         ) as keep,
         Heart(storage, _obey(ending, say)) as heart,
+        Watchdog(
+            60 * max(2 * workers.watchdog_minutes, LONGEST_CALL_MINUTES), say, lambda: waiting()
+        ) as watchdog,
     ):
         queue = RunQueue(spec, storage, open_ledger(spec, storage))
         stalls = rounds = 0
 
+        def waiting() -> str:
+            return ", ".join(key.name for key in queue.live) or "Ray or the ledger"
+
         def work(joined: Cluster) -> str | None:
             return _work(
-                spec, storage, queue, joined, ending, notes, followers, workers, started, say, heart, keep
+                spec,
+                storage,
+                queue,
+                joined,
+                ending,
+                notes,
+                followers,
+                workers,
+                started,
+                say,
+                heart,
+                keep,
+                watchdog,
             )
 
         while not queue.finished and ending.reason is None:
             ended, rounds = len(queue.ended), rounds + 1
+            watchdog.pat()
             try:
                 with cluster(address, dashboard=dashboard) as joined:
                     if dashboard and joined.dashboard:
@@ -203,6 +224,7 @@ def _work(
     say: Callable[[str], None],
     heart: Heart,
     keep: Upkeep,
+    watchdog: Watchdog,
 ) -> str | None:
     """Works on the queue until it is finished or the launch shall end; returns what Tune died of, or None."""
     from study.search import Dispatcher
@@ -214,6 +236,7 @@ def _work(
             follower.follow(run)
 
     def tick() -> None:
+        watchdog.pat()
         if joined.local and (dead := dead_daemons()):
             if "gcs_server" in dead:
                 say("Ray's control service died, upon which Ray ends this process within a minute; " + GO_ON)

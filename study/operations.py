@@ -132,6 +132,9 @@ def launch_study(
         except OSError:
             if not outcome.interrupted:  # else it may be the disk that is full, and that has been said
                 raise
+    except KeyboardInterrupt:  # the second signal
+        watchers.close(at_once=True)
+        raise
     finally:
         watchers.close()
     lines = _failures(storage, outcome.failed) + list(outcome.notes)
@@ -186,12 +189,12 @@ class _Watchers:
         self._tracker.follow(run)
         self._view.follow(run)
 
-    def close(self) -> None:
-        """Closes both; MLflow gets a bounded time to catch up."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Closes both; MLflow gets a bounded time to catch up, or none."""
         if self._view is not None:
             self._view.close()
         if self._tracker is not None:
-            self._tracker.close()
+            self._tracker.close(at_once=at_once)
 
     def unsynced(self) -> str | None:
         """What MLflow did not get, and the remedy."""

@@ -91,13 +91,18 @@ class Tracker:
         with self._guard:
             self._waiting.append(run.key)
 
-    def close(self) -> None:
-        """Catches up with the event files and stops within `close_seconds`; `unsynced` names what is left."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Catches up with the event files and stops within `close_seconds`; `unsynced` names what is left.
+
+        Args:
+            at_once: Do not wait for anything; the next launch or `study sync` brings the rest.
+        """
         if self._closing.is_set():
             return
-        self._deadline = time.monotonic() + self._close_seconds
+        seconds = 0.0 if at_once else self._close_seconds
+        self._deadline = time.monotonic() + seconds
         self._closing.set()
-        self._thread.join(self._close_seconds + 5.0)
+        self._thread.join(0.5 if at_once else seconds + 5.0)
         if self._thread.is_alive():  # a request hangs; the daemon thread dies with the process
             self.problem = self.problem or "the store accepts requests and does not answer them"
             with self._guard:
