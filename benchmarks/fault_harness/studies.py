@@ -69,9 +69,8 @@ def fingerprint(folder: Path) -> dict[str, Any]:
     """What a run must come to, however often it was interrupted: state, scores and digest of its weights."""
     result = read_result(folder)
     weights = hashlib.sha256()
-    for path in sorted((folder / "weights").rglob("*")):
-        if path.is_file():
-            weights.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    for path in sorted((folder / "weights").rglob("*.safetensors")):
+        weights.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     scores = result.evaluation if result else {}
     kept = {name: value for name, value in scores.items() if "seconds" not in name}
     return {"state": result.state if result else None, "weights": weights.hexdigest(), "scores": kept}
