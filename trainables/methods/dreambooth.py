@@ -62,7 +62,13 @@ class DreamBooth:
 
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
         """Writes the whole pipeline, which ``from_pretrained`` loads."""
-        backbone.pipeline().save_pretrained(str(folder), safe_serialization=True)
+        pipeline = backbone.pipeline()
+        for part in pipeline.components.values():
+            tokenizer = getattr(part, "backend_tokenizer", None)
+            if tokenizer is not None:  # it would write down how it was called last: a resumed run's files would differ
+                tokenizer.no_truncation()
+                tokenizer.no_padding()
+        pipeline.save_pretrained(str(folder), safe_serialization=True)
 
     def load(self, pipeline: Any, folder: Path) -> Any:
         """Returns the pipeline of `folder`; the given one only says of which class and where."""
