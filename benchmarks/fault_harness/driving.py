@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import yaml
 from benchmarks.fault_harness.drive import WATCHDOG
 from benchmarks.fault_harness.runner import FOLDER
 from benchmarks.fault_harness.studies import run_folders, study_content
+from study.attempt_log import deaths
 from study.runs import Storage
 from trainables.events import Event, read_events
 
@@ -263,3 +265,12 @@ class Driven:
             )
 
         return condition
+
+    def all_attempts(self) -> int:
+        """How many attempts at runs there were in all."""
+        return sum(map(self.attempts, run_folders(self.storage)))
+
+    def deaths(self) -> dict[str, int]:
+        """How many of them the driver saw die, by the reason that it noted."""
+        found = [death for folder in run_folders(self.storage).values() for death in deaths(folder)]
+        return dict(Counter(str(death.get("reason")) for death in found))
