@@ -65,7 +65,9 @@ class DreamBooth:
         pipeline = backbone.pipeline()
         for part in pipeline.components.values():
             tokenizer = getattr(part, "backend_tokenizer", None)
-            if tokenizer is not None:  # it would write down how it was called last: a resumed run's files would differ
+            if (
+                tokenizer is not None
+            ):  # it would write down how it was called last: a resumed run's files would differ
                 tokenizer.no_truncation()
                 tokenizer.no_padding()
         pipeline.save_pretrained(str(folder), safe_serialization=True)
