@@ -27,18 +27,18 @@ from rich.console import Console
 
 from benchmarks.measuring import Sampler, slope, spent_in
 from study.claim import STUDY_FILE
-from study.console import ProgressView
+from study.cluster.local_ray import cluster
 from study.execute import Workers, launch, open_ledger
 from study.ledger import Ledger
-from study.local_ray import cluster
 from study.local_results import local_results
-from study.mlflow_store import MlflowStore
 from study.queue import RunQueue
 from study.results import load_results
 from study.rows import rows
 from study.runs import PlannedRun, Storage
 from study.spec import StudySpec
-from study.tracking import Tracker
+from study.tracking.mlflow_store import MlflowStore
+from study.tracking.tracker import Tracker
+from study.watch.console import ProgressView
 from trainables.events import EVENTS_FILE, RESULT_FILE, read_events
 
 ARMS = ("constant", "cosine", "linear", "polynomial")

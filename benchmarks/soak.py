@@ -26,8 +26,8 @@ os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 
 from benchmarks.measuring import Sample, Sampler, object_store, slope
 from benchmarks.scale import Followers
+from study.cluster.local_ray import cluster
 from study.execute import launch
-from study.local_ray import cluster
 from study.runs import Storage
 from study.spec import StudySpec
 from trainables.catalogue import method_names

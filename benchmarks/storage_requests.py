@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from study.attempt import Attempt, Order
-from study.object_store import ObjectStore
-from study.run_objects import attempt_name
+from study.remote.object_store import ObjectStore
+from study.remote.run_objects import attempt_name
+from study.remote.upkeep import FIRST_SECONDS, LONGEST_SECONDS
+from study.remote.working_copy import RunCopies
 from study.runs import RunKey, storage_at
-from study.upkeep import FIRST_SECONDS, LONGEST_SECONDS
-from study.working_copy import RunCopies
 from tests.study.s3_server import CREDENTIALS, Proxy, proxy, s3_server
 from tests.study.small_studies import small_study
 from trainables.config import RunConfig

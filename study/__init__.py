@@ -29,9 +29,9 @@ def launch(
 
 def load_results(name: str, *, storage: str | Path = "storage", **options: Any) -> Results:
     """Returns the results of a study that was launched; see `study.results.load_results` for the options."""
+    from study.remote.working_copy import refresh
     from study.results import load_results as load
     from study.runs import storage_at
-    from study.working_copy import refresh
 
     place = storage_at(storage, name)
     if place.url is not None:

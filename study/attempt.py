@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from study.object_store import ObjectStore, StoreError
-from study.run_objects import run_prefix
+from study.remote.object_store import ObjectStore, StoreError
+from study.remote.run_objects import run_prefix
 from study.run_place import LOCK_FILE, PlaceError, place_of
 from study.run_result import RunResult, read_result, write_failure, write_json
 from trainables.errors import storage_failure

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from study.local_ray import HERE, check_cluster
+from study.cluster.local_ray import HERE, check_cluster
 from study.machine import check_disk, check_resources, check_tracking
 from study.runs import root_and_url
 from study.sections import BASE
@@ -110,8 +110,8 @@ def _precision(spec: StudySpec) -> Iterator[str]:
 
 
 def _storage(spec: StudySpec, storage: str | Path) -> list[str]:
-    from study.object_store import store_problem
     from study.plan import rough_bytes
+    from study.remote.object_store import store_problem
 
     root, url = root_and_url(storage)
     if url is None:

@@ -15,9 +15,9 @@ from typing import IO, TYPE_CHECKING
 from study.database_lock import database_lock
 from study.errors import UserError
 from study.inside import check_no_links
+from study.remote.working_copy import fetch_record
 from study.run_result import copy_of, is_sound, read_json_or_copy, write_json_twice
 from study.runs import Storage
-from study.working_copy import fetch_record
 
 if TYPE_CHECKING:
     from study.spec import StudySpec

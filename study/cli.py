@@ -29,7 +29,7 @@ from study.cli_options import (
 )
 from study.cli_watch import best, logs, report, status, stop, sync, trials, ui
 from study.errors import UserError
-from study.views import Format, print_rows, print_table
+from study.watch.views import Format, print_rows, print_table
 
 app = typer.Typer(
     name="study",
@@ -161,7 +161,7 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Follow the log to the end and exit as the study does.")] = True,
 ) -> None:
     """Hand a study to a Ray cluster through its job API, with the photographs that it names; Ctrl-C lets go of it."""
-    from study.submit import Submission, submit_study
+    from study.cluster.submit import Submission, submit_study
 
     asked = Submission(storage, reports, tracking_uri, tuple(shared or ()), code)
     raise typer.Exit(submit_study(file, overrides or [], asked, address=address, wait=wait))
@@ -205,7 +205,7 @@ def doctor(
 ) -> None:
     """Say what this machine has, and what a study would miss on it; or what is wrong with a cluster's file."""
     from study.doctor import Finding, examine, examine_deployment
-    from study.object_store import store_problem
+    from study.remote.object_store import store_problem
     from study.runs import root_and_url
 
     root, url = root_and_url(storage)
@@ -235,8 +235,8 @@ def list_things(
     form: FormatOption = Format.table,
 ) -> None:
     """List what there is: methods, search spaces, presets, metrics, embedded subjects, studies."""
-    from study.listing import LISTINGS, listing
     from study.operations import readable_root
+    from study.watch.listing import LISTINGS, listing
 
     if what not in LISTINGS:
         raise UserError(f"study ls knows {', '.join(LISTINGS)}; got {what!r}")

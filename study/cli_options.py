@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from study.views import Format
+from study.watch.views import Format
 
 if TYPE_CHECKING:
     from study.runs import Storage

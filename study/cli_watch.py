@@ -20,10 +20,10 @@ from study.cli_options import (
     stored,
 )
 from study.errors import UserError
-from study.views import Format, print_document, print_rows
+from study.watch.views import Format, print_document, print_rows
 
 if TYPE_CHECKING:
-    from study.status import StudyStatus
+    from study.watch.status import StudyStatus
 
 
 class Section(StrEnum):
@@ -69,7 +69,7 @@ def status(
     if watch:
         if form is not Format.table:
             raise UserError(f"--watch draws a table; got --format {form.value}; leave one of the two out")
-        from study.status_watch import watch_status
+        from study.watch.status_watch import watch_status
 
         watch_status(reader, section.value if section else "all", every)
         return
@@ -78,8 +78,8 @@ def status(
 
 def print_status(found: StudyStatus, form: Format, section: Section | None) -> None:
     """Prints a status to the standard output."""
-    from study import status as columns
-    from study import status_view
+    from study.watch import status as columns
+    from study.watch import status_view
 
     if form is Format.table:
         part = section.value if section else "all"
@@ -121,12 +121,12 @@ def logs(
     The log goes to the standard output, what is said of it to the standard error. Without RUN the runs are listed,
     failed ones first.
     """
-    from study.watching import list_runs, show_log
+    from study.watch.watching import list_runs, show_log
 
     if run is None:
         rows, columns = list_runs(stored(storage, name))
         if form is Format.table:
-            from study.status_view import all_runs_table, show
+            from study.watch.status_view import all_runs_table, show
 
             show(all_runs_table(rows))
         else:
@@ -146,7 +146,7 @@ def stop(
     Running runs keep their checkpoints, as after the first Ctrl-C. Exit code 0 when nothing drives the study any more
     (or, with --now, when it was asked), 1 when it still did after the timeout. The launch itself exits with 130.
     """
-    from study.watching import stop_study
+    from study.watch.watching import stop_study
 
     raise typer.Exit(stop_study(stored(storage, name), wait=not now, timeout=timeout))
 
@@ -219,10 +219,10 @@ def ui(
     """
     where = stored(storage, name)
     if what is Shown.mlflow:
-        from study.ui import serve
+        from study.watch.ui import serve
 
         raise typer.Exit(serve(where, port=port, tracking_uri=tracking_uri))
-    from study.watching import name_ray_dashboard, serve_optuna
+    from study.watch.watching import name_ray_dashboard, serve_optuna
 
     if what is Shown.ray:
         name_ray_dashboard(where)

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from study.claim import LOCK_FILE
+from study.remote.working_copy import send
 from study.run_result import write_json
 from study.runs import Storage
-from study.working_copy import send
 
 DRIVER_FILE = "driver.json"
 REQUEST_FILE = "stop-request.json"

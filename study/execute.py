@@ -18,15 +18,15 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from study.breakage import what_failed
-from study.capacity import WAIT_SECONDS, Room
 from study.claim import claimed
+from study.cluster.capacity import WAIT_SECONDS, Room
+from study.cluster.local_ray import Cluster, alive_nodes, cluster, dead_daemons
 from study.driver import Heart
 from study.errors import UserError
 from study.ledger import Ledger
-from study.local_ray import Cluster, alive_nodes, cluster, dead_daemons
 from study.queue import RunQueue
+from study.remote.upkeep import Upkeep, upkeep
 from study.runs import Follower, PlannedRun, RunKey, Storage
-from study.upkeep import Upkeep, upkeep
 from study.visible import mark
 from study.watchdog import Watchdog
 
@@ -227,8 +227,8 @@ def _work(
     watchdog: Watchdog,
 ) -> str | None:
     """Works on the queue until it is finished or the launch shall end; returns what Tune died of, or None."""
+    from study.remote.shipping import prepared_nodes
     from study.search import Dispatcher
-    from study.shipping import prepared_nodes
     from study.tuning import place_runs
 
     def on_start(run: PlannedRun) -> None:

@@ -70,7 +70,7 @@ def draw_images(
     result = read_result(folder)
     weights = result.weights if result is not None else None
     if storage.url is not None and weights:
-        from study.working_copy import fetch_weights
+        from study.remote.working_copy import fetch_weights
 
         fetch_weights(storage, "/".join(folder.parts[-3:]))
 

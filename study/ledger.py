@@ -314,7 +314,7 @@ class Ledger:
             runs=runs,
         )
 
-    # MLflow run ids (`study.tracking_record.RunIds`)
+    # MLflow run ids (`study.tracking.record.RunIds`)
 
     def mlflow_run_id(self, key: RunKey) -> str | None:
         """Returns the id of a run's MLflow run, or None if it has none yet."""

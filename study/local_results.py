@@ -7,12 +7,12 @@ from typing import Any
 
 from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS
 from study.inside import inside
-from study.mlflow_store import published_spec, spec_digest
 from study.results import Results, frame_of, table_of
 from study.rows import result_of, rows
-from study.run_batches import batches, corrections
 from study.runs import RunKey, Storage
-from study.tracking_record import read_record
+from study.tracking.mlflow_store import published_spec, spec_digest
+from study.tracking.record import read_record
+from study.tracking.run_batches import batches, corrections
 from trainables.events import read_events
 
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from study.joining import connection_problem, reason_of
-from study.local_ray import usable_cpus
+from study.cluster.joining import connection_problem, reason_of
+from study.cluster.local_ray import usable_cpus
 from study.provenance import without_credentials
 from study.sections import Resources
 

@@ -20,11 +20,11 @@ from study.spec import StudySpec, load_study
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from study.console import ProgressView
     from study.report import ReportFiles
     from study.runs import PlannedRun, RunKey
-    from study.status import StudyStatus
-    from study.tracking import Tracker
+    from study.tracking.tracker import Tracker
+    from study.watch.console import ProgressView
+    from study.watch.status import StudyStatus
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def readable_storage(place: str | Path, name: str) -> Storage:
     sound = is_sound_name(name)
     storage = storage_at(place, name)
     if sound and storage.url is not None:
-        from study.working_copy import refresh
+        from study.remote.working_copy import refresh
 
         refresh(storage)
     if not sound or not (storage.folder / "study.json").exists():
@@ -72,7 +72,7 @@ def readable_root(place: str | Path) -> Path:
     """Returns the folder with all studies of a storage; from a URL their ``study.json`` are fetched."""
     root, url = root_and_url(place)
     if url is not None:
-        from study.working_copy import fetch_studies
+        from study.remote.working_copy import fetch_studies
 
         fetch_studies(root, url)
     return root
@@ -121,7 +121,7 @@ def launch_study(
     storage = storage_of(spec, root)
 
     from study.execute import launch
-    from study.mlflow_store import resolve_tracking_uri
+    from study.tracking.mlflow_store import resolve_tracking_uri
 
     uri = resolve_tracking_uri(storage, tracking_uri, spec.tracking.uri)
     watchers = _Watchers(spec, storage, uri, console)
@@ -167,9 +167,9 @@ class _Watchers:
         """Opens both, once."""
         if self._tracker is not None:
             return
-        from study.console import ProgressView
         from study.execute import open_ledger
-        from study.tracking import Tracker
+        from study.tracking.tracker import Tracker
+        from study.watch.console import ProgressView
 
         self._tracker = Tracker(
             self._storage,
@@ -228,19 +228,19 @@ def report_study(
 
 
 def _has_store(storage: Storage, tracking_uri: str | None) -> bool:
-    from study.mlflow_store import resolve_tracking_uri, sqlite_path
+    from study.tracking.mlflow_store import resolve_tracking_uri, sqlite_path
 
     path = sqlite_path(resolve_tracking_uri(storage, tracking_uri))
     return path is None or path.exists()
 
 
 def status_reader(storage: Storage, place: str | Path | None = None) -> Callable[[], StudyStatus]:
-    """Returns what looks at a study each time that it is called; see `study.status`.
+    """Returns what looks at a study each time that it is called; see `study.watch.status`.
 
     Args:
         place: A ``--storage`` from which the study's files are fetched anew at each look, if it is a URL.
     """
-    from study.status import StatusReader
+    from study.watch.status import StatusReader
 
     reader = StatusReader(storage, stored_spec(storage))
     looks = 0
@@ -286,7 +286,7 @@ def best_rows(storage: Storage) -> list[dict[str, Any]]:
 def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[int, int]:
     """Brings MLflow up to date; returns how many runs are and how many could not be brought up to date."""
     from study.execute import open_ledger
-    from study.sync import sync
+    from study.tracking.sync import sync
 
     counts = sync(storage, tracking_uri, ids=open_ledger(stored_spec(storage), storage))
     return counts.runs, len(counts.left)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from study.capacity import first_limit
 from study.checks import check_study
+from study.cluster.capacity import first_limit
 from study.errors import UserError
 from study.machine import concurrency, existing, size
 from study.probe import Measured, probe_machine
@@ -218,11 +218,11 @@ def plan_study(
         raise UserError(*problems)
     storage = storage_at(root, spec.name)
     if storage.url is not None:
-        from study.working_copy import refresh
+        from study.remote.working_copy import refresh
 
         refresh(storage)
     if address:
-        from study.local_ray import cluster
+        from study.cluster.local_ray import cluster
 
         with cluster(address) as joined:
             at_once = first_limit(spec.resources, joined.nodes, local=False)

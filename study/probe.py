@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from study.cluster.local_ray import usable_cpus
 from study.errors import UserError
-from study.local_ray import usable_cpus
 from study.machine import concurrency, count_gpus
 from study.provenance import package_versions
 from study.runs import Storage

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from study.columns import COUNTS, CURVE_COLUMNS, IMAGE_COLUMNS, INTEGERS, PARAM_PREFIX, TEXTS, TIMES
 from study.errors import UserError
-from study.mlflow_store import (
+from study.provenance import without_credentials
+from study.rows import finished_rows, iso_time, make_row, parse_param, rows
+from study.runs import RunKey, Storage
+from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
     configure_client,
@@ -18,11 +21,8 @@ from study.mlflow_store import (
     resolve_tracking_uri,
     sqlite_path,
 )
-from study.mlflow_view import IMAGE_SECTION
-from study.provenance import without_credentials
-from study.rows import finished_rows, iso_time, make_row, parse_param, rows
-from study.runs import RunKey, Storage
-from study.tracking_record import read_record
+from study.tracking.mlflow_view import IMAGE_SECTION
+from study.tracking.record import read_record
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

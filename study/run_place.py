@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from study.cache_shelf import use_shelf
-from study.inputs import INPUTS, fetch_inputs, named_folders
-from study.object_store import ObjectStore, StoreError
-from study.run_objects import RunView, run_prefix
-from study.run_pusher import RunPusher, Superseded, pull_run
+from study.remote.cache_shelf import use_shelf
+from study.remote.inputs import INPUTS, fetch_inputs, named_folders
+from study.remote.object_store import ObjectStore, StoreError
+from study.remote.run_objects import RunView, run_prefix
+from study.remote.run_pusher import RunPusher, Superseded, pull_run
 from study.visible import VISIBLE_SECONDS, sees
 from trainables.config import RunConfig
 

@@ -140,7 +140,7 @@ def root_and_url(place: str | Path) -> tuple[Path, str | None]:
     """
     if not is_url(place):
         return Path(place).expanduser().absolute(), None
-    from study.object_store import sound_url
+    from study.remote.object_store import sound_url
 
     url = sound_url(str(place))
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "diffusion-study"

@@ -21,13 +21,13 @@ from ray.tune.search import Searcher
 from study.attempt import REPORT_SECONDS, Order, attempts, crash_report
 from study.attempt_log import EXCUSED, brief_cause, deaths, note_death, place
 from study.queue import RunQueue
-from study.run_objects import attempt_name
+from study.remote.run_objects import attempt_name
+from study.remote.upkeep import NotNow, Upkeep
 from study.run_place import PlaceError
 from study.run_result import read_result, write_failure
 from study.runs import PlannedRun
 from study.sections import BASE
 from study.team_attempt import release_room
-from study.upkeep import NotNow, Upkeep
 from trainables.events import read_events
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Dispatcher:
         url: Of the storage, or empty; see `study.attempt.Order` for it and `home`.
 
     Attributes:
-        located: Named folders that lie elsewhere for workers, see `study.shipping`.
+        located: Named folders that lie elsewhere for workers, see `study.remote.shipping`.
         trouble: Why the launch must end: runs cannot be kept, or no node that is tried can work on them.
     """
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from study.breakage import what_failed
+from study.cluster.local_ray import environment
 from study.early_stopping import SearchScheduler
-from study.local_ray import environment
 from study.search import Dispatcher, LedgerSearcher, Watch
 from study.worker import RunWorker
 

@@ -51,6 +51,21 @@ def test_the_report_reads_frames_only() -> None:
     assert offenders(paths, "torch", "ray", "mlflow", "optuna", "diffusers", "transformers", "peft") == []
 
 
+@pytest.mark.parametrize(
+    ("room", "banned"),
+    [
+        ("tracking", ("torch", "ray")),
+        ("remote", ("torch", "ray", "optuna", "mlflow")),
+        ("cluster", ("torch", "optuna", "mlflow")),
+        ("watch", ("torch", "ray")),
+    ],
+)
+def test_rooms_of_the_study_keep_to_their_own(room: str, banned: tuple[str, ...]) -> None:
+    paths = sources(f"study/{room}")
+    assert len(paths) > 3
+    assert offenders(paths, *banned) == []
+
+
 def test_ray_lives_in_few_rooms() -> None:
     users = {name.split(" ")[0] for name in offenders(sources("study"), "ray")}
     allowed = {
@@ -61,12 +76,12 @@ def test_ray_lives_in_few_rooms() -> None:
         "tuning",
         "team_attempt",
         "team_backend",
-        "local_ray",
+        "cluster/local_ray",
         "machine",
-        "joining",
-        "nodes",
+        "cluster/joining",
+        "cluster/nodes",
         "lint/cluster",
-        "submit",
+        "cluster/submit",
     }
     assert users <= {f"study/{name}.py" for name in allowed}
     assert "study/worker.py" in users
@@ -80,7 +95,7 @@ def test_train_and_tune_are_not_mixed_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["study.cli", "study.spec", "study.console", "trainables.config", "search_spaces.loader"]
+    "module", ["study.cli", "study.spec", "study.watch.console", "trainables.config", "search_spaces.loader"]
 )
 def test_importing_is_light(module: str) -> None:
     heavy = {"torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "diffusers", "transformers", "scipy"}

@@ -237,8 +237,8 @@ class Nodes:
 def nodes(folder: Path) -> Iterator[Nodes]:
     """Starts a cluster whose workers obey the control files of the study in `folder`."""
     from benchmarks.fault_harness.runner import FOLDER
-    from study.local_ray import SETTINGS as RAY_SETTINGS
-    from study.local_ray import environment
+    from study.cluster.local_ray import SETTINGS as RAY_SETTINGS
+    from study.cluster.local_ray import environment
     from tests.study.clusters import cluster_of_nodes
 
     with environment({**RAY_SETTINGS, FOLDER: str(folder / "control")}), cluster_of_nodes() as cluster:

@@ -21,7 +21,7 @@ from study.queue import RunQueue
 from study.run_place import PlaceError
 from study.run_result import copy_of, mend_result, read_result
 from study.runs import Storage
-from study.tracking_record import TRACKING_FILE, TrackingRecord
+from study.tracking.record import TRACKING_FILE, TrackingRecord
 from tests.study.small_studies import small_study, storage_of
 from trainables.checkpoint import Checkpoint, load_latest, save_checkpoint
 from trainables.errors import storage_failure

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from study.run_batches import ImageFile
-from study.run_writer import log_image
+from study.tracking.run_batches import ImageFile
+from study.tracking.run_writer import log_image
 from tests.security.test_running_study import Canary
 from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
 from trainables.cache import Cache

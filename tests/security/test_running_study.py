@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from study.runs import Storage
-from study.ui import start, stop, ui_command, wait_until_up
+from study.watch.ui import start, stop, ui_command, wait_until_up
 from tests.security.watch import Running, driver, outcome, words_of
 from tests.study.fake_runs import make_study
 from tests.study.mlflow_stores import prepare_store

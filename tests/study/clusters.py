@@ -136,7 +136,7 @@ def cluster_of_nodes() -> Iterator[Any]:
     """
     from ray.cluster_utils import Cluster
 
-    from study.local_ray import environment
+    from study.cluster.local_ray import environment
 
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     token = folder / "token"
@@ -150,7 +150,7 @@ def cluster_of_nodes() -> Iterator[Any]:
         "PYTHONPATH": os.getcwd(),
     }
     with environment(settings):
-        from study.local_ray import _reread_settings
+        from study.cluster.local_ray import _reread_settings
 
         _reread_settings()
         arguments = {"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}

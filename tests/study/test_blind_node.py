@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from study.cluster.joining import connection_problem
+from study.cluster.local_ray import cluster
 from study.errors import UserError
 from study.execute import Workers, launch
-from study.joining import connection_problem
-from study.local_ray import cluster
 from tests.study.clusters import OBJECT_STORE_BYTES, free_port
 from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
 from tests.study.test_storage_url_run import wait_for
@@ -78,12 +78,14 @@ def test_a_node_that_sees_another_disk(half_blind: tuple[str, Path], monkeypatch
     address, shared = half_blind
     spec = small_study(arms={"base": {"method": "base"}}, confirm={"seeds": [100, 101, 102]})
     storage = storage_of(shared, spec, {"": {"step_seconds": 0.3}})
-    monkeypatch.setattr("study.shipping.is_one_machine", lambda: False)  # by their addresses they could be
+    monkeypatch.setattr(
+        "study.remote.shipping.is_one_machine", lambda: False
+    )  # by their addresses they could be
     with pytest.raises(UserError, match=r"1 of 2 nodes cannot use the storage(.|\n)*does not see"):
         launch(spec, storage, address=address, workers=Workers(RUNNER, RESIDENT))
     assert not list(storage.folder.glob("runs/*/*/*"))
     # As if the node had come later: its run is put back and done by the other.
-    monkeypatch.setattr("study.shipping.is_one_machine", lambda: True)
+    monkeypatch.setattr("study.remote.shipping.is_one_machine", lambda: True)
     outcome = launch(spec, storage, address=address, workers=Workers(RUNNER, RESIDENT))
     assert (outcome.complete, outcome.total) == (3, 3)
     assert any("was put back" in note and "does not see" in note for note in outcome.notes), outcome.notes

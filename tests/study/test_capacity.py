@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from study import capacity
-from study.capacity import Demand, Node, Room, described, first_limit, places
+from study.cluster import capacity
+from study.cluster.capacity import Demand, Node, Room, described, first_limit, places
 from study.errors import UserError
 from study.sections import Resources
 

@@ -13,14 +13,14 @@ from typing import Any
 import psutil
 import pytest
 
-from study import ui
+from study.cluster.local_ray import cluster
 from study.errors import UserError
 from study.ledger import Ledger
-from study.local_ray import cluster
-from study.optuna_ui import arm_pages, optuna_command, reading_only
 from study.queue import RunQueue
 from study.runs import Storage
-from study.watching import name_ray_dashboard
+from study.watch import ui
+from study.watch.optuna_ui import arm_pages, optuna_command, reading_only
+from study.watch.watching import name_ray_dashboard
 from tests.study.begun import begun_study, driven
 from tests.study.small_studies import small_study, storage_of
 

@@ -16,11 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
+from study.cluster.local_ray import Cluster, cluster
 from study.driver import Driver, read_driver, request_stop
 from study.errors import UserError
 from study.execute import Outcome, Workers, launch
 from study.ledger import Ledger
-from study.local_ray import Cluster, cluster
 from study.runs import RunKey, Storage
 from study.spec import StudySpec
 from tests.study.small_studies import (

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from study.cluster.local_ray import cluster
 from study.errors import UserError
 from study.execute import Outcome, Workers, launch
-from study.local_ray import cluster
 from study.runs import Storage
 from study.spec import StudySpec
 from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of

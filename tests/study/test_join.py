@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from study.joining import look
+from study.cluster.joining import look
 from tests.clusters import DEADLINE, Head, free_ports, ray_head, user_environment
 from tests.study.small_studies import RESIDENT, RUNNER, small_study
 
@@ -125,7 +125,7 @@ import json, sys
 import ray
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated import gcs_service_pb2 as pb, gcs_service_pb2_grpc as rpc
-from study.local_ray import check_cluster
+from study.cluster.local_ray import check_cluster
 wanted = {metadata!r}
 here = ".".join(map(str, sys.version_info[:2]))
 wanted = {{key: {{"here": ray.__version__, "patch": here + ".99"}}.get(value, value) for key, value in wanted.items()}}
@@ -150,7 +150,7 @@ def test_a_machine_that_is_no_node_is_told_what_to_do(head: Head) -> None:
 import json
 from ray._private import services
 services.find_node_ids = lambda: set()
-from study.local_ray import check_cluster
+from study.cluster.local_ray import check_cluster
 print(json.dumps(check_cluster({head.address!r})))
 """
     (message,) = question(head, code)

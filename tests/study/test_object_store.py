@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from study.errors import UserError
-from study.object_store import ObjectStore, StoreError, sound_url, store_problem
+from study.remote.object_store import ObjectStore, StoreError, sound_url, store_problem
 from study.runs import root_and_url, storage_at
 from tests.study.s3_server import Proxy
 

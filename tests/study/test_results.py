@@ -16,8 +16,8 @@ from study.errors import UserError
 from study.local_results import local_results
 from study.results import Results, load_results, rows, write_csv
 from study.runs import Storage
-from study.sync import sync
-from study.tracking_record import TrackingRecord
+from study.tracking.record import TrackingRecord
+from study.tracking.sync import sync
 from tests.study.fake_runs import fake_runs, write_run
 from tests.study.mlflow_stores import prepare_store
 

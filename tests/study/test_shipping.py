@@ -11,19 +11,19 @@ import pytest
 from PIL import Image
 
 from study.attempt import Attempt, Order
+from study.cluster.nodes import NodeReport, Question, answer, node_problems, unseen_inputs, versions
 from study.errors import UserError
-from study.inputs import fetch_inputs
-from study.nodes import NodeReport, Question, answer, node_problems, unseen_inputs, versions
-from study.object_store import ObjectStore, StoreError
-from study.run_objects import attempt_name, read_view, relative, run_prefix
+from study.remote.inputs import fetch_inputs
+from study.remote.object_store import ObjectStore, StoreError
+from study.remote.run_objects import attempt_name, read_view, relative, run_prefix
+from study.remote.run_pusher import pull_run
+from study.remote.shipping import inputs_of, prepared_nodes, ship
+from study.remote.working_copy import RunCopies, fetch_weights
 from study.run_place import PlaceError
-from study.run_pusher import pull_run
 from study.run_result import read_result
 from study.runs import PlannedRun, RunKey, Storage, storage_at
-from study.shipping import inputs_of, prepared_nodes, ship
 from study.spec import StudySpec
 from study.visible import mark
-from study.working_copy import RunCopies, fetch_weights
 from tests.study.s3_server import Proxy
 from tests.study.test_storage_url_run import drive, wait_for
 from trainables.located import place_folders
@@ -212,14 +212,14 @@ def test_a_node_that_does_not_see_the_storage_trains_nothing(
 
 @pytest.mark.slow
 def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from study.local_ray import cluster
+    from study.cluster.local_ray import cluster
 
     spec = photographed(tmp_path / "photos")
     storage = Storage(tmp_path / "shared", spec.name)
     mark(storage.folder, "session-1")
     with cluster(cpus=2):
         assert prepared_nodes(spec, storage, "nobody asks", lambda line: None) == {}  # there is one machine
-        monkeypatch.setattr("study.shipping.is_one_machine", lambda: False)
+        monkeypatch.setattr("study.remote.shipping.is_one_machine", lambda: False)
         assert prepared_nodes(spec, storage, "session-1", lambda line: None) == {}
         with pytest.raises(UserError, match=r"1 of 1 nodes cannot use the storage(.|\n)*does not see"):
             prepared_nodes(spec, storage, "another-session", lambda line: None)
@@ -228,12 +228,15 @@ def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path, monkeypatch: pyte
             prepared_nodes(spec, missing, "session-1", lambda line: None)
 
 
-def test_a_run_that_no_node_can_place_ends_the_launch_with_the_reason(fast_path: Path) -> None:
+def test_a_run_that_no_node_can_place_ends_the_launch_with_the_reason(
+    fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from study.execute import open_ledger
     from study.queue import RunQueue
     from study.search import Dispatcher
     from tests.study.small_studies import small_study
 
+    monkeypatch.setattr("study.search.FIRST_PAUSE_SECONDS", 0.0)
     spec = small_study()
     storage = Storage(fast_path, spec.name)
     notes: list[str] = []
@@ -255,8 +258,8 @@ def test_a_run_that_no_node_can_place_ends_the_launch_with_the_reason(fast_path:
 def test_a_run_is_not_given_out_while_the_ledger_cannot_be_copied(fast_path: Path) -> None:
     from study.execute import open_ledger
     from study.queue import RunQueue
+    from study.remote.upkeep import NotNow, Upkeep
     from study.search import Dispatcher
-    from study.upkeep import NotNow, Upkeep
     from tests.study.small_studies import small_study
 
     spec = small_study()
@@ -286,7 +289,7 @@ def test_what_one_node_has_computed_no_other_computes(
 ) -> None:
     import torch
 
-    from study.cache_shelf import PREFIX, use_shelf
+    from study.remote.cache_shelf import PREFIX, use_shelf
     from trainables.cache import Cache
 
     url, computed = s3.url("cached"), []

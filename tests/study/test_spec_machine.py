@@ -17,7 +17,7 @@ from PIL import Image
 
 from study import machine
 from study.checks import check_study, field_values
-from study.joining import check_address
+from study.cluster.joining import check_address
 from study.machine import (
     check_disk,
     check_resources,

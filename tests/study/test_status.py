@@ -17,11 +17,11 @@ from study.claim import claimed
 from study.cli import main
 from study.driver import Heart
 from study.operations import status_reader, study_status
-from study.run_status import RunStatus
 from study.runs import RunKey, Storage
-from study.status_view import glance
-from study.status_watch import watch_status
-from study.tracking_state import write_state
+from study.tracking.state import write_state
+from study.watch.run_status import RunStatus
+from study.watch.status_view import glance
+from study.watch.status_watch import watch_status
 from tests.study.begun import (
     COMPLETE,
     FAILED,

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from study.attempt import Attempt, Order, attempts, order_stop
-from study.object_store import ObjectStore
-from study.run_objects import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
+from study.remote.object_store import ObjectStore
+from study.remote.run_objects import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
+from study.remote.working_copy import RunCopies
 from study.run_place import PlaceError
 from study.run_result import read_result
 from study.runs import RunKey, storage_at
-from study.working_copy import RunCopies
 from tests.study.s3_server import Proxy
 from tests.study.small_studies import RUNNER, small_study
 from trainables.events import EVENTS_FILE, read_events
@@ -167,7 +167,7 @@ def test_a_stale_attempt_cannot_end_a_run_that_a_newer_one_works_on(s3: Proxy, t
 def test_a_run_that_cannot_be_kept_is_interrupted_and_not_finished(
     s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.run_pusher.FINAL_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("study.remote.run_pusher.FINAL_PATIENCE_SECONDS", 0.5)
     url = s3.url("full")
     attempt = Attempt(order(url))
     s3.answer = lambda method, path: 507 if method in ("PUT", "POST") else None

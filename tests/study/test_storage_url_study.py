@@ -13,16 +13,16 @@ from study.claim import claimed
 from study.driver import read_driver
 from study.errors import UserError
 from study.execute import Outcome, Workers, launch, open_ledger
-from study.ledger_copy import LedgerCopy, pull_ledger
-from study.object_store import ObjectStore
 from study.operations import best_rows, readable_storage, status_rows
 from study.queue import RunQueue
+from study.remote.ledger_copy import LedgerCopy, pull_ledger
+from study.remote.object_store import ObjectStore
+from study.remote.run_objects import RUNS
+from study.remote.upkeep import upkeep
 from study.results import rows
-from study.run_objects import RUNS
 from study.run_place import scratch_root
 from study.runs import Storage, storage_at
-from study.upkeep import upkeep
-from study.watching import stop_study
+from study.watch.watching import stop_study
 from tests.study.s3_server import Proxy
 from tests.study.small_studies import RESIDENT, RUNNER, SPACE, small_study
 from tests.study.test_resume import Driver, assert_sound
@@ -126,8 +126,8 @@ def test_launches_that_the_url_refuses(s3: Proxy, tmp_path: Path, monkeypatch: p
     assert "its ledger does not know: search/cosine/0000-cat-1-s0" in refused(spec, storage)
     store.delete_under(f"small/{RUNS}")
     # A driver that lives, on another machine.
-    monkeypatch.setattr("study.lease.EXPIRY_SECONDS", 30.0)
-    monkeypatch.setattr("study.lease._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("study.remote.lease.EXPIRY_SECONDS", 30.0)
+    monkeypatch.setattr("study.remote.lease._LOOK_SECONDS", 0.2)
     holder = {"driver": "other", "generation": 7, "host": "elsewhere", "machine": "m", "pid": 1, "beat": 1}
     store.put("small/driver/000007-other/claim.json", json.dumps(holder).encode())
     over = threading.Event()
@@ -153,11 +153,11 @@ def test_launches_that_the_url_refuses(s3: Proxy, tmp_path: Path, monkeypatch: p
 
 
 def test_a_dead_drivers_lease_is_taken_over(s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    from study.lease import leased
+    from study.remote.lease import leased
 
-    monkeypatch.setattr("study.lease.EXPIRY_SECONDS", 1.0)
-    monkeypatch.setattr("study.lease._LOOK_SECONDS", 0.2)
-    monkeypatch.setattr("study.lease.HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr("study.remote.lease.EXPIRY_SECONDS", 1.0)
+    monkeypatch.setattr("study.remote.lease._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("study.remote.lease.HEARTBEAT_SECONDS", 0.2)
     url = s3.url("lease")
     storage, store = storage_at(url, "small"), ObjectStore(url)
     holder = {"driver": "other", "generation": 7, "host": "elsewhere", "machine": "m", "pid": 1, "beat": 1}

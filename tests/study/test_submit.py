@@ -15,10 +15,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from study.cluster.parcel import INPUTS, PLACE_FILE, STUDY_FILE, pack, unpack
+from study.cluster.submit import Submission, entrypoint, submit_study
 from study.errors import UserError
-from study.parcel import INPUTS, PLACE_FILE, STUDY_FILE, pack, unpack
 from study.spec import StudySpec, load_study
-from study.submit import Submission, entrypoint, submit_study
 from tests.clusters import DEADLINE, ROOT, Head, free_ports, ray_head, user_environment
 
 BASE_ONLY: dict[str, Any] = {
@@ -105,7 +105,7 @@ def test_code_goes_along_whole_and_alone(study_file: Path, tmp_path: Path) -> No
 def test_a_model_that_is_too_large_is_refused_with_the_way_out(
     study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.parcel.MAX_BYTES", 1000)
+    monkeypatch.setattr("study.cluster.parcel.MAX_BYTES", 1000)
     spec = load_study(study_file)
     with pytest.raises(
         UserError, match=r"most of it .*/photos .*put the folder where all nodes see it.*--shared"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from study.console import MOST_ROWS, RunView, draw, snapshot
 from study.runs import RunKey
 from study.tail import EventTail
+from study.watch.console import MOST_ROWS, RunView, draw, snapshot
 from trainables.events import EVENTS_FILE, EventLog
 
 

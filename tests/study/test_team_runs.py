@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from study.attempt import attempts, order_stop
+from study.cluster.local_ray import cluster
 from study.execute import launch
 from study.ledger import Ledger
-from study.local_ray import cluster
 from study.run_result import read_result
 from study.runs import RunKey, Storage
 from study.spec import StudySpec

@@ -16,13 +16,13 @@ import pytest
 import yaml
 
 from study.errors import UserError
-from study.mirror import Mirror
-from study.mlflow_store import MlflowStore, check_tracking, resolve_tracking_uri
-from study.run_batches import batches
 from study.runs import PlannedRun, RunKey, Storage
-from study.sync import sync
-from study.tracking import Tracker
-from study.tracking_record import TrackingRecord
+from study.tracking.mirror import Mirror
+from study.tracking.mlflow_store import MlflowStore, check_tracking, resolve_tracking_uri
+from study.tracking.record import TrackingRecord
+from study.tracking.run_batches import batches
+from study.tracking.sync import sync
+from study.tracking.tracker import Tracker
 from tests.study.fake_runs import (
     STEPS,
     FakeRun,
@@ -303,7 +303,7 @@ def test_kill_9_between_create_run_and_the_stored_id(tmp_path: Path) -> None:
     store = prepare_store(storage)
     code = (
         "import os, signal, sys, time; from pathlib import Path\n"
-        "from study.runs import Storage; from study.tracking import Tracker, TrackingRecord\n"
+        "from study.runs import Storage; from study.tracking.tracker import Tracker, TrackingRecord\n"
         "TrackingRecord.set_mlflow_run_id = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "storage = Storage(Path(sys.argv[1]), 'kill9'); Tracker(storage, storage.tracking_uri)\n"
         "time.sleep(60)"
@@ -478,7 +478,7 @@ def test_mlflow_is_silent(tmp_path: Path) -> None:
     write_run(Storage(tmp_path, "silent"), ONE)
     code = (
         "import sys; from pathlib import Path; from study.runs import Storage\n"
-        "from study.results import load_results; from study.tracking import Tracker\n"
+        "from study.results import load_results; from study.tracking.tracker import Tracker\n"
         "storage = Storage(Path(sys.argv[1]), 'silent')\n"
         "tracker = Tracker(storage, storage.tracking_uri); tracker.close(); assert not tracker.unsynced\n"
         "assert len(load_results(storage).frame) == 1"

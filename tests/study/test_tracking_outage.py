@@ -10,11 +10,11 @@ import pytest
 
 from study.errors import UserError
 from study.local_results import local_results
-from study.mlflow_store import MlflowStore
 from study.results import load_results
 from study.runs import Storage
-from study.sync import sync
-from study.tracking import Tracker
+from study.tracking.mlflow_store import MlflowStore
+from study.tracking.sync import sync
+from study.tracking.tracker import Tracker
 from tests.study.fake_runs import write_run
 from tests.study.mlflow_stores import Server, prepare_store, runs_by_key
 from tests.study.test_tracking import ONE, RUNS, assert_exact, go_on, planned, wait_for
@@ -25,7 +25,7 @@ THREE = RUNS["confirm/lora-cosine/0001-dog-1-s100"]
 
 def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("study.tracking.LONGEST_PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr("study.tracking.tracker.LONGEST_PAUSE_SECONDS", 1.0)
     server, storage = Server(tmp_path / "server"), Storage(tmp_path / "storage", "outage")
     server.start()
     try:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from study import ui
 from study.errors import UserError
-from study.mlflow_store import MlflowStore
 from study.runs import Storage
-from study.sync import sync
+from study.tracking.mlflow_store import MlflowStore
+from study.tracking.sync import sync
+from study.watch import ui
 from tests.study.fake_runs import fake_runs, write_run
 from tests.study.mlflow_stores import prepare_store
 

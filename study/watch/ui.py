@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.errors import UserError
-from study.mlflow_store import MlflowStore, check_tracking, resolve_tracking_uri, sqlite_path
-from study.mlflow_view import VIEW_QUERY
 from study.provenance import without_credentials
 from study.runs import Storage
+from study.tracking.mlflow_store import MlflowStore, check_tracking, resolve_tracking_uri, sqlite_path
+from study.tracking.mlflow_view import VIEW_QUERY
 
 HOST = "127.0.0.1"
 FIRST_PORT, PORTS = 5000, 100

@@ -1,4 +1,4 @@
-"""What a submitted job runs on the cluster, in the folder that was sent: ``python -m study.submitted``."""
+"""What a submitted job runs on the cluster, in the folder that was sent: ``python -m study.cluster.submitted``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from study.cli import main
+from study.cluster.parcel import STUDY_FILE, unpack
 from study.errors import UserError
-from study.parcel import STUDY_FILE, unpack
 
 
 def run(arguments: list[str]) -> None:

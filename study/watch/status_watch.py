@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from study.status import StudyStatus
-from study.status_view import glance, section
+from study.watch.status import StudyStatus
+from study.watch.status_view import glance, section
 
 _FIXED_LINES = 16  # of a glance: head, headings, gaps
 _TABLES = 3

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from study.run_status import UNDER_WAY, RunStatus, Standing
 from study.runs import RunKey
+from study.watch.run_status import UNDER_WAY, RunStatus, Standing
 
 WINDOW_SECONDS = 3600.0
 LEAST_WINDOW_SECONDS = 60.0

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.driver import Driver, lock_is_held, read_driver
-from study.outlook import Outlook, Rate, outlook, recent_rate
-from study.run_status import STATES, UNDER_WAY, WALL, RunStatus, Standing
 from study.runs import RunKey, Storage
-from study.tracking_state import read_state
+from study.tracking.state import read_state
+from study.watch.outlook import Outlook, Rate, outlook, recent_rate
+from study.watch.run_status import STATES, UNDER_WAY, WALL, RunStatus, Standing
 
 if TYPE_CHECKING:
     from study.spec import StudySpec

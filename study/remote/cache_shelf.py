@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from study.object_store import ObjectStore
+from study.remote.object_store import ObjectStore
 from trainables.shelf import put_behind, shelf_behind
 
 PREFIX = "cache"

@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from study.object_store import ObjectStore, StoreError
-from study.run_objects import FileRef, fetch_file, safe_path
+from study.remote.object_store import ObjectStore, StoreError
+from study.remote.run_objects import FileRef, fetch_file, safe_path
 from trainables.config import RunConfig
 
 INPUTS = "inputs"

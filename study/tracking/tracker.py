@@ -11,8 +11,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from study.mirror import BusyError, Counts, Mirror, OutageError
-from study.mlflow_store import (
+from study.provenance import without_credentials
+from study.tracking.mirror import BusyError, Counts, Mirror, OutageError
+from study.tracking.mlflow_store import (
     brief,
     check_tracking,
     configure_client,
@@ -20,9 +21,8 @@ from study.mlflow_store import (
     resolve_tracking_uri,
     tracking_uri_problem,
 )
-from study.provenance import without_credentials
-from study.tracking_record import RunIds, TrackingRecord
-from study.tracking_state import StateWriter
+from study.tracking.record import RunIds, TrackingRecord
+from study.tracking.state import StateWriter
 
 if TYPE_CHECKING:
     from study.runs import PlannedRun, RunKey, Storage

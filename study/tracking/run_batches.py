@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from study.mlflow_store import MAX_METRICS, Metric
+from study.tracking.mlflow_store import MAX_METRICS, Metric
 from trainables.events import Event
 
 _GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost"}

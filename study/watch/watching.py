@@ -11,10 +11,10 @@ from study.attempt_log import tries
 from study.driver import SILENT_SECONDS, Driver, lock_is_held, read_driver, request_stop
 from study.errors import UserError
 from study.operations import readable_storage, stored_spec
-from study.run_logs import attempt_lines, failure_text, find_run, follow_log, log_text
+from study.remote.working_copy import fetch_sign
 from study.runs import RunKey, Storage
-from study.status import RUNS_COLUMNS, StatusReader
-from study.working_copy import fetch_sign
+from study.watch.run_logs import attempt_lines, failure_text, find_run, follow_log, log_text
+from study.watch.status import RUNS_COLUMNS, StatusReader
 
 POLL_SECONDS = 0.5
 FETCH_SECONDS = 10.0
@@ -100,8 +100,8 @@ def stop_study(storage: Storage, *, wait: bool, timeout: float) -> int:
 
 def serve_optuna(storage: Storage, port: int | None) -> int:
     """Serves optuna-dashboard on the study's ledger until it is interrupted; returns the exit code."""
-    from study.optuna_ui import arm_pages, optuna_command
-    from study.ui import serve_command
+    from study.watch.optuna_ui import arm_pages, optuna_command
+    from study.watch.ui import serve_command
 
     url = stored_spec(storage).storage.ledger_url or storage.ledger_url
     command = optuna_command(storage, url, port=port)

@@ -18,7 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from study.errors import UserError
 from study.runs import Storage
-from study.ui import HOST, UiCommand, chosen_port
+from study.watch.ui import HOST, UiCommand, chosen_port
 
 URL_VARIABLE = "STUDY_UI_LEDGER_URL"
 FIRST_PORT = 5100  # MLflow's UI takes one from 5000 on, and takes long to start
@@ -38,7 +38,7 @@ def optuna_command(storage: Storage, ledger_url: str, *, port: int | None = None
         raise UserError(f"study {storage.study!r} has no ledger yet; launch it first")
     base = f"http://{HOST}:{(chosen := chosen_port(port, FIRST_PORT))}"
     return UiCommand(
-        (sys.executable, "-m", "study.optuna_ui", str(chosen)),
+        (sys.executable, "-m", "study.watch.optuna_ui", str(chosen)),
         {URL_VARIABLE: ledger_url},  # not on the command line, which every user of the machine can read
         base,
         f"{base}/dashboard/",

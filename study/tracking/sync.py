@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from study.errors import UserError
-from study.mirror import BusyError, Mirror, OutageError
-from study.mlflow_store import brief, check_tracking, configure_client, frozen_spec, resolve_tracking_uri
 from study.provenance import without_credentials
 from study.runs import Storage
-from study.tracking_record import RunIds, TrackingRecord
-from study.tracking_state import write_state
+from study.tracking.mirror import BusyError, Mirror, OutageError
+from study.tracking.mlflow_store import (
+    brief,
+    check_tracking,
+    configure_client,
+    frozen_spec,
+    resolve_tracking_uri,
+)
+from study.tracking.record import RunIds, TrackingRecord
+from study.tracking.state import write_state
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from study.cluster.nodes import (
+    Question,
+    examine_nodes,
+    files_of,
+    is_one_machine,
+    node_problems,
+    unseen_inputs,
+)
 from study.errors import UserError
-from study.inputs import INDEX, INPUTS
 from study.machine import size
-from study.nodes import Question, examine_nodes, files_of, is_one_machine, node_problems, unseen_inputs
-from study.object_store import ObjectStore, StoreError
-from study.run_objects import digest_of
+from study.remote.inputs import INDEX, INPUTS
+from study.remote.object_store import ObjectStore, StoreError
+from study.remote.run_objects import digest_of
 from study.runs import Storage
 from trainables.config import EMBEDDED
 from trainables.located import folder_of

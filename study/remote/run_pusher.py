@@ -1,6 +1,6 @@
 """The worker's side of a storage URL: what an attempt does in its scratch folder is copied to the URL as it goes.
 
-A thread of its own copies; the attempt waits for it at its end only. See `study.run_objects` for what it writes.
+A thread of its own copies; the attempt waits for it at its end only. See `study.remote.run_objects` for what it writes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from study.object_store import ObjectStore, StoreError
-from study.run_objects import (
+from study.remote.object_store import ObjectStore, StoreError
+from study.remote.run_objects import (
     ALL,
     CHECKPOINTS,
     SEGMENTS,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.object_store import ObjectStore, StoreError
+from study.remote.object_store import ObjectStore, StoreError
 from study.runs import Storage
 from study.visible import VISIBLE_SECONDS, sees
 from trainables.located import folder_of

@@ -17,15 +17,15 @@ from typing import IO, Any
 
 import yaml
 
-from study.mlflow_store import MlflowStore, brief, is_missing, published_spec, spec_digest
-from study.mlflow_view import experiment_tags
-from study.parents import Child, Parents
 from study.rows import result_of
-from study.run_batches import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
-from study.run_writer import end_tags, log_artifacts, log_image, run_tags
 from study.runs import RunKey, Storage
 from study.tail import EventTail
-from study.tracking_record import RunIds, TrackingRecord
+from study.tracking.mlflow_store import MlflowStore, brief, is_missing, published_spec, spec_digest
+from study.tracking.mlflow_view import experiment_tags
+from study.tracking.parents import Child, Parents
+from study.tracking.record import RunIds, TrackingRecord
+from study.tracking.run_batches import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
+from study.tracking.run_writer import end_tags, log_artifacts, log_image, run_tags
 from trainables.events import EVENTS_FILE, RUN_FILE, Event
 
 # The parser and emitter in C, where PyYAML was built with them, are ten times as fast.

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from study.mlflow_store import Metric, MlflowStore
-from study.run_batches import flat_params
 from study.runs import RunKey
+from study.tracking.mlflow_store import Metric, MlflowStore
+from study.tracking.run_batches import flat_params
 
 
 @dataclass(frozen=True)

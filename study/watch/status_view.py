@@ -10,11 +10,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from study.console import duration
-from study.views import cell
+from study.watch.console import duration
+from study.watch.views import cell
 
 if TYPE_CHECKING:
-    from study.status import StudyStatus
+    from study.watch.status import StudyStatus
 
 MOST_ROWS = 12  # of running and of failed runs, in a glance; `--section` shows all
 _STYLES = {

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from study.cluster.joining import connection_problem
+from study.cluster.local_ray import token_mode, without
+from study.cluster.parcel import Parcel, pack
 from study.errors import UserError
-from study.joining import connection_problem
 from study.lint.faults import LOOPBACK
-from study.local_ray import token_mode, without
-from study.parcel import Parcel, pack
 from study.provenance import without_credentials
 from study.spec import StudySpec, load_study
 
@@ -230,7 +230,7 @@ def _send(client: Any, parcel: Parcel, asked: Submission) -> str:
 
 def entrypoint(asked: Submission) -> str:
     """Returns the command of the job."""
-    words = ["python", "-m", "study.submitted", "--storage", asked.storage]
+    words = ["python", "-m", "study.cluster.submitted", "--storage", asked.storage]
     reports = asked.reports or (None if "://" in asked.storage else f"{asked.storage.rstrip('/')}/reports")
     words += ["--reports", reports] if reports else ["--no-report"]
     words += ["--tracking-uri", asked.tracking_uri] if asked.tracking_uri else []

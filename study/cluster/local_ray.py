@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.capacity import Node
+from study.cluster.capacity import Node
+from study.cluster.joining import check_address, look
 from study.errors import UserError
-from study.joining import check_address, look
 
 HERE = (None, "", "local")  # addresses that mean: on this machine
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray

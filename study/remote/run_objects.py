@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.object_store import ObjectInfo, ObjectStore
+from study.remote.object_store import ObjectInfo, ObjectStore
 from trainables.events import RESULT_FILE
 
 ALL, SEGMENTS = "all.json", "s"

@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING
 
 from study.driver import DRIVER_FILE, REQUEST_FILE
 from study.errors import UserError
-from study.lease import leased
-from study.ledger_copy import LedgerCopy, drop_older, noted_generation
-from study.object_store import ObjectStore, StoreError
-from study.run_objects import ALL, attempt_name, encode, run_prefix
+from study.remote.lease import leased
+from study.remote.ledger_copy import LedgerCopy, drop_older, noted_generation
+from study.remote.object_store import ObjectStore, StoreError
+from study.remote.run_objects import ALL, attempt_name, encode, run_prefix
+from study.remote.working_copy import (
+    AT_ONCE,
+    DEATHS,
+    STUDY_FILE,
+    RunCopies,
+    copy_locked,
+    fetch_all,
+    fetch_study,
+)
 from study.run_result import read_result
 from study.runs import PlannedRun, Storage
-from study.working_copy import AT_ONCE, DEATHS, STUDY_FILE, RunCopies, copy_locked, fetch_all, fetch_study
 from trainables.events import EVENTS_FILE, RESULT_FILE
 
 if TYPE_CHECKING:

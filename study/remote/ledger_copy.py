@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 from study.errors import UserError
-from study.object_store import ObjectStore
-from study.run_objects import relative
+from study.remote.object_store import ObjectStore
+from study.remote.run_objects import relative
 from study.run_result import write_json
 from study.runs import Storage
 

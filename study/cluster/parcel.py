@@ -65,7 +65,7 @@ def pack(
     (folder / STUDY_FILE).write_text(moved.to_yaml(), encoding="utf-8")
     (folder / PLACE_FILE).write_text(json.dumps({"inputs": inputs}), encoding="utf-8")
     if code:
-        root = Path(__file__).resolve().parents[1]
+        root = Path(__file__).resolve().parents[2]
         for package in _CODE:
             shutil.copytree(
                 root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", ".*")

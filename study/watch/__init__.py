@@ -1,0 +1,1 @@
+"""What a user sees of a study: status, logs, dashboards, and how rows are printed."""
