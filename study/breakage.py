@@ -18,6 +18,12 @@ _REMEDIES = {
 
 def what_failed(error: BaseException) -> str:
     """Returns what went wrong in a line, with the remedy where the storage or the ledger is to blame."""
+    lines = str(error).strip().splitlines() or [""]
+    return records_failed(error) or f"{type(error).__name__}: {lines[-1]}"
+
+
+def records_failed(error: BaseException) -> str | None:
+    """Returns what went wrong, and the remedy, if an error comes from storage or ledger; None for any other."""
     cause: BaseException | None = error
     while cause is not None:
         if failure := storage_failure(cause):
@@ -28,5 +34,4 @@ def what_failed(error: BaseException) -> str:
         if isinstance(cause, UserError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[-1]}"
+    return None

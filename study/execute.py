@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from study.breakage import what_failed
+from study.breakage import records_failed, what_failed
 from study.claim import claimed
 from study.cluster.capacity import WAIT_SECONDS, Room
 from study.cluster.local_ray import Cluster, alive_nodes, cluster, dead_daemons
@@ -135,7 +135,7 @@ def launch(
             60 * max(2 * workers.watchdog_minutes, LONGEST_CALL_MINUTES), say, lambda: waiting()
         ) as watchdog,
     ):
-        queue = RunQueue(spec, storage, open_ledger(spec, storage))
+        queue = _queue(spec, storage)
         stalls = rounds = 0
 
         def waiting() -> str:
@@ -185,6 +185,19 @@ def launch(
         shutil.rmtree(storage.folder / "ray", ignore_errors=True)
         heart.how = "finished" if queue.finished else ending.reason or "interrupted"
         return _outcome(spec, queue, ending, notes)
+
+
+def _queue(spec: StudySpec, storage: Storage) -> RunQueue:
+    """Returns the queue of a study; a ledger or storage that fails from the beginning is the user's business."""
+    try:
+        return RunQueue(spec, storage, open_ledger(spec, storage))
+    except UserError:
+        raise
+    except Exception as error:
+        failure = records_failed(error)
+        if failure is None:
+            raise
+        raise UserError(failure) from error
 
 
 def open_ledger(spec: StudySpec, storage: Storage) -> Ledger:
@@ -237,6 +250,8 @@ def _work(
 
     def tick() -> None:
         watchdog.pat()
+        if dispatcher.broken is not None:
+            raise dispatcher.broken
         if joined.local and (dead := dead_daemons()):
             if "gcs_server" in dead:
                 say("Ray's control service died, upon which Ray ends this process within a minute; " + GO_ON)
@@ -281,7 +296,10 @@ def _work(
     if not joined.local:
         dispatcher.located = prepared_nodes(spec, storage, dispatcher.session, say)
     heart.describe = lambda: _told(dispatcher, room, joined)
-    return place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
+    failure = place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
+    if dispatcher.trouble is not None:
+        ending.ask(dispatcher.trouble)
+    return failure
 
 
 def _told(dispatcher: Dispatcher, room: Room, joined: Cluster) -> dict[str, Any]:

@@ -294,9 +294,9 @@ def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[in
 
 def stored_spec(storage: Storage) -> StudySpec:
     """Returns the study as it was launched."""
-    import json
+    from study.run_result import read_json_or_copy
 
-    return StudySpec.from_record(json.loads((storage.folder / "study.json").read_text(encoding="utf-8")))
+    return StudySpec.from_record(read_json_or_copy(storage.folder / "study.json"))
 
 
 def _confirmed(storage: Storage, arm: str) -> bool:

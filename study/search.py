@@ -13,7 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray import tune
 from ray.tune.search import Searcher
@@ -44,6 +44,9 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 MAX_REFUSALS = 6
 
 
+T = TypeVar("T")
+
+
 class Dispatcher:
     """Hands out runs as orders and takes their ends; the part of the searcher that Tune knows nothing of.
 
@@ -59,6 +62,7 @@ class Dispatcher:
 
     Attributes:
         located: Named folders that lie elsewhere for workers, see `study.remote.shipping`.
+        broken: What ledger or folders raised: from then on the queue is not what they say, and nothing is given out.
         trouble: Why the launch must end: runs cannot be kept, or no node that is tried can work on them.
     """
 
@@ -80,6 +84,7 @@ class Dispatcher:
     ) -> None:
         self.queue = queue
         self.trouble: str | None = None
+        self.broken: Exception | None = None
         self._upkeep = upkeep or Upkeep()
         self._url, self._home, self._study, self._early_stopping = url, home, study, early_stopping
         self.located: Mapping[str, str] = {}
@@ -99,6 +104,11 @@ class Dispatcher:
         self._rooms: dict[str, str] = {}
         self._starved_since: float | None = None
         self._deaths: Counter[str] = Counter()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will be given out."""
+        return self.stopping or self.broken is not None or self.trouble is not None or self.queue.finished
 
     def touch(self) -> None:
         """Notes that something happened."""
@@ -129,6 +139,27 @@ class Dispatcher:
 
     def next_order(self, trial_id: str) -> Order | None:
         """Returns what the next worker shall do, or None if it must wait."""
+        return self._kept(self._next_order, trial_id)
+
+    def ended(self, trial_id: str) -> None:
+        """Takes the end of an attempt: a result, if its worker left one, else it was interrupted or died."""
+        self._kept(self._ended, trial_id)
+
+    def died(self, trial_id: str, cause: str, *, preempted: bool = False) -> None:
+        """Takes the death of a worker: the run is handed out again, unless it has used up its attempts."""
+        self._kept(self._died, trial_id, cause, preempted)
+
+    def _kept(self, action: Callable[..., T], *arguments: Any) -> T | None:
+        """Keeps what ledger or folders raise as `broken`: Tune would take it for one trial's failure, and go on."""
+        if self.broken is not None:
+            return None
+        try:
+            return action(*arguments)
+        except Exception as error:
+            self.broken = error
+            return None
+
+    def _next_order(self, trial_id: str) -> Order | None:
         if self.stopping or self.trouble is not None or time.monotonic() < self._pause_until:
             return None
         if len(self.queue.live) >= self.max_concurrent:
@@ -165,8 +196,7 @@ class Dispatcher:
             stoppable=self._early_stopping and key.phase == "search",
         )
 
-    def ended(self, trial_id: str) -> None:
-        """Takes the end of an attempt: a result, if its worker left one, else it was interrupted or died."""
+    def _ended(self, trial_id: str) -> None:
         planned = self._planned.get(trial_id)
         if planned is not None:
             self._upkeep.collect(planned, self.session)
@@ -189,11 +219,13 @@ class Dispatcher:
 
     def release(self) -> None:
         """Takes back all runs that are under way: Tune has ended."""
+        if self.broken is not None:  # the queue is made anew; what Ray holds for runs would stand in its way
+            for trial_id in list(self._rooms):
+                release_room(self._rooms.pop(trial_id))
         for trial_id in list(self._planned):
             self.ended(trial_id)
 
-    def died(self, trial_id: str, cause: str, *, preempted: bool = False) -> None:
-        """Takes the death of a worker: the run is handed out again, unless it has used up its attempts."""
+    def _died(self, trial_id: str, cause: str, preempted: bool) -> None:
         planned = self._planned.get(trial_id)
         known = planned is not None and self._upkeep.collect(planned, self.session)
         # What it left cannot be seen now: perhaps its result, so that nothing may be said of it.
@@ -280,7 +312,7 @@ class LedgerSearcher(Searcher):
         order = self._dispatcher.next_order(trial_id)
         if order is not None:
             return order.to_dict()
-        return Searcher.FINISHED if self._dispatcher.queue.finished or self._dispatcher.stopping else None
+        return Searcher.FINISHED if self._dispatcher.over else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report means that something is going on, unless it says that it waits for the workers of a run."""

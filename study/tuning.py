@@ -65,12 +65,9 @@ def place_runs(
             tuner.fit()
         except Exception as error:
             failure = what_failed(error)
-    try:
-        dispatcher.release()
-    except (
-        Exception
-    ) as error:  # of the ledger, or the driver's disk; the queue is no longer what the ledger says
-        failure = failure or what_failed(error)
+    dispatcher.release()
+    if dispatcher.broken is not None:
+        failure = what_failed(dispatcher.broken)
     return failure
 
 

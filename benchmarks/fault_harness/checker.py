@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.fault_harness.driving import Driven
 from benchmarks.fault_harness.studies import EVERY, end_marks, fingerprint, run_folders
+from study.cluster.local_ray import environment
 from study.ledger import Ledger
 from study.operations import stored_spec
 from study.run_result import read_result
@@ -61,7 +62,8 @@ def _check_folders(driven: Driven, reference: dict[str, Any], found: Findings) -
 
 def _check_ledger(driven: Driven, reference: dict[str, Any], found: Findings) -> None:
     spec = stored_spec(driven.storage)
-    ledger = Ledger(driven.ledger_url or driven.storage.ledger_url, spec.name)
+    with environment(driven.database.environment if driven.database is not None else {}):
+        ledger = Ledger(driven.ledger_url or driven.storage.ledger_url, spec.name)
     runs: Counter[str] = Counter()
     for arm in spec.arms:
         search, confirm = ledger.trials(arm), ledger.trials(arm, "confirm")

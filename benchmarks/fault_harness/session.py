@@ -115,7 +115,8 @@ class Session:
             problem = f"harness: {type(error).__name__}: {error}"
         result = {
             "record": "study", "study": driven.name, "setting": plan.setting, "kinds": plan.kinds[:injected],
-            "launches": driven.launches, "exit_codes": driven.exit_codes, "deaths": driven.deaths(),
+            "launches": driven.launches, "exit_codes": driven.exit_codes,
+            "attempts": driven.all_attempts(), "deaths": driven.deaths(),
             "lost": findings.lost, "doubled": findings.doubled, "hung": problem,
         }  # fmt: skip
         self.record(result)

@@ -6,7 +6,6 @@ A tracking URI is chosen in this order: given explicitly (``--tracking-uri``), `
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
@@ -18,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from study.errors import UserError
 from study.provenance import without_credentials
+from study.run_result import read_json_or_copy
 from study.runs import Storage
 
 if TYPE_CHECKING:
@@ -92,7 +92,10 @@ def frozen_spec(storage: Storage) -> dict[str, Any] | None:
     path = storage.folder / "study.json"
     if not path.exists():
         return None
-    document: dict[str, Any] = json.loads(path.read_text())
+    try:
+        document = read_json_or_copy(path)
+    except ValueError as error:
+        raise UserError(f"{error}; restore it, or start again under another name or --storage") from None
     spec: dict[str, Any] = document.get("spec", document)
     return spec
 
@@ -109,7 +112,7 @@ def published_spec(storage: Storage) -> dict[str, Any]:
 def spec_digest(storage: Storage) -> str:
     """Returns the digest of the frozen study file; empty before the launch."""
     path = storage.folder / "study.json"
-    return str(json.loads(path.read_text()).get("digest", "")) if path.exists() else ""
+    return str(read_json_or_copy(path).get("digest", "")) if path.exists() else ""
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -158,6 +161,8 @@ def configure_client() -> None:
     os.environ.setdefault("MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT", "60")
     # A request that is repeated blindly after a lost answer makes a second run; we look before we repeat.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    # It prints the traceback of whatever a database says; the tracker says what is missing, and why, in a line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow  # noqa: F401
