@@ -156,7 +156,7 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
     assert sorted(states) == ["COMPLETE", "COMPLETE", "PRUNED"]
     (note,) = outcome.notes
     assert "its worker died in attempt 1" in note
-    assert note.endswith("(worker_died)")
+    assert "(worker_died)" in note
 
     addresses = [ipaddress.ip_address(address) for address in listening]
     assert addresses
