@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from search_spaces.documents import Document, dotted, parse_value
 from search_spaces.wording import Loc, model_at, unknown_key
 from study.errors import UserError
+from study.provenance import without_credentials
 
 
 def apply_overrides(document: Document, overrides: Iterable[str], model: type[BaseModel]) -> Document:
@@ -37,10 +38,10 @@ def apply_overrides(document: Document, overrides: Iterable[str], model: type[Ba
         try:
             loc = _set(data, key.strip(), parse_value(text), model)
         except UserError as error:
-            problems += [f"override {argument}: {problem}" for problem in error.problems]
+            problems += [f"override {without_credentials(argument)}: {problem}" for problem in error.problems]
             continue
         places = {place: words for place, words in places.items() if place[: len(loc)] != loc} | {
-            loc: argument
+            loc: without_credentials(argument)  # it stands in messages, which stand in logs
         }
     if problems:
         raise UserError(*problems)

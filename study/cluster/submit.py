@@ -69,9 +69,14 @@ def submit_study(
     Raises:
         UserError: With every mistake that can be known here; nothing was submitted then.
     """
-    spec = load_study(file, overrides)
-    problems = [*_storage_problems(asked), *_secret_problems(spec, asked), *_image_problems(spec)]
-    problems += _address_problems(address)
+    problems = [*_storage_problems(asked), *_address_problems(address)]
+    try:
+        spec = load_study(file, overrides)  # refuses passwords, which anybody could read in the dashboard
+    except UserError as error:
+        raise UserError(*error.problems, *problems, *_uri_problems("--tracking-uri", asked.tracking_uri)) from None
+    for name, uri in (("--tracking-uri", asked.tracking_uri), ("tracking.uri", spec.tracking.uri)):
+        problems += _uri_problems(name, uri)
+    problems += _image_problems(spec)
     if problems:
         raise UserError(*problems)
     if urlsplit(address).scheme == "http" and urlsplit(address).hostname not in LOOPBACK:
@@ -122,21 +127,19 @@ def _storage_problems(asked: Submission) -> Iterator[str]:
         yield f"--reports {asked.reports} {where}; write an absolute folder"
 
 
-def _secret_problems(spec: StudySpec, asked: Submission) -> Iterator[str]:
-    """The entrypoint, and what is uploaded, can be read by everybody who sees the dashboard."""
-    tracking = {"--tracking-uri": asked.tracking_uri, "tracking.uri": spec.tracking.uri}
-    for name, uri in {**tracking, "storage.ledger_url": spec.storage.ledger_url}.items():
-        shown = without_credentials(uri or "")
-        if shown != (uri or ""):
-            yield (
-                f"{name} {shown} holds a password, which anybody could read in the dashboard; leave it out and put "
-                "it on the head: ~/.pgpass, or the variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            )
-        elif name in tracking and urlsplit(shown).hostname in LOOPBACK:
-            yield (
-                f"{name} {shown} means the head itself when it is used there; write the address that the head reaches "
-                "MLflow at, or leave it out"
-            )
+def _uri_problems(name: str, uri: str | None) -> Iterator[str]:
+    """The entrypoint can be read by everybody who sees the dashboard, and is run on the cluster."""
+    shown = without_credentials(uri or "")
+    if shown != (uri or ""):
+        yield (
+            f"{name} {shown} holds a password, which anybody could read in the dashboard; leave it out and put it on "
+            "the head: the variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    elif urlsplit(shown).hostname in LOOPBACK:
+        yield (
+            f"{name} {shown} means the head itself when it is used there; write the address that the head reaches "
+            "MLflow at, or leave it out"
+        )
 
 
 def _image_problems(spec: StudySpec) -> list[str]:

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.soak import lines, soak
 
-RUNS = 12
+RUNS = 30
+OF_ONE_RUN = 6  # files and threads that a run has open while it lasts, and a look may catch
 
 
 @pytest.mark.slow
@@ -26,10 +27,10 @@ def test_warm_actors_and_driver_stay_as_they_are(tmp_path: Path) -> None:
             for sample in found["samples"]
             if name in sample.values and 0.4 * RUNS <= sample.runs < RUNS
         ]
-        # The least of the first and of the last looks: files that are open for a moment do not count.
+        # The least of the first and of the last looks, a dozen runs apart: one a run that stays would show.
         third = max(1, len(values) // 3)
         growth = min(value for _, value in values[-third:]) - min(value for _, value in values[:third])
         if name.endswith(("/files", "/threads", "/objects")):
-            assert growth <= 2, f"{name} grew by {growth:g} in {values[-1][0] - values[0][0]} runs"
+            assert growth <= OF_ONE_RUN, f"{name} grew by {growth:g} in {values[-1][0] - values[0][0]} runs"
         if name.startswith("actor") and name.endswith("/MiB"):
             assert growth <= 15, f"{name} grew by {growth:.1f}"
