@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.soak import lines, soak
 
-RUNS = 30
+RUNS = 28
 OF_ONE_RUN = 6  # files and threads that a run has open while it lasts, and a look may catch
 
 
