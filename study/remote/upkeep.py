@@ -196,7 +196,8 @@ class _Driver:
                 self._ledger.push()
 
     def _work(self) -> None:
-        pushed = told = time.monotonic()
+        pushed = time.monotonic()
+        told = pushed - TELL_SECONDS  # at once: the URL may still show a driver that died
         with ThreadPoolExecutor(AT_ONCE) as pool:
             while not self._closing.wait(0.25):
                 now = time.monotonic()
