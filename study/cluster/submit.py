@@ -73,7 +73,9 @@ def submit_study(
     try:
         spec = load_study(file, overrides)  # refuses passwords, which anybody could read in the dashboard
     except UserError as error:
-        raise UserError(*error.problems, *problems, *_uri_problems("--tracking-uri", asked.tracking_uri)) from None
+        raise UserError(
+            *error.problems, *problems, *_uri_problems("--tracking-uri", asked.tracking_uri)
+        ) from None
     for name, uri in (("--tracking-uri", asked.tracking_uri), ("tracking.uri", spec.tracking.uri)):
         problems += _uri_problems(name, uri)
     problems += _image_problems(spec)
