@@ -22,10 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from study.json_files import append_json_line, read_json_lines, write_json
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import run_prefix
 from study.run_place import LOCK_FILE, PlaceError, place_of
-from study.run_result import RunResult, read_result, write_failure, write_json
+from study.run_result import RunResult, read_result, write_failure
 from trainables.errors import storage_failure
 from trainables.events import Event, read_events
 
@@ -257,10 +258,7 @@ def note_attempt(folder: Path, session: str, node: str = "") -> None:
         "after": events[-1].number if events else 0,
         "log": _size(folder / LOG_FILE),
     }
-    with (folder / ATTEMPTS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_json_line(folder / ATTEMPTS_FILE, line)
 
 
 def _size(path: Path) -> int:
@@ -272,17 +270,8 @@ def _size(path: Path) -> int:
 
 def attempts(folder: Path) -> list[dict[str, Any]]:
     """Returns the attempts at a run, oldest first."""
-    try:
-        lines = (folder / ATTEMPTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            attempt = json.loads(line)
-            if isinstance(attempt, dict) and "session" in attempt:
-                found.append({"after": 0, **attempt})
-    return found
+    found = read_json_lines(folder / ATTEMPTS_FILE)
+    return [{"after": 0, **attempt} for attempt in found if "session" in attempt]
 
 
 def crash_report(folder: Path) -> str | None:

@@ -7,8 +7,6 @@ because on shared storage two machines must not append to one), and the events s
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from study.attempt import attempts
+from study.json_files import append_json_line, read_json_lines
 from study.run_result import RunResult, read_result
 from trainables.events import Event, read_events
 
@@ -75,25 +74,12 @@ def note_death(folder: Path, session: str, *, reason: str, cause: str) -> None:
         OSError
     ):  # a diary: nothing hangs on it, least of all where the disk is what failed
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / DEATHS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_json_line(folder / DEATHS_FILE, line)
 
 
 def deaths(folder: Path) -> list[dict[str, Any]]:
     """Returns what `note_death` wrote, oldest first."""
-    try:
-        lines = (folder / DEATHS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            death = json.loads(line)
-            if isinstance(death, dict):
-                found.append({"attempt": None, **death})
-    return found
+    return [{"attempt": None, **death} for death in read_json_lines(folder / DEATHS_FILE)]
 
 
 def tries(folder: Path, *, session: str | None = None, events: Sequence[Event] | None = None) -> list[Try]:

@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING
 from study.database_lock import database_lock
 from study.errors import UserError
 from study.inside import check_no_links
+from study.json_files import copy_of, is_sound, read_json_or_copy, write_json_twice
 from study.remote.working_copy import fetch_record
-from study.run_result import copy_of, is_sound, read_json_or_copy, write_json_twice
 from study.runs import Storage
 
 if TYPE_CHECKING:

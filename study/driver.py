@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from study.claim import LOCK_FILE
+from study.json_files import write_json
 from study.remote.working_copy import send
-from study.run_result import write_json
 from study.runs import Storage
 
 DRIVER_FILE = "driver.json"

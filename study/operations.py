@@ -294,7 +294,7 @@ def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[in
 
 def stored_spec(storage: Storage) -> StudySpec:
     """Returns the study as it was launched."""
-    from study.run_result import read_json_or_copy
+    from study.json_files import read_json_or_copy
 
     return StudySpec.from_record(read_json_or_copy(storage.folder / "study.json"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 from study.checks import check_study
 from study.cluster.capacity import first_limit
 from study.errors import UserError
+from study.json_files import read_json_or_copy
 from study.machine import concurrency, existing, size
 from study.probe import Measured, probe_machine
 from study.runs import RunKey, Storage, storage_at
@@ -368,7 +368,7 @@ def _progress(spec: StudySpec, arm: str, storage: Storage, planned: int) -> Prog
 
 def _changed(spec: StudySpec, storage: Storage) -> list[str]:
     try:
-        record = json.loads((storage.folder / STUDY_FILE).read_text(encoding="utf-8"))
+        record = read_json_or_copy(storage.folder / STUDY_FILE)
         return difference(record, spec)
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from study.json_files import write_json
 from study.runs import State
 from trainables.config import RunConfig
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, read_events, sum_up
@@ -93,59 +92,3 @@ def write_failure(
     result = RunResult("FAIL", reason, message, traceback, {}, cost, None, attempts, config_digest)
     write_json(folder / RESULT_FILE, asdict(result))
     return result
-
-
-def copy_of(path: Path) -> Path:
-    """Returns where `write_json_twice` keeps its second copy."""
-    return path.with_name(f"{path.stem}.copy{path.suffix}")
-
-
-def write_json_twice(path: Path, content: Any) -> None:
-    """Writes JSON, and a copy of it beside it that `read_json_or_copy` takes if the file is damaged."""
-    write_json(path, content)
-    write_json(copy_of(path), content)
-
-
-def is_sound(path: Path) -> bool:
-    """Whether a file is there and holds a JSON object."""
-    try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError):
-        return False
-
-
-def read_json_or_copy(path: Path) -> dict[str, Any]:
-    """Returns what `write_json_twice` wrote.
-
-    Raises:
-        FileNotFoundError: There is neither the file nor a copy.
-        ValueError: There is something, but nothing sound.
-    """
-    there = [place for place in (path, copy_of(path)) if place.exists()]
-    if not there:
-        raise FileNotFoundError(path)
-    for place in there:
-        try:
-            content = json.loads(place.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(content, dict) and content:
-            return content
-    raise ValueError(f"{path} is damaged, and so is its copy")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that after a crash at any moment `path` has either its old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, sort_keys=True, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -22,6 +22,10 @@ class EventTail:
         self.path = folder / EVENTS_FILE
         self.read = 0
 
+    def skip_to_last(self, size: int) -> None:
+        """Leaves out all but the last so many bytes; the line that is cut so is no event and is passed over."""
+        self.read = max(0, os.stat(self.path).st_size - size)
+
     def new(self) -> list[Event]:
         """Returns the events that were not returned before."""
         try:

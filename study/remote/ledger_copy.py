@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 
 from study.errors import UserError
+from study.json_files import write_json
 from study.remote.object_store import ObjectStore
 from study.remote.run_objects import relative
-from study.run_result import write_json
 from study.runs import Storage
 
 NOTE_FILE = "ledger.copy.json"

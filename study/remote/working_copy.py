@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.errors import UserError
+from study.json_files import read_json_or_copy, write_json
 from study.remote.ledger_copy import pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import (
@@ -32,7 +33,6 @@ from study.remote.run_objects import (
     relative,
     run_prefix,
 )
-from study.run_result import write_json
 from study.runs import RunKey, Storage, is_sound_name
 from trainables.events import EVENTS_FILE, RESULT_FILE
 
@@ -284,7 +284,7 @@ def _noted(folder: Path) -> _Note | None:
 
 def _has_own_ledger(storage: Storage) -> bool:
     try:
-        record = json.loads((storage.folder / STUDY_FILE).read_text(encoding="utf-8"))
+        record = read_json_or_copy(storage.folder / STUDY_FILE)
     except (OSError, ValueError):
         return True
     return not (record.get("spec", {}).get("storage") or {}).get("ledger_url")

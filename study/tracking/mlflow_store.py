@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from study.errors import UserError
+from study.json_files import read_json_or_copy
 from study.provenance import without_credentials
-from study.run_result import read_json_or_copy
 from study.runs import Storage
 
 if TYPE_CHECKING:

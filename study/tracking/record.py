@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from study.errors import UserError
+from study.json_files import read_json_or_copy, write_json_twice
 from study.provenance import git_state, machine, package_versions
-from study.run_result import read_json_or_copy, write_json_twice
 from study.runs import RunKey, Storage
 
 TRACKING_FILE = "tracking.json"

@@ -7,7 +7,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 
-from study.run_result import write_json
+from study.json_files import write_json
 from study.runs import Storage
 
 STATE_FILE = "mlflow-state.json"

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from study.attempt import attempts
 from study.run_result import RunResult, read_result
 from study.runs import RunKey
-from trainables.events import EVENTS_FILE, RUN_FILE
+from study.tail import EventTail
+from trainables.events import RUN_FILE, Event
 
 Standing = Literal["complete", "pruned", "failed", "running", "interrupted", "pending"]
 
@@ -49,7 +50,7 @@ class RunStatus:
     last_sign: float | None = None
     lived: float = 0.0
     quality: float | None = None
-    _offset: int = 0
+    _tail: EventTail | None = None
     _began: float | None = None
     _progress: tuple[int, float] | None = None
 
@@ -81,36 +82,21 @@ class RunStatus:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 document = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
                 self.steps = int(document["training"]["max_train_steps"])
-        if result is not None and self._offset == 0 and result.state != "FAIL":
-            self._skip_to_tail()
-        self._read_events()
+        tail = self._tail = self._tail or EventTail(self.folder)
+        with contextlib.suppress(OSError):
+            if result is not None and tail.read == 0 and result.state != "FAIL":
+                tail.skip_to_last(
+                    TAIL_BYTES
+                )  # after a good end only the last event says more than the result
+            for event in tail.new():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    self._take(event)
         self.result = result
         if result is not None:
             self.quality = result.value("quality")
 
-    def _skip_to_tail(self) -> None:
-        """Of a run that has ended well only the last event tells something that the result does not."""
-        with contextlib.suppress(OSError):
-            size = (self.folder / EVENTS_FILE).stat().st_size
-            self._offset = max(0, size - TAIL_BYTES)
-
-    def _read_events(self) -> None:
-        try:
-            with (self.folder / EVENTS_FILE).open("rb") as file:
-                if file.seek(0, 2) < self._offset:
-                    self._offset = 0  # a torn last line was dropped, or the file was fetched anew
-                file.seek(self._offset)
-                content = file.read()
-        except OSError:
-            return
-        whole = content[: content.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                self._take(json.loads(line))
-
-    def _take(self, event: dict[str, Any]) -> None:
-        kind, data, now = event["kind"], event["data"], float(event["time"])
+    def _take(self, event: Event) -> None:
+        kind, data, now = event.kind, event.data, float(event.time)
         if kind == "started":
             self.step, self.doing = int(data.get("resumed_step") or 0), None
             self._began, self._progress = now, None
@@ -118,8 +104,8 @@ class RunStatus:
         elif self._began is not None and self.last_sign is not None:
             self.lived += max(0.0, now - self.last_sign)
         self.last_sign = now
-        if event.get("step") is not None:
-            self.step = int(event["step"])
+        if event.step is not None:
+            self.step = int(event.step)
         if kind == "phase":
             self.doing = str(data.get("name"))
         elif kind == "progress":

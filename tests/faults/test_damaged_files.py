@@ -17,9 +17,10 @@ from study.attempt_log import deaths
 from study.claim import STUDY_FILE, claimed
 from study.errors import UserError
 from study.execute import open_ledger
+from study.json_files import copy_of
 from study.queue import RunQueue
 from study.run_place import PlaceError
-from study.run_result import copy_of, mend_result, read_result
+from study.run_result import mend_result, read_result
 from study.runs import Storage
 from study.tracking.record import TRACKING_FILE, TrackingRecord
 from tests.study.small_studies import small_study, storage_of

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -33,12 +30,3 @@ def database(database_server: Postgres) -> Iterator[str]:
             patch.setenv(variable, value)
         yield database_server.create_database(name)
     database_server.drop_database(name)
-
-
-@pytest.fixture
-def fast_path() -> Iterator[Path]:
-    """A temporary folder, in memory where there is one."""
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="study-test-", dir=memory if memory.is_dir() else None))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)

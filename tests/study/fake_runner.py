@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from study.run_result import write_json
+from study.json_files import write_json
 from trainables.config import RunConfig
 from trainables.errors import TrainingFailure
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog, read_events

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of faults."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def fast_path() -> Iterator[Path]:
-    """A temporary folder, in memory where there is one."""
+    """A temporary folder, in memory where there is one: ledger and events are synced at every write."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="study-test-", dir=memory if memory.is_dir() else None))
     yield folder
