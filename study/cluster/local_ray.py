@@ -149,13 +149,14 @@ def _started(cpus: int | None, dashboard: bool) -> Iterator[None]:
         "OMP_WAIT_POLICY": "passive",
     }
     try:
-        with environment(here), without("RAY_AUTH_TOKEN", "RAY_ADDRESS"), _import_paths():
+        with (
+            environment(here),
+            without("RAY_AUTH_TOKEN", "RAY_ADDRESS"),
+            _import_paths(),
+            _settings_of_loopback(),
+        ):
             import ray
-            import ray._private.ray_constants as constants
 
-            # Ray decides at its import whether nodes may lie on loopback; it may have been imported long ago.
-            constants.ENABLE_RAY_CLUSTER = False
-            _reread_settings()
             with _secrets_kept_back(), signals_kept():
                 ray.init(
                     address="local",
@@ -173,9 +174,23 @@ def _started(cpus: int | None, dashboard: bool) -> Iterator[None]:
                 yield
             finally:
                 ray.shutdown()
-                _reread_settings()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _reread_settings()  # a cluster that this process joins later must not be asked for with this one's token
+
+
+@contextlib.contextmanager
+def _settings_of_loopback() -> Iterator[None]:
+    """Ray decides at its import whether nodes may lie on loopback; it may have been imported long ago."""
+    import ray._private.ray_constants as constants
+
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        _reread_settings()
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

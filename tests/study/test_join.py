@@ -158,9 +158,19 @@ print(json.dumps(check_cluster({head.address!r})))
     assert "study submit FILE" in message
 
 
-def test_what_is_not_the_head_of_a_cluster(tmp_path: Path) -> None:
+def test_what_is_not_the_head_of_a_cluster_even_after_a_local_one_in_the_same_process() -> None:
+    """A local cluster leaves nothing of its token and its loopback in the process that had it."""
     import socket
     import threading
+
+    import ray._private.ray_constants as constants
+
+    from study.cluster.local_ray import cluster
+
+    may_leave_loopback = constants.ENABLE_RAY_CLUSTER
+    with cluster(cpus=1):
+        pass
+    assert may_leave_loopback == constants.ENABLE_RAY_CLUSTER
 
     def answer(server: socket.socket) -> None:
         connection, _ = server.accept()
