@@ -1,4 +1,4 @@
-"""A ledger that cannot be written for longer than a call waits: the launch ends in order and says why."""
+"""A ledger that cannot be written for longer than a call waits: the launch ends in order and says why, or goes on."""
 
 from __future__ import annotations
 
@@ -69,3 +69,11 @@ def test_a_ledger_that_is_away(ray_here: Cluster, fast_path: Path, monkeypatch: 
         time.sleep(1.0)
         with pytest.raises(UserError, match=r"the ledger .*database is locked"):
             launch(spec, storage, workers=WORKERS, say=said.append)
+
+    # Let go of, for longer than a call waits: the launch goes on by itself, in a process whose Ray has seen it all.
+    back = threading.Event()
+    with locked(storage.folder / "ledger.db", back, after=3):
+        threading.Timer(2.0, back.set).start()
+        outcome = launch(spec, storage, workers=WORKERS, say=said.append)
+    assert (outcome.interrupted, outcome.failed) == (False, [])
+    assert outcome.complete == outcome.total == spec.number_of_runs()
