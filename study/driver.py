@@ -39,6 +39,7 @@ class Driver:
 
     Attributes:
         id: Of this launch; a stop request names it.
+        folder: Of the study as this driver sees it; the lock that it holds lies there.
         since: When it began; `beat` is its last sign of life, `ended` when it let go of the study.
         how: After its end: ``finished``, or why it was interrupted.
         session: Of the attempts that it gives out now.
@@ -63,19 +64,24 @@ class Driver:
     nodes: tuple[dict[str, Any], ...] = ()
     dashboard: str | None = None
     token_file: str | None = None
+    folder: str | None = None
 
     def life(self, storage: Storage) -> Life:
         """Says whether it is at work now.
 
-        On its own machine the study's lock tells; elsewhere a lock that is not seen says nothing, and the last
-        sign of life decides.
+        On its own machine the study's lock tells. Elsewhere, and in another working copy of the same URL, a lock that
+        is not seen says nothing, and the last sign of life decides.
         """
         if self.ended is not None:
             return "ended"
-        held = lock_is_held(storage)
-        if held or (self.host != socket.gethostname() and time.time() - self.beat < SILENT_SECONDS):
+        if lock_is_held(storage):
             return "alive"
-        return "dead"
+        same_lock = self.host == socket.gethostname() and self.folder in (None, _place(storage))
+        return "dead" if same_lock or time.time() - self.beat >= SILENT_SECONDS else "alive"
+
+
+def _place(storage: Storage) -> str:
+    return str(storage.folder.resolve())
 
 
 def read_driver(storage: Storage) -> Driver | None:
@@ -127,7 +133,7 @@ class Heart:
         self.how = "finished"
         self._storage, self._on_stop = storage, on_stop
         now = time.time()
-        self._driver = Driver(uuid.uuid4().hex, os.getpid(), socket.gethostname(), now, now)
+        self._driver = Driver(uuid.uuid4().hex, os.getpid(), socket.gethostname(), now, now, folder=_place(storage))
         self._said: dict[str, Any] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="heart", daemon=True)

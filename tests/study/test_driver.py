@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,6 +88,11 @@ def test_elsewhere_the_last_sign_of_life_decides(tmp_path: Path) -> None:
     elsewhere = Driver("id", 1, "another-host", now - 900, now - 5)
     assert elsewhere.life(storage) == "alive"
     assert replace(elsewhere, beat=now - 300).life(storage) == "dead"
+    here = replace(elsewhere, host=socket.gethostname(), folder=str(storage.folder.resolve()))
+    assert here.life(storage) == "dead"  # nobody holds the lock
+    another_working_copy = replace(here, folder="/another/working/copy")
+    assert another_working_copy.life(storage) == "alive"
+    assert replace(another_working_copy, beat=now - 300).life(storage) == "dead"
 
 
 def test_a_request_reaches_the_driver_that_it_names_and_no_other(tmp_path: Path) -> None:
