@@ -133,7 +133,9 @@ class Heart:
         self.how = "finished"
         self._storage, self._on_stop = storage, on_stop
         now = time.time()
-        self._driver = Driver(uuid.uuid4().hex, os.getpid(), socket.gethostname(), now, now, folder=_place(storage))
+        self._driver = Driver(
+            uuid.uuid4().hex, os.getpid(), socket.gethostname(), now, now, folder=_place(storage)
+        )
         self._said: dict[str, Any] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work, name="heart", daemon=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
