@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_harness.injectors import KINDS
-from benchmarks.fault_harness.session import Session, close_servers, plans, table
+from benchmarks.fault_harness.session import Session, plans, table
+from benchmarks.fault_harness.settings import close_servers
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Studies with faults, one after the other: settings in which they run, their record, and the table of all."""
+"""Studies with faults, one after the other: their plans, their record, and the table of all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import random
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +16,9 @@ from typing import Any
 
 from benchmarks.fault_harness.checker import Findings, check
 from benchmarks.fault_harness.driving import Driven, Hung
-from benchmarks.fault_harness.injectors import KINDS, SETTINGS, run_ray
-from benchmarks.fault_harness.servers import Proxy, make_server
+from benchmarks.fault_harness.injectors import KINDS, SETTINGS
+from benchmarks.fault_harness.settings import MOST_AT_ONCE, TIMES, setting
 from benchmarks.fault_harness.studies import end_marks, fingerprint, make_models, run_folders
-
-MOST_AT_ONCE = {"local": 12, "full": 1, "served": 8, "nodes": 6}  # faults into one study
-TIMES = {"served": 2, "nodes": 3}  # how often each kind comes in a round: settings cost more than faults
-FULL_BYTES = 340 * 2**20  # of the file system that gets full; a launch wants 256 MiB
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class Session:
         with contextlib.ExitStack() as stack:
             folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            more = stack.enter_context(_setting(plan.setting, folder, self.folder))
+            more = stack.enter_context(setting(plan.setting, folder, self.folder))
             driven = Driven(folder, self.models, name, rng, **more)
             if driven.database is not None:
                 stack.callback(driven.database.drop_database, name)
@@ -83,7 +78,8 @@ class Session:
             return self._run(plan, driven, folder)
 
     def _run(self, plan: Plan, driven: Driven, folder: Path) -> int:
-        injected, ended = 0, {}
+        injected = 0
+        ended: dict[str, str] = {}
         problem = None
         findings = Findings()
         try:
@@ -144,109 +140,16 @@ def plans(seed: int, kinds: Sequence[str]) -> Iterator[Plan]:
     number = 0
     while True:
         rounds: list[tuple[str, tuple[str, ...]]] = []
-        for setting, known in SETTINGS.items():
+        for place, known in SETTINGS.items():
             mine = [kind for kind in kinds if kind in known]
-            most = MOST_AT_ONCE[setting]
-            mine *= TIMES.get(setting, 1)
+            most = MOST_AT_ONCE[place]
+            mine *= TIMES.get(place, 1)
             rng.shuffle(mine)
-            rounds += [(setting, tuple(mine[first : first + most])) for first in range(0, len(mine), most)]
+            rounds += [(place, tuple(mine[first : first + most])) for first in range(0, len(mine), most)]
         rng.shuffle(rounds)
-        for setting, chosen in rounds:
-            yield Plan(seed, number, setting, chosen)
+        for place, chosen in rounds:
+            yield Plan(seed, number, place, chosen)
             number += 1
-
-
-@contextlib.contextmanager
-def _setting(setting: str, folder: Path, session: Path) -> Iterator[dict[str, Any]]:
-    """What a study of that setting runs on, as arguments of `Driven`."""
-    if setting == "served":
-        yield _servers(session) | {
-            "ledger_url": _servers(session)["database"].create_database(folder.name.rsplit("-", 1)[0])
-        }
-    elif setting == "nodes":
-        with nodes(folder) as cluster:
-            yield {"cluster": cluster}
-    elif setting == "full":
-        (folder / "storage").mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={FULL_BYTES}", "tmpfs", str(folder / "storage")]
-        subprocess.run(mount, check=True, capture_output=True)
-        try:
-            yield {}
-        finally:
-            subprocess.run(["umount", "-l", str(folder / "storage")], check=False, capture_output=True)
-    else:
-        yield {}
-
-
-_running: dict[str, Any] = {}
-_closing = contextlib.ExitStack()
-
-
-def _servers(session: Path) -> dict[str, Any]:
-    """MLflow behind a proxy, and PostgreSQL; started once."""
-    if not _running:
-        from tests.servers.postgres import postgres
-
-        server = make_server(session / "mlflow")
-        _closing.callback(server.kill)
-        proxy = Proxy(server)
-        _closing.callback(proxy.close)
-        _running.update(tracking=proxy, database=_closing.enter_context(postgres()))
-    return dict(_running)
-
-
-def close_servers() -> None:
-    """Ends the servers that studies shared."""
-    _closing.close()
-    _running.clear()
-
-
-@dataclass
-class Nodes:
-    """A cluster of nodes on this machine: a head without CPUs, and two with one each."""
-
-    cluster: Any
-
-    @property
-    def address(self) -> str:
-        """What a driver joins."""
-        return str(self.cluster.address)
-
-    def add(self) -> None:
-        """A node comes."""
-        from tests.study.clusters import OBJECT_STORE_BYTES
-
-        self.cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
-
-    def remove(self, node: Any) -> None:
-        """A node goes without grace."""
-        self.cluster.remove_node(node, allow_graceful=False)
-
-    def drain(self, node: Any, seconds: int) -> None:
-        """Tells Ray that a node will be taken away."""
-        run_ray(
-            "drain-node", f"--address={self.address}", f"--node-id={node.node_id}",
-            "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", f"--deadline-remaining-seconds={seconds}",
-        )  # fmt: skip
-
-    def worker_nodes(self) -> list[Any]:
-        """Nodes that may go."""
-        return sorted(self.cluster.worker_nodes, key=lambda node: str(node.node_id))
-
-
-@contextlib.contextmanager
-def nodes(folder: Path) -> Iterator[Nodes]:
-    """Starts a cluster whose workers obey the control files of the study in `folder`."""
-    from benchmarks.fault_harness.runner import FOLDER
-    from study.cluster.local_ray import SETTINGS as RAY_SETTINGS
-    from study.cluster.local_ray import environment
-    from tests.study.clusters import cluster_of_nodes
-
-    with environment({**RAY_SETTINGS, FOLDER: str(folder / "control")}), cluster_of_nodes() as cluster:
-        here = Nodes(cluster)
-        here.add()
-        here.add()
-        yield here
 
 
 def table(records: Sequence[dict[str, Any]]) -> tuple[list[list[str]], bool]:

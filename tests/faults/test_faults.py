@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from benchmarks.fault_harness.injectors import KINDS, SETTINGS
-from benchmarks.fault_harness.session import Plan, Session, close_servers, plans, table
+from benchmarks.fault_harness.session import Plan, Session, plans, table
+from benchmarks.fault_harness.settings import close_servers
 from tests.servers.postgres import reason_to_skip
 
 RECORDS: list[dict[str, Any]] = []

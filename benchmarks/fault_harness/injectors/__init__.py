@@ -1,0 +1,33 @@
+"""The faults, by the setting in which they are injected.
+
+Each does its damage to a study in the middle and returns how to see that it was overcome.
+"""
+
+from __future__ import annotations
+
+from benchmarks.fault_harness.injectors import clocks, disk, files, nodes, processes, servers
+from benchmarks.fault_harness.injectors.common import Injector
+
+
+def _by_name(*functions: Injector) -> dict[str, Injector]:
+    return {function.__name__: function for function in functions}
+
+
+SETTINGS: dict[str, dict[str, Injector]] = {
+    "local": _by_name(
+        processes.worker_kill, processes.all_workers_kill, processes.raylet_kill, processes.gcs_kill,
+        processes.driver_kill, processes.group_kill, processes.sigint, processes.sigterm, processes.second_signal,
+        servers.ledger_locked, disk.disk_error, disk.disk_read_only, disk.disk_full_for_a_moment, disk.disk_slow,
+        clocks.clock_jump, clocks.silence, files.torn_checkpoint, files.corrupt_checkpoint,
+        files.corrupt_checkpoint_state, files.torn_events, files.corrupt_events, files.corrupt_attempts,
+        files.corrupt_result, files.corrupt_records,
+    ),
+    "full": _by_name(disk.disk_full),
+    "served": _by_name(
+        servers.mlflow_kill, servers.mlflow_error, servers.mlflow_hang, servers.database_restart
+    ),
+    "nodes": _by_name(nodes.node_lost, nodes.node_drained),
+}  # fmt: skip
+KINDS: dict[str, Injector] = {
+    name: injector for kinds in SETTINGS.values() for name, injector in kinds.items()
+}

@@ -1,0 +1,68 @@
+"""A cluster of several nodes on this machine, which go and come."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Nodes:
+    """A cluster of nodes on this machine: a head without CPUs, and two with one each."""
+
+    cluster: Any
+
+    @property
+    def address(self) -> str:
+        """What a driver joins."""
+        return str(self.cluster.address)
+
+    def add(self) -> None:
+        """A node comes."""
+        from tests.study.clusters import OBJECT_STORE_BYTES
+
+        self.cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+
+    def remove(self, node: Any) -> None:
+        """A node goes without grace."""
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def drain(self, node: Any, seconds: int) -> None:
+        """Tells Ray that a node will be taken away."""
+        _run_ray(
+            "drain-node", f"--address={self.address}", f"--node-id={node.node_id}",
+            "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", f"--deadline-remaining-seconds={seconds}",
+        )  # fmt: skip
+
+    def worker_nodes(self) -> list[Any]:
+        """Nodes that may go."""
+        return sorted(self.cluster.worker_nodes, key=lambda node: str(node.node_id))
+
+
+@contextlib.contextmanager
+def nodes(folder: Path) -> Iterator[Nodes]:
+    """Starts a cluster whose workers obey the control files of the study in `folder`."""
+    from benchmarks.fault_harness.runner import FOLDER
+    from study.cluster.local_ray import SETTINGS as RAY_SETTINGS
+    from study.cluster.local_ray import environment
+    from tests.study.clusters import cluster_of_nodes
+
+    with environment({**RAY_SETTINGS, FOLDER: str(folder / "control")}), cluster_of_nodes() as cluster:
+        here = Nodes(cluster)
+        here.add()
+        here.add()
+        yield here
+
+
+def _run_ray(*words: str) -> None:
+    """Runs a command of Ray's own command line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", *words], capture_output=True, text=True, timeout=120
+    )
+    if done.returncode != 0:
+        raise RuntimeError(done.stdout + done.stderr)

@@ -1,0 +1,98 @@
+"""What a study runs on in each setting: this machine, a small disk, servers, or nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fault_harness.nodes import nodes
+from benchmarks.fault_harness.servers import Proxy, make_server
+
+MOST_AT_ONCE = {"local": 12, "full": 1, "served": 8, "nodes": 6}  # faults into one study
+TIMES = {"served": 2, "nodes": 3}  # how often each kind comes in a round: settings cost more than faults
+FULL_BYTES = 340 * 2**20  # of the file system that gets full; a launch wants 256 MiB
+
+_running: dict[str, Any] = {}
+_closing = contextlib.ExitStack()
+
+
+def setting(name: str, folder: Path, session: Path) -> AbstractContextManager[dict[str, Any]]:
+    """Yields what a study of that setting runs on, as arguments of `Driven`.
+
+    Args:
+        name: One of `injectors.SETTINGS`.
+        folder: Of the study.
+        session: Of all studies; servers that they share keep their files there.
+    """
+    return _MAKERS[name](folder, session)
+
+
+def close_servers() -> None:
+    """Ends the servers that studies shared."""
+    _closing.close()
+    _running.clear()
+
+
+@contextlib.contextmanager
+def _local(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """Everything in a folder, on a cluster that the driver starts."""
+    yield {}
+
+
+@contextlib.contextmanager
+def _full(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """Likewise, in a file system that can be filled up."""
+    (folder / "storage").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={FULL_BYTES}", "tmpfs", str(folder / "storage")]
+    subprocess.run(mount, check=True, capture_output=True)
+    try:
+        yield {}
+    finally:
+        subprocess.run(["umount", "-l", str(folder / "storage")], check=False, capture_output=True)
+
+
+@contextlib.contextmanager
+def _served(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """MLflow on a server behind a proxy, the ledger on PostgreSQL."""
+    database = _postgres()
+    ledger_url = database.create_database(folder.name.rsplit("-", 1)[0])
+    yield {"tracking": _mlflow(session), "database": database, "ledger_url": ledger_url}
+
+
+@contextlib.contextmanager
+def _nodes(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """A cluster of several nodes that the driver joins."""
+    with nodes(folder) as cluster:
+        yield {"cluster": cluster}
+
+
+def _mlflow(session: Path) -> Proxy:
+    """A proxy before an MLflow server; started once."""
+    if "mlflow" not in _running:
+        server = make_server(session / "mlflow")
+        _closing.callback(server.kill)
+        _running["mlflow"] = Proxy(server)
+        _closing.callback(_running["mlflow"].close)
+    proxy: Proxy = _running["mlflow"]
+    return proxy
+
+
+def _postgres() -> Any:
+    """A PostgreSQL server; started once."""
+    if "postgres" not in _running:
+        from tests.servers.postgres import postgres
+
+        _running["postgres"] = _closing.enter_context(postgres())
+    return _running["postgres"]
+
+
+_MAKERS: dict[str, Callable[[Path, Path], AbstractContextManager[dict[str, Any]]]] = {
+    "local": _local,
+    "full": _full,
+    "served": _served,
+    "nodes": _nodes,
+}
