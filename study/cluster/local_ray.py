@@ -157,7 +157,7 @@ def _started(cpus: int | None, dashboard: bool) -> Iterator[None]:
         ):
             import ray
 
-            with _secrets_kept_back(), signals_kept():
+            with _secrets_kept_back(), signals_kept(), _needed_daemons(dashboard):
                 ray.init(
                     address="local",
                     num_cpus=cpus or usable_cpus(),
@@ -329,6 +329,28 @@ def _secrets_kept_back() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = popen
+
+
+@contextlib.contextmanager
+def _needed_daemons(dashboard: bool) -> Iterator[None]:
+    """Starts none of Ray's processes that serve a dashboard, an autoscaler or a terminal, if there is none of them.
+
+    Ray starts them in any case, and waits for one: seconds of every launch, and a hundred MiB each.
+    """
+    from ray._private.node import Node
+
+    def nothing(*_: Any, **__: Any) -> None:
+        pass
+
+    unused = () if dashboard else ("start_api_server", "start_monitor", "start_log_monitor")
+    before = {name: getattr(Node, name) for name in unused}
+    for name in unused:
+        setattr(Node, name, nothing)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
 
 
 @contextlib.contextmanager

@@ -35,10 +35,6 @@ OWNERS = {
     "ray::IDLE": "a worker that waits: gRPC, token",
     "ray::DashboardAgent": "Ray's node agent: gRPC with token; metrics by HTTP without (numbers only)",
     "ray::RuntimeEnvAgent": "Ray's environment agent: HTTP, token",
-    # With the extra `cluster`, which brings prometheus-client, two more of Ray's processes tell their figures.
-    "ray/autoscaler/_private/monitor.py": "Ray's autoscaler: metrics by HTTP without token (numbers only)",
-    "ray/autoscaler/v2/monitor.py": "Ray's autoscaler: metrics by HTTP without token (numbers only)",
-    "ray/dashboard/dashboard.py": "Ray's state service: metrics by HTTP without token (numbers only)",
 }
 LAUNCHING = ("/api/job_agent/jobs/", "/api/jobs/", "/get_or_create_runtime_env", "/logs", "/api/v0/tasks")
 

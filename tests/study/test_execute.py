@@ -68,6 +68,10 @@ def test_it_listens_on_loopback_only_and_behind_a_token(ray_here: Cluster) -> No
         found = ipaddress.ip_address(address)
         mapped = getattr(found, "ipv4_mapped", None) or found
         assert mapped.is_loopback, f"{name} listens on {address}"
+    words = [" ".join(process.cmdline()) for process in processes]
+    assert any("raylet/raylet" in line for line in words)
+    unused = ("dashboard/dashboard.py", "monitor.py", "log_monitor")  # there is no dashboard to serve
+    assert not [line for line in words if any(name in line for name in unused)]
     token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600

@@ -1,4 +1,7 @@
-"""Drivers that are killed: the same command again loses nothing, doubles nothing, and trains nothing twice."""
+"""Drivers that are killed: the same command again loses nothing, doubles nothing, and trains nothing twice.
+
+With a runner that trains nothing; `tests/faults` kills drivers and workers of real training.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,13 @@ import psutil
 import pytest
 
 from study.ledger import Ledger
-from study.run_result import read_result
+from study.run_result import RunResult, read_result
 from study.runs import RunKey, Storage
 from study.spec import StudySpec
+from tests.study import fake_runner
 from tests.study.small_studies import attempts_of, results, run_folders, small_study, storage_of
-from trainables.events import read_events
+from trainables.config import RunConfig
+from trainables.events import RUN_FILE, read_events
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 240.0  # a busy machine starts Ray in a minute
@@ -51,8 +56,7 @@ class Driver:
         while not condition():
             assert self.process.poll() is None, f"the driver has ended: {self.process.communicate()}"
             assert time.monotonic() < end, "the moment never came"
-            self.remember_family()
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def remember_family(self) -> None:
         """Notes the processes that it has started so far."""
@@ -131,6 +135,17 @@ def assert_sound(spec: StudySpec, storage: Storage) -> None:
         assert [event.kind for event in events].count("finished") == 1
 
 
+def without_interruption(folder: Path, place: Path) -> RunResult:
+    """Runs a run once more, elsewhere and here, from its beginning to its end."""
+    written = RunConfig.model_validate_json((folder / RUN_FILE).read_text())
+    again = place.joinpath(*folder.parts[-3:])
+    list(fake_runner.execute(written.model_copy(update={"output_dir": str(again)})))
+    result = read_result(again)
+    assert result is not None
+    return result
+
+
+@pytest.mark.slow
 def test_drivers_that_are_killed_or_interrupted_at_several_moments(fast_path: Path) -> None:
     spec = small_study(budget={"max_train_steps": 20})
     storage = storage_of(fast_path, spec, {"": {"step_seconds": 0.05}})
@@ -179,69 +194,8 @@ def test_drivers_that_are_killed_or_interrupted_at_several_moments(fast_path: Pa
             "more than the step since the last checkpoint was repeated"
         )
 
-    untouched = storage_of(fast_path / "untouched", spec, {"": {"step_seconds": 0}})
-    assert not Driver(spec, untouched).finish()["failed"]
-    same = {key: result.evaluation for key, result in results(untouched).items() if result}
-    searched = {key: value for key, value in same.items() if key.trial == 0 and key.phase == "search"}
-    for key, value in searched.items():
-        resumed = results(storage)[key]
+    storage_of(fast_path, spec, {"": {"step_seconds": 0}})
+    for folder in run_folders(storage).values():
+        resumed = read_result(folder)
         assert resumed is not None
-        assert resumed.evaluation == value
-
-
-@pytest.mark.slow
-def test_real_training_survives_a_killed_worker_and_a_killed_driver(tmp_path: Path) -> None:
-    from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
-
-    photos = make_photos(tmp_path / "photos", count=5)
-    subject = {"images": str(photos), "instance_prompt": "a sks dog", "class_prompt": "a dog", "holdout": 2}
-    spec = small_study(
-        model=str(make_tiny_model(tmp_path / "model")),
-        subjects=[{"name": name, **subject} for name in ("one", "two")],
-        arms={
-            "base": {"method": "base"},
-            "lora": {"method": "lora", "search_space": {"r": {"type": "categorical", "choices": [2, 4]}}},
-        },
-        search={"trials": 1, "subjects": ["one"], "scheduler": None},
-        confirm={"subjects": ["two"], "seeds": [100]},
-        training={"checkpointing_steps": 5, "train_batch_size": 2, "learning_rate": 1e-3},
-        budget={"max_train_steps": 60},
-        evaluation={
-            "at": [],
-            "num_prompts": 2,
-            "images_per_prompt": 1,
-            "num_inference_steps": 2,
-            "num_class_images": 2,
-            "image_encoder": str(make_tiny_vit(tmp_path / "vit")),
-            "clip": str(make_tiny_clip(tmp_path / "clip")),
-        },
-    )
-    storage = Storage(tmp_path / "storage", spec.name)
-    storage.root.mkdir()
-    real = ("trainables.run:execute", "trainables.resident:Resident")
-    search_run = storage.run_folder(RunKey("search", "lora", 0, "one", 0))
-
-    def trained(step: int) -> bool:
-        return any(
-            event.kind == "checkpoint" and (event.step or 0) >= step for event in read_events(search_run)
-        )
-
-    driver = Driver(spec, storage, *real)
-    driver.wait_until(lambda: trained(10))
-    worker = next(e.data["pid"] for e in reversed(read_events(search_run)) if e.kind == "started")
-    os.kill(worker, signal.SIGKILL)
-    driver.wait_until(lambda: len(attempts_of(search_run)) == 2 and trained(25))
-    driver.kill()
-    assert read_result(search_run) is None
-    outcome = Driver(spec, storage, *real).finish()
-    assert (outcome["interrupted"], outcome["failed"]) == (False, [])
-    assert_sound(spec, storage)
-    first, second, third = attempts_of(search_run)
-    assert first == 0
-    assert 10 <= second < third
-    result = read_result(search_run)
-    assert result is not None
-    assert result.attempts == 3
-    assert (result.cost["lost_seconds"] or 0) >= 0
-    assert result.value("quality") is not None
-    assert (search_run / str(result.weights)).is_dir()
+        assert resumed.evaluation == without_interruption(folder, fast_path / "untouched").evaluation

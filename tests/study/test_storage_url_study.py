@@ -5,11 +5,14 @@ import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from study.claim import claimed
+from study.cluster.local_ray import cluster
 from study.driver import read_driver
 from study.errors import UserError
 from study.execute import Outcome, Workers, launch, open_ledger
@@ -23,7 +26,7 @@ from study.results import rows
 from study.run_place import scratch_root
 from study.runs import Storage, storage_at
 from study.watch.watching import stop_study
-from tests.study.s3_server import Proxy
+from tests.study.s3_server import CREDENTIALS, Proxy
 from tests.study.small_studies import RESIDENT, RUNNER, SPACE, small_study
 from tests.study.test_resume import Driver, assert_sound
 from trainables.events import read_events
@@ -41,6 +44,25 @@ def ended_there(store: ObjectStore, study: str) -> set[str]:
     return {"/".join(key.split("/")[2:5]) for key in keys if key.endswith("/result.json")}
 
 
+@pytest.fixture(scope="module")
+def cluster_and_scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A cluster that outlives its studies, and the scratch folder of its workers."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    with pytest.MonkeyPatch.context() as workers:
+        for name, value in {**CREDENTIALS, "STUDY_SCRATCH": str(scratch)}.items():
+            workers.setenv(name, value)
+        with cluster(cpus=2):
+            yield ray.get_runtime_context().gcs_address, scratch
+
+
+@pytest.fixture
+def ray_here(cluster_and_scratch: tuple[str, Path], s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a cluster that studies join instead of starting one each; it outlives them."""
+    address, scratch = cluster_and_scratch
+    monkeypatch.setenv("STUDY_SCRATCH", str(scratch))
+    return address
+
+
 def living(url: str, study: str) -> list[str]:
     """The id of the driver that lives by its sign at the URL."""
     storage = readable_storage(url, study)
@@ -50,7 +72,7 @@ def living(url: str, study: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_driver_is_succeeded_on_another_machine(
-    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_here: str, s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = small_study(
         arms={"base": {"method": "base"}, "cosine": {"method": "lora", "search_space": SPACE}},
@@ -70,7 +92,7 @@ def test_a_killed_driver_is_succeeded_on_another_machine(
 
     # Its successor is asked to stop from a machine that sees the URL alone, which takes its time.
     set_rules(url, {"": {"step_seconds": 1.0}})
-    driver = Driver(spec, storage)
+    driver = Driver(spec, storage, RUNNER, RESIDENT, ray_here)
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("STUDY_WORKING_COPIES", str(tmp_path / "second"))
         elsewhere.setattr("study.driver.socket.gethostname", lambda: "elsewhere")
@@ -80,10 +102,10 @@ def test_a_killed_driver_is_succeeded_on_another_machine(
     assert "`study stop` on elsewhere" in outcome["message"]
 
     set_rules(url, {"": {"step_seconds": 0.02}})
-    outcome = Driver(spec, storage).finish()
-    assert not outcome["interrupted"]
-    assert outcome["total"] == spec.number_of_runs()
-    assert not outcome["failed"]
+    whole = launch(spec, storage, workers=Workers(RUNNER, RESIDENT))
+    assert not whole.interrupted
+    assert whole.total == spec.number_of_runs()
+    assert not whole.failed
     assert_sound(spec, storage)
     tried = {
         name: sum(event.kind == "started" for event in read_events(storage.folder / RUNS / name))
@@ -240,22 +262,26 @@ def test_of_a_ledger_of_its_own_url_nothing_is_copied(s3: Proxy, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_the_store_goes_away_in_the_middle(s3: Proxy) -> None:
+def test_the_store_goes_away_in_the_middle(ray_here: str, s3: Proxy) -> None:
     """Fails some requests of every kind, and all of them for some seconds: nothing is lost or done twice."""
     spec = small_study(confirm={"seeds": [100]})
     url = s3.url("unreliable")
     set_rules(url, {"": {"step_seconds": 0.05}})
     count = iter(range(10**9))
-    begun = time.monotonic()
+    away_from: list[float] = []
 
     def answer(method: str, path: str) -> int | None:
-        if 20 < time.monotonic() - begun < 26:
+        """Away for some seconds from the moment when the first run leaves its result."""
+        if method == "PUT" and "/result.json" in path and not away_from:
+            away_from.append(time.monotonic())
+        if away_from and time.monotonic() - away_from[0] < 5:
             return 503
         return 503 if next(count) % 7 == 0 else None
 
     s3.answer = answer
     outcome: Outcome = launch(spec, storage_at(url, spec.name), workers=Workers(RUNNER, RESIDENT))
     s3.answer = lambda method, path: None
+    assert away_from
     assert not outcome.interrupted, outcome.message
     assert outcome.total == spec.number_of_runs()
     assert_sound(spec, storage_at(url, spec.name))

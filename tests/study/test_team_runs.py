@@ -91,14 +91,26 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "weights" / "pytorch_lora_weights.safetensors")
 
 
-def when_saved(folder: Path, step: int, action: Any) -> threading.Thread:
-    """Acts in a thread when a run has saved a checkpoint at or after a step; at step 0 when it has begun."""
+def when_saved(folder: Path, step: int, action: Any, *, attempt: int = 1) -> threading.Thread:
+    """Acts in a thread when a run has saved a checkpoint at or after a step; at step 0 when it has begun.
+
+    Args:
+        attempt: It, or a later one, has done so.
+    """
+
+    def come() -> bool:
+        begun = 0
+        for event in read_events(folder):
+            begun += event.kind == "started"
+            kind = "checkpoint" if step else "started"
+            if begun >= attempt and event.kind == kind and (event.step or 0) >= step:
+                return True
+        return False
 
     def wait() -> None:
         until = time.monotonic() + 300
         while time.monotonic() < until:
-            kind = "checkpoint" if step else "started"
-            if any(e.kind == kind and (e.step or 0) >= step for e in read_events(folder)):
+            if come():
                 return action()
             time.sleep(0.02)
         return None
@@ -128,8 +140,29 @@ def kill_the_follower(folder: Path, listening: set[str]) -> None:
             process.kill()
 
 
+def kill_the_manager(folder: Path) -> None:
+    """SIGKILL for the actor that drives Ray Train for a run."""
+    leader = next(e.data["pid"] for e in reversed(read_events(folder)) if e.kind == "started")
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RunWorker" in " ".join(process.cmdline()) and process.pid != leader:
+                process.kill()
+
+
+def assert_ended(*helpers: threading.Thread) -> None:
+    """What should happen in the middle of a launch has happened."""
+    for helper in helpers:
+        helper.join(timeout=60)
+        assert not helper.is_alive()
+
+
 @pytest.mark.slow
 def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
+    """One study through all that may befall its teams, because each team takes many seconds to start.
+
+    Run 1: a worker is killed, then the driver is asked to end. Run 2: begun by one process, gone on with by two,
+    whose manager is killed. Run 3: stopped.
+    """
     spec = team_study(models, base=True)
     storage = Storage(fast_path, spec.name)
     killed, begun, stopped = (storage.run_folder(key(seed)) for seed in (1, 2, 3))
@@ -143,34 +176,47 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
 
     listening: set[str] = set()
     killer = when_saved(killed, EVERY, lambda: kill_the_follower(killed, listening))
-    stopper = when_saved(stopped, 0, lambda: order_stop(stopped, "enough"))
-    outcome = launch(spec, storage)
-    assert not killer.is_alive()
-    assert not stopper.is_alive()
-    assert (outcome.interrupted, outcome.failed) == (False, [])
-    assert (outcome.complete, outcome.pruned) == (3 + 2, 1)
-
-    ledger = Ledger(storage.ledger_url, spec.name)
-    records = ledger.trials("lora", "confirm")
-    states = [run["state"] for record in records for run in record.runs.values()]
-    assert sorted(states) == ["COMPLETE", "COMPLETE", "PRUNED"]
+    end = when_saved(killed, EVERY, lambda: os.kill(os.getpid(), signal.SIGINT), attempt=2)
+    outcome = launch(spec, storage, say=lambda _: None)
+    assert_ended(killer, end)
+    assert outcome.interrupted
+    assert "interrupted by SIGINT" in str(outcome.message)
+    assert read_result(killed) is None
     (note,) = outcome.notes
     assert "its worker died in attempt 1" in note
     assert "(worker_died)" in note
-
+    until = time.monotonic() + 120
+    while team_processes() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert team_processes() == []  # a driver that ends leaves no worker
     addresses = [ipaddress.ip_address(address) for address in listening]
     assert addresses
     assert all(getattr(found, "ipv4_mapped", None) or found.is_loopback for found in addresses), listening
 
-    # Killed: gone on with from a checkpoint, by two again.
-    assert len(attempts(killed)) == 2
-    begin, again = attempts_of(killed)
-    assert begin == 0
-    assert again in range(EVERY, STEPS, EVERY)
+    # Ray alone would keep the CPUs of a dead manager's workers for ever, and nothing would go on.
+    killer = when_saved(begun, 3 * EVERY, lambda: kill_the_manager(begun))
+    stopper = when_saved(stopped, 0, lambda: order_stop(stopped, "enough"))
+    outcome = launch(spec, storage)
+    assert_ended(killer, stopper)
+    assert (outcome.interrupted, outcome.failed) == (False, [])
+    assert (outcome.complete, outcome.pruned) == (3 + 2, 1)
+    ledger = Ledger(storage.ledger_url, spec.name)
+    records = ledger.trials("lora", "confirm")
+    states = [run["state"] for record in records for run in record.runs.values()]
+    assert sorted(states) == ["COMPLETE", "COMPLETE", "PRUNED"]
+
+    # Killed, then interrupted: gone on with from a checkpoint each time, by two again.
+    assert len(attempts(killed)) == 3
+    first, second, third = attempts_of(killed)
+    assert first == 0
+    assert second in range(EVERY, STEPS, EVERY)
+    assert third in range(second, STEPS, EVERY)
     # Begun by one process, ended by two.
-    assert attempts_of(begun) == [0, 2 * EVERY]
+    first, second, third = attempts_of(begun)
+    assert (first, second) == (0, 2 * EVERY)
+    assert third in range(3 * EVERY, STEPS, EVERY)
     workers = [e.data["num_workers"] for e in read_events(begun) if e.kind == "started"]
-    assert workers == [1, 2]
+    assert workers == [1, 2, 2]
     for folder, seed in ((killed, 1), (begun, 2)):
         result = read_result(folder)
         assert result is not None
@@ -194,47 +240,3 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
     for base in bases:
         (start,) = (event.data for event in read_events(base) if event.kind == "started")
         assert start["num_workers"] == 1  # there is nothing to train together
-
-
-@pytest.mark.slow
-def test_a_manager_that_dies_holds_no_room(models: Path, fast_path: Path) -> None:
-    """The actor that drives Ray Train for a run; Ray alone would keep its workers' CPUs for ever."""
-    spec = team_study(models, seeds=(1,))
-    storage = Storage(fast_path, spec.name)
-    folder = storage.run_folder(key(1))
-
-    def kill_the_manager() -> None:
-        leader = psutil.Process(next(e.data["pid"] for e in read_events(folder) if e.kind == "started"))
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if "RunWorker" in " ".join(process.cmdline()) and process.pid != leader.pid:
-                    process.kill()
-
-    killer = when_saved(folder, EVERY, kill_the_manager)
-    outcome = launch(spec, storage)
-    assert not killer.is_alive()
-    assert (outcome.interrupted, outcome.failed, outcome.complete) == (False, [], 1)
-    assert len(attempts_of(folder)) == 2
-
-
-@pytest.mark.slow
-def test_a_driver_that_ends_leaves_no_worker_and_a_run_to_go_on_with(models: Path, fast_path: Path) -> None:
-    spec = team_study(models, seeds=(1,))
-    storage = Storage(fast_path, spec.name)
-    folder = storage.run_folder(key(1))
-    end = when_saved(folder, EVERY, lambda: os.kill(os.getpid(), signal.SIGINT))
-    outcome = launch(spec, storage, say=lambda _: None)
-    assert not end.is_alive()
-    assert outcome.interrupted
-    assert "interrupted by SIGINT" in str(outcome.message)
-    assert read_result(folder) is None
-    until = time.monotonic() + 120
-    while team_processes() and time.monotonic() < until:
-        time.sleep(0.2)
-    assert team_processes() == []
-
-    outcome = launch(spec, storage)
-    assert (outcome.interrupted, outcome.failed, outcome.complete) == (False, [], 1)
-    begin, again = attempts_of(folder)
-    assert begin == 0
-    assert again in range(EVERY, STEPS, EVERY)
