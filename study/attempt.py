@@ -154,7 +154,7 @@ class Attempt:
         except PlaceError:
             raise
         except Exception as error:
-            if failure := storage_failure(error):
+            if failure := storage_failure(error, self.folder):
                 raise PlaceError(f"{failure} (on {self._here()})") from error
             # The runner catches what runs die of; this is a failure before it began, or a mistake of its own.
             return self._failed("exception", f"{type(error).__name__}: {error}", traceback.format_exc())
@@ -221,7 +221,7 @@ class Attempt:
 
     def _failed(self, reason: str, message: str, trace: str | None) -> dict[str, Any]:
         result = read_result(self.folder) or write_failure(
-            self.folder, reason=reason, message=message, traceback=trace, config_digest=self.config.digest(),
+            self.folder, reason=reason, message=message, traceback=trace, config=self.config,
             attempts=len(attempts(self.folder)) or 1,
         )  # fmt: skip
         self._result = result

@@ -75,20 +75,24 @@ def write_failure(
     *,
     reason: str,
     message: str,
+    config: RunConfig,
     traceback: str | None = None,
-    config_digest: str = "",
     attempts: int = 1,
 ) -> RunResult:
     """Ends a run that left no result of its own, because its worker died: event first, then ``result.json``.
 
-    The cost is what the run itself last reported.
+    The cost is what the run itself last reported. Of a run that never began its configuration is written, too:
+    reports and MLflow count it as failed like any other.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / RUN_FILE).exists():
+        write_json(folder / RUN_FILE, config.model_dump(mode="json"))
     log = EventLog(folder)
     cost: dict[str, Any] = {}
     for event in read_events(folder):
         if event.kind == "cost":
             cost = event.data
     log.append("finished", state="FAIL", reason=reason, message=message, traceback=traceback)
-    result = RunResult("FAIL", reason, message, traceback, {}, cost, None, attempts, config_digest)
+    result = RunResult("FAIL", reason, message, traceback, {}, cost, None, attempts, config.digest())
     write_json(folder / RESULT_FILE, asdict(result))
     return result

@@ -246,7 +246,7 @@ class Dispatcher:
                 reason=failure_reason,
                 message=message,
                 traceback=crash_report(planned.folder) or cause,
-                config_digest=planned.config.digest(),
+                config=planned.config,
                 attempts=len(attempts(planned.folder)),
             )
         self._upkeep.publish(planned, self.session)

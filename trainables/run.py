@@ -100,7 +100,7 @@ def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]
                 attempt.finish(outcome("PRUNED", "stopped_early"))
             raise
         except Exception as error:
-            if storage_failure(error):
+            if storage_failure(error, folder):
                 raise  # the run is not to blame, and what it was doing can be done again
             # The text only: a traceback object would keep the run's tensors alive.
             ending = team.verdict(describe(error))

@@ -15,7 +15,7 @@ from study.errors import UserError
 from study.remote.lease import leased
 from study.remote.ledger_copy import LedgerCopy, drop_older, noted_generation
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import ALL, attempt_name, encode, run_prefix
+from study.remote.run_objects import ALL, FileRef, attempt_name, digest_of, encode, run_prefix
 from study.remote.working_copy import (
     AT_ONCE,
     DEATHS,
@@ -27,7 +27,7 @@ from study.remote.working_copy import (
 )
 from study.run_result import read_result
 from study.runs import PlannedRun, Storage
-from trainables.events import EVENTS_FILE, RESULT_FILE
+from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE
 
 if TYPE_CHECKING:
     from study.ledger import Ledger
@@ -177,7 +177,12 @@ class _Driver:
         lines = (run.folder / EVENTS_FILE).read_text(encoding="utf-8").splitlines()
         try:
             view = self._copies.view(run.key.name)
-            self._store.put(f"{prefix}/{attempt}/{ALL}", encode(lines, dict(view.files) if view else {}))
+            files: dict[str, FileRef | None] = dict(view.files) if view else {}
+            if RUN_FILE not in files:  # the run died before it began
+                key, path = f"{attempt}/{RUN_FILE}", run.folder / RUN_FILE
+                self._store.put_file(f"{prefix}/{key}", path)
+                files[RUN_FILE] = FileRef(key, path.stat().st_size, digest_of(path))
+            self._store.put(f"{prefix}/{attempt}/{ALL}", encode(lines, files))
             self._store.put_file(f"{prefix}/{attempt}/{RESULT_FILE}", run.folder / RESULT_FILE)
         except StoreError as error:
             self._end(f"{error}; mend that")

@@ -38,6 +38,7 @@ from trainables.events import EVENTS_FILE, RESULT_FILE
 
 STUDY_FILE = "study.json"
 SIGN_FILE = "driver.json"  # see study.driver
+TRACKING_FILE = "tracking.json"  # see study.tracking.record
 NOTE_FILE = ".copy.json"
 DEATHS = "deaths.jsonl"  # of what the attempts died, as the driver saw it
 WEIGHTS_NOTE = "weights.json"
@@ -158,6 +159,7 @@ def fetch_all(copies: RunCopies, *, ledger: bool) -> list[str]:
     """
     store, storage = copies.store, copies.storage
     fetch_study(store, storage)
+    store.get_file(f"{storage.study}/{TRACKING_FILE}", storage.folder / TRACKING_FILE)
     if ledger:
         pull_ledger(store, storage)
     listing = relative(store.list(f"{storage.study}/{RUNS}"), f"{storage.study}/{RUNS}")

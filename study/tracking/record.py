@@ -2,10 +2,12 @@
 
 It names the study for ever (`study_id`), so that two storages that write to one tracking server under one
 name never adopt each other's runs; and it keeps with which code and on which machine each launch happened.
+Of a storage at a URL it lies there, too: the driver's machine may be lost, and its successor must find the runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from dataclasses import asdict, dataclass
@@ -14,9 +16,8 @@ from typing import Any, Protocol
 from study.errors import UserError
 from study.json_files import read_json_or_copy, write_json_twice
 from study.provenance import git_state, machine, package_versions
+from study.remote.working_copy import TRACKING_FILE, send
 from study.runs import RunKey, Storage
-
-TRACKING_FILE = "tracking.json"
 
 
 class RunIds(Protocol):
@@ -54,9 +55,13 @@ class TrackingRecord:
 
     Launches are written at once; the ids of MLflow runs, which MLflow knows as well, every few seconds and by
     `flush`, since a file that is written whole for every run would cost the square of their number.
+
+    Raises:
+        UserError: The file is damaged, or a new one cannot be kept at the storage's URL.
     """
 
     def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._path = storage.folder / TRACKING_FILE
         try:
             content = read_json_or_copy(self._path)
@@ -73,6 +78,7 @@ class TrackingRecord:
         self._written = 0.0
         if not content:
             self._write()
+            self._send()  # before MLflow gets a run under this id
 
     def mlflow_run_id(self, key: RunKey) -> str | None:
         """Returns the id of a run's MLflow run in the store written last, None if there is none yet."""
@@ -104,6 +110,8 @@ class TrackingRecord:
             )
         )
         self._write()
+        with contextlib.suppress(UserError):  # where it matters, the runs' own tags have it
+            self._send()
 
     def launch_at(self, moment: float) -> Launch | None:
         """Returns the last launch before `moment` (seconds since the epoch), else the first."""
@@ -118,6 +126,10 @@ class TrackingRecord:
         }
         write_json_twice(self._path, content)
         self._dirty, self._written = False, time.monotonic()
+
+    def _send(self) -> None:
+        if self._storage.url is not None:
+            send(self._storage, TRACKING_FILE)
 
 
 def read_record(storage: Storage) -> TrackingRecord | None:

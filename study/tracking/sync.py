@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from study.driver import read_driver
 from study.errors import UserError
 from study.provenance import without_credentials
 from study.runs import Storage
@@ -17,6 +18,8 @@ from study.tracking.mlflow_store import (
 )
 from study.tracking.record import RunIds, TrackingRecord
 from study.tracking.state import write_state
+
+_RUNNING = "study {study} is running and writes to MLflow itself; sync when it has ended"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | Non
     Raises:
         UserError: The store does not answer, or a running study writes to it now.
     """
+    driver = read_driver(storage)
+    if storage.url is not None and driver is not None and driver.life(storage) == "alive":
+        raise UserError(_RUNNING.format(study=storage.study))  # its lock may lie on another machine
     uri = resolve_tracking_uri(storage, tracking_uri)
     check_tracking(uri)
     configure_client()
@@ -63,9 +69,7 @@ def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | Non
         mirror.update()  # a run that was deleted in MLflow meanwhile is made anew by the second pass
         mirror.finish()
     except BusyError:
-        raise UserError(
-            f"study {storage.study} is running and writes to MLflow itself; sync when it has ended"
-        ) from None
+        raise UserError(_RUNNING.format(study=storage.study)) from None
     except OutageError as error:
         raise UserError(
             f"MLflow stopped to answer: {brief(error)}; run `study sync {storage.study}` again later"

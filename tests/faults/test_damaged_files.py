@@ -26,7 +26,7 @@ from study.tracking.record import TRACKING_FILE, TrackingRecord
 from tests.study.small_studies import small_study, storage_of
 from trainables.checkpoint import Checkpoint, load_latest, save_checkpoint
 from trainables.errors import storage_failure
-from trainables.events import EVENTS_FILE, RESULT_FILE, EventLog, is_over, read_events
+from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, is_over, read_events
 
 GARBAGE = [
     b"",
@@ -199,6 +199,20 @@ def to_the_end(attempt: Attempt) -> dict[str, Any]:
     while not report["done"]:
         report = attempt.advance(0.01)
     return report
+
+
+def test_a_folder_that_is_removed_under_a_run_is_nothing_to_blame_it_for(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    lost = FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder / EVENTS_FILE))
+    assert "leave the folder" in str(storage_failure(lost, folder))
+    folder.mkdir()
+    (folder / RUN_FILE).touch()
+    assert "leave the folder" in str(storage_failure(lost, folder)), "in the middle of its removal"
+    (folder / EVENTS_FILE).touch()
+    missing = FileNotFoundError(errno.ENOENT, "No such file or directory", str(folder / "prompts.txt"))
+    assert storage_failure(missing, folder) is None
+    outside = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "gone.png"))
+    assert storage_failure(outside, tmp_path / "nowhere") is None
 
 
 def test_what_is_a_failure_of_the_storage() -> None:

@@ -14,6 +14,7 @@ from study.run_result import write_failure
 from study.runs import RunKey, Storage
 from study.spec import StudySpec
 from tests.study.small_studies import RUNNER, small_study, storage_of
+from trainables.config import RunConfig
 
 SESSION = "this-driver"
 COMPLETE = RunKey("search", "cosine", 0, "cat-1", 0)
@@ -24,10 +25,15 @@ LEFT = RunKey("confirm", "base", 0, "dog-1", 100)
 PENDING = RunKey("confirm", "base", 0, "dog-1", 101)
 
 
+def config_of(spec: StudySpec, storage: Storage, key: RunKey) -> RunConfig:
+    """The configuration of one of the runs."""
+    params = {} if key.arm == "base" else {"learning_rate": 1e-3, "r": 2}
+    return spec.run_config(key, params, storage)
+
+
 def attempt_at(spec: StudySpec, storage: Storage, key: RunKey, session: str, node: str) -> Attempt:
     """An attempt that captures its output, as a worker makes it."""
-    params = {} if key.arm == "base" else {"learning_rate": 1e-3, "r": 2}
-    config = spec.run_config(key, params, storage)
+    config = config_of(spec, storage, key)
     order = Order(key.name, key.phase, "", config.model_dump_json(), session, RUNNER, "", 1, 0)
     return Attempt(order, capture=True, node=node)
 
@@ -84,5 +90,8 @@ def driven(spec: StudySpec, storage: Storage) -> Iterator[list[str]]:
 def give_up(storage: Storage, key: RunKey) -> None:
     """Ends a run as the driver ends one whose workers died."""
     write_failure(
-        storage.run_folder(key), reason="worker_died", message="its worker died in each of 3 attempts"
+        storage.run_folder(key),
+        reason="worker_died",
+        message="its worker died in each of 3 attempts",
+        config=config_of(small_study(), storage, key),
     )

@@ -26,10 +26,15 @@ def _template() -> Path:
     return path
 
 
+def copied_template(folder: Path) -> Path:
+    """Puts an empty MLflow database into a folder and returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(_template(), folder / "mlflow.db"))
+
+
 def prepare_store(storage: Storage) -> MlflowStore:
     """Puts an empty MLflow database in the place of the storage's default store and returns the store."""
-    storage.root.mkdir(parents=True, exist_ok=True)
-    shutil.copy(_template(), storage.root / "mlflow.db")
+    copied_template(storage.root)
     return MlflowStore(storage.tracking_uri, storage.study, storage.artifact_root)
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from study.attempt import Attempt, Order, attempts
 from study.attempt_log import brief_cause, deaths, note_death, place, tries, where_failed
+from study.rows import rows
 from study.run_result import write_failure
 from study.runs import PlannedRun, RunKey, Storage
+from study.tracking.sync import sync
+from tests.study.mlflow_stores import prepare_store, runs_by_key
 from tests.study.small_studies import RUNNER, small_study, storage_of
 
 
@@ -64,7 +67,9 @@ def test_failures_say_where(fast_path: Path) -> None:
     attempt = begin(run, "one", "10.0.0.7/aaaa1111")
     attempt.advance(0.0)
     attempt.interrupt()
-    write_failure(run.folder, reason="worker_died", message="its worker died in each of 3 attempts")
+    write_failure(
+        run.folder, reason="worker_died", message="its worker died in each of 3 attempts", config=run.config
+    )
     host = attempts(run.folder)[0]["host"]
     assert where_failed(run.folder) == f"on {host} (10.0.0.7/aaaa1111), attempt 1"
     (told,) = tries(run.folder)
@@ -83,3 +88,18 @@ def test_places_and_causes_are_short() -> None:
     assert brief_cause(text) == "RuntimeError: a cause"
     assert len(brief_cause("x" * 5000)) == 160
     assert brief_cause("") == ""
+
+
+def test_a_run_that_failed_before_it_began_is_counted_everywhere(fast_path: Path) -> None:
+    """Reports and MLflow must show it as failed, and must not wait for it for ever."""
+    run = planned(fast_path)
+    storage = Storage(fast_path, small_study().name)
+    write_failure(run.folder, reason="worker_died", message="it died at once", config=run.config)
+    (row,) = rows(storage)
+    assert (row["state"], row["reason"], row["method"]) == ("FAIL", "worker_died", run.config.method)
+    store = prepare_store(storage)
+    counts = sync(storage, storage.tracking_uri)
+    assert (counts.runs, counts.left, counts.problem) == (1, (), None)
+    (tracked,) = runs_by_key(store).values()
+    assert tracked.info.status == "FAILED"
+    assert tracked.data.params["method"] == run.config.method

@@ -13,7 +13,7 @@ import ray
 
 from study.claim import claimed
 from study.cluster.local_ray import cluster
-from study.driver import read_driver
+from study.driver import DRIVER_FILE, Heart, read_driver
 from study.errors import UserError
 from study.execute import Outcome, Workers, launch, open_ledger
 from study.operations import best_rows, readable_storage, status_rows
@@ -24,7 +24,10 @@ from study.remote.run_objects import RUNS
 from study.remote.upkeep import upkeep
 from study.results import rows
 from study.run_place import scratch_root
+from study.run_result import write_failure
 from study.runs import Storage, storage_at
+from study.tracking.record import TrackingRecord
+from study.tracking.sync import sync
 from study.watch.watching import stop_study
 from tests.study.s3_server import CREDENTIALS, Proxy
 from tests.study.small_studies import RESIDENT, RUNNER, SPACE, small_study
@@ -259,6 +262,40 @@ def test_of_a_ledger_of_its_own_url_nothing_is_copied(s3: Proxy, tmp_path: Path)
         again = queue.next()
     assert again is not None
     assert (again.key, again.attempt) == (run.key, 2)
+
+
+def test_what_only_the_driver_wrote_is_at_the_url(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that failed before it began, and under which name MLflow has the study: its machine may be lost."""
+    spec = small_study()
+    storage = storage_at(s3.url("drivers-own"), spec.name)
+    with (
+        claimed(spec, storage),
+        upkeep(spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=print, say=print) as keep,
+    ):
+        queue = RunQueue(spec, storage, open_ledger(spec, storage))
+        run = queue.next()
+        assert run is not None
+        keep.before(run, "session-of-a-driver")
+        write_failure(run.folder, reason="worker_died", message="it died at once", config=run.config)
+        keep.publish(run, "session-of-a-driver")
+        record = TrackingRecord(storage)
+        record.add_launch()
+    monkeypatch.setenv("STUDY_WORKING_COPIES", str(tmp_path / "another"))
+    another = readable_storage(s3.url("drivers-own"), spec.name)
+    assert another.root != storage.root
+    (row,) = rows(another)
+    assert (row["state"], row["reason"], row["method"]) == ("FAIL", "worker_died", run.config.method)
+    found = TrackingRecord(another)
+    assert (found.study_id, found.launches) == (record.study_id, record.launches)
+    # While its driver lives, nobody else writes to MLflow.
+    with Heart(storage, lambda reason: None):
+        store_of = ObjectStore(storage.url or "")
+        store_of.put_file(f"{spec.name}/{DRIVER_FILE}", storage.folder / DRIVER_FILE)
+        another = readable_storage(s3.url("drivers-own"), spec.name)
+        with pytest.raises(UserError, match="is running and writes to MLflow itself"):
+            sync(another)
 
 
 @pytest.mark.slow
