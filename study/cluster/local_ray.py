@@ -335,7 +335,8 @@ def _secrets_kept_back() -> Iterator[None]:
 def _needed_daemons(dashboard: bool) -> Iterator[None]:
     """Starts none of Ray's processes that serve a dashboard, an autoscaler or a terminal, if there is none of them.
 
-    Ray starts them in any case, and waits for one: seconds of every launch, and a hundred MiB each.
+    Ray starts them in any case, and waits for one: seconds of every launch, and a hundred MiB each. A Ray that names
+    them otherwise starts them as before.
     """
     from ray._private.node import Node
 
@@ -343,8 +344,8 @@ def _needed_daemons(dashboard: bool) -> Iterator[None]:
         pass
 
     unused = () if dashboard else ("start_api_server", "start_monitor", "start_log_monitor")
-    before = {name: getattr(Node, name) for name in unused}
-    for name in unused:
+    before = {name: getattr(Node, name) for name in unused if hasattr(Node, name)}
+    for name in before:
         setattr(Node, name, nothing)
     try:
         yield
