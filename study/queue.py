@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.attempt import attempts
 from study.ledger import QUALITY, Ledger
-from study.run_result import RunResult, mend_result
+from study.run_result import RunResult, mend_result, read_result
 from study.runs import PlannedRun, RunKey, State, Storage
 from study.trial_record import ArmSearch, TrialRecord
 
@@ -269,7 +269,7 @@ class RunQueue:
         started: list[RunKey] = []
         finished: list[tuple[RunKey, RunResult]] = []
         for key in list(trial.waiting):
-            result = mend_result(self._storage.run_folder(key))
+            result = self._end_of(key)
             if result is not None:
                 trial.waiting.remove(key)
                 finished.append((key, result))
@@ -286,9 +286,15 @@ class RunQueue:
         for name, run in record.runs.items():
             key = RunKey.parse(name)
             state: State = run["state"] if run["state"] != "RUNNING" else "FAIL"
-            self.ended[key] = mend_result(self._storage.run_folder(key)) or RunResult(
-                state, reason=run.get("reason") or record.reason
-            )
+            self.ended[key] = self._end_of(key) or RunResult(state, reason=run.get("reason") or record.reason)
+
+    def _end_of(self, key: RunKey) -> RunResult | None:
+        """How a run ended; None if it did not.
+
+        At a URL a run has ended when its result is there, which comes last: without it, weights may be missing, too.
+        """
+        folder = self._storage.run_folder(key)
+        return mend_result(folder) if self._storage.url is None else read_result(folder)
 
     # Helpers
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from benchmarks.fault_harness.at_url import brought_down
 from benchmarks.fault_harness.driving import Driven
 from benchmarks.fault_harness.studies import EVERY, end_marks, fingerprint, run_folders
 from study.cluster.local_ray import environment
 from study.ledger import Ledger
 from study.operations import stored_spec
 from study.run_result import read_result
+from study.runs import Storage
 from trainables.events import Event, read_events
 
 
@@ -30,27 +33,29 @@ class Findings:
 
 
 def check(driven: Driven, reference: dict[str, Any], ended: dict[str, str]) -> Findings:
-    """Compares a finished study with the uninterrupted one.
+    """Compares a finished study with the uninterrupted one; of a study at a URL, what is there and nowhere else.
 
     Args:
         reference: Fingerprint of every run of the study without faults.
         ended: `end_marks` that were seen while it ran: those runs must be untouched.
     """
-    found = Findings()
-    _check_folders(driven, reference, found)
-    _check_ledger(driven, reference, found)
-    _check_mlflow(driven, reference, found)
-    now = end_marks(driven.storage)
+    found, storage = Findings(), driven.storage
+    if driven.url is not None:
+        storage, found.lost, found.doubled = brought_down(driven)
+    _check_folders(storage, reference, found)
+    _check_ledger(driven, storage, reference, found)
+    _check_mlflow(driven, storage, reference, found)
+    now = end_marks(storage)
     for name, mark in ended.items():
         if now.get(name) != mark and "records" not in driven.allowed.get(name, ()):
             found.doubled.append(f"{name} had ended and was changed afterwards")
-    for name, folder in run_folders(driven.storage).items():
-        _check_attempts(driven, name, read_events(folder), found)
+    for name, folder in run_folders(storage).items():
+        _check_attempts(driven, name, folder, found)
     return found
 
 
-def _check_folders(driven: Driven, reference: dict[str, Any], found: Findings) -> None:
-    folders = run_folders(driven.storage)
+def _check_folders(storage: Storage, reference: dict[str, Any], found: Findings) -> None:
+    folders = run_folders(storage)
     found.lost += [f"{name} has no folder" for name in reference.keys() - folders.keys()]
     found.doubled += [f"{name} should not be there" for name in folders.keys() - reference.keys()]
     for name in reference.keys() & folders.keys():
@@ -60,10 +65,10 @@ def _check_folders(driven: Driven, reference: dict[str, Any], found: Findings) -
                 found.lost.append(f"{name}: {what} is {here[what]}, without faults it is {value}")
 
 
-def _check_ledger(driven: Driven, reference: dict[str, Any], found: Findings) -> None:
-    spec = stored_spec(driven.storage)
+def _check_ledger(driven: Driven, storage: Storage, reference: dict[str, Any], found: Findings) -> None:
+    spec = stored_spec(storage)
     with environment(driven.database.environment if driven.database is not None else {}):
-        ledger = Ledger(driven.ledger_url or driven.storage.ledger_url, spec.name)
+        ledger = Ledger(driven.ledger_url or storage.ledger_url, spec.name)
     runs: Counter[str] = Counter()
     for arm in spec.arms:
         search, confirm = ledger.trials(arm), ledger.trials(arm, "confirm")
@@ -89,10 +94,10 @@ def _check_ledger(driven: Driven, reference: dict[str, Any], found: Findings) ->
     found.lost += [f"{name} is not in the ledger" for name in reference.keys() - runs.keys()]
 
 
-def _check_mlflow(driven: Driven, reference: dict[str, Any], found: Findings) -> None:
+def _check_mlflow(driven: Driven, storage: Storage, reference: dict[str, Any], found: Findings) -> None:
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(driven.tracking.uri if driven.tracking is not None else driven.storage.tracking_uri)
+    client = MlflowClient(driven.tracking.uri if driven.tracking is not None else storage.tracking_uri)
     experiment = client.get_experiment_by_name(driven.name)
     if experiment is None:
         found.lost.append("MLflow has no experiment of the study")
@@ -107,14 +112,15 @@ def _check_mlflow(driven: Driven, reference: dict[str, Any], found: Findings) ->
     found.lost += [f"{name} is not in MLflow" for name in reference.keys() - times.keys()]
     for run in mine:
         name = run.data.tags["run_key"]
-        result = read_result(driven.storage.folder / "runs" / name)
+        result = read_result(storage.folder / "runs" / name)
         quality = result.evaluation.get("subject_fidelity") if result else None
         if quality is not None and quality not in run.data.metrics.values():
             found.lost.append(f"{name}: its fidelity {quality} is not in MLflow")
 
 
-def _check_attempts(driven: Driven, name: str, events: list[Event], found: Findings) -> None:
+def _check_attempts(driven: Driven, name: str, folder: Path, found: Findings) -> None:
     """No attempt began further back than the newest checkpoint before it; what was lost is stated."""
+    events = read_events(folder)
     allowed = driven.allowed.get(name, set())
     numbers = [event.number for event in events]
     whole = numbers == list(range(1, len(events) + 1))
@@ -131,12 +137,18 @@ def _check_attempts(driven: Driven, name: str, events: list[Event], found: Findi
             step = event.step or 0
         if event.kind == "started" and event.data["attempt"] > 1:
             resumed = event.data["resumed_step"]
-            back = EVERY if "checkpoint" in allowed else 0
-            if resumed < kept - back:
-                found.lost.append(f"{name} went on at step {resumed}, although its checkpoint was at {kept}")
+            least = _floor(driven, name, event) if driven.url is not None else kept
+            back = EVERY if "checkpoint" in allowed and driven.url is None else 0
+            if resumed < least - back:
+                found.lost.append(f"{name} went on at step {resumed}, although its checkpoint was at {least}")
             lost_steps |= step > resumed
             step = resumed
-    result = read_result(driven.storage.folder / "runs" / name)
+    result = read_result(folder)
     cost = (result.cost.get("lost_seconds") if result else None) or 0.0
     if cost < 0 or (lost_steps and cost <= 0 and not {"clock", "records"} & allowed):
         found.lost.append(f"{name} lost steps, but its cost states {cost} lost seconds")
+
+
+def _floor(driven: Driven, name: str, started: Event) -> int:
+    """The newest checkpoint that was seen whole at the URL before an attempt began."""
+    return max((step for events, step in driven.floors.get(name, ()) if events < started.number), default=0)

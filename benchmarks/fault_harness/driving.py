@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,12 @@ from typing import Any
 import psutil
 import yaml
 
-from benchmarks.fault_harness.drive import WATCHDOG
+from benchmarks.fault_harness.drive import MACHINE, WATCHDOG
 from benchmarks.fault_harness.runner import FOLDER
 from benchmarks.fault_harness.studies import run_folders, study_content
 from study.attempt_log import deaths
-from study.runs import Storage
+from study.run_place import scratch_root
+from study.runs import Storage, storage_at
 from trainables.events import Event, read_events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,8 +43,11 @@ class Driven:
         folder: Of everything: storage, control files, logs.
         cluster: A `ray.cluster_utils.Cluster` that the driver joins, or None.
         tracking: The proxy before an MLflow server, or None for the default store.
+        store: The proxy before an object store, and `url` the storage there; None for a folder. The storage is then
+            the working copy, which the driver keeps up to date.
         pace: Seconds between two progress events of a run.
         allowed: Runs that may go back to the checkpoint before their last, or whose records a fault damaged, with why.
+        floors: Of runs at a URL: attempts that began after so many events must have gone on at this step or later.
     """
 
     folder: Path
@@ -53,6 +58,8 @@ class Driven:
     cluster: Any = None
     tracking: Any = None
     database: Any = None
+    store: Any = None
+    url: str | None = None
     ledger_url: str | None = None
     watchdog_minutes: float = 10.0
     process: subprocess.Popen[bytes] | None = None
@@ -60,10 +67,13 @@ class Driven:
     restarts: list[str] = field(default_factory=list)
     exit_codes: list[int] = field(default_factory=list)
     allowed: dict[str, set[str]] = field(default_factory=dict)
+    floors: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    machine: int = 1
     family: dict[int, psutil.Process] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.storage = Storage(self.folder / "storage", self.name)
+        place = self.url or self.folder / "storage"
+        self.storage: Storage = storage_at(place, self.name)
         self.control = self.folder / "control"
         self.control.mkdir(parents=True, exist_ok=True)
         self.tell("pace", str(self.pace))
@@ -87,13 +97,14 @@ class Driven:
             "launch",
             str(self.folder / "study.yaml"),
         ]
-        words += ["--storage", str(self.storage.root), "--no-report"]
+        words += ["--storage", self.storage.place, "--no-report"]
         words += ["--address", self.cluster.address] if self.cluster is not None else []
         words += ["--tracking-uri", self.tracking.uri] if self.tracking is not None else []
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         environment |= {
             FOLDER: str(self.control),
             WATCHDOG: str(self.watchdog_minutes),
+            MACHINE: f"machine-{self.machine}" if self.url is not None else "",
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "passive",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -182,6 +193,18 @@ class Driven:
                 process.kill()
         psutil.wait_procs(list(self.family.values()), timeout=30)
 
+    def lose_machine(self) -> None:
+        """SIGKILL to everything, and nothing that was on its disk is there any more; the next launch is elsewhere."""
+        assert self.url is not None
+        self.kill_everything()
+        end = time.monotonic() + 30.0
+        for place in (self.storage.root, scratch_root(self.url)):
+            while place.exists() and time.monotonic() < end:  # who dies late may still write a file
+                shutil.rmtree(place, ignore_errors=True)
+            if place.exists():
+                raise Hung(f"{place} cannot be removed")
+        self.machine += 1
+
     def children(self, name: str) -> list[psutil.Process]:
         """Living processes of the driver whose name or command begins so."""
         self.look()
@@ -256,11 +279,11 @@ class Driven:
     def is_tried_again(self, *names: str) -> Callable[[], bool]:
         """A condition: another attempt at each of these runs has begun, or they have ended."""
         before = {name: self.attempts(name) for name in names}
+        runs = self.storage.folder / "runs"
 
         def condition() -> bool:
-            folders = run_folders(self.storage)
             return all(
-                self.attempts(name) > count or (folders[name] / "result.json").exists()
+                self.attempts(name) > count or (runs / name / "result.json").exists()
                 for name, count in before.items()
             )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fault_harness.at_url import note_floors
 from benchmarks.fault_harness.checker import Findings, check
 from benchmarks.fault_harness.driving import Driven, Hung
 from benchmarks.fault_harness.injectors import KINDS, SETTINGS
@@ -93,6 +94,8 @@ class Session:
                 if driven.finished:
                     break
                 ended |= end_marks(driven.storage)
+                if driven.url is not None:
+                    note_floors(driven)
                 injected += 1
                 line = {
                     "study": driven.name,
@@ -120,7 +123,9 @@ class Session:
             kept = self.folder / "kept" / driven.name
             shutil.rmtree(kept, ignore_errors=True)
             driven.kill_everything()
-            shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("filler", "ray"), dirs_exist_ok=True)
+            shutil.copytree(
+                folder, kept, ignore=shutil.ignore_patterns("filler", "ray", "scratch"), dirs_exist_ok=True
+            )
             self.say(f"{driven.name}: {problem or ''} {findings}\n  kept in {kept}")
         return injected
 

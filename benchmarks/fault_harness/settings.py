@@ -1,4 +1,4 @@
-"""What a study runs on in each setting: this machine, a small disk, servers, or nodes."""
+"""What a study runs on in each setting: this machine, a small disk, servers, nodes, or a storage at a URL."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from typing import Any
 
 from benchmarks.fault_harness.nodes import nodes
 from benchmarks.fault_harness.servers import Proxy, make_server
+from study.cluster.local_ray import environment
+from tests.study.s3_server import CREDENTIALS, s3_server
+from tests.study.s3_server import Proxy as S3Proxy
+from tests.study.s3_server import proxy as s3_proxy
 
-MOST_AT_ONCE = {"local": 12, "full": 1, "served": 8, "nodes": 6}  # faults into one study
-TIMES = {"served": 2, "nodes": 3}  # how often each kind comes in a round: settings cost more than faults
+MOST_AT_ONCE = {"local": 12, "full": 1, "served": 8, "nodes": 6, "url": 7}  # faults into one study
+TIMES = {
+    "served": 2,
+    "nodes": 3,
+    "url": 1,
+}  # how often each kind comes in a round: settings cost more than faults
 FULL_BYTES = 340 * 2**20  # of the file system that gets full; a launch wants 256 MiB
 
 _running: dict[str, Any] = {}
@@ -70,6 +78,23 @@ def _nodes(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
         yield {"cluster": cluster}
 
 
+@contextlib.contextmanager
+def _url(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """The storage in a real object store behind a proxy; MLflow on a server, since no machine lasts."""
+    store = _store()
+    places = {"STUDY_WORKING_COPIES": str(folder / "copies"), "STUDY_SCRATCH": str(folder / "scratch")}
+    with environment({**CREDENTIALS, **places}):
+        yield {"tracking": _mlflow(session), "store": store, "url": store.url(folder.name)}
+
+
+def _store() -> S3Proxy:
+    """A proxy before an S3 server; started once."""
+    if "store" not in _running:
+        _running["store"] = _closing.enter_context(s3_proxy(_closing.enter_context(s3_server())))
+    store: S3Proxy = _running["store"]
+    return store
+
+
 def _mlflow(session: Path) -> Proxy:
     """A proxy before an MLflow server; started once."""
     if "mlflow" not in _running:
@@ -95,4 +120,5 @@ _MAKERS: dict[str, Callable[[Path, Path], AbstractContextManager[dict[str, Any]]
     "full": _full,
     "served": _served,
     "nodes": _nodes,
+    "url": _url,
 }

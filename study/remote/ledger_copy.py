@@ -1,4 +1,7 @@
-"""A SQLite ledger at a storage URL: copied there whole, in turn to two objects, and taken from there if it is newer.
+"""A SQLite ledger at a storage URL: copied there whole, to two objects, and taken from there if it is newer.
+
+Whatever happens to one object, the other has the same ledger: of a run that was given out nothing may be forgotten,
+since its trial cannot be asked for a second time.
 
 Copies lie under ``<study>/ledger/<generation>/``. Every driver's life has a generation of its own, higher than all
 before it, so that a driver that is cut off and goes on writing cannot mask what its successor writes.
@@ -52,8 +55,9 @@ class LedgerCopy:
         content = gzip.compress(_snapshot(path), _LEVEL)
         self._number += 1
         head = json.dumps({"generation": self._generation, "number": self._number, "size": len(content)})
-        key = f"{_prefix(self._storage)}/{self._generation:06d}/{self._number % _SLOTS}"
-        self._store.put(key, head.encode() + b"\n" + content)
+        for slot in range(_SLOTS):
+            key = f"{_prefix(self._storage)}/{self._generation:06d}/{slot}"
+            self._store.put(key, head.encode() + b"\n" + content)
         self._pushed = state
 
 

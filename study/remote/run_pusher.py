@@ -6,6 +6,7 @@ A thread of its own copies; the attempt waits for it at its end only. See `study
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -61,8 +62,9 @@ def pull_run(store: ObjectStore, prefix: str, folder: Path) -> RunView | None:
     if view is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
+    left = (CHECKPOINTS, "samples/") if _is_over(view.events) else (CHECKPOINTS, "samples/", WEIGHTS)
     for path, ref in list(view.files.items()):
-        if path.startswith((CHECKPOINTS, WEIGHTS, "samples/")):
+        if path.startswith(left):
             continue
         if not fetch_file(store, prefix, ref, folder / path):
             view.files.pop(path)
@@ -74,9 +76,16 @@ def pull_run(store: ObjectStore, prefix: str, folder: Path) -> RunView | None:
     return view
 
 
+def _is_over(lines: list[str]) -> bool:
+    """Whether the events tell the run's end: the attempt died before its result was at the URL, nothing else lacks."""
+    with contextlib.suppress(ValueError, IndexError, AttributeError):
+        return bool(json.loads(lines[-1]).get("kind") == "finished")
+    return False
+
+
 def _pull_checkpoint(store: ObjectStore, prefix: str, view: RunView, folder: Path) -> None:
     """Fetches the newest checkpoint whose files are all whole; forgets damaged ones."""
-    for _, paths in reversed(list(_checkpoints(view.files))):
+    for _, paths in reversed(list(checkpoints(view.files))):
         if all(fetch_file(store, prefix, view.files[path], folder / path) for path in paths):
             return
         for path in paths:
@@ -84,7 +93,7 @@ def _pull_checkpoint(store: ObjectStore, prefix: str, view: RunView, folder: Pat
             view.files.pop(path)
 
 
-def _checkpoints(files: dict[str, FileRef]) -> Iterator[tuple[str, list[str]]]:
+def checkpoints(files: dict[str, FileRef]) -> Iterator[tuple[str, list[str]]]:
     """Yields the checkpoints among a run's files, oldest first: each one's folder and paths."""
     folders: dict[str, list[str]] = {}
     for path in sorted(files):
@@ -270,7 +279,7 @@ class RunPusher:
 
     def _prune(self, last: bool) -> list[str]:
         """Forgets checkpoints that are no longer wanted; returns prefixes that may be deleted after that is told."""
-        kept = list(_checkpoints(self._files))
+        kept = list(checkpoints(self._files))
         outdated = [paths for _, paths in kept[:-KEEP]]
         if last and (self._folder / RESULT_FILE).exists() and not (self._folder / CHECKPOINTS).exists():
             outdated = [paths for _, paths in kept]

@@ -175,10 +175,16 @@ def fetch_all(copies: RunCopies, *, ledger: bool) -> list[str]:
 
 
 def fetch_study(store: ObjectStore, storage: Storage) -> None:
-    """Fetches ``study.json`` if the working copy lacks it."""
+    """Fetches ``study.json`` if the working copy lacks it; raises UserError if the URL's is damaged."""
     path = storage.folder / STUDY_FILE
     if not path.exists() and (content := store.get(f"{storage.study}/{STUDY_FILE}")) is not None:
-        write_json(path, json.loads(content))
+        try:
+            write_json(path, json.loads(content))
+        except ValueError:
+            raise UserError(
+                f"{storage.study}/{STUDY_FILE} at {storage.url} is damaged; put it there again from a machine that has "
+                "it in its working copy, or start the study under another name"
+            ) from None
 
 
 def fetch_record(storage: Storage) -> None:

@@ -6,7 +6,7 @@ How it behaves stands in ``fake.json`` of the cache folder, by the beginning of 
 
 step_seconds: of a step; fail_at: raise at this step; nan_at: end as nan_loss; memory_at: MemoryError;
 kill_at: SIGKILL of the own process at this step; kill_times: only in the first so many attempts; segfault_at;
-quality: fixed instead of computed; silent_seconds: sleep before the first step.
+quality: fixed instead of computed; weights: what is left as such; silent_seconds: sleep before the first step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from study.json_files import write_json
 from trainables.config import RunConfig
 from trainables.errors import TrainingFailure
-from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog, read_events
+from trainables.events import RESULT_FILE, RUN_FILE, WEIGHTS, Event, EventLog, read_events, sum_up
 
 
 class FakeResident:
@@ -66,6 +66,9 @@ def execute(config: RunConfig, resident: FakeResident | None = None) -> Iterator
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RUN_FILE, config.model_dump(mode="json"))
     log = EventLog(folder)
+    if log.last_kind == "finished":  # as the real one: killed between the last event and the result
+        write_json(folder / RESULT_FILE, sum_up(folder, config.digest()))
+        return
     attempt = 1 + sum(event.kind == "started" for event in read_events(folder))
     begin = _checkpoint(folder)
     state: dict[str, Any] = {"state": "COMPLETE", "reason": None, "message": None, "traceback": None}
@@ -102,6 +105,9 @@ def execute(config: RunConfig, resident: FakeResident | None = None) -> Iterator
     except Exception as error:
         reason = "out_of_memory" if isinstance(error, MemoryError) else "exception"
         state |= {"state": "FAIL", "reason": reason, "message": str(error), "traceback": "Traceback ..."}
+    if rules.get("weights"):
+        (folder / WEIGHTS).mkdir(exist_ok=True)
+        (folder / WEIGHTS / "weights.safetensors").write_text(rules["weights"])
     event = log.append("finished", step, **state)
     _result(folder, config, state, rules, step, attempt, seconds)
     yield event
@@ -155,7 +161,7 @@ def _result(
             **state,
             "evaluation": evaluation,
             "cost": cost,
-            "weights": None,
+            "weights": WEIGHTS if rules.get("weights") else None,
             "attempts": attempt,
             "config_digest": digest,
         },

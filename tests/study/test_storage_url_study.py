@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from study.attempt import Attempt
 from study.claim import claimed
 from study.cluster.local_ray import cluster
 from study.driver import DRIVER_FILE, Heart, read_driver
@@ -19,19 +20,21 @@ from study.execute import Outcome, Workers, launch, open_ledger
 from study.operations import best_rows, readable_storage, status_rows
 from study.queue import RunQueue
 from study.remote.ledger_copy import LedgerCopy, pull_ledger
-from study.remote.object_store import ObjectStore
+from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import RUNS
 from study.remote.upkeep import upkeep
+from study.remote.working_copy import fetch_weights
 from study.results import rows
 from study.run_place import scratch_root
 from study.run_result import write_failure
-from study.runs import Storage, storage_at
+from study.runs import PlannedRun, Storage, storage_at
 from study.tracking.record import TrackingRecord
 from study.tracking.sync import sync
 from study.watch.watching import stop_study
 from tests.study.s3_server import CREDENTIALS, Proxy
 from tests.study.small_studies import RESIDENT, RUNNER, SPACE, small_study
 from tests.study.test_resume import Driver, assert_sound
+from tests.study.test_storage_url_run import drive, order
 from trainables.events import read_events
 
 
@@ -216,20 +219,84 @@ def test_a_damaged_copy_of_the_ledger_is_passed_over(s3: Proxy, tmp_path: Path) 
     assert sum(s3.requests.values()) == asked  # unchanged: nothing is copied
     ledger.open_confirm("arm", "lora", ["quality"])
     copy.push()
-    newest = max((info.modified, key) for key, info in store.list("small/ledger").items())[1]
-    for key in store.list("small/ledger"):
-        whole = store.get(key) or b""
-        if b'"number": 2' in whole[:80]:
-            newest = key
-    store.put(newest, (store.get(newest) or b"")[:-100])
+    copies = sorted(store.list("small/ledger"))
+    assert len(copies) == 2
+    for damaged in copies:  # whichever it is, what was copied last is known: its runs have been given out
+        whole = store.get(damaged) or b""
+        store.put(damaged, whole[:-100])
+        shutil.rmtree(storage.root)
+        assert pull_ledger(store, storage) == 1
+        assert Ledger(storage.ledger_url, "small").arms("confirm") == ["arm"]
+        store.put(damaged, whole)
+    # A driver that is killed between the two leaves an older one; the newer one is taken.
+    Ledger(storage.ledger_url, "small").open_confirm("other", "lora", ["quality"])
+    s3.answer = lambda method, path: 403 if method == "PUT" and path.partition("?")[0].endswith("/1") else None
+    copy = LedgerCopy(ObjectStore(url, patience=0), storage, 1)
+    for _ in range(3):
+        with pytest.raises(StoreError, match="access is denied"):
+            copy.push()
+    s3.answer = lambda method, path: None
     shutil.rmtree(storage.root)
     assert pull_ledger(store, storage) == 1
-    assert Ledger(storage.ledger_url, "small").arms("confirm") == []  # the copy before the damaged one
+    assert sorted(Ledger(storage.ledger_url, "small").arms("confirm")) == ["arm", "other"]
     stale = LedgerCopy(store, storage, 1)
     LedgerCopy(store, storage, 2).push()
     stale.push()  # a driver that was succeeded cannot mask its successor
     shutil.rmtree(storage.root)
     assert pull_ledger(store, storage) == 2
+
+
+def test_a_run_whose_result_never_came_to_the_url_is_brought_to_its_end_there(s3: Proxy) -> None:
+    spec = small_study()
+    url = s3.url("no-result")
+    set_rules(url, {"": {"weights": "the weights", "step_seconds": 0.3}})  # slow, so that all of it is copied
+    storage, store = storage_at(url, spec.name), ObjectStore(url)
+    said: list[str] = []
+
+    def given_out(session: str) -> PlannedRun:
+        with (
+            claimed(spec, storage),
+            upkeep(
+                spec,
+                storage,
+                open_ledger=lambda: open_ledger(spec, storage),
+                end=said.append,
+                say=said.append,
+            ) as keep,
+        ):
+            run = RunQueue(spec, storage, open_ledger(spec, storage)).next()
+            assert run is not None
+            keep.before(run, session)
+            return run
+
+    def work(run: PlannedRun, session: str) -> dict[str, object]:
+        name, config = run.key.name, run.config.model_dump_json()
+        attempt = Attempt(order(url, run.attempt, session, key=name, config=config, study=spec.name))
+        assert drive(attempt)["state"] == "COMPLETE"
+        return view_of(run)
+
+    def view_of(run: PlannedRun) -> dict[str, object]:
+        shutil.rmtree(storage.root, ignore_errors=True)
+        here = readable_storage(url, spec.name)
+        fetch_weights(here, run.key.name)
+        folder = here.run_folder(run.key)
+        content = json.loads((folder / "result.json").read_text())
+        return {name: content[name] for name in ("state", "weights", "evaluation") if name in content} | {
+            "file": (folder / "weights" / "weights.safetensors").read_text()
+        }
+
+    first = given_out("one")
+    before = work(first, "one")
+    prefix = f"{spec.name}/{RUNS}/{first.key.name}"
+    (result,) = (key for key in store.list(prefix) if key.endswith("/result.json"))
+    store._files.delete_file(f"{store._base}/{result}")  # killed just before it was written
+    shutil.rmtree(storage.root)
+    again = given_out("two")
+    assert (again.key, again.attempt) == (first.key, 2)  # not taken for ended: nobody else could know
+    assert work(again, "two") == before
+    assert before["file"] == "the weights"
+    assert sum(event.kind == "started" for event in read_events(storage.run_folder(first.key))) == 1
+    assert said == []
 
 
 def test_of_a_ledger_of_its_own_url_nothing_is_copied(s3: Proxy, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Each does its damage to a study in the middle and returns how to see that it was
 
 from __future__ import annotations
 
-from benchmarks.fault_harness.injectors import clocks, disk, files, nodes, processes, servers
+from benchmarks.fault_harness.injectors import clocks, disk, files, nodes, processes, servers, store
 from benchmarks.fault_harness.injectors.common import Injector
 
 
@@ -27,6 +27,10 @@ SETTINGS: dict[str, dict[str, Injector]] = {
         servers.mlflow_kill, servers.mlflow_error, servers.mlflow_hang, servers.database_restart
     ),
     "nodes": _by_name(nodes.node_lost, nodes.node_drained),
+    "url": _by_name(
+        store.store_error, store.store_slow, store.store_hang, store.machine_lost, store.corrupt_ledger_copy,
+        store.corrupt_stored_checkpoint,
+    ),
 }  # fmt: skip
 KINDS: dict[str, Injector] = {
     name: injector for kinds in SETTINGS.values() for name, injector in kinds.items()
