@@ -230,7 +230,9 @@ def test_a_damaged_copy_of_the_ledger_is_passed_over(s3: Proxy, tmp_path: Path) 
         store.put(damaged, whole)
     # A driver that is killed between the two leaves an older one; the newer one is taken.
     Ledger(storage.ledger_url, "small").open_confirm("other", "lora", ["quality"])
-    s3.answer = lambda method, path: 403 if method == "PUT" and path.partition("?")[0].endswith("/1") else None
+    s3.answer = lambda method, path: (
+        403 if method == "PUT" and path.partition("?")[0].endswith("/1") else None
+    )
     copy = LedgerCopy(ObjectStore(url, patience=0), storage, 1)
     for _ in range(3):
         with pytest.raises(StoreError, match="access is denied"):
