@@ -27,7 +27,7 @@ from study.run_place import PlaceError
 from study.run_result import read_result, write_failure
 from study.runs import PlannedRun
 from study.sections import BASE
-from study.team_attempt import release_room
+from study.team_attempt import WorkersPreempted, draining_nodes, release_room
 from trainables.events import read_events
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ LONGEST_REPORT_SECONDS = 4.0
 # that no run has ended in between, the launch ends.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 MAX_REFUSALS = 6
+
+PREEMPTED = ("the actor's node was preempted", WorkersPreempted.__name__)  # in Ray's words, and in ours
+LOOK_SECONDS = 1.0  # between two looks for nodes that will be taken away
 
 
 T = TypeVar("T")
@@ -63,6 +66,7 @@ class Dispatcher:
     Attributes:
         located: Named folders that lie elsewhere for workers, see `study.remote.shipping`.
         broken: What ledger or folders raised: from then on the queue is not what they say, and nothing is given out.
+        announced: Ids of nodes that were announced to be taken away.
         trouble: Why the launch must end: runs cannot be kept, or no node that is tried can work on them.
     """
 
@@ -85,6 +89,7 @@ class Dispatcher:
         self.queue = queue
         self.trouble: str | None = None
         self.broken: Exception | None = None
+        self.announced: set[str] = set()
         self._upkeep = upkeep or Upkeep()
         self._url, self._home, self._study, self._early_stopping = url, home, study, early_stopping
         self.located: Mapping[str, str] = {}
@@ -145,9 +150,9 @@ class Dispatcher:
         """Takes the end of an attempt: a result, if its worker left one, else it was interrupted or died."""
         self._kept(self._ended, trial_id)
 
-    def died(self, trial_id: str, cause: str, *, preempted: bool = False) -> None:
+    def died(self, trial_id: str, cause: str) -> None:
         """Takes the death of a worker: the run is handed out again, unless it has used up its attempts."""
-        self._kept(self._died, trial_id, cause, preempted)
+        self._kept(self._died, trial_id, cause)
 
     def _kept(self, action: Callable[..., T], *arguments: Any) -> T | None:
         """Keeps what ledger or folders raise as `broken`: Tune would take it for one trial's failure, and go on."""
@@ -225,7 +230,7 @@ class Dispatcher:
         for trial_id in list(self._planned):
             self.ended(trial_id)
 
-    def _died(self, trial_id: str, cause: str, preempted: bool) -> None:
+    def _died(self, trial_id: str, cause: str) -> None:
         planned = self._planned.get(trial_id)
         known = planned is not None and self._upkeep.collect(planned, self.session)
         # What it left cannot be seen now: perhaps its result, so that nothing may be said of it.
@@ -234,7 +239,7 @@ class Dispatcher:
         if PlaceError.__name__ in cause:
             self._note_place(planned, cause)
             return self._settle(trial_id)
-        if preempted:
+        if self._was_preempted(planned, cause):
             note_death(planned.folder, self.session, reason="preempted", cause=cause)
             self._upkeep.publish(planned, self.session)
             return self._settle(trial_id)
@@ -251,6 +256,17 @@ class Dispatcher:
             )
         self._upkeep.publish(planned, self.session)
         return self._settle(trial_id)
+
+    def _was_preempted(self, planned: PlannedRun, cause: str) -> bool:
+        """Whether a worker died with its node, which had been announced to be taken away.
+
+        Ray says so of nodes that outlive their notice; those that go before are unexpected deaths to it.
+        """
+        if any(words in cause for words in PREEMPTED):
+            return True
+        mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self.session]
+        node = str(mine[-1].get("node") or "").rpartition("/")[2] if mine else ""
+        return bool(node) and any(name.startswith(node) for name in self.announced)
 
     def _note_place(self, planned: PlannedRun, cause: str) -> None:
         """Takes a run back that its node could not work on, or whose results the storage did not take.
@@ -351,9 +367,13 @@ class Watch(tune.Callback):
     def __init__(self, dispatcher: Dispatcher, tick: Callable[[], None]) -> None:
         self._dispatcher = dispatcher
         self._tick = tick
+        self._next_look = 0.0
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Tune's loop went round once."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            self._dispatcher.announced |= draining_nodes()
         self._tick()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -368,7 +388,8 @@ class Watch(tune.Callback):
         """A worker died, or Tune could not use it."""
         _forget_metrics(trial)
         cause = _cause(trial)
-        self._dispatcher.died(trial.trial_id, cause[-4000:], preempted=trial.num_failures == 0)
+        self._dispatcher.announced |= draining_nodes()
+        self._dispatcher.died(trial.trial_id, cause[-4000:])
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

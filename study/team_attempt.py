@@ -30,6 +30,10 @@ _ROUNDS = 3  # of waiting for a last report, which comes between two calls of `a
 _LOOPBACK = {"Linux": "lo", "Darwin": "lo0"}
 
 
+class WorkersPreempted(RuntimeError):
+    """The workers of a run are gone, and a node of theirs had been announced to be taken away."""
+
+
 class TeamAttempt:
     """Runs one order by several workers; the interface of `study.attempt.Attempt`.
 
@@ -46,6 +50,8 @@ class TeamAttempt:
         self._final: dict[str, Any] | None = None
         self._budget = 0.0
         self._room = ""
+        self._nodes: frozenset[str] = frozenset()
+        self._announced = False
         self._rounds = _ROUNDS
         self._given_up = False
 
@@ -63,12 +69,14 @@ class TeamAttempt:
         names their placement group, for `release_room`.
 
         Raises:
-            RuntimeError: The workers are gone, and the run has not ended.
+            WorkersPreempted: The workers are gone with a node that was drained.
+            RuntimeError: They are gone for another reason, and the run has not ended.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._fit, daemon=True)
             self._thread.start()
         heard = not self._reports.empty()
+        self._look_for_drains()
         report = self._next_report()
         if report is not None:
             return report
@@ -78,13 +86,24 @@ class TeamAttempt:
         if not self._thread.is_alive():
             self._rounds -= 1
             if self._rounds <= 0:
-                raise RuntimeError(f"the workers of the run are gone: {_told(self._failure)}")
+                kind = WorkersPreempted if self._announced else RuntimeError
+                raise kind(f"the workers of the run are gone: {_told(self._failure)}")
             time.sleep(seconds / _ROUNDS)
         return {"budget": self._budget, "done": False, "waiting": not heard, "room": self._room}
 
     def interrupt(self) -> None:
         """Ends the attempt so that the run can go on later: its workers learn it, or go with this process."""
         self._given_up = True
+
+    def _look_for_drains(self) -> None:
+        """Remembers whether a node of the workers will be taken away.
+
+        What they die of then is found out too late and in part: often the first that is heard is that the other
+        workers have lost their connection to one.
+        """
+        if not self._announced and self._room:
+            self._nodes = self._nodes or nodes_of(self._room)
+            self._announced = not self._nodes.isdisjoint(draining_nodes())
 
     def _next_report(self) -> dict[str, Any] | None:
         """Returns the next report that says more than how far the run is, if there is one."""
@@ -172,6 +191,23 @@ def _lead(order: Order, resident: Any, team: Any, owner: Any) -> None:
                 return
     finally:
         attempt.interrupt()  # nothing, if the run has ended
+
+
+def nodes_of(room: str) -> frozenset[str]:
+    """Returns the ids of the nodes on which the workers of a run lie; none while that is not known."""
+    from ray.util.placement_group import PlacementGroup, placement_group_table
+
+    with contextlib.suppress(Exception):  # Ray's control service is away, or the group is
+        table = placement_group_table(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(room))))
+        return frozenset(table["bundles_to_node_id"].values())
+    return frozenset()
+
+
+def draining_nodes() -> frozenset[str]:
+    """Returns the ids of the nodes that have been announced to be taken away."""
+    with contextlib.suppress(Exception):  # Ray's control service is away
+        return frozenset(ray._private.state.state.get_draining_nodes())
+    return frozenset()
 
 
 def release_room(room: str) -> None:

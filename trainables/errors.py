@@ -30,6 +30,14 @@ class UserError(Exception):
         super().__init__("\n".join(problems))
 
 
+class TakenOver(OSError):
+    """Another process has written to the run's folder since: this one is stale, and must leave it alone.
+
+    That is what a worker finds that was silent for so long (a paused machine, a node that the network had parted
+    from the others) that its locks were let go of and its run was given to another.
+    """
+
+
 class TrainingFailure(Exception):
     """A run that cannot go on for a reason of its own (NaN loss, out of memory); the study goes on without
     it.
@@ -55,6 +63,8 @@ def storage_failure(error: BaseException, folder: Path | None = None) -> str | N
     """
     seen: BaseException | None = error
     while seen is not None:
+        if isinstance(seen, TakenOver):
+            return str(seen)
         number = seen.errno if isinstance(seen, OSError) else _number_in(str(seen))
         if number in _REMEDIES:
             return f"the storage failed: {str(seen).strip()}; {_REMEDIES[number]}"

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from trainables.errors import TakenOver
+
 EVENTS_FILE = "events.jsonl"
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
@@ -54,6 +56,9 @@ class Event:
 class EventLog:
     """Appends events to a run's file; continues the numbering of earlier attempts and drops a torn last line.
 
+    There is one writer at a time. A log whose file has changed under another hand belongs to a stale one, which must
+    write nothing more: `append` raises TakenOver.
+
     Attributes:
         last_kind: Kind of the newest event, or None.
     """
@@ -61,7 +66,7 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         self.path = folder / EVENTS_FILE
         folder.mkdir(parents=True, exist_ok=True)
-        self._drop_torn_line()
+        self._size = self._drop_torn_line()
         events = read_events(folder)
         self._number = events[-1].number if events else 0
         self.last_kind: str | None = None
@@ -75,13 +80,18 @@ class EventLog:
         line = json.dumps(asdict(event), allow_nan=False, separators=(",", ":"))
         with self.path.open("ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
+            if before != self._size:
+                raise TakenOver(
+                    f"another process has written to {self.path}; if it is none of this study's, end it"
+                )
             try:
-                _write_all(file, (line + "\n").encode())
+                self._size += _write_all(file, (line + "\n").encode())
                 os.fsync(file.fileno())
             except BaseException:
                 # The beginning of a line, on a full disk, would spoil the next one.
                 with contextlib.suppress(OSError):
                     file.truncate(before)
+                self._size = before
                 raise
         self._number = event.number
         self._remember(event)
@@ -96,14 +106,16 @@ class EventLog:
         if event.step is not None:
             self._last_step[event.kind] = max(event.step, self._last_step.get(event.kind, -1))
 
-    def _drop_torn_line(self) -> None:
+    def _drop_torn_line(self) -> int:
+        """Returns the size of what is left in bytes."""
         if not self.path.exists():
-            return
+            return 0
         content = self.path.read_bytes()
         keep = content.rfind(b"\n") + 1
         if keep < len(content):
             with self.path.open("r+b") as file:
                 file.truncate(keep)
+        return keep
 
 
 def read_events(folder: Path, after: int = 0) -> list[Event]:
@@ -162,8 +174,9 @@ def sum_up(folder: Path, config_digest: str) -> dict[str, Any] | None:
     }
 
 
-def _write_all(file: IO[bytes], content: bytes) -> None:
-    """A raw file may take less than all of it, on a disk that is nearly full."""
+def _write_all(file: IO[bytes], content: bytes) -> int:
+    """Returns the number of bytes. A raw file may take less than all at once, on a disk that is nearly full."""
     view = memoryview(content)
     while view:
         view = view[file.write(view) or 0 :]
+    return len(content)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 from benchmarks.fault_harness.at_url import brought_down
 from benchmarks.fault_harness.driving import Driven
 from benchmarks.fault_harness.studies import EVERY, end_marks, fingerprint, run_folders
+from study.attempt import attempts
+from study.attempt_log import deaths
 from study.cluster.local_ray import environment
 from study.ledger import Ledger
 from study.operations import stored_spec
@@ -51,6 +55,9 @@ def check(driven: Driven, reference: dict[str, Any], ended: dict[str, str]) -> F
             found.doubled.append(f"{name} had ended and was changed afterwards")
     for name, folder in run_folders(storage).items():
         _check_attempts(driven, name, folder, found)
+        _check_devices(driven, name, folder, found)
+        if driven.cluster is not None or driven.kind == "team":
+            _check_deaths(name, folder, found)
     return found
 
 
@@ -152,3 +159,26 @@ def _check_attempts(driven: Driven, name: str, folder: Path, found: Findings) ->
 def _floor(driven: Driven, name: str, started: Event) -> int:
     """The newest checkpoint that was seen whole at the URL before an attempt began."""
     return max((step for events, step in driven.floors.get(name, ()) if events < started.number), default=0)
+
+
+def _check_devices(driven: Driven, name: str, folder: Path, found: Findings) -> None:
+    """Every attempt had all workers of its run, and the time of all their devices is in the cost."""
+    started = [event.data for event in read_events(folder) if event.kind == "started"]
+    result = read_result(folder)
+    if result is None or not result.cost.get("train_seconds"):
+        return
+    if any(attempt["num_workers"] != driven.num_workers for attempt in started):
+        found.lost.append(f"{name} had an attempt without all of its {driven.num_workers} workers")
+    threads = json.loads((folder / "run.json").read_text())["cpu_threads"]
+    expected = result.cost["train_seconds"] * driven.num_workers * threads
+    if not math.isclose(result.cost["device_seconds"], expected, rel_tol=1e-6):
+        found.lost.append(f"{name} states {result.cost['device_seconds']} device seconds, not {expected}")
+
+
+def _check_deaths(name: str, folder: Path, found: Findings) -> None:
+    """Of an attempt that another of the same launch followed it is known what it died of."""
+    begun = attempts(folder)
+    noted = {death["attempt"] for death in deaths(folder)}
+    for number, (one, next_one) in enumerate(itertools.pairwise(begun), start=1):
+        if one["session"] == next_one["session"] and number not in noted:
+            found.lost.append(f"{name}: nobody noted what attempt {number} died of")

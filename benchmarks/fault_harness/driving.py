@@ -21,7 +21,8 @@ import yaml
 
 from benchmarks.fault_harness.drive import MACHINE, WATCHDOG
 from benchmarks.fault_harness.runner import FOLDER
-from benchmarks.fault_harness.studies import run_folders, study_content
+from benchmarks.fault_harness.studies import CONTENTS, run_folders
+from study.attempt import attempts
 from study.attempt_log import deaths
 from study.run_place import scratch_root
 from study.runs import Storage, storage_at
@@ -45,6 +46,8 @@ class Driven:
         tracking: The proxy before an MLflow server, or None for the default store.
         store: The proxy before an object store, and `url` the storage there; None for a folder. The storage is then
             the working copy, which the driver keeps up to date.
+        kind: Of the study, one of `studies.CONTENTS`.
+        resources: What its file says otherwise under that name.
         pace: Seconds between two progress events of a run.
         allowed: Runs that may go back to the checkpoint before their last, or whose records a fault damaged, with why.
         floors: Of runs at a URL: attempts that began after so many events must have gone on at this step or later.
@@ -54,6 +57,8 @@ class Driven:
     models: Path
     name: str
     rng: random.Random
+    kind: str = "usual"
+    resources: dict[str, Any] = field(default_factory=dict)
     pace: float = 0.3
     cluster: Any = None
     tracking: Any = None
@@ -77,7 +82,9 @@ class Driven:
         self.control = self.folder / "control"
         self.control.mkdir(parents=True, exist_ok=True)
         self.tell("pace", str(self.pace))
-        content = study_content(self.models, self.name, self.ledger_url)
+        content = CONTENTS[self.kind](self.models, self.name, self.ledger_url)
+        content["resources"] |= self.resources
+        self.num_workers = int(content["resources"].get("num_workers", 1))
         (self.folder / "study.yaml").write_text(yaml.safe_dump(content))
 
     # The driver
@@ -261,6 +268,10 @@ class Driven:
     def attempts(self, name: str) -> int:
         """How many attempts at a run have begun."""
         return sum(event.kind == "started" for event in self.events(name))
+
+    def begun(self, name: str) -> int:
+        """Likewise, by the list in its folder: the number of the last one."""
+        return len(attempts(self.storage.folder / "runs" / name))
 
     def mark(self) -> int:
         """Grows with every event of training."""

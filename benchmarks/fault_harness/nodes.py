@@ -5,10 +5,18 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+HEALTH_PATIENCE_SECONDS = 12  # for a silent node, where Ray is told to have little patience
+IMPATIENT = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": str(HEALTH_PATIENCE_SECONDS // 2),
+}
 
 
 @dataclass
@@ -39,24 +47,34 @@ class Nodes:
             "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", f"--deadline-remaining-seconds={seconds}",
         )  # fmt: skip
 
+    def is_alive(self, node: Any) -> bool:
+        """Whether the head believes that a node lives."""
+        table = self.cluster.global_state.node_table()
+        return any(known["Alive"] for known in table if known["NodeID"] == str(node.node_id))
+
     def worker_nodes(self) -> list[Any]:
         """Nodes that may go."""
         return sorted(self.cluster.worker_nodes, key=lambda node: str(node.node_id))
 
 
 @contextlib.contextmanager
-def nodes(folder: Path) -> Iterator[Nodes]:
-    """Starts a cluster whose workers obey the control files of the study in `folder`."""
+def nodes(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Nodes]:
+    """Starts a cluster whose workers obey the control files of the study in `folder`.
+
+    Args:
+        settings: Environment of its processes, such as `IMPATIENT`.
+    """
     from benchmarks.fault_harness.runner import FOLDER
     from study.cluster.local_ray import SETTINGS as RAY_SETTINGS
     from study.cluster.local_ray import environment
     from tests.study.clusters import cluster_of_nodes
 
-    with environment({**RAY_SETTINGS, FOLDER: str(folder / "control")}), cluster_of_nodes() as cluster:
-        here = Nodes(cluster)
-        here.add()
-        here.add()
-        yield here
+    here = {**RAY_SETTINGS, **(settings or {}), FOLDER: str(folder / "control")}
+    with environment(here), cluster_of_nodes() as cluster:
+        made = Nodes(cluster)
+        made.add()
+        made.add()
+        yield made
 
 
 def _run_ray(*words: str) -> None:

@@ -18,7 +18,7 @@ from benchmarks.fault_harness.at_url import note_floors
 from benchmarks.fault_harness.checker import Findings, check
 from benchmarks.fault_harness.driving import Driven, Hung
 from benchmarks.fault_harness.injectors import KINDS, SETTINGS
-from benchmarks.fault_harness.settings import MOST_AT_ONCE, TIMES, setting
+from benchmarks.fault_harness.settings import MOST_AT_ONCE, TEAMS, TIMES, setting
 from benchmarks.fault_harness.studies import end_marks, fingerprint, make_models, run_folders
 
 
@@ -44,41 +44,56 @@ class Session:
     folder: Path
     record: Callable[[dict[str, Any]], None]
     say: Callable[[str], None]
-    reference: dict[str, Any] = field(default_factory=dict)
+    references: dict[str, Any] = field(default_factory=dict)
 
     def prepare(self) -> None:
-        """Makes the models, and runs the study without a fault; does neither again in the same folder."""
+        """Makes the models; not again in the same folder."""
         self.models = self.folder / "models"
-        done = self.folder / "reference-is-done"
-        driven = Driven(self.folder / "reference", self.models, "reference", random.Random(0), pace=0.0)
+        done = self.folder / "models-are-made"
         if not done.exists():
             make_models(self.models)
+            done.touch()
+
+    def reference(self, kind: str) -> dict[str, Any]:
+        """Returns what every run of a study must come to: it is run once without a fault."""
+        if kind not in self.references:
+            self.references[kind] = self._without_faults(kind)
+        found: dict[str, Any] = self.references[kind]
+        return found
+
+    def _without_faults(self, kind: str) -> dict[str, Any]:
+        folder = self.folder / f"reference-{kind}"
+        driven = Driven(folder, self.models, "reference", random.Random(0), kind=kind, pace=0.0)
+        if not (folder / "done").exists():
             try:
                 driven.wait_for(lambda: False, "the study without faults", 900.0)
             finally:
                 driven.kill_everything()
         found = {name: fingerprint(place) for name, place in run_folders(driven.storage).items()}
-        self.reference = json.loads(json.dumps(found))
-        findings = check(driven, self.reference, {})
+        reference: dict[str, Any] = json.loads(json.dumps(found))
+        findings = check(driven, reference, {})
         if driven.launches > 1 or findings.lost or findings.doubled:
             raise RuntimeError(f"the study fails without faults: {driven.restarts} {findings}")
-        done.touch()
+        (folder / "done").touch()
+        return reference
 
     def run(self, plan: Plan) -> int:
         """Runs one study with its faults; returns how many of them were injected."""
         rng = random.Random(f"{plan.seed}/{plan.number}")
         name = f"faults-{plan.seed}-{plan.number}"
+        kind = "team" if plan.setting in TEAMS else "usual"
+        reference = self.reference(kind)
         with contextlib.ExitStack() as stack:
             folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             more = stack.enter_context(setting(plan.setting, folder, self.folder))
-            driven = Driven(folder, self.models, name, rng, **more)
+            driven = Driven(folder, self.models, name, rng, kind=kind, **more)
             if driven.database is not None:
                 stack.callback(driven.database.drop_database, name)
             stack.callback(driven.kill_everything)
-            return self._run(plan, driven, folder)
+            return self._run(plan, driven, folder, reference)
 
-    def _run(self, plan: Plan, driven: Driven, folder: Path) -> int:
+    def _run(self, plan: Plan, driven: Driven, folder: Path, reference: dict[str, Any]) -> int:
         injected = 0
         ended: dict[str, str] = {}
         problem = None
@@ -107,7 +122,7 @@ class Session:
                 seconds = self._inject(kind, driven)
                 self.record({"record": "fault", **line, "seconds": seconds})
             driven.wait_for(lambda: False, "the end of the study", 600.0)
-            findings = check(driven, self.reference, ended)
+            findings = check(driven, reference, ended)
         except (Hung, AssertionError) as error:
             problem = f"{type(error).__name__}: {error}"
         except Exception as error:

@@ -9,19 +9,19 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fault_harness.nodes import nodes
+from benchmarks.fault_harness.nodes import IMPATIENT, nodes
 from benchmarks.fault_harness.servers import Proxy, make_server
 from study.cluster.local_ray import environment
 from tests.study.s3_server import CREDENTIALS, s3_server
 from tests.study.s3_server import Proxy as S3Proxy
 from tests.study.s3_server import proxy as s3_proxy
 
-MOST_AT_ONCE = {"local": 12, "full": 1, "served": 8, "nodes": 6, "url": 7}  # faults into one study
-TIMES = {
-    "served": 2,
-    "nodes": 3,
-    "url": 1,
-}  # how often each kind comes in a round: settings cost more than faults
+# Faults into one study, and how often each kind comes in a round: some settings cost more than their faults.
+MOST_AT_ONCE = {
+    "local": 12, "full": 1, "served": 8, "nodes": 3, "spot": 4, "silent": 3, "team": 4, "team_spot": 3, "url": 7,
+}  # fmt: skip
+TIMES = {"served": 2, "nodes": 3, "spot": 4, "team_spot": 3}
+TEAMS = ("team", "team_spot")  # where several workers train each run
 FULL_BYTES = 340 * 2**20  # of the file system that gets full; a launch wants 256 MiB
 
 _running: dict[str, Any] = {}
@@ -95,6 +95,34 @@ def _store() -> S3Proxy:
     return store
 
 
+@contextlib.contextmanager
+def _spot(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """Likewise, and no run may lose an attempt: a drain that counted would fail it."""
+    with nodes(folder) as cluster:
+        yield {"cluster": cluster, "resources": {"max_attempts": 1}}
+
+
+@contextlib.contextmanager
+def _silent(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """Nodes, and a head that has little patience with silent ones."""
+    with nodes(folder, IMPATIENT) as cluster:
+        yield {"cluster": cluster}
+
+
+@contextlib.contextmanager
+def _team(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """On this machine, with several workers for each run."""
+    yield {}
+
+
+@contextlib.contextmanager
+def _team_spot(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """Several workers for each run on several nodes, and no run may lose an attempt."""
+    with nodes(folder) as cluster:
+        cluster.add()
+        yield {"cluster": cluster, "resources": {"max_attempts": 1}}
+
+
 def _mlflow(session: Path) -> Proxy:
     """A proxy before an MLflow server; started once."""
     if "mlflow" not in _running:
@@ -121,4 +149,8 @@ _MAKERS: dict[str, Callable[[Path, Path], AbstractContextManager[dict[str, Any]]
     "served": _served,
     "nodes": _nodes,
     "url": _url,
+    "spot": _spot,
+    "silent": _silent,
+    "team": _team,
+    "team_spot": _team_spot,
 }

@@ -59,6 +59,23 @@ def study_content(models: Path, name: str, ledger_url: str | None = None) -> dic
     }  # fmt: skip
 
 
+def team_content(models: Path, name: str, ledger_url: str | None = None) -> dict[str, Any]:
+    """A study file: three runs, one after the other, that two workers train together; a team takes long to start."""
+    usual = study_content(models, name, ledger_url)
+    arms = {
+        "small": {"method": "lora", "r": 2, "search_space": "fixed"},
+        "large": {"method": "lora", "r": 4, "search_space": "fixed"},
+        "full": usual["arms"]["full"],
+    }
+    resources = {"num_workers": 2, "cpus_per_worker": 1, "max_concurrent_runs": 1, "max_attempts": 50}
+    confirm = {"subjects": ["cat"], "seeds": [100]}
+    kept = {key: value for key, value in usual.items() if key != "search"}
+    return {**kept, "arms": arms, "confirm": confirm, "resources": resources}
+
+
+CONTENTS = {"usual": study_content, "team": team_content}
+
+
 def run_folders(storage: Storage) -> dict[str, Path]:
     """The folders of all runs that have begun, by name."""
     folders = sorted((storage.folder / "runs").glob("*/*/*"))

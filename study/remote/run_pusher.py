@@ -227,11 +227,21 @@ class RunPusher:
             self._lines += len(lines)
             self._told = dict(self._files)
         self._signatures |= {path: signature for path, (_, signature) in found.items()}
-        for folder in outdated:
-            with contextlib.suppress(StoreError):
-                self._store.delete_under(f"{self._prefix}/{folder}")
+        if outdated:
+            self._remove(outdated)
         if self._obeys and not last:
             self._store.get_file(f"{self._prefix}/{STOP_FILE}", self._folder / STOP_FILE)
+
+    def _remove(self, outdated: list[str]) -> None:
+        """Deletes checkpoints, unless a newer attempt works on the run: it may go on from any of them.
+
+        This one then is stale, such as a worker that was silent for so long that its run was given to another node.
+        """
+        with contextlib.suppress(StoreError):  # they are only in the way
+            names = relative(self._store.list(self._prefix), self._prefix)
+            if newer_attempt(names, self._attempt) is None:
+                for folder in outdated:
+                    self._store.delete_under(f"{self._prefix}/{folder}")
 
     def _push_end(self) -> None:
         """Ends the attempt at the URL, and the run if it has a result."""

@@ -25,7 +25,7 @@ from study.runs import Storage
 from study.tracking.record import TRACKING_FILE, TrackingRecord
 from tests.study.small_studies import small_study, storage_of
 from trainables.checkpoint import Checkpoint, load_latest, save_checkpoint
-from trainables.errors import storage_failure
+from trainables.errors import TakenOver, storage_failure
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, is_over, read_events
 
 GARBAGE = [
@@ -50,6 +50,19 @@ def some_run(folder: Path) -> Path:
     log.append("cost", 4, train_seconds=3.0, lost_seconds=0.0)
     log.append("finished", 4, state="COMPLETE", reason=None, message=None, traceback=None)
     return folder
+
+
+def test_a_log_that_another_hand_has_written_to_is_left_alone(tmp_path: Path) -> None:
+    """A worker that was silent for so long that its run was given away, and wakes up."""
+    stale = EventLog(tmp_path)
+    stale.append("started", attempt=1)
+    newer = EventLog(tmp_path)
+    newer.append("started", attempt=2)
+    with pytest.raises(TakenOver, match="another process has written") as caught:
+        stale.append("progress", 7)
+    assert storage_failure(caught.value) == str(caught.value)  # nothing that the run could be blamed for
+    newer.append("progress", 8)
+    assert [event.number for event in read_events(tmp_path)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)

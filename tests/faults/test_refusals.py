@@ -6,7 +6,6 @@ import errno
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy.exc
@@ -71,18 +70,23 @@ def test_refusals_and_preemptions_use_up_no_attempts(fast_path: Path, clock: lis
     spec, notes = small_study(resources={"max_attempts": 2}), []
     here = dispatcher(storage_of(fast_path, spec), spec, notes)
 
-    def attempt(trial: str, cause: str, **more: Any) -> Path:
+    def attempt(trial: str, cause: str, node: str = "10.0.0.1/aaaaaaaa") -> Path:
         clock[0] += 100.0
         given = here.next_order(trial)
         assert given is not None
         folder = fast_path / spec.name / "runs" / given.key
         folder.mkdir(parents=True, exist_ok=True)
-        note_attempt(folder, here.session)
-        here.died(trial, cause, **more)
+        note_attempt(folder, here.session, node)
+        here.died(trial, cause)
         return folder
 
     folders = [attempt("a", FULL)]
-    folders += [attempt(f"b{number}", "the node was drained", preempted=True) for number in range(4)]
+    said = "The actor died unexpectedly ...: the actor's node was preempted: Node was forcibly preempted"
+    folders += [attempt(f"b{number}", said) for number in range(4)]
+    here.announced.add("bbbbbbbb" + 48 * "0")
+    folders += [attempt("early", "the node went before its notice was over", "10.0.0.2/bbbbbbbb")]
+    folders += [attempt("team", "study.team_attempt.WorkersPreempted: the workers of the run are gone: ...")]
+    assert [death["reason"] for death in deaths(folders[0])] == ["storage"] + 6 * ["preempted"]
     folders += [attempt("c", "SIGKILL")]
     assert len(set(folders)) == 1, "interrupted runs come first"
     assert read_result(folders[0]) is None

@@ -11,13 +11,14 @@ import pytest
 from study.attempt import Attempt, Order, attempts, order_stop
 from study.remote.object_store import ObjectStore
 from study.remote.run_objects import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
+from study.remote.run_pusher import RunPusher, pull_run
 from study.remote.working_copy import RunCopies
 from study.run_place import PlaceError
 from study.run_result import read_result
 from study.runs import RunKey, storage_at
 from tests.study.s3_server import Proxy
 from tests.study.small_studies import RUNNER, small_study
-from trainables.events import EVENTS_FILE, read_events
+from trainables.events import EVENTS_FILE, EventLog, read_events
 
 RUN = RunKey("search", "cosine", 0, "cat-1", 0)
 NAME = RUN.name
@@ -162,6 +163,41 @@ def test_a_stale_attempt_cannot_end_a_run_that_a_newer_one_works_on(s3: Proxy, t
     view = read_view(store, prefix, names)
     assert view is not None
     assert sum(json.loads(line)["kind"] == "started" for line in view.events) == 2
+
+
+def test_a_stale_attempt_removes_no_checkpoint_that_a_newer_one_goes_on_from(
+    s3: Proxy, tmp_path: Path
+) -> None:
+    url, prefix = s3.url("stale"), run_prefix("small", NAME)
+    store = ObjectStore(url)
+
+    def save(folder: Path, step: int) -> None:
+        place = folder / "checkpoint" / f"step-{step:08d}"
+        place.mkdir(parents=True)
+        (place / "state.json").write_text(json.dumps({"step": step}))
+        wait_for(lambda: any(name.startswith("0001") and place.name in name for name in names()))
+
+    def names() -> set[str]:
+        return relative(store.list(prefix), prefix)
+
+    folders = [tmp_path / name for name in ("stale", "newer", "newest")]
+    for folder in folders:
+        folder.mkdir()
+    EventLog(folders[0]).append("started", attempt=1)
+    stale = RunPusher(ObjectStore(url), prefix, "0001-stale", folders[0])
+    save(folders[0], 4)
+    save(folders[0], 8)
+    wait_for(lambda: len(read_view(store, prefix, names()).files) == 2)
+    newer = RunPusher(ObjectStore(url), prefix, "0002-newer", folders[1], pull_run(store, prefix, folders[1]))
+    EventLog(folders[1]).append("started", attempt=2)
+    wait_for(lambda: "0002-newer/s/000001.json" in names())
+    newer.abandon()  # it dies before it has saved anything itself
+
+    save(folders[0], 12)  # and the first one wakes up
+    save(folders[0], 16)
+    stale.abandon()
+    pull_run(store, prefix, folders[2])
+    assert [path.name for path in sorted((folders[2] / "checkpoint").iterdir())] == ["step-00000008"]
 
 
 def test_a_run_that_cannot_be_kept_is_interrupted_and_not_finished(

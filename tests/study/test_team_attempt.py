@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from study import team_attempt
 from study.attempt import Order
-from study.team_attempt import TeamAttempt
+from study.team_attempt import TeamAttempt, WorkersPreempted
 
 FINAL = {"budget": 1.0, "done": True, "state": "COMPLETE", "reason": None}
 
@@ -90,3 +91,26 @@ def test_reports_of_another_attempt_and_after_the_end_are_declined(monkeypatch: 
     assert not attempt.take("0000-old", report(0.1))
     attempt.interrupt()
     assert not attempt.take("0001-s", report(0.2))
+
+
+@pytest.mark.parametrize(("drained", "expected"), [("a", WorkersPreempted), ("c", RuntimeError)])
+def test_workers_that_go_with_a_drained_node_of_theirs_are_preempted(
+    monkeypatch: pytest.MonkeyPatch, drained: str, expected: type[Exception]
+) -> None:
+    announced = threading.Event()
+    monkeypatch.setattr(team_attempt, "nodes_of", lambda room: frozenset("ab") if room == "r1" else None)
+    monkeypatch.setattr(
+        team_attempt, "draining_nodes", lambda: frozenset([drained] if announced.is_set() else [])
+    )
+
+    def fit(attempt: TeamAttempt) -> None:
+        announced.wait(30)
+        raise ValueError("a worker of the run is gone")
+
+    attempt = make(monkeypatch, fit)
+    assert attempt.take("0001-s", report(0.5, room="r1"))
+    assert not attempt.advance(0.01)["done"]
+    announced.set()
+    with pytest.raises(RuntimeError, match="are gone") as caught:
+        until_the_end(attempt)
+    assert type(caught.value) is expected

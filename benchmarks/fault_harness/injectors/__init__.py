@@ -5,7 +5,17 @@ Each does its damage to a study in the middle and returns how to see that it was
 
 from __future__ import annotations
 
-from benchmarks.fault_harness.injectors import clocks, disk, files, nodes, processes, servers, store
+from benchmarks.fault_harness.injectors import (
+    clocks,
+    disk,
+    files,
+    frozen,
+    nodes,
+    processes,
+    servers,
+    store,
+    teams,
+)
 from benchmarks.fault_harness.injectors.common import Injector
 
 
@@ -26,7 +36,11 @@ SETTINGS: dict[str, dict[str, Injector]] = {
     "served": _by_name(
         servers.mlflow_kill, servers.mlflow_error, servers.mlflow_hang, servers.database_restart
     ),
-    "nodes": _by_name(nodes.node_lost, nodes.node_drained),
+    "nodes": _by_name(nodes.node_lost),
+    "spot": _by_name(nodes.node_drained),
+    "silent": _by_name(frozen.node_paused, frozen.node_frozen, frozen.node_lease_lost),
+    "team_spot": _by_name(teams.team_node_drained),
+    "team": _by_name(teams.follower_kill, teams.leader_kill, teams.team_manager_kill, teams.team_driver_kill),
     "url": _by_name(
         store.store_error, store.store_slow, store.store_hang, store.machine_lost, store.corrupt_ledger_copy,
         store.corrupt_stored_checkpoint,

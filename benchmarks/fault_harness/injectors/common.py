@@ -6,9 +6,14 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
 
 from benchmarks.fault_harness.driving import Driven, Hung
 from benchmarks.fault_harness.studies import run_folders
+from study.attempt import attempts
 
 Recovered = Callable[[], bool]  # whether the fault was overcome
 Injector = Callable[[Driven], Recovered]
@@ -18,6 +23,28 @@ def one_run(driven: Driven) -> str:
     """A run that is in the middle of its training now."""
     runs = driven.halfway() or [name for name in run_folders(driven.storage) if driven.attempts(name)][-1:]
     return driven.rng.choice(runs)
+
+
+def runs_on(driven: Driven, node: Any) -> dict[str, Path]:
+    """The folders of the runs that have not ended and whose last attempt began on that node."""
+    found = {}
+    for name, folder in run_folders(driven.storage).items():
+        begun = attempts(folder)
+        here = begun and str(begun[-1].get("node", "")).endswith("/" + str(node.node_id)[:8])
+        if here and not (folder / "result.json").exists():
+            found[name] = folder
+    return found
+
+
+def processes_of(node: Any) -> list[psutil.Process]:
+    """The raylet of a node and all that it has started."""
+    found: list[psutil.Process] = []
+    for infos in node.all_processes.values():
+        for info in infos:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(info.process.pid)
+                found += [process, *process.children(recursive=True)]
+    return found
 
 
 def kill(pid: int) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
-from benchmarks.fault_harness.driving import Driven
-from benchmarks.fault_harness.injectors.common import Recovered
+from benchmarks.fault_harness.driving import Driven, Hung
+from benchmarks.fault_harness.injectors.common import Recovered, runs_on
 from benchmarks.fault_harness.studies import run_folders
+from study.attempt_log import deaths
 
 
 def node_lost(driven: Driven) -> Recovered:
@@ -22,12 +25,28 @@ def node_lost(driven: Driven) -> Recovered:
 def node_drained(driven: Driven) -> Recovered:
     """A node is announced to go (spot preemption) and goes at its deadline; another comes."""
     node = driven.rng.choice(driven.cluster.worker_nodes())
+    return drain(driven, node, lambda: list(runs_on(driven, node)))
+
+
+def drain(driven: Driven, node: Any, hit_by: Callable[[], list[str]]) -> Recovered:
+    """Announces that a node will go and takes it away in the end; the runs that this hits are asked for then."""
     seconds = driven.rng.randint(2, 6)
     driven.cluster.drain(node, seconds)
     time.sleep(seconds)
+    hit = {name: driven.begun(name) for name in hit_by()}
     driven.cluster.remove(node)
     driven.cluster.add()
-    return driven.goes_on()
+    on = driven.goes_on()
+    return lambda: all(_was_excused(driven, name, number) for name, number in hit.items()) and on()
+
+
+def _was_excused(driven: Driven, name: str, number: int) -> bool:
+    """Whether an attempt that a drained node took away is noted as that, or had been the run's last."""
+    folder = run_folders(driven.storage)[name]
+    said = [death["reason"] for death in deaths(folder) if death["attempt"] == number]
+    if said and said != ["preempted"]:
+        raise Hung(f"attempt {number} at {name} died with a drained node and was noted as {said}")
+    return bool(said) or ((folder / "result.json").exists() and driven.begun(name) == number)
 
 
 def _or_goes_on(driven: Driven, again: Recovered) -> Recovered:
