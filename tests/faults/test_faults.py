@@ -64,8 +64,8 @@ def test_faults_of_servers(session: Session) -> None:
 
 
 @pytest.mark.slow
-def test_nodes_that_go(session: Session) -> None:
-    assert_overcome(session, Plan(11, 20, "nodes", ("node_lost", "node_drained")))
+def test_nodes_that_go_and_one_that_comes_back(session: Session) -> None:
+    assert_overcome(session, Plan(11, 20, "silent", ("node_lease_lost", "node_lost", "node_drained")))
 
 
 @pytest.mark.slow

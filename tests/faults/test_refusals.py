@@ -14,6 +14,7 @@ from study import search
 from study.attempt import note_attempt
 from study.attempt_log import deaths
 from study.breakage import what_failed
+from study.cluster.local_ray import SETTINGS, environment
 from study.errors import UserError
 from study.execute import open_ledger
 from study.queue import RunQueue
@@ -95,6 +96,18 @@ def test_refusals_and_preemptions_use_up_no_attempts(fast_path: Path, clock: lis
     assert result is not None
     assert result.reason == "worker_died"
     assert "each of 2 attempts" in str(result.message)
+
+
+def test_tune_tries_no_run_again_by_itself_that_was_preempted() -> None:
+    """It would do so under the same order, and nobody would hear of the attempt that is gone."""
+    from ray.exceptions import RayActorError
+    from ray.tune.experiment import Trial
+
+    for settings, again in (({}, True), (SETTINGS, False)):
+        trial = Trial("RunWorker", stub=True, max_failures=0)
+        with environment(settings):
+            trial._handle_ray_actor_error(RayActorError(preempted=True))
+        assert trial.should_recover() is again
 
 
 def test_what_broke_a_launch_off_is_said_with_its_remedy() -> None:
