@@ -3,7 +3,7 @@
 import errno
 from pathlib import Path
 
-from trainables.events import EVENTS_FILE, RUN_FILE
+from trainables.events import EVENTS_FILE, RUN_FILE, TakenOver
 
 _REMEDIES = {
     errno.ENOSPC: "make room",
@@ -28,14 +28,6 @@ class UserError(Exception):
             raise ValueError("UserError needs at least one message")
         self.problems: tuple[str, ...] = problems
         super().__init__("\n".join(problems))
-
-
-class TakenOver(OSError):
-    """Another process has written to the run's folder since: this one is stale, and must leave it alone.
-
-    That is what a worker finds that was silent for so long (a paused machine, a node that the network had parted
-    from the others) that its locks were let go of and its run was given to another.
-    """
 
 
 class TrainingFailure(Exception):

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from trainables.errors import TakenOver
-
 EVENTS_FILE = "events.jsonl"
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
@@ -51,6 +49,14 @@ class Event:
     kind: Kind
     step: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
+
+
+class TakenOver(OSError):
+    """Another process has written to the run's folder since: this one is stale, and must leave it alone.
+
+    That is what a worker finds that was silent for so long (a paused machine, a node that the network had parted
+    from the others) that its locks were let go of and its run was given to another.
+    """
 
 
 class EventLog:

@@ -25,8 +25,8 @@ from study.runs import Storage
 from study.tracking.record import TRACKING_FILE, TrackingRecord
 from tests.study.small_studies import small_study, storage_of
 from trainables.checkpoint import Checkpoint, load_latest, save_checkpoint
-from trainables.errors import TakenOver, storage_failure
-from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, is_over, read_events
+from trainables.errors import storage_failure
+from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, TakenOver, is_over, read_events
 
 GARBAGE = [
     b"",

@@ -168,7 +168,7 @@ def test_a_stale_attempt_cannot_end_a_run_that_a_newer_one_works_on(s3: Proxy, t
 def test_a_stale_attempt_removes_no_checkpoint_that_a_newer_one_goes_on_from(
     s3: Proxy, tmp_path: Path
 ) -> None:
-    url, prefix = s3.url("stale"), run_prefix("small", NAME)
+    url, prefix = s3.url("woken"), run_prefix("small", NAME)
     store = ObjectStore(url)
 
     def save(folder: Path, step: int) -> None:
