@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import wait_gone
+
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE = 240.0  # seconds; the machine of a test may be busy
 
@@ -111,4 +113,4 @@ def end_processes_of(home: Path) -> None:
     for process in mine:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(mine, timeout=30)
+    wait_gone(mine, 30)

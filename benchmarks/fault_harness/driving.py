@@ -26,6 +26,7 @@ from study.attempt import attempts
 from study.attempt_log import deaths
 from study.run_place import scratch_root
 from study.runs import Storage, storage_at
+from tests.processes import wait_gone
 from trainables.events import Event, read_events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,7 +199,7 @@ class Driven:
         for process in self.family.values():
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(list(self.family.values()), timeout=30)
+        wait_gone(list(self.family.values()), 30)
 
     def lose_machine(self) -> None:
         """SIGKILL to everything, and nothing that was on its disk is there any more; the next launch is elsewhere."""

@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from tests.processes import wait_gone
+
 OBJECT_STORE_BYTES = 80_000_000
 
 
@@ -125,7 +127,7 @@ def end_family(pid: int) -> None:
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(family, timeout=30)
+    wait_gone(family, 30)
 
 
 @contextlib.contextmanager

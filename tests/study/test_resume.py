@@ -23,6 +23,7 @@ from study.ledger import Ledger
 from study.run_result import RunResult, read_result
 from study.runs import RunKey, Storage
 from study.spec import StudySpec
+from tests.processes import wait_gone
 from tests.study import fake_runner
 from tests.study.small_studies import attempts_of, results, run_folders, small_study, storage_of
 from trainables.config import RunConfig
@@ -71,7 +72,7 @@ class Driver:
         self.process.kill()
         self.process.communicate()
         family = [process for process in self._family if not _is_agent(process)]
-        _, alive = psutil.wait_procs(family, timeout=60)
+        alive = wait_gone(family, 60)
         assert not alive, f"left behind: {alive}"
 
     def finish(self) -> dict[str, Any]:

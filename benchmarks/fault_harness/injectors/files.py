@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 from benchmarks.fault_harness.driving import Driven
 from benchmarks.fault_harness.injectors.common import Recovered, kill, one_run
 from benchmarks.fault_harness.studies import run_folders
+from tests.processes import wait_gone
 
 
 def torn_checkpoint(driven: Driven) -> Recovered:
@@ -100,7 +99,7 @@ def _damaged(driven: Driven, damage: Callable[[str, Path], object]) -> Recovered
     again = driven.is_tried_again(name)
     driven.kill_driver()
     kill(pid)  # or it would write on for a moment
-    psutil.wait_procs([process for process in driven.family.values() if process.pid == pid], timeout=30)
+    wait_gone([process for process in driven.family.values() if process.pid == pid], 30)
     folder = driven.storage.folder / "runs" / name
     if not (folder / "result.json").exists():
         damage(name, folder)
