@@ -59,9 +59,19 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(place)
     os.replace(partial, place)
     _sync(folder)
-    for outdated in [*_places(folder)[_KEEP:], *folder.glob("*.partial")]:
+    for outdated in _places(folder)[_KEEP:]:
         shutil.rmtree(outdated, ignore_errors=True)
     return place
+
+
+def remove_torn(folder: Path) -> None:
+    """Removes what earlier attempts did not write to its end.
+
+    For an attempt that has made itself known as the run's newest: an older one, which was silent for long and wakes
+    up, must not take away what this one is writing.
+    """
+    for partial in folder.glob("*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:

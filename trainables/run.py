@@ -21,7 +21,7 @@ import torch
 
 from trainables.cache import Cache
 from trainables.catalogue import get_method
-from trainables.checkpoint import load_latest
+from trainables.checkpoint import load_latest, remove_torn
 from trainables.config import RunConfig
 from trainables.errors import UserError, storage_failure
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
@@ -161,6 +161,7 @@ class _Attempt:
         if self.device.type == "cpu":
             torch.set_num_threads(self.config.cpu_threads)
         self.team.tell("begin")
+        remove_torn(self.folder / CHECKPOINTS)
         yield self.log.append("phase", name="prepare")
         with self.meter.measure("start"):  # what the first run of a process pays for all
             self.backbone = self.resident.backbone(self.config.model, self.device)

@@ -187,7 +187,7 @@ def test_a_stale_attempt_removes_no_checkpoint_that_a_newer_one_goes_on_from(
     stale = RunPusher(ObjectStore(url), prefix, "0001-stale", folders[0])
     save(folders[0], 4)
     save(folders[0], 8)
-    wait_for(lambda: len(read_view(store, prefix, names()).files) == 2)
+    wait_for(lambda: (view := read_view(store, prefix, names())) is not None and len(view.files) == 2)
     newer = RunPusher(ObjectStore(url), prefix, "0002-newer", folders[1], pull_run(store, prefix, folders[1]))
     EventLog(folders[1]).append("started", attempt=2)
     wait_for(lambda: "0002-newer/s/000001.json" in names())
