@@ -69,8 +69,7 @@ def team_content(models: Path, name: str, ledger_url: str | None = None) -> dict
     }
     resources = {"num_workers": 2, "cpus_per_worker": 1, "max_concurrent_runs": 1, "max_attempts": 50}
     confirm = {"subjects": ["cat"], "seeds": [100]}
-    kept = {key: value for key, value in usual.items() if key != "search"}
-    return {**kept, "arms": arms, "confirm": confirm, "resources": resources}
+    return {**usual, "arms": arms, "confirm": confirm, "resources": resources}
 
 
 CONTENTS = {"usual": study_content, "team": team_content}
