@@ -7,10 +7,12 @@ import logging
 import os
 import secrets
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,11 +98,11 @@ def submit_study(
             for source, place in parcel.shipped.items():
                 say(f"shipped: {source} -> {place}")
             job = _send(client, parcel, asked)
-        say(f"submitted: {job}")
-        if not wait:
-            say(_how_to_go_on(job, address, spec, asked))
-            return 0
         try:
+            say(f"submitted: {job}")
+            if not wait:
+                say(_how_to_go_on(job, address, spec, asked))
+                return 0
             return _follow(client, job, say)
         except KeyboardInterrupt:
             say(f"\nlet go of {job}, which goes on\n{_how_to_go_on(job, address, spec, asked)}")
@@ -248,7 +250,8 @@ def _follow(client: Any, job: str, say: Callable[[str], None]) -> int:
     lost_since: float | None = None
     while True:
         try:
-            asyncio.run(log.follow(client, job))
+            if asyncio.run(_interrupted(log.follow(client, job))):
+                raise KeyboardInterrupt
             info = client.get_job_info(job)
             lost_since = None
         except Exception as error:  # whatever a tunnel that closes leads to
@@ -262,6 +265,30 @@ def _follow(client: Any, job: str, say: Callable[[str], None]) -> int:
         if info.status.is_terminal():
             return _exit_code(info, job, say)
         time.sleep(1.0)
+
+
+async def _interrupted(work: Coroutine[Any, Any, None]) -> bool:
+    """Works until the end or the first SIGINT; returns whether it came.
+
+    As an exception, which Python raises wherever it happens to be, it would be lost in a destructor or a callback.
+    """
+    task = asyncio.ensure_future(work)
+    if threading.current_thread() is not threading.main_thread():
+        await task
+        return False
+    loop = asyncio.get_running_loop()
+    asked: asyncio.Future[None] = loop.create_future()
+    loop.add_signal_handler(signal.SIGINT, lambda: asked.done() or asked.set_result(None))
+    try:
+        await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+    if not asked.done():
+        await task
+        return False
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return True
 
 
 class _Log:

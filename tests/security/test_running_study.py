@@ -20,10 +20,7 @@ import psutil
 import pytest
 
 from study.runs import Storage
-from study.watch.ui import start, stop, ui_command, wait_until_up
 from tests.security.watch import Running, driver, outcome, words_of
-from tests.study.fake_runs import make_study
-from tests.study.mlflow_stores import prepare_store
 from tests.study.small_studies import results, small_study, storage_of
 
 # Who may listen, by a word of its command line. Everything else fails the test: it must be understood and added here.
@@ -205,24 +202,3 @@ def test_poison_is_never_swallowed_and_nothing_is_left_behind(running: Running, 
     assert not (running.storage.folder / "ray").exists()
     pickle.loads(pickle.dumps(Canary(nest)))  # the canary itself is sound
     assert nest.exists()
-
-
-def test_the_ui_listens_on_loopback_only(tmp_path: Path) -> None:
-    storage = make_study(tmp_path)
-    store = prepare_store(storage)
-    store.experiment_id()
-    command = ui_command(storage, port=None)
-    process = start(command, tmp_path / "ui.log")
-    try:
-        assert wait_until_up(command, process), (tmp_path / "ui.log").read_text()
-        tree = psutil.Process(process.pid)
-        addresses = {
-            connection.laddr.ip
-            for member in [tree, *tree.children(recursive=True)]
-            for connection in member.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        }
-    finally:
-        stop(process)
-    assert addresses
-    assert all(loopback(address) for address in addresses)

@@ -4,9 +4,10 @@ How it behaves stands in ``fake.json`` of the cache folder, by the beginning of 
 
     {"": {"step_seconds": 0.02}, "search/lora/0001": {"fail_at": 3}}
 
-step_seconds: of a step; fail_at: raise at this step; nan_at: end as nan_loss; memory_at: MemoryError;
-kill_at: SIGKILL of the own process at this step; kill_times: only in the first so many attempts; segfault_at;
-quality: fixed instead of computed; weights: what is left as such; silent_seconds: sleep before the first step.
+step_seconds: of a step, looked up before each one, so that a test that has seen enough can hurry; fail_at: raise at
+this step; nan_at: end as nan_loss; memory_at: MemoryError; kill_at: SIGKILL of the own process at this step;
+kill_times: only in the first so many attempts; segfault_at; quality: fixed instead of computed;
+weights: what is left as such; silent_seconds: sleep before the first step.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ def execute(config: RunConfig, resident: FakeResident | None = None) -> Iterator
         yield log.append("phase", name="train")
         time.sleep(rules.get("silent_seconds", 0.0))
         for step in range(begin + 1, config.training.max_train_steps + 1):
-            time.sleep(rules.get("step_seconds", 0.005))
-            seconds += rules.get("step_seconds", 0.005)
+            pace = behaviour(config).get("step_seconds", 0.005)
+            time.sleep(pace)
+            seconds += pace
             _misbehave(rules, step, attempt)
             yield log.append("progress", step, loss=1.0 / step, resident_made=FakeResident.made)
             write_json(folder / "checkpoint" / "state.json", {"step": step})

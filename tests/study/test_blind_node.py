@@ -1,19 +1,22 @@
 """A real cluster of two nodes, of which one sees an empty disk where the storage is: a mount namespace of its own."""
 
+import contextlib
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from study.cluster.joining import connection_problem
 from study.cluster.local_ray import cluster
+from study.cluster.nodes import Question
 from study.errors import UserError
 from study.execute import Workers, launch
 from tests.study.clusters import OBJECT_STORE_BYTES, free_port
@@ -59,15 +62,16 @@ def half_blind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tupl
                     command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
                 )
             )
-            wait_for(lambda: connection_problem("127.0.0.1", int(address.rpartition(":")[2])) is None, 120)
-        wait_for(lambda: nodes_at(address) == 2, 120)
+        wait_for(lambda: connection_problem("127.0.0.1", int(address.rpartition(":")[2])) is None, 240)
+        wait_for(lambda: nodes_at(address) == 2, 240)
         yield address, shared
     finally:
         for node in reversed(nodes):
             os.killpg(node.pid, signal.SIGTERM)
-        time.sleep(3)
+        psutil.wait_procs([psutil.Process(node.pid) for node in nodes], timeout=3)
         for node in nodes:
-            os.killpg(node.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)
             node.wait()
         shutil.rmtree(session, ignore_errors=True)
 
@@ -77,10 +81,11 @@ def half_blind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tupl
 def test_a_node_that_sees_another_disk(half_blind: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     address, shared = half_blind
     spec = small_study(arms={"base": {"method": "base"}}, confirm={"seeds": [100, 101, 102]})
-    storage = storage_of(shared, spec, {"": {"step_seconds": 0.3}})
+    storage = storage_of(shared, spec, {"": {"step_seconds": 0.02}})
     monkeypatch.setattr(
         "study.remote.shipping.is_one_machine", lambda: False
     )  # by their addresses they could be
+    monkeypatch.setattr("study.remote.shipping.Question", functools.partial(Question, patience=1.0))
     with pytest.raises(UserError, match=r"1 of 2 nodes cannot use the storage(.|\n)*does not see"):
         launch(spec, storage, address=address, workers=Workers(RUNNER, RESIDENT))
     assert not list(storage.folder.glob("runs/*/*/*"))

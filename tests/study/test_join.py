@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,34 @@ def study_file(tmp_path: Path) -> Path:
     return path
 
 
-def launch(
-    file: Path, storage: Path, environment: dict[str, str], *more: str
-) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def launches(
+    file: Path, storage: Path, *environments: dict[str, str], more: tuple[str, ...] = ()
+) -> list[Done]:
+    """Launches a study in each environment, at the same time."""
     words = ["launch", str(file), "--storage", str(storage), "--no-report", *more]
-    return subprocess.run(
-        [sys.executable, "-c", JOINED % (RUNNER, RESIDENT), *words],
-        env=environment, capture_output=True, text=True, timeout=DEADLINE, cwd=file.parent,
-    )  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOINED % (RUNNER, RESIDENT), *words],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=file.parent,
+        )
+        for environment in environments
+    ]  # fmt: skip
+    said = [process.communicate(timeout=DEADLINE) for process in processes]
+    return [Done(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+
+
+def launch(file: Path, storage: Path, environment: dict[str, str], *more: str) -> Done:
+    (done,) = launches(file, storage, environment, more=more)
+    return done
 
 
 def test_a_study_runs_on_a_cluster_that_it_joins(head: Head, study_file: Path, tmp_path: Path) -> None:
@@ -66,7 +87,7 @@ def test_a_study_runs_on_a_cluster_that_it_joins(head: Head, study_file: Path, t
     assert again.returncode == 0, again.stdout + again.stderr
 
 
-def refused(done: subprocess.CompletedProcess[str], storage: Path) -> str:
+def refused(done: Done, storage: Path) -> str:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not storage.exists(), "nothing may be written"
@@ -77,15 +98,14 @@ def test_no_token_and_a_wrong_one_are_told_apart(head: Head, study_file: Path, t
     storage, home = tmp_path / "storage", tmp_path / "home"
     home.mkdir()
     stranger = user_environment(home)
-    message = refused(launch(study_file, storage, stranger, "--address", head.address), storage)
-    assert "asks for a token, and there is none here: copy the cluster's into ~/.ray/auth_token" in message
-    stranger["RAY_AUTH_MODE"] = "token"
-    message = refused(launch(study_file, storage, stranger, "--address", head.address), storage)
-    assert "asks for a token, and there is none here" in message
-    stranger["RAY_AUTH_TOKEN"] = "0" * 64
-    message = refused(launch(study_file, storage, stranger, "--address", head.address), storage)
-    assert "does not take our token: the token in RAY_AUTH_TOKEN is not that of the cluster" in message
-    assert "0" * 64 not in message
+    knowing = {**stranger, "RAY_AUTH_MODE": "token"}
+    wrong = {**knowing, "RAY_AUTH_TOKEN": "0" * 64}
+    done = launches(study_file, storage, stranger, knowing, wrong, more=("--address", head.address))
+    told = [refused(one, storage) for one in done]
+    assert "asks for a token, and there is none here: copy the cluster's into ~/.ray/auth_token" in told[0]
+    assert "asks for a token, and there is none here" in told[1]
+    assert "does not take our token: the token in RAY_AUTH_TOKEN is not that of the cluster" in told[2]
+    assert "0" * 64 not in told[2]
 
 
 def test_a_stale_address_says_where_it_comes_from(study_file: Path, tmp_path: Path) -> None:
@@ -105,20 +125,14 @@ def question(head: Head, code: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        (
-            {"ray_version": "2.9.3", "python_version": "3.11.7"},
-            "runs Ray 2.9.3 on Python 3.11.7, here it is Ray",
-        ),
-        ({"ray_version": "here", "python_version": "3.8.1"}, "in Python 3.8"),
-        ({"ray_version": "here", "python_version": "patch"}, "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL=minor"),
-    ],
-)
-def test_a_cluster_of_other_versions_is_refused_with_the_way_to_match_it(
-    metadata: dict[str, str], message: str, head: Head
-) -> None:
+OTHER_VERSIONS = [
+    ({"ray_version": "2.9.3", "python_version": "3.11.7"}, "runs Ray 2.9.3 on Python 3.11.7, here it is Ray"),
+    ({"ray_version": "here", "python_version": "3.8.1"}, "in Python 3.8"),
+    ({"ray_version": "here", "python_version": "patch"}, "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL=minor"),
+]
+
+
+def test_a_cluster_of_other_versions_is_refused_with_the_way_to_match_it(head: Head) -> None:
     """The head's own record of its versions is changed while this asks, and put back."""
     code = f"""
 import json, sys
@@ -126,22 +140,24 @@ import ray
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated import gcs_service_pb2 as pb, gcs_service_pb2_grpc as rpc
 from study.cluster.local_ray import check_cluster
-wanted = {metadata!r}
 here = ".".join(map(str, sys.version_info[:2]))
-wanted = {{key: {{"here": ray.__version__, "patch": here + ".99"}}.get(value, value) for key, value in wanted.items()}}
 store = rpc.InternalKVGcsServiceStub(init_grpc_channel({head.address!r}))
 name = dict(key=b"CLUSTER_METADATA", namespace=b"cluster")
 before = store.InternalKVGet(pb.InternalKVGetRequest(**name)).value
-store.InternalKVPut(pb.InternalKVPutRequest(value=json.dumps(wanted).encode(), overwrite=True, **name))
-try:
-    found = check_cluster({head.address!r})
-finally:
-    store.InternalKVPut(pb.InternalKVPutRequest(value=before, overwrite=True, **name))
+found = []
+for wanted in {[metadata for metadata, _ in OTHER_VERSIONS]!r}:
+    put = {{key: {{"here": ray.__version__, "patch": here + ".99"}}.get(value, value) for key, value in wanted.items()}}
+    store.InternalKVPut(pb.InternalKVPutRequest(value=json.dumps(put).encode(), overwrite=True, **name))
+    try:
+        found.append(check_cluster({head.address!r}))
+    finally:
+        store.InternalKVPut(pb.InternalKVPutRequest(value=before, overwrite=True, **name))
 print(json.dumps([found, check_cluster({head.address!r})]))
 """
     found, afterwards = question(head, code)
-    assert len(found) == 1
-    assert message in found[0]
+    for problems, (_, message) in zip(found, OTHER_VERSIONS, strict=True):
+        assert len(problems) == 1
+        assert message in problems[0]
     assert afterwards == []
 
 

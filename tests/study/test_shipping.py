@@ -1,6 +1,7 @@
 """Inputs that not every node sees, and nodes that see nothing: shipped, refused, put back. Real tiny trainings."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -217,6 +218,7 @@ def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path, monkeypatch: pyte
     spec = photographed(tmp_path / "photos")
     storage = Storage(tmp_path / "shared", spec.name)
     mark(storage.folder, "session-1")
+    monkeypatch.setattr("study.remote.shipping.Question", functools.partial(Question, patience=0.5))
     with cluster(cpus=2):
         assert prepared_nodes(spec, storage, "nobody asks", lambda line: None) == {}  # there is one machine
         monkeypatch.setattr("study.remote.shipping.is_one_machine", lambda: False)

@@ -11,23 +11,24 @@ import pytest
 
 from benchmarks.soak import lines, soak
 
-RUNS = 28
+RUNS = 20
+WARM_UP = 0.3
 OF_ONE_RUN = 6  # files and threads that a run has open while it lasts, and a look may catch
 
 
 @pytest.mark.slow
 def test_warm_actors_and_driver_stay_as_they_are(tmp_path: Path) -> None:
-    found = soak(RUNS, 1, tmp_path, warm_up=0.4)
+    found = soak(RUNS, 1, tmp_path, warm_up=WARM_UP)
     assert (found["runs"], found["processes"]) == (RUNS, 1)
-    seen = {line.name: line for line in lines(found["samples"], RUNS, 0.4)}
+    seen = {line.name: line for line in lines(found["samples"], RUNS, WARM_UP)}
     assert any(name.startswith("actor") for name in seen)
     for name in seen:
         values = [
             (sample.runs, sample.values[name])
             for sample in found["samples"]
-            if name in sample.values and 0.4 * RUNS <= sample.runs < RUNS
+            if name in sample.values and WARM_UP * RUNS <= sample.runs < RUNS
         ]
-        # The least of the first and of the last looks, a dozen runs apart: one a run that stays would show.
+        # The least of the first and of the last looks, eight runs apart or more: one a run that stays would show.
         third = max(1, len(values) // 3)
         growth = min(value for _, value in values[-third:]) - min(value for _, value in values[:third])
         if name.endswith(("/files", "/threads", "/objects")):

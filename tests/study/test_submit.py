@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -201,30 +201,61 @@ def api(head: Head, path: str) -> Any:
 def test_a_study_runs_on_the_cluster_and_its_exit_code_comes_back(
     head: Head, study_file: Path, tmp_path: Path
 ) -> None:
+    """The same study three times: its user lets go of it, looks at it, and changes it."""
     storage = tmp_path / "shared"
     process = submit(head, study_file, "--storage", str(storage))
+    assert process.stderr is not None
+    told = ""
+    while not (line := process.stderr.readline()).startswith("submitted: "):
+        assert process.poll() is None, told
+        told += line
+    assert "shipped: " in told
+    wait_for(lambda: [job["status"] for job in api(head, "/api/jobs/")] == ["RUNNING"])
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 0, out + err
-    assert "shipped: " in err
-    assert "report: " in out, "the log is streamed"
-    assert "INFO" not in err
+    assert process.returncode == 130, out + err
+    assert "which goes on" in err
+    assert "Traceback" not in err
+    (job,) = ended_jobs(head)
+    assert job["status"] == "SUCCEEDED", (job, api(head, f"/api/jobs/{job['submission_id']}/logs"))
     results = [json.loads(path.read_text()) for path in storage.glob("submitted/runs/*/*/*/result.json")]
     assert [result["state"] for result in results] == ["COMPLETE"]
     assert (storage / "reports" / "submitted" / "report.html").exists()
     stored = StudySpec.from_record(json.loads((storage / "submitted" / "study.json").read_text()))
     assert str(stored.subject("mug").images).startswith(str(storage / "inputs"))
-    jobs = json.dumps(api(head, "/api/jobs/"))
-    assert "not-for-others" not in jobs
-    assert head.token not in jobs + out + err
     # Handed over again it is the same study, and nothing is left to do.
     process = submit(head, study_file, "--storage", str(storage))
     out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, out + err
+    assert "report: " in out, "the log is streamed"
+    assert "INFO" not in err
+    jobs = json.dumps(api(head, "/api/jobs/"))
+    assert "not-for-others" not in jobs
+    assert head.token not in jobs + out + err + told
     # A change of the study is the user's mistake, there as here.
     process = submit(head, study_file, "budget.max_train_steps=3", "--storage", str(storage))
     out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 2, out + err
     assert "has changed since it was begun" in " ".join(out.split())
+    # Nobody needs to wait for the end.
+    process = submit(head, study_file, "--storage", str(storage), "--no-wait")
+    out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out) == (0, ""), err
+    assert "ray job stop study-submitted-" in err
+
+
+def ended_jobs(head: Head) -> list[dict[str, Any]]:
+    """Waits until no job is left to work on; returns what is known of them."""
+    wait_for(lambda: not {"PENDING", "RUNNING"} & {job["status"] for job in api(head, "/api/jobs/")})
+    found: list[dict[str, Any]] = api(head, "/api/jobs/")
+    return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.3)
 
 
 WHERE = """
@@ -272,36 +303,12 @@ def test_a_wrong_token_and_none(head: Head, study_file: Path, tmp_path: Path) ->
     home = tmp_path / "stranger"
     home.mkdir()
     stranger = Head(head.address, head.dashboard, home, user_environment(home))
-    out, err = submit(stranger, study_file, "--storage", "/mnt/study").communicate(timeout=DEADLINE)
-    assert "asks for a token, and none was shown" in " ".join(err.split()), err
+    without = submit(stranger, study_file, "--storage", "/mnt/study")
     process = submit(stranger, study_file, "--storage", "/mnt/study", RAY_AUTH_TOKEN="0" * 64)
+    out, err = without.communicate(timeout=DEADLINE)
+    assert "asks for a token, and none was shown" in " ".join(err.split()), err
     out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 2
     assert "does not take our token" in " ".join(err.split())
     assert "0" * 64 not in out + err
     assert "Traceback" not in err
-
-
-@pytest.mark.slow
-def test_letting_go_of_a_job_and_not_waiting_for_one(head: Head, study_file: Path, tmp_path: Path) -> None:
-    storage = tmp_path / "shared"
-    only_embedded = "confirm.subjects=[cat-1]"
-    process = submit(head, study_file, only_embedded, "--storage", str(storage))
-    assert process.stderr is not None
-    while not process.stderr.readline().startswith("submitted: "):
-        assert process.poll() is None
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 130, out + err
-    assert "which goes on" in err
-    assert "Traceback" not in err
-    deadline = time.monotonic() + DEADLINE
-    while {job["status"] for job in api(head, "/api/jobs/")} & {"PENDING", "RUNNING"}:
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    assert len(list(storage.glob("submitted/runs/*/*/*/result.json"))) == 1
-    process = submit(head, study_file, only_embedded, "--storage", str(storage), "--no-wait")
-    out, err = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, out) == (0, ""), err
-    assert "ray job stop study-submitted-" in err

@@ -112,7 +112,7 @@ def when_saved(folder: Path, step: int, action: Any, *, attempt: int = 1) -> thr
         while time.monotonic() < until:
             if come():
                 return action()
-            time.sleep(0.02)
+            time.sleep(0.05)
         return None
 
     thread = threading.Thread(target=wait, daemon=True)

@@ -8,6 +8,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from study.errors import UserError
@@ -40,6 +41,10 @@ def test_the_ui_shows_the_study_on_loopback_and_stops(storage: Storage, tmp_path
     process = ui.start(command, tmp_path / "ui.log")
     try:
         assert ui.wait_until_up(command, process), (tmp_path / "ui.log").read_text()
+        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        sockets = [found for member in tree for found in member.net_connections("inet")]
+        listening = {found.laddr.ip for found in sockets if found.status == psutil.CONN_LISTEN}
+        assert listening == {"127.0.0.1"}
         with urllib.request.urlopen(command.base, timeout=30) as page:
             assert b"<html" in page.read()
         experiment = command.url.split("/experiments/")[1].split("/")[0]
