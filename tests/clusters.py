@@ -67,7 +67,7 @@ def user_environment(home: Path, **more: str) -> dict[str, str]:
         "OMP_WAIT_POLICY": "passive",
     }
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"}
-    return {**kept, **own, **quiet, **more}
+    return {**kept, **own, **quiet, "RAY_worker_niceness": "0", **more}
 
 
 @contextlib.contextmanager

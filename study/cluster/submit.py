@@ -277,13 +277,15 @@ async def _interrupted(work: Coroutine[Any, Any, None]) -> bool:
         await task
         return False
     loop = asyncio.get_running_loop()
-    asked: asyncio.Future[None] = loop.create_future()
-    loop.add_signal_handler(signal.SIGINT, lambda: asked.done() or asked.set_result(None))
+    asked = asyncio.Event()
+    loop.add_signal_handler(signal.SIGINT, asked.set)
+    waiting = asyncio.ensure_future(asked.wait())
     try:
-        await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-    if not asked.done():
+        waiting.cancel()
+    if not asked.is_set():
         await task
         return False
     task.cancel()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -165,6 +168,20 @@ def test_no_dashboard(study_file: Path) -> None:
 def test_the_entrypoint_names_lasting_places_only() -> None:
     assert entrypoint(Submission("/mnt/a b")).endswith("--storage '/mnt/a b' --reports '/mnt/a b/reports'")
     assert entrypoint(Submission("s3://b/x")).endswith("--storage s3://b/x --no-report")
+
+
+def test_a_ctrl_c_is_taken_whatever_the_connection_makes_of_it() -> None:
+    from study.cluster.submit import _interrupted
+
+    async def deaf() -> None:
+        """As a library that takes every exception for a broken connection."""
+        asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+        with contextlib.suppress(BaseException):
+            await asyncio.sleep(60)
+
+    assert asyncio.run(_interrupted(deaf()))
+    assert not asyncio.run(_interrupted(asyncio.sleep(0.0)))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 # ---------------------------------------------------------------------- a real cluster
