@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -126,7 +127,9 @@ def _team_spot(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
 def _mlflow(session: Path) -> Proxy:
     """A proxy before an MLflow server; started once."""
     if "mlflow" not in _running:
-        server = make_server(session / "mlflow")
+        server = make_server(
+            Path(tempfile.mkdtemp(prefix="mlflow-", dir=session))
+        )  # none of an earlier session
         _closing.callback(server.kill)
         _running["mlflow"] = Proxy(server)
         _closing.callback(_running["mlflow"].close)

@@ -119,21 +119,35 @@ def proxy(server: int) -> Iterator[Proxy]:
         def _body(self) -> bytes | None:
             if "chunked" not in (self.headers.get("Transfer-Encoding") or ""):
                 length = int(self.headers.get("Content-Length") or 0)
-                return self.rfile.read(length) if length else None
+                return self._exactly(length) if length else None
             body = b""
             while True:
-                size = int(self.rfile.readline().split(b";")[0], 16)
-                body += self.rfile.read(size)
-                self.rfile.readline()
+                size = int(self.rfile.readline().split(b";")[0] or b"0", 16)
+                body += self._exactly(size)
+                self._exactly(2)
                 if not size:
                     return body
+
+        def _exactly(self, size: int) -> bytes:
+            """A store keeps no half objects: what a client sent that was killed meanwhile is nothing."""
+            content = self.rfile.read(size)
+            if len(content) < size:
+                raise ConnectionError("the client is gone")
+            return content
 
         def log_message(self, *_: object) -> None:
             pass
 
     for method in ("GET", "PUT", "POST", "DELETE", "HEAD"):
         setattr(Handler, f"do_{method}", Handler.handle_any)
-    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    class Listener(http.server.ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that is killed leaves its connections; that is not worth a traceback."""
+            if not isinstance(sys.exc_info()[1], ConnectionError):
+                super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+    listener = Listener(("127.0.0.1", 0), Handler)
     listener.daemon_threads = True
     known = Proxy(listener.server_port)
     thread = threading.Thread(target=listener.serve_forever, daemon=True)
