@@ -66,7 +66,7 @@ class Dispatcher:
     Attributes:
         located: Named folders that lie elsewhere for workers, see `study.remote.shipping`.
         broken: What ledger or folders raised: from then on the queue is not what they say, and nothing is given out.
-        announced: Ids of nodes that were announced to be taken away.
+        announced: When (monotonic) each node was last seen that had been announced to be taken away, by its id.
         trouble: Why the launch must end: runs cannot be kept, or no node that is tried can work on them.
     """
 
@@ -89,7 +89,8 @@ class Dispatcher:
         self.queue = queue
         self.trouble: str | None = None
         self.broken: Exception | None = None
-        self.announced: set[str] = set()
+        self.announced: dict[str, float] = {}
+        self._given: dict[str, float] = {}
         self._upkeep = upkeep or Upkeep()
         self._url, self._home, self._study, self._early_stopping = url, home, study, early_stopping
         self.located: Mapping[str, str] = {}
@@ -179,6 +180,7 @@ class Dispatcher:
             self.queue.put_back(planned.key)
             return None
         self._planned[trial_id] = planned
+        self._given[trial_id] = time.monotonic()
         self._pending.add(trial_id)
         self._on_start(planned)
         key = planned.key
@@ -209,6 +211,7 @@ class Dispatcher:
 
     def _settle(self, trial_id: str) -> None:
         planned = self._planned.pop(trial_id, None)
+        self._given.pop(trial_id, None)
         self._pending.discard(trial_id)
         if trial_id in self._rooms:
             release_room(self._rooms.pop(trial_id))
@@ -239,7 +242,7 @@ class Dispatcher:
         if PlaceError.__name__ in cause:
             self._note_place(planned, cause)
             return self._settle(trial_id)
-        if self._was_preempted(planned, cause):
+        if self._was_preempted(planned, cause, self._given.get(trial_id, math.inf)):
             note_death(planned.folder, self.session, reason="preempted", cause=cause)
             self._upkeep.publish(planned, self.session)
             return self._settle(trial_id)
@@ -257,15 +260,19 @@ class Dispatcher:
         self._upkeep.publish(planned, self.session)
         return self._settle(trial_id)
 
-    def _was_preempted(self, planned: PlannedRun, cause: str) -> bool:
+    def _was_preempted(self, planned: PlannedRun, cause: str, given: float) -> bool:
         """Whether a worker died with its node, which had been announced to be taken away.
 
-        Ray says so of nodes that outlive their notice; those that go before are unexpected deaths to it.
+        Ray says so of few of them. A worker that died before it could begin has left no word of where it was: then a
+        node that was going away after the order was given is taken for it.
         """
         if any(words in cause for words in PREEMPTED):
             return True
-        mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self.session]
-        node = str(mine[-1].get("node") or "").rpartition("/")[2] if mine else ""
+        begun = attempts(planned.folder)
+        known = {death["attempt"] for death in deaths(planned.folder)}
+        if not begun or begun[-1]["session"] != self.session or len(begun) in known:
+            return any(seen >= given - LOOK_SECONDS for seen in self.announced.values())
+        node = str(begun[-1].get("node") or "").rpartition("/")[2]
         return bool(node) and any(name.startswith(node) for name in self.announced)
 
     def _note_place(self, planned: PlannedRun, cause: str) -> None:
@@ -373,7 +380,7 @@ class Watch(tune.Callback):
         """Tune's loop went round once."""
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS
-            self._dispatcher.announced |= draining_nodes()
+            self._look_for_drains()
         self._tick()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -388,8 +395,11 @@ class Watch(tune.Callback):
         """A worker died, or Tune could not use it."""
         _forget_metrics(trial)
         cause = _cause(trial)
-        self._dispatcher.announced |= draining_nodes()
+        self._look_for_drains()
         self._dispatcher.died(trial.trial_id, cause[-4000:])
+
+    def _look_for_drains(self) -> None:
+        self._dispatcher.announced |= dict.fromkeys(draining_nodes(), time.monotonic())
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

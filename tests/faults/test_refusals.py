@@ -71,24 +71,28 @@ def test_refusals_and_preemptions_use_up_no_attempts(fast_path: Path, clock: lis
     spec, notes = small_study(resources={"max_attempts": 2}), []
     here = dispatcher(storage_of(fast_path, spec), spec, notes)
 
-    def attempt(trial: str, cause: str, node: str = "10.0.0.1/aaaaaaaa") -> Path:
+    def attempt(trial: str, cause: str, node: str = "10.0.0.1/aaaaaaaa", *, begins: bool = True) -> Path:
         clock[0] += 100.0
         given = here.next_order(trial)
         assert given is not None
         folder = fast_path / spec.name / "runs" / given.key
         folder.mkdir(parents=True, exist_ok=True)
-        note_attempt(folder, here.session, node)
+        if begins:
+            note_attempt(folder, here.session, node)
+        if trial == "reset":
+            here.announced["c" * 56] = clock[0]
         here.died(trial, cause)
         return folder
 
     folders = [attempt("a", FULL)]
     said = "The actor died unexpectedly ...: the actor's node was preempted: Node was forcibly preempted"
     folders += [attempt(f"b{number}", said) for number in range(4)]
-    here.announced.add("bbbbbbbb" + 48 * "0")
+    here.announced["bbbbbbbb" + 48 * "0"] = 0.0
     folders += [attempt("early", "the node went before its notice was over", "10.0.0.2/bbbbbbbb")]
     folders += [attempt("team", "study.team_attempt.WorkersPreempted: the workers of the run are gone: ...")]
-    assert [death["reason"] for death in deaths(folders[0])] == ["storage"] + 6 * ["preempted"]
-    folders += [attempt("c", "SIGKILL")]
+    folders += [attempt("reset", "a warm worker of a node that is going died before it began", begins=False)]
+    assert [death["reason"] for death in deaths(folders[0])] == ["storage"] + 7 * ["preempted"]
+    folders += [attempt("c", "SIGKILL before it began, and long after those nodes", begins=False)]
     assert len(set(folders)) == 1, "interrupted runs come first"
     assert read_result(folders[0]) is None
     folders += [attempt("d", "SIGKILL")]
