@@ -180,8 +180,12 @@ class RunPusher:
                 self._try_push()
             if self._final:
                 self._store.patience = FINAL_PATIENCE_SECONDS
-                self._push(last=True)
+                outdated = self._push(last=True)
                 self._push_end()
+                # Only now: until the result is there, whoever goes on needs the checkpoints.
+                self._store.patience = 0
+                if rest := outdated + ([f"{self._attempt}/{SEGMENTS}"] if self._segments else []):
+                    self._remove(rest)
             else:
                 self._next_checkpoint = 0.0
                 self._try_push()
@@ -197,8 +201,12 @@ class RunPusher:
         except (StoreError, OSError) as error:  # the next round tries again
             self.trouble = str(error)
 
-    def _push(self, *, last: bool = False) -> None:
-        """Pushes files that are new or have changed, then a segment that names them with the events so far."""
+    def _push(self, *, last: bool = False) -> list[str]:
+        """Pushes files that are new or have changed, then a segment that names them with the events so far.
+
+        Returns:
+            At the last time, what may be removed as soon as the end is told; before it, that is removed here.
+        """
         lines = self._new_lines()
         staged = self._stage(last)
         if staged or lines:
@@ -227,13 +235,16 @@ class RunPusher:
             self._lines += len(lines)
             self._told = dict(self._files)
         self._signatures |= {path: signature for path, (_, signature) in found.items()}
+        if last:
+            return outdated
         if outdated:
             self._remove(outdated)
-        if self._obeys and not last:
+        if self._obeys:
             self._store.get_file(f"{self._prefix}/{STOP_FILE}", self._folder / STOP_FILE)
+        return []
 
     def _remove(self, outdated: list[str]) -> None:
-        """Deletes checkpoints, unless a newer attempt works on the run: it may go on from any of them.
+        """Deletes what is no longer needed, unless a newer attempt works on the run: it may go on from any of them.
 
         This one then is stale, such as a worker that was silent for so long that its run was given to another node.
         """
@@ -252,10 +263,6 @@ class RunPusher:
         self._store.put(f"{own}/{ALL}", encode(_lines(self._folder), dict(self._files)))
         if (self._folder / RESULT_FILE).exists():
             self._store.put_file(f"{own}/{RESULT_FILE}", self._folder / RESULT_FILE)
-        if self._segments:
-            with contextlib.suppress(StoreError):  # they are only in the way
-                self._store.patience = 0
-                self._store.delete_under(f"{own}/{SEGMENTS}")
 
     def _new_lines(self) -> list[str]:
         return _lines(self._folder)[self._lines :]

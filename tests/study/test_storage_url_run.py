@@ -1,6 +1,7 @@
 """One run at a storage URL: kept, resumed elsewhere, disturbed by stale attempts and by failures."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from study.attempt import Attempt, Order, attempts, order_stop
-from study.remote.object_store import ObjectStore
+from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
 from study.remote.run_pusher import RunPusher, pull_run
 from study.remote.working_copy import RunCopies
@@ -252,6 +253,35 @@ def test_a_damaged_checkpoint_is_passed_over(s3: Proxy, tmp_path: Path) -> None:
     RunCopies(store, storage).fetch(NAME)
     events = read_events(storage.run_folder(RUN))
     assert [event.data["resumed_step"] for event in events if event.kind == "started"] == [0, 0]
+
+
+def test_checkpoints_stay_until_the_result_is_at_the_url(s3: Proxy, tmp_path: Path) -> None:
+    """A worker may be killed in the middle of its last copying, when the run itself needs no checkpoint any more."""
+    store, prefix, folder = ObjectStore(s3.url("last-words")), run_prefix("small", NAME), tmp_path / "here"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint" / "state.json").write_text('{"step": 20}')
+    (folder / EVENTS_FILE).write_text('{"number": 1}\n')
+    pusher = RunPusher(store, prefix, attempt_name(1, "driver00"), folder)
+
+    def listed(part: str) -> bool:
+        return any(part in name for name in store.list(prefix))
+
+    wait_for(lambda: listed("/c0") and listed("/s/"))
+    shutil.rmtree(folder / "checkpoint")
+    (folder / "result.json").write_text('{"state": "COMPLETE"}')
+    s3.answer = lambda method, path: 403 if method == "PUT" else None
+    with pytest.raises(StoreError):
+        pusher.finish(60)
+    s3.answer = lambda method, path: None
+    elsewhere = tmp_path / "elsewhere"
+    view = pull_run(store, prefix, elsewhere)
+    assert (elsewhere / "checkpoint" / "state.json").read_text() == '{"step": 20}'
+    shutil.rmtree(elsewhere / "checkpoint")
+    (elsewhere / "result.json").write_text('{"state": "COMPLETE"}')
+    assert RunPusher(store, prefix, attempt_name(2, "driver01"), elsewhere, view).finish(60)
+    ended = read_view(store, prefix, relative(store.list(prefix), prefix))
+    assert ended is not None
+    assert ended.ended
 
 
 def test_names_cannot_leave_the_folder(s3: Proxy, tmp_path: Path) -> None:
