@@ -127,12 +127,11 @@ def test_a_killed_driver_is_succeeded_on_another_machine(
     assert states == {"COMPLETE": spec.number_of_runs()}
     assert sum(row["complete"] for row in status_rows(third)) == spec.number_of_runs()
     assert best_rows(third) == best_rows(storage)
-    looks = []
-    for _ in range(3):  # a worker of the cluster that is still there may say a last word meanwhile
-        asked = sum(s3.requests.values())
-        readable_storage(url, spec.name)
-        looks.append(sum(s3.requests.values()) - asked)
-    assert min(looks) <= 4, looks  # nothing has changed: listings only
+    asked = sum(s3.requests.values())
+    readable_storage(url, spec.name)
+    assert (
+        sum(s3.requests.values()) - asked <= 5
+    )  # nothing has changed: listings, driver's sign, MLflow's names
     with pytest.raises(UserError, match="studies there: small"):
         readable_storage(url, "smell")
     assert not (third.root / "smell").exists()
