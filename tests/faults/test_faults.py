@@ -69,6 +69,12 @@ def test_nodes_that_go_and_one_that_comes_back(session: Session) -> None:
 
 
 @pytest.mark.slow
+def test_a_storage_at_a_url(session: Session) -> None:
+    kinds = ("store_error", "corrupt_ledger_copy", "corrupt_stored_checkpoint")
+    assert_overcome(session, Plan(11, 40, "url", kinds))
+
+
+@pytest.mark.slow
 def test_a_disk_that_is_full(session: Session, tmp_path: Path) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True).returncode != 0:
