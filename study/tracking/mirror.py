@@ -124,8 +124,11 @@ class Mirror:
             except ValueError:
                 continue  # not a run's folder
 
-    def update(self) -> None:
+    def update(self, *, at_once: bool = False) -> None:
         """Brings every run up to date.
+
+        Args:
+            at_once: Try those that MLflow has just refused, too.
 
         Raises:
             OutageError: The store is away.
@@ -134,7 +137,7 @@ class Mirror:
         self._open()
         now = time.monotonic()
         for run in list(self._runs.values()):
-            if run.done or run.retry_at > now:
+            if run.done or (run.retry_at > now and not at_once):
                 continue
             try:
                 self._update(run)

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+LAST_TRIES = 4  # at the end, for runs that MLflow refuses: a server that has just come back refuses for a moment
 
 
 class Tracker:
@@ -119,12 +120,12 @@ class Tracker:
         )
 
     def _work(self) -> None:
-        pause = FIRST_PAUSE_SECONDS
+        pause, last_tries = FIRST_PAUSE_SECONDS, LAST_TRIES
         while True:
             closing = self._closing.is_set()
             self._take_over()
             try:
-                self._mirror.update()
+                self._mirror.update(at_once=closing)
                 if closing:
                     self._mirror.finish()
                 self.problem, pause = None, FIRST_PAUSE_SECONDS
@@ -137,7 +138,10 @@ class Tracker:
                 wait, pause = pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
             self.unsynced = tuple(self._mirror.pending())
             self._state.note(len(self.unsynced), self.problem)
-            if closing and (self.problem is None or time.monotonic() + min(wait, 2.0) > self._deadline):
+            refused = self.problem is None and bool(self.unsynced)
+            last_tries -= closing and refused
+            over = self.problem is None and (not refused or last_tries <= 0)
+            if closing and (over or time.monotonic() + min(wait, 2.0) > self._deadline):
                 break
             if closing:
                 time.sleep(min(wait, 2.0))

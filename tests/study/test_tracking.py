@@ -418,6 +418,28 @@ def test_a_refused_run_does_not_hold_up_the_others(tmp_path: Path) -> None:
     assert_exact(storage, store, other)
 
 
+def test_what_mlflow_refuses_for_a_moment_is_there_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that comes back answers a ping before it answers everything: such a run looks refused."""
+    storage = Storage(tmp_path, "moment")
+    write_run(storage, ONE)
+    store = prepare_store(storage)
+    create, refusals = MlflowStore.create_run, [RuntimeError("not yet"), RuntimeError("not yet")]
+
+    def hesitant(*arguments: Any) -> str:
+        if refusals:
+            raise refusals.pop()
+        return create(*arguments)
+
+    monkeypatch.setattr(MlflowStore, "create_run", hesitant)
+    tracker = Tracker(storage, store.uri, poll_seconds=0.05)
+    wait_for(lambda: len(refusals) < 2)
+    tracker.close()
+    assert tracker.message() is None
+    assert_exact(storage, store, ONE)
+
+
 def test_only_one_process_writes(tmp_path: Path) -> None:
     storage = Storage(tmp_path, "busy")
     write_run(storage, ONE)
