@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from study.execute import open_ledger
 from study.results import rows
 from study.run_place import scratch_root
 from study.runs import Storage, storage_at
 from study.tracking.mlflow_store import MlflowStore
 from tests.servers.mlflow_server import mlflow_server
+from tests.servers.test_study_on_servers import check_ledger
 from tests.study.mlflow_stores import copied_template, runs_by_key
 from tests.study.s3_server import CREDENTIALS, Proxy, proxy, s3_server
 from tests.study.small_studies import RESIDENT, RUNNER, small_study
@@ -75,7 +75,7 @@ def test_the_driver_s_machine_burns_down(
         driver = launched(words, fast_path / "second")
         assert driver.wait(PATIENCE) == 0, (fast_path / "second.log").read_text()
 
-        assert_ledger(spec, storage)
+        check_ledger(spec, storage)
         assert len(s3_results(s3, spec.name)) == spec.number_of_runs()
         assert Counter(row["state"] for row in rows(storage)) == {"COMPLETE": spec.number_of_runs()}
         tried = {name: times_begun(storage, name) for name in ended}
@@ -107,21 +107,6 @@ def s3_results(s3: Proxy, study: str) -> set[str]:
     from study.remote.object_store import ObjectStore
 
     return ended_there(ObjectStore(s3.url("all")), study)
-
-
-def assert_ledger(spec: Any, storage: Storage) -> None:
-    ledger = open_ledger(spec, storage)
-    in_ledger: Counter[str] = Counter()
-    for arm in spec.arms:
-        search, confirm = ledger.trials(arm), ledger.trials(arm, "confirm")
-        assert [record.number for record in search] == list(range(spec.trials_of(arm)))
-        assert len(confirm) == len(spec.confirm_keys(arm, 0))
-        for record in (*search, *confirm):
-            assert record.state == "COMPLETE"
-            in_ledger.update(list(record.runs))
-            assert {run["state"] for run in record.runs.values()} == {"COMPLETE"}
-    assert set(in_ledger.values()) == {1}
-    assert sum(in_ledger.values()) == spec.number_of_runs()
 
 
 def times_begun(storage: Storage, name: str) -> int:

@@ -9,6 +9,7 @@ import psutil
 from benchmarks.fault_harness.driving import Driven, Hung
 from benchmarks.fault_harness.injectors.common import Recovered, kill, one_run, processes_of
 from benchmarks.fault_harness.injectors.nodes import drain
+from benchmarks.fault_harness.injectors.processes import worker_kill
 
 
 def follower_kill(driven: Driven) -> Recovered:
@@ -26,10 +27,7 @@ def follower_kill(driven: Driven) -> Recovered:
 
 def leader_kill(driven: Driven) -> Recovered:
     """SIGKILL of the first worker of a run: it alone writes the run's folder."""
-    name = one_run(driven)
-    again = driven.is_tried_again(name)
-    kill(driven.worker(name))
-    return again
+    return worker_kill(driven)
 
 
 def team_manager_kill(driven: Driven) -> Recovered:
