@@ -1,5 +1,8 @@
 """Keeps MLflow equal to a study's run folders: one MLflow run a run key, whatever was killed in between.
 
+What a server takes time for is waiting for its answers, so runs, which do not depend on each other, are written to
+it from several threads; a database is written from one.
+
 Nothing here waits or retries: a call brings what it can up to date and raises `OutageError` when the store is
 away. Calling again goes on where MLflow stands: each batch carries the number of the last event that it
 covers.
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +24,20 @@ import yaml
 from study.rows import result_of
 from study.runs import RunKey, Storage
 from study.tail import EventTail
-from study.tracking.mlflow_store import MlflowStore, brief, is_missing, published_spec, spec_digest
+from study.tracking.mlflow_store import (
+    MlflowStore,
+    brief,
+    is_missing,
+    is_server,
+    published_spec,
+    spec_digest,
+)
 from study.tracking.mlflow_view import experiment_tags
 from study.tracking.parents import Child, Parents
 from study.tracking.record import RunIds, TrackingRecord
 from study.tracking.run_batches import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
 from study.tracking.run_writer import end_tags, log_artifacts, log_image, run_tags
+from study.tracking.side_by_side import side_by_side
 from trainables.events import EVENTS_FILE, RUN_FILE, Event
 
 # The parser and emitter in C, where PyYAML was built with them, are ten times as fast.
@@ -34,6 +46,7 @@ _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 LOCK_FILE = "tracking.lock"
 SYNCED = "synced"  # the tag of a run of which MLflow holds everything
 RETRY_RUN_SECONDS = 30.0
+_SERVER_THREADS = 8  # runs that are written to a server at once; MLflow's client keeps ten connections
 
 
 class OutageError(Exception):
@@ -81,12 +94,13 @@ class _Run:
 
 
 class Mirror:
-    """Writes a study's runs to one tracking store; use it from one thread.
+    """Writes a study's runs to one tracking store; to be used from one thread.
 
     Args:
         record: Names the study and its launches.
         ids: Are told the run ids (the record itself, the ledger); their failures are ignored.
         log_weights_limit_mb: Weights up to so many MB are uploaded, larger ones named by path and hash.
+        threads: Runs to write at once; default: several for a server, one for a database.
     """
 
     def __init__(
@@ -97,12 +111,15 @@ class Mirror:
         *,
         ids: Sequence[RunIds] = (),
         log_weights_limit_mb: float = 16,
+        threads: int | None = None,
     ) -> None:
         self.storage = storage
         self.store = MlflowStore(uri, storage.study, storage.artifact_root)
         self.record = record
         self.counts = Counts()
         self._ids = ids
+        self._threads = threads or (_SERVER_THREADS if is_server(uri) else 1)
+        self._guard = threading.Lock()  # of what the threads share: counts, record, parents
         self._weights_limit = int(log_weights_limit_mb * 1e6)
         self._runs: dict[RunKey, _Run] = {}
         self._maybe_there: set[RunKey] = set()  # keys of which MLflow may have a run that is not known here
@@ -136,22 +153,15 @@ class Mirror:
         """
         self._open()
         now = time.monotonic()
-        for run in list(self._runs.values()):
-            if run.done or (run.retry_at > now and not at_once):
-                continue
-            try:
-                self._update(run)
-                run.problem = None
-            except Exception as error:
-                self._after_failure(run, error)
+        due = [run for run in self._runs.values() if not run.done and (at_once or run.retry_at <= now)]
+        side_by_side(self._bring, due, self._threads)
 
     def finish(self) -> None:
         """Leaves nothing RUNNING in MLflow: interrupted runs are KILLED there (and go on when resumed)."""
         self._open()
         self.record.flush()
-        for run in self._runs.values():
-            if not run.done and run.run_id is not None and run.status == "RUNNING":
-                self._guarded(run, self._interrupt)
+        open_runs = [run for run in self._runs.values() if not run.done and run.status == "RUNNING"]
+        side_by_side(self._interrupt, [run for run in open_runs if run.run_id is not None], self._threads)
         self._close_strangers()
         try:
             self._parents.finish(self._children())
@@ -225,6 +235,13 @@ class Mirror:
                 run.logged = int(tags.get("last_event", 0))
                 self._remember(run)
 
+    def _bring(self, run: _Run) -> None:
+        try:
+            self._update(run)
+            run.problem = None
+        except Exception as error:
+            self._after_failure(run, error)
+
     def _update(self, run: _Run) -> None:
         self._read(run)
         events = run.events
@@ -254,7 +271,7 @@ class Mirror:
             tags[SYNCED] = str(events[-1].number)
             self.store.log(run.run_id, corrections(events, result), tags=tags)
             run.done, run.document, run.events, run.tail = True, {}, [], None
-            self.counts.runs += 1
+            self._count(runs=1)
 
     def _read(self, run: _Run) -> None:
         """Takes in what is new in the event file."""
@@ -268,7 +285,8 @@ class Mirror:
 
     def _find_or_create(self, run: _Run, first: Event) -> None:
         method = str(run.document["method"])
-        parent = self._parents.ensure(run.key.phase, run.key.arm, method, milliseconds(first.time))
+        with self._guard:
+            parent = self._parents.ensure(run.key.phase, run.key.arm, method, milliseconds(first.time))
         # What was not there when all was looked at, and was not asked for since, need not be looked for.
         known = run.key in self._maybe_there
         found = self.store.one_run(self.record.study_id, run.key.name) if known else None
@@ -283,7 +301,7 @@ class Mirror:
             name = f"{run.key.arm} {run.key.trial:04d} {run.key.subject} s{run.key.seed}"
             run.run_id = self.store.create_run(name, milliseconds(first.time), tags)
             run.status, run.logged = "RUNNING", 0
-            self.counts.created += 1
+            self._count(created=1)
         self._remember(run)
         if run.logged == 0:
             text = yaml.dump(run.document, sort_keys=False, Dumper=_Dumper)
@@ -293,7 +311,8 @@ class Mirror:
         assert run.run_id is not None
         for keeper in self._ids:
             try:
-                keeper.set_mlflow_run_id(run.key, run.run_id)
+                with self._guard:
+                    keeper.set_mlflow_run_id(run.key, run.run_id)
             except Exception:  # a view of MLflow only: the next start finds the run by its tag
                 continue
 
@@ -307,15 +326,17 @@ class Mirror:
             tags["mlflow.loggedImages"] = "True"
         params = None if run.logged else flat_params(run.document)
         self.store.log(run.run_id, batch.metrics, params, tags)
-        self.counts.events += batch.last_event - (run.logged or 0)
-        self.counts.metrics += len(batch.metrics)
-        self.counts.images += len(batch.images)
+        events = batch.last_event - (run.logged or 0)
+        self._count(events=events, metrics=len(batch.metrics), images=len(batch.images))
         run.logged = batch.last_event
 
     def _interrupt(self, run: _Run) -> None:
         assert run.run_id is not None
-        self.store.set_status(run.run_id, "KILLED", int(time.time() * 1000))
-        run.status = "KILLED"
+        try:
+            self.store.set_status(run.run_id, "KILLED", int(time.time() * 1000))
+            run.status = "KILLED"
+        except Exception as error:
+            self._after_failure(run, error)
 
     def _close_strangers(self) -> None:
         """Closes runs of this study in MLflow that have no folder any more."""
@@ -327,18 +348,13 @@ class Mirror:
         except Exception as error:
             raise OutageError(str(error)) from error
 
-    def _guarded(self, run: _Run, action: Any) -> None:
-        try:
-            action(run)
-        except Exception as error:
-            self._after_failure(run, error)
-
     def _after_failure(self, run: _Run, error: Exception) -> None:
         """Tells a store that is away (OutageError) from a run that it refuses; looks anew next time."""
         run.run_id, run.logged, run.written = None, None, False
         if is_missing(error):  # the store was emptied under our hands
-            self.store.forget_experiment()
-            self._parents.forget()
+            with self._guard:
+                self.store.forget_experiment()
+                self._parents.forget()
             return
         try:
             self.store.ping()
@@ -346,6 +362,11 @@ class Mirror:
             raise OutageError(str(error)) from error
         run.problem = f"{type(error).__name__}: {brief(error)}"
         run.retry_at = time.monotonic() + RETRY_RUN_SECONDS
+
+    def _count(self, **done: int) -> None:
+        with self._guard:
+            for name, number in done.items():
+                setattr(self.counts, name, getattr(self.counts, name) + number)
 
     def _children(self) -> Iterable[Child]:
         for run in self._runs.values():

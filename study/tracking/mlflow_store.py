@@ -115,6 +115,11 @@ def spec_digest(storage: Storage) -> str:
     return str(read_json_or_copy(path).get("digest", "")) if path.exists() else ""
 
 
+def is_server(uri: str) -> bool:
+    """Whether a store is asked over HTTP; otherwise it is a database."""
+    return uri.split(":", 1)[0] in _SERVERS
+
+
 def sqlite_path(uri: str) -> Path | None:
     """Returns the file of a SQLite store, None for another store."""
     return Path(uri.split("://", 1)[1].split("?")[0].removeprefix("/")) if uri.startswith("sqlite") else None
@@ -221,8 +226,7 @@ class MlflowStore:
         found = self.find_experiment()
         if found is None:
             # A server knows where its artifacts belong; a bare database would put them in the working folder.
-            server = self.uri.split(":", 1)[0] in _SERVERS
-            location = None if server else (self._artifact_root / self.study).as_uri()
+            location = None if is_server(self.uri) else (self._artifact_root / self.study).as_uri()
             try:
                 return str(self.client.create_experiment(self.study, artifact_location=location))
             except Exception:
