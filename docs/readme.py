@@ -1,6 +1,7 @@
-"""Brings the generated parts of README.md up to date: ``python docs/readme.py`` (``--check`` only compares).
+"""Brings what is generated in README.md and docs/modules.md up to date: ``python docs/readme.py``.
 
-The tree takes its lines from the modules' own docstrings, the quickstart's table from its committed report.
+Tree and modules take their lines from the modules' own docstrings, the quickstart's table from its committed report.
+With ``--check`` it only compares.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTH = 128
+COMMANDS = "commands that measure, each against a peer or a limit"  # a folder that is no package
 
 #: What is not a Python module, or a folder whose files need no line of their own.
 OTHERS = {
@@ -23,7 +24,7 @@ OTHERS = {
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
     "tests/": "mirrors the packages; test_architecture.py holds the import rules",
     "reports/quickstart/": "the report of `make quickstart`",
-    "docs/": "concepts, architecture, adding a method, an example of one run",
+    "docs/": "concepts, a study while it runs, clusters, servers, storage, reliability, scale, architecture",
     "cluster.yaml": "a GPU cluster for `ray up`",
     "deploy/": "the image, a KubeRay RayJob, a Slurm script, commands for bare machines",
     "constraints.txt": "every installed version",
@@ -32,40 +33,46 @@ OTHERS = {
 
 
 def first_sentence(path: Path) -> str:
-    """Returns the first sentence of a module's docstring, cut to fit a line."""
+    """Returns the first sentence of a module's docstring."""
     text = " ".join(
         (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split()
     )
-    return re.split(r"(?<=[^.])\.(?:\s|$)", text)[0].replace("``", "`")
+    return re.split(r"(?<!et al)(?<=[^.])\.(?:\s|$)", text)[0].replace("``", "`")
+
+
+def folders() -> dict[str, list[str]]:
+    """Returns the modules of each folder, tests and documents apart."""
+    listed = subprocess.run(["git", "ls-files", "*.py"], capture_output=True, text=True, check=True, cwd=ROOT)
+    found: dict[str, list[str]] = {}
+    for name in sorted(listed.stdout.split()):
+        if not name.startswith(("tests/", "docs/")):
+            found.setdefault(Path(name).parent.as_posix(), []).append(Path(name).name)
+    return dict(sorted(found.items()))
+
+
+def about_folder(folder: str) -> str:
+    """Returns what a folder is, in a sentence."""
+    begin = ROOT / folder / "__init__.py"
+    return first_sentence(begin) if begin.exists() else COMMANDS
 
 
 def tree() -> str:
-    """Returns the tree: one line a module."""
-    listed = subprocess.run(["git", "ls-files", "*.py"], capture_output=True, text=True, check=True, cwd=ROOT)
-    files = [name for name in listed.stdout.split() if not name.startswith(("tests/", "docs/"))]
-    lines = []
-    folder = ""
-    for name in sorted(files, key=lambda name: (Path(name).parent.as_posix(), name)):
-        path = Path(name)
-        if path.parent.as_posix() != folder:
-            folder = path.parent.as_posix()
-            about = (
-                first_sentence(ROOT / folder / "__init__.py")
-                if (ROOT / folder / "__init__.py").exists()
-                else ""
-            )
-            lines.append(
-                _line(f"{folder}/", about or "commands that measure, each against a peer or a limit")
-            )
-        if path.name != "__init__.py":
-            lines.append(_line(f"  {path.name}", first_sentence(ROOT / name)))
-    lines += [_line(name, about) for name, about in OTHERS.items()]
-    return "```text\n" + "\n".join(lines) + "\n```"
+    """Returns the tree: one line a folder."""
+    lines = [(f"{folder}/", about_folder(folder)) for folder in folders()] + list(OTHERS.items())
+    width = max(len(name) for name, _ in lines)
+    return "```text\n" + "\n".join(f"{name:<{width}}  {about}" for name, about in lines) + "\n```"
 
 
-def _line(name: str, about: str) -> str:
-    line = f"{name:<28} {about}".rstrip()
-    return line if len(line) <= WIDTH else line[: WIDTH - 3].rsplit(" ", 1)[0].rstrip(",;:") + " ..."
+def modules() -> str:
+    """Returns the page with a line for each module."""
+    parts = ["# Every module in a sentence\n\nMade from the modules' own words by `python docs/readme.py`.\n"]
+    for folder, names in folders().items():
+        parts.append(f"\n## {folder}/\n\n{about_folder(folder)}.\n\n| module | what it is |\n|---|---|\n")
+        for name in names:
+            if name != "__init__.py":
+                about = first_sentence(ROOT / folder / name).replace("|", "\\|")
+                parts.append(f"| [{name}](../{folder}/{name}) | {about} |\n")
+    return "".join(parts)
 
 
 def quickstart() -> str:
@@ -116,15 +123,18 @@ def updated(text: str) -> str:
 
 
 def main() -> int:
-    """Writes README.md, or with ``--check`` says whether it is up to date."""
-    path = ROOT / "README.md"
-    old = path.read_text(encoding="utf-8")
-    new = updated(old)
+    """Writes the files, or with ``--check`` says which are out of date."""
+    readme = ROOT / "README.md"
+    wanted = {readme: updated(readme.read_text(encoding="utf-8")), ROOT / "docs" / "modules.md": modules()}
+    outdated = [
+        path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
     if "--check" in sys.argv[1:]:
-        if new != old:
-            print("README.md is out of date; run: python docs/readme.py", file=sys.stderr)
-        return int(new != old)
-    path.write_text(new, encoding="utf-8")
+        for path in outdated:
+            print(f"{path.name} is out of date; run: python docs/readme.py", file=sys.stderr)
+        return int(bool(outdated))
+    for path in outdated:
+        path.write_text(wanted[path], encoding="utf-8")
     return 0
 
 

@@ -1,0 +1,1 @@
+"""How the embedded model was made: one stage of pre-training a module."""
