@@ -18,7 +18,7 @@ import yaml
 from study.errors import UserError
 from study.runs import PlannedRun, RunKey, Storage
 from study.tracking.mirror import Mirror
-from study.tracking.mlflow_store import MlflowStore, check_tracking, resolve_tracking_uri
+from study.tracking.mlflow_store import MlflowStore
 from study.tracking.record import TrackingRecord
 from study.tracking.run_batches import batches
 from study.tracking.sync import sync
@@ -451,48 +451,6 @@ def test_only_one_process_writes(tmp_path: Path) -> None:
         sync(storage)
     running.release()
     assert sync(storage).left == ()
-
-
-# ------------------------------------------------------------------ the store's address
-
-
-def test_the_order_of_tracking_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = Storage(tmp_path, "uris")
-    assert resolve_tracking_uri(storage) == f"sqlite:////{str(tmp_path)[1:]}/mlflow.db"
-    storage.folder.mkdir()
-    (storage.folder / "study.json").write_text(json.dumps({"spec": {"tracking": {"uri": "http://file:1"}}}))
-    assert resolve_tracking_uri(storage) == "http://file:1"
-    assert resolve_tracking_uri(storage, None, "http://given:1") == "http://given:1"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment:1")
-    assert resolve_tracking_uri(storage) == "http://environment:1"
-    assert resolve_tracking_uri(storage, "http://explicit:1") == "http://explicit:1"
-
-
-@pytest.mark.parametrize(
-    ("uri", "message"),
-    [
-        ("file:///tmp/mlruns", "plain folders"),
-        ("./mlruns", "plain folders"),
-        ("mlruns", "plain folders"),
-        ("sqlite:///mlflow.db", "sqlite:////...mlflow.db"),
-        ("sqlite://", "relative"),
-        ("http://", "host"),
-        ("ftp://me:s3cret@host/x", "plain folders"),
-    ],
-)
-def test_addresses_that_cannot_be_used_are_refused(tmp_path: Path, uri: str, message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        resolve_tracking_uri(Storage(tmp_path, "uris"), uri)
-    assert "s3cret" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
-    started = time.monotonic()
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:9 ") as caught:
-        check_tracking("http://me:s3cret@127.0.0.1:9")
-    assert "s3cret" not in str(caught.value)
-    assert time.monotonic() - started < 20
 
 
 def test_mlflow_is_silent(tmp_path: Path) -> None:
