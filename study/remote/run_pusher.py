@@ -180,12 +180,11 @@ class RunPusher:
                 self._try_push()
             if self._final:
                 self._store.patience = FINAL_PATIENCE_SECONDS
-                outdated = self._push(last=True)
-                self._push_end()
+                self._push(last=True)
+                names = self._push_end()
                 # Only now: until the result is there, whoever goes on needs the checkpoints.
                 self._store.patience = 0
-                if rest := outdated + ([f"{self._attempt}/{SEGMENTS}"] if self._segments else []):
-                    self._remove(rest)
+                self._remove(self._leftovers(names))
             else:
                 self._next_checkpoint = 0.0
                 self._try_push()
@@ -201,12 +200,8 @@ class RunPusher:
         except (StoreError, OSError) as error:  # the next round tries again
             self.trouble = str(error)
 
-    def _push(self, *, last: bool = False) -> list[str]:
-        """Pushes files that are new or have changed, then a segment that names them with the events so far.
-
-        Returns:
-            At the last time, what may be removed as soon as the end is told; before it, that is removed here.
-        """
+    def _push(self, *, last: bool = False) -> None:
+        """Pushes files that are new or have changed, then a segment that names them with the events so far."""
         lines = self._new_lines()
         staged = self._stage(last)
         if staged or lines:
@@ -235,34 +230,47 @@ class RunPusher:
             self._lines += len(lines)
             self._told = dict(self._files)
         self._signatures |= {path: signature for path, (_, signature) in found.items()}
-        if last:
-            return outdated
-        if outdated:
+        if not last:
             self._remove(outdated)
-        if self._obeys:
+        if self._obeys and not last:
             self._store.get_file(f"{self._prefix}/{STOP_FILE}", self._folder / STOP_FILE)
-        return []
+
+    def _leftovers(self, names: set[str]) -> list[str]:
+        """Returns what nobody needs any more when the attempt has told its end: its segments, and other checkpoints
+        than its list names; those of earlier attempts too, even if their upload tore so that nothing names them.
+        """
+        used = {_place(ref.key) for ref in self._files.values()}
+        places = {_place(name) for name in names}
+        return sorted(
+            place
+            for place in places - used
+            if _is_checkpoint(place) or place == f"{self._attempt}/{SEGMENTS}"
+        )
 
     def _remove(self, outdated: list[str]) -> None:
         """Deletes what is no longer needed, unless a newer attempt works on the run: it may go on from any of them.
 
         This one then is stale, such as a worker that was silent for so long that its run was given to another node.
         """
+        if not outdated:
+            return
         with contextlib.suppress(StoreError):  # they are only in the way
             names = relative(self._store.list(self._prefix), self._prefix)
             if newer_attempt(names, self._attempt) is None:
                 for folder in outdated:
                     self._store.delete_under(f"{self._prefix}/{folder}")
 
-    def _push_end(self) -> None:
-        """Ends the attempt at the URL, and the run if it has a result."""
-        newer = newer_attempt(relative(self._store.list(self._prefix), self._prefix), self._attempt)
+    def _push_end(self) -> set[str]:
+        """Ends the attempt at the URL, and the run if it has a result; returns the run's keys before that."""
+        names = relative(self._store.list(self._prefix), self._prefix)
+        newer = newer_attempt(names, self._attempt)
         if newer is not None:
             raise Superseded(f"attempt {newer} works on this run, {self._attempt} gives way")
         own = f"{self._prefix}/{self._attempt}"
         self._store.put(f"{own}/{ALL}", encode(_lines(self._folder), dict(self._files)))
         if (self._folder / RESULT_FILE).exists():
             self._store.put_file(f"{own}/{RESULT_FILE}", self._folder / RESULT_FILE)
+        return names
 
     def _new_lines(self) -> list[str]:
         return _lines(self._folder)[self._lines :]
@@ -302,9 +310,9 @@ class RunPusher:
             outdated = [paths for _, paths in kept]
         for path in (path for paths in outdated for path in paths):
             self._files.pop(path)
-        used = {_place(ref) for ref in self._files.values()}
-        before = {_place(ref) for ref in self._told.values()}
-        return sorted(place for place in before - used if place.partition("/")[2].startswith("c"))
+        used = {_place(ref.key) for ref in self._files.values()}
+        before = {_place(ref.key) for ref in self._told.values()}
+        return sorted(place for place in before - used if _is_checkpoint(place))
 
     def _remember_pulled(self) -> None:
         """What has just been pulled need not be pushed again."""
@@ -344,6 +352,10 @@ def _signature(path: Path) -> tuple[int, int, int]:
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-def _place(ref: FileRef) -> str:
+def _place(key: str) -> str:
     """Attempt and push of a file: ``0001-ab12cd34/c000003``."""
-    return "/".join(ref.key.split("/")[:2])
+    return "/".join(key.split("/")[:2])
+
+
+def _is_checkpoint(place: str) -> bool:
+    return place.partition("/")[2].startswith("c")

@@ -103,6 +103,11 @@ def test_an_interrupted_run_goes_on_elsewhere(
     drive(first, lambda report: report["budget"] > 0.3)
     first.interrupt()
     assert not first.folder.exists()
+    store, prefix = ObjectStore(url), run_prefix("small", NAME)
+    store.put(
+        f"{prefix}/{first.order.attempt}/c999999/checkpoint/step-00000099/tensors", b"an upload that tore"
+    )
+    assert any("/c0" in name for name in store.list(prefix))
     monkeypatch.setenv("STUDY_SCRATCH", str(tmp_path / "another-node"))
     second = Attempt(order(url, 2, "driver01", steps=30))
     assert drive(second)["state"] == "COMPLETE"
@@ -114,6 +119,11 @@ def test_an_interrupted_run_goes_on_elsewhere(
     assert begun[1] >= 9
     assert [event.number for event in events] == list(range(1, len(events) + 1))
     assert [attempt["session"] for attempt in attempts(storage.run_folder(RUN))] == ["driver00", "driver01"]
+    names = relative(store.list(prefix), prefix)
+    ended = read_view(store, prefix, names)
+    assert ended is not None
+    kept = {name for name in names if "/checkpoint/" in name}
+    assert kept <= {ref.key for ref in ended.files.values()}, "checkpoints lie there that nothing names"
 
 
 def test_a_driver_can_follow_a_run(s3: Proxy, tmp_path: Path) -> None:
