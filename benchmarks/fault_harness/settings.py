@@ -19,10 +19,11 @@ from tests.study.s3_server import proxy as s3_proxy
 
 # Faults into one study, and how often each kind comes in a round: some settings cost more than their faults.
 MOST_AT_ONCE = {
-    "local": 12, "full": 1, "served": 8, "nodes": 3, "spot": 4, "silent": 3, "team": 4, "team_spot": 3, "url": 7,
+    "local": 12, "full": 1, "served": 8, "nodes": 3, "spot": 4, "silent": 3, "team": 4, "team_spot": 3, "team_url": 3,
+    "url": 7,
 }  # fmt: skip
 TIMES = {"served": 2, "nodes": 3, "spot": 4, "team_spot": 3}
-TEAMS = ("team", "team_spot")  # where several workers train each run
+TEAMS = ("team", "team_spot", "team_url")  # where several workers train each run
 FULL_BYTES = 340 * 2**20  # of the file system that gets full; a launch wants 256 MiB
 
 _running: dict[str, Any] = {}
@@ -156,4 +157,5 @@ _MAKERS: dict[str, Callable[[Path, Path], AbstractContextManager[dict[str, Any]]
     "silent": _silent,
     "team": _team,
     "team_spot": _team_spot,
+    "team_url": _url,
 }

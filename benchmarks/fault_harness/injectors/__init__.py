@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, Injector]] = {
     "silent": _by_name(frozen.node_paused, frozen.node_frozen, frozen.node_lease_lost),
     "team_spot": _by_name(teams.team_node_drained),
     "team": _by_name(teams.follower_kill, teams.leader_kill, teams.team_manager_kill, teams.team_driver_kill),
+    "team_url": _by_name(teams.team_machine_lost, teams.team_store_error, teams.team_lost_at_url),
     "url": _by_name(
         store.store_error, store.store_slow, store.store_hang, store.machine_lost, store.corrupt_ledger_copy,
         store.corrupt_stored_checkpoint,

@@ -6,10 +6,12 @@ from typing import Any
 
 import psutil
 
+from benchmarks.fault_harness.at_url import note_floors
 from benchmarks.fault_harness.driving import Driven, Hung
 from benchmarks.fault_harness.injectors.common import Recovered, kill, one_run, processes_of
 from benchmarks.fault_harness.injectors.nodes import drain
 from benchmarks.fault_harness.injectors.processes import worker_kill
+from benchmarks.fault_harness.injectors.store import machine_lost, store_error
 
 
 def follower_kill(driven: Driven) -> Recovered:
@@ -51,6 +53,25 @@ def team_node_drained(driven: Driven) -> Recovered:
     name = one_run(driven)
     hosts = [node for node in driven.cluster.worker_nodes() if _hosts_a_member(node)]
     return drain(driven, driven.rng.choice(hosts), lambda: [name]) if hosts else driven.goes_on()
+
+
+def team_lost_at_url(driven: Driven) -> Recovered:
+    """SIGKILL of all workers of a run whose records lie at a URL: what they had not copied there is gone."""
+    again = driven.is_tried_again(*driven.halfway())
+    note_floors(driven)
+    for member in _members(driven):
+        kill(member.pid)
+    return again
+
+
+def team_machine_lost(driven: Driven) -> Recovered:
+    """SIGKILL of everything in the middle of such a run, and the disk is gone: another machine goes on."""
+    return machine_lost(driven)
+
+
+def team_store_error(driven: Driven) -> Recovered:
+    """The store of such a run answers 500 or 503 for some seconds."""
+    return store_error(driven)
 
 
 def _members(driven: Driven) -> list[psutil.Process]:
