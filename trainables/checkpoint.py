@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,18 +88,28 @@ def load_latest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def split_state(state: dict[str, Any], prefix: str) -> tuple[dict[str, torch.Tensor], Any]:
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns a copy of a tensor in the CPU's memory."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def split_state(
+    state: dict[str, Any], prefix: str, take: Callable[[torch.Tensor], torch.Tensor] = to_host
+) -> tuple[dict[str, torch.Tensor], Any]:
     """Parts a nested state dictionary into named tensors and JSON, which refers to them by name.
 
     Tuples become lists and keys become strings; `join_state` gives integers back where all keys of a level
     are digits.
+
+    Args:
+        take: Makes the copy that is kept of a tensor.
     """
     tensors: dict[str, torch.Tensor] = {}
 
     def visit(value: Any, path: str) -> Any:
         if isinstance(value, torch.Tensor):
             # Clones, because safetensors refuses tensors that share memory.
-            tensors[path] = value.detach().to("cpu", copy=True)
+            tensors[path] = take(value)
             return {"tensor": path}
         if isinstance(value, dict):
             return {"items": {str(key): visit(item, f"{path}.{key}") for key, item in value.items()}}

@@ -13,8 +13,9 @@ from trainables.loop import train_with_leader
 from trainables.meter import Meter
 from trainables.outcomes import describe
 from trainables.resident import Resident
-from trainables.setup import build_trainer, choose_device, spread
-from trainables.team import Dismissed, Team
+from trainables.setup import build_trainer, choose_device, shard, spread
+from trainables.sharding import unpark
+from trainables.team import Dismissed, Take, Team
 
 
 def follow(config: RunConfig, resident: Resident, team: Team) -> None:
@@ -42,6 +43,8 @@ def follow(config: RunConfig, resident: Resident, team: Team) -> None:
         failure = describe(error)
     finally:
         if backbone is not None:
+            if team.sharded:
+                unpark(backbone)
             method.detach(backbone)
             backbone.restore()
         answered = failure is None or team.answer_for(failure)
@@ -50,16 +53,22 @@ def follow(config: RunConfig, resident: Resident, team: Team) -> None:
         raise RuntimeError(str(failure))
 
 
-def share_checkpoint(team: Team, checkpoint: Checkpoint | None) -> Checkpoint | None:
-    """Returns the leader's checkpoint, or None where there is none, in every process."""
+def share_checkpoint(team: Team, checkpoint: Checkpoint | None, take: Take) -> Checkpoint | None:
+    """Returns the leader's checkpoint, or None where there is none, in every process.
+
+    Args:
+        take: Says what a process keeps of each tensor (`trainables.loop.Trainer.own_part`).
+    """
     known = None if checkpoint is None else (checkpoint.step, checkpoint.state)
-    tensors, known = team.share(None if checkpoint is None else checkpoint.tensors, known)
+    tensors, known = team.share(None if checkpoint is None else checkpoint.tensors, known, take)
     return None if known is None else Checkpoint(known[0], tensors, known[1])
 
 
 def _train(config: RunConfig, backbone: Backbone, team: Team) -> None:
     trainer, meter = build_trainer(config, backbone, None, None, team), Meter(backbone.device, 1)
-    checkpoint = share_checkpoint(team, None)
+    if team.sharded:
+        shard(trainer)
+    checkpoint = share_checkpoint(team, None, trainer.own_part)
     if checkpoint is not None:
         trainer.restore(checkpoint, meter)
     spread(trainer)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from trainables.checkpoint import Checkpoint, join_state, save_checkpoint, split_state
 from trainables.config import TrainingConfig
@@ -25,10 +26,13 @@ from trainables.families import Backbone
 from trainables.meter import Meter
 from trainables.objective import add_noise, diffusion_loss, min_snr_weights, target_of
 from trainables.randomness import Streams, draw_seed
+from trainables.sharding import Shards, like_part
 from trainables.team import Team
 
 _REPORTS = 20  # progress events in a run, at least
 _LONGEST_STRETCH = 10  # steps between two looks at the loss, at most
+_CHECKPOINT, _WEIGHTS = "checkpoint", "weights"  # what a leader that shares its model tells, beside numbers of steps
+_OF_PARAMETERS = ("weights.", "optimizer.", "average.")  # tensors of a checkpoint
 
 
 @dataclass(eq=False)
@@ -36,13 +40,15 @@ class Trainer:
     """Everything that a step needs and a checkpoint holds.
 
     Attributes:
+        backbone: The model that trains; if the team shares it, the copy of which it does.
         parameters: What trains, by name, in the optimizer's order.
         modules: The modules that hold them.
         optimizer: Wrapped by accelerate.
         schedule: Of the learning rate; steps once an optimizer step, overflow or not.
         average: diffusers' EMAModel of `parameters`, or None.
         team: The processes that train together.
-        shared_loss: `SharedLoss` prepared by accelerate, in a team of several processes.
+        shared_loss: `SharedLoss` prepared by accelerate or `shards`, in a team of several processes.
+        shards: What a team shares that does not hold the whole model in each process, or None.
         step: Optimizer steps done.
     """
 
@@ -59,13 +65,21 @@ class Trainer:
     streams: Streams
     team: Team = field(default_factory=Team)
     shared_loss: Any = None
+    shards: Shards | None = None
     step: int = 0
 
     def checkpoint(self, meter: Meter) -> Checkpoint:
-        """Returns the whole resume state."""
-        tensors = {
-            f"weights.{name}": value.detach().to("cpu", copy=True) for name, value in self.parameters.items()
-        }
+        """Returns the whole resume state.
+
+        A team that shares its model does so together; then the leader's alone is whole.
+        """
+        if self.shards is not None and self.team.leads:
+            self.team.tell(_CHECKPOINT)
+        with self.team.together():
+            return self._checkpoint(meter)
+
+    def _checkpoint(self, meter: Meter) -> Checkpoint:
+        tensors = {f"weights.{name}": self._to_host(value) for name, value in self.parameters.items()}
         tensors |= {f"streams.{name}": value for name, value in self.streams.state_dict().items()}
         tensors |= {f"batches.{name}": value for name, value in self.batches.state_dict().items()}
         content: dict[str, Any] = {
@@ -78,16 +92,36 @@ class Trainer:
         if self.accelerator.scaler is not None:
             states["scaler"] = self.accelerator.scaler.state_dict()
         for name, state in states.items():
-            more, content[name] = split_state(state, name)
+            more, content[name] = split_state(state, name, self._to_host)
             tensors |= more
         return Checkpoint(self.step, tensors, content)
 
+    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns a copy of a tensor, put together if it is shared, in the leader's memory."""
+        whole = tensor.detach() if self.shards is None else self.shards.together(tensor.detach())
+        return whole.to("cpu", copy=True) if self.team.leads else torch.empty(0)
+
+    def own_part(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns what this process needs of a tensor of a checkpoint."""
+        if self.shards is None or not tensor.dim() or not name.startswith(_OF_PARAMETERS):
+            return tensor
+        return self.shards.part(tensor)
+
+    def show_whole(self) -> None:
+        """Puts the weights, or their moving average, into the leader's ordinary model; the team does so together."""
+        assert self.shards is not None
+        if self.team.leads:
+            self.team.tell(_WEIGHTS)
+        weights = self.parameters.values() if self.average is None else self.average.shadow_params
+        with self.team.together():
+            self.shards.fill(dict(zip(self.parameters, weights, strict=True)))
+
     def restore(self, checkpoint: Checkpoint, meter: Meter) -> None:
-        """Goes on from a checkpoint of the same configuration."""
+        """Goes on from a checkpoint of the same configuration, of which `own_part` has been taken."""
         tensors, content = checkpoint.tensors, checkpoint.state
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"weights.{name}"])
+                parameter.copy_(_like(parameter, tensors[f"weights.{name}"]))
         self.streams.load_state_dict(_with_prefix(tensors, "streams."))
         self.batches.load_state_dict(_with_prefix(tensors, "batches."))
         optimizer = join_state(tensors, content["optimizer"])
@@ -143,7 +177,7 @@ def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
                 loss = batch_loss(trainer, batch) if shared is None else shared(batch)
             accelerator.backward(loss)
             total += loss.detach()
-    norm = accelerator.clip_grad_norm_(trainer.parameters.values(), config.max_grad_norm)
+    norm = _clip_gradients(trainer)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.schedule.step()
@@ -151,6 +185,16 @@ def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
         trainer.average.step(trainer.parameters.values())
     trainer.step += 1
     return total / config.gradient_accumulation_steps, norm
+
+
+def _clip_gradients(trainer: Trainer) -> torch.Tensor:
+    """Returns the gradients' norm before clipping."""
+    parameters, largest = trainer.parameters.values(), trainer.config.max_grad_norm
+    if trainer.shards is None:
+        norm: torch.Tensor = trainer.accelerator.clip_grad_norm_(parameters, largest)
+        return norm
+    trainer.accelerator.unscale_gradients()
+    return trainer.shards.clip_gradients(parameters, largest)
 
 
 def batch_loss(trainer: Trainer, batch: Batch) -> torch.Tensor:
@@ -216,13 +260,19 @@ def train(
 
 
 def train_with_leader(trainer: Trainer, meter: Meter) -> None:
-    """Trains as many steps as the leader of the team tells, again and again.
+    """Does what the leader of the team tells, again and again: trains so many steps, or hands its parts over.
 
     Raises:
         Dismissed: The leader has ended the run.
     """
     while True:
-        _train_steps(trainer, meter, trainer.team.tell())
+        task = trainer.team.tell()
+        if task == _CHECKPOINT:
+            trainer.checkpoint(meter)
+        elif task == _WEIGHTS:
+            trainer.show_whole()
+        else:
+            _train_steps(trainer, meter, task)
 
 
 def _train_steps(trainer: Trainer, meter: Meter, steps: int) -> tuple[float, float]:
@@ -273,12 +323,15 @@ def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
 
 def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Returns a value in its parameter's memory layout: fused optimizers pair them by address."""
+    if isinstance(parameter, DTensor):
+        return like_part(parameter, value)
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _take_layout(optimizer: dict[str, Any], parameters: list[nn.Parameter]) -> None:
     for index, state in optimizer["state"].items():
         parameter = parameters[index]
+        shape = (parameter.to_local() if isinstance(parameter, DTensor) else parameter).shape
         for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+            if isinstance(value, torch.Tensor) and value.shape == shape:
                 state[name] = _like(parameter, value)

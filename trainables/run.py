@@ -34,7 +34,8 @@ from trainables.loop import Trainer, train
 from trainables.meter import Meter, folder_bytes
 from trainables.outcomes import describe, outcome
 from trainables.resident import Resident
-from trainables.setup import build_trainer, choose_device, count_step_flops, spread
+from trainables.setup import build_trainer, choose_device, count_step_flops, shard, spread
+from trainables.sharding import unpark
 from trainables.subjects import Subject, resolve_subject
 from trainables.team import Team
 
@@ -210,11 +211,13 @@ class _Attempt:
 
     def give_back(self) -> None:
         """Makes the resident model the base model again, whatever has happened."""
-        if self.backbone is not None:
-            self.method.detach(self.backbone)
-            self.backbone.restore()
         self._last_step = self.step
         self.trainer = self.evaluator = None
+        if self.backbone is not None:
+            if self.team.sharded:
+                unpark(self.backbone)
+            self.method.detach(self.backbone)
+            self.backbone.restore()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -231,7 +234,12 @@ class _Attempt:
             return
         self.trainer = build_trainer(self.config, self.backbone, subject, cache, self.team)
         self.facts["trainable_parameters"] = sum(value.numel() for value in self.trainer.parameters.values())
-        checkpoint, self.checkpoint = share_checkpoint(self.team, self.checkpoint), None
+        if self.team.sharded:
+            if self.checkpoint is None:  # while the model is whole
+                self.meter.flops_per_step = count_step_flops(self.trainer)
+            shard(self.trainer)
+        take = self.trainer.own_part
+        checkpoint, self.checkpoint = share_checkpoint(self.team, self.checkpoint, take), None
         if checkpoint is not None:
             self.trainer.restore(checkpoint, self.meter)
         if not self.meter.flops_per_step:
@@ -276,7 +284,14 @@ class _Attempt:
 
 @contextmanager
 def _averaged(trainer: Trainer | None) -> Iterator[None]:
-    """Puts the moving average in the place of the weights, where there is one."""
+    """Puts the moving average in the place of the weights, where there is one; a shared model is put together."""
+    if trainer is not None and trainer.shards is not None:
+        trainer.show_whole()
+        try:
+            yield
+        finally:
+            trainer.shards.park()
+        return
     if trainer is None or trainer.average is None:
         yield
         return

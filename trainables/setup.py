@@ -20,8 +20,9 @@ from trainables.meter import count_flops
 from trainables.optim import build_optimizer, build_schedule
 from trainables.randomness import Streams, stream_seed
 from trainables.sampling import generate
+from trainables.sharding import Shards
 from trainables.subjects import Subject
-from trainables.team import Team
+from trainables.team import ProcessTeam, Team
 
 _CLASS_IMAGES_AT_ONCE = 16  # a cache entry each, so that asking for more reuses those that are there
 _LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -68,24 +69,13 @@ def build_trainer(
         if not texts.are_tokens:
             dtype = _LOW_PRECISION[training.mixed_precision]
             texts = Texts(texts.captions, {name: rows.to(dtype) for name, rows in texts.rows.items()}, False)
-    modules = [backbone.modules[group["name"]] for group in groups]
-    for module in modules:
+    for group in groups:
+        module = backbone.modules[group["name"]]
         module.train()
         if training.gradient_checkpointing:
             enable_gradient_checkpointing(module)
-    accelerator = _accelerator(training, backbone.device)
-    optimizer = build_optimizer(groups, training)
-    schedule = build_schedule(optimizer, training)
-    parameters = _named(backbone, groups)
     return Trainer(
         config=training,
-        backbone=backbone,
-        accelerator=accelerator,
-        parameters=parameters,
-        modules=modules,
-        optimizer=accelerator.prepare_optimizer(optimizer, device_placement=False),
-        schedule=schedule,
-        average=_average(training, parameters) if team.leads else None,
         batches=Batches(
             examples,
             priors,
@@ -99,7 +89,54 @@ def build_trainer(
         texts=texts,
         streams=streams,
         team=team,
+        **_what_trains(training, backbone, groups, averages=team.leads and not team.sharded),
     )
+
+
+def _what_trains(
+    training: TrainingConfig, backbone: Backbone, groups: list[dict[str, Any]], *, averages: bool
+) -> dict[str, Any]:
+    """Returns those attributes of a `Trainer` that depend on the parameters, as arguments for it."""
+    accelerator = _accelerator(training, backbone.device)
+    optimizer = build_optimizer(groups, training)
+    schedule = build_schedule(optimizer, training)
+    parameters = _named(backbone, groups)
+    return {
+        "backbone": backbone,
+        "modules": [backbone.modules[group["name"]] for group in groups],
+        "accelerator": accelerator,
+        "parameters": parameters,
+        "optimizer": accelerator.prepare_optimizer(optimizer, device_placement=False),
+        "schedule": schedule,
+        "average": _average(training, parameters) if averages else None,
+    }
+
+
+def shard(trainer: Trainer) -> None:
+    """Lets the processes of a team share the model (FSDP): each holds a part of weights, gradients and optimizer.
+
+    For a trainer that has done no step and was not restored; `restore` comes after it.
+    """
+    assert isinstance(trainer.team, ProcessTeam)
+    whole, texts = trainer.backbone, trainer.texts
+    trained = [str(group["name"]) for group in trainer.optimizer.param_groups]
+    read = [part for part in whole.family.text_parts if part in whole.modules] if texts.are_tokens else []
+    parts = list(dict.fromkeys([whole.family.modules[0], *trained, *read]))
+    shards = Shards(whole, parts, trainer.team)
+    copied = dict(zip(_named_all(whole), _named_all(shards.backbone).values(), strict=True))
+    names = {id(parameter): name for name, parameter in trainer.parameters.items()}
+    groups = [
+        {
+            "name": group["name"],
+            "params": [copied[names[id(parameter)]] for parameter in group["params"]],
+            "lr": group["initial_lr"],
+        }
+        for group in trainer.optimizer.param_groups
+    ]
+    vars(trainer).update(_what_trains(trainer.config, shards.backbone, groups, averages=True))
+    trainer.modules = [shards.backbone.modules[part] for part in parts]
+    trainer.shared_loss = shards.share(SharedLoss(trainer))
+    trainer.shards = shards
 
 
 def spread(trainer: Trainer) -> None:
@@ -107,7 +144,7 @@ def spread(trainer: Trainer) -> None:
 
     The leader's weights become those of all.
     """
-    if trainer.team.size == 1:
+    if trainer.team.size == 1 or trainer.shards is not None:
         return
     from accelerate.utils import DistributedDataParallelKwargs
 
@@ -137,6 +174,21 @@ def _without_traces(trainer: Trainer) -> Iterator[None]:
     trainer.optimizer.optimizer.zero_grad(set_to_none=True)
 
 
+@contextmanager
+def _without_gradients(trainer: Trainer) -> Iterator[None]:
+    """Lets every gradient be dropped as soon as it is there: all of them at once may not fit."""
+
+    def drop(parameter: torch.Tensor) -> None:
+        parameter.grad = None
+
+    hooks = [value.register_post_accumulate_grad_hook(drop) for value in trainer.parameters.values()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def count_step_flops(trainer: Trainer) -> int:
     """Returns the floating-point operations of one optimizer step, counted on a smaller one that is thrown
     away.
@@ -159,7 +211,7 @@ def count_step_flops(trainer: Trainer) -> int:
             encoded = trainer.backbone.family.encode(trainer.backbone, first)
         torch.stack([rows.float().sum() for rows in encoded.values()]).sum().backward()
 
-    with _without_traces(trainer):
+    with _without_traces(trainer), _without_gradients(trainer):
         flops = count_flops(whole)
         caption = count_flops(one_caption) if texts.are_tokens else 0
     distinct = len(texts.captions)
@@ -273,12 +325,16 @@ def _examples(
 
 def _named(backbone: Backbone, groups: list[dict[str, Any]]) -> dict[str, torch.nn.Parameter]:
     """Returns what trains by name, in the order of the optimizer's groups."""
-    names = {
-        id(parameter): f"{part}.{name}"
+    names = {id(parameter): name for name, parameter in _named_all(backbone).items()}
+    return {names[id(parameter)]: parameter for group in groups for parameter in group["params"]}
+
+
+def _named_all(backbone: Backbone) -> dict[str, torch.nn.Parameter]:
+    return {
+        f"{part}.{name}": parameter
         for part, module in backbone.modules.items()
         for name, parameter in module.named_parameters()
     }
-    return {names[id(parameter)]: parameter for group in groups for parameter in group["params"]}
 
 
 def _accelerator(training: TrainingConfig, device: torch.device) -> Any:

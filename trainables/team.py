@@ -17,7 +17,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from torch.distributed.distributed_c10d import _abort_process_group, _get_default_store
 
 Tensors = dict[str, torch.Tensor]
+Take = Callable[[str, torch.Tensor], torch.Tensor]
 
 _LONGEST_WAIT = timedelta(days=1)  # of followers, for the leader to evaluate, or to make class images
 _LOOK_SECONDS = 0.5  # between two looks into the store
@@ -53,11 +54,14 @@ class Team:
         rank: Of this process; the leader's is 0.
         size: Number of processes.
         local_rank: Number of this process among those of its machine, and of its GPU among theirs.
+        sharded: Whether the model's weights, gradients and optimizer state are dealt out to the processes (FSDP)
+            instead of being held by each (DDP).
     """
 
     rank = 0
     size = 1
     local_rank = 0
+    sharded = False
 
     @property
     def leads(self) -> bool:
@@ -72,8 +76,14 @@ class Team:
         """
         return message
 
-    def share(self, tensors: Tensors | None = None, message: Any = None) -> tuple[Tensors, Any]:
-        """Sends named tensors of the leader, with a message, to all; they arrive on the CPU."""
+    def share(
+        self, tensors: Tensors | None = None, message: Any = None, take: Take | None = None
+    ) -> tuple[Tensors, Any]:
+        """Sends named tensors of the leader, with a message, to all; they arrive on the CPU.
+
+        Args:
+            take: Called with each name and tensor, when it is there, says what a process keeps of it.
+        """
         return tensors or {}, message
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -115,9 +125,10 @@ class Team:
 class ProcessTeam(Team):
     """The processes of torch's default process group."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sharded: bool = False) -> None:
         import torch.distributed as dist
 
+        self.sharded = sharded
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self._dist = dist
@@ -137,7 +148,9 @@ class ProcessTeam(Team):
             raise Dismissed
         return content[0]
 
-    def share(self, tensors: Tensors | None = None, message: Any = None) -> tuple[Tensors, Any]:
+    def share(
+        self, tensors: Tensors | None = None, message: Any = None, take: Take | None = None
+    ) -> tuple[Tensors, Any]:
         """See `Team`."""
         mine = {name: value.detach().cpu().contiguous() for name, value in (tensors or {}).items()}
         shapes = {name: (str(value.dtype), list(value.shape)) for name, value in mine.items()}
@@ -148,6 +161,8 @@ class ProcessTeam(Team):
                     mine[name] = torch.empty(shape, dtype=getattr(torch, kind.removeprefix("torch.")))
                 if mine[name].numel():
                     self._dist.broadcast(mine[name], src=0, group=self._waiting)
+                if take is not None:
+                    mine[name] = take(name, mine[name])
         return mine, message
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -172,6 +187,24 @@ class ProcessTeam(Team):
         """Adds up a bucket of DDP's gradients over the members: a hook of its communication."""
         work = self._dist.all_reduce(bucket.buffer(), group=self._gradients, async_op=True)
         return work.get_future().then(lambda done: done.value()[0])
+
+    def mesh(self, device_type: str) -> Any:
+        """Returns the processes as torch's FSDP wants them; what they exchange does not go that way."""
+        from torch.distributed.device_mesh import DeviceMesh
+
+        return DeviceMesh.from_group(self._dist.group.WORLD, device_type)
+
+    def collect(self, whole: torch.Tensor, part: torch.Tensor) -> None:
+        """Fills a tensor with the members' parts, on their devices, in the order of the members."""
+        self._dist.all_gather_into_tensor(whole, part, group=self._gradients)
+
+    def deal_out(self, part: torch.Tensor, whole: torch.Tensor) -> None:
+        """Fills a tensor with this member's part of the sum of the members' tensors, on their devices."""
+        self._dist.reduce_scatter_tensor(part, whole, group=self._gradients)
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Replaces a tensor by the sum of the members' tensors, on their devices."""
+        self._dist.all_reduce(tensor, group=self._gradients)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -245,9 +278,13 @@ def _another_client(store: Any) -> Any:
     return store.clone()
 
 
-def surrounding_team() -> Team:
-    """Returns the team that this process belongs to: that of torch's process group, or itself alone."""
+def surrounding_team(*, sharded: bool = False) -> Team:
+    """Returns the team that this process belongs to: that of torch's process group, or itself alone.
+
+    Args:
+        sharded: Of several processes; see `Team`.
+    """
     import torch.distributed as dist
 
     grouped = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return ProcessTeam() if grouped else Team()
+    return ProcessTeam(sharded=sharded) if grouped else Team()

@@ -1,7 +1,7 @@
 """One process of a team, for tests: ``python -m tests.trainables.team_member JOBS.json RANK``.
 
 Each job is a run: {"config": a RunConfig, "size": processes of its team, "port": of their store, "break":
-None, or what goes wrong: [rank, step, "error" | "kill" | "nan"]}. The process does its part of every job, one
+None, or what goes wrong: [rank, step, "error" | "kill" | "nan"], "sharded": whether they share the model}. The process does its part of every job, one
 after the other, as a warm process would, and writes how each ended to ``JOBS.<rank>.json``.
 """
 
@@ -42,7 +42,7 @@ def _do(job: dict[str, Any], rank: int, resident: Resident) -> str:
     original = loop.batch_loss
     loop.batch_loss = _breaking(job["break"], rank) if job["break"] else original
     try:
-        events = list(execute(RunConfig.model_validate(job["config"]), resident, surrounding_team()))
+        events = list(execute(RunConfig.model_validate(job["config"]), resident, surrounding_team(sharded=job["sharded"])))
         return f"{len(events)} events"
     except (Exception, TeamLost) as error:
         return f"{type(error).__name__}: {error}"

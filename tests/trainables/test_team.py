@@ -44,12 +44,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def job(config: RunConfig, size: int, breaking: Sequence[Any] | None = None) -> dict[str, Any]:
+def job(
+    config: RunConfig, size: int, breaking: Sequence[Any] | None = None, *, sharded: bool = False
+) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json"),
         "size": size,
         "port": free_port(),
         "break": breaking,
+        "sharded": sharded,
     }
 
 
