@@ -56,6 +56,7 @@ class Order:
         cpus: Of each worker; also the number of torch's threads.
         gpus: Of each worker.
         workers: Processes that train the run together.
+        sharded: Whether they share one model (FSDP) instead of holding it each (DDP).
         study: The study's name.
         attempt: Names this attempt among all at the run, over all launches.
         url: Of the storage, if it is one; the run's folder is then one of the driver's working copy.
@@ -74,6 +75,7 @@ class Order:
     cpus: float
     gpus: float
     workers: int = 1
+    sharded: bool = False
     study: str = ""
     attempt: str = ""
     url: str = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -333,11 +333,7 @@ def _workers(sections: Sections) -> Iterator[Problem]:
     for arm_name, arm in (sections.arms or {}).items():
         if arm.method == BASE:
             continue
-        try:
-            dimension = arm_space(arm, training, budget, model).parameters.get(name)
-        except ValidationError:
-            continue
-        values = dimension.probes() if dimension is not None else [_fixed(name, arm, training, budget)]
+        values = _values(name, arm, training, budget, model)
         least[arm_name] = min((value for value in values if isinstance(value, int | float)), default=workers)
     smallest = min(least, key=lambda arm_name: least[arm_name], default=None)
     if smallest is not None and least[smallest] < workers:
@@ -350,8 +346,34 @@ def _workers(sections: Sections) -> Iterator[Problem]:
         )
 
 
-def _fixed(name: str, arm: Arm, training: Mapping[str, Any], budget: Budget) -> Any:
-    return merged_training(training, budget, arm.fixed, {}).get(name, method_defaults(arm.method).get(name))
+def _strategy(sections: Sections) -> Iterator[Problem]:
+    """What is dealt out must be computed part by part: Adam's steps are, other optimizers' are not."""
+    if sections.resources is None or not sections.resources.sharded:
+        return
+    training, budget = sections.training or {}, sections.budget or Budget()
+    for arm_name, arm in (sections.arms or {}).items():
+        if arm.method == BASE:
+            continue
+        values = _values("optimizer", arm, training, budget, sections.model or ModelConfig())
+        for value in sorted({str(value) for value in values if value != "adamw"}):
+            yield (
+                ("resources", "parallel_strategy"),
+                f"is fsdp, which trains with adamw, but arm {arm_name!r} has optimizer: {value}; take adamw, whose "
+                "state is dealt out to the workers, or parallel_strategy: ddp",
+            )
+
+
+def _values(
+    name: str, arm: Arm, training: Mapping[str, Any], budget: Budget, model: ModelConfig
+) -> Sequence[Any]:
+    """Returns the values that a training field may have in an arm, or their ends; none if its space is not sound."""
+    try:
+        dimension = arm_space(arm, training, budget, model).parameters.get(name)
+    except ValidationError:
+        return []
+    if dimension is not None:
+        return list(dimension.probes())
+    return [merged_training(training, budget, arm.fixed, {}).get(name, method_defaults(arm.method).get(name))]
 
 
 RULES: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
@@ -363,6 +385,7 @@ RULES: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     _duplicate_arms,
     _grid,
     _workers,
+    _strategy,
 )
 
 

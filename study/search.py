@@ -196,6 +196,7 @@ class Dispatcher:
             gpus=float(self._resources.worker_gpus),
             report_seconds=report_seconds(self.max_concurrent),
             workers=self._resources.num_workers if planned.config.method != BASE else 1,
+            sharded=self._resources.sharded,
             study=self._study,
             attempt=attempt_name(planned.attempt, self.session),
             url=self._url,

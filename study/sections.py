@@ -212,6 +212,8 @@ class Resources(Frozen):
         num_workers: Processes that train one run together, each on its slice of every batch.
         cpus_per_worker: Of each of them; None: 1.
         gpus_per_worker: 0 or 1; None: 0.
+        parallel_strategy: How they hold the model: each the whole of it (``ddp``), or each a part of its weights,
+            gradients and optimizer state (``fsdp``).
         max_concurrent_runs: None: as many as the cluster's CPUs and GPUs hold.
         max_attempts: How often a run that crashes is started.
     """
@@ -221,6 +223,7 @@ class Resources(Frozen):
     num_workers: int = Field(default=1, ge=1)
     cpus_per_worker: int | None = Field(default=None, ge=1)
     gpus_per_worker: int | None = Field(default=None, ge=0)
+    parallel_strategy: Literal["ddp", "fsdp"] = "ddp"
     max_concurrent_runs: int | None = Field(default=None, ge=1)
     max_attempts: int = Field(default=3, ge=1)
 
@@ -254,9 +257,22 @@ class Resources(Frozen):
                     "for more GPUs take more workers (num_workers)",
                 )
             )
+        if self.sharded and self.num_workers == 1:
+            problems.append(
+                (
+                    ("parallel_strategy",),
+                    "fsdp deals the model out to the workers of a run, but num_workers is 1; take at least 2 "
+                    "workers, or remove it",
+                )
+            )
         if problems:
             raise RuleError(problems)
         return self
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the workers of a run share one model."""
+        return self.parallel_strategy == "fsdp"
 
     @property
     def worker_cpus(self) -> int:

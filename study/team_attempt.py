@@ -160,7 +160,7 @@ def train_member(job: dict[str, Any]) -> None:
     os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
     order = Order(**job["order"])
     resident = load_object(order.resident)() if order.resident else None
-    team = surrounding_team()
+    team = surrounding_team(sharded=order.sharded)
     if team.leads:
         try:
             _lead(order, resident, team, job["owner"])

@@ -20,7 +20,7 @@ RUN_FILE = "run.json"
 WEIGHTS = "weights"
 
 Kind = Literal[
-    "started",  # data: attempt, resumed_step, host, pid, num_workers, device, device_name, versions
+    "started",  # data: attempt, resumed_step, host, pid, num_workers, parallel_strategy, device, device_name, versions
     "phase",  # data: name (prepare | train | evaluate | save): what the run does now
     "progress",  # step; data: loss, learning_rate, gradient_norm, steps_per_second
     "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool

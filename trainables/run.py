@@ -150,6 +150,7 @@ class _Attempt:
             host=socket.gethostname(),
             pid=os.getpid(),
             num_workers=self.team.size,
+            parallel_strategy=_strategy(self.team),
             device=self.device.type,
             device_name=torch.cuda.get_device_name(self.device)
             if self.device.type == "cuda"
@@ -280,6 +281,13 @@ class _Attempt:
         os.replace(partial, target)
         self.facts["artifact_bytes"] = folder_bytes(target)
         return self.facts["artifact_bytes"]
+
+
+def _strategy(team: Team) -> str | None:
+    """How the processes of a team hold the model; None for one that is alone."""
+    if team.size == 1:
+        return None
+    return "fsdp" if team.sharded else "ddp"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from trainables.meter import count_flops
 from trainables.optim import build_optimizer, build_schedule
 from trainables.randomness import Streams, stream_seed
 from trainables.sampling import generate
-from trainables.sharding import Shards
+from trainables.sharding import Shards, parameters_of
 from trainables.subjects import Subject
 from trainables.team import ProcessTeam, Team
 
@@ -123,12 +123,12 @@ def shard(trainer: Trainer) -> None:
     read = [part for part in whole.family.text_parts if part in whole.modules] if texts.are_tokens else []
     parts = list(dict.fromkeys([whole.family.modules[0], *trained, *read]))
     shards = Shards(whole, parts, trainer.team)
-    copied = dict(zip(_named_all(whole), _named_all(shards.backbone).values(), strict=True))
+    copies = parameters_of(shards.backbone)
     names = {id(parameter): name for name, parameter in trainer.parameters.items()}
     groups = [
         {
             "name": group["name"],
-            "params": [copied[names[id(parameter)]] for parameter in group["params"]],
+            "params": [copies[names[id(parameter)]] for parameter in group["params"]],
             "lr": group["initial_lr"],
         }
         for group in trainer.optimizer.param_groups
@@ -325,16 +325,8 @@ def _examples(
 
 def _named(backbone: Backbone, groups: list[dict[str, Any]]) -> dict[str, torch.nn.Parameter]:
     """Returns what trains by name, in the order of the optimizer's groups."""
-    names = {id(parameter): name for name, parameter in _named_all(backbone).items()}
+    names = {id(parameter): name for name, parameter in parameters_of(backbone).items()}
     return {names[id(parameter)]: parameter for group in groups for parameter in group["params"]}
-
-
-def _named_all(backbone: Backbone) -> dict[str, torch.nn.Parameter]:
-    return {
-        f"{part}.{name}": parameter
-        for part, module in backbone.modules.items()
-        for name, parameter in module.named_parameters()
-    }
 
 
 def _accelerator(training: TrainingConfig, device: torch.device) -> Any:

@@ -89,11 +89,7 @@ class Shards:
         """
         if self._team.leads:
             unpark(self._whole)
-        parameters = {
-            f"{part}.{name}": parameter
-            for part, module in self._whole.modules.items()
-            for name, parameter in module.named_parameters()
-        }
+        parameters = parameters_of(self._whole)
         for name, value in values.items():
             whole = self.together(value)
             if self._team.leads:
@@ -105,6 +101,15 @@ class Shards:
             module.to("cpu")
         if self._whole.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def parameters_of(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """Returns all parameters of a model by part and name; those of its shared copy bear the same names."""
+    return {
+        f"{part}.{name}": parameter
+        for part, module in backbone.modules.items()
+        for name, parameter in module.named_parameters()
+    }
 
 
 def unpark(backbone: Backbone) -> None:
@@ -143,13 +148,25 @@ def _shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     A unit is put together for its own forward and backward pass, then dropped.
     """
     units = set(getattr(module, "_no_split_modules", None) or ())
+    if any(not value.is_contiguous() for value in module.parameters() if value.dim() == 4):
+        module.register_forward_pre_hook(_channels_last)
     for unit in reversed(list(module.modules())):  # what is inside comes first
         if type(unit).__name__ in units or unit is module:
             for value in unit.parameters():
                 if not isinstance(value, DTensor):
-                    value.data = value.data.contiguous()  # others are refused
+                    value.data = value.data.contiguous()  # torch deals out no others
             fully_shard(unit, mesh=mesh)
     return module
+
+
+def _channels_last(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Gives images the memory layout that the weights had: convolutions then compute as those of the whole model do."""
+    return tuple(
+        value.contiguous(memory_format=torch.channels_last)
+        if isinstance(value, torch.Tensor) and value.dim() == 4
+        else value
+        for value in inputs
+    )
 
 
 class _ThroughTeam:

@@ -123,7 +123,10 @@ class Team:
 
 
 class ProcessTeam(Team):
-    """The processes of torch's default process group."""
+    """The processes of torch's default process group.
+
+    Its methods `mesh`, `collect`, `deal_out` and `add`, which only a shared model needs, are not in `Team`.
+    """
 
     def __init__(self, *, sharded: bool = False) -> None:
         import torch.distributed as dist
@@ -192,15 +195,18 @@ class ProcessTeam(Team):
         """Returns the processes as torch's FSDP wants them; what they exchange does not go that way."""
         from torch.distributed.device_mesh import DeviceMesh
 
-        return DeviceMesh.from_group(self._dist.group.WORLD, device_type)
+        everybody: Any = self._dist.group.WORLD
+        return DeviceMesh.from_group(everybody, device_type)
 
     def collect(self, whole: torch.Tensor, part: torch.Tensor) -> None:
         """Fills a tensor with the members' parts, on their devices, in the order of the members."""
-        self._dist.all_gather_into_tensor(whole, part, group=self._gradients)
+        gather = getattr(self._dist, "all_gather_single", None) or self._dist.all_gather_into_tensor
+        gather(whole, part, group=self._gradients)
 
     def deal_out(self, part: torch.Tensor, whole: torch.Tensor) -> None:
         """Fills a tensor with this member's part of the sum of the members' tensors, on their devices."""
-        self._dist.reduce_scatter_tensor(part, whole, group=self._gradients)
+        add_up = getattr(self._dist, "reduce_scatter_single", None) or self._dist.reduce_scatter_tensor
+        add_up(part, whole, group=self._gradients)
 
     def add(self, tensor: torch.Tensor) -> None:
         """Replaces a tensor by the sum of the members' tensors, on their devices."""

@@ -122,6 +122,8 @@ def _tags(event: Event) -> dict[str, str]:
         tags["host"] = str(event.data["host"])
     if event.data.get("num_workers"):
         tags["num_workers"] = str(event.data["num_workers"])
+    if event.data.get("parallel_strategy"):
+        tags["parallel_strategy"] = str(event.data["parallel_strategy"])
     if event.data.get("device_name"):
         tags["device_name"] = str(event.data["device_name"])
     if event.data.get("versions"):

@@ -1,13 +1,16 @@
 """One process of a team, for tests: ``python -m tests.trainables.team_member JOBS.json RANK``.
 
 Each job is a run: {"config": a RunConfig, "size": processes of its team, "port": of their store, "break":
-None, or what goes wrong: [rank, step, "error" | "kill" | "nan"], "sharded": whether they share the model}. The process does its part of every job, one
-after the other, as a warm process would, and writes how each ended to ``JOBS.<rank>.json``.
+None, or what goes wrong: [rank, step, "error" | "kill" | "nan"], "sharded": whether they share the model}. The
+process does its part of every job, one after the other, as a warm process would. It writes how each ended to
+``JOBS.<rank>.json``, and which share of the model, the optimizer's state and the average it held meanwhile to
+``JOBS.<rank>.held.json``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -17,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from trainables import loop
 from trainables.config import RunConfig
@@ -28,9 +32,14 @@ from trainables.team import TeamLost, surrounding_team
 def main(jobs_file: str, rank: int) -> None:
     """Does this process's part of all jobs."""
     torch.set_num_threads(1)
-    resident, ends = Resident(), []
+    resident, ends, held = Resident(), [], []
     for job in json.loads(Path(jobs_file).read_text()):
+        shares: dict[str, float] = {}
+        loop.train_step = functools.partial(_looked_at, loop.train_step, shares)
         ends.append(_do(job, rank, resident) if rank < job["size"] else None)
+        loop.train_step = loop.train_step.args[0]
+        held.append(shares)
+        Path(jobs_file).with_suffix(f".{rank}.held.json").write_text(json.dumps(held))
         Path(jobs_file).with_suffix(f".{rank}.json").write_text(json.dumps(ends))
 
 
@@ -42,7 +51,8 @@ def _do(job: dict[str, Any], rank: int, resident: Resident) -> str:
     original = loop.batch_loss
     loop.batch_loss = _breaking(job["break"], rank) if job["break"] else original
     try:
-        events = list(execute(RunConfig.model_validate(job["config"]), resident, surrounding_team(sharded=job["sharded"])))
+        team = surrounding_team(sharded=job["sharded"])
+        events = list(execute(RunConfig.model_validate(job["config"]), resident, team))
         return f"{len(events)} events"
     except (Exception, TeamLost) as error:
         return f"{type(error).__name__}: {error}"
@@ -50,6 +60,23 @@ def _do(job: dict[str, Any], rank: int, resident: Resident) -> str:
         loop.batch_loss = original
         with contextlib.suppress(Exception):
             dist.destroy_process_group()
+
+
+def _looked_at(step: Any, shares: dict[str, float], trainer: loop.Trainer) -> Any:
+    """Does a step and notes which share of all numbers this process holds."""
+    done = step(trainer)
+    moments = [
+        value
+        for state in trainer.optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value) and value.dim()
+    ]
+    model = [value for module in trainer.modules for value in module.parameters()]
+    shadows = trainer.average.shadow_params if trainer.average is not None else []
+    for name, tensors in {"model": model, "moments": moments, "average": shadows}.items():
+        own = sum((value.to_local() if isinstance(value, DTensor) else value).numel() for value in tensors)
+        shares[name] = own / max(1, sum(value.numel() for value in tensors))
+    return done
 
 
 def _breaking(rule: list[Any], rank: int) -> Any:
