@@ -31,7 +31,10 @@ from trainables.team import Team
 
 _REPORTS = 20  # progress events in a run, at least
 _LONGEST_STRETCH = 10  # steps between two looks at the loss, at most
-_CHECKPOINT, _WEIGHTS = "checkpoint", "weights"  # what a leader that shares its model tells, beside numbers of steps
+_CHECKPOINT, _WEIGHTS = (
+    "checkpoint",
+    "weights",
+)  # what a leader that shares its model tells, beside numbers of steps
 _OF_PARAMETERS = ("weights.", "optimizer.", "average.")  # tensors of a checkpoint
 
 

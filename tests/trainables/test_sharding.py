@@ -83,7 +83,9 @@ def test_a_shared_model_goes_on_from_any_checkpoint_and_leaves_one_for_all(
     make_config: MakeConfig, resident: Resident, tmp_path: Path
 ) -> None:
     def config(name: str) -> RunConfig:
-        return make_config("dreambooth", name, **(DREAMBOOTH | {"max_train_steps": 6, "checkpointing_steps": 2}))
+        return make_config(
+            "dreambooth", name, **(DREAMBOOTH | {"max_train_steps": 6, "checkpointing_steps": 2})
+        )
 
     names = ("follower", "leader", "nan", "begun", "killed")
     follower, leader, nan, begun, killed = map(config, names)
