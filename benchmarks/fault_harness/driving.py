@@ -43,7 +43,7 @@ class Driven:
 
     Attributes:
         folder: Of everything: storage, control files, logs.
-        cluster: A `ray.cluster_utils.Cluster` that the driver joins, or None.
+        cluster: `nodes.Nodes` or `hosts.Hosts` that the driver joins, or None.
         tracking: The proxy before an MLflow server, or None for the default store.
         store: The proxy before an object store, and `url` the storage there; None for a folder. The storage is then
             the working copy, which the driver keeps up to date.
@@ -99,6 +99,7 @@ class Driven:
         """Runs the command of the study, again or for the first time."""
         self.launches += 1
         words = [
+            *(self.cluster.prefix if self.cluster is not None else []),
             sys.executable,
             "-m",
             "benchmarks.fault_harness.drive",

@@ -30,6 +30,11 @@ class Nodes:
         """What a driver joins."""
         return str(self.cluster.address)
 
+    @property
+    def prefix(self) -> list[str]:
+        """The words before a driver's command: none, it runs on this machine as all nodes do."""
+        return []
+
     def add(self) -> None:
         """A node comes."""
         from tests.study.clusters import OBJECT_STORE_BYTES

@@ -1,4 +1,4 @@
-"""What a study runs on in each setting: this machine, a small disk, servers, nodes, or a storage at a URL."""
+"""What a study runs on in each setting: this machine, a small disk, servers, nodes, hosts, or a storage at a URL."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fault_harness.hosts import hosts
 from benchmarks.fault_harness.nodes import IMPATIENT, nodes
 from benchmarks.fault_harness.servers import Proxy, make_server
 from study.cluster.local_ray import environment
@@ -19,8 +20,8 @@ from tests.study.s3_server import proxy as s3_proxy
 
 # Faults into one study, and how often each kind comes in a round: some settings cost more than their faults.
 MOST_AT_ONCE = {
-    "local": 12, "full": 1, "served": 8, "nodes": 3, "spot": 4, "silent": 3, "team": 4, "team_spot": 3, "team_url": 3,
-    "url": 7,
+    "local": 12, "full": 1, "served": 8, "nodes": 3, "spot": 4, "silent": 3, "hosts": 3, "team": 4, "team_spot": 3,
+    "team_url": 3, "url": 7,
 }  # fmt: skip
 TIMES = {"served": 2, "nodes": 3, "spot": 4, "team_spot": 3}
 TEAMS = ("team", "team_spot", "team_url")  # where several workers train each run
@@ -112,6 +113,13 @@ def _silent(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
+def _hosts(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+    """Hosts with network cards of their own, whose cables can be pulled out."""
+    with hosts(folder) as cluster:
+        yield {"cluster": cluster}
+
+
+@contextlib.contextmanager
 def _team(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
     """On this machine, with several workers for each run."""
     yield {}
@@ -155,6 +163,7 @@ _MAKERS: dict[str, Callable[[Path, Path], AbstractContextManager[dict[str, Any]]
     "url": _url,
     "spot": _spot,
     "silent": _silent,
+    "hosts": _hosts,
     "team": _team,
     "team_spot": _team_spot,
     "team_url": _url,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from study.attempt import attempts
 
 Recovered = Callable[[], bool]  # whether the fault was overcome
 Injector = Callable[[Driven], Recovered]
+NOTICED_SECONDS = 150.0  # within which Ray gives a silent node up, and another is at work: on a busy machine
 
 
 def one_run(driven: Driven) -> str:
@@ -51,6 +53,15 @@ def kill(pid: int) -> None:
     """SIGKILL to a process, if it still lives."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Waits, without launching the driver again: nothing of this may end it."""
+    end = time.monotonic() + NOTICED_SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            raise Hung(f"{what}: not within {NOTICED_SECONDS:g} s")
+        time.sleep(0.1)
 
 
 def must_say(driven: Driven, code: int, *texts: str) -> None:

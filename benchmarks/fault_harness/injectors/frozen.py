@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 
 import psutil
 
 from benchmarks.fault_harness.driving import Driven, Hung
-from benchmarks.fault_harness.injectors.common import Recovered, processes_of, runs_on
+from benchmarks.fault_harness.injectors.common import Recovered, processes_of, runs_on, until
 from benchmarks.fault_harness.nodes import HEALTH_PATIENCE_SECONDS
 from benchmarks.fault_harness.studies import run_folders
 from study.attempt_log import deaths
 
 LONGEST_SILENCE = 20.0  # seconds beyond Ray's patience
-NOTICED_SECONDS = 150.0  # within which Ray gives a silent node up, and another is at work: on a busy machine
 ENDED_SECONDS = 60.0  # within which a node that was given up must end when it wakes up
 
 
@@ -59,13 +57,13 @@ def _frozen(driven: Driven, *, locks_expire: bool) -> Recovered:
     again = driven.is_tried_again(*runs)
     _stop(silent)
     try:
-        _until(lambda: not driven.cluster.is_alive(node), "Ray gives the silent node up")
+        until(lambda: not driven.cluster.is_alive(node), "Ray gives the silent node up")
         driven.cluster.add()
         if locks_expire:
             for folder in runs.values():
                 for lock in ("lock", "worker.lock"):
                     (folder / lock).unlink(missing_ok=True)
-            _until(lambda: driven.finished or again(), "another node works on the run")
+            until(lambda: driven.finished or again(), "another node works on the run")
             time.sleep(driven.rng.uniform(0.0, 5.0))
         else:
             time.sleep(driven.rng.uniform(0.0, LONGEST_SILENCE))
@@ -81,15 +79,6 @@ def _frozen(driven: Driven, *, locks_expire: bool) -> Recovered:
         raise Hung(f"{len(alive)} processes of a node live on that Ray had given up: {alive}")
     on = driven.goes_on()
     return lambda: again() and on()
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    """Waits, without launching the driver again: nothing of this may end it."""
-    end = time.monotonic() + NOTICED_SECONDS
-    while not condition():
-        if time.monotonic() > end:
-            raise Hung(f"{what}: not within {NOTICED_SECONDS:g} s")
-        time.sleep(0.1)
 
 
 def _name(process: psutil.Process) -> str:
