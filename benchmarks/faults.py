@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fault_harness.injectors import KINDS
+from benchmarks.fault_harness.injectors import KINDS, SETTINGS
 from benchmarks.fault_harness.session import Session, plans, table
-from benchmarks.fault_harness.settings import close_servers
+from benchmarks.fault_harness.settings import close_servers, impossible
 
 
 def main() -> int:
@@ -39,6 +39,12 @@ def main() -> int:
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         parser.error(f"unknown kinds {', '.join(unknown)}; there are {', '.join(KINDS)}")
 
+    cannot = {} if options.table else impossible()
+    for place, reason in cannot.items():
+        print(f"without the faults of {place}: {reason}", file=sys.stderr)
+    kinds = [kind for kind in kinds if not any(kind in SETTINGS[place] for place in cannot)]
+    if not kinds:
+        parser.error("none of these kinds can be injected here")
     records: list[dict[str, Any]] = []
     if options.out and options.out.exists() and (options.append or options.table):
         records = [json.loads(line) for line in options.out.read_text().splitlines()]

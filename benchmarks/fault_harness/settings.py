@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_harness.hosts import hosts
+from benchmarks.fault_harness.hosts import reason_to_skip as no_hosts
 from benchmarks.fault_harness.nodes import IMPATIENT, nodes
 from benchmarks.fault_harness.servers import Proxy, make_server
 from study.cluster.local_ray import environment
@@ -40,6 +41,25 @@ def setting(name: str, folder: Path, session: Path) -> AbstractContextManager[di
         session: Of all studies; servers that they share keep their files there.
     """
     return _MAKERS[name](folder, session)
+
+
+def impossible() -> dict[str, str]:
+    """Returns the settings that this machine cannot make, with why."""
+    from tests.servers.postgres import reason_to_skip as no_postgres
+
+    found = {"served": no_postgres(), "hosts": no_hosts(), "full": _no_mount()}
+    return {name: reason for name, reason in found.items() if reason}
+
+
+def _no_mount() -> str | None:
+    with tempfile.TemporaryDirectory() as place:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place]
+        try:
+            subprocess.run(mount, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return "a small file system cannot be mounted here"
+        subprocess.run(["umount", place], check=True, capture_output=True)
+    return None
 
 
 def close_servers() -> None:

@@ -7,7 +7,6 @@ What must hold afterwards is said in `benchmarks/fault_harness/checker.py`.
 from __future__ import annotations
 
 import itertools
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,7 @@ import pytest
 
 from benchmarks.fault_harness.injectors import KINDS, SETTINGS
 from benchmarks.fault_harness.session import Plan, Session, plans, table
-from benchmarks.fault_harness.settings import close_servers
-from tests.servers.postgres import reason_to_skip
+from benchmarks.fault_harness.settings import close_servers, impossible
 
 RECORDS: list[dict[str, Any]] = []
 
@@ -36,6 +34,11 @@ def session() -> Iterator[Session]:
         made.prepare()
         yield made
         close_servers()
+
+
+def skip_without(setting: str) -> None:
+    if reason := impossible().get(setting):
+        pytest.skip(reason)
 
 
 def assert_overcome(session: Session, plan: Plan) -> None:
@@ -57,8 +60,7 @@ def test_faults_of_processes_storage_and_time(session: Session, number: int) -> 
 
 @pytest.mark.slow
 def test_faults_of_servers(session: Session) -> None:
-    if reason := reason_to_skip():
-        pytest.skip(reason)
+    skip_without("served")
     kinds = ("mlflow_hang", "database_restart", "mlflow_error", "database_restart")
     assert_overcome(session, Plan(11, 10, "served", kinds))
 
@@ -69,17 +71,20 @@ def test_nodes_that_go_and_one_that_comes_back(session: Session) -> None:
 
 
 @pytest.mark.slow
+def test_hosts_that_the_network_parts(session: Session) -> None:
+    skip_without("hosts")
+    assert_overcome(session, Plan(11, 50, "hosts", ("network_flaps", "host_cut_off")))
+
+
+@pytest.mark.slow
 def test_a_storage_at_a_url(session: Session) -> None:
     kinds = ("store_error", "corrupt_ledger_copy", "corrupt_stored_checkpoint")
     assert_overcome(session, Plan(11, 40, "url", kinds))
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full(session: Session, tmp_path: Path) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("a small file system cannot be mounted here")
-    subprocess.run(["umount", str(tmp_path)], check=True)
+def test_a_disk_that_is_full(session: Session) -> None:
+    skip_without("full")
     assert_overcome(session, Plan(11, 30, "full", ("disk_full",)))
 
 
