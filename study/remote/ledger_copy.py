@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import json
 import os
 import sqlite3
 import tempfile
+import zlib
 from pathlib import Path
 
 from study.errors import UserError
@@ -54,10 +56,9 @@ class LedgerCopy:
         note_generation(self._storage, self._generation)
         content = gzip.compress(_snapshot(path), _LEVEL)
         self._number += 1
-        head = json.dumps({"generation": self._generation, "number": self._number, "size": len(content)})
+        copy = _encode(self._generation, self._number, content)
         for slot in range(_SLOTS):
-            key = f"{_prefix(self._storage)}/{self._generation:06d}/{slot}"
-            self._store.put(key, head.encode() + b"\n" + content)
+            self._store.put(f"{_prefix(self._storage)}/{self._generation:06d}/{slot}", copy)
         self._pushed = state
 
 
@@ -138,17 +139,29 @@ def _snapshot(path: Path) -> bytes:
         Path(name).unlink(missing_ok=True)
 
 
+def _encode(generation: int, number: int, packed: bytes) -> bytes:
+    """A copy as it lies at the URL: a line that says which it is, with a digest of all, and the packed database."""
+    head = {"generation": generation, "number": number, "sha256": _digest(generation, number, packed)}
+    return json.dumps(head).encode() + b"\n" + packed
+
+
 def _whole(content: bytes | None) -> tuple[int, bytes] | None:
     """Number and database of a copy, or None if it is damaged."""
     if content is None:
         return None
-    head, _, packed = content.partition(b"\n")
+    line, _, packed = content.partition(b"\n")
     try:
-        number, size = (int(json.loads(head)[name]) for name in ("number", "size"))
-        database = gzip.decompress(packed)
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        head = json.loads(line)
+        generation, number = int(head["generation"]), int(head["number"])
+        if head["sha256"] != _digest(generation, number, packed):
+            return None
+        return number, gzip.decompress(packed)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error):
         return None
-    return (number, database) if len(packed) == size and database.startswith(b"SQLite format 3\0") else None
+
+
+def _digest(generation: int, number: int, packed: bytes) -> str:
+    return hashlib.sha256(f"{generation} {number}\n".encode() + packed).hexdigest()
 
 
 def _install(storage: Storage, database: bytes) -> None:

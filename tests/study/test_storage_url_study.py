@@ -1,6 +1,7 @@
 """Whole studies on a storage URL: resumed on another machine, read from a third, one driver at a time."""
 
 import json
+import random
 import shutil
 import threading
 import time
@@ -248,6 +249,25 @@ def test_a_damaged_copy_of_the_ledger_is_passed_over(s3: Proxy, tmp_path: Path) 
     stale.push()  # a driver that was succeeded cannot mask its successor
     shutil.rmtree(storage.root)
     assert pull_ledger(store, storage) == 2
+
+
+def test_whatever_is_altered_in_a_copy_of_the_ledger_is_seen(tmp_path: Path) -> None:
+    import gzip
+
+    from study.remote.ledger_copy import _encode, _whole
+
+    database = b"SQLite format 3\0" + random.Random(1).randbytes(3000) + bytes(3000)
+    copy = _encode(2, 12, gzip.compress(database))
+    assert _whole(copy) == (12, database)
+    for place in range(len(copy)):
+        altered = bytearray(copy)
+        altered[place] ^= 0x55
+        found = _whole(bytes(altered))
+        assert found is None or found == (12, database), (
+            f"byte {place}: {copy[max(0, place - 9) : place + 9]!r}"
+        )
+        assert _whole(copy[:place]) is None
+    assert _whole(None) is None
 
 
 def test_a_run_whose_result_never_came_to_the_url_is_brought_to_its_end_there(s3: Proxy) -> None:
