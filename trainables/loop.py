@@ -76,7 +76,9 @@ class Trainer:
 
         A team that shares its model does so together; then the leader's alone is whole.
         """
-        if self.shards is not None and self.team.leads:
+        if self.shards is None:
+            return self._checkpoint(meter)
+        if self.team.leads:
             self.team.tell(_CHECKPOINT)
         with self.team.together():
             return self._checkpoint(meter)

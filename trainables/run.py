@@ -187,7 +187,7 @@ class _Attempt:
                 self._evaluation_steps(),
                 self._evaluate_between,
             )
-        with _averaged(self.trainer):
+        with _averaged(self.trainer, self.meter):
             if self.trainer is not None:
                 yield self.log.append("phase", self.step, name="save")
                 with self.meter.measure("save"):
@@ -252,7 +252,7 @@ class _Attempt:
         return {max(1, round(fraction * last)) for fraction in self.config.evaluation.at} - {last}
 
     def _evaluate_between(self, step: int) -> Iterator[Event]:
-        with _averaged(self.trainer):
+        with _averaged(self.trainer, self.meter):
             yield from self._evaluate(step, final=False)
 
     def _evaluate(self, step: int, final: bool) -> Iterator[Event]:
@@ -291,14 +291,16 @@ def _strategy(team: Team) -> str | None:
 
 
 @contextmanager
-def _averaged(trainer: Trainer | None) -> Iterator[None]:
+def _averaged(trainer: Trainer | None, meter: Meter) -> Iterator[None]:
     """Puts the moving average in the place of the weights, where there is one; a shared model is put together."""
     if trainer is not None and trainer.shards is not None:
-        trainer.show_whole()
+        with meter.measure("evaluate"):
+            trainer.show_whole()
         try:
             yield
         finally:
-            trainer.shards.park()
+            with meter.measure("evaluate"):
+                trainer.shards.park()
         return
     if trainer is None or trainer.average is None:
         yield

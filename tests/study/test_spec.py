@@ -461,11 +461,31 @@ def test_subjects(tmp_path: Path) -> None:
         ({"num_workers": 2, "cpus_per_run": 8}, "write cpus_per_worker: 4 (of each worker) instead"),
         ({"cpus_per_run": 8, "cpus_per_worker": 4}, "8 stands beside cpus_per_worker: 4; give one of them"),
         ({"gpus_per_worker": 2}, "must be 0 or 1, since a worker computes on one GPU, got 2; for more GPUs"),
+        ({"num_workers": 2, "parallel_strategy": "fdsp"}, "must be one of ddp, fsdp; got 'fdsp'"),
+        ({"parallel_strategy": "fsdp"}, "but num_workers is 1; take at least 2 workers, or remove it"),
         ({"num_workers": 8}, "num_workers: is 8, but arm 'cosine' trains on batches of 4 images"),
     ],
 )
 def test_resources(tmp_path: Path, resources: dict[str, Any], words: str) -> None:
     assert words in only(tmp_path, study_dict(resources=resources))
+
+
+def test_a_shared_model_is_trained_with_adamw(tmp_path: Path) -> None:
+    resources = {"num_workers": 2, "parallel_strategy": "fsdp"}
+    message = only(
+        tmp_path, study_dict(resources=resources, arms={"one": {"method": "lora", "optimizer": "prodigy"}})
+    )
+    assert "resources.parallel_strategy: is fsdp" in message
+    assert "arm 'one' has optimizer: prodigy; take adamw" in message
+    searched = {"optimizer": {"type": "categorical", "choices": ["adamw", "adamw_8bit"]}}
+    message = only(
+        tmp_path,
+        study_dict(
+            resources=resources,
+            arms={"two": {"method": "lora", "search_space": searched}, "b": {"method": "base"}},
+        ),
+    )
+    assert "arm 'two' has optimizer: adamw_8bit" in message
 
 
 def test_evaluation_and_storage(tmp_path: Path) -> None:

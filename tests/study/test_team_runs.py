@@ -26,6 +26,7 @@ from study.runs import RunKey, Storage
 from study.spec import StudySpec
 from tests.study.small_studies import attempts_of
 from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
+from tests.trainables.test_team import distance
 from trainables.config import RunConfig
 from trainables.events import read_events
 from trainables.run import execute
@@ -240,3 +241,26 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
     for base in bases:
         (start,) = (event.data for event in read_events(base) if event.kind == "started")
         assert start["num_workers"] == 1  # there is nothing to train together
+
+
+@pytest.mark.slow
+def test_a_study_whose_teams_share_the_model(models: Path, fast_path: Path) -> None:
+    """All weights train, dealt out to two workers (FSDP), and are what one process trains."""
+    content = team_study(models, (1,)).model_dump(mode="json")
+    content["arms"] = {"full": {"method": "dreambooth", "search_space": "fixed", "num_class_images": 2}}
+    content["training"] |= {"class_num_inference_steps": 1, "adam_epsilon": 1e-5, "checkpointing_steps": 5}
+    content["budget"]["max_train_steps"] = 10
+    content["resources"]["parallel_strategy"] = "fsdp"
+    spec = StudySpec.model_validate(content)
+    storage = Storage(fast_path, spec.name)
+    outcome = launch(spec, storage)
+    assert (outcome.interrupted, outcome.failed, outcome.complete) == (False, [], 1)
+    run = RunKey("confirm", "full", 0, "cat", 1)
+    events = read_events(storage.run_folder(run))
+    (start,) = (event.data for event in events if event.kind == "started")
+    assert (start["num_workers"], start["parallel_strategy"]) == (2, "fsdp")
+    assert [event.step for event in events if event.kind == "checkpoint"] == [5, 10]
+    together = spec.run_config(run, {}, storage)
+    alone = RunConfig.model_validate(together.model_dump() | {"output_dir": str(fast_path / "alone")})
+    list(execute(alone))
+    assert distance(together, alone) < 1e-4

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.multiprocessing as processes
 
 from tests.trainables.conftest import MakeConfig
-from tests.trainables.test_team import DREAMBOOTH, LORA, distance, do, job, result
+from tests.trainables.overflow_member import overflow
+from tests.trainables.test_team import DREAMBOOTH, LORA, distance, do, free_port, job, result
 from trainables.config import RunConfig
 from trainables.events import read_events
 from trainables.resident import Resident
@@ -118,3 +120,9 @@ def test_a_shared_model_goes_on_from_any_checkpoint_and_leaves_one_for_all(
         assert [start["resumed_step"] for start in starts] == [0, 2]
         assert result(resumed)["state"] == "COMPLETE"
         assert distance(resumed, whole) < 1e-4
+
+
+def test_an_overflow_in_the_part_of_one_process_skips_the_step_of_all(tmp_path: Path) -> None:
+    processes.spawn(overflow, (free_port(), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert told == [[[True, False, True], [64.0, 32.0, 32.0]]] * 2
