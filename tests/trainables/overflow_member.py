@@ -30,7 +30,7 @@ def overflow(rank: int, port: int, folder: str) -> None:
     )
     shards = Shards(model, ["unet"], ProcessTeam(sharded=True))
     module = shards.share(nn.Sequential(shards.backbone.unet))
-    weights = list(module.parameters())
+    weights: list[Any] = list(module.parameters())
     optimizer = torch.optim.AdamW(weights, foreach=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     moved, scales = [], []
@@ -38,7 +38,7 @@ def overflow(rank: int, port: int, folder: str) -> None:
         before = [value.to_local().clone() for value in weights]
         scaler.scale(module(torch.ones(1, 3)).square().sum()).backward()
         if step == 1 and rank == 1:
-            weights[0].grad.to_local()[0] = float("inf")  # type: ignore[union-attr]
+            weights[0].grad.to_local()[0] = float("inf")
         scaler.unscale_(optimizer)
         shards.clip_gradients(weights, 1.0)
         scaler.step(optimizer)
