@@ -40,8 +40,21 @@ def reason_to_skip() -> str | None:
     missing = [name for name in ("ip", "nsenter", "unshare") if shutil.which(name) is None]
     if missing:
         return f"hosts need {', '.join(missing)} (Debian: iproute2, util-linux)"
-    probe = subprocess.run(["unshare", "--net", "--mount", "--uts", "true"], capture_output=True, text=True)
-    return f"no network namespaces here: {probe.stderr.strip()}" if probe.returncode else None
+    name = f"probe{os.getpid() % 10000}"
+    trials = [
+        ["unshare", "--net", "--mount", "--uts", "true"],
+        ["ip", "link", "add", name, "type", "bridge"],
+        ["ip", "link", "add", f"{name}-a", "type", "veth", "peer", "name", f"{name}-b"],
+    ]
+    try:
+        for words in trials:
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode:
+                return f"no network namespaces here: {' '.join(words[:5])}: {done.stderr.strip()}"
+        return None
+    finally:
+        for link in (name, f"{name}-a"):
+            _ip("link", "del", link, check=False)
 
 
 @dataclass(eq=False)
