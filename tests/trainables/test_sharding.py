@@ -18,6 +18,12 @@ from trainables.resident import Resident
 from trainables.run import execute
 
 
+@pytest.fixture
+def resident() -> Resident:
+    """Models of this test's own: what its runs leave behind in them is the same in the processes of the teams."""
+    return Resident()
+
+
 def held(folder: Path, rank: int) -> list[dict[str, float]]:
     """Which share of model, optimizer state and average a process held, job by job."""
     content: list[dict[str, float]] = json.loads((folder / f"jobs.{rank}.held.json").read_text())
