@@ -140,7 +140,7 @@ def measure(
         for name, uri, relay, counts in places:
             for threads in counts:
                 before = relay.requests if relay is not None else 0
-                label = f"t{turn}-{threads}-{len(found)}"
+                label = f"{turn}-{places.index((name, uri, relay, counts))}-{threads}"
                 found.setdefault((name, threads), []).append(seconds_a_run(root, label, uri, runs, threads))
                 if relay is not None:
                     requests[name] = (relay.requests - before) / runs

@@ -227,6 +227,10 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
 def disable_gradient_checkpointing(module: Any) -> None:
     """Switches recomputation off, whether the module is diffusers' or transformers'."""
     _call_first(module, "disable_gradient_checkpointing", "activation_checkpointing_disable")
+    # With it transformers hooks the embeddings, so that they ask for gradients, and leaves the hook there.
+    remove_hook = getattr(module, "disable_input_require_grads", None)
+    if remove_hook is not None:
+        remove_hook()
 
 
 def enable_gradient_checkpointing(module: Any) -> None:

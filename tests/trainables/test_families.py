@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 
 from trainables.config import ModelConfig
 from trainables.errors import UserError
-from trainables.families import Backbone, load_backbone
+from trainables.families import Backbone, enable_gradient_checkpointing, load_backbone
 from trainables.models import check_model, component_digest, native_resolution, resolve_model
 
 
@@ -122,3 +122,17 @@ def test_restore_puts_every_bit_back(backbone: Backbone) -> None:
     for module in backbone.modules.values():
         assert not module.training
         assert all(p.grad is None and not p.requires_grad for p in module.parameters())
+
+
+def test_restore_leaves_no_hook_of_gradient_checkpointing(backbone: Backbone) -> None:
+    """A later run in the same process would compute, and count, gradients that nobody asked for."""
+
+    def hooks() -> list[int]:
+        return [len(part._forward_hooks) for module in backbone.modules.values() for part in module.modules()]
+
+    before = hooks()
+    for part in ("unet", "text_encoder"):
+        enable_gradient_checkpointing(backbone.modules[part])
+    assert hooks() != before
+    backbone.restore()
+    assert hooks() == before
