@@ -15,6 +15,7 @@ import psutil
 from benchmarks.fault_harness.driving import Driven, Hung
 from benchmarks.fault_harness.studies import run_folders
 from study.attempt import attempts
+from study.attempt_log import deaths
 
 Recovered = Callable[[], bool]  # whether the fault was overcome
 Injector = Callable[[Driven], Recovered]
@@ -36,6 +37,19 @@ def runs_on(driven: Driven, node: Any) -> dict[str, Path]:
         if here and not (folder / "result.json").exists():
             found[name] = folder
     return found
+
+
+def nothing_dies(driven: Driven, node: Any, of: str) -> Recovered:
+    """A condition that holds as long as no attempt at a run that is on a node now has died; raises Hung if one has."""
+    before = {name: len(deaths(folder)) for name, folder in runs_on(driven, node).items()}
+
+    def condition() -> bool:
+        folders = run_folders(driven.storage)
+        if more := [name for name, count in before.items() if len(deaths(folders[name])) > count]:
+            raise Hung(f"{', '.join(more)} died of {of}")
+        return True
+
+    return condition
 
 
 def processes_of(node: Any) -> list[psutil.Process]:

@@ -12,10 +12,8 @@ import time
 import psutil
 
 from benchmarks.fault_harness.driving import Driven, Hung
-from benchmarks.fault_harness.injectors.common import Recovered, processes_of, runs_on, until
+from benchmarks.fault_harness.injectors.common import Recovered, nothing_dies, processes_of, runs_on, until
 from benchmarks.fault_harness.nodes import HEALTH_PATIENCE_SECONDS
-from benchmarks.fault_harness.studies import run_folders
-from study.attempt_log import deaths
 
 LONGEST_SILENCE = 20.0  # seconds beyond Ray's patience
 ENDED_SECONDS = 60.0  # within which a node that was given up must end when it wakes up
@@ -25,19 +23,12 @@ def node_paused(driven: Driven) -> Recovered:
     """A node is silent for less than Ray waits, and goes on as if nothing had been."""
     node = driven.rng.choice(driven.cluster.worker_nodes())
     silent = processes_of(node)
-    died = {name: len(deaths(folder)) for name, folder in runs_on(driven, node).items()}
+    lives = nothing_dies(driven, node, "a pause")
     _stop(silent)
     time.sleep(driven.rng.uniform(1.0, HEALTH_PATIENCE_SECONDS / 3))
     _go_on(silent)
     on = driven.goes_on()
-
-    def outlived() -> bool:
-        folders = run_folders(driven.storage)
-        if more := [name for name, count in died.items() if len(deaths(folders[name])) > count]:
-            raise Hung(f"{', '.join(more)} died of a pause")
-        return on()
-
-    return outlived
+    return lambda: lives() and on()
 
 
 def node_frozen(driven: Driven) -> Recovered:

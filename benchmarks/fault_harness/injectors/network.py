@@ -9,10 +9,9 @@ import time
 
 from benchmarks.fault_harness.driving import Driven, Hung
 from benchmarks.fault_harness.hosts import Host
-from benchmarks.fault_harness.injectors.common import Recovered, runs_on, until
+from benchmarks.fault_harness.injectors.common import Recovered, nothing_dies, runs_on, until
 from benchmarks.fault_harness.nodes import HEALTH_PATIENCE_SECONDS
 from benchmarks.fault_harness.studies import run_folders
-from study.attempt_log import deaths
 
 LONGEST_PARTING = 20.0  # seconds beyond Ray's patience
 
@@ -20,21 +19,14 @@ LONGEST_PARTING = 20.0  # seconds beyond Ray's patience
 def network_flaps(driven: Driven) -> Recovered:
     """A host is cut off several times, each time for less than Ray waits: nothing dies of that."""
     host = driven.rng.choice(driven.cluster.worker_nodes())
-    died = {name: len(deaths(folder)) for name, folder in runs_on(driven, host).items()}
+    lives = nothing_dies(driven, host, "a network that was away for a moment")
     for _ in range(driven.rng.randint(1, 4)):
         driven.cluster.unplug(host)
         time.sleep(driven.rng.uniform(0.2, HEALTH_PATIENCE_SECONDS / 4))
         driven.cluster.plug_in(host)
         time.sleep(driven.rng.uniform(0.5, 3.0))
     on = driven.goes_on()
-
-    def outlived() -> bool:
-        folders = run_folders(driven.storage)
-        if more := [name for name, count in died.items() if len(deaths(folders[name])) > count]:
-            raise Hung(f"{', '.join(more)} died of a network that was away for a moment")
-        return on()
-
-    return outlived
+    return lambda: lives() and on()
 
 
 def host_cut_off(driven: Driven) -> Recovered:
