@@ -27,7 +27,9 @@ from benchmarks.fault_harness.nodes import IMPATIENT
 from tests.processes import wait_gone
 
 ROOT = Path(__file__).resolve().parents[2]
-NETWORK = f"198.18.{os.getpid() % 256}"  # of the range for benchmarks of networks (RFC 2544), which nobody routes
+NETWORK = (
+    f"198.18.{os.getpid() % 256}"  # of the range for benchmarks of networks (RFC 2544), which nobody routes
+)
 PORT = 6379
 START_SECONDS = 240.0
 OBJECT_STORE_BYTES = 80_000_000
