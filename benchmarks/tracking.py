@@ -137,10 +137,10 @@ def measure(
     found: dict[tuple[str, int], list[float]] = {}
     requests: dict[str, float] = {}
     for turn in range(repeat):
-        for name, uri, relay, counts in places:
+        for number, (name, uri, relay, counts) in enumerate(places):
             for threads in counts:
                 before = relay.requests if relay is not None else 0
-                label = f"{turn}-{places.index((name, uri, relay, counts))}-{threads}"
+                label = f"{turn}-{number}-{threads}"
                 found.setdefault((name, threads), []).append(seconds_a_run(root, label, uri, runs, threads))
                 if relay is not None:
                     requests[name] = (relay.requests - before) / runs

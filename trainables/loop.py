@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from trainables.checkpoint import Checkpoint, join_state, save_checkpoint, split_state
+from trainables.checkpoint import Checkpoint, join_state, save_checkpoint, split_state, to_host
 from trainables.config import TrainingConfig
 from trainables.data import Batch, Batches, Texts
 from trainables.errors import TrainingFailure
@@ -31,10 +31,8 @@ from trainables.team import Team
 
 _REPORTS = 20  # progress events in a run, at least
 _LONGEST_STRETCH = 10  # steps between two looks at the loss, at most
-_CHECKPOINT, _WEIGHTS = (
-    "checkpoint",
-    "weights",
-)  # what a leader that shares its model tells, beside numbers of steps
+# What the leader of a team that shares its model tells, beside numbers of steps.
+_CHECKPOINT, _WEIGHTS = "checkpoint", "weights"
 _OF_PARAMETERS = ("weights.", "optimizer.", "average.")  # tensors of a checkpoint
 
 
@@ -103,8 +101,8 @@ class Trainer:
 
     def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns a copy of a tensor, put together if it is shared, in the leader's memory."""
-        whole = tensor.detach() if self.shards is None else self.shards.together(tensor.detach())
-        return whole.to("cpu", copy=True) if self.team.leads else torch.empty(0)
+        whole = tensor if self.shards is None else self.shards.together(tensor.detach())
+        return to_host(whole) if self.team.leads else torch.empty(0)
 
     def own_part(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Returns what this process needs of a tensor of a checkpoint."""
@@ -126,7 +124,7 @@ class Trainer:
         tensors, content = checkpoint.tensors, checkpoint.state
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(_like(parameter, tensors[f"weights.{name}"]))
+                _own(parameter).copy_(tensors[f"weights.{name}"])
         self.streams.load_state_dict(_with_prefix(tensors, "streams."))
         self.batches.load_state_dict(_with_prefix(tensors, "batches."))
         optimizer = join_state(tensors, content["optimizer"])
@@ -326,6 +324,11 @@ def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def _own(parameter: torch.Tensor) -> torch.Tensor:
+    """Returns what this process holds of a parameter: all of it, unless it is shared."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
 def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Returns a value in its parameter's memory layout: fused optimizers pair them by address."""
     if isinstance(parameter, DTensor):
@@ -336,7 +339,6 @@ def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 def _take_layout(optimizer: dict[str, Any], parameters: list[nn.Parameter]) -> None:
     for index, state in optimizer["state"].items():
         parameter = parameters[index]
-        shape = (parameter.to_local() if isinstance(parameter, DTensor) else parameter).shape
         for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == shape:
+            if isinstance(value, torch.Tensor) and value.shape == _own(parameter).shape:
                 state[name] = _like(parameter, value)

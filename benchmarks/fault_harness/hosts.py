@@ -27,9 +27,8 @@ from benchmarks.fault_harness.nodes import IMPATIENT
 from tests.processes import wait_gone
 
 ROOT = Path(__file__).resolve().parents[2]
-NETWORK = (
-    f"198.18.{os.getpid() % 256}"  # of the range for benchmarks of networks (RFC 2544), which nobody routes
-)
+# Of the range for benchmarks of networks (RFC 2544), which nobody routes; sessions beside each other have their own.
+NETWORK = f"198.18.{os.getpid() % 256}"
 PORT = 6379
 START_SECONDS = 240.0
 OBJECT_STORE_BYTES = 80_000_000
@@ -66,7 +65,6 @@ class Host:
     number: int
     holder: subprocess.Popen[bytes]
     node_id: str = ""
-    plugged: bool = True
 
     @property
     def address(self) -> str:
@@ -109,14 +107,9 @@ class Host:
 
 @dataclass
 class Hosts:
-    """A head without CPUs, where the driver runs, and hosts with one CPU each.
-
-    Attributes:
-        environment: Of Ray's processes, and of drivers that join.
-    """
+    """A head without CPUs, where the driver runs, and hosts with one CPU each."""
 
     folder: Path
-    environment: dict[str, str]
     bridge: str
     head: Any = None
     workers: list[Host] = field(default_factory=list)
@@ -156,12 +149,10 @@ class Hosts:
     def unplug(self, host: Host) -> None:
         """Nothing that is sent to the host or by it arrives any more."""
         _ip("link", "set", self._cable(host), "down")
-        host.plugged = False
 
     def plug_in(self, host: Host) -> None:
-        """It does again."""
+        """It does again; nothing if it does already."""
         _ip("link", "set", self._cable(host), "up")
-        host.plugged = True
 
     def is_alive(self, host: Host) -> bool:
         """Whether the head believes that a host's node lives."""
@@ -215,13 +206,7 @@ class Hosts:
         ]
         command += [f"--node-ip-address={host.address}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         command += [f"--temp-dir={self.folder / 'ray'}"] if "--head" in words else []
-        done = subprocess.run(
-            command,
-            env={**os.environ, **self.environment},
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS)
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
         until = time.monotonic() + START_SECONDS
@@ -291,7 +276,7 @@ def hosts(folder: Path) -> Iterator[Hosts]:
     }
     with environment(settings):
         _reread_settings()
-        made = Hosts(own, settings, f"study{os.getpid() % 10000}")
+        made = Hosts(own, f"study{os.getpid() % 10000}")
         _ip("link", "add", made.bridge, "type", "bridge")
         try:
             _ip("addr", "add", f"{NETWORK}.254/24", "dev", made.bridge)

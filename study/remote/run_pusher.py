@@ -230,9 +230,10 @@ class RunPusher:
             self._lines += len(lines)
             self._told = dict(self._files)
         self._signatures |= {path: signature for path, (_, signature) in found.items()}
-        if not last:
-            self._remove(outdated)
-        if self._obeys and not last:
+        if last:
+            return
+        self._remove(outdated)
+        if self._obeys:
             self._store.get_file(f"{self._prefix}/{STOP_FILE}", self._folder / STOP_FILE)
 
     def _leftovers(self, names: set[str]) -> list[str]:

@@ -38,9 +38,7 @@ __all__ = [
 ]
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
-LAST_TRIES = (
-    4  # at the end, for runs that MLflow refuses: a server that has just come back refuses for a moment
-)
+LAST_TRIES = 4  # at the end, for runs that MLflow refuses: one that has just come back refuses for a moment
 
 
 class Tracker:

@@ -65,8 +65,7 @@ def driver_cut_off(driven: Driven) -> Recovered:
 def _come_back(driven: Driven, given_up: list[Host]) -> None:
     """Connects hosts that were given up: their nodes hear of it and end, with all that they had started."""
     for host in given_up:
-        if not host.plugged:
-            driven.cluster.plug_in(host)
+        driven.cluster.plug_in(host)
     try:
         until(
             lambda: not any(host.workers() for host in given_up),
