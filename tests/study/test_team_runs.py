@@ -14,8 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from study.attempt import attempts, order_stop
 from study.cluster.local_ray import cluster
@@ -26,7 +24,7 @@ from study.runs import RunKey, Storage
 from study.spec import StudySpec
 from tests.study.small_studies import attempts_of
 from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
-from tests.trainables.test_team import distance
+from tests.trainables.rounding import Yardstick
 from trainables.config import RunConfig
 from trainables.events import read_events
 from trainables.run import execute
@@ -86,10 +84,6 @@ def team_study(models: Path, seeds: tuple[int, ...] = (1, 2, 3), *, base: bool =
 
 def key(seed: int) -> RunKey:
     return RunKey("confirm", "lora", 0, "cat", seed)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "weights" / "pytorch_lora_weights.safetensors")
 
 
 def when_saved(folder: Path, step: int, action: Any, *, attempt: int = 1) -> threading.Thread:
@@ -227,9 +221,7 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
             spec.run_config(key(seed), {}, storage).model_dump() | {"output_dir": str(fast_path / f"{seed}")}
         )
         list(execute(whole))
-        expected = weights(Path(whole.output_dir))
-        for name, value in weights(folder).items():
-            assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-7), name
+        Yardstick(whole, 2).assert_same(whole.model_copy(update={"output_dir": str(folder)}))
     lost = read_result(killed)
     assert lost is not None
     assert lost.cost["lost_seconds"] > 0  # type: ignore[operator]
@@ -263,4 +255,4 @@ def test_a_study_whose_teams_share_the_model(models: Path, fast_path: Path) -> N
     together = spec.run_config(run, {}, storage)
     alone = RunConfig.model_validate(together.model_dump() | {"output_dir": str(fast_path / "alone")})
     list(execute(alone))
-    assert distance(together, alone) < 1e-4
+    Yardstick(alone, 2).assert_same(together)

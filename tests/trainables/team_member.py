@@ -1,7 +1,8 @@
 """One process of a team, for tests: ``python -m tests.trainables.team_member JOBS.json RANK``.
 
 Each job is a run: {"config": a RunConfig, "size": processes of its team, "port": of their store, "break":
-None, or what goes wrong: [rank, step, "error" | "kill" | "nan"], "sharded": whether they share the model}. The
+None, or what goes wrong: [rank, step, "error" | "kill" | "nan"], "sharded": whether they share the model,
+"factors": by rank, what its gradients are multiplied with on their way to the others (a wrong exchange)}. The
 process does its part of every job, one after the other, as a warm process would. It writes how each ended to
 ``JOBS.<rank>.json``, and which share of the model, the optimizer's state and the average it held meanwhile to
 ``JOBS.<rank>.held.json``.
@@ -52,6 +53,8 @@ def _do(job: dict[str, Any], rank: int, resident: Resident) -> str:
     loop.batch_loss = _breaking(job["break"], rank) if job["break"] else original
     try:
         team = surrounding_team(sharded=job["sharded"])
+        if str(rank) in job["factors"]:
+            _exchange_wrongly(team, job["factors"][str(rank)])
         events = list(execute(RunConfig.model_validate(job["config"]), resident, team))
         return f"{len(events)} events"
     except (Exception, TeamLost) as error:
@@ -60,6 +63,13 @@ def _do(job: dict[str, Any], rank: int, resident: Resident) -> str:
         loop.batch_loss = original
         with contextlib.suppress(Exception):
             dist.destroy_process_group()
+
+
+def _exchange_wrongly(team: Any, factor: float) -> None:
+    """Multiplies this process's gradients before they are added up, those of DDP and of FSDP."""
+    exchange, deal_out = team.exchange, team.deal_out
+    team.exchange = lambda bucket: (bucket.buffer().mul_(factor), exchange(bucket))[1]
+    team.deal_out = lambda part, whole: deal_out(part, whole.mul_(factor))
 
 
 def _looked_at(step: Any, shares: dict[str, float], trainer: loop.Trainer) -> Any:
