@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from search_spaces.wording import Loc, describe, model_at
 from trainables.errors import UserError
+from trainables.text import decoded
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 50_000
@@ -119,8 +120,8 @@ def load_document(path: Path | str) -> Document:
     """Reads a YAML file.
 
     Raises:
-        UserError: The file cannot be read, is not UTF-8, too large, or not valid YAML by the rules of this
-            module; with file, line, column and the line itself.
+        UserError: The file cannot be read, is too large, in none of the encodings of `trainables.text.decoded`, or
+            not valid YAML by the rules of this module; with file, line, column and the line itself.
     """
     path = Path(path)
     try:
@@ -134,9 +135,9 @@ def load_document(path: Path | str) -> Document:
     if len(content) > MAX_BYTES:
         raise UserError(f"{path} has {len(content):,} bytes; a YAML file here has at most {MAX_BYTES:,}")
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+        text = decoded(content)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     return parse_document(text, path)
 
 

@@ -22,6 +22,7 @@ from pydantic import (
 
 from trainables.catalogue import method_config_class
 from trainables.errors import UserError
+from trainables.text import is_blank
 
 EMBEDDED = "embedded"
 
@@ -50,7 +51,8 @@ class SubjectConfig(Frozen):
     Attributes:
         images: Folder of photographs to train on.
         references: Folder of held-out photographs. Without it, `holdout` images of `images` are held out.
-        holdout: How many of `images` are held out as references (chosen by a hash of the file names).
+        holdout: How many of `images` are held out as references (chosen by a hash of the file names,
+            in Unicode's composed form).
         instance_prompt: Prompt with the rare token, e.g. "a sks dog".
         class_prompt: The same without it, e.g. "a dog".
     """
@@ -61,6 +63,13 @@ class SubjectConfig(Frozen):
     holdout: int = Field(default=2, ge=1)
     instance_prompt: str | None = None
     class_prompt: str | None = None
+
+    @field_validator("instance_prompt", "class_prompt")
+    @classmethod
+    def _prompt_is_not_blank(cls, value: str | None) -> str | None:
+        if value is not None and is_blank(value):
+            raise ValueError(f'{value!r} is blank; write what the images show, for example "a sks dog"')
+        return value
 
     @model_validator(mode="after")
     def _photos_need_prompts(self) -> Self:

@@ -8,54 +8,83 @@ anti-aliasing. Nothing here needs torch.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+import itertools
+import os
+import stat
 import warnings
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from trainables.errors import UserError
+from trainables.image_kinds import (
+    CONVERT,
+    HEIC,
+    RAW,
+    RAW_SUFFIXES,
+    SVG,
+    Kind,
+    foreign_kind,
+    opened_kind,
+)
+from trainables.text import same_name, shown
 
 MAX_PIXELS = 178_000_000  # just below where Pillow itself refuses; decoded they are half a GB
 MIN_SIDE = 16  # pixels; anything smaller is an icon or a mistake
 MAX_ENLARGEMENT = 4  # an image may be enlarged by at most this factor to reach the resolution
 
+MAX_BYTES = 2_000_000_000  # of a file; a photograph of MAX_PIXELS has less
+
 _SIDECARS = {".txt", ".caption", ".json", ".md"}  # captions and notes that may lie beside images
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
-_CONVERT = "convert it to JPEG or PNG"
-_REMEDIES = {
-    ".heic": f"Pillow reads no HEIC; {_CONVERT} (on an iPhone: Settings, Camera, Formats, Most Compatible)",
-    ".heif": f"Pillow reads no HEIF; {_CONVERT}",
-    ".svg": f"a drawing, not pixels; {_CONVERT}",
-    ".dng": f"a raw photograph; {_CONVERT}",
-    ".cr2": f"a raw photograph; {_CONVERT}",
-    ".nef": f"a raw photograph; {_CONVERT}",
-    ".arw": f"a raw photograph; {_CONVERT}",
+_SUFFIX_KINDS = {
+    ".heic": HEIC,
+    ".heif": HEIC,
+    ".svg": SVG,
+    **dict.fromkeys(RAW_SUFFIXES, RAW),
 }
+_USUAL_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+_NODES = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[str]]:
     """Returns the files of `folder` that should be images, sorted by name, and what is wrong with the folder.
 
-    Hidden files, captions (``.txt``), notes and the files that desktops leave behind are passed over,
+    Hidden files, captions (``.txt``, ``.caption``), notes and the files that desktops leave behind are passed over,
     subfolders are not entered. Files that are no images are returned too: `check_image` names them.
     """
+    place = shown(str(folder))
     if not folder.exists():
-        return [], [f"{folder}: no such folder; images must be an existing folder of photographs"]
+        return [], [f"{place}: no such folder; {_missing_remedy(folder)}"]
     if not folder.is_dir():
         return [], [
-            f"{folder}: is a file; images must be a folder of photographs, name {folder.parent} instead"
+            f"{place}: is a file; images must be a folder of photographs, name {shown(str(folder.parent))} instead"
         ]
     try:
-        entries = sorted(folder.iterdir(), key=lambda path: path.name)
+        # By the name as it reads, so that the order of the data is the same on every file system.
+        entries = sorted(folder.iterdir(), key=lambda path: (same_name(path.name), path.name))
     except OSError as error:
-        return [], [f"{folder}: cannot be read ({error.strerror}); change its permissions"]
+        return [], [f"{place}: cannot be read ({error.strerror}); change its permissions"]
     files = [path for path in entries if not path.is_dir() and not _is_passed_over(path)]
     if files:
-        return files, []
-    subfolders = [path.name for path in entries if path.is_dir() and not path.name.startswith(".")]
+        twice = [
+            f"{place}: {shown(one.name)} is there twice, in two Unicode spellings of one name; rename or remove one"
+            for one, other in itertools.pairwise(files)
+            if same_name(one.name) == same_name(other.name)
+        ]
+        return files, list(dict.fromkeys(twice))
+    subfolders = [shown(path.name) for path in entries if path.is_dir() and not path.name.startswith(".")]
     inside = f" (it has subfolders, which are not entered: {', '.join(subfolders[:5])})" if subfolders else ""
-    return [], [f"{folder}: the folder has no images{inside}; put the photographs of one subject into it"]
+    return [], [f"{place}: the folder has no images{inside}; put the photographs of one subject into it"]
 
 
 def check_image(path: Path, resolution: int | None = None) -> str | None:
@@ -80,36 +109,63 @@ def load_image(path: Path | str, resolution: int) -> Image.Image:
 
 def read_image(path: Path, resolution: int | None = None) -> Image.Image:
     """Reads an image file at its full size, upright and in RGB; raises UserError that names the file."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
-    remedy = _REMEDIES.get(path.suffix.lower())
+    place = shown(str(path))
+    content = read_file(path)
+    suffix = path.suffix.lower()
+    kind = foreign_kind(content)
+    if kind is not None:
+        raise UserError(_foreign(place, kind, suffix))
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images and of odd metadata; the limit is checked below, before decoding.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content))
-            problem = _size_problem(path, image.size, resolution)
+            kind = opened_kind(image.format, suffix)
+            problem = _foreign(place, kind, suffix) if kind else _size_problem(place, image.size, resolution)
             if problem is None:
                 return to_rgb(image)
     except Image.UnidentifiedImageError:
-        what = "is empty" if not content else "is not an image that Pillow can read"
-        raise UserError(
-            f"{path}: {what}; {remedy or 'move it out of the folder, or convert it to JPEG or PNG'}"
-        ) from None
+        raise UserError(_unidentified(place, content, suffix)) from None
     except Image.DecompressionBombError:
-        problem = _bomb(path, f"more than {MAX_PIXELS}")
+        problem = _bomb(place, f"more than {MAX_PIXELS}")
     except MemoryError:
         raise
     # A damaged file can raise nearly anything in a decoder (OSError, SyntaxError, struct.error, zlib.error,
     # ...).
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
-        raise UserError(f"{path}: is damaged ({reason}); replace it or take it out of the folder") from None
+        raise UserError(f"{place}: is damaged ({reason}); replace it or take it out of the folder") from None
     raise UserError(problem)
+
+
+def read_file(path: Path, what: str = "an image file") -> bytes:
+    """Returns the content of a regular file: reading from a named pipe or a device would never end.
+
+    Args:
+        what: What the file should be, for the message.
+
+    Raises:
+        UserError: It is something else, far too large, a link to nothing, or cannot be read.
+    """
+    place = shown(str(path))
+    try:
+        status = path.stat()
+        node = next((name for is_node, name in _NODES if is_node(status.st_mode)), None)
+        if node is not None:
+            raise UserError(f"{place}: is {node}, not {what}; take it out of the folder")
+        if status.st_size > MAX_BYTES:
+            limit = f"{what} has at most {MAX_BYTES:,}"
+            raise UserError(f"{place}: has {status.st_size:,} bytes; {limit}; take it out of the folder")
+        return path.read_bytes()
+    except OSError as error:
+        if path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            target = shown(os.readlink(path))
+            problem = f"is a link to {target}, which leads to no file; mend the link or remove it"
+        elif isinstance(error, FileNotFoundError):
+            problem = "no such file"
+        else:
+            problem = f"cannot be read ({error.strerror}); change its permissions"
+        raise UserError(f"{place}: {problem}") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -144,26 +200,46 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
     return cropped.resize((resolution, resolution), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
+def _missing_remedy(folder: Path) -> str:
+    with contextlib.suppress(OSError):
+        if any(same_name(path.name) == same_name(folder.name) for path in folder.parent.iterdir()):
+            return "there is one whose name reads the same in another Unicode spelling; rename that one"
+    return "images must be an existing folder of photographs"
+
+
 def _is_passed_over(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES or path.suffix.lower() in _SIDECARS
 
 
-def _size_problem(path: Path, size: tuple[int, int], resolution: int | None) -> str | None:
+def _foreign(place: str, kind: Kind, suffix: str) -> str:
+    in_spite = f", whatever {suffix} says" if suffix in _USUAL_SUFFIXES else ""
+    return f"{place}: is {kind.name}{in_spite}, not an image that Pillow can read; {kind.remedy}"
+
+
+def _unidentified(place: str, content: bytes, suffix: str) -> str:
+    if not content:
+        return f"{place}: is empty; take it out of the folder"
+    kind = _SUFFIX_KINDS.get(suffix)
+    remedy = f"{kind.name}? {kind.remedy}" if kind else f"move it out of the folder, or {CONVERT}"
+    return f"{place}: is not an image that Pillow can read; {remedy}"
+
+
+def _size_problem(place: str, size: tuple[int, int], resolution: int | None) -> str | None:
     width, height = size
     if width * height > MAX_PIXELS:
-        return _bomb(path, f"{width}x{height}")
+        return _bomb(place, f"{width}x{height}")
     smallest = max(MIN_SIDE, -(-(resolution or 0) // MAX_ENLARGEMENT))
     if min(size) < smallest:
         rule = f"the shorter side must have at least {smallest} pixels"
         if resolution and smallest > MIN_SIDE:
             rule += f" to train at resolution {resolution}"
-        return f"{path}: is {width}x{height} pixels; {rule}; use a larger original"
+        return f"{place}: is {width}x{height} pixels; {rule}; use a larger original"
     return None
 
 
-def _bomb(path: Path, size: str) -> str:
+def _bomb(place: str, size: str) -> str:
     limit = f"{MAX_PIXELS // 1_000_000} million"
-    return f"{path}: has {size} pixels; at most {limit} are decoded, more can exhaust the memory; resize it"
+    return f"{place}: has {size} pixels; at most {limit} are decoded, more can exhaust the memory; resize it"
 
 
 def _upright(image: Image.Image) -> Image.Image:

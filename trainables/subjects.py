@@ -20,11 +20,14 @@ from PIL import Image
 
 from trainables.config import SubjectConfig
 from trainables.errors import UserError
-from trainables.images import list_images, read_image, square
+from trainables.images import list_images, read_file, read_image, square
 from trainables.located import folder_of
+from trainables.text import decoded, is_blank, name_bytes, same_name, shown
 
 Captions = Literal["instance_prompt", "files"]
 
+CAPTION_SUFFIXES = (".txt", ".caption")
+_CAPTIONS_RULE = "captions: files needs a text file (.txt, or kohya's .caption) beside each training image"
 _FINGERPRINT_SIDE = 64  # pixels at which two files are compared for being the same picture
 
 
@@ -119,16 +122,16 @@ def resolve_subject(
         images=tuple(photo.image for photo in split.training),
         captions=split.captions or (config.instance_prompt,) * len(split.training),
         references=tuple(photo.image for photo in split.references),
-        image_names=tuple(photo.path.name for photo in split.training),
-        reference_names=tuple(photo.path.name for photo in split.references),
+        image_names=tuple(photo.name for photo in split.training),
+        reference_names=tuple(photo.name for photo in split.references),
     )
 
 
 def hold_out(names: Sequence[str], count: int) -> set[str]:
-    """Returns the `count` names with the smallest hashes: a choice that an added photograph hardly
-    changes.
+    """Returns the `count` names with the smallest hashes: a choice that an added photograph hardly changes, and that
+    is the same on every file system, whichever spelling of a name (see `same_name`) it keeps.
     """
-    ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    ranked = sorted(names, key=lambda name: hashlib.sha256(name_bytes(same_name(name))).hexdigest())
     return set(ranked[:count])
 
 
@@ -137,6 +140,11 @@ class _Photo:
     path: Path
     image: Image.Image
     fingerprint: str  # the same for two files that show the same pixels
+
+    @property
+    def name(self) -> str:
+        """The file's name as it can be shown."""
+        return shown(self.path.name)
 
 
 @dataclass(frozen=True)
@@ -195,7 +203,7 @@ def _read_folders(
         reference_folder = folder_of(config.references)
         if folder.exists() and reference_folder.exists() and folder.samefile(reference_folder):
             problems.append(
-                f"references and images are the same folder, {folder}; references must not be trained on: "
+                f"references and images are the same folder, {shown(str(folder))}; references must not be trained on: "
                 "leave references out to hold some images out, or name another folder"
             )
             return _Split((), (), ()), _of_subject(config, problems)
@@ -208,7 +216,7 @@ def _read_folders(
         references = tuple(photo for photo in photos if photo.path.name in held_out)
         if not problems and not training:
             problems.append(
-                f"{folder} has {_count(photos)} and holdout is {config.holdout}, none is left to train on; "
+                f"{shown(str(folder))} has {_count(photos)} and holdout is {config.holdout}, none is left to train on; "
                 "add images, hold out fewer, or name a references folder"
             )
     problems += _overlaps(training, references)
@@ -247,31 +255,53 @@ def _overlaps(training: Sequence[_Photo], references: Sequence[_Photo]) -> list[
     """Names every reference whose pixels are also trained on, under whatever file name and metadata."""
     trained: dict[str, list[str]] = {}
     for photo in training:
-        trained.setdefault(photo.fingerprint, []).append(photo.path.name)
+        trained.setdefault(photo.fingerprint, []).append(photo.name)
     return [
-        f"{photo.path} is the same picture as {', '.join(trained[photo.fingerprint])}, which is trained on; "
-        "references must be held out: remove one of them"
+        f"{shown(str(photo.path))} is the same picture as {', '.join(trained[photo.fingerprint])}, which is trained "
+        "on; references must be held out: remove one of them"
         for photo in references
         if photo.fingerprint in trained
     ]
 
 
 def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str, ...], list[str]]:
-    texts, missing, empty = [], [], []
+    """The caption of each training image, on one line, from the text file that bears the image's name."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if training else ():
+        if path.suffix.lower() in CAPTION_SUFFIXES and not path.is_dir():
+            files.setdefault(same_name(path.stem), []).append(path)
+    texts, missing, empty, problems = [], [], [], []
     for photo in training:
-        path = photo.path.with_suffix(".txt")
-        try:
-            text = " ".join(path.read_text(encoding="utf-8").split())
-        except (OSError, UnicodeDecodeError):
-            missing.append(path.name)
-            continue
-        if not text:
-            empty.append(path.name)
+        paths = files.get(same_name(photo.path.stem), [])
+        found, unread = _texts_of(paths)
+        problems += unread
+        names = " and ".join(shown(path.name) for path in paths)
+        text = next(iter(found), "")
+        if not paths:
+            missing.append(shown(photo.path.stem) + CAPTION_SUFFIXES[0])
+        elif len(found) > 1:
+            problems.append(f"{_CAPTIONS_RULE}; in {shown(str(folder))} {names} differ: remove one of them")
+        elif found and is_blank(text):
+            empty.append(names)
         texts.append(text)
-    rule = "captions: files needs a UTF-8 text file with a caption beside each training image"
-    problems = []
-    if missing:
-        problems.append(f"{rule}; in {folder} these are missing or unreadable: {', '.join(missing)}")
-    if empty:
-        problems.append(f"{rule}; in {folder} these are empty: {', '.join(empty)}")
-    return tuple(texts), problems
+    for what, concerned in (("missing", missing), ("empty", empty)):
+        if concerned:
+            problems.append(
+                f"{_CAPTIONS_RULE}; in {shown(str(folder))} these are {what}: {', '.join(concerned)}"
+            )
+    return tuple(texts), list(dict.fromkeys(problems))
+
+
+def _texts_of(paths: Sequence[Path]) -> tuple[set[str], list[str]]:
+    """What text files say, each on one line, and what is wrong with those that cannot be read."""
+    texts: set[str] = set()
+    problems: list[str] = []
+    for path in paths:
+        try:
+            # A byte-order mark within the text comes of files that were joined.
+            texts.add(" ".join(decoded(read_file(path, "a text file")).replace("\ufeff", "").split()))
+        except UserError as error:
+            problems += error.problems
+        except ValueError as error:
+            problems.append(f"{shown(str(path))}: {error}")
+    return texts, problems

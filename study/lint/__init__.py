@@ -9,6 +9,7 @@ from search_spaces.documents import Document, load_document, parse_document
 from study.lint.cluster import lint_cluster
 from study.lint.faults import Fault, placeholders, secrets
 from study.lint.kuberay import KINDS, lint_manifest
+from trainables.text import decoded
 
 __all__ = ["Fault", "lint_file"]
 
@@ -43,8 +44,8 @@ def lint_file(path: Path) -> list[tuple[Fault, str]] | None:
 def _documents(path: Path) -> list[Document]:
     """The documents of a file; each knows its lines in the whole file."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
+        text = decoded(path.read_bytes())
+    except (OSError, ValueError):
         return [load_document(path)]  # which says what is wrong with it
     lines = text.split("\n")
     starts = [index for index, line in enumerate(lines) if line.rstrip() == "---"]
