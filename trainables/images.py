@@ -63,18 +63,19 @@ def list_images(folder: Path) -> tuple[list[Path], list[str]]:
     subfolders are not entered. Files that are no images are returned too: `check_image` names them.
     """
     place = shown(str(folder))
-    if not folder.exists():
-        return [], [f"{place}: no such folder; {_missing_remedy(folder)}"]
-    if not folder.is_dir():
-        return [], [
-            f"{place}: is a file; images must be a folder of photographs, name {shown(str(folder.parent))} instead"
-        ]
     try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            remedy = f"images must be a folder of photographs, name {shown(str(folder.parent))} instead"
+            return [], [f"{place}: is a file; {remedy}"]
         # By the name as it reads, so that the order of the data is the same on every file system.
         entries = sorted(folder.iterdir(), key=lambda path: (same_name(path.name), path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return [], [f"{place}: no such folder; {_missing_remedy(folder)}"]
     except OSError as error:
-        return [], [f"{place}: cannot be read ({error.strerror}); change its permissions"]
-    files = [path for path in entries if not path.is_dir() and not _is_passed_over(path)]
+        return [], [
+            f"{place}: cannot be read ({error.strerror}); change its permissions, or name another folder"
+        ]
+    files = [path for path in entries if not os.path.isdir(path) and not _is_passed_over(path)]
     if files:
         twice = [
             f"{place}: {shown(one.name)} is there twice, in two Unicode spellings of one name; rename or remove one"
@@ -82,7 +83,9 @@ def list_images(folder: Path) -> tuple[list[Path], list[str]]:
             if same_name(one.name) == same_name(other.name)
         ]
         return files, list(dict.fromkeys(twice))
-    subfolders = [shown(path.name) for path in entries if path.is_dir() and not path.name.startswith(".")]
+    subfolders = [
+        shown(path.name) for path in entries if os.path.isdir(path) and not path.name.startswith(".")
+    ]
     inside = f" (it has subfolders, which are not entered: {', '.join(subfolders[:5])})" if subfolders else ""
     return [], [f"{place}: the folder has no images{inside}; put the photographs of one subject into it"]
 
@@ -202,7 +205,8 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
 
 def _missing_remedy(folder: Path) -> str:
     with contextlib.suppress(OSError):
-        if any(same_name(path.name) == same_name(folder.name) for path in folder.parent.iterdir()):
+        names = {path.name for path in folder.parent.iterdir()} - {folder.name}
+        if same_name(folder.name) in map(same_name, names):
             return "there is one whose name reads the same in another Unicode spelling; rename that one"
     return "images must be an existing folder of photographs"
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,7 @@ def _read_folders(
     photos, problems = _read_photos(folder, resolution)
     if config.references is not None:
         reference_folder = folder_of(config.references)
-        if folder.exists() and reference_folder.exists() and folder.samefile(reference_folder):
+        if _is_same(folder, reference_folder):
             problems.append(
                 f"references and images are the same folder, {shown(str(folder))}; references must not be trained on: "
                 "leave references out to hold some images out, or name another folder"
@@ -225,6 +226,13 @@ def _read_folders(
         texts, more = _read_captions(folder, training)
         problems += more
     return _Split(training, references, texts), _of_subject(config, problems)
+
+
+def _is_same(folder: Path, other: Path) -> bool:
+    try:
+        return folder.samefile(other)
+    except OSError:  # one of them is not there, or cannot be reached: told when it is read
+        return False
 
 
 def _of_subject(config: SubjectConfig, problems: list[str]) -> list[str]:
@@ -268,7 +276,7 @@ def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str,
     """The caption of each training image, on one line, from the text file that bears the image's name."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if training else ():
-        if path.suffix.lower() in CAPTION_SUFFIXES and not path.is_dir():
+        if path.suffix.lower() in CAPTION_SUFFIXES and not os.path.isdir(path):
             files.setdefault(same_name(path.stem), []).append(path)
     texts, missing, empty, problems = [], [], [], []
     for photo in training:

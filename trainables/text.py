@@ -42,6 +42,11 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file name, which on Linux is any bytes, is text."""
+    return _SURROGATES.search(name) is None
+
+
 def name_bytes(name: str) -> bytes:
     """Returns a file name as UTF-8; bytes in it that are none stay as they are."""
     return name.encode("utf-8", "surrogateescape")

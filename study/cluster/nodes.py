@@ -17,6 +17,7 @@ from study.remote.object_store import ObjectStore, StoreError
 from study.runs import Storage
 from study.visible import VISIBLE_SECONDS, sees
 from trainables.located import folder_of
+from trainables.text import name_bytes
 
 ANSWER_SECONDS = 120.0
 _STRANGE = "it cannot run this project"
@@ -161,7 +162,7 @@ def fingerprint(name: str) -> str | None:
         return None
     digest = hashlib.sha256()
     for path in files_of(folder):
-        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        digest.update(name_bytes(f"{path.relative_to(folder)}\0{path.stat().st_size}\0"))
     return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ from study.errors import UserError
 from study.machine import size
 from study.spec import StudySpec
 from trainables.config import EMBEDDED
+from trainables.text import is_utf8, shown
 
 STUDY_FILE, INPUTS, PLACE_FILE = "study.yaml", "inputs", "inputs.json"
 MAX_BYTES = 200 * 2**20  # of photographs and small models; Ray takes 500 MiB in all
@@ -116,6 +117,12 @@ def _below(path: Path, folder: str) -> bool:
 def _content(folder: Path) -> tuple[str, int]:
     """The SHA-256 of a folder's files with their names, and their bytes; hidden files are left out."""
     digest, total = hashlib.sha256(), 0
+    strange = [shown(path.name) for path in folder.rglob("*") if not is_utf8(path.name)]
+    if strange:  # Ray sends an archive, whose names are UTF-8; renamed, other photographs would be held out
+        raise UserError(
+            f"{folder}: file names that are not UTF-8 cannot be sent to a cluster: {', '.join(sorted(strange)[:5])}; "
+            "rename them (convmv does), or put the folder where all nodes see it and say so with --shared FOLDER"
+        )
     try:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):

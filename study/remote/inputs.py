@@ -6,10 +6,12 @@ import fcntl
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import FileRef, fetch_file, safe_path
 from trainables.config import RunConfig
+from trainables.text import is_utf8, name_bytes
 
 INPUTS = "inputs"
 INDEX = "index.json"
@@ -20,6 +22,11 @@ def named_folders(config: RunConfig) -> list[str]:
     subject, evaluation = config.subject, config.evaluation
     names = [subject.images, subject.references, config.model.path, evaluation.image_encoder, evaluation.clip]
     return [name for name in names if name and name.startswith(("/", "~"))]
+
+
+def object_of(relative: str) -> str:
+    """Returns where a file of a shipped folder lies below it: keys are UTF-8, file names need not be."""
+    return f"f/{relative}" if is_utf8(relative) else f"b/{quote(name_bytes(relative))}"
 
 
 def fetch_inputs(store: ObjectStore, key: str, cache: Path) -> Path:
@@ -45,8 +52,8 @@ def fetch_inputs(store: ObjectStore, key: str, cache: Path) -> Path:
             raise StoreError(f"storage {store.url}: {key} is not there")
         partial = cache / f".{target.name}.partial"
         for relative, (count, sha256) in json.loads(content).items():
-            ref = FileRef(f"f/{safe_path(relative)}", count, sha256)
+            ref = FileRef(object_of(safe_path(relative)), count, sha256)
             if not fetch_file(store, key, ref, partial / relative):
-                raise StoreError(f"storage {store.url}: {key}/f/{relative} is damaged or gone")
+                raise StoreError(f"storage {store.url}: {key}/{ref.key} is damaged or gone")
         os.replace(partial, target)
     return target

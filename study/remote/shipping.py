@@ -24,7 +24,7 @@ from study.cluster.nodes import (
 )
 from study.errors import UserError
 from study.machine import size
-from study.remote.inputs import INDEX, INPUTS
+from study.remote.inputs import INDEX, INPUTS, object_of
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import digest_of
 from study.runs import Storage
@@ -128,9 +128,10 @@ def _to_url(storage: Storage, digest: str, files: Mapping[str, Path], digests: M
         return key
     index = {}
     for relative, path in files.items():
-        known = there.get(f"{key}/f/{relative}")
+        place = f"{key}/{object_of(relative)}"
+        known = there.get(place)
         if known is None or known.size != path.stat().st_size:
-            store.put_file(f"{key}/f/{relative}", path)
+            store.put_file(place, path)
         index[relative] = [path.stat().st_size, digests[relative]]
     store.put(f"{key}/{INDEX}", json.dumps(index).encode())
     return key
