@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,19 @@ def test_shipped_inputs_are_checked(s3: Proxy, tmp_path: Path) -> None:
         fetch_inputs(store, key, tmp_path / "node")
     store.put(f"{key}/f/0.png", whole)
     assert len(list(fetch_inputs(store, key, tmp_path / "node").iterdir())) == 4
+
+
+def test_file_names_that_are_not_utf_8_are_shipped(s3: Proxy, tmp_path: Path) -> None:
+    spec = photographed(tmp_path / "photos")
+    odd = os.fsencode(tmp_path / "photos") + b"/caf\xe9.png"
+    os.rename(tmp_path / "photos" / "0.png", odd)
+    names = inputs_of(spec)
+    storage = storage_at(s3.url("odd"), spec.name)
+    key = ship(names, storage, 1.0, lambda line: None)[names[0]]
+    copy = fetch_inputs(ObjectStore(storage.url or ""), key, tmp_path / "node")
+    assert sorted(os.listdir(os.fsencode(copy))) == [b"1.png", b"2.png", b"3.png", b"caf\xe9.png"]
+    folder = ship(names, Storage(tmp_path / "shared", spec.name), 1.0, lambda line: None)[names[0]]
+    assert sorted(os.listdir(os.fsencode(folder))) == sorted(os.listdir(os.fsencode(copy)))
 
 
 def test_what_is_too_large_is_refused_with_the_remedy(tmp_path: Path) -> None:
