@@ -14,6 +14,7 @@ from study.runs import root_and_url
 from study.sections import BASE
 from study.spec import StudySpec
 from trainables.config import EMBEDDED
+from trainables.text import is_utf8, shown
 
 _OPTIMIZERS = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", "prodigy")}
 
@@ -35,6 +36,7 @@ def check_study(
         tracking_uri: MLflow; None: that of the study file, or else MLFLOW_TRACKING_URI.
     """
     return [
+        *_folder_names(spec, storage),
         *check_images(spec),
         *_models(spec),
         *_metric_models(spec),
@@ -68,6 +70,19 @@ def check_images(spec: StudySpec) -> list[str]:
     captions: Any = "files" if "files" in field_values(spec, "captions") else "instance_prompt"
     resolution = max((value for value in field_values(spec, "resolution") if value), default=_native(spec))
     return [problem for subject in spec.subjects for problem in check_subject(subject, resolution, captions)]
+
+
+def _folder_names(spec: StudySpec, storage: Path | str | None) -> list[str]:
+    """Ray, SQLite and MLflow take paths as text; photographs below such a folder may have any names."""
+    folders = [
+        folder for subject in spec.subjects for folder in (subject.images, subject.references) if folder
+    ]
+    paths = dict.fromkeys(map(str, (Path.cwd(), *folders, storage or "")))
+    return [
+        f"{shown(path)}: the path is not UTF-8, which Ray and the databases need; rename it, or work in another"
+        for path in paths
+        if not is_utf8(path)
+    ]
 
 
 def _native(spec: StudySpec) -> int | None:

@@ -9,14 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from study.checks import check_study
 from study.cluster.nodes import fingerprint
 from study.cluster.parcel import _content
 from study.errors import UserError
+from study.spec import load_study
 from tests.field.photos import photograph, photographs
 from trainables.subjects import check_subject, hold_out, resolve_subject
 
 NAMES = ["Bär.png", "Café.png", "Zoé 2.png", "Über.png", "ぱ.png", "plain.png"]
 LATIN = [os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"\xfcber.png"), "dog.png", "plain.png"]
+
+STUDY = """name: names
+subjects:
+  - {{name: dog, images: {photos}, instance_prompt: a sks dog, class_prompt: a dog}}
+arms: {{lora: {{method: lora}}}}
+"""
 
 
 def spelled(form: str) -> list[str]:
@@ -86,3 +94,21 @@ def test_messages_about_such_files_can_be_printed(tmp_path: Path) -> None:
     assert "caf\\xe9.png" in problems
     assert "\\x1b[31mred\\x0a.png" in problems
     problems.encode("utf-8")
+
+
+def test_a_working_folder_whose_name_is_not_utf_8_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray broke off there with an abort of its own."""
+    photographs(tmp_path / "photos", LATIN)
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    study = STUDY.format(photos=tmp_path / "photos")
+    (folder / "study.yaml").write_text(study)
+    monkeypatch.chdir(tmp_path)
+    assert check_study(load_study(folder / "study.yaml"), "storage") == []
+    monkeypatch.chdir(folder)
+    problems = check_study(load_study("study.yaml"), "storage")
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{tmp_path}/caf\\xe9: the path is not UTF-8")
+    assert os.listdir() == ["study.yaml"]
