@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -122,8 +123,15 @@ def test_settings_that_make_an_objective_impossible() -> None:
 
 def test_a_processor_config_of_transformers_5_will_do(models: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(models / "clip", tmp_path / "clip")
-    (copy / "preprocessor_config.json").rename(copy / "processor_config.json")
+    plain = copy / "preprocessor_config.json"
+    (copy / "processor_config.json").write_text(
+        json.dumps({"image_processor": json.loads(plain.read_text())})
+    )
+    plain.unlink()
     assert check_metric_models("embedded", str(copy)) == []
+    load_clip(str(copy))
+    (copy / "processor_config.json").write_text("{}")
+    assert "image_processor" in "".join(check_metric_models("embedded", str(copy)))
 
 
 @pytest.mark.skipif(not embedded.CLIP.is_dir(), reason="the embedded model's weights are not here")

@@ -6,8 +6,19 @@ import re
 from pathlib import Path
 
 from trainables.config import EMBEDDED, EvaluationConfig
+from trainables.located import folder_of
+from trainables.model_files import (
+    TRANSFORMERS,
+    has_weights,
+    json_fault,
+    read_json,
+    tokenizer_faults,
+    variants_of,
+    weight_faults,
+)
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def check_evaluation(config: EvaluationConfig, metrics: tuple[str, ...] = ()) -> list[str]:
@@ -32,24 +43,17 @@ def check_evaluation(config: EvaluationConfig, metrics: tuple[str, ...] = ()) ->
 
 
 def check_metric_models(image_encoder: str = EMBEDDED, clip: str = EMBEDDED) -> list[str]:
-    """Returns what is wrong with the names of metric models, one message a problem; reads no weights."""
+    """Returns what keeps metric models from being loaded, one message a problem; reads no weights but their headers."""
     problems = []
     for field, name in (("image_encoder", image_encoder), ("clip", clip)):
         if name == EMBEDDED:
             continue
-        folder = Path(name).expanduser()
+        folder = folder_of(name)
         if folder.is_dir():
-            found = {path.name for path in folder.iterdir()}
-            missing = [] if "config.json" in found else ["config.json"]
-            if not found & {"preprocessor_config.json", "processor_config.json"}:
-                missing.append("preprocessor_config.json")
-            if not any(name.endswith(".safetensors") for name in found):
-                missing.append("weights as *.safetensors (other formats are not read, they can run code)")
-            if missing:
-                problems.append(
-                    f"evaluation.{field} {name!r}: the folder lacks {' and '.join(missing)}; it must be a "
-                    "model in transformers' layout with its image processor"
-                )
+            problems += [
+                f"evaluation.{field} {name!r}: the folder {fault}"
+                for fault in _faults(folder, field == "clip")
+            ]
         elif not _HUB_ID.match(name) or name.startswith("."):
             example = "facebook/dino-vits16" if field == "image_encoder" else "openai/clip-vit-base-patch32"
             problems.append(
@@ -57,3 +61,61 @@ def check_metric_models(image_encoder: str = EMBEDDED, clip: str = EMBEDDED) -> 
                 f"such as {example}"
             )
     return problems
+
+
+def _faults(folder: Path, is_clip: bool) -> list[str]:
+    """Returns what is wrong with the folder of a metric model, as predicates of the folder."""
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    processors = [name for name in _PROCESSORS if (folder / name).is_file()]
+    if not processors:
+        missing.append("preprocessor_config.json")
+    variants = sorted(variants_of(folder, TRANSFORMERS))
+    weights = has_weights(folder, TRANSFORMERS, None)
+    if not weights and not variants:
+        missing.append("weights as *.safetensors (other formats are not read, they can run code)")
+    faults = []
+    if missing:
+        faults.append(
+            f"lacks {' and '.join(missing)}; it must be a model in transformers' layout with its image processor"
+        )
+    if variants and not weights:
+        faults.append(
+            f"has its weights only as variant {' and '.join(variants)}, and metric models are read without one; "
+            f"make model.safetensors of model.{variants[0]}.safetensors (a copy or a link will do)"
+        )
+    faults += _config_faults(folder, is_clip) if (folder / "config.json").is_file() else []
+    faults += _processor_faults(folder, processors)
+    if weights:
+        faults += weight_faults(folder, "", TRANSFORMERS)
+    return faults + (tokenizer_faults(folder, "", any_kind=True) if is_clip else [])
+
+
+def _config_faults(folder: Path, is_clip: bool) -> list[str]:
+    fault = json_fault(folder, "config.json")
+    if fault:
+        return [fault]
+    config = read_json(folder / "config.json") or {}
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        return ["names no model_type in config.json; it must be a model in transformers' layout"]
+    towers = kind == "clip" or bool({"text_config", "text_config_dict"} & config.keys())
+    if is_clip and not towers:
+        return [f"holds a model of type {kind}, which has no text tower; name a CLIP"]
+    if not is_clip and towers:
+        return [
+            f"holds a model of type {kind} with a text tower, which cannot be asked for images alone; name a vision "
+            "transformer such as DINO, or the CLIP's vision tower saved by itself"
+        ]
+    return []
+
+
+def _processor_faults(folder: Path, found: list[str]) -> list[str]:
+    faults = [fault for fault in (json_fault(folder, name) for name in found) if fault]
+    if faults or "preprocessor_config.json" in found or not found:
+        return faults
+    nested = (read_json(folder / "processor_config.json") or {}).get("image_processor")
+    if isinstance(nested, dict):
+        return []
+    return [
+        "has no image_processor in processor_config.json, and no preprocessor_config.json; fetch it again"
+    ]
