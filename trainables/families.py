@@ -204,6 +204,7 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    _limit_tokenizer(pipeline.tokenizer, pipeline.text_encoder)
     parts = pipeline.components
     modules = {name: parts.pop(name).to(device) for name in family.modules}
     for name in ("unet", "vae"):
@@ -222,6 +223,14 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
     )
     backbone.restore()
     return backbone
+
+
+def _limit_tokenizer(tokenizer: Any, text_encoder: Any) -> None:
+    """Gives a tokenizer that knows no limit, or too large a one, that of the text encoder: its positions.
+
+    The stock pipeline, and what is saved of it, take the limit from the tokenizer.
+    """
+    tokenizer.model_max_length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
 
 
 def disable_gradient_checkpointing(module: Any) -> None:
