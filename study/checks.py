@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from study.cluster.local_ray import HERE, check_cluster
 from study.machine import check_disk, check_resources, check_tracking
@@ -15,6 +15,9 @@ from study.sections import BASE
 from study.spec import StudySpec
 from trainables.config import EMBEDDED
 from trainables.text import is_utf8, shown
+
+if TYPE_CHECKING:
+    from trainables.prompt_checks import Findings
 
 _OPTIMIZERS = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", "prodigy")}
 
@@ -39,6 +42,7 @@ def check_study(
         *_folder_names(spec, storage),
         *check_images(spec),
         *_models(spec),
+        *(problem for found in check_prompts(spec) for problem in found.problems),
         *_metric_models(spec),
         *_optimizers(spec),
         *_precision(spec),
@@ -83,6 +87,17 @@ def _folder_names(spec: StudySpec, storage: Path | str | None) -> list[str]:
         for path in paths
         if not is_utf8(path)
     ]
+
+
+def check_prompts(spec: StudySpec) -> list[Findings]:
+    """Returns what is said of each subject's prompts; nothing, if the model is not on this machine or not sound."""
+    from trainables.models import check_model, local_folder
+    from trainables.prompt_checks import find_cut_prompts
+
+    if local_folder(spec.model) is None or check_model(spec.model):
+        return []
+    captions: Any = "files" if "files" in field_values(spec, "captions") else "instance_prompt"
+    return [find_cut_prompts(spec.model, subject, spec.evaluation, captions) for subject in spec.subjects]
 
 
 def _native(spec: StudySpec) -> int | None:

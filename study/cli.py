@@ -62,12 +62,14 @@ def _global(
 def validate(file: FileArgument, overrides: Overrides = None) -> None:
     """Check a study file and everything that it names; print all problems at once."""
     from study.checks import check_study
+    from study.notes import print_notes, study_notes
     from study.spec import load_study
 
     spec = load_study(file, overrides or [])
     problems = check_study(spec)
     if problems:
         raise UserError(*problems)
+    print_notes(study_notes(spec))
     typer.echo(f"{spec.name}: valid, {len(spec.arms)} arms, {spec.number_of_runs()} runs")
 
 
@@ -83,9 +85,13 @@ def plan(
     form: FormatOption = Format.table,
 ) -> None:
     """Print what a launch would do: trials, runs, time, memory, disk, and what it would resume."""
+    from study.notes import print_notes, study_notes
     from study.operations import plan_study
+    from study.spec import load_study
 
-    planned = plan_study(file, overrides or [], storage, address=address, probe=probe)
+    spec = load_study(file, overrides or [])
+    planned = plan_study(spec, (), storage, address=address, probe=probe)
+    print_notes(study_notes(spec))
     print_rows(planned.rows(), planned.columns(), form, shown=planned.shown())
     if form is Format.table:
         for line in planned.summary():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from study.errors import UserError
 from study.inside import inside
+from study.notes import print_notes
 from study.run_result import read_result
 from study.runs import RunKey, Storage
 from trainables.config import RunConfig
@@ -77,7 +78,10 @@ def draw_images(
     import torch
 
     from trainables.catalogue import get_method
+    from trainables.evaluation.prompts import fill
     from trainables.families import load_backbone
+    from trainables.prompt_checks import find_cut
+    from trainables.prompt_lengths import memory_reader
     from trainables.subjects import resolve_subject
 
     method = get_method(config.method)
@@ -90,10 +94,11 @@ def draw_images(
         pipeline = method.load(pipeline, place).to(device)
         pipeline.set_progress_bar_config(disable=True)
     subject = resolve_subject(config.subject, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+    texts = [fill(prompt, subject.instance_prompt) for prompt in prompts]
+    print_notes(find_cut(texts, memory_reader(pipeline.tokenizer), config.model.path))
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for index, prompt in enumerate(prompts):
-        text = prompt.replace("{subject}", subject.instance_prompt)
+    for index, text in enumerate(texts):
         generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
         images = pipeline(
             [text] * count, generator=generators, num_inference_steps=steps, guidance_scale=guidance

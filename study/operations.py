@@ -121,8 +121,10 @@ def launch_study(
     storage = storage_of(spec, root)
 
     from study.execute import launch
+    from study.notes import print_notes, study_notes
     from study.tracking.mlflow_store import resolve_tracking_uri
 
+    print_notes(study_notes(spec))
     uri = resolve_tracking_uri(storage, tracking_uri, spec.tracking.uri)
     watchers = _Watchers(spec, storage, uri, console)
     try:

@@ -117,11 +117,14 @@ def _run(config: RunConfig) -> int:
     result = Path(config.output_dir) / RESULT_FILE
     if not result.exists():
         from trainables.checks import check_run  # what follows loads torch
+        from trainables.prompt_checks import find_cut_prompts_of_run
         from trainables.run import execute
 
         problems = check_run(config)
         if problems:
             raise UserError(*problems)
+        for note in find_cut_prompts_of_run(config).notes:
+            print(f"note: {note}", file=sys.stderr)
         events = execute(config)
         try:
             for event in events:

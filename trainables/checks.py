@@ -7,6 +7,7 @@ from trainables.config import RunConfig
 from trainables.evaluation.checks import check_evaluation
 from trainables.models import check_model, native_resolution, resolve_model
 from trainables.optim import check_optimizer
+from trainables.prompt_checks import find_cut_prompts_of_run
 from trainables.subjects import check_subject
 
 
@@ -14,11 +15,12 @@ def check_run(config: RunConfig) -> list[str]:
     """Returns everything wrong with a run's model, subject, optimizer and device, one message a problem."""
     training = config.training
     problems = check_model(config.model, training.resolution)
+    prompts = [] if problems else find_cut_prompts_of_run(config).problems
     resolution = training.resolution
     if not problems and resolution is None:
         resolution = native_resolution(resolve_model(config.model))
     problems += check_subject(config.subject, resolution, training.captions)
-    problems += check_evaluation(config.evaluation)
+    problems += [*prompts, *check_evaluation(config.evaluation)]
     if get_method(config.method).trains:
         problems += check_optimizer(training.optimizer)
         problems += check_device(config.device, training.mixed_precision)

@@ -33,6 +33,7 @@ from trainables.located import place_folders
 from trainables.loop import Trainer, train
 from trainables.meter import Meter, folder_bytes
 from trainables.outcomes import describe, outcome
+from trainables.prompt_checks import refuse_cut_prompts
 from trainables.resident import Resident
 from trainables.setup import build_trainer, choose_device, count_step_flops, shard, spread
 from trainables.sharding import unpark
@@ -227,6 +228,7 @@ class _Attempt:
         training = self.config.training
         resolution = training.resolution or self.backbone.resolution
         subject = resolve_subject(self.config.subject, resolution, training.captions)
+        refuse_cut_prompts(subject, self.config.evaluation, self.backbone.tokenizer, self.config.model.path)
         return subject, Cache(self.config.cache_dir)
 
     def _prepare(self, subject: Subject, cache: Cache) -> None:

@@ -128,6 +128,26 @@ def resolve_subject(
     )
 
 
+def training_captions(config: SubjectConfig) -> dict[str, str]:
+    """Returns the captions of a subject's training images by the files that hold them; decodes no image.
+
+    What cannot be read is left out: `check_subject` names it.
+    """
+    if config.images is None:
+        return {} if _embedded_problems(config) else _embedded_captions(config)
+    folder = folder_of(config.images)
+    paths, _ = list_images(folder)
+    held_out = set() if config.references else hold_out([path.name for path in paths], config.holdout)
+    files = _caption_files(folder) if paths else {}
+    found: dict[str, str] = {}
+    for path in paths:
+        beside = files.get(same_name(path.stem), [])
+        texts, _ = _texts_of(beside)
+        if path.name not in held_out and len(texts) == 1:
+            found[shown(str(beside[0]))] = texts.pop()
+    return found
+
+
 def hold_out(names: Sequence[str], count: int) -> set[str]:
     """Returns the `count` names with the smallest hashes: a choice that an added photograph hardly changes, and that
     is the same on every file system, whichever spelling of a name (see `same_name`) it keeps.
@@ -170,6 +190,13 @@ def _embedded_problems(config: SubjectConfig) -> list[str]:
     if config.references is not None:
         problems.append(f"subject {config.name!r}: references need images; name the folder to train on too")
     return problems
+
+
+def _embedded_captions(config: SubjectConfig) -> dict[str, str]:
+    from trainables.embedded import load_subject
+
+    captions = load_subject(config.name).training_captions()
+    return {f"training-{number}": caption for number, caption in enumerate(captions)}
 
 
 def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions) -> Subject:
@@ -274,10 +301,7 @@ def _overlaps(training: Sequence[_Photo], references: Sequence[_Photo]) -> list[
 
 def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str, ...], list[str]]:
     """The caption of each training image, on one line, from the text file that bears the image's name."""
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()) if training else ():
-        if path.suffix.lower() in CAPTION_SUFFIXES and not os.path.isdir(path):
-            files.setdefault(same_name(path.stem), []).append(path)
+    files = _caption_files(folder) if training else {}
     texts, missing, empty, problems = [], [], [], []
     for photo in training:
         paths = files.get(same_name(photo.path.stem), [])
@@ -298,6 +322,15 @@ def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str,
                 f"{_CAPTIONS_RULE}; in {shown(str(folder))} these are {what}: {', '.join(concerned)}"
             )
     return tuple(texts), list(dict.fromkeys(problems))
+
+
+def _caption_files(folder: Path) -> dict[str, list[Path]]:
+    """The text files of a folder by the names, without suffixes, of the images to which they belong."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in CAPTION_SUFFIXES and not os.path.isdir(path):
+            files.setdefault(same_name(path.stem), []).append(path)
+    return files
 
 
 def _texts_of(paths: Sequence[Path]) -> tuple[set[str], list[str]]:

@@ -30,15 +30,29 @@ PHOTO_TEMPLATES: tuple[str, ...] = (
 
 def evaluation_templates(subject: Subject, config: EvaluationConfig) -> tuple[str, ...]:
     """Returns the templates, each with ``{subject}``, that a subject is evaluated on."""
+    return templates_of(subject.embedded, config)
+
+
+def templates_of(embedded: bool, config: EvaluationConfig) -> tuple[str, ...]:
+    """Returns the templates for a subject of the embedded world, or for one of photographs."""
     templates = config.prompts
     if templates is None:
-        if subject.embedded:
+        if embedded:
             from trainables.embedded import evaluation_prompts
 
             templates = tuple(evaluation_prompts())
         else:
             templates = PHOTO_TEMPLATES
     return templates[: config.num_prompts] if config.num_prompts else templates
+
+
+def spans_of(template: str, phrase: str) -> list[tuple[int, int]]:
+    """Returns where `phrase` stands in the filled template, as (start, end) in characters."""
+    spans, filled = [], ""
+    for piece in template.split("{subject}")[:-1]:
+        filled += piece + phrase
+        spans.append((len(filled) - len(phrase), len(filled)))
+    return spans
 
 
 def fill(template: str, phrase: str) -> str:

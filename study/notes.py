@@ -1,0 +1,20 @@
+"""What a study file allows, but probably does not mean: said before a study runs, which goes on all the same."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from study.checks import check_prompts
+from study.spec import StudySpec
+
+
+def study_notes(spec: StudySpec) -> list[str]:
+    """Returns what is allowed, but probably not meant, one message each; the study has no problems (`check_study`)."""
+    return list(dict.fromkeys(note for found in check_prompts(spec) for note in found.notes))
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints notes on the standard error, one a line."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)
