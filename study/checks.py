@@ -90,12 +90,9 @@ def _folder_names(spec: StudySpec, storage: Path | str | None) -> list[str]:
 
 
 def check_prompts(spec: StudySpec) -> list[Findings]:
-    """Returns what is said of each subject's prompts; nothing, if the model is not on this machine or not sound."""
-    from trainables.models import check_model, local_folder
+    """Returns what is said of each subject's prompts; nothing, if the model's tokenizer is not on this machine."""
     from trainables.prompt_checks import find_cut_prompts
 
-    if local_folder(spec.model) is None or check_model(spec.model):
-        return []
     captions: Any = "files" if "files" in field_values(spec, "captions") else "instance_prompt"
     return [find_cut_prompts(spec.model, subject, spec.evaluation, captions) for subject in spec.subjects]
 

@@ -172,13 +172,20 @@ def _safetensors_fault(folder: Path, name: str) -> str | None:
 
 def _tokenizer_file_fault(folder: Path, name: str) -> str | None:
     if name.endswith(".json"):
-        return json_fault(folder, name)
+        return json_fault(folder, name) or _vocabulary_fault(folder, name)
     path = folder / name
     if not path.is_file():
         return f"lacks {name}; {_AGAIN}"
     if path.stat().st_size == 0:
         return f"has an empty {name}; fetch it again"
     return _unreal(path, name)
+
+
+def _vocabulary_fault(folder: Path, name: str) -> str | None:
+    content = read_json(folder / name) or {}
+    model = content.get("model") if name.endswith("tokenizer.json") else {"vocab": content}
+    there = isinstance(model, dict) and bool(model.get("vocab"))
+    return None if there else f"has no vocabulary in {name}; fetch it again"
 
 
 def _unreal(path: Path, name: str) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables.errors import UserError
 from trainables.model_files import read_json, tokenizer_faults
 
 if TYPE_CHECKING:
@@ -116,16 +117,24 @@ def _positions(config: Any) -> int:
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:
+    try:
+        return _whole(_tokenizer_of(folder))
+    except Exception as error:  # the library in Rust raises nothing narrower
+        raise UserError(f"the tokenizer in {folder} cannot be loaded ({error}); fetch it again") from error
+
+
+def _tokenizer_of(folder: Path) -> Tokenizer:
     file = folder / "tokenizer.json"
     if file.is_file():
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(file))
         if tokenizer.num_special_tokens_to_add(False) == _MARKS:
-            return _whole(tokenizer)
+            return tokenizer
     from transformers import CLIPTokenizer  # which loads torch
 
-    return _whole(CLIPTokenizer.from_pretrained(str(folder)).backend_tokenizer)
+    found: Tokenizer = CLIPTokenizer.from_pretrained(str(folder)).backend_tokenizer
+    return found
 
 
 def _whole(tokenizer: Tokenizer) -> Tokenizer:

@@ -168,6 +168,7 @@ def without_class(part: str) -> Change:
         (write("unet/diffusion_pytorch_model.safetensors", POINTER), "git lfs pull"),
         (write("text_encoder/config.json", POINTER), "git lfs pull"),
         (write("tokenizer/tokenizer.json", POINTER), "git lfs pull"),
+        (write("tokenizer/tokenizer.json", '{"model": {}}'), "no vocabulary in tokenizer/tokenizer.json"),
         (write("tokenizer/special_tokens_map.json", "{"), "tokenizer/special_tokens_map.json"),
         (write("vae/config.json", "[]"), "vae/config.json"),
         (drop("unet/config.json"), "lacks unet/config.json"),

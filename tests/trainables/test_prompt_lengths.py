@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from trainables.embedded import GENERATOR
+from trainables.errors import UserError
 from trainables.prompt_lengths import PromptReader, memory_reader, pipeline_reader
 
 TEXTS = [
@@ -61,6 +63,25 @@ def test_tokens_are_those_of_the_stock_tokenizer(
         assert first.lost
         assert text.rstrip().endswith(first.lost)
     assert memory_reader(stock).read([text, "x" * 100]) == readings
+
+
+def test_a_tokenizer_in_two_files_reads_the_same(reader: PromptReader, tmp_path: Path) -> None:
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(GENERATOR / part, tmp_path / part, ignore=shutil.ignore_patterns("*.safetensors"))
+    (tmp_path / "tokenizer/tokenizer.json").unlink()
+    other = pipeline_reader(tmp_path)
+    assert other is not None
+    assert other.read(TEXTS) == reader.read(TEXTS)
+
+
+def test_a_tokenizer_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    assert pipeline_reader(tmp_path) is None
+    (tmp_path / "tokenizer/tokenizer.json").write_text('{"model": {"vocab": 1}}')
+    reader = pipeline_reader(tmp_path)
+    assert reader is not None
+    with pytest.raises(UserError, match="cannot be loaded"):
+        reader.read(["cat " * 100])
 
 
 def test_lost_words_are_whole(reader: PromptReader) -> None:
