@@ -27,7 +27,7 @@ from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import run_prefix
 from study.run_place import LOCK_FILE, PlaceError, place_of
 from study.run_result import RunResult, read_result, write_failure
-from trainables.errors import storage_failure
+from trainables.errors import InputsChanged, storage_failure
 from trainables.events import Event, read_events
 
 ATTEMPTS_FILE = "attempts.jsonl"
@@ -155,6 +155,8 @@ class Attempt:
             return self._pull(until)
         except PlaceError:
             raise
+        except InputsChanged as error:
+            raise PlaceError(f"{'; '.join(error.problems)} (on {self._here()})") from error
         except Exception as error:
             if failure := storage_failure(error, self.folder):
                 raise PlaceError(f"{failure} (on {self._here()})") from error

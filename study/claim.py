@@ -35,8 +35,10 @@ def claimed(
     *,
     min_free_bytes: int = MIN_FREE_BYTES,
     lost: Callable[[str], None] = lambda reason: None,
-) -> Iterator[None]:
+) -> Iterator[StudySpec]:
     """Holds a study's lock; ``study.json`` is written at the first launch and compared at every later one.
+
+    Yields the study as it is to be run: what cannot be read from here is known as it was recorded.
 
     The lock is that of a file, and of the ledger's database if it is PostgreSQL: two machines may share that alone.
 
@@ -64,31 +66,36 @@ def claimed(
         file.truncate(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
         file.flush()
-        check_unchanged(spec, storage)
+        spec = check_unchanged(spec, storage)
         check_no_links(storage)
         path = storage.folder / STUDY_FILE
         if not (path.exists() or copy_of(path).exists()):
             write_json_twice(path, spec.record())
         elif not (is_sound(path) and is_sound(copy_of(path))):
             write_json_twice(path, read_json_or_copy(path))
-        yield
+        yield spec
 
 
-def check_unchanged(spec: StudySpec, storage: Storage) -> None:
-    """Raises UserError with the difference if the study was begun with other contents under the same name."""
+def check_unchanged(spec: StudySpec, storage: Storage) -> StudySpec:
+    """Returns the study, with what was recorded of the contents that cannot be read from here.
+
+    Raises:
+        UserError: It was begun with other contents under the same name; with the difference, file by file.
+    """
     from study.spec import difference
 
     path = storage.folder / STUDY_FILE
     try:
         record = read_json_or_copy(path)
     except FileNotFoundError:
-        return
+        return spec
     except ValueError:
         raise UserError(
             f"{path} is damaged; restore it, or start again under another name or --storage"
         ) from None
+    spec = spec.with_contents({**(record.get("identity", {}).get("contents") or {}), **spec.contents})
     if record["digest"] == spec.digest():
-        return
+        return spec
     changes = difference(record, spec) or ["defaults of this program's version"]
     listed = "\n".join(f"  {change}" for change in changes)
     raise UserError(

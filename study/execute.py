@@ -21,6 +21,7 @@ from study.breakage import records_failed, what_failed
 from study.claim import claimed
 from study.cluster.capacity import WAIT_SECONDS, Room
 from study.cluster.local_ray import Cluster, alive_nodes, cluster, dead_daemons
+from study.contents import read_contents
 from study.driver import Heart
 from study.errors import UserError
 from study.ledger import Ledger
@@ -124,8 +125,9 @@ def launch(
     say = say or _to_standard_error
     ending = Ending()
     notes: list[str] = []
+    spec = spec.with_contents(read_contents(spec))
     with (
-        claimed(spec, storage, lost=ending.ask),
+        claimed(spec, storage, lost=ending.ask) as spec,
         _signals(ending, say),
         upkeep(
             spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ending.ask, say=say

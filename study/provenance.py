@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +16,6 @@ PACKAGES = (
     "optuna", "mlflow", "numpy", "scipy", "pandas", "matplotlib",
 )  # fmt: skip
 
-# Fields of a run's configuration that cannot change its result; the same as in `RunConfig.digest`.
-_WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "device", "located")
 # User and password before the host, and query parameters that carry a secret; a path may hold an @ as well.
 _USER = re.compile(r"(?<=:)//[^/?#\s]*@")
 # A password that is not quoted as it should be: SQLAlchemy takes everything up to the @. Digits and a slash are a port.
@@ -116,9 +111,3 @@ def without_credentials(uri: str) -> str:
 def carries_password(uri: str) -> bool:
     """Whether a URI has a password in it, before the host or as a parameter; a user's name alone is none."""
     return bool(_SECRET.search(uri) or _RAW.search(uri))
-
-
-def config_digest(document: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of a run's configuration as in ``run.json``; equals `RunConfig.digest` of the same run."""
-    content = {name: value for name, value in document.items() if name not in _WITHOUT_EFFECT}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from study.columns import COUNTS, MORE_COLUMNS, PARAM_PREFIX, RUN_COLUMNS, TRAINING
-from study.provenance import config_digest
 from study.run_result import read_result
 from study.runs import RunKey, Storage
 from study.tracking.record import read_record
 from study.tracking.run_batches import flat_params, latest_metrics
+from trainables.config import config_digest
 from trainables.events import EVENTS_FILE, RUN_FILE, Event, read_events
 
 _PHASES = {"search": 0, "confirm": 1}

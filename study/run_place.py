@@ -24,6 +24,9 @@ from study.remote.run_objects import RunView, run_prefix
 from study.remote.run_pusher import RunPusher, Superseded, pull_run
 from study.visible import VISIBLE_SECONDS, sees
 from trainables.config import RunConfig
+from trainables.contents import sealed
+from trainables.errors import UserError
+from trainables.located import place_folders
 
 if TYPE_CHECKING:
     from study.attempt import Order
@@ -172,12 +175,15 @@ def check_inputs(config: RunConfig) -> None:
 def followers_config(order: Order) -> RunConfig:
     """Returns the configuration for a worker that helps to train a run, with its folders as they lie on its node."""
     config = RunConfig.model_validate_json(order.config)
-    if not order.url or not config.located:
-        return config
     try:
-        return _with_inputs(config, ObjectStore(order.url, patience=PULL_PATIENCE_SECONDS))
+        if order.url and config.located:
+            config = _with_inputs(config, ObjectStore(order.url, patience=PULL_PATIENCE_SECONDS))
+        place_folders(config.located)
+        return sealed(config)
     except (OSError, ValueError) as error:
         raise PlaceError(f"{error} (from node {socket.gethostname()})") from error
+    except UserError as error:
+        raise PlaceError(f"{'; '.join(error.problems)} (on node {socket.gethostname()})") from error
 
 
 def _with_inputs(config: RunConfig, store: ObjectStore) -> RunConfig:

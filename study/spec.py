@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from search_spaces.documents import Document, RuleError, load_document, problems_of, tell
 from search_spaces.schema import SearchSpace
 from search_spaces.wording import did_you_mean
+from study.contents import NOT_RECORDED, StudyContents, differing, of_run, without_paths
 from study.errors import UserError
 from study.overrides import apply_overrides
 from study.rules import Sections, broken_rules, default_subjects
 from study.runs import RunKey, Storage
 from study.sections import (
+    BASE,
     Arm,
     Budget,
     ConfirmSpec,
@@ -38,6 +40,7 @@ from study.sections import (
     sound_name,
 )
 from trainables.config import EMBEDDED, EvaluationConfig, Frozen, ModelConfig, RunConfig, SubjectConfig
+from trainables.contents import digests
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -72,6 +75,7 @@ class StudySpec(Frozen):
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     storage: StorageSpec = StorageSpec()
+    _contents: StudyContents = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _complete_and_check(self) -> Self:
@@ -134,26 +138,53 @@ class StudySpec(Frozen):
         """Returns the number of runs in the search of an arm, if no early stopping happens."""
         return self.trials_of(arm) * len(self.search_keys(arm, 0))
 
+    def values_of(self, field: str) -> set[Any]:
+        """Returns every value of a training field in the arms that train, or its ends where it is searched."""
+        values: set[Any] = set()
+        for name, arm in self.arms.items():
+            if arm.method == BASE and field != "resolution":
+                continue
+            dimension = self.space(name).parameters.get(field)
+            if dimension is not None:
+                values |= set(dimension.probes())
+            else:
+                values.add(self.method_config(name, {}).get(field))
+        return values
+
     def method_config(self, arm: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the training fields of a trial: the common ones, the budget, the fixed ones, `params`."""
         return merged_training(self.training, self.budget, self.arms[arm].fixed, params)
 
     def run_config(self, key: RunKey, params: Mapping[str, Any], storage: Storage) -> RunConfig:
         """Returns the full configuration of one run of a trial with the given parameters."""
+        training = self.method_config(key.arm, params)
+        captions = training.get("captions") == "files"
         return RunConfig(
             method=self.arms[key.arm].method,
             model=self.model,
             subject=self.subject(key.subject),
-            training=self.method_config(key.arm, params),
+            training=training,
             evaluation=self.evaluation,
             seed=key.seed,
             device="cuda" if self.resources.worker_gpus > 0 else "cpu",
             cpu_threads=self.resources.worker_cpus,
             output_dir=str(storage.run_folder(key)),
             cache_dir=str(storage.cache),
+            contents=of_run(digests(self._contents), key.subject, captions=captions),
         )
 
     # ------------------------------------------------------------------ identity and storage
+
+    @property
+    def contents(self) -> StudyContents:
+        """What lies in the folders that the study names, if it has been read (`with_contents`)."""
+        return self._contents
+
+    def with_contents(self, contents: StudyContents) -> Self:
+        """Returns the study with what lies in its folders, which then belongs to its identity; their paths do not."""
+        copy = self.model_copy()
+        copy._contents = dict(contents)
+        return copy
 
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON values, everything that decides which runs there are and what they do.
@@ -167,6 +198,9 @@ class StudySpec(Frozen):
             name: {**arm.model_dump(mode="json"), "search_space": dump(self.space(name))["parameters"]}
             for name, arm in self.arms.items()
         }
+        if self._contents:
+            without_paths(content, self._contents)
+            content["contents"] = self._contents
         return content
 
     def digest(self) -> str:
@@ -181,7 +215,8 @@ class StudySpec(Frozen):
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Returns the spec of a ``study.json``; raises UserError if this version no longer understands it."""
         try:
-            return cls.model_validate(record["spec"])
+            spec = cls.model_validate(record["spec"])
+            return spec.with_contents(record.get("identity", {}).get("contents") or {})
         except (ValidationError, KeyError) as error:
             raise UserError(f"study.json is not a study of this version: {error}") from None
 
@@ -198,8 +233,11 @@ def difference(old: Mapping[str, Any] | StudySpec, new: StudySpec) -> list[str]:
         old: A study, or the record of one.
         new: The study to compare with it.
     """
-    before = old.identity() if isinstance(old, StudySpec) else old["identity"]
-    left, right = _flatten(before), _flatten(new.identity())
+    before = dict(old.identity() if isinstance(old, StudySpec) else old["identity"])
+    held = before.pop("contents", None)
+    after = (new if held is not None else new.with_contents({})).identity()
+    after.pop("contents", None)
+    left, right = _flatten(before), _flatten(after)
     lines = []
     for path in sorted(
         {**left, **right}, key=lambda path: (list(left).index(path) if path in left else len(left), path)
@@ -207,7 +245,9 @@ def difference(old: Mapping[str, Any] | StudySpec, new: StudySpec) -> list[str]:
         a, b = left.get(path, _ABSENT), right.get(path, _ABSENT)
         if a != b:
             lines.append(f"{path}: {_show(a)} -> {_show(b)}")
-    return lines
+    if held is None:
+        return lines + ([NOT_RECORDED] if new.contents else [])
+    return lines + differing(held, new.contents)
 
 
 # ---------------------------------------------------------------------- loading

@@ -6,8 +6,10 @@ here and nowhere else. Nothing in this module imports torch.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -196,6 +198,8 @@ class RunConfig(Frozen):
         cache_dir: Content-addressed cache shared by runs.
         located: Named folder (of images, of a model) -> where it lies, if not under that name. No part of the run's
             identity.
+        contents: What lies in the folders that it names: field -> hex SHA-256 (see ``trainables/contents.py``). It
+            takes their paths' place in the identity.
     """
 
     method: str
@@ -209,6 +213,7 @@ class RunConfig(Frozen):
     output_dir: str
     cache_dir: str
     located: dict[str, str] = Field(default_factory=dict)
+    contents: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("method")
     @classmethod
@@ -233,7 +238,35 @@ class RunConfig(Frozen):
         return config_class.model_validate(value)
 
     def digest(self) -> str:
-        """Hex SHA-256 of everything that can change the result; folders and threads are left out."""
-        places = {"output_dir", "cache_dir", "cpu_threads", "device", "located"}
-        content = self.model_dump(mode="json", exclude=places)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """Returns `config_digest` of this configuration."""
+        return config_digest(self.model_dump(mode="json"))
+
+
+#: Fields of a run's configuration that cannot change its result.
+_WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "device", "located")
+#: Field of `RunConfig.contents` -> where the path stands that it is the content of.
+_PATHS = {
+    "subject.images": ("subject", "images"),
+    "subject.references": ("subject", "references"),
+    "model": ("model", "path"),
+    "evaluation.image_encoder": ("evaluation", "image_encoder"),
+    "evaluation.clip": ("evaluation", "clip"),
+}
+
+
+def config_digest(document: Mapping[str, Any]) -> str:
+    """Returns the hex SHA-256 of everything in a run's configuration that can change the result.
+
+    Folders, threads and devices are left out; of what the run reads the content counts, not the path.
+
+    Args:
+        document: A `RunConfig` as JSON values, as in ``run.json``.
+    """
+    content = copy.deepcopy({name: value for name, value in document.items() if name not in _WITHOUT_EFFECT})
+    if not content.get("contents"):
+        content.pop("contents", None)
+    for field in document.get("contents") or ():
+        section, key = _PATHS.get(field, (None, None))
+        if section in content:
+            content[section][key] = None
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

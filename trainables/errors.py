@@ -30,6 +30,12 @@ class UserError(Exception):
         super().__init__("\n".join(problems))
 
 
+class InputsChanged(UserError):
+    """The files that a run reads are not those that it was begun with; the run is not to blame, and can go on when
+    they are there again.
+    """
+
+
 class TrainingFailure(Exception):
     """A run that cannot go on for a reason of its own (NaN loss, out of memory); the study goes on without
     it.

@@ -32,7 +32,8 @@ SUPPORTED_PIPELINES = ("StableDiffusionPipeline",)
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _LIBRARIES = ("diffusers", "transformers")
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _WITH_WEIGHTS = {
     "unet": DIFFUSERS,
     "vae": DIFFUSERS,
@@ -126,7 +127,7 @@ def _check_folder(folder: Path, shown: str, variant: str | None, resolution: int
 
 def _faults(folder: Path, index: dict[str, Any], variant: str | None) -> list[str]:
     """Returns what is wrong with the parts of a pipeline, as predicates of the model."""
-    parts = [*_PARTS, *(["image_encoder"] if _is_loaded(index, "image_encoder") else [])]
+    parts = [*PARTS, *(["image_encoder"] if _is_loaded(index, "image_encoder") else [])]
     faults = [
         f"names no class for its part {part} in model_index.json; fetch it again"
         for part in parts
@@ -240,25 +241,37 @@ def native_resolution(folder: Path) -> int:
     return int(size if isinstance(size, int) else size[0]) * latent_factor(folder)
 
 
-@functools.cache
-def component_digest(folder: Path, part: str) -> str:
-    """Returns the hex SHA-256 of a part's files (names and content), remembered for the life of the process.
+def part_files(folder: Path, part: str) -> list[Path]:
+    """Returns the files of a part that loading it may read; hidden files and documentation do not count."""
+    return [
+        path for path in sorted((folder / part).rglob("*")) if path.suffix in _SUFFIXES and path.is_file()
+    ]
 
-    Model folders are taken to be read-only while the process lives. Hidden files and documentation do not
-    count.
-    """
+
+def component_digest(folder: Path, part: str) -> str:
+    """Returns the hex SHA-256 of a part's files (names and content)."""
     digest = hashlib.sha256()
-    for path in sorted((folder / part).rglob("*")):
-        if path.is_file() and path.suffix in (".json", ".safetensors", ".txt", ".model"):
-            digest.update(str(path.relative_to(folder)).encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in part_files(folder, part):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Returns the hex SHA-256 of a file, remembered while the file stays as it is (inode, size, time of change)."""
+    status = path.stat()
+    return _file_digest(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _file_digest(path: Path, *_status: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_digest(folder: Path) -> str:
     """Returns the hex SHA-256 of all parts of a model."""
-    return hashlib.sha256("".join(component_digest(folder, part) for part in _PARTS).encode()).hexdigest()
+    return hashlib.sha256("".join(component_digest(folder, part) for part in PARTS).encode()).hexdigest()
 
 
 def _check_hub_id(model: ModelConfig, resolution: int | None) -> list[str]:

@@ -23,6 +23,7 @@ from trainables.cache import Cache
 from trainables.catalogue import get_method
 from trainables.checkpoint import load_latest, remove_torn
 from trainables.config import RunConfig
+from trainables.contents import sealed
 from trainables.errors import UserError, storage_failure
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.grids import save_samples
@@ -63,6 +64,7 @@ def execute(
             leader alone touches the folder and yields events; a follower returns when the run is over.
 
     Raises:
+        InputsChanged: Images, captions or models are not those that the run was begun with.
         UserError: The folder belongs to another configuration.
         OSError: The storage failed (`trainables.errors.storage_failure`); the run is left to be resumed.
         RuntimeError: Another process is working in the folder.
@@ -84,6 +86,10 @@ def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]
     if is_over(folder):
         return
     place_folders(config.located)
+    begun = _begun(folder)
+    if begun is not None and not config.contents:  # it says nothing of what it reads, but its run did
+        config = config.model_copy(update={"contents": begun.contents})
+    config = sealed(config)
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
         _claim(folder, config)
@@ -326,17 +332,21 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
+def _begun(folder: Path) -> RunConfig | None:
+    """Returns the configuration that a folder was begun with, or None."""
+    path = folder / RUN_FILE
+    return RunConfig.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def _claim(folder: Path, config: RunConfig) -> None:
     """Writes ``run.json``, or makes sure that the folder was begun with the same configuration."""
-    path = folder / RUN_FILE
-    if path.exists():
-        begun = RunConfig.model_validate_json(path.read_text(encoding="utf-8"))
-        if begun.digest() != config.digest():
-            raise UserError(
-                f"{folder} holds a run of another configuration; name another output_dir, or remove it"
-            )
-        return
-    _write_json(path, config.model_dump(mode="json"))
+    begun = _begun(folder)
+    if begun is None:
+        _write_json(folder / RUN_FILE, config.model_dump(mode="json"))
+    elif begun.digest() != config.digest():
+        raise UserError(
+            f"{folder} holds a run of another configuration; name another output_dir, or remove it"
+        )
 
 
 def _spans(events: list[Event]) -> list[float]:

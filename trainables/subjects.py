@@ -138,7 +138,7 @@ def training_captions(config: SubjectConfig) -> dict[str, str]:
     folder = folder_of(config.images)
     paths, _ = list_images(folder)
     held_out = set() if config.references else hold_out([path.name for path in paths], config.holdout)
-    files = _caption_files(folder) if paths else {}
+    files = caption_files(folder) if paths else {}
     found: dict[str, str] = {}
     for path in paths:
         beside = files.get(same_name(path.stem), [])
@@ -301,7 +301,7 @@ def _overlaps(training: Sequence[_Photo], references: Sequence[_Photo]) -> list[
 
 def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str, ...], list[str]]:
     """The caption of each training image, on one line, from the text file that bears the image's name."""
-    files = _caption_files(folder) if training else {}
+    files = caption_files(folder) if training else {}
     texts, missing, empty, problems = [], [], [], []
     for photo in training:
         paths = files.get(same_name(photo.path.stem), [])
@@ -324,7 +324,7 @@ def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str,
     return tuple(texts), list(dict.fromkeys(problems))
 
 
-def _caption_files(folder: Path) -> dict[str, list[Path]]:
+def caption_files(folder: Path) -> dict[str, list[Path]]:
     """The text files of a folder by the names, without suffixes, of the images to which they belong."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):

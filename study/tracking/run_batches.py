@@ -17,7 +17,7 @@ from trainables.events import Event
 
 _GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost"}
 # Where a run keeps its files and how it uses the machine: no parameters of the experiment.
-_NO_PARAMS = ("output_dir", "cache_dir", "cpu_threads", "device", "located")
+_NO_PARAMS = ("output_dir", "cache_dir", "cpu_threads", "device", "located", "contents")
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.inside import inside
-from study.provenance import config_digest
 from study.runs import RunKey
 from study.tracking.mlflow_store import MlflowStore
 from study.tracking.mlflow_view import IMAGE_SECTION
 from study.tracking.record import Launch
 from study.tracking.run_batches import ImageFile
+from trainables.config import config_digest
 from trainables.events import RESULT_FILE
 from trainables.images import MAX_PIXELS
 

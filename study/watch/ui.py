@@ -13,6 +13,9 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
 
 from study.errors import UserError
 from study.provenance import without_credentials
@@ -138,16 +141,32 @@ def start(command: UiCommand, log: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_until_up(command: UiCommand, process: subprocess.Popen[bytes]) -> bool:
-    """Waits until the UI answers; False when it ended or took longer than `START_SECONDS`."""
+    """Waits until the UI answers; False when it ended or took longer than `START_SECONDS`.
+
+    An answer alone is none of this UI's if another program has taken the port since it was chosen.
+    """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{command.base}{command.probe}", timeout=5) as answer:
-                if answer.status == 200:
+                if answer.status == 200 and _listens(process.pid, urlsplit(command.base).port):
                     return True
         except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
+            pass
+        time.sleep(0.3)
     return False
+
+
+def _listens(pid: int, port: int | None) -> bool:
+    """Whether a process, or one that it started, listens on a port."""
+    try:
+        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        sockets = [found for member in tree for found in member.net_connections("inet")]
+    except psutil.AccessDenied:  # then nothing can be told, and the answer must do
+        return True
+    except psutil.NoSuchProcess:
+        return False
+    return any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in sockets)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

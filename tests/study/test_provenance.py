@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from study.provenance import config_digest, git_state, machine, package_versions, without_credentials
+from study.provenance import git_state, machine, package_versions, without_credentials
 from study.runs import Storage
 from tests.study.fake_runs import ARMS, fake_runs, run_document
-from trainables.config import RunConfig
+from trainables.config import RunConfig, config_digest
 
 
 def git(folder: Path, *words: str) -> None:

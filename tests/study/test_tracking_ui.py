@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import socket
+import sys
+import threading
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -32,6 +35,21 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
 def store_of(storage: Storage) -> MlflowStore:
     return MlflowStore(storage.tracking_uri, storage.study, storage.artifact_root)
+
+
+def test_the_answer_of_another_program_on_the_port_is_not_taken_for_the_ui(tmp_path: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{other.server_port}"
+        command = ui.UiCommand(
+            (sys.executable, "-c", "import time; time.sleep(2)"), {}, base, base, probe="/"
+        )
+        process = ui.start(command, tmp_path / "ui.log")
+        try:
+            assert not ui.wait_until_up(command, process)
+        finally:
+            ui.stop(process)
+            other.shutdown()
 
 
 def test_the_ui_shows_the_study_on_loopback_and_stops(storage: Storage, tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""What lies in the folders that a study names: read at a launch, kept in ``study.json``, compared before a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from study.errors import UserError
+from trainables.contents import Contents, changes, contents_of
+
+if TYPE_CHECKING:
+    from study.spec import StudySpec
+
+#: Field of a study -> what lies in the folder that it names, e.g. ``subjects.teapot.images`` or ``model``.
+StudyContents = dict[str, Contents]
+
+NOT_RECORDED = (
+    "what its images and models held was not recorded (it was begun by an earlier version of this program)"
+)
+
+
+def read_contents(spec: StudySpec) -> StudyContents:
+    """Reads every file that a study's runs will read; raises UserError for one that cannot be read.
+
+    Hub ids that have not been fetched to this machine are left out: their runs look for themselves.
+    """
+    metric_models = {"image_encoder": spec.evaluation.image_encoder, "clip": spec.evaluation.clip}
+    captions = "files" in spec.values_of("captions")
+    try:
+        found = contents_of(None, spec.model, metric_models)
+        for subject in spec.subjects:
+            for field, contents in contents_of(subject, captions=captions).items():
+                found[field.replace("subject.", f"subjects.{subject.name}.", 1)] = contents
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}); change its permissions"
+        ) from None
+    return found
+
+
+def of_run(digests: Mapping[str, str], subject: str, *, captions: bool) -> dict[str, str]:
+    """Returns the fields of `RunConfig.contents` of a run.
+
+    Args:
+        digests: By field of the study.
+        captions: Whether the run reads captions from files.
+    """
+    prefix, common = f"subjects.{subject}.", ("model", "evaluation.image_encoder", "evaluation.clip")
+    own = {
+        "subject." + field.removeprefix(prefix): digest
+        for field, digest in digests.items()
+        if field.startswith(prefix) and (captions or not field.endswith(".captions"))
+    }
+    return own | {field: digests[field] for field in common if field in digests}
+
+
+def without_paths(identity: dict[str, Any], contents: Mapping[str, Contents]) -> None:
+    """Takes the paths out of a study's identity, in place, of what is known by its content."""
+    for subject in identity["subjects"]:
+        for key in ("images", "references"):
+            if f"subjects.{subject['name']}.{key}" in contents:
+                subject[key] = None
+    for field, key in (("model", "path"), ("evaluation", "image_encoder"), ("evaluation", "clip")):
+        if (field if field == "model" else f"{field}.{key}") in contents:
+            identity[field][key] = None
+
+
+def differing(before: Mapping[str, Contents], after: Mapping[str, Contents]) -> list[str]:
+    """Returns a line for each folder that no longer holds the same, naming the files."""
+    return [
+        f"{field}: {changes(before.get(field, {}), after.get(field, {}))}"
+        for field in dict.fromkeys([*before, *after])
+        if before.get(field, {}) != after.get(field, {})
+    ]
