@@ -20,6 +20,7 @@ from torch import nn
 from trainables.config import ModelConfig
 from trainables.errors import UserError
 from trainables.models import check_model, component_digest, latent_factor, native_resolution, resolve_model
+from trainables.structure import Structure, versions_of
 
 __all__ = ["FAMILIES", "Backbone", "Conditioning", "Family", "check_model", "load_backbone"]
 
@@ -70,6 +71,8 @@ class Backbone:
     _parameters: dict[str, list[nn.Parameter]] = field(default_factory=dict)
     _originals: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
+    _loaded: Structure | None = None
+    _versions: dict[str, list[int]] = field(default_factory=dict)
     _pipeline: Any = None
 
     @property
@@ -170,6 +173,7 @@ class Backbone:
         """Makes the modules the base model again, bit by bit, once what wrapped them is removed."""
         for part in self._changed:
             _copy_back(zip(self._parameters[part], self._originals[part], strict=True))
+            self._versions[part] = [parameter._version for parameter in self._parameters[part]]
         self._changed.clear()
         self.freeze()
         for module in self.modules.values():
@@ -177,6 +181,24 @@ class Backbone:
             for parameter in module.parameters():
                 parameter.grad = None
             disable_gradient_checkpointing(module)
+
+    def note_loaded(self) -> None:
+        """Takes the modules as they are for those of the base model."""
+        self._loaded = Structure(self.modules)
+        self._versions = {part: versions_of(module) for part, module in self.modules.items()}
+
+    def is_base_model(self) -> bool:
+        """Whether the modules are what was loaded, once `restore` has put back what `will_change` announced.
+
+        Looks at submodules, parameters, hooks and modes, and for changes in place that nobody has announced;
+        it compares no values.
+        """
+        return (
+            self._loaded is not None
+            and not self._changed
+            and self._loaded.holds_for(self.modules)
+            and all(versions_of(module) == self._versions[part] for part, module in self.modules.items())
+        )
 
 
 def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Backbone:
@@ -222,6 +244,7 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
         _parameters={name: list(module.parameters()) for name, module in modules.items()},
     )
     backbone.restore()
+    backbone.note_loaded()
     return backbone
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from trainables.catalogue import get_method
@@ -11,7 +13,8 @@ from trainables.families import Backbone
 from trainables.located import place_folders
 from trainables.loop import train_with_leader
 from trainables.meter import Meter
-from trainables.outcomes import describe
+from trainables.methods.protocol import Method
+from trainables.outcomes import describe, is_provided_for
 from trainables.resident import Resident
 from trainables.setup import build_trainer, choose_device, shard, spread
 from trainables.sharding import unpark
@@ -31,26 +34,35 @@ def follow(config: RunConfig, resident: Resident, team: Team) -> None:
     device = choose_device(config.device, team)
     if device.type == "cpu":
         torch.set_num_threads(config.cpu_threads)
-    method, backbone, failure = get_method(config.method), None, None
+    method, backbone, failure, sound = get_method(config.method), None, None, False
     try:
         team.tell()  # nothing is loaded for a run that is over already
         backbone = resident.backbone(config.model, device)
         _train(config, backbone, team)
     except Dismissed:
-        pass
+        sound = True
     except Exception as error:
+        sound = is_provided_for(error)
         # The text only: a traceback object would keep the exchange of gradients, and so its connections, alive.
         failure = describe(error)
     finally:
         if backbone is not None:
-            if team.sharded:
-                unpark(backbone)
-            method.detach(backbone)
-            backbone.restore()
+            resident.take_back(backbone, undoing(backbone, method, team), sound=sound)
         answered = failure is None or team.answer_for(failure)
         team.end()
     if not answered:
         raise RuntimeError(str(failure))
+
+
+def undoing(backbone: Backbone, method: Method, team: Team) -> Callable[[], None]:
+    """Returns a call that removes what a run has added to the modules, in any member of a team."""
+
+    def undo() -> None:
+        if team.sharded:
+            unpark(backbone)
+        method.detach(backbone)
+
+    return undo
 
 
 def share_checkpoint(team: Team, checkpoint: Checkpoint | None, take: Take) -> Checkpoint | None:

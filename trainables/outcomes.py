@@ -31,6 +31,13 @@ def outcome(
     return {"state": state, "reason": reason, "message": message, "traceback": trace}
 
 
+def is_provided_for(error: BaseException) -> bool:
+    """Whether a run that ends so has left its model as any other run does: a loss that is not finite, a mistake of
+    the user's. Of anything else nobody knows what it interrupted.
+    """
+    return isinstance(error, (TrainingFailure, UserError))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out; torch reports the host's as a plain RuntimeError."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):

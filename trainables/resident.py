@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +15,15 @@ from trainables.families import Backbone, load_backbone
 if TYPE_CHECKING:
     from trainables.evaluation.encoders import MetricModels
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class Resident:
     """Loaded models by what names them.
 
-    Every run gives its backbone back as it was (`Backbone.restore`), so that the next one starts from the
-    base model. A model that is asked for replaces others of its kind: memory holds one base model and one set
-    of metric models.
+    Every run gives its backbone back (`take_back`), so that the next one starts from the base model: the one in
+    memory, if that is as it was loaded, or else one that is loaded anew. A model that is asked for replaces others
+    of its kind: memory holds one base model and one set of metric models.
     """
 
     def __init__(self) -> None:
@@ -30,6 +35,33 @@ class Resident:
             "backbone", (model, device.type, device.index), lambda: load_backbone(model, device)
         )
         return backbone
+
+    def take_back(self, backbone: Backbone, undo: Callable[[], None], *, sound: bool) -> None:
+        """Makes a backbone the base model again after a run, or forgets it.
+
+        Whatever goes wrong here is no fault of the run that has ended, and none of the next one: a backbone that
+        cannot be put back is dropped from memory.
+
+        Args:
+            undo: Removes what the run has added to the modules.
+            sound: The run has ended in a way that was provided for; else nobody knows what it has left behind.
+        """
+        clean = False
+        try:
+            if sound:
+                undo()
+                backbone.restore()
+                clean = backbone.is_base_model()
+        except Exception as error:
+            _LOGGER.warning("a run's model could not be put back (%s: %s)", type(error).__name__, error)
+        finally:
+            if not clean:
+                self.forget(backbone)
+
+    def forget(self, model: Any) -> None:
+        """Drops a model, so that it is loaded anew when it is asked for; nothing if it is not kept."""
+        self._kept = {kind: kept for kind, kept in self._kept.items() if kept[1] is not model}
+        gc.collect()  # modules and their hooks refer to each other
 
     def metric_models(self, config: EvaluationConfig, device: torch.device) -> MetricModels:
         """Returns the metric models of an evaluation, loading them if they are not those in memory."""

@@ -13,7 +13,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,14 @@ from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluat
 from trainables.evaluation.grids import save_samples
 from trainables.events import RESULT_FILE, RUN_FILE, WEIGHTS, Event, EventLog, is_over, read_events, sum_up
 from trainables.families import Backbone
-from trainables.follow import follow, share_checkpoint
+from trainables.follow import follow, share_checkpoint, undoing
 from trainables.located import place_folders
 from trainables.loop import Trainer, train
 from trainables.meter import Meter, folder_bytes
-from trainables.outcomes import describe, outcome
+from trainables.outcomes import describe, is_provided_for, outcome
 from trainables.prompt_checks import refuse_cut_prompts
 from trainables.resident import Resident
 from trainables.setup import build_trainer, choose_device, count_step_flops, shard, spread
-from trainables.sharding import unpark
 from trainables.subjects import Subject, resolve_subject
 from trainables.team import Team
 
@@ -101,13 +100,15 @@ def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]
         try:
             yield attempt.start()
             yield from attempt.run()
-            ending = outcome("COMPLETE")
+            ending, attempt.sound = outcome("COMPLETE"), True
         except GeneratorExit:
+            attempt.sound = True
             if not sys.is_finalizing():  # then nobody has stopped the run, the process is going away
                 attempt.record_cost()
                 attempt.finish(outcome("PRUNED", "stopped_early"))
             raise
         except Exception as error:
+            attempt.sound = is_provided_for(error)
             if storage_failure(error, folder):
                 raise  # the run is not to blame, and what it was doing can be done again
             # The text only: a traceback object would keep the run's tensors alive.
@@ -138,6 +139,7 @@ class _Attempt:
         self.backbone: Backbone | None = None
         self.evaluator: Evaluator | None = None
         self.trainer: Trainer | None = None
+        self.sound = False  # it has ended, in a way that is provided for
         self._last_step = 0
         self.facts: dict[str, Any] = {}  # cost figures that are known once and do not add up
         # Read before the attempt starts: where it goes on decides what the first event says.
@@ -218,16 +220,15 @@ class _Attempt:
         return self.log.append("cost", self.step, **cost)
 
     def give_back(self) -> None:
-        """Makes the resident model the base model again, whatever has happened."""
+        """Makes the resident model the base model again, or lets it go; fails neither this run nor the next."""
         self._last_step = self.step
         self.trainer = self.evaluator = None
-        if self.backbone is not None:
-            if self.team.sharded:
-                unpark(self.backbone)
-            self.method.detach(self.backbone)
-            self.backbone.restore()
+        backbone, self.backbone = self.backbone, None
+        if backbone is not None:
+            self.resident.take_back(backbone, undoing(backbone, self.method, self.team), sound=self.sound)
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            with suppress(RuntimeError):  # a device that has failed says so again
+                torch.cuda.empty_cache()
 
     def _load(self) -> tuple[Subject, Cache]:
         assert self.backbone is not None

@@ -145,14 +145,16 @@ def attach_adapters(
 
 
 def detach_adapters(backbone: Backbone) -> None:
-    """Puts the original modules back in place of those that PEFT wrapped."""
+    """Puts the original modules back in place of those that PEFT wrapped, also if it stopped half-way."""
     from diffusers.utils.peft_utils import recurse_remove_peft_layers
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in (backbone.unet, backbone.text_encoder):
-        if getattr(module, "peft_config", None):
+        if any(isinstance(child, BaseTunerLayer) for child in module.modules()):
             recurse_remove_peft_layers(module)
-            del module.peft_config
-            module._hf_peft_config_loaded = False
+        # Not by what PEFT says of itself: it marks a module before it has wrapped it, or after.
+        for mark in ("peft_config", "_hf_peft_config_loaded"):
+            vars(module).pop(mark, None)
 
 
 def save_adapters(backbone: Backbone, folder: Path) -> None:

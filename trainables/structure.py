@@ -1,0 +1,79 @@
+"""What loaded modules are made of, so that a run can be shown to have given them back as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Structure:
+    """The make-up of some modules at one time: submodules, parameters and their types, hooks, modes. No values.
+
+    Args:
+        modules: By name; they are looked at when this is made.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._entries = _entries(modules)
+        # An address says which object it was only for as long as that object lives.
+        self._alive = [[*root.modules(), *root.parameters()] for root in modules.values()]
+
+    def holds_for(self, modules: Mapping[str, nn.Module]) -> bool:
+        """Whether modules are made up of the same objects in the same state."""
+        return self._entries == _entries(modules)
+
+
+def versions_of(module: nn.Module) -> list[int]:
+    """Returns how often each parameter has been changed in place, as autograd counts it."""
+    return [parameter._version for parameter in module.parameters()]
+
+
+def _entries(modules: Mapping[str, nn.Module]) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    for part, root in modules.items():
+        for path, module in root.named_modules():
+            name = f"{part}.{path}"
+            found.append((name, *_of_module(module)))
+            found += [(name, key, *_of_parameter(value)) for key, value in module._parameters.items()]
+            found += [(name, key, *_of_tensor(value)) for key, value in module._buffers.items()]
+    return found
+
+
+def _of_module(module: nn.Module) -> tuple[Any, ...]:
+    own = vars(module)
+    hooks = {key: len(value) for key, value in own.items() if key.endswith("_hooks") and value}
+    return (
+        id(module),
+        module.training,
+        hooks,
+        "forward" in own,  # wrapped by some library
+        type(own.get("processor")),
+        bool(own.get("gradient_checkpointing")),
+        "peft_config" in own,
+        bool(own.get("_hf_peft_config_loaded")),
+    )
+
+
+def _of_parameter(value: torch.Tensor | None) -> tuple[Any, ...]:
+    if value is None:
+        return (None,)
+    hooks = [value._backward_hooks, getattr(value, "_post_accumulate_grad_hooks", None)]
+    return (
+        id(value),
+        *_of_tensor(value),
+        value.requires_grad,
+        value.grad is None,
+        [len(kind or ()) for kind in hooks],
+    )
+
+
+def _of_tensor(value: torch.Tensor | None) -> tuple[Any, ...]:
+    if value is None:
+        return (None,)
+    layouts = [value.is_contiguous()]
+    if value.dim() == 4:
+        layouts.append(value.is_contiguous(memory_format=torch.channels_last))
+    return (value.dtype, value.device, tuple(value.shape), layouts)
