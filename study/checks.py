@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.cluster.local_ray import HERE, check_cluster
 from study.machine import check_disk, check_resources, check_tracking
+from study.method_checks import check_methods
 from study.runs import root_and_url
 from study.sections import BASE
 from study.spec import StudySpec
@@ -43,6 +44,7 @@ def check_study(
         *check_images(spec),
         *_models(spec),
         *(problem for found in check_prompts(spec) for problem in found.problems),
+        *check_methods(spec),
         *_metric_models(spec),
         *_optimizers(spec),
         *_precision(spec),

@@ -390,7 +390,7 @@ def _measure_method(
         backbone.restore()
     found["seconds_per_step"] = statistics.median(seconds[_WARM_UP:])
     found["peak_memory_bytes"] = meter.peak_memory or None
-    found["artifact_bytes"] = folder_bytes(folder / config.method)
+    found["artifact_bytes"] = folder_bytes(folder / config.method, without=method.copies)
     return Measured(**found)
 
 

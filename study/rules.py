@@ -6,9 +6,7 @@ elsewhere.
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from search_spaces.loader import check_space
 from search_spaces.schema import Categorical, Dimension, SearchSpace
 from search_spaces.wording import Loc, describe, did_you_mean, unknown_key
+from study.effects import duplicate_arms, fields_without_effect, values_of
 from study.sections import (
     BASE,
     Arm,
@@ -77,10 +76,14 @@ class Sections:
         return cls(**kept)
 
 
-def broken_rules(sections: Sections) -> list[Problem]:
-    """Returns every broken rule as a location in the file and a message."""
+def broken_rules(sections: Sections, *, recorded: bool = False) -> list[Problem]:
+    """Returns every broken rule as a location in the file and a message.
+
+    Args:
+        recorded: The study has been launched: only what must hold for it to be read is asked.
+    """
     problems: list[Problem] = []
-    for rule in RULES:
+    for rule in RULES if recorded else (*RULES, *RULES_OF_FILES):
         problems += rule(sections)
     return list(dict.fromkeys(problems))
 
@@ -271,26 +274,7 @@ def _length(place: Loc, fixed: dict[str, Any], space: SearchSpace, budget: Budge
             yield at, f"{rule}, got up to {most:g}; search fewer or raise the budget"
 
 
-def _duplicate_arms(sections: Sections) -> Iterator[Problem]:
-    training, budget, model = (
-        sections.training or {},
-        sections.budget or Budget(),
-        sections.model or ModelConfig(),
-    )
-    seen: dict[str, str] = {}
-    for name, arm in (sections.arms or {}).items():
-        try:
-            space = arm_space(arm, training, budget, model).model_dump_json()
-        except ValidationError:
-            continue
-        fixed: Any = merged_training(training, budget, arm.fixed, {})
-        with contextlib.suppress(ValidationError):  # compared as it is written, if it is not sound
-            fixed = method_config_class(arm.method).model_validate(fixed).model_dump()
-        content = json.dumps([arm.method, fixed, space], sort_keys=True, default=str)
-        if content in seen:
-            same = f"is the same arm as {seen[content]!r}: same method, fixed fields and search space"
-            yield ("arms", name), f"{same}; remove one"
-        seen.setdefault(content, name)
+def _names_of_arms(sections: Sections) -> Iterator[Problem]:
     folded: dict[str, str] = {}
     for name in sections.arms or {}:
         if name.casefold() in folded:
@@ -333,7 +317,7 @@ def _workers(sections: Sections) -> Iterator[Problem]:
     for arm_name, arm in (sections.arms or {}).items():
         if arm.method == BASE:
             continue
-        values = _values(name, arm, training, budget, model)
+        values = values_of(name, arm, training, budget, model)
         least[arm_name] = min((value for value in values if isinstance(value, int | float)), default=workers)
     smallest = min(least, key=lambda arm_name: least[arm_name], default=None)
     if smallest is not None and least[smallest] < workers:
@@ -354,7 +338,7 @@ def _strategy(sections: Sections) -> Iterator[Problem]:
     for arm_name, arm in (sections.arms or {}).items():
         if arm.method == BASE:
             continue
-        values = _values("optimizer", arm, training, budget, sections.model or ModelConfig())
+        values = values_of("optimizer", arm, training, budget, sections.model or ModelConfig())
         for value in sorted({str(value) for value in values if value != "adamw"}):
             yield (
                 ("resources", "parallel_strategy"),
@@ -363,30 +347,19 @@ def _strategy(sections: Sections) -> Iterator[Problem]:
             )
 
 
-def _values(
-    name: str, arm: Arm, training: Mapping[str, Any], budget: Budget, model: ModelConfig
-) -> Sequence[Any]:
-    """Returns the values that a training field may have in an arm, or their ends; none if its space is not sound."""
-    try:
-        dimension = arm_space(arm, training, budget, model).parameters.get(name)
-    except ValidationError:
-        return []
-    if dimension is not None:
-        return list(dimension.probes())
-    return [merged_training(training, budget, arm.fixed, {}).get(name, method_defaults(arm.method).get(name))]
-
-
 RULES: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     _subjects,
     _seeds,
     _early_stopping,
     _training,
     _arms,
-    _duplicate_arms,
+    _names_of_arms,
     _grid,
     _workers,
     _strategy,
 )
+# What is refused in a study file, but not in the record of a study that an earlier version has accepted.
+RULES_OF_FILES = (fields_without_effect, duplicate_arms)
 
 
 def _validated(kind: Any, value: Any) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from search_spaces.documents import Document, RuleError, load_document, problems_of, tell
 from search_spaces.schema import SearchSpace
@@ -42,6 +42,7 @@ from study.sections import (
 from trainables.config import EMBEDDED, EvaluationConfig, Frozen, ModelConfig, RunConfig, SubjectConfig
 from trainables.contents import digests
 
+RECORDED = {"recorded": True}  # context of validation: the study has been launched
 PRESETS = Path(__file__).parent / "presets"
 
 _RESERVED = {"cache", "mlartifacts", "mlflow.db"}  # what else lies in the storage folder
@@ -78,8 +79,8 @@ class StudySpec(Frozen):
     _contents: StudyContents = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
-    def _complete_and_check(self) -> Self:
-        problems = broken_rules(Sections.of(self))
+    def _complete_and_check(self, info: ValidationInfo) -> Self:
+        problems = broken_rules(Sections.of(self), recorded=info.context == RECORDED)
         if self.name in _RESERVED:
             problems.append(
                 (("name",), f"{self.name!r} is used by the storage folder itself; choose another name")
@@ -215,7 +216,7 @@ class StudySpec(Frozen):
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Returns the spec of a ``study.json``; raises UserError if this version no longer understands it."""
         try:
-            spec = cls.model_validate(record["spec"])
+            spec = cls.model_validate(record["spec"], context=RECORDED)
             return spec.with_contents(record.get("identity", {}).get("contents") or {})
         except (ValidationError, KeyError) as error:
             raise UserError(f"study.json is not a study of this version: {error}") from None

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from search_spaces.documents import Document, load_document, locate
 from trainables.catalogue import method_config_class
-from trainables.config import EMBEDDED, RunConfig
+from trainables.config import EMBEDDED, RunConfig, TrainingConfig
 from trainables.errors import UserError
 from trainables.events import RESULT_FILE, Event
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         config = load_run(options.file)
+        for note in config.training.without_effect(_chosen(config.training)):
+            print(f"note: training.{note}", file=sys.stderr)
         return _run(config)
     except UserError as error:
         for problem in error.problems:
@@ -56,6 +58,15 @@ def load_run(path: Path) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise UserError(*(_problems(values, document) or locate(error, document, RunConfig))) from None
+
+
+def _chosen(training: TrainingConfig) -> list[str]:
+    """Names the fields that somebody has set to what is no default."""
+    return [
+        name
+        for name, field in type(training).model_fields.items()
+        if getattr(training, name) not in (field.default, training.EMBEDDED_DEFAULTS.get(name, field.default))
+    ]
 
 
 def _completed(data: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def check_run(config: RunConfig) -> list[str]:
         resolution = native_resolution(resolve_model(config.model))
     problems += check_subject(config.subject, resolution, training.captions)
     problems += [*prompts, *check_evaluation(config.evaluation)]
+    problems += get_method(config.method).check(training, config.model)
     if get_method(config.method).trains:
         problems += check_optimizer(training.optimizer)
         problems += check_device(config.device, training.mixed_precision)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -83,14 +83,34 @@ class SubjectConfig(Frozen):
         return self
 
 
+_RESTARTS = {"lr_scheduler": ("cosine_with_restarts",)}
+_POLYNOMIAL = {"lr_scheduler": ("polynomial",)}
+_TEXT_ENCODER = {"train_text_encoder": (True,)}
+_PRIOR = {"with_prior_preservation": (True,)}
+
+
 class TrainingConfig(Frozen):
     """Fields that every method has; a method's own class adds its own (see ``trainables/methods/``).
 
     Defaults are those of Stable Diffusion. `EMBEDDED_DEFAULTS` names what differs for the embedded model, a thousand
-    times smaller, where a run's configuration does not say otherwise.
+    times smaller, where a run's configuration does not say otherwise. `NEEDS` names the fields that do nothing by
+    themselves: each has an effect only where another field has one of some values. `READ` names the fields that a
+    method reads at all; None: every one.
     """
 
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {}
+    NEEDS: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {
+        "lr_num_cycles": _RESTARTS,
+        "lr_power": _POLYNOMIAL,
+        "lr_end_fraction": _POLYNOMIAL,
+        "text_encoder_learning_rate": _TEXT_ENCODER,
+        "prior_loss_weight": _PRIOR,
+        "num_class_images": _PRIOR,
+        "class_num_inference_steps": _PRIOR,
+        "class_guidance_scale": _PRIOR,
+        "ema_decay": {"use_ema": (True,)},
+    }
+    READ: ClassVar[tuple[str, ...] | None] = None
 
     # Optimisation. The warm-up applies to every schedule, constant too: a comparison of schedules
     # must not be one of warm-ups.
@@ -106,6 +126,7 @@ class TrainingConfig(Frozen):
     lr_warmup_steps: int = Field(default=0, ge=0)
     lr_num_cycles: int = Field(default=1, ge=1)
     lr_power: float = Field(default=1.0, gt=0)
+    lr_end_fraction: float = Field(default=0.0, ge=0, lt=1, description="of the rate, where polynomial ends")
     # Batches and length.
     train_batch_size: int = Field(default=4, ge=1)
     gradient_accumulation_steps: int = Field(default=1, ge=1)
@@ -145,6 +166,42 @@ class TrainingConfig(Frozen):
                 f"max_train_steps ({self.max_train_steps})"
             )
         return self
+
+    @classmethod
+    def needs_of(cls, name: str) -> dict[str, tuple[Any, ...]]:
+        """Returns what a field needs to have an effect: other fields and the values of each that give it one."""
+        if cls.READ is not None and name not in cls.READ:
+            return {"method": ()}
+        return cls.NEEDS.get(name, {})
+
+    def without_effect(self, names: Iterable[str]) -> list[str]:
+        """Returns a message for each of some fields that does nothing beside the values of the others."""
+        problems = []
+        for name in names:
+            for other, values in self.needs_of(name).items():
+                if other == "method":
+                    problems.append(f"{name} has no effect: this method does not read it")
+                elif getattr(self, other) not in values:
+                    wanted = " or ".join(json.dumps(value).strip('"') for value in values)
+                    problems.append(f"{name} has no effect without {other}: {wanted}")
+        return problems
+
+    def effective(self, varied: Collection[str] = ()) -> dict[str, Any]:
+        """Returns the fields by what they come to: configurations for which this is equal train the same.
+
+        Args:
+            varied: Fields that have no one value (a search sets them); they are left out, and what depends on
+                them is kept.
+        """
+        content = self.model_dump(exclude=set(varied))
+        for name in list(content):
+            for other, values in self.needs_of(name).items():
+                if other not in varied and getattr(self, other, None) not in values:
+                    content.pop(name, None)
+        rate = "text_encoder_learning_rate"
+        if rate in content and content[rate] is None and "learning_rate" not in varied:
+            content[rate] = self.learning_rate
+        return content
 
 
 class EvaluationConfig(Frozen):

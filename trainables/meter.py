@@ -10,7 +10,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -123,9 +123,11 @@ def count_flops(step: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def folder_bytes(folder: Path) -> int:
-    """Returns the size of all files under a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def folder_bytes(folder: Path, without: Collection[str] = ()) -> int:
+    """Returns the size of all files under a folder, but those of the names `without`."""
+    return sum(
+        path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name not in without
+    )
 
 
 def _peak_resident_set() -> int:

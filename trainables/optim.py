@@ -61,16 +61,16 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> 
     """Returns diffusers' schedule of the configured name; the warm-up is part of every one of them.
 
     A comparison of schedules must not be one of warm-ups: diffusers' "constant" has none, so that it is
-    replaced by its "constant_with_warmup".
+    replaced by its "constant_with_warmup". Every parameter group follows it as a fraction of its own rate.
     """
-    from diffusers.optimization import get_scheduler
+    from diffusers.optimization import get_polynomial_decay_schedule_with_warmup, get_scheduler
 
     name = "constant_with_warmup" if config.lr_scheduler == "constant" else config.lr_scheduler
-    return get_scheduler(
-        name,
-        optimizer=optimizer,
-        num_warmup_steps=config.lr_warmup_steps,
-        num_training_steps=config.max_train_steps,
-        num_cycles=config.lr_num_cycles,
-        power=config.lr_power,
-    )
+    steps = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": config.max_train_steps}
+    if name == "polynomial":
+        # Through get_scheduler it would end at 1e-7, which is another fraction of each rate.
+        end = config.lr_end_fraction * optimizer.defaults["lr"]
+        return get_polynomial_decay_schedule_with_warmup(
+            optimizer, **steps, lr_end=end, power=config.lr_power
+        )
+    return get_scheduler(name, optimizer, **steps, num_cycles=config.lr_num_cycles)

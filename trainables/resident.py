@@ -61,7 +61,6 @@ class Resident:
     def forget(self, model: Any) -> None:
         """Drops a model, so that it is loaded anew when it is asked for; nothing if it is not kept."""
         self._kept = {kind: kept for kind, kept in self._kept.items() if kept[1] is not model}
-        gc.collect()  # modules and their hooks refer to each other
 
     def metric_models(self, config: EvaluationConfig, device: torch.device) -> MetricModels:
         """Returns the metric models of an evaluation, loading them if they are not those in memory."""
@@ -78,6 +77,7 @@ class Resident:
         if kept is not None and kept[0] == identity:
             return kept[1]
         self._kept.pop(kind, None)  # first, so that two models are never in memory together
+        gc.collect()  # modules and their hooks refer to each other
         loaded = load()
         self._kept[kind] = (identity, loaded)
         return loaded

@@ -288,7 +288,7 @@ class _Attempt:
         self.backbone.restore_frozen()
         self.method.save(self.backbone, self.config.training, partial)
         os.replace(partial, target)
-        self.facts["artifact_bytes"] = folder_bytes(target)
+        self.facts["artifact_bytes"] = folder_bytes(target, without=self.method.copies)
         return self.facts["artifact_bytes"]
 
 

@@ -49,11 +49,64 @@ def test_schedules_after_the_warmup() -> None:
         [1 - done for done in progress]
     )
     assert rates(lr_scheduler="polynomial", lr_power=2.0, lr_warmup_steps=WARMUP)[WARMUP:] == pytest.approx(
-        [(1 - done) ** 2 for done in progress], abs=1e-5
+        [(1 - done) ** 2 for done in progress], abs=1e-12
     )
     assert rates(lr_scheduler="cosine_with_restarts", lr_num_cycles=3, lr_warmup_steps=WARMUP)[
         WARMUP:
     ] == pytest.approx([0.5 * (1 + math.cos(math.pi * ((3 * done) % 1))) for done in progress])
+
+
+@pytest.mark.parametrize("rate", [10.0, 1e-4, 1e-7, 1e-9])
+def test_polynomial_ends_at_its_fraction_of_every_groups_rate(rate: float) -> None:
+    """diffusers' ends at 1e-7, another fraction of each rate, and refuses rates that are not above."""
+    config = TrainingConfig(
+        learning_rate=rate,
+        max_train_steps=STEPS,
+        lr_warmup_steps=WARMUP,
+        lr_scheduler="polynomial",
+        lr_power=1.5,
+        lr_end_fraction=0.25,
+    )
+    own = [rate, rate / 50]
+    groups = [
+        {"name": name, "params": [torch.nn.Parameter(torch.zeros(1))], "lr": value}
+        for name, value in zip(("unet", "text_encoder"), own, strict=True)
+    ]
+    optimizer = build_optimizer(groups, config)
+    schedule = build_schedule(optimizer, config)
+    for step in range(STEPS + 1):
+        left = (STEPS - step) / (STEPS - WARMUP)
+        wanted = step / WARMUP if step < WARMUP else 0.25 + 0.75 * left**1.5
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [value * wanted for value in own], rel=1e-9
+        )
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_fractions_of_the_rate(name: str) -> None:
+    def fractions(rate: float) -> list[float]:
+        config = TrainingConfig(learning_rate=rate, max_train_steps=STEPS, lr_scheduler=name)  # type: ignore[arg-type]
+        group = {"name": "unet", "params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate}
+        optimizer = build_optimizer([group], config)
+        schedule = build_schedule(optimizer, config)
+        seen = []
+        for _ in range(STEPS):
+            seen.append(optimizer.param_groups[0]["lr"] / rate)
+            optimizer.step()
+            schedule.step()
+        return seen
+
+    assert fractions(1e-9) == pytest.approx(fractions(1.0), abs=1e-12)
+
+
+@pytest.mark.parametrize("fields", [{"lr_num_cycles": 4}, {"lr_power": 3.0}, {"lr_end_fraction": 0.5}])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_fields_of_schedules_act_where_the_table_says(name: str, fields: dict[str, Any]) -> None:
+    (field,) = fields
+    acts = rates(lr_scheduler=name) != rates(lr_scheduler=name, **fields)
+    assert acts == (name in TrainingConfig.NEEDS[field]["lr_scheduler"])
 
 
 def test_diffusers_name_for_a_constant_rate_with_warmup_is_the_same_thing() -> None:

@@ -1,7 +1,7 @@
 """What the methods that train LoRA adapters share: their fields, and attaching, saving and loading by PEFT.
 
-Adapters are injected with PEFT's own `LoraConfig` and written as diffusers writes them, with the adapter's
-configuration (alpha among it) as metadata, so that ``pipe.load_lora_weights`` restores the same scale.
+Adapters are injected with PEFT's own `LoraConfig` and written as diffusers writes them, for
+``pipe.load_lora_weights``, and once more in kohya's layout; every loader of either file gives the trained scale.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -16,14 +18,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from trainables.config import TrainingConfig
+from trainables.errors import UserError
+from trainables.methods.kohya import write_kohya
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from trainables.config import ModelConfig
     from trainables.families import Backbone
 
 ADAPTER = "default"
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+KOHYA_FILE = "lora_kohya.safetensors"
 
 #: Short names for common choices of target modules; anything else is a list of suffixes or a regular
 # expression.
@@ -49,6 +56,10 @@ class AdapterConfig(TrainingConfig):
     """
 
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3}
+    NEEDS: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {
+        **TrainingConfig.NEEDS,
+        "text_encoder_target_modules": {"train_text_encoder": (True,)},
+    }
 
     learning_rate: float = Field(default=1e-4, gt=0, le=10)
     r: int = Field(default=16, ge=1, le=4096)
@@ -91,6 +102,28 @@ class AdapterConfig(TrainingConfig):
             raise ValueError(f"init_lora_weights: orthogonal needs an even r, got {self.r}")
         return self
 
+    def preset(self, name: str) -> bool:
+        """Whether a field of target modules holds one of the short names."""
+        value = getattr(self, name)
+        return isinstance(value, str) and value in TARGET_PRESETS
+
+    def modules(self, name: str) -> str | tuple[str, ...]:
+        """Returns a field of target modules with short names written out: a regular expression or names."""
+        value: str | tuple[str, ...] = getattr(self, name)
+        return TARGET_PRESETS.get(value, value) if isinstance(value, str) else value
+
+    def effective(self, varied: Collection[str] = ()) -> dict[str, Any]:
+        """See `TrainingConfig`; modules stand there by their names, and alpha as the scale that it gives."""
+        content = super().effective(varied)
+        for name in ("target_modules", "text_encoder_target_modules"):
+            if name in content:
+                modules = self.modules(name)
+                content[name] = modules if isinstance(modules, str) else tuple(sorted(set(modules)))
+        if not {"r", "lora_alpha", "use_rslora"} & set(varied):
+            del content["lora_alpha"], content["use_rslora"]
+            content["scaling"] = self.scaling
+        return content
+
     @property
     def scaling(self) -> float:
         """What the product of the two adapter matrices is multiplied with."""
@@ -107,6 +140,11 @@ class AdapterMethod:
     config_class: type[TrainingConfig]
     trains: bool = True
     artifact: str = "adapter"
+    copies: tuple[str, ...] = (KOHYA_FILE,)
+
+    def check(self, config: Any, model: ModelConfig) -> list[str]:
+        """Names target modules that the model does not have, or that take no adapters."""
+        return check_targets(config, model)
 
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Injects the adapters."""
@@ -117,27 +155,78 @@ class AdapterMethod:
         detach_adapters(backbone)
 
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
-        """Writes ``pytorch_lora_weights.safetensors``."""
-        save_adapters(backbone, folder)
+        """Writes ``pytorch_lora_weights.safetensors`` (diffusers) and ``lora_kohya.safetensors`` (kohya's layout)."""
+        save_adapters(backbone, config, folder)
 
     def load(self, pipeline: Any, folder: Path) -> Any:
         """Loads the adapters by ``load_lora_weights``."""
         return load_adapters(pipeline, folder)
 
 
+def check_targets(config: AdapterConfig, model: ModelConfig) -> list[str]:
+    """Returns what is wrong with the target modules of a configuration for a base model that is on this machine.
+
+    The defaults fit every model of the supported layout, so that nothing is looked up for them.
+    """
+    from trainables.methods.targets import folder_here, kinds_in
+
+    defaults = {name: field.default for name, field in type(config).model_fields.items()}
+    wanted = {
+        part: name
+        for part, name in _trained_parts(config).items()
+        if getattr(config, name) != defaults[name] and not (part == "unet" and config.preset(name))
+    }
+    folder = folder_here(model) if wanted else None
+    if folder is None:
+        return []
+    problems = []
+    for part, name in wanted.items():
+        with suppress(OSError, ValueError, TypeError):  # what is wrong with the folder is told elsewhere
+            problems += _part_problems(config, part, name, kinds_in(folder, part))
+    return problems
+
+
+def _trained_parts(config: AdapterConfig) -> dict[str, str]:
+    """Parts that get adapters -> the field that names their modules."""
+    parts = {"unet": "target_modules"}
+    return parts | ({"text_encoder": "text_encoder_target_modules"} if config.train_text_encoder else {})
+
+
+def _part_problems(config: AdapterConfig, part: str, name: str, kinds: Mapping[str, str]) -> list[str]:
+    from trainables.methods.targets import target_problems
+
+    # PEFT's orthogonal start is made for linear layers alone.
+    linear_only = config.init_lora_weights == "orthogonal"
+    found = target_problems(config.modules(name), kinds, part, linear_only=linear_only)
+    because = " (init_lora_weights: orthogonal)" if linear_only else ""
+    return [f"{name}: {problem}{because}" for problem in found]
+
+
 def attach_adapters(
     backbone: Backbone, config: AdapterConfig, generator: torch.Generator
 ) -> list[dict[str, Any]]:
-    """Injects float32 adapters into UNet and, if asked for, text encoder; returns parameter groups."""
+    """Injects float32 adapters into UNet and, if asked for, text encoder; returns parameter groups.
+
+    Raises:
+        UserError: Target modules match nothing in the model, or what takes no adapters.
+    """
+    from trainables.methods.targets import kinds_of
     from trainables.randomness import global_seed
 
+    problems = [
+        problem
+        for part, name in _trained_parts(config).items()
+        for problem in _part_problems(config, part, name, kinds_of(backbone.modules[part]))
+    ]
+    if problems:
+        raise UserError(*problems)
     backbone.freeze()
     groups = []
     with global_seed(generator):
-        backbone.unet.add_adapter(_lora_config(config, config.target_modules), adapter_name=ADAPTER)
+        backbone.unet.add_adapter(_lora_config(config, "target_modules"), adapter_name=ADAPTER)
         groups.append(_group("unet", backbone.unet, config.learning_rate))
         if config.train_text_encoder:
-            text_config = _lora_config(config, config.text_encoder_target_modules)
+            text_config = _lora_config(config, "text_encoder_target_modules")
             backbone.text_encoder.add_adapter(text_config, adapter_name=ADAPTER)
             rate = config.text_encoder_learning_rate or config.learning_rate
             groups.append(_group("text_encoder", backbone.text_encoder, rate))
@@ -157,35 +246,45 @@ def detach_adapters(backbone: Backbone) -> None:
             vars(module).pop(mark, None)
 
 
-def save_adapters(backbone: Backbone, folder: Path) -> None:
-    """Writes ``pytorch_lora_weights.safetensors`` with the adapters' configuration as metadata."""
+def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> None:
+    """Writes the adapters for diffusers, with the scale multiplied into B, and for loaders of kohya's layout.
+
+    Some loaders of diffusers' layout read the scale from the file's metadata, others take 1: with a scale of 1 all of
+    them give the same weights.
+    """
     from diffusers import StableDiffusionPipeline
     from peft.utils import get_peft_model_state_dict
 
+    states: dict[str, dict[str, torch.Tensor]] = {}
     arguments: dict[str, Any] = {}
     for name, module in (("unet", backbone.unet), ("text_encoder", backbone.text_encoder)):
         if getattr(module, "peft_config", None):
             state = get_peft_model_state_dict(module)
+            states[name] = {key: value.detach().to("cpu").contiguous() for key, value in state.items()}
             arguments[f"{name}_lora_layers"] = {
-                key: value.detach().to("cpu").contiguous() for key, value in state.items()
+                key: value * config.scaling if ".lora_B." in key and config.scaling != 1 else value
+                for key, value in states[name].items()
             }
             arguments[f"{name}_lora_adapter_metadata"] = _metadata(module)
-    StableDiffusionPipeline.save_lora_weights(str(folder), safe_serialization=True, **arguments)
+    StableDiffusionPipeline.save_lora_weights(
+        str(folder), weight_name=WEIGHTS_FILE, safe_serialization=True, **arguments
+    )
+    width = backbone.unet.config.cross_attention_dim
+    write_kohya(folder / KOHYA_FILE, states, config.scaling * config.r, config.r, width)
     for path in folder.glob("*.safetensors"):
         _sort_header(path)
 
 
 def load_adapters(pipeline: Any, folder: Path) -> Any:
     """Loads what `save_adapters` wrote by the stock loader."""
-    pipeline.load_lora_weights(str(folder), use_safetensors=True)
+    pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS_FILE, use_safetensors=True)
     return pipeline
 
 
-def _lora_config(config: AdapterConfig, targets: str | tuple[str, ...]) -> Any:
+def _lora_config(config: AdapterConfig, name: str) -> Any:
     from peft import LoraConfig
 
-    if isinstance(targets, str):
-        targets = TARGET_PRESETS.get(targets, targets)
+    targets = config.modules(name)
     alpha = config.r if config.lora_alpha is None else config.lora_alpha
     return LoraConfig(
         r=config.r,
@@ -208,8 +307,9 @@ def _group(name: str, module: nn.Module, rate: float) -> dict[str, Any]:
 
 
 def _metadata(module: Any) -> dict[str, Any]:
-    """Returns an adapter's configuration, the same in every process and on every machine."""
+    """Returns the configuration of a saved adapter, the same in every process and on every machine."""
     content = module.peft_config[ADAPTER].to_dict()
+    content |= {"lora_alpha": content["r"], "use_rslora": False}  # the scale is in the weights
     content["base_model_name_or_path"] = None  # a path of this machine
     return {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
 

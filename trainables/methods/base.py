@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainables.config import TrainingConfig
 
@@ -12,7 +12,14 @@ if TYPE_CHECKING:
 
     import torch
 
+    from trainables.config import ModelConfig
     from trainables.families import Backbone
+
+
+class BaseConfig(TrainingConfig):
+    """The fields of the other methods, so that all may share a study's `training`; but one they say nothing here."""
+
+    READ: ClassVar[tuple[str, ...] | None] = ("resolution",)  # of the images that are judged
 
 
 @dataclass(frozen=True)
@@ -21,9 +28,14 @@ class Base:
 
     name: str = "base"
     title: str = "Base model"
-    config_class: type[TrainingConfig] = TrainingConfig
+    config_class: type[TrainingConfig] = BaseConfig
     trains: bool = False
     artifact: str = "none"
+    copies: tuple[str, ...] = ()
+
+    def check(self, config: Any, model: ModelConfig) -> list[str]:
+        """Fits every model."""
+        return []
 
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Returns no parameter groups."""

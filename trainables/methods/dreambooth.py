@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from trainables.config import ModelConfig
     from trainables.families import Backbone
 
 
@@ -47,6 +48,11 @@ class DreamBooth:
     config_class: type[TrainingConfig] = DreamBoothConfig
     trains: bool = True
     artifact: str = "pipeline"
+    copies: tuple[str, ...] = ()
+
+    def check(self, config: Any, model: ModelConfig) -> list[str]:
+        """Fits every model."""
+        return []
 
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Makes all weights trainable, in float32; nothing is drawn."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from trainables.config import TrainingConfig
+    from trainables.config import ModelConfig, TrainingConfig
     from trainables.families import Backbone
 
 
@@ -27,6 +27,8 @@ class Method(Protocol):
         config_class: Subclass of `TrainingConfig` with the method's own fields and defaults.
         trains: False only for the base model, which is evaluated as it is.
         artifact: "adapter" (small, logged to MLflow) or "pipeline" (a whole model, logged by reference).
+        copies: Files of the saved folder that hold the same weights again, in a layout for other tools. They do
+            not count as the weights' size.
     """
 
     name: str
@@ -34,6 +36,14 @@ class Method(Protocol):
     config_class: type[TrainingConfig]
     trains: bool
     artifact: str
+    copies: tuple[str, ...]
+
+    def check(self, config: Any, model: ModelConfig) -> list[str]:
+        """Returns what keeps a configuration from being trained on a base model, one message a problem.
+
+        Reads no weights and fetches nothing; what cannot be told before the model is there, `attach` refuses.
+        """
+        ...
 
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Makes the method's parameters trainable and returns the optimizer's parameter groups.
@@ -42,6 +52,9 @@ class Method(Protocol):
         ``params`` (a list), ``lr`` and ``name`` ("unet" or "text_encoder"). A method that changes parameters
         of the base model calls `Backbone.will_change` on their component first. `generator` is the
         initialisation stream.
+
+        Raises:
+            UserError: The configuration does not fit the model; nothing has been changed then.
         """
         ...
 

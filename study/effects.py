@@ -1,0 +1,120 @@
+"""What the fields of an arm come to: those that have no effect, and arms that are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from search_spaces.schema import Categorical
+from search_spaces.wording import Loc
+from study.sections import BASE, Arm, Budget, arm_space, dump, merged_training, method_defaults
+from trainables.catalogue import method_config_class
+from trainables.config import EMBEDDED, ModelConfig
+
+if TYPE_CHECKING:
+    from study.rules import Sections
+
+
+def values_of(
+    name: str, arm: Arm, training: Mapping[str, Any], budget: Budget, model: ModelConfig
+) -> Sequence[Any]:
+    """Returns the values that a training field may have in an arm, or their ends; none if its space is not sound."""
+    try:
+        dimension = arm_space(arm, training, budget, model).parameters.get(name)
+    except ValidationError:
+        return []
+    if dimension is not None:
+        return list(dimension.probes())
+    return [_merged(arm, training, budget, model).get(name, method_defaults(arm.method).get(name))]
+
+
+def fields_without_effect(sections: Sections) -> Iterator[tuple[Loc, str]]:
+    """What an arm sets, or the study for all arms, must change something; a default is nobody's statement."""
+    arms = sections.arms or {}
+    for name, arm in arms.items():
+        own = {key: ("search_space", key) for key, dim in (arm.search_space or {}).items() if dim is not None}
+        for key, place in {**own, **{key: (key,) for key in arm.fixed}}.items():
+            reason = _idle(key, arm, sections)
+            if reason is not None:
+                yield ("arms", name, *place), f"has no effect in this arm: {reason}; remove it"
+    trained = {name: arm for name, arm in arms.items() if arm.method != BASE}
+    for key in sections.training or {}:
+        reasons = {name: _idle(key, arm, sections) for name, arm in trained.items()}
+        if reasons and None not in reasons.values():
+            name, reason = next(iter(reasons.items()))
+            yield ("training", key), f"has no effect in any arm, as in {name!r}: {reason}; remove it"
+
+
+def duplicate_arms(sections: Sections) -> Iterator[tuple[Loc, str]]:
+    """Two arms are the same if what has an effect is the same, however it is written."""
+    seen: dict[str, str] = {}
+    for name, arm in (sections.arms or {}).items():
+        try:
+            content = _content(arm, sections)
+        except ValidationError:
+            continue  # told by other rules
+        if content in seen:
+            same = f"is the same arm as {seen[content]!r}: same method, and nothing that differs has an effect"
+            yield ("arms", name), f"{same}; remove one"
+        seen.setdefault(content, name)
+
+
+def _idle(key: str, arm: Arm, sections: Sections) -> str | None:
+    """Why a field that is set in an arm, or for it, has no effect there; None if it has, or may have."""
+    fields = method_config_class(arm.method)
+    training, budget, model = _common(sections)
+    if key not in fields.model_fields:
+        return None  # told elsewhere
+    for other, wanted in fields.needs_of(key).items():
+        if other == "method":
+            read = " and ".join(fields.READ or ())
+            return f"the method {arm.method} trains nothing and reads {read} alone"
+        possible = values_of(other, arm, training, budget, model)
+        if key in (arm.search_space or {}):
+            try:
+                dimension = arm_space(arm, training, budget, model).parameters.get(key)
+            except ValidationError:
+                return None
+            if dimension is None:
+                return None  # its own condition never holds, which is meant
+            when = (dimension.when or {}).get(other)
+            possible = [value for value in possible if when is None or value in when]
+        if possible and not set(possible) & set(wanted):
+            have = " or ".join(map(_plain, dict.fromkeys(possible)))
+            return f"it needs {other}: {' or '.join(map(_plain, wanted))}, but {other} is {have}"
+    return None
+
+
+def _content(arm: Arm, sections: Sections) -> str:
+    """What an arm comes to, as text."""
+    training, budget, model = _common(sections)
+    space = arm_space(arm, training, budget, model)
+    config = method_config_class(arm.method).model_validate(_merged(arm, training, budget, model))
+    searched = {name: _dimension(dim) for name, dim in space.parameters.items()}
+    fixed = config.effective(searched)
+    return json.dumps([arm.method, fixed, dict(sorted(searched.items()))], sort_keys=True, default=str)
+
+
+def _dimension(dimension: Any) -> Any:
+    content = dump(dimension)
+    if isinstance(dimension, Categorical):
+        content["choices"] = sorted(content["choices"], key=repr)
+    return content
+
+
+def _common(sections: Sections) -> tuple[Mapping[str, Any], Budget, ModelConfig]:
+    return sections.training or {}, sections.budget or Budget(), sections.model or ModelConfig()
+
+
+def _merged(arm: Arm, training: Mapping[str, Any], budget: Budget, model: ModelConfig) -> dict[str, Any]:
+    """The fields of a run of an arm without what is searched, as its configuration takes them."""
+    fields = method_config_class(arm.method)
+    defaults = fields.EMBEDDED_DEFAULTS if model.path == EMBEDDED else {}
+    return {**defaults, **merged_training(training, budget, arm.fixed, {})}
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

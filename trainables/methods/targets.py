@@ -1,0 +1,131 @@
+"""Which modules of a base model the names in `target_modules` mean, by PEFT's rule, and what is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainables.config import EMBEDDED, ModelConfig
+from trainables.located import folder_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer
+LINEAR, CONVOLUTION = "Linear", "Conv2d"
+_PARTS = {"unet": "the UNet", "text_encoder": "the text encoder"}
+
+
+def target_problems(
+    targets: str | Iterable[str], kinds: Mapping[str, str], part: str, *, linear_only: bool = False
+) -> list[str]:
+    """Returns what is wrong with target modules of one part of a model, one message a problem.
+
+    Args:
+        targets: Ends of modules' names, or one regular expression for whole names.
+        kinds: Name of each module -> its kind, from `kinds_of` or `kinds_in`.
+        part: "unet" or "text_encoder".
+        linear_only: The adapters cannot be put on convolutions.
+    """
+    if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
+        return []
+    fit = (LINEAR,) if linear_only else (LINEAR, CONVOLUTION)
+    lost, problems = [], []
+    for entry in [targets] if isinstance(targets, str) else targets:
+        matched = [name for name in kinds if _matches(entry, name, is_pattern=isinstance(targets, str))]
+        unfit = [name for name in matched if kinds[name] not in fit]
+        if not matched:
+            lost.append(entry)
+        elif unfit:
+            problems.append(_unfit(entry, unfit, kinds, part, fit))
+    return ([_lost(lost, kinds, part, fit)] if lost else []) + problems
+
+
+def kinds_of(module: nn.Module) -> dict[str, str]:
+    """Returns the kind of each module inside a module, by name: `LINEAR`, `CONVOLUTION`, or its class."""
+    from torch import nn
+
+    kinds = {LINEAR: nn.Linear, CONVOLUTION: nn.Conv2d}
+    return {
+        name: next((kind for kind, of in kinds.items() if isinstance(child, of)), type(child).__name__)
+        for name, child in module.named_modules()
+        if name
+    }
+
+
+@functools.cache
+def kinds_in(folder: Path, part: str) -> dict[str, str]:
+    """Returns the same for a part of a model folder, of which it reads the configuration and no weights.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not one of a UNet or a CLIP text encoder; TypeError likewise.
+    """
+    import torch
+
+    config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+    with torch.device("meta"):  # modules without memory
+        if part == "unet":
+            from diffusers import UNet2DConditionModel
+
+            return kinds_of(UNet2DConditionModel.from_config(config))
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        return kinds_of(CLIPTextModel(CLIPTextConfig(**config)))
+
+
+def folder_here(model: ModelConfig) -> Path | None:
+    """Returns the folder of a model that lies on this machine; None for a hub id that has not been fetched."""
+    if model.path == EMBEDDED:
+        from trainables.embedded import GENERATOR
+
+        return Path(GENERATOR)
+    if folder_of(model.path).is_dir():
+        return folder_of(model.path)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model.path, "unet/config.json", revision=model.revision)
+    except HFValidationError:
+        return None
+    return Path(found).parents[1] if isinstance(found, str) else None
+
+
+def _matches(entry: str, name: str, *, is_pattern: bool) -> bool:
+    """The rule of `peft.tuners.tuners_utils.check_target_module_exists`."""
+    if is_pattern:
+        return re.fullmatch(entry, name) is not None
+    return name == entry or name.endswith(f".{entry}")
+
+
+def _lost(entries: list[str], kinds: Mapping[str, str], part: str, fit: Collection[str]) -> str:
+    sound = sorted({_ending(name) for name, kind in kinds.items() if kind in fit})
+    near = [match for entry in entries for match in difflib.get_close_matches(entry, sound, n=1)]
+    hint = f"did you mean {' and '.join(map(repr, dict.fromkeys(near)))}? It" if near else "it"
+    named = ", ".join(map(repr, entries))
+    verb = "matches" if len(entries) == 1 else "match"
+    return f"{named} {verb} no module of {_PARTS[part]}; {hint} has: {', '.join(sound)}"
+
+
+def _unfit(
+    entry: str, names: list[str], kinds: Mapping[str, str], part: str, fit: Collection[str]
+) -> str:
+    number = f"{len(names)} modules" if len(names) > 1 else "a module"
+    example = f"{names[0]} ({kinds[names[0]]})"
+    what = "linear layers" if CONVOLUTION not in fit else "linear layers and convolutions"
+    return (
+        f"{entry!r} matches {number} of {_PARTS[part]} that cannot be adapted, such as {example}; "
+        f"name {what} only"
+    )
+
+
+def _ending(name: str) -> str:
+    """The end of a module's name, as one writes it in a list: its last part, with the one before a number."""
+    parts = name.split(".")
+    return ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
