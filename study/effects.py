@@ -57,7 +57,9 @@ def duplicate_arms(sections: Sections) -> Iterator[tuple[Loc, str]]:
         except ValidationError:
             continue  # told by other rules
         if content in seen:
-            same = f"is the same arm as {seen[content]!r}: same method, and nothing that differs has an effect"
+            same = (
+                f"is the same arm as {seen[content]!r}: same method, and nothing that differs has an effect"
+            )
             yield ("arms", name), f"{same}; remove one"
         seen.setdefault(content, name)
 

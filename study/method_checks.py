@@ -33,7 +33,9 @@ def _configurations(spec: StudySpec, name: str) -> Iterator[Any]:
     """The configurations of an arm; of numbers that are searched one stands for all."""
     space = spec.space(name).parameters
     options = [
-        dim.probes() if all(isinstance(value, str | bool | None) for value in dim.probes()) else dim.probes()[:1]
+        dim.probes()
+        if all(isinstance(value, str | bool | None) for value in dim.probes())
+        else dim.probes()[:1]
         for dim in space.values()
     ]
     fields = method_config_class(spec.arms[name].method)

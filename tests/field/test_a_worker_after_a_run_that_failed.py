@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return weights(config)
 
 
+@pytest.fixture(scope="module")
+def resident() -> Resident:
+    """The worker's models."""
+    return Resident()
+
+
 def half_attached(backbone: Backbone, *_: Any) -> None:
     """PEFT stops at a module that it does not know, others being wrapped already."""
     from peft import LoraConfig
@@ -46,9 +53,9 @@ def spoiled(backbone: Backbone, *_: Any) -> None:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
-def raising(error: BaseException) -> Callable[..., Any]:
+def raising(kind: type[BaseException], message: str = "") -> Callable[..., Any]:
     def fail(*_: Any, **__: Any) -> Any:
-        raise error
+        raise kind(message)
 
     return fail
 
@@ -57,23 +64,22 @@ FAULTS = {
     "attach half done": (adapters, "_group", half_attached),
     "attach": (adapters, "attach_adapters", half_attached),
     "a weight changed": (adapters, "attach_adapters", spoiled),
-    "optimizer": (trainables.setup, "build_optimizer", raising(ValueError("no such kernel"))),
-    "count": (trainables.run, "count_step_flops", raising(RuntimeError("shapes"))),
-    "first step": (trainables.loop, "train_step", raising(torch.OutOfMemoryError("CUDA out of memory"))),
-    "interrupted": (trainables.loop, "train_step", raising(KeyboardInterrupt())),
-    "checkpoint": (trainables.loop, "save_checkpoint", raising(ValueError("not finite"))),
-    "save": (adapters, "save_adapters", raising(RuntimeError("tensors share memory"))),
-    "evaluation": (trainables.run, "evaluate", raising(RuntimeError("mat1 and mat2"))),
-    "detach": (adapters, "detach_adapters", raising(RuntimeError("no such module"))),
-    "restore": (Backbone, "restore_frozen", raising(MemoryError())),
+    "optimizer": (trainables.setup, "build_optimizer", raising(ValueError, "no such kernel")),
+    "count": (trainables.run, "count_step_flops", raising(RuntimeError, "shapes")),
+    "first step": (trainables.loop, "train_step", raising(torch.OutOfMemoryError, "CUDA out of memory")),
+    "interrupted": (trainables.loop, "train_step", raising(KeyboardInterrupt)),
+    "checkpoint": (trainables.loop, "save_checkpoint", raising(ValueError, "not finite")),
+    "save": (adapters, "save_adapters", raising(RuntimeError, "tensors share memory")),
+    "evaluation": (trainables.run, "evaluate", raising(RuntimeError, "mat1 and mat2")),
+    "detach": (adapters, "detach_adapters", raising(RuntimeError, "no such module")),
+    "restore": (Backbone, "restore_frozen", raising(MemoryError)),
 }
 
 
 @pytest.mark.parametrize("stage", FAULTS)
 def test_the_next_run_is_that_of_a_fresh_process(
-    stage: str, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, expected: bytes, resident: Resident, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resident = Resident()
     with monkeypatch.context() as patch:
         place, name, fault = FAULTS[stage]
         if stage == "attach half done":
@@ -93,9 +99,12 @@ def test_the_next_run_is_that_of_a_fresh_process(
     assert weights(second) == expected
 
 
-def test_a_stop_in_the_middle_keeps_the_model_in_memory(expected: bytes, tmp_path: Path) -> None:
-    resident = Resident()
-    events = execute(config_of(tmp_path / "first", mixed_precision="bf16", gradient_checkpointing=True), resident)
+def test_a_stop_in_the_middle_keeps_the_model_in_memory(
+    expected: bytes, resident: Resident, tmp_path: Path
+) -> None:
+    events = execute(
+        config_of(tmp_path / "first", mixed_precision="bf16", gradient_checkpointing=True), resident
+    )
     assert any(event.kind == "progress" for event in events)
     kept = resident._kept["backbone"][1]
     events.close()
@@ -106,12 +115,14 @@ def test_a_stop_in_the_middle_keeps_the_model_in_memory(expected: bytes, tmp_pat
     assert weights(second) == expected
 
 
-def test_a_model_that_is_let_go_leaves_memory_before_the_next_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_is_let_go_leaves_memory(
+    resident: Resident, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resident = Resident()
-    monkeypatch.setattr(trainables.loop, "train_step", raising(RuntimeError("broken")))
-    list(execute(config_of(tmp_path / "first"), resident))
+    monkeypatch.setattr(trainables.loop, "train_step", raising(RuntimeError, "broken"))
+    events = execute(config_of(tmp_path / "first"), resident)
+    assert any(event.kind == "progress" or event.data.get("name") == "train" for event in events)
+    kept = weakref.ref(resident._kept["backbone"][1])
+    assert [event.kind for event in events][-1] == "finished"
     assert "backbone" not in resident._kept
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if type(thing) is Backbone]
+    assert kept() is None

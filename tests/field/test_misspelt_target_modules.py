@@ -63,7 +63,10 @@ def test_the_arms_after_it_are_trained(tmp_path: Path) -> None:
         ({"target_modules": ["to_q", "to_vv"]}, "target_modules: 'to_vv' matches no module of the UNet"),
         ({"target_modules": ["to_qq", "to_vv"]}, "'to_qq', 'to_vv' match no module"),
         ({"target_modules": "to_q"}, "'to_q' matches no module"),  # a regular expression for whole names
-        ({"target_modules": ["norm1", "to_q"]}, "'norm1' matches 12 modules of the UNet that cannot be adapted"),
+        (
+            {"target_modules": ["norm1", "to_q"]},
+            "'norm1' matches 12 modules of the UNet that cannot be adapted",
+        ),
         ({"target_modules": ["attn1"]}, "transformer_blocks.0.attn1 (Attention); name linear layers"),
         ({"target_modules": ["to_out.1"]}, "to_out.1 (Dropout)"),
         ({"target_modules": r".*attn1\..*"}, "cannot be adapted"),
@@ -88,7 +91,10 @@ def test_the_arms_after_it_are_trained(tmp_path: Path) -> None:
             {
                 "search_space": {
                     "train_text_encoder": {"type": "categorical", "choices": [False, True]},
-                    "text_encoder_target_modules": {"type": "categorical", "choices": ["all-linear", "q_prj"]},
+                    "text_encoder_target_modules": {
+                        "type": "categorical",
+                        "choices": ["all-linear", "q_prj"],
+                    },
                 }
             },
             "'q_prj' matches no module of the text encoder",

@@ -113,9 +113,7 @@ def _lost(entries: list[str], kinds: Mapping[str, str], part: str, fit: Collecti
     return f"{named} {verb} no module of {_PARTS[part]}; {hint} has: {', '.join(sound)}"
 
 
-def _unfit(
-    entry: str, names: list[str], kinds: Mapping[str, str], part: str, fit: Collection[str]
-) -> str:
+def _unfit(entry: str, names: list[str], kinds: Mapping[str, str], part: str, fit: Collection[str]) -> str:
     number = f"{len(names)} modules" if len(names) > 1 else "a module"
     example = f"{names[0]} ({kinds[names[0]]})"
     what = "linear layers" if CONVOLUTION not in fit else "linear layers and convolutions"
