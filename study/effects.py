@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -94,9 +95,10 @@ def _content(arm: Arm, sections: Sections) -> str:
     """What an arm comes to, as text."""
     training, budget, model = _common(sections)
     space = arm_space(arm, training, budget, model)
-    config = method_config_class(arm.method).model_validate(_merged(arm, training, budget, model))
     searched = {name: _dimension(dim) for name, dim in space.parameters.items()}
-    fixed = config.effective(searched)
+    fixed = _merged(arm, training, budget, model)
+    with contextlib.suppress(ValidationError):  # compared as it is written, if it is not sound
+        fixed = method_config_class(arm.method).model_validate(fixed).effective(searched)
     return json.dumps([arm.method, fixed, dict(sorted(searched.items()))], sort_keys=True, default=str)
 
 

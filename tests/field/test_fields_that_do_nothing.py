@@ -1,0 +1,189 @@
+"""Fields that change nothing where they stand, and arms that only look different."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from study.spec import StudySpec, load_study
+from trainables.__main__ import main
+from trainables.errors import UserError
+
+
+def problems(folder: Path, **sections: Any) -> str:
+    """Returns what is said against a study file, nothing if it is sound."""
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({"name": "idle", "subjects": ["cat-1", "dog-1"], **sections}))
+    try:
+        load_study(path)
+    except UserError as error:
+        return "\n".join(error.problems)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("arm", "field", "reason"),
+    [
+        ({"method": "lora", "lr_scheduler": "cosine", "lr_num_cycles": 4}, "lr_num_cycles", "is cosine"),
+        ({"method": "lora", "lr_num_cycles": 4}, "lr_num_cycles", "is constant or cosine"),
+        ({"method": "lora", "lr_scheduler": "linear", "lr_power": 2}, "lr_power", "lr_scheduler: polynomial"),
+        ({"method": "lora", "lr_end_fraction": 0.1}, "lr_end_fraction", "lr_scheduler: polynomial"),
+        ({"method": "lora", "text_encoder_learning_rate": 1e-4}, "text_encoder_learning_rate", "is false"),
+        (
+            {"method": "lora", "text_encoder_target_modules": ["fc1"]},
+            "text_encoder_target_modules",
+            "train_text_encoder: true",
+        ),
+        ({"method": "lora", "prior_loss_weight": 0.5}, "prior_loss_weight", "with_prior_preservation: true"),
+        (
+            {"method": "dreambooth", "with_prior_preservation": False, "num_class_images": 8},
+            "num_class_images",
+            "with_prior_preservation: true",
+        ),
+        ({"method": "dreambooth", "ema_decay": 0.9}, "ema_decay", "use_ema: true"),
+        ({"method": "base", "learning_rate": 1e-4}, "learning_rate", "reads resolution alone"),
+        (
+            {
+                "method": "lora",
+                "lr_scheduler": "cosine",
+                "search_space": {"lr_power": {"type": "float", "low": 1, "high": 2}},
+            },
+            "search_space.lr_power",
+            "is cosine",
+        ),
+        (
+            {
+                "method": "lora",
+                "search_space": {
+                    "lr_scheduler": {"type": "categorical", "choices": ["polynomial", "cosine"]},
+                    "lr_power": {"type": "float", "low": 1, "high": 2, "when": {"lr_scheduler": "cosine"}},
+                },
+            },
+            "search_space.lr_power",
+            "is cosine",
+        ),
+    ],
+)
+def test_they_are_refused_in_an_arm(arm: dict[str, Any], field: str, reason: str, tmp_path: Path) -> None:
+    text = problems(tmp_path, arms={"one": arm, "other": {"method": "dreambooth_lora"}})
+    assert f"arms.one.{field}: has no effect in this arm" in text
+    assert reason in text
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        {"method": "lora", "lr_scheduler": "polynomial", "lr_power": 2, "lr_end_fraction": 0.1},
+        {
+            "method": "dreambooth",
+            "text_encoder_learning_rate": 1e-4,
+        },  # the embedded model's default trains it
+        {"method": "dreambooth", "train_text_encoder": False},  # what the default then does is nobody's fault
+        {"method": "base", "resolution": 32},
+        {
+            "method": "lora",
+            "lr_num_cycles": 3,
+            "search_space": {
+                "lr_scheduler": {"type": "categorical", "choices": ["cosine", "cosine_with_restarts"]}
+            },
+        },
+        {
+            "method": "lora",
+            "use_ema": False,  # a condition that never holds is meant so
+            "search_space": {
+                "ema_decay": {"type": "float", "low": 0.9, "high": 0.99, "when": {"use_ema": True}}
+            },
+        },
+    ],
+)
+def test_what_may_have_an_effect_is_taken(arm: dict[str, Any], tmp_path: Path) -> None:
+    assert problems(tmp_path, arms={"one": arm, "other": {"method": "dreambooth_lora"}}) == ""
+
+
+def test_common_fields_must_act_in_some_arm(tmp_path: Path) -> None:
+    arms = {"base": {"method": "base"}, "lora": {"method": "lora"}}
+    text = problems(tmp_path, training={"num_class_images": 4, "lr_warmup_steps": 2}, arms=arms)
+    assert "training.num_class_images: has no effect in any arm, as in 'lora'" in text
+    assert "warmup" not in text
+    arms["dreambooth"] = {"method": "dreambooth"}
+    assert problems(tmp_path, training={"num_class_images": 4}, arms=arms) == ""
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"target_modules": "attention"}, {"target_modules": ["to_out.0", "to_q", "to_k", "to_v"]}),
+        ({"target_modules": ["to_q", "to_v"]}, {"target_modules": ["to_v", "to_q"]}),
+        ({"r": 8, "lora_alpha": 8}, {"r": 8}),
+        ({"r": 16, "lora_alpha": 8, "use_rslora": True}, {"r": 16, "lora_alpha": 32}),
+        (
+            {"train_text_encoder": True, "learning_rate": 1e-3, "text_encoder_learning_rate": 1e-3},
+            {"train_text_encoder": True, "learning_rate": 1e-3},
+        ),
+        ({"learning_rate": 3e-3}, {"search_space": "fixed"}),  # the embedded model's default
+        (
+            {"lr_num_cycles": 1, "lr_scheduler": "cosine_with_restarts"},
+            {"lr_scheduler": "cosine_with_restarts"},
+        ),
+        (
+            {"search_space": {"r": {"type": "categorical", "choices": [4, 8]}}},
+            {"search_space": {"r": {"type": "categorical", "choices": [8, 4]}}},
+        ),
+    ],
+)
+def test_arms_that_are_the_same_are_named(
+    first: dict[str, Any], second: dict[str, Any], tmp_path: Path
+) -> None:
+    if "search_space" not in first:
+        first, second = {**first, "search_space": "fixed"}, {**second, "search_space": "fixed"}
+    text = problems(tmp_path, arms={"one": {"method": "lora", **first}, "two": {"method": "lora", **second}})
+    assert "arms.two: is the same arm as 'one'" in text
+
+
+def test_arms_that_differ_are_no_duplicates(tmp_path: Path) -> None:
+    fields: list[dict[str, Any]] = [
+        {"r": 8},
+        {"r": 8, "lora_alpha": 16},
+        {"target_modules": ["to_q"]},
+        {"train_text_encoder": True},
+        {"train_text_encoder": True, "text_encoder_target_modules": ["fc1"]},
+        {"lora_alpha": 4, "search_space": {"r": {"type": "categorical", "choices": [4, 8]}}},
+        {"search_space": {"r": {"type": "categorical", "choices": [4, 8]}}},
+    ]
+    arms = {f"arm-{number}": {"method": "lora", **each} for number, each in enumerate(fields)}
+    assert problems(tmp_path, arms=arms) == ""
+
+
+def test_a_study_that_was_launched_by_an_earlier_version_is_still_read() -> None:
+    content = {
+        "name": "old",
+        "subjects": ["cat-1", "dog-1"],
+        "arms": {
+            "one": {"method": "lora", "lr_scheduler": "cosine"},
+            "two": {"method": "lora", "lr_scheduler": "cosine", "r": 8},
+        },
+    }
+    record = StudySpec.model_validate(content).record()
+    record["spec"]["arms"]["one"]["lr_num_cycles"] = 4
+    assert StudySpec.from_record(record).arms["one"].fixed["lr_num_cycles"] == 4
+
+
+def test_a_single_run_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.__main__._run", lambda config: 0)
+    path = tmp_path / "run.yaml"
+    run = {
+        "method": "dreambooth",
+        "subject": "cat-1",
+        "training": {"lr_power": 2, "train_text_encoder": False},
+    }
+    path.write_text(yaml.safe_dump(run))
+    assert main([str(path)]) == 0
+    assert capsys.readouterr().err == (
+        "note: training.lr_power has no effect without lr_scheduler: polynomial\n"
+    )
