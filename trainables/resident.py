@@ -52,6 +52,8 @@ class Resident:
                 undo()
                 backbone.restore()
                 clean = backbone.is_base_model()
+                if not clean:
+                    _LOGGER.warning("a run's model is not as it was loaded; the next run loads it anew")
         except Exception as error:
             _LOGGER.warning("a run's model could not be put back (%s: %s)", type(error).__name__, error)
         finally:

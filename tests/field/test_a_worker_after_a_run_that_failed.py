@@ -14,7 +14,7 @@ import torch
 import trainables.loop
 import trainables.run
 import trainables.setup
-from tests.field.test_misspelt_target_modules import config_of
+from tests.field.short_runs import config_of
 from trainables.config import RunConfig
 from trainables.families import Backbone
 from trainables.methods import adapters

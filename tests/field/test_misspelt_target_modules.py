@@ -10,29 +10,9 @@ import pytest
 
 from study.checks import check_study
 from study.spec import StudySpec
-from trainables.config import RunConfig
+from tests.field.short_runs import config_of
 from trainables.resident import Resident
 from trainables.run import execute
-
-
-def config_of(folder: Path, **training: Any) -> RunConfig:
-    """A run of two steps on the embedded model."""
-    return RunConfig.model_validate(
-        {
-            "method": "lora",
-            "subject": {"name": "cat-1"},
-            "training": {"max_train_steps": 2, "train_batch_size": 1, "r": 2, **training},
-            "evaluation": {
-                "num_prompts": 1,
-                "images_per_prompt": 1,
-                "num_inference_steps": 1,
-                "num_class_images": 2,
-            },
-            "device": "cpu",
-            "output_dir": str(folder),
-            "cache_dir": str(folder.parent / "cache"),
-        }
-    )
 
 
 def problems(*arms: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.field.test_misspelt_target_modules import config_of
+from tests.field.short_runs import config_of
 from trainables.run import execute
 
 

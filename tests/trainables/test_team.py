@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.trainables.conftest import MakeConfig
-from tests.trainables.rounding import ORDERS, Yardstick
+from tests.trainables.rounding import ORDERS, Yardstick, weights
 from tests.trainables.team_jobs import DREAMBOOTH, LORA, do, job, result
 from trainables.config import RunConfig
 from trainables.data import Batch
@@ -138,3 +138,21 @@ def test_what_one_process_fails_of_ends_all_for_that_reason(
     assert [(start["num_workers"], start["resumed_step"]) for start in starts] == [(2, 0), (1, 2)]
     list(execute(whole, resident))
     Yardstick(whole, 2, resident).assert_same(killed)
+
+
+def test_a_team_that_has_failed_trains_the_next_run_like_a_new_one(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """In attaching, and in a step of a follower: the models of all members are those of the base again."""
+    fields = {"train_batch_size": 2, "target_modules": ("to_q", "to_v"), "mixed_precision": "bf16"}
+    misspelt = make_config("lora", "misspelt", **{**fields, "target_modules": ("to_q", "to_vv")})
+    broken, after, new = (make_config("lora", name, **fields) for name in ("broken", "after", "new"))
+    (tmp_path / "second").mkdir()
+    do(tmp_path, [job(misspelt, 2), job(broken, 2, [1, 2, "error"]), job(after, 2)])
+    do(tmp_path / "second", [job(new, 2)])
+    assert (result(misspelt)["state"], result(misspelt)["reason"]) == ("FAIL", "user_error")
+    assert "'to_vv' matches no module" in result(misspelt)["message"]
+    assert (result(broken)["state"], result(after)["state"]) == ("FAIL", "COMPLETE")
+    ours, theirs = weights(after), weights(new)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
