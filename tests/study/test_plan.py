@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from study import probe
+from study.contents import read_contents
 from study.errors import UserError
 from study.plan import duration, evaluations, make_plan, plan_study, planned_keys, rough_bytes
 from study.probe import Measured, probe_machine
@@ -96,7 +97,8 @@ def test_a_finished_study_takes_no_time(storage: Storage) -> None:
 
 def test_a_changed_study_is_announced(storage: Storage) -> None:
     storage.folder.mkdir(parents=True)
-    (storage.folder / "study.json").write_text(json.dumps(spec().record()))
+    begun = spec().with_contents(read_contents(spec()))
+    (storage.folder / "study.json").write_text(json.dumps(begun.record()))
     assert make_plan(spec(), storage).changed == ()
     changed = make_plan(spec(search={"trials": 5}), storage)
     assert changed.changed == ("search.trials: 3 -> 5",)

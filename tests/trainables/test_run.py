@@ -18,6 +18,7 @@ import yaml
 from tests.trainables.conftest import MakeConfig
 from trainables import loop, run
 from trainables.config import RunConfig
+from trainables.contents import sealed
 from trainables.errors import UserError
 from trainables.events import Event, EventLog, read_events
 from trainables.families import Backbone
@@ -63,7 +64,7 @@ def test_a_run_leaves_events_weights_samples_and_a_result(
     assert result["reason"] is None
     assert result["weights"] == "weights"
     assert result["attempts"] == 1
-    assert result["config_digest"] == config.digest()
+    assert result["config_digest"] == sealed(config).digest()
     assert "final" not in result["evaluation"]
     assert result["evaluation"]["subject_fidelity"] == evaluations[1].data["subject_fidelity"]
     cost = result["cost"]
@@ -80,7 +81,7 @@ def test_a_run_leaves_events_weights_samples_and_a_result(
     assert cost["peak_memory_kind"] == "resident_set"
     assert cost["artifact_bytes"] == (folder / "weights" / "pytorch_lora_weights.safetensors").stat().st_size
     assert cost["image_latency_seconds"] > 0
-    assert RunConfig.model_validate_json((folder / "run.json").read_text()) == config
+    assert RunConfig.model_validate_json((folder / "run.json").read_text()) == sealed(config)
     assert not (folder / "checkpoint").exists()
 
 
