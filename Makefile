@@ -11,10 +11,10 @@ export OMP_WAIT_POLICY := passive
 export OMP_NUM_THREADS ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup quickstart test lint types check clean
+.PHONY: help setup quickstart test test-all lint types check clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 setup: $(READY)  ## make .venv and install the project with pinned versions
 
@@ -30,9 +30,10 @@ quickstart: $(READY)  ## run the quickstart study on the embedded model and writ
 	$(BIN)/study launch quickstart
 
 test: $(READY)  ## the whole default test suite (no network, no GPU)
-	@# Tests of clusters and faults kill real processes beside each other; what failed so gets one more try alone, and says so.
-	$(BIN)/python -m pytest -n 2 --dist loadfile || { echo "once more, one by one: what failed above"; \
-		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: lint types test  ## that, and the suite once more with the kernels of a processor without AVX-512
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## ruff: lint and format
 	$(BIN)/ruff check .
