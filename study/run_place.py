@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from study.remote.cache_shelf import use_shelf
-from study.remote.inputs import INPUTS, fetch_inputs, named_folders
+from study.remote.inputs import fetch_inputs, named_folders
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import RunView, run_prefix
 from study.remote.run_pusher import RunPusher, Superseded, pull_run
+from study.runs import INPUTS
 from study.visible import VISIBLE_SECONDS, sees
 from trainables.config import RunConfig
 from trainables.contents import sealed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 Phase = Literal["search", "confirm"]
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
+# What lies directly in a storage, at its URL or in the working copy of it, beside the folders of the studies. Whoever
+# makes such an entry takes its name from here, and no study may be called so.
+CACHE, INPUTS, PROBE, REPORTS = "cache", "inputs", "probe", "reports"
+MLFLOW_DB, MLFLOW_ARTIFACTS = "mlflow.db", "mlartifacts"
+_BESIDE_SQLITE = ("", "-journal", "-wal", "-shm")  # SQLite's own files beside a database
+STORAGE_ENTRIES = frozenset(
+    {CACHE, INPUTS, PROBE, REPORTS, MLFLOW_ARTIFACTS, *(MLFLOW_DB + end for end in _BESIDE_SQLITE)}
+)
+DEFAULT_STORAGE = "storage"
+
 # Arms and subjects bear names that are safe as folders (see `study.sections.sound_name`).
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 _NAME = re.compile(rf"(search|confirm)/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
@@ -23,6 +34,21 @@ _NAME = re.compile(rf"(search|confirm)/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9
 def is_sound_name(name: str) -> bool:
     """Whether something read from outside can be a study's, an arm's or a subject's name, and so a folder's."""
     return re.fullmatch(_PART, name) is not None
+
+
+def unportable(name: str) -> str | None:
+    """Returns why a file server that knows Windows' rules keeps no folder of this name; None if it does."""
+    if name.endswith("."):
+        return "Windows drops a '.' at the end; leave it out"
+    stem = name.partition(".")[0]
+    if re.fullmatch(r"con|prn|aux|nul|(com|lpt)[0-9]", stem, re.IGNORECASE):
+        return f"Windows takes {stem!r} for a device; choose another"
+    return None
+
+
+def is_storage_entry(name: str) -> bool:
+    """Whether the storage itself uses a name, on a file system that knows no upper and lower case either."""
+    return name.lower() in STORAGE_ENTRIES
 
 
 @dataclass(frozen=True, order=True)
@@ -95,7 +121,7 @@ class Storage:
     @property
     def cache(self) -> Path:
         """Content-addressed caches, shared by all studies of the storage."""
-        return self.root / "cache"
+        return self.root / CACHE
 
     @property
     def ledger_url(self) -> str:
@@ -105,16 +131,28 @@ class Storage:
     @property
     def tracking_uri(self) -> str:
         """Default MLflow tracking URI: one absolute SQLite file for all studies of the storage."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return f"sqlite:///{self.root / MLFLOW_DB}"
 
     @property
     def artifact_root(self) -> Path:
         """Where the default MLflow store keeps its artifacts."""
-        return self.root / "mlartifacts"
+        return self.root / MLFLOW_ARTIFACTS
 
     def run_folder(self, key: RunKey) -> Path:
         """The folder of one run."""
         return self.folder / "runs" / key.name
+
+    def command(self, verb: str, *arguments: str) -> str:
+        """Returns ``study VERB NAME ...`` as it can be typed where this process runs, with ``--storage`` if need be."""
+        return shlex.join(["study", verb, self.study, *arguments, *self._option()])
+
+    def _option(self) -> list[str]:
+        if self.url is not None:
+            return ["--storage", self.url]
+        if self.root == Path(DEFAULT_STORAGE).absolute() and not os.environ.get("STUDY_STORAGE"):
+            return []
+        near = self.root.is_relative_to(Path.cwd())
+        return ["--storage", os.path.relpath(self.root) if near else str(self.root)]
 
 
 def is_url(place: str | Path) -> bool:

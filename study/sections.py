@@ -13,6 +13,7 @@ from search_spaces.loader import load_space, merge
 from search_spaces.schema import Dimension, SearchSpace
 from search_spaces.wording import did_you_mean
 from study.provenance import carries_password
+from study.runs import unportable
 from trainables.catalogue import method_config_class, method_names
 from trainables.config import EMBEDDED, Frozen, ModelConfig
 from trainables.metrics_table import METRICS, unknown_metric
@@ -29,6 +30,8 @@ def sound_name(value: Any) -> Any:
         sound = 0 < len(value) <= 64 and set(value) <= _NAME_CHARACTERS and value[0].isalnum()
         if not sound:
             raise ValueError(f"{value!r} cannot be a name, because names become folders: use {NAME_RULE}")
+        if problem := unportable(value):
+            raise ValueError(f"{value!r} cannot be a name, because names become folders: {problem}")
     return value
 
 

@@ -23,7 +23,7 @@ from study.contents import NOT_RECORDED, StudyContents, differing, of_run, witho
 from study.errors import UserError
 from study.overrides import apply_overrides
 from study.rules import Sections, broken_rules, default_subjects
-from study.runs import RunKey, Storage
+from study.runs import RunKey, Storage, is_storage_entry
 from study.sections import (
     BASE,
     Arm,
@@ -45,8 +45,6 @@ from trainables.contents import digests
 RECORDED = {"recorded": True}  # context of validation: the study has been launched
 PRESETS = Path(__file__).parent / "presets"
 
-_RESERVED = {"cache", "mlartifacts", "mlflow.db"}  # what else lies in the storage folder
-
 
 def _subject(value: Any) -> Any:
     if isinstance(value, str):
@@ -58,6 +56,22 @@ def _subject(value: Any) -> Any:
 
 def _model(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
+
+
+def _names_in_use(
+    study: str, subjects: Iterable[SubjectConfig]
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """Names whose folders are those of something else, if only where upper and lower case are the same (macOS)."""
+    problems: list[tuple[tuple[str | int, ...], str]] = []
+    if is_storage_entry(study):
+        problems.append((("name",), f"{study!r} is used by the storage folder itself; choose another name"))
+    known: dict[str, str] = {}
+    for position, subject in enumerate(subjects):
+        other = known.setdefault(subject.name.casefold(), subject.name)
+        if other != subject.name:
+            same = f"differs from {other!r} only in case, which some file systems do not tell apart; rename one"
+            problems.append((("subjects", position, "name"), same))
+    return problems
 
 
 class StudySpec(Frozen):
@@ -81,10 +95,7 @@ class StudySpec(Frozen):
     @model_validator(mode="after")
     def _complete_and_check(self, info: ValidationInfo) -> Self:
         problems = broken_rules(Sections.of(self), recorded=info.context == RECORDED)
-        if self.name in _RESERVED:
-            problems.append(
-                (("name",), f"{self.name!r} is used by the storage folder itself; choose another name")
-            )
+        problems += _names_in_use(self.name, self.subjects)
         if problems:
             raise RuleError(problems)
         searched, confirmed = default_subjects(self.subjects, self.search, self.confirm)

@@ -24,6 +24,7 @@ from study.cluster.parcel import Parcel, pack
 from study.errors import UserError
 from study.lint.faults import LOOPBACK
 from study.provenance import without_credentials
+from study.runs import INPUTS, REPORTS
 from study.spec import StudySpec, load_study
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -171,7 +172,7 @@ def _address_problems(address: str) -> list[str]:
 
 def _inputs(storage: str) -> str:
     """Where photographs lie on the cluster; with storage by URL the driver takes them on from its own disk."""
-    return "~/.diffusion-study/inputs" if "://" in storage else f"{storage.rstrip('/')}/inputs"
+    return f"~/.diffusion-study/{INPUTS}" if "://" in storage else f"{storage.rstrip('/')}/{INPUTS}"
 
 
 # ---------------------------------------------------------------------- the job API
@@ -238,7 +239,7 @@ def _send(client: Any, parcel: Parcel, asked: Submission) -> str:
 def entrypoint(asked: Submission) -> str:
     """Returns the command of the job."""
     words = ["python", "-m", "study.cluster.submitted", "--storage", asked.storage]
-    reports = asked.reports or (None if "://" in asked.storage else f"{asked.storage.rstrip('/')}/reports")
+    reports = asked.reports or (None if "://" in asked.storage else f"{asked.storage.rstrip('/')}/{REPORTS}")
     words += ["--reports", reports] if reports else ["--no-report"]
     words += ["--tracking-uri", asked.tracking_uri] if asked.tracking_uri else []
     return shlex.join(words)

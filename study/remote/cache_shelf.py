@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from study.remote.object_store import ObjectStore
+from study.runs import CACHE
 from trainables.shelf import put_behind, shelf_behind
 
-PREFIX = "cache"
 REST_SECONDS = 300.0  # after a failure: a store that is away must not be waited for at every entry
 
 
@@ -32,7 +32,7 @@ class CacheShelf:
         if time.monotonic() < self._rest_until:
             return False
         try:
-            return self._store.get_file(f"{PREFIX}/{name}", path)
+            return self._store.get_file(f"{CACHE}/{name}", path)
         except OSError:
             self._rest()
             return False
@@ -44,7 +44,7 @@ class CacheShelf:
 
     def _keep(self, name: str, path: Path) -> None:
         try:
-            self._store.put_file(f"{PREFIX}/{name}", path)
+            self._store.put_file(f"{CACHE}/{name}", path)
         except OSError:
             self._rest()
 

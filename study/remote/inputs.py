@@ -13,7 +13,6 @@ from study.remote.run_objects import FileRef, fetch_file, safe_path
 from trainables.config import RunConfig
 from trainables.text import is_utf8, name_bytes
 
-INPUTS = "inputs"
 INDEX = "index.json"
 
 

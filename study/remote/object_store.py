@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from study.errors import UserError
+from study.runs import PROBE
 
 SCHEMES = ("s3", "gs")
 CONNECT_SECONDS = 5.0
@@ -256,10 +257,10 @@ def _probe(url: str) -> str | None:
     try:
         store = ObjectStore(url, patience=0)
         # One object of a fixed name: a bucket is not littered, and nobody needs the right to delete.
-        store.put("probe", b"diffusion-study")
-        if store.get("probe") is None:
+        store.put(PROBE, b"diffusion-study")
+        if store.get(PROBE) is None:
             return f"the storage {url} does not return what was written to it; it cannot hold a study"
-        store.list("probe-of-listing")
+        store.list(f"{PROBE}-of-listing")
     except (OSError, ValueError) as error:
         return f"the storage {url} cannot be used: {reason_of(error)}; {_remedy(str(error))}"
     return None

@@ -24,10 +24,10 @@ from study.cluster.nodes import (
 )
 from study.errors import UserError
 from study.machine import size
-from study.remote.inputs import INDEX, INPUTS, object_of
+from study.remote.inputs import INDEX, object_of
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import digest_of
-from study.runs import Storage
+from study.runs import INPUTS, Storage
 from trainables.config import EMBEDDED
 from trainables.located import folder_of
 
