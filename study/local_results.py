@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS
+from study.frames import Results, frame_of, table_of
 from study.inside import inside
-from study.results import Results, frame_of, table_of
 from study.rows import result_of, rows
 from study.runs import RunKey, Storage
 from study.tracking.mlflow_store import published_spec, spec_digest

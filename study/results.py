@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.columns import COUNTS, CURVE_COLUMNS, IMAGE_COLUMNS, INTEGERS, PARAM_PREFIX, TEXTS, TIMES
+from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS
+from study.csv_files import read_csv, write_csv
 from study.errors import UserError
+from study.frames import Results, frame_of, table_of
 from study.provenance import without_credentials
-from study.rows import finished_rows, iso_time, make_row, parse_param, rows
+from study.rows import finished_rows, iso_time, make_row, rows
 from study.runs import RunKey, Storage
 from study.tracking.mlflow_store import (
     MlflowStore,
@@ -30,30 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Results", "load_results", "read_csv", "rows", "write_csv"]
 
-RUNS_CSV, CURVES_CSV, IMAGES_CSV, META_JSON = "runs.csv", "curves.csv", "images.csv", "meta.json"
 _READERS = 8
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything that a report is made of.
-
-    Attributes:
-        frame: One row a run; columns and their order in ``study.columns``. Metrics are float64 (missing:
-            NaN), trial, seed, max_train_steps and attempts Int64, texts str, started and ended UTC times.
-        curves: One row a point of ``eval/*`` and of ``train/loss`` (`CURVE_COLUMNS`).
-        images: One row a sample grid: `IMAGE_COLUMNS`, `path` of a PNG on this machine.
-        meta: study, study_id, spec (the frozen study file), spec_digest, launches (commit, versions,
-            machine), tracking_uri without credentials.
-    """
-
-    frame: DataFrame
-    curves: DataFrame
-    images: DataFrame
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    def _repr_html_(self) -> str:
-        return str(self.frame._repr_html_())  # type: ignore[operator]
 
 
 def load_results(
@@ -173,42 +152,6 @@ def _row(run: Run) -> dict[str, Any]:
     )
 
 
-def frame_of(found: list[dict[str, Any]]) -> DataFrame:
-    """Makes the typed frame of rows that have the same keys."""
-    import pandas as pd
-
-    columns = list(found[0]) if found else []
-    data = {}
-    for name in columns:
-        values = [row[name] for row in found]
-        if name in TIMES:
-            data[name] = pd.Series(pd.to_datetime(values, utc=True, format="ISO8601")).dt.as_unit("ms")
-        elif name in INTEGERS:
-            data[name] = pd.Series(values, dtype="Int64")
-        elif name in TEXTS:
-            data[name] = pd.Series(values, dtype="str")
-        elif name.startswith(PARAM_PREFIX):
-            data[name] = _param_series(values)
-        else:
-            data[name] = pd.Series(
-                [float("nan") if value is None else value for value in values], dtype="float64"
-            )
-    return pd.DataFrame(data, columns=columns)
-
-
-def _param_series(values: list[Any]) -> Any:
-    """Types a parameter by its values: booleans, numbers, else texts."""
-    import pandas as pd
-
-    there = [value for value in values if value is not None]
-    if there and all(isinstance(value, bool) for value in there):
-        return pd.Series(values, dtype="boolean")
-    if there and all(isinstance(value, int | float) and not isinstance(value, bool) for value in there):
-        return pd.Series([float("nan") if value is None else value for value in values], dtype="float64")
-    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-    return pd.Series(texts, dtype="str")
-
-
 def _curves(store: MlflowStore, found: list[Run], order: dict[str, int]) -> DataFrame:
     """Metric histories; a resumed run may hold two values of a step, of which the later counts."""
     wanted = [
@@ -271,100 +214,3 @@ def _local(store: MlflowStore, storage: Storage, run: Run, name: str) -> Path:
         store.client.download_artifacts(run.info.run_id, f"images/{name}", str(target))
     found = next(target.rglob(name))
     return found
-
-
-def table_of(found: list[dict[str, Any]], columns: tuple[str, ...]) -> DataFrame:
-    """Makes the typed table of curves or images."""
-    import pandas as pd
-
-    table = pd.DataFrame(found, columns=list(columns))
-    integers = {name: "Int64" for name in ("trial", "seed", "step") if name in columns}
-    numbers = {name: "float64" for name in ("value",) if name in columns}
-    texts = {name: "str" for name in columns if name not in integers and name not in numbers}
-    return table.astype({**integers, **numbers, **texts})
-
-
-def write_csv(results: Results, folder: Path) -> list[Path]:
-    """Writes ``runs.csv``, ``curves.csv``, ``images.csv`` and ``meta.json``; `read_csv` gives the same
-    results.
-
-    Images are named, not copied: paths inside `folder` relative to it.
-    """
-    import pandas as pd
-
-    folder.mkdir(parents=True, exist_ok=True)
-    frame = results.frame.copy()
-    for name in frame.columns:
-        if name in TIMES:
-            frame[name] = [None if pd.isna(time) else iso_time(time.timestamp()) for time in frame[name]]
-        elif name in COUNTS:
-            frame[name] = frame[name].astype("Int64")
-        elif frame[name].dtype == "boolean":
-            frame[name] = frame[name].map({True: "true", False: "false"})
-    frame.to_csv(folder / RUNS_CSV, index=False, lineterminator="\n")
-    results.curves.to_csv(folder / CURVES_CSV, index=False, lineterminator="\n")
-    images = results.images.copy()
-    root = folder.resolve()
-    images["path"] = [
-        str(Path(path).resolve().relative_to(root)) if Path(path).resolve().is_relative_to(root) else path
-        for path in images["path"]
-    ]
-    images.to_csv(folder / IMAGES_CSV, index=False, lineterminator="\n")
-    (folder / META_JSON).write_text(json.dumps(results.meta, indent=1, sort_keys=True) + "\n")
-    return [folder / name for name in (RUNS_CSV, CURVES_CSV, IMAGES_CSV, META_JSON)]
-
-
-def read_csv(folder: Path) -> Results:
-    """Reads what `write_csv` wrote; only ``runs.csv`` must be there.
-
-    Raises:
-        UserError: There is no ``runs.csv``.
-    """
-    path = folder / RUNS_CSV
-    if not path.exists():
-        raise UserError(f"{folder} holds no {RUNS_CSV}; name the data/ folder of an earlier report")
-    texts = _read_texts(path)
-    found = [{name: _parse_cell(name, text) for name, text in row.items()} for row in texts]
-    curves = _read_texts(folder / CURVES_CSV)
-    images = _read_texts(folder / IMAGES_CSV)
-    for point in curves:
-        point |= {"trial": int(point["trial"]), "seed": int(point["seed"]), "step": int(point["step"])}
-        point["value"] = float(point["value"]) if point["value"] else float("nan")
-    for image in images:
-        image |= {"step": int(image["step"]), "path": str(folder / image["path"])}
-    images = [image for image in images if _is_png(Path(image["path"]))]
-    meta = folder / META_JSON
-    return Results(
-        frame=frame_of(found),
-        curves=table_of(curves, CURVE_COLUMNS),
-        images=table_of(images, IMAGE_COLUMNS),
-        meta=json.loads(meta.read_text()) if meta.exists() else {},
-    )
-
-
-def _is_png(path: Path) -> bool:
-    """Whether a report may show the file: a table that somebody else made must not draw other files into it."""
-    try:
-        with path.open("rb") as file:
-            return file.read(8) == b"\x89PNG\r\n\x1a\n"
-    except (OSError, ValueError):
-        return False
-
-
-def _read_texts(path: Path) -> list[dict[str, Any]]:
-    import csv
-
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _parse_cell(name: str, text: str) -> Any:
-    if text == "":
-        return None
-    if name in TEXTS or name in TIMES:
-        return text
-    if name in INTEGERS:
-        return int(text)
-    return parse_param(text) if name.startswith(PARAM_PREFIX) else float(text)

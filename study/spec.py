@@ -58,9 +58,7 @@ def _model(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-def _names_in_use(
-    study: str, subjects: Iterable[SubjectConfig]
-) -> list[tuple[tuple[str | int, ...], str]]:
+def _names_in_use(study: str, subjects: Iterable[SubjectConfig]) -> list[tuple[tuple[str | int, ...], str]]:
     """Names whose folders are those of something else, if only where upper and lower case are the same (macOS)."""
     problems: list[tuple[tuple[str | int, ...], str]] = []
     if is_storage_entry(study):
@@ -69,7 +67,9 @@ def _names_in_use(
     for position, subject in enumerate(subjects):
         other = known.setdefault(subject.name.casefold(), subject.name)
         if other != subject.name:
-            same = f"differs from {other!r} only in case, which some file systems do not tell apart; rename one"
+            same = (
+                f"differs from {other!r} only in case, which some file systems do not tell apart; rename one"
+            )
             problems.append((("subjects", position, "name"), same))
     return problems
 
