@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 
 from study.cli_options import (
-    REPORTS,
     STORAGE,
     AddressOption,
     FileArgument,
@@ -103,7 +102,7 @@ def launch(
     file: FileArgument,
     overrides: Overrides = None,
     storage: StorageOption = STORAGE,
-    reports: ReportsOption = REPORTS,
+    reports: ReportsOption = None,
     address: AddressOption = None,
     tracking_uri: TrackingOption = None,
     report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
@@ -121,7 +120,8 @@ def launch(
         storage,
         address=address,
         tracking_uri=tracking_uri,
-        reports=reports if report else None,
+        reports=reports,
+        report=report,
         ray_dashboard=ray_dashboard,
     )
     if launched.table:

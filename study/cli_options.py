@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from study.errors import UserError
+from study.runs import DEFAULT_STORAGE
 from study.watch.views import Format
 
 if TYPE_CHECKING:
@@ -27,7 +28,15 @@ StorageOption = Annotated[
         help="Folder of ledgers, runs, caches and MLflow store; or s3://bucket/prefix, gs://bucket/prefix.",
     ),
 ]
-ReportsOption = Annotated[Path, typer.Option("--reports", help="Folder under which reports are written.")]
+ReportsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reports",
+        help="Folder under which reports are written; default: reports/ in the storage folder, and with a storage at "
+        "a URL in the working folder.",
+        show_default=False,
+    ),
+]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print rows.")]
 AddressOption = Annotated[
     str | None,
@@ -40,7 +49,7 @@ TrackingOption = Annotated[
     typer.Option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI, the study file, the storage."),
 ]
 
-STORAGE, REPORTS = "storage", Path("reports")
+STORAGE = DEFAULT_STORAGE
 
 
 def stored(place: str, name: str) -> Storage:
@@ -48,3 +57,14 @@ def stored(place: str, name: str) -> Storage:
     from study.operations import readable_storage
 
     return readable_storage(place, name)
+
+
+def named(place: str, name: str) -> Storage:
+    """Returns where a study would lie, whether it does or not; raises UserError if it cannot be a study's name."""
+    from study.runs import is_sound_name, storage_at
+
+    if not is_sound_name(name):
+        raise UserError(
+            f"{name!r} cannot be the name of a study, because names become folders; see `study ls`"
+        )
+    return storage_at(place, name)

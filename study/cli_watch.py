@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from study.cli_options import (
-    REPORTS,
     STORAGE,
     FormatOption,
     NameArgument,
     ReportsOption,
     StorageOption,
     TrackingOption,
+    named,
     stored,
 )
 from study.errors import UserError
@@ -184,17 +184,20 @@ def best(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOptio
 def report(
     name: NameArgument,
     storage: StorageOption = STORAGE,
-    reports: ReportsOption = REPORTS,
+    reports: ReportsOption = None,
     tracking_uri: TrackingOption = None,
     from_csv: Annotated[
         Path | None,
-        typer.Option("--from-csv", help="Folder with an earlier report's data/ instead of MLflow."),
+        typer.Option(
+            "--from-csv", help="An earlier report's folder (or its data/) instead of storage and MLflow."
+        ),
     ] = None,
 ) -> None:
     """Write the report: HTML, Markdown, tables (CSV, LaTeX) and figures (PDF, SVG, PNG)."""
     from study.operations import report_study
 
-    files = report_study(stored(storage, name), reports, tracking_uri=tracking_uri, csv_folder=from_csv)
+    where = stored(storage, name) if from_csv is None else named(storage, name)
+    files = report_study(where, reports, tracking_uri=tracking_uri, csv_folder=from_csv)
     typer.echo(f"report: {files.html}")
 
 

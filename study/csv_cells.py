@@ -45,9 +45,10 @@ class Notation:
     @classmethod
     def of(cls, delimiter: str, numbers: Iterable[str], times: Iterable[str]) -> Self:
         """Finds a file's notation by the cells that can be read in one way only: that of most of them."""
-        marks = Counter(filter(None, map(number_mark, numbers)))
-        orders = Counter(filter(None, map(_date_order, times)))
-        mark = marks.most_common(1)[0][0] if marks else "." if delimiter == "," else None
+        marks: Counter[Mark] = Counter(mark for mark in map(number_mark, numbers) if mark)
+        orders: Counter[Order] = Counter(order for order in map(_date_order, times) if order)
+        default: Mark | None = "." if delimiter == "," else None
+        mark = marks.most_common(1)[0][0] if marks else default
         return cls(mark, orders.most_common(1)[0][0] if orders else None)
 
     # ------------------------------------------------------------------ what a cell says

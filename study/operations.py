@@ -5,8 +5,6 @@ This is where the rooms meet: the study file, the checks, Ray, MLflow, the termi
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from study.report import ReportFiles
+    from study.results import Results
     from study.runs import PlannedRun, RunKey
     from study.tracking.tracker import Tracker
     from study.watch.console import ProgressView
@@ -78,24 +77,6 @@ def readable_root(place: str | Path) -> Path:
     return root
 
 
-def checked_study(
-    file: str | Path | StudySpec,
-    overrides: Sequence[str],
-    root: str | Path,
-    *,
-    address: str | None = None,
-    tracking_uri: str | None = None,
-) -> StudySpec:
-    """Loads a study and checks everything that it names; raises UserError with all problems, having written nothing."""
-    from study.checks import check_study
-
-    spec = file if isinstance(file, StudySpec) else load_study(file, overrides)
-    problems = check_study(spec, root, address=address, tracking_uri=tracking_uri)
-    if problems:
-        raise UserError(*problems)
-    return spec
-
-
 def launch_study(
     file: str | Path | StudySpec,
     overrides: Sequence[str] = (),
@@ -103,7 +84,8 @@ def launch_study(
     *,
     address: str | None = None,
     tracking_uri: str | None = None,
-    reports: Path | None = Path("reports"),
+    reports: str | Path | None = None,
+    report: bool = True,
     console: Console | None = None,
     ray_dashboard: bool = False,
 ) -> Launched:
@@ -111,19 +93,24 @@ def launch_study(
 
     Args:
         root: The storage folder, or its URL.
-        reports: Folder of reports; None writes none.
+        reports: Folder of reports; None: ``reports/`` in the storage folder (see `study.report.place`).
+        report: Whether a report is written at the end.
         ray_dashboard: Start Ray's dashboard with the cluster of this machine.
 
     Raises:
         UserError: Something about the study, the machine or the servers; nothing was written then.
     """
-    spec = checked_study(file, overrides, root, address=address, tracking_uri=tracking_uri)
-    storage = storage_of(spec, root)
-
+    from study.checks import check_study
     from study.execute import launch
     from study.notes import print_notes, study_notes
+    from study.report.place import report_problems
     from study.tracking.mlflow_store import resolve_tracking_uri
 
+    spec = file if isinstance(file, StudySpec) else load_study(file, overrides)
+    storage = storage_of(spec, root)
+    problems = check_study(spec, root, address=address, tracking_uri=tracking_uri)
+    if problems := problems + (report_problems(storage, reports) if report else []):
+        raise UserError(*problems)
     print_notes(study_notes(spec))
     uri = resolve_tracking_uri(storage, tracking_uri, spec.tracking.uri)
     watchers = _Watchers(spec, storage, uri, console)
@@ -144,17 +131,27 @@ def launch_study(
     if outcome.interrupted:
         return Launched(130 if "interrupted by" in (outcome.message or "") else 1, lines)
     table: list[dict[str, Any]] = []
-    if reports is not None:
-        files = report_study(storage, reports, tracking_uri=uri, from_folders=watchers.unsynced() is not None)
-        table = result_table(files.folder)
-        lines += [
-            f"report: {files.html}",
-            f"tables: {files.folder / 'tables'}",
-            f"figures: {files.folder / 'figures'}",
-        ]
-    lines.append(f"MLflow UI: {_command('ui', storage)}")
+    unwritten = False
+    if report:
+        try:
+            files = report_study(
+                storage, reports, tracking_uri=uri, from_folders=watchers.unsynced() is not None
+            )
+        except (
+            UserError
+        ) as error:  # the place was sound before the training; the runs are none the worse for it
+            unwritten = True
+            lines += [*error.problems, f"write the report with: {storage.command('report')}"]
+        else:
+            table = result_table(files.folder)
+            lines += [
+                f"report: {files.html}",
+                f"tables: {files.folder / 'tables'}",
+                f"figures: {files.folder / 'figures'}",
+            ]
+    lines.append(f"MLflow UI: {storage.command('ui')}")
     without_result = [arm for arm in spec.arms if spec.confirm.seeds and not _confirmed(storage, arm)]
-    return Launched(1 if outcome.failed or without_result else 0, lines, table)
+    return Launched(1 if outcome.failed or without_result or unwritten else 0, lines, table)
 
 
 class _Watchers:
@@ -205,7 +202,7 @@ class _Watchers:
 
 def report_study(
     storage: Storage,
-    reports: Path,
+    reports: str | Path | None = None,
     *,
     tracking_uri: str | None = None,
     csv_folder: Path | None = None,
@@ -214,19 +211,34 @@ def report_study(
     """Writes the report of a study, from MLflow or from the CSV files of an earlier report.
 
     Args:
+        reports: Folder of reports; None: ``reports/`` in the storage folder (see `study.report.place`).
+        csv_folder: An earlier report, or its ``data/``; the storage then only gives name and place of the new one.
         from_folders: Read the runs' own records: what a launch does when MLflow has not got everything.
     """
     from study.local_results import local_results
     from study.report import build_report
+    from study.report.place import reports_folder
     from study.results import load_results
 
+    target = reports_folder(storage, reports) / storage.study
     # The default MLflow store of a storage at a URL lies where the driver ran; the runs' records lie at the URL.
     elsewhere = storage.url is not None and csv_folder is None and not _has_store(storage, tracking_uri)
     if from_folders or elsewhere:
         results = local_results(storage)
     else:
         results = load_results(storage, tracking_uri=tracking_uri, csv_folder=csv_folder)
-    return build_report(results, reports.absolute() / storage.study)
+    if csv_folder is not None and (other := _other_study(results, storage.study)):
+        raise UserError(
+            f"{csv_folder} holds the results of study {other!r}, not of {storage.study!r}; write `study report {other} "
+            "--from-csv ...`"
+        )
+    return build_report(results, target)
+
+
+def _other_study(results: Results, name: str) -> str | None:
+    """What the study is called that results are of, if it is not `name`."""
+    names = {str(results.meta["study"])} if "study" in results.meta else set(results.frame["study"])
+    return None if not names or name in names else min(names)
 
 
 def _has_store(storage: Storage, tracking_uri: str | None) -> bool:
@@ -313,20 +325,13 @@ def _failures(storage: Storage, failed: Sequence[tuple[RunKey, str]]) -> list[st
     from study.attempt_log import where_failed
 
     lines = [f"FAIL {key.name}: {reason}, {where_failed(storage.run_folder(key))}" for key, reason in failed]
-    return [*lines, f"why: {_command('logs', storage)} RUN"] if lines else []
+    return [*lines, f"why: {storage.command('logs', 'RUN')}"] if lines else []
 
 
 def _finished(storage: Storage) -> int:
     from trainables.events import RESULT_FILE
 
     return sum(1 for _ in (storage.folder / "runs").glob(f"*/*/*/{RESULT_FILE}"))
-
-
-def _command(verb: str, storage: Storage) -> str:
-    default = storage.root == Path("storage").absolute()
-    place = storage.url or os.path.relpath(storage.root)
-    words = ["study", verb, storage.study, *([] if default else ["--storage", place])]
-    return shlex.join(words)
 
 
 def result_table(folder: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -22,12 +23,12 @@ from study.report.content import Report, compose
 from study.report.figures.canvas import render
 from study.report.figures.samples import used_images
 from study.report.html import to_page, to_text
+from study.report.place import KIND, MANIFEST, keep_foreign_files, refuse_foreign_folder
 from study.report.rows import ResultsLike
 from study.report.tables import to_csv, to_latex
 from study.report.verdict import Verdict
 
-MANIFEST = "manifest.json"
-KIND = "study-report"
+REBUILT = "rebuilt"  # where the manifest's command writes, in the report's own folder
 _PACKAGES = ("diffusion-study", "numpy", "scipy", "pandas", "matplotlib", "jinja2", "pillow")
 
 
@@ -55,7 +56,7 @@ def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_s
     """Writes the report of a study into `out_dir`, replacing an earlier report there.
 
     The same results and seed give the same bytes. Nothing is left half-written: the folder is either the earlier
-    report or the new one.
+    report or the new one. What somebody else has put into the earlier report's folder stays there.
 
     Args:
         results: What ``study.results.load_results`` gives.
@@ -77,6 +78,7 @@ def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_s
     try:
         _write_all(report, results, work)
         work.chmod(0o755)
+        keep_foreign_files(target, work)
         _swap(work, target)
     except OSError as error:
         raise UserError(f"the report cannot be written to {target}: {error.strerror or error}") from error
@@ -101,25 +103,6 @@ def report_files(folder: Path, verdict: Verdict) -> ReportFiles:
         data=files("data"),
         verdict=verdict,
     )
-
-
-def refuse_foreign_folder(target: Path) -> None:
-    """Raises UserError where a report would overwrite something that is not a report."""
-    if target.is_dir():
-        if any(target.iterdir()) and not _is_report(target):
-            raise UserError(
-                f"{target} holds files that are not a report (it has no {MANIFEST} of one); name another "
-                f"folder or empty it"
-            )
-    elif target.exists() or target.is_symlink():
-        raise UserError(f"{target} is not a folder; name another place for the report")
-
-
-def _is_report(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("kind") == KIND)
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _swap(work: Path, target: Path) -> None:
@@ -179,7 +162,8 @@ def _manifest(report: Report, folder: Path) -> dict[str, Any]:
     return {
         "kind": KIND,
         "study": report.study,
-        "rebuild": f"study report {report.study} --from-csv data",
+        # To be run in this folder, wherever it was copied to; the storage is not needed.
+        "rebuild": shlex.join(["study", "report", report.study, "--from-csv", "data", "--reports", REBUILT]),
         "statistics": {
             **dataclasses.asdict(report.analysis.settings),
             "interval": "two-level percentile bootstrap (subjects, runs within a subject), expanded for "
