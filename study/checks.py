@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,7 @@ def check_study(
         storage: The storage folder, whose disk must have room, or a URL, which is tried with a small object;
             None leaves the storage out.
         address: Of a Ray cluster; CPUs and GPUs of a cluster are only known after joining it.
-        tracking_uri: MLflow; None: that of the study file, or else MLFLOW_TRACKING_URI.
+        tracking_uri: MLflow; None: MLFLOW_TRACKING_URI, or else that of the study file.
     """
     return [
         *_folder_names(spec, storage),
@@ -50,7 +49,7 @@ def check_study(
         *_precision(spec),
         *(check_resources(spec.resources) if address in HERE else []),
         *check_cluster(address),
-        *check_tracking(tracking_uri or spec.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")),
+        *check_tracking(tracking_uri, spec.tracking.uri),
         *(_storage(spec, storage) if storage is not None else []),
     ]
 

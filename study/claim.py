@@ -62,7 +62,8 @@ def claimed(
     with file, contextlib.ExitStack() as held:
         if not _locked(file):
             raise UserError(_held_by(storage))
-        held.enter_context(database_lock(spec.storage.ledger_url or storage.ledger_url, spec.name, lost=lost))
+        url = spec.storage.ledger_url or storage.ledger_url
+        held.enter_context(database_lock(url, spec.name, lost=lost, watch=storage.command("status")))
         file.truncate(0)
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
         file.flush()
@@ -138,5 +139,5 @@ def _held_by(storage: Storage) -> str:
         holder = f"process {content['pid']} on {content['host']}"
     return (
         f"study {storage.study!r} is being run by {holder}; wait for it, watch it with "
-        f"`study status {storage.study}`, or end it with `study stop {storage.study}`"
+        f"`{storage.command('status')}`, or end it with `{storage.command('stop')}`"
     )

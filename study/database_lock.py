@@ -28,7 +28,9 @@ _KEY = "hashtextextended('diffusion-study/' || :study, 0)"
 
 
 @contextlib.contextmanager
-def database_lock(url: str, study: str, *, lost: Callable[[str], None]) -> Iterator[None]:
+def database_lock(
+    url: str, study: str, *, lost: Callable[[str], None], watch: str | None = None
+) -> Iterator[None]:
     """Holds the lock of a study in the ledger's database; does nothing for a ledger that is not on PostgreSQL.
 
     Args:
@@ -66,7 +68,7 @@ def database_lock(url: str, study: str, *, lost: Callable[[str], None]) -> Itera
         connection.close()
         raise UserError(
             f"study {study!r} is being run by {holder} on the same ledger; wait for it, watch it with "
-            f"`study status {study}`, or end it first"
+            f"`{watch or f'study status {study}'}`, or end it first"
         )
     ended = threading.Event()
     keeper = _Keeper(engine, connection, study, ended, lost)

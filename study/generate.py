@@ -40,7 +40,7 @@ def find_run(storage: Storage, name: str) -> Path:
         return max(confirm, key=_quality)
     if not _is_complete(folder):
         raise UserError(
-            f"run {name!r} is not complete; `study trials {storage.study}` shows the state of each run"
+            f"run {name!r} is not complete; `{storage.command('trials')}` shows the state of each run"
         )
     return folder
 

@@ -18,6 +18,7 @@ from study.cluster.joining import connection_problem, reason_of
 from study.cluster.local_ray import usable_cpus
 from study.provenance import without_credentials
 from study.sections import Resources
+from study.tracking.mlflow_store import chosen_uri, tracking_uri_problem
 
 TIMEOUT = 3.0  # seconds
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -125,36 +126,35 @@ def _count_by_driver() -> int:
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
 
 
-def check_tracking(uri: str | None) -> list[str]:
-    """Tells whether an MLflow tracking URI can be used; None, the default store, always can."""
-    if not uri:
+def check_tracking(explicit: str | None, study_file: str | None = None) -> list[str]:
+    """Tells whether the MLflow that a study would write to can be used; the default store always can.
+
+    Args:
+        explicit: ``--tracking-uri``; then ``MLFLOW_TRACKING_URI`` and `study_file` (``tracking.uri``) are asked.
+    """
+    chosen = chosen_uri(explicit, study_file)
+    if chosen is None:
         return []
+    origin, uri = chosen
+    if problem := tracking_uri_problem(uri):
+        return [f"{origin}: {problem}"]
     shown = without_credentials(uri)
     parts = urlsplit(uri)
     scheme = parts.scheme.split("+")[0]
-    remedy = "start it, correct tracking.uri, or leave it out for the default store"
+    remedy = f"start it, correct {origin}, or leave it out for the default store"
     if scheme in ("http", "https"):
         reason = _http_problem(uri)
         return [f"the MLflow server {shown} does not answer ({reason}); {remedy}"] if reason else []
     if scheme == "sqlite":
-        return _sqlite_problems(uri, shown)
+        return _sqlite_problems(uri)
     if scheme in _PORTS and parts.hostname:
         reason = connection_problem(parts.hostname, parts.port or _PORTS[scheme])
         return [f"the MLflow database {shown} does not answer ({reason}); {remedy}"] if reason else []
-    if scheme in ("", "file"):
-        return [
-            f"the MLflow URI {shown!r} is a folder, which MLflow no longer writes to; give a server "
-            "http://host:port, sqlite:////absolute/mlflow.db, or leave it out for the default store"
-        ]
     return []
 
 
-def _sqlite_problems(uri: str, shown: str) -> list[str]:
+def _sqlite_problems(uri: str) -> list[str]:
     path = Path(uri.partition(":///")[2].partition("?")[0])
-    if not path.is_absolute():
-        return [
-            f"the MLflow URI {shown} is relative; write four slashes and an absolute path: sqlite:////folder/mlflow.db"
-        ]
     place = existing(path.parent)
     if not os.access(place, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         return [f"the MLflow store {path} cannot be written; choose another file"]

@@ -101,10 +101,8 @@ def launch_study(
         UserError: Something about the study, the machine or the servers; nothing was written then.
     """
     from study.checks import check_study
-    from study.execute import launch
     from study.notes import print_notes, study_notes
     from study.report.place import report_problems
-    from study.tracking.mlflow_store import resolve_tracking_uri
 
     spec = file if isinstance(file, StudySpec) else load_study(file, overrides)
     storage = storage_of(spec, root)
@@ -112,6 +110,10 @@ def launch_study(
     if problems := problems + (report_problems(storage, reports) if report else []):
         raise UserError(*problems)
     print_notes(study_notes(spec))
+
+    from study.execute import launch
+    from study.tracking.mlflow_store import resolve_tracking_uri, tracking_command
+
     uri = resolve_tracking_uri(storage, tracking_uri, spec.tracking.uri)
     watchers = _Watchers(spec, storage, uri, console)
     try:
@@ -149,7 +151,7 @@ def launch_study(
                 f"tables: {files.folder / 'tables'}",
                 f"figures: {files.folder / 'figures'}",
             ]
-    lines.append(f"MLflow UI: {storage.command('ui')}")
+    lines.append(f"MLflow UI: {tracking_command('ui', storage, uri)}")
     without_result = [arm for arm in spec.arms if spec.confirm.seeds and not _confirmed(storage, arm)]
     return Launched(1 if outcome.failed or without_result or unwritten else 0, lines, table)
 
@@ -358,4 +360,4 @@ def _number(text: str | None) -> float | None:
 
 
 def _interval(low: str | None, high: str | None) -> str | None:
-    return f"{float(low):.2f} .. {float(high):.2f}" if low and high else None
+    return f"{float(low):z.2f} .. {float(high):z.2f}" if low and high else None

@@ -22,6 +22,7 @@ from study.tracking.mlflow_store import (
     published_spec,
     resolve_tracking_uri,
     sqlite_path,
+    tracking_command,
 )
 from study.tracking.mlflow_view import IMAGE_SECTION
 from study.tracking.record import read_record
@@ -69,7 +70,7 @@ def load_results(
 
 def _from_mlflow(store: MlflowStore, storage: Storage, with_images: bool) -> Results:
     shown = without_credentials(store.uri)
-    remedy = f"write it there with: study sync {storage.study}"
+    remedy = f"write it there with: {tracking_command('sync', storage, store.uri)}"
     path = sqlite_path(store.uri)
     experiment = store.find_experiment() if path is None or path.exists() else None  # opening would create it
     if experiment is None or experiment.lifecycle_stage != "active":

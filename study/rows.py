@@ -111,7 +111,7 @@ def make_row(
     for name, value in metrics.items():
         group, _, bare = name.partition("/")
         if group in ("eval", "cost") and math.isfinite(value):
-            row[bare] = value
+            row[bare] = value + 0.0  # no -0.0
     for name, text in params.items():
         if name.startswith("training."):
             field = name.removeprefix("training.")

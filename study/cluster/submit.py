@@ -323,11 +323,12 @@ def _exit_code(info: Any, job: str, say: Callable[[str], None]) -> int:
 
 def _how_to_go_on(job: str, address: str, spec: StudySpec, asked: Submission) -> str:
     where = f"--address {address}"
+    status = shlex.join(["study", "status", spec.name, "--storage", asked.storage])
     return "\n".join(
         [
             f"  follow:  ray job logs {job} --follow {where}",
             f"  status:  ray job status {job} {where}",
-            f"           study status {spec.name} --storage {asked.storage}   (from anywhere that sees it)",
+            f"           {status}   (from anywhere that sees it)",
             f"  stop:    ray job stop {job} {where}   (running runs keep their checkpoints; submit again to go on)",
         ]
     )

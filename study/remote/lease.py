@@ -172,7 +172,7 @@ def _who(holder: dict[str, Any]) -> str:
 def _held(storage: Storage, holder: dict[str, Any]) -> str:
     return (
         f"study {storage.study!r} at {storage.url} is being run by {_who(holder)}; wait for it, watch it with "
-        f"`study status {storage.study} --storage {storage.url}`, or end it first"
+        f"`{storage.command('status')}`, or end it first"
     )
 
 

@@ -48,8 +48,11 @@ class Estimate:
 
     @property
     def half_width(self) -> float | None:
-        """Half the width of the interval."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+        """Half the width of the interval; 0 where it is no wider than the rounding of its limits."""
+        if self.low is None or self.high is None:
+            return None
+        half = (self.high - self.low) / 2
+        return half if half > 1e-12 * max(abs(self.low), abs(self.high)) else 0.0
 
 
 def groups_of(values: ArrayLike, clusters: Sequence[Hashable] | None = None) -> list[Floats]:

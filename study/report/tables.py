@@ -205,7 +205,9 @@ def to_csv(table: Table) -> str:
                 else cell.text
             )
             line += [value, cell.low, cell.high] if column.has_interval else [value]
-        writer.writerow(["" if item is None else item for item in line])
+        writer.writerow(
+            ["" if item is None else item + 0.0 if isinstance(item, float) else item for item in line]
+        )
     return text.getvalue()
 
 

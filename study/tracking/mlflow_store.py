@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,11 @@ MAX_METRICS, MAX_PARAMS, MAX_TAGS = 1000, 100, 90
 MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 5000
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_SERVERS = ("http", "https", "databricks", "databricks-uc")
+_SERVERS = ("http", "https")
+_SUPPORTED = (
+    "write an absolute SQLite file (sqlite:////home/me/mlflow.db), another database (postgresql://...) or a server "
+    "(http://127.0.0.1:5000), or leave it out for the storage's own file"
+)
 
 
 @dataclass(frozen=True)
@@ -53,38 +58,67 @@ def resolve_tracking_uri(storage: Storage, explicit: str | None = None, study_fi
     """
     if study_file is None:
         study_file = ((frozen_spec(storage) or {}).get("tracking") or {}).get("uri")
-    environment = os.environ.get("MLFLOW_TRACKING_URI")
-    origin, uri = next(
-        (origin, uri)
-        for origin, uri in (
-            ("--tracking-uri", explicit),
-            ("MLFLOW_TRACKING_URI", environment),
-            ("tracking.uri", study_file),
-            ("storage", storage.tracking_uri),
-        )
-        if uri
-    )
+    origin, uri = chosen_uri(explicit, study_file) or ("storage", storage.tracking_uri)
     problem = tracking_uri_problem(uri)
     if problem:
         raise UserError(f"{origin}: {problem}")
     return uri
 
 
+def chosen_uri(explicit: str | None, study_file: str | None) -> tuple[str, str] | None:
+    """Returns who names a tracking URI, and the URI; None where nobody does, which means the storage's own store."""
+    known = (
+        ("--tracking-uri", explicit),
+        ("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI")),
+        ("tracking.uri", study_file),
+    )
+    return next(((origin, uri) for origin, uri in known if uri), None)
+
+
+def tracking_command(verb: str, storage: Storage, uri: str) -> str:
+    """Returns ``study VERB NAME`` for the store at `uri`, which is named where the command would take another one."""
+    try:
+        known = resolve_tracking_uri(storage) == uri
+    except UserError:
+        known = False
+    return storage.command(verb, *([] if known else ["--tracking-uri", without_credentials(uri)]))
+
+
 def tracking_uri_problem(uri: str) -> str | None:
     """Returns why a tracking URI cannot be used, with the remedy; None if it can."""
     shown = without_credentials(uri)
-    scheme = urlsplit(uri).scheme.split("+")[0]
-    if scheme not in (*_DATABASES, *_SERVERS):
+    if uri != uri.strip():
+        return f"{shown!r} begins or ends with a space; leave it out"
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
+        return f"{shown!r} does not say how the server is asked; write http://{shown}"
+    written = uri.partition(":")[0].split("+")[0] if ":" in uri else ""
+    scheme = written.lower()
+    if scheme == "postgres":
+        return f"{shown!r} is not what databases are called any more; write postgresql{shown[len(written) :]}"
+    if uri.partition(":")[0].lower() in ("databricks", "databricks-uc", "uc"):
         return (
-            f"MLflow keeps no runs in plain folders any more, got {shown!r}; write an absolute SQLite file "
-            "(sqlite:////home/me/mlflow.db), another database (postgresql://...) or a server (http://127.0.0.1:5000)"
+            f"Databricks is not supported, got {shown!r}: its experiments are named by folders of a workspace, a "
+            f"study's by the study; {_SUPPORTED}"
         )
+    if scheme in ("", "file") or len(scheme) == 1:  # a letter: a drive of Windows
+        return f"MLflow keeps no runs in plain folders any more, got {shown!r}; {_SUPPORTED}"
+    if scheme not in (*_DATABASES, *_SERVERS):
+        return f"stores of the kind {written!r} are not supported, got {shown!r}; {_SUPPORTED}"
+    if written != scheme:
+        return f"{shown!r} has a kind in capitals, which not every part of MLflow reads; write {scheme!r}"
     if scheme == "sqlite" and not uri.split(":", 1)[1].startswith("////"):
         path = uri.split(":", 1)[1].lstrip("/")
         return f"a relative SQLite path means another file in every folder, got {shown!r}; write sqlite:////...{path}"
-    if scheme in ("http", "https") and not urlsplit(uri).hostname:
-        return f"a server needs a host, got {shown!r}; write http://127.0.0.1:5000"
-    return None
+    return _address_problem(uri, shown) if scheme in _SERVERS else None
+
+
+def _address_problem(uri: str, shown: str) -> str | None:
+    try:
+        parts = urlsplit(uri)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"{shown!r} is no address ({error}); write http://127.0.0.1:5000"
+    return None if host else f"a server needs a host, got {shown!r}; write http://127.0.0.1:5000"
 
 
 def frozen_spec(storage: Storage) -> dict[str, Any] | None:

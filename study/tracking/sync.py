@@ -15,6 +15,7 @@ from study.tracking.mlflow_store import (
     configure_client,
     frozen_spec,
     resolve_tracking_uri,
+    tracking_command,
 )
 from study.tracking.record import RunIds, TrackingRecord
 from study.tracking.state import write_state
@@ -72,7 +73,7 @@ def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | Non
         raise UserError(_RUNNING.format(study=storage.study)) from None
     except OutageError as error:
         raise UserError(
-            f"MLflow stopped to answer: {brief(error)}; run `study sync {storage.study}` again later"
+            f"MLflow stopped to answer: {brief(error)}; run `{tracking_command('sync', storage, uri)}` again later"
         ) from None
     finally:
         mirror.release()

@@ -19,6 +19,7 @@ from study.tracking.mlflow_store import (
     configure_client,
     frozen_spec,
     resolve_tracking_uri,
+    tracking_command,
     tracking_uri_problem,
 )
 from study.tracking.record import RunIds, TrackingRecord
@@ -65,7 +66,7 @@ class Tracker:
         configure_client()  # imports MLflow here: importing in two threads at once can dead-lock
         self.unsynced: tuple[str, ...] = ()
         self.problem: str | None = None
-        self._uri = without_credentials(uri)
+        self._full_uri, self._uri = uri, without_credentials(uri)
         self._storage = storage
         self._state = StateWriter(storage, self._uri)
         self._poll_seconds = poll_seconds
@@ -116,7 +117,7 @@ class Tracker:
         count = len(self.unsynced)
         return (
             f"{count} run{'s' if count > 1 else ''} not (fully) in MLflow at {self._uri}: {self.problem}. "
-            f"Nothing is lost; when it answers again, run: study sync {self._storage.study}"
+            f"Nothing is lost; when it answers again, run: {tracking_command('sync', self._storage, self._full_uri)}"
         )
 
     def _work(self) -> None:

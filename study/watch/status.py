@@ -172,7 +172,7 @@ class StatusReader:
 
     def _mlflow(self, runs: Mapping[RunKey, RunStatus], now: float, *, alive: bool) -> dict[str, Any]:
         state = read_state(self._storage)
-        remedy = None if alive else f"study sync {self._storage.study}"
+        remedy = None if alive else self._storage.command("sync")
         if state is None:
             later = len(runs)
             return {"state": "none", "behind": later, "problem": None, "remedy": remedy if later else None}

@@ -20,7 +20,13 @@ import psutil
 from study.errors import UserError
 from study.provenance import without_credentials
 from study.runs import Storage
-from study.tracking.mlflow_store import MlflowStore, check_tracking, resolve_tracking_uri, sqlite_path
+from study.tracking.mlflow_store import (
+    MlflowStore,
+    check_tracking,
+    resolve_tracking_uri,
+    sqlite_path,
+    tracking_command,
+)
 from study.tracking.mlflow_view import VIEW_QUERY
 
 HOST = "127.0.0.1"
@@ -63,7 +69,7 @@ def ui_command(storage: Storage, *, port: int | None = None, tracking_uri: str |
     if experiment is None:
         shown = without_credentials(uri)
         raise UserError(
-            f"MLflow at {shown} knows no study {storage.study!r}; run: study sync {storage.study}"
+            f"MLflow at {shown} knows no study {storage.study!r}; run: {tracking_command('sync', storage, uri)}"
         )
     page = f"/#/experiments/{experiment.experiment_id}/runs?{VIEW_QUERY}"
     if uri.startswith("http"):

@@ -26,9 +26,9 @@ class Format(StrEnum):
 
 
 def plain(value: Any) -> Any:
-    """Returns a value that JSON can carry: NaN and infinities become None."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    """Returns a value that JSON can carry: NaN and infinities become None, and -0.0 becomes 0.0."""
+    if isinstance(value, float):
+        return value + 0.0 if math.isfinite(value) else None
     return value
 
 
@@ -40,7 +40,7 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return f"{value:z.3g}"
     return str(value)
 
 

@@ -122,7 +122,7 @@ def name_ray_dashboard(storage: Storage) -> None:
         )
     if not driver.dashboard:
         raise UserError(
-            f"the Ray cluster of {storage.study} has no dashboard; end it (study stop {storage.study}) and launch it "
+            f"the Ray cluster of {storage.study} has no dashboard; end it ({storage.command('stop')}) and launch it "
             "again with --ray-dashboard"
         )
     print(f"Ray dashboard: {driver.dashboard}", flush=True)

@@ -39,7 +39,7 @@ def test_the_order_of_tracking_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("sqlite:///mlflow.db", "sqlite:////...mlflow.db"),
         ("sqlite://", "relative"),
         ("http://", "host"),
-        ("ftp://me:s3cret@host/x", "plain folders"),
+        ("ftp://me:s3cret@host/x", "not supported"),
     ],
 )
 def test_addresses_that_cannot_be_used_are_refused(tmp_path: Path, uri: str, message: str) -> None:

@@ -1,0 +1,57 @@
+"""The untrained base model has no drift: 0 in every table, and no 2e-16 of either sign."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from study.operations import _interval
+from study.report.formatting import number
+from study.report.statistics import mean_interval
+from study.report.tables import Column, Table, number_cell, to_csv
+from study.rows import make_row
+from study.runs import RunKey
+from study.watch.views import cell, plain
+from trainables.evaluation import metrics
+
+
+def embeddings(rows: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, 96)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_same_images_have_no_distance(seed: int) -> None:
+    images = embeddings(8, seed)
+    assert metrics.drift(images, images) == 0.0
+    assert metrics.drift(images, 3 * images) == 0.0
+    other_batch = images * (1 + np.random.default_rng(seed).normal(0, 1e-6, images.shape)).astype(np.float32)
+    assert metrics.drift(other_batch, images) == 0.0
+    assert metrics.diversity(np.repeat(images[:1], 3, axis=0), [0, 0, 0]) == 0.0
+
+
+def test_other_images_have_theirs() -> None:
+    one, other = embeddings(8, 0), embeddings(8, 1)
+    expected = 1 - (metrics.paired_cosine(one, other) or 0.0)
+    assert metrics.drift(one, other) == pytest.approx(expected, rel=1e-12)
+    little = metrics.drift(one, one + np.float32(1e-3) * other)
+    assert little == pytest.approx(5e-7, rel=0.3), "a little is not nothing"
+    assert metrics.drift(np.zeros((1, 4)), np.ones((1, 4))) == 1.0
+    assert metrics.drift(one[:0], other[:0]) is None
+
+
+def test_no_zero_has_a_sign() -> None:
+    assert (cell(-0.0), str(plain(-0.0)), number(-0.0)) == ("0", "0.0", "0")
+    assert _interval("-0.001", "0.2") == "0.00 .. 0.20"
+    row = make_row(
+        study="s", key=RunKey("confirm", "base", 0, "cat-1", 0), method="base", state="COMPLETE",
+        metrics={"eval/drift": -0.0}, params={}, facts={},
+    )  # fmt: skip
+    assert pd.DataFrame([row])[["drift"]].to_csv(index=False) == "drift\n0.0\n"
+    table = Table("t", "", (Column("x", "x", numeric=True),), ((number_cell(-0.0),),))
+    assert to_csv(table) == "x\n0.0\n"
+
+
+def test_equal_values_have_no_interval_of_rounding() -> None:
+    estimate = mean_interval([0.1] * 3 + [0.1] * 3, ["a"] * 3 + ["b"] * 3, rng=np.random.default_rng(0))
+    assert estimate.half_width == 0.0
