@@ -28,7 +28,7 @@ from study.remote.working_copy import fetch_weights
 from study.results import rows
 from study.run_place import scratch_root
 from study.run_result import write_failure
-from study.runs import PlannedRun, Storage, storage_at
+from study.runs import STORAGE_ENTRIES, PlannedRun, Storage, storage_at
 from study.tracking.record import TrackingRecord
 from study.tracking.sync import sync
 from study.watch.watching import stop_study
@@ -140,6 +140,8 @@ def test_a_killed_driver_is_succeeded_on_another_machine(
     # The same command again has nothing to do, and asks for little.
     asked = sum(s3.requests.values())
     again = launch(spec, third, workers=Workers(RUNNER, RESIDENT))
+    assert set(store.folders()) <= {spec.name, *STORAGE_ENTRIES}
+    assert {path.name for path in third.root.iterdir()} <= {spec.name, *STORAGE_ENTRIES}
     assert (again.total, again.interrupted) == (spec.number_of_runs(), False)
     assert sum(s3.requests.values()) - asked < 40
 
