@@ -34,7 +34,7 @@ def load_results(name: str, *, storage: str | Path = "storage", **options: Any) 
     from study.runs import storage_at
 
     place = storage_at(storage, name)
-    if place.url is not None:
+    if place.url is not None and options.get("csv_folder") is None:
         refresh(place)
     return load(place, **options)
 

@@ -57,6 +57,10 @@ def write_csv(results: Results, folder: Path) -> list[Path]:
             frame[name] = frame[name].astype("Int64")
         elif frame[name].dtype == "boolean":
             frame[name] = frame[name].map({True: "true", False: "false"})
+        elif pd.api.types.is_string_dtype(
+            frame[name]
+        ):  # a bare "\r", as progress bars print it, ends a CSV's row
+            frame[name] = frame[name].str.replace("\r\n?", "\n", regex=True)
     frame.to_csv(folder / RUNS_CSV, index=False, lineterminator="\n")
     results.curves.to_csv(folder / CURVES_CSV, index=False, lineterminator="\n")
     images = results.images.copy()
@@ -231,10 +235,8 @@ def _decoded(content: bytes) -> str:
         raise CellError(
             f"row {row} holds bytes {bad!r} that are not {encoding.upper()}; {_AS_UTF8}"
         ) from None
-    if "\0" in text:
-        raise CellError(
-            "it holds NUL characters, as a damaged file or UTF-16 without a mark does; " + _AS_UTF8
-        )
+    if "\0" in text[:64]:
+        raise CellError("it begins with NUL characters, as UTF-16 without a mark does; " + _AS_UTF8)
     return text
 
 

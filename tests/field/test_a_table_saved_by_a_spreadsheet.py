@@ -16,8 +16,9 @@ import pytest
 
 from study.cli import main
 from study.csv_cells import CellError, Notation
-from study.csv_files import read_csv
+from study.csv_files import read_csv, write_csv
 from study.errors import UserError
+from study.frames import Results
 
 DATA = Path(__file__).resolve().parents[2] / "reports" / "quickstart" / "data"
 Records = list[list[str]]
@@ -226,3 +227,13 @@ def test_without_the_study_file_there_is_a_report_all_the_same(folder: Path) -> 
     assert read_csv(folder).meta == {}
     (folder / "meta.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"study": "s"}).encode())
     assert read_csv(folder).meta == {"study": "s"}
+
+
+def test_any_text_of_a_failure_comes_back(folder: Path) -> None:
+    whole = read_csv(folder)
+    reasons = ["50 %\r100 %\r\nout of memory", '"quoted"; 1,5', " =1+1\n", "nan", "null", "é 你"]
+    frame = whole.frame.copy()
+    frame["reason"] = pd.Series([*reasons, *[None] * (len(frame) - len(reasons))], dtype="str")
+    write_csv(Results(frame, whole.curves, whole.images, whole.meta), folder / "again")
+    found = list(read_csv(folder / "again").frame["reason"][: len(reasons)])
+    assert found == ["50 %\n100 %\nout of memory", *reasons[1:]], "a bare carriage return would end the row"

@@ -253,8 +253,13 @@ def test_a_rebuild_replaces_the_report_and_leaves_nothing_beside_it(
 ) -> None:
     build_report(tiny, tmp_path / "r")
     (tmp_path / "r" / "stray.txt").write_text("from an earlier version")
+    manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+    manifest["files"]["stray.txt"] = "of the report"
+    (tmp_path / "r" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "r" / "notes.txt").write_text("the reader's")
     build_report(tiny, tmp_path / "r")
     assert not (tmp_path / "r" / "stray.txt").exists()
+    assert (tmp_path / "r" / "notes.txt").read_text() == "the reader's"
     assert os.listdir(tmp_path) == ["r"]
 
 

@@ -305,7 +305,8 @@ def test_what_one_node_has_computed_no_other_computes(
 ) -> None:
     import torch
 
-    from study.remote.cache_shelf import PREFIX, use_shelf
+    from study.remote.cache_shelf import use_shelf
+    from study.runs import CACHE
     from trainables.cache import Cache
 
     url, computed = s3.url("cached"), []
@@ -319,10 +320,10 @@ def test_what_one_node_has_computed_no_other_computes(
         return Cache(tmp_path / node).tensors("latents", {"of": "this"}, compute)["x"]
 
     first = entry("one")
-    wait_for(lambda: ObjectStore(url).list(PREFIX))
+    wait_for(lambda: ObjectStore(url).list(CACHE))
     assert torch.equal(entry("two"), first)
     assert len(computed) == 1
-    for key in ObjectStore(url).list(PREFIX):
+    for key in ObjectStore(url).list(CACHE):
         ObjectStore(url).put(key, b"damaged")
     assert torch.equal(entry("three"), first)
     assert len(computed) == 2
