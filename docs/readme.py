@@ -23,12 +23,12 @@ OTHERS = {
     "study/presets/*.yaml": "ready study files: quickstart, own-photos, stable-diffusion",
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
     "tests/": "mirrors the packages; test_architecture.py holds the import rules",
-    "reports/quickstart/": "the report of `make quickstart`",
+    "reports/quickstart/": "the report of `make quickstart` that is shipped; yours go to storage/reports/",
     "docs/": "concepts, a study while it runs, clusters, servers, storage, reliability, scale, architecture",
     "cluster.yaml": "a GPU cluster for `ray up`",
     "deploy/": "the image, a KubeRay RayJob, a Slurm script, commands for bare machines",
     "constraints.txt": "every installed version",
-    "Makefile": "setup, quickstart, test, lint, types",
+    "Makefile": "setup, quickstart, test, test-all, lint, types",
 }
 
 

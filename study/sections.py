@@ -297,7 +297,7 @@ class Tracking(Frozen):
     """
 
     uri: str | None = None
-    log_weights_limit_mb: float = Field(default=16, ge=0)
+    log_weights_limit_mb: float = Field(default=32, ge=0)
 
     @model_validator(mode="after")
     def _has_no_password(self) -> Self:

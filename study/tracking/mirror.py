@@ -110,7 +110,7 @@ class Mirror:
         record: TrackingRecord,
         *,
         ids: Sequence[RunIds] = (),
-        log_weights_limit_mb: float = 16,
+        log_weights_limit_mb: float = 32,
         threads: int | None = None,
     ) -> None:
         self.storage = storage

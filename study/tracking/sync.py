@@ -59,7 +59,7 @@ def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | Non
     uri = resolve_tracking_uri(storage, tracking_uri)
     check_tracking(uri)
     configure_client()
-    limit = ((frozen_spec(storage) or {}).get("tracking") or {}).get("log_weights_limit_mb", 16)
+    limit = ((frozen_spec(storage) or {}).get("tracking") or {}).get("log_weights_limit_mb", 32)
     own = uri == resolve_tracking_uri(storage)
     record = TrackingRecord(storage)
     told = ((record, ids) if ids is not None else (record,)) if own else ()

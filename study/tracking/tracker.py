@@ -59,7 +59,7 @@ class Tracker:
         uri: str,
         *,
         ids: RunIds | None = None,
-        log_weights_limit_mb: float = 16,
+        log_weights_limit_mb: float = 32,
         poll_seconds: float = 1.0,
         close_seconds: float = 60.0,
     ) -> None:
