@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trainables.config import EvaluationConfig, ModelConfig
+from trainables.contents import contents_of, digests
 from trainables.families import Backbone, load_backbone
 
 if TYPE_CHECKING:
@@ -30,10 +31,9 @@ class Resident:
         self._kept: dict[str, tuple[Any, Any]] = {}
 
     def backbone(self, model: ModelConfig, device: torch.device) -> Backbone:
-        """Returns the base model, loading it if it is not the one in memory."""
-        backbone: Backbone = self._get(
-            "backbone", (model, device.type, device.index), lambda: load_backbone(model, device)
-        )
+        """Returns the base model, loading it if it, with the files that it has now, is not the one in memory."""
+        identity = (model, device.type, device.index, digests(contents_of(None, model)))
+        backbone: Backbone = self._get("backbone", identity, lambda: load_backbone(model, device))
         return backbone
 
     def take_back(self, backbone: Backbone, undo: Callable[[], None], *, sound: bool) -> None:
@@ -68,7 +68,8 @@ class Resident:
         """Returns the metric models of an evaluation, loading them if they are not those in memory."""
         from trainables.evaluation.encoders import load_metric_models
 
-        identity = (config.image_encoder, config.clip, device.type, device.index)
+        names = {"image_encoder": config.image_encoder, "clip": config.clip}
+        identity = (*names.values(), device.type, device.index, digests(contents_of(None, None, names)))
         models: MetricModels = self._get(
             "metrics", identity, lambda: load_metric_models(config.image_encoder, config.clip, device)
         )

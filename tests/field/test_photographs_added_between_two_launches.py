@@ -23,6 +23,7 @@ from tests.field.photos import photograph, photographs
 from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
 from trainables.config import RunConfig
 from trainables.errors import InputsChanged
+from trainables.resident import Resident
 from trainables.run import execute
 
 NAMES = [f"{number:02d}.png" for number in range(5)]
@@ -220,3 +221,22 @@ def test_a_run_without_a_study_says_which_files_changed(inputs: Path, tmp_path: 
         list(execute(config))
     (inputs / "photos" / "99.png").unlink()
     assert list(execute(config))[-1].data["state"] == "COMPLETE"
+
+
+def test_a_warm_process_sees_that_a_model_was_exchanged(inputs: Path, tmp_path: Path) -> None:
+    """A notebook: the second run, a new one, trains the model that lies there now, not the one in memory."""
+    spec, resident = study(inputs), Resident()
+
+    def run(name: str, resident: Resident) -> bytes:
+        key = RunKey("confirm", "lora", 0, "dog", 1)
+        config = spec.run_config(key, {}, Storage(tmp_path, "x")).model_copy(
+            update={"output_dir": str(tmp_path / name)}
+        )
+        assert list(execute(config, resident))[-1].data["state"] == "COMPLETE"
+        return (tmp_path / name / "weights" / "pytorch_lora_weights.safetensors").read_bytes()
+
+    first = run("first", resident)
+    make_tiny_model(inputs / "model", resolution=16, width=16, seed=5)
+    second = run("second", resident)
+    assert second != first
+    assert second == run("fresh", Resident())
