@@ -6,6 +6,13 @@ needs on first use.
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[:1] == ["-m"]:  # Python looks for a command of this package, and has put the working folder first
+    from trainables.import_paths import forget_working_folder
+
+    forget_working_folder()
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

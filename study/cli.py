@@ -29,6 +29,7 @@ from study.cli_options import (
 from study.cli_watch import best, logs, report, status, stop, sync, trials, ui
 from study.errors import UserError
 from study.watch.views import Format, print_rows, print_table
+from trainables.import_paths import forget_working_folder
 
 app = typer.Typer(
     name="study",
@@ -252,6 +253,8 @@ def list_things(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits; `arguments` default to those of the process."""
+    if arguments is None:
+        forget_working_folder()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -32,6 +32,7 @@ from study.runs import Storage
 from study.sections import BASE
 from study.spec import StudySpec
 from trainables.config import EvaluationConfig, RunConfig
+from trainables.import_paths import import_settings
 
 _STEPS = 6
 _WARM_UP = 2  # steps that are not counted: allocation, caches of the compiler
@@ -200,7 +201,12 @@ def _measure(requests: Sequence[Mapping[str, Any]], processes: int) -> list[Meas
 
 def _environment(requests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     config = requests[0]["config"]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(config["cpu_threads"])}
+    environment = {
+        **os.environ,
+        **import_settings(),
+        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": str(config["cpu_threads"]),
+    }
     if config["device"] == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment

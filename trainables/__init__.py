@@ -3,3 +3,10 @@
 Importing this package loads no torch: what needs it is imported where it is used, so that a study file can be
 validated in a fraction of a second.
 """
+
+import sys
+
+if sys.argv[:1] == ["-m"]:  # Python looks for a command of this package, and has put the working folder first
+    from trainables.import_paths import forget_working_folder
+
+    forget_working_folder()

@@ -19,6 +19,7 @@ from typing import Any
 from study.cluster.capacity import Node
 from study.cluster.joining import check_address, look
 from study.errors import UserError
+from trainables.import_paths import import_folders, import_settings
 
 HERE = (None, "", "local")  # addresses that mean: on this machine
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray
@@ -39,6 +40,8 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "0",
+    # Or Ray would send the working folder along where `uv run` started this process, and import from it.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     # Or Tune would try a run again by itself, under the same order, and nobody would hear of it.
@@ -154,7 +157,7 @@ def _started(cpus: int | None, dashboard: bool) -> Iterator[None]:
         with (
             environment(here),
             without("RAY_AUTH_TOKEN", "RAY_ADDRESS"),
-            _import_paths(),
+            environment({"PYTHONPATH": import_settings()["PYTHONPATH"]}),
             _settings_of_loopback(),
         ):
             import ray
@@ -169,6 +172,7 @@ def _started(cpus: int | None, dashboard: bool) -> Iterator[None]:
                     object_store_memory=OBJECT_STORE_BYTES,
                     log_to_driver=False,
                     logging_level="ERROR",
+                    job_config=_job(),
                     _node_ip_address="127.0.0.1",
                     _temp_dir=str(place),
                 )
@@ -204,7 +208,7 @@ def _joined(address: str) -> Iterator[None]:
 
         try:
             with signals_kept():
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True)
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR", job_config=_job())
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             python = ".".join(map(str, sys.version_info[:3]))
@@ -356,14 +360,22 @@ def _needed_daemons(dashboard: bool) -> Iterator[None]:
             setattr(Node, name, method)
 
 
-@contextlib.contextmanager
-def _import_paths() -> Iterator[None]:
-    """Lets workers import what this process can import, whatever folder it was started in."""
-    installed = (sys.prefix, sys.base_prefix)
-    own = [os.path.abspath(path) for path in sys.path if Path(path or ".").is_dir()]
-    paths = dict.fromkeys(path for path in own if not path.startswith(installed))
-    with environment({"PYTHONPATH": os.pathsep.join(paths)}):
-        yield
+def _job() -> Any:
+    """Returns the settings of a job whose workers import what this process does.
+
+    Ray would let them look first in the folder of the driver's script, and in the one that it was started in.
+    """
+    from ray.job_config import JobConfig
+
+    class Job(JobConfig):
+        def _get_proto_job_config(self) -> Any:
+            sent_along = (
+                self._runtime_env_has_working_dir()
+            )  # as by `study submit`: workers have it from there
+            self._py_driver_sys_path = [] if sent_along else import_folders()
+            return super()._get_proto_job_config()
+
+    return Job()
 
 
 def alive_nodes() -> list[Node]:

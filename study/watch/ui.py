@@ -28,6 +28,7 @@ from study.tracking.mlflow_store import (
     tracking_command,
 )
 from study.tracking.mlflow_view import VIEW_QUERY
+from trainables.import_paths import import_settings
 
 HOST = "127.0.0.1"
 FIRST_PORT, PORTS = 5000, 100
@@ -139,7 +140,7 @@ def start(command: UiCommand, log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(
             command.arguments,
-            env={**os.environ, **command.environment},
+            env={**os.environ, **import_settings(), **command.environment},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
