@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -29,7 +30,7 @@ from study.cli_options import (
 from study.cli_watch import best, logs, report, status, stop, sync, trials, ui
 from study.errors import UserError
 from study.watch.views import Format, print_rows, print_table
-from trainables.import_paths import forget_working_folder
+from trainables.surroundings import prepare_command, unspeakable
 
 app = typer.Typer(
     name="study",
@@ -45,7 +46,7 @@ def _version(value: bool) -> None:
     if value:
         from importlib.metadata import version
 
-        typer.echo(version("diffusion-study"))
+        print(version("diffusion-study"))
         raise typer.Exit
 
 
@@ -70,7 +71,7 @@ def validate(file: FileArgument, overrides: Overrides = None) -> None:
     if problems:
         raise UserError(*problems)
     print_notes(study_notes(spec))
-    typer.echo(f"{spec.name}: valid, {len(spec.arms)} arms, {spec.number_of_runs()} runs")
+    print(f"{spec.name}: valid, {len(spec.arms)} arms, {spec.number_of_runs()} runs")
 
 
 @app.command()
@@ -95,7 +96,7 @@ def plan(
     print_rows(planned.rows(), planned.columns(), form, shown=planned.shown())
     if form is Format.table:
         for line in planned.summary():
-            typer.echo(line)
+            print(line)
 
 
 @app.command()
@@ -132,7 +133,7 @@ def launch(
             title="Confirm runs: means, and the 95 % interval of quality",
         )
     for line in launched.lines:
-        typer.echo(line)
+        print(line)
     raise typer.Exit(launched.exit_code)
 
 
@@ -196,7 +197,7 @@ def generate(
     for path in draw_images(
         stored(storage, name), run, prompt, out, count=count, seed=seed, steps=steps, guidance=guidance
     ):
-        typer.echo(path)
+        print(path)
 
 
 @app.command()
@@ -247,24 +248,31 @@ def list_things(
 
     if what not in LISTINGS:
         raise UserError(f"study ls knows {', '.join(LISTINGS)}; got {what!r}")
-    rows, columns = listing(what, readable_root(storage))
+    rows, columns = listing(what, readable_root(storage) if what == "studies" else Path())
     print_rows(rows, columns, form)
+
+
+def _fail(problems: Sequence[str]) -> NoReturn:
+    console = Console(stderr=True)
+    for problem in problems:
+        console.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits; `arguments` default to those of the process."""
-    if arguments is None:
-        forget_working_folder()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    console = Console(stderr=True)
     try:
+        prepare_command()
         app(args=arguments)
     except UserError as error:
-        for problem in error.problems:
-            console.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(error.problems)
+    except UnicodeEncodeError as error:
+        if error.encoding != sys.getfilesystemencoding():
+            raise
+        _fail([unspeakable(error)])
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

@@ -198,7 +198,7 @@ def report(
 
     where = stored(storage, name) if from_csv is None else named(storage, name)
     files = report_study(where, reports, tracking_uri=tracking_uri, csv_folder=from_csv)
-    typer.echo(f"report: {files.html}")
+    print(f"report: {files.html}")
 
 
 def ui(
@@ -238,5 +238,5 @@ def sync(name: NameArgument, storage: StorageOption = STORAGE, tracking_uri: Tra
     from study.operations import sync_study
 
     done, left = sync_study(stored(storage, name), tracking_uri=tracking_uri)
-    typer.echo(f"{done} runs are up to date in MLflow" + (f", {left} are not" if left else ""))
+    print(f"{done} runs are up to date in MLflow" + (f", {left} are not" if left else ""))
     raise typer.Exit(1 if left else 0)

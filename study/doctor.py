@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from study.provenance import without_credentials
+from trainables.surroundings import expanded
 
 PACKAGES = (
     "ray", "torch", "diffusers", "transformers", "peft", "accelerate", "optuna", "mlflow", "pandas", "safetensors",
@@ -132,7 +133,7 @@ def _settings() -> list[Finding]:
     findings = [
         Finding(name, None, without_credentials(os.environ[name])) for name in names if name in os.environ
     ]
-    token = Path.home() / ".ray" / "auth_token"
+    token = expanded("~/.ray/auth_token")
     if token.exists():
         private = token.stat().st_mode & 0o077 == 0
         remedy = "private" if private else f"readable by others; run: chmod 600 {token}"

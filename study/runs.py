@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
+from study.errors import UserError
+from trainables.surroundings import expanded
+
 if TYPE_CHECKING:
     from trainables.config import RunConfig
 
@@ -28,6 +31,8 @@ DEFAULT_STORAGE = "storage"
 
 # Arms and subjects bear names that are safe as folders (see `study.sections.sound_name`).
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+# What runs write below lies up to 600 bytes deeper, and systems end paths at 4096 bytes, names at 255.
+_LONGEST_FOLDER, _LONGEST_NAME = 3000, 255
 _NAME = re.compile(rf"(search|confirm)/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
 
 
@@ -164,7 +169,7 @@ def storage_at(place: str | Path, study: str) -> Storage:
     """Returns the storage of a study at a folder or a URL, with an absolute root; asks no server.
 
     Raises:
-        UserError: The URL cannot be one of a storage.
+        UserError: See `root_and_url`.
     """
     root, url = root_and_url(place)
     return Storage(root, study, url)
@@ -175,15 +180,58 @@ def root_and_url(place: str | Path) -> tuple[Path, str | None]:
 
     The working copy of a URL lies under ``STUDY_WORKING_COPIES``, by default in the user's data folder, and is
     named after the URL's digest, so that every command on this machine finds the same one.
+
+    Raises:
+        UserError: The URL cannot be one of a storage, or no storage can lie in a folder of that name.
     """
     if not is_url(place):
-        return Path(place).expanduser().absolute(), None
+        if str(place) == "":
+            raise UserError("--storage is empty; name a folder, such as --storage storage")
+        root = expanded(place).absolute()
+        if problem := folder_problem(root):
+            raise UserError(f"--storage {str(place)!r}: {problem}; choose another folder")
+        return root, None
     from study.remote.object_store import sound_url
 
     url = sound_url(str(place))
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "diffusion-study"
-    copies = Path(os.environ.get("STUDY_WORKING_COPIES") or data).expanduser().absolute()
+    named = os.environ.get("STUDY_WORKING_COPIES")
+    data = Path(os.environ.get("XDG_DATA_HOME") or expanded("~/.local/share")) / "diffusion-study"
+    copies = expanded(named or data).absolute()
+    if problem := folder_problem(copies) or _unwritable(copies):
+        raise UserError(
+            f"the working copies of storages at a URL cannot lie in {copies}: {problem}; set STUDY_WORKING_COPIES to "
+            "another folder"
+        )
     return copies / hashlib.sha256(url.encode()).hexdigest()[:16], url
+
+
+def folder_problem(folder: Path) -> str | None:
+    """Returns why a storage cannot lie in a folder of that name: its databases are addressed by URLs."""
+    text = str(folder)
+    found = re.search(r"\?|%[0-9A-Fa-f]{2}", text)
+    if found is not None:
+        meaning = "ends" if found[0] == "?" else "stands for another character in"
+        return f"the path {text!r} holds {found[0]!r}, which {meaning} the URL of a database file"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (
+            f"the path {text!r} is not UTF-8 at {text[error.start]!r}, which neither databases nor Ray take"
+        )
+    longest = max(len(part.encode()) for part in folder.parts)
+    if longest > _LONGEST_NAME or len(text.encode()) > _LONGEST_FOLDER:
+        return (
+            f"its path is {len(text.encode())} bytes long, one name in it {longest}; {_LONGEST_FOLDER} and "
+            f"{_LONGEST_NAME} are the most"
+        )
+    return None
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Returns why nothing can be written below a folder that exists or not, or None."""
+    while not folder.exists():
+        folder = folder.parent
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
 
 
 class Follower(Protocol):

@@ -16,6 +16,7 @@ from ray import tune
 
 from study.attempt import Attempt, Order, load_object
 from study.team_attempt import TeamAttempt
+from trainables.surroundings import ensure_home
 
 _MANAGER_BYTES = 2**20  # Ray wants a process to ask for something; workers ask for CPUs and GPUs themselves
 
@@ -92,6 +93,7 @@ def prepare_process(order: Order) -> None:
     Ray no longer hides GPUs from actors that asked for none. Where every core has its own run, threads that
     spin while they wait make everything twenty times slower.
     """
+    ensure_home()  # a joined cluster's node may have none
     os.environ.update(process_settings(order))
     torch = sys.modules.get("torch")
     if torch is not None:

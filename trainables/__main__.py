@@ -1,7 +1,6 @@
 """``python -m trainables run.yaml``: trains one run, without Ray, Optuna or MLflow.
 
-The file holds a RunConfig: method, subject and, as far as they differ from the defaults, model, training,
-    evaluation,
+The file holds a RunConfig: method, subject and, as far as they differ from the defaults, model, training, evaluation,
 seed, device, cpu_threads, output_dir and cache_dir. Relative paths are relative to the file. The same command
 again continues an interrupted run. Exit code 0: complete; 1: the run failed; 2: a mistake in the file.
 """
@@ -23,6 +22,7 @@ from trainables.catalogue import method_config_class
 from trainables.config import EMBEDDED, RunConfig, TrainingConfig
 from trainables.errors import UserError
 from trainables.events import RESULT_FILE, Event
+from trainables.surroundings import expanded, prepare_command, unspeakable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="YAML file that describes the run")
     options = parser.parse_args(arguments)
     try:
+        prepare_command()
         config = load_run(options.file)
         for note in config.training.without_effect(_chosen(config.training)):
             print(f"note: training.{note}", file=sys.stderr)
@@ -38,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except UnicodeEncodeError as error:
+        if error.encoding != sys.getfilesystemencoding():
+            raise
+        print(f"error: {unspeakable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues the run from its last checkpoint", file=sys.stderr)
@@ -84,7 +90,7 @@ def _completed(data: dict[str, Any], path: Path) -> dict[str, Any]:
         ("", "output_dir"),
         ("", "cache_dir"),
     ):
-        _replace(values, section, key, lambda text: str(base / Path(text).expanduser()))
+        _replace(values, section, key, lambda text: str(base / expanded(text)))
     for section, key in (("model", "path"), ("evaluation", "image_encoder"), ("evaluation", "clip")):
         _replace(values, section, key, lambda text: _model_path(text, base))
     return values
@@ -101,7 +107,7 @@ def _replace(values: dict[str, Any], section: str, key: str, change: Any) -> Non
 
 def _model_path(text: str, base: Path) -> str:
     """Returns the absolute path of a model folder; ``embedded`` and hub ids stay as they are."""
-    path = base / Path(text).expanduser()
+    path = base / expanded(text)
     if text == EMBEDDED or (not path.exists() and text.count("/") == 1 and text[0] not in "./~"):
         return text
     return str(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -20,11 +21,13 @@ from study.cluster.capacity import Node
 from study.cluster.joining import check_address, look
 from study.errors import UserError
 from trainables.import_paths import import_folders, import_settings
+from trainables.surroundings import expanded
 
 HERE = (None, "", "local")  # addresses that mean: on this machine
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _VITAL = ("raylet", "gcs_server")  # without these nothing runs any more, and Ray waits for them for ever
+_PLAIN = re.compile(r"[\w./-]+", re.ASCII)
 _LONGEST_TEMP = 14  # Ray's sockets lie deep under its folder, and a socket's path ends at 107 characters
 
 # Only the driver writes to the ledger and to MLflow: its workers do not inherit what opens them.
@@ -281,10 +284,12 @@ def _dashboard() -> str | None:
 
 def _has_token() -> bool:
     return bool(
-        os.environ.get("RAY_AUTH_TOKEN")
-        or os.environ.get("RAY_AUTH_TOKEN_PATH")
-        or (Path.home() / ".ray" / "auth_token").exists()
+        os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or _users_token().exists()
     )
+
+
+def _users_token() -> Path:
+    return expanded("~/.ray/auth_token")
 
 
 def _reread_settings() -> None:
@@ -296,8 +301,15 @@ def _reread_settings() -> None:
 
 
 def _temp_root() -> str:
-    root = tempfile.gettempdir()
-    return root if len(root) <= _LONGEST_TEMP else "/tmp"
+    """Returns the folder for the files of a local cluster; Ray's sockets and command lines want a short plain name."""
+    try:
+        root = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(f"{error.strerror}; set TMPDIR to a folder that can be written") from None
+    plain = len(root) <= _LONGEST_TEMP and _PLAIN.fullmatch(root)
+    if plain or not os.access("/tmp", os.W_OK | os.X_OK):
+        return root
+    return "/tmp"
 
 
 def _remove_leftovers() -> None:
@@ -405,5 +417,5 @@ def dead_daemons() -> list[str]:
 
 def _describe(*, local: bool) -> Cluster:
     found = _dashboard()
-    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or str(Path.home() / ".ray" / "auth_token")
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or str(_users_token())
     return Cluster(tuple(alive_nodes()), local, found, token if found else None)

@@ -19,6 +19,7 @@ from study.errors import UserError
 from study.machine import size
 from study.spec import StudySpec
 from trainables.config import EMBEDDED
+from trainables.surroundings import expanded
 from trainables.text import is_utf8, shown
 
 STUDY_FILE, INPUTS, PLACE_FILE = "study.yaml", "inputs", "inputs.json"
@@ -76,7 +77,7 @@ def pack(
 
 def unpack(folder: Path) -> None:
     """On the cluster: puts what was shipped in `folder` to its lasting place; what is there already is kept."""
-    target = Path(json.loads((folder / PLACE_FILE).read_text(encoding="utf-8"))["inputs"]).expanduser()
+    target = expanded(json.loads((folder / PLACE_FILE).read_text(encoding="utf-8"))["inputs"])
     for source in sorted((folder / INPUTS).glob("*")):
         place = target / source.name
         if place.exists():

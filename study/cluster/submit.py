@@ -24,7 +24,7 @@ from study.cluster.parcel import Parcel, pack
 from study.errors import UserError
 from study.lint.faults import LOOPBACK
 from study.provenance import without_credentials
-from study.runs import INPUTS, REPORTS
+from study.runs import INPUTS, REPORTS, folder_problem
 from study.spec import StudySpec, load_study
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -127,6 +127,8 @@ def _storage_problems(asked: Submission) -> Iterator[str]:
         yield f"--storage {shown} would lie in the job's own folder, which is gone with the cluster; {remedy}"
     elif asked.storage == "/tmp" or asked.storage.startswith("/tmp/ray"):
         yield f"--storage {shown} is a node's own folder, which is gone with it; {remedy}"
+    elif problem := folder_problem(Path(asked.storage)):
+        yield f"--storage {shown!r}: {problem}; {remedy}"
     if asked.reports is not None and not asked.reports.startswith("/"):
         where = "would lie in the job's own folder, which is gone with the cluster"
         yield f"--reports {asked.reports} {where}; write an absolute folder"

@@ -8,11 +8,13 @@ from pathlib import Path
 from study.cli import main
 from study.cluster.parcel import STUDY_FILE, unpack
 from study.errors import UserError
+from trainables.surroundings import prepare_command
 
 
 def run(arguments: list[str]) -> None:
     """Puts what came along to its lasting place, then launches the study with `arguments`; exits as launch does."""
     try:
+        prepare_command()
         unpack(Path.cwd())
     except UserError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
