@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from study.machine import check_disk, existing
 from study.provenance import without_credentials
 from trainables.surroundings import expanded
 
@@ -26,6 +27,7 @@ OPTIONAL = {
     "psycopg2": "PostgreSQL ledger",
     "optuna_dashboard": "browsing the ledger",
 }
+_LITTLE = 2**30  # bytes of disk, less than which no study should begin with
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,11 @@ def _devices() -> list[Finding]:
 
 
 def _disk(storage: Path) -> list[Finding]:
-    place = storage
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    writable = os.access(place, os.W_OK)
-    text = f"{free / 2**30:.1f} GiB free at {storage}" + (
-        "" if writable else "; not writable, choose --storage"
-    )
-    return [Finding("storage", writable and free > 2**30, text)]
+    problems = check_disk(storage, _LITTLE)
+    if problems:
+        return [Finding("storage", False, problems[0])]
+    free = shutil.disk_usage(existing(storage)).free
+    return [Finding("storage", True, f"{free / 2**30:.1f} GiB free at {storage}")]
 
 
 def _network() -> list[Finding]:

@@ -35,6 +35,10 @@ def check_disk(folder: Path, needed: int) -> list[str]:
             f"the storage folder {folder} cannot be used ({error.strerror or error}); "
             "choose another with --storage"
         ]
+    if not place.is_dir():
+        return [
+            f"the storage folder {folder} cannot be made: {place} is a file; choose another with --storage"
+        ]
     if not os.access(place, os.W_OK):
         return [
             f"the storage folder {folder} cannot be written; "

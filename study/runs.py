@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
@@ -189,7 +190,9 @@ def root_and_url(place: str | Path) -> tuple[Path, str | None]:
             raise UserError("--storage is empty; name a folder, such as --storage storage")
         root = expanded(place).absolute()
         if problem := folder_problem(root):
-            raise UserError(f"--storage {str(place)!r}: {problem}; choose another folder")
+            raise UserError(f"--storage {str(place)[:_LONGEST_NAME]!r}: {problem}; choose another folder")
+        if ".." in root.parts:  # or a folder that is left again by it would be made
+            root = Path(os.path.realpath(root))
         return root, None
     from study.remote.object_store import sound_url
 
@@ -215,6 +218,9 @@ def folder_problem(folder: Path) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        if _is_utf8(os.fsencode(folder)):
+            how = "set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            return f"this process reads file names as {sys.getfilesystemencoding()}, and {text!r} is UTF-8: {how}"
         return (
             f"the path {text!r} is not UTF-8 at {text[error.start]!r}, which neither databases nor Ray take"
         )
@@ -227,10 +233,20 @@ def folder_problem(folder: Path) -> str | None:
     return None
 
 
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _unwritable(folder: Path) -> str | None:
     """Returns why nothing can be written below a folder that exists or not, or None."""
     while not folder.exists():
         folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is a file"
     return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
 
 

@@ -16,7 +16,7 @@ from ray import tune
 
 from study.attempt import Attempt, Order, load_object
 from study.team_attempt import TeamAttempt
-from trainables.surroundings import ensure_home
+from trainables.surroundings import ensure_home, print_everything
 
 _MANAGER_BYTES = 2**20  # Ray wants a process to ask for something; workers ask for CPUs and GPUs themselves
 
@@ -93,6 +93,7 @@ def prepare_process(order: Order) -> None:
     Ray no longer hides GPUs from actors that asked for none. Where every core has its own run, threads that
     spin while they wait make everything twenty times slower.
     """
+    print_everything()
     ensure_home()  # a joined cluster's node may have none
     os.environ.update(process_settings(order))
     torch = sys.modules.get("torch")
@@ -105,7 +106,7 @@ def process_settings(order: Order) -> dict[str, str]:
     threads = str(max(1, int(order.cpus)))
     settings = {} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""}
     settings |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    settings["OMP_WAIT_POLICY"] = "passive"
+    settings |= {"OMP_WAIT_POLICY": "passive", "PYTHONIOENCODING": "utf-8:backslashreplace"}
     defaults = {"KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return settings | {name: os.environ.get(name, value) for name, value in defaults.items()}
 

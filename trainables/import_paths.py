@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from pathlib import Path
 
 _PROJECT = str(Path(__file__).resolve().parents[1])
@@ -21,7 +20,7 @@ def import_folders() -> list[str]:
     PYTHONPATH names nothing: Python takes the working folder for it, mostly for want of a variable's value.
     """
     named = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    found = Path(_PROJECT).name not in _INSTALLED and _PROJECT in map(os.path.realpath, sys.path)
+    found = os.path.basename(_PROJECT) not in _INSTALLED and _PROJECT in map(os.path.realpath, sys.path)
     return list(dict.fromkeys([*named, *([_PROJECT] if found else [])]))
 
 
@@ -39,5 +38,6 @@ def forget_working_folder() -> None:
         here = os.getcwd()
     except OSError:  # it was removed
         return
-    if here not in {*import_folders(), *sysconfig.get_paths().values()}:
+    installed = os.path.basename(here) in _INSTALLED or here == os.path.dirname(os.__file__)
+    if not installed and here not in import_folders():
         sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]

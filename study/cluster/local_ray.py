@@ -165,7 +165,7 @@ def _started(cpus: int | None, dashboard: bool) -> Iterator[None]:
         ):
             import ray
 
-            with _secrets_kept_back(), signals_kept(), _needed_daemons(dashboard):
+            with _secrets_kept_back(), signals_kept(), _sound_entrypoint(), _needed_daemons(dashboard):
                 ray.init(
                     address="local",
                     num_cpus=cpus or usable_cpus(),
@@ -210,7 +210,7 @@ def _joined(address: str) -> Iterator[None]:
         import ray
 
         try:
-            with signals_kept():
+            with signals_kept(), _sound_entrypoint():
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR", job_config=_job())
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -224,6 +224,19 @@ def _joined(address: str) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _sound_entrypoint() -> Iterator[None]:
+    """Lets Ray, which keeps the driver's command line and aborts over one that is not UTF-8, see it escaped."""
+    from ray._private import utils
+
+    name = utils.get_entrypoint_name
+    utils.get_entrypoint_name = lambda: name().encode("utf-8", "backslashreplace").decode()
+    try:
+        yield
+    finally:
+        utils.get_entrypoint_name = name
 
 
 @contextlib.contextmanager
