@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from study.errors import UserError
 from study.runs import DEFAULT_STORAGE
 from study.watch.views import Format
+from trainables.surroundings import unspeakable
 
 if TYPE_CHECKING:
     from study.runs import Storage
@@ -28,6 +30,17 @@ StorageOption = Annotated[
         help="Folder of ledgers, runs, caches and MLflow store; or s3://bucket/prefix, gs://bucket/prefix.",
     ),
 ]
+
+
+def _utf8(reports: str | None) -> str | None:
+    try:
+        (reports or "").encode()
+        (os.getcwd() if reports and not os.path.isabs(reports) else "").encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"--reports: {unspeakable(error)}") from None
+    return reports
+
+
 ReportsOption = Annotated[
     str | None,
     typer.Option(
@@ -35,6 +48,7 @@ ReportsOption = Annotated[
         help="Folder under which reports are written; default: reports/ in the storage folder, and with a storage at "
         "a URL in the working folder.",
         show_default=False,
+        callback=_utf8,
     ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print rows.")]

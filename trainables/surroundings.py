@@ -83,7 +83,9 @@ def expanded(path: str | Path) -> Path:
 
 
 def unspeakable(error: UnicodeEncodeError) -> str:
-    """Returns what to tell of a file name that this process's encoding lacks, such as ASCII by ``LC_ALL=C``."""
+    """Returns what to tell of a file name that is not UTF-8, or that the encoding of this process lacks."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return f"the file name {error.object!r} is not UTF-8; choose another name"
     return (
         f"the file name {error.object!r} cannot be written in the encoding {error.encoding} of this process; set "
         "LC_ALL=C.UTF-8 or PYTHONUTF8=1"

@@ -89,3 +89,15 @@ def test_what_needs_no_storage_works_in_a_folder_of_any_name(
         with pytest.raises(SystemExit) as exit_:
             main(words)
         assert not exit_.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["launch", "report"])
+def test_reports_in_a_folder_that_is_not_utf8_are_refused_before_training(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "quickstart", "--reports", os.fsdecode(b"a\xffb")])
+    assert exit_.value.code == 2
+    assert "is not UTF-8; choose another name" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
