@@ -28,6 +28,7 @@ from trainables.config import RunConfig
 from trainables.contents import sealed
 from trainables.errors import UserError
 from trainables.located import place_folders
+from trainables.surroundings import expanded
 
 if TYPE_CHECKING:
     from study.attempt import Order
@@ -165,7 +166,7 @@ class ScratchPlace:
 def check_inputs(config: RunConfig) -> None:
     """Raises PlaceError if this node lacks a folder that the run's configuration names."""
     for name in named_folders(config):
-        place = Path(config.located.get(name, name)).expanduser()
+        place = expanded(config.located.get(name, name))
         if not place.is_dir():
             raise PlaceError(
                 f"node {socket.gethostname()} lacks the folder {place}; put it there, or run the same command again: "

@@ -41,6 +41,7 @@ from study.sections import (
 )
 from trainables.config import EMBEDDED, EvaluationConfig, Frozen, ModelConfig, RunConfig, SubjectConfig
 from trainables.contents import digests
+from trainables.surroundings import expanded
 
 RECORDED = {"recorded": True}  # context of validation: the study has been launched
 PRESETS = Path(__file__).parent / "presets"
@@ -358,7 +359,7 @@ def _model_path(value: str, folder: Path) -> str:
 
 
 def _absolute(value: str, folder: Path) -> Path:
-    return Path((folder / Path(value).expanduser()).resolve())
+    return (folder / expanded(value)).resolve()
 
 
 # ---------------------------------------------------------------------- helpers

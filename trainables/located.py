@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainables.surroundings import expanded
+
 _places: dict[str, str] = {}
 
 
@@ -20,4 +22,4 @@ def place_folders(places: Mapping[str, str]) -> None:
 
 def folder_of(name: str) -> Path:
     """Returns where the folder lies that a configuration calls `name`."""
-    return Path(_places.get(name, name)).expanduser()
+    return expanded(_places.get(name, name))

@@ -13,6 +13,7 @@ from typing import Any
 
 from study.errors import UserError
 from study.runs import DEFAULT_STORAGE, REPORTS, STORAGE_ENTRIES, Storage, is_url
+from trainables.surroundings import expanded
 
 MANIFEST = "manifest.json"
 KIND = "study-report"
@@ -30,7 +31,7 @@ def reports_folder(storage: Storage, reports: str | Path | None = None) -> Path:
         reports: What ``--reports`` says; None for the default.
     """
     if reports is not None:
-        return Path(reports).expanduser().absolute()
+        return expanded(reports).absolute()
     if storage.url is None:
         return storage.root / REPORTS
     here = Path.cwd()
