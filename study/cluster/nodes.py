@@ -5,6 +5,7 @@ Ray's workers would otherwise train into folders of their own, which nobody ever
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import socket
@@ -17,9 +18,11 @@ from study.remote.object_store import ObjectStore, StoreError
 from study.runs import Storage
 from study.visible import VISIBLE_SECONDS, sees
 from trainables.located import folder_of
+from trainables.models import file_digest
 from trainables.text import name_bytes
 
 ANSWER_SECONDS = 120.0
+READ_BYTES = 64 * 2**20  # photographs and their like; the weights of a model are larger
 _STRANGE = "it cannot run this project"
 
 
@@ -154,15 +157,19 @@ def unseen_inputs(reports: Sequence[NodeReport], names: Iterable[str]) -> list[s
 
 
 def fingerprint(name: str) -> str | None:
-    """Tells two folders apart by names and sizes of their files, without reading them; None if there is none."""
-    import hashlib
+    """Tells two folders apart by names, sizes and content of their files; None if there is none.
 
+    Files above `READ_BYTES` count by name and size alone, so that an answer takes seconds: each run looks at them too
+    before it begins (`trainables.contents.sealed`).
+    """
     folder = folder_of(name)
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
     for path in files_of(folder):
-        digest.update(name_bytes(f"{path.relative_to(folder)}\0{path.stat().st_size}\0"))
+        size = path.stat().st_size
+        content = file_digest(path) if size <= READ_BYTES else ""
+        digest.update(name_bytes(f"{path.relative_to(folder)}\0{size}\0{content}\0"))
     return digest.hexdigest()
 
 

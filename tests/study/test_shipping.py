@@ -13,7 +13,16 @@ import pytest
 from PIL import Image
 
 from study.attempt import Attempt, Order
-from study.cluster.nodes import NodeReport, Question, answer, node_problems, unseen_inputs, versions
+from study.cluster.nodes import (
+    NodeReport,
+    Question,
+    answer,
+    fingerprint,
+    node_problems,
+    unseen_inputs,
+    versions,
+)
+from study.contents import read_contents
 from study.errors import UserError
 from study.remote.inputs import fetch_inputs
 from study.remote.object_store import ObjectStore, StoreError
@@ -140,6 +149,7 @@ def test_inputs_that_a_node_lacks_are_shipped(s3: Proxy, tmp_path: Path, at_url:
         unseen_inputs([NodeReport("far", inputs={names[0]: None})], names), storage, 1.0, said.append
     )
     assert set(located) == set(names)
+    spec = spec.with_contents(read_contents(spec))
     before = spec.run_config(RUN, {}, storage).digest()
     asked = s3.requests["PUT"]
     assert ship(names, storage, 1.0, said.append) == located
@@ -151,6 +161,18 @@ def test_inputs_that_a_node_lacks_are_shipped(s3: Proxy, tmp_path: Path, at_url:
     result = read_result(storage.run_folder(RUN))
     assert result is not None
     assert result.config_digest == before  # the run is the same run
+
+
+def test_photographs_of_other_content_on_a_node_are_not_taken_for_the_driver_s(tmp_path: Path) -> None:
+    """The same names and sizes: only their content tells them apart."""
+    photographed(tmp_path / "photos")
+    name = str(tmp_path / "photos")
+    theirs = NodeReport("far", inputs={name: fingerprint(name)})
+    assert unseen_inputs([theirs], [name]) == []
+    path = tmp_path / "photos" / "0.png"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    assert unseen_inputs([theirs], [name]) == [name]
 
 
 def test_shipped_inputs_are_checked(s3: Proxy, tmp_path: Path) -> None:
