@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterable
 
 from study.checks import check_prompts
+from study.detectable import detectable_notes
 from study.spec import StudySpec
 
 
 def study_notes(spec: StudySpec) -> list[str]:
     """Returns what is allowed, but probably not meant, one message each; the study has no problems (`check_study`)."""
-    return list(dict.fromkeys(note for found in check_prompts(spec) for note in found.notes))
+    prompts = [note for found in check_prompts(spec) for note in found.notes]
+    return list(dict.fromkeys([*prompts, *detectable_notes(spec)]))
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from study.checks import check_study
 from study.cluster.capacity import first_limit
 from study.contents import read_contents
+from study.detectable import detectable_line
 from study.errors import UserError
 from study.json_files import read_json_or_copy
 from study.machine import concurrency, existing, size
@@ -85,6 +86,7 @@ class Plan:
         changed: How the study differs from the one of that name in the storage; a launch would refuse.
         start_up_seconds: Until the first run begins.
         once_seconds: What is computed once for all runs: base model's values, class images.
+        detectable: What differences the study can find, in words; None where nothing is compared.
     """
 
     study: str
@@ -96,6 +98,7 @@ class Plan:
     changed: tuple[str, ...] = ()
     once_seconds: float = 0.0
     start_up_seconds: float = 0.0
+    detectable: str | None = None
 
     @property
     def runs(self) -> int:
@@ -172,6 +175,8 @@ class Plan:
             if arm.searched:
                 ranges = "; ".join(f"{name} {words}" for name, words in arm.searched.items())
                 lines.append(f"{arm.arm} searches {ranges}")
+        if self.detectable is not None:
+            lines.append(self.detectable)
         if left.finished or left.interrupted:
             lines.append(
                 f"resumes {self.study}: {left.finished} runs are finished, {left.interrupted} interrupted ones "
@@ -260,6 +265,7 @@ def make_plan(
         once_seconds=_once_seconds(spec, measured or {}),
         start_up_seconds=_START_UP_SECONDS
         + max((cost.start_up_seconds for cost in (measured or {}).values()), default=0.0),
+        detectable=detectable_line(spec),
     )
 
 

@@ -288,6 +288,16 @@ class Resources(Frozen):
         return self.gpus_per_run if self.gpus_per_worker is None else self.gpus_per_worker
 
 
+class ReportSpec(Frozen):
+    """How the report judges. Not part of the study's identity: no run depends on it.
+
+    Attributes:
+        margin: Differences in quality within it count as equivalent; stated before the results are known.
+    """
+
+    margin: float = Field(default=0.05, gt=0, lt=1)
+
+
 class Tracking(Frozen):
     """MLflow.
 

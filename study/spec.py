@@ -30,6 +30,7 @@ from study.sections import (
     Budget,
     ConfirmSpec,
     Name,
+    ReportSpec,
     Resources,
     SearchSpec,
     StorageSpec,
@@ -88,6 +89,7 @@ class StudySpec(Frozen):
     confirm: ConfirmSpec = ConfirmSpec()
     budget: Budget = Budget()
     evaluation: EvaluationConfig = EvaluationConfig()
+    report: ReportSpec = ReportSpec()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     storage: StorageSpec = StorageSpec()
@@ -202,10 +204,11 @@ class StudySpec(Frozen):
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON values, everything that decides which runs there are and what they do.
 
-        The effective search spaces are included; resources, tracking and storage are not, so that a study
+        The effective search spaces are included; resources, tracking, storage and report are not, so that a study
         may be resumed with other resources.
         """
-        content = self.model_dump(mode="json", exclude={"resources", "tracking", "storage", "description"})
+        without = {"resources", "tracking", "storage", "report", "description"}
+        content = self.model_dump(mode="json", exclude=without)
         content["budget"].pop("max_hours")
         content["arms"] = {
             name: {**arm.model_dump(mode="json"), "search_space": dump(self.space(name))["parameters"]}

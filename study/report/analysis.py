@@ -8,39 +8,18 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from study.power import MIN_SUBJECTS, smallest_effect
 from study.report.accounts import Budget, Exclusion, budget_of, chosen_configurations, find_exclusions
-from study.report.measures import ALL, QUALITY, measure
-from study.report.randomness import stream
-from study.report.rows import BASE, Rows, distinct
-from study.report.statistics import (
-    RESAMPLES,
-    Estimate,
-    groups_of,
-    holm,
-    iqm,
-    mean_interval,
-    probability_of_improvement,
-    sign_flip_test,
-    wilcoxon_test,
-)
+from study.report.comparisons import MARGIN, Comparison, Settings, compare, planning_deviation
+from study.report.measures import ALL, FIDELITIES, QUALITY, SCALED, measure
+from study.report.pairing import Contrast, Values, values_of
+from study.report.ranking import COST, Standing, standings
+from study.report.rows import BASE, Rows, distinct, section, value_or_none
+from study.report.statistics import Estimate, estimate_of, iqm
 
-SIGNIFICANCE = 0.05
 _SCHEDULE_WORDS = re.compile(r"(?i)(?<![a-z])(cosine|constant|cos|const)(?![a-z])")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of the statistics, printed in the report and the manifest."""
-
-    seed: int = 0
-    level: float = 0.95
-    resamples: int = RESAMPLES
-    significance: float = SIGNIFICANCE
-
-
 DEFAULTS = Settings()
 
 
@@ -50,7 +29,8 @@ class ArmResult:
 
     Attributes:
         estimates: By name of the measure; measures without any value have an Estimate of None.
-        n: Complete confirm runs; `planned` counts those that failed too.
+        n: Complete confirm runs; of the untrained model, which has no seeds, its subjects. `planned` counts those
+            that failed too.
         subjects, seeds: What they were run on.
         quality_iqm: Interquartile mean of the primary measure, beside its mean.
     """
@@ -71,39 +51,12 @@ class ArmResult:
 
     @property
     def n_text(self) -> str:
-        """E.g. "4 (2 × 2)": runs, and subjects by seeds where every pair was run."""
+        """E.g. "4 (2 × 2)": runs, and subjects by seeds where every pair was run; of the base "2 (2 × 1)"."""
+        if self.is_base:
+            return f"{self.n} ({self.n} × 1)"
         if self.n == len(self.subjects) * len(self.seeds):
             return f"{self.n} ({len(self.subjects)} × {len(self.seeds)})"
         return str(self.n)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two arms on the same subjects and seeds; differences are first minus second.
-
-    Attributes:
-        difference: Mean paired difference with its interval; `difference.n` is the number of pairs.
-        p, p_wilcoxon: Two-sided; sign-flip over the pairs, and Wilcoxon's signed ranks.
-        p_holm: `p`, adjusted over the family that the comparison belongs to.
-        improvement: Probability that a run of the first beats one of the second on the same subject.
-    """
-
-    first: str
-    second: str
-    measure: str
-    difference: Estimate
-    p: float | None
-    p_wilcoxon: float | None
-    p_holm: float | None
-    improvement: float | None
-
-    @property
-    def established(self) -> bool:
-        """Whether a difference is shown: its interval excludes 0 and its adjusted p is below 5 %."""
-        d = self.difference
-        if d.low is None or d.high is None or self.p_holm is None:
-            return False
-        return (d.low > 0 or d.high < 0) and self.p_holm < SIGNIFICANCE
 
 
 @dataclass(frozen=True)
@@ -122,18 +75,24 @@ class Analysis:
 
     Attributes:
         primary: The measure that arms are ranked by: quality, or subject fidelity where no run has a quality.
+        margin: Differences of the primary measure within it count as equivalent.
         best: The arm with the highest mean; the base model only where nothing else has a result.
-        against_best: The best arm against every other trained arm. against_base: every trained arm against the
-            untrained model. pairs: all pairs of trained arms. Each is one family of Holm's adjustment.
+        pairs: All pairs of trained arms, one family of Holm's adjustment, from which every verdict is read off.
+        against_base: Every trained arm against the untrained model, in subject and in prompt fidelity: a family of
+            its own.
+        standings: How stable the order of the trained arms is.
+        detectable: Smallest difference that a study of this size finds with 80 % power, for the spread that it saw.
     """
 
     settings: Settings
     primary: str
+    margin: float
     arms: tuple[ArmResult, ...]
     best: str | None
-    against_best: tuple[Comparison, ...]
-    against_base: tuple[Comparison, ...]
     pairs: tuple[Comparison, ...]
+    against_base: tuple[Comparison, ...]
+    standings: tuple[Standing, ...]
+    detectable: float | None
     schedules: tuple[ScheduleEffect, ...]
     budgets: tuple[Budget, ...]
     exclusions: tuple[Exclusion, ...]
@@ -143,125 +102,144 @@ class Analysis:
         """The result of one arm."""
         return next(result for result in self.arms if result.arm == name)
 
+    @property
+    def against_best(self) -> tuple[Comparison, ...]:
+        """The best arm against every other trained arm, read off from the family of all pairs."""
+        if self.best is None:
+            return ()
+        return tuple(
+            c if c.first == self.best else c.reversed()
+            for c in self.pairs
+            if self.best in (c.first, c.second)
+        )
+
 
 def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
     """Computes the comparison. The search's own scores never enter it."""
-    confirm = rows.confirm[
-        ["arm", "subject", "seed", *ALL]
-    ]  # few columns: selecting rows of a wide frame is slow
+    # Few columns: selecting rows of a wide frame is slow.
+    confirm = rows.confirm[["arm", "subject", "seed", *ALL, *SCALED]]
     primary = QUALITY
     if not confirm[QUALITY].notna().any() and confirm["subject_fidelity"].notna().any():
         primary = "subject_fidelity"
-    arms = tuple(_arm_result(rows, confirm, arm, primary, settings) for arm in rows.arms)
+    tables = {name: values_of(confirm, name) for name in (*ALL, *SCALED)}
+    arms = tuple(_arm_result(rows, confirm, tables, arm, primary, settings) for arm in rows.arms)
     sign = 1 if measure(primary).direction == "max" else -1
     scored = [result for result in arms if result.estimates[primary].value is not None]
     trained = [result for result in scored if not result.is_base]
-    sign = 1 if measure(primary).direction == "max" else -1
     ranked = sorted(trained or scored, key=lambda r: -sign * (r.estimates[primary].value or 0.0))
-    best = ranked[0].arm if ranked else None
     names = [result.arm for result in trained]
-    base = [result.arm for result in scored if result.is_base][:1]
-
-    def compare(pairs: Sequence[tuple[str, str]]) -> tuple[Comparison, ...]:
-        return compare_family(confirm, pairs, primary, settings)
-
+    margin = settings.margin if settings.margin is not None else margin_of(rows)
+    contrasts = [tables[primary].contrast(first, second) for first, second in combinations(names, 2)]
+    pairs = compare(contrasts, margin, settings)
+    budgets = tuple(budget_of(rows.frame, arm) for arm in rows.arms)
     return Analysis(
         settings=settings,
         primary=primary,
+        margin=margin,
         arms=arms,
-        best=best,
-        against_best=compare([(best, other) for other in names if best and other != best]),
-        against_base=compare([(arm, base[0]) for arm in names if base]),
-        pairs=compare(list(combinations(names, 2))),
-        schedules=_schedules(rows, confirm, primary, settings),
-        budgets=tuple(budget_of(rows.frame, arm) for arm in rows.arms),
+        best=ranked[0].arm if ranked else None,
+        pairs=pairs,
+        against_base=_against_base(tables, scored, margin, settings),
+        standings=standings(tables[primary], tables[COST], _search_seconds(budgets), names, settings),
+        detectable=_detectable(contrasts, pairs, settings),
+        schedules=_schedules(rows, tables, pairs, primary, settings),
+        budgets=budgets,
         exclusions=find_exclusions(rows),
         chosen=chosen_configurations(rows),
     )
 
 
-def _arm_result(rows: Rows, confirm: pd.DataFrame, arm: str, primary: str, settings: Settings) -> ArmResult:
+def margin_of(rows: Rows) -> float:
+    """The margin of equivalence that the study file states (`report.margin`), or its default."""
+    found = value_or_none(section(rows.meta, "spec", "report").get("margin"))
+    return found if found is not None and found > 0 else MARGIN
+
+
+def _search_seconds(budgets: Sequence[Budget]) -> dict[str, float | None]:
+    return {b.arm: b.search_train_seconds if b.search_runs else 0.0 for b in budgets}
+
+
+def _arm_result(
+    rows: Rows,
+    confirm: pd.DataFrame,
+    tables: dict[str, Values],
+    arm: str,
+    primary: str,
+    settings: Settings,
+) -> ArmResult:
     own = confirm[confirm["arm"] == arm]
     planned = rows.frame[(rows.frame["phase"] == "confirm") & (rows.frame["arm"] == arm)]
-    estimates = {
-        name: mean_interval(
-            own[name].to_numpy(dtype=float),
-            own["subject"].tolist(),
-            rng=stream(settings.seed, "arm", arm, name),
-            level=settings.level,
-            resamples=settings.resamples,
-        )
-        for name in ALL
-    }
+    subjects = tuple(distinct(own["subject"]))
+    method = rows.methods.get(arm, "")
+    estimates = {}
+    for name in ALL:
+        units = tables[name].means([arm])[0]
+        runs = None if method == BASE else int(own[name].notna().sum())
+        estimates[name] = estimate_of(units, runs, level=settings.level)
     return ArmResult(
         arm=arm,
-        method=rows.methods.get(arm, ""),
+        method=method,
         estimates=estimates,
-        n=len(own),
+        n=len(subjects) if method == BASE else len(own),
         planned=len(planned),
-        subjects=tuple(distinct(own["subject"])),
+        subjects=subjects,
         seeds=tuple(int(seed) for seed in distinct(own["seed"])),
         quality_iqm=iqm(own[primary].to_numpy(dtype=float)),
     )
 
 
-def paired(confirm: pd.DataFrame, first: str, second: str, name: str) -> tuple[np.ndarray, list[str]]:
-    """Differences (first - second) of the runs with the same subject and seed, with their subjects."""
-
-    def by_pair(arm: str) -> pd.Series:
-        own = confirm[(confirm["arm"] == arm) & confirm[name].notna()]
-        return own.groupby(["subject", "seed"])[name].mean()
-
-    difference = (by_pair(first) - by_pair(second)).dropna()
-    return difference.to_numpy(dtype=float), [
-        str(subject) for subject in difference.index.get_level_values(0)
-    ]
-
-
-def compare_family(
-    confirm: pd.DataFrame, pairs: Sequence[tuple[str, str]], name: str, settings: Settings
+def _against_base(
+    tables: dict[str, Values], scored: Sequence[ArmResult], margin: float, settings: Settings
 ) -> tuple[Comparison, ...]:
-    """Compares pairs of arms on one measure, with Holm's adjustment over the whole family."""
-    found = []
-    confirm = confirm[["arm", "subject", "seed", name]]
-    for first, second in pairs:
-        values, subjects = paired(confirm, first, second, name)
-        one, two = (confirm[confirm["arm"] == arm] for arm in (first, second))
-        rng = stream(settings.seed, "pair", first, second, name)
-        difference = mean_interval(
-            values, subjects, rng=rng, level=settings.level, resamples=settings.resamples
-        )
-        enough = len(values) > 1
-        chance = probability_of_improvement(
-            one[name], two[name], one["subject"].tolist(), two["subject"].tolist()
-        )
-        if chance is not None and measure(name).direction == "min":
-            chance = 1 - chance
-        p = sign_flip_test(values, rng=rng) if enough else None
-        found.append(
-            Comparison(
-                first, second, name, difference, p, wilcoxon_test(values) if enough else None, None, chance
-            )
-        )
-    adjusted = holm([comparison.p for comparison in found])
-    return tuple(
-        Comparison(c.first, c.second, c.measure, c.difference, c.p, c.p_wilcoxon, p, c.improvement)
-        for c, p in zip(found, adjusted, strict=True)
-    )
+    """Subject and prompt fidelity, rescaled and *not* clipped: a clipped quality can only be above the base's 0."""
+    base = next((result.arm for result in scored if result.is_base), None)
+    if base is None:
+        return ()
+    scaled = all(base in tables[name].arms for name in SCALED)
+    names = SCALED if scaled else FIDELITIES
+    contrasts = [
+        tables[name].contrast(result.arm, base, seeded=False)
+        for name in names
+        for result in scored
+        if not result.is_base
+    ]
+    return compare(contrasts, margin if scaled else None, settings)
+
+
+def _detectable(
+    contrasts: Sequence[Contrast], pairs: Sequence[Comparison], settings: Settings
+) -> float | None:
+    """Smallest difference found with 80 % power by as many subjects, with the spread over subjects that was seen."""
+    subjects = max((c.difference.n_subjects for c in pairs), default=0)
+    spread = planning_deviation([c.units for c in contrasts]) if contrasts else None
+    if not spread or subjects < MIN_SUBJECTS:
+        return None
+    return spread * smallest_effect(subjects, settings.significance / len(pairs))
+
+
+def paired(confirm: pd.DataFrame, first: str, second: str, name: str) -> tuple[float, ...]:
+    """Differences (first - second) of the runs with the same subject and seed."""
+    return values_of(confirm, name).contrast(first, second).values
 
 
 def _schedules(
-    rows: Rows, confirm: pd.DataFrame, primary: str, settings: Settings
+    rows: Rows,
+    tables: dict[str, Values],
+    pairs: Sequence[Comparison],
+    primary: str,
+    settings: Settings,
 ) -> tuple[ScheduleEffect, ...]:
-    pairs = schedule_pairs(rows)
-    names = list(dict.fromkeys((primary, "subject_fidelity", "prompt_fidelity", "train_seconds")))
-    families = {
-        name: compare_family(confirm, [(cosine, constant) for _, cosine, constant in pairs], name, settings)
-        for name in names
-    }
+    """The primary measure is read off from the family of all pairs; the others are families of their own."""
+    known = {(c.first, c.second): c for c in (*pairs, *(c.reversed() for c in pairs))}
+    found = [pair for pair in schedule_pairs(rows) if pair[1:] in known]
+    families = {primary: [known[pair[1:]] for pair in found]}
+    for name in dict.fromkeys(("subject_fidelity", "prompt_fidelity", "train_seconds")):
+        if name != primary:
+            contrasts = [tables[name].contrast(cosine, constant) for _, cosine, constant in found]
+            families[name] = list(compare(contrasts, None, settings))
     return tuple(
-        ScheduleEffect(method, cosine, constant, {name: families[name][k] for name in names})
-        for k, (method, cosine, constant) in enumerate(pairs)
+        ScheduleEffect(method, cosine, constant, {name: family[k] for name, family in families.items()})
+        for k, (method, cosine, constant) in enumerate(found)
     )
 
 
@@ -290,18 +268,3 @@ def schedule_pairs(rows: Rows) -> list[tuple[str, str, str]]:
             pairs = [(cosine[0], constant[0])]
         found += [(method, a, b) for a, b in pairs]
     return found
-
-
-def smallest_p(comparisons: Sequence[Comparison]) -> float | None:
-    """Smallest p that the largest number of pairs among the comparisons could give, before adjustment."""
-    pairs = max((c.difference.n for c in comparisons), default=0)
-    return 2.0 ** (1 - pairs) if pairs > 1 else None
-
-
-def spread_within(values: Sequence[float], subjects: Sequence[str]) -> float | None:
-    """Pooled standard deviation of runs of one subject (over seeds), or None with one seed each."""
-    groups = [g for g in groups_of(list(values), list(subjects)) if g.size > 1]
-    if not groups:
-        return None
-    squares = sum(float(((g - g.mean()) ** 2).sum()) for g in groups)
-    return float(np.sqrt(squares / sum(g.size - 1 for g in groups)))

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from study.errors import UserError
-from study.report.analysis import Settings
+from study.report.comparisons import Settings
 from study.report.content import Report, compose
 from study.report.figures.canvas import render
 from study.report.figures.samples import used_images
@@ -166,9 +166,10 @@ def _manifest(report: Report, folder: Path) -> dict[str, Any]:
         "rebuild": shlex.join(["study", "report", report.study, "--from-csv", "data", "--reports", REBUILT]),
         "statistics": {
             **dataclasses.asdict(report.analysis.settings),
-            "interval": "two-level percentile bootstrap (subjects, runs within a subject), expanded for "
-            "small samples",
-            "test": "two-sided sign-flip permutation test over pairs, Holm's adjustment",
+            "margin": report.analysis.margin,
+            "interval": "Student's t on subject means, from three subjects on",
+            "test": "two-sided paired t over subjects and two one-sided tests against the margin, Holm's "
+            "adjustment over all pairs of trained arms",
         },
         "inputs": {
             "runs": len(frame),

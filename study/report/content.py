@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from study.power import MIN_SUBJECTS
 from study.report import results_tables as tables
-from study.report.analysis import DEFAULTS, Analysis, Settings, analyse
+from study.report.analysis import DEFAULTS, Analysis, analyse
+from study.report.comparisons import Settings
 from study.report.figures import comparison, curves, pareto, samples, search
 from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
@@ -73,7 +75,7 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _curves(rows, analysis, styles),
         _search(rows, analysis, styles, settings),
         _exclusions(analysis),
-        _method(rows, settings),
+        _method(rows, analysis, settings),
         _provenance(rows),
     ]
     sections = [section for section in sections if section is not None]
@@ -149,19 +151,14 @@ def _pairs(analysis: Analysis) -> Section | None:
     if analysis.against_base:
         caption = "Every trained arm against the untrained base model."
         found.append(
-            tables.comparison_table("against-base", caption, analysis.against_base, (tables.TEST_NOTE,))
-        )
-    if analysis.against_best:
-        caption = f"{analysis.best} against every other arm."
-        found.append(
-            tables.comparison_table("against-best", caption, analysis.against_best, (tables.TEST_NOTE,))
+            tables.comparison_table("against-base", caption, analysis.against_base, (tables.BASE_NOTE,))
         )
     if analysis.pairs:
-        found.append(
-            tables.comparison_table(
-                "pairs", "All pairs of trained arms.", analysis.pairs, (tables.TEST_NOTE,)
-            )
-        )
+        caption, note = f"{analysis.best} against every other arm.", tables.test_note(analysis)
+        found.append(tables.comparison_table("against-best", caption, analysis.against_best, (note,)))
+        found.append(tables.comparison_table("pairs", "All pairs of trained arms.", analysis.pairs, (note,)))
+        if any(standing.rank is not None for standing in analysis.standings):
+            found += [tables.effects_table(analysis), tables.ranking_table(analysis)]
     return Section("pairs", "Paired comparisons", tables=tuple(found))
 
 
@@ -205,7 +202,7 @@ def _exclusions(analysis: Analysis) -> Section:
     return Section("exclusions", "Failures and exclusions", tables=(tables.exclusions_table(analysis),))
 
 
-def _method(rows: Rows, settings: Settings) -> Section:
+def _method(rows: Rows, analysis: Analysis, settings: Settings) -> Section:
     rule = rows.meta.get("quality_rule")
     percent = f"{settings.level:.0%}".replace("%", " %")
     paragraphs = (
@@ -213,19 +210,17 @@ def _method(rows: Rows, settings: Settings) -> Section:
         "Two phases: a search chooses one configuration of each arm; that configuration is then trained "
         "again on fresh seeds and "
         "subjects (confirm). Only complete confirm runs are compared.",
-        f"Intervals: {percent} two-level percentile bootstrap, {settings.resamples:,} resamples, seed "
-        f"{settings.seed}: subjects are "
-        "drawn with replacement, then runs within each drawn subject; expanded for small samples "
-        "(Hesterberg 2015). The mean is over "
-        "subjects of means within a subject. With one subject only its seeds are resampled.",
-        "Differences are paired by subject and seed. p values: two-sided sign-flip permutation test over "
-        "the pairs, exact up to 16 "
-        "pairs, whose null is that the two arms are exchangeable in every pair; Holm's adjustment within "
-        "each table; Wilcoxon's "
-        "signed-rank p beside it. A difference is called established only if its interval, which counts "
-        "subjects as a sample, "
-        "excludes 0 and its adjusted p is below 0.05. P(better): chance that a run beats one of the other "
-        "arm on the same subject.",
+        f"The unit is the subject: runs of one subject are averaged, since other seeds of it are no further subjects. "
+        f"Intervals: Student's on the subjects' means, {percent}, from {MIN_SUBJECTS} subjects on; with fewer "
+        "there are values only. They speak of subjects like these, of the configuration that the search chose, and of "
+        "these prompts; they assume that subjects are drawn independently of each other.",
+        "Differences are paired by subject and seed and averaged within each subject; two-sided t test over subjects, "
+        "Holm's adjustment over all pairs of trained arms, and every verdict is read off from that one family. Four "
+        "verdicts: better and worse (adjusted p below 0.05), equivalent (two one-sided t tests show that the "
+        f"difference lies within ±{analysis.margin:g}, `report.margin` in the study file, adjusted over the same "
+        "family; it goes before better and worse), and not enough, with the number of subjects that would decide "
+        "it. The untrained base model is compared in a family of its own, in fidelities that are not clipped. "
+        f"Resampling: {settings.resamples:,} resamples of subjects, seed {settings.seed}.",
     )
     return Section("method", "How to read this report", paragraphs, tables=(tables.measures_table(),))
 

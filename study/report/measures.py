@@ -24,6 +24,7 @@ _TITLES = {"image_latency_seconds": "Latency per image"}
 
 QUALITY = "quality"
 FIDELITIES = ("subject_fidelity", "prompt_fidelity")
+SCALED = ("subject_fidelity_scaled", "prompt_fidelity_scaled")  # of the base model 0 and 1; not clipped
 MORE_QUALITY = ("diversity", "drift", "prior_preservation", "memorisation", "class_kid")
 MAIN_COSTS = (
     "train_seconds",

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from study.report.analysis import Analysis, ArmResult, Budget, Comparison
-from study.report.formatting import MISSING, PLAIN, Scale, fixed, p_value, scale_for
-from study.report.measures import FIDELITIES, MAIN_COSTS, MORE_COSTS, MORE_QUALITY, QUALITY, measure
+from study.power import MIN_SUBJECTS, MOST_SUBJECTS
+from study.report.accounts import Budget
+from study.report.analysis import Analysis, ArmResult
+from study.report.comparisons import Comparison
+from study.report.formatting import (
+    MISSING,
+    PLAIN,
+    Scale,
+    decimals_for,
+    fixed,
+    interval,
+    p_value,
+    scale_for,
+)
+from study.report.measures import FIDELITIES, MAIN_COSTS, MORE_COSTS, MORE_QUALITY, QUALITY, SCALED, measure
 from study.report.statistics import Estimate
 from study.report.tables import (
     Cell,
@@ -22,12 +34,15 @@ from study.report.tables import (
 )
 from study.report.tuning import Importance
 
-_INTERVAL = "Means over subjects with 95 % bootstrap intervals; complete confirm runs only."
+_INTERVAL = (
+    "Means over subjects with Student's 95 % intervals on the subjects' means; complete confirm runs only."
+)
+_TITLES = {SCALED[0]: "subject fidelity", SCALED[1]: "prompt fidelity"}
 _RANKS = (
     "Bold: best mean of the trained arms; the second best is marked too. Neither means that a difference is "
     "established."
 )
-_N = "n: runs (subjects × seeds)."
+_N = "n: runs (subjects × seeds); the untrained base model has no seeds."
 
 
 Pair = tuple[Column, list[Cell]]
@@ -66,9 +81,9 @@ def _measures(arms: Sequence[ArmResult], names: Sequence[str]) -> list[Pair]:
     return found
 
 
-def _alone(arms: Sequence[ArmResult]) -> tuple[str, ...]:
-    single = any(result.n == 1 for result in arms)
-    return ("No interval: a single run.",) if single else ()
+def _few(arms: Sequence[ArmResult]) -> tuple[str, ...]:
+    few = any(0 < len(result.subjects) < MIN_SUBJECTS for result in arms)
+    return (f"No interval: fewer than {MIN_SUBJECTS} subjects.",) if few else ()
 
 
 def arms_table(analysis: Analysis) -> Table:
@@ -76,7 +91,7 @@ def arms_table(analysis: Analysis) -> Table:
     columns = _names(analysis.arms) + _measures(analysis.arms, (QUALITY, *FIDELITIES, *MAIN_COSTS))
     return assemble(
         "arms", "Arms by quality and cost.", columns,
-        (_INTERVAL, _N, _RANKS, *_alone(analysis.arms)),
+        (_INTERVAL, _N, _RANKS, *_few(analysis.arms)),
     )  # fmt: skip
 
 
@@ -95,14 +110,15 @@ def details_table(analysis: Analysis) -> Table:
 
 
 def _difference_columns(comparisons: Sequence[Comparison], name: str) -> list[Pair]:
+    """The paired differences in one measure, or in several of the same scale (no name)."""
     about = measure(name)
     estimates = [comparison.difference for comparison in comparisons]
     limits = [abs(limit) for e in estimates for limit in (e.value, e.low, e.high) if limit is not None]
     scale = scale_for(about.unit, [max(limits, default=None)])
-    key = f"{name}_difference"
+    key, title = f"{name}_difference".lstrip("_"), f"Δ {about.title.lower()}".strip()
     return [
         (
-            Column(key, f"Δ {about.title.lower()}", scale.unit, numeric=True, has_interval=True),
+            Column(key, title, scale.unit, numeric=True, has_interval=True),
             [signed(estimate, scale, common_decimals(estimates, scale)) for estimate in estimates],
         )
     ]
@@ -119,36 +135,132 @@ def signed(estimate: Estimate, scale: Scale = PLAIN, decimals: int | None = None
 def comparison_table(
     key: str, caption: str, comparisons: Sequence[Comparison], notes: Sequence[str] = ()
 ) -> Table:
-    """Pairs of arms: paired difference, p, Holm's p, probability of improvement."""
+    """Pairs of arms: difference with both intervals, p, verdict, and what would decide the pair."""
+    names = [c.measure for c in comparisons]
+    several = len(set(names)) > 1
     columns = [
-        _texts("first", "Arm", [c.first for c in comparisons]),
-        _texts("second", "against", [c.second for c in comparisons]),
-        _counts("pairs", "pairs", [c.difference.n for c in comparisons]),
-        *_difference_columns(comparisons, comparisons[0].measure if comparisons else QUALITY),
+        *_arms_of(comparisons),
+        *([_texts("measure", "Measure", [_TITLES.get(n, measure(n).title) for n in names])] if several else []),
+        _counts("subjects", "subjects", [c.difference.n_subjects for c in comparisons]),
+        *_difference_columns(comparisons, QUALITY if not names else "" if several else names[0]),
+        (
+            Column("simultaneous", "simultaneous", numeric=True, has_interval=True),
+            [_interval_cell(c.simultaneous) for c in comparisons],
+        ),
         _p_values("p", "p", [c.p for c in comparisons]),
-        _p_values("p_wilcoxon", "p (Wilcoxon)", [c.p_wilcoxon for c in comparisons]),
         _p_values("p_holm", "p (Holm)", [c.p_holm for c in comparisons]),
-        (
-            Column("probability_of_improvement", "P(better)", numeric=True),
-            [_chance_cell(c.improvement) for c in comparisons],
-        ),
-        (
-            Column("established", "Established"),
-            [Cell("yes" if c.established else "no", value=int(c.established)) for c in comparisons],
-        ),
+        _texts("verdict", "Verdict", [c.outcome for c in comparisons]),
+        _needed(comparisons),
     ]  # fmt: skip
     return assemble(key, caption, columns, notes)
 
 
-def _chance_cell(chance: float | None) -> Cell:
-    return Cell(MISSING) if chance is None else Cell(fixed(chance, 2), value=chance)
+def _arms_of(comparisons: Sequence[Comparison]) -> list[Pair]:
+    return [
+        _texts("first", "Arm", [c.first for c in comparisons]),
+        _texts("second", "against", [c.second for c in comparisons]),
+    ]
 
 
-TEST_NOTE = (
-    "Differences of runs with the same subject and seed. p: two-sided sign-flip permutation test over the "
-    "pairs; Holm's "
-    "adjustment over the rows of this table. Established: the interval excludes 0 and the adjusted p is "
-    "below 0.05."
+def _interval_cell(estimate: Estimate) -> Cell:
+    """An interval alone; its middle stands in another column."""
+    if not estimate.half_width:
+        return Cell(MISSING)
+    decimals = decimals_for(estimate.value or 0.0, estimate.half_width)
+    text = interval(estimate.low, estimate.high, decimals)
+    return Cell(text, "", estimate.value, estimate.low, estimate.high)
+
+
+def _needed(comparisons: Sequence[Comparison]) -> Pair:
+    """Subjects that would decide a pair; empty where it is decided."""
+
+    def cell(c: Comparison) -> Cell:
+        if c.outcome != "not enough" or c.difference.value is None:
+            return Cell(MISSING)
+        if c.subjects_needed is None:
+            return Cell(f"> {MOST_SUBJECTS}")
+        return Cell(str(c.subjects_needed), value=c.subjects_needed)
+
+    return Column("subjects_needed", "to decide", numeric=True), [cell(c) for c in comparisons]
+
+
+def effects_table(analysis: Analysis) -> Table:
+    """All pairs once more: effect sizes, probability of improvement, equivalence, and the check by bootstrap."""
+    pairs = analysis.pairs
+    effects, chances = [c.effect for c in pairs], [c.improvement for c in pairs]
+    columns = [
+        *_arms_of(pairs),
+        (Column("effect", "d", numeric=True, has_interval=True), [signed(e) for e in effects]),
+        (
+            Column("probability_of_improvement", "P(better)", numeric=True, has_interval=True),
+            [_chance_cell(e) for e in chances],
+        ),
+        _p_values("p_equivalent", "p (equivalent)", [c.p_equivalent for c in pairs]),
+        (
+            Column("bootstrap_t", "Δ by bootstrap-t", numeric=True, has_interval=True),
+            [signed(c.check) for c in pairs],
+        ),
+    ]
+    note = (
+        "d: mean of the subjects' differences in their standard deviations. P(better): chance that a run is better "
+        "than one of the other arm on the same subject; interval of Clopper and Pearson over subjects. p (equivalent): "
+        f"two one-sided t tests against ±{analysis.margin:g}, Holm's adjustment over all pairs. Bootstrap-t: a "
+        "check of Student's interval, from 5 subjects on; wide with few."
+    )
+    return assemble("effects", "All pairs of trained arms: size of the effect.", columns, (note,))
+
+
+def ranking_table(analysis: Analysis) -> Table:
+    """How stable the order of the trained arms is."""
+    rows = analysis.standings
+
+    def shares(key: str, title: str, values: Sequence[float | None]) -> Pair:
+        return Column(key, title, numeric=True), [
+            Cell(MISSING) if v is None else Cell(fixed(v, 2), value=v) for v in values
+        ]
+
+    columns = [
+        _texts("arm", "Arm", [s.arm for s in rows]),
+        (
+            Column("rank", "Rank", numeric=True, has_interval=True),
+            [estimate_cell(Estimate(s.rank, s.rank_low, s.rank_high), decimals=1) for s in rows],
+        ),
+        shares("best", "Best", [s.best for s in rows]),
+        shares("on_front", "On the front", [s.on_front for s in rows]),
+        shares("on_front_with_search", "with search", [s.on_front_with_search for s in rows]),
+    ]
+    note = (
+        f"Over resamples of the subjects, the same for every arm. Rank: mean and 95 % of the resamples. Best: share "
+        f"with the highest mean {measure(analysis.primary).title.lower()}. On the front: share in which no arm is both "
+        "better and trained in less time; with search: the arm's whole search counts as training time. Shares of few "
+        "subjects are too sure of themselves: the tests above are not."
+    )
+    return assemble("ranking", "Stability of the order of arms.", columns, (note,))
+
+
+def _chance_cell(chance: Estimate) -> Cell:
+    if chance.value is None:
+        return Cell(MISSING)
+    detail = interval(chance.low, chance.high, 2)
+    return Cell(fixed(chance.value, 2), detail, chance.value, chance.low, chance.high)
+
+
+def test_note(analysis: Analysis) -> str:
+    """How the comparisons of all pairs are to be read."""
+    return (
+        "Differences of runs with the same subject and seed, averaged within each subject. Interval beside the "
+        "difference: Student's, of this pair alone; simultaneous: for all pairs together (Bonferroni). p: two-sided "
+        "paired t test over subjects; Holm's adjustment over all pairs of trained arms. Verdict: better or worse if "
+        f"the adjusted p is below 0.05, equivalent if the difference is shown to lie within "
+        f"±{analysis.margin:g}; not enough: neither is shown, and to decide: number of subjects that would show "
+        "it in 80 % of studies if difference and spread are as they were seen."
+    )
+
+
+BASE_NOTE = (
+    "Subject and prompt fidelity, rescaled (base model 0 and 1) and not clipped: quality is clipped at the base's 0, "
+    "and could only be above it. Holm's adjustment over the rows of this table, a family of its own. The base has no "
+    "seeds: one value a subject."
 )
 
 
@@ -163,18 +275,18 @@ def schedules_table(analysis: Analysis) -> Table:
     primary = [e.comparisons[analysis.primary] for e in effects]
     columns.append(
         (
-            Column("pairs", "pairs", numeric=True),
-            [Cell(str(c.difference.n), value=c.difference.n) for c in primary],
+            Column("subjects", "subjects", numeric=True),
+            [Cell(str(c.difference.n_subjects), value=c.difference.n_subjects) for c in primary],
         )
     )
     for name in effects[0].comparisons if effects else (analysis.primary,):
         columns += _difference_columns([e.comparisons[name] for e in effects], name)
     columns += [
         _p_values("p", "p", [c.p for c in primary]),
-        _p_values("p_wilcoxon", "p (Wilcoxon)", [c.p_wilcoxon for c in primary]),
         _p_values("p_holm", "p (Holm)", [c.p_holm for c in primary]),
+        _texts("verdict", "Cosine is", [c.outcome for c in primary]),
     ]  # fmt: skip
-    note = f"p values are for {measure(analysis.primary).title.lower()}. {TEST_NOTE}"
+    note = f"p and verdict are for {measure(analysis.primary).title.lower()}. {test_note(analysis)}"
     return assemble("cosine-vs-constant", "Cosine minus constant schedule, paired.", columns, (note,))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from study.report.analysis import Analysis, ArmResult, Budget, Comparison, smallest_p
-from study.report.figures.pareto import compute_front
+from study.power import MIN_SUBJECTS, MOST_SUBJECTS
+from study.report.accounts import Budget
+from study.report.analysis import Analysis, ArmResult
+from study.report.comparisons import Comparison
 from study.report.formatting import (
     MISSING,
     decimals_for,
@@ -16,12 +19,12 @@ from study.report.formatting import (
     plural,
     scale_for,
 )
-from study.report.measures import measure
+from study.report.measures import SCALED, measure
 from study.report.rows import Rows
-from study.report.statistics import Estimate, coverage_bound
+from study.report.statistics import Estimate
 
-FEW_SUBJECTS = 5  # from here a bootstrap over subjects can cover about 95 %
 _COSTS = ("train_seconds", "train_flops", "trainable_parameters", "peak_memory_bytes")
+_PLAIN = {SCALED[0]: "subject fidelity", SCALED[1]: "prompt fidelity"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Verdict:
     headline: str
     points: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def margin_text(analysis: Analysis) -> str:
+    """E.g. "±0.05"."""
+    return f"±{analysis.margin:g}"
 
 
 def estimate_text(estimate: Estimate) -> str:
@@ -62,7 +70,9 @@ def cost_text(result: ArmResult) -> str:
 
 
 def n_words(result: ArmResult) -> str:
-    """E.g. "n = 4 runs on 2 subjects"."""
+    """E.g. "n = 4 runs on 2 subjects"; the untrained model has no runs of its own."""
+    if result.is_base:
+        return f"n = {plural(len(result.subjects), 'subject')}"
     return f"n = {plural(result.n, 'run')} on {plural(len(result.subjects), 'subject')}"
 
 
@@ -71,32 +81,66 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
     if analysis.best is None:
         return _without_confirmation(rows, analysis)
     best = analysis.arm(analysis.best)
-    title = measure(analysis.primary).title.lower()
-    beaten = [c for c in analysis.against_best if c.established]
-    tied = [c for c in analysis.against_best if not c.established]
-    score = f"{title} {estimate_text(best.estimates[analysis.primary])}, {n_words(best)}"
-    if best.is_base:
-        headline = f"Only the untrained base model has results: {score}."
-    elif not analysis.against_best:
-        headline = f"{best.arm} is the only trained arm with results: {score}."
-    elif not tied:
-        headline = f"{best.arm} is best: {score}. It is ahead of every other arm beyond chance."
-    elif not beaten:
-        headline = (
-            f"{best.arm} has the highest mean ({score}), but this study does not establish that it is better "
-            "than any other trained arm."
-        )
-    else:
-        rivals = listing(c.second for c in tied)
-        headline = f"{best.arm} has the highest mean ({score}); it cannot be told apart from {rivals}."
+    rivals = analysis.against_best
     points = [
-        *_differences(beaten, tied, title),
-        *_against_base(analysis, title),
-        *_costs(analysis, best, tied),
-        *_front(analysis),
+        *_rivals(analysis),
+        *_pairs(analysis),
+        *_against_base(analysis),
+        *_costs(analysis, best),
+        *_stability(analysis),
         *_schedules(analysis),
     ]
-    return Verdict(headline, tuple(points), tuple(_warnings(rows, analysis)))
+    return Verdict(_headline(analysis, best, rivals), tuple(points), tuple(_warnings(rows, analysis)))
+
+
+def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison]) -> str:
+    title = measure(analysis.primary).title.lower()
+    score = f"{title} {estimate_text(best.estimates[analysis.primary])}, {n_words(best)}"
+    equal = [c.second for c in rivals if c.outcome == "equivalent"]
+    open_ = [c for c in rivals if c.outcome == "not enough"]
+    if best.is_base:
+        return f"Only the untrained base model has results: {score}."
+    if not rivals:
+        return f"{best.arm} is the only trained arm with results: {score}."
+    if not open_ and not equal:
+        return f"{best.arm} is best: {score}. It is ahead of every other arm beyond chance."
+    if not open_:
+        rest = " and ahead of every other arm beyond chance" if len(equal) < len(rivals) else ""
+        return f"{best.arm} has the highest mean ({score}); it is equivalent to {listing(equal)}{rest}."
+    if len(open_) == len(rivals):
+        undecided = "any other trained arm" if len(rivals) > 1 else open_[0].second
+        return (
+            f"{best.arm} has the highest mean ({score}), but this study does not establish that it is better "
+            f"than {undecided}: {_missing(open_)}."
+        )
+    names = listing(c.second for c in open_)
+    return f"{best.arm} has the highest mean ({score}); it is not decided against {names}: {_missing(open_)}."
+
+
+def needed_text(comparison: Comparison) -> str:
+    """E.g. "about 12 subjects" would decide a pair."""
+    if comparison.subjects_needed is None:
+        return f"more than {MOST_SUBJECTS:,} subjects"
+    return f"about {comparison.subjects_needed} subjects"
+
+
+def _missing(undecided: Sequence[Comparison]) -> str:
+    """What would decide the pairs: subjects, of the easiest and of the hardest."""
+    counts = [c.subjects_needed for c in undecided if c.subjects_needed is not None]
+    seen = max(c.difference.n_subjects for c in undecided)
+    if seen == 0:
+        return "they have no subject and seed in common"
+    text = f"it has {plural(seen, 'subject')}"
+    if seen < MIN_SUBJECTS:
+        text += f", and nothing can be said of chance with fewer than {MIN_SUBJECTS}"
+    if not counts:
+        return f"{text}; more than {MOST_SUBJECTS:,} would be needed"
+    low, high = str(min(counts)), str(max(counts))
+    if len(counts) < len(undecided):
+        high = f"more than {MOST_SUBJECTS:,}"
+    span = low if low == high else f"{low} to {high}"
+    usual = ", if subjects differ as they usually do," if seen == 1 else ""
+    return f"{text}; about {span}{usual} would decide {'it' if len(undecided) == 1 else 'these pairs'}"
 
 
 def difference_text(estimate: Estimate) -> str:
@@ -106,54 +150,97 @@ def difference_text(estimate: Estimate) -> str:
 
 
 def _difference(comparison: Comparison) -> str:
+    """E.g. "lora (+0.04 [0.01, 0.07])"."""
     if comparison.difference.value is None:
         return f"{comparison.second} (no common subject and seed)"
     return f"{comparison.second} ({difference_text(comparison.difference)})"
 
 
-def _differences(beaten: list[Comparison], tied: list[Comparison], title: str) -> list[str]:
+def _rivals(analysis: Analysis) -> list[str]:
+    """The best arm against the others, by verdict."""
+    title = measure(analysis.primary).title.lower()
+    by_outcome: dict[str, list[Comparison]] = {}
+    for comparison in analysis.against_best:
+        by_outcome.setdefault(comparison.outcome, []).append(comparison)
     found = []
-    if beaten:
-        names = listing(map(_difference, beaten))
-        found.append(f"Established lead in {title}, paired by subject and seed: over {names}.")
-    if tied:
-        found.append(f"Lead in {title} that is not established: over {listing(map(_difference, tied))}.")
+    if better := by_outcome.get("better"):
+        found.append(
+            f"Better in {title}, paired by subject and seed, than {listing(map(_difference, better))}."
+        )
+    if equal := by_outcome.get("equivalent"):
+        names = listing(map(_difference, equal))
+        found.append(f"Equivalent in {title} (within {margin_text(analysis)}) to {names}.")
+    if undecided := by_outcome.get("not enough"):
+        names = listing(_undecided(c) for c in undecided)
+        found.append(f"Lead in {title} that is not established, and what would decide it: over {names}.")
     return found
 
 
-def _against_base(analysis: Analysis, title: str) -> list[str]:
-    shown = [c for c in analysis.against_base if c.difference.value is not None]
-    better = [c for c in shown if c.established and (c.difference.value or 0.0) > 0]
-    worse = [c for c in shown if c.established and (c.difference.value or 0.0) < 0]
-    unclear = [c for c in shown if not c.established]
+def _undecided(comparison: Comparison) -> str:
+    """E.g. "lora (+0.04 [-0.01, 0.09]; about 14 subjects)"."""
+    text = _difference(comparison)
+    return text if comparison.difference.value is None else f"{text[:-1]}; {needed_text(comparison)})"
+
+
+def _pairs(analysis: Analysis) -> list[str]:
+    """How many of all pairs are decided, and what the study could have seen."""
+    pairs = analysis.pairs
+    if len(pairs) < 2:
+        return []
+    count = {name: sum(c.outcome == name for c in pairs) for name in ("equivalent", "not enough")}
+    different = len(pairs) - sum(count.values())
+    text = (
+        f"Of the {len(pairs)} pairs of trained arms {different} differ beyond chance, {count['equivalent']} are "
+        f"equivalent within {margin_text(analysis)}, and {count['not enough']} are not decided"
+    )
+    if analysis.detectable is None:
+        return [f"{text}."]
+    return [
+        f"{text}. With as many subjects, and the spread that was seen, a difference of "
+        f"{number(analysis.detectable, digits=2)} or more is found in 80 % of studies."
+    ]
+
+
+def _against_base(analysis: Analysis) -> list[str]:
     found = []
-    if better and len(better) == len(shown) and len(shown) > 1:
-        found.append(f"Every trained arm is ahead of the untrained base model in {title} beyond chance.")
-    elif better:
-        names = listing(c.first for c in better)
-        found.append(f"Ahead of the untrained base model in {title} beyond chance: {names}.")
-    if worse:
-        names = listing(c.first for c in worse)
-        found.append(f"Behind the untrained base model in {title} beyond chance: {names}.")
-    if unclear:
-        least = smallest_p(unclear)
-        few = least is None or least >= analysis.settings.significance
-        why = "too few pairs to establish it" if few else "not established"
-        if len(unclear) > 2:
-            ordered = sorted(unclear, key=lambda c: c.difference.value or 0.0)
-            low, high = ordered[0], ordered[-1]
-            names = f"from {difference_text(low.difference)} ({low.first}) to "
-            names += f"{difference_text(high.difference)} ({high.first})"
-        else:
-            names = listing(f"{c.first} {difference_text(c.difference)}" for c in unclear)
-        found.append(f"Difference in {title} to the untrained base model, {why}: {names}.")
+    for name in dict.fromkeys(c.measure for c in analysis.against_base):
+        title = _PLAIN.get(name, measure(name).title.lower())
+        shown = [c for c in analysis.against_base if c.measure == name and c.difference.value is not None]
+        words = {
+            "better": "above that of the untrained base model beyond chance",
+            "worse": "below that of the untrained base model beyond chance",
+            "equivalent": f"equivalent to the untrained base model's (within {margin_text(analysis)})",
+            "not enough": "not decided against the untrained base model",
+        }
+        parts = []
+        for outcome, text in words.items():
+            own = [c for c in shown if c.outcome == outcome]
+            if own:
+                every = len(own) == len(shown) and len(shown) > 2
+                names = f"every trained arm ({_span(own)})" if every else listing(map(_first, own))
+                parts.append(f"{text}: {names}")
+        if parts:
+            found.append(f"{title[:1].upper()}{title[1:]} {'; '.join(parts)}.")
     return found
 
 
-def _costs(analysis: Analysis, best: ArmResult, tied: list[Comparison]) -> list[str]:
+def _first(comparison: Comparison) -> str:
+    return f"{comparison.first} ({difference_text(comparison.difference)})"
+
+
+def _span(comparisons: Sequence[Comparison]) -> str:
+    ordered = sorted(comparisons, key=lambda c: c.difference.value or 0.0)
+    low, high = ordered[0], ordered[-1]
+    return (
+        f"from {difference_text(low.difference)}, {low.first}, to "
+        f"{difference_text(high.difference)}, {high.first}"
+    )
+
+
+def _costs(analysis: Analysis, best: ArmResult) -> list[str]:
     text = cost_text(best)
     found = [f"Cost of {best.arm} per run: {text}."] if text and not best.is_base else []
-    rivals = [analysis.arm(c.second) for c in tied]
+    rivals = [analysis.arm(c.second) for c in analysis.against_best if not c.established]
     seconds = best.estimates["train_seconds"].value
     cheaper = [
         (rival.estimates["train_seconds"].value, rival)
@@ -164,32 +251,59 @@ def _costs(analysis: Analysis, best: ArmResult, tied: list[Comparison]) -> list[
         value, rival = min(cheaper, key=lambda item: item[0] or 0.0)
         if value is not None and value < 0.95 * seconds:
             found.append(
-                f"Cheapest of the arms that it cannot be told apart from: {rival.arm} ({cost_text(rival)}), "
-                f"{number(seconds / value, digits=2)} times faster to train."
+                f"Cheapest of the arms that it is not established to be better than: {rival.arm} "
+                f"({cost_text(rival)}), {number(seconds / value, digits=2)} times faster to train."
             )
     return found
 
 
-def _front(analysis: Analysis) -> list[str]:
-    front = compute_front(analysis, "train_seconds", analysis.primary)
-    names = [point.arm for point in front.points if point.on_front]
-    if len(front.points) < 2:
+def _stability(analysis: Analysis) -> list[str]:
+    """Chances of being best and on the front, when other subjects are drawn from those that were seen."""
+    known = [s for s in analysis.standings if s.best is not None]
+    if not known:
         return []
+    ordered = sorted(known, key=lambda s: -(s.best or 0.0))
+    shown = [s for s in ordered if (s.best or 0.0) >= 0.05]
+    names = listing(f"{s.arm} {percent(s.best)}" for s in shown)
     title = measure(analysis.primary).title.lower()
-    return [f"On the Pareto front of {title} versus training time (by means): {listing(names)}."]
+    found = [f"Highest mean {title} when subjects are resampled: {names}."]
+    fronts = [s for s in known if s.on_front is not None and s.on_front >= 0.05]
+    if fronts:
+        names = listing(
+            f"{s.arm} {percent(s.on_front)}"
+            + (f" ({percent(s.on_front_with_search)})" if s.on_front_with_search is not None else "")
+            for s in fronts
+        )
+        search = (
+            " (in brackets: with the time of the search)"
+            if fronts[0].on_front_with_search is not None
+            else ""
+        )
+        found.append(f"On the Pareto front of {title} and training time{search}: {names}.")
+    return found
+
+
+def percent(share: float | None) -> str:
+    """E.g. "83 %"; what is not certain is neither 0 nor 100."""
+    if share is None:
+        return MISSING
+    rounded = round(100 * share)
+    if rounded == 100 and share < 1:
+        return "> 99 %"
+    return "< 1 %" if rounded == 0 and share > 0 else f"{rounded} %"
 
 
 def _schedules(analysis: Analysis) -> list[str]:
+    words = {"better": "better", "worse": "worse", "equivalent": "equivalent", "not enough": "not decided"}
     found = []
     for effect in analysis.schedules:
         comparison = effect.comparisons[analysis.primary]
         d = comparison.difference
         if d.value is None:
             continue
-        result = "established" if comparison.established else "not established"
         found.append(
             f"Cosine minus constant for {effect.method}: {difference_text(d)} over "
-            f"{plural(d.n, 'pair')} ({result})."
+            f"{plural(d.n_subjects, 'subject')} ({words[comparison.outcome]})."
         )
     return found
 
@@ -197,32 +311,11 @@ def _schedules(analysis: Analysis) -> list[str]:
 def _warnings(rows: Rows, analysis: Analysis) -> list[str]:
     found = []
     best = analysis.arm(analysis.best) if analysis.best else None
-    if best is not None and best.n == 1:
-        found.append("A single run: there is no interval, and nothing can be said about chance.")
-    elif best is not None and len(best.subjects) == 1:
+    if best is not None and len(best.subjects) < MIN_SUBJECTS:
         found.append(
-            f"One subject only ({n_words(best)}): intervals speak of this subject's seeds and not of "
-            f"subjects in general."
-        )
-    elif best is not None and len(best.subjects) < FEW_SUBJECTS:
-        bound = round(100 * coverage_bound(len(best.subjects)))
-        found.append(
-            f"Wide intervals: {n_words(best)}. With so few subjects an interval of nominal 95 % may cover "
-            f"as little as {bound} % "
-            "when subjects differ more than seeds: read it as the range of what was seen."
-        )
-    least = smallest_p(analysis.against_best)
-    family = sum(c.p is not None for c in analysis.against_best)
-    if least is not None and least * family >= analysis.settings.significance:
-        pairs = max(c.difference.n for c in analysis.against_best)
-        found.append(
-            f"With {plural(pairs, 'pair')} the smallest possible p is {least:.3g}"
-            + (
-                f", {min(1.0, least * family):.3g} after adjustment over {plural(family, 'comparison')}"
-                if family > 1
-                else ""
-            )
-            + ": no difference could have been established. More seeds or subjects are needed."
+            f"No intervals: {n_words(best)}. Runs of one subject say nothing about subjects in general, and "
+            f"{MIN_SUBJECTS} subjects are the fewest that an interval can be made from. Values are what was seen "
+            "on these subjects, and no more."
         )
     found += uneven_budgets(analysis.budgets, {result.arm for result in analysis.arms if result.is_base})
     found += _incomplete(analysis)

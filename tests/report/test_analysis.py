@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from study.report.analysis import Analysis, Settings, analyse, paired, schedule_pairs, smallest_p
+from study.power import subjects_to_decide
+from study.report.analysis import Analysis, analyse, margin_of, paired, schedule_pairs
+from study.report.comparisons import MARGIN, Comparison, Settings, compare
+from study.report.pairing import values_of
+from study.report.ranking import ranks_of
 from study.report.rows import Rows, prepare
 from study.report.tuning import (
     MIN_TRIALS,
@@ -20,7 +25,7 @@ from study.report.tuning import (
     parameter_importance,
     quantile_bins,
 )
-from study.report.verdict import judge
+from study.report.verdict import judge, percent
 from study.results import Results
 from tests.report.synthetic import ARMS, Arm, Study, make_results
 
@@ -95,7 +100,10 @@ def test_means_and_counts(small: tuple[Rows, Analysis]) -> None:
         assert result.estimates["quality"].value == pytest.approx(
             own.groupby("subject")["quality"].mean().mean()
         )
-        assert (result.n, result.n_text, result.subjects) == (4, "4 (2 × 2)", ("bird-1", "dog-1"))
+        runs = (2, "2 (2 × 1)") if result.is_base else (4, "4 (2 × 2)")  # the base has no seeds
+        assert (result.n, result.n_text) == runs
+        assert result.subjects == ("bird-1", "dog-1")
+        assert result.estimates["quality"].n == runs[0]
     means = rows.confirm.groupby("arm")["quality"].mean()
     assert analysis.best == means.idxmax()
 
@@ -110,40 +118,245 @@ def test_adding_an_arm_changes_no_other_arm(small: tuple[Rows, Analysis]) -> Non
 
 def test_differences_are_paired_by_subject_and_seed(small: tuple[Rows, Analysis]) -> None:
     rows, _ = small
-    values, subjects = paired(rows.confirm, "lora-cosine", "lora-constant", "quality")
+    values = paired(rows.confirm, "lora-cosine", "lora-constant", "quality")
     wide = rows.confirm.pivot(index=["subject", "seed"], columns="arm", values="quality")
-    assert values.tolist() == pytest.approx((wide["lora-cosine"] - wide["lora-constant"]).tolist())
-    assert subjects == ["bird-1", "bird-1", "dog-1", "dog-1"]
+    assert list(values) == pytest.approx((wide["lora-cosine"] - wide["lora-constant"]).tolist())
     fewer = rows.confirm[~((rows.confirm["arm"] == "lora-cosine") & (rows.confirm["seed"] == 100))]
-    assert len(paired(fewer, "lora-cosine", "lora-constant", "quality")[0]) == 2
+    assert len(paired(fewer, "lora-cosine", "lora-constant", "quality")) == 2
 
 
-def test_four_pairs_establish_nothing(small: tuple[Rows, Analysis]) -> None:
+def test_differences_are_averaged_within_each_subject(large: tuple[Rows, Analysis]) -> None:
+    rows, analysis = large
+    wide = rows.confirm.pivot(index=["subject", "seed"], columns="arm", values="quality")
+    for c in analysis.pairs:
+        means = (wide[c.first] - wide[c.second]).groupby("subject").mean()
+        expected = stats.ttest_1samp(means, 0)
+        interval = expected.confidence_interval(0.95)
+        assert (c.difference.low, c.difference.high) == pytest.approx((interval.low, interval.high))
+        assert c.p == pytest.approx(expected.pvalue)
+        assert (c.difference.n, c.difference.n_subjects) == (15, 5)
+        assert c.effect.value == pytest.approx(means.mean() / means.std(ddof=1))
+        assert c.check.low is not None
+
+
+def test_two_subjects_decide_nothing_and_say_what_would(small: tuple[Rows, Analysis]) -> None:
     _, analysis = small
-    assert smallest_p(analysis.against_best) == 0.125
-    assert not any(c.established for c in (*analysis.against_best, *analysis.pairs, *analysis.against_base))
     assert len(analysis.pairs) == 10
-    assert len(analysis.against_base) == 5
+    assert len(analysis.against_base) == 10  # two fidelities of five arms
+    for c in (*analysis.pairs, *analysis.against_base, *analysis.against_best):
+        assert (c.difference.low, c.simultaneous.low, c.check.low, c.p, c.p_holm) == (None,) * 5
+        assert c.outcome == "not enough"
+        assert c.subjects_needed is not None
+        assert c.subjects_needed >= 3
+    assert [s.best for s in analysis.standings] == [None] * 5
+    for result in analysis.arms:
+        for estimate in result.estimates.values():
+            assert (estimate.low, estimate.high) == (None, None)
+
+
+def test_one_subject_is_judged_by_the_spread_that_is_usual() -> None:
+    _, analysis = analysed(Study(subjects=("a",)))
+    (close, *_) = sorted(analysis.against_best, key=lambda c: abs(c.difference.value or 0.0))
+    assert close.subjects_needed is not None
+    assert close.subjects_needed > 20
+    verdict = judge(*analysed(Study(subjects=("a",))))
+    assert "if subjects differ as they usually do" in verdict.headline
+
+
+def test_the_best_is_compared_within_the_family_of_all_pairs(large: tuple[Rows, Analysis]) -> None:
+    """A family of its own, chosen after the results, would adjust for too little."""
+    _, analysis = large
+    assert len(analysis.against_best) == 4
+    for c in analysis.against_best:
+        (pair,) = [p for p in analysis.pairs if {p.first, p.second} == {c.first, c.second}]
+        assert (c.first, c.p_holm) == (analysis.best, pair.p_holm)
+        assert c == (pair if pair.first == c.first else pair.reversed())
+        assert c.reversed().difference == (pair if pair.first != c.first else pair.reversed()).difference
+    assert sorted(c.p_holm or 0 for c in analysis.pairs) == pytest.approx(
+        sorted(stats_holm([c.p or 0 for c in analysis.pairs]))
+    )
+
+
+def stats_holm(ps: list[float]) -> list[float]:
+    """Holm's adjustment, by its definition."""
+    order = sorted(range(len(ps)), key=lambda k: ps[k])
+    return [
+        min(1.0, max(ps[order[j]] * (len(ps) - j) for j in range(order.index(k) + 1))) for k in range(len(ps))
+    ]
+
+
+def test_against_the_base_fidelities_are_not_clipped(large: tuple[Rows, Analysis]) -> None:
+    rows, analysis = large
+    measures = ["subject_fidelity_scaled"] * 5 + ["prompt_fidelity_scaled"] * 5
+    assert [c.measure for c in analysis.against_base] == measures
+    first = analysis.against_base[0]
+    own = rows.confirm[rows.confirm["arm"] == first.first]
+    assert first.difference.value == pytest.approx(
+        own.groupby("subject")["subject_fidelity_scaled"].mean().mean()
+    )
+    assert {c.outcome for c in analysis.against_base[:5]} == {"better"}
+    assert {c.outcome for c in analysis.against_base[5:]} == {"worse"}
+
+
+def test_the_base_needs_no_seeds_of_its_own() -> None:
+    results = make_results(Study(trials=1, subjects=("a", "b", "c"), seeds=(1, 2)))
+    once = results.frame[~((results.frame["arm"] == "base") & (results.frame["seed"] == 2))]
+    twice, single = (analyse(prepare(replace(results, frame=f)), QUICK) for f in (results.frame, once))
+    assert single.against_base == twice.against_base
+    assert single.against_base[0].difference.n == 6
+    assert single.arm("base").n_text == twice.arm("base").n_text == "3 (3 × 1)"
+    for analysis in (single, twice):
+        assert analysis.arm("base").estimates["drift"].n == 3
+
+
+def test_raw_fidelities_stand_in_where_none_is_rescaled() -> None:
+    results = make_results(Study(trials=1, subjects=("a", "b", "c")))
+    bare = edited(results, subject_fidelity_scaled=np.nan, prompt_fidelity_scaled=np.nan)
+    found = analyse(prepare(bare), QUICK).against_base
+    assert {c.measure for c in found} == {"subject_fidelity", "prompt_fidelity"}
+    assert all(c.p_equivalent is None for c in found)  # the margin is on the scale of quality
+
+
+# ------------------------------------------------------------------ verdicts of pairs
+
+
+def two_arms(differences: list[float], margin: float | None = MARGIN) -> Comparison:
+    frame = pd.DataFrame(
+        [
+            {"arm": arm, "subject": f"s{k}", "seed": 1, "quality": 0.5 + (value if arm == "a" else 0.0)}
+            for k, value in enumerate(differences)
+            for arm in ("a", "b")
+        ]
+    )
+    contrast = values_of(frame, "quality").contrast("a", "b")
+    (found,) = compare([contrast], margin, QUICK)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("differences", "outcome"),
+    [
+        ([0.30, 0.25, 0.35, 0.28], "better"),
+        ([-0.30, -0.25, -0.35, -0.28], "worse"),
+        ([0.01, -0.01, 0.02, -0.02, 0.0], "equivalent"),
+        ([0.020, 0.021, 0.019, 0.020], "equivalent"),
+        ([0.30, -0.10, 0.25, 0.05], "not enough"),
+        ([0.30, 0.31], "not enough"),
+    ],
+)
+def test_four_verdicts(differences: list[float], outcome: str) -> None:
+    found = two_arms(differences)
+    assert found.outcome == outcome
+    assert found.established == (outcome in ("better", "worse"))
+    assert (found.subjects_needed is None) == (outcome != "not enough")
+
+
+def test_what_would_decide_a_pair_follows_from_its_spread() -> None:
+    values = [0.30, -0.10, 0.25, 0.05]
+    expected = subjects_to_decide(float(np.mean(values)), float(np.std(values, ddof=1)), MARGIN)
+    assert two_arms(values).subjects_needed == expected
+    assert expected is not None
+    assert expected > 4
+    assert two_arms([0.5, -0.5, 0.5, -0.5], margin=None).subjects_needed is None
+
+
+def test_lower_costs_are_better() -> None:
+    rows, _ = analysed(Study(trials=1, subjects=("a", "b", "c")))
+    contrast = values_of(rows.confirm, "train_seconds").contrast("lora-cosine", "dreambooth-cosine")
+    (found,) = compare([contrast], None, QUICK)
+    assert found.outcome == "better"
+    assert (found.difference.value or 0) < 0
+    assert found.improvement.value == 1.0
+    assert found.improvement.low == pytest.approx(0.292, abs=1e-3)
+    turned = found.reversed()
+    assert (turned.outcome, turned.improvement.value, turned.improvement.low) == ("worse", 0.0, 0.0)
+
+
+def test_arms_without_common_subjects_are_not_compared() -> None:
+    results = make_results(Study(trials=1, subjects=("a", "b", "c", "d", "e", "f")))
+    frame = results.frame
+    mine = (frame["arm"] == "lora-cosine") & frame["subject"].isin(["a", "b", "c"])
+    others = (frame["arm"] != "lora-cosine") & frame["subject"].isin(["d", "e", "f"])
+    rows = prepare(replace(results, frame=frame[mine | others]))
+    analysis = analyse(rows, QUICK)
+    none = [c for c in analysis.pairs if "lora-cosine" in (c.first, c.second)]
+    assert [c.difference.value for c in none] == [None] * 4
+    assert [c.p_holm for c in none] == [None] * 4
+    assert [c.p_holm is not None for c in analysis.pairs if c not in none] == [True] * 6
+    assert "no common subject" in " ".join(judge(rows, analysis).points) or analysis.best != "lora-cosine"
+
+
+def test_the_margin_is_the_study_files() -> None:
+    results = make_results(Study(trials=1, subjects=("a", "b", "c", "d", "e")))
+    assert margin_of(prepare(results)) == MARGIN
+    spec = {**results.meta["spec"], "report": {"margin": 0.4}}
+    rows = prepare(replace(results, meta={**results.meta, "spec": spec}))
+    wide = analyse(rows, QUICK)
+    assert wide.margin == 0.4
+    assert {c.outcome for c in wide.pairs} == {"equivalent"}
+    assert "within ±0.4" in " ".join(judge(rows, wide).points)
+    assert analyse(rows, replace(QUICK, margin=0.01)).margin == 0.01
+
+
+# ------------------------------------------------------------------ stability
+
+
+def test_ranks_share_ties() -> None:
+    drawn = np.array([[1.0, 3.0], [2.0, 3.0], [2.0, 1.0]])
+    assert ranks_of(drawn).tolist() == [[1.0, 2.5], [2.5, 2.5], [2.5, 1.0]]
+
+
+def test_chances_of_being_best_add_up_and_follow_the_means(large: tuple[Rows, Analysis]) -> None:
+    _, analysis = large
+    standings = {s.arm: s for s in analysis.standings}
+    assert "base" not in standings
+    assert sum(s.best or 0.0 for s in standings.values()) == pytest.approx(1.0)
+    assert max(standings.values(), key=lambda s: s.best or 0.0).arm == analysis.best
+    assert sum(s.rank or 0.0 for s in standings.values()) == pytest.approx(15)
+    for s in standings.values():
+        assert 1 <= (s.rank_low or 0) <= (s.rank_high or 0) <= 5
+        assert (s.rank_low or 0) - 0.5 < (s.rank or 0) < (s.rank_high or 0) + 0.5
+        assert 0 <= (s.on_front or 0) <= 1
+    assert standings[analysis.best or ""].on_front == 1.0
+    assert standings["dreambooth_lora"].on_front == 0.0  # slower than LoRA, and worse
+
+
+def test_the_chance_of_the_best_of_two_is_that_of_the_bootstrap() -> None:
+    arms = (Arm("a", "lora", gain=0.61), Arm("b", "lora", gain=0.60))
+    rows, analysis = analysed(Study(arms=arms, trials=1, subjects=("a", "b", "c", "d", "e", "f")))
+    wide = rows.confirm.groupby(["arm", "subject"])["quality"].mean().unstack()
+    difference = (wide.loc["a"] - wide.loc["b"]).to_numpy()
+    drawn = np.random.default_rng(0).choice(difference, (20_000, 6)).mean(1)
+    found = {s.arm: s.best or 0.0 for s in analysis.standings}
+    assert found["a"] == pytest.approx(np.mean(drawn > 0), abs=0.08)
+
+
+def test_the_cost_of_searching_moves_the_front() -> None:
+    """A cheap run with a long search is no longer the cheap one."""
+    arms = (
+        Arm("quick", "lora", gain=0.5, step_seconds=0.05),
+        Arm("slow", "lora", gain=0.6, step_seconds=0.06),
+    )
+    results = make_results(Study(arms=arms, trials=2, subjects=("a", "b", "c")))
+    dear = results.frame["train_seconds"].where(
+        ~((results.frame["arm"] == "quick") & (results.frame["phase"] == "search")), 500.0
+    )
+    (quick, slow) = analyse(prepare(edited(results, train_seconds=dear)), QUICK).standings
+    assert (quick.on_front, quick.on_front_with_search) == (1.0, 0.0)
+    assert (slow.on_front, slow.on_front_with_search) == (1.0, 1.0)
+    unknown = edited(results, train_seconds=np.nan)
+    assert [s.on_front for s in analyse(prepare(unknown), QUICK).standings] == [None, None]
 
 
 def test_large_differences_are_established_in_a_large_study(large: tuple[Rows, Analysis]) -> None:
     _, analysis = large
     assert analysis.best == "dreambooth-cosine"
-    assert all(c.established for c in analysis.against_base)
     worst = next(c for c in analysis.against_best if c.second == "dreambooth_lora")
-    assert worst.established
+    assert worst.outcome == "better"
     assert worst.difference.n == 15
-    assert (worst.improvement or 0) > 0.8
-
-
-def test_costs_are_better_when_lower(large: tuple[Rows, Analysis]) -> None:
-    rows, _ = large
-    from study.report.analysis import compare_family
-
-    pair = [("lora-cosine", "dreambooth-cosine")]
-    (comparison,) = compare_family(rows.confirm, pair, "train_seconds", QUICK)
-    assert comparison.improvement == 1.0
-    assert (comparison.difference.value or 0) < 0
+    assert (worst.improvement.value or 0) > 0.8
+    assert analysis.detectable is not None
+    assert 0.02 < analysis.detectable < 0.3
 
 
 def test_schedules_are_compared_per_method(small: tuple[Rows, Analysis]) -> None:
@@ -154,6 +367,7 @@ def test_schedules_are_compared_per_method(small: tuple[Rows, Analysis]) -> None
     ]
     effect = analysis.schedules[0]
     assert effect.comparisons["quality"].difference.n == 4
+    assert effect.comparisons["quality"] in (*analysis.pairs, *(c.reversed() for c in analysis.pairs))
     assert set(effect.comparisons) == {"quality", "subject_fidelity", "prompt_fidelity", "train_seconds"}
 
 
@@ -334,9 +548,13 @@ def test_verdict_of_a_small_study_is_modest(small: tuple[Rows, Analysis]) -> Non
     verdict = judge(*small)
     assert "does not establish" in verdict.headline
     assert "n = 4 runs on 2 subjects" in verdict.headline
+    assert "it has 2 subjects, and nothing can be said of chance with fewer than 3" in verdict.headline
+    assert re.search(r"about \d+ to \d+ would decide these pairs", verdict.headline)
+    text = " ".join((verdict.headline, *verdict.points))
+    assert "[" not in text  # no interval
+    assert "Pareto" not in text
     beware = " ".join(verdict.warnings)
-    assert "Wide intervals: n = 4 runs on 2 subjects" in beware
-    assert "smallest possible p is 0.125" in beware
+    assert "No intervals: n = 4 runs on 2 subjects" in beware
     assert "resident set" in beware
 
 
@@ -345,10 +563,36 @@ def test_verdict_of_a_large_study_names_leads_and_ties(large: tuple[Rows, Analys
     text = " ".join((verdict.headline, *verdict.points))
     assert verdict.headline.startswith("dreambooth-cosine")
     assert "n = 15 runs on 5 subjects" in verdict.headline
-    assert "dreambooth_lora" in text
-    assert "ahead of the untrained base model" in text
+    assert "Better in quality, paired by subject and seed, than" in text
+    assert re.search(r"dreambooth_lora \(\+0\.\d+ \[", text)
+    assert "Subject fidelity above that of the untrained base model beyond chance: every trained arm" in text
+    assert "Prompt fidelity below that of the untrained base model" in text
     assert "Cost of dreambooth-cosine per run" in text
-    assert not any("Wide intervals" in warning for warning in verdict.warnings)
+    assert "Highest mean quality when subjects are resampled: dreambooth-cosine" in text
+    assert (
+        "On the Pareto front of quality and training time (in brackets: with the time of the search)" in text
+    )
+    assert "is found in 80 % of studies" in text
+    assert not any("No intervals" in warning for warning in verdict.warnings)
+
+
+def test_verdict_says_that_arms_are_equivalent() -> None:
+    arms = tuple(Arm(name, "lora", gain=0.6) for name in ("a", "b"))
+    rows = prepare(make_results(Study(arms=arms, trials=1, subjects=tuple("abcdefgh"), seeds=(1, 2, 3))))
+    verdict = judge(rows, analyse(rows, replace(QUICK, margin=0.1)))
+    assert "it is equivalent to" in verdict.headline
+    assert "Equivalent in quality (within ±0.1)" in " ".join(verdict.points)
+
+
+def test_shares_that_are_not_certain_are_not_shown_as_certain() -> None:
+    assert [percent(x) for x in (None, 0.0, 0.001, 0.834, 0.9999, 1.0)] == [
+        "--",
+        "0 %",
+        "< 1 %",
+        "83 %",
+        "> 99 %",
+        "100 %",
+    ]
 
 
 def test_verdict_names_a_clear_winner() -> None:
@@ -381,9 +625,9 @@ def test_verdict_where_all_failed() -> None:
 
 def test_verdict_of_one_run_one_subject_one_arm_and_base_only() -> None:
     one_run = judge(*analysed(Study(subjects=("a",), seeds=(1,))))
-    assert any("A single run" in warning for warning in one_run.warnings)
+    assert any("No intervals: n = 1 run on 1 subject" in warning for warning in one_run.warnings)
     one_subject = judge(*analysed(Study(subjects=("a",), seeds=(1, 2, 3))))
-    assert any("One subject only" in warning for warning in one_subject.warnings)
+    assert any("No intervals: n = 3 runs on 1 subject" in warning for warning in one_subject.warnings)
     one_arm = judge(*analysed(Study(arms=ARMS[1:2])))
     assert "the only trained arm" in one_arm.headline
     base_only = judge(*analysed(Study(arms=ARMS[:1])))

@@ -144,14 +144,36 @@ def test_main_table_has_means_intervals_and_n(built: ReportFiles, results: Resul
                  "peak_memory_bytes", "trainable_parameters", "artifact_bytes", "image_latency_seconds"):  # fmt: skip
         means = confirm.groupby(["arm", "subject"])[name].mean().groupby("arm").mean()
         assert np.allclose(table[name], means[table.index])
-        assert (table[f"{name}_low"] <= table[name] * (1 + 1e-9)).all()
-        assert (table[f"{name}_high"] >= table[name] * (1 - 1e-9)).all()
-    assert (table["n"] == 4).all()
+        assert table[[f"{name}_low", f"{name}_high"]].isna().all(axis=None)  # two subjects have no interval
+    assert table["n"].tolist() == [2, 4, 4, 4, 4, 4]  # the base has no seeds
+
+
+def test_three_subjects_have_intervals_and_more_tables(tmp_path: Path, unrendered: None) -> None:
+    study = Study(subjects=("a", "b", "c"), curves=False)
+    files = build_report(make_results(study), tmp_path / "r")
+    table = pd.read_csv(files.folder / "tables" / "arms.csv").set_index("arm").drop("base")
+    for name in ("quality", "subject_fidelity", "train_seconds", "image_latency_seconds"):
+        assert (table[f"{name}_low"] < table[name]).all()
+        assert (table[f"{name}_high"] > table[name]).all()
+    pairs = pd.read_csv(files.folder / "tables" / "pairs.csv")
+    assert set(pairs["verdict"]) <= {"better", "worse", "equivalent", "not enough"}
+    assert (pairs["simultaneous_low"] < pairs["quality_difference_low"]).all()
+    assert (pairs["p_holm"] >= pairs["p"]).all()
+    undecided = pairs[pairs["verdict"] == "not enough"]
+    assert len(undecided)
+    assert (undecided["subjects_needed"].dropna() > 3).all()
+    ranking = pd.read_csv(files.folder / "tables" / "ranking.csv")
+    assert ranking["best"].sum() == pytest.approx(1.0)
+    assert len(pd.read_csv(files.folder / "tables" / "effects.csv")) == 10
+    manifest = json.loads(files.manifest.read_text())
+    assert manifest["statistics"]["margin"] == 0.05
+    assert "Student's t" in manifest["statistics"]["interval"]
 
 
 def test_the_page_loads_nothing_from_elsewhere(built: ReportFiles) -> None:
     text = built.html.read_text()
     page = Page(text)
+    assert len(page.links) > 5
     assert all(link.startswith(("data:image/", "#")) for link in page.links)
     assert not page.tags & {"script", "link", "iframe", "object", "embed", "base"}
     assert page.handlers == []
@@ -181,6 +203,7 @@ def test_the_best_score_of_the_search_is_nowhere_a_result(built: ReportFiles, re
     """Trials' scores appear in figures and data, never as numbers in the words or tables of results."""
     frame = results.frame
     scores = frame.loc[(frame["phase"] == "search") & frame["quality"].notna(), "quality"]
+    assert len(scores) > 10
     for name in ("arms", "details", "pairs", "against-best", "against-base"):
         text = (built.folder / "tables" / f"{name}.csv").read_text()
         assert not any(repr(float(score)) in text for score in scores)
@@ -189,7 +212,9 @@ def test_the_best_score_of_the_search_is_nowhere_a_result(built: ReportFiles, re
 def test_markdown_shows_the_same_verdict_and_links_its_figures(built: ReportFiles) -> None:
     text = built.markdown.read_text()
     assert "n = 4 runs on 2 subjects" in text
-    for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+    targets = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert len(targets) == len(built.figures) // 3
+    for target in targets:
         assert (built.folder / target).exists()
     assert "\n\n\n\n" not in text
 
@@ -329,6 +354,7 @@ def test_hostile_names_are_harmless_everywhere(tmp_path: Path, undrawn: None) ->
     page = Page(files.html.read_text())
     assert not page.tags & {"script", "i", "b"}
     assert page.handlers == []
+    assert len(page.links) > 5
     assert all(link.startswith(("data:image/", "#")) for link in page.links)
     for arm in HOSTILE:
         assert arm.name in page.text
@@ -371,7 +397,7 @@ def test_a_report_is_built_whatever_is_missing(gap: str, tmp_path: Path, undrawn
         assert "No verdict yet" in text
         assert "The search" in text
     if gap == "one run":
-        assert "A single run" in text
+        assert "No intervals: n = 1 run on 1 subject" in text.replace("\xa0", " ")
 
 
 @pytest.mark.parametrize("state", ["FAIL", "RUNNING"])

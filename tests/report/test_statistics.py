@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -11,22 +10,23 @@ from scipy import stats
 
 from study.report.randomness import stream
 from study.report.statistics import (
+    BOOTSTRAP_FROM,
     Estimate,
-    bootstrap_means,
-    bootstrap_statistic,
-    coverage_bound,
-    expanded_level,
+    bootstrap_t_interval,
+    chance_interval,
+    decide,
+    effect_size,
+    equivalence_test,
     groups_of,
     holm,
-    hypervolume_2d,
     iqm,
     mean_interval,
-    normal_interval,
-    normal_probability_of_improvement,
+    moments,
     pareto_front,
-    probability_of_improvement,
-    sign_flip_test,
-    wilcoxon_test,
+    resampled_means,
+    subject_draws,
+    t_interval,
+    t_test,
 )
 
 
@@ -37,133 +37,86 @@ def rng(seed: int = 0) -> np.random.Generator:
 # ------------------------------------------------------------------ intervals
 
 
-def test_bootstrap_of_independent_values_agrees_with_scipy() -> None:
-    values = rng(1).normal(3, 2, 25)
-    ours = mean_interval(values, rng=rng(2), resamples=40_000, expand=False)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=40_000, method="percentile", rng=rng(3))
-    assert ours.value == pytest.approx(values.mean())
-    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.03)
-    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.03)
+@pytest.mark.parametrize("n", [3, 4, 9, 25])
+def test_interval_and_p_are_those_of_scipy(n: int) -> None:
+    values = rng(n).normal(0.4, 2, n)
+    theirs = stats.ttest_1samp(values, 0)
+    for level in (0.9, 0.95):
+        expected = theirs.confidence_interval(level)
+        assert np.stack(t_interval(values, level)) == pytest.approx([expected.low, expected.high])
+        found = mean_interval(values, level=level)
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (values.mean(), expected.low, expected.high)
+        )
+    assert t_test(values) == pytest.approx(theirs.pvalue)
 
 
-def test_bootstrap_variance_has_its_closed_form() -> None:
-    values = rng(4).normal(0, 1, 12)
-    means = bootstrap_means([np.array([value]) for value in values], rng(5), 60_000)
-    assert means.mean() == pytest.approx(values.mean(), abs=0.01)
-    assert means.var() == pytest.approx(
-        values.var() / len(values), rel=0.03
-    )  # (n - 1) / n of the unbiased one
-
-
-def test_two_level_bootstrap_variance_has_its_closed_form() -> None:
-    groups = [rng(k).normal(k, 0.7, 4) for k in range(5)]
-    means = bootstrap_means(groups, rng(6), 60_000)
-    between = np.var([group.mean() for group in groups]) / 5
-    within = np.mean([group.var() / 4 for group in groups]) / 5
-    assert means.var() == pytest.approx(between + within, rel=0.04)
-
-
-def test_two_level_bootstrap_agrees_with_a_naive_loop_on_unequal_groups() -> None:
-    groups = [np.array([1.0, 2.0, 4.0]), np.array([3.0]), np.array([0.0, 5.0])]
-    chance = rng(7)
-    naive = []
-    for _ in range(6_000):
-        drawn = [groups[k] for k in chance.integers(0, 3, 3)]
-        naive.append(np.mean([chance.choice(group, group.size).mean() for group in drawn]))
-    fast = bootstrap_means(groups, rng(8), 30_000)
-    assert fast.mean() == pytest.approx(np.mean(naive), abs=0.05)
-    for level in (0.05, 0.25, 0.75, 0.95):
-        assert np.quantile(fast, level) == pytest.approx(np.quantile(naive, level), abs=0.12)
-
-
-def test_any_statistic_can_be_bootstrapped_over_two_levels() -> None:
-    groups = [rng(k).normal(0, 1, 3) for k in range(6)]
-    slow = bootstrap_statistic(groups, lambda values: float(values.mean()), rng(1), 4_000)
-    fast = bootstrap_means(groups, rng(2), 30_000)
-    assert slow.std() == pytest.approx(fast.std(), rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("subjects", "seeds", "between", "within", "least"),
-    [(5, 3, 0.1, 0.05, 0.91), (8, 2, 0.1, 0.1, 0.93), (10, 1, 0.1, 0.1, 0.92), (16, 2, 0.1, 0.1, 0.93)],
-)
-def test_interval_covers_the_truth(
-    subjects: int, seeds: int, between: float, within: float, least: float
-) -> None:
-    chance, hits, trials = rng(9), 0, 400
-    clusters = [str(k) for k in range(subjects) for _ in range(seeds)]
-    for _ in range(trials):
-        values = chance.normal(0, between, subjects)[:, None] + chance.normal(0, within, (subjects, seeds))
-        found = mean_interval(values, clusters, rng=chance, resamples=400)
-        assert found.low is not None
-        assert found.high is not None
-        hits += found.low <= 0 <= found.high
-    assert least <= hits / trials <= 0.995
-
-
-def test_plain_percentile_interval_of_few_subjects_covers_less() -> None:
-    """Why the interval is expanded: without it, five subjects give about 85 %."""
-    chance, hits = rng(10), [0, 0]
-    for _ in range(400):
-        values = chance.normal(0, 1, 5)
-        for k, expand in enumerate((False, True)):
-            found = mean_interval(values, range(5), rng=chance, resamples=400, expand=expand)
-            assert found.low is not None
-            assert found.high is not None
-            hits[k] += found.low <= 0 <= found.high
-    assert hits[0] / 400 < 0.90 < hits[1] / 400
+def test_runs_of_one_subject_are_averaged_and_not_counted_as_subjects() -> None:
+    """Fifteen runs on three subjects have the interval of three numbers."""
+    subjects = [name for name in "abc" for _ in range(5)]
+    values = np.repeat([0.2, 0.5, 0.9], 5) + rng(1).normal(0, 0.01, 15)
+    found = mean_interval(values, subjects)
+    means = values.reshape(3, 5).mean(1)
+    expected = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (found.n, found.n_subjects) == (15, 3)
 
 
 def test_mean_weighs_subjects_equally() -> None:
-    found = mean_interval([1, 1, 1, 1, 3], ["a", "a", "a", "a", "b"], rng=rng())
+    found = mean_interval([1, 1, 1, 1, 3], ["a", "a", "a", "a", "b"])
     assert found.value == pytest.approx(2.0)
     assert (found.n, found.n_subjects) == (5, 2)
 
 
+@pytest.mark.parametrize("subjects", [["a"] * 8, list("aaaabbbb")])
+def test_fewer_than_three_subjects_have_a_value_and_no_interval(subjects: list[str]) -> None:
+    values = rng(2).normal(0.5, 0.1, 8)
+    found = mean_interval(values, subjects)
+    assert found.value is not None
+    assert (found.low, found.high, found.half_width) == (None, None, None)
+    units = [group.mean() for group in groups_of(values, subjects)]
+    assert np.isnan([t_test(units), equivalence_test(units, 0.1)]).all()
+    assert effect_size(units).value is None
+    assert chance_interval([1.0] * len(units)) == Estimate(1.0, None, None, len(units), len(units))
+
+
 def test_degenerate_samples() -> None:
-    assert mean_interval([], [], rng=rng()) == Estimate(None)
-    assert mean_interval([math.nan, math.inf], ["a", "b"], rng=rng()).value is None
-    one = mean_interval([0.5, math.nan], ["a", "b"], rng=rng())
-    assert (one.value, one.low, one.high, one.n, one.n_subjects, one.half_width) == (
-        0.5,
-        None,
-        None,
-        1,
-        1,
-        None,
-    )
-    same = mean_interval([0.3] * 4, list("aabb"), rng=rng())
-    assert same.low == pytest.approx(0.3)
-    assert same.high == pytest.approx(0.3)
-    two = mean_interval([1.0, 2.0], ["a", "b"], rng=rng())
-    assert (two.low, two.high) == (1.0, 2.0)  # the range, and no more
-    seeds = mean_interval([1.0, 2.0, 3.0], ["a"] * 3, rng=rng())
-    assert seeds.n_subjects == 1
-    assert seeds.low is not None
+    assert mean_interval([], []) == Estimate(None)
+    assert mean_interval([math.nan, math.inf], ["a", "b"]).value is None
+    same = mean_interval([0.3] * 6, list("aabbcc"))
+    assert (same.low, same.high, same.half_width) == (pytest.approx(0.3), pytest.approx(0.3), 0.0)
+    three = mean_interval([1.0, 2.0, 3.0, math.nan], list("abcd"))
+    assert (three.n, three.n_subjects) == (3, 3)
 
 
-def test_interval_is_seeded_and_independent_of_order() -> None:
+def test_interval_is_independent_of_order() -> None:
     values, clusters = list(rng(1).normal(0, 1, 9)), list("abcdefghi")
-    first = mean_interval(values, clusters, rng=rng(3))
-    assert first == mean_interval(values, clusters, rng=rng(3))
-    assert first == mean_interval(values[::-1], clusters[::-1], rng=rng(3))
-    assert first != mean_interval(values, clusters, rng=rng(4))
+    assert mean_interval(values, clusters) == mean_interval(values[::-1], clusters[::-1])
 
 
-def test_expanded_level_approaches_the_nominal_one() -> None:
-    levels = [expanded_level(0.95, n) for n in (2, 3, 5, 10, 30, 1000)]
-    assert levels == sorted(levels, reverse=True)
-    assert levels[-1] == pytest.approx(0.95, abs=1e-3)
-    assert levels[0] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="at least two"):
-        expanded_level(0.95, 1)
+def test_values_are_left_out_where_they_are_missing() -> None:
+    units = rng(3).normal(0, 1, (4, 6))
+    units[0, 1] = units[2, 3:] = units[3, 1:] = math.nan
+    count, mean, deviation = moments(units)
+    low, high = t_interval(units)
+    for k, row in enumerate(units):
+        known = row[np.isfinite(row)]
+        assert count[k] == known.size
+        assert mean[k] == pytest.approx(known.mean())
+        if known.size > 2:
+            assert deviation[k] == pytest.approx(known.std(ddof=1))
+            expected = stats.ttest_1samp(known, 0).confidence_interval(0.95)
+            assert (low[k], high[k]) == pytest.approx((expected.low, expected.high))
+        else:
+            assert np.isnan(low[k])
 
 
-def test_coverage_bound_is_that_of_the_range() -> None:
-    assert [coverage_bound(n) for n in (0, 1, 2, 5)] == [0.0, 0.0, 0.5, 0.9375]
-    chance = rng(11)
-    draws = chance.normal(0, 1, (4_000, 3))
-    assert np.mean((draws.min(1) < 0) & (draws.max(1) > 0)) == pytest.approx(coverage_bound(3), abs=0.03)
+def test_differences_without_spread_are_certain() -> None:
+    assert t_test([0.2, 0.2, 0.2]) == 0.0
+    assert t_test([0.0, 0.0, 0.0]) == 1.0
+    assert t_test([0.1 + 0.2, 0.3, 0.3]) == 0.0  # a spread of rounding is none
+    assert equivalence_test([0.0, 0.0, 0.0], 0.05) == 0.0
+    assert equivalence_test([0.2, 0.2, 0.2], 0.05) == 1.0
 
 
 def test_groups_drop_what_is_not_finite() -> None:
@@ -180,105 +133,159 @@ def test_iqm_is_the_mean_of_the_middle_half() -> None:
     assert iqm([]) is None
 
 
-def test_normal_interval_is_students() -> None:
-    values = rng(12).normal(1, 2, 9)
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
-    found = normal_interval(values.mean(), values.std(ddof=1), 9, 0.9)
-    assert found == pytest.approx((expected.low, expected.high))
-
-
 # ------------------------------------------------------------------ tests
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 8, 11])
-def test_sign_flip_test_agrees_with_scipy(n: int) -> None:
-    differences = rng(n).normal(0.5, 1, n)
-    expected = stats.permutation_test(
-        (differences, np.zeros(n)), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
-        n_resamples=np.inf, vectorized=True,
-    )  # fmt: skip
-    assert sign_flip_test(differences, rng=rng()) == pytest.approx(expected.pvalue)
+@pytest.mark.parametrize("shift", [0.0, 0.03, -0.2])
+def test_equivalence_is_two_one_sided_tests(shift: float) -> None:
+    values, margin = rng(4).normal(shift, 0.04, 7), 0.1
+    below = stats.ttest_1samp(values, margin, alternative="less").pvalue
+    above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+    assert equivalence_test(values, margin) == pytest.approx(max(below, above))
 
 
-def test_sign_flip_test_by_enumeration_and_its_least_p() -> None:
-    assert sign_flip_test([1.0, 2.0, 3.0, 4.0], rng=rng()) == 2 * 2**-4
-    values = [0.3, -0.1, 0.25, 0.4, -0.05]
-    sums = [
-        abs(sum(s * v for s, v in zip(signs, values, strict=True)))
-        for signs in itertools.product((1, -1), repeat=5)
-    ]
-    assert sign_flip_test(values, rng=rng()) == pytest.approx(
-        np.mean([s >= abs(sum(values)) - 1e-12 for s in sums])
-    )
-    assert sign_flip_test([], rng=rng()) is None
-    assert sign_flip_test([0.0, 0.0], rng=rng()) == 1.0
-
-
-def test_sign_flip_test_samples_where_it_cannot_enumerate() -> None:
-    values = rng(13).normal(0.45, 1, 30)
-    found = sign_flip_test(values, rng=rng(1), samples=40_000)
-    assert found == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.01)
-    never_zero = sign_flip_test(np.ones(40), rng=rng(1), samples=1_000)
-    assert never_zero is not None
-    assert never_zero > 0
-
-
-def test_sign_flip_test_by_cluster_flips_subjects() -> None:
-    values, subjects = [1.0, 2.0, 3.0, 4.0], list("aabb")
-    assert sign_flip_test(values, subjects, rng=rng()) == 0.5  # two units: 2 of 4 patterns
-
-
-def test_sign_flip_test_keeps_its_level() -> None:
-    chance = rng(14)
-    ps = [sign_flip_test(chance.normal(0, 1, 7), rng=chance) or 0.0 for _ in range(1_500)]
-    assert np.mean(np.array(ps) <= 0.05) <= 0.065
-    assert np.mean(np.array(ps) <= 0.5) == pytest.approx(0.5, abs=0.04)
-
-
-def test_wilcoxon_agrees_with_scipy() -> None:
-    values = rng(15).normal(0.3, 1, 12)
-    assert wilcoxon_test(values) == pytest.approx(stats.wilcoxon(values, method="exact").pvalue)
-    assert wilcoxon_test([0.0, 0.0]) == 1.0
-    assert wilcoxon_test([math.nan]) is None
-    assert wilcoxon_test([1.0, 2.0, 3.0, 4.0]) == 0.125
+def test_equivalence_is_the_interval_of_90_percent_within_the_margin() -> None:
+    for k in range(60):
+        values = rng(k).normal(0.02, 0.05, 6)
+        low, high = t_interval(values, 0.90)
+        assert (equivalence_test(values, 0.06) < 0.05) == (low > -0.06 and high < 0.06)
 
 
 def test_holm_is_the_textbook_step_down() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.9]) == [1.0, 1.0]
-    assert holm([None, 0.02, None, 0.04]) == [None, 0.04, None, 0.04]
-    assert holm([]) == []
+    nan = math.nan
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]).tolist() == [1.0, 1.0]
+    assert holm([nan, 0.02, nan, 0.04]).tolist() == pytest.approx([nan, 0.04, nan, 0.04], nan_ok=True)
+    assert holm([]).tolist() == []
+    assert holm([[0.01, 0.04], [0.5, nan]]).tolist() == [[0.02, 0.04], [0.5, pytest.approx(nan, nan_ok=True)]]
 
 
 def test_holm_rejects_what_the_sequential_procedure_rejects() -> None:
-    chance = rng(16)
+    chance, some = rng(16), 0
     for _ in range(50):
-        ps = list(chance.uniform(0, 0.1, 6))
+        ps = chance.uniform(0, 0.1, 6)
         order, rejected = np.argsort(ps), set()
         for rank, k in enumerate(order):
             if ps[k] > 0.05 / (6 - rank):
                 break
             rejected.add(int(k))
-        assert {k for k, p in enumerate(holm(ps)) if p is not None and p <= 0.05} == rejected
+        some += bool(rejected)
+        assert set(np.flatnonzero(holm(ps) <= 0.05).tolist()) == rejected
+    assert 10 < some < 50
 
 
-def test_probability_of_improvement() -> None:
-    assert probability_of_improvement([3, 4], [1, 2]) == 1.0
-    assert probability_of_improvement([1, 2], [1, 2]) == 0.5
-    x, y = rng(17).normal(0.4, 1, 40), rng(18).normal(0, 1, 30)
-    expected = stats.mannwhitneyu(x, y).statistic / (40 * 30)
-    assert probability_of_improvement(x, y) == pytest.approx(expected)
-    by_subject = probability_of_improvement([1, 9], [2, 8], ["a", "b"], ["a", "b"])
-    assert by_subject == 0.5  # loses on one subject, wins on the other; levels of subjects do not mix
-    assert probability_of_improvement([1.0], [2.0], ["a"], ["b"]) is None
-    assert probability_of_improvement([math.nan], [2.0]) is None
+def test_family_intervals_are_bonferronis_and_agree_with_the_verdict() -> None:
+    excluded = established = 0
+    for k in range(80):
+        units = rng(k).normal(rng(k + 1000).normal(0, 0.15, (6, 1)), 0.1, (6, 6))
+        units[5] = math.nan  # a pair without common subjects is no comparison
+        found = decide(units, None)
+        expected = stats.ttest_1samp(units[0], 0).confidence_interval(1 - 0.05 / 5)
+        assert (found.family_low[0], found.family_high[0]) == pytest.approx((expected.low, expected.high))
+        without_0 = (found.family_low > 0) | (found.family_high < 0)
+        assert (found.established | ~without_0).all()  # without 0: established
+        excluded, established = excluded + without_0.sum(), established + found.established.sum()
+        assert np.isnan(found.p_holm[5])
+        assert not found.established[5]
+        assert np.isnan(found.p_equivalent).all()
+    assert established > excluded > 50  # Holm's is the stronger of the two
 
 
-def test_probability_of_improvement_of_normals() -> None:
-    expected = normal_probability_of_improvement(0.5, 1.0, 0.0, 0.5)
-    x, y = rng(19).normal(0.5, 1, 3_000), rng(20).normal(0, 0.5, 3_000)
-    assert probability_of_improvement(x, y) == pytest.approx(expected, abs=0.02)
-    assert normal_probability_of_improvement(1, 1, 1, 2) == pytest.approx(0.5)
+def test_a_shown_difference_within_the_margin_is_equivalent() -> None:
+    units = np.array([[0.010, 0.011, 0.012, 0.011], [0.2, 0.21, 0.2, 0.19]])
+    found = decide(units, 0.05)
+    assert (found.p_holm < 0.05).all()
+    assert found.equivalent.tolist() == [True, False]
+    assert found.established.tolist() == [False, True]
+
+
+# ------------------------------------------------------------------ beside the tests
+
+
+def test_bootstrap_t_agrees_with_a_naive_loop() -> None:
+    values = rng(5).lognormal(0, 0.6, 9)
+    chance, statistics = rng(6), []
+    for _ in range(8_000):
+        drawn = chance.choice(values, 9)
+        if drawn.std() > 0:
+            statistics.append((drawn.mean() - values.mean()) / (drawn.std(ddof=1) / 3))
+    error = values.std(ddof=1) / 3
+    low, high = (values.mean() - np.quantile(statistics, q) * error for q in (0.975, 0.025))
+    found = bootstrap_t_interval(values, rng(7), resamples=40_000)
+    assert found is not None
+    assert found[0] == pytest.approx(low, abs=0.08 * error)
+    assert found[1] == pytest.approx(high, abs=0.35 * error)  # the long tail
+    assert found[1] - values.mean() > values.mean() - found[0]  # skewed as the values are
+
+
+def test_bootstrap_t_covers_the_mean_of_normal_values() -> None:
+    chance = rng(8)
+    hits = []
+    for _ in range(300):
+        found = bootstrap_t_interval(chance.normal(0, 1, 8), chance, resamples=500)
+        assert found is not None
+        hits.append(found[0] <= 0 <= found[1])
+    assert 0.91 <= np.mean(hits) <= 0.985
+
+
+def test_bootstrap_t_needs_subjects_that_differ() -> None:
+    assert bootstrap_t_interval(np.arange(BOOTSTRAP_FROM - 1.0), rng()) is None
+    assert bootstrap_t_interval(np.ones(9), rng()) is None
+    assert bootstrap_t_interval([1, 2, 3, 4, 5, math.nan], rng()) is not None
+
+
+def test_effect_size_inverts_the_noncentral_t() -> None:
+    values = rng(9).normal(0.8, 1, 8)
+    found, root = effect_size(values), math.sqrt(8)
+    d = values.mean() / values.std(ddof=1)
+    assert found.value == pytest.approx(d)
+    assert found.low is not None
+    assert found.high is not None
+    assert stats.nct.sf(d * root, 7, found.low * root) == pytest.approx(0.025, abs=1e-6)
+    assert stats.nct.cdf(d * root, 7, found.high * root) == pytest.approx(0.025, abs=1e-6)
+    mirrored = effect_size(-values)
+    assert (mirrored.value, mirrored.low, mirrored.high) == pytest.approx(
+        (-found.value, -found.high, -found.low), rel=1e-5
+    )
+
+
+def test_effect_size_of_any_spread_has_an_interval() -> None:
+    for scale in (1e-6, 1e-3, 0.1, 10.0):
+        for sign in (-1, 1):
+            found = effect_size(sign + scale * np.array([0.0, 1.0, 3.0]))
+            assert found.low is not None
+            assert found.value is not None
+            assert found.high is not None
+            assert found.low < found.value < found.high
+    assert effect_size([0.5, 0.5, 0.5]).value is None
+
+
+def test_interval_of_a_chance_is_clopper_and_pearsons() -> None:
+    for wins, n in ((0, 4), (3, 3), (5, 8), (16, 16)):
+        expected = stats.binomtest(wins, n).proportion_ci(0.95, method="exact")
+        found = chance_interval([1.0] * wins + [0.0] * (n - wins))
+        assert (found.value, found.low, found.high) == pytest.approx((wins / n, expected.low, expected.high))
+    assert chance_interval([]).value is None
+    all_of_three = chance_interval([1.0, 1.0, 1.0])
+    assert (all_of_three.low, all_of_three.high) == (pytest.approx(0.2924, abs=1e-4), 1.0)
+
+
+def test_interval_of_a_chance_covers_mixed_subjects() -> None:
+    chance = rng(10)
+    draws = chance.beta(0.5, 0.5, (500, 6))
+    found = [chance_interval(row) for row in draws]
+    assert np.mean([(e.low or 0) <= 0.5 <= (e.high or 1) for e in found]) >= 0.95
+
+
+def test_resampled_means_draw_the_same_subjects_for_every_row() -> None:
+    units = rng(11).normal(0, 1, (3, 5))
+    draws = subject_draws(5, rng(12), 200)
+    assert resampled_means(units, draws) == pytest.approx(
+        np.array([[row[draw].mean() for draw in draws] for row in units])
+    )
+    assert resampled_means(units, draws).std() == pytest.approx(
+        math.sqrt((units.var(axis=1) / 5).mean()), rel=0.35
+    )
 
 
 # ------------------------------------------------------------------ fronts
@@ -302,21 +309,12 @@ def test_pareto_front_keeps_ties_and_leaves_out_nan() -> None:
     assert pareto_front(np.empty((0, 2)), ("max", "min")).tolist() == []
 
 
-def test_hypervolume_against_a_grid_count() -> None:
-    points = rng(22).uniform(0, 1, (12, 2))
-    grid = (np.arange(400) + 0.5) / 400
-    xs, ys = np.meshgrid(grid, grid)
-    covered = np.zeros_like(xs, dtype=bool)
-    for x, y in points:
-        covered |= (xs >= x) & (ys >= y)
-    assert hypervolume_2d(points, (1, 1), ("min", "min")) == pytest.approx(covered.mean(), abs=0.01)
-
-
-def test_hypervolume_of_known_shapes() -> None:
-    assert hypervolume_2d([[0.5, 2.0]], (0.0, 3.0), ("max", "min")) == pytest.approx(0.5)
-    assert hypervolume_2d([[1, 1], [1, 1], [2, 2]], (3, 3), ("min", "min")) == pytest.approx(4.0)
-    assert hypervolume_2d([[4, 0], [math.nan, 1]], (3, 3), ("min", "min")) == 0.0
-    assert hypervolume_2d(np.empty((0, 2)), (3, 3), ("min", "min")) == 0.0
+def test_fronts_of_many_resamples_at_once() -> None:
+    points = rng(22).integers(0, 4, (7, 5, 2)).astype(float)
+    found = pareto_front(points, ("max", "min"))
+    assert found.tolist() == [pareto_front(each, ("max", "min")).tolist() for each in points]
+    assert found.any(axis=1).all()
+    assert not found.all()
 
 
 # ------------------------------------------------------------------ streams

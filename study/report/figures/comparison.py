@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure as Canvas
 
-from study.report.analysis import Analysis, Comparison, paired
+from study.report.analysis import Analysis, paired
+from study.report.comparisons import Comparison, Outcome
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
 from study.report.formatting import plural
@@ -27,13 +28,14 @@ class IntervalRow:
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One paired difference: its estimate and the pairs' own differences."""
+    """One paired difference: its estimate, alone and with the family's interval, and the pairs' own differences."""
 
     label: str
     arm: str
     estimate: Estimate
+    simultaneous: Estimate
     pairs: tuple[float, ...]
-    established: bool
+    outcome: Outcome
 
 
 def compute_intervals(rows: Rows, analysis: Analysis, name: str) -> tuple[IntervalRow, ...]:
@@ -105,17 +107,24 @@ def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
 
     return Figure(
         "intervals",
-        "Quality and fidelities of the arms over the confirm runs: mean (large mark), 95 % bootstrap "
-        "interval (bar), and "
-        "single runs (small dots).",
+        "Quality and fidelities of the arms over the confirm runs: mean over subjects (large mark), Student's 95 % "
+        "interval (bar, from 3 subjects on), and single runs (small dots).",
         "Dot plot of quality, subject fidelity and prompt fidelity with intervals, one line an arm.",
         draw,
     )
 
 
-def draw_forest(ax: Any, data: tuple[ForestRow, ...], styles: dict[str, ArmStyle], label: str) -> None:
-    """Draws paired differences around a line at 0; established ones are filled."""
+def draw_forest(
+    ax: Any,
+    data: tuple[ForestRow, ...],
+    styles: dict[str, ArmStyle],
+    label: str,
+    margin: float | None = None,
+) -> None:
+    """Draws paired differences around a line at 0; established ones are filled, equivalent ones are squares."""
     ax.axvline(0, color="#333333", linewidth=0.8, zorder=1)
+    if margin is not None:
+        ax.axvspan(-margin, margin, color="#333333", alpha=0.07, linewidth=0, zorder=0)
     for place, row in enumerate(data):
         color = styles[row.arm].color if row.arm in styles else "#333333"
         ax.scatter(
@@ -123,8 +132,12 @@ def draw_forest(ax: Any, data: tuple[ForestRow, ...], styles: dict[str, ArmStyle
         )
         if row.estimate.low is not None:
             ax.plot([row.estimate.low, row.estimate.high], [place, place], color=color, linewidth=2, zorder=3)
-        face = color if row.established else "white"
-        ax.plot([row.estimate.value], [place], marker="o", color=color, markerfacecolor=face, zorder=4)
+        if row.simultaneous.low is not None:
+            wide = [row.simultaneous.low, row.simultaneous.high]
+            ax.plot(wide, [place, place], color=color, linewidth=0.8, zorder=2)
+        face = color if row.outcome in ("better", "worse") else "white"
+        mark = "s" if row.outcome == "equivalent" else "o"
+        ax.plot([row.estimate.value], [place], marker=mark, color=color, markerfacecolor=face, zorder=4)
     ax.set_yticks(range(len(data)), [row.label for row in data])
     ax.set_ylim(len(data) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
@@ -135,9 +148,8 @@ def draw_forest(ax: Any, data: tuple[ForestRow, ...], styles: dict[str, ArmStyle
 
 def forest_row(rows: Rows, comparison: Comparison, label: str, arm: str) -> ForestRow:
     """The row of one comparison."""
-    values, _ = paired(rows.confirm, comparison.first, comparison.second, comparison.measure)
-    pairs = tuple(float(value) for value in values)
-    return ForestRow(label, arm, comparison.difference, pairs, comparison.established)
+    pairs = paired(rows.confirm, comparison.first, comparison.second, comparison.measure)
+    return ForestRow(label, arm, comparison.difference, comparison.simultaneous, pairs, comparison.outcome)
 
 
 def differences_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
@@ -152,14 +164,15 @@ def differences_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyl
 
     def draw() -> Canvas:
         canvas = new_canvas(COLUMN * 1.35, max(1.4, 0.9 + 0.27 * len(data)))
-        draw_forest(canvas.subplots(), data, styles, f"Δ {title.lower()} (best arm minus other)")
+        label = f"Δ {title.lower()} (best arm minus other)"
+        draw_forest(canvas.subplots(), data, styles, label, analysis.margin)
         return canvas
 
     return Figure(
         "differences",
-        f"{title} of {best} minus that of every other trained arm on the same subject and seed: mean, 95 % "
-        f"bootstrap interval, single "
-        "pairs. Filled: the difference is established (interval without 0 and Holm-adjusted p < 0.05).",
+        f"{title} of {best} minus that of every other trained arm on the same subject and seed: mean over "
+        "subjects, Student's 95 % interval of the pair (thick) and of all pairs together (thin), single pairs. Filled: "
+        "the difference is established (Holm-adjusted p < 0.05). Square: equivalent, within the grey margin.",
         "Forest plot of paired differences between the arm with the highest mean and the others.",
         draw,
         wide=False,
@@ -174,7 +187,7 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
             "cosine-vs-constant",
             "needs confirm runs of a cosine and a constant arm of one method on the same subjects and seeds",
         )
-    pairs = max(e.comparisons[analysis.primary].difference.n for e in known)
+    subjects = max(e.comparisons[analysis.primary].difference.n_subjects for e in known)
     names = [name for name in (analysis.primary, *FIDELITIES) if name in known[0].comparisons]
     names = list(dict.fromkeys(names))
 
@@ -183,7 +196,8 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
         panels = canvas.subplots(1, len(names), squeeze=False)[0]
         for k, (ax, name) in enumerate(zip(panels, names, strict=True)):
             data = tuple(forest_row(rows, e.comparisons[name], label(e), e.cosine) for e in known)
-            draw_forest(ax, data, styles, f"Δ {measure(name).title.lower()}")
+            margin = analysis.margin if name == analysis.primary else None
+            draw_forest(ax, data, styles, f"Δ {measure(name).title.lower()}", margin)
             ax.locator_params(axis="x", nbins=3)
             if k:
                 ax.set_yticklabels([])
@@ -195,9 +209,9 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
 
     return Figure(
         "cosine-vs-constant",
-        f"Cosine minus constant schedule on the same subject and seed (n = {plural(pairs, 'pair')}): mean, "
-        f"95 % bootstrap "
-        "interval, single pairs. Right of 0: cosine is higher. Filled: established.",
+        f"Cosine minus constant schedule on the same subject and seed (n = {plural(subjects, 'subject')}): "
+        "mean over subjects, Student's 95 % interval (thin: together with all pairs of arms, or all methods), single "
+        "pairs. Right of 0: cosine is higher. Filled: established. Square: equivalent, within the grey margin.",
         "Forest plot of the paired differences between cosine and constant learning-rate schedules.",
         draw,
     )

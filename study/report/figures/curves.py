@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from study.report.analysis import Analysis, Settings
+from study.report.analysis import Analysis
+from study.report.comparisons import Settings
 from study.report.figures.canvas import (
     Figure,
     Skipped,
@@ -19,7 +20,6 @@ from study.report.figures.canvas import (
 )
 from study.report.figures.style import PAGE, ArmStyle
 from study.report.measures import FIDELITIES, measure
-from study.report.randomness import stream
 from study.report.rows import BASE, Rows
 from study.report.statistics import Estimate, mean_interval
 
@@ -63,13 +63,9 @@ def compute_curves(rows: Rows, name: str, settings: Settings) -> Curves:
         estimates = []
         for step in steps:
             at = own[own["step"] == step]
-            rng = stream(settings.seed, "curve", arm, name, str(step))
             estimates.append(
-                mean_interval(
-                    at["value"].to_numpy(dtype=float), at["subject"].tolist(),
-                    rng=rng, level=settings.level, resamples=min(settings.resamples, 4_000),
-                )
-            )  # fmt: skip
+                mean_interval(at["value"].to_numpy(dtype=float), at["subject"].tolist(), level=settings.level)
+            )
         found.append(Curve(arm, name, tuple(steps), tuple(estimates)))
     return Curves(name, tuple(found), base)
 
@@ -123,9 +119,8 @@ def curves_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -
 
     return Figure(
         "curves",
-        "Quality and fidelities against training steps over the confirm runs: means, 95 % bootstrap "
-        "intervals as bands. Dotted: "
-        "the base model.",
+        "Quality and fidelities against training steps over the confirm runs: means, Student's "
+        "95 % intervals over subjects as bands (from 3 subjects on). Dotted: the base model.",
         "Line plots of quality, subject fidelity and prompt fidelity against optimizer steps, one line an "
         "arm.",
         draw,

@@ -137,10 +137,9 @@ def quality_cost_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figu
         "pareto-quality-cost",
         front,
         styles,
-        f"{title} against training time, means with 95 % bootstrap intervals over the confirm runs. Dashed "
-        f"stairs: the Pareto "
-        "front (large marks), arms that no other arm beats on both. Horizontal line: the base model, "
-        "untrained.",
+        f"{title} against training time, means with Student's 95 % intervals over subjects (from 3 on). "
+        "Dashed stairs: the Pareto front (large marks), arms that no other arm beats on both by their means; how sure "
+        "that is stands in the table of stability. Horizontal line: the base model, untrained.",
         f"Scatter plot of {title.lower()} against training time with the Pareto front.",
     )
 
@@ -154,9 +153,8 @@ def fidelity_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure |
         "pareto-fidelities",
         front,
         styles,
-        "Prompt fidelity against subject fidelity, means with 95 % bootstrap intervals. Up and right is "
-        "better; dashed stairs: "
-        "the Pareto front.",
+        "Prompt fidelity against subject fidelity, means with Student's 95 % intervals over subjects (from 3 on). "
+        "Up and right is better; dashed stairs: the Pareto front.",
         "Scatter plot of prompt fidelity against subject fidelity with the Pareto front.",
     )
 

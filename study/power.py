@@ -1,0 +1,94 @@
+"""How many subjects a comparison needs, and which differences a number of subjects can show (noncentral t)."""
+
+from __future__ import annotations
+
+import bisect
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+POWER = 0.8
+MIN_SUBJECTS = 3  # below, a Student's interval is so wide (two: 13 standard errors) that it says nothing
+MOST_SUBJECTS = 1_000  # where the search for a number of subjects ends
+
+# Standard deviations of the difference in quality of two arms, between subjects and between seeds of one subject:
+# what the pairs of arms of reports/quickstart have. Assumed where a study has not run yet.
+BETWEEN_SUBJECTS = 0.12
+BETWEEN_SEEDS = 0.065
+
+Floats = NDArray[np.float64]
+
+
+def typical_deviation(seeds: int) -> float:
+    """The standard deviation that a subject's mean difference in quality is assumed to have, over so many seeds."""
+    return math.hypot(BETWEEN_SUBJECTS, BETWEEN_SEEDS / math.sqrt(max(1, seeds)))
+
+
+def power_of_difference(subjects: int | Floats, effect: float | Floats, alpha: float = 0.05) -> Floats:
+    """Chance that a two-sided paired t test finds a difference.
+
+    Args:
+        subjects: Number of subjects, at least 2.
+        effect: True mean of the subjects' differences, in their standard deviations.
+        alpha: Level of this one test, after any adjustment.
+    """
+    n = np.asarray(subjects, dtype=float)
+    shift = np.abs(np.asarray(effect, dtype=float)) * np.sqrt(n)
+    limit = stats.t.isf(alpha / 2, n - 1)
+    # scipy's far tail is NaN for large shifts, where it is 0.
+    beyond = np.nan_to_num(stats.nct.cdf(-limit, n - 1, shift))
+    return np.asarray(np.nan_to_num(stats.nct.sf(limit, n - 1, shift), nan=1.0) + beyond)
+
+
+def power_of_equivalence(
+    subjects: int | Floats, effect: float | Floats, margin: float, alpha: float = 0.05
+) -> Floats:
+    """Chance that two one-sided t tests show a difference to lie within the margin.
+
+    Phillips (1990), "Power of the two one-sided tests procedure in bioequivalence", with both tests taken as
+    exclusive: never too large. `effect` and `margin` are in standard deviations of the subjects' differences.
+    """
+    n = np.asarray(subjects, dtype=float)
+    limit = stats.t.isf(alpha, n - 1)
+    near = np.asarray((margin - np.abs(effect)) * np.sqrt(n))
+    far = np.asarray((margin + np.abs(effect)) * np.sqrt(n))
+    both = stats.nct.sf(limit, n - 1, near) + np.nan_to_num(stats.nct.sf(limit, n - 1, far), nan=1.0) - 1
+    return np.asarray(np.clip(np.nan_to_num(both, nan=1.0), 0, 1))
+
+
+def subjects_to_decide(
+    difference: float, deviation: float, margin: float | None, alpha: float = 0.05
+) -> int | None:
+    """Smallest number of subjects that decides a pair with 80 % power, if it is as it was observed.
+
+    Args:
+        difference: Mean of the subjects' differences.
+        deviation: Their standard deviation, above 0.
+        margin: Differences within it count as equivalent; None: only a difference can be shown.
+        alpha: Level of the one test, after any adjustment.
+
+    Returns:
+        The number at which either the difference or the equivalence is shown; None above `MOST_SUBJECTS`.
+    """
+
+    def power(subjects: int) -> float:
+        found = float(power_of_difference(subjects, difference / deviation, alpha))
+        if margin is None or abs(difference) >= margin:
+            return found
+        effect, within = difference / deviation, margin / deviation
+        return max(found, float(power_of_equivalence(subjects, effect, within, alpha)))
+
+    counts = range(MIN_SUBJECTS, MOST_SUBJECTS + 1)
+    found = bisect.bisect_left(counts, True, key=lambda subjects: power(subjects) >= POWER)
+    return counts[found] if found < len(counts) else None
+
+
+def smallest_effect(subjects: int, alpha: float = 0.05) -> float:
+    """Smallest difference, in standard deviations of the subjects' differences, that is found with 80 % power."""
+    if subjects < MIN_SUBJECTS:
+        return math.inf
+    return float(
+        optimize.brentq(lambda effect: float(power_of_difference(subjects, effect, alpha)) - POWER, 1e-6, 200)
+    )

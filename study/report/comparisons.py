@@ -1,0 +1,203 @@
+"""Families of comparisons between arms, and the verdict on each pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from study.power import MIN_SUBJECTS, subjects_to_decide, typical_deviation
+from study.report.measures import measure
+from study.report.pairing import Contrast
+from study.report.randomness import stream
+from study.report.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Decisions,
+    Estimate,
+    bootstrap_t_interval,
+    chance_interval,
+    decide,
+    effect_size,
+    moments,
+)
+
+SIGNIFICANCE = 0.05
+MARGIN = 0.05  # of quality; the default of `report.margin`
+Outcome = Literal["better", "worse", "equivalent", "not enough"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the statistics, printed in the report and the manifest.
+
+    Attributes:
+        margin: Differences within it count as equivalent; None: what the study file states (`report.margin`).
+    """
+
+    seed: int = 0
+    level: float = LEVEL
+    resamples: int = RESAMPLES
+    significance: float = SIGNIFICANCE
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms on the same subjects and seeds; differences are first minus second.
+
+    Attributes:
+        difference: Mean over subjects of the paired differences, Student's interval; `difference.n` counts pairs.
+        simultaneous: The same with the interval that holds together with those of the whole family (Bonferroni).
+        check: The same with a bootstrap-t interval over subjects, from five subjects on.
+        p, p_holm: Two-sided t test over subjects, and adjusted over the family.
+        p_equivalent: Of "the difference is at least the margin", adjusted over the family; None without a margin.
+        effect: Difference in standard deviations of the subjects' differences.
+        improvement: Chance that a run of the first is better than one of the second on the same subject.
+        outcome: The verdict on the first; "better" and "worse" follow the direction of the measure.
+        subjects_needed: Where that is "not enough": subjects that would decide it (80 % power, spread and difference
+            as observed); None where it is decided, unknown, or takes more than `study.power.MOST_SUBJECTS`.
+    """
+
+    first: str
+    second: str
+    measure: str
+    difference: Estimate
+    simultaneous: Estimate
+    check: Estimate
+    p: float | None
+    p_holm: float | None
+    p_equivalent: float | None
+    effect: Estimate
+    improvement: Estimate
+    outcome: Outcome
+    subjects_needed: int | None
+
+    @property
+    def established(self) -> bool:
+        """Whether a difference is shown that is not within the margin."""
+        return self.outcome in ("better", "worse")
+
+    def reversed(self) -> Comparison:
+        """The same, seen from the second arm."""
+        turned: dict[Outcome, Outcome] = {"better": "worse", "worse": "better"}
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            difference=_negative(self.difference),
+            simultaneous=_negative(self.simultaneous),
+            check=_negative(self.check),
+            effect=_negative(self.effect),
+            improvement=_mirrored(self.improvement, 1.0),
+            outcome=turned.get(self.outcome, self.outcome),
+        )
+
+
+def _mirrored(estimate: Estimate, around: float) -> Estimate:
+    def turn(value: float | None) -> float | None:
+        return None if value is None else around - value
+
+    return replace(estimate, value=turn(estimate.value), low=turn(estimate.high), high=turn(estimate.low))
+
+
+def _negative(estimate: Estimate) -> Estimate:
+    return _mirrored(estimate, 0.0)
+
+
+def compare(
+    contrasts: Sequence[Contrast], margin: float | None, settings: Settings
+) -> tuple[Comparison, ...]:
+    """Compares pairs of arms as one family: adjustments are over all of them.
+
+    Args:
+        contrasts: The family, in any measures.
+        margin: Differences within it are equivalent; None: equivalence is not asked.
+    """
+    if not contrasts:
+        return ()
+    width = max(c.units.size for c in contrasts)
+    units = np.full((len(contrasts), width), np.nan)
+    for row, contrast in zip(units, contrasts, strict=True):
+        row[: contrast.units.size] = contrast.units
+    found = decide(units, margin, level=settings.level, significance=settings.significance)
+    names = np.array([contrast.measure for contrast in contrasts])
+    spreads = {name: planning_deviation(units[names == name]) for name in dict.fromkeys(names.tolist())}
+    return tuple(
+        _comparison(contrast, k, found, margin, spreads[contrast.measure], settings)
+        for k, contrast in enumerate(contrasts)
+    )
+
+
+def planning_deviation(units: ArrayLike) -> float | None:
+    """Standard deviation of the subjects' differences, pooled over a family; None with one subject."""
+    count, _, deviation = moments(units)
+    several = count > 1
+    if not several.any():
+        return None
+    squares = (deviation[several] ** 2 * (count[several] - 1)).sum()
+    return float(np.sqrt(squares / (count[several] - 1).sum()))
+
+
+def _comparison(
+    contrast: Contrast,
+    k: int,
+    found: Decisions,
+    margin: float | None,
+    spread: float | None,
+    settings: Settings,
+) -> Comparison:
+    subjects = int(np.isfinite(contrast.units).sum())
+
+    def known(array: np.ndarray) -> float | None:
+        return float(array[k]) if math.isfinite(array[k]) else None
+
+    def estimate(low: float | None, high: float | None) -> Estimate:
+        return Estimate(known(found.mean), low, high, contrast.pairs, subjects, settings.level)
+
+    rng = stream(settings.seed, "pair", contrast.first, contrast.second, contrast.measure)
+    resampled = bootstrap_t_interval(contrast.units, rng, level=settings.level, resamples=settings.resamples)
+    outcome = outcome_of(found, k, contrast.measure)
+    return Comparison(
+        first=contrast.first,
+        second=contrast.second,
+        measure=contrast.measure,
+        difference=estimate(known(found.low), known(found.high)),
+        simultaneous=estimate(known(found.family_low), known(found.family_high)),
+        check=estimate(*resampled) if resampled else Estimate(None, level=settings.level),
+        p=known(found.p),
+        p_holm=known(found.p_holm),
+        p_equivalent=known(found.p_equivalent),
+        effect=effect_size(contrast.units, level=settings.level),
+        improvement=chance_interval(contrast.chances, contrast.pairs, level=settings.level),
+        outcome=outcome,
+        subjects_needed=None
+        if outcome != "not enough"
+        else _needed(contrast, margin, spread, settings.significance / found.p.size),
+    )
+
+
+def outcome_of(found: Decisions, k: int, name: str) -> Outcome:
+    """The verdict on one comparison of a family."""
+    if found.equivalent[k]:
+        return "equivalent"
+    if not found.established[k]:
+        return "not enough"
+    higher = measure(name).direction == "max"
+    return "better" if (found.mean[k] > 0) == higher else "worse"
+
+
+def _needed(contrast: Contrast, margin: float | None, spread: float | None, alpha: float) -> int | None:
+    """Subjects that would decide a pair; below three subjects with the family's spread, of one with a usual one."""
+    count, mean, deviation = moments(contrast.units)
+    assumed = float(deviation) if count >= MIN_SUBJECTS else spread
+    if assumed is None and count and margin is not None:  # with a margin the scale is that of quality
+        assumed = typical_deviation(round(contrast.pairs / float(count)))
+    if count == 0 or not assumed:
+        return None
+    needed = subjects_to_decide(float(mean), assumed, margin, alpha)
+    return None if needed is None else max(needed, int(count) + 1)

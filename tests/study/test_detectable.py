@@ -1,0 +1,167 @@
+"""Power: what a number of subjects can show, what decides a pair, and what `plan` and `validate` say of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from study.cli import main
+from study.detectable import detectable_line, detectable_notes, smallest_difference, trained_pairs
+from study.power import (
+    MIN_SUBJECTS,
+    MOST_SUBJECTS,
+    power_of_difference,
+    power_of_equivalence,
+    smallest_effect,
+    subjects_to_decide,
+    typical_deviation,
+)
+from study.report.comparisons import MARGIN
+from study.sections import ReportSpec
+from study.spec import StudySpec, load_study
+
+NAMES = [f"{kind}-{k}" for kind in ("cat", "dog", "bird") for k in (1, 2, 3)]
+
+
+def design(subjects: int, seeds: int = 2, arms: int = 2, **more: object) -> StudySpec:
+    rates = {f"lora-{k}": {"method": "lora", "learning_rate": 1e-4 * (k + 1)} for k in range(arms)}
+    return StudySpec.model_validate(
+        {
+            "name": "s",
+            "subjects": ["fox-1", *NAMES],
+            "arms": {"base": {"method": "base"}, **rates},
+            "search": {"subjects": ["fox-1"]},
+            "confirm": {"subjects": NAMES[:subjects], "seeds": list(range(100, 100 + seeds))},
+            **more,
+        }
+    )
+
+
+# ------------------------------------------------------------------ power
+
+
+def test_power_of_textbooks() -> None:
+    """d = .5, two-sided 5 %, 80 %: 34 pairs (Cohen 1988; G*Power gives 0.808)."""
+    assert float(power_of_difference(34, 0.5)) == pytest.approx(0.808, abs=1e-3)
+    assert float(power_of_difference(33, 0.5)) < 0.8
+    assert subjects_to_decide(0.5, 1.0, None) == 34
+    assert subjects_to_decide(-0.25, 0.5, None) == 34
+    assert smallest_effect(34) == pytest.approx(0.495, abs=0.005)
+    assert float(power_of_difference(10, 0.0)) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("n", "effect", "alpha"), [(3, 2.0, 0.05), (6, 1.0, 0.01), (12, 0.7, 0.05)])
+def test_power_is_that_of_simulated_studies(n: int, effect: float, alpha: float) -> None:
+    from scipy import stats
+
+    draws = np.random.default_rng(n).normal(effect, 1, (20_000, n))
+    found = np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < alpha)
+    assert float(power_of_difference(n, effect, alpha)) == pytest.approx(found, abs=0.012)
+
+
+@pytest.mark.parametrize(("n", "effect", "margin"), [(10, 0.0, 1.0), (10, 0.4, 1.5), (20, 0.2, 0.7)])
+def test_power_of_equivalence_is_that_of_simulated_studies(n: int, effect: float, margin: float) -> None:
+    from study.report.statistics import equivalence_test
+
+    draws = np.random.default_rng(n).normal(effect, 1, (20_000, n))
+    found = np.mean(equivalence_test(draws, margin) < 0.05)
+    assert float(power_of_equivalence(n, effect, margin)) == pytest.approx(found, abs=0.015)
+
+
+def test_smallest_effect_is_found_with_80_percent_power() -> None:
+    for n in (3, 5, 16, 200):
+        for alpha in (0.05, 0.005):
+            assert float(power_of_difference(n, smallest_effect(n, alpha), alpha)) == pytest.approx(0.8)
+    assert smallest_effect(2) == math.inf
+
+
+def test_small_differences_are_decided_as_equivalent_and_none_takes_for_ever() -> None:
+    close = subjects_to_decide(0.0, 0.1, 0.05)
+    assert close is not None
+    assert (
+        float(power_of_equivalence(close, 0.0, 0.5)) >= 0.8 > float(power_of_equivalence(close - 1, 0, 0.5))
+    )
+    assert subjects_to_decide(0.0, 0.1, None) is None
+    assert subjects_to_decide(0.05, 2.0, 0.05) is None  # at the margin, and with much noise
+    assert subjects_to_decide(10.0, 0.1, None) == MIN_SUBJECTS
+    assert float(power_of_difference(MOST_SUBJECTS, 50.0)) == 1.0  # where scipy's tail is NaN
+
+
+# ------------------------------------------------------------------ plan and validate
+
+
+def test_more_subjects_find_smaller_differences() -> None:
+    found = [smallest_difference(design(n)) for n in (2, 3, 5, 9)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == math.inf
+    assert found[3] == pytest.approx(smallest_effect(9) * typical_deviation(2))
+    assert smallest_difference(design(9, arms=4)) > found[3]  # six pairs share the 5 %
+    assert trained_pairs(design(9, arms=4)) == 6
+
+
+def test_typical_spread_shrinks_with_seeds_but_not_below_that_of_subjects() -> None:
+    assert typical_deviation(1) > typical_deviation(3) > typical_deviation(10_000) > 0.1
+
+
+def test_a_line_says_what_the_design_finds() -> None:
+    line = detectable_line(design(9))
+    assert line is not None
+    assert "9 subjects x 2 seeds find a difference with 80 % power from 0.1" in line
+    assert "standard deviation" in line
+    assert "any of 6 pairs" in (detectable_line(design(9, arms=4)) or "")
+    assert "at least 3 confirm subjects" in (detectable_line(design(1, seeds=1)) or "")
+    assert (detectable_line(design(1, seeds=1)) or "").startswith("1 subject x 1 seed ")
+    assert "no difference in quality reliably" in (detectable_line(design(3, arms=5)) or "")
+
+
+def test_nothing_is_said_where_nothing_is_compared() -> None:
+    assert detectable_line(design(9, arms=1)) is None
+    assert detectable_line(design(9, seeds=0)) is None
+    assert detectable_notes(design(9, arms=1)) == []
+
+
+def test_designs_that_find_large_differences_only_are_noted() -> None:
+    assert detectable_notes(design(9)) == []
+    (few,) = detectable_notes(design(4, arms=3))
+    assert "smaller ones take more confirm subjects" in few
+    (two,) = detectable_notes(design(2))
+    assert "decide nothing" in two
+
+
+def test_plan_and_validate_print_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spec = load_study("quickstart")
+    for command in (
+        ["plan", "quickstart", "--no-probe", "--storage", str(tmp_path)],
+        ["validate", "quickstart"],
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(command)
+        assert not left.value.code
+        printed = capsys.readouterr()
+        assert detectable_notes(spec)
+        assert f"note: {detectable_notes(spec)[0]}" in printed.err.splitlines()
+        if command[0] == "plan":
+            assert detectable_line(spec) in printed.out.splitlines()
+
+
+# ------------------------------------------------------------------ report.margin
+
+
+def test_the_margin_is_in_the_study_file_and_not_in_its_identity() -> None:
+    assert ReportSpec().margin == MARGIN
+    wide = design(3, report={"margin": 0.1})
+    assert wide.report.margin == 0.1
+    assert wide.digest() == design(3).digest()
+    assert "report" not in wide.identity()
+    assert wide.record()["spec"]["report"] == {"margin": 0.1}
+    assert StudySpec.from_record(wide.record()) == wide
+
+
+@pytest.mark.parametrize("margin", [0, -0.1, 1, "wide"])
+def test_margins_are_between_0_and_1(margin: object) -> None:
+    with pytest.raises(ValidationError, match="margin"):
+        design(3, report={"margin": margin})
