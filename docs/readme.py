@@ -96,10 +96,20 @@ def quickstart() -> str:
             "",
             *lines,
             "",
-            "Means over confirm runs with 95 % bootstrap intervals. Two subjects and two seeds make them wide, and the",
-            f"report says so. The whole report: [{folder}/report.md]({folder}/report.md).",
+            *_about(any(row.get("quality_low") for row in rows)),
+            f"The whole report: [{folder}/report.md]({folder}/report.md).",
         ]
     )
+
+
+def _about(intervals: bool) -> list[str]:
+    """Returns what the numbers of the quickstart's table can say."""
+    if intervals:
+        return ["Means over subjects with Student's 95 % intervals, confirm runs only."]
+    return [
+        "Means over subjects, confirm runs only. There are no intervals: fewer than three subjects say nothing of",
+        "others. This study shows the machinery, decides no pair of arms, and its report says how many subjects would.",
+    ]
 
 
 def _cell(row: dict[str, str], name: str) -> str:

@@ -35,7 +35,7 @@ from study.report.tables import (
 from study.report.tuning import Importance
 
 _INTERVAL = (
-    "Means over subjects with Student's 95 % intervals on the subjects' means; complete confirm runs only."
+    "Means over subjects; Student's 95 % intervals over subjects, from 3 on; complete confirm runs only."
 )
 _TITLES = {SCALED[0]: "subject fidelity", SCALED[1]: "prompt fidelity"}
 _RANKS = (

@@ -190,8 +190,8 @@ def _pairs(analysis: Analysis) -> list[str]:
     count = {name: sum(c.outcome == name for c in pairs) for name in ("equivalent", "not enough")}
     different = len(pairs) - sum(count.values())
     text = (
-        f"Of the {len(pairs)} pairs of trained arms {different} differ beyond chance, {count['equivalent']} are "
-        f"equivalent within {margin_text(analysis)}, and {count['not enough']} are not decided"
+        f"Of the {len(pairs)} pairs of trained arms: {different} differ beyond chance, {count['equivalent']} "
+        f"equivalent within {margin_text(analysis)}, {count['not enough']} not decided"
     )
     if analysis.detectable is None:
         return [f"{text}."]
