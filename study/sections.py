@@ -289,7 +289,7 @@ class Resources(Frozen):
 
 
 class ReportSpec(Frozen):
-    """How the report judges. Not part of the study's identity: no run depends on it.
+    """How the report judges. Not part of the study's identity, because no run depends on it.
 
     Attributes:
         margin: Differences in quality within it count as equivalent; stated before the results are known.

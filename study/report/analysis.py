@@ -29,8 +29,7 @@ class ArmResult:
 
     Attributes:
         estimates: By name of the measure; measures without any value have an Estimate of None.
-        n: Complete confirm runs; of the untrained model, which has no seeds, its subjects. `planned` counts those
-            that failed too.
+        n: Complete confirm runs; of the untrained model, which has no seeds, its subjects.
         subjects, seeds: What they were run on.
         quality_iqm: Interquartile mean of the primary measure, beside its mean.
     """
@@ -39,7 +38,6 @@ class ArmResult:
     method: str
     estimates: dict[str, Estimate]
     n: int
-    planned: int
     subjects: tuple[str, ...]
     seeds: tuple[int, ...]
     quality_iqm: float | None
@@ -130,7 +128,7 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
     names = [result.arm for result in trained]
     margin = settings.margin if settings.margin is not None else margin_of(rows)
     contrasts = [tables[primary].contrast(first, second) for first, second in combinations(names, 2)]
-    pairs = compare(contrasts, margin, settings)
+    pairs = compare(contrasts, margin if primary == QUALITY else None, settings)  # the margin is in quality
     budgets = tuple(budget_of(rows.frame, arm) for arm in rows.arms)
     return Analysis(
         settings=settings,
@@ -168,7 +166,6 @@ def _arm_result(
     settings: Settings,
 ) -> ArmResult:
     own = confirm[confirm["arm"] == arm]
-    planned = rows.frame[(rows.frame["phase"] == "confirm") & (rows.frame["arm"] == arm)]
     subjects = tuple(distinct(own["subject"]))
     method = rows.methods.get(arm, "")
     estimates = {}
@@ -181,7 +178,6 @@ def _arm_result(
         method=method,
         estimates=estimates,
         n=len(subjects) if method == BASE else len(own),
-        planned=len(planned),
         subjects=subjects,
         seeds=tuple(int(seed) for seed in distinct(own["seed"])),
         quality_iqm=iqm(own[primary].to_numpy(dtype=float)),

@@ -102,6 +102,11 @@ def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison])
         return f"Only the untrained base model has results: {score}."
     if not rivals:
         return f"{best.arm} is the only trained arm with results: {score}."
+    if behind := [c.second for c in rivals if c.outcome == "worse"]:
+        where = f"is behind {listing(behind)} on the subjects that they have in common"
+        return (
+            f"{best.arm} has the highest mean ({score}), but {where}: missing runs decide the order of means."
+        )
     if not open_ and not equal:
         return f"{best.arm} is best: {score}. It is ahead of every other arm beyond chance."
     if not open_:
@@ -166,6 +171,10 @@ def _rivals(analysis: Analysis) -> list[str]:
     if better := by_outcome.get("better"):
         found.append(
             f"Better in {title}, paired by subject and seed, than {listing(map(_difference, better))}."
+        )
+    if worse := by_outcome.get("worse"):
+        found.append(
+            f"Worse in {title}, on common subjects and seeds, than {listing(map(_difference, worse))}."
         )
     if equal := by_outcome.get("equivalent"):
         names = listing(map(_difference, equal))

@@ -584,6 +584,22 @@ def test_verdict_says_that_arms_are_equivalent() -> None:
     assert "Equivalent in quality (within ±0.1)" in " ".join(verdict.points)
 
 
+def test_a_mean_that_is_highest_for_want_of_runs_is_not_called_best() -> None:
+    """The easy subjects only: ahead by its mean, behind wherever both have run."""
+    arms = (Arm("lucky", "lora", gain=0.6), Arm("steady", "lora", gain=0.6))
+    results = make_results(Study(arms=arms, trials=1, subjects=tuple("abcdef"), seeds=(1,)))
+    frame = results.frame
+    easy = frame["subject"].isin(list("abc"))
+    frame = frame.assign(quality=np.where(easy, 0.9, 0.2) - np.where(frame["arm"] == "lucky", 0.1, 0.0))
+    frame["quality"] += np.arange(len(frame)) * 1e-4
+    rows = prepare(replace(results, frame=frame[easy | (frame["arm"] == "steady")]))
+    analysis = analyse(rows, QUICK)
+    assert analysis.best == "lucky"
+    verdict = judge(rows, analysis)
+    assert "is behind steady on the subjects that they have in common" in verdict.headline
+    assert "Worse in quality" in verdict.points[0]
+
+
 def test_shares_that_are_not_certain_are_not_shown_as_certain() -> None:
     assert [percent(x) for x in (None, 0.0, 0.001, 0.834, 0.9999, 1.0)] == [
         "--",
@@ -650,3 +666,5 @@ def test_verdict_falls_back_on_subject_fidelity_where_no_run_has_a_quality() -> 
     analysis = analyse(rows, QUICK)
     assert analysis.primary == "subject_fidelity"
     assert "subject fidelity" in judge(rows, analysis).headline
+    assert all(c.p_equivalent is None for c in analysis.pairs)  # the margin is in quality
+    assert len(analysis.pairs) == 10

@@ -27,10 +27,11 @@ from study.report.rows import prepare
 from study.report.statistics import decide
 
 QUICK = Settings(resamples=100)
-NESTED = [model for model in MODELS if not model.seed]
+COVERED = [model for model in MODELS if model.counts]
+CROSSED, BOUNDED = MODELS[3], MODELS[4]
 
 
-@pytest.mark.parametrize("model", NESTED, ids=lambda model: model.name)
+@pytest.mark.parametrize("model", COVERED, ids=lambda model: model.name)
 @pytest.mark.parametrize(("subjects", "seeds"), [(3, 3), (5, 1), (10, 3)])
 def test_intervals_cover_and_verdicts_are_rarely_false(model: Model, subjects: int, seeds: int) -> None:
     cell = simulate(model, subjects, seeds, 1_500, np.random.default_rng([1, subjects]), whole=1)
@@ -56,13 +57,20 @@ def test_a_real_difference_is_found() -> None:
 
 def test_seeds_that_are_the_same_draw_for_every_subject_are_not_covered() -> None:
     """Why training streams must derive from subject and seed: with seeds crossed, intervals are too narrow."""
-    crossed = next(model for model in MODELS if model.seed)
-    cell = simulate(crossed, 10, 3, 600, np.random.default_rng(4), whole=0)
+    cell = simulate(CROSSED, 10, 3, 600, np.random.default_rng(4), whole=0)
     assert cell.differences < 0.85
     assert cell.false_pairs > 0.2
     assert cell.misses()
-    nested = replace(crossed, seed=0.0, run=float(np.hypot(crossed.run, crossed.seed)))
+    nested = replace(CROSSED, seed=0.0, run=float(np.hypot(CROSSED.run, CROSSED.seed)))
     assert simulate(nested, 10, 3, 600, np.random.default_rng(4), whole=0).differences > 0.93
+
+
+def test_near_its_bound_quality_is_compared_soundly_but_its_means_are_less_sure() -> None:
+    cell = simulate(BOUNDED, 3, 1, 3_000, np.random.default_rng(8), whole=1)
+    assert cell.differences >= 0.93
+    assert cell.false_pairs <= 0.06
+    assert 0.87 < cell.arms < 0.935
+    assert cell.whole == ()
 
 
 def test_runs_are_not_independent_units() -> None:
@@ -79,7 +87,7 @@ def test_arms_that_are_the_base_plus_noise_are_not_called_ahead_of_it() -> None:
     chance = np.random.default_rng(6)
     claims = 0
     for _ in range(16):
-        subject = draw(NESTED[2], 1, 5, 3, chance)[0]
+        subject = draw(COVERED[2], 1, 5, 3, chance)[0]
         quality = np.clip(subject, 0, 1)
         analysis = analyse(prepare(results_of(quality, subject, np.ones_like(subject))), QUICK)
         means = [analysis.arm(f"arm-{k}").estimates["quality"].value or 0.0 for k in range(ARMS)]
@@ -101,7 +109,7 @@ def test_the_whole_way_is_compared_in_earnest() -> None:
 
 
 def test_the_command_prints_a_table_and_says_what_it_misses(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--studies", "40", "--whole", "0", "--crossed-counts"]) == 1
+    assert main(["--studies", "40", "--whole", "0", "--all-count"]) == 1
     out = capsys.readouterr().out
     assert out.count("| crossed seeds |") == 12
     assert "miss: crossed seeds, 16 x 1: false differences in " in out
