@@ -1,10 +1,11 @@
-"""Random numbers of a run: one seed, and from it a stream of its own for each purpose.
+"""Random numbers of a run: one seed and one subject, and from them a stream of its own for each purpose.
 
-Streams depend on the seed and their name alone, never on method or configuration: two arms with one seed
-    start from the
-same data order, noise and timesteps, which makes their difference less noisy (common random numbers). Draws
-for class images have streams of their own, so that prior preservation shifts nothing in the others. All
-streams are drawn on the CPU, so that a GPU's numbers are the CPU's, and all are saved with every checkpoint.
+Streams depend on seed, subject and their name alone, never on method or configuration: two arms with one seed
+start from the same data order, noise and timesteps on a subject, which makes their difference less noisy
+(common random numbers). On another subject the same seed gives other numbers: a lucky draw that all subjects
+shared would be taken for an effect (see `python -m benchmarks.statistics`, crossed seeds). Draws for class
+images have streams of their own, so that prior preservation shifts nothing in the others. All streams are drawn
+on the CPU, so that a GPU's numbers are the CPU's, and all are saved with every checkpoint.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ STREAMS = (
 def stream_seed(seed: int, name: str) -> int:
     """Returns the 63-bit seed of a named stream."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
+
+
+def subject_seed(seed: int, subject: str) -> int:
+    """Returns the 63-bit seed of a run's streams, from its own seed and the name of what it is taught."""
+    return stream_seed(seed, f"subject/{subject}")
 
 
 class Streams:

@@ -18,7 +18,7 @@ from trainables.families import Backbone, enable_gradient_checkpointing
 from trainables.loop import SharedLoss, Trainer, batch_loss
 from trainables.meter import count_flops
 from trainables.optim import build_optimizer, build_schedule
-from trainables.randomness import Streams, stream_seed
+from trainables.randomness import Streams, stream_seed, subject_seed
 from trainables.sampling import generate
 from trainables.sharding import Shards, parameters_of
 from trainables.subjects import Subject
@@ -58,7 +58,7 @@ def build_trainer(
         subject: None in a follower of a team, which gets what the leader has prepared; likewise `cache`.
     """
     training, method, team = config.training, get_method(config.method), team or Team()
-    streams = Streams(config.seed)
+    streams = Streams(subject_seed(config.seed, config.subject.name))
     encoded = None
     if subject is not None and cache is not None:
         encoded = _encode(backbone, cache, subject, training)

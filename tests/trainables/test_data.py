@@ -13,7 +13,7 @@ from tests.trainables.conftest import MakeTrainer
 from trainables.cache import Cache
 from trainables.data import Batches, Examples, Shuffle, encode_images
 from trainables.families import Backbone
-from trainables.randomness import STREAMS, Streams, global_seed, stream_seed
+from trainables.randomness import STREAMS, Streams, global_seed, stream_seed, subject_seed
 
 
 def make_examples(count: int, orientations: int = 1) -> Examples:
@@ -44,6 +44,23 @@ def test_streams_differ_and_depend_on_the_seed_and_their_name_alone() -> None:
     assert torch.rand(4, generator=streams["noise"]).tolist() == drawn["noise"]
     assert torch.rand(4, generator=Streams(1)["noise"]).tolist() != drawn["noise"]
     assert stream_seed(3, "noise") == stream_seed(3, "noise") < 2**63
+
+
+def test_the_same_seed_is_another_draw_on_another_subject() -> None:
+    """Or else a seed that is lucky were lucky on all subjects, and the report would take it for an effect."""
+    noise = {
+        (seed, subject): torch.rand(4, generator=Streams(subject_seed(seed, subject))["noise"]).tolist()
+        for seed in (0, 1)
+        for subject in ("cat-1", "dog-1")
+    }
+    assert len({tuple(values) for values in noise.values()}) == 4
+
+
+def test_arms_share_their_streams_on_a_subject(make_trainer: MakeTrainer) -> None:
+    drawn = [make_trainer(method).batches.draw() for method in ("lora", "dreambooth_lora")]
+    count = len(drawn[0].noise)  # the second has class images behind its own
+    assert torch.equal(drawn[0].noise, drawn[1].noise[:count])
+    assert torch.equal(drawn[0].timesteps, drawn[1].timesteps[:count])
 
 
 def test_streams_go_on_from_their_state() -> None:
