@@ -13,7 +13,19 @@ from study.spec import StudySpec
 def study_notes(spec: StudySpec) -> list[str]:
     """Returns what is allowed, but probably not meant, one message each; the study has no problems (`check_study`)."""
     prompts = [note for found in check_prompts(spec) for note in found.notes]
-    return list(dict.fromkeys([*prompts, *detectable_notes(spec)]))
+    return list(dict.fromkeys([*_same_prompts(spec), *prompts, *detectable_notes(spec)]))
+
+
+def _same_prompts(spec: StudySpec) -> list[str]:
+    """A class prompt that names the subject itself keeps the class from nothing, and measures nothing of it."""
+    return [
+        f"subject {subject.name!r}: class_prompt is the instance prompt, {subject.class_prompt!r}; it should name the "
+        "class without the rare token, for example 'a dog' for 'a sks dog'"
+        for subject in spec.subjects
+        if subject.class_prompt is not None
+        and subject.instance_prompt is not None
+        and subject.class_prompt.split() == subject.instance_prompt.split()
+    ]
 
 
 def print_notes(notes: Iterable[str]) -> None:

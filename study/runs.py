@@ -188,6 +188,12 @@ def root_and_url(place: str | Path) -> tuple[Path, str | None]:
     if not is_url(place):
         if str(place) == "":
             raise UserError("--storage is empty; name a folder, such as --storage storage")
+        if mistyped := re.match(r"([a-z][a-z0-9+.-]+):/?(?=[^/])", str(place)):
+            scheme = mistyped[1]
+            raise UserError(
+                f"--storage {str(place)!r} is neither a URL nor, by its looks, a folder: write {scheme}:// for a URL, "
+                f"or ./{place} for a folder of that name"
+            )
         root = expanded(place).absolute()
         if problem := folder_problem(root):
             raise UserError(f"--storage {str(place)[:_LONGEST_NAME]!r}: {problem}; choose another folder")

@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {unspeakable(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the run is left to be resumed
+        sys.stderr.close()
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues the run from its last checkpoint", file=sys.stderr)
         return 130
@@ -131,11 +134,15 @@ def _problems(values: dict[str, Any], document: Document) -> list[str]:
 
 
 def _run(config: RunConfig) -> int:
+    from trainables.run import execute  # loads torch
+
     result = Path(config.output_dir) / RESULT_FILE
-    if not result.exists():
-        from trainables.checks import check_run  # what follows loads torch
+    if result.exists():
+        list(execute(config))  # makes sure that it is the result of this configuration
+        print(f"this run has ended before; nothing is left to do: {result.parent}", file=sys.stderr)
+    else:
+        from trainables.checks import check_run
         from trainables.prompt_checks import find_cut_prompts_of_run
-        from trainables.run import execute
 
         problems = check_run(config)
         if problems:
@@ -178,7 +185,7 @@ def _summary(result: dict[str, Any], folder: Path) -> int:
         print(title)
         for name, value in result[title].items():
             print(f"  {name:28} {_number(value)}")
-    print(f"{result['state']} after {result['attempts']} attempt(s): {folder}")
+    print(f"{result['state']} after {result['attempts']} attempt{'s' * (result['attempts'] != 1)}: {folder}")
     if result["state"] == "COMPLETE":
         return 0
     print(f"error: {result['reason']}: {result['message']}", file=sys.stderr)

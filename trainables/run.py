@@ -82,12 +82,13 @@ def execute(
 
 def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]:
     folder = Path(config.output_dir)
-    if is_over(folder):
-        return
-    place_folders(config.located)
     begun = _begun(folder)
     if begun is not None and not config.contents:  # it says nothing of what it reads, but its run did
         config = config.model_copy(update={"contents": begun.contents})
+    if is_over(folder):
+        _require_same(folder, begun, config)
+        return
+    place_folders(config.located)
     config = sealed(config)
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
@@ -344,7 +345,11 @@ def _claim(folder: Path, config: RunConfig) -> None:
     begun = _begun(folder)
     if begun is None:
         _write_json(folder / RUN_FILE, config.model_dump(mode="json"))
-    elif begun.digest() != config.digest():
+    _require_same(folder, begun, config)
+
+
+def _require_same(folder: Path, begun: RunConfig | None, config: RunConfig) -> None:
+    if begun is not None and begun.digest() != config.digest():
         raise UserError(
             f"{folder} holds a run of another configuration; name another output_dir, or remove it"
         )

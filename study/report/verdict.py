@@ -112,6 +112,9 @@ def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison])
     if not open_:
         rest = " and ahead of every other arm beyond chance" if len(equal) < len(rivals) else ""
         return f"{best.arm} has the highest mean ({score}); it is equivalent to {listing(equal)}{rest}."
+    if tied := [c.second for c in open_ if c.difference.value == 0]:
+        names = listing([best.arm, *tied])
+        return f"{names} share the highest mean ({score}), and nothing is decided between them: {_missing(open_)}."
     if len(open_) == len(rivals):
         undecided = "any other trained arm" if len(rivals) > 1 else open_[0].second
         return (

@@ -51,5 +51,22 @@ def test_coinciding_anchors_give_none() -> None:
     assert compute_quality(0.95, 0.3, degenerate).prompt_fidelity_scaled == pytest.approx(1)
 
 
-def test_rule_is_text_for_reports() -> None:
-    assert "clip(S, 0, 1)" in RULE
+def test_the_base_model_measured_again_is_exactly_zero_and_one() -> None:
+    """Its images are drawn in other batches, so that float32 cosines differ in their last bits."""
+    dust = compute_quality(0.2 + 3e-7, 0.30 - 3e-7, ANCHORS)
+    assert (dust.subject_fidelity_scaled, dust.prompt_fidelity_scaled, dust.quality) == (0.0, 1.0, 0.0)
+    assert compute_quality(0.2 + 1e-5, 0.30, ANCHORS).quality == pytest.approx(
+        1e-5 / 0.7
+    )  # little is not nothing
+
+
+def test_the_rule_that_reports_print_is_the_rule() -> None:
+    """RULE is read by people; computed from its own words it gives what the code gives."""
+    formula = RULE.split("quality = ")[1].split(", where")[0].replace(" x ", " * ")
+    where = {"S": "(s - s_base) / (s_real - s_base)", "P": "(p - p_floor) / (p_base - p_floor)"}
+    assert all(f"{name} = {text}" in RULE for name, text in where.items())
+    names = {"s": 0.55, "p": 0.22, "s_base": 0.2, "s_real": 0.9, "p_base": 0.30, "p_floor": 0.10}
+    factors = {name: eval(text, {}, names) for name, text in where.items()}
+    clip = lambda value, low, high: min(high, max(low, value))  # noqa: E731
+    told = eval(formula, {"clip": clip}, factors)
+    assert compute_quality(0.55, 0.22, ANCHORS).quality == pytest.approx(told)

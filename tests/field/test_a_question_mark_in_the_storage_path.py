@@ -101,3 +101,15 @@ def test_reports_in_a_folder_that_is_not_utf8_are_refused_before_training(
     assert exit_.value.code == 2
     assert "is not UTF-8; choose another name" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("typed", ["s3:/bucket/prefix", "gs:bucket"])
+def test_a_url_with_a_slash_too_few_is_no_folder(
+    typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(["launch", "quickstart", "--storage", typed])
+    assert exit_.value.code == 2
+    assert f"write {typed.partition(':')[0]}:// for a URL" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []

@@ -668,3 +668,12 @@ def test_verdict_falls_back_on_subject_fidelity_where_no_run_has_a_quality() -> 
     assert "subject fidelity" in judge(rows, analysis).headline
     assert all(c.p_equivalent is None for c in analysis.pairs)  # the margin is in quality
     assert len(analysis.pairs) == 10
+
+
+def test_arms_that_score_the_same_share_the_lead() -> None:
+    """All at 0, as after too few steps: the alphabet decides nothing."""
+    results = edited(make_results(Study()), quality=0.0)
+    rows = prepare(results)
+    headline = judge(rows, analyse(rows, QUICK)).headline
+    assert "share the highest mean (quality 0," in headline
+    assert all(arm in headline for arm in rows.trained_arms)

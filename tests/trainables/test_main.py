@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -139,6 +140,33 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.output_dir == str(tmp_path / "out")
     with pytest.raises(UserError, match="unknown key"):
         load_run(write(tmp_path / "bad.yaml", {"method": "base", "subject": "cat-1", "modle": "x"}))
+
+
+def test_a_folder_with_the_result_of_another_configuration_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The result of one seed is not shown for that of another; of the same it is, and is said to be old."""
+    run: dict[str, Any] = {
+        "method": "base",
+        "subject": "cat-1",
+        "output_dir": "one",
+        "evaluation": {
+            "num_prompts": 2,
+            "images_per_prompt": 1,
+            "num_inference_steps": 1,
+            "num_class_images": 2,
+        },
+    }
+    assert main([str(write(tmp_path / "run.yaml", run))]) == 0
+    capsys.readouterr()
+    assert main([str(write(tmp_path / "run.yaml", run))]) == 0
+    again = capsys.readouterr()
+    assert "this run has ended before" in again.err
+    assert "COMPLETE after 1 attempt:" in again.out
+    assert main([str(write(tmp_path / "run.yaml", run | {"seed": 1}))]) == 2
+    other = capsys.readouterr()
+    assert "holds a run of another configuration" in other.err
+    assert other.out == ""
 
 
 def test_mistakes_are_found_without_torch(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ RULE = (
     "denominator is below 0.01."
 )
 
+RESOLUTION = 1e-6  # cosine; means of float32 cosines that come of the same images another way differ by less
 SMALLEST_SPAN = 0.01  # cosine; below it the rescaling would amplify noise a hundredfold
 
 
@@ -62,7 +63,7 @@ class Quality:
 
 
 def rescale(value: float | None, zero: float | None, one: float | None) -> float | None:
-    """Returns where `value` lies between `zero` (0) and `one` (1).
+    """Returns where `value` lies between `zero` (0) and `one` (1); exactly 0 or 1 where only rounding is between.
 
     None if any of them is missing, or if `one` is not at least `SMALLEST_SPAN` above `zero`: then the base
     model already is as close as real images, or does not tell prompts apart, and there is no scale to measure
@@ -70,6 +71,9 @@ def rescale(value: float | None, zero: float | None, one: float | None) -> float
     """
     if value is None or zero is None or one is None or one - zero < SMALLEST_SPAN:
         return None
+    for anchor, position in ((zero, 0.0), (one, 1.0)):
+        if abs(value - anchor) < RESOLUTION:
+            return position
     return (value - zero) / (one - zero)
 
 

@@ -168,7 +168,8 @@ def check_targets(config: AdapterConfig, model: ModelConfig) -> list[str]:
 
     The defaults fit every model of the supported layout, so that nothing is looked up for them.
     """
-    from trainables.methods.targets import folder_here, kinds_in
+    from trainables.methods.targets import kinds_in
+    from trainables.models import local_folder
 
     defaults = {name: field.default for name, field in type(config).model_fields.items()}
     wanted = {
@@ -176,7 +177,7 @@ def check_targets(config: AdapterConfig, model: ModelConfig) -> list[str]:
         for part, name in _trained_parts(config).items()
         if getattr(config, name) != defaults[name] and not (part == "unet" and config.preset(name))
     }
-    folder = folder_here(model) if wanted else None
+    folder = local_folder(model) if wanted else None
     if folder is None:
         return []
     problems = []

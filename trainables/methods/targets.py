@@ -10,9 +10,6 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.config import EMBEDDED, ModelConfig
-from trainables.located import folder_of
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -77,24 +74,6 @@ def kinds_in(folder: Path, part: str) -> dict[str, str]:
         from transformers import CLIPTextConfig, CLIPTextModel
 
         return kinds_of(CLIPTextModel(CLIPTextConfig(**config)))
-
-
-def folder_here(model: ModelConfig) -> Path | None:
-    """Returns the folder of a model that lies on this machine; None for a hub id that has not been fetched."""
-    if model.path == EMBEDDED:
-        from trainables.embedded import GENERATOR
-
-        return Path(GENERATOR)
-    if folder_of(model.path).is_dir():
-        return folder_of(model.path)
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(model.path, "unet/config.json", revision=model.revision)
-    except HFValidationError:
-        return None
-    return Path(found).parents[1] if isinstance(found, str) else None
 
 
 def _matches(entry: str, name: str, *, is_pattern: bool) -> bool:
