@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING
 
+from study.contents import NOT_RECORDED, known_contents
 from study.database_lock import database_lock
 from study.errors import UserError
 from study.inside import check_no_links
@@ -94,10 +95,15 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> StudySpec:
         raise UserError(
             f"{path} is damaged; restore it, or start again under another name or --storage"
         ) from None
-    spec = spec.with_contents({**(record.get("identity", {}).get("contents") or {}), **spec.contents})
+    spec = spec.with_contents(known_contents(record, spec.contents))
     if record["digest"] == spec.digest():
         return spec
     changes = difference(record, spec) or ["defaults of this program's version"]
+    if changes == [NOT_RECORDED]:
+        raise UserError(
+            f"study {spec.name!r} in {storage.folder} cannot be gone on with: {NOT_RECORDED}. Report what it has "
+            f"(`{storage.command('report')}`), and give the study another name to begin it anew"
+        )
     listed = "\n".join(f"  {change}" for change in changes)
     raise UserError(
         f"study {spec.name!r} has changed since it was begun in {storage.folder}:\n{listed}\n"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
-from trainables.contents import Contents, changes, contents_of
+from trainables.contents import Contents, changes, contents_of, fetch_commit, is_revision
 
 if TYPE_CHECKING:
     from study.spec import StudySpec
@@ -22,10 +22,12 @@ NOT_RECORDED = (
 def read_contents(spec: StudySpec) -> StudyContents:
     """Reads every file that a study's runs will read; raises UserError for one that cannot be read.
 
-    Hub ids that have not been fetched to this machine are left out: their runs look for themselves.
+    Of a hub id the commit is asked for; where the hub cannot be had, it is left out, and runs look for themselves.
     """
     metric_models = {"image_encoder": spec.evaluation.image_encoder, "clip": spec.evaluation.clip}
     captions = "files" in spec.values_of("captions")
+    for name in metric_models.values():
+        fetch_commit(name)
     try:
         found = contents_of(None, spec.model, metric_models)
         for subject in spec.subjects:
@@ -36,6 +38,18 @@ def read_contents(spec: StudySpec) -> StudyContents:
             f"{error.filename}: cannot be read ({error.strerror}); change its permissions"
         ) from None
     return found
+
+
+def known_contents(record: Mapping[str, Any], found: StudyContents) -> StudyContents:
+    """Returns what is known of a study's folders, by its record and by what was found now.
+
+    Where only one of the two knows, nothing has changed: a hub id that had not been fetched when the study was begun,
+    or has not been fetched to this machine. Each run holds to what it found when it began.
+    """
+    recorded: StudyContents | None = record.get("identity", {}).get("contents")
+    if recorded is None:
+        return found
+    return {field: found.get(field, contents) for field, contents in recorded.items()}
 
 
 def of_run(digests: Mapping[str, str], subject: str, *, captions: bool) -> dict[str, str]:
@@ -61,7 +75,8 @@ def without_paths(identity: dict[str, Any], contents: Mapping[str, Contents]) ->
             if f"subjects.{subject['name']}.{key}" in contents:
                 subject[key] = None
     for field, key in (("model", "path"), ("evaluation", "image_encoder"), ("evaluation", "clip")):
-        if (field if field == "model" else f"{field}.{key}") in contents:
+        held = contents.get(field if field == "model" else f"{field}.{key}")
+        if held is not None and not is_revision(held):  # a hub's id means the same everywhere
             identity[field][key] = None
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from study.rules import Sections
 
 
+_SAME_WITHOUT_PRIOR = {"dreambooth_lora": "lora"}  # one code with other defaults
+
+
 def values_of(
     name: str, arm: Arm, training: Mapping[str, Any], budget: Budget, model: ModelConfig
 ) -> Sequence[Any]:
@@ -38,11 +41,15 @@ def fields_without_effect(sections: Sections) -> Iterator[tuple[Loc, str]]:
     for name, arm in arms.items():
         own = {key: ("search_space", key) for key, dim in (arm.search_space or {}).items() if dim is not None}
         for key, place in {**own, **{key: (key,) for key in arm.fixed}}.items():
+            if place == (key,) and _is_default(key, arm, sections):
+                continue  # a default that is written out says nothing
             reason = _idle(key, arm, sections)
             if reason is not None:
                 yield ("arms", name, *place), f"has no effect in this arm: {reason}; remove it"
     trained = {name: arm for name, arm in arms.items() if arm.method != BASE}
-    for key in sections.training or {}:
+    for key, value in (sections.training or {}).items():
+        if all(value == method_defaults(arm.method).get(key) for arm in trained.values()):
+            continue
         reasons = {name: _idle(key, arm, sections) for name, arm in trained.items()}
         if reasons and None not in reasons.values():
             name, reason = next(iter(reasons.items()))
@@ -63,6 +70,13 @@ def duplicate_arms(sections: Sections) -> Iterator[tuple[Loc, str]]:
             )
             yield ("arms", name), f"{same}; remove one"
         seen.setdefault(content, name)
+
+
+def _is_default(key: str, arm: Arm, sections: Sections) -> bool:
+    defaults = method_defaults(arm.method)
+    if (sections.model or ModelConfig()).path == EMBEDDED:
+        defaults = {**defaults, **method_config_class(arm.method).EMBEDDED_DEFAULTS}
+    return key in defaults and arm.fixed[key] == defaults[key]
 
 
 def _idle(key: str, arm: Arm, sections: Sections) -> str | None:
@@ -97,9 +111,19 @@ def _content(arm: Arm, sections: Sections) -> str:
     space = arm_space(arm, training, budget, model)
     searched = {name: _dimension(dim) for name, dim in space.parameters.items()}
     fixed = _merged(arm, training, budget, model)
+    alone = {
+        name: dim.choices[0]
+        for name, dim in space.parameters.items()
+        if isinstance(dim, Categorical) and len(dim.choices) == 1 and not dim.when
+    }
+    searched = {name: dim for name, dim in searched.items() if name not in alone}
+    fixed |= alone
     with contextlib.suppress(ValidationError):  # compared as it is written, if it is not sound
         fixed = method_config_class(arm.method).model_validate(fixed).effective(searched)
-    return json.dumps([arm.method, fixed, dict(sorted(searched.items()))], sort_keys=True, default=str)
+    method = arm.method
+    if method in _SAME_WITHOUT_PRIOR and fixed.get("with_prior_preservation") is False:
+        method = _SAME_WITHOUT_PRIOR[method]
+    return json.dumps([method, fixed, dict(sorted(searched.items()))], sort_keys=True, default=str)
 
 
 def _dimension(dimension: Any) -> Any:

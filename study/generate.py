@@ -11,6 +11,7 @@ from study.notes import print_notes
 from study.run_result import read_result
 from study.runs import RunKey, Storage
 from trainables.config import RunConfig
+from trainables.contents import contents_of, digests
 from trainables.events import RESULT_FILE, RUN_FILE
 
 
@@ -68,6 +69,7 @@ def draw_images(
     """
     folder = find_run(storage, run)
     config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
+    _require_same_model(run, config)
     result = read_result(folder)
     weights = result.weights if result is not None else None
     if storage.url is not None and weights:
@@ -108,6 +110,16 @@ def draw_images(
             image.save(path)
             paths.append(path)
     return paths
+
+
+def _require_same_model(run: str, config: RunConfig) -> None:
+    """Weights mean something on the base model that they were trained on alone."""
+    held, here = config.contents.get("model"), digests(contents_of(None, config.model)).get("model")
+    if held is not None and here is not None and held != here:
+        raise UserError(
+            f"run {run!r} was trained on another base model than lies in {config.model.path!r} now; put back the "
+            "model's files of that time"
+        )
 
 
 def _is_complete(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from study.checks import check_study
 from study.cluster.capacity import first_limit
-from study.contents import read_contents
+from study.contents import known_contents, read_contents
 from study.detectable import detectable_line
 from study.errors import UserError
 from study.json_files import read_json_or_copy
@@ -376,8 +376,7 @@ def _progress(spec: StudySpec, arm: str, storage: Storage, planned: int) -> Prog
 def _changed(spec: StudySpec, storage: Storage) -> list[str]:
     try:
         record = read_json_or_copy(storage.folder / STUDY_FILE)
-        recorded = record["identity"].get("contents") or {}
-        return difference(record, spec.with_contents({**recorded, **read_contents(spec)}))
+        return difference(record, spec.with_contents(known_contents(record, read_contents(spec))))
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

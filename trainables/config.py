@@ -27,6 +27,7 @@ from trainables.errors import UserError
 from trainables.text import is_blank
 
 EMBEDDED = "embedded"
+REVISION = "revision"  # of a model of the hub: what stands for its files
 
 LrScheduler = Literal["constant", "cosine", "linear", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw_8bit", "prodigy"]
@@ -198,10 +199,25 @@ class TrainingConfig(Frozen):
             for other, values in self.needs_of(name).items():
                 if other not in varied and getattr(self, other, None) not in values:
                     content.pop(name, None)
+        schedule = content.get("lr_scheduler")
+        if schedule == "polynomial" and (content.get("lr_power"), content.get("lr_end_fraction")) == (
+            1.0,
+            0.0,
+        ):
+            content = _without(content, "lr_power", "lr_end_fraction") | {"lr_scheduler": "linear"}
+        if schedule == "cosine_with_restarts" and content.get("lr_num_cycles") == 1:
+            content = _without(content, "lr_num_cycles") | {"lr_scheduler": "cosine"}
+        content.pop(
+            "checkpointing_steps", None
+        )  # changes what is lost when a run breaks off, and nothing else
         rate = "text_encoder_learning_rate"
         if rate in content and content[rate] is None and "learning_rate" not in varied:
             content[rate] = self.learning_rate
         return content
+
+
+def _without(content: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name not in names}
 
 
 class EvaluationConfig(Frozen):
@@ -322,8 +338,8 @@ def config_digest(document: Mapping[str, Any]) -> str:
     content = copy.deepcopy({name: value for name, value in document.items() if name not in _WITHOUT_EFFECT})
     if not content.get("contents"):
         content.pop("contents", None)
-    for field in document.get("contents") or ():
+    for field, held in (document.get("contents") or {}).items():
         section, key = _PATHS.get(field, (None, None))
-        if section in content:
+        if section in content and not held.startswith(REVISION):  # a hub's id means the same everywhere
             content[section][key] = None
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -6,24 +6,24 @@ between two launches make another run of it, and equal files under another path 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from trainables.config import EMBEDDED, ModelConfig, RunConfig, SubjectConfig
+from trainables.config import EMBEDDED, REVISION, ModelConfig, RunConfig, SubjectConfig
 from trainables.errors import InputsChanged, UserError
 from trainables.images import list_images
 from trainables.located import folder_of
-from trainables.models import PARTS, file_digest, local_folder, part_files
-from trainables.subjects import caption_files
+from trainables.models import PARTS, file_digest, hub_is_reachable, local_folder, part_files
+from trainables.subjects import training_captions
 from trainables.text import name_bytes, same_name
 
 #: Of one folder: names of files, relative and in NFC, and the hex SHA-256 of each.
 Contents = dict[str, str]
 
-_REVISION = "revision"  # stands for all files of a snapshot of the hub, whose name is that of its commit
 _LISTINGS = "contents"  # in the cache
 _SHOWN = 10  # file names in a message
 
@@ -33,26 +33,22 @@ def image_contents(folder: Path) -> Contents:
     return _hashed(folder, list_images(folder)[0])
 
 
-def caption_contents(folder: Path) -> Contents:
-    """Returns the captions that lie beside the photographs of a folder."""
-    images = {same_name(path.stem) for path in list_images(folder)[0]}
-    return _hashed(
-        folder, (path for stem, paths in caption_files(folder).items() if stem in images for path in paths)
-    )
+def caption_contents(subject: SubjectConfig) -> Contents:
+    """Returns the captions of a subject's training images as they are read, by the name of the image without suffix."""
+    return {
+        Path(file).stem: hashlib.sha256(text.encode()).hexdigest()
+        for file, text in training_captions(subject).items()
+    }
 
 
 def model_contents(folder: Path) -> Contents:
-    """Returns the files of a base model (diffusers' layout) that loading may read; of a hub's snapshot its commit."""
-    if folder.parent.name == "snapshots":
-        return {_REVISION: folder.name}
+    """Returns the files of a base model (diffusers' layout) that loading may read."""
     files = [folder / "model_index.json", *(path for part in PARTS for path in part_files(folder, part))]
     return _hashed(folder, files)
 
 
 def metric_model_contents(folder: Path) -> Contents:
-    """Returns the files of a metric model in transformers' layout, or the commit of a hub's snapshot."""
-    if folder.parent.name == "snapshots":
-        return {_REVISION: folder.name}
+    """Returns the files of a metric model in transformers' layout that loading may read."""
     return _hashed(folder, part_files(folder, "."))
 
 
@@ -75,14 +71,16 @@ def contents_of(
     if subject is not None and subject.images is not None and folder_of(subject.images).is_dir():
         found["subject.images"] = image_contents(folder_of(subject.images))
         if captions:
-            found["subject.captions"] = caption_contents(folder_of(subject.images))
+            found["subject.captions"] = caption_contents(subject)
         if subject.references is not None and folder_of(subject.references).is_dir():
             found["subject.references"] = image_contents(folder_of(subject.references))
     if model is not None and (folder := local_folder(model)) is not None:
-        found["model"] = model_contents(folder)
+        found["model"] = model_contents(folder) if _is_local(model.path) else _snapshot(folder)
     for field, name in (metric_models or {}).items():
         if (folder := _metric_model_folder(field, name)) is not None:
-            found[f"evaluation.{field}"] = metric_model_contents(folder)
+            found[f"evaluation.{field}"] = (
+                metric_model_contents(folder) if _is_local(name) else _snapshot(folder)
+            )
     return found
 
 
@@ -94,11 +92,18 @@ def contents_of_run(config: RunConfig) -> dict[str, Contents]:
 
 
 def digests(found: Mapping[str, Contents]) -> dict[str, str]:
-    """Returns one hex SHA-256 a field."""
+    """Returns one hex SHA-256 a field; of a hub's snapshot its commit, as ``revision:<commit>``."""
     return {
-        field: hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+        field: f"{REVISION}:{contents[REVISION]}"
+        if is_revision(contents)
+        else hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
         for field, contents in found.items()
     }
+
+
+def is_revision(contents: Mapping[str, str]) -> bool:
+    """Whether contents are those of a hub's snapshot, which its id and its commit name on every machine."""
+    return REVISION in contents
 
 
 def sealed(config: RunConfig) -> RunConfig:
@@ -132,8 +137,8 @@ def sealed(config: RunConfig) -> RunConfig:
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     """Names the files in which two contents of a folder differ, e.g. ``added 04.jpg; changed 01.jpg``."""
-    if _REVISION in before or _REVISION in after:
-        return f"revision {before.get(_REVISION, 'of a folder')} -> {after.get(_REVISION, 'of a folder')}"
+    if is_revision(before) or is_revision(after):
+        return f"revision {before.get(REVISION, 'of a folder')} -> {after.get(REVISION, 'of a folder')}"
     kinds = {
         "added": sorted(after.keys() - before.keys()),
         "removed": sorted(before.keys() - after.keys()),
@@ -150,6 +155,28 @@ def _hashed(folder: Path, files: Iterable[Path]) -> Contents:
     return {name: file_digest(found[name]) for name in sorted(found)}
 
 
+def fetch_commit(name: str) -> None:
+    """Fetches the small configuration of a metric model of the hub, so that its commit is known before a run needs it.
+
+    Does nothing for a folder, for what is in the hub's cache, and where the hub cannot be had.
+    """
+    if _is_local(name) or name.count("/") != 1 or _cached(name) is not None or not hub_is_reachable():
+        return
+    from huggingface_hub import hf_hub_download
+
+    with contextlib.suppress(Exception):  # loading it will say what is wrong
+        hf_hub_download(name, "config.json")
+
+
+def _is_local(name: str) -> bool:
+    return name == EMBEDDED or folder_of(name).is_dir()
+
+
+def _snapshot(folder: Path) -> Contents:
+    """The commit of a hub's snapshot, which stands for all its files, fetched or not yet."""
+    return {REVISION: folder.name}
+
+
 def _metric_model_folder(field: str, name: str) -> Path | None:
     if name == EMBEDDED:
         from trainables import embedded
@@ -158,6 +185,11 @@ def _metric_model_folder(field: str, name: str) -> Path | None:
     folder = folder_of(name)
     if folder.is_dir() or name.count("/") != 1:
         return folder if folder.is_dir() else None
+    return _cached(name)
+
+
+def _cached(name: str) -> Path | None:
+    """The snapshot of a metric model of the hub that is in its cache."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json")

@@ -32,7 +32,8 @@ SUPPORTED_PIPELINES = ("StableDiffusionPipeline",)
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _LIBRARIES = ("diffusers", "transformers")
-_SUFFIXES = (".json", ".safetensors", ".txt", ".model")
+_SUFFIXES = (".json", ".safetensors", ".model")
+_VOCABULARIES = ("merges.txt", "vocab.txt")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _WITH_WEIGHTS = {
     "unet": DIFFUSERS,
@@ -146,7 +147,31 @@ def _faults(folder: Path, index: dict[str, Any], variant: str | None) -> list[st
     faults += [fault for fault in (json_fault(folder, name) for name in configs) if fault]
     if "tokenizer" in there:
         faults += tokenizer_faults(folder, "tokenizer")
+    if not faults:
+        faults += _misfits(folder)
     return faults + _weight_faults(folder, weighted, variant, named=[name for name in there if name in index])
+
+
+def _misfits(folder: Path) -> list[str]:
+    """Returns which parts do not fit each other, by their configurations: every run would break off at once."""
+    unet, vae, text = (
+        read_json(folder / part / "config.json") or {} for part in ("unet", "vae", "text_encoder")
+    )
+    pairs = [
+        ("unet", "cross_attention_dim", unet, "text_encoder", "hidden_size", text),
+        ("unet", "in_channels", unet, "vae", "latent_channels", vae),
+    ]
+    faults = []
+    for part, key, config, other, other_key, other_config in pairs:
+        value, wanted = config.get(key), other_config.get(other_key)
+        if not isinstance(value, int | list):
+            faults.append(f"states no {key} in {part}/config.json; fetch that file again")
+        elif wanted is not None and set(value if isinstance(value, list) else [value]) != {wanted}:
+            faults.append(
+                f"has parts that do not fit: {key} of {part}/ is {value}, {other_key} of {other}/ is {wanted}; "
+                "take parts of one model"
+            )
+    return faults
 
 
 def _weight_faults(folder: Path, parts: list[str], variant: str | None, named: list[str]) -> list[str]:
@@ -242,9 +267,14 @@ def native_resolution(folder: Path) -> int:
 
 
 def part_files(folder: Path, part: str) -> list[Path]:
-    """Returns the files of a part that loading it may read; hidden files and documentation do not count."""
+    """Returns the files of a part that loading may read: no documentation, nothing hidden or in a hidden folder."""
+    inside = folder / part
     return [
-        path for path in sorted((folder / part).rglob("*")) if path.suffix in _SUFFIXES and path.is_file()
+        path
+        for path in sorted(inside.rglob("*"))
+        if (path.suffix in _SUFFIXES or path.name in _VOCABULARIES)
+        and not any(name.startswith(".") for name in path.relative_to(inside).parts)
+        and path.is_file()
     ]
 
 

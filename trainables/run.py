@@ -83,13 +83,15 @@ def execute(
 def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]:
     folder = Path(config.output_dir)
     begun = _begun(folder)
-    if begun is not None and not config.contents:  # it says nothing of what it reads, but its run did
-        config = config.model_copy(update={"contents": begun.contents})
+    if begun is not None:  # what it found when it began counts, where the configuration says nothing of it
+        known = {field: config.contents.get(field, digest) for field, digest in begun.contents.items()}
+        config = config.model_copy(update={"contents": known})
     if is_over(folder):
         _require_same(folder, begun, config)
         return
     place_folders(config.located)
-    config = sealed(config)
+    whole = sealed(config)
+    config = whole if begun is None else config
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
         _claim(folder, config)

@@ -44,7 +44,7 @@ def problems(folder: Path, **sections: Any) -> str:
             "with_prior_preservation: true",
         ),
         ({"method": "dreambooth", "ema_decay": 0.9}, "ema_decay", "use_ema: true"),
-        ({"method": "base", "learning_rate": 1e-4}, "learning_rate", "reads resolution alone"),
+        ({"method": "base", "learning_rate": 2e-4}, "learning_rate", "reads resolution alone"),
         (
             {
                 "method": "lora",
@@ -187,3 +187,43 @@ def test_a_single_run_says_so(
     assert capsys.readouterr().err == (
         "note: training.lr_power has no effect without lr_scheduler: polynomial\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"method": "lora", "lr_scheduler": "linear"}, {"method": "lora", "lr_scheduler": "polynomial"}),
+        (
+            {"method": "lora", "lr_scheduler": "cosine"},
+            {"method": "lora", "lr_scheduler": "cosine_with_restarts"},
+        ),
+        ({"method": "lora"}, {"method": "lora", "checkpointing_steps": 7}),
+        (
+            {"method": "lora", "learning_rate": 1e-3},
+            {"method": "dreambooth_lora", "learning_rate": 1e-3, "with_prior_preservation": False},
+        ),
+        (
+            {"method": "lora", "r": 8},
+            {"method": "lora", "search_space": {"r": {"type": "categorical", "choices": [8]}}},
+        ),
+    ],
+)
+def test_two_ways_to_say_the_same_arm_are_named(
+    one: dict[str, Any], other: dict[str, Any], tmp_path: Path
+) -> None:
+    """Their weights would be equal byte by byte."""
+    fixed = {
+        name: arm if "search_space" in arm else arm | {"search_space": "fixed"}
+        for name, arm in (("one", one), ("other", other))
+    }
+    if "search_space" in other:  # what else the method searches is fixed in both
+        common = {"learning_rate": 1e-3, "lora_alpha": 8, "lora_dropout": 0.0, "lr_scheduler": "constant"}
+        fixed = {name: {**common, **arm} for name, arm in fixed.items()}
+    text = problems(tmp_path, arms=fixed)
+    assert "is the same arm as 'one'" in text, text
+
+
+def test_a_default_that_is_written_out_is_no_mistake(tmp_path: Path) -> None:
+    """Configurations that are copied whole from another tool say everything."""
+    arm = {"method": "lora", "lr_scheduler": "cosine", "lr_num_cycles": 1, "text_encoder_learning_rate": None}
+    assert problems(tmp_path, arms={"one": arm}) == ""

@@ -11,6 +11,8 @@ import pytest
 from study.checks import check_study
 from study.spec import StudySpec
 from tests.field.short_runs import config_of
+from trainables.catalogue import get_method, method_config_class
+from trainables.config import ModelConfig
 from trainables.resident import Resident
 from trainables.run import execute
 
@@ -96,3 +98,18 @@ def test_what_fits_is_taken() -> None:
         {"target_modules": "all-linear"},
         {"train_text_encoder": True, "text_encoder_target_modules": ["fc1", "encoder.layers.0.mlp.fc2"]},
     )
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        ("atention", "none of attention, attention_mlp, all-linear (did you mean 'attention'?)"),
+        ("to_q, to_v", "write several names as a list, [to_q, to_v]"),
+        (["attention"], "'attention' stands alone, without brackets"),
+        (["all-linear"], "'all-linear' stands alone, without brackets"),
+    ],
+)
+def test_words_for_several_modules_are_explained(targets: str | list[str], told: str) -> None:
+    config = method_config_class("lora").model_validate({"target_modules": targets})
+    (problem,) = get_method("lora").check(config, ModelConfig())
+    assert told in problem

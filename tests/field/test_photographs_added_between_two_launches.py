@@ -21,10 +21,12 @@ from study.runs import RunKey, Storage
 from study.spec import StudySpec
 from tests.field.photos import photograph, photographs
 from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
+from trainables import contents
 from trainables.config import RunConfig
 from trainables.errors import InputsChanged
 from trainables.resident import Resident
 from trainables.run import execute
+from trainables.subjects import hold_out
 
 NAMES = [f"{number:02d}.png" for number in range(5)]
 
@@ -131,7 +133,7 @@ CHANGES: list[tuple[Callable[[Path], None], str]] = [
     (add, r"subjects\.dog\.images: added 99\.png"),
     (exchange, r"subjects\.dog\.images: changed 01\.png"),
     (remove, r"subjects\.dog\.images: removed 02\.png"),
-    (write_another_caption, r"subjects\.dog\.captions: changed 01\.txt"),
+    (write_another_caption, r"subjects\.dog\.captions: changed 01"),
     (train_the_model, r"model: changed unet/diffusion_pytorch_model\.safetensors"),
     (take_another_encoder, r"evaluation\.image_encoder: changed preprocessor_config\.json"),
 ]
@@ -240,3 +242,59 @@ def test_a_warm_process_sees_that_a_model_was_exchanged(inputs: Path, tmp_path: 
     second = run("second", resident)
     assert second != first
     assert second == run("fresh", Resident())
+
+
+def test_a_folder_called_snapshots_is_no_cache_of_a_hub(inputs: Path, fast_path: Path) -> None:
+    (inputs / "snapshots").mkdir()
+    shutil.move(inputs / "model", inputs / "snapshots" / "m")
+    content = study(inputs).model_dump(mode="json")
+    spec = StudySpec.model_validate(content | {"model": str(inputs / "snapshots" / "m")})
+    storage = Storage(fast_path, "photographs")
+    begin(spec, storage)
+    make_tiny_model(inputs / "snapshots" / "m", resolution=16, width=16, seed=5)
+    with pytest.raises(UserError, match=r"model: changed .*unet/diffusion_pytorch_model\.safetensors"):
+        begin(spec, storage)
+
+
+def test_what_no_run_reads_may_come_and_go(inputs: Path, fast_path: Path) -> None:
+    spec, storage = study(inputs), Storage(fast_path, "photographs")
+    begin_the_run(config_of(spec, storage))
+    held_out = hold_out(NAMES, 2).pop()
+    (inputs / "photos" / held_out).with_suffix(".txt").unlink()  # the caption of a reference
+    photo = next(name for name in NAMES if name not in hold_out(NAMES, 2))
+    shutil.copy(
+        (inputs / "photos" / photo).with_suffix(".txt"), (inputs / "photos" / photo).with_suffix(".caption")
+    )
+    for path in (
+        "photos/._01.png",
+        "model/unet/._config.json",
+        "model/unet/LICENSE.txt",
+        "clip/.cache/x.json",
+    ):
+        (inputs / path).parent.mkdir(exist_ok=True)
+        (inputs / path).write_text("{}")
+    assert list(execute(config_of(spec, storage)))[-1].data["state"] == "COMPLETE"
+
+
+def test_a_metric_model_that_was_fetched_after_the_first_launch_is_no_change(
+    inputs: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub id: nothing was known of it when study and run began; another id is a change all the same."""
+    content = study(inputs).model_dump(mode="json")
+    content["evaluation"]["image_encoder"] = "me/vit"
+    spec, storage = StudySpec.model_validate(content), Storage(fast_path, "photographs")
+    first = config_of(spec, storage)
+    assert "evaluation.image_encoder" not in first.contents
+    snapshot = inputs / "hub" / "snapshots" / ("a" * 40)
+    monkeypatch.setattr(contents, "_cached", lambda name: snapshot if name == "me/vit" else None)
+    again = config_of(spec, storage)
+    assert again.digest() == first.digest()
+    content["evaluation"]["image_encoder"] = "me/another"
+    with pytest.raises(UserError, match=r'evaluation\.image_encoder: "me/vit" -> "me/another"'):
+        begin(StudySpec.model_validate(content), storage)
+
+    known = Storage(fast_path / "known", "photographs")
+    assert config_of(spec, known).contents["evaluation.image_encoder"] == f"revision:{'a' * 40}"
+    snapshot = inputs / "hub" / "snapshots" / ("b" * 40)
+    with pytest.raises(UserError, match=r"evaluation\.image_encoder: revision a{40} -> b{40}"):
+        begin(spec, known)

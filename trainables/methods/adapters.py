@@ -198,7 +198,8 @@ def _part_problems(config: AdapterConfig, part: str, name: str, kinds: Mapping[s
 
     # PEFT's orthogonal start is made for linear layers alone.
     linear_only = config.init_lora_weights == "orthogonal"
-    found = target_problems(config.modules(name), kinds, part, linear_only=linear_only)
+    words = TARGET_PRESETS if part == "unet" else ()
+    found = target_problems(config.modules(name), kinds, part, linear_only=linear_only, words=words)
     because = " (init_lora_weights: orthogonal)" if linear_only else ""
     return [f"{name}: {problem}{because}" for problem in found]
 

@@ -19,7 +19,12 @@ _PARTS = {"unet": "the UNet", "text_encoder": "the text encoder"}
 
 
 def target_problems(
-    targets: str | Iterable[str], kinds: Mapping[str, str], part: str, *, linear_only: bool = False
+    targets: str | Iterable[str],
+    kinds: Mapping[str, str],
+    part: str,
+    *,
+    linear_only: bool = False,
+    words: Collection[str] = (),
 ) -> list[str]:
     """Returns what is wrong with target modules of one part of a model, one message a problem.
 
@@ -28,6 +33,7 @@ def target_problems(
         kinds: Name of each module -> its kind, from `kinds_of` or `kinds_in`.
         part: "unet" or "text_encoder".
         linear_only: The adapters cannot be put on convolutions.
+        words: What may stand for several modules by itself; for messages.
     """
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         return []
@@ -40,7 +46,8 @@ def target_problems(
             lost.append(entry)
         elif unfit:
             problems.append(_unfit(entry, unfit, kinds, part, fit))
-    return ([_lost(lost, kinds, part, fit)] if lost else []) + problems
+    told = [_lost(lost, kinds, part, fit) + _about_words(lost, targets, words)] if lost else []
+    return told + problems
 
 
 def kinds_of(module: nn.Module) -> dict[str, str]:
@@ -90,6 +97,19 @@ def _lost(entries: list[str], kinds: Mapping[str, str], part: str, fit: Collecti
     named = ", ".join(map(repr, entries))
     verb = "matches" if len(entries) == 1 else "match"
     return f"{named} {verb} no module of {_PARTS[part]}; {hint} has: {', '.join(sound)}"
+
+
+def _about_words(lost: list[str], targets: str | Iterable[str], words: Collection[str]) -> str:
+    """What is to be known of names that stand for several modules, where one of them may have been meant."""
+    words = [*words, ALL_LINEAR]
+    near = [match for entry in lost for match in difflib.get_close_matches(entry, words, n=1)]
+    if isinstance(targets, str):
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return (
+            f". A text that is none of {', '.join(words)}{hint} is one regular expression for whole names of modules; "
+            "write several names as a list, [to_q, to_v]"
+        )
+    return f". {near[0]!r} stands alone, without brackets" if near else ""
 
 
 def _unfit(entry: str, names: list[str], kinds: Mapping[str, str], part: str, fit: Collection[str]) -> str:
