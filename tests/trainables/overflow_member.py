@@ -11,18 +11,19 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from tests.trainables.meeting import meet
 from trainables.families import Backbone
 from trainables.sharding import Shards
 from trainables.team import ProcessTeam
 
 
-def overflow(rank: int, port: int, folder: str) -> None:
+def overflow(rank: int, folder: str) -> None:
     """Does three steps; in the second, one process's part of one gradient overflows.
 
     Writes to ``<rank>.json`` which steps changed this process's part, and the scale after each.
     """
     os.environ.update(GLOO_SOCKET_IFNAME="lo")
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", store=meet(Path(folder, "port"), rank, 2), rank=rank, world_size=2)
     torch.manual_seed(0)
     nothing: Any = None
     model = Backbone(

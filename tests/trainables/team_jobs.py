@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,12 +27,6 @@ DREAMBOOTH: dict[str, Any] = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def job(
     config: RunConfig,
     size: int,
@@ -46,7 +39,6 @@ def job(
     return {
         "config": config.model_dump(mode="json"),
         "size": size,
-        "port": free_port(),
         "break": breaking,
         "sharded": sharded,
         "factors": factors or {},

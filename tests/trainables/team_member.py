@@ -1,6 +1,6 @@
 """One process of a team, for tests: ``python -m tests.trainables.team_member JOBS.json RANK``.
 
-Each job is a run: {"config": a RunConfig, "size": processes of its team, "port": of their store, "break":
+Each job is a run: {"config": a RunConfig, "size": processes of its team, "break":
 None, or what goes wrong: [rank, step, "error" | "kill" | "nan"], "sharded": whether they share the model,
 "factors": by rank, what its gradients are multiplied with on their way to the others (a wrong exchange)}. The
 process does its part of every job, one after the other, as a warm process would. It writes how each ended to
@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from tests.trainables.meeting import meet
 from trainables import loop
 from trainables.config import RunConfig
 from trainables.resident import Resident
@@ -34,21 +35,21 @@ def main(jobs_file: str, rank: int) -> None:
     """Does this process's part of all jobs."""
     torch.set_num_threads(1)
     resident, ends, held = Resident(), [], []
-    for job in json.loads(Path(jobs_file).read_text()):
+    for number, job in enumerate(json.loads(Path(jobs_file).read_text())):
+        place = Path(jobs_file).with_suffix(f".{number}.port")
         shares: dict[str, float] = {}
         loop.train_step = functools.partial(_looked_at, loop.train_step, shares)
-        ends.append(_do(job, rank, resident) if rank < job["size"] else None)
+        ends.append(_do(job, rank, resident, place) if rank < job["size"] else None)
         loop.train_step = loop.train_step.args[0]
         held.append(shares)
         Path(jobs_file).with_suffix(f".{rank}.held.json").write_text(json.dumps(held))
         Path(jobs_file).with_suffix(f".{rank}.json").write_text(json.dumps(ends))
 
 
-def _do(job: dict[str, Any], rank: int, resident: Resident) -> str:
+def _do(job: dict[str, Any], rank: int, resident: Resident, place: Path) -> str:
     here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["size"], "LOCAL_WORLD_SIZE": job["size"]}
     os.environ.update({name: str(value) for name, value in here.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(job["port"]))
-    dist.init_process_group("gloo", rank=rank, world_size=job["size"])
+    dist.init_process_group("gloo", store=meet(place, rank, job["size"]), rank=rank, world_size=job["size"])
     original = loop.batch_loss
     loop.batch_loss = _breaking(job["break"], rank) if job["break"] else original
     try:
