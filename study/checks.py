@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.cluster.local_ray import HERE, check_cluster
+from study.errors import UserError
 from study.machine import check_disk, check_resources, check_tracking
 from study.method_checks import check_methods
-from study.runs import root_and_url
+from study.runs import root_and_url, sqlite_file_problem
 from study.sections import BASE
 from study.spec import StudySpec
 from trainables.config import EMBEDDED
@@ -50,6 +51,7 @@ def check_study(
         *(check_resources(spec.resources) if address in HERE else []),
         *check_cluster(address),
         *check_tracking(tracking_uri, spec.tracking.uri),
+        *_ledger(spec),
         *(_storage(spec, storage) if storage is not None else []),
     ]
 
@@ -137,11 +139,19 @@ def _precision(spec: StudySpec) -> Iterator[str]:
         )
 
 
+def _ledger(spec: StudySpec) -> list[str]:
+    problem = sqlite_file_problem(spec.storage.ledger_url or "")
+    return [f"storage.ledger_url: {problem}; choose another file"] if problem else []
+
+
 def _storage(spec: StudySpec, storage: str | Path) -> list[str]:
     from study.plan import rough_bytes
     from study.remote.object_store import store_problem
 
-    root, url = root_and_url(storage)
+    try:
+        root, url = root_and_url(storage)
+    except UserError as error:
+        return list(error.problems)
     if url is None:
         return check_disk(root, rough_bytes(spec))
     problem = store_problem(url)

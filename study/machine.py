@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from study.cluster.joining import connection_problem, reason_of
 from study.cluster.local_ray import usable_cpus
 from study.provenance import without_credentials
+from study.runs import sqlite_file_problem
 from study.sections import Resources
 from study.tracking.mlflow_store import chosen_uri, tracking_uri_problem
 
@@ -150,19 +151,21 @@ def check_tracking(explicit: str | None, study_file: str | None = None) -> list[
         reason = _http_problem(uri)
         return [f"the MLflow server {shown} does not answer ({reason}); {remedy}"] if reason else []
     if scheme == "sqlite":
-        return _sqlite_problems(uri)
+        return [f"{origin}: {problem}; choose another"] if (problem := _sqlite_problem(uri)) else []
     if scheme in _PORTS and parts.hostname:
         reason = connection_problem(parts.hostname, parts.port or _PORTS[scheme])
         return [f"the MLflow database {shown} does not answer ({reason}); {remedy}"] if reason else []
     return []
 
 
-def _sqlite_problems(uri: str) -> list[str]:
+def _sqlite_problem(uri: str) -> str | None:
+    if problem := sqlite_file_problem(uri):
+        return problem
     path = Path(uri.partition(":///")[2].partition("?")[0])
     place = existing(path.parent)
     if not os.access(place, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        return [f"the MLflow store {path} cannot be written; choose another file"]
-    return []
+        return f"the MLflow store {path} cannot be written"
+    return None
 
 
 def _http_problem(uri: str) -> str | None:

@@ -161,6 +161,9 @@ class Storage:
         return ["--storage", os.path.relpath(self.root) if near else str(self.root)]
 
 
+_SQLITE = b"SQLite format 3\0"  # how such a file begins
+
+
 def is_url(place: str | Path) -> bool:
     """Whether a ``--storage`` is a URL and not a folder."""
     return isinstance(place, str) and "://" in place
@@ -237,6 +240,38 @@ def folder_problem(folder: Path) -> str | None:
             f"{_LONGEST_NAME} are the most"
         )
     return None
+
+
+def sqlite_problem(url: str) -> str | None:
+    """Returns why the URL of a SQLite file would not mean the file that it seems to; None for other databases."""
+    scheme, _, rest = url.partition(":")
+    if scheme.partition("+")[0] != "sqlite":
+        return None
+    path, _, query = rest.partition("?")
+    if not path.startswith("////"):
+        return f"a relative path means another file in every folder; write sqlite:////...{path.lstrip('/')}"
+    if query and not all("=" in option for option in query.split("&")):
+        return f"'?' ends the path of a file in a URL, and {query!r} is no option; choose a path without it"
+    if found := re.search(r"%[0-9A-Fa-f]{2}", path):
+        return f"{found[0]!r} stands for another character in a URL; choose a path without it"
+    return None
+
+
+def sqlite_file_problem(url: str) -> str | None:
+    """Returns why the file of a SQLite URL cannot be such a database; None for others, and where there is none yet."""
+    if not url.startswith("sqlite"):
+        return None
+    path = Path(url.partition(":///")[2].partition("?")[0])
+    if path.exists() and not path.is_file():
+        return f"{path} is no file"
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(_SQLITE))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    return f"{path} is no SQLite database" if begin and begin != _SQLITE else None
 
 
 def _is_utf8(name: bytes) -> bool:

@@ -13,7 +13,7 @@ from search_spaces.loader import load_space, merge
 from search_spaces.schema import Dimension, SearchSpace
 from search_spaces.wording import did_you_mean
 from study.provenance import carries_password
-from study.runs import unportable
+from study.runs import sqlite_problem, unportable
 from trainables.catalogue import method_config_class, method_names
 from trainables.config import EMBEDDED, Frozen, ModelConfig
 from trainables.metrics_table import METRICS, unknown_metric
@@ -341,6 +341,8 @@ class StorageSpec(Frozen):
         if self.ledger_url is not None and "://" not in self.ledger_url:
             example = "sqlite:////path/ledger.db or postgresql://host/database"
             raise RuleError([(("ledger_url",), f"must be a URL such as {example}, got {self.ledger_url!r}")])
+        if self.ledger_url is not None and (problem := sqlite_problem(self.ledger_url)):
+            raise RuleError([(("ledger_url",), f"{self.ledger_url!r}: {problem}")])
         if self.ledger_url is not None and carries_password(self.ledger_url):
             remedy = (
                 "has a password in it, and study files are recorded and published; take it out and set "

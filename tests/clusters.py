@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from tests.processes import wait_gone
+from tests.servers.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE = 240.0  # seconds; the machine of a test may be busy
@@ -42,13 +42,6 @@ class Head:
     @property
     def token(self) -> str:
         return (self.home / ".ray" / "auth_token").read_text()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in taken]
 
 
 def user_environment(home: Path, **more: str) -> dict[str, str]:

@@ -275,7 +275,7 @@ class _Attempt:
             return
         yield self.log.append("phase", step, name="evaluate")
         with self.meter.measure("evaluate"):
-            result = evaluate(self.evaluator, self.backbone)
+            result = evaluate(self.evaluator, self.backbone, is_base=not self.method.trains)
             pictures = save_samples(self.evaluator, result, self.folder / SAMPLES, step, final=final)
         self.facts["image_latency_seconds"] = result.image_latency_seconds
         for key, path in pictures.items():

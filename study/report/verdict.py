@@ -257,11 +257,11 @@ def _costs(analysis: Analysis, best: ArmResult) -> list[str]:
     cheaper = [
         (rival.estimates["train_seconds"].value, rival)
         for rival in rivals
-        if rival.estimates["train_seconds"].value is not None
+        if rival.estimates["train_seconds"].value
     ]
     if seconds and cheaper:
         value, rival = min(cheaper, key=lambda item: item[0] or 0.0)
-        if value is not None and value < 0.95 * seconds:
+        if value and value < 0.95 * seconds:
             found.append(
                 f"Cheapest of the arms that it is not established to be better than: {rival.arm} "
                 f"({cost_text(rival)}), {number(seconds / value, digits=2)} times faster to train."

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from study.errors import UserError
 from study.json_files import read_json_or_copy
 from study.provenance import without_credentials
-from study.runs import Storage
+from study.runs import Storage, sqlite_problem
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -106,9 +106,8 @@ def tracking_uri_problem(uri: str) -> str | None:
         return f"stores of the kind {written!r} are not supported, got {shown!r}; {_SUPPORTED}"
     if written != scheme:
         return f"{shown!r} has a kind in capitals, which not every part of MLflow reads; write {scheme!r}"
-    if scheme == "sqlite" and not uri.split(":", 1)[1].startswith("////"):
-        path = uri.split(":", 1)[1].lstrip("/")
-        return f"a relative SQLite path means another file in every folder, got {shown!r}; write sqlite:////...{path}"
+    if problem := sqlite_problem(uri):
+        return f"{shown!r}: {problem}"
     return _address_problem(uri, shown) if scheme in _SERVERS else None
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.driver import Driver, lock_is_held, read_driver
 from study.runs import RunKey, Storage
+from study.tracking.mlflow_store import tracking_command
 from study.tracking.state import read_state
 from study.watch.outlook import Outlook, Rate, outlook, recent_rate
 from study.watch.run_status import STATES, UNDER_WAY, WALL, RunStatus, Standing
@@ -176,6 +177,10 @@ class StatusReader:
         if state is None:
             later = len(runs)
             return {"state": "none", "behind": later, "problem": None, "remedy": remedy if later else None}
+        if remedy is not None:
+            remedy = tracking_command(
+                "sync", self._storage, state.uri
+            )  # to the store that the launch wrote to
         newer = sum(1 for run in runs.values() if (run.last_sign or 0.0) > state.time + 1.0)
         behind = max(state.behind, newer) if state.problem or not alive else 0
         if state.problem is not None or behind:

@@ -144,6 +144,7 @@ def start(command: UiCommand, log: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            cwd=log.parent,  # servers import what lies in their working folder, which may be the user's mlflow.py
         )
 
 

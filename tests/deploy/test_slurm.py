@@ -18,7 +18,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.clusters import DEADLINE, ROOT, end_processes_of, free_ports, user_environment
+from tests.clusters import DEADLINE, ROOT, end_processes_of, user_environment
+from tests.servers.ports import free_ports
 
 SRUN = """#!/bin/bash
 # Runs the command here, as a node would; notes what it was asked for.

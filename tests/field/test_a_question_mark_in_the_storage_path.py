@@ -113,3 +113,33 @@ def test_a_url_with_a_slash_too_few_is_no_folder(
     assert exit_.value.code == 2
     assert f"write {typed.partition(':')[0]}:// for a URL" in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("sqlite:///rel.db", "write sqlite:////...rel.db"),
+        ("sqlite:////{folder}/a?b.db", "'?' ends the path of a file in a URL"),
+        ("sqlite:////{folder}/a%3Fb.db", "'%3F' stands for another character"),
+        ("sqlite:////{folder}/notes.txt", "is no SQLite database"),
+        ("sqlite:////{folder}", "is no file"),
+    ],
+)
+@pytest.mark.parametrize("where", ["ledger", "tracking"])
+def test_databases_that_would_be_another_file_are_refused(
+    where: str,
+    url: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("no database at all, but some text of ours")
+    url = url.format(folder=str(tmp_path).lstrip("/"))
+    words = ["--tracking-uri", url] if where == "tracking" else [f"storage.ledger_url={url}"]
+    with pytest.raises(SystemExit) as exit_:
+        main(["launch", "quickstart", *words])
+    assert exit_.value.code == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

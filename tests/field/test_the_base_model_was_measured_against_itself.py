@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,9 @@ from study.report.tables import Column, Table, number_cell, to_csv
 from study.rows import make_row
 from study.runs import RunKey
 from study.watch.views import cell, plain
+from trainables.config import RunConfig
 from trainables.evaluation import metrics
+from trainables.run import execute
 
 
 def embeddings(rows: int, seed: int) -> np.ndarray:
@@ -55,3 +59,20 @@ def test_no_zero_has_a_sign() -> None:
 def test_equal_values_have_no_interval_of_rounding() -> None:
     estimate = mean_interval([0.1] * 3 + [0.1] * 3, list("abcabc"))
     assert estimate.half_width == 0.0
+
+
+def test_the_base_arm_is_at_the_zero_of_every_scale(tmp_path: Path) -> None:
+    """Whatever the sizes of batches: its images are the ones that the scales begin at."""
+    small = {"num_prompts": 3, "images_per_prompt": 2, "num_inference_steps": 3, "num_class_images": 3}
+    config = RunConfig.model_validate(
+        {
+            "method": "base",
+            "subject": {"name": "bird-1"},
+            "output_dir": str(tmp_path / "run"),
+            "cache_dir": str(tmp_path / "cache"),
+            "evaluation": small | {"batch_size": 4},
+        }
+    )
+    ended = next(event for event in reversed(list(execute(config))) if event.kind == "evaluation")
+    exact = {"quality": 0.0, "subject_fidelity_scaled": 0.0, "prompt_fidelity_scaled": 1.0, "drift": 0.0}
+    assert {name: ended.data[name] for name in exact} == exact

@@ -19,15 +19,9 @@ from typing import Any
 import psutil
 
 from tests.processes import wait_gone
+from tests.servers.ports import free_port
 
 OBJECT_STORE_BYTES = 80_000_000
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fake_autoscaling(head: dict[str, Any], worker: dict[str, Any], most: int, address: str) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from study.cluster.local_ray import cluster
 from study.cluster.nodes import Question
 from study.errors import UserError
 from study.execute import Workers, launch
-from tests.study.clusters import OBJECT_STORE_BYTES, free_port
+from tests.servers.ports import free_port
+from tests.study.clusters import OBJECT_STORE_BYTES
 from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
 from tests.study.test_storage_url_run import wait_for
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from study.cluster.joining import look
-from tests.clusters import DEADLINE, Head, free_ports, ray_head, user_environment
+from tests.clusters import DEADLINE, Head, ray_head, user_environment
+from tests.servers.ports import free_ports
 from tests.study.small_studies import RESIDENT, RUNNER, small_study
 
 pytestmark = pytest.mark.slow

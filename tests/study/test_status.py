@@ -184,7 +184,7 @@ def test_mlflow_behind_is_named_with_the_remedy(fast_path: Path) -> None:
     write_state(storage, "http://mlflow", 2, "connection refused")
     found = study_status(storage).mlflow
     assert (found["state"], found["behind"], found["problem"]) == ("behind", 2, "connection refused")
-    assert found["remedy"] == storage.command("sync")
+    assert found["remedy"] == storage.command("sync", "--tracking-uri", "http://mlflow")
     write_state(storage, "http://mlflow", 0, None)
     assert study_status(storage).mlflow["state"] == "up_to_date"
     time.sleep(1.1)  # what is newer by less may be the same write

@@ -22,7 +22,8 @@ from study.cluster.parcel import INPUTS, PLACE_FILE, STUDY_FILE, pack, unpack
 from study.cluster.submit import Submission, entrypoint, submit_study
 from study.errors import UserError
 from study.spec import StudySpec, load_study
-from tests.clusters import DEADLINE, ROOT, Head, free_ports, ray_head, user_environment
+from tests.clusters import DEADLINE, ROOT, Head, ray_head, user_environment
+from tests.servers.ports import free_ports
 
 BASE_ONLY: dict[str, Any] = {
     "name": "submitted",

@@ -153,16 +153,22 @@ def prepare_evaluation(
     )
 
 
-def evaluate(evaluator: Evaluator, backbone: Backbone) -> Evaluation:
+def evaluate(evaluator: Evaluator, backbone: Backbone, *, is_base: bool = False) -> Evaluation:
     """Draws the protocol's images with the model as it is now and scores them.
 
     Changes neither weights, modes nor any random state.
+
+    Args:
+        is_base: The model is the base model, whose images are known: those are scored, and drawing only measures the
+            latency. In batches of other sizes they would differ in their last bits, and the base model from itself.
     """
     started = time.perf_counter()
     protocol = evaluator.protocol
     count = len(protocol.instance)
     drawn = _draw(backbone, protocol, (protocol.instance, protocol.classes), evaluator.batch_size)
     latency = (time.perf_counter() - started) / len(drawn)
+    if is_base:
+        drawn = [*evaluator.base.images, *evaluator.base.class_images]
     features = evaluator.models.image_encoder.embed(drawn)
     clip_features = evaluator.models.clip.embed_images(drawn[:count])
     values = _score(evaluator, features[:count], features[count:], clip_features)
