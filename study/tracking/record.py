@@ -89,12 +89,11 @@ class TrackingRecord:
         if self._runs.get(key.name) != run_id:
             self._runs[key.name] = run_id
             self._dirty = True
-            if time.monotonic() - self._written > WRITE_SECONDS:
-                self._write()
+            self.flush(after=WRITE_SECONDS)
 
-    def flush(self) -> None:
-        """Writes what has changed."""
-        if self._dirty:
+    def flush(self, after: float = 0.0) -> None:
+        """Writes what has changed, unless it was written less than so many seconds ago."""
+        if self._dirty and time.monotonic() - self._written >= after:
             self._write()
 
     def add_launch(self) -> None:

@@ -7,6 +7,7 @@ growing pauses. What is still missing at the end is named, and ``study sync`` br
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from study.tracking.mlflow_store import (
     tracking_command,
     tracking_uri_problem,
 )
-from study.tracking.record import RunIds, TrackingRecord
+from study.tracking.record import WRITE_SECONDS, RunIds, TrackingRecord
 from study.tracking.state import StateWriter
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class Tracker:
             except Exception as error:  # a bug of ours must not take the study with it
                 self.problem = f"{type(error).__name__}: {brief(error)}"
                 wait, pause = pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
+            with contextlib.suppress(OSError):  # it is written again, at the latest when the study ends
+                self._mirror.record.flush(after=WRITE_SECONDS)
             self.unsynced = tuple(self._mirror.pending())
             self._state.note(len(self.unsynced), self.problem)
             refused = self.problem is None and bool(self.unsynced)

@@ -82,7 +82,8 @@ def half_blind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tupl
 def test_a_node_that_sees_another_disk(half_blind: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     address, shared = half_blind
     spec = small_study(arms={"base": {"method": "base"}}, confirm={"seeds": [100, 101, 102]})
-    storage = storage_of(shared, spec, {"": {"step_seconds": 0.02}})
+    # Long enough for the other node to begin one as well, however slowly its worker starts.
+    storage = storage_of(shared, spec, {"": {"step_seconds": 1.0}})
     monkeypatch.setattr(
         "study.remote.shipping.is_one_machine", lambda: False
     )  # by their addresses they could be

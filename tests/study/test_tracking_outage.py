@@ -121,6 +121,8 @@ def test_a_server_that_is_killed_and_comes_back(
         wait_for(lambda: {run.info.status for run in runs_by_key(store).values()} == {"FINISHED"}, 120)
         wait_for(lambda: set(runs_by_key(store)) == {ONE.key.name, TWO.key.name}, 120)
         wait_for(lambda: not tracker.unsynced)
+        # The ids are in a file of their own some seconds later.
+        wait_for(lambda: local_results(storage).frame["mlflow_run_id"].notna().all())
         found = load_results(storage, tracking_uri=server.uri)  # images come over HTTP
         pd.testing.assert_frame_equal(found.frame, local_results(storage).frame)
         pd.testing.assert_frame_equal(found.curves, local_results(storage).curves)

@@ -29,7 +29,8 @@ def overflow(rank: int, folder: str) -> None:
     model = Backbone(
         nothing, Path(), {"unet": nn.Linear(3, 4)}, {}, torch.device("cpu"), torch.ones(1), "epsilon", 8
     )
-    shards = Shards(model, ["unet"], ProcessTeam(sharded=True))
+    team = ProcessTeam(sharded=True)
+    shards = Shards(model, ["unet"], team)
     module = shards.share(nn.Sequential(shards.backbone.unet))
     weights: list[Any] = list(module.parameters())
     optimizer = torch.optim.AdamW(weights, foreach=True)
@@ -50,3 +51,5 @@ def overflow(rank: int, folder: str) -> None:
         )
         scales.append(scaler.get_scale())
     Path(folder, f"{rank}.json").write_text(json.dumps([moved, scales]))
+    team.end()  # or its thread would outlive what it looks at
+    dist.destroy_process_group()
