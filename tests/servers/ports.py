@@ -6,8 +6,9 @@ import contextlib
 import random
 import socket
 
-# Below those that Linux gives to outgoing connections (from 32768 on), one of which may be on any other a moment later.
-_RANGE = range(15_000, 32_000)
+# Below those that Linux gives to outgoing connections (from 32768 on), one of which may be on any other a moment later;
+# above those that Ray keeps for its workers (to 19999).
+_RANGE = range(20_000, 32_000)
 
 
 def free_ports(count: int) -> list[int]:
