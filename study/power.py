@@ -14,9 +14,10 @@ MIN_SUBJECTS = 3  # below, a Student's interval is so wide (two: 13 standard err
 MOST_SUBJECTS = 1_000  # where the search for a number of subjects ends
 
 # Standard deviations of the difference in quality of two arms, between subjects and between seeds of one subject:
-# what the pairs of arms of reports/quickstart have. Assumed where a study has not run yet.
-BETWEEN_SUBJECTS = 0.12
-BETWEEN_SEEDS = 0.065
+# root mean squares over the pairs of arms of two quickstarts (.12 and .095; .065 and .13), of two subjects each.
+# Assumed where a study has not run yet.
+BETWEEN_SUBJECTS = 0.11
+BETWEEN_SEEDS = 0.10
 
 Floats = NDArray[np.float64]
 
