@@ -12,7 +12,6 @@ from study.errors import UserError
 from study.machine import check_disk, check_resources, check_tracking
 from study.method_checks import check_methods
 from study.runs import root_and_url, sqlite_file_problem
-from study.sections import BASE
 from study.spec import StudySpec
 from trainables.config import EMBEDDED
 from trainables.text import is_utf8, shown
@@ -56,26 +55,12 @@ def check_study(
     ]
 
 
-def field_values(spec: StudySpec, name: str) -> set[Any]:
-    """Returns every value of a training field in the study, as far as it is fixed or a choice."""
-    values: set[Any] = set()
-    for arm_name, arm in spec.arms.items():
-        if arm.method == BASE and name != "resolution":
-            continue
-        dimension = spec.space(arm_name).parameters.get(name)
-        if dimension is not None:
-            values |= set(dimension.probes())
-        else:
-            values.add(spec.method_config(arm_name, {}).get(name))
-    return values
-
-
 def check_images(spec: StudySpec) -> list[str]:
     """Tells what is wrong with the photographs that a study names."""
     from trainables.subjects import check_subject
 
-    captions: Any = "files" if "files" in field_values(spec, "captions") else "instance_prompt"
-    resolution = max((value for value in field_values(spec, "resolution") if value), default=_native(spec))
+    captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
+    resolution = max((value for value in spec.values_of("resolution") if value), default=_native(spec))
     return [problem for subject in spec.subjects for problem in check_subject(subject, resolution, captions)]
 
 
@@ -96,7 +81,7 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
     """Returns what is said of each subject's prompts; nothing, if the model's tokenizer is not on this machine."""
     from trainables.prompt_checks import find_cut_prompts
 
-    captions: Any = "files" if "files" in field_values(spec, "captions") else "instance_prompt"
+    captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
     return [find_cut_prompts(spec.model, subject, spec.evaluation, captions) for subject in spec.subjects]
 
 
@@ -111,7 +96,7 @@ def _native(spec: StudySpec) -> int | None:
 def _models(spec: StudySpec) -> list[str]:
     from trainables.models import check_model
 
-    sizes = sorted(value for value in field_values(spec, "resolution") if value) or [None]
+    sizes = sorted(value for value in spec.values_of("resolution") if value) or [None]
     problems = [problem for resolution in sizes for problem in check_model(spec.model, resolution)]
     return list(dict.fromkeys(problems))
 
@@ -123,7 +108,7 @@ def _metric_models(spec: StudySpec) -> list[str]:
 
 
 def _optimizers(spec: StudySpec) -> Iterator[str]:
-    for name in sorted(map(str, field_values(spec, "optimizer"))):
+    for name in sorted(map(str, spec.values_of("optimizer"))):
         if name in _OPTIMIZERS:
             module, extra = _OPTIMIZERS[name]
             if importlib.util.find_spec(module) is None:
@@ -132,7 +117,7 @@ def _optimizers(spec: StudySpec) -> Iterator[str]:
 
 
 def _precision(spec: StudySpec) -> Iterator[str]:
-    if spec.resources.worker_gpus == 0 and "fp16" in field_values(spec, "mixed_precision"):
+    if spec.resources.worker_gpus == 0 and "fp16" in spec.values_of("mixed_precision"):
         yield (
             "mixed_precision: fp16 needs a GPU, but the runs get none (resources.gpus_per_run, "
             "gpus_per_worker); on the CPU take bf16 or no"

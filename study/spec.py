@@ -94,6 +94,7 @@ class StudySpec(Frozen):
     tracking: Tracking = Tracking()
     storage: StorageSpec = StorageSpec()
     _contents: StudyContents = PrivateAttr(default_factory=dict)
+    _digests: dict[str, str] = PrivateAttr(default_factory=dict)  # of `_contents`, for each run
 
     @model_validator(mode="after")
     def _complete_and_check(self, info: ValidationInfo) -> Self:
@@ -185,7 +186,7 @@ class StudySpec(Frozen):
             cpu_threads=self.resources.worker_cpus,
             output_dir=str(storage.run_folder(key)),
             cache_dir=str(storage.cache),
-            contents=of_run(digests(self._contents), key.subject, captions=captions),
+            contents=of_run(self._digests, key.subject, captions=captions),
         )
 
     # ------------------------------------------------------------------ identity and storage
@@ -198,7 +199,7 @@ class StudySpec(Frozen):
     def with_contents(self, contents: StudyContents) -> Self:
         """Returns the study with what lies in its folders, which then belongs to its identity; their paths do not."""
         copy = self.model_copy()
-        copy._contents = dict(contents)
+        copy._contents, copy._digests = dict(contents), digests(contents)
         return copy
 
     def identity(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from trainables.text import name_bytes, same_name
 #: Of one folder: names of files, relative and in NFC, and the hex SHA-256 of each.
 Contents = dict[str, str]
 
+_COMMIT = "/commit"  # of a hub's snapshot, for all its files; no file's name, which is relative
 _LISTINGS = "contents"  # in the cache
 _SHOWN = 10  # file names in a message
 
@@ -94,7 +95,7 @@ def contents_of_run(config: RunConfig) -> dict[str, Contents]:
 def digests(found: Mapping[str, Contents]) -> dict[str, str]:
     """Returns one hex SHA-256 a field; of a hub's snapshot its commit, as ``revision:<commit>``."""
     return {
-        field: f"{REVISION}:{contents[REVISION]}"
+        field: f"{REVISION}:{contents[_COMMIT]}"
         if is_revision(contents)
         else hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
         for field, contents in found.items()
@@ -103,7 +104,7 @@ def digests(found: Mapping[str, Contents]) -> dict[str, str]:
 
 def is_revision(contents: Mapping[str, str]) -> bool:
     """Whether contents are those of a hub's snapshot, which its id and its commit name on every machine."""
-    return REVISION in contents
+    return _COMMIT in contents
 
 
 def sealed(config: RunConfig) -> RunConfig:
@@ -138,7 +139,7 @@ def sealed(config: RunConfig) -> RunConfig:
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     """Names the files in which two contents of a folder differ, e.g. ``added 04.jpg; changed 01.jpg``."""
     if is_revision(before) or is_revision(after):
-        return f"revision {before.get(REVISION, 'of a folder')} -> {after.get(REVISION, 'of a folder')}"
+        return f"revision {before.get(_COMMIT, 'of a folder')} -> {after.get(_COMMIT, 'of a folder')}"
     kinds = {
         "added": sorted(after.keys() - before.keys()),
         "removed": sorted(before.keys() - after.keys()),
@@ -174,7 +175,7 @@ def _is_local(name: str) -> bool:
 
 def _snapshot(folder: Path) -> Contents:
     """The commit of a hub's snapshot, which stands for all its files, fetched or not yet."""
-    return {REVISION: folder.name}
+    return {_COMMIT: folder.name}
 
 
 def _metric_model_folder(field: str, name: str) -> Path | None:

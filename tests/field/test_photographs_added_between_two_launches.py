@@ -298,3 +298,13 @@ def test_a_metric_model_that_was_fetched_after_the_first_launch_is_no_change(
     snapshot = inputs / "hub" / "snapshots" / ("b" * 40)
     with pytest.raises(UserError, match=r"evaluation\.image_encoder: revision a{40} -> b{40}"):
         begin(spec, known)
+
+
+def test_a_photograph_called_revision_is_a_photograph(inputs: Path, fast_path: Path) -> None:
+    """And no commit of a hub, which would stand for all other files."""
+    photograph(inputs / "photos" / "revision", seed=50)
+    spec, storage = study(inputs, captions="instance_prompt"), Storage(fast_path, "photographs")
+    begin(spec, storage)
+    exchange(inputs)
+    with pytest.raises(UserError, match=r"subjects\.dog\.images: changed 01\.png"):
+        begin(spec, storage)

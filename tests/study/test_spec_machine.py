@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from study import machine
-from study.checks import check_study, field_values
+from study.checks import check_study
 from study.cluster.joining import check_address
 from study.machine import (
     check_disk,
@@ -274,8 +274,8 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_values_of_a_field_over_all_arms() -> None:
     spec = StudySpec.model_validate(study_dict(training={"resolution": 64}))
-    assert field_values(spec, "lr_scheduler") == {"cosine", "constant"}
-    assert field_values(spec, "resolution") == {64}
+    assert spec.values_of("lr_scheduler") == {"cosine", "constant"}
+    assert spec.values_of("resolution") == {64}
 
 
 def test_checking_a_study_loads_nothing_heavy(tmp_path: Path) -> None:
