@@ -30,13 +30,31 @@ RUN_COLUMNS = (*IDENTITY, *EVALUATION, *COST, *TRAINING, "mlflow_run_id")
 MORE_EVALUATION = (
     "subject_fidelity_scaled",
     "prompt_fidelity_scaled",
+    "quality_subject_prompt",
+    "class_kept",
+    "failed_images",
     "prior_preservation",
     "clip_i",
     "class_kid",
     "class_kid_low",
     "class_kid_high",
+    "class_cmmd",
+    "class_cmmd_low",
+    "class_cmmd_high",
+    "ceiling_quality",
+    "ceiling_subject",
+    "ceiling_prompt",
+    "subject_anchor_error",
+    "prompt_anchor_error",
 )
-MORE_COST = ("lost_seconds",)
+MORE_COST = (
+    "train_steps",
+    "class_image_seconds",
+    "class_image_flops",
+    "energy_joules",
+    "image_latency_fused_seconds",
+    "lost_seconds",
+)
 
 # After RUN_COLUMNS, in this order; then metrics that no list names, sorted; then `param.<name>`, sorted.
 MORE_COLUMNS = (
@@ -79,7 +97,16 @@ TEXTS = frozenset(
 INTEGERS = frozenset({"trial", "seed", "max_train_steps", "attempts"})
 TIMES = frozenset({"started", "ended"})
 # Whole numbers that are kept as float64 in the frame (arithmetic with NaN) but written without a fraction.
-COUNTS = frozenset({"peak_memory_bytes", "trainable_parameters", "artifact_bytes", "train_flops"})
+COUNTS = frozenset(
+    {
+        "peak_memory_bytes",
+        "trainable_parameters",
+        "artifact_bytes",
+        "train_flops",
+        "train_steps",
+        "class_image_flops",
+    }
+)
 
 CURVE_COLUMNS = ("run_key", "arm", "method", "phase", "trial", "subject", "seed", "step", "metric", "value")
 IMAGE_COLUMNS = ("run_key", "step", "key", "path")

@@ -13,7 +13,7 @@ from study.attempt import order_stop
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from study.sections import Asha
+    from study.phases import Asha
 
 BUDGET, QUALITY = "budget", "quality"
 

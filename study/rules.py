@@ -16,19 +16,18 @@ from search_spaces.loader import check_space
 from search_spaces.schema import Categorical, Dimension, SearchSpace
 from search_spaces.wording import Loc, describe, did_you_mean, unknown_key
 from study.effects import duplicate_arms, fields_without_effect, values_of
+from study.phases import ConfirmSpec, EvaluationSpec, SearchSpec
 from study.sections import (
     BASE,
     Arm,
     Budget,
-    ConfirmSpec,
     Resources,
-    SearchSpec,
     arm_space,
     merged_training,
     method_defaults,
 )
 from trainables.catalogue import method_config_class
-from trainables.config import EvaluationConfig, ModelConfig, SubjectConfig, TrainingConfig
+from trainables.config import ModelConfig, SubjectConfig, TrainingConfig
 
 Problem = tuple[Loc, str]
 
@@ -44,7 +43,7 @@ class Sections:
     search: SearchSpec | None = None
     confirm: ConfirmSpec | None = None
     budget: Budget | None = None
-    evaluation: EvaluationConfig | None = None
+    evaluation: EvaluationSpec | None = None
     resources: Resources | None = None
 
     @classmethod
@@ -262,16 +261,19 @@ def _fields(
 
 def _length(place: Loc, fixed: dict[str, Any], space: SearchSpace, budget: Budget) -> Iterator[Problem]:
     """No arm may train longer than the others may."""
-    rule = f"all arms have the same budget of {budget.max_train_steps} steps (budget.max_train_steps)"
+    most = budget.steps
+    if most is None:  # arms are held to another currency, whatever their steps
+        return
+    rule = f"all arms have the same budget of {most} steps (budget.max_train_steps)"
     steps = fixed.get("max_train_steps")
-    if isinstance(steps, int) and steps > budget.max_train_steps:
+    if isinstance(steps, int) and steps > most:
         yield (*place, "max_train_steps"), f"{rule}, got {steps}; take fewer here or raise the budget"
     searched = space.parameters.get("max_train_steps")
     if searched is not None:
-        most = max(value for value in searched.probes() if isinstance(value, int | float))
-        if most > budget.max_train_steps:
+        longest = max(value for value in searched.probes() if isinstance(value, int | float))
+        if longest > most:
             at = (*place, "search_space", "max_train_steps")
-            yield at, f"{rule}, got up to {most:g}; search fewer or raise the budget"
+            yield at, f"{rule}, got up to {longest:g}; search fewer or raise the budget"
 
 
 def _names_of_arms(sections: Sections) -> Iterator[Problem]:

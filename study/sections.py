@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from search_spaces.documents import RuleError
 from search_spaces.loader import load_space, merge
-from search_spaces.schema import Dimension, SearchSpace
+from search_spaces.schema import Dimension, Float, Int, SearchSpace
 from search_spaces.wording import did_you_mean
 from study.provenance import carries_password
 from study.runs import sqlite_problem, unportable
 from trainables.catalogue import method_config_class, method_names
 from trainables.config import EMBEDDED, Frozen, ModelConfig
-from trainables.metrics_table import METRICS, unknown_metric
 
 BASE = "base"
 NAME_RULE = "letters, digits, '_', '-' and '.', beginning with a letter or digit, at most 64 characters"
@@ -42,16 +41,10 @@ def _method(value: Any) -> Any:
     return value
 
 
-def _metric(value: Any) -> Any:
-    if isinstance(value, str) and (problem := unknown_metric(value)):
-        raise ValueError(problem)
-    return value
-
-
 Name = Annotated[str, BeforeValidator(sound_name)]
 MethodName = Annotated[str, BeforeValidator(_method)]
-MetricName = Annotated[str, BeforeValidator(_metric)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+MOST_STEPS = 10_000_000  # where training ends by another budget
 
 
 class Arm(Frozen):
@@ -92,117 +85,57 @@ class Arm(Frozen):
         return {"method": self.method, **self.fixed, **({} if space is None else {"search_space": space})}
 
 
-class Asha(Frozen):
-    """Early stopping in the search phase: at each rung the worse runs of an arm are stopped.
-
-    Attributes:
-        grace_fraction: No run is stopped before this fraction of its training steps.
-        reduction_factor: One in so many runs passes each rung.
-    """
-
-    type: Literal["asha"] = "asha"
-    grace_fraction: float = Field(default=0.25, gt=0, lt=1)
-    reduction_factor: float = Field(default=3, gt=1)
-
-
-def _scheduler(value: Any) -> Any:
-    return {"type": value} if isinstance(value, str) else value
-
-
-class SearchSpec(Frozen):
-    """The search phase: chooses one configuration per arm; its scores are not results.
-
-    Attributes:
-        trials: Configurations per arm; arms without anything to search have none, and go straight to their
-            confirm runs.
-        objective: The metric to optimise; `objectives` for several at once (a front).
-        subjects: Names; default: the first subject. A trial runs on every subject with every seed.
-        scheduler: Early stopping (Ray Tune), or None.
-    """
-
-    hints: ClassVar[dict[str, str]] = {
-        "pruner": "Optuna's pruners do not act here; write `scheduler: {type: asha}` instead",
-        "direction": "the direction follows from the metric (`study ls metrics`); remove it",
-    }
-
-    sampler: Literal["tpe", "random", "gp", "nsgaii", "grid"] = "tpe"
-    trials: int = Field(default=8, ge=1)
-    seed: Seed = 0
-    objective: MetricName | None = None
-    objectives: tuple[MetricName, ...] | None = None
-    subjects: tuple[str, ...] | None = None
-    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
-    scheduler: Annotated[Asha | None, BeforeValidator(_scheduler)] = None
-
-    @model_validator(mode="after")
-    def _one_kind_of_objective(self) -> Self:
-        problems: list[tuple[tuple[str, ...], str]] = []
-        if self.objective is not None and self.objectives is not None:
-            problems.append(
-                (("objectives",), "give either objective (one metric) or objectives (several), not both")
-            )
-        elif self.objectives is not None and not self.objectives:
-            problems.append((("objectives",), "is empty; name at least one metric, for example [quality]"))
-        if len(set(self.metrics)) < len(self.metrics):
-            problems.append((("objectives",), "names a metric twice; remove one"))
-        several = len(self.metrics) > 1
-        if several and self.sampler in ("gp", "grid"):
-            why = f"{self.sampler} searches for one objective, but there are {len(self.metrics)}"
-            problems.append((("sampler",), f"{why}; use tpe, random or nsgaii, or a single objective"))
-        if several and self.scheduler is not None:
-            problems.append(
-                (
-                    ("scheduler",),
-                    "asha compares runs by one objective; use a single objective or no scheduler",
-                )
-            )
-        if len(set(self.seeds)) < len(self.seeds):
-            problems.append((("seeds",), "contains a seed twice; each seed is one run"))
-        if problems:
-            raise RuleError(problems)
-        return self
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics that are optimised; ``quality`` by default."""
-        return self.objectives or (self.objective or "quality",)
-
-    @property
-    def directions(self) -> tuple[Literal["maximize", "minimize"], ...]:
-        """Optuna's direction of each of `metrics`."""
-        return tuple(
-            "maximize" if METRICS[name].direction == "higher" else "minimize" for name in self.metrics
-        )
-
-
-class ConfirmSpec(Frozen):
-    """The confirm phase: each arm's chosen configuration on fresh seeds and subjects. Only this is compared.
-
-    Attributes:
-        subjects: Names; default: all subjects but those of the search, or all if that leaves none.
-        seeds: None of those of the search; an empty list leaves the phase out.
-    """
-
-    subjects: tuple[str, ...] | None = None
-    seeds: tuple[Seed, ...] = (100, 101, 102)
-
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> Self:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise RuleError([(("seeds",), "contains a seed twice; each seed is one run")])
-        return self
-
-
 class Budget(Frozen):
-    """What every arm may spend.
+    """What every run of every arm may spend, in one of three currencies.
 
     Attributes:
-        max_train_steps: Optimizer steps of a run; an arm may fix or search fewer.
+        max_train_steps: Optimizer steps; 200 where no budget is given. An arm may fix or search fewer.
+        train_flops: Counted floating-point operations of training: the same on every machine.
+        train_seconds: Seconds of training on the machine of the run, which differ from machine to machine.
+        tuned_from: Share of the budget from which on each arm's search tunes how much of it a run takes, because the
+            best length differs by method; None: every run takes all of it.
         max_hours: Wall hours after which a launch starts no further runs (it can be resumed); None: no limit.
     """
 
-    max_train_steps: int = Field(default=200, ge=1)
+    max_train_steps: int | None = Field(default=None, ge=1)
+    train_flops: float | None = Field(default=None, gt=0)
+    train_seconds: float | None = Field(default=None, gt=0)
+    tuned_from: float | None = Field(default=None, gt=0, lt=1)
     max_hours: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_currency(self) -> Self:
+        given = [name for name in ("max_train_steps", "train_flops", "train_seconds") if getattr(self, name)]
+        if len(given) > 1:
+            raise RuleError([((given[-1],), f"stands beside {given[0]}; give one of the two")])
+        return self
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps; None where the budget is another."""
+        if self.train_flops is None and self.train_seconds is None:
+            return self.max_train_steps or 200
+        return None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The budget as training fields."""
+        if self.train_flops is not None:
+            return {"max_train_steps": MOST_STEPS, "max_train_flops": self.train_flops}
+        if self.train_seconds is not None:
+            return {"max_train_steps": MOST_STEPS, "max_train_seconds": self.train_seconds}
+        return {"max_train_steps": self.steps}
+
+    @property
+    def tuned(self) -> dict[str, Dimension]:
+        """The dimension by which an arm tunes its length inside the budget."""
+        if self.tuned_from is None:
+            return {}
+        name, most = list(self.fields.items())[-1]
+        if name == "max_train_steps":
+            low = max(1, min(most - 1, round(most * self.tuned_from)))
+            return {name: Int(type="int", low=low, high=most, log=True)}
+        return {name: Float(type="float", low=most * self.tuned_from, high=most, log=True)}
 
 
 class Resources(Frozen):
@@ -219,6 +152,8 @@ class Resources(Frozen):
             gradients and optimizer state (``fsdp``).
         max_concurrent_runs: None: as many as the cluster's CPUs and GPUs hold.
         max_attempts: How often a run that crashes is started.
+        price_per_hour: Dollars of an hour of one device, by ``gpu`` and ``cpu`` (a core); without it the report
+            names no dollars.
     """
 
     cpus_per_run: int = Field(default=1, ge=1)
@@ -229,6 +164,7 @@ class Resources(Frozen):
     parallel_strategy: Literal["ddp", "fsdp"] = "ddp"
     max_concurrent_runs: int | None = Field(default=None, ge=1)
     max_attempts: int = Field(default=3, ge=1)
+    price_per_hour: dict[Literal["gpu", "cpu"], Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -360,14 +296,16 @@ def merged_training(
     training: Mapping[str, Any], budget: Budget, fixed: Mapping[str, Any], params: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Merges the sources of training fields; the later wins."""
-    return {**training, "max_train_steps": budget.max_train_steps, **fixed, **params}
+    return {**training, **budget.fields, **fixed, **params}
 
 
 def arm_space(arm: Arm, training: Mapping[str, Any], budget: Budget, model: ModelConfig) -> SearchSpace:
     """Returns the effective search space of an arm (see `StudySpec.space`)."""
     if arm.method == BASE or not arm.searched:
         return SearchSpace()
-    own = arm.search_space or {}
+    own = {**budget.tuned, **(arm.search_space or {})}
+    stated = {**training, **arm.fixed}
+    own = {name: dim for name, dim in own.items() if name in (arm.search_space or {}) or name not in stated}
     fixed = merged_training(training, budget, arm.fixed, {})
     fixed = {name: value for name, value in fixed.items() if name not in own}
     defaults = method_defaults(arm.method)

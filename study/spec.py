@@ -22,17 +22,16 @@ from search_spaces.wording import did_you_mean
 from study.contents import NOT_RECORDED, StudyContents, differing, of_run, without_paths
 from study.errors import UserError
 from study.overrides import apply_overrides
+from study.phases import ConfirmSpec, EvaluationSpec, SearchSpec
 from study.rules import Sections, broken_rules, default_subjects
 from study.runs import RunKey, Storage, is_storage_entry
 from study.sections import (
     BASE,
     Arm,
     Budget,
-    ConfirmSpec,
     Name,
     ReportSpec,
     Resources,
-    SearchSpec,
     StorageSpec,
     Tracking,
     arm_space,
@@ -40,7 +39,7 @@ from study.sections import (
     merged_training,
     sound_name,
 )
-from trainables.config import EMBEDDED, EvaluationConfig, Frozen, ModelConfig, RunConfig, SubjectConfig
+from trainables.config import EMBEDDED, Frozen, ModelConfig, RunConfig, SubjectConfig
 from trainables.contents import digests
 from trainables.surroundings import expanded
 
@@ -88,7 +87,7 @@ class StudySpec(Frozen):
     search: SearchSpec = SearchSpec()
     confirm: ConfirmSpec = ConfirmSpec()
     budget: Budget = Budget()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationSpec = EvaluationSpec()
     report: ReportSpec = ReportSpec()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
@@ -118,15 +117,19 @@ class StudySpec(Frozen):
         return arm_space(self.arms[arm], self.training, self.budget, self.model)
 
     def trials_of(self, arm: str) -> int:
-        """Returns the number of search trials of an arm: 0 without a space, at most the points of a grid."""
+        """Returns the number of trials of each search of an arm: 0 without a space, at most the points of a grid."""
         space = self.space(arm)
         if not space.parameters:
             return 0
-        return (
-            min(self.search.trials, space.grid_size())
-            if self.search.sampler == "grid"
-            else self.search.trials
-        )
+        trials = self.search.trials or 8
+        if self.search.trials_per_method is not None:
+            method = self.arms[arm].method
+            alike = [
+                n for n, other in self.arms.items() if other.method == method and self.space(n).parameters
+            ]
+            share, rest = divmod(self.search.trials_per_method, len(alike))
+            trials = share + (alike.index(arm) < rest)
+        return min(trials, space.grid_size()) if self.search.sampler == "grid" else trials
 
     def search_keys(self, arm: str, trial: int) -> list[RunKey]:
         """Returns the runs of one search trial."""
@@ -180,7 +183,7 @@ class StudySpec(Frozen):
             model=self.model,
             subject=self.subject(key.subject),
             training=training,
-            evaluation=self.evaluation,
+            evaluation=self.evaluation.of_phase(key.phase),
             seed=key.seed,
             device="cuda" if self.resources.worker_gpus > 0 else "cpu",
             cpu_threads=self.resources.worker_cpus,

@@ -132,6 +132,8 @@ class TrainingConfig(Frozen):
     train_batch_size: int = Field(default=4, ge=1)
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     max_train_steps: int = Field(default=200, ge=1)
+    max_train_flops: float | None = Field(default=None, gt=0, description="FLOPs; ends training earlier")
+    max_train_seconds: float | None = Field(default=None, gt=0, description="s; ends training earlier")
     resolution: int | None = Field(default=None, ge=8, description="pixels; None: the model's own")
     random_flip: bool = False
     captions: Literal["instance_prompt", "files"] = "instance_prompt"
@@ -230,12 +232,16 @@ class EvaluationConfig(Frozen):
         at: Fractions of `max_train_steps`, beside the end (1.0 is always evaluated), at which to evaluate.
         image_encoder: For subject fidelity (DINO's place): ``embedded``, a folder or a hub id.
         clip: For prompt fidelity: ``embedded``, a folder or a hub id.
-        num_class_images: Images of the class prompt, for drift of the class, and for KID.
+        num_class_images: Images of class prompts: what the class has kept, its drift, and KID from 50 on.
+        prompt_set: Which of the built-in lists is taken where `prompts` is None; the two share no prompt.
+        images_between: Of the subject's prompts, drawn at each of `at`; None: all of them, as at the end.
     """
 
     prompts: tuple[str, ...] | None = None
+    prompt_set: Literal["confirm", "search"] = "confirm"
     num_prompts: int | None = Field(default=None, ge=1)
-    images_per_prompt: int = Field(default=2, ge=1)
+    images_per_prompt: int = Field(default=4, ge=1)
+    images_between: int | None = Field(default=None, ge=1)
     num_inference_steps: int = Field(default=20, ge=1)
     guidance_scale: float = Field(default=3.0, ge=0)
     batch_size: int = Field(default=16, ge=1)
@@ -243,7 +249,7 @@ class EvaluationConfig(Frozen):
     seed: int = Field(default=1234, ge=0)
     image_encoder: str = EMBEDDED
     clip: str = EMBEDDED
-    num_class_images: int = Field(default=8, ge=2)
+    num_class_images: int = Field(default=16, ge=2)
 
     @model_validator(mode="after")
     def _checked(self) -> Self:

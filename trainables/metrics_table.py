@@ -18,7 +18,7 @@ class Metric:
     Attributes:
         name: Bare name, as in ``runs.csv``; MLflow bears it under ``eval/`` or ``cost/``.
         title: For axes and table heads.
-        direction: Which way is better.
+        direction: Which way is better; "none" where neither is.
         unit: Empty for pure numbers.
         kind: ``eval``: how good the result is; ``cost``: what it took.
         description: One sentence.
@@ -26,7 +26,7 @@ class Metric:
 
     name: str
     title: str
-    direction: Literal["higher", "lower"]
+    direction: Literal["higher", "lower", "none"]
     unit: str
     kind: Literal["eval", "cost"]
     description: str
@@ -39,7 +39,9 @@ class Metric:
 
 _EVALUATION = (
     Metric("quality", "Quality", "higher", "", "eval",
-           "Subject fidelity times prompt fidelity, each rescaled to 0..1 by base model and real images."),
+           "Subject fidelity times prompt fidelity times class kept, each rescaled and clipped to 0..1."),
+    Metric("quality_subject_prompt", "Quality (subject, prompt)", "higher", "", "eval",
+           "Subject fidelity times prompt fidelity, each rescaled and clipped to 0..1; blind to the class."),
     Metric("subject_fidelity", "Subject fidelity", "higher", "", "eval",
            "Mean cosine similarity of generated images and held-out references of the subject."),
     Metric("prompt_fidelity", "Prompt fidelity", "higher", "", "eval",
@@ -48,22 +50,42 @@ _EVALUATION = (
            "Subject fidelity where the base model is 0 and real held-out images are 1; not clipped."),
     Metric("prompt_fidelity_scaled", "Prompt fidelity (scaled)", "higher", "", "eval",
            "Prompt fidelity where images of other prompts are 0 and the base model is 1; not clipped."),
+    Metric("class_kept", "Class kept", "higher", "", "eval",
+           "Class images: 0 as like the subject as real images of it, 1 as the base model's; not clipped."),
+    Metric("failed_images", "Failed images", "lower", "", "eval",
+           "Share of the images that show another subject or another prompt (see trainables/evaluation/quality.py)."),
     Metric("clip_i", "CLIP-I", "higher", "", "eval",
            "As subject fidelity, with the CLIP image tower."),
-    Metric("diversity", "Diversity", "higher", "", "eval",
-           "Mean pairwise distance (1 - cosine) of the images of one prompt."),
+    Metric("diversity", "Diversity", "none", "", "eval",
+           "Mean pairwise perceptual distance of the images of one prompt."),
     Metric("drift", "Drift", "lower", "", "eval",
            "Mean distance (1 - cosine) of tuned and base model on class prompts with the same noise."),
     Metric("prior_preservation", "Class takes after subject", "lower", "", "eval",
-           "Mean cosine similarity of images of the class prompt and the subject's references."),
+           "Mean cosine similarity of images of class prompts and the subject's references."),
     Metric("memorisation", "Memorisation", "lower", "", "eval",
-           "How much nearer the images are to the nearest training image than to the nearest held-out one."),
+           "Share of the images that are near copies of a training image."),
     Metric("class_kid", "Class KID", "lower", "", "eval",
-           "Squared kernel distance (KID) of the tuned model's class images to the base model's."),
+           "Squared kernel distance (KID) of the tuned model's class images to the base model's; from 50 images on."),
     Metric("class_kid_low", "Class KID, 2.5 %", "lower", "", "eval",
            "Lower end of the 95 % bootstrap interval of the class KID."),
     Metric("class_kid_high", "Class KID, 97.5 %", "lower", "", "eval",
            "Upper end of the 95 % bootstrap interval of the class KID."),
+    Metric("class_cmmd", "Class CMMD", "lower", "", "eval",
+           "As class KID, with a Gaussian kernel on CLIP embeddings (CMMD); from 50 images on."),
+    Metric("class_cmmd_low", "Class CMMD, 2.5 %", "lower", "", "eval",
+           "Lower end of the 95 % bootstrap interval of the class CMMD."),
+    Metric("class_cmmd_high", "Class CMMD, 97.5 %", "lower", "", "eval",
+           "Upper end of the 95 % bootstrap interval of the class CMMD."),
+    Metric("ceiling_quality", "Ceiling of quality", "none", "", "eval",
+           "What perfect pictures of the subject would score; missing where there are none of the prompts."),
+    Metric("ceiling_subject", "Ceiling of subject fidelity", "none", "", "eval",
+           "Scaled subject fidelity of perfect pictures, or of the held-out photographs themselves."),
+    Metric("ceiling_prompt", "Ceiling of prompt fidelity", "none", "", "eval",
+           "Scaled prompt fidelity of perfect pictures; missing where there are none of the prompts."),
+    Metric("subject_anchor_error", "Error of the subject scale", "none", "", "eval",
+           "Standard error of the scaled subject fidelity that comes of the base model's images at its zero."),
+    Metric("prompt_anchor_error", "Error of the prompt scale", "none", "", "eval",
+           "Standard error of the scaled prompt fidelity that comes of the base model's images at its one."),
 )  # fmt: skip
 
 _COST = (
@@ -72,15 +94,23 @@ _COST = (
     Metric("device_seconds", "Device time", "lower", "s", "cost",
            "Training seconds times the devices held for them: whole GPUs or CPU cores."),
     Metric("preparation_seconds", "Preparation", "lower", "s", "cost",
-           "Wall seconds before the first step: data, caches, class images, adapters."),
+           "Wall seconds before the first step: data, caches, adapters; without class images."),
     Metric("evaluation_seconds", "Evaluation", "lower", "s", "cost",
            "Wall seconds of sampling and scoring."),
     Metric("startup_seconds", "Start-up", "lower", "s", "cost",
            "Wall seconds of loading models into memory; near 0 in a warm process."),
     Metric("saving_seconds", "Saving", "lower", "s", "cost",
            "Wall seconds of writing checkpoints and weights."),
+    Metric("class_image_seconds", "Class images", "lower", "s", "cost",
+           "Wall seconds of making the class images that the run trains on, whichever run has made them."),
+    Metric("class_image_flops", "Class image FLOPs", "lower", "FLOP", "cost",
+           "Counted floating-point operations of making them."),
+    Metric("energy_joules", "Energy", "lower", "J", "cost",
+           "Of the device while training, where NVML or RAPL counts it; missing elsewhere."),
     Metric("lost_seconds", "Lost time", "lower", "s", "cost",
            "Training seconds of interrupted attempts that had to be done again."),
+    Metric("train_steps", "Training steps", "lower", "", "cost",
+           "Optimizer steps that were done."),
     Metric("train_flops", "Training FLOPs", "lower", "FLOP", "cost",
            "Counted floating-point operations of all training steps; the same on every machine."),
     Metric("peak_memory_bytes", "Peak memory", "lower", "B", "cost",
@@ -90,7 +120,9 @@ _COST = (
     Metric("artifact_bytes", "Weights on disk", "lower", "B", "cost",
            "Size of the saved weights."),
     Metric("image_latency_seconds", "Latency per image", "lower", "s", "cost",
-           "Wall seconds per image when sampling in the evaluation's batches."),
+           "Wall seconds per image when sampling in the evaluation's batches, adapters beside the weights."),
+    Metric("image_latency_fused_seconds", "Latency per image, fused", "lower", "s", "cost",
+           "The same with adapters merged into the weights."),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_EVALUATION, *_COST)}
