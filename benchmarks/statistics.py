@@ -6,9 +6,9 @@ Studies of known truth are drawn under several models of how runs vary, and judg
 
 Prints a Markdown table and exits 1 if a bar is missed. Most studies take the short way, from the subjects' means to
 verdicts (``study.report.statistics.decide``); some of each kind go the whole way as well, from rows through
-``prepare``, ``analyse`` and ``judge``, and must come to the same numbers. The last two models show what the statistics
-do not cover, and do not count (``--all-count``): seeds that are the same draw for every subject, and quality near its
-bound. Two thousand studies of each kind tell a share of 5 % to within 1 %: with so few a bar may be missed by chance.
+``prepare``, ``analyse`` and ``judge``, and must come to the same numbers. Four models show what the statistics do not
+cover, and do not count (``--all-count``): arms whose confirm runs rest on one search or two, seeds that are the same draw
+for every subject, and quality near its bound. Two thousand studies of each kind tell a share of 5 % to within 1 %: with so few a bar may be missed by chance.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Model:
         interaction: Of subjects, for each arm by itself.
         seed: Of seeds, for each arm by itself, the same for all subjects: only where streams are crossed.
         run: Of single runs.
+        tuning: Of what a search happens to choose, for each arm and search by itself.
+        searches: Independent searches of an arm, over whose choices the subjects are dealt out; None: one for each.
         level: Mean quality of every arm, before it is clipped.
         bounded: Whether quality is clipped to 0..1.
         counts: Whether the bars are for it.
@@ -56,6 +58,8 @@ class Model:
     interaction: float
     run: float
     seed: float = 0.0
+    tuning: float = 0.0
+    searches: int | None = None
     level: float = 0.5
     bounded: bool = False
     counts: bool = True
@@ -73,6 +77,9 @@ MODELS = (
     Model("subjects differ most", subject=0.20, interaction=0.03, run=0.03),
     Model("seeds differ most", subject=0.03, interaction=0.01, run=0.15),
     Model("subject by arm", subject=0.10, interaction=0.10, run=0.05),
+    Model("a search a subject", subject=0.10, interaction=0.05, run=0.05, tuning=0.06),
+    Model("two searches", subject=0.10, interaction=0.05, run=0.05, tuning=0.06, searches=2, counts=False),
+    Model("one search", subject=0.10, interaction=0.05, run=0.05, tuning=0.06, searches=1, counts=False),
     Model("crossed seeds", subject=0.10, interaction=0.05, run=0.05, seed=0.05, counts=False),
     Model("near the bound", subject=0.20, interaction=0.03, run=0.03, level=0.85, bounded=True, counts=False),
 )
@@ -132,8 +139,11 @@ def draw(model: Model, studies: int, subjects: int, seeds: int, rng: np.random.G
         size = tuple(length if axis in axes else 1 for axis, length in enumerate(shape))
         return rng.normal(0, deviation, size) if deviation else np.zeros(size)
 
+    # Subject j is run with the choice of search j mod R.
+    dealt = np.arange(subjects) % (model.searches or subjects)
     return (
-        part(model.subject, 0, 2)
+        part(model.tuning, 0, 1, 2)[:, :, dealt if model.tuning else slice(None)]
+        + part(model.subject, 0, 2)
         + part(model.interaction, 0, 1, 2)
         + part(model.seed, 0, 1, 3)
         + part(model.run, 0, 1, 2, 3)

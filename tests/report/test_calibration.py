@@ -28,7 +28,8 @@ from study.report.statistics import decide
 
 QUICK = Settings(resamples=100)
 COVERED = [model for model in MODELS if model.counts]
-CROSSED, BOUNDED = MODELS[3], MODELS[4]
+NAMED = {model.name: model for model in MODELS}
+CROSSED, BOUNDED = NAMED["crossed seeds"], NAMED["near the bound"]
 
 
 @pytest.mark.parametrize("model", COVERED, ids=lambda model: model.name)
@@ -63,6 +64,17 @@ def test_seeds_that_are_the_same_draw_for_every_subject_are_not_covered() -> Non
     assert cell.misses()
     nested = replace(CROSSED, seed=0.0, run=float(np.hypot(CROSSED.run, CROSSED.seed)))
     assert simulate(nested, 10, 3, 600, np.random.default_rng(4), whole=0).differences > 0.93
+
+
+def test_subjects_that_share_a_search_share_its_luck() -> None:
+    """Why a study that asks about methods, and not about configurations, needs as many searches as subjects."""
+    covered = {
+        name: simulate(NAMED[name], 10, 3, 1_500, np.random.default_rng(9), whole=0).differences
+        for name in ("one search", "two searches", "a search a subject")
+    }
+    assert covered["one search"] < 0.75
+    assert covered["two searches"] < 0.9
+    assert 0.93 <= covered["a search a subject"] <= 0.97
 
 
 def test_near_its_bound_quality_is_compared_soundly_but_its_means_are_less_sure() -> None:
