@@ -48,8 +48,8 @@ RULE = (
 SMALLEST_SPAN = 0.01  # cosine; below it the rescaling would amplify noise a hundredfold
 
 
-FAILED_SUBJECT = 0.5  # S of one image
-FAILED_PROMPT = 0.5  # P of one image
+FAILED_SUBJECT = 0.6  # S of one image
+FAILED_PROMPT = 0.6  # P of one image
 
 
 @dataclass(frozen=True)
