@@ -29,6 +29,7 @@ from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluat
 from trainables.evaluation.grids import save_samples
 from trainables.evaluation.image_scores import write_image_scores
 from trainables.events import (
+    EVALUATION_FILE,
     IMAGE_SCORES,
     RESULT_FILE,
     RUN_FILE,
@@ -302,6 +303,8 @@ class _Attempt:
         if final:
             size = write_image_scores(result.image_scores, self.folder / IMAGE_SCORES)
             yield self.log.append("artifact", step, path=IMAGE_SCORES, role="scores", bytes=size)
+            size = _write_json(self.folder / EVALUATION_FILE, self.evaluator.provenance())
+            yield self.log.append("artifact", step, path=EVALUATION_FILE, role="provenance", bytes=size)
         yield self.log.append("evaluation", step, final=final, **result.metrics)
 
     def _save(self) -> int:
@@ -399,13 +402,15 @@ def _write_result(folder: Path, config: RunConfig) -> None:
     _write_json(folder / RESULT_FILE, content)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> int:
+    """Writes a file in one step and returns its size in bytes."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+    return path.stat().st_size
 
 
 def _versions() -> dict[str, str]:

@@ -21,7 +21,7 @@ from trainables import loop, run
 from trainables.config import RunConfig
 from trainables.contents import sealed
 from trainables.errors import UserError
-from trainables.events import IMAGE_SCORES, Event, EventLog, read_events
+from trainables.events import EVALUATION_FILE, IMAGE_SCORES, Event, EventLog, read_events
 from trainables.families import Backbone
 from trainables.outcomes import is_out_of_memory
 from trainables.resident import Resident
@@ -394,6 +394,12 @@ def test_a_run_leaves_the_scores_of_its_images(make_config: MakeConfig, resident
         rows = list(csv.DictReader(file))
     assert [row["kind"] for row in rows] == ["instance"] * 2 + ["class"] * 2
     assert {row["copy"] for row in rows[:2]} <= {"0", "1"}
+    provenance = json.loads((Path(config.output_dir) / EVALUATION_FILE).read_text())
+    assert provenance["anchors"]["images"] >= 64
+    assert (
+        provenance["anchors"]["subject_anchor_error"]
+        == result_of(config)["evaluation"]["subject_anchor_error"]
+    )
     similarity = sum(float(row["subject_similarity"]) for row in rows[:2]) / 2
     assert result_of(config)["evaluation"]["subject_fidelity"] == pytest.approx(similarity)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from trainables.cache import Cache
 from trainables.config import EvaluationConfig
-from trainables.evaluation import metrics
+from trainables.evaluation import metrics, perceptual
 from trainables.evaluation.anchors import AnchorTable, make_anchors
 from trainables.evaluation.ceiling import ceiling
 from trainables.evaluation.encoders import Clip, ImageEncoder, MetricModels
@@ -67,7 +67,7 @@ class Evaluator:
 
     def provenance(self) -> dict[str, Any]:
         """What every number of this evaluation rests on, as JSON values: models, preprocessing, versions,
-        anchors.
+        anchors with their errors.
         """
         return {
             "metric_models": self.models.provenance(),
@@ -75,6 +75,7 @@ class Evaluator:
             "references": len(self.subject.references),
             "training_images": len(self.subject.images),
             "anchors": self.anchors.provenance(),
+            "perceptual": perceptual.provenance(),
             "quality_rule": RULE,
         }
 
