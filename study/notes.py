@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from study.checks import check_prompts
+from study.checks import check_prompts, evaluation_notes
 from study.detectable import detectable_notes
 from study.spec import StudySpec
 
@@ -13,7 +13,9 @@ from study.spec import StudySpec
 def study_notes(spec: StudySpec) -> list[str]:
     """Returns what is allowed, but probably not meant, one message each; the study has no problems (`check_study`)."""
     prompts = [note for found in check_prompts(spec) for note in found.notes]
-    return list(dict.fromkeys([*_same_prompts(spec), *prompts, *detectable_notes(spec)]))
+    return list(
+        dict.fromkeys([*_same_prompts(spec), *prompts, *evaluation_notes(spec), *detectable_notes(spec)])
+    )
 
 
 def _same_prompts(spec: StudySpec) -> list[str]:

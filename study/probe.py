@@ -310,7 +310,7 @@ def _measure_sampling(
     from trainables.subjects import resolve_subject
 
     resolution = config.training.resolution or backbone.resolution
-    protocol = make_protocol(resolve_subject(config.subject, resolution), evaluation, resolution)
+    protocol = make_protocol(resolve_subject(config.subject, resolution), evaluation, resolution, config.seed)
     images = len(protocol.instance) + len(protocol.classes)
     count = min(_IMAGES, evaluation.batch_size, images)
 

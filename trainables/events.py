@@ -18,6 +18,10 @@ EVENTS_FILE = "events.jsonl"
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
 WEIGHTS = "weights"
+EVALUATION_FILE = "evaluation.json"  # what the numbers rest on: `Evaluator.provenance`
+IMAGE_SCORES = (
+    "image_scores.csv"  # of the last evaluation; its columns: trainables/evaluation/image_scores.py
+)
 
 Kind = Literal[
     "started",  # data: attempt, resumed_step, host, pid, num_workers, parallel_strategy, device, device_name, versions
@@ -27,7 +31,7 @@ Kind = Literal[
     "image",  # step; data: key, path (relative to the run's folder)
     "checkpoint",  # step; data: path
     "cost",  # data: cost metrics under bare names (train_seconds, ...)
-    "artifact",  # data: path (relative), role (weights | config | card), bytes
+    "artifact",  # data: path (relative), role (weights | scores | provenance), bytes
     "finished",  # data: state (COMPLETE | PRUNED | FAIL), reason, message, traceback
 ]
 

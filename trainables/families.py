@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,26 @@ class Backbone:
                 for parameter, original in zip(self._parameters[part], self._originals[part], strict=True)
                 if not parameter.requires_grad
             )
+
+    @contextmanager
+    def in_full_precision(self) -> Iterator[None]:
+        """Gives parameters that do not train their base precision for as long as it lasts, and then that of now.
+
+        Afterwards every bit is as before: lowering the same base weights gives the same again.
+        """
+        lowered = [
+            (parameter, parameter.dtype)
+            for parameters in self._parameters.values()
+            for parameter in parameters
+            if not parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16)
+        ]
+        if lowered:
+            self.restore_frozen()
+        try:
+            yield
+        finally:
+            for parameter, dtype in lowered:
+                parameter.data = parameter.data.to(dtype)
 
     def restore(self) -> None:
         """Makes the modules the base model again, bit by bit, once what wrapped them is removed."""

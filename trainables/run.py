@@ -27,7 +27,19 @@ from trainables.contents import sealed
 from trainables.errors import UserError, storage_failure
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.grids import save_samples
-from trainables.events import RESULT_FILE, RUN_FILE, WEIGHTS, Event, EventLog, is_over, read_events, sum_up
+from trainables.evaluation.image_scores import write_image_scores
+from trainables.events import (
+    EVALUATION_FILE,
+    IMAGE_SCORES,
+    RESULT_FILE,
+    RUN_FILE,
+    WEIGHTS,
+    Event,
+    EventLog,
+    is_over,
+    read_events,
+    sum_up,
+)
 from trainables.families import Backbone
 from trainables.follow import follow, share_checkpoint, undoing
 from trainables.located import place_folders
@@ -184,7 +196,13 @@ class _Attempt:
             subject, cache = self._load()
         with self.meter.measure("evaluate"):  # while the model is the base model
             self.evaluator = prepare_evaluation(
-                self.backbone, subject, self.config.evaluation, models, cache, subject.resolution
+                self.backbone,
+                subject,
+                self.config.evaluation,
+                models,
+                cache,
+                self.config.seed,
+                subject.resolution,
             )
         with self.meter.measure("prepare"):
             self._prepare(subject, cache)
@@ -264,7 +282,9 @@ class _Attempt:
         return {max(1, round(fraction * last)) for fraction in self.config.evaluation.at} - {last}
 
     def _evaluate_between(self, step: int) -> Iterator[Event]:
-        with _averaged(self.trainer, self.meter):
+        assert self.backbone is not None
+        # In the precision of the last evaluation, so that a curve is one of training and not of rounding.
+        with _averaged(self.trainer, self.meter), self.backbone.in_full_precision():
             yield from self._evaluate(step, final=False)
 
     def _evaluate(self, step: int, final: bool) -> Iterator[Event]:
@@ -275,11 +295,16 @@ class _Attempt:
             return
         yield self.log.append("phase", step, name="evaluate")
         with self.meter.measure("evaluate"):
-            result = evaluate(self.evaluator, self.backbone, is_base=not self.method.trains)
+            result = evaluate(self.evaluator, self.backbone, is_base=not self.method.trains, final=final)
             pictures = save_samples(self.evaluator, result, self.folder / SAMPLES, step, final=final)
         self.facts["image_latency_seconds"] = result.image_latency_seconds
         for key, path in pictures.items():
             yield self.log.append("image", step, key=key, path=f"{SAMPLES}/{path.name}")
+        if final:
+            size = write_image_scores(result.image_scores, self.folder / IMAGE_SCORES)
+            yield self.log.append("artifact", step, path=IMAGE_SCORES, role="scores", bytes=size)
+            size = _write_json(self.folder / EVALUATION_FILE, self.evaluator.provenance())
+            yield self.log.append("artifact", step, path=EVALUATION_FILE, role="provenance", bytes=size)
         yield self.log.append("evaluation", step, final=final, **result.metrics)
 
     def _save(self) -> int:
@@ -377,13 +402,15 @@ def _write_result(folder: Path, config: RunConfig) -> None:
     _write_json(folder / RESULT_FILE, content)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> int:
+    """Writes a file in one step and returns its size in bytes."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+    return path.stat().st_size
 
 
 def _versions() -> dict[str, str]:

@@ -176,7 +176,7 @@ class _Split:
 
 
 def _embedded_problems(config: SubjectConfig) -> list[str]:
-    from trainables.embedded import subject_names
+    from trainables.embedded import subject_names, subject_ranges
 
     names = subject_names()
     problems = []
@@ -185,7 +185,7 @@ def _embedded_problems(config: SubjectConfig) -> list[str]:
         hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
         problems.append(
             f"subject {config.name!r} has no images and is none of the embedded world's: {hint}"
-            f"Give it a folder (images: photos/{config.name}) or take one of {', '.join(names)}"
+            f"Give it a folder (images: photos/{config.name}) or take one of {subject_ranges()}"
         )
     if config.references is not None:
         problems.append(f"subject {config.name!r}: references need images; name the folder to train on too")

@@ -1,5 +1,6 @@
 """The sprite world: renders, captions, held-out combinations, subjects."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -122,22 +123,47 @@ def test_references_show_scenes_that_training_images_do_not() -> None:
     assert not {scene for scene, _ in TRAINING_SETTINGS} & set(REFERENCE_SCENES)
 
 
-def test_subjects_are_none_of_the_identities_of_pretraining() -> None:
+def test_there_are_twelve_subjects_a_class_class_by_class() -> None:
+    names = embedded.subject_names()
+    assert len(names) == len(set(names)) == 96
+    assert names[:9] == (*(f"{name}-1" for name in world.CLASSES), "cat-2")
+    assert names[-1] == "turtle-12"
+
+
+def test_the_first_two_of_each_class_are_who_they_were() -> None:
+    """Pixels are a function of the identity and of settings and seeds (below): older studies keep their subjects."""
+    identities = [repr(embedded.load_subject(name).identity) for name in embedded.subject_names()[:16]]
+    known = "0ca02e9c8bfe2741370c840439164a9562f658d687a22b15a47cb679b3d704a4"
+    assert hashlib.sha256("".join(identities).encode()).hexdigest() == known
+    subject = embedded.load_subject("bird-2")
+    settings = [world.Setting("on grass", "none", 1000), world.Setting("in the snow", "none", 2000)]
+    shown = [subject.training_images()[0], subject.reference_images()[0]]
+    assert [image.tobytes() for image in shown] == [
+        render(subject.identity, setting).tobytes() for setting in settings
+    ]
+
+
+def test_subjects_are_none_of_the_identities_of_pretraining_nor_each_other() -> None:
     from trainables.embedded.pretraining.common import IDENTITIES
+
+    def look(one: world.Identity) -> tuple[object, ...]:
+        """What can be seen without looking closely: two that differ in more are no twins."""
+        return (one.class_name, one.shade, one.secondary, one.pattern, one.mark)
 
     seen = set()
     colours = tuple(world.COLOURS)
-    for index in range(IDENTITIES // 4):
+    for index in range(IDENTITIES):
         rng = world.generator(0, "pretrain", index)
-        identity = world.draw_identity(rng, world.CLASSES[index % 8], colours[index // 8 % 8])
-        seen.add((identity.class_name, identity.shade, identity.secondary, identity.mark))
-    for name in embedded.subject_names():
-        one = embedded.load_subject(name).identity
-        assert (one.class_name, one.shade, one.secondary, one.mark) not in seen
+        seen.add(look(world.draw_identity(rng, world.CLASSES[index % 8], colours[index // 8 % 8])))
+    looks = [look(embedded.load_subject(name).identity) for name in embedded.subject_names()]
+    assert len(set(looks)) == len(looks)
+    assert not seen & set(looks)
 
 
 def test_unknown_subjects_are_refused_with_the_names() -> None:
-    with pytest.raises(ValueError, match=r"no embedded subject 'cow-1'; there are: cat-1, dog-1"):
+    with pytest.raises(
+        ValueError, match=r"no embedded subject 'cow-1'; there are: cat-1 \.\.\. cat-12, dog-1"
+    ):
         embedded.load_subject("cow-1")
 
 
@@ -149,3 +175,30 @@ def test_evaluation_prompts() -> None:
     assert {frozenset(named) for named in first} == {
         frozenset({"scene"}), frozenset({"accessory"}), frozenset({"scene", "accessory"}),
     }  # fmt: skip
+
+
+def test_search_and_confirm_share_no_prompt_and_the_search_none_with_training() -> None:
+    from trainables.embedded.subjects import TRAINING_SETTINGS
+
+    search, confirm = embedded.evaluation_prompts("search"), embedded.evaluation_prompts("confirm")
+    assert (len(set(search)), len(set(confirm))) == (8, 16)
+    assert not set(search) & set(confirm)
+    assert not set(search) & {captions.compose("{subject}", *setting) for setting in TRAINING_SETTINGS}
+    named = [embedded.attributes(prompt) for prompt in search]
+    assert {one["accessory"] for one in named} == set(world.ACCESSORIES[1:])
+    assert len({one.get("scene") for one in named}) == 8
+
+
+def test_perfect_images_show_the_subject_as_the_prompts_say() -> None:
+    subject = embedded.load_subject("frog-7")
+    prompts = embedded.evaluation_prompts()
+    images = subject.perfect_images(prompts)
+    assert images is not None
+    assert len(images) == 2 * len(prompts)
+    assert len({image.tobytes() for image in images}) == len(images)
+    again = subject.perfect_images(prompts)
+    assert again is not None
+    assert [image.tobytes() for image in again] == [image.tobytes() for image in images]
+    known = {image.tobytes() for image in subject.training_images() + subject.reference_images()}
+    assert not known & {image.tobytes() for image in images}
+    assert subject.perfect_images(("{subject} on the moon",)) is None

@@ -14,7 +14,7 @@ from PIL import Image
 from trainables import embedded
 from trainables.config import EvaluationConfig, SubjectConfig
 from trainables.errors import UserError
-from trainables.evaluation import metrics
+from trainables.evaluation import checks, metrics
 from trainables.evaluation.checks import check_evaluation, check_metric_models
 from trainables.evaluation.encoders import MetricModels, load_clip, load_image_encoder, load_metric_models
 from trainables.subjects import resolve_subject
@@ -118,7 +118,17 @@ def test_settings_that_make_an_objective_impossible() -> None:
     assert len(check_evaluation(one, ("quality", "diversity", "class_kid_low"))) == 3
     assert "2 evaluation prompts" in check_evaluation(one, ("quality",))[0]
     assert len(check_evaluation(EvaluationConfig(prompts=("{subject}",)), ("quality",))) == 1
-    assert check_evaluation(EvaluationConfig(), ("quality", "diversity", "class_kid_low")) == []
+    assert "2 evaluation prompts" in check_evaluation(one, ("quality_subject_prompt",))[0]
+    assert check_evaluation(EvaluationConfig(), ("quality", "diversity", "class_kept")) == []
+
+
+def test_distances_of_distributions_are_refused_where_they_would_be_missing() -> None:
+    assert checks.MIN_DISTRIBUTION_IMAGES == metrics.MIN_DISTRIBUTION_IMAGES == 50
+    for metric in ("class_kid", "class_kid_low", "class_cmmd"):
+        (problem,) = check_evaluation(EvaluationConfig(num_class_images=49), (metric,), "evaluation.search")
+        assert f"{metric} needs evaluation.search.num_class_images of at least 50" in problem
+        assert "it is 49" in problem
+        assert check_evaluation(EvaluationConfig(num_class_images=50), (metric,)) == []
 
 
 def test_a_processor_config_of_transformers_5_will_do(models: Path, tmp_path: Path) -> None:

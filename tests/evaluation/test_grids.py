@@ -69,7 +69,7 @@ def test_samples_are_saved(
     config: EvaluationConfig,
     metric_models: MetricModels,
 ) -> None:
-    evaluator = prepare_evaluation(backbone, subject, config, metric_models, Cache(tmp_path / "cache"))
+    evaluator = prepare_evaluation(backbone, subject, config, metric_models, Cache(tmp_path / "cache"), 0)
     evaluation = evaluate(evaluator, backbone)
     between = save_samples(evaluator, evaluation, tmp_path / "samples", 50, final=False)
     assert list(between) == ["grid"]

@@ -2,43 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from trainables.evaluation.quality import RULE, Anchors, compute_quality, rescale
+from trainables.evaluation import metrics
+from trainables.evaluation.anchors import AnchorTable, make_anchors
+from trainables.evaluation.quality import (
+    FAILED_PROMPT,
+    FAILED_SUBJECT,
+    RULE,
+    SMALLEST_SPAN,
+    Anchors,
+    compute_quality,
+    has_failed,
+    rescale,
+)
 
-ANCHORS = Anchors(subject_base=0.2, subject_real=0.9, prompt_base=0.30, prompt_floor=0.10)
+ANCHORS = Anchors(subject_base=0.2, subject_real=0.9, prompt_base=0.30, prompt_floor=0.10, class_base=0.25)
+KEPT = 0.25  # similarity of class images where the class is the base model's
 
 
 def test_base_model_is_zero_and_perfection_is_one() -> None:
-    assert compute_quality(0.2, 0.30, ANCHORS).quality == 0
-    assert compute_quality(0.9, 0.30, ANCHORS).quality == pytest.approx(1)
+    assert compute_quality(0.2, 0.30, KEPT, ANCHORS).quality == 0
+    assert compute_quality(0.9, 0.30, KEPT, ANCHORS).quality == pytest.approx(1)
 
 
-def test_product_of_the_scaled_fidelities() -> None:
-    result = compute_quality(0.55, 0.20, ANCHORS)
+def test_product_of_the_scaled_fidelities_and_of_the_class_kept() -> None:
+    result = compute_quality(0.55, 0.20, KEPT + 0.13, ANCHORS)
     assert result.subject_fidelity_scaled == pytest.approx(0.5)
     assert result.prompt_fidelity_scaled == pytest.approx(0.5)
-    assert result.quality == pytest.approx(0.25)
+    assert result.class_kept == pytest.approx(0.8)
+    assert result.quality_subject_prompt == pytest.approx(0.25)
+    assert result.quality == pytest.approx(0.2)
+
+
+def test_a_class_that_has_become_the_subject_is_no_success() -> None:
+    """The old rule was blind to it: LoRA without prior made "a bird" the subject and came first."""
+    perfect = compute_quality(0.9, 0.30, 0.9, ANCHORS)
+    assert perfect.quality_subject_prompt == pytest.approx(1)
+    assert (perfect.class_kept, perfect.quality) == (pytest.approx(0), pytest.approx(0))
+    worse = compute_quality(0.9, 0.30, 0.95, ANCHORS)
+    assert worse.class_kept == pytest.approx(-0.05 / 0.65)  # reported as it is
+    assert worse.quality == 0
+    better = compute_quality(0.9, 0.30, 0.1, ANCHORS)
+    assert better.class_kept == pytest.approx(0.8 / 0.65)
+    assert better.quality == pytest.approx(1)
 
 
 def test_two_failures_are_no_success() -> None:
-    result = compute_quality(0.1, 0.05, ANCHORS)
-    assert result.quality == 0
+    result = compute_quality(0.1, 0.05, KEPT, ANCHORS)
+    assert result.quality == result.quality_subject_prompt == 0
     assert result.subject_fidelity_scaled == pytest.approx(-1 / 7)  # reported as it is
     assert result.prompt_fidelity_scaled == pytest.approx(-0.25)
 
 
 def test_nothing_is_gained_above_one() -> None:
-    copied = compute_quality(0.99, 0.25, ANCHORS)
+    copied = compute_quality(0.99, 0.25, KEPT, ANCHORS)
     assert copied.subject_fidelity_scaled == pytest.approx(0.79 / 0.7)
     assert copied.quality == pytest.approx(0.75)
-    assert compute_quality(0.55, 0.40, ANCHORS).quality == pytest.approx(0.5)
+    assert compute_quality(0.55, 0.40, KEPT, ANCHORS).quality == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("missing", ["subject_base", "subject_real", "prompt_base", "prompt_floor"])
+@pytest.mark.parametrize(
+    "missing", ["subject_base", "subject_real", "prompt_base", "prompt_floor", "class_base"]
+)
 def test_missing_anchor_gives_none(missing: str) -> None:
     values = {**ANCHORS.__dict__, missing: None}
-    assert compute_quality(0.5, 0.2, Anchors(**values)).quality is None
+    result = compute_quality(0.5, 0.2, KEPT, Anchors(**values))
+    assert result.quality is None
+    assert (result.quality_subject_prompt is None) == (missing != "class_base")
 
 
 def test_coinciding_anchors_give_none() -> None:
@@ -46,27 +80,95 @@ def test_coinciding_anchors_give_none() -> None:
     assert rescale(0.5, 0.4, 0.405) is None
     assert rescale(0.5, 0.6, 0.4) is None  # the base model is nearer to the subject than its photographs
     assert rescale(None, 0.1, 0.4) is None
-    degenerate = Anchors(subject_base=0.9, subject_real=0.9, prompt_base=0.3, prompt_floor=0.1)
-    assert compute_quality(0.95, 0.3, degenerate).quality is None
-    assert compute_quality(0.95, 0.3, degenerate).prompt_fidelity_scaled == pytest.approx(1)
+    degenerate = replace(ANCHORS, subject_base=0.9)
+    assert compute_quality(0.95, 0.3, KEPT, degenerate).quality is None
+    assert compute_quality(0.95, 0.3, KEPT, degenerate).prompt_fidelity_scaled == pytest.approx(1)
+    no_class = replace(ANCHORS, class_base=0.895)
+    assert compute_quality(0.9, 0.3, KEPT, no_class).class_kept is None
+    assert compute_quality(0.9, 0.3, KEPT, no_class).quality_subject_prompt == pytest.approx(1)
 
 
-def test_the_base_model_measured_again_is_exactly_zero_and_one() -> None:
-    """Its images are drawn in other batches, so that float32 cosines differ in their last bits."""
-    dust = compute_quality(0.2 + 3e-7, 0.30 - 3e-7, ANCHORS)
-    assert (dust.subject_fidelity_scaled, dust.prompt_fidelity_scaled, dust.quality) == (0.0, 1.0, 0.0)
-    assert compute_quality(0.2 + 1e-5, 0.30, ANCHORS).quality == pytest.approx(
-        1e-5 / 0.7
-    )  # little is not nothing
+def test_little_is_not_nothing() -> None:
+    assert compute_quality(0.2 + 3e-7, 0.30, KEPT, ANCHORS).quality == pytest.approx(3e-7 / 0.7)
 
 
 def test_the_rule_that_reports_print_is_the_rule() -> None:
     """RULE is read by people; computed from its own words it gives what the code gives."""
-    formula = RULE.split("quality = ")[1].split(", where")[0].replace(" x ", " * ")
-    where = {"S": "(s - s_base) / (s_real - s_base)", "P": "(p - p_floor) / (p_base - p_floor)"}
+    where = {
+        "S": "(s - s_base) / (s_real - s_base)",
+        "P": "(p - p_floor) / (p_base - p_floor)",
+        "C": "(s_real - c) / (s_real - c_base)",
+    }
     assert all(f"{name} = {text}" in RULE for name, text in where.items())
-    names = {"s": 0.55, "p": 0.22, "s_base": 0.2, "s_real": 0.9, "p_base": 0.30, "p_floor": 0.10}
+    names = {
+        "s": 0.55, "p": 0.22, "c": 0.4, "s_base": 0.2, "s_real": 0.9, "p_base": 0.30, "p_floor": 0.10, "c_base": 0.25,
+    }  # fmt: skip
     factors = {name: eval(text, {}, names) for name, text in where.items()}
     clip = lambda value, low, high: min(high, max(low, value))  # noqa: E731
-    told = eval(formula, {"clip": clip}, factors)
-    assert compute_quality(0.55, 0.22, ANCHORS).quality == pytest.approx(told)
+    result = compute_quality(0.55, 0.22, 0.4, ANCHORS)
+    for name, end in (("quality", ", where"), ("quality_subject_prompt", ". Undefined")):
+        formula = RULE.split(f"{name} = ")[1].split(end)[0].replace(" x ", " * ")
+        told = eval(formula, {"clip": clip}, factors)
+        assert getattr(result, name) == pytest.approx(told)
+    assert f"below {SMALLEST_SPAN}" in RULE
+
+
+def table(subject: list[float], prompt: list[float], floor: list[float]) -> AnchorTable:
+    return AnchorTable(tuple(subject), tuple(prompt), tuple(floor), 0.9, 64)
+
+
+def test_anchors_weigh_prompts_as_the_images_that_are_measured() -> None:
+    found = table([0.4, 0.1, 0.2, 0.3], [0.5, 0.6, 0.7], [0.0, 0.1, 0.2])
+    whole = found.of([0, 0, 1, 1, 2, 2], [0, 1, 2, 3])
+    assert (whole.subject_base, whole.prompt_base, whole.prompt_floor) == pytest.approx((0.2, 0.6, 0.1))
+    assert whole.class_base == pytest.approx(0.25)
+    part = found.of([0, 1], [0, 0, 1])
+    assert (part.subject_base, part.prompt_base, part.prompt_floor) == pytest.approx((0.15, 0.55, 0.05))
+    assert part.class_base == pytest.approx(0.3)
+    assert found.subject_error() == pytest.approx(0.1 / 3**0.5 / 0.7)
+    assert found.prompt_error() == pytest.approx(0.1 / 3**0.5 / 0.5)
+
+
+def test_the_error_of_an_anchor_is_that_of_its_repetition() -> None:
+    """Prompts are clusters: with prompts drawn anew the zero scatters by the error that is stated, not by a third."""
+    rng = np.random.default_rng(0)
+    found, stated = [], []
+    for _ in range(400):
+        prompts = rng.normal(0.2, 0.08, 16)  # images of a prompt are alike
+        means = rng.normal(prompts[:, None], 0.05, (16, 4)).mean(axis=1)
+        one = table([0.2, *means], list(means), [0.0] * 16)
+        stated.append((one.subject_error() or 0) * (0.9 - means.mean()))
+        found.append(means.mean())
+    assert np.mean(stated) == pytest.approx(np.std(found), rel=0.1)
+
+
+def test_anchors_without_enough_prompts_have_no_error() -> None:
+    one = table([0.4, 0.1], [0.5], [])
+    assert (one.subject_error(), one.prompt_error()) == (None, None)
+    assert one.of([0], [0]).prompt_floor is None
+    no_scale = AnchorTable((0.9, 0.9, 0.895), (0.5, 0.6), (0.0, 0.1), 0.9, 64)
+    assert no_scale.subject_error() is None
+
+
+def test_anchors_from_embeddings() -> None:
+    rng = np.random.default_rng(0)
+    features, clip_features = rng.normal(size=(6, 8)), rng.normal(size=(6, 5))
+    texts, references = rng.normal(size=(2, 5)), rng.normal(size=(4, 8))
+    groups = [0, 0, 1, 1, 2, 2]
+    found = make_anchors(features, clip_features, groups, texts, references, 0.9)
+    assert found.subject[0] == pytest.approx(metrics.subject_fidelity(features[:2], references))
+    anchors = found.of([0, 1], [0, 1, 2])
+    assert anchors.subject_base == pytest.approx(metrics.subject_fidelity(features[2:], references))
+    assert anchors.class_base == pytest.approx(metrics.subject_fidelity(features, references))
+    assert anchors.prompt_base == pytest.approx(metrics.paired_cosine(clip_features[2:], texts[[0, 0, 1, 1]]))
+    floor = metrics.mismatched_prompt_fidelity(clip_features[2:], texts, [0, 0, 1, 1])
+    assert anchors.prompt_floor == pytest.approx(floor)
+    assert found.images == 4
+
+
+def test_a_failed_image_misses_the_subject_or_the_prompt() -> None:
+    assert has_failed(1.0, 1.0) is False
+    assert has_failed(FAILED_SUBJECT - 0.01, 1.0) is True
+    assert has_failed(1.0, FAILED_PROMPT - 0.01) is True
+    assert has_failed(None, FAILED_PROMPT - 0.01) is True
+    assert has_failed(1.0, None) is None

@@ -38,6 +38,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def write(path: Path, *, prompts: list[str] | None = None, **subject: str) -> Path:
+    """Both phases are judged on the same prompts, and on enough images to say nothing of their number."""
+    prompts = prompts or ["{subject}", SCENE]
     content: dict[str, Any] = {
         "name": "long",
         "subjects": [
@@ -51,9 +53,13 @@ def write(path: Path, *, prompts: list[str] | None = None, **subject: str) -> Pa
         ],
         "training": {"captions": "files"},
         "arms": {"base": {"method": "base"}, "lora": {"method": "lora"}},
-        "search": {"trials": 1},
+        "search": {"trials": 1, "allow_overlap": True},
         "confirm": {"seeds": [1]},
-        "evaluation": {"prompts": prompts or ["{subject}", SCENE], "images_per_prompt": 1},
+        "evaluation": {
+            "prompts": prompts,
+            "images_per_prompt": -(-64 // len(prompts)),
+            "search": {"prompts": prompts},
+        },
     }
     path.write_text(yaml.safe_dump(content))
     return path
@@ -250,3 +256,13 @@ def test_study_generate_says_it(file: Path, tmp_path: Path, capsys: pytest.Captu
     (note,) = capsys.readouterr().err.splitlines()
     assert note.startswith("note: ")
     assert "sks dog' is lost" in note
+
+
+def test_prompts_of_both_phases_are_looked_at(file: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    content["evaluation"]["search"]["prompts"] = ["{subject}", LONG]
+    file.write_text(yaml.safe_dump(content))
+    problems, notes = found(file)
+    assert problems == []
+    assert len(notes) == 1
+    assert "magnificent trees" in notes[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from trainables import loop, run
 from trainables.config import RunConfig
 from trainables.contents import sealed
 from trainables.errors import UserError
-from trainables.events import Event, EventLog, read_events
+from trainables.events import EVALUATION_FILE, IMAGE_SCORES, Event, EventLog, read_events
 from trainables.families import Backbone
 from trainables.outcomes import is_out_of_memory
 from trainables.resident import Resident
@@ -348,6 +349,59 @@ def test_a_damaged_newest_checkpoint_costs_steps_not_the_run(
     again = list(execute(config, resident))
     assert again[0].data["resumed_step"] == 2
     assert result_of(config)["state"] == "COMPLETE"
+
+
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_evaluations_on_the_way_have_the_precision_of_the_last(
+    method: str, make_config: MakeConfig, resident: Resident
+) -> None:
+    """With weights that training does not change, bf16 gave other numbers on the way than at the end."""
+    still = {"learning_rate": 1e-30, "adam_weight_decay": 0.0, "mixed_precision": "bf16"}
+    config = make_config(method, at=(0.5,), **still)
+    between, last = (event.data for event in execute(config, resident) if event.kind == "evaluation")
+    assert (between.pop("final"), last.pop("final")) == (False, True)
+    assert between == last
+    assert last["subject_fidelity"] is not None
+
+
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_evaluations_on_the_way_change_nothing_of_training(
+    method: str, make_config: MakeConfig, resident: Resident
+) -> None:
+    fields = {"mixed_precision": "bf16", "use_ema": True, "lora_dropout": 0.1} if method == "lora" else {
+        "mixed_precision": "bf16", "train_text_encoder": True,
+    }  # fmt: skip
+    weights, losses = [], []
+    for folder, at in (("with", (0.25, 0.5, 0.75)), ("without", ())):
+        config = make_config(method, folder, at=at, **fields)
+        events = list(execute(config, resident))
+        losses.append([event.data["loss"] for event in events if event.kind == "progress"])
+        files = sorted((Path(config.output_dir) / "weights").rglob("*.safetensors"))
+        weights.append([file.read_bytes() for file in files])
+        assert len([event for event in events if event.kind == "evaluation"]) == len(at) + 1
+    assert losses[0] == losses[1]
+    assert weights[0] == weights[1]
+    assert weights[0]
+
+
+def test_a_run_leaves_the_scores_of_its_images(make_config: MakeConfig, resident: Resident) -> None:
+    config = make_config("lora", at=(0.5,))
+    events = list(execute(config, resident))
+    (artifact,) = (event for event in events if event.kind == "artifact" and event.data["role"] == "scores")
+    path = Path(config.output_dir) / IMAGE_SCORES
+    assert artifact.data == {"path": IMAGE_SCORES, "role": "scores", "bytes": path.stat().st_size}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kind"] for row in rows] == ["instance"] * 2 + ["class"] * 2
+    assert {row["copy"] for row in rows[:2]} <= {"0", "1"}
+    provenance = json.loads((Path(config.output_dir) / EVALUATION_FILE).read_text())
+    assert provenance["anchors"]["images"] >= 64
+    assert (
+        provenance["anchors"]["subject_anchor_error"]
+        == result_of(config)["evaluation"]["subject_anchor_error"]
+    )
+    similarity = sum(float(row["subject_similarity"]) for row in rows[:2]) / 2
+    assert result_of(config)["evaluation"]["subject_fidelity"] == pytest.approx(similarity)
 
 
 def test_the_event_is_on_disk_before_it_is_yielded(make_config: MakeConfig, resident: Resident) -> None:

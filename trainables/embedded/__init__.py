@@ -13,6 +13,7 @@ from trainables.embedded.subjects import (
     evaluation_prompts,
     load_subject,
     subject_names,
+    subject_ranges,
 )
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -32,4 +33,5 @@ __all__ = [
     "evaluation_prompts",
     "load_subject",
     "subject_names",
+    "subject_ranges",
 ]

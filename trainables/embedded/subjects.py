@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trainables.embedded.captions import article, compose
-from trainables.embedded.world import CLASSES, Identity, Setting, draw_identity, generator
+from trainables.embedded.world import CLASSES, SCENES, Identity, Setting, draw_identity, generator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL import Image
 
-SUBJECTS_PER_CLASS = 2
+SUBJECTS_PER_CLASS = 12  # 96 in all: a search and a verdict of tens of subjects need not share one
 SEED = 2024
 PLACEHOLDER = "sks"
 TRAINING_SETTINGS = (
@@ -27,7 +29,9 @@ TRAINING_SETTINGS = (
 )
 REFERENCE_SCENES = ("in the snow", "at night", "in a forest", "in the desert")
 REFERENCE_ACCESSORIES = ("none", "crown", "none", "balloon")
-_TEMPLATES = (
+# Settings of the evaluation prompts; without a scene the prompt names none. The two lists share no setting, and the
+# search's are those of no training image either, so that nothing that a search is tuned on is asked again.
+_CONFIRM_SETTINGS = (
     ("in the snow", "none"),
     ("", "hat"),
     ("in a forest", "crown"),
@@ -45,6 +49,23 @@ _TEMPLATES = (
     ("at night", "balloon"),
     ("in a forest", "none"),
 )
+_SEARCH_SETTINGS = (
+    ("at night", "hat"),
+    ("", "scarf"),
+    ("in the desert", "crown"),
+    ("on a beach", "balloon"),
+    ("in the snow", "sunglasses"),
+    ("in a forest", "scarf"),
+    ("in a room", "crown"),
+    ("in a city", "hat"),
+)
+PromptSet = Literal["confirm", "search"]
+_SETTINGS: dict[PromptSet, tuple[tuple[str, str], ...]] = {
+    "confirm": _CONFIRM_SETTINGS,
+    "search": _SEARCH_SETTINGS,
+}
+RENDERS_A_TEMPLATE = 2  # of a template, as perfect pictures
+_PERFECT_SEED = 3000  # apart from those of training (1000) and references (2000)
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,29 @@ class EmbeddedSubject:
         settings = [(s, a) for a in REFERENCE_ACCESSORIES for s in REFERENCE_SCENES]
         return self._draw(settings, 2000)
 
+    def perfect_images(self, templates: Sequence[str]) -> list[Image.Image] | None:
+        """What a perfect model would draw of this identity: `RENDERS_A_TEMPLATE` pictures of each template in turn.
+
+        A template that names no scene is shown in two different ones, as a model may choose.
+
+        Args:
+            templates: Of `evaluation_prompts`.
+
+        Returns:
+            Shape (templates x `RENDERS_A_TEMPLATE`), grouped by template; None if a template is none of this world's,
+            since nobody knows then what a perfect picture shows.
+        """
+        known = _settings_by_template()
+        if not set(templates) <= known.keys():
+            return None
+        settings = []
+        for number, template in enumerate(templates):
+            scene, accessory = known[template]
+            for render in range(RENDERS_A_TEMPLATE):
+                free = SCENES[(number + render * len(SCENES) // RENDERS_A_TEMPLATE) % len(SCENES)]
+                settings.append((scene or free, accessory))
+        return self._draw(settings, _PERFECT_SEED)
+
 
 @cache
 def _subjects() -> dict[str, EmbeddedSubject]:
@@ -97,22 +141,41 @@ def _subjects() -> dict[str, EmbeddedSubject]:
 
 
 def subject_names() -> tuple[str, ...]:
-    """The names of all held-out subjects: one of each class, then a second of each."""
+    """The names of all held-out subjects: one of each class, then a second of each, and so on."""
     return tuple(_subjects())
+
+
+def subject_ranges() -> str:
+    """All names in one short line: ``cat-1 ... cat-12, dog-1 ... dog-12, ...``."""
+    return ", ".join(f"{name}-1 ... {name}-{SUBJECTS_PER_CLASS}" for name in CLASSES)
 
 
 def load_subject(name: str) -> EmbeddedSubject:
     """The held-out subject of this name.
 
     Raises:
-        ValueError: there is none; the message lists the names.
+        ValueError: there is none; the message tells which names there are.
     """
     subjects = _subjects()
     if name not in subjects:
-        raise ValueError(f"no embedded subject {name!r}; there are: {', '.join(subjects)}")
+        raise ValueError(f"no embedded subject {name!r}; there are: {subject_ranges()}")
     return subjects[name]
 
 
-def evaluation_prompts() -> tuple[str, ...]:
-    """16 templates with `{subject}`: scenes, accessories, and both; the first 4 are balanced."""
-    return tuple(compose("{subject}", scene, accessory) for scene, accessory in _TEMPLATES)
+def evaluation_prompts(prompt_set: PromptSet = "confirm") -> tuple[str, ...]:
+    """Templates with `{subject}`: scenes, accessories, and both; no template is in both sets.
+
+    Args:
+        prompt_set: "confirm" has 16, of which the first 4 are balanced; "search" has 8.
+    """
+    return tuple(_template(scene, accessory) for scene, accessory in _SETTINGS[prompt_set])
+
+
+def _template(scene: str, accessory: str) -> str:
+    return compose("{subject}", scene, accessory)
+
+
+@cache
+def _settings_by_template() -> dict[str, tuple[str, str]]:
+    settings = (*_CONFIRM_SETTINGS, *_SEARCH_SETTINGS)
+    return {_template(*setting): setting for setting in settings}

@@ -17,28 +17,38 @@ from trainables.model_files import (
     weight_faults,
 )
 
+MIN_DISTRIBUTION_IMAGES = 50  # as in metrics.py, which needs numpy
+_NEED_TWO_PROMPTS = ("quality", "quality_subject_prompt", "prompt_fidelity_scaled", "failed_images")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
-def check_evaluation(config: EvaluationConfig, metrics: tuple[str, ...] = ()) -> list[str]:
+def check_evaluation(
+    config: EvaluationConfig, metrics: tuple[str, ...] = (), section: str = "evaluation"
+) -> list[str]:
     """Returns what is wrong with evaluation settings, one message a problem.
 
     Args:
         metrics: Those that the study needs (its objectives), which settings may make impossible.
+        section: Of the study file, where the settings stand.
     """
     problems = check_metric_models(config.image_encoder, config.clip)
     count = min(len(config.prompts or ()) or 2, config.num_prompts or 2)
-    scaled = [name for name in metrics if name in ("quality", "prompt_fidelity_scaled")]
+    scaled = [name for name in metrics if name in _NEED_TWO_PROMPTS]
     if scaled and count < 2:
         problems.append(
             f"{scaled[0]} needs at least 2 evaluation prompts, since prompt fidelity is measured against the "
-            "other prompts; this study has 1: add prompts, or raise num_prompts"
+            f"other prompts; this study has 1 in {section}: add prompts, or raise num_prompts"
         )
     if "diversity" in metrics and config.images_per_prompt < 2:
-        problems.append("diversity needs images_per_prompt of at least 2; it is 1: raise it")
-    if {"class_kid_low", "class_kid_high"} & set(metrics) and config.num_class_images < 3:
-        problems.append("the interval of class_kid needs num_class_images of at least 3; it is 2: raise it")
+        problems.append(f"diversity needs {section}.images_per_prompt of at least 2; it is 1: raise it")
+    distances = [name for name in metrics if name.startswith(("class_kid", "class_cmmd"))]
+    if distances and config.num_class_images < MIN_DISTRIBUTION_IMAGES:
+        problems.append(
+            f"{distances[0]} needs {section}.num_class_images of at least {MIN_DISTRIBUTION_IMAGES}, since the "
+            f"distance of two distributions is noise below; it is {config.num_class_images}: raise it, or "
+            "take class_kept or drift"
+        )
     return problems
 
 

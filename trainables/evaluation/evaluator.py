@@ -5,7 +5,6 @@ training.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,17 +16,20 @@ from PIL import Image
 
 from trainables.cache import Cache
 from trainables.config import EvaluationConfig
-from trainables.evaluation import metrics
+from trainables.evaluation import metrics, perceptual
+from trainables.evaluation.anchors import AnchorTable, make_anchors
+from trainables.evaluation.ceiling import ceiling
 from trainables.evaluation.encoders import Clip, ImageEncoder, MetricModels
+from trainables.evaluation.image_scores import ImageScore
 from trainables.evaluation.metrics import Array
 from trainables.evaluation.protocol import Draw, Protocol, make_protocol
-from trainables.evaluation.quality import RULE, Anchors, compute_quality
+from trainables.evaluation.quality import RULE
+from trainables.evaluation.scoring import BaseFeatures, Drawn, Reality, embed, score
 from trainables.families import Backbone
-from trainables.metrics_table import metric_names
 from trainables.sampling import generate
 from trainables.subjects import Subject, image_digest
 
-_VERSION = 1  # of what is cached; raised when sampling or embedding changes its results
+_VERSION = 2  # of what is cached; raised when sampling or embedding changes its results
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,18 @@ class Base:
     """What the base model makes of the protocol.
 
     Attributes:
-        images: Of the subject's prompts, in the protocol's order.
-        class_images: Of the class prompts.
+        beside: Of the first image of each of the subject's prompts, for grids.
+        class_images: Of the class prompts, with the noise of the run's.
         class_features: Embeddings of the class images.
-        kid_features: Embeddings of the class prompts' images with other noise.
+        anchor_features: Embeddings of the anchors' images, of the image encoder.
+        anchor_clip: The same of CLIP.
     """
 
-    images: tuple[Image.Image, ...]
+    beside: tuple[Image.Image, ...]
     class_images: tuple[Image.Image, ...]
     class_features: Array
-    kid_features: Array
+    anchor_features: Array
+    anchor_clip: Array
 
 
 @dataclass(frozen=True)
@@ -55,24 +59,23 @@ class Evaluator:
     protocol: Protocol
     models: MetricModels
     base: Base
-    anchors: Anchors
-    text_features: Array
-    reference_features: Array
-    reference_clip: Array
-    training_features: Array
+    anchors: AnchorTable
+    reality: Reality
+    ceiling: dict[str, float | None]
     batch_size: int
     seed: int
 
     def provenance(self) -> dict[str, Any]:
         """What every number of this evaluation rests on, as JSON values: models, preprocessing, versions,
-        anchors.
+        anchors with their errors.
         """
         return {
             "metric_models": self.models.provenance(),
             "protocol": {**self.protocol.provenance(), "seed": self.seed},
             "references": len(self.subject.references),
             "training_images": len(self.subject.images),
-            "anchors": dict(self.anchors.__dict__),
+            "anchors": self.anchors.provenance(),
+            "perceptual": perceptual.provenance(),
             "quality_rule": RULE,
         }
 
@@ -83,17 +86,23 @@ class Evaluation:
 
     Attributes:
         metrics: Every metric of kind "eval" by its bare name; None where the data cannot give it, never NaN.
-        images: Of the subject's prompts, in the protocol's order.
-        class_images: Of the class prompts.
+        images: Of the subject's prompts, in the order of `instance`.
+        class_images: Of the class prompts, in the order of `classes`.
+        image_scores: One entry an image: `images`, then `class_images`.
         image_latency_seconds: Wall seconds an image, sampled in the evaluation's batches.
         seconds: Of the whole evaluation.
+        instance: What `images` are of.
+        classes: What `class_images` are of.
     """
 
     metrics: dict[str, float | None]
     images: tuple[Image.Image, ...]
     class_images: tuple[Image.Image, ...]
+    image_scores: tuple[ImageScore, ...]
     image_latency_seconds: float
     seconds: float
+    instance: Draw
+    classes: Draw
 
 
 def prepare_evaluation(
@@ -102,6 +111,7 @@ def prepare_evaluation(
     config: EvaluationConfig,
     models: MetricModels,
     cache: Cache,
+    seed: int,
     resolution: int | None = None,
 ) -> Evaluator:
     """Draws (or reads from the cache) what the base model makes of the protocol, and embeds it and the real
@@ -110,119 +120,105 @@ def prepare_evaluation(
     Must be called while `backbone` is the base model, before a method attaches anything.
 
     Args:
+        seed: Of the run, which with the subject fixes the noise of its images.
         resolution: Pixels to draw at: those of training; None takes the model's own.
     """
     if any(parameter.requires_grad for part in backbone.modules.values() for parameter in part.parameters()):
         raise RuntimeError(
             "prepare_evaluation needs the base model; call it before the method attaches anything"
         )
-    protocol = make_protocol(subject, config, resolution or backbone.resolution)
-    images, class_images, kid_images = (
-        _base_images(backbone, protocol, draw, cache, config.batch_size)
-        for draw in (protocol.instance, protocol.classes, protocol.classes_again)
-    )
+    protocol = make_protocol(subject, config, resolution or backbone.resolution, seed)
     encoder, clip = models.image_encoder, models.clip
+    beside = protocol.beside
+    same_noise = _base_images(backbone, protocol, beside + protocol.classes, cache, config.batch_size)
+    anchor_images = _base_images(backbone, protocol, protocol.anchors, cache, config.batch_size)
+    base = Base(
+        beside=tuple(same_noise[: len(beside)]),
+        class_images=tuple(same_noise[len(beside) :]),
+        class_features=_embedded(cache, encoder, same_noise[len(beside) :]),
+        anchor_features=_embedded(cache, encoder, anchor_images),
+        anchor_clip=_embedded(cache, clip, anchor_images),
+    )
     references = _embedded(cache, encoder, subject.references)
-    training = _embedded(cache, encoder, subject.images)
-    features, clip_features = _embedded(cache, encoder, images), _embedded(cache, clip, images)
-    texts = clip.embed_texts(protocol.texts)
-    groups = list(protocol.instance.groups)
-    anchors = Anchors(
-        subject_base=metrics.subject_fidelity(features, references),
-        subject_real=metrics.real_similarity(references, training),
-        prompt_base=metrics.paired_cosine(clip_features, texts[groups]),
-        prompt_floor=metrics.mismatched_prompt_fidelity(clip_features, texts, groups),
+    reality = Reality(
+        references=references,
+        references_clip=_embedded(cache, clip, subject.references),
+        texts=clip.embed_texts(protocol.texts),
+        training=subject.images,
+    )
+    real = metrics.real_similarity(references, _embedded(cache, encoder, subject.images))
+    table = make_anchors(
+        base.anchor_features, base.anchor_clip, protocol.anchors.groups, reality.texts, references, real
     )
     return Evaluator(
         subject=subject,
         protocol=protocol,
         models=models,
-        base=Base(
-            images=tuple(images),
-            class_images=tuple(class_images),
-            class_features=_embedded(cache, encoder, class_images),
-            kid_features=_embedded(cache, encoder, kid_images),
+        base=base,
+        anchors=table,
+        reality=reality,
+        ceiling=ceiling(
+            subject,
+            protocol.templates,
+            references,
+            reality.texts,
+            table,
+            lambda images: _embedded(cache, encoder, images),
+            lambda images: _embedded(cache, clip, images),
         ),
-        anchors=anchors,
-        text_features=texts,
-        reference_features=references,
-        reference_clip=_embedded(cache, clip, subject.references),
-        training_features=training,
         batch_size=config.batch_size,
         seed=config.seed,
     )
 
 
-def evaluate(evaluator: Evaluator, backbone: Backbone, *, is_base: bool = False) -> Evaluation:
+def evaluate(
+    evaluator: Evaluator, backbone: Backbone, *, is_base: bool = False, final: bool = True
+) -> Evaluation:
     """Draws the protocol's images with the model as it is now and scores them.
 
     Changes neither weights, modes nor any random state.
 
     Args:
-        is_base: The model is the base model, whose images are known: those are scored, and drawing only measures the
-            latency. In batches of other sizes they would differ in their last bits, and the base model from itself.
+        is_base: The model is the base model, whose class images are known: drawn in batches of other sizes they would
+            differ in their last bits, and the base model from itself.
+        final: Draw everything; else what the protocol has for evaluations on the way.
     """
     started = time.perf_counter()
-    protocol = evaluator.protocol
-    count = len(protocol.instance)
-    drawn = _draw(backbone, protocol, (protocol.instance, protocol.classes), evaluator.batch_size)
-    latency = (time.perf_counter() - started) / len(drawn)
-    if is_base:
-        drawn = [*evaluator.base.images, *evaluator.base.class_images]
-    features = evaluator.models.image_encoder.embed(drawn)
-    clip_features = evaluator.models.clip.embed_images(drawn[:count])
-    values = _score(evaluator, features[:count], features[count:], clip_features)
+    protocol, base = evaluator.protocol, evaluator.base
+    part = protocol.part(final=final)
+    instance, classes = protocol.instance.chosen(part.instance), protocol.classes.chosen(part.classes)
+    count = len(instance)
+    made = _draw(backbone, protocol, instance if is_base else instance + classes, evaluator.batch_size)
+    latency = (time.perf_counter() - started) / len(made)
+    class_images = [base.class_images[index] for index in part.classes] if is_base else made[count:]
+    drawn = Drawn(tuple(made[:count]), instance, tuple(class_images), classes)
+    scores = score(
+        drawn,
+        embed(evaluator.models, drawn),
+        protocol.templates,
+        evaluator.reality,
+        BaseFeatures(base.class_features[list(part.classes)], base.anchor_features, base.anchor_clip),
+        evaluator.anchors,
+        evaluator.ceiling,
+        evaluator.seed,
+    )
     return Evaluation(
-        metrics=values,
-        images=tuple(drawn[:count]),
-        class_images=tuple(drawn[count:]),
+        metrics=scores.metrics,
+        images=drawn.images,
+        class_images=drawn.class_images,
+        image_scores=scores.images,
         image_latency_seconds=latency,
         seconds=time.perf_counter() - started,
+        instance=instance,
+        classes=classes,
     )
 
 
-def _score(
-    evaluator: Evaluator, features: Array, class_features: Array, clip_features: Array
-) -> dict[str, float | None]:
-    groups = list(evaluator.protocol.instance.groups)
-    references = evaluator.reference_features
-    subject = metrics.subject_fidelity(features, references)
-    prompt = metrics.paired_cosine(clip_features, evaluator.text_features[groups])
-    scaled = compute_quality(subject, prompt, evaluator.anchors)
-    kid_features = evaluator.base.kid_features
-    interval = metrics.kid_interval(class_features, kid_features, seed=evaluator.seed)
-    values: dict[str, float | None] = {
-        "quality": scaled.quality,
-        "subject_fidelity": subject,
-        "prompt_fidelity": prompt,
-        "subject_fidelity_scaled": scaled.subject_fidelity_scaled,
-        "prompt_fidelity_scaled": scaled.prompt_fidelity_scaled,
-        "clip_i": metrics.subject_fidelity(clip_features, evaluator.reference_clip),
-        "diversity": metrics.diversity(features, groups),
-        "drift": metrics.drift(class_features, evaluator.base.class_features),
-        "prior_preservation": metrics.subject_fidelity(class_features, references),
-        "memorisation": metrics.memorisation(features, evaluator.training_features, references),
-        "class_kid": metrics.kid(class_features, kid_features),
-        "class_kid_low": interval[0] if interval else None,
-        "class_kid_high": interval[1] if interval else None,
-    }
-    if set(values) != set(metric_names("eval")):
-        raise AssertionError("the evaluation and trainables/metrics_table.py name different metrics")
-    return {name: _finite(value) for name, value in values.items()}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _draw(
-    backbone: Backbone, protocol: Protocol, draws: Sequence[Draw], batch_size: int
-) -> list[Image.Image]:
-    """Draws several sets together, so that batches are full."""
+def _draw(backbone: Backbone, protocol: Protocol, draw: Draw, batch_size: int) -> list[Image.Image]:
     return generate(
         backbone,
-        [prompt for draw in draws for prompt in draw.prompts],
-        seeds=[seed for draw in draws for seed in draw.seeds],
+        draw.prompts,
+        seeds=draw.seeds,
         num_inference_steps=protocol.num_inference_steps,
         guidance_scale=protocol.guidance_scale,
         batch_size=batch_size,
@@ -241,7 +237,7 @@ def _base_images(
     }
 
     def compute() -> dict[str, torch.Tensor]:
-        images = _draw(backbone, protocol, (draw,), batch_size)
+        images = _draw(backbone, protocol, draw, batch_size)
         return {"images": torch.from_numpy(np.stack([np.asarray(image) for image in images]))}
 
     pixels = cache.tensors("base_images", identity, compute)["images"].numpy()

@@ -53,7 +53,7 @@ def save_samples(
     pictures = {GRID_KEY: sample_grid(evaluator, evaluation, f"step {step}")}
     if final:
         for group, template in enumerate(evaluator.protocol.templates[:_MAX_STRIPS]):
-            strip = side_by_side(_of_group(evaluator, evaluation.images, group))
+            strip = side_by_side(_of_group(evaluation, group))
             pictures[f"{group:02d} {_plain(template)}"] = strip
         pictures["class"] = side_by_side(evaluation.class_images[:_MAX_COLUMNS])
         pictures[REFERENCES_KEY] = side_by_side(evaluator.subject.references[:_MAX_COLUMNS])
@@ -65,34 +65,38 @@ def save_samples(
 
 
 def sample_grid(evaluator: Evaluator, evaluation: Evaluation, title: str) -> Image.Image:
-    """One line a prompt, the tuned model's images at the left, the base model's with the same noise at the
-    right.
+    """One line a prompt, the tuned model's images at the left, at the right the base model's with the noise of the
+    first.
 
     Above them the held-out references, below them the class prompt, which shows what the class has taken
     over.
     """
-    protocol, base = evaluator.protocol, evaluator.base
-    subject = evaluator.subject
+    base, subject, instance = evaluator.base, evaluator.subject, evaluation.instance
     rows = [
         GridRow(
-            protocol.instance.prompts[protocol.instance.groups.index(group)],
-            _of_group(evaluator, evaluation.images, group),
-            _of_group(evaluator, base.images, group),
+            instance.prompts[instance.groups.index(group)],
+            _of_group(evaluation, group),
+            (base.beside[group],),
         )
-        for group in range(len(protocol.templates))
+        for group in dict.fromkeys(instance.groups)
     ]
     shown = max(len(row.images) for row in rows)
-    plain = min(len(protocol.classes), shown)
+    plain = evaluation.classes.first(min(len(evaluation.classes), shown))
+    chosen = evaluator.protocol.classes.first(len(evaluation.classes))
     rows.append(
         GridRow(
             f'class prompts, from "{subject.class_prompt}" on',
-            evaluation.class_images[:plain],
-            base.class_images[:plain],
+            tuple(evaluation.class_images[index] for index in plain),
+            tuple(base.class_images[chosen[index]] for index in plain),
         )
     )
     references = GridRow("held-out references", subject.references[: max(4, 2 * shown)])
-    quality = evaluation.metrics["quality"]
-    scores = "" if quality is None else f", quality {quality:.2f}"
+    shown_metrics = (("quality", "quality"), ("class kept", "class_kept"))
+    scores = "".join(
+        f", {title} {value:.2f}"
+        for title, name in shown_metrics
+        if (value := evaluation.metrics[name]) is not None
+    )
     heading = f"{subject.name}, {title}{scores}; left: this model, right: base model, same noise"
     return draw_grid([references, *rows], heading)
 
@@ -130,9 +134,9 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
     return strip
 
 
-def _of_group(evaluator: Evaluator, images: Sequence[Image.Image], group: int) -> tuple[Image.Image, ...]:
-    groups = evaluator.protocol.instance.groups
-    return tuple(image for image, own in zip(images, groups, strict=True) if own == group)[:_MAX_COLUMNS]
+def _of_group(evaluation: Evaluation, group: int) -> tuple[Image.Image, ...]:
+    pairs = zip(evaluation.images, evaluation.instance.groups, strict=True)
+    return tuple(image for image, own in pairs if own == group)[:_MAX_COLUMNS]
 
 
 def _plain(template: str) -> str:

@@ -1,4 +1,7 @@
-"""The prompts that a subject is judged by: the study's own, the embedded world's, or the list below."""
+"""The prompts that a subject is judged by: the study's own, the embedded world's, or the lists below.
+
+The built-in lists come in two sets, for search and confirm, which share no prompt.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,18 @@ PHOTO_TEMPLATES: tuple[str, ...] = (
     "a black and white pencil drawing of {subject}",
 )
 
+# What a search is judged by: the same kinds of demand, and none of the prompts above.
+PHOTO_SEARCH_TEMPLATES: tuple[str, ...] = (
+    "{subject} on a green lawn in the sun",
+    "{subject} on a grey sofa",
+    "{subject} next to a stack of white plates",
+    "{subject} in front of a lake and mountains",
+    "{subject} in a dark forest with fog",
+    "{subject} on a cobblestone square in autumn leaves",
+    "{subject} carved out of wood",
+    "a watercolour painting of {subject}",
+)
+
 
 def evaluation_templates(subject: Subject, config: EvaluationConfig) -> tuple[str, ...]:
     """Returns the templates, each with ``{subject}``, that a subject is evaluated on."""
@@ -40,9 +55,9 @@ def templates_of(embedded: bool, config: EvaluationConfig) -> tuple[str, ...]:
         if embedded:
             from trainables.embedded import evaluation_prompts
 
-            templates = tuple(evaluation_prompts())
+            templates = evaluation_prompts(config.prompt_set)
         else:
-            templates = PHOTO_TEMPLATES
+            templates = PHOTO_TEMPLATES if config.prompt_set == "confirm" else PHOTO_SEARCH_TEMPLATES
     return templates[: config.num_prompts] if config.num_prompts else templates
 
 

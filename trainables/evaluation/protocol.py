@@ -1,36 +1,76 @@
-"""Which images an evaluation draws: prompts, noise and solver, fixed by the study and the subject alone.
+"""Which images an evaluation draws: prompts, noise and solver, fixed by the study, the subject and the run's seed.
 
-Nothing here depends on the run's method or seed, so that all runs on a subject are judged on the same prompts
-with the same noise, at intermediate steps as at the end.
+Nothing here depends on the run's method, so that all arms on a subject with a seed are judged on the same prompts
+with the same noise. Another seed or another subject has other noise: a lucky draw that they shared would be taken for
+an effect, and a search would tune on the noise that the verdict is reached with. What the scales are anchored at has
+noise of its own, fixed by the study alone, so that it is drawn once for all subjects of a class.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainables.config import EvaluationConfig
 from trainables.evaluation.prompts import evaluation_templates, fill
+from trainables.randomness import stream_seed
 from trainables.sampling import image_seed
 from trainables.subjects import Subject
+
+#: Images of the templates that anchors rest on, at least; with 10, their standard error was up to .15 in scaled units.
+ANCHOR_IMAGES = 64
+_FEWEST_CLASS_IMAGES = 2  # of an evaluation on the way
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Images to draw; the three tuples have one entry an image.
+    """Images to draw; the four tuples have one entry an image.
 
     Attributes:
         prompts: What is drawn.
-        groups: Number of the template, so that images of one prompt can be found.
+        groups: Number of the prompt, so that images of one prompt can be found.
+        numbers: Of the image within its prompt: 0, 1, ...
         seeds: Of the noise.
     """
 
     prompts: tuple[str, ...]
     groups: tuple[int, ...]
+    numbers: tuple[int, ...]
     seeds: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def __add__(self, other: Draw) -> Draw:
+        return Draw(
+            self.prompts + other.prompts,
+            self.groups + other.groups,
+            self.numbers + other.numbers,
+            self.seeds + other.seeds,
+        )
+
+    def chosen(self, indices: Sequence[int]) -> Draw:
+        """Returns some of the images, in the order of `indices`."""
+        return Draw(
+            tuple(self.prompts[index] for index in indices),
+            tuple(self.groups[index] for index in indices),
+            tuple(self.numbers[index] for index in indices),
+            tuple(self.seeds[index] for index in indices),
+        )
+
+    def first(self, count: int) -> tuple[int, ...]:
+        """Returns where `count` images stand: the first of each prompt before second ones, in this draw's order."""
+        ranked = sorted(range(len(self)), key=lambda index: (self.numbers[index], self.groups[index]))
+        return tuple(sorted(ranked[:count]))
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one evaluation draws of a protocol: where its images stand in `Protocol.instance` and `Protocol.classes`."""
+
+    instance: tuple[int, ...]
+    classes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -42,23 +82,42 @@ class Protocol:
         texts: Templates with the class in the subject's place, which images are compared with: the rare token
             means nothing to a CLIP that has never seen it.
         instance: The templates with the subject, several images each.
-        classes: The class prompt alone, then the templates with the class, in turn: for drift, for what the
-            class takes over from the subject, and for KID.
-        classes_again: The same prompts with other noise, twice as many. They are KID's reference, because
-            images that share their noise are not independent samples.
+        classes: The class prompt alone (group 0), then the templates with the class (group 1 for template 0), in turn:
+            for what the class has kept, for drift, and for distances of distributions.
+        anchors: The same prompts as `classes`, at least `ANCHOR_IMAGES` of the templates and as many of the class
+            prompt alone as of each, with noise of the study alone. The base model's images of them are where the
+            scales begin, and the reference of distances of distributions, because images that share their noise are
+            not independent samples.
         num_inference_steps: Solver steps.
         guidance_scale: Of classifier-free guidance.
         resolution: Side in pixels.
+        images_between: Of `instance`, at evaluations on the way; None: all.
     """
 
     templates: tuple[str, ...]
     texts: tuple[str, ...]
     instance: Draw
     classes: Draw
-    classes_again: Draw
+    anchors: Draw
     num_inference_steps: int
     guidance_scale: float
     resolution: int
+    images_between: int | None = None
+
+    @property
+    def beside(self) -> Draw:
+        """The first image of each prompt, which grids show of the base model beside the tuned one's."""
+        return self.instance.chosen(self.instance.first(len(self.templates)))
+
+    def part(self, *, final: bool) -> Part:
+        """Returns what an evaluation draws: everything at the end; on the way `images_between`, and of the class images
+        the same share, at least two.
+        """
+        count, classes = len(self.instance), len(self.classes)
+        if not final and self.images_between is not None and self.images_between < count:
+            classes = max(_FEWEST_CLASS_IMAGES, round(classes * self.images_between / count))
+            count = self.images_between
+        return Part(self.instance.first(count), self.classes.first(classes))
 
     def identity(self, draw: Draw) -> dict[str, Any]:
         """Everything that determines a draw, beside the model, as JSON values."""
@@ -75,7 +134,9 @@ class Protocol:
         return {
             "templates": list(self.templates),
             "images": len(self.instance),
+            "images_between": len(self.part(final=False).instance),
             "class_images": len(self.classes),
+            "anchor_images": len(self.anchors),
             "solver": "DPM-Solver++(2M)",
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
@@ -83,25 +144,33 @@ class Protocol:
         }
 
 
-def make_protocol(subject: Subject, config: EvaluationConfig, resolution: int) -> Protocol:
-    """Returns the protocol of a subject under a study's evaluation settings."""
+def make_protocol(subject: Subject, config: EvaluationConfig, resolution: int, seed: int) -> Protocol:
+    """Returns the protocol of a run on a subject under a study's evaluation settings.
+
+    Args:
+        resolution: Side of the images in pixels.
+        seed: Of the run.
+    """
     templates = evaluation_templates(subject, config)
     texts = tuple(fill(template, subject.class_prompt) for template in templates)
     class_prompts = (subject.class_prompt, *texts)
+    noise = stream_seed(config.seed, f"evaluation/{subject.name}/{seed}")
+    anchors_each = -(-ANCHOR_IMAGES // len(templates))
     return Protocol(
         templates=templates,
         texts=texts,
         instance=_draw(
             tuple(fill(template, subject.instance_prompt) for template in templates),
             config.images_per_prompt * len(templates),
-            config.seed,
+            noise,
             "instance",
         ),
-        classes=_draw(class_prompts, config.num_class_images, config.seed, "class"),
-        classes_again=_draw(class_prompts, 2 * config.num_class_images, config.seed, "class again"),
+        classes=_draw(class_prompts, config.num_class_images, noise, "class"),
+        anchors=_draw(class_prompts, anchors_each * len(class_prompts), config.seed, "anchor"),
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
         resolution=resolution,
+        images_between=config.images_between,
     )
 
 
@@ -113,5 +182,6 @@ def _draw(prompts: tuple[str, ...], count: int, seed: int, purpose: str) -> Draw
     return Draw(
         prompts=tuple(prompts[prompt] for prompt, _ in pairs),
         groups=tuple(prompt for prompt, _ in pairs),
+        numbers=tuple(number for _, number in pairs),
         seeds=tuple(image_seed(seed, purpose, prompt, image) for prompt, image in pairs),
     )

@@ -1,23 +1,34 @@
 """The one scalar that a search may maximise, and the rule behind it.
 
-Quality has two axes that work against each other (arXiv 2309.14859: correlation -0.95 over tuned
-configurations), and no scalar replaces them in a comparison. A search with one objective needs one all the
-same, and this is it:
+Quality has three axes that work against each other (arXiv 2309.14859: correlation -0.95 of subject and prompt over
+tuned configurations; a model tuned without prior preservation turns the whole class into its subject), and no scalar
+replaces them in a comparison. A search with one objective needs one all the same, and this is it:
 
-    quality = clip(subject_scaled, 0, 1) * clip(prompt_scaled, 0, 1)
+    quality = clip(S, 0, 1) * clip(P, 0, 1) * clip(C, 0, 1)
 
-    subject_scaled = (s - s_base) / (s_real - s_base)      base model 0, real held-out images 1
-    prompt_scaled  = (p - p_floor) / (p_base - p_floor)    images of other prompts 0, base model 1
+    S = (s - s_base) / (s_real - s_base)      subject: base model 0, real held-out images 1
+    P = (p - p_floor) / (p_base - p_floor)    prompt: images of other prompts 0, base model 1
+    C = (s_real - c) / (s_real - c_base)      class kept: class images as like the subject as real ones 0, as the
+                                              base model's 1
 
-A product, because a model that fails on either axis is of no use: the base model follows prompts and knows
-nothing of the subject (0), one that repeats a training photograph shows the subject and ignores the prompt
-(near 0).
+A product, because a model that fails on one axis is of no use: the base model follows prompts and knows nothing of
+the subject (near 0), one that repeats a training photograph shows the subject and ignores the prompt (near 0), one
+that has lost the class draws its subject whenever it is asked for another of the kind. `quality_subject_prompt` is the
+product without C, for whoever wants nothing else of the model.
 
-Both factors are clipped to [0, 1]. Below 0, or two failures would multiply to a success. Above 1, because
+All factors are clipped to [0, 1]. Below 0, or two failures would multiply to a success. Above 1, because
 there is nothing to reward there: images more alike to the references than real photographs are among
 themselves are copies (their prompts suffer, or memorisation shows it), and a tuned model that outdoes its own
 base in CLIP similarity mostly repeats the prompt's objects, or is lucky in a few images. Unclipped, one axis
 could pay for the other. The scaled values are reported as they are, so that nothing is hidden.
+
+The base model's own images are measured like any run's and score about, not exactly, S = 0, P = 1, C = 1: the anchors
+are means of other images, of class prompts and with other noise.
+
+An image has failed if it shows another subject or another prompt: if its own S or its own P is below a threshold. The
+thresholds are calibrated on pictures of the sprite world whose truth is known (``tests/evaluation/test_failed.py``):
+CALIBRATION
+Photographs have no such truth; there the same thresholds are a convention.
 """
 
 from __future__ import annotations
@@ -25,45 +36,68 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RULE = (
-    "quality = clip(S, 0, 1) x clip(P, 0, 1), where S = (s - s_base) / (s_real - s_base) with s the subject "
-    "fidelity, s_base that of the base model and s_real that of real images among themselves, and "
-    "P = (p - p_floor) / (p_base - p_floor) with p the prompt fidelity, p_base that of the base model and "
-    "p_floor the similarity of the base model's images to the other evaluation prompts. Undefined where a "
-    "denominator is below 0.01."
+    "quality = clip(S, 0, 1) x clip(P, 0, 1) x clip(C, 0, 1), where S = (s - s_base) / (s_real - s_base) with s the "
+    "subject fidelity, s_base that of the base model's images of the class and s_real that of real images among "
+    "themselves, P = (p - p_floor) / (p_base - p_floor) with p the prompt fidelity, p_base that of the base model and "
+    "p_floor the similarity of the base model's images to the other evaluation prompts, and "
+    "C = (s_real - c) / (s_real - c_base) with c the similarity of class images to the subject's references and c_base "
+    "that of the base model's. quality_subject_prompt = clip(S, 0, 1) x clip(P, 0, 1). Undefined where a denominator "
+    "is below 0.01."
 )
 
-RESOLUTION = 1e-6  # cosine; means of float32 cosines that come of the same images another way differ by less
 SMALLEST_SPAN = 0.01  # cosine; below it the rescaling would amplify noise a hundredfold
+
+
+FAILED_SUBJECT = 0.6  # S of one image
+FAILED_PROMPT = 0.6  # P of one image
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """What the two fidelities are measured against; None where the data cannot give it.
+    """What similarities are measured against; None where the data cannot give it.
 
     Attributes:
-        subject_base: Subject fidelity of the base model (same prompts and noise).
+        subject_base: Similarity of the base model's images of the class, in the evaluation's prompts, to the subject's
+            references.
         subject_real: Mean cosine of real images with held-out ones.
         prompt_base: Prompt fidelity of the base model.
         prompt_floor: Mean cosine of the base model's images with the other evaluation prompts.
+        class_base: As `subject_base`, over the prompts of the run's class images.
     """
 
     subject_base: float | None
     subject_real: float | None
     prompt_base: float | None
     prompt_floor: float | None
+    class_base: float | None
+
+    def scaled_subject(self, value: float | None) -> float | None:
+        """S of a similarity to the references."""
+        return rescale(value, self.subject_base, self.subject_real)
+
+    def scaled_prompt(self, value: float | None) -> float | None:
+        """P of a similarity to the prompt."""
+        return rescale(value, self.prompt_floor, self.prompt_base)
+
+    def class_kept(self, value: float | None) -> float | None:
+        """C of a similarity of class images to the references."""
+        taken_over = rescale(value, self.class_base, self.subject_real)
+        return None if taken_over is None else 1.0 - taken_over
 
 
 @dataclass(frozen=True)
 class Quality:
-    """The scalar and its two factors before clipping; None where an anchor is missing or two coincide."""
+    """The scalars and their factors before clipping; None where an anchor is missing or two coincide."""
 
     quality: float | None
+    quality_subject_prompt: float | None
     subject_fidelity_scaled: float | None
     prompt_fidelity_scaled: float | None
+    class_kept: float | None
 
 
 def rescale(value: float | None, zero: float | None, one: float | None) -> float | None:
-    """Returns where `value` lies between `zero` (0) and `one` (1); exactly 0 or 1 where only rounding is between.
+    """Returns where `value` lies between `zero` (0) and `one` (1).
 
     None if any of them is missing, or if `one` is not at least `SMALLEST_SPAN` above `zero`: then the base
     model already is as close as real images, or does not tell prompts apart, and there is no scale to measure
@@ -71,20 +105,35 @@ def rescale(value: float | None, zero: float | None, one: float | None) -> float
     """
     if value is None or zero is None or one is None or one - zero < SMALLEST_SPAN:
         return None
-    for anchor, position in ((zero, 0.0), (one, 1.0)):
-        if abs(value - anchor) < RESOLUTION:
-            return position
     return (value - zero) / (one - zero)
 
 
-def compute_quality(subject: float | None, prompt: float | None, anchors: Anchors) -> Quality:
-    """Applies `RULE` to a subject fidelity and a prompt fidelity."""
-    subject_scaled = rescale(subject, anchors.subject_base, anchors.subject_real)
-    prompt_scaled = rescale(prompt, anchors.prompt_floor, anchors.prompt_base)
-    if subject_scaled is None or prompt_scaled is None:
-        return Quality(None, subject_scaled, prompt_scaled)
-    return Quality(_clip(subject_scaled) * _clip(prompt_scaled), subject_scaled, prompt_scaled)
+def compute_quality(
+    subject: float | None, prompt: float | None, class_similarity: float | None, anchors: Anchors
+) -> Quality:
+    """Applies `RULE` to a subject fidelity, a prompt fidelity, and the similarity of class images to the references."""
+    s, p = anchors.scaled_subject(subject), anchors.scaled_prompt(prompt)
+    c = anchors.class_kept(class_similarity)
+    return Quality(clipped_product(s, p, c), clipped_product(s, p), s, p, c)
 
 
-def _clip(value: float) -> float:
-    return min(1.0, max(0.0, value))
+def clipped_product(*factors: float | None) -> float | None:
+    """Returns the product of factors clipped to [0, 1]; None if one is missing."""
+    product = 1.0
+    for factor in factors:
+        if factor is None:
+            return None
+        product *= min(1.0, max(0.0, factor))
+    return product
+
+
+def has_failed(subject_scaled: float | None, prompt_scaled: float | None) -> bool | None:
+    """Whether an image shows another subject or another prompt, by its own S and P; None where there is no scale."""
+    known = [
+        value < limit
+        for value, limit in ((subject_scaled, FAILED_SUBJECT), (prompt_scaled, FAILED_PROMPT))
+        if value is not None
+    ]
+    if any(known):
+        return True
+    return False if len(known) == 2 else None

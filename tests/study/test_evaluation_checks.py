@@ -1,0 +1,61 @@
+"""What is said of an evaluation before a study starts: for both phases, and where results would say little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from study.checks import check_study, evaluation_notes
+from study.phases import SearchEvaluation
+from study.spec import StudySpec
+
+
+def spec_of(search: dict[str, Any] | None = None, **evaluation: Any) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "judged",
+            "subjects": ["cat-1", "dog-1", "bird-1"],
+            "arms": {"lora": {"method": "lora"}},
+            "search": {"trials": 1, **(search or {})},
+            "confirm": {"seeds": [1]},
+            "evaluation": evaluation,
+        }
+    )
+
+
+def test_few_images_are_a_note() -> None:
+    assert evaluation_notes(spec_of()) == []  # 16 prompts, 4 images of each
+    (note,) = evaluation_notes(spec_of(images_per_prompt=2))
+    assert "judged on 32 images" in note
+    assert "at least 64" in note
+    (note,) = evaluation_notes(spec_of(prompts=["{subject}"], images_per_prompt=1))
+    assert "judged on 1 image of" in note
+    nothing_to_judge = spec_of(images_per_prompt=1)
+    confirm = nothing_to_judge.confirm.model_copy(update={"seeds": ()})
+    assert evaluation_notes(nothing_to_judge.model_copy(update={"confirm": confirm})) == []
+
+
+@pytest.mark.parametrize("metric", ["class_kid", "class_cmmd"])
+def test_distances_need_enough_images_in_both_phases(metric: str) -> None:
+    objective = {"objective": {"minimize": metric}}
+    said = [line for line in check_study(spec_of(objective)) if metric in line]
+    assert [line.split(" of at least 50")[0] for line in said] == [
+        f"{metric} needs evaluation.search.num_class_images", f"{metric} needs evaluation.num_class_images"
+    ]  # fmt: skip
+    enough = spec_of(objective, num_class_images=50)
+    settings = enough.evaluation.model_copy(update={"search": SearchEvaluation(num_class_images=50)})
+    enough = enough.model_copy(update={"evaluation": settings})
+    assert not [line for line in check_study(enough) if metric in line]
+
+
+def test_the_metrics_of_bounds_are_looked_at_too() -> None:
+    bounded = {"objective": {"maximize": "quality_subject_prompt", "subject_to": {"class_kid": "<= 0.1"}}}
+    assert any("class_kid needs" in line for line in check_study(spec_of(bounded)))
+
+
+def test_a_search_with_one_prompt_cannot_be_scored() -> None:
+    spec = spec_of()
+    one = spec.evaluation.model_copy(update={"search": SearchEvaluation(num_prompts=1)})
+    said = check_study(spec.model_copy(update={"evaluation": one}))
+    assert [line for line in said if "2 evaluation prompts" in line and "evaluation.search" in line]
