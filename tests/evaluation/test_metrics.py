@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,18 +112,31 @@ def naive_kid(x: np.ndarray, y: np.ndarray) -> float:
     return xx + yy - 2 * xy
 
 
+def polynomial_mmd(x: np.ndarray, y: np.ndarray) -> float:
+    return metrics.mmd(x, y, metrics.polynomial_kernel)
+
+
 def test_kid_against_a_double_loop() -> None:
     x, y = rows(6), rows(9, seed=3) + 0.5
-    assert metrics.kid(x, y) == pytest.approx(naive_kid(x, y))
-    assert metrics.kid(y, x) == pytest.approx(naive_kid(x, y))
-    assert metrics.kid(x[:1], y) is None
+    assert polynomial_mmd(x, y) == pytest.approx(naive_kid(x, y))
+    assert polynomial_mmd(y, x) == pytest.approx(naive_kid(x, y))
+    many, others = rows(50), rows(51, seed=3) + 0.5
+    assert metrics.kid(many, others) == pytest.approx(naive_kid(many, others))
+
+
+@pytest.mark.parametrize("measure", [metrics.kid, metrics.kid_interval, metrics.cmmd, metrics.cmmd_interval])
+def test_distributions_take_fifty_images_on_either_side(measure: Callable[..., object]) -> None:
+    assert metrics.MIN_DISTRIBUTION_IMAGES == 50
+    assert measure(rows(49), rows(60, seed=1)) is None
+    assert measure(rows(60), rows(49, seed=1)) is None
+    assert measure(rows(50), rows(50, seed=1)) is not None
 
 
 def test_kid_is_unbiased() -> None:
-    same = [metrics.kid(rows(8, 4, s), rows(8, 4, s + 1000)) for s in range(400)]
+    same = [polynomial_mmd(rows(8, 4, s), rows(8, 4, s + 1000)) for s in range(400)]
     assert abs(np.mean(same)) < 4 * np.std(same) / 20
     assert min(same) < 0  # an estimate that cannot be negative would be biased
-    apart = [metrics.kid(rows(8, 4, s) + 1, rows(8, 4, s + 1000)) for s in range(100)]
+    apart = [polynomial_mmd(rows(8, 4, s) + 1, rows(8, 4, s + 1000)) for s in range(100)]
     # E k(x, y) by Monte Carlo with many pairs.
     x, y = rows(4000, 4, 7), rows(4000, 4, 8)
     truth = (
@@ -131,18 +147,50 @@ def test_kid_is_unbiased() -> None:
     assert np.mean(apart) == pytest.approx(truth, rel=0.1)
 
 
-def test_kid_interval_contains_the_estimate_and_narrows() -> None:
+def naive_biased_cmmd(x: np.ndarray, y: np.ndarray) -> float:
+    """The reference's estimate, written with loops: every image is paired with itself as well."""
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        a, b = a / math.dist(a, 0 * a), b / math.dist(b, 0 * b)
+        return math.exp(-(math.dist(a, b) ** 2) / (2 * 10**2))
+
+    def mean(some: np.ndarray, others: np.ndarray) -> float:
+        return sum(kernel(a, b) for a in some for b in others) / (len(some) * len(others))
+
+    return 1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y))
+
+
+def test_cmmd_against_loops_over_the_reference_s_formula() -> None:
+    x, y = rows(50), 3 * (rows(60, seed=3) + 0.5)
+    found = metrics.cmmd(x, y)
+    assert found is not None
+    # The biased estimate adds the kernel's diagonal (1000) to the mean within each side.
+    bias = 0.0
+    for side in (x, y):
+        within = metrics.gaussian_kernel(side, side)
+        off = (within.sum() - np.trace(within)) / (len(side) * (len(side) - 1))
+        bias += (1000 - off) / len(side)
+    assert found + bias == pytest.approx(naive_biased_cmmd(x, y), rel=1e-9)
+    assert bias > 0.1
+    assert metrics.cmmd(5 * x, y) == pytest.approx(found)  # embeddings are normalised
+    same = [metrics.cmmd(rows(50, 4, s), rows(50, 4, s + 1000)) for s in range(60)]
+    assert abs(np.mean(same)) < 4 * np.std(same) / np.sqrt(len(same))
+
+
+@pytest.mark.parametrize(
+    ("measure", "of"), [(metrics.kid_interval, metrics.kid), (metrics.cmmd_interval, metrics.cmmd)]
+)
+def test_intervals_contain_the_estimate_and_narrow(
+    measure: Callable[..., Any], of: Callable[..., float]
+) -> None:
     def width(count: int) -> float:
         x, y = rows(count, 6, 1), rows(count, 6, 2) + 0.5
-        estimate, interval = metrics.kid(x, y), metrics.kid_interval(x, y, seed=4)
-        assert interval is not None
-        assert estimate is not None
-        assert interval[0] < estimate < interval[1]
-        assert interval == metrics.kid_interval(x, y, seed=4)
+        interval = measure(x, y, seed=4)
+        assert interval[0] < of(x, y) < interval[1]
+        assert interval == measure(x, y, seed=4)
         return interval[1] - interval[0]
 
-    assert width(160) < 0.6 * width(20)
-    assert metrics.kid_interval(rows(2), rows(5)) is None
+    assert width(400) < 0.6 * width(50)
 
 
 def test_kid_interval_covers_the_truth() -> None:
@@ -155,11 +203,11 @@ def test_kid_interval_covers_the_truth() -> None:
     covered = 0
     for seed in range(100):
         interval = metrics.kid_interval(
-            rows(30, 4, seed) + 0.7, rows(30, 4, seed + 500), resamples=300, seed=seed
+            rows(50, 4, seed) + 0.7, rows(50, 4, seed + 500), resamples=300, seed=seed
         )
         assert interval is not None
         covered += interval[0] <= truth <= interval[1]
-    assert covered >= 83  # nominal 95 of 100; the percentile bootstrap of a small sample falls a little short
+    assert covered >= 86  # nominal 95 of 100; the percentile bootstrap of a small sample falls a little short
 
 
 def test_zero_rows_give_no_nan() -> None:

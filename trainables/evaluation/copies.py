@@ -1,0 +1,118 @@
+"""Which generated images are copies of a training image.
+
+Nearest neighbour in pixels: every image is reduced to 64x64 and blurred a little, so that size, compression, noise
+and the autoencoder leave no trace, and compared with each training image, mirrored or not, at every shift of up to two
+pixels. Standardised contrast takes brightness out. A copy must agree on the whole (correlation) *and* in every part
+(the worst block), because two pictures of the same subject on the same ground correlate highly as well, while some
+part of them is always different.
+
+The thresholds are calibrated on the embedded world and on photographs: ``python -m benchmarks.measures copies``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+SIDE = 64  # pixels to which everything is reduced
+SHIFT = 2  # pixels of `SIDE` in each direction: 3 % of the picture
+BLUR = 1.0  # pixels of `SIDE`, radius of a Gaussian
+BLOCK = 10  # pixels of `SIDE`: the part in which a copy must agree as well; a divisor of SIDE - 2 * SHIFT
+LEAST_CONTRAST = 8.0  # of 255; flatter pictures are not stretched, or their noise would decide
+
+SAME_WHOLE = 0.97  # correlation: copies have at least 0.98, photographs of the same subject up to 0.97
+SAME_PART = 0.6  # in standard deviations of the picture: copies differ by up to 0.5, other scenes by 0.7 and more
+
+_INNER = SIDE - 2 * SHIFT
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """How alike each image is to its nearest training image; both arrays have one value an image.
+
+    Attributes:
+        correlation: Of the pixels at the best alignment, in [-1, 1].
+        difference: Root mean square difference in the worst block, in standard deviations of the picture's pixels.
+    """
+
+    correlation: Array
+    difference: Array
+
+
+def copied(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> NDArray[np.bool_]:
+    """Says of each image whether it is a copy of a training image, exact or near.
+
+    Mirrored, shifted (3 %), recompressed, slightly brighter or noisier copies count, and what the autoencoder makes of
+    a training image. Other scenes of the same subject do not.
+
+    Args:
+        images: Of any size and mode.
+        training: Of any size and mode; without any, nothing is a copy.
+
+    Returns:
+        Shape (images,).
+    """
+    found = nearest(images, training)
+    return (found.correlation >= SAME_WHOLE) & (found.difference <= SAME_PART)
+
+
+def nearest(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> Nearest:
+    """Compares each image with the training images; where there are none, correlation is -1 and the difference
+    infinite.
+    """
+    correlation = np.full(len(images), -1.0, dtype=np.float32)
+    difference = np.full(len(images), np.inf, dtype=np.float32)
+    if not len(images):
+        return Nearest(correlation, difference)
+    inner = slice(SHIFT, SHIFT + _INNER)
+    rows = np.stack([_standardised(_reduced(image)[inner, inner]) for image in images])
+    flat = rows.reshape(len(rows), -1)
+    for image in training:
+        aligned = _alignments(_reduced(image))
+        table = flat @ aligned.reshape(len(aligned), -1).T / flat.shape[1]
+        best = table.argmax(axis=1)
+        value = table[np.arange(len(rows)), best]
+        better = value > correlation
+        correlation[better] = value[better]
+        difference[better] = _worst_block(rows[better] - aligned[best[better]])
+    return Nearest(correlation, difference)
+
+
+def _reduced(image: Image.Image) -> Array:
+    """Returns shape (SIDE, SIDE, 3), values in 0..255."""
+    picture = image.convert("RGB")
+    if picture.size != (SIDE, SIDE):
+        # Averages whole areas, so that detail of large pictures does not alias.
+        picture = picture.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(picture.filter(ImageFilter.GaussianBlur(BLUR)), dtype=np.float32)
+
+
+def _alignments(picture: Array) -> Array:
+    """Returns every shift of a picture and of its mirror image, standardised, shape (50, 60, 60, 3)."""
+    views = [
+        view[top : top + _INNER, left : left + _INNER]
+        for view in (picture, picture[:, ::-1])
+        for top in range(2 * SHIFT + 1)
+        for left in range(2 * SHIFT + 1)
+    ]
+    return np.stack([_standardised(view) for view in views])
+
+
+def _standardised(picture: Array) -> Array:
+    """Takes brightness and contrast out, over all channels together, so that colours stay what they are."""
+    centred = picture - picture.mean()
+    return (centred / max(float(centred.std()), LEAST_CONTRAST)).astype(np.float32)
+
+
+def _worst_block(gaps: Array) -> Array:
+    """Returns the largest root mean square over the blocks of each difference of two pictures."""
+    count = _INNER // BLOCK
+    blocks = (gaps**2).mean(axis=-1).reshape(len(gaps), count, BLOCK, count, BLOCK).mean(axis=(2, 4))
+    worst: Array = np.sqrt(blocks.reshape(len(gaps), -1).max(axis=1))
+    return worst
