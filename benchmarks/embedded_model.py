@@ -46,13 +46,19 @@ class Line:
     note: str = ""
     at_most: bool = False
 
+    @property
+    def reached(self) -> bool:
+        """Whether the bar is reached; a figure without a bar always is."""
+        if self.bar is None:
+            return True
+        return self.value <= self.bar if self.at_most else self.value >= self.bar
+
     def __str__(self) -> str:
         verdict = ""
         if self.bar is not None:
-            reached = self.value <= self.bar if self.at_most else self.value >= self.bar
             sign = "<=" if self.at_most else ">="
             verdict = f"{sign} {self.bar:g}".ljust(10)
-            verdict += "reached" if reached else f"MISS by {abs(self.value - self.bar):.3g}"
+            verdict += "reached" if self.reached else f"MISS by {abs(self.value - self.bar):.3g}"
         return f"{self.what:<44} {self.value:>9.4g}  {verdict:<28} {self.note}".rstrip()
 
 

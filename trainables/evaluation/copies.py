@@ -12,7 +12,6 @@ The thresholds are calibrated on the embedded world and on photographs: ``python
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,24 +24,13 @@ BLOCK = 10  # pixels of `SIDE`: the part in which a copy must agree as well; a d
 LEAST_CONTRAST = 8.0  # of 255; flatter pictures are not stretched, or their noise would decide
 
 SAME_WHOLE = 0.97  # correlation: copies have at least 0.98, photographs of the same subject up to 0.97
-SAME_PART = 0.6  # in standard deviations of the picture: copies differ by up to 0.5, other scenes by 0.7 and more
+SAME_PART = (
+    0.6  # in standard deviations of the picture: copies differ by up to 0.5, other scenes by 0.7 and more
+)
 
 _INNER = SIDE - 2 * SHIFT
 
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """How alike each image is to its nearest training image; both arrays have one value an image.
-
-    Attributes:
-        correlation: Of the pixels at the best alignment, in [-1, 1].
-        difference: Root mean square difference in the worst block, in standard deviations of the picture's pixels.
-    """
-
-    correlation: Array
-    difference: Array
 
 
 def copied(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> NDArray[np.bool_]:
@@ -58,30 +46,31 @@ def copied(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> ND
     Returns:
         Shape (images,).
     """
-    found = nearest(images, training)
-    return (found.correlation >= SAME_WHOLE) & (found.difference <= SAME_PART)
-
-
-def nearest(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> Nearest:
-    """Compares each image with the training images; where there are none, correlation is -1 and the difference
-    infinite.
-    """
-    correlation = np.full(len(images), -1.0, dtype=np.float32)
-    difference = np.full(len(images), np.inf, dtype=np.float32)
+    found = np.zeros(len(images), dtype=np.bool_)
     if not len(images):
-        return Nearest(correlation, difference)
+        return found
     inner = slice(SHIFT, SHIFT + _INNER)
     rows = np.stack([_standardised(_reduced(image)[inner, inner]) for image in images])
-    flat = rows.reshape(len(rows), -1)
     for image in training:
-        aligned = _alignments(_reduced(image))
-        table = flat @ aligned.reshape(len(aligned), -1).T / flat.shape[1]
-        best = table.argmax(axis=1)
-        value = table[np.arange(len(rows)), best]
-        better = value > correlation
-        correlation[better] = value[better]
-        difference[better] = _worst_block(rows[better] - aligned[best[better]])
-    return Nearest(correlation, difference)
+        correlation, difference = _compared(rows, _alignments(_reduced(image)))
+        found |= (correlation >= SAME_WHOLE) & (difference <= SAME_PART)
+    return found
+
+
+def _compared(rows: Array, aligned: Array) -> tuple[Array, Array]:
+    """Compares standardised pictures with all alignments of one training image.
+
+    Returns:
+        For each picture the correlation at the best alignment, in [-1, 1], and there the root mean square difference
+        in the worst block, in standard deviations of the picture's pixels.
+    """
+    flat = rows.reshape(len(rows), -1)
+    table = flat @ aligned.reshape(len(aligned), -1).T / flat.shape[1]
+    best = table.argmax(axis=1)
+    count = _INNER // BLOCK
+    squares = ((rows - aligned[best]) ** 2).mean(axis=-1)
+    blocks = squares.reshape(len(rows), count, BLOCK, count, BLOCK).mean(axis=(2, 4))
+    return table[np.arange(len(rows)), best], np.sqrt(blocks.max(axis=(1, 2)))
 
 
 def _reduced(image: Image.Image) -> Array:
@@ -108,11 +97,3 @@ def _standardised(picture: Array) -> Array:
     """Takes brightness and contrast out, over all channels together, so that colours stay what they are."""
     centred = picture - picture.mean()
     return (centred / max(float(centred.std()), LEAST_CONTRAST)).astype(np.float32)
-
-
-def _worst_block(gaps: Array) -> Array:
-    """Returns the largest root mean square over the blocks of each difference of two pictures."""
-    count = _INNER // BLOCK
-    blocks = (gaps**2).mean(axis=-1).reshape(len(gaps), count, BLOCK, count, BLOCK).mean(axis=(2, 4))
-    worst: Array = np.sqrt(blocks.reshape(len(gaps), -1).max(axis=1))
-    return worst
