@@ -58,24 +58,30 @@ def trait_table(identities: list[world.Identity]) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in columns.items()}
 
 
-def agreement(table: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """float64 [n, n] in 0..1: the weighted share of traits that pairs of identities have in common.
+def shared(table: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """For each trait float64 [n, n] in 0..1: how much of it pairs of identities have in common.
 
     Colours of a pattern or mark count only together with its shape.
     """
-    shared: dict[str, np.ndarray] = {}
+    alike: dict[str, np.ndarray] = {}
     for name, column in table.items():
         values = column[rows]
         if name == "shade":
             gap = np.linalg.norm(values[:, None] - values[None], axis=2)
-            shared[name] = np.exp(-((gap / 70) ** 2))
+            alike[name] = np.exp(-((gap / 70) ** 2))
         elif name in ("ear_size", "body_width"):
-            shared[name] = np.exp(-(((values[:, None] - values[None]) / 0.2) ** 2))
+            alike[name] = np.exp(-(((values[:, None] - values[None]) / 0.2) ** 2))
         else:
-            shared[name] = (values[:, None] == values[None]).astype(float)
-    shared["pattern_colour"] *= shared["pattern"]
-    shared["mark_colour"] *= shared["mark"]
-    return np.sum([weight * shared[name] for name, weight in WEIGHTS.items()], axis=0)
+            alike[name] = (values[:, None] == values[None]).astype(float)
+    alike["pattern_colour"] *= alike["pattern"]
+    alike["mark_colour"] *= alike["mark"]
+    return alike
+
+
+def agreement(table: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """float64 [n, n] in 0..1: the weighted share of traits that pairs of identities have in common."""
+    alike = shared(table, rows)
+    return np.sum([weight * alike[name] for name, weight in WEIGHTS.items()], axis=0)
 
 
 def train(budget: Budget, model: ViTModel) -> ViTModel:
