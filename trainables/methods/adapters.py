@@ -55,7 +55,12 @@ class AdapterConfig(TrainingConfig):
         text_encoder_target_modules: The same for the text encoder, where `train_text_encoder` is set.
     """
 
-    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3}
+    # The text encoder's rate and the prior's weight have an effect where an arm switches those on.
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
+        "learning_rate": 3e-3,
+        "text_encoder_learning_rate": 1e-3,
+        "prior_loss_weight": 0.3,
+    }
     NEEDS: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {
         **TrainingConfig.NEEDS,
         "text_encoder_target_modules": {"train_text_encoder": (True,)},
