@@ -20,8 +20,9 @@ RUN_FILE = "run.json"
 WEIGHTS = "weights"
 
 Kind = Literal[
-    "started",  # data: attempt, resumed_step, host, pid, num_workers, parallel_strategy, device, device_name, versions
-    "phase",  # data: name (prepare | train | evaluate | save): what the run does now
+    "started",  # data: attempt, resumed_step, steps (of the whole run; None: not settled yet), host, pid, num_workers,
+    # parallel_strategy, device, device_name, versions
+    "phase",  # data: name (prepare | train | evaluate | save): what the run does now; with train: steps
     "progress",  # step; data: loss, learning_rate, gradient_norm, steps_per_second
     "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool
     "image",  # step; data: key, path (relative to the run's folder)

@@ -22,14 +22,16 @@ import torch
 from trainables.cache import Cache
 from trainables.catalogue import get_method
 from trainables.checkpoint import load_latest, remove_torn
-from trainables.config import RunConfig
+from trainables.config import RunConfig, TrainingConfig
 from trainables.contents import sealed
+from trainables.energy import energy_counter
 from trainables.errors import UserError, storage_failure
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.grids import save_samples
 from trainables.events import RESULT_FILE, RUN_FILE, WEIGHTS, Event, EventLog, is_over, read_events, sum_up
 from trainables.families import Backbone
 from trainables.follow import follow, share_checkpoint, undoing
+from trainables.length import settle_length
 from trainables.located import place_folders
 from trainables.loop import Trainer, train
 from trainables.meter import Meter, folder_bytes
@@ -137,8 +139,10 @@ class _Attempt:
         self.method = get_method(config.method)
         self.device = choose_device(config.device, team)
         each = config.cpu_threads if self.device.type == "cpu" else 1
-        self.meter = Meter(self.device, each * team.size)
-        self.spans = _spans(read_events(folder))
+        counter = energy_counter(self.device, config.cpu_threads, config.gpu_share)
+        self.meter = Meter(self.device, each * team.size, counter)
+        events = read_events(folder)
+        self.spans, self.known_steps = _spans(events), _settled_steps(events, config.training)
         self.backbone: Backbone | None = None
         self.evaluator: Evaluator | None = None
         self.trainer: Trainer | None = None
@@ -159,6 +163,7 @@ class _Attempt:
             "started",
             attempt=len(self.spans) + 1,
             resumed_step=self.checkpoint.step if self.checkpoint else 0,
+            steps=self.known_steps,
             host=socket.gethostname(),
             pid=os.getpid(),
             num_workers=self.team.size,
@@ -245,7 +250,7 @@ class _Attempt:
         assert self.backbone is not None
         if not self.method.trains:
             return
-        self.trainer = build_trainer(self.config, self.backbone, subject, cache, self.team)
+        self.trainer = build_trainer(self.config, self.backbone, subject, cache, self.team, self.meter)
         self.facts["trainable_parameters"] = sum(value.numel() for value in self.trainer.parameters.values())
         if self.team.sharded:
             if self.checkpoint is None:  # while the model is whole
@@ -258,9 +263,11 @@ class _Attempt:
         if not self.meter.flops_per_step:
             self.meter.flops_per_step = count_step_flops(self.trainer)
         spread(self.trainer)
+        settle_length(self.trainer, self.meter.flops_per_step, self.known_steps)
 
     def _evaluation_steps(self) -> set[int]:
-        last = self.config.training.max_train_steps
+        assert self.trainer is not None
+        last = self.trainer.steps
         return {max(1, round(fraction * last)) for fraction in self.config.evaluation.at} - {last}
 
     def _evaluate_between(self, step: int) -> Iterator[Event]:
@@ -368,6 +375,12 @@ def _spans(events: list[Event]) -> list[float]:
         elif spans:
             spans[-1] = max(spans[-1], event.time - begin)
     return spans
+
+
+def _settled_steps(events: list[Event], training: TrainingConfig) -> int | None:
+    """Returns the number of optimizer steps of a run if that is known: stated, or settled by an earlier attempt."""
+    settled = [event.data["steps"] for event in events if event.kind == "phase" and event.data.get("steps")]
+    return settled[-1] if settled else training.stated_steps
 
 
 def _write_result(folder: Path, config: RunConfig) -> None:
