@@ -31,6 +31,7 @@ from trainables.evaluation.grids import save_samples
 from trainables.events import RESULT_FILE, RUN_FILE, WEIGHTS, Event, EventLog, is_over, read_events, sum_up
 from trainables.families import Backbone
 from trainables.follow import follow, share_checkpoint, undoing
+from trainables.latency import fused_latency
 from trainables.length import settle_length
 from trainables.located import place_folders
 from trainables.loop import Trainer, train
@@ -211,6 +212,7 @@ class _Attempt:
                     size = self._save()
                 yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
             yield from self._evaluate(self.step, final=True)
+            self._measure_fused()
         yield self.record_cost()
 
     def finish(self, outcome: dict[str, Any]) -> Event:
@@ -223,7 +225,8 @@ class _Attempt:
 
     def record_cost(self) -> Event:
         """Records the cost so far."""
-        nothing = {"trainable_parameters": 0, "artifact_bytes": 0, "image_latency_seconds": None}
+        nothing = dict.fromkeys(("trainable_parameters", "artifact_bytes"), 0)
+        nothing |= dict.fromkeys(("image_latency_seconds", "image_latency_fused_seconds"))
         cost = self.meter.cost(self.step) | nothing | self.facts
         return self.log.append("cost", self.step, **cost)
 
@@ -288,6 +291,20 @@ class _Attempt:
         for key, path in pictures.items():
             yield self.log.append("image", step, key=key, path=f"{SAMPLES}/{path.name}")
         yield self.log.append("evaluation", step, final=final, **result.metrics)
+
+    def _measure_fused(self) -> None:
+        """Times sampling with adapters merged, beside what the evaluation has measured."""
+        assert self.backbone is not None
+        assert self.evaluator is not None
+        evaluator = self.evaluator
+        with self.meter.measure("evaluate"):
+            self.facts["image_latency_fused_seconds"] = fused_latency(
+                self.backbone,
+                self.method,
+                evaluator.protocol,
+                evaluator.batch_size,
+                self.facts["image_latency_seconds"],
+            )
 
     def _save(self) -> int:
         """Writes the weights in one step and returns their size in bytes."""

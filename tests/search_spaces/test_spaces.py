@@ -170,7 +170,8 @@ def test_prior_and_text_encoder_are_searched_where_they_are_on(method: str, embe
     rate, weight = full.parameters["text_encoder_learning_rate"], full.parameters["prior_loss_weight"]
     assert rate.when == {"train_text_encoder": (True,)}
     assert weight.when == {"with_prior_preservation": (True,)}
-    assert isinstance(weight, Float) and (weight.low, weight.log) == (0.05, True)
+    assert isinstance(weight, Float)
+    assert (weight.low, weight.log) == (0.05, True)
     both = {"text_encoder_learning_rate", "prior_loss_weight"}
     for on in (False, True):
         fixed = {"train_text_encoder": on, "with_prior_preservation": on}
