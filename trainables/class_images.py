@@ -104,6 +104,6 @@ def _count_flops(backbone: Backbone, prompt: str, draw: Any, steps: int) -> int:
     an image.
     """
     texts = count_flops(lambda: backbone.encode_prompts(["", prompt]))
-    one, two = (count_flops(lambda number=number: draw(1, number)) for number in (1, 2))
+    one, two = count_flops(lambda: draw(1, 1)), count_flops(lambda: draw(1, 2))
     step = two - one
     return texts + _AT_ONCE * (steps * step + one - step - texts)

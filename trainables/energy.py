@@ -1,8 +1,8 @@
 """Energy that training takes, where the machine counts it: NVIDIA's NVML for GPUs, RAPL for processors.
 
 NVML's counter is that of a whole GPU, so that it says something of a run only if the run holds all of it. RAPL counts
-whole processor packages (Linux, where ``energy_uj`` may be read); a run is charged the share of the machine's cores that
-it holds, whatever the others do. Where there is no counter there is no figure.
+whole processor packages (Linux, where ``energy_uj`` may be read); a run is charged the share of the machine's cores
+that it holds, whatever the others do. Where there is no counter there is no figure.
 """
 
 from __future__ import annotations

@@ -225,8 +225,8 @@ class _Attempt:
 
     def record_cost(self) -> Event:
         """Records the cost so far."""
-        nothing = dict.fromkeys(("trainable_parameters", "artifact_bytes"), 0)
-        nothing |= dict.fromkeys(("image_latency_seconds", "image_latency_fused_seconds"))
+        nothing: dict[str, Any] = {"trainable_parameters": 0, "artifact_bytes": 0}
+        nothing |= {"image_latency_seconds": None, "image_latency_fused_seconds": None}
         cost = self.meter.cost(self.step) | nothing | self.facts
         return self.log.append("cost", self.step, **cost)
 

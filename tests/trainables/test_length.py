@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from tests.trainables.conftest import MakeConfig, MakeTrainer
+from tests.trainables.team_jobs import do, job
 from trainables import length
 from trainables.config import RunConfig, TrainingConfig
 from trainables.errors import TrainingFailure
 from trainables.events import Event, read_events
 from trainables.length import settle_length, steps_within
 from trainables.loop import Trainer, train_step
+from trainables.methods.adapters import WEIGHTS_FILE
 from trainables.run import execute
 from trainables.setup import count_step_flops
 
@@ -156,3 +158,24 @@ def test_a_budget_of_seconds_is_about_kept(make_config: MakeConfig, resident: An
     assert cost["train_steps"] >= 2
     # Generous, because the tests' machine is shared: not ten times more, nor less.
     assert 0.05 < cost["train_seconds"] < 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_team_settles_its_length_in_the_leader(
+    sharded: bool, make_config: MakeConfig, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """The members' own clocks differ; and timing leaves no trace in what they share."""
+    common = {"checkpointing_steps": 10_000, "use_ema": True}
+    flops = make_config("lora", "flops", **common, **budget(make_trainer, 5.5))
+    small = make_config("lora", "small", **common, **budget(make_trainer, 0.5))
+    timed = make_config("lora", "timed", max_train_seconds=0.4, max_train_steps=10_000, **common)
+    do(tmp_path, [job(config, 2, sharded=sharded) for config in (flops, small, timed)])
+    assert result_of(flops)["cost"]["train_steps"] == 5
+    assert (result_of(small)["state"], result_of(small)["reason"]) == ("FAIL", "budget_too_small")
+    steps = result_of(timed)["cost"]["train_steps"]
+    assert steps >= 2
+    stated = make_config("lora", "stated", max_train_steps=steps, **common)
+    do(tmp_path, [job(stated, 2, sharded=sharded)])
+    files = [Path(config.output_dir) / "weights" / WEIGHTS_FILE for config in (timed, stated)]
+    assert files[0].read_bytes() == files[1].read_bytes()
