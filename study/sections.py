@@ -45,7 +45,12 @@ Name = Annotated[str, BeforeValidator(sound_name)]
 MethodName = Annotated[str, BeforeValidator(_method)]
 
 MOST_STEPS = 10_000_000  # where training ends by another budget
-_LENGTH = frozenset({"max_train_steps", "max_train_flops", "max_train_seconds"})  # fields that end training
+#: Training fields that end training -> the budget in the same currency.
+LENGTHS = {
+    "max_train_steps": "max_train_steps",
+    "max_train_flops": "train_flops",
+    "max_train_seconds": "train_seconds",
+}
 
 
 class Arm(Frozen):
@@ -306,7 +311,7 @@ def arm_space(arm: Arm, training: Mapping[str, Any], budget: Budget, model: Mode
         return SearchSpace()
     embedded = model.path == EMBEDDED
     own = arm.search_space or {}
-    if not _LENGTH & {*training, *arm.fixed, *own}:  # an arm that states its length does not tune it
+    if not LENGTHS.keys() & {*training, *arm.fixed, *own}:  # an arm that states its length does not tune it
         own = {**budget.tuned, **own}
     fixed = merged_training(training, budget, arm.fixed, {})
     fixed = {name: value for name, value in fixed.items() if name not in own}

@@ -150,6 +150,12 @@ def parse_event(line: bytes) -> Event | None:
     return event if isinstance(event.number, int) and isinstance(event.data, dict) else None
 
 
+def settled_steps(event: Event) -> int | None:
+    """Returns how many optimizer steps the whole run will have, if an event says so."""
+    steps = event.data.get("steps") if event.kind in ("started", "phase") else None
+    return int(steps) if steps else None
+
+
 def is_over(folder: Path) -> bool:
     """Whether a run has a result, and one that can be read."""
     try:

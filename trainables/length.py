@@ -21,6 +21,7 @@ from trainables.checkpoint import to_host
 from trainables.config import TrainingConfig
 from trainables.errors import TrainingFailure
 from trainables.loop import Trainer, own, train_step
+from trainables.setup import average_of
 
 _WARM_UP = 2  # steps that are not timed: allocation, caches of kernels
 _TIMED = 5  # steps, of which the median counts
@@ -101,8 +102,7 @@ def _undone(trainer: Trainer) -> Iterator[None]:
     groups = [_settings(group) for group in optimizer.param_groups]
     scaler = trainer.accelerator.scaler
     scale = copy.deepcopy(scaler.state_dict()) if scaler is not None else None
-    average, step = trainer.average, trainer.step
-    trainer.average = copy.deepcopy(average)
+    step = trainer.step
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
@@ -118,7 +118,9 @@ def _undone(trainer: Trainer) -> Iterator[None]:
             group.update(settings)
         if scale:
             scaler.load_state_dict(scale)
-        trainer.average, trainer.step = average, step
+        if trainer.average is not None:
+            trainer.average = average_of(trainer.config, trainer.parameters)
+        trainer.step = step
         trainer.set_length(trainer.steps)  # a schedule at its beginning
 
 

@@ -28,7 +28,17 @@ from trainables.energy import energy_counter
 from trainables.errors import UserError, storage_failure
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.grids import save_samples
-from trainables.events import RESULT_FILE, RUN_FILE, WEIGHTS, Event, EventLog, is_over, read_events, sum_up
+from trainables.events import (
+    RESULT_FILE,
+    RUN_FILE,
+    WEIGHTS,
+    Event,
+    EventLog,
+    is_over,
+    read_events,
+    settled_steps,
+    sum_up,
+)
 from trainables.families import Backbone
 from trainables.follow import follow, share_checkpoint, undoing
 from trainables.latency import fused_latency
@@ -396,7 +406,7 @@ def _spans(events: list[Event]) -> list[float]:
 
 def _settled_steps(events: list[Event], training: TrainingConfig) -> int | None:
     """Returns the number of optimizer steps of a run if that is known: stated, or settled by an earlier attempt."""
-    settled = [event.data["steps"] for event in events if event.kind == "phase" and event.data.get("steps")]
+    settled = [steps for event in events if (steps := settled_steps(event)) is not None]
     return settled[-1] if settled else training.stated_steps
 
 

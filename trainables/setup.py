@@ -109,7 +109,7 @@ def _what_trains(
         "parameters": parameters,
         "optimizer": accelerator.prepare_optimizer(optimizer, device_placement=False),
         "schedule": schedule,
-        "average": _average(training, parameters) if averages else None,
+        "average": average_of(training, parameters) if averages else None,
     }
 
 
@@ -300,7 +300,8 @@ def _accelerator(training: TrainingConfig, device: torch.device) -> Any:
     )
 
 
-def _average(training: TrainingConfig, parameters: dict[str, torch.nn.Parameter]) -> Any:
+def average_of(training: TrainingConfig, parameters: dict[str, torch.nn.Parameter]) -> Any:
+    """Returns the moving average of parameters as they are now, or None where none is wanted."""
     if not training.use_ema:
         return None
     from diffusers.training_utils import EMAModel

@@ -170,7 +170,7 @@ def test_a_team_settles_its_length_in_the_leader(
     flops = make_config("lora", "flops", **common, **budget(make_trainer, 5.5))
     small = make_config("lora", "small", **common, **budget(make_trainer, 0.5))
     timed = make_config("lora", "timed", max_train_seconds=0.4, max_train_steps=10_000, **common)
-    do(tmp_path, [job(config, 2, sharded=sharded) for config in (flops, small, timed)])
+    do(tmp_path, [job(config, 2, sharded=sharded) for config in (flops, small, timed)], patience=120)
     assert result_of(flops)["cost"]["train_steps"] == 5
     assert (result_of(small)["state"], result_of(small)["reason"]) == ("FAIL", "budget_too_small")
     steps = result_of(timed)["cost"]["train_steps"]
