@@ -28,7 +28,7 @@ from study.remote.run_objects import run_prefix
 from study.run_place import LOCK_FILE, PlaceError, place_of
 from study.run_result import RunResult, read_result, write_failure
 from trainables.errors import InputsChanged, storage_failure
-from trainables.events import Event, read_events
+from trainables.events import Event, read_events, settled_steps
 
 ATTEMPTS_FILE = "attempts.jsonl"
 LOG_FILE = "log.txt"
@@ -118,6 +118,7 @@ class Attempt:
         self._open = contextlib.ExitStack()
         self._events: Iterator[Event] | None = None
         self._budget = 0.0
+        self._steps = self.config.training.stated_steps
         self._stopping = False
         self._result: RunResult | None = None
 
@@ -201,8 +202,9 @@ class Attempt:
         for event in self._events:
             if event.kind == "finished":
                 break
-            if event.step is not None:
-                self._budget = max(self._budget, min(1.0, event.step / self.config.training.max_train_steps))
+            self._steps = settled_steps(event) or self._steps
+            if event.step is not None and self._steps is not None:
+                self._budget = max(self._budget, min(1.0, event.step / self._steps))
             if self._stop_ordered():
                 self._events.close()  # type: ignore[attr-defined]
                 break

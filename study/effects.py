@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from study.rules import Sections
 
 
-_SAME_WITHOUT_PRIOR = {"dreambooth_lora": "lora"}  # one code with other defaults
+_ONE_CODE = {
+    "dreambooth_lora": "lora"
+}  # with other defaults: where all that has an effect is equal, one method
 
 
 def values_of(
@@ -73,10 +75,10 @@ def duplicate_arms(sections: Sections) -> Iterator[tuple[Loc, str]]:
 
 
 def _is_default(key: str, arm: Arm, sections: Sections) -> bool:
-    defaults = method_defaults(arm.method)
-    if (sections.model or ModelConfig()).path == EMBEDDED:
-        defaults = {**defaults, **method_config_class(arm.method).EMBEDDED_DEFAULTS}
-    return key in defaults and arm.fixed[key] == defaults[key]
+    """Whether a fixed field says what it would be anyway, or what it would be for Stable Diffusion."""
+    kinds = {False, (sections.model or ModelConfig()).path == EMBEDDED}
+    defaults = [method_defaults(arm.method, embedded=embedded) for embedded in kinds]
+    return any(key in known and arm.fixed[key] == known[key] for known in defaults)
 
 
 def _idle(key: str, arm: Arm, sections: Sections) -> str | None:
@@ -120,9 +122,7 @@ def _content(arm: Arm, sections: Sections) -> str:
     fixed |= alone
     with contextlib.suppress(ValidationError):  # compared as it is written, if it is not sound
         fixed = method_config_class(arm.method).model_validate(fixed).effective(searched)
-    method = arm.method
-    if method in _SAME_WITHOUT_PRIOR and fixed.get("with_prior_preservation") is False:
-        method = _SAME_WITHOUT_PRIOR[method]
+    method = _ONE_CODE.get(arm.method, arm.method)
     return json.dumps([method, fixed, dict(sorted(searched.items()))], sort_keys=True, default=str)
 
 

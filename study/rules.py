@@ -19,6 +19,7 @@ from study.effects import duplicate_arms, fields_without_effect, values_of
 from study.phases import ConfirmSpec, EvaluationSpec, SearchSpec
 from study.sections import (
     BASE,
+    LENGTHS,
     Arm,
     Budget,
     Resources,
@@ -160,10 +161,10 @@ def _training(sections: Sections) -> Iterator[Problem]:
     """Common training fields, judged by themselves (with the arms they are judged again, as a whole)."""
     names = list(TrainingConfig.model_fields)
     for key in sections.training or {}:
-        if key == "max_train_steps":
+        if key in LENGTHS:
             yield (
                 ("training", key),
-                "the length of training is the same for all arms; write budget.max_train_steps",
+                f"the length of training is the same for all arms; write budget.{LENGTHS[key]}",
             )
         elif key not in names:
             yield ("training", key), unknown_key(key, names)
@@ -260,20 +261,21 @@ def _fields(
 
 
 def _length(place: Loc, fixed: dict[str, Any], space: SearchSpace, budget: Budget) -> Iterator[Problem]:
-    """No arm may train longer than the others may."""
-    most = budget.steps
-    if most is None:  # arms are held to another currency, whatever their steps
-        return
-    rule = f"all arms have the same budget of {most} steps (budget.max_train_steps)"
-    steps = fixed.get("max_train_steps")
-    if isinstance(steps, int) and steps > most:
-        yield (*place, "max_train_steps"), f"{rule}, got {steps}; take fewer here or raise the budget"
-    searched = space.parameters.get("max_train_steps")
+    """No arm may train longer than the others may, in the currency of the budget."""
+    field, most = list(budget.fields.items())[-1]
+    unit = {"max_train_steps": "steps", "max_train_flops": "FLOPs", "max_train_seconds": "seconds"}[field]
+    rule = f"all arms have the same budget of {most:.15g} {unit} (budget.{LENGTHS[field]})"
+    stated = fixed.get(field)
+    if isinstance(stated, int | float) and stated > most:
+        yield (*place, field), f"{rule}, got {stated:.15g}; take fewer here or raise the budget"
+    if field in fixed and stated is None:
+        yield (*place, field), f"{rule}, which null takes away; remove it"
+    searched = space.parameters.get(field)
     if searched is not None:
-        longest = max(value for value in searched.probes() if isinstance(value, int | float))
+        longest = max((value for value in searched.probes() if isinstance(value, int | float)), default=0)
         if longest > most:
-            at = (*place, "search_space", "max_train_steps")
-            yield at, f"{rule}, got up to {longest:g}; search fewer or raise the budget"
+            at = (*place, "search_space", field)
+            yield at, f"{rule}, got up to {longest:.15g}; search fewer or raise the budget"
 
 
 def _names_of_arms(sections: Sections) -> Iterator[Problem]:

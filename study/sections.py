@@ -45,6 +45,12 @@ Name = Annotated[str, BeforeValidator(sound_name)]
 MethodName = Annotated[str, BeforeValidator(_method)]
 
 MOST_STEPS = 10_000_000  # where training ends by another budget
+#: Training fields that end training -> the budget in the same currency.
+LENGTHS = {
+    "max_train_steps": "max_train_steps",
+    "max_train_flops": "train_flops",
+    "max_train_seconds": "train_seconds",
+}
 
 
 class Arm(Frozen):
@@ -303,19 +309,22 @@ def arm_space(arm: Arm, training: Mapping[str, Any], budget: Budget, model: Mode
     """Returns the effective search space of an arm (see `StudySpec.space`)."""
     if arm.method == BASE or not arm.searched:
         return SearchSpace()
-    own = {**budget.tuned, **(arm.search_space or {})}
-    stated = {**training, **arm.fixed}
-    own = {name: dim for name, dim in own.items() if name in (arm.search_space or {}) or name not in stated}
+    embedded = model.path == EMBEDDED
+    own = arm.search_space or {}
+    if not LENGTHS.keys() & {*training, *arm.fixed, *own}:  # an arm that states its length does not tune it
+        own = {**budget.tuned, **own}
     fixed = merged_training(training, budget, arm.fixed, {})
     fixed = {name: value for name, value in fixed.items() if name not in own}
-    defaults = method_defaults(arm.method)
-    return merge(load_space(arm.method, embedded=model.path == EMBEDDED), own).resolve(fixed, defaults)
+    return merge(load_space(arm.method, embedded=embedded), own).resolve(
+        fixed, method_defaults(arm.method, embedded=embedded)
+    )
 
 
 @functools.cache
-def method_defaults(method: str) -> dict[str, Any]:
-    """Returns the default of every field of a method."""
-    return method_config_class(method)().model_dump()
+def method_defaults(method: str, embedded: bool = False) -> dict[str, Any]:
+    """Returns the default of every field of a method: for Stable Diffusion, or for the embedded model."""
+    fields = method_config_class(method)
+    return {**fields().model_dump(), **(fields.EMBEDDED_DEFAULTS if embedded else {})}
 
 
 def dump(value: Any) -> Any:

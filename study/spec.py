@@ -187,6 +187,7 @@ class StudySpec(Frozen):
             seed=key.seed,
             device="cuda" if self.resources.worker_gpus > 0 else "cpu",
             cpu_threads=self.resources.worker_cpus,
+            gpu_share=min(self.resources.worker_gpus, 1) or 1,
             output_dir=str(storage.run_folder(key)),
             cache_dir=str(storage.cache),
             contents=of_run(self._digests, key.subject, captions=captions),

@@ -21,7 +21,7 @@ from search_spaces.documents import Document, load_document, locate
 from trainables.catalogue import method_config_class
 from trainables.config import EMBEDDED, RunConfig, TrainingConfig
 from trainables.errors import UserError
-from trainables.events import RESULT_FILE, Event
+from trainables.events import RESULT_FILE, Event, settled_steps
 from trainables.surroundings import expanded, prepare_command, unspeakable
 
 
@@ -150,9 +150,11 @@ def _run(config: RunConfig) -> int:
         for note in find_cut_prompts_of_run(config).notes:
             print(f"note: {note}", file=sys.stderr)
         events = execute(config)
+        steps = config.training.stated_steps
         try:
             for event in events:
-                line = _line(event, config)
+                steps = settled_steps(event) or steps
+                line = _line(event, config, steps)
                 if line:
                     print(line, flush=True)
         except BaseException:
@@ -163,7 +165,7 @@ def _run(config: RunConfig) -> int:
     return _summary(json.loads(result.read_text(encoding="utf-8")), result.parent)
 
 
-def _line(event: Event, config: RunConfig) -> str | None:
+def _line(event: Event, config: RunConfig, steps: int | None) -> str | None:
     data = event.data
     if event.kind == "started":
         resumed = f", continuing from step {data['resumed_step']}" if data["resumed_step"] else ""
@@ -172,7 +174,7 @@ def _line(event: Event, config: RunConfig) -> str | None:
         return f"  {data['name']}"
     if event.kind == "progress":
         return (
-            f"  step {event.step}/{config.training.max_train_steps}  loss {data['loss']:.4f}  "
+            f"  step {event.step}/{steps or '?'}  loss {data['loss']:.4f}  "
             f"lr {data['learning_rate']:.2e}  {data['steps_per_second']:.1f} steps/s"
         )
     if event.kind == "evaluation" and not data["final"]:

@@ -170,6 +170,13 @@ class TrainingConfig(Frozen):
             )
         return self
 
+    @property
+    def stated_steps(self) -> int | None:
+        """The number of optimizer steps; None where it is settled when the run begins, by another budget."""
+        if self.max_train_flops is None and self.max_train_seconds is None:
+            return self.max_train_steps
+        return None
+
     @classmethod
     def needs_of(cls, name: str) -> dict[str, tuple[Any, ...]]:
         """Returns what a field needs to have an effect: other fields and the values of each that give it one."""
@@ -273,6 +280,7 @@ class RunConfig(Frozen):
         seed: From which every random stream of the run is derived (``trainables/randomness.py``).
         device: ``auto`` takes CUDA where there is one.
         cpu_threads: Threads of torch on the CPU.
+        gpu_share: Of its GPU that the run holds; energy is that of a whole one, or not known.
         output_dir: The run's folder: events, checkpoint, weights, samples, result.
         cache_dir: Content-addressed cache shared by runs.
         located: Named folder (of images, of a model) -> where it lies, if not under that name. No part of the run's
@@ -289,6 +297,7 @@ class RunConfig(Frozen):
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cpu_threads: int = Field(default=1, ge=1)
+    gpu_share: float = Field(default=1.0, gt=0, le=1)
     output_dir: str
     cache_dir: str
     located: dict[str, str] = Field(default_factory=dict)
@@ -322,7 +331,7 @@ class RunConfig(Frozen):
 
 
 #: Fields of a run's configuration that cannot change its result.
-_WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "device", "located")
+_WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")
 #: Field of `RunConfig.contents` -> where the path stands that it is the content of.
 _PATHS = {
     "subject.images": ("subject", "images"),

@@ -24,8 +24,9 @@ IMAGE_SCORES = (
 )
 
 Kind = Literal[
-    "started",  # data: attempt, resumed_step, host, pid, num_workers, parallel_strategy, device, device_name, versions
-    "phase",  # data: name (prepare | train | evaluate | save): what the run does now
+    "started",  # data: attempt, resumed_step, steps (of the whole run; None: not settled yet), host, pid, num_workers,
+    # parallel_strategy, device, device_name, versions
+    "phase",  # data: name (prepare | train | evaluate | save): what the run does now; with train: steps
     "progress",  # step; data: loss, learning_rate, gradient_norm, steps_per_second
     "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool
     "image",  # step; data: key, path (relative to the run's folder)
@@ -151,6 +152,12 @@ def parse_event(line: bytes) -> Event | None:
     except (ValueError, TypeError):
         return None
     return event if isinstance(event.number, int) and isinstance(event.data, dict) else None
+
+
+def settled_steps(event: Event) -> int | None:
+    """Returns how many optimizer steps the whole run will have, if an event says so."""
+    steps = event.data.get("steps") if event.kind in ("started", "phase") else None
+    return int(steps) if steps else None
 
 
 def is_over(folder: Path) -> bool:

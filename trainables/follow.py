@@ -9,7 +9,9 @@ import torch
 from trainables.catalogue import get_method
 from trainables.checkpoint import Checkpoint
 from trainables.config import RunConfig
+from trainables.energy import energy_counter
 from trainables.families import Backbone
+from trainables.length import settle_length
 from trainables.located import place_folders
 from trainables.loop import train_with_leader
 from trainables.meter import Meter
@@ -77,11 +79,13 @@ def share_checkpoint(team: Team, checkpoint: Checkpoint | None, take: Take) -> C
 
 
 def _train(config: RunConfig, backbone: Backbone, team: Team) -> None:
-    trainer, meter = build_trainer(config, backbone, None, None, team), Meter(backbone.device, 1)
+    trainer = build_trainer(config, backbone, None, None, team)
+    meter = Meter(backbone.device, 1, energy_counter(backbone.device, config.cpu_threads, config.gpu_share))
     if team.sharded:
         shard(trainer)
     checkpoint = share_checkpoint(team, None, trainer.own_part)
     if checkpoint is not None:
         trainer.restore(checkpoint, meter)
     spread(trainer)
+    settle_length(trainer)
     train_with_leader(trainer, meter)

@@ -25,6 +25,7 @@ from trainables.events import Event, EventLog
 from trainables.families import Backbone
 from trainables.meter import Meter
 from trainables.objective import add_noise, diffusion_loss, min_snr_weights, target_of
+from trainables.optim import build_schedule
 from trainables.randomness import Streams, draw_seed
 from trainables.sharding import Shards, like_part
 from trainables.team import Team
@@ -51,6 +52,8 @@ class Trainer:
         shared_loss: `SharedLoss` prepared by accelerate or `shards`, in a team of several processes.
         shards: What a team shares that does not hold the whole model in each process, or None.
         step: Optimizer steps done.
+        steps: Of the whole run, after which the schedule has ended; `max_train_steps` unless another budget ends it
+            earlier (see ``trainables/length.py``).
     """
 
     config: TrainingConfig
@@ -68,6 +71,18 @@ class Trainer:
     shared_loss: Any = None
     shards: Shards | None = None
     step: int = 0
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.steps = self.steps or self.config.max_train_steps
+
+    def set_length(self, steps: int) -> None:
+        """States after how many steps the run ends; the schedule begins anew."""
+        self.steps = steps
+        optimizer = self.optimizer.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        self.schedule = build_schedule(optimizer, self.config, steps)
 
     def checkpoint(self, meter: Meter) -> Checkpoint:
         """Returns the whole resume state.
@@ -86,6 +101,7 @@ class Trainer:
         tensors |= {f"streams.{name}": value for name, value in self.streams.state_dict().items()}
         tensors |= {f"batches.{name}": value for name, value in self.batches.state_dict().items()}
         content: dict[str, Any] = {
+            "steps": self.steps,
             "schedule": {"last_epoch": self.schedule.last_epoch},
             "meter": meter.state_dict(),
         }
@@ -122,9 +138,10 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint, meter: Meter) -> None:
         """Goes on from a checkpoint of the same configuration, of which `own_part` has been taken."""
         tensors, content = checkpoint.tensors, checkpoint.state
+        self.set_length(content.get("steps", self.steps))
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                _own(parameter).copy_(tensors[f"weights.{name}"])
+                own(parameter).copy_(tensors[f"weights.{name}"])
         self.streams.load_state_dict(_with_prefix(tensors, "streams."))
         self.batches.load_state_dict(_with_prefix(tensors, "batches."))
         optimizer = join_state(tensors, content["optimizer"])
@@ -233,11 +250,11 @@ def train(
     Raises:
         TrainingFailure: The loss is not finite any more.
     """
-    config, last = trainer.config, trainer.config.max_train_steps
+    config, last = trainer.config, trainer.steps
     every = max(1, min(_LONGEST_STRETCH, last // _REPORTS))
     reported = log.last_step("progress")
     if trainer.step < last:
-        yield log.append("phase", trainer.step, name="train")
+        yield log.append("phase", trainer.step, name="train", steps=last)
     while trainer.step < last:
         until = _next_stop(trainer.step, last, every, config.checkpointing_steps, evaluations)
         begin, steps = time.perf_counter(), until - trainer.step
@@ -259,7 +276,7 @@ def train(
             yield log.append("checkpoint", trainer.step, path=f"{checkpoints.name}/{place.name}")
         if trainer.step in evaluations and trainer.step < last:
             yield from evaluate(trainer.step)
-            yield log.append("phase", trainer.step, name="train")
+            yield log.append("phase", trainer.step, name="train", steps=last)
 
 
 def train_with_leader(trainer: Trainer, meter: Meter) -> None:
@@ -286,7 +303,7 @@ def _train_steps(trainer: Trainer, meter: Meter, steps: int) -> tuple[float, flo
             loss, norm = train_step(trainer)
             total += loss
         mean, norm_value = float(trainer.team.sum(total)) / steps, float(norm)
-    meter.peak_memory = trainer.team.largest(meter.peak_memory)
+    meter.share_with(trainer.team)
     return mean, norm_value
 
 
@@ -324,7 +341,7 @@ def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, tor
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _own(parameter: torch.Tensor) -> torch.Tensor:
+def own(parameter: torch.Tensor) -> torch.Tensor:
     """Returns what this process holds of a parameter: all of it, unless it is shared."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
@@ -340,5 +357,5 @@ def _take_layout(optimizer: dict[str, Any], parameters: list[nn.Parameter]) -> N
     for index, state in optimizer["state"].items():
         parameter = parameters[index]
         for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == _own(parameter).shape:
+            if isinstance(value, torch.Tensor) and value.shape == own(parameter).shape:
                 state[name] = _like(parameter, value)

@@ -57,20 +57,26 @@ def build_optimizer(groups: list[dict[str, Any]], config: TrainingConfig) -> tor
     return Prodigy(groups, safeguard_warmup=True, use_bias_correction=True, **common)
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> Any:
+def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int | None = None) -> Any:
     """Returns diffusers' schedule of the configured name; the warm-up is part of every one of them.
 
     A comparison of schedules must not be one of warm-ups: diffusers' "constant" has none, so that it is
     replaced by its "constant_with_warmup". Every parameter group follows it as a fraction of its own rate.
+
+    Args:
+        steps: Optimizer steps after which it ends; None: `max_train_steps`.
     """
     from diffusers.optimization import get_polynomial_decay_schedule_with_warmup, get_scheduler
 
     name = "constant_with_warmup" if config.lr_scheduler == "constant" else config.lr_scheduler
-    steps = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": config.max_train_steps}
+    length = {
+        "num_warmup_steps": config.lr_warmup_steps,
+        "num_training_steps": steps or config.max_train_steps,
+    }
     if name == "polynomial":
         # Through get_scheduler it would end at 1e-7, which is another fraction of each rate.
         end = config.lr_end_fraction * optimizer.defaults["lr"]
         return get_polynomial_decay_schedule_with_warmup(
-            optimizer, **steps, lr_end=end, power=config.lr_power
+            optimizer, **length, lr_end=end, power=config.lr_power
         )
-    return get_scheduler(name, optimizer, **steps, num_cycles=config.lr_num_cycles)
+    return get_scheduler(name, optimizer, **length, num_cycles=config.lr_num_cycles)

@@ -22,8 +22,9 @@ import torch
 from trainables.cache import Cache
 from trainables.catalogue import get_method
 from trainables.checkpoint import load_latest, remove_torn
-from trainables.config import RunConfig
+from trainables.config import RunConfig, TrainingConfig
 from trainables.contents import sealed
+from trainables.energy import energy_counter
 from trainables.errors import UserError, storage_failure
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.grids import save_samples
@@ -38,10 +39,13 @@ from trainables.events import (
     EventLog,
     is_over,
     read_events,
+    settled_steps,
     sum_up,
 )
 from trainables.families import Backbone
 from trainables.follow import follow, share_checkpoint, undoing
+from trainables.latency import fused_latency
+from trainables.length import settle_length
 from trainables.located import place_folders
 from trainables.loop import Trainer, train
 from trainables.meter import Meter, folder_bytes
@@ -149,8 +153,10 @@ class _Attempt:
         self.method = get_method(config.method)
         self.device = choose_device(config.device, team)
         each = config.cpu_threads if self.device.type == "cpu" else 1
-        self.meter = Meter(self.device, each * team.size)
-        self.spans = _spans(read_events(folder))
+        counter = energy_counter(self.device, config.cpu_threads, config.gpu_share)
+        self.meter = Meter(self.device, each * team.size, counter)
+        events = read_events(folder)
+        self.spans, self.known_steps = _spans(events), _settled_steps(events, config.training)
         self.backbone: Backbone | None = None
         self.evaluator: Evaluator | None = None
         self.trainer: Trainer | None = None
@@ -171,6 +177,7 @@ class _Attempt:
             "started",
             attempt=len(self.spans) + 1,
             resumed_step=self.checkpoint.step if self.checkpoint else 0,
+            steps=self.known_steps,
             host=socket.gethostname(),
             pid=os.getpid(),
             num_workers=self.team.size,
@@ -224,6 +231,7 @@ class _Attempt:
                     size = self._save()
                 yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
             yield from self._evaluate(self.step, final=True)
+            self._measure_fused()
         yield self.record_cost()
 
     def finish(self, outcome: dict[str, Any]) -> Event:
@@ -236,7 +244,8 @@ class _Attempt:
 
     def record_cost(self) -> Event:
         """Records the cost so far."""
-        nothing = {"trainable_parameters": 0, "artifact_bytes": 0, "image_latency_seconds": None}
+        nothing: dict[str, Any] = {"trainable_parameters": 0, "artifact_bytes": 0}
+        nothing |= {"image_latency_seconds": None, "image_latency_fused_seconds": None}
         cost = self.meter.cost(self.step) | nothing | self.facts
         return self.log.append("cost", self.step, **cost)
 
@@ -263,7 +272,7 @@ class _Attempt:
         assert self.backbone is not None
         if not self.method.trains:
             return
-        self.trainer = build_trainer(self.config, self.backbone, subject, cache, self.team)
+        self.trainer = build_trainer(self.config, self.backbone, subject, cache, self.team, self.meter)
         self.facts["trainable_parameters"] = sum(value.numel() for value in self.trainer.parameters.values())
         if self.team.sharded:
             if self.checkpoint is None:  # while the model is whole
@@ -276,9 +285,11 @@ class _Attempt:
         if not self.meter.flops_per_step:
             self.meter.flops_per_step = count_step_flops(self.trainer)
         spread(self.trainer)
+        settle_length(self.trainer, self.meter.flops_per_step, self.known_steps)
 
     def _evaluation_steps(self) -> set[int]:
-        last = self.config.training.max_train_steps
+        assert self.trainer is not None
+        last = self.trainer.steps
         return {max(1, round(fraction * last)) for fraction in self.config.evaluation.at} - {last}
 
     def _evaluate_between(self, step: int) -> Iterator[Event]:
@@ -306,6 +317,20 @@ class _Attempt:
             size = _write_json(self.folder / EVALUATION_FILE, self.evaluator.provenance())
             yield self.log.append("artifact", step, path=EVALUATION_FILE, role="provenance", bytes=size)
         yield self.log.append("evaluation", step, final=final, **result.metrics)
+
+    def _measure_fused(self) -> None:
+        """Times sampling with adapters merged, beside what the evaluation has measured."""
+        assert self.backbone is not None
+        assert self.evaluator is not None
+        evaluator = self.evaluator
+        with self.meter.measure("evaluate"):
+            self.facts["image_latency_fused_seconds"] = fused_latency(
+                self.backbone,
+                self.method,
+                evaluator.protocol,
+                evaluator.batch_size,
+                self.facts["image_latency_seconds"],
+            )
 
     def _save(self) -> int:
         """Writes the weights in one step and returns their size in bytes."""
@@ -393,6 +418,12 @@ def _spans(events: list[Event]) -> list[float]:
         elif spans:
             spans[-1] = max(spans[-1], event.time - begin)
     return spans
+
+
+def _settled_steps(events: list[Event], training: TrainingConfig) -> int | None:
+    """Returns the number of optimizer steps of a run if that is known: stated, or settled by an earlier attempt."""
+    settled = [steps for event in events if (steps := settled_steps(event)) is not None]
+    return settled[-1] if settled else training.stated_steps
 
 
 def _write_result(folder: Path, config: RunConfig) -> None:

@@ -12,19 +12,18 @@ from PIL import Image
 
 from trainables.cache import Cache
 from trainables.catalogue import get_method
+from trainables.class_images import make_class_images
 from trainables.config import RunConfig, TrainingConfig
 from trainables.data import Batches, Examples, Texts, embed_texts, encode_images
 from trainables.families import Backbone, enable_gradient_checkpointing
 from trainables.loop import SharedLoss, Trainer, batch_loss
-from trainables.meter import count_flops
+from trainables.meter import Meter, count_flops
 from trainables.optim import build_optimizer, build_schedule
-from trainables.randomness import Streams, stream_seed, subject_seed
-from trainables.sampling import generate
+from trainables.randomness import Streams, subject_seed
 from trainables.sharding import Shards, parameters_of
 from trainables.subjects import Subject
 from trainables.team import ProcessTeam, Team
 
-_CLASS_IMAGES_AT_ONCE = 16  # a cache entry each, so that asking for more reuses those that are there
 _LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -48,6 +47,7 @@ def build_trainer(
     subject: Subject | None,
     cache: Cache | None,
     team: Team | None = None,
+    meter: Meter | None = None,
 ) -> Trainer:
     """Prepares data and parameters of a run.
 
@@ -56,12 +56,13 @@ def build_trainer(
 
     Args:
         subject: None in a follower of a team, which gets what the leader has prepared; likewise `cache`.
+        meter: Is told what the class images took; None where nobody asks.
     """
     training, method, team = config.training, get_method(config.method), team or Team()
     streams = Streams(subject_seed(config.seed, config.subject.name))
     encoded = None
     if subject is not None and cache is not None:
-        encoded = _encode(backbone, cache, subject, training)
+        encoded = _encode(backbone, cache, subject, training, meter or Meter(backbone.device, 1))
     texts, examples, priors = _share(team, encoded, backbone.device)
     groups = method.attach(backbone, training, streams["initialisation"])
     if training.mixed_precision != "no":
@@ -108,7 +109,7 @@ def _what_trains(
         "parameters": parameters,
         "optimizer": accelerator.prepare_optimizer(optimizer, device_placement=False),
         "schedule": schedule,
-        "average": _average(training, parameters) if averages else None,
+        "average": average_of(training, parameters) if averages else None,
     }
 
 
@@ -219,52 +220,8 @@ def count_step_flops(trainer: Trainer) -> int:
     return (images + caption * min(distinct, wanted)) * trainer.config.gradient_accumulation_steps
 
 
-def make_class_images(
-    backbone: Backbone, cache: Cache, prompt: str, training: TrainingConfig, resolution: int
-) -> list[Image.Image]:
-    """Returns images of the class made by the base model, from the cache where another run has made them."""
-    images: list[Image.Image] = []
-    for start in range(0, training.num_class_images, _CLASS_IMAGES_AT_ONCE):
-        images += _class_image_chunk(backbone, cache, prompt, training, resolution, start)
-    return images[: training.num_class_images]
-
-
-def _class_image_chunk(
-    backbone: Backbone, cache: Cache, prompt: str, training: TrainingConfig, resolution: int, start: int
-) -> list[Image.Image]:
-    import numpy
-
-    identity = {
-        "model": backbone.digest(),
-        "prompt": prompt,
-        "resolution": resolution,
-        "steps": training.class_num_inference_steps,
-        "guidance": training.class_guidance_scale,
-        "start": start,
-        "count": _CLASS_IMAGES_AT_ONCE,
-        "device": backbone.device.type,
-    }
-
-    def compute() -> dict[str, torch.Tensor]:
-        made = generate(
-            backbone,
-            [prompt] * _CLASS_IMAGES_AT_ONCE,
-            seeds=[
-                stream_seed(index, "class_images") for index in range(start, start + _CLASS_IMAGES_AT_ONCE)
-            ],
-            num_inference_steps=training.class_num_inference_steps,
-            guidance_scale=training.class_guidance_scale,
-            batch_size=_CLASS_IMAGES_AT_ONCE,
-            resolution=resolution,
-        )
-        return {"pixels": torch.from_numpy(numpy.stack([numpy.asarray(image) for image in made]))}
-
-    pixels = cache.tensors("class_images", identity, compute)["pixels"].numpy()
-    return [Image.fromarray(array) for array in pixels]
-
-
 def _encode(
-    backbone: Backbone, cache: Cache, subject: Subject, training: TrainingConfig
+    backbone: Backbone, cache: Cache, subject: Subject, training: TrainingConfig, meter: Meter
 ) -> tuple[Texts, Examples, Examples | None]:
     captions = list(subject.captions)
     if training.with_prior_preservation:
@@ -273,12 +230,11 @@ def _encode(
     examples = _examples(backbone, cache, subject.images, subject.captions, texts, training)
     if not training.with_prior_preservation:
         return texts, examples, None
-    pictures = make_class_images(backbone, cache, subject.class_prompt, training, subject.resolution)
-    return (
-        texts,
-        examples,
-        _examples(backbone, cache, pictures, [subject.class_prompt] * len(pictures), texts, training),
-    )
+    with meter.measure("class_images"):
+        made = make_class_images(backbone, cache, subject.class_prompt, training, subject.resolution)
+    meter.class_image_seconds, meter.class_image_flops = made.seconds, made.flops
+    captions = [subject.class_prompt] * len(made.images)
+    return texts, examples, _examples(backbone, cache, made.images, captions, texts, training)
 
 
 def _share(
@@ -344,7 +300,8 @@ def _accelerator(training: TrainingConfig, device: torch.device) -> Any:
     )
 
 
-def _average(training: TrainingConfig, parameters: dict[str, torch.nn.Parameter]) -> Any:
+def average_of(training: TrainingConfig, parameters: dict[str, torch.nn.Parameter]) -> Any:
+    """Returns the moving average of parameters as they are now, or None where none is wanted."""
     if not training.use_ema:
         return None
     from diffusers.training_utils import EMAModel

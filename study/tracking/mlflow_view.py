@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from study.sections import Budget
+
 VIEW = "study"
 VIEW_QUERY = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
 IMAGE_SECTION = "samples"
@@ -32,6 +34,11 @@ def experiment_tags(spec: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _last_step(spec: Mapping[str, Any]) -> int:
+    """Returns where the runs of a study end; 0, of which every run has a point, where each has an end of its own."""
+    return Budget.model_validate(spec.get("budget") or {}).steps or 0
+
+
 def _view(spec: Mapping[str, Any]) -> dict[str, Any]:
     columns = [f"tags.`{name}`" for name in _TAGS]
     columns += [f"metrics.`{name}`" for name in _METRICS] + [f"params.`{name}`" for name in _PARAMS]
@@ -44,7 +51,7 @@ def _view(spec: Mapping[str, Any]) -> dict[str, Any]:
         "deleted": False,
         "isGenerated": True,
         "imageKeys": [GRID],
-        "step": (spec.get("budget") or {}).get("max_train_steps") or 0,
+        "step": _last_step(spec),
         "showRunParams": False,  # a run has more parameters than a card has room
     }
     return {

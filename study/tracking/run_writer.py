@@ -148,7 +148,7 @@ def describe(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any]
     if document["method"] != "base":
         lines.append(
             f"learning rate {training.get('learning_rate', 0):.3g}, {training.get('lr_scheduler')} schedule, "
-            f"{training.get('max_train_steps')} steps"
+            f"{_length(training, result)}"
         )
     if result is not None and result["state"] == "COMPLETE":
         quality = (result.get("evaluation") or {}).get("quality")
@@ -160,6 +160,17 @@ def describe(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any]
         reasons = [str(result[name]) for name in ("reason", "message") if result.get(name)]
         lines.append(f"**{result['state']}** {': '.join(reasons)}")
     return "\n\n".join(line for line in lines if line)
+
+
+def _length(training: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
+    """How long a run trains, in words: the steps that it did, or what ends it."""
+    done = ((result or {}).get("cost") or {}).get("train_steps")
+    if done is not None:
+        return f"{done} steps"
+    for name, unit in (("max_train_flops", "FLOPs"), ("max_train_seconds", "s")):
+        if training.get(name) is not None:
+            return f"{training[name]:g} {unit} of training"
+    return f"{training.get('max_train_steps')} steps"
 
 
 def sha256(path: Path) -> str:

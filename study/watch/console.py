@@ -18,8 +18,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from study.sections import MOST_STEPS
 from study.tail import EventTail
-from trainables.events import Event
+from trainables.events import Event, settled_steps
 
 if TYPE_CHECKING:
     from study.runs import PlannedRun, RunKey
@@ -34,13 +35,13 @@ class RunView:
     """What is known of one run so far.
 
     Attributes:
-        steps: Optimizer steps of the whole run.
+        steps: Optimizer steps of the whole run; None where they are settled when it begins, and not yet.
         tail: Its event file; None when it has ended.
         host: Where its latest attempt runs, and which `attempt` that is.
     """
 
     key: RunKey
-    steps: int
+    steps: int | None
     tail: EventTail | None
     seen: int = 0
     phase: str = "waiting"
@@ -55,6 +56,7 @@ class RunView:
     def update(self, event: Event) -> None:
         """Takes in one event."""
         self.seen = event.number
+        self.steps = settled_steps(event) or self.steps
         if event.kind == "started":
             self.state, self.phase, self.step = "RUNNING", "prepare", event.data.get("resumed_step") or 0
             self.host, self.attempt = event.data.get("host"), int(event.data.get("attempt") or 1)
@@ -121,7 +123,7 @@ def snapshot(views: list[RunView], total: int, already_done: int, elapsed: float
             shot.waiting += 1
         elif view.state == "RUNNING":
             shot.running.append(view)
-            partial += 0.8 * min(1.0, view.step / max(1, view.steps))
+            partial += 0.8 * min(1.0, view.step / max(1, view.steps or MOST_STEPS))
         else:
             shot.ended[view.state] = shot.ended.get(view.state, 0) + 1
             if view.state == "FAIL":
@@ -158,7 +160,7 @@ def draw(shot: Snapshot, name: str) -> Group:
         loss = f"{view.loss:.4f}" if view.loss is not None else "--"
         where = [_short(view.host)] if nodes else []
         again = f" (attempt {view.attempt})" if view.attempt > 1 else ""
-        table.add_row(view.key.name + again, *where, view.phase, f"{view.step}/{view.steps}", loss)
+        table.add_row(view.key.name + again, *where, view.phase, f"{view.step}/{view.steps or '?'}", loss)
     if len(shot.running) > MOST_ROWS:
         table.add_row(f"and {len(shot.running) - MOST_ROWS} more")
     parts: list[RenderableType] = [
@@ -193,7 +195,7 @@ def _why(view: RunView) -> str:
 
 
 def _view(run: PlannedRun) -> RunView:
-    return RunView(run.key, run.config.training.max_train_steps, EventTail(run.folder))
+    return RunView(run.key, run.config.training.stated_steps, EventTail(run.folder))
 
 
 class ProgressView:

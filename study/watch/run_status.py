@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from study.attempt import attempts
 from study.run_result import RunResult, read_result
 from study.runs import RunKey
 from study.tail import EventTail
-from trainables.events import RUN_FILE, Event
+from trainables.events import RUN_FILE, Event, settled_steps
 
 Standing = Literal["complete", "pruned", "failed", "running", "interrupted", "pending"]
 
@@ -81,7 +82,7 @@ class RunStatus:
         if self.steps is None:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 document = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
-                self.steps = int(document["training"]["max_train_steps"])
+                self.steps = _stated_steps(document["training"])
         tail = self._tail = self._tail or EventTail(self.folder)
         with contextlib.suppress(OSError):
             if result is not None and tail.read == 0 and result.state != "FAIL":
@@ -94,6 +95,9 @@ class RunStatus:
         self.result = result
         if result is not None:
             self.quality = result.value("quality")
+            done = result.value("train_steps")
+            if self.steps is None and done:  # whose beginning has not been read
+                self.steps = int(done)
 
     def _take(self, event: Event) -> None:
         kind, data, now = event.kind, event.data, float(event.time)
@@ -104,6 +108,7 @@ class RunStatus:
         elif self._began is not None and self.last_sign is not None:
             self.lived += max(0.0, now - self.last_sign)
         self.last_sign = now
+        self.steps = settled_steps(event) or self.steps
         if event.step is not None:
             self.step = int(event.step)
         if kind == "phase":
@@ -119,3 +124,10 @@ class RunStatus:
             self.steps_per_second = float(said)
         elif before is not None and now > before[1]:
             self.steps_per_second = (step - before[0]) / (now - before[1])
+
+
+def _stated_steps(training: Mapping[str, Any]) -> int | None:
+    """Steps of a configuration, unless another budget ends training (`TrainingConfig.stated_steps`)."""
+    if training.get("max_train_flops") is not None or training.get("max_train_seconds") is not None:
+        return None
+    return int(training["max_train_steps"])

@@ -203,6 +203,10 @@ def test_a_single_run_says_so(
             {"method": "dreambooth_lora", "learning_rate": 1e-3, "with_prior_preservation": False},
         ),
         (
+            {"method": "lora", "learning_rate": 1e-3, "with_prior_preservation": True},
+            {"method": "dreambooth_lora", "learning_rate": 1e-3},
+        ),
+        (
             {"method": "lora", "r": 8},
             {"method": "lora", "search_space": {"r": {"type": "categorical", "choices": [8]}}},
         ),

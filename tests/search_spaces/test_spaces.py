@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from search_spaces.loader import check_space, load_space, merge, space_names
 from search_spaces.schema import Categorical, Dimension, Float, Int, SearchSpace
+from study.sections import method_defaults
 from trainables.catalogue import get_method, method_config_class, method_names
 
 
@@ -148,15 +149,39 @@ def test_every_method_has_a_space_that_its_configuration_takes(method: str, embe
         assert valid(corner) is None
 
 
-def test_the_default_learning_rate_of_a_method_lies_in_its_range() -> None:
-    for method in space_names():
-        config_class = method_config_class(method)
-        for embedded, default in (
-            (False, config_class().learning_rate),
-            (True, config_class.EMBEDDED_DEFAULTS["learning_rate"]),
-        ):
-            rate: Any = load_space(method, embedded=embedded).parameters["learning_rate"]
-            assert rate.low <= default <= rate.high
+@pytest.mark.parametrize("method", space_names())
+@pytest.mark.parametrize("embedded", [False, True])
+def test_every_default_lies_in_its_range(method: str, embedded: bool) -> None:
+    """It is each arm's first trial."""
+    defaults = method_defaults(method, embedded=embedded)
+    for name, dim in load_space(method, embedded=embedded).parameters.items():
+        default = defaults[name]
+        if name == "text_encoder_learning_rate" and default is None:
+            default = defaults["learning_rate"]
+        inside = default in dim.choices if isinstance(dim, Categorical) else dim.low <= default <= dim.high
+        assert inside, f"{name}: {default} is not in {dim.describe()}"
+
+
+@pytest.mark.parametrize("method", space_names())
+@pytest.mark.parametrize("embedded", [False, True])
+def test_prior_and_text_encoder_are_searched_where_they_are_on(method: str, embedded: bool) -> None:
+    """In every method, so that what is on in two arms is searched in both."""
+    full = load_space(method, embedded=embedded)
+    rate, weight = full.parameters["text_encoder_learning_rate"], full.parameters["prior_loss_weight"]
+    assert rate.when == {"train_text_encoder": (True,)}
+    assert weight.when == {"with_prior_preservation": (True,)}
+    assert isinstance(weight, Float)
+    assert (weight.low, weight.log) == (0.05, True)
+    both = {"text_encoder_learning_rate", "prior_loss_weight"}
+    for on in (False, True):
+        fixed = {"train_text_encoder": on, "with_prior_preservation": on}
+        assert both & set(full.resolve(fixed, {}).parameters) == (both if on else set())
+
+
+def test_full_fine_tuning_of_the_embedded_model_stays_where_processors_agree() -> None:
+    """Above 4e-4 the same configuration differs by .03 and more in quality between two processors."""
+    rate: Any = load_space("dreambooth", embedded=True).parameters["learning_rate"]
+    assert rate.high <= 4e-4
 
 
 def test_full_fine_tuning_is_searched_at_lower_rates_than_adapters() -> None:

@@ -100,11 +100,17 @@ def test_fixed_and_common_fields_leave_the_space_and_an_arm_may_change_it() -> N
         "own": {"method": "lora", "search_space": space},
         "prior": {"method": "dreambooth", "with_prior_preservation": False},
         "single": {"method": "lora", "r": 4, "search_space": "fixed"},
+        "lora-prior": {"method": "lora", "with_prior_preservation": True},
+        "unet": {"method": "dreambooth", "train_text_encoder": False},
     }
     spec = StudySpec.model_validate(content)
     assert list(spec.space("fixed").parameters) == ["r"]
     assert list(spec.space("own").parameters) == ["lr_scheduler", "lora_dropout"]
-    assert list(spec.space("prior").parameters) == ["lr_scheduler"], "no prior, no weight of it"
+    assert list(spec.space("prior").parameters) == ["text_encoder_learning_rate", "lr_scheduler"], (
+        "no prior, no weight of it; the embedded model's default trains the text encoder"
+    )
+    assert list(spec.space("lora-prior").parameters) == ["r", "prior_loss_weight", "lr_scheduler"]
+    assert list(spec.space("unet").parameters) == ["prior_loss_weight", "lr_scheduler"]
     assert spec.space("single").parameters == {}
     assert spec.trials_of("single") == 0
 
@@ -338,7 +344,7 @@ def test_fixed_fields_are_validated_at_their_place(tmp_path: Path) -> None:
     assert "training.lr_warmup_steps: must be at least 0, got -1" in only(tmp_path, content), (
         "said once, not per arm"
     )
-    assert "prior preservation" in only(tmp_path, arm(with_prior_preservation=True))
+    assert "init_lora_weights: False starts with random" in only(tmp_path, arm(init_lora_weights=False))
 
 
 def test_the_length_of_training_is_equal_for_all(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 RESOLUTION = 16
 MakeConfig = Callable[..., RunConfig]
 MakeTrainer = Callable[..., Trainer]
+WITH_PRIOR = "+prior"  # after a method's name: with prior preservation
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +74,9 @@ def make_config(models: Path, photos: Path, cache: Path, tmp_path: Path) -> Make
         model: str = "model",
         **training: Any,
     ) -> RunConfig:
-        defaults = {
+        method, prior = method.removesuffix(WITH_PRIOR), method.endswith(WITH_PRIOR)
+        defaults: dict[str, Any] = {"with_prior_preservation": True} if prior else {}
+        defaults |= {
             "max_train_steps": 4,
             "train_batch_size": 2,
             "num_class_images": 3,
@@ -127,8 +130,8 @@ def make_trainer(make_config: MakeConfig, backbone: Backbone) -> MakeTrainer:
         for name in attached:
             get_method(name).detach(backbone)
         backbone.restore()
-        attached[:] = [method]
         config = make_config(method, **arguments)
+        attached[:] = [config.method]
         subject = resolve_subject(config.subject, RESOLUTION, config.training.captions)
         return build_trainer(config, backbone, subject, Cache(config.cache_dir))
 

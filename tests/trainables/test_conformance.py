@@ -13,21 +13,27 @@ import torch
 from diffusers import StableDiffusionPipeline
 from pydantic import ValidationError
 
-from tests.trainables.conftest import MakeConfig, MakeTrainer
+from tests.trainables.conftest import WITH_PRIOR, MakeConfig, MakeTrainer
 from trainables.cache import Cache
-from trainables.catalogue import get_method, method_config_class, method_names
+from trainables.catalogue import get_method, method_names
 from trainables.config import RunConfig
 from trainables.families import Backbone, load_backbone
 from trainables.loop import train_step
 from trainables.meter import Meter
+from trainables.methods.protocol import Method
 from trainables.objective import share_of_samples
 from trainables.run import execute
 from trainables.setup import build_trainer
 from trainables.subjects import resolve_subject
 
 METHODS = [name for name in method_names() if get_method(name).trains]
+VARIANTS = [*METHODS, f"lora{WITH_PRIOR}"]  # prior preservation is a factor of every method
 
-pytestmark = pytest.mark.parametrize("method", METHODS)
+pytestmark = pytest.mark.parametrize("method", VARIANTS)
+
+
+def method_of(variant: str) -> Method:
+    return get_method(variant.removesuffix(WITH_PRIOR))
 
 
 def digests(backbone: Backbone, trained: Collection[str] = ()) -> dict[str, str]:
@@ -75,7 +81,7 @@ def test_training_changes_its_parameters_and_no_other_and_detach_undoes_it(
     assert digests(backbone, set(before)) == frozen
     moved = {name for name, value in trainer.parameters.items() if not torch.equal(value, before[name])}
     assert moved == set(before)
-    get_method(method).detach(backbone)
+    method_of(method).detach(backbone)
     backbone.restore()
     assert backbone.parameter_digest() == untouched
     assert names == [name for module in backbone.modules.values() for name, _ in module.named_modules()]
@@ -98,7 +104,7 @@ def test_a_fresh_method_gives_the_base_models_output(
 
 
 def test_the_loss_of_a_constant_batch_falls(method: str, make_trainer: MakeTrainer) -> None:
-    rate = 1e-2 if method.endswith("lora") else 2e-3
+    rate = 1e-2 if "lora" in method else 2e-3
     trainer = make_trainer(method, learning_rate=rate, max_train_steps=40, adam_weight_decay=0.0)
     batch = trainer.batches.draw()
     trainer.batches.draw = lambda: batch  # type: ignore[method-assign]
@@ -114,7 +120,7 @@ def test_initialisation_depends_on_the_seed_alone(method: str, make_trainer: Mak
 
     first, second, other = initial(0), initial(0), initial(1)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    if get_method(method).artifact == "adapter":
+    if method_of(method).artifact == "adapter":
         assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
@@ -142,7 +148,7 @@ def test_stock_pipeline_with_the_saved_weights_draws_our_image(
         train_step(trainer)
     ours = draw(trainer.backbone.pipeline())
     folder = tmp_path / "weights"
-    chosen = get_method(method)
+    chosen = method_of(method)
     chosen.save(trainer.backbone, trainer.config, folder)
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
@@ -177,7 +183,7 @@ def test_interrupted_and_resumed_is_bit_identical(
         "gradient_accumulation_steps": 2,
         "train_text_encoder": True,
     }
-    if method.endswith("lora"):
+    if "lora" in method:
         fields["lora_dropout"] = 0.2
     whole = make_config(method, "whole", **fields)
     list(execute(whole, resident))
@@ -258,4 +264,4 @@ def test_equal_shares_whatever_the_method(method: str, make_trainer: MakeTrainer
 )
 def test_nonsense_is_refused(method: str, fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(fields))):
-        method_config_class(method).model_validate(fields)
+        method_of(method).config_class.model_validate(fields)

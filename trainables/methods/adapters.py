@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -55,7 +55,12 @@ class AdapterConfig(TrainingConfig):
         text_encoder_target_modules: The same for the text encoder, where `train_text_encoder` is set.
     """
 
-    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3}
+    # The text encoder's rate and the prior's weight have an effect where an arm switches those on.
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
+        "learning_rate": 3e-3,
+        "text_encoder_learning_rate": 1e-3,
+        "prior_loss_weight": 0.3,
+    }
     NEEDS: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {
         **TrainingConfig.NEEDS,
         "text_encoder_target_modules": {"train_text_encoder": (True,)},
@@ -154,6 +159,10 @@ class AdapterMethod:
         """Removes the adapters."""
         detach_adapters(backbone)
 
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+        """Merges the adapters into the weights that they stand beside."""
+        return merged(backbone)
+
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
         """Writes ``pytorch_lora_weights.safetensors`` (diffusers) and ``lora_kohya.safetensors`` (kohya's layout)."""
         save_adapters(backbone, config, folder)
@@ -246,6 +255,33 @@ def detach_adapters(backbone: Backbone) -> None:
         # Not by what PEFT says of itself: it marks a module before it has wrapped it, or after.
         for mark in ("peft_config", "_hf_peft_config_loaded"):
             vars(module).pop(mark, None)
+
+
+@contextmanager
+def merged(backbone: Backbone) -> Iterator[bool]:
+    """Merges adapters by PEFT while the context lasts; True.
+
+    Taking them out by arithmetic would leave rounding errors, so that the base weights come from their copy.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    parts = [part for part, module in backbone.modules.items() if getattr(module, "peft_config", None)]
+    layers = [
+        layer
+        for part in parts
+        for layer in backbone.modules[part].modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+    for part in parts:
+        backbone.will_change(part)
+    try:
+        for layer in layers:
+            layer.merge()
+        yield True
+    finally:
+        for layer in layers:
+            layer.merged_adapters.clear()
+        backbone.restore_frozen()
 
 
 def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,6 +44,10 @@ class Base:
 
     def detach(self, backbone: Backbone) -> None:
         """Has nothing to remove."""
+
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+        """Has nothing to merge."""
+        return nullcontext(False)
 
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
         """Has nothing to save."""

@@ -6,6 +6,7 @@ The text encoder trains too if asked for. The result is a complete pipeline fold
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -65,6 +66,10 @@ class DreamBooth:
 
     def detach(self, backbone: Backbone) -> None:
         """Has added nothing to the modules; the core restores the weights."""
+
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+        """Has nothing to merge."""
+        return nullcontext(False)
 
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
         """Writes the whole pipeline, which ``from_pretrained`` loads."""

@@ -1,4 +1,7 @@
-"""DreamBooth+LoRA: DreamBooth's loss, with its prior preservation, on low-rank adapters."""
+"""DreamBooth+LoRA: DreamBooth's loss, with its prior preservation, on low-rank adapters.
+
+It is the method `lora` with another default: the two are one code, and train the same where their fields are equal.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from trainables.methods import adapters
 
 
 class DreamBoothLoraConfig(adapters.AdapterConfig):
-    """The adapters' fields, with prior preservation on."""
+    """The adapters' fields, with prior preservation unless it is switched off."""
 
-    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 2e-3, "prior_loss_weight": 0.3}
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
+        **adapters.AdapterConfig.EMBEDDED_DEFAULTS,
+        "learning_rate": 2e-3,
+    }
 
     with_prior_preservation: bool = True
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
@@ -60,6 +61,13 @@ class Method(Protocol):
 
     def detach(self, backbone: Backbone) -> None:
         """Removes what `attach` added to the modules. The core puts the base model's weights back."""
+        ...
+
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+        """Lets the model compute with what `attach` added merged into the base weights, for as long as it lasts.
+
+        Gives whether there was anything to merge. Afterwards weights and modules are what they were, bit by bit.
+        """
         ...
 
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
