@@ -1,7 +1,8 @@
 """The ledger: the one truth of which trials exist and how they ended, an Optuna storage (default: SQLite).
 
-Each arm has one Optuna study ``<study>/<arm>`` for its search and one ``<study>/<arm>/confirm``, in which
-every (subject, seed) is a trial. Each trial carries these user attributes:
+Each arm has one Optuna study ``<study>/<arm>`` for its search, further ones ``<study>/<arm>/search-2``, ... if it is
+searched repeatedly, and one ``<study>/<arm>/confirm``, in which every (subject, seed) is a trial. Trials of an arm are
+numbered through all of its searches. Each trial carries these user attributes:
 
 - ``params``: what was drawn; ``config``: the full configuration that follows from it;
 - ``runs``: ``{run key: {state, attempts, folder, mlflow_run_id}}``;
@@ -19,22 +20,32 @@ import contextlib
 import datetime
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from study.choice import QUALITY, best_of
 from study.database import open_storage
 from study.errors import UserError
+from study.proposals import direction, propose
 from study.runs import Phase, RunKey, State
-from study.samplers import derived_seed, draw, grid_points, make_sampler
-from study.trial_record import LATE_RUN_ID, ArmSearch, TrialRecord, read_trial
-from trainables.metrics_table import METRICS
+from study.samplers import grid_points
+from study.trial_record import (
+    FIRST_TRIAL,
+    LATE_RUN_ID,
+    REPEAT,
+    VIOLATIONS,
+    ArmSearch,
+    TrialRecord,
+    read_trial,
+)
 
 if TYPE_CHECKING:
     import optuna
 
+__all__ = ["QUALITY", "Ledger"]
 
-QUALITY = "quality"
+_CONFIRM, _SEARCH, _REPEATS, _CONSTRAINTS = "confirm", "search-", "repeats", "constraints"
 
 
 class Ledger:
@@ -52,6 +63,7 @@ class Ledger:
         self._name = study
         self._storage = open_storage(url)
         self._studies: dict[str, optuna.Study] = {}
+        self._begins: dict[str, list[int]] = {}  # by arm: number of the first trial of each of its searches
         # What open trials say of their runs, as last read or written here, and the trial of each run: so that a
         # change is one write, and no search. `trials`, with which every launch begins, reads all anew.
         self._runs: dict[int, dict[str, Any]] = {}
@@ -64,51 +76,63 @@ class Ledger:
         """Returns the names of the arms that have been opened for a phase, in the order of their opening."""
         import optuna
 
-        suffix = "/confirm"
         names = []
         for name in optuna.get_all_study_names(self._storage):
-            head, _, arm = name.partition("/")
-            if head == self._name and arm.endswith(suffix) == (phase == "confirm"):
-                names.append(arm.removesuffix(suffix))
+            head, _, rest = name.partition("/")
+            arm, _, kind = rest.partition("/")
+            if head == self._name and kind == (_CONFIRM if phase == "confirm" else ""):
+                names.append(arm)
         return names
 
-    def trials(self, arm: str, phase: Phase = "search") -> list[TrialRecord]:
-        """Returns the trials of an arm in the order of their creation; empty if the arm was not opened."""
-        study = self._study(arm, phase)
+    def searches(self, arm: str) -> int:
+        """Returns how many independent searches an arm has been opened for; 0 if it was not opened."""
+        return len(self._first_trials(arm))
+
+    def _first_trials(self, arm: str) -> list[int]:
+        """The number of the first trial of each search of an arm; they do not change."""
+        with self._lock:
+            if arm in self._begins:
+                return self._begins[arm]
+            begins: list[int] = []
+            while (study := self._study(arm, "search", len(begins))) is not None:
+                attributes = study.user_attrs
+                begins.append(int(attributes.get(FIRST_TRIAL, 0)))
+                if len(begins) == attributes.get(_REPEATS):
+                    self._begins[arm] = begins
+                    break
+            return begins
+
+    def trials(self, arm: str, phase: Phase = "search", repeat: int | None = None) -> list[TrialRecord]:
+        """Returns the trials of an arm in the order of their numbers; empty if the arm was not opened.
+
+        Args:
+            repeat: Only those of one search; None: of all.
+        """
+        if phase == "search" and repeat is None:
+            return [record for each in range(self.searches(arm)) for record in self.trials(arm, phase, each)]
+        study = self._study(arm, phase, repeat or 0)
         if study is None:
             return []
         with self._lock:
             late = study.user_attrs
-            trials = study.get_trials(deepcopy=False)
-            records = [read_trial(arm, phase, trial, late) for trial in trials if _counts(trial)]
+            records = [read_trial(arm, phase, trial, late) for trial in study.get_trials(deepcopy=False)]
             for record in records:
                 self._runs.pop(record.optuna_id, None)
             return records
 
-    def best(self, arm: str) -> TrialRecord | None:
-        """Returns the trial whose configuration is confirmed, or None if none is complete.
-
-        One objective: the best value, the earliest of equals. Several: of the Pareto front the trial with the
-        highest quality, which weighs both fidelities; the front itself is reported apart.
-        """
-        study = self._study(arm, "search")
-        complete = [record for record in self.trials(arm) if record.state == "COMPLETE"]
-        if study is None or not complete:
+    def best(self, arm: str, repeat: int = 0) -> TrialRecord | None:
+        """Returns the trial of a search that is confirmed (see `study.choice`), or None if none is complete."""
+        study = self._study(arm, "search", repeat)
+        if study is None:
             return None
-        directions = [1 if direction.name == "MAXIMIZE" else -1 for direction in study.directions]
-        gains = {
-            record.number: [sign * value for sign, value in zip(directions, record.values, strict=True)]
-            for record in complete
-        }
-        if len(directions) == 1:
-            return max(complete, key=lambda record: (gains[record.number][0], -record.number))
-        front = [record for record in complete if not _dominated(gains[record.number], gains.values())]
-        return max(front, key=lambda record: (record.metrics.get(QUALITY, float("-inf")), -record.number))
+        gains = [1 if direction.name == "MAXIMIZE" else -1 for direction in study.directions]
+        constrained = bool(study.user_attrs.get(_CONSTRAINTS))
+        return best_of(self.trials(arm, "search", repeat), gains, constrained=constrained)
 
     # Opening
 
     def open_search(self, arm: ArmSearch) -> None:
-        """Creates the Optuna study of an arm, or finds it again.
+        """Creates the Optuna study of one search of an arm, or finds it again.
 
         Raises:
             UserError: For a grid that has fewer points than the budget, or none.
@@ -120,25 +144,37 @@ class Ledger:
                     f"the grid of arm {arm.name!r} has {points} points, fewer than its {arm.trials} trials; "
                     f"set search.trials to at most {points} or widen the space"
                 )
-        self._open(
-            arm.name,
-            "search",
-            arm.objectives,
-            {"method": arm.method, "sampler": arm.sampler, "seed": arm.seed},
-        )
+        attributes = {"method": arm.method, "sampler": arm.sampler, "seed": arm.seed}
+        attributes |= {REPEAT: arm.repeat, _REPEATS: arm.repeats, FIRST_TRIAL: arm.first_number}
+        attributes[_CONSTRAINTS] = list(map(str, arm.constraints))
+        self._open(arm.name, "search", arm.objectives, attributes, arm.repeat)
 
     def open_confirm(self, arm: str, method: str, objectives: Sequence[str]) -> None:
         """Creates the Optuna study of an arm's confirm runs, or finds it again."""
         self._open(arm, "confirm", objectives, {"method": method})
 
-    def _open(self, arm: str, phase: Phase, objectives: Sequence[str], attributes: Mapping[str, Any]) -> None:
+    def note(self, arm: str, repeat: int, name: str, value: Any) -> None:
+        """Keeps a fact about a search as an attribute of its Optuna study, where reports and dashboards find it."""
+        with self._lock:
+            study = self._need(arm, "search", repeat)
+            if study.user_attrs.get(name) != value:
+                study.set_user_attr(name, value)
+
+    def _open(
+        self,
+        arm: str,
+        phase: Phase,
+        objectives: Sequence[str],
+        attributes: Mapping[str, Any],
+        repeat: int = 0,
+    ) -> None:
         import optuna
 
         with self._lock:
             study = optuna.create_study(
                 storage=self._storage,
-                study_name=self._study_name(arm, phase),
-                directions=[_direction(objective) for objective in objectives],
+                study_name=self._study_name(arm, phase, repeat),
+                directions=[direction(objective) for objective in objectives],
                 sampler=optuna.samplers.RandomSampler(),
                 pruner=optuna.pruners.NopPruner(),
                 load_if_exists=True,
@@ -156,100 +192,58 @@ class Ledger:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names(list(objectives))
-            self._studies[self._study_name(arm, phase)] = study
+            self._studies[self._study_name(arm, phase, repeat)] = study
 
     # Writing
 
-    def enqueue(self, arm: str, params: Mapping[str, Any]) -> None:
-        """Puts a configuration in front of what the sampler would draw; it uses up budget like any other."""
-        with self._lock:
-            self._need(arm, "search").enqueue_trial(dict(params), skip_if_exists=True)
-
     def ask(self, arm: ArmSearch) -> TrialRecord:
-        """Creates the arm's next trial, RUNNING, with its params drawn."""
-        import optuna
+        """Creates the next trial of a search, RUNNING, with its params, in one write.
 
-        with self._lock:
-            study = self._need(arm.name, "search")
-            trials = study.get_trials(deepcopy=False)
-            number = sum(_counts(trial) for trial in trials)
-            waiting = any(trial.state == optuna.trial.TrialState.WAITING for trial in trials)
-            if arm.sampler == "grid" and not waiting:
-                study.enqueue_trial(grid_points(arm.space, seed=arm.seed, arm=arm.name)[number])
-            trial = self._draw(study, arm, number, study.ask)
-            return self._read(arm.name, "search", trial._trial_id)
-
-    def complete_asking(self, arm: ArmSearch, record: TrialRecord) -> TrialRecord:
-        """Finishes the drawing of a trial whose driver died in the middle of `ask`; harmless otherwise."""
-        import optuna
-
-        with self._lock:
-            study = self._need(arm.name, "search")
-            if "params" not in study._storage.get_trial(record.optuna_id).user_attrs:
-                self._draw(study, arm, record.number, lambda: optuna.Trial(study, record.optuna_id))
-            return self._read(arm.name, "search", record.optuna_id)
-
-    def _draw(
-        self, study: optuna.Study, arm: ArmSearch, number: int, new_trial: Callable[[], optuna.Trial]
-    ) -> optuna.Trial:
-        """Draws a trial's params with samplers that are seeded by study seed, arm, trial and dimension.
-
-        So what is asked next depends on the ledger alone, and a resumed search goes on exactly as an
-        uninterrupted one would.
+        What is asked next depends on the ledger alone, so a resumed search goes on exactly as an uninterrupted one
+        would (see `study.proposals`).
         """
-
-        def sampler(*dimension: str) -> optuna.samplers.BaseSampler:
-            return make_sampler(arm.sampler, derived_seed(arm.seed, arm.name, number, *dimension), arm.trials)
-
-        trial, params = draw(study, new_trial, arm.space, sampler)
-        trial.set_user_attr("params", params)
-        return trial
+        with self._lock:
+            study = self._need(arm.name, "search", arm.repeat)
+            proposal = propose(arm, study.get_trials(deepcopy=False))
+            new = _running(
+                proposal.params, proposal.distributions, {"params": proposal.params}, proposal.system_attrs
+            )
+            created = self._storage.create_new_trial(study._study_id, template_trial=new)
+            return self._read(arm.name, "search", created, arm.repeat)
 
     def add_confirm(self, key: RunKey, params: Mapping[str, Any]) -> TrialRecord:
         """Returns the RUNNING trial of a confirm run, created if it is not there.
 
         It bears the parameters of the search trial that it confirms, so that dashboards show them.
         """
-        from optuna.trial import FrozenTrial, TrialState
-
         with self._lock:
             study = self._need(key.arm, "confirm")
             for trial in study.get_trials(deepcopy=False):
                 if (trial.user_attrs.get("subject"), trial.user_attrs.get("seed")) == (key.subject, key.seed):
                     return self._read(key.arm, "confirm", trial._trial_id)
             chosen = self._search_trial(key)
-            new = FrozenTrial(
-                number=-1,
-                trial_id=-1,
-                state=TrialState.RUNNING,
-                value=None,
-                values=None,
-                datetime_start=datetime.datetime.now(),
-                datetime_complete=None,
-                params=dict(chosen.params) if chosen else {},
-                distributions=dict(chosen.distributions) if chosen else {},
-                user_attrs={
-                    "search_trial": key.trial,
-                    "subject": key.subject,
-                    "seed": key.seed,
-                    "params": dict(params),
-                },
-                system_attrs={},
-                intermediate_values={},
+            attributes = {"search_trial": key.trial, "subject": key.subject, "seed": key.seed}
+            new = _running(
+                dict(chosen.params) if chosen else {},
+                dict(chosen.distributions) if chosen else {},
+                {**attributes, "params": dict(params)},
             )
             new._trial_id = self._storage.create_new_trial(study._study_id, template_trial=new)
             return read_trial(key.arm, "confirm", new, {})
 
     def _search_trial(self, key: RunKey) -> optuna.trial.FrozenTrial | None:
         """Returns the search trial that a confirm run confirms; None for an arm that has no search."""
-        searched = self._study(key.arm, "search")
-        if searched is None:
+        begins = self._first_trials(key.arm)
+        repeat = self._repeat_at(key.arm, "search", key.trial)
+        study = self._study(key.arm, "search", repeat)
+        if study is None:
             return None
-        try:
-            number = self._storage.get_trial_id_from_study_id_trial_number(searched._study_id, key.trial)
-        except KeyError:
-            return None
-        return self._storage.get_trial(number)
+        with contextlib.suppress(KeyError):
+            number = key.trial - begins[repeat]
+            return self._storage.get_trial(
+                self._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+            )
+        return None
 
     def set_config(self, record: TrialRecord, config: Mapping[str, Any]) -> None:
         """Stores the full configuration of a running trial."""
@@ -284,6 +278,7 @@ class Ledger:
         *,
         reason: str | None = None,
         metrics: Mapping[str, float] | None = None,
+        violations: Sequence[float] | None = None,
     ) -> TrialRecord:
         """Gives a trial its final state; telling again what has ended changes nothing.
 
@@ -291,7 +286,7 @@ class Ledger:
         """
         import optuna
 
-        study = self._need(record.arm, record.phase)
+        study = self._need(record.arm, record.phase, record.repeat)
         if state == "PRUNED" and len(study.directions) > 1:
             state, reason = "FAIL", reason or "pruned"
         told = list(values) if state == "COMPLETE" else None
@@ -302,15 +297,18 @@ class Ledger:
                     self._storage.set_trial_user_attr(record.optuna_id, "reason", reason)
                 if metrics:
                     self._storage.set_trial_user_attr(record.optuna_id, "metrics", dict(metrics))
+                if violations is not None:
+                    self._storage.set_trial_system_attr(record.optuna_id, VIOLATIONS, list(violations))
                 self._storage.set_trial_state_values(record.optuna_id, optuna.trial.TrialState[state], told)
             except optuna.exceptions.UpdateFinishedTrialError:
-                return self._read(record.arm, record.phase, record.optuna_id)
+                return self._read(record.arm, record.phase, record.optuna_id, record.repeat)
         return replace(
             record,
             state=state,
             values=tuple(told or ()),
             reason=reason,
             metrics=dict(metrics or {}),
+            violations=None if violations is None else tuple(violations),
             runs=runs,
         )
 
@@ -318,10 +316,10 @@ class Ledger:
 
     def mlflow_run_id(self, key: RunKey) -> str | None:
         """Returns the id of a run's MLflow run, or None if it has none yet."""
-        study = self._study(key.arm, key.phase)
-        if study is None:
-            return None
         with self._lock:
+            study = self._home(key)
+            if study is None:
+                return None
             if late := study.user_attrs.get(LATE_RUN_ID + key.name):
                 return str(late)
             trial = self._find(key)
@@ -344,13 +342,16 @@ class Ledger:
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                     self._change(optuna_id, key, {"mlflow_run_id": run_id})
                     return
-            self._need(key.arm, key.phase).set_user_attr(LATE_RUN_ID + key.name, run_id)
+            study = self._home(key)
+            if study is None:
+                raise KeyError(f"arm {key.arm!r} has not been opened for its {key.phase} phase")
+            study.set_user_attr(LATE_RUN_ID + key.name, run_id)
 
     def _find(self, key: RunKey) -> optuna.trial.FrozenTrial | None:
         """Returns the trial that knows a run."""
         if key.name in self._trial_of:
             return self._storage.get_trial(self._trial_of[key.name])
-        study = self._study(key.arm, key.phase)
+        study = self._home(key)
         for trial in study.get_trials(deepcopy=False) if study is not None else ():
             for name in trial.user_attrs.get("runs", {}):
                 self._trial_of.setdefault(name, trial._trial_id)
@@ -360,13 +361,27 @@ class Ledger:
 
     # Helpers
 
-    def _study_name(self, arm: str, phase: Phase) -> str:
-        return f"{self._name}/{arm}" + ("/confirm" if phase == "confirm" else "")
+    def _home(self, key: RunKey) -> optuna.Study | None:
+        """The Optuna study in which a run's trial is."""
+        return self._study(key.arm, key.phase, self._repeat_at(key.arm, key.phase, key.trial))
 
-    def _study(self, arm: str, phase: Phase) -> optuna.Study | None:
+    def _repeat_at(self, arm: str, phase: Phase, number: int) -> int:
+        """The search to which a trial number belongs: the last one that begins at it or before."""
+        if phase == "confirm":
+            return 0
+        begins = self._first_trials(arm)
+        return max((repeat for repeat, begin in enumerate(begins) if begin <= number), default=0)
+
+    def _study_name(self, arm: str, phase: Phase, repeat: int = 0) -> str:
+        name = f"{self._name}/{arm}"
+        if phase == "confirm":
+            return f"{name}/{_CONFIRM}"
+        return f"{name}/{_SEARCH}{repeat + 1}" if repeat else name
+
+    def _study(self, arm: str, phase: Phase, repeat: int = 0) -> optuna.Study | None:
         import optuna
 
-        name = self._study_name(arm, phase)
+        name = self._study_name(arm, phase, repeat)
         with self._lock:
             if name not in self._studies:
                 try:
@@ -377,30 +392,37 @@ class Ledger:
                     return None
             return self._studies[name]
 
-    def _need(self, arm: str, phase: Phase) -> optuna.Study:
-        study = self._study(arm, phase)
+    def _need(self, arm: str, phase: Phase, repeat: int = 0) -> optuna.Study:
+        study = self._study(arm, phase, repeat)
         if study is None:
             raise KeyError(f"arm {arm!r} has not been opened for its {phase} phase")
         return study
 
-    def _read(self, arm: str, phase: Phase, optuna_id: int) -> TrialRecord:
+    def _read(self, arm: str, phase: Phase, optuna_id: int, repeat: int = 0) -> TrialRecord:
         trial = self._storage.get_trial(optuna_id)
-        # Ids that came late are those of ended trials.
-        late = self._need(arm, phase).user_attrs if trial.state.is_finished() else {}
-        return read_trial(arm, phase, trial, late)
+        return read_trial(arm, phase, trial, self._need(arm, phase, repeat).user_attrs)
 
 
-def _direction(objective: str) -> str:
-    return "maximize" if METRICS[objective].direction == "higher" else "minimize"
+def _running(
+    params: Mapping[str, Any],
+    distributions: Mapping[str, Any],
+    user_attrs: Mapping[str, Any],
+    system_attrs: Mapping[str, Any] | None = None,
+) -> optuna.trial.FrozenTrial:
+    """A trial to be created whole, in one write: a driver that dies leaves all of it or nothing."""
+    from optuna.trial import FrozenTrial, TrialState
 
-
-def _counts(trial: optuna.trial.FrozenTrial) -> bool:
-    return trial.state.name != "WAITING"
-
-
-def _dominated(gains: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
-    """Whether another point is nowhere worse and somewhere better."""
-    return any(
-        all(theirs >= mine for theirs, mine in zip(other, gains, strict=True)) and list(other) != list(gains)
-        for other in others
+    return FrozenTrial(
+        number=-1,
+        trial_id=-1,
+        state=TrialState.RUNNING,
+        value=None,
+        values=None,
+        datetime_start=datetime.datetime.now(),
+        datetime_complete=None,
+        params=dict(params),
+        distributions=dict(distributions),
+        user_attrs=dict(user_attrs),
+        system_attrs=dict(system_attrs or {}),
+        intermediate_values={},
     )

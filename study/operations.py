@@ -282,20 +282,22 @@ def status_rows(storage: Storage) -> list[dict[str, Any]]:
 
 
 def best_rows(storage: Storage) -> list[dict[str, Any]]:
-    """Returns, for each arm with a finished search, the configuration that the search chose."""
+    """Returns, for each search that has a complete trial, the configuration that it chose."""
     from study.ledger import Ledger
 
     spec = stored_spec(storage)
     ledger = Ledger(spec.storage.ledger_url or storage.ledger_url, spec.name)
     chosen = []
     for arm in ledger.arms():
-        trial = ledger.best(arm)
-        if trial is not None:
+        for repeat in range(ledger.searches(arm)):
+            trial = ledger.best(arm, repeat)
+            if trial is None:
+                continue
             values = dict(zip(spec.search.metrics, trial.values, strict=False))
             scores = {f"search_{name}": value for name, value in values.items()}
-            chosen.append(
-                {"arm": arm, "method": spec.arms[arm].method, "trial": trial.number, **scores, **trial.params}
-            )
+            which = {"search": repeat + 1} if spec.search.repeats > 1 else {}
+            row = {"arm": arm, "method": spec.arms[arm].method, **which, "trial": trial.number}
+            chosen.append({**row, **scores, **trial.params})
     return chosen
 
 

@@ -32,7 +32,7 @@ MetricName = Annotated[str, BeforeValidator(_metric)]
 ObjectiveName = Annotated[str, BeforeValidator(_objective)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-_BOUND = re.compile(r"\s*(>=|<=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
+_BOUND = re.compile(r"\s*(>=|<=)\s*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*")
 
 
 class Constraint(Frozen):
@@ -41,6 +41,9 @@ class Constraint(Frozen):
     metric: MetricName
     relation: Literal[">=", "<="]
     bound: float
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.relation} {self.bound:g}"
 
     def violation(self, value: float) -> float:
         """Returns by how much a value misses the bound; at most 0 where it is met (Optuna's convention)."""
@@ -86,7 +89,7 @@ class Objective(Frozen):
     @model_serializer
     def _to_file(self) -> Any:
         word = "maximize" if self.maximize is not None else "minimize"
-        bounds = {c.metric: f"{c.relation} {c.bound:g}" for c in self.subject_to}
+        bounds = {c.metric: f"{c.relation} {c.bound!r}" for c in self.subject_to}
         return {word: self.metric, "subject_to": bounds} if bounds else self.metric
 
 
@@ -205,7 +208,8 @@ class ConfirmSpec(Frozen):
     """The confirm phase: each arm's chosen configuration on fresh seeds and subjects. Only this is compared.
 
     Attributes:
-        subjects: Names; default: all subjects but those of the search, or all if that leaves none.
+        subjects: Names; default: all subjects but those of the search (all, if that leaves none and
+            `search.allow_overlap` is set). They are dealt out one by one over the searches of each arm.
         seeds: None of those of the search; an empty list leaves the phase out.
     """
 

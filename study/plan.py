@@ -51,6 +51,8 @@ class ArmPlan:
     """One arm's part of a plan.
 
     Attributes:
+        trials: Configurations of all its searches together.
+        searches: Independent searches; 0 where nothing is searched.
         steps: Optimizer steps of all its runs, at most (early stopping and failures make it fewer).
         searched: What is searched, in words.
         seconds: Estimated device-seconds (one run after another) of what is left to do; None without a probe.
@@ -66,6 +68,7 @@ class ArmPlan:
     steps: int
     searched: dict[str, str]
     progress: Progress
+    searches: int = 1
     seconds: float | None = None
     memory: int | None = None
     disk: int = 0
@@ -174,7 +177,7 @@ class Plan:
         for arm in self.arms:
             if arm.searched:
                 ranges = "; ".join(f"{name} {words}" for name, words in arm.searched.items())
-                lines.append(f"{arm.arm} searches {ranges}")
+                lines.append(f"{arm.arm} searches {ranges}{_in_searches(arm)}")
         if self.detectable is not None:
             lines.append(self.detectable)
         if left.finished or left.interrupted:
@@ -271,7 +274,7 @@ def make_plan(
 
 def planned_keys(spec: StudySpec, arm: str, confirmed: int | None = None) -> Iterator[RunKey]:
     """Yields the runs of an arm; those of the confirm phase only if `confirmed`, the chosen trial, is known."""
-    for trial in range(spec.trials_of(arm)):
+    for trial in range(spec.search.repeats * spec.trials_of(arm)):
         yield from spec.search_keys(arm, trial)
     if confirmed is not None:
         yield from spec.confirm_keys(arm, confirmed)
@@ -282,7 +285,7 @@ def rough_bytes(spec: StudySpec) -> int:
     model = model_bytes(spec)
     total = 0
     for name in spec.arms:
-        runs = spec.trials_of(name) * len(spec.search_keys(name, 0)) + len(spec.confirm_keys(name, 0))
+        runs = spec.search_runs_of(name) + len(spec.confirm_keys(name, 0))
         total += runs * _run_bytes(spec, name, model, None)
     # Resume states: only runs in progress have one.
     shares = [
@@ -312,14 +315,15 @@ def _arm_plan(
     spec: StudySpec, name: str, storage: Storage, measured: Mapping[str, Measured] | None
 ) -> ArmPlan:
     arm, trials, space = spec.arms[name], spec.trials_of(name), spec.space(name)
-    search, confirm = len(spec.search_keys(name, 0)) * trials, len(spec.confirm_keys(name, 0))
+    search, confirm = spec.search_runs_of(name), len(spec.confirm_keys(name, 0))
     progress = _progress(spec, name, storage, search + confirm)
     steps = 0 if arm.method == BASE else _steps(spec, name)
     cost = (measured or {}).get(arm.method)
     plan = ArmPlan(
         arm=name,
         method=arm.method,
-        trials=trials,
+        trials=spec.search.repeats * trials,
+        searches=spec.search.repeats if trials else 0,
         search_runs=search,
         confirm_runs=confirm,
         steps=steps * (search + confirm),
@@ -346,6 +350,14 @@ def evaluations(spec: StudySpec, arm: str) -> int:
     if spec.arms[arm].method == BASE:
         return 1
     return len({at for at in spec.evaluation.at if at < 1}) + 1
+
+
+def _in_searches(arm: ArmPlan) -> str:
+    if not arm.searches:
+        return ""
+    each = arm.trials // arm.searches
+    count = f"{arm.searches} searches" if arm.searches > 1 else "1 search"
+    return f", in {count} of {each} trial{'s' * (each > 1)}"
 
 
 def _steps(spec: StudySpec, arm: str) -> int:

@@ -1,8 +1,9 @@
 """Which run comes next: the order of a study's runs, kept in step with the ledger. Knows nothing of Ray.
 
-Interrupted runs go first. Then arms take turns: each gives the next run of a trial that is under way, or asks
-the ledger for a new trial, or, as soon as its own search is complete, its confirm runs; no arm waits for
-another one's search.
+Interrupted runs go first. Then the arms' searches take turns: each gives the next run of a trial that is under way, or
+asks the ledger for a new trial, or, as soon as it is complete, the confirm runs of its choice; none waits for another
+one. A search asks for a trial when all trials of earlier batches have ended (`ArmSearch.known_before`); meanwhile the
+others have the turn. Whoever waits has a trial under way, so there is always something that will end.
 
 A trial is told to the ledger when its last run has ended: its value is the mean over its runs. A trial with a
 failed or pruned run cannot have that mean, so those of its runs that have not begun are left out.
@@ -12,18 +13,21 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from study.attempt import attempts
-from study.ledger import QUALITY, Ledger
+from study.choice import QUALITY, violation
+from study.ledger import Ledger
 from study.run_result import RunResult, mend_result, read_result
 from study.runs import PlannedRun, RunKey, State, Storage
 from study.trial_record import ArmSearch, TrialRecord
 
 if TYPE_CHECKING:
     from study.spec import StudySpec
+
+UNMET = "constraints_unmet"  # attribute of a search's Optuna study: whether its choice misses a constraint
 
 # Of a RunConfig: what differs between the runs of one trial, or says where they happen.
 _OF_THE_RUN = {"subject", "seed", "output_dir", "cache_dir", "cpu_threads", "device", "located"}
@@ -40,10 +44,11 @@ class _Trial:
 
 
 @dataclass
-class _Arm:
-    """Where an arm stands."""
+class _Search:
+    """Where one search of an arm stands; an arm without a search has one of no trials."""
 
-    search: ArmSearch
+    arm: ArmSearch
+    subjects: tuple[str, ...]  # on which its choice is confirmed
     asked: int = 0
     told: int = 0
     open: list[_Trial] = field(default_factory=list)
@@ -55,6 +60,20 @@ class _Arm:
     @property
     def done(self) -> bool:
         return self.given_up or (self.confirming and not self.open and not self.to_confirm)
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether there is a further trial to ask for, and all that it depends on have ended."""
+        known = self.arm.first_number + self.arm.known_before(self.asked)
+        return self.asked < self.arm.trials and not any(
+            trial.record.phase == "search" and trial.record.number < known for trial in self.open
+        )
+
+    @property
+    def name(self) -> str:
+        """For notes to people."""
+        which = f", search {self.arm.repeat + 1} of {self.arm.repeats}" if self.arm.repeats > 1 else ""
+        return f"arm {self.arm.name!r}{which}"
 
 
 class RunQueue:
@@ -74,11 +93,16 @@ class RunQueue:
         self.ended: dict[RunKey, RunResult] = {}
         self.resumed: list[RunKey] = []
         self.notes: list[str] = []
-        self._arms = [self._arm(name) for name in spec.arms]
-        for arm in self._arms:
-            ledger.open_search(arm.search)
-        for arm in self._arms:
-            self._recover(arm)
+        self._searches = [
+            self._search(name, repeat)
+            for repeat in range(spec.search.repeats)
+            for name in spec.arms
+            if repeat == 0 or spec.trials_of(name)
+        ]
+        for search in self._searches:
+            ledger.open_search(search.arm)
+        for search in self._searches:
+            self._recover(search)
 
     # What the executor calls
 
@@ -90,7 +114,7 @@ class RunQueue:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to give out and nothing under way."""
-        return not self._live and all(arm.done for arm in self._arms) and not self._interrupted
+        return not self._live and all(search.done for search in self._searches) and not self._interrupted
 
     def next(self) -> PlannedRun | None:
         """Returns a run to start now, or None if none is ready (`finished`, or others must end first)."""
@@ -116,8 +140,7 @@ class RunQueue:
         """Takes the end of a run: COMPLETE, PRUNED or FAIL."""
         trial = self._live.pop(key)
         trial.running.discard(key)
-        arm = self._arm_of(key)
-        self._take(arm, trial, key, result)
+        self._take(self._search_of(key), trial, key, result)
 
     def put_back(self, key: RunKey) -> None:
         """Takes back a run that did not end, to be given out again before all others."""
@@ -130,60 +153,81 @@ class RunQueue:
     def _next(self) -> tuple[_Trial, RunKey] | None:
         if self._interrupted:
             return self._interrupted.popleft()
-        for offset in range(len(self._arms)):
-            index = (self._turn + offset) % len(self._arms)
-            found = self._next_of(self._arms[index])
+        for offset in range(len(self._searches)):
+            index = (self._turn + offset) % len(self._searches)
+            found = self._next_of(self._searches[index])
             if found is not None:
-                self._turn = (index + 1) % len(self._arms)
+                self._turn = (index + 1) % len(self._searches)
                 return found
         return None
 
-    def _next_of(self, arm: _Arm) -> tuple[_Trial, RunKey] | None:
-        for trial in arm.open:
+    def _next_of(self, search: _Search) -> tuple[_Trial, RunKey] | None:
+        for trial in search.open:
             if trial.waiting:
                 return trial, trial.waiting.popleft()
-        if arm.asked < arm.search.trials:
-            arm.asked += 1
-            trial = self._open_search(arm, self._ledger.ask(arm.search))
+        if search.may_ask:
+            search.asked += 1
+            trial = self._open_search(search, self._ledger.ask(search.arm))
             return trial, trial.waiting.popleft()
-        if arm.to_confirm:
-            key = arm.to_confirm.popleft()
-            trial = self._open(arm, self._ledger.add_confirm(key, arm.params), [key])
+        if search.to_confirm:
+            key = search.to_confirm.popleft()
+            trial = self._open(search, self._ledger.add_confirm(key, search.params), [key])
             return trial, trial.waiting.popleft()
         return None
 
-    def _open_search(self, arm: _Arm, record: TrialRecord) -> _Trial:
-        return self._open(arm, record, self._spec.search_keys(arm.search.name, record.number))
+    def _open_search(self, search: _Search, record: TrialRecord) -> _Trial:
+        return self._open(search, record, self._spec.search_keys(search.arm.name, record.number))
 
-    def _open(self, arm: _Arm, record: TrialRecord, keys: list[RunKey]) -> _Trial:
+    def _open(self, search: _Search, record: TrialRecord, keys: list[RunKey]) -> _Trial:
         trial = _Trial(self._configured(record, keys[0]), deque(keys))
-        arm.open.append(trial)
+        search.open.append(trial)
         return trial
 
-    def _maybe_confirm(self, arm: _Arm) -> None:
-        """Begins the arm's confirm runs if its search is complete; takes over those begun before."""
-        if arm.given_up or arm.confirming or arm.told < arm.search.trials:
+    def _maybe_confirm(self, search: _Search) -> None:
+        """Begins the confirm runs of a search if it is complete; takes over those begun before."""
+        arm = search.arm
+        if search.given_up or search.confirming or search.told < arm.trials:
             return
-        name = arm.search.name
-        best = self._ledger.best(name) if arm.search.trials else None
-        if arm.search.trials and best is None:
-            self.notes.append(f"arm {name!r}: no search trial is complete, so there is nothing to confirm")
-            arm.given_up = True
+        best = self._ledger.best(arm.name, arm.repeat) if arm.trials else None
+        if arm.trials and best is None:
+            left = (
+                f"; left out on {', '.join(search.subjects)}" if arm.repeats > 1 and search.subjects else ""
+            )
+            self.notes.append(
+                f"{search.name}: no search trial is complete, so there is nothing to confirm{left}"
+            )
+            search.given_up = True
             return
-        number, arm.params = (best.number, best.params) if best is not None else (0, {})
-        keys = {(key.subject, key.seed): key for key in self._spec.confirm_keys(name, number)}
+        if best is not None and arm.constraints:
+            self._note_unmet(search, best)
+        number, search.params = (best.number, best.params) if best is not None else (0, {})
+        keys = {
+            (key.subject, key.seed): key
+            for key in self._spec.confirm_keys(arm.name, number, arm.repeat if arm.trials else None)
+        }
         if keys:
-            self._ledger.open_confirm(name, arm.search.method, arm.search.objectives)
-        begun = {(record.subject, record.seed): record for record in self._ledger.trials(name, "confirm")}
-        arm.to_confirm.extend(key for place, key in keys.items() if place not in begun)
-        arm.confirming = True
+            self._ledger.open_confirm(arm.name, arm.method, arm.objectives)
+        begun = {(record.subject, record.seed): record for record in self._ledger.trials(arm.name, "confirm")}
+        search.to_confirm.extend(key for place, key in keys.items() if place not in begun)
+        search.confirming = True
         for place, record in begun.items():
             if not record.ended and place in keys:
-                self._resume(arm, self._open(arm, record, [keys[place]]))
+                self._resume(search, self._open(search, record, [keys[place]]))
+
+    def _note_unmet(self, search: _Search, best: TrialRecord) -> None:
+        """Says that the choice misses a constraint because every trial does."""
+        unmet = violation(best) > 0
+        self._ledger.note(search.arm.name, search.arm.repeat, UNMET, unmet)
+        if unmet:
+            wanted = " and ".join(map(str, search.arm.constraints))
+            self.notes.append(
+                f"{search.name}: no search trial has {wanted}, so the one that misses it least is confirmed "
+                f"(trial {best.number})"
+            )
 
     # Ends
 
-    def _take(self, arm: _Arm, trial: _Trial, key: RunKey, result: RunResult) -> None:
+    def _take(self, search: _Search, trial: _Trial, key: RunKey, result: RunResult) -> None:
         self.ended[key] = result
         trial.ended[key] = result
         started = len(attempts(self._storage.run_folder(key)))
@@ -191,25 +235,25 @@ class RunQueue:
         if result.reason is not None:
             fields["reason"] = result.reason
         self._ledger.update_run(trial.record, key, **fields)
-        self._settle(arm, trial)
+        self._settle(search, trial)
 
     def _decided(self, trial: _Trial) -> bool:
         return any(result.state != "COMPLETE" for result in trial.ended.values())
 
-    def _settle(self, arm: _Arm, trial: _Trial) -> None:
+    def _settle(self, search: _Search, trial: _Trial) -> None:
         """Tells the ledger if the trial is over."""
         if self._decided(trial):
             trial.waiting.clear()
         held = any(other is trial for other, _ in self._interrupted)
-        if trial.waiting or trial.running or held or trial not in arm.open:
+        if trial.waiting or trial.running or held or trial not in search.open:
             return
-        self._tell(arm, trial)
-        arm.open.remove(trial)
+        self._tell(search, trial)
+        search.open.remove(trial)
         if trial.record.phase == "search":
-            arm.told += 1
-        self._maybe_confirm(arm)
+            search.told += 1
+        self._maybe_confirm(search)
 
-    def _tell(self, arm: _Arm, trial: _Trial) -> None:
+    def _tell(self, search: _Search, trial: _Trial) -> None:
         results = list(trial.ended.values())
         failed = next((result for result in results if result.state == "FAIL"), None)
         pruned = next((result for result in results if result.state == "PRUNED"), None)
@@ -217,54 +261,61 @@ class RunQueue:
         if failed is not None:
             self._ledger.tell(trial.record, "FAIL", reason=failed.reason or "unknown", metrics=metrics)
         elif pruned is not None:
-            self._tell_pruned(arm, trial, metrics)
+            self._tell_pruned(search, trial, metrics)
         else:
-            values = [metrics.get(objective) for objective in arm.search.objectives]
+            values = [metrics.get(objective) for objective in search.arm.objectives]
             known = [value for value in values if value is not None]
             if len(known) < len(values):
                 self._ledger.tell(trial.record, "FAIL", reason="no_value", metrics=metrics)
             else:
-                self._ledger.tell(trial.record, "COMPLETE", known, metrics=metrics)
+                missed = _violations(search.arm, metrics)
+                self._ledger.tell(trial.record, "COMPLETE", known, metrics=metrics, violations=missed)
 
-    def _tell_pruned(self, arm: _Arm, trial: _Trial, metrics: dict[str, float]) -> None:
+    def _tell_pruned(self, search: _Search, trial: _Trial, metrics: dict[str, float]) -> None:
         """Leaves the last value before the stop in the ledger, where samplers find it."""
-        objectives = arm.search.objectives
+        objectives = search.arm.objectives
         if len(objectives) == 1 and objectives[0] in metrics:
             self._ledger.report(trial.record, 1, metrics[objectives[0]])
-        self._ledger.tell(trial.record, "PRUNED", reason="asha", metrics=metrics)
+        missed = _violations(search.arm, metrics)
+        self._ledger.tell(trial.record, "PRUNED", reason="asha", metrics=metrics, violations=missed)
 
     # Recovery
 
-    def _arm(self, name: str) -> _Arm:
-        search = self._spec.search
-        return _Arm(
-            ArmSearch(
-                name=name,
-                method=self._spec.arms[name].method,
-                space=self._spec.space(name),
-                trials=self._spec.trials_of(name),
-                objectives=tuple(search.metrics),
-                sampler=search.sampler,
-                seed=search.seed,
-            )
+    def _search(self, name: str, repeat: int) -> _Search:
+        spec, search = self._spec, self._spec.search
+        arm = ArmSearch(
+            name=name,
+            method=spec.arms[name].method,
+            space=spec.space(name),
+            trials=spec.trials_of(name),
+            objectives=tuple(search.metrics),
+            sampler=search.sampler,
+            seed=search.seed,
+            default=spec.default_params(name),
+            repeat=repeat,
+            repeats=search.repeats if spec.trials_of(name) else 1,
+            batch_size=search.batch_size,
+            constraints=search.constraints,
         )
+        subjects = spec.subjects_of("confirm", repeat) if arm.trials else spec.confirm.subjects or ()
+        return _Search(arm, subjects)
 
-    def _recover(self, arm: _Arm) -> None:
+    def _recover(self, search: _Search) -> None:
         """Takes over what earlier launches left in ledger and run folders."""
-        name = arm.search.name
-        for record in self._ledger.trials(name):
-            arm.asked += 1
+        name = search.arm.name
+        for record in self._ledger.trials(name, "search", search.arm.repeat):
+            search.asked += 1
             if record.ended:
-                arm.told += 1
+                search.told += 1
                 self._remember(record)
                 continue
-            self._resume(arm, self._open_search(arm, self._ledger.complete_asking(arm.search, record)))
+            self._resume(search, self._open_search(search, record))
         for record in self._ledger.trials(name, "confirm"):
-            if record.ended:
+            if record.ended and record.subject in search.subjects:
                 self._remember(record)
-        self._maybe_confirm(arm)
+        self._maybe_confirm(search)
 
-    def _resume(self, arm: _Arm, trial: _Trial) -> None:
+    def _resume(self, search: _Search, trial: _Trial) -> None:
         """Sorts the runs of an open trial: ended ones are told, interrupted ones come first, others wait."""
         started: list[RunKey] = []
         finished: list[tuple[RunKey, RunResult]] = []
@@ -280,7 +331,7 @@ class RunQueue:
             self._interrupted.append((trial, key))
             self.resumed.append(key)
         for key, result in finished:
-            self._take(arm, trial, key, result)
+            self._take(search, trial, key, result)
 
     def _remember(self, record: TrialRecord) -> None:
         for name, run in record.runs.items():
@@ -298,8 +349,11 @@ class RunQueue:
 
     # Helpers
 
-    def _arm_of(self, key: RunKey) -> _Arm:
-        return next(arm for arm in self._arms if arm.search.name == key.arm)
+    def _search_of(self, key: RunKey) -> _Search:
+        mine = [search for search in self._searches if search.arm.name == key.arm]
+        if key.phase == "confirm":
+            return next(search for search in mine if key.subject in search.subjects)
+        return mine[self._spec.repeat_of(key.arm, key.trial)]
 
     def _plan(self, record: TrialRecord, key: RunKey) -> PlannedRun:
         config = self._spec.run_config(key, record.params, self._storage)
@@ -312,6 +366,13 @@ class RunQueue:
         config = self._plan(record, key).config.model_dump(mode="json", exclude=_OF_THE_RUN)
         self._ledger.set_config(record, config)
         return replace(record, config=config)
+
+
+def _violations(arm: ArmSearch, metrics: Mapping[str, float]) -> list[float] | None:
+    """By how much a trial misses each constraint; None without constraints, or where one cannot be judged."""
+    if not arm.constraints or any(constraint.metric not in metrics for constraint in arm.constraints):
+        return None
+    return [constraint.violation(metrics[constraint.metric]) for constraint in arm.constraints]
 
 
 def _means(results: list[RunResult]) -> dict[str, float]:

@@ -27,6 +27,13 @@ from study.sections import (
     merged_training,
     method_defaults,
 )
+from study.separation import (
+    choices_confirmed,
+    dealt_out,
+    shared_prompts,
+    shared_subjects,
+    trials_per_method,
+)
 from trainables.catalogue import method_config_class
 from trainables.config import ModelConfig, SubjectConfig, TrainingConfig
 
@@ -88,16 +95,6 @@ def broken_rules(sections: Sections, *, recorded: bool = False) -> list[Problem]
     return list(dict.fromkeys(problems))
 
 
-def default_subjects(
-    subjects: tuple[SubjectConfig, ...], search: SearchSpec, confirm: ConfirmSpec
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the names for search and confirm: by default the first subject, and all the others."""
-    names = tuple(subject.name for subject in subjects)
-    searched = search.subjects if search.subjects is not None else names[:1]
-    others = tuple(name for name in names if name not in searched) or names
-    return searched, confirm.subjects if confirm.subjects is not None else others
-
-
 def _subjects(sections: Sections) -> Iterator[Problem]:
     if sections.subjects is None:
         return
@@ -141,11 +138,11 @@ def _early_stopping(sections: Sections) -> Iterator[Problem]:
     search, evaluation = sections.search, sections.evaluation
     if search is None or search.scheduler is None:
         return
-    runs = len(search.subjects or ("the first",)) * len(search.seeds)
+    runs = len(search.subjects or ()) // search.repeats * len(search.seeds) or len(search.seeds)
     if runs > 1:
         yield (
             ("search", "scheduler"),
-            f"asha stops runs one by one, but a trial has {runs} runs here; use one search subject and one "
+            f"asha stops runs one by one, but a trial has {runs} runs here; use one subject a search and one "
             "seed, or no scheduler",
         )
     if evaluation is not None and not any(search.scheduler.grace_fraction <= at < 1 for at in evaluation.at):
@@ -353,6 +350,7 @@ def _strategy(sections: Sections) -> Iterator[Problem]:
 
 RULES: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     _subjects,
+    dealt_out,
     _seeds,
     _early_stopping,
     _training,
@@ -363,7 +361,14 @@ RULES: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     _strategy,
 )
 # What is refused in a study file, but not in the record of a study that an earlier version has accepted.
-RULES_OF_FILES = (fields_without_effect, duplicate_arms)
+RULES_OF_FILES = (
+    fields_without_effect,
+    duplicate_arms,
+    trials_per_method,
+    choices_confirmed,
+    shared_subjects,
+    shared_prompts,
+)
 
 
 def _validated(kind: Any, value: Any) -> Any:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
@@ -20,6 +20,8 @@ SAMPLERS = ("tpe", "random", "gp", "nsgaii", "grid")
 
 # A product of more points than this is not written out; a study never tries so many.
 MAX_GRID = 1_000_000
+
+_DIGITS = 6  # finer than any hyperparameter is meant, coarser than processors differ
 
 
 def make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
@@ -53,44 +55,44 @@ def derived_seed(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "big")
 
 
-def draw(
-    study: optuna.Study,
-    new_trial: Callable[[], optuna.Trial],
-    space: SearchSpace,
-    sampler: Callable[..., Any],
-) -> tuple[optuna.Trial, dict[str, Any]]:
+def draw(trial: optuna.Trial, space: SearchSpace) -> dict[str, Any]:
     """Draws a point of the space through an Optuna trial; conditional dimensions only where they apply.
 
-    Safe to repeat on the same trial: what was drawn before is returned again, and because each dimension has
-    a generator of its own, what was not is drawn as it would have been.
-
-    Args:
-        new_trial: Asks for a trial, or takes up an old one.
-        sampler: Makes the sampler for the trial as a whole, or for the dimension whose name it is given.
+    Numbers without a step have `_DIGITS` significant digits, so that what another processor computes differently in
+    the last place is the same point.
     """
+    _ = (
+        trial.relative_params
+    )  # before any dimension, even if all are given: NSGA-II notes the trial's generation here
     point: dict[str, Any] = {}
-    study.sampler = sampler()
-    trial = new_trial()
     for name, dimension in space.parameters.items():
         if not dimension.applies(point):
             continue
-        study.sampler = sampler(name)
         if dimension.type == "float":
-            point[name] = trial.suggest_float(
+            value = trial.suggest_float(
                 name, dimension.low, dimension.high, step=dimension.step, log=dimension.log
             )
+            if dimension.step is None:
+                value = min(max(float(f"{value:.{_DIGITS}g}"), dimension.low), dimension.high)
+            point[name] = value
         elif dimension.type == "int":
             step = dimension.step or 1
             point[name] = trial.suggest_int(name, dimension.low, dimension.high, step=step, log=dimension.log)
         else:
             point[name] = trial.suggest_categorical(name, dimension.choices)
-    return trial, point
+    return point
 
 
-def grid_points(space: SearchSpace, *, seed: int, arm: str) -> list[dict[str, Any]]:
+def grid_points(
+    space: SearchSpace, *, seed: int, arm: str, repeat: int = 0, first: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """Returns all points of a finite space in a seeded random order, each once.
 
     The order is random because a budget smaller than the grid should cover it evenly, not its first corner.
+
+    Args:
+        arm: Its name and the number of its search (`repeat`) are part of the seed.
+        first: A point of the grid that shall come before all others.
 
     Raises:
         UserError: If a dimension has no finite grid, or the grid is larger than anyone can want.
@@ -112,7 +114,13 @@ def grid_points(space: SearchSpace, *, seed: int, arm: str) -> list[dict[str, An
         for (name, dimension), value in zip(space.parameters.items(), values, strict=True):
             if dimension.applies(point):
                 point[name] = value
-        points.setdefault(tuple((name, type(value), value) for name, value in point.items()), point)
+        points.setdefault(_point_key(point), point)
     ordered = list(points.values())
-    random.Random(derived_seed(seed, arm, "grid")).shuffle(ordered)
+    random.Random(derived_seed(seed, arm, repeat, "grid")).shuffle(ordered)
+    if first is not None:
+        ordered.sort(key=lambda point: _point_key(point) != _point_key(first))
     return ordered
+
+
+def _point_key(point: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple((name, type(value), value) for name, value in point.items())

@@ -20,10 +20,11 @@ from search_spaces.documents import Document, RuleError, load_document, problems
 from search_spaces.schema import SearchSpace
 from search_spaces.wording import did_you_mean
 from study.contents import NOT_RECORDED, StudyContents, differing, of_run, without_paths
+from study.defaults import default_point
 from study.errors import UserError
 from study.overrides import apply_overrides
 from study.phases import ConfirmSpec, EvaluationSpec, SearchSpec
-from study.rules import Sections, broken_rules, default_subjects
+from study.rules import Sections, broken_rules
 from study.runs import RunKey, Storage, is_storage_entry
 from study.sections import (
     BASE,
@@ -37,8 +38,11 @@ from study.sections import (
     arm_space,
     dump,
     merged_training,
+    method_defaults,
     sound_name,
 )
+from study.separation import default_subjects
+from trainables.catalogue import method_config_class
 from trainables.config import EMBEDDED, Frozen, ModelConfig, RunConfig, SubjectConfig
 from trainables.contents import digests
 from trainables.surroundings import expanded
@@ -131,13 +135,44 @@ class StudySpec(Frozen):
             trials = share + (alike.index(arm) < rest)
         return min(trials, space.grid_size()) if self.search.sampler == "grid" else trials
 
-    def search_keys(self, arm: str, trial: int) -> list[RunKey]:
-        """Returns the runs of one search trial."""
-        return self._keys("search", arm, trial, self.search.subjects, self.search.seeds)
+    def default_params(self, arm: str) -> dict[str, Any]:
+        """Returns the parameters of each search's first trial: the method's defaults, and all of the budget."""
+        defaults = {**self.method_fields(arm), **self.budget.fields}
+        return default_point(self.space(arm), defaults)
 
-    def confirm_keys(self, arm: str, trial: int) -> list[RunKey]:
-        """Returns the confirm runs of an arm whose search chose `trial`."""
-        return self._keys("confirm", arm, trial, self.confirm.subjects, self.confirm.seeds)
+    def method_fields(self, arm: str) -> dict[str, Any]:
+        """Returns the value of every training field of an arm where nothing is searched."""
+        method = self.arms[arm].method
+        fixed = self.method_config(arm, {})
+        embedded = method_config_class(method).EMBEDDED_DEFAULTS if self.model.path == EMBEDDED else {}
+        searched = self.space(arm).parameters
+        stated = {name: value for name, value in fixed.items() if name not in searched}
+        return {**method_defaults(method), **embedded, **stated}
+
+    def search_keys(self, arm: str, trial: int) -> list[RunKey]:
+        """Returns the runs of one search trial, on the subjects of its search (see `repeat_of`)."""
+        subjects = self.subjects_of("search", self.repeat_of(arm, trial))
+        return self._keys("search", arm, trial, subjects, self.search.seeds)
+
+    def confirm_keys(self, arm: str, trial: int, repeat: int | None = None) -> list[RunKey]:
+        """Returns the confirm runs of an arm whose search chose `trial`.
+
+        Args:
+            repeat: The search: only the subjects that are dealt out to it. None: all subjects.
+        """
+        subjects = self.confirm.subjects if repeat is None else self.subjects_of("confirm", repeat)
+        return self._keys("confirm", arm, trial, subjects, self.confirm.seeds)
+
+    def repeat_of(self, arm: str, trial: int) -> int:
+        """Returns to which of an arm's searches a trial number belongs."""
+        return trial // max(1, self.trials_of(arm)) if self.search.repeats > 1 else 0
+
+    def subjects_of(self, phase: Literal["search", "confirm"], repeat: int) -> tuple[str, ...]:
+        """Returns the subjects of one search, or those on which its choice is confirmed: dealt out one by one, the
+        same for every arm.
+        """
+        subjects = (self.search if phase == "search" else self.confirm).subjects or ()
+        return subjects[repeat :: self.search.repeats]
 
     def _keys(
         self,
@@ -154,8 +189,8 @@ class StudySpec(Frozen):
         return sum(self.search_runs_of(arm) + len(self.confirm_keys(arm, 0)) for arm in self.arms)
 
     def search_runs_of(self, arm: str) -> int:
-        """Returns the number of runs in the search of an arm, if no early stopping happens."""
-        return self.trials_of(arm) * len(self.search_keys(arm, 0))
+        """Returns the number of runs in all searches of an arm, if no early stopping happens."""
+        return self.search.repeats * self.trials_of(arm) * len(self.search_keys(arm, 0))
 
     def values_of(self, field: str) -> set[Any]:
         """Returns every value of a training field in the arms that train, or its ends where it is searched."""

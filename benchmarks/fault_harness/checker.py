@@ -80,8 +80,9 @@ def _check_ledger(driven: Driven, storage: Storage, reference: dict[str, Any], f
     for arm in spec.arms:
         search, confirm = ledger.trials(arm), ledger.trials(arm, "confirm")
         numbers = [record.number for record in search]
-        if numbers != list(range(spec.trials_of(arm))):
-            (found.doubled if len(numbers) > spec.trials_of(arm) else found.lost).append(
+        planned = spec.search.repeats * spec.trials_of(arm)
+        if numbers != list(range(planned)):
+            (found.doubled if len(numbers) > planned else found.lost).append(
                 f"arm {arm} has the trials {numbers}"
             )
         places = Counter((record.subject, record.seed) for record in confirm)

@@ -42,7 +42,7 @@ def study_content(models: Path, name: str, ledger_url: str | None = None) -> dic
         },
         "training": {"train_batch_size": 2, "checkpointing_steps": EVERY, "num_class_images": 2,
                      "class_num_inference_steps": 1},
-        "search": {"trials": 2, "sampler": "random", "objective": "subject_fidelity"},
+        "search": {"trials": 2, "sampler": "random", "objective": "subject_fidelity", "allow_overlap": True},
         "confirm": {"subjects": ["cat"], "seeds": [100, 101]},
         "budget": {"max_train_steps": STEPS},
         "evaluation": {

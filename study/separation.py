@@ -1,0 +1,161 @@
+"""What search and confirm must not share, and how budgets and subjects are dealt out over searches.
+
+A search tunes on what it sees. Results on the same subjects or prompts would in part measure how well it did that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from search_spaces.wording import Loc
+from study.phases import ConfirmSpec, SearchSpec
+from study.sections import Budget, arm_space
+from trainables.config import ModelConfig, SubjectConfig
+
+if TYPE_CHECKING:
+    from study.rules import Sections
+
+_ASKED_FOR = "or set search.allow_overlap: true, which makes results look better than they are, as the report then says"
+
+
+def default_subjects(
+    subjects: tuple[SubjectConfig, ...], search: SearchSpec, confirm: ConfirmSpec
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the names for search and confirm: by default one subject for each search, and all the others.
+
+    If that leaves none for the confirm phase, it has all of them (see `shared_subjects`).
+    """
+    names = tuple(subject.name for subject in subjects)
+    searched = search.subjects if search.subjects is not None else names[: search.repeats]
+    others = tuple(name for name in names if name not in searched) or names
+    return searched, confirm.subjects if confirm.subjects is not None else others
+
+
+def searched_methods(sections: Sections) -> list[str]:
+    """Returns the method of each arm that has something to search."""
+    training, budget = sections.training or {}, sections.budget or Budget()
+    found = []
+    for arm in (sections.arms or {}).values():
+        try:
+            space = arm_space(arm, training, budget, sections.model or ModelConfig())
+        except ValidationError:
+            continue  # told by other rules
+        if space.parameters:
+            found.append(arm.method)
+    return found
+
+
+def dealt_out(sections: Sections) -> Iterator[tuple[Loc, str]]:
+    """Every search has as many subjects as the others."""
+    search, subjects = sections.search, sections.subjects
+    if search is None or search.repeats == 1 or subjects is None:
+        return
+    repeats = search.repeats
+    names = default_subjects(subjects, search, sections.confirm or ConfirmSpec())[0]
+    if search.subjects is None and len(names) < repeats:
+        yield (
+            ("search", "repeats"),
+            f"is {repeats}, and each search has a subject of its own, but the study has only {len(names)}; add "
+            f"subjects, or take at most {len(names)} searches",
+        )
+    elif names and len(names) % repeats:
+        more = repeats * (len(names) // repeats + 1)
+        yield (
+            ("search", "subjects" if search.subjects is not None else "repeats"),
+            f"{len(names)} subjects cannot be dealt out evenly over {repeats} searches (search.repeats); name "
+            f"{more} subjects, or take another number of searches",
+        )
+
+
+def choices_confirmed(sections: Sections) -> Iterator[tuple[Loc, str]]:
+    """What a search chooses is confirmed on at least one subject."""
+    search, confirm = sections.search, sections.confirm
+    if search is None or confirm is None or sections.subjects is None or not confirm.seeds:
+        return
+    names = default_subjects(sections.subjects, search, confirm)[1]
+    if 0 < len(names) < search.repeats and searched_methods(sections):
+        yield (
+            ("confirm", "subjects") if confirm.subjects is not None else ("subjects",),
+            f"there are {search.repeats} searches (search.repeats), but {len(names)} confirm "
+            f"subject{'s' * (len(names) > 1)} to be dealt out over their choices; take at least {search.repeats} "
+            "confirm subjects, or fewer searches",
+        )
+
+
+def trials_per_method(sections: Sections) -> Iterator[tuple[Loc, str]]:
+    """Every arm that searches gets a trial of its method's."""
+    trials = sections.search.trials_per_method if sections.search is not None else None
+    if trials is None:
+        return
+    for method, arms in Counter(searched_methods(sections)).items():
+        if trials < arms:
+            yield (
+                ("search", "trials_per_method"),
+                f"is {trials}, but {arms} arms of method {method} search, and each needs at least one trial; "
+                f"set it to at least {arms}",
+            )
+
+
+def shared_subjects(sections: Sections) -> Iterator[tuple[Loc, str]]:
+    """No subject is in both phases."""
+    search, confirm, subjects = sections.search, sections.confirm, sections.subjects
+    if search is None or confirm is None or not subjects or not _both_phases(sections):
+        return
+    searched, confirmed = default_subjects(subjects, search, confirm)
+    shared = [name for name in confirmed if name in searched]
+    if not shared:
+        return
+    if confirm.subjects is None:  # none was left
+        needed = len(set(searched)) + search.repeats
+        has = f"the study has {len(subjects)} subject{'s' * (len(subjects) > 1)}"
+        needs = f"search and confirm together need at least {needed}, because none may be in both"
+        yield ("subjects",), f"{has}, but {needs}; add {needed - len(subjects)} more, {_ASKED_FOR}"
+        return
+    place = "subject" if len(shared) == 1 else "subjects"
+    yield (
+        ("confirm", "subjects"),
+        f"{place} {', '.join(shared)} {'is' if len(shared) == 1 else 'are'} also searched on (search.subjects: "
+        f"{', '.join(searched)}), which favours what the search chose by luck; take other subjects, {_ASKED_FOR}",
+    )
+
+
+def shared_prompts(sections: Sections) -> Iterator[tuple[Loc, str]]:
+    """No prompt is in both phases, whatever its case and spaces; the built-in lists share none."""
+    evaluation = sections.evaluation
+    if evaluation is None or not sections.subjects or not _both_phases(sections):
+        return
+    search, confirm = evaluation.of_phase("search"), evaluation.of_phase("confirm")
+    if search.prompts is None and confirm.prompts is None:
+        return
+    from trainables.evaluation.prompts import templates_of
+
+    shared: dict[str, None] = {}
+    for embedded in {subject.images is None for subject in sections.subjects}:
+        seen = {_plain(template) for template in templates_of(embedded, search)}
+        shared |= dict.fromkeys(text for text in templates_of(embedded, confirm) if _plain(text) in seen)
+    if shared:
+        first = next(iter(shared))
+        more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+        yield (
+            ("evaluation", "search", "prompts")
+            if evaluation.search.prompts is not None
+            else ("evaluation", "prompts"),
+            f"{first!r}{more} would judge both search and confirm, which favours what the search chose by luck; "
+            f"take other prompts in one of them, {_ASKED_FOR}",
+        )
+
+
+def _both_phases(sections: Sections) -> bool:
+    """Whether there is anything to share, and nobody has asked for it."""
+    search, confirm = sections.search, sections.confirm
+    if search is None or confirm is None or search.allow_overlap:
+        return False
+    return bool(confirm.seeds) and confirm.subjects != () and bool(searched_methods(sections))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
