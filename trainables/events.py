@@ -18,6 +18,7 @@ EVENTS_FILE = "events.jsonl"
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
 WEIGHTS = "weights"
+IMAGE_SCORES = "image_scores.csv"  # of the final evaluation, one row an image
 
 Kind = Literal[
     "started",  # data: attempt, resumed_step, host, pid, num_workers, parallel_strategy, device, device_name, versions
