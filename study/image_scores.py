@@ -83,9 +83,7 @@ def read_parquet(folder: Path) -> DataFrame:
     if missing := [name for name in SCORE_COLUMNS if name not in found.columns]:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}; {remedy}")
     try:
-        records = found[list(SCORE_COLUMNS)].to_dict("list")
-        return scores_of(
-            [dict(zip(records, row, strict=True)) for row in zip(*records.values(), strict=True)]
-        )
+        columns = [found[name].tolist() for name in SCORE_COLUMNS]
+        return scores_of([dict(zip(SCORE_COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds values of another kind ({error}); {remedy}") from error

@@ -149,19 +149,20 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
     ranked = sorted(trained or scored, key=lambda r: -sign * (r.estimates[primary].value or 0.0))
     names = [result.arm for result in trained]
     margin = settings.margin if settings.margin is not None else margin_of(rows)
+    known = {name for name in ALL if any(result.estimates[name].value is not None for result in arms)}
+    axes = (*(SCALED if known >= set(SCALED) else FIDELITIES), *({CLASS_KEPT} & known))
     contrasts = [tables[primary].contrast(first, second) for first, second in combinations(names, 2)]
     pairs = compare(contrasts, margin if primary == QUALITY else None, settings)  # the margin is in quality
     others = [tables[SUBJECT_PROMPT].contrast(first, second) for first, second in combinations(names, 2)]
     others = others if primary == QUALITY and any(c.pairs for c in others) else []  # unknown in older data
     blind = compare(others, margin, settings)
-    known = {name for name in ALL if any(result.estimates[name].value is not None for result in arms)}
     paid = any(result.estimates[TOTAL_SECONDS].value is not None for result in trained)
     cost = TOTAL_SECONDS if paid else "train_seconds"
     choice = compare_choices({result.arm: result.estimates for result in trained}, pairs, blind)
     return Analysis(
         settings=settings,
         primary=primary,
-        axes=(*(SCALED if known >= set(SCALED) else FIDELITIES), *({CLASS_KEPT} & known)),
+        axes=axes,
         cost=cost,
         margin=margin,
         arms=arms,
@@ -172,7 +173,7 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
         against_base=_against_base(tables, scored, margin, settings),
         standings=standings(tables[primary], tables[cost], _search_seconds(budgets, cost), names, settings),
         detectable=_detectable(contrasts, pairs, settings),
-        schedules=_schedules(rows, tables, pairs, primary, settings),
+        schedules=_schedules(rows, tables, pairs, (primary, *axes), settings),
         budgets=budgets,
         exclusions=find_exclusions(rows),
         chosen=chosen_configurations(rows),
@@ -269,14 +270,15 @@ def _schedules(
     rows: Rows,
     tables: dict[str, Values],
     pairs: Sequence[Comparison],
-    primary: str,
+    names: Sequence[str],
     settings: Settings,
 ) -> tuple[ScheduleEffect, ...]:
     """The primary measure is read off from the family of all pairs; the others are families of their own."""
     known = {(c.first, c.second): c for c in (*pairs, *(c.reversed() for c in pairs))}
     found = [pair for pair in schedule_pairs(rows) if pair[1:] in known]
+    primary = names[0]
     families = {primary: [known[pair[1:]] for pair in found]}
-    for name in dict.fromkeys(("subject_fidelity", "prompt_fidelity", "train_seconds")):
+    for name in dict.fromkeys((*names, "train_seconds")):
         if name != primary:
             contrasts = [tables[name].contrast(cosine, constant) for _, cosine, constant in found]
             families[name] = list(compare(contrasts, None, settings))

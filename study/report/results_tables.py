@@ -57,7 +57,7 @@ _RANKS = (
     "Bold: best mean of the trained arms; the second best is marked too. Neither means that a difference is "
     "established."
 )
-_ARMS_COSTS = (TOTAL_SECONDS, "train_seconds", "train_flops", "peak_memory_bytes", "trainable_parameters")
+_ARMS_COSTS = ("train_seconds", TOTAL_SECONDS, "train_flops")  # all of them stand in a table of their own
 _NOTHING_AT_ZERO = {*MORE_COSTS, *CLASS_IMAGE_COSTS}  # columns that say nothing where every arm has 0
 _N = "n: runs (subjects × seeds); the untrained base model has no seeds."
 

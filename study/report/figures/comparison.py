@@ -12,7 +12,7 @@ from study.report.comparisons import Comparison, Outcome
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
 from study.report.formatting import listing, plural
-from study.report.measures import FIDELITIES, measure
+from study.report.measures import measure
 from study.report.rows import Rows
 from study.report.statistics import Estimate
 
@@ -188,7 +188,7 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
             "needs confirm runs of a cosine and a constant arm of one method on the same subjects and seeds",
         )
     subjects = max(e.comparisons[analysis.primary].difference.n_subjects for e in known)
-    names = [name for name in (analysis.primary, *FIDELITIES) if name in known[0].comparisons]
+    names = [name for name in (analysis.primary, *analysis.axes) if name in known[0].comparisons]
     names = list(dict.fromkeys(names))
 
     def draw() -> Canvas:
