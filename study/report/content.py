@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,12 +17,12 @@ from study.report.comparisons import Settings
 from study.report.figures import comparison, curves, pareto, samples, search
 from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
-from study.report.formatting import plural
+from study.report.formatting import listing, plural
 from study.report.image_levels import components, prompt_scores
 from study.report.rows import ResultsLike, Rows, prepare, section
 from study.report.searches import budget_words, repeats_of, repeats_words, search_objective
 from study.report.tables import Table
-from study.report.tuning import METHOD, histories, importances
+from study.report.tuning import METHOD, History, histories, importances
 from study.report.verdict import Verdict, judge
 from trainables.evaluation.quality import RULE as QUALITY_RULE
 
@@ -220,6 +220,7 @@ def _search(
     paragraphs = (
         f"{_searches(rows)} by {search_objective(rows).words}. Its scores are shown to judge the search; none of them "
         "is a result.",
+        *_never_met(rows, data),
         *repeats_words(rows),
         *budget_words(rows),
     )
@@ -237,6 +238,18 @@ def _searches(rows: Rows) -> str:
     if repeats_of(rows) == 1:
         return "The search chose one configuration of each arm"
     return f"Each of {repeats_of(rows)} searches chose one configuration of each arm"
+
+
+def _never_met(rows: Rows, data: Sequence[History]) -> tuple[str, ...]:
+    """Which searches found nothing that meets the objective's constraints."""
+    if not search_objective(rows).constraints:
+        return ()
+    arms = dict.fromkeys(history.arm for history in data if not any(history.feasible))
+    if not arms:
+        return ()
+    return (
+        f"In a search of {listing(arms)} no trial met the constraint, so that the one that missed it least was taken.",
+    )
 
 
 def _exclusions(analysis: Analysis) -> Section:

@@ -18,6 +18,7 @@ from study.report.statistics import Floats
 
 FACTORS = {"subject": "subject_scaled", "prompt": "prompt_scaled"}  # of quality; per image, not clipped
 _FEWEST = 2  # subjects, prompts
+_ROUNDING = 1e-9  # standard deviations below this share of the largest score are rounding
 
 
 @dataclass(frozen=True)
@@ -152,4 +153,6 @@ def components_of(array: Floats, arm: str = "", factor: str = "subject") -> Comp
         "prompt by run": max(0.0, cell - (image or 0.0)) / images,
         "image": image,
     }
+    rounding = (_ROUNDING * float(np.abs(array).max())) ** 2
+    variances = {name: 0.0 if v is not None and v < rounding else v for name, v in variances.items()}
     return Components(arm, factor, variances, subjects, seeds, prompts, images)

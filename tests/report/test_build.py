@@ -136,7 +136,11 @@ def test_runs_csv_has_one_row_a_run(built: ReportFiles, results: Results) -> Non
 
 
 def test_main_table_has_means_intervals_and_n(built: ReportFiles, results: Results) -> None:
-    table = pd.read_csv(built.folder / "tables" / "arms.csv").set_index("arm")
+    tables = [
+        pd.read_csv(built.folder / "tables" / f"{name}.csv").set_index("arm")
+        for name in ("arms", "details", "costs")
+    ]
+    table = tables[0].join([t[[c for c in t if c not in tables[0]]] for t in tables[1:]])
     assert list(table.index) == [arm.name for arm in ARMS]
     frame = results.frame
     confirm = frame[(frame["phase"] == "confirm") & (frame["state"] == "COMPLETE")]
@@ -152,7 +156,7 @@ def test_three_subjects_have_intervals_and_more_tables(tmp_path: Path, unrendere
     study = Study(subjects=("a", "b", "c"), curves=False)
     files = build_report(make_results(study), tmp_path / "r")
     table = pd.read_csv(files.folder / "tables" / "arms.csv").set_index("arm").drop("base")
-    for name in ("quality", "subject_fidelity", "train_seconds", "image_latency_seconds"):
+    for name in ("quality", "subject_fidelity_scaled", "prompt_fidelity_scaled", "train_seconds"):
         assert (table[f"{name}_low"] < table[name]).all()
         assert (table[f"{name}_high"] > table[name]).all()
     pairs = pd.read_csv(files.folder / "tables" / "pairs.csv")
@@ -188,7 +192,7 @@ def test_the_page_loads_nothing_from_elsewhere(built: ReportFiles) -> None:
 def test_the_page_reads_from_verdict_to_provenance(built: ReportFiles) -> None:
     text = Page(built.html.read_text()).text
     order = ["Verdict", "n = 4 runs on 2 subjects", "Beware", "Results", "Quality versus cost", "Sample images",
-             "Cosine versus constant", "Paired comparisons", "Quality versus steps", "The search",
+             "Cosine versus constant", "Paired comparisons", "Quality on the way", "The search",
              "Failures and exclusions", "nan_loss", "How to read this report", "Provenance", "2.13.0"]  # fmt: skip
     places = [text.find(word, text.find("Verdict")) for word in order]
     assert -1 not in places

@@ -13,9 +13,9 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from study.report.analysis import Settings
+from study.report.anytime import compute_courses
 from study.report.content import Report, compose
 from study.report.figures.canvas import FORMATS, Figure, Skipped, cost_axis, figure_style, new_canvas, render
-from study.report.anytime import compute_courses
 from study.report.figures.pareto import compute_front
 from study.report.figures.samples import REFERENCES, compute_grids, load_picture, side_by_side, used_images
 from study.report.figures.style import MARKERS, PALETTE, arm_labels, arm_styles, shorten
@@ -100,7 +100,7 @@ def unreadable(figure: Figure) -> list[str]:
 def test_every_figure_is_there(report: Report) -> None:
     assert {figure.key for figure in report.figures} == {
         "intervals", "differences", "pareto-quality-cost", "pareto-fidelities", "pareto-costs", "samples-1",
-        "samples-2", "cosine-vs-constant", "curves", "search-history", "importance",
+        "samples-2", "cosine-vs-constant", "curves", "anytime", "search-history", "importance",
     }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def history_figure(data: tuple[History, ...], styles: dict[str, ArmStyle]) -> Fi
                 ax.set_xlabel("Trial")
                 ax.tick_params(labelbottom=True)
             if k % columns == 0:
-                ax.set_ylabel(measure(data[0].measure).title)
+                ax.set_ylabel(measure(data[0].measure).title.replace(" (", "\n("))
         return canvas
 
     lost = any(state in ("FAIL", "PRUNED") for history in data for state in history.states)
