@@ -60,9 +60,10 @@ def _whole(value: float | None) -> int | None:
 
 def write_parquet(scores: DataFrame, folder: Path) -> Path | None:
     """Writes ``image_scores.parquet``, the same bytes for the same scores; nothing where there are none."""
-    if scores.empty:
-        return None
     path = folder / SCORES_PARQUET
+    if scores.empty:
+        path.unlink(missing_ok=True)  # of other results that were written there before
+        return None
     ordered = scores[list(SCORE_COLUMNS)].sort_values(["run_key", "kind", "prompt", "image"], kind="stable")
     ordered.reset_index(drop=True).to_parquet(path, engine="pyarrow", index=False, compression="zstd")
     return path

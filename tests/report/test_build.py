@@ -26,6 +26,8 @@ from study.results import Results, read_csv
 from tests.report.synthetic import ARMS, Arm, Study, make_results
 
 ROOT = Path(__file__).resolve().parents[2]
+NEWER = ("class_kept", "quality_subject_prompt", "failed_images", "class_image_seconds", "class_image_flops",
+         "ceiling_quality", "train_steps", "image_latency_fused_seconds")  # fmt: skip
 SMALL = Study(subjects=("dog-1", "bird-1"), seeds=(100, 101))
 
 
@@ -431,3 +433,28 @@ def test_a_report_is_built_of_an_empty_study(tmp_path: Path, undrawn: None) -> N
     assert len(results.frame) == 0
     files = build_report(results, tmp_path / "r")
     assert "no runs yet" in files.html.read_text()
+
+
+def test_a_report_with_scores_of_images_is_rebuilt_from_its_data_alone(tmp_path: Path, undrawn: None) -> None:
+    study = Study(trials=2, repeats=2, subjects=("a", "b", "c"), modern=True, failing=(), pruned=())
+    first = build_report(make_results(study), tmp_path / "one")
+    assert (first.folder / "data" / "image_scores.parquet").exists()
+    second = build_report(read_csv(first.folder / "data"), tmp_path / "two")
+    assert hashes(first.folder) == hashes(second.folder)
+    names = {path.stem for path in first.tables}
+    assert {"choice", "pairs-subject-prompt", "costs", "tuning-cost", "anytime", "ceilings", "components",
+            "prompts"} <= names  # fmt: skip
+    assert {"anytime", "pareto-tuning"} <= {path.stem for path in first.figures}
+    manifest = json.loads(first.manifest.read_text())
+    assert "data/image_scores.parquet" in manifest["inputs"]["hashes"]
+
+
+def test_the_shipped_data_still_makes_a_report(tmp_path: Path, undrawn: None) -> None:
+    """It is from before class kept, class images and scores of images."""
+    results = read_csv(ROOT / "reports" / "quickstart")
+    old = results.frame.drop(columns=[c for c in NEWER if c in results.frame])
+    files = build_report(replace(results, frame=old), tmp_path / "quickstart")
+    table = pd.read_csv(files.folder / "tables" / "arms.csv")
+    assert table["quality"].notna().all()
+    assert not set(table.columns) & set(NEWER)
+    assert "class images" not in files.verdict.headline
