@@ -25,7 +25,8 @@ from study.columns import (
 )
 from study.csv_cells import BOOLEANS, CellError, Kind, Notation, boolean, param_kind
 from study.errors import UserError
-from study.frames import Results, frame_of, table_of
+from study.frames import Results, frame_of, scores_of, table_of
+from study.image_scores import read_parquet, write_parquet
 from study.rows import iso_time, parse_param
 from study.runs import RunKey
 
@@ -41,8 +42,8 @@ _AS_UTF8 = "save it as 'CSV UTF-8' (Excel) or with the character set UTF-8 (Libr
 
 
 def write_csv(results: Results, folder: Path) -> list[Path]:
-    """Writes ``runs.csv``, ``curves.csv``, ``images.csv`` and ``meta.json``; `read_csv` gives the same
-    results.
+    """Writes ``runs.csv``, ``curves.csv``, ``images.csv``, ``meta.json`` and, where there are scores of single images,
+    ``image_scores.parquet``; `read_csv` gives the same results.
 
     Images are named, not copied: paths inside `folder` relative to it.
     """
@@ -71,7 +72,9 @@ def write_csv(results: Results, folder: Path) -> list[Path]:
     ]
     images.to_csv(folder / IMAGES_CSV, index=False, lineterminator="\n")
     (folder / META_JSON).write_text(json.dumps(results.meta, indent=1, sort_keys=True) + "\n")
-    return [folder / name for name in (RUNS_CSV, CURVES_CSV, IMAGES_CSV, META_JSON)]
+    scores = write_parquet(results.image_scores, folder)
+    files = [folder / name for name in (RUNS_CSV, CURVES_CSV, IMAGES_CSV, META_JSON)]
+    return files if scores is None else [*files, scores]
 
 
 def read_csv(folder: Path) -> Results:
@@ -96,6 +99,11 @@ def read_csv(folder: Path) -> Results:
         problems += [*_broken_runs(runs), *runs.repeated("run_key")]
         problems += curves.repeated("run_key", "metric", "step")
     meta = _read_meta(folder / META_JSON, problems)
+    scores = scores_of([])
+    try:
+        scores = read_parquet(folder)
+    except ValueError as error:
+        problems.append(str(error))
     if problems:
         more = len(problems) - MOST_PROBLEMS
         raise UserError(*problems[:MOST_PROBLEMS], *([f"and {more} more of this kind"] if more > 0 else []))
@@ -105,6 +113,7 @@ def read_csv(folder: Path) -> Results:
         curves=table_of(curves.rows, CURVE_COLUMNS),
         images=table_of([image for image in shown if _is_png(Path(image["path"]))], IMAGE_COLUMNS),
         meta=meta,
+        image_scores=scores,
     )
 
 

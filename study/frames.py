@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from study.columns import INTEGERS, PARAM_PREFIX, TEXTS, TIMES
+from study.columns import INTEGERS, PARAM_PREFIX, SCORE_COLUMNS, SCORE_INTEGERS, SCORE_NUMBERS, TEXTS, TIMES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,12 +23,14 @@ class Results:
         images: One row a sample grid: `IMAGE_COLUMNS`, `path` of a PNG on this machine.
         meta: study, study_id, spec (the frozen study file), spec_digest, launches (commit, versions,
             machine), tracking_uri without credentials.
+        image_scores: One row an image of a final evaluation (`SCORE_COLUMNS`); empty where runs kept none.
     """
 
     frame: DataFrame
     curves: DataFrame
     images: DataFrame
     meta: dict[str, Any] = field(default_factory=dict)
+    image_scores: DataFrame = field(default_factory=lambda: scores_of([]))
 
     def _repr_html_(self) -> str:
         return str(self.frame._repr_html_())  # type: ignore[operator]
@@ -68,6 +70,17 @@ def _param_series(values: list[Any]) -> Any:
         return pd.Series([float("nan") if value is None else value for value in values], dtype="float64")
     texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
     return pd.Series(texts, dtype="str")
+
+
+def scores_of(found: list[dict[str, Any]]) -> DataFrame:
+    """Makes the typed table of the images' scores: counts Int64, scores float64, the rest str."""
+    import pandas as pd
+
+    table = pd.DataFrame(found, columns=list(SCORE_COLUMNS))
+    kinds = dict.fromkeys(("trial", "seed", *SCORE_INTEGERS), "Int64") | dict.fromkeys(
+        SCORE_NUMBERS, "float64"
+    )
+    return table.astype({name: kinds.get(name, "str") for name in SCORE_COLUMNS})
 
 
 def table_of(found: list[dict[str, Any]], columns: tuple[str, ...]) -> DataFrame:

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS
-from study.frames import Results, frame_of, table_of
+from study.frames import Results, frame_of, scores_of, table_of
+from study.image_scores import read_scores
 from study.inside import inside
 from study.rows import result_of, rows
 from study.runs import RunKey, Storage
@@ -21,8 +22,10 @@ def local_results(storage: Storage) -> Results:
     found = rows(storage)
     points: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
     for row in found:
         folder = storage.run_folder(RunKey.parse(row["run_key"]))
+        scores += read_scores(folder, row) if row["state"] != "RUNNING" else []
         events = read_events(folder)
         values: dict[tuple[str, int], float] = {}
         parts = batches(events, 0)
@@ -49,4 +52,10 @@ def local_results(storage: Storage) -> Results:
         "launches": [asdict(launch) for launch in record.launches] if record else [],
         "tracking_uri": None,
     }
-    return Results(frame_of(found), table_of(points, CURVE_COLUMNS), table_of(images, IMAGE_COLUMNS), meta)
+    return Results(
+        frame_of(found),
+        table_of(points, CURVE_COLUMNS),
+        table_of(images, IMAGE_COLUMNS),
+        meta,
+        scores_of(scores),
+    )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS
 from study.csv_files import read_csv, write_csv
 from study.errors import UserError
-from study.frames import Results, frame_of, table_of
+from study.frames import Results, frame_of, scores_of, table_of
+from study.image_scores import read_scores
 from study.provenance import without_credentials
 from study.rows import finished_rows, iso_time, make_row, rows
 from study.runs import RunKey, Storage
@@ -26,6 +27,8 @@ from study.tracking.mlflow_store import (
 )
 from study.tracking.mlflow_view import IMAGE_SECTION
 from study.tracking.record import read_record
+from study.tracking.run_writer import SCORES
+from trainables.events import IMAGE_SCORES
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -79,7 +82,8 @@ def _from_mlflow(store: MlflowStore, storage: Storage, with_images: bool) -> Res
     found = list(store.runs({"study_id": study_id, "kind": "run"})) if study_id else []
     if not found:
         raise UserError(f"MLflow at {shown} has no runs of study {storage.study!r}; {remedy}")
-    frame = frame_of(finished_rows(_row(run) for run in found))
+    finished = finished_rows(_row(run) for run in found)
+    frame = frame_of(finished)
     parents = list(store.runs({"study_id": str(study_id), "kind": "parent"}))
     record = read_record(storage)
     meta = {
@@ -96,6 +100,7 @@ def _from_mlflow(store: MlflowStore, storage: Storage, with_images: bool) -> Res
         curves=_curves(store, found, order),
         images=_images(store, storage, found, order) if with_images else table_of([], IMAGE_COLUMNS),
         meta=meta,
+        image_scores=_scores(store, storage, found, finished),
     )
 
 
@@ -179,6 +184,34 @@ def _curves(store: MlflowStore, found: list[Run], order: dict[str, int]) -> Data
     with ThreadPoolExecutor(1 if store.uri.startswith("sqlite") else _READERS) as readers:
         histories = list(readers.map(history, wanted))
     return table_of([point for points in histories for point in points], CURVE_COLUMNS)
+
+
+def _scores(store: MlflowStore, storage: Storage, found: list[Run], rows_: list[dict[str, Any]]) -> DataFrame:
+    """The scores of single images, of the runs that have left them, in the order of the rows."""
+    by_key = {run.data.tags["run_key"]: run for run in found if SCORES in run.data.tags}
+    wanted = [(by_key[row["run_key"]], row) for row in rows_ if row["run_key"] in by_key]
+
+    def scores(item: tuple[Run, dict[str, Any]]) -> list[dict[str, Any]]:
+        run, row = item
+        try:
+            return read_scores(_scores_folder(store, storage, run), row)
+        except Exception:  # the artifact was deleted; the report does without
+            return []
+
+    with ThreadPoolExecutor(1 if store.uri.startswith("sqlite") else _READERS) as readers:
+        return scores_of([image for images in readers.map(scores, wanted) for image in images])
+
+
+def _scores_folder(store: MlflowStore, storage: Storage, run: Run) -> Path:
+    """Returns where a run's scores lie on this machine: downloaded if need be, and anew after each end of the run."""
+    here = store.artifact_folder(run)
+    if here is not None and (here / IMAGE_SCORES).exists():
+        return here
+    target = storage.folder / "downloads" / run.info.run_id / f"scores-{run.info.end_time or 0}"
+    if not (target / IMAGE_SCORES).exists():
+        target.mkdir(parents=True, exist_ok=True)
+        store.client.download_artifacts(run.info.run_id, IMAGE_SCORES, str(target))
+    return target
 
 
 def _images(store: MlflowStore, storage: Storage, found: list[Run], order: dict[str, int]) -> DataFrame:

@@ -8,16 +8,26 @@ from typing import Any
 
 import pandas as pd
 
+from study.report.costs import SearchCost, search_cost
 from study.report.measures import QUALITY
 from study.report.rows import Rows, distinct, value_or_none
+from study.report.searches import repeat_of, repeats_of
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What an arm's tuning and its confirm runs took, failed and stopped runs included."""
+    """What an arm's tuning and its confirm runs took, failed and stopped runs included.
+
+    Attributes:
+        searches: Independent searches (`search.repeats`).
+        trials: Of all of them. dimensions: Fields that varied in them.
+        search: What one search took on the whole, and what a confirm run takes if class images are shared.
+    """
 
     arm: str
+    searches: int
     trials: int
+    dimensions: int
     complete: int
     pruned: int
     failed: int
@@ -26,6 +36,12 @@ class Budget:
     search_device_seconds: float | None
     confirm_runs: int
     confirm_device_seconds: float | None
+    search: SearchCost
+
+    @property
+    def trials_per_dimension(self) -> float | None:
+        """Of one search; None where nothing varied."""
+        return self.trials / self.searches / self.dimensions if self.dimensions else None
 
 
 @dataclass(frozen=True)
@@ -45,9 +61,10 @@ def _total(frame: pd.DataFrame, name: str) -> float | None:
     return float(frame[name].sum()) if frame[name].notna().any() else None
 
 
-def budget_of(frame: pd.DataFrame, arm: str) -> Budget:
+def budget_of(rows: Rows, arm: str) -> Budget:
     """Adds up what one arm used."""
-    own = frame[frame["arm"] == arm]
+    own = rows.frame[rows.frame["arm"] == arm]
+    searches = repeats_of(rows)
     search, confirm = own[own["phase"] == "search"], own[own["phase"] == "confirm"]
     states = search.groupby("trial")["state"].agg(set)
     failed = sum("FAIL" in s for s in states)
@@ -55,7 +72,9 @@ def budget_of(frame: pd.DataFrame, arm: str) -> Budget:
     complete = sum(s == {"COMPLETE"} for s in states)
     return Budget(
         arm=arm,
+        searches=searches,
         trials=len(states),
+        dimensions=len(rows.parameters_of(arm)),
         complete=complete,
         pruned=pruned,
         failed=failed,
@@ -64,6 +83,7 @@ def budget_of(frame: pd.DataFrame, arm: str) -> Budget:
         search_device_seconds=_total(search, "device_seconds"),
         confirm_runs=len(confirm),
         confirm_device_seconds=_total(confirm, "device_seconds"),
+        search=search_cost(rows, arm, searches),
     )
 
 
@@ -100,13 +120,18 @@ def _key(row: Mapping[Any, Any]) -> str:
 
 
 def chosen_configurations(rows: Rows) -> dict[str, dict[str, Any]]:
-    """The configuration that each arm's confirm runs had: what is common to all of them."""
+    """The configuration that each arm's confirm runs had: what is common to all of them.
+
+    Where an arm was searched several times, each search has its own, under "arm (search 1)" and so on.
+    """
     found: dict[str, dict[str, Any]] = {}
     columns = ["trial", "learning_rate", "lr_scheduler", "max_train_steps"]
     columns += sorted(c for c in rows.frame.columns if c.startswith("param."))
     for arm in rows.trained_arms:
-        own = rows.frame[(rows.frame["phase"] == "confirm") & (rows.frame["arm"] == arm)]
-        if len(own):
+        confirm = rows.frame[(rows.frame["phase"] == "confirm") & (rows.frame["arm"] == arm)]
+        searched = (rows.search["arm"] == arm).any()
+        for repeat, own in confirm.groupby(repeat_of(rows, arm).loc[confirm.index]):
+            name = f"{arm} (search {repeat + 1})" if repeats_of(rows) > 1 and searched else arm
             values = {c.removeprefix("param."): distinct(own[c].dropna()) for c in columns}
-            found[arm] = {name: v[0] if len(v) == 1 else v for name, v in values.items() if v}
+            found[name] = {field: v[0] if len(v) == 1 else v for field, v in values.items() if v}
     return found

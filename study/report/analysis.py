@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -12,10 +12,23 @@ import pandas as pd
 
 from study.power import MIN_SUBJECTS, smallest_effect
 from study.report.accounts import Budget, Exclusion, budget_of, chosen_configurations, find_exclusions
+from study.report.choice import Choice, compare_choices
 from study.report.comparisons import MARGIN, Comparison, Settings, compare, planning_deviation
-from study.report.measures import ALL, FIDELITIES, QUALITY, SCALED, measure
+from study.report.measures import (
+    ALL,
+    CLASS_KEPT,
+    FIDELITIES,
+    QUALITY,
+    SCALED,
+    SUBJECT_PROMPT,
+    TOTAL_FLOPS,
+    TOTAL_SECONDS,
+    TUNED_FLOPS,
+    TUNED_SECONDS,
+    measure,
+)
 from study.report.pairing import Contrast, Values, values_of
-from study.report.ranking import COST, Standing, standings
+from study.report.ranking import Standing, standings
 from study.report.rows import BASE, Rows, distinct, section, value_or_none
 from study.report.statistics import Estimate, estimate_of, iqm
 
@@ -73,6 +86,10 @@ class Analysis:
 
     Attributes:
         primary: The measure that arms are ranked by: quality, or subject fidelity where no run has a quality.
+        axes: The measures behind it that are known: subject, prompt (scaled where they are) and class kept.
+        cost: The time that counts: training with class images, or training alone where class images are unknown.
+        choice: The ranking under quality and under subject and prompt alone; None where one of them is unknown.
+        pairs_subject_prompt: All pairs of trained arms by subject and prompt alone, a family of its own.
         margin: Differences of the primary measure within it count as equivalent.
         best: The arm with the highest mean; the base model only where nothing else has a result.
         pairs: All pairs of trained arms, one family of Holm's adjustment, from which every verdict is read off.
@@ -84,10 +101,14 @@ class Analysis:
 
     settings: Settings
     primary: str
+    axes: tuple[str, ...]
+    cost: str
     margin: float
     arms: tuple[ArmResult, ...]
     best: str | None
     pairs: tuple[Comparison, ...]
+    choice: Choice | None
+    pairs_subject_prompt: tuple[Comparison, ...]
     against_base: tuple[Comparison, ...]
     standings: tuple[Standing, ...]
     detectable: float | None
@@ -115,32 +136,44 @@ class Analysis:
 def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
     """Computes the comparison. The search's own scores never enter it."""
     # Few columns: selecting rows of a wide frame is slow.
-    confirm = rows.confirm[["arm", "subject", "seed", *ALL, *SCALED]]
+    confirm = rows.confirm[["arm", "subject", "seed", *ALL]]
     primary = QUALITY
     if not confirm[QUALITY].notna().any() and confirm["subject_fidelity"].notna().any():
         primary = "subject_fidelity"
-    tables = {name: values_of(confirm, name) for name in (*ALL, *SCALED)}
-    arms = tuple(_arm_result(rows, confirm, tables, arm, primary, settings) for arm in rows.arms)
-    sign = 1 if measure(primary).direction == "max" else -1
+    tables = {name: values_of(confirm, name) for name in ALL}
+    budgets = tuple(budget_of(rows, arm) for arm in rows.arms)
+    arms = tuple(_arm_result(rows, confirm, tables, budget, primary, settings) for budget in budgets)
+    sign = measure(primary).sign
     scored = [result for result in arms if result.estimates[primary].value is not None]
     trained = [result for result in scored if not result.is_base]
     ranked = sorted(trained or scored, key=lambda r: -sign * (r.estimates[primary].value or 0.0))
     names = [result.arm for result in trained]
     margin = settings.margin if settings.margin is not None else margin_of(rows)
+    known = {name for name in ALL if any(result.estimates[name].value is not None for result in arms)}
+    axes = (*(SCALED if known >= set(SCALED) else FIDELITIES), *({CLASS_KEPT} & known))
     contrasts = [tables[primary].contrast(first, second) for first, second in combinations(names, 2)]
     pairs = compare(contrasts, margin if primary == QUALITY else None, settings)  # the margin is in quality
-    budgets = tuple(budget_of(rows.frame, arm) for arm in rows.arms)
+    others = [tables[SUBJECT_PROMPT].contrast(first, second) for first, second in combinations(names, 2)]
+    others = others if primary == QUALITY and any(c.pairs for c in others) else []  # unknown in older data
+    blind = compare(others, margin, settings)
+    paid = any(result.estimates[TOTAL_SECONDS].value is not None for result in trained)
+    cost = TOTAL_SECONDS if paid else "train_seconds"
+    choice = compare_choices({result.arm: result.estimates for result in trained}, pairs, blind)
     return Analysis(
         settings=settings,
         primary=primary,
+        axes=axes,
+        cost=cost,
         margin=margin,
         arms=arms,
         best=ranked[0].arm if ranked else None,
         pairs=pairs,
+        choice=choice if primary == QUALITY else None,
+        pairs_subject_prompt=blind,
         against_base=_against_base(tables, scored, margin, settings),
-        standings=standings(tables[primary], tables[COST], _search_seconds(budgets), names, settings),
+        standings=standings(tables[primary], tables[cost], _search_seconds(budgets, cost), names, settings),
         detectable=_detectable(contrasts, pairs, settings),
-        schedules=_schedules(rows, tables, pairs, primary, settings),
+        schedules=_schedules(rows, tables, pairs, (primary, *axes), settings),
         budgets=budgets,
         exclusions=find_exclusions(rows),
         chosen=chosen_configurations(rows),
@@ -153,18 +186,23 @@ def margin_of(rows: Rows) -> float:
     return found if found is not None and found > 0 else MARGIN
 
 
-def _search_seconds(budgets: Sequence[Budget]) -> dict[str, float | None]:
-    return {b.arm: b.search_train_seconds if b.search_runs else 0.0 for b in budgets}
+def _search_seconds(budgets: Sequence[Budget], cost: str) -> dict[str, float | None]:
+    """Time of one search of each arm, with class images where the runs' own time has them."""
+    if cost == TOTAL_SECONDS:
+        return {b.arm: b.search.seconds for b in budgets}
+    spent = {b.arm: b.search_train_seconds if b.search_runs else 0.0 for b in budgets}
+    return {b.arm: None if (s := spent[b.arm]) is None else s / b.searches for b in budgets}
 
 
 def _arm_result(
     rows: Rows,
     confirm: pd.DataFrame,
     tables: dict[str, Values],
-    arm: str,
+    budget: Budget,
     primary: str,
     settings: Settings,
 ) -> ArmResult:
+    arm = budget.arm
     own = confirm[confirm["arm"] == arm]
     subjects = tuple(distinct(own["subject"]))
     method = rows.methods.get(arm, "")
@@ -173,6 +211,8 @@ def _arm_result(
         units = tables[name].means([arm])[0]
         runs = None if method == BASE else int(own[name].notna().sum())
         estimates[name] = estimate_of(units, runs, level=settings.level)
+    estimates[TUNED_SECONDS] = _raised(estimates[TOTAL_SECONDS], budget.search.seconds)
+    estimates[TUNED_FLOPS] = _raised(estimates[TOTAL_FLOPS], budget.search.flops)
     return ArmResult(
         arm=arm,
         method=method,
@@ -182,6 +222,14 @@ def _arm_result(
         seeds=tuple(int(seed) for seed in distinct(own["seed"])),
         quality_iqm=iqm(own[primary].to_numpy(dtype=float)),
     )
+
+
+def _raised(estimate: Estimate, by: float | None) -> Estimate:
+    """An estimate with a constant added; nothing where that is unknown."""
+    if by is None or estimate.value is None:
+        return Estimate(None, level=estimate.level)
+    low, high = (None if limit is None else limit + by for limit in (estimate.low, estimate.high))
+    return replace(estimate, value=estimate.value + by, low=low, high=high)
 
 
 def _against_base(
@@ -222,14 +270,15 @@ def _schedules(
     rows: Rows,
     tables: dict[str, Values],
     pairs: Sequence[Comparison],
-    primary: str,
+    names: Sequence[str],
     settings: Settings,
 ) -> tuple[ScheduleEffect, ...]:
     """The primary measure is read off from the family of all pairs; the others are families of their own."""
     known = {(c.first, c.second): c for c in (*pairs, *(c.reversed() for c in pairs))}
     found = [pair for pair in schedule_pairs(rows) if pair[1:] in known]
+    primary = names[0]
     families = {primary: [known[pair[1:]] for pair in found]}
-    for name in dict.fromkeys(("subject_fidelity", "prompt_fidelity", "train_seconds")):
+    for name in dict.fromkeys((*names, "train_seconds")):
         if name != primary:
             contrasts = [tables[name].contrast(cosine, constant) for _, cosine, constant in found]
             families[name] = list(compare(contrasts, None, settings))

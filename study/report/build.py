@@ -152,7 +152,9 @@ def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
         _write(copy, content)
         paths.append(str(copy))
     kept = images.assign(path=pd.Series(paths, index=images.index, dtype="str"))
-    write_csv(Results(results.frame, results.curves, kept, dict(report.rows.meta)), folder)
+    scores = getattr(results, "image_scores", None)
+    data = Results(results.frame, results.curves, kept, dict(report.rows.meta))
+    write_csv(data if scores is None else dataclasses.replace(data, image_scores=scores), folder)
 
 
 def _manifest(report: Report, folder: Path) -> dict[str, Any]:

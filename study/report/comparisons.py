@@ -28,7 +28,7 @@ from study.report.statistics import (
 
 SIGNIFICANCE = 0.05
 MARGIN = 0.05  # of quality; the default of `report.margin`
-Outcome = Literal["better", "worse", "equivalent", "not enough"]
+Outcome = Literal["better", "worse", "different", "equivalent", "not enough"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Comparison:
         p_equivalent: Of "the difference is at least the margin", adjusted over the family; None without a margin.
         effect: Difference in standard deviations of the subjects' differences.
         improvement: Chance that a run of the first is better than one of the second on the same subject.
-        outcome: The verdict on the first; "better" and "worse" follow the direction of the measure.
+        outcome: The verdict on the first; "better" and "worse" follow the direction of the measure,
+            "different" stands in their place where it has none.
         subjects_needed: Where that is "not enough": subjects that would decide it (80 % power, spread and difference
             as observed); None where it is decided, unknown, or takes more than `study.power.MOST_SUBJECTS`.
     """
@@ -80,7 +81,7 @@ class Comparison:
     @property
     def established(self) -> bool:
         """Whether a difference is shown that is not within the margin."""
-        return self.outcome in ("better", "worse")
+        return self.outcome in ("better", "worse", "different")
 
     def reversed(self) -> Comparison:
         """The same, seen from the second arm."""
@@ -187,8 +188,8 @@ def outcome_of(found: Decisions, k: int, name: str) -> Outcome:
         return "equivalent"
     if not found.established[k]:
         return "not enough"
-    higher = measure(name).direction == "max"
-    return "better" if (found.mean[k] > 0) == higher else "worse"
+    ahead = measure(name).sign * found.mean[k]
+    return "better" if ahead > 0 else "worse" if ahead < 0 else "different"
 
 
 def _needed(contrast: Contrast, margin: float | None, spread: float | None, alpha: float) -> int | None:

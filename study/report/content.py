@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from study.power import MIN_SUBJECTS
+from study.report import cost_tables, image_tables, search_tables
 from study.report import results_tables as tables
 from study.report.analysis import DEFAULTS, Analysis, analyse
+from study.report.anytime import anytime_table
 from study.report.comparisons import Settings
 from study.report.figures import comparison, curves, pareto, samples, search
 from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
-from study.report.formatting import plural
-from study.report.measures import measure
+from study.report.formatting import listing, plural
+from study.report.image_levels import components, prompt_scores
 from study.report.rows import ResultsLike, Rows, prepare, section
+from study.report.searches import budget_words, repeats_of, repeats_words, search_objective
 from study.report.tables import Table
-from study.report.tuning import METHOD, histories, importances, objective
+from study.report.tuning import METHOD, History, histories, importances
 from study.report.verdict import Verdict, judge
 from trainables.evaluation.quality import RULE as QUALITY_RULE
 
@@ -73,6 +76,7 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _schedules(rows, analysis, styles),
         _pairs(analysis),
         _curves(rows, analysis, styles),
+        _images(rows, analysis),
         _search(rows, analysis, styles, settings),
         _exclusions(analysis),
         _method(rows, analysis, settings),
@@ -118,19 +122,43 @@ def _results(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Sec
             comparison.intervals_figure(rows, analysis, styles),
             comparison.differences_figure(rows, analysis, styles),
         ),
-        tables=(tables.arms_table(analysis), tables.details_table(analysis)),
+        tables=(
+            tables.arms_table(analysis),
+            *((tables.choice_table(analysis.choice),) if analysis.choice else ()),
+            tables.details_table(analysis),
+        ),
     )
 
 
 def _fronts(analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
+    tuned = cost_tables.tuned_table(analysis)
     return Section(
         "cost",
         "Quality versus cost",
         figures=(
             pareto.quality_cost_figure(analysis, styles),
+            pareto.tuning_figure(analysis, styles),
             pareto.fidelity_figure(analysis, styles),
             pareto.costs_figure(analysis, styles),
         ),
+        tables=(cost_tables.costs_table(analysis), *((tuned,) if tuned is not None else ())),
+    )
+
+
+def _images(rows: Rows, analysis: Analysis) -> Section | None:
+    """Prompts and images as levels of the analysis, and what could be reached."""
+    prompts, spreads = prompt_scores(rows), components(rows)
+    best = analysis.arm(analysis.best).estimates["quality"].value if analysis.best else None
+    ceilings = image_tables.ceilings_table(rows)
+    found = [
+        *((ceilings,) if ceilings is not None else ()),
+        *((image_tables.components_table(spreads),) if spreads else ()),
+        *((image_tables.prompts_table(prompts),) if prompts else ()),
+    ]
+    if not found:
+        return None
+    return Section(
+        "images", "Prompts, images and ceilings", image_tables.ceiling_words(rows, best), tables=tuple(found)
     )
 
 
@@ -157,13 +185,25 @@ def _pairs(analysis: Analysis) -> Section | None:
         caption, note = f"{analysis.best} against every other arm.", tables.test_note(analysis)
         found.append(tables.comparison_table("against-best", caption, analysis.against_best, (note,)))
         found.append(tables.comparison_table("pairs", "All pairs of trained arms.", analysis.pairs, (note,)))
+        if analysis.pairs_subject_prompt:
+            caption = "All pairs of trained arms by subject and prompt alone, blind to the class: a family of its own."
+            found.append(
+                tables.comparison_table(
+                    "pairs-subject-prompt", caption, analysis.pairs_subject_prompt, (note,)
+                )
+            )
         if any(standing.rank is not None for standing in analysis.standings):
             found += [tables.effects_table(analysis), tables.ranking_table(analysis)]
     return Section("pairs", "Paired comparisons", tables=tuple(found))
 
 
 def _curves(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
-    return Section("curves", "Quality versus steps", figures=(curves.curves_figure(rows, analysis, styles),))
+    data = curves.known_courses(rows, analysis)
+    figures = curves.curves_figure(data, styles), curves.anytime_figure(data, analysis, styles)
+    table = anytime_table(data)
+    return Section(
+        "curves", "Quality on the way", figures=figures, tables=(table,) if table is not None else ()
+    )
 
 
 def _search(
@@ -172,15 +212,17 @@ def _search(
     data, weights = histories(rows), importances(rows, settings.seed)
     if not data and not analysis.chosen:
         return None
-    found = [tables.budget_table(analysis.budgets)]
+    found = [search_tables.budget_table(analysis.budgets)]
     if analysis.chosen:
-        found.append(tables.chosen_table(analysis.chosen))
+        found.append(search_tables.chosen_table(analysis.chosen))
     if weights:
-        found.append(tables.importance_table(weights))
+        found.append(search_tables.importance_table(weights))
     paragraphs = (
-        f"The search chose one configuration of each arm by {measure(objective(rows)).title.lower()}. Its "
-        f"scores are shown to "
-        "judge the search; none of them is a result.",
+        f"{_searches(rows)} by {search_objective(rows).words}. Its scores are shown to judge the search; none of them "
+        "is a result.",
+        *_never_met(rows, data),
+        *repeats_words(rows),
+        *budget_words(rows),
     )
     return Section(
         "search",
@@ -189,6 +231,24 @@ def _search(
         (search.history_figure(data, styles), search.importance_figure(weights, styles)),
         tuple(found),
         (f"Importance: {METHOD}",) if weights else (),
+    )
+
+
+def _searches(rows: Rows) -> str:
+    if repeats_of(rows) == 1:
+        return "The search chose one configuration of each arm"
+    return f"Each of {repeats_of(rows)} searches chose one configuration of each arm"
+
+
+def _never_met(rows: Rows, data: Sequence[History]) -> tuple[str, ...]:
+    """Which searches found nothing that meets the objective's constraints."""
+    if not search_objective(rows).constraints:
+        return ()
+    arms = dict.fromkeys(history.arm for history in data if not any(history.feasible))
+    if not arms:
+        return ()
+    return (
+        f"In a search of {listing(arms)} no trial met the constraint, so that the one that missed it least was taken.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from study.report.statistics import Direction
@@ -18,14 +19,64 @@ class Measure:
     direction: Direction
     description: str
 
+    @property
+    def sign(self) -> float:
+        """1 where higher is better, -1 where lower is, NaN where neither is: nothing can be ranked by it then."""
+        return {"max": 1.0, "min": -1.0}.get(self.direction, math.nan)
+
+    @property
+    def better(self) -> str:
+        """In words, for a table."""
+        return {"max": "higher", "min": "lower"}.get(self.direction, "neither")
+
 
 _UNITS = {"trainable_parameters": "count"}
-_TITLES = {"image_latency_seconds": "Latency per image"}
+_DIRECTIONS: dict[str, Direction] = {"higher": "max", "lower": "min", "none": "none"}
 
 QUALITY = "quality"
+SUBJECT_PROMPT = "quality_subject_prompt"
 FIDELITIES = ("subject_fidelity", "prompt_fidelity")
 SCALED = ("subject_fidelity_scaled", "prompt_fidelity_scaled")  # of the base model 0 and 1; not clipped
-MORE_QUALITY = ("diversity", "drift", "prior_preservation", "memorisation", "class_kid")
+CLASS_KEPT = "class_kept"
+FAILED = "failed_images"
+MAIN_QUALITY = (QUALITY, SUBJECT_PROMPT, *SCALED, CLASS_KEPT, FAILED)
+MORE_QUALITY = (
+    *FIDELITIES,
+    "clip_i",
+    "diversity",
+    "drift",
+    "prior_preservation",
+    "memorisation",
+    "class_kid",
+    "class_kid_low",
+    "class_kid_high",
+    "class_cmmd",
+    "class_cmmd_low",
+    "class_cmmd_high",
+)
+CEILINGS = ("ceiling_quality", "ceiling_subject", "ceiling_prompt")
+ANCHOR_ERRORS = ("subject_anchor_error", "prompt_anchor_error")
+
+# Sums that the report makes of a run's costs (study/report/costs.py); empty where a part of them is unknown.
+TOTAL_SECONDS, TOTAL_FLOPS = "total_seconds", "total_flops"
+TUNED_SECONDS, TUNED_FLOPS = "tuned_seconds", "tuned_flops"
+DOLLARS = "dollars"
+_DERIVED = {
+    item.name: item
+    for item in (
+        Measure(TOTAL_SECONDS, "Training with class images", "s", "min",
+                "Training time and the making of the class images that the run trains on, charged in full."),
+        Measure(TOTAL_FLOPS, "FLOPs with class images", "FLOP", "min",
+                "Floating-point operations of training and of making the class images, charged in full."),
+        Measure(DOLLARS, "Price", "$", "min",
+                "Device time of training and class images at the study file's `resources.price_per_hour`."),
+        Measure(TUNED_SECONDS, "Tuning and training", "s", "min",
+                "Time of one search of the arm, class images made once, and of one run with its class images."),
+        Measure(TUNED_FLOPS, "FLOPs of tuning and training", "FLOP", "min",
+                "Floating-point operations of one search of the arm and of one run, class images included."),
+    )
+}  # fmt: skip
+
 MAIN_COSTS = (
     "train_seconds",
     "device_seconds",
@@ -35,19 +86,26 @@ MAIN_COSTS = (
     "artifact_bytes",
     "image_latency_seconds",
 )
-MORE_COSTS = ("preparation_seconds", "evaluation_seconds", "lost_seconds")
-ALL = (QUALITY, *FIDELITIES, *MORE_QUALITY, *MAIN_COSTS, *MORE_COSTS)
+CLASS_IMAGE_COSTS = (
+    "class_image_seconds",
+    "class_image_flops",
+    TOTAL_SECONDS,
+    TOTAL_FLOPS,
+    "energy_joules",
+    DOLLARS,
+    "image_latency_fused_seconds",
+)
+MORE_COSTS = ("train_steps", "preparation_seconds", "evaluation_seconds", "lost_seconds")
+ALL = (*MAIN_QUALITY, *MORE_QUALITY, *MAIN_COSTS, *CLASS_IMAGE_COSTS, *MORE_COSTS)
 
 
 def measure(name: str) -> Measure:
-    """Returns the measure called `name`; one that the table of metrics does not know is shown under its own name."""
+    """Returns the measure called `name`; one that no table knows has its own name as title, and no direction."""
+    if name in _DERIVED:
+        return _DERIVED[name]
     if name not in METRICS:
-        return Measure(name, name.replace("_", " "), "", "max", "")
+        return Measure(name, name.replace("_", " "), "", "none", "")
     metric = METRICS[name]
     return Measure(
-        name,
-        _TITLES.get(name, metric.title),
-        _UNITS.get(name, metric.unit),
-        "max" if metric.direction == "higher" else "min",
-        metric.description,
+        name, metric.title, _UNITS.get(name, metric.unit), _DIRECTIONS[metric.direction], metric.description
     )

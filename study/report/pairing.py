@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,13 +67,13 @@ class Values:
         if not seeded:
             two = np.broadcast_to(_mean(two)[:, None], one.shape)
         difference = one - two
-        sign = 1.0 if measure(self.measure).direction == "max" else -1.0
+        sign = measure(self.measure).sign  # NaN where neither way is better: no chance of being better then
         crossed = sign * (one[:, :, None] - two[:, None, :])
         chance = np.where(np.isfinite(crossed), (crossed > 0) + 0.5 * (crossed == 0), np.nan)
         found = difference[np.isfinite(difference)]
         return Contrast(
             first, second, self.measure, _mean(difference), tuple(found.tolist()),
-            _mean(chance.reshape(len(chance), -1)),
+            _mean(chance.reshape(len(chance), math.prod(chance.shape[1:]))),
         )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from study.report.pairing import Values
 from study.report.randomness import stream
 from study.report.statistics import Floats, pareto_front, resampled_means, subject_draws
 
-COST = "train_seconds"
 _FRONT_RESAMPLES = 2_000
 
 
@@ -26,7 +25,7 @@ class Standing:
         rank: Mean rank, 1 for the best. rank_low, rank_high: 95 % of the resamples lie between.
         best: Share of the resamples in which it is best; ties are shared.
         on_front: Share in which no arm is both better and cheaper to train.
-        on_front_with_search: The same, with the training time of the arm's whole search added to its cost.
+        on_front_with_search: The same, with the time of one search of the arm added to its cost.
     """
 
     arm: str
@@ -49,8 +48,8 @@ def standings(
 
     Args:
         quality: The measure that arms are ranked by.
-        cost: Training seconds of the runs.
-        search_seconds: Training seconds of each arm's whole search, None where unknown.
+        cost: Seconds of the runs.
+        search_seconds: Seconds of one search of each arm, None where unknown.
         arms: The trained arms that have a result.
     """
     scores = quality.means(arms)
@@ -59,7 +58,7 @@ def standings(
         return tuple(Standing(arm) for arm in arms)
     rng = stream(settings.seed, "ranking", quality.measure)
     draws = subject_draws(int(common.sum()), rng, settings.resamples)
-    sign = -1.0 if measure(quality.measure).direction == "max" else 1.0
+    sign = -measure(quality.measure).sign
     drawn = sign * resampled_means(scores[:, common], draws)  # smaller is better
     ranks, best = ranks_of(drawn), _shares_of_best(drawn)
     low, high = np.quantile(ranks, [(1 - settings.level) / 2, (1 + settings.level) / 2], axis=1)

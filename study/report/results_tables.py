@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from study.power import MIN_SUBJECTS, MOST_SUBJECTS
-from study.report.accounts import Budget
 from study.report.analysis import Analysis, ArmResult
+from study.report.choice import Choice
 from study.report.comparisons import Comparison
 from study.report.formatting import (
     MISSING,
@@ -19,7 +18,24 @@ from study.report.formatting import (
     p_value,
     scale_for,
 )
-from study.report.measures import FIDELITIES, MAIN_COSTS, MORE_COSTS, MORE_QUALITY, QUALITY, SCALED, measure
+from study.report.measures import (
+    ALL,
+    ANCHOR_ERRORS,
+    CEILINGS,
+    CLASS_IMAGE_COSTS,
+    CLASS_KEPT,
+    FIDELITIES,
+    MAIN_QUALITY,
+    MORE_COSTS,
+    MORE_QUALITY,
+    QUALITY,
+    SCALED,
+    SUBJECT_PROMPT,
+    TOTAL_SECONDS,
+    TUNED_FLOPS,
+    TUNED_SECONDS,
+    measure,
+)
 from study.report.statistics import Estimate
 from study.report.tables import (
     Cell,
@@ -32,7 +48,6 @@ from study.report.tables import (
     number_cell,
     text_cell,
 )
-from study.report.tuning import Importance
 
 _INTERVAL = (
     "Means over subjects; Student's 95 % intervals over subjects, from 3 on; complete confirm runs only."
@@ -42,38 +57,44 @@ _RANKS = (
     "Bold: best mean of the trained arms; the second best is marked too. Neither means that a difference is "
     "established."
 )
+_ARMS_COSTS = ("train_seconds", TOTAL_SECONDS, "train_flops")  # all of them stand in a table of their own
+_NOTHING_AT_ZERO = {*MORE_COSTS, *CLASS_IMAGE_COSTS}  # columns that say nothing where every arm has 0
 _N = "n: runs (subjects × seeds); the untrained base model has no seeds."
 
 
 Pair = tuple[Column, list[Cell]]
 
 
-def _texts(key: str, title: str, values: Sequence[object]) -> Pair:
+def texts(key: str, title: str, values: Sequence[object]) -> Pair:
+    """A column of texts."""
     return Column(key, title), [text_cell(value) for value in values]
 
 
-def _counts(key: str, title: str, values: Sequence[int]) -> Pair:
+def counts(key: str, title: str, values: Sequence[int]) -> Pair:
+    """A column of whole numbers."""
     return Column(key, title, numeric=True), [Cell(str(value), value=value) for value in values]
 
 
-def _p_values(key: str, title: str, values: Sequence[float | None]) -> Pair:
+def p_values(key: str, title: str, values: Sequence[float | None]) -> Pair:
+    """A column of p values."""
     return Column(key, title, numeric=True), [Cell(p_value(p), value=p) for p in values]
 
 
-def _names(arms: Sequence[ArmResult]) -> list[Pair]:
+def arm_names(arms: Sequence[ArmResult]) -> list[Pair]:
+    """Names of the arms, and how many runs they have."""
     return [
-        _texts("arm", "Arm", [result.arm for result in arms]),
+        texts("arm", "Arm", [result.arm for result in arms]),
         (Column("n", "n", numeric=True), [Cell(result.n_text, value=result.n) for result in arms]),
     ]
 
 
-def _measures(arms: Sequence[ArmResult], names: Sequence[str]) -> list[Pair]:
+def measures(arms: Sequence[ArmResult], names: Sequence[str]) -> list[Pair]:
     """A column a measure that any arm has. The untrained base model is the reference and wins no prize."""
     found = []
     for name in names:
         estimates = [result.estimates[name] for result in arms]
         known = [estimate.value for estimate in estimates if estimate.value is not None]
-        if not known or (name in MORE_COSTS and not any(known)):
+        if not known or (name in _NOTHING_AT_ZERO and not any(known)):
             continue
         about = measure(name)
         ranked = [not result.is_base for result in arms]
@@ -87,17 +108,46 @@ def _few(arms: Sequence[ArmResult]) -> tuple[str, ...]:
 
 
 def arms_table(analysis: Analysis) -> Table:
-    """The main table: arms by quality, both fidelities and each cost."""
-    columns = _names(analysis.arms) + _measures(analysis.arms, (QUALITY, *FIDELITIES, *MAIN_COSTS))
+    """The main table: arms by quality and what is behind it, and the costs that usually decide."""
+    axes = MAIN_QUALITY if SCALED[0] in analysis.axes else (QUALITY, *FIDELITIES)
+    columns = arm_names(analysis.arms) + measures(analysis.arms, (*axes, *_ARMS_COSTS))
     return assemble(
         "arms", "Arms by quality and cost.", columns,
         (_INTERVAL, _N, _RANKS, *_few(analysis.arms)),
     )  # fmt: skip
 
 
+def choice_table(choice: Choice) -> Table:
+    """The ranking under quality and under subject and prompt alone."""
+    rows = choice.arms
+
+    def ranks(key: str, values: Sequence[int | None]) -> Pair:
+        return Column(key, "Rank", numeric=True), [
+            Cell(MISSING) if value is None else Cell(str(value), value=value) for value in values
+        ]
+
+    columns = [
+        texts("arm", "Arm", [row.arm for row in rows]),
+        estimate_column(QUALITY, measure(QUALITY).title, "", None, [row.quality for row in rows]),
+        ranks("quality_rank", [row.rank for row in rows]),
+        estimate_column(
+            SUBJECT_PROMPT, measure(SUBJECT_PROMPT).title, "", None, [row.subject_prompt for row in rows]
+        ),
+        ranks("quality_subject_prompt_rank", [row.subject_prompt_rank for row in rows]),
+        estimate_column(CLASS_KEPT, measure(CLASS_KEPT).title, "", None, [row.class_kept for row in rows]),
+    ]
+    note = (
+        "Quality is subject x prompt x class kept; by subject and prompt alone, an arm that turns every member of the "
+        "class into the subject loses nothing."
+    )
+    return assemble(
+        "choice", "The ranking of the trained arms under two measures of quality.", columns, (note,)
+    )
+
+
 def details_table(analysis: Analysis) -> Table:
     """Further measures of the arms."""
-    columns = _names(analysis.arms) + _measures(analysis.arms, (*MORE_QUALITY, *MORE_COSTS))
+    columns = arm_names(analysis.arms) + measures(analysis.arms, MORE_QUALITY)
     iqms = [result.quality_iqm for result in analysis.arms]
     title = f"{measure(analysis.primary).title} (IQM)"
     columns.insert(2, (Column("iqm", title, numeric=True), [number_cell(value) for value in iqms]))
@@ -140,16 +190,16 @@ def comparison_table(
     several = len(set(names)) > 1
     columns = [
         *_arms_of(comparisons),
-        *([_texts("measure", "Measure", [_TITLES.get(n, measure(n).title) for n in names])] if several else []),
-        _counts("subjects", "subjects", [c.difference.n_subjects for c in comparisons]),
+        *([texts("measure", "Measure", [_TITLES.get(n, measure(n).title) for n in names])] if several else []),
+        counts("subjects", "subjects", [c.difference.n_subjects for c in comparisons]),
         *_difference_columns(comparisons, QUALITY if not names else "" if several else names[0]),
         (
             Column("simultaneous", "simultaneous", numeric=True, has_interval=True),
             [_interval_cell(c.simultaneous) for c in comparisons],
         ),
-        _p_values("p", "p", [c.p for c in comparisons]),
-        _p_values("p_holm", "p (Holm)", [c.p_holm for c in comparisons]),
-        _texts("verdict", "Verdict", [c.outcome for c in comparisons]),
+        p_values("p", "p", [c.p for c in comparisons]),
+        p_values("p_holm", "p (Holm)", [c.p_holm for c in comparisons]),
+        texts("verdict", "Verdict", [c.outcome for c in comparisons]),
         _needed(comparisons),
     ]  # fmt: skip
     return assemble(key, caption, columns, notes)
@@ -157,8 +207,8 @@ def comparison_table(
 
 def _arms_of(comparisons: Sequence[Comparison]) -> list[Pair]:
     return [
-        _texts("first", "Arm", [c.first for c in comparisons]),
-        _texts("second", "against", [c.second for c in comparisons]),
+        texts("first", "Arm", [c.first for c in comparisons]),
+        texts("second", "against", [c.second for c in comparisons]),
     ]
 
 
@@ -195,7 +245,7 @@ def effects_table(analysis: Analysis) -> Table:
             Column("probability_of_improvement", "P(better)", numeric=True, has_interval=True),
             [_chance_cell(e) for e in chances],
         ),
-        _p_values("p_equivalent", "p (equivalent)", [c.p_equivalent for c in pairs]),
+        p_values("p_equivalent", "p (equivalent)", [c.p_equivalent for c in pairs]),
         (
             Column("bootstrap_t", "Δ by bootstrap-t", numeric=True, has_interval=True),
             [signed(c.check) for c in pairs],
@@ -220,7 +270,7 @@ def ranking_table(analysis: Analysis) -> Table:
         ]
 
     columns = [
-        _texts("arm", "Arm", [s.arm for s in rows]),
+        texts("arm", "Arm", [s.arm for s in rows]),
         (
             Column("rank", "Rank", numeric=True, has_interval=True),
             [estimate_cell(Estimate(s.rank, s.rank_low, s.rank_high), decimals=1) for s in rows],
@@ -232,7 +282,7 @@ def ranking_table(analysis: Analysis) -> Table:
     note = (
         f"Over resamples of the subjects, the same for every arm. Rank: mean and 95 % of the resamples. Best: share "
         f"with the highest mean {measure(analysis.primary).title.lower()}. On the front: share in which no arm is both "
-        "better and trained in less time; with search: the arm's whole search counts as training time. Shares of few "
+        "better and trained in less time; with search: one search of the arm counts as training time. Shares of few "
         "subjects are too sure of themselves: the tests above are not."
     )
     return assemble("ranking", "Stability of the order of arms.", columns, (note,))
@@ -268,9 +318,9 @@ def schedules_table(analysis: Analysis) -> Table:
     """Cosine minus constant, one line a pair of arms."""
     effects = analysis.schedules
     columns: list[Pair] = [
-        _texts("method", "Method", [e.method for e in effects]),
-        _texts("cosine", "Cosine arm", [e.cosine for e in effects]),
-        _texts("constant", "Constant arm", [e.constant for e in effects]),
+        texts("method", "Method", [e.method for e in effects]),
+        texts("cosine", "Cosine arm", [e.cosine for e in effects]),
+        texts("constant", "Constant arm", [e.constant for e in effects]),
     ]
     primary = [e.comparisons[analysis.primary] for e in effects]
     columns.append(
@@ -282,112 +332,39 @@ def schedules_table(analysis: Analysis) -> Table:
     for name in effects[0].comparisons if effects else (analysis.primary,):
         columns += _difference_columns([e.comparisons[name] for e in effects], name)
     columns += [
-        _p_values("p", "p", [c.p for c in primary]),
-        _p_values("p_holm", "p (Holm)", [c.p_holm for c in primary]),
-        _texts("verdict", "Cosine is", [c.outcome for c in primary]),
+        p_values("p", "p", [c.p for c in primary]),
+        p_values("p_holm", "p (Holm)", [c.p_holm for c in primary]),
+        texts("verdict", "Cosine is", [c.outcome for c in primary]),
     ]  # fmt: skip
     note = f"p and verdict are for {measure(analysis.primary).title.lower()}. {test_note(analysis)}"
     return assemble("cosine-vs-constant", "Cosine minus constant schedule, paired.", columns, (note,))
-
-
-def budget_table(budgets: Sequence[Budget]) -> Table:
-    """What each arm's tuning got: the proof of equal budgets."""
-
-    def seconds(key: str, title: str, values: Sequence[float | None]) -> Pair:
-        scale = scale_for("s", values)
-        return Column(key, title, scale.unit, numeric=True), [number_cell(value, scale) for value in values]
-
-    columns = [
-        _texts("arm", "Arm", [b.arm for b in budgets]),
-        _counts("trials", "Trials", [b.trials for b in budgets]),
-        _counts("complete", "complete", [b.complete for b in budgets]),
-        _counts("pruned", "stopped early", [b.pruned for b in budgets]),
-        _counts("failed", "failed", [b.failed for b in budgets]),
-        _counts("search_runs", "Search runs", [b.search_runs for b in budgets]),
-        seconds("search_train_seconds", "Search training", [b.search_train_seconds for b in budgets]),
-        seconds("search_device_seconds", "Search device time", [b.search_device_seconds for b in budgets]),
-        _counts("confirm_runs", "Confirm runs", [b.confirm_runs for b in budgets]),
-        seconds("confirm_device_seconds", "Confirm device time", [b.confirm_device_seconds for b in budgets]),
-    ]
-    return assemble("budget", "Search budget of each arm, failed and stopped runs included.", columns)
-
-
-def chosen_table(chosen: dict[str, dict[str, Any]]) -> Table:
-    """The configuration that was confirmed: one line a field, one column an arm."""
-    first = ["trial", "learning_rate", "lr_scheduler", "max_train_steps"]
-    names = list(dict.fromkeys([*first, *sorted({name for config in chosen.values() for name in config})]))
-    names = [name for name in names if any(name in config for config in chosen.values())]
-    columns = [_texts("field", "Field", names)]
-    for arm, config in chosen.items():
-        columns.append((Column(arm, arm), [_config_cell(config.get(name)) for name in names]))
-    return assemble("chosen", "Configuration of each arm's confirm runs, chosen by its search.", columns)
-
-
-def _config_cell(value: Any) -> Cell:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
-        return Cell(str(int(value)), value=value)
-    if isinstance(value, float):
-        return Cell(f"{value:.3g}", value=value)
-    if isinstance(value, list):
-        return Cell(", ".join(str(item) for item in value))
-    return text_cell(value)
-
-
-def importance_table(importances: Sequence[Importance]) -> Table:
-    """Importance of each searched parameter, with the reason where it cannot be told."""
-    arms, names, shares, ps, correlations, trials, remarks = [], [], [], [], [], [], []
-    for item in importances:
-        for p in item.parameters:
-            arms.append(text_cell(item.arm))
-            names.append(text_cell(p.name))
-            shares.append(number_cell(p.share, digits=2))
-            ps.append(Cell(p_value(p.p), value=p.p))
-            correlations.append(number_cell(p.correlation, digits=2))
-            trials.append(Cell(str(item.trials), value=item.trials))
-            remarks.append(text_cell(item.warning or ""))
-        if not item.parameters:
-            arms.append(text_cell(item.arm))
-            for cells in (names, shares, ps, correlations):
-                cells.append(Cell(MISSING))
-            trials.append(Cell(str(item.trials), value=item.trials))
-            remarks.append(text_cell(f"skipped: {item.skipped}"))
-    columns = [
-        (Column("arm", "Arm"), arms),
-        (Column("parameter", "Parameter"), names),
-        (Column("share", "Share explained", numeric=True), shares),
-        (Column("p", "p", numeric=True), ps),
-        (Column("rank_correlation", "Rank correlation", numeric=True), correlations),
-        (Column("trials", "Trials", numeric=True), trials),
-        (Column("remark", "Remark"), remarks),
-    ]
-    return assemble("importance", "Importance of hyperparameters in the search.", columns)
 
 
 def exclusions_table(analysis: Analysis) -> Table:
     """Runs that no compared number contains."""
     rows = analysis.exclusions
     columns = [
-        _texts("run", "Run", [e.run_key for e in rows]),
-        _texts("phase", "Phase", [e.phase for e in rows]),
-        _texts("state", "State", [e.state for e in rows]),
-        _texts("node", "Node", [e.node for e in rows]),
-        _texts("attempt", "Attempt", [e.attempt for e in rows]),
-        _texts("reason", "Reason", [e.reason for e in rows]),
+        texts("run", "Run", [e.run_key for e in rows]),
+        texts("phase", "Phase", [e.phase for e in rows]),
+        texts("state", "State", [e.state for e in rows]),
+        texts("node", "Node", [e.node for e in rows]),
+        texts("attempt", "Attempt", [e.attempt for e in rows]),
+        texts("reason", "Reason", [e.reason for e in rows]),
     ]
     return assemble("exclusions", "Runs that did not complete, or whose quality is missing.", columns)
 
 
 def measures_table() -> Table:
     """What each measure is."""
-    names = (QUALITY, *FIDELITIES, *MORE_QUALITY, *MAIN_COSTS, *MORE_COSTS)
+    names = (*ALL, TUNED_SECONDS, TUNED_FLOPS, *CEILINGS, *ANCHOR_ERRORS)
     about = [measure(name) for name in names]
     columns = [
-        _texts("name", "Column", [m.name for m in about]),
-        _texts("title", "Measure", [m.title for m in about]),
+        texts("name", "Column", [m.name for m in about]),
+        texts("title", "Measure", [m.title for m in about]),
         (
             Column("better", "Better"),
-            [text_cell("higher" if m.direction == "max" else "lower") for m in about],
+            [text_cell(m.better) for m in about],
         ),
-        _texts("description", "Meaning", [m.description for m in about]),
+        texts("description", "Meaning", [m.description for m in about]),
     ]
     return assemble("measures", "Measures.", columns)

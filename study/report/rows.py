@@ -20,7 +20,11 @@ from study.columns import (
     IMAGE_COLUMNS,
     PARAM_PREFIX,
     RUN_COLUMNS,
+    SCORE_COLUMNS,
+    SCORE_INTEGERS,
+    SCORE_NUMBERS,
 )
+from study.report.derived import with_derived
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +56,7 @@ class Rows:
         frame: One row a run, sorted by phase, arm, trial, subject, seed; all columns of ``RUN_COLUMNS`` exist.
         curves: One row a value: CURVE_COLUMNS, metrics under bare names, sorted.
         images: One row an image: IMAGE_COLUMNS with arm, phase, subject and seed of its run.
+        image_scores: One row a scored image of a complete confirm run: SCORE_COLUMNS, sorted; empty in older data.
         meta: What else is known of the study.
     """
 
@@ -61,6 +66,7 @@ class Rows:
     frame: pd.DataFrame
     curves: pd.DataFrame
     images: pd.DataFrame
+    image_scores: pd.DataFrame
     meta: Mapping[str, Any]
 
     @property
@@ -100,6 +106,7 @@ def prepare(results: ResultsLike) -> Rows:
     frame = _frame(results.frame)
     arms = _arm_order(results.meta or {}, frame)
     meta = plain_meta(results.meta or {}, arms)
+    frame = with_derived(frame, section(meta, "spec", "resources", "price_per_hour"))
     names = _study_names(meta, frame)
     methods = {str(arm): str(method) for arm, method in zip(frame["arm"], frame["method"], strict=True)}
     rank = {arm: k for k, arm in enumerate(arms)}
@@ -108,7 +115,8 @@ def prepare(results: ResultsLike) -> Rows:
     frame = frame.drop(columns=["_arm", "_phase"]).reset_index(drop=True)
     curves = _curves(results.curves)
     images = _images(results.images, frame)
-    return Rows(names, arms, methods, frame, curves, images, meta)
+    scores = _scores(getattr(results, "image_scores", None), frame)
+    return Rows(names, arms, methods, frame, curves, images, scores, meta)
 
 
 def plain_meta(meta: Mapping[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
@@ -159,6 +167,7 @@ def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
         "message",
         "host",
         "attempts",
+        "peak_memory_kind",
     ):
         if column not in frame.columns:
             frame[column] = pd.Series([None] * len(frame), dtype=object, index=frame.index)
@@ -198,6 +207,20 @@ def _curves(raw: pd.DataFrame | None) -> pd.DataFrame:
     curves["step"] = pd.to_numeric(curves["step"], errors="coerce")
     curves["run_key"] = curves["run_key"].astype(str)
     return curves.sort_values(["run_key", "metric", "step"], kind="stable").reset_index(drop=True)
+
+
+def _scores(raw: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
+    """Scores of complete confirm runs, as numbers; what their run is called is told by its row."""
+    scores = (
+        pd.DataFrame(columns=list(SCORE_COLUMNS)) if raw is None else raw.reindex(columns=list(SCORE_COLUMNS))
+    )
+    known = frame[(frame["phase"] == "confirm") & (frame["state"] == "COMPLETE")]
+    about = known[["run_key", "arm", "subject", "seed"]].drop_duplicates("run_key")
+    scores = scores.drop(columns=["arm", "subject", "seed"]).astype({"run_key": str})
+    scores = scores.merge(about, on="run_key", how="inner")
+    for name in (*SCORE_NUMBERS, *SCORE_INTEGERS):
+        scores[name] = pd.to_numeric(scores[name], errors="coerce").astype("float64")
+    return scores.sort_values(["run_key", "kind", "prompt", "image"], kind="stable").reset_index(drop=True)
 
 
 def _images(raw: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from scipy import optimize, stats
 from study.power import MIN_SUBJECTS
 
 Floats = NDArray[np.float64]
-Direction = Literal["max", "min"]
+Direction = Literal["max", "min", "none"]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -303,7 +303,13 @@ def iqm(values: ArrayLike) -> float | None:
 
 
 def pareto_front(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.bool_]:
-    """Which of the points, shape ``(..., n, d)``, no other dominates; equal points are all on the front, NaN never."""
+    """Which of the points, shape ``(..., n, d)``, no other dominates; equal points are all on the front, NaN never.
+
+    Raises:
+        ValueError: A direction is "none": where neither way is better, nothing dominates.
+    """
+    if "none" in directions:
+        raise ValueError(f"a front needs a better direction of every measure, got {', '.join(directions)}")
     signs = np.array([-1.0 if direction == "max" else 1.0 for direction in directions])
     array = np.asarray(points, dtype=float)
     array = array.reshape(*array.shape[:-2], -1, len(directions)) * signs

@@ -161,7 +161,7 @@ def estimate_column(
     decimals = common_decimals(estimates, scale)
     cells = [estimate_cell(estimate, scale, decimals) for estimate in estimates]
     column = Column(key, title, scale.unit, direction, numeric=True, has_interval=True)
-    if direction is None:
+    if direction in (None, "none"):
         return column, cells
     allowed = ranked if ranked is not None else [True] * len(cells)
     sign = -1 if direction == "max" else 1

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from study.columns import PARAM_PREFIX
-from study.report.measures import QUALITY, measure
+from study.phases import Constraint
+from study.report.measures import measure
 from study.report.randomness import stream
-from study.report.rows import Rows, section, value_or_none
-from trainables.metrics_table import METRICS
+from study.report.rows import Rows, value_or_none
+from study.report.searches import Objective, repeats_of, search_objective, trials_of_search
 
 MIN_TRIALS = 8  # below this, the share that chance explains is larger than what a strong parameter does
 FEW_TRIALS = 20
@@ -36,16 +37,21 @@ class History:
     """The search of one arm in the order of its trials.
 
     Attributes:
+        repeat: Which of the arm's independent searches, counted from 0.
         trials: Trial numbers. scores: Mean score of the trial's complete runs, None where it has none.
-        best: Best score up to and with each trial. states: COMPLETE, PRUNED, FAIL or RUNNING.
+        best: Best score up to and with each trial, of those that meet the objective's constraints.
+        states: COMPLETE, PRUNED, FAIL or RUNNING.
+        feasible: Whether the trial met the constraints; True without any, False where a constrained metric is missing.
     """
 
     arm: str
+    repeat: int
     measure: str
     trials: tuple[int, ...]
     scores: tuple[float | None, ...]
     best: tuple[float | None, ...]
     states: tuple[str, ...]
+    feasible: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -73,55 +79,66 @@ class Importance:
 
 def objective(rows: Rows) -> str:
     """The measure that the search optimised: the first of several; quality where nothing is recorded."""
-    for place in (rows.meta, section(rows.meta, "spec", "search")):
-        found = place.get("objective") or place.get("objectives")
-        name = found[0] if isinstance(found, (list, tuple)) and found else found
-        if isinstance(name, str) and name in METRICS:
-            return name
-    return QUALITY
+    return search_objective(rows).metric
 
 
-def trial_scores(rows: Rows, arm: str, name: str) -> pd.DataFrame:
-    """One row a trial of an arm's search: its state, and its score (mean over its complete runs)."""
+def trial_scores(rows: Rows, arm: str, about: Objective) -> pd.DataFrame:
+    """One row a trial of an arm's search: its state, its score (mean over its complete runs), and its feasibility."""
     own = rows.search[rows.search["arm"] == arm]
     records = []
     for trial, group in own.groupby("trial", sort=True):
         states = set(group["state"])
         state = next((s for s in ("FAIL", "PRUNED", "RUNNING") if s in states), "COMPLETE")
         complete = group[group["state"] == "COMPLETE"]
-        score = value_or_none(complete[name].mean()) if state == "COMPLETE" and len(complete) else None
-        records.append({"trial": trial, "state": state, "score": score})
-    frame = pd.DataFrame(records, columns=["trial", "state", "score"]).set_index("trial")
+        scored = state == "COMPLETE" and len(complete) > 0
+        score = value_or_none(complete[about.metric].mean()) if scored else None
+        feasible = all(_meets(complete, constraint) for constraint in about.constraints)
+        records.append({"trial": trial, "state": state, "score": score, "feasible": feasible})
+    frame = pd.DataFrame(records, columns=["trial", "state", "score", "feasible"]).set_index("trial")
     return frame.astype({"score": "float64"})
 
 
+def _meets(runs: pd.DataFrame, constraint: Constraint) -> bool:
+    """Whether the mean over a trial's runs meets a bound; a run without the metric does not."""
+    if constraint.metric not in runs or runs.empty or runs[constraint.metric].isna().any():
+        return False
+    return constraint.violation(float(runs[constraint.metric].mean())) <= 0
+
+
 def histories(rows: Rows) -> tuple[History, ...]:
-    """The search history of every arm that was searched."""
-    name = objective(rows)
-    sign = 1.0 if measure(name).direction == "max" else -1.0
+    """The history of every search of every arm that was searched."""
+    about = search_objective(rows)
     found = []
     for arm in rows.arms:
-        table = trial_scores(rows, arm, name)
+        table = trial_scores(rows, arm, about)
         if table.empty:
             continue
-        best: list[float | None] = []
-        for score in table["score"]:
-            last = best[-1] if best else None
-            known = value_or_none(score)
-            best.append(
-                last if known is None else known if last is None else sign * max(sign * last, sign * known)
-            )
-        found.append(
-            History(
-                arm,
-                name,
-                tuple(int(trial) for trial in table.index),
-                tuple(value_or_none(score) for score in table["score"]),
-                tuple(best),
-                tuple(table["state"]),
-            )
-        )
+        size = trials_of_search(rows, arm)
+        repeats = np.minimum(table.index.to_numpy() // size, repeats_of(rows) - 1)
+        for repeat, own in table.groupby(repeats):
+            found.append(_history(arm, int(repeat), own, about))
     return tuple(found)
+
+
+def _history(arm: str, repeat: int, table: pd.DataFrame, about: Objective) -> History:
+    sign = measure(about.metric).sign
+    best: list[float | None] = []
+    for score, feasible in zip(table["score"], table["feasible"], strict=True):
+        last = best[-1] if best else None
+        known = value_or_none(score) if feasible else None
+        best.append(
+            last if known is None else known if last is None else sign * max(sign * last, sign * known)
+        )
+    return History(
+        arm,
+        repeat,
+        about.metric,
+        tuple(int(trial) for trial in table.index),
+        tuple(value_or_none(score) for score in table["score"]),
+        tuple(best),
+        tuple(table["state"]),
+        tuple(bool(met) for met in table["feasible"]),
+    )
 
 
 def importances(rows: Rows, seed: int) -> tuple[Importance, ...]:
@@ -133,8 +150,7 @@ def importances(rows: Rows, seed: int) -> tuple[Importance, ...]:
 
 def importance_of(rows: Rows, arm: str, seed: int) -> Importance:
     """The importance of one arm's searched parameters; see `METHOD`."""
-    name = objective(rows)
-    table = trial_scores(rows, arm, name)
+    table = trial_scores(rows, arm, search_objective(rows))
     known = table[table["score"].notna()]
     columns = rows.parameters_of(arm)
     if not columns:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from study.power import MIN_SUBJECTS, MOST_SUBJECTS
-from study.report.accounts import Budget
 from study.report.analysis import Analysis, ArmResult
+from study.report.caveats import n_words, uneven_budgets, warnings_of
 from study.report.comparisons import Comparison
 from study.report.formatting import (
     MISSING,
@@ -19,11 +19,12 @@ from study.report.formatting import (
     plural,
     scale_for,
 )
-from study.report.measures import SCALED, measure
+from study.report.measures import SCALED, TOTAL_SECONDS, measure
 from study.report.rows import Rows
 from study.report.statistics import Estimate
 
-_COSTS = ("train_seconds", "train_flops", "trainable_parameters", "peak_memory_bytes")
+_COSTS = ("train_seconds", TOTAL_SECONDS, "train_flops", "trainable_parameters", "peak_memory_bytes")
+CLASS_LOST = 0.5  # of class kept: class images nearer to the subject than to the base model's
 _PLAIN = {SCALED[0]: "subject fidelity", SCALED[1]: "prompt fidelity"}
 
 
@@ -56,6 +57,7 @@ def cost_text(result: ArmResult) -> str:
     """E.g. "12.4 s of training, 1.3 TFLOP, 98 k trained parameters"; empty without costs."""
     words = {
         "train_seconds": "of training",
+        TOTAL_SECONDS: "with class images",
         "train_flops": "",
         "trainable_parameters": "trained parameters",
         "peak_memory_bytes": "of memory",
@@ -63,17 +65,11 @@ def cost_text(result: ArmResult) -> str:
     parts = []
     for name in _COSTS:
         value = result.estimates[name].value
-        if value is not None:
+        nothing_new = name == TOTAL_SECONDS and value == result.estimates["train_seconds"].value
+        if value is not None and not nothing_new:
             scale = scale_for(measure(name).unit, [value])
             parts.append(" ".join(part for part in (number(value, scale), scale.unit, words[name]) if part))
     return ", ".join(parts)
-
-
-def n_words(result: ArmResult) -> str:
-    """E.g. "n = 4 runs on 2 subjects"; the untrained model has no runs of its own."""
-    if result.is_base:
-        return f"n = {plural(len(result.subjects), 'subject')}"
-    return f"n = {plural(result.n, 'run')} on {plural(len(result.subjects), 'subject')}"
 
 
 def judge(rows: Rows, analysis: Analysis) -> Verdict:
@@ -90,7 +86,8 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
         *_stability(analysis),
         *_schedules(analysis),
     ]
-    return Verdict(_headline(analysis, best, rivals), tuple(points), tuple(_warnings(rows, analysis)))
+    headline = _with_choice(analysis, _headline(analysis, best, rivals))
+    return Verdict(headline, tuple(points), tuple(warnings_of(rows, analysis)))
 
 
 def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison]) -> str:
@@ -123,6 +120,32 @@ def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison])
         )
     names = listing(c.second for c in open_)
     return f"{best.arm} has the highest mean ({score}); it is not decided against {names}: {_missing(open_)}."
+
+
+def _with_choice(analysis: Analysis, headline: str) -> str:
+    """Adds to the headline that it depends on whether the class counts, where it does."""
+    choice = analysis.choice
+    if choice is None or not choice.depends:
+        return headline
+    if choice.best != choice.other_best:
+        other = choice.of(choice.other_best)
+        kept = other.class_kept.value
+        loses = (
+            "" if kept is None else f", which keeps less of the class (class kept {number(kept, digits=2)})"
+        )
+        if kept is not None and kept < CLASS_LOST:
+            loses = f", which loses the class (class kept {number(kept, digits=2)})"
+        return f"{headline} But by subject and prompt alone {other.arm} leads{loses}."
+    pair, other_pair = choice.changed[0]
+    if pair.second == choice.best:
+        pair, other_pair = pair.reversed(), other_pair.reversed()
+    words = {"not enough": "not decided against", "equivalent": "equivalent to", "better": "better than"}
+    words |= {"worse": "worse than", "different": "different from"}
+    said = [words[c.outcome] for c in (pair, other_pair)]
+    return (
+        f"{headline} But the verdict depends on the class: {pair.first} is {said[0]} {pair.second} by "
+        f"quality, and {said[1]} it by subject and prompt alone."
+    )
 
 
 def needed_text(comparison: Comparison) -> str:
@@ -253,11 +276,11 @@ def _costs(analysis: Analysis, best: ArmResult) -> list[str]:
     text = cost_text(best)
     found = [f"Cost of {best.arm} per run: {text}."] if text and not best.is_base else []
     rivals = [analysis.arm(c.second) for c in analysis.against_best if not c.established]
-    seconds = best.estimates["train_seconds"].value
+    seconds = best.estimates[analysis.cost].value
     cheaper = [
-        (rival.estimates["train_seconds"].value, rival)
+        (rival.estimates[analysis.cost].value, rival)
         for rival in rivals
-        if rival.estimates["train_seconds"].value
+        if rival.estimates[analysis.cost].value
     ]
     if seconds and cheaper:
         value, rival = min(cheaper, key=lambda item: item[0] or 0.0)
@@ -318,56 +341,6 @@ def _schedules(analysis: Analysis) -> list[str]:
             f"{plural(d.n_subjects, 'subject')} ({words[comparison.outcome]})."
         )
     return found
-
-
-def _warnings(rows: Rows, analysis: Analysis) -> list[str]:
-    found = []
-    best = analysis.arm(analysis.best) if analysis.best else None
-    if best is not None and len(best.subjects) < MIN_SUBJECTS:
-        found.append(
-            f"No intervals: {n_words(best)}. Runs of one subject say nothing about subjects in general, and "
-            f"{MIN_SUBJECTS} subjects are the fewest that an interval can be made from. Values are what was seen "
-            "on these subjects, and no more."
-        )
-    found += uneven_budgets(analysis.budgets, {result.arm for result in analysis.arms if result.is_base})
-    found += _incomplete(analysis)
-    uneven = {result.n for result in analysis.arms if result.n and not result.is_base}
-    if len(uneven) > 1:
-        found.append(
-            "Arms have different numbers of complete confirm runs; paired comparisons use common pairs only."
-        )
-    if "peak_memory_kind" in rows.confirm and (rows.confirm["peak_memory_kind"] == "resident_set").any():
-        found.append(
-            "Peak memory is the resident set of a worker on a CPU, which holds the base model and libraries "
-            "too; it tells little "
-            "of memory on a GPU."
-        )
-    return found
-
-
-def uneven_budgets(budgets: tuple[Budget, ...], untrained: set[str]) -> list[str]:
-    """A warning where arms had different numbers of search trials."""
-    trials = {budget.arm: budget.trials for budget in budgets if budget.arm not in untrained}
-    if len(set(trials.values())) < 2:
-        return []
-    return [
-        "Search budgets differ: "
-        + listing(f"{arm} had {plural(count, 'trial')}" for arm, count in trials.items())
-        + "."
-    ]
-
-
-def _incomplete(analysis: Analysis) -> list[str]:
-    missing = [
-        e for e in analysis.exclusions if e.phase == "confirm" and e.state in ("FAIL", "RUNNING", "PRUNED")
-    ]
-    if not missing:
-        return []
-    arms = listing(dict.fromkeys(e.arm for e in missing))
-    return [
-        f"{plural(len(missing), 'confirm run')} of {arms} did not complete and are missing from the means "
-        f"(listed below)."
-    ]
 
 
 def _without_confirmation(rows: Rows, analysis: Analysis) -> Verdict:

@@ -19,13 +19,14 @@ from study.tracking.mlflow_view import IMAGE_SECTION
 from study.tracking.record import Launch
 from study.tracking.run_batches import ImageFile
 from trainables.config import config_digest
-from trainables.events import RESULT_FILE
+from trainables.events import IMAGE_SCORES, RESULT_FILE
 from trainables.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 PREVIEW_PIXELS = 256
+SCORES = "image_scores"  # the tag of a run whose images' scores are an artifact
 
 
 def run_tags(
@@ -114,6 +115,20 @@ def log_artifacts(
         store.log_file(run_id, folder / RESULT_FILE)
     if result.get("traceback"):
         store.log_text(run_id, str(result["traceback"]), "traceback.txt")
+    return _log_scores(store, run_id, folder) | _log_weights(store, run_id, folder, result, weights_limit)
+
+
+def _log_scores(store: MlflowStore, run_id: str, folder: Path) -> dict[str, str]:
+    """Uploads the scores of single images, under the name that uploading them again replaces."""
+    if inside(folder, IMAGE_SCORES) is None:
+        return {}
+    store.log_file(run_id, folder / IMAGE_SCORES)
+    return {SCORES: "artifact"}
+
+
+def _log_weights(
+    store: MlflowStore, run_id: str, folder: Path, result: Mapping[str, Any], weights_limit: int
+) -> dict[str, str]:
     weights = inside(folder, str(result["weights"])) if result.get("weights") else None
     if weights is None:
         # Of a storage at a URL, weights stay there.

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS, MORE_COLUMNS, RUN_COLUMNS
+from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS, MORE_COLUMNS, RUN_COLUMNS, SCORE_RUN
+from study.frames import scores_of
 from study.results import Results, frame_of
 
 STEPS = 150
@@ -21,7 +22,7 @@ STEPS = 150
 
 @dataclass(frozen=True)
 class Arm:
-    """A made-up arm: what quality it reaches at its best rate, and what it costs."""
+    """A made-up arm: what quality it reaches at its best rate, what it keeps of the class, and what it costs."""
 
     name: str
     method: str
@@ -30,6 +31,7 @@ class Arm:
     rate: float = 1e-3
     step_seconds: float = 0.1
     parameters: int = 98_304
+    kept: float = 0.9
 
 
 ARMS = (
@@ -44,7 +46,13 @@ ARMS = (
 
 @dataclass(frozen=True)
 class Study:
-    """How large the made-up study is."""
+    """How large the made-up study is.
+
+    Attributes:
+        modern: With class kept, class images, ceilings, five evaluations a run and scores of single images; without,
+            as reports were before there were any of these.
+        repeats: Independent searches of each arm, of `trials` each; the confirm subjects are dealt out over them.
+    """
 
     arms: tuple[Arm, ...] = ARMS
     trials: int = 4
@@ -55,23 +63,30 @@ class Study:
     failing: tuple[str, ...] = ("search/dreambooth-constant/0002-cat-1-s0",)
     pruned: tuple[str, ...] = ("search/lora-cosine/0003-cat-1-s0",)
     folder: Path | None = None
+    modern: bool = False
+    repeats: int = 1
     meta: dict[str, Any] = field(default_factory=dict)
 
 
 def make_results(study: Study = Study(), seed: int = 0) -> Results:
     """Draws the results of a study."""
     chance = np.random.default_rng(seed)
-    rows, curves, images = [], [], []
+    rows, curves, images, scores = [], [], [], []
     levels = {subject: chance.normal(0, 0.05) for subject in study.subjects}
     for arm in study.arms:
-        keys = [("search", trial, "cat-1", 0) for trial in range(study.trials if arm.method != "base" else 0)]
+        trials = study.trials * study.repeats if arm.method != "base" else 0
+        keys = [("search", trial, f"cat-{1 + trial // study.trials}", 0) for trial in range(trials)]
         if study.confirm:
             keys += [
-                ("confirm", 1, subject, run_seed) for subject in study.subjects for run_seed in study.seeds
+                ("confirm", 1 + study.trials * (k % study.repeats), subject, run_seed)
+                for k, subject in enumerate(study.subjects)
+                for run_seed in study.seeds
             ]
         for phase, trial, subject, run_seed in keys:
             config = configuration(arm, trial, phase, chance)
             row = run_row(arm, phase, trial, subject, run_seed, config, levels.get(subject, 0.0), chance)
+            if study.modern:
+                row |= measured(row, arm)
             if row["run_key"] in study.failing:
                 row |= {"state": "FAIL", "reason": "nan_loss", "quality": None, "subject_fidelity": None}
             elif row["run_key"] in study.pruned:
@@ -79,7 +94,9 @@ def make_results(study: Study = Study(), seed: int = 0) -> Results:
             rows.append(row)
             if phase == "confirm" and row["state"] == "COMPLETE":
                 if study.curves:
-                    curves += course(row, arm)
+                    curves += course(row, arm, study.modern)
+                if study.modern:
+                    scores += scored(row)
                 if study.folder is not None:
                     images += pictures(row, arm, study.folder)
     order = ("search", "confirm")
@@ -94,7 +111,12 @@ def make_results(study: Study = Study(), seed: int = 0) -> Results:
             "name": "made-up",
             "model": {"path": "embedded"},
             "arms": {arm.name: {"method": arm.method} for arm in study.arms},
-            "search": {"sampler": "tpe", "trials": study.trials, "objective": "quality"},
+            "search": {
+                "sampler": "tpe",
+                "trials": study.trials,
+                "objective": "quality",
+                **({"repeats": study.repeats} if study.repeats > 1 else {}),
+            },
         },
         "spec_digest": "f" * 64,
         "tracking_uri": "sqlite:////somewhere/secret/mlflow.db",
@@ -109,7 +131,7 @@ def make_results(study: Study = Study(), seed: int = 0) -> Results:
         ],
         **study.meta,
     }
-    return Results(frame, table(curves, CURVE_COLUMNS), table(images, IMAGE_COLUMNS), meta)
+    return Results(frame, table(curves, CURVE_COLUMNS), table(images, IMAGE_COLUMNS), meta, scores_of(scores))
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> pd.DataFrame:
@@ -188,14 +210,80 @@ def run_row(
     }
 
 
-def course(row: dict[str, Any], arm: Arm) -> list[dict[str, Any]]:
-    """Evaluations at a third, two thirds and the end; the base model has one."""
+def measured(row: dict[str, Any], arm: Arm) -> dict[str, Any]:
+    """What newer runs report beside: drawn from the run's key alone, so that the other values stay as they were."""
+    chance = np.random.default_rng([3, *row["run_key"].encode()])
+    base, place = arm.method == "base", sum(row["subject"].encode())
+    both = min(1.0, max(0.0, row["subject_fidelity_scaled"])) * min(
+        1.0, max(0.0, row["prompt_fidelity_scaled"])
+    )
+    kept = 1.0 if base else arm.kept + float(chance.normal(0, 0.02))
+    prior = arm.method.startswith("dreambooth")
+    return {
+        "quality": both * min(1.0, max(0.0, kept)),
+        "quality_subject_prompt": both,
+        "class_kept": kept,
+        "failed_images": 1.0 if base else max(0.0, 0.4 - 0.5 * both),
+        "class_image_seconds": (4.0 + place % 7) if prior else 0.0,
+        "class_image_flops": (3e11 + 1e9 * (place % 7)) if prior else 0.0,
+        "image_latency_fused_seconds": 0.8 * row["image_latency_seconds"],
+        "train_steps": 0.0 if base else float(STEPS),
+        "ceiling_subject": 0.97 + 0.01 * (place % 3),
+        "ceiling_prompt": 1.1,
+        "ceiling_quality": 0.95 + 0.01 * (place % 3),
+        "subject_anchor_error": 0.02,
+        "prompt_anchor_error": 0.03,
+    }
+
+
+SPREADS = {"subject": 0.15, "seed": 0.05, "prompt": 0.1, "prompt by run": 0.08, "image": 0.2}
+
+
+def scored(row: dict[str, Any], prompts: int = 6, images: int = 2) -> list[dict[str, Any]]:
+    """Scores of single images with the standard deviations of `SPREADS`, and a class image."""
+
+    def draw(*names: object) -> float:
+        return float(np.random.default_rng(list("/".join(map(str, names)).encode())).normal())
+
+    run, found = {name: row[name] for name in SCORE_RUN}, []
+    for prompt in range(prompts):
+        for image in range(images):
+            levels = {
+                "subject": (row["subject"],),
+                "seed": (row["subject"], row["seed"]),
+                "prompt": (prompt,),
+                "prompt by run": (prompt, row["subject"], row["seed"]),
+                "image": (prompt, image, row["subject"], row["seed"]),
+            }
+            noise = sum(SPREADS[level] * draw(level, row["arm"], *names) for level, names in levels.items())
+            subject = row["subject_fidelity_scaled"] + noise
+            found.append(
+                {
+                    **run, "kind": "instance", "prompt": prompt, "template": PROMPTS[prompt % len(PROMPTS)],
+                    "image": image, "noise_seed": str(2**64 + image), "subject_similarity": 0.2 + 0.65 * subject,
+                    "prompt_similarity": 0.3, "subject_scaled": subject,
+                    "prompt_scaled": row["prompt_fidelity_scaled"], "failed": int(subject < 0.2), "copy": 0,
+                }
+            )  # fmt: skip
+    return [
+        *found,
+        {**run, "kind": "class", "prompt": 0, "template": "a class", "image": 0, "noise_seed": "7"},
+    ]
+
+
+def course(row: dict[str, Any], arm: Arm, modern: bool = False) -> list[dict[str, Any]]:
+    """Evaluations at a third, two thirds and the end, of newer runs at five places; the base model has one."""
     shared = {name: row[name] for name in ("run_key", "arm", "method", "phase", "trial", "subject", "seed")}
     points = []
-    for step in (0,) if arm.method == "base" else (50, 100, STEPS):
+    names = ["quality", "subject_fidelity", "prompt_fidelity"]
+    if modern:
+        names += ["quality_subject_prompt", "subject_fidelity_scaled", "prompt_fidelity_scaled", "class_kept"]
+    steps = (15, 38, 75, 112, STEPS) if modern else (50, 100, STEPS)
+    for step in (0,) if arm.method == "base" else steps:
         share = 1.0 if arm.method == "base" else (1 - math.exp(-3 * step / STEPS)) / (1 - math.exp(-3))
-        for name in ("quality", "subject_fidelity", "prompt_fidelity"):
-            value = row[name] * share if name == "quality" else row[name] - 0.1 * (1 - share)
+        for name in names:
+            grows = name.startswith("quality")
+            value = row[name] * share if grows else row[name] - 0.1 * (1 - share)
             points.append({**shared, "step": step, "metric": f"eval/{name}", "value": value})
     return points
 

@@ -368,7 +368,8 @@ def test_schedules_are_compared_per_method(small: tuple[Rows, Analysis]) -> None
     effect = analysis.schedules[0]
     assert effect.comparisons["quality"].difference.n == 4
     assert effect.comparisons["quality"] in (*analysis.pairs, *(c.reversed() for c in analysis.pairs))
-    assert set(effect.comparisons) == {"quality", "subject_fidelity", "prompt_fidelity", "train_seconds"}
+    scaled = {"subject_fidelity_scaled", "prompt_fidelity_scaled"}
+    assert set(effect.comparisons) == {"quality", *scaled, "train_seconds"}
 
 
 def test_schedules_are_paired_by_name_where_a_method_has_many_arms() -> None:

@@ -26,6 +26,8 @@ from study.results import Results, read_csv
 from tests.report.synthetic import ARMS, Arm, Study, make_results
 
 ROOT = Path(__file__).resolve().parents[2]
+NEWER = ("class_kept", "quality_subject_prompt", "failed_images", "class_image_seconds", "class_image_flops",
+         "ceiling_quality", "train_steps", "image_latency_fused_seconds")  # fmt: skip
 SMALL = Study(subjects=("dog-1", "bird-1"), seeds=(100, 101))
 
 
@@ -136,7 +138,11 @@ def test_runs_csv_has_one_row_a_run(built: ReportFiles, results: Results) -> Non
 
 
 def test_main_table_has_means_intervals_and_n(built: ReportFiles, results: Results) -> None:
-    table = pd.read_csv(built.folder / "tables" / "arms.csv").set_index("arm")
+    tables = [
+        pd.read_csv(built.folder / "tables" / f"{name}.csv").set_index("arm")
+        for name in ("arms", "details", "costs")
+    ]
+    table = tables[0].join([t[[c for c in t if c not in tables[0]]] for t in tables[1:]])
     assert list(table.index) == [arm.name for arm in ARMS]
     frame = results.frame
     confirm = frame[(frame["phase"] == "confirm") & (frame["state"] == "COMPLETE")]
@@ -152,7 +158,7 @@ def test_three_subjects_have_intervals_and_more_tables(tmp_path: Path, unrendere
     study = Study(subjects=("a", "b", "c"), curves=False)
     files = build_report(make_results(study), tmp_path / "r")
     table = pd.read_csv(files.folder / "tables" / "arms.csv").set_index("arm").drop("base")
-    for name in ("quality", "subject_fidelity", "train_seconds", "image_latency_seconds"):
+    for name in ("quality", "subject_fidelity_scaled", "prompt_fidelity_scaled", "train_seconds"):
         assert (table[f"{name}_low"] < table[name]).all()
         assert (table[f"{name}_high"] > table[name]).all()
     pairs = pd.read_csv(files.folder / "tables" / "pairs.csv")
@@ -188,7 +194,7 @@ def test_the_page_loads_nothing_from_elsewhere(built: ReportFiles) -> None:
 def test_the_page_reads_from_verdict_to_provenance(built: ReportFiles) -> None:
     text = Page(built.html.read_text()).text
     order = ["Verdict", "n = 4 runs on 2 subjects", "Beware", "Results", "Quality versus cost", "Sample images",
-             "Cosine versus constant", "Paired comparisons", "Quality versus steps", "The search",
+             "Cosine versus constant", "Paired comparisons", "Quality on the way", "The search",
              "Failures and exclusions", "nan_loss", "How to read this report", "Provenance", "2.13.0"]  # fmt: skip
     places = [text.find(word, text.find("Verdict")) for word in order]
     assert -1 not in places
@@ -427,3 +433,28 @@ def test_a_report_is_built_of_an_empty_study(tmp_path: Path, undrawn: None) -> N
     assert len(results.frame) == 0
     files = build_report(results, tmp_path / "r")
     assert "no runs yet" in files.html.read_text()
+
+
+def test_a_report_with_scores_of_images_is_rebuilt_from_its_data_alone(tmp_path: Path, undrawn: None) -> None:
+    study = Study(trials=2, repeats=2, subjects=("a", "b", "c"), modern=True, failing=(), pruned=())
+    first = build_report(make_results(study), tmp_path / "one")
+    assert (first.folder / "data" / "image_scores.parquet").exists()
+    second = build_report(read_csv(first.folder / "data"), tmp_path / "two")
+    assert hashes(first.folder) == hashes(second.folder)
+    names = {path.stem for path in first.tables}
+    assert {"choice", "pairs-subject-prompt", "costs", "tuning-cost", "anytime", "ceilings", "components",
+            "prompts"} <= names  # fmt: skip
+    assert {"anytime", "pareto-tuning"} <= {path.stem for path in first.figures}
+    manifest = json.loads(first.manifest.read_text())
+    assert "data/image_scores.parquet" in manifest["inputs"]["hashes"]
+
+
+def test_the_shipped_data_still_makes_a_report(tmp_path: Path, undrawn: None) -> None:
+    """It is from before class kept, class images and scores of images."""
+    results = read_csv(ROOT / "reports" / "quickstart")
+    old = results.frame.drop(columns=[c for c in NEWER if c in results.frame])
+    files = build_report(replace(results, frame=old), tmp_path / "quickstart")
+    table = pd.read_csv(files.folder / "tables" / "arms.csv")
+    assert table["quality"].notna().all()
+    assert not set(table.columns) & set(NEWER)
+    assert "class images" not in files.verdict.headline

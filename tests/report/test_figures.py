@@ -13,9 +13,9 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from study.report.analysis import Settings
+from study.report.anytime import compute_courses
 from study.report.content import Report, compose
 from study.report.figures.canvas import FORMATS, Figure, Skipped, cost_axis, figure_style, new_canvas, render
-from study.report.figures.curves import compute_curves
 from study.report.figures.pareto import compute_front
 from study.report.figures.samples import REFERENCES, compute_grids, load_picture, side_by_side, used_images
 from study.report.figures.style import MARKERS, PALETTE, arm_labels, arm_styles, shorten
@@ -100,7 +100,7 @@ def unreadable(figure: Figure) -> list[str]:
 def test_every_figure_is_there(report: Report) -> None:
     assert {figure.key for figure in report.figures} == {
         "intervals", "differences", "pareto-quality-cost", "pareto-fidelities", "pareto-costs", "samples-1",
-        "samples-2", "cosine-vs-constant", "curves", "search-history", "importance",
+        "samples-2", "cosine-vs-constant", "curves", "anytime", "search-history", "importance",
     }  # fmt: skip
 
 
@@ -151,11 +151,13 @@ def test_front_leaves_the_base_model_out_of_costs(report: Report) -> None:
     assert "base" in [point.arm for point in plane.points]
 
 
-def test_curves_have_an_estimate_for_each_step(report: Report) -> None:
-    found = compute_curves(report.rows, "quality", QUICK)
+def test_courses_go_from_the_base_model_over_each_evaluation_to_the_end(report: Report) -> None:
+    found = compute_courses(report.rows, "quality", QUICK.level)
     assert found.base == ("base", 0.0)
-    assert [curve.steps for curve in found.curves] == [(50, 100, STEPS)] * 5
-    last = {curve.arm: curve.estimates[-1] for curve in found.curves}
+    assert [[p.steps for p in course.points] for course in found.courses] == [[0, 50, 100, STEPS]] * 5
+    assert [p.share for p in found.courses[0].points] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert all(course.points[0].estimate.value == 0.0 for course in found.courses)
+    last = {course.arm: course.points[-1].estimate for course in found.courses}
     for result in report.analysis.arms:
         if not result.is_base:
             assert last[result.arm].value == pytest.approx(result.estimates["quality"].value)
@@ -166,7 +168,7 @@ def test_curves_use_confirm_runs_only(report: Report) -> None:
     results = make_results()
     searching = results.curves.assign(run_key="search/lora-cosine/0000-cat-1-s0", value=9.0)
     rows = prepare(replace(results, curves=searching))
-    assert compute_curves(rows, "quality", QUICK).curves == ()
+    assert compute_courses(rows, "quality", QUICK.level).courses == ()
 
 
 def test_grids_show_references_base_and_arms_on_the_same_prompts(report: Report) -> None:

@@ -26,6 +26,7 @@ from study.report.measures import measure
 
 FORMATS = ("pdf", "svg", "png")
 PNG_DPI = 200
+_LONG_TITLE = 20  # letters
 _METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
     "svg": {"Date": None, "Creator": None},
@@ -121,8 +122,9 @@ def cost_axis(ax: Any, name: str, values: Iterable[float], axis: str = "x") -> S
     about = measure(name)
     known = [value for value in values if value and value > 0]
     scale = scale_for(about.unit, known)
-    unit = f" ({scale.unit})" if scale.unit else ""
-    getattr(ax, f"set_{axis}label")(f"{about.title}{unit}")
+    unit = f"({scale.unit})" if scale.unit else ""
+    gap = "\n" if len(about.title) > _LONG_TITLE else " "  # panels stand close together
+    getattr(ax, f"set_{axis}label")(f"{about.title}{gap}{unit}".strip())
     target = getattr(ax, f"{axis}axis")
     if known and max(known) / min(known) > 10:
         getattr(ax, f"set_{axis}scale")("log")

@@ -11,8 +11,8 @@ from study.report.analysis import Analysis, paired
 from study.report.comparisons import Comparison, Outcome
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
-from study.report.formatting import plural
-from study.report.measures import FIDELITIES, measure
+from study.report.formatting import listing, plural
+from study.report.measures import measure
 from study.report.rows import Rows
 from study.report.statistics import Estimate
 
@@ -88,8 +88,8 @@ def draw_intervals(ax: Any, data: tuple[IntervalRow, ...], styles: dict[str, Arm
 
 
 def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
-    """Intervals of quality and both fidelities."""
-    names = [analysis.primary, *(name for name in FIDELITIES if name != analysis.primary)]
+    """Intervals of quality and of what is behind it."""
+    names = [analysis.primary, *(name for name in analysis.axes if name != analysis.primary)]
     data = {name: compute_intervals(rows, analysis, name) for name in names}
     data = {name: found for name, found in data.items() if found}
     if not data:
@@ -107,9 +107,9 @@ def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
 
     return Figure(
         "intervals",
-        "Quality and fidelities of the arms over the confirm runs: mean over subjects (large mark), Student's 95 % "
+        "Quality and what is behind it, over the confirm runs: mean over subjects (large mark), Student's 95 % "
         "interval (bar, from 3 subjects on), and single runs (small dots).",
-        "Dot plot of quality, subject fidelity and prompt fidelity with intervals, one line an arm.",
+        f"Dot plot of {listing(measure(name).title.lower() for name in data)} with intervals, one line an arm.",
         draw,
     )
 
@@ -188,7 +188,7 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
             "needs confirm runs of a cosine and a constant arm of one method on the same subjects and seeds",
         )
     subjects = max(e.comparisons[analysis.primary].difference.n_subjects for e in known)
-    names = [name for name in (analysis.primary, *FIDELITIES) if name in known[0].comparisons]
+    names = [name for name in (analysis.primary, *analysis.axes) if name in known[0].comparisons]
     names = list(dict.fromkeys(names))
 
     def draw() -> Canvas:

@@ -1,127 +1,152 @@
-"""Quality against training steps, over the confirm runs."""
+"""Anytime curves: quality and what is behind it by share of training, and quality by what it cost until then."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
 
 from study.report.analysis import Analysis
-from study.report.comparisons import Settings
+from study.report.anytime import Courses, compute_courses
 from study.report.figures.canvas import (
     Figure,
     Skipped,
+    cost_axis,
     legend_below,
     legend_columns,
     legend_height,
     new_canvas,
 )
 from study.report.figures.style import PAGE, ArmStyle
-from study.report.measures import FIDELITIES, measure
-from study.report.rows import BASE, Rows
-from study.report.statistics import Estimate, mean_interval
+from study.report.formatting import listing
+from study.report.measures import TOTAL_FLOPS, TOTAL_SECONDS, measure
+from study.report.rows import Rows
+
+_FEWEST = 2  # evaluations, the end included, that make a course
+_ONE_LINE = 3  # panels that stand side by side
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One arm's course: an estimate at each step at which it was evaluated."""
-
-    arm: str
-    measure: str
-    steps: tuple[int, ...]
-    estimates: tuple[Estimate, ...]
-
-
-@dataclass(frozen=True)
-class Curves:
-    """The courses of all arms on one measure, and the level of the base model."""
-
-    measure: str
-    curves: tuple[Curve, ...]
-    base: tuple[str, float] | None
-
-
-def compute_curves(rows: Rows, name: str, settings: Settings) -> Curves:
-    """Estimates by step over complete confirm runs; a step at which fewer runs were evaluated has a smaller n."""
-    complete = rows.confirm[["run_key", "arm", "subject"]]
-    values = rows.curves[
-        (rows.curves["metric"] == name) & rows.curves["value"].notna() & rows.curves["step"].notna()
-    ]
-    values = values[["run_key", "step", "value"]].merge(complete, on="run_key", how="inner")
-    values = values.drop_duplicates(["run_key", "step"], keep="last")
-    found, base = [], None
-    for arm in rows.arms:
-        own = values[values["arm"] == arm]
-        if own.empty:
-            continue
-        if rows.methods.get(arm) == BASE:
-            base = (arm, float(own.groupby("subject")["value"].mean().mean()))
-            continue
-        steps = sorted(int(step) for step in own["step"].unique())
-        estimates = []
-        for step in steps:
-            at = own[own["step"] == step]
-            estimates.append(
-                mean_interval(at["value"].to_numpy(dtype=float), at["subject"].tolist(), level=settings.level)
-            )
-        found.append(Curve(arm, name, tuple(steps), tuple(estimates)))
-    return Curves(name, tuple(found), base)
-
-
-def draw_curves(ax: Any, data: Curves, styles: dict[str, ArmStyle]) -> None:
-    """Draws lines with interval bands; a single evaluation is a point with a bar."""
-    for curve in data.curves:
-        style = styles[curve.arm]
-        values = [estimate.value for estimate in curve.estimates]
-        ax.plot(
-            curve.steps, values, color=style.color, linestyle=style.line, marker=style.marker, markersize=3.5,
-            markerfacecolor=style.face, zorder=3,
-        )  # fmt: skip
+def draw_courses(
+    ax: Any, data: Courses, styles: dict[str, ArmStyle], places: dict[str, list[float | None]]
+) -> None:
+    """Draws lines with interval bands over the places of each arm's points; points without a place are left out."""
+    for course in data.courses:
+        style = styles[course.arm]
         known = [
-            (s, e.low, e.high) for s, e in zip(curve.steps, curve.estimates, strict=True) if e.low is not None
+            (x, point.estimate)
+            for x, point in zip(places[course.arm], course.points, strict=True)
+            if x is not None and point.estimate.value is not None
         ]
-        if len(known) > 1:
-            steps, lows, highs = zip(*known, strict=True)
-            ax.fill_between(steps, lows, highs, color=style.color, alpha=0.10, linewidth=0, zorder=2)
-        elif known:
-            ax.plot([known[0][0]] * 2, known[0][1:], color=style.color, linewidth=1, zorder=2)
+        ax.plot(
+            [x for x, _ in known], [e.value for _, e in known], color=style.color, linestyle=style.line,
+            marker=style.marker, markersize=3.5, markerfacecolor=style.face, zorder=3,
+        )  # fmt: skip
+        bands = [(x, e.low, e.high) for x, e in known if e.low is not None]
+        if len(bands) > 1:
+            xs, lows, highs = zip(*bands, strict=True)
+            ax.fill_between(xs, lows, highs, color=style.color, alpha=0.10, linewidth=0, zorder=2)
     if data.base is not None:
         style = styles[data.base[0]]
         ax.axhline(data.base[1], color=style.color, linewidth=1, linestyle=style.line, zorder=1)
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.set_xlabel("Optimizer steps")
     ax.set_ylabel(measure(data.measure).title)
 
 
-def curves_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
-    """Quality and fidelities against steps."""
-    names = list(dict.fromkeys((analysis.primary, *FIDELITIES)))
-    data = [compute_curves(rows, name, analysis.settings) for name in names]
-    data = [curves for curves in data if curves.curves]
+def known_courses(rows: Rows, analysis: Analysis) -> tuple[Courses, ...]:
+    """The courses in quality and in each measure behind it that runs were evaluated by on the way."""
+    names = dict.fromkeys((analysis.primary, *analysis.axes))
+    found = (compute_courses(rows, name, analysis.settings.level) for name in names)
+    return tuple(courses for courses in found if courses.courses)
+
+
+def _arms(data: Sequence[Courses], styles: dict[str, ArmStyle]) -> list[str]:
+    shown = {course.arm for courses in data for course in courses.courses}
+    shown |= {courses.base[0] for courses in data if courses.base}
+    return [arm for arm in styles if arm in shown]
+
+
+def _too_short(data: Sequence[Courses]) -> str | None:
+    """Why there is no course to draw."""
     if not data:
-        return Skipped("curves", "no evaluation of a confirm run by step")
-    if max(len(curve.steps) for curves in data for curve in curves.curves) < 2:
-        return Skipped("curves", "runs were evaluated at their end only (set evaluation.at to see courses)")
-    shown = {curve.arm for curves in data for curve in curves.curves} | {c.base[0] for c in data if c.base}
-    arms = [arm for arm in styles if arm in shown]
+        return "no evaluation of a confirm run by step"
+    longest = max(sum(p.share > 0 for p in c.points) for courses in data for c in courses.courses)
+    if longest < _FEWEST:
+        return "runs were evaluated at their end only (set evaluation.at to see courses)"
+    return None
+
+
+def curves_figure(data: Sequence[Courses], styles: dict[str, ArmStyle]) -> Figure | Skipped:
+    """Quality and what is behind it against the share of training."""
+    if reason := _too_short(data):
+        return Skipped("curves", reason)
+    arms = _arms(data, styles)
 
     def draw() -> Canvas:
         columns = legend_columns(styles, arms, PAGE)
-        canvas = new_canvas(PAGE, 1.95 + legend_height(len(arms), columns))
-        panels = canvas.subplots(1, len(data), squeeze=False)[0]
-        for ax, curves in zip(panels, data, strict=True):
-            draw_curves(ax, curves, styles)
+        lines, across = (1, len(data)) if len(data) <= _ONE_LINE else (2, 2)
+        canvas = new_canvas(PAGE, 0.15 + 1.8 * lines + legend_height(len(arms), columns))
+        panels = canvas.subplots(lines, across, squeeze=False).flat
+        for k, (ax, courses) in enumerate(zip(panels, data, strict=True)):
+            places: dict[str, list[float | None]] = {
+                c.arm: [100 * p.share for p in c.points] for c in courses.courses
+            }
+            draw_courses(ax, courses, styles, places)
+            if k + across >= len(data):
+                ax.set_xlabel("Share of training (%)")
         level = next((c.base[0] for c in data if c.base), None)
         legend_below(canvas, styles, arms, columns, level=level)
         return canvas
 
     return Figure(
         "curves",
-        "Quality and fidelities against training steps over the confirm runs: means, Student's "
-        "95 % intervals over subjects as bands (from 3 subjects on). Dotted: the base model.",
-        "Line plots of quality, subject fidelity and prompt fidelity against optimizer steps, one line an "
-        "arm.",
+        "Quality and what is behind it against the share of training over the confirm runs: means, Student's "
+        "95 % intervals over subjects as bands (from 3 subjects on). Training starts from the base model, at 0 %. "
+        "Dotted: the base model.",
+        f"Line plots of {listing(measure(c.measure).title.lower() for c in data)} against the share of training, one "
+        "line an arm.",
+        draw,
+    )
+
+
+def anytime_figure(
+    data: Sequence[Courses], analysis: Analysis, styles: dict[str, ArmStyle]
+) -> Figure | Skipped:
+    """Quality against time and FLOPs spent until then."""
+    if reason := _too_short(data):
+        return Skipped("anytime", reason)
+    courses = data[0]
+    paid = analysis.cost == TOTAL_SECONDS
+    axes: dict[str, dict[str, list[float | None]]] = {
+        TOTAL_SECONDS if paid else "train_seconds": {
+            c.arm: [p.seconds for p in c.points] for c in courses.courses
+        },
+        TOTAL_FLOPS if paid else "train_flops": {c.arm: [p.flops for p in c.points] for c in courses.courses},
+    }
+    axes = {name: places for name, places in axes.items() if any(any(xs) for xs in places.values())}
+    if not axes:
+        return Skipped("anytime", "the cost of the runs is not known")
+    arms = _arms([courses], styles)
+
+    def draw() -> Canvas:
+        columns = legend_columns(styles, arms, PAGE)
+        canvas = new_canvas(PAGE, 2.15 + legend_height(len(arms), columns))
+        panels = canvas.subplots(1, len(axes), squeeze=False, sharey=True)[0]
+        for k, (ax, (name, places)) in enumerate(zip(panels, axes.items(), strict=True)):
+            # Of the largest alone, so that the axis is linear: courses begin at 0.
+            scale = cost_axis(ax, name, [max(x for xs in places.values() for x in xs if x)])
+            shown = {arm: [None if x is None else x / scale.factor for x in xs] for arm, xs in places.items()}
+            draw_courses(ax, courses, styles, shown)
+            if k:
+                ax.set_ylabel("")
+        legend_below(canvas, styles, arms, columns, level=courses.base[0] if courses.base else None)
+        return canvas
+
+    title = measure(courses.measure).title
+    images = " Class images are made before the first step." if paid else ""
+    return Figure(
+        "anytime",
+        f"{title} against what a run has cost until then, over the confirm runs: means, Student's 95 % intervals over "
+        f"subjects as bands (from 3 subjects on).{images}",
+        f"Line plots of {title.lower()} against time and floating-point operations, one line an arm.",
         draw,
     )

@@ -19,7 +19,7 @@ from study.report.figures.canvas import (
     new_canvas,
 )
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
-from study.report.measures import FIDELITIES, measure
+from study.report.measures import TOTAL_FLOPS, TOTAL_SECONDS, TUNED_SECONDS, measure
 from study.report.statistics import Estimate, pareto_front
 
 
@@ -129,24 +129,41 @@ def _one_panel(key: str, front: Front, styles: dict[str, ArmStyle], caption: str
 
 def quality_cost_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
     """The main front: quality against training seconds."""
-    front = compute_front(analysis, "train_seconds", analysis.primary)
+    front = compute_front(analysis, analysis.cost, analysis.primary)
     if not front.points:
         return Skipped("pareto-quality-cost", "no complete confirm run with quality and training time")
     title = measure(analysis.primary).title
+    paid = ", class images charged in full" if analysis.cost == TOTAL_SECONDS else ""
     return _one_panel(
         "pareto-quality-cost",
         front,
         styles,
-        f"{title} against training time, means with Student's 95 % intervals over subjects (from 3 on). "
+        f"{title} against training time{paid}, means with Student's 95 % intervals over subjects (from 3 on). "
         "Dashed stairs: the Pareto front (large marks), arms that no other arm beats on both by their means; how sure "
         "that is stands in the table of stability. Horizontal line: the base model, untrained.",
         f"Scatter plot of {title.lower()} against training time with the Pareto front.",
     )
 
 
+def tuning_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
+    """The same with the cost of searching in it."""
+    front = compute_front(analysis, TUNED_SECONDS, analysis.primary)
+    if not front.points:
+        return Skipped("pareto-tuning", "the cost of the search, or that of class images, is not known")
+    title = measure(analysis.primary).title
+    return _one_panel(
+        "pareto-tuning",
+        front,
+        styles,
+        f"{title} against the time of tuning and training: one search of the arm and one run, class images included. "
+        "Marks and lines as in the figure without the search.",
+        f"Scatter plot of {title.lower()} against the time of tuning and training with the Pareto front.",
+    )
+
+
 def fidelity_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
     """The plane on which personalisation trades: prompt against subject fidelity."""
-    front = compute_front(analysis, FIDELITIES[0], FIDELITIES[1], with_base=True)
+    front = compute_front(analysis, analysis.axes[0], analysis.axes[1], with_base=True)
     if not front.points:
         return Skipped("pareto-fidelities", "no complete confirm run with both fidelities")
     return _one_panel(
@@ -161,7 +178,8 @@ def fidelity_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure |
 
 def costs_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
     """Quality against the other costs, small multiples."""
-    names = ("train_flops", "peak_memory_bytes", "trainable_parameters", "artifact_bytes")
+    flops = TOTAL_FLOPS if analysis.cost == TOTAL_SECONDS else "train_flops"
+    names = (flops, "peak_memory_bytes", "trainable_parameters", "artifact_bytes")
     fronts = [compute_front(analysis, name, analysis.primary) for name in names]
     fronts = [front for front in fronts if front.points]
     if not fronts:

@@ -3,75 +3,101 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from study.report.figures.canvas import Figure, Skipped, new_canvas
-from study.report.figures.style import PAGE, ArmStyle, shorten
+from study.report.figures.style import LINES, PAGE, ArmStyle, shorten
 from study.report.measures import measure
 from study.report.tuning import History, Importance
 
 
-def draw_history(ax: Any, history: History, style: ArmStyle) -> None:
-    """Draws best so far as a line, trials as dots, and trials without a score as crosses at the bottom."""
-    numbers = [k + 1 for k in range(len(history.trials))]
-    known = [(k, best) for k, best in zip(numbers, history.best, strict=True) if best is not None]
-    if known:
-        xs, ys = zip(*known, strict=True)
-        ax.step(xs, ys, where="post", color=style.color, linestyle=style.line, zorder=3)
-    scored = [(k, score) for k, score in zip(numbers, history.scores, strict=True) if score is not None]
-    if scored:
-        xs, ys = zip(*scored, strict=True)
-        ax.scatter(
-            xs,
-            ys,
-            s=14,
-            marker=style.marker,
-            facecolor=style.face,
-            edgecolor=style.color,
-            linewidth=0.8,
-            zorder=4,
-        )
-    lost = [k for k, state in zip(numbers, history.states, strict=True) if state in ("FAIL", "PRUNED")]
-    if lost:
-        ax.scatter(
-            lost, [0.03] * len(lost), marker="x", s=16, color="#a01010", linewidth=0.9,
-            transform=ax.get_xaxis_transform(), clip_on=False, zorder=5,
-        )  # fmt: skip
+def draw_history(ax: Any, searches: Sequence[History], style: ArmStyle) -> None:
+    """Draws each search of an arm: best so far as a line, trials as dots, small and pale where they miss a constraint,
+    and trials without a score as crosses at the bottom.
+    """
+    longest = 2
+    for k, history in enumerate(searches):
+        numbers = [n + 1 for n in range(len(history.trials))]
+        longest = max(longest, len(numbers))
+        known = [(n, best) for n, best in zip(numbers, history.best, strict=True) if best is not None]
+        line = style.line if len(searches) == 1 else LINES[k % len(LINES)]
+        if known:
+            xs, ys = zip(*known, strict=True)
+            ax.step(xs, ys, where="post", color=style.color, linestyle=line, zorder=3)
+        for met in (True, False):
+            _draw_scores(ax, history, style, met)
+        lost = [n for n, state in zip(numbers, history.states, strict=True) if state in ("FAIL", "PRUNED")]
+        if lost:
+            ax.scatter(
+                lost, [0.03] * len(lost), marker="x", s=16, color="#a01010", linewidth=0.9,
+                transform=ax.get_xaxis_transform(), clip_on=False, zorder=5,
+            )  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.set_xlim(0.5, max(2, len(numbers)) + 0.5)
+    ax.set_xlim(0.5, longest + 0.5)
+
+
+def _draw_scores(ax: Any, history: History, style: ArmStyle, met: bool) -> None:
+    """Draws the scores of the trials that met the constraints, or of those that did not."""
+    shown = [
+        (n + 1, score)
+        for n, (score, feasible) in enumerate(zip(history.scores, history.feasible, strict=True))
+        if score is not None and feasible == met
+    ]
+    if shown:
+        xs, ys = zip(*shown, strict=True)
+        marker, face = (style.marker, style.face) if met else ("_", style.color)
+        ax.scatter(
+            xs, ys, s=14 if met else 26, marker=marker, facecolor=face, edgecolor=style.color if met else None,
+            alpha=1.0 if met else 0.55, linewidth=0.8 if met else 1.2, zorder=4,
+        )  # fmt: skip
 
 
 def history_figure(data: tuple[History, ...], styles: dict[str, ArmStyle]) -> Figure | Skipped:
     """One small panel an arm, on common axes."""
     if not any(score is not None for history in data for score in history.scores):
         return Skipped("search-history", "the search has no complete trial")
-    lines = math.ceil(len(data) / 4)
-    columns = math.ceil(len(data) / lines)
+    searches: dict[str, list[History]] = {}
+    for history in data:
+        searches.setdefault(history.arm, []).append(history)
+    arms = list(searches)
+    lines = math.ceil(len(arms) / 4)
+    columns = math.ceil(len(arms) / lines)
 
     def draw() -> Canvas:
         canvas = new_canvas(PAGE, 0.35 + 1.35 * lines)
         panels = canvas.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+        longest = max(len(history.trials) for history in data)
         for k, ax in enumerate(panels.flat):
-            if k >= len(data):
+            if k >= len(arms):
                 ax.set_visible(False)
                 continue
-            draw_history(ax, data[k], styles[data[k].arm])
-            style = styles[data[k].arm]
+            style = styles[arms[k]]
+            draw_history(ax, searches[arms[k]], style)
+            ax.set_xlim(0.5, max(2, longest) + 0.5)  # the panels share it
             ax.set_title(style.label, loc="left", fontsize=7, color=style.color)
-            if k + columns >= len(data):
+            if k + columns >= len(arms):
                 ax.set_xlabel("Trial")
                 ax.tick_params(labelbottom=True)
             if k % columns == 0:
-                ax.set_ylabel(measure(data[k].measure).title)
+                ax.set_ylabel(measure(data[0].measure).title.replace(" (", "\n("))
         return canvas
 
     lost = any(state in ("FAIL", "PRUNED") for history in data for state in history.states)
+    missed = any(
+        score is not None and not met
+        for history in data
+        for score, met in zip(history.scores, history.feasible, strict=True)
+    )
+    several = max(map(len, searches.values())) > 1
     return Figure(
         "search-history",
         "The search: score of each trial (marks) and best so far (line), one panel an arm."
+        + (" One line a search: an arm was searched several times, independently." if several else "")
+        + (" Dashes: trials that miss the objective's constraint, which cannot be best." if missed else "")
         + (" Red crosses: trials that failed or were stopped early." if lost else "")
         + " The best score of a search is optimistic and is not a result.",
         "Line plots of the best score so far against the number of trials, one panel an arm.",

@@ -1,0 +1,150 @@
+"""Courses of training: what each arm has reached at each share of its training, and what it had cost by then.
+
+Runs of one arm may differ in length (each search tunes it), so that their evaluations are put together by their place:
+the k-th of each run, or, where runs were evaluated at different places, by the share of training, in steps of 1 %. The
+course begins at share 0 with the base model, and ends at 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from study.report.measures import CLASS_KEPT, QUALITY, SCALED, SUBJECT_PROMPT, measure
+from study.report.rows import BASE, Rows, value_or_none
+from study.report.statistics import Estimate, mean_interval
+from study.report.tables import Column, Table, assemble, estimate_column, number_cell, text_cell
+
+# What the scales say of the base model; where it was evaluated itself, its own measured values are taken.
+_AT_ZERO = {QUALITY: 0.0, SUBJECT_PROMPT: 0.0, SCALED[0]: 0.0, SCALED[1]: 1.0, CLASS_KEPT: 1.0}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place of an arm's course.
+
+    Attributes:
+        share: Of the run's training steps, 0..1 (mean over runs).
+        steps, seconds, flops: By then, means over runs; seconds and FLOPs with class images, which are made before the
+            first step, where they are known. None where unknown.
+        estimate: The measure over subjects.
+    """
+
+    share: float
+    steps: float
+    seconds: float | None
+    flops: float | None
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Course:
+    """One arm's course in one measure."""
+
+    arm: str
+    measure: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Courses:
+    """The courses of all arms in one measure, and the base model's arm with its level."""
+
+    measure: str
+    courses: tuple[Course, ...]
+    base: tuple[str, float] | None
+
+
+def compute_courses(rows: Rows, name: str, level: float) -> Courses:
+    """Courses over complete confirm runs; a place at which fewer runs were evaluated has a smaller n."""
+    confirm = rows.confirm
+    runs = confirm[["run_key", "arm", "subject", "train_seconds", "train_flops"]].assign(
+        extra_seconds=confirm["class_image_seconds"].fillna(0.0),
+        extra_flops=confirm["class_image_flops"].fillna(0.0),
+    )
+    known = (rows.curves["metric"] == name) & rows.curves["value"].notna() & rows.curves["step"].notna()
+    values = rows.curves.loc[known, ["run_key", "step", "value"]].merge(runs, on="run_key", how="inner")
+    values = values.drop_duplicates(["run_key", "step"], keep="last")
+    base = next((arm for arm in rows.arms if rows.methods.get(arm) == BASE), None)
+    zero = values[values["arm"] == base].groupby("subject")["value"].mean()
+    courses = tuple(
+        _course(arm, name, values[values["arm"] == arm], zero, level)
+        for arm in rows.trained_arms
+        if (values["arm"] == arm).any()
+    )
+    return Courses(name, courses, (base, float(zero.mean())) if base is not None and len(zero) else None)
+
+
+def _course(arm: str, name: str, values: pd.DataFrame, zero: pd.Series, level: float) -> Course:
+    last = values.groupby("run_key")["step"].transform("max").clip(lower=1)
+    values = values.assign(share=values["step"] / last).sort_values(["run_key", "step"], kind="stable")
+    counts = values.groupby("run_key")["step"].count()
+    place = values.groupby("run_key").cumcount() if counts.nunique() == 1 else values["share"].round(2)
+    points = [_point(own, level) for _, own in values.groupby(place)]
+    if points and points[0].share > 0:
+        first = _start(values, name, zero, level)
+        points = [first, *points] if first is not None else points
+    return Course(arm, name, tuple(points))
+
+
+def _point(own: pd.DataFrame, level: float) -> Point:
+    estimate = mean_interval(own["value"].to_numpy(dtype=float), own["subject"].tolist(), level=level)
+    return Point(
+        float(own["share"].mean()),
+        float(own["step"].mean()),
+        value_or_none((own["train_seconds"] * own["share"] + own["extra_seconds"]).mean()),
+        value_or_none((own["train_flops"] * own["share"] + own["extra_flops"]).mean()),
+        estimate,
+    )
+
+
+def _start(values: pd.DataFrame, name: str, zero: pd.Series, level: float) -> Point | None:
+    """The base model's own values on the arm's subjects, or what the scale says of it; None without either."""
+    subjects = [subject for subject in sorted(set(values["subject"])) if subject in zero.index]
+    if subjects:
+        estimate = mean_interval(zero.loc[subjects].to_numpy(dtype=float), subjects, level=level)
+    elif name in _AT_ZERO:
+        estimate = Estimate(_AT_ZERO[name], level=level)
+    else:
+        return None
+    runs = values.drop_duplicates("run_key")
+    seconds, flops = (value_or_none(runs[column].mean()) for column in ("extra_seconds", "extra_flops"))
+    return Point(0.0, 0.0, seconds, flops, estimate)
+
+
+def anytime_table(found: Sequence[Courses]) -> Table | None:
+    """Every point of every course: one line an arm and place; None without a course."""
+    places: dict[tuple[str, int], dict[str, Point]] = {}
+    for courses in found:
+        for course in courses.courses:
+            for k, point in enumerate(course.points):
+                # From the end, since a course may lack its beginning in a measure without a scale.
+                places.setdefault((course.arm, k - len(course.points)), {})[courses.measure] = point
+    if not places:
+        return None
+    arms = list(dict.fromkeys(arm for arm, _ in places))
+    order = sorted(places, key=lambda key: (arms.index(key[0]), key[1]))
+    firsts = [next(iter(places[key].values())) for key in order]
+    columns = [
+        (Column("arm", "Arm"), [text_cell(arm) for arm, _ in order]),
+        (
+            Column("share", "Share of training", numeric=True),
+            [number_cell(p.share, digits=2) for p in firsts],
+        ),
+        (Column("steps", "Steps", numeric=True), [number_cell(p.steps) for p in firsts]),
+        estimate_column("seconds", "Time", "s", None, [Estimate(p.seconds) for p in firsts]),
+        estimate_column("flops", "FLOPs", "FLOP", None, [Estimate(p.flops) for p in firsts]),
+    ]
+    for courses in found:
+        about = measure(courses.measure)
+        estimates = [
+            p.estimate if (p := places[key].get(courses.measure)) else Estimate(None) for key in order
+        ]
+        columns.append(estimate_column(about.name, about.title, "", None, estimates))
+    note = (
+        "Means over subjects of the confirm runs with Student's 95 % intervals, from 3 subjects on. Share 0: the base "
+        "model. Time and FLOPs: of training until then, class images included, which come before the first step."
+    )
+    return assemble("anytime", "What each arm has reached on the way.", columns, (note,))

@@ -1,0 +1,112 @@
+"""The tables of single images, and of what could be reached: prompts, components of variance, ceilings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from study.report.formatting import MISSING, listing, number
+from study.report.image_levels import LEVELS, Components, PromptScore
+from study.report.measures import ANCHOR_ERRORS, CEILINGS, measure
+from study.report.results_tables import Pair, counts, texts
+from study.report.rows import Rows, distinct, value_or_none
+from study.report.tables import Cell, Column, Table, assemble, number_cell
+
+_FACTORS = {"subject": "subject fidelity", "prompt": "prompt fidelity"}
+_DESIGN = ("subjects", "seeds", "prompts", "images")
+
+
+def _numbers(key: str, title: str, values: Sequence[float | None]) -> Pair:
+    return Column(key, title, numeric=True), [number_cell(value, digits=2) for value in values]
+
+
+def prompts_table(found: Sequence[PromptScore]) -> Table:
+    """Scores by arm and prompt."""
+    columns = [
+        texts("arm", "Arm", [row.arm for row in found]),
+        counts("prompt", "No.", [row.prompt for row in found]),
+        texts("template", "Prompt", [row.template for row in found]),
+        counts("images", "Images", [row.images for row in found]),
+        _numbers("subject_fidelity_scaled", "Subject fidelity (scaled)", [row.subject for row in found]),
+        _numbers("prompt_fidelity_scaled", "Prompt fidelity (scaled)", [row.prompted for row in found]),
+        _numbers("failed_images", "Failed images", [row.failed for row in found]),
+    ]
+    note = "Means over subjects of single images' scores, not clipped; failed: share of the images."
+    return assemble("prompts", "Scores by prompt, confirm runs.", columns, (note,))
+
+
+def components_table(found: Sequence[Components]) -> Table:
+    """How much each level varies, and what twice as many of it would do to an arm's standard error."""
+    spreads = [
+        _numbers(f"sd_{level.replace(' ', '_')}", level, [_root(c.variances[level]) for c in found])
+        for level in LEVELS
+    ]
+    doubled = [
+        _numbers(f"error_twice_{name}", f"twice the {name}", [c.error_with(name) for c in found])
+        for name in _DESIGN
+    ]
+    columns = [
+        texts("arm", "Arm", [c.arm for c in found]),
+        texts("factor", "Of", [_FACTORS[c.factor] for c in found]),
+        (
+            Column("design", "Design"),
+            [Cell(f"{c.subjects} × {c.seeds} × {c.prompts} × {c.images}") for c in found],
+        ),
+        *spreads,
+        _numbers("error", "Standard error", [c.error for c in found]),
+        *doubled,
+    ]
+    note = (
+        "Of single images' rescaled scores, not clipped. Design: subjects × seeds of each × prompts × images of each "
+        "prompt. Standard deviations by level, from the balanced analysis of variance (method of moments; negative "
+        "estimates are 0): seeds are nested in subjects, prompts are crossed with runs, images are nested in both. "
+        f"{MISSING}: the design cannot tell it apart from the level above. Standard error: of the arm's mean if both "
+        "subjects and prompts are drawn at random, as it is and with twice as many of a level. All arms share "
+        "prompts, subjects and noise, so that differences between them vary less."
+    )
+    return assemble(
+        "components", "What varies between images, and what more of it would help.", columns, (note,)
+    )
+
+
+def _root(variance: float | None) -> float | None:
+    return None if variance is None else math.sqrt(variance)
+
+
+def ceilings_table(rows: Rows) -> Table | None:
+    """By subject: what perfect pictures score, and how well the scales are known; None where nothing is."""
+    names = (*CEILINGS, *ANCHOR_ERRORS)
+    means = rows.confirm.groupby("subject")[list(names)].mean()
+    known = [name for name in names if means[name].notna().any()]
+    if not known:
+        return None
+    subjects = distinct(means.index)
+    columns = [texts("subject", "Subject", subjects)]
+    for name in known:
+        values = [value_or_none(means.loc[subject, name]) for subject in subjects]
+        columns.append(_numbers(name, measure(name).title, values))
+    note = (
+        "Ceilings: rescaled scores of perfect pictures of the subject, or of its held-out photographs; no method is "
+        "expected to score higher by being better. Errors: standard errors of the two scales, alike for every arm, so "
+        "that they move all arms together and hardly their order."
+    )
+    return assemble("ceilings", "What could be reached on each subject.", columns, (note,))
+
+
+def ceiling_words(rows: Rows, quality: float | None) -> tuple[str, ...]:
+    """What a perfect method would reach, beside what the best arm has."""
+    means = rows.confirm.groupby("subject")[list(CEILINGS)].mean()
+    words = {
+        "ceiling_quality": "quality",
+        "ceiling_subject": "subject fidelity",
+        "ceiling_prompt": "prompt fidelity",
+    }
+    reached = [
+        f"{word} {number(value, digits=2)}"
+        for name, word in words.items()
+        if (value := value_or_none(means[name].mean())) is not None
+    ]
+    if not reached:
+        return ()
+    best = "" if quality is None else f"; the best arm's mean quality is {number(quality, digits=2)}"
+    return (f"A perfect method would reach {listing(reached)} (rescaled, mean over subjects){best}.",)

@@ -1,0 +1,97 @@
+"""The tables of the search: what it was given, what it chose, and what mattered in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from study.report.accounts import Budget
+from study.report.formatting import MISSING, p_value, scale_for
+from study.report.results_tables import Pair, counts, texts
+from study.report.tables import Cell, Column, Table, assemble, number_cell, text_cell
+from study.report.tuning import Importance
+
+
+def budget_table(budgets: Sequence[Budget]) -> Table:
+    """What each arm's tuning got: the proof of equal budgets."""
+
+    def seconds(key: str, title: str, values: Sequence[float | None]) -> Pair:
+        scale = scale_for("s", values)
+        return Column(key, title, scale.unit, numeric=True), [number_cell(value, scale) for value in values]
+
+    repeated = any(b.searches > 1 for b in budgets)
+    columns = [
+        texts("arm", "Arm", [b.arm for b in budgets]),
+        *(
+            [counts("searches", "Searches", [b.searches if b.trials else 0 for b in budgets])]
+            if repeated
+            else []
+        ),
+        counts("trials", "Trials", [b.trials for b in budgets]),
+        counts("dimensions", "Dimensions", [b.dimensions for b in budgets]),
+        (
+            Column("trials_per_dimension", "Trials per dimension", numeric=True),
+            [number_cell(b.trials_per_dimension, digits=2) for b in budgets],
+        ),
+        counts("complete", "complete", [b.complete for b in budgets]),
+        counts("pruned", "stopped early", [b.pruned for b in budgets]),
+        counts("failed", "failed", [b.failed for b in budgets]),
+        counts("search_runs", "Search runs", [b.search_runs for b in budgets]),
+        seconds("search_train_seconds", "Search training", [b.search_train_seconds for b in budgets]),
+        seconds("search_device_seconds", "Search device time", [b.search_device_seconds for b in budgets]),
+        counts("confirm_runs", "Confirm runs", [b.confirm_runs for b in budgets]),
+        seconds("confirm_device_seconds", "Confirm device time", [b.confirm_device_seconds for b in budgets]),
+    ]
+    notes = ["Dimensions: fields that varied between trials. Trials per dimension: of one search."]
+    return assemble("budget", "Search budget of each arm, failed and stopped runs included.", columns, notes)
+
+
+def chosen_table(chosen: dict[str, dict[str, Any]]) -> Table:
+    """The configuration that was confirmed: one line a field, one column an arm."""
+    first = ["trial", "learning_rate", "lr_scheduler", "max_train_steps"]
+    names = list(dict.fromkeys([*first, *sorted({name for config in chosen.values() for name in config})]))
+    names = [name for name in names if any(name in config for config in chosen.values())]
+    columns = [texts("field", "Field", names)]
+    for arm, config in chosen.items():
+        columns.append((Column(arm, arm), [_config_cell(config.get(name)) for name in names]))
+    return assemble("chosen", "Configuration of each arm's confirm runs, chosen by its search.", columns)
+
+
+def _config_cell(value: Any) -> Cell:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
+        return Cell(str(int(value)), value=value)
+    if isinstance(value, float):
+        return Cell(f"{value:.3g}", value=value)
+    if isinstance(value, list):
+        return Cell(", ".join(str(item) for item in value))
+    return text_cell(value)
+
+
+def importance_table(importances: Sequence[Importance]) -> Table:
+    """Importance of each searched parameter, with the reason where it cannot be told."""
+    arms, names, shares, ps, correlations, trials, remarks = [], [], [], [], [], [], []
+    for item in importances:
+        for p in item.parameters:
+            arms.append(text_cell(item.arm))
+            names.append(text_cell(p.name))
+            shares.append(number_cell(p.share, digits=2))
+            ps.append(Cell(p_value(p.p), value=p.p))
+            correlations.append(number_cell(p.correlation, digits=2))
+            trials.append(Cell(str(item.trials), value=item.trials))
+            remarks.append(text_cell(item.warning or ""))
+        if not item.parameters:
+            arms.append(text_cell(item.arm))
+            for cells in (names, shares, ps, correlations):
+                cells.append(Cell(MISSING))
+            trials.append(Cell(str(item.trials), value=item.trials))
+            remarks.append(text_cell(f"skipped: {item.skipped}"))
+    columns = [
+        (Column("arm", "Arm"), arms),
+        (Column("parameter", "Parameter"), names),
+        (Column("share", "Share explained", numeric=True), shares),
+        (Column("p", "p", numeric=True), ps),
+        (Column("rank_correlation", "Rank correlation", numeric=True), correlations),
+        (Column("trials", "Trials", numeric=True), trials),
+        (Column("remark", "Remark"), remarks),
+    ]
+    return assemble("importance", "Importance of hyperparameters in the search.", columns)

@@ -1,0 +1,173 @@
+"""What the study file says of its search: the objective, independent repeats, and what every run may spend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from study.phases import Constraint, SearchSpec
+from study.report.formatting import listing, number, plural, scale_for
+from study.report.measures import QUALITY, measure
+from study.report.rows import Rows, distinct, section, value_or_none
+from trainables.metrics_table import METRICS
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the search optimised; of several metrics the first is shown, and constraints are on means over runs."""
+
+    metrics: tuple[str, ...] = (QUALITY,)
+    constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """The metric that histories show."""
+        return self.metrics[0]
+
+    @property
+    def words(self) -> str:
+        """E.g. "quality (subject, prompt), where class kept >= 0.8"."""
+        names = listing(measure(name).title.lower() for name in self.metrics)
+        bounds = listing(
+            f"{measure(c.metric).title.lower()} {c.relation} {c.bound:g}" for c in self.constraints
+        )
+        return f"{names}, where {bounds}" if bounds else names
+
+
+def search_objective(rows: Rows) -> Objective:
+    """The objective of the study file; quality where it states none that can be read."""
+    for place in (rows.meta, section(rows.meta, "spec", "search")):
+        for name in ("objective", "objectives"):
+            value = place.get(name)
+            if name == "objective" and isinstance(value, (list, tuple)):
+                name = "objectives"  # as older records have it
+            if value and (found := _parsed(name, value)):
+                return found
+    return Objective()
+
+
+def _parsed(name: str, value: object) -> Objective | None:
+    if isinstance(value, (list, tuple)):
+        known = tuple(metric for metric in value if isinstance(metric, str) and _directed(metric))
+        return Objective(known) if known else None
+    try:
+        spec = SearchSpec.model_validate({name: value})
+    except ValueError:  # pydantic's own included: a record that this version cannot read
+        return None
+    return Objective(spec.metrics, spec.constraints)
+
+
+def _directed(metric: str) -> bool:
+    return metric in METRICS and METRICS[metric].direction != "none"
+
+
+# ------------------------------------------------------------------ repeats
+
+
+def repeats_of(rows: Rows) -> int:
+    """How many independent searches each arm had (`search.repeats`)."""
+    found = value_or_none(section(rows.meta, "spec", "search").get("repeats"))
+    return int(found) if found is not None and found >= 1 else 1
+
+
+def trials_of_search(rows: Rows, arm: str) -> int:
+    """Number of trials that one search of an arm was to have, by which trials are numbered (at least 1).
+
+    Trial n belongs to search n // trials. The study file says how many they are; where it does not, the highest number
+    that was seen tells.
+    """
+    search = section(rows.meta, "spec", "search")
+    trials = value_or_none(search.get("trials"))
+    shared = value_or_none(search.get("trials_per_method"))
+    own = rows.frame[(rows.frame["arm"] == arm) & (rows.frame["phase"] == "search")]
+    if shared is not None:
+        method = rows.methods.get(arm)
+        searched = set(rows.search["arm"])
+        alike = [other for other in rows.arms if other in searched and rows.methods.get(other) == method]
+        if arm in alike:
+            share, rest = divmod(int(shared), len(alike))
+            trials = share + (alike.index(arm) < rest)
+    seen = int(own["trial"].max()) + 1 if len(own) else 1
+    repeats = repeats_of(rows)
+    if (
+        trials is None or trials * repeats < seen or search.get("sampler") == "grid"
+    ):  # a grid may hold fewer points
+        return max(1, -(-seen // repeats))
+    return max(1, int(trials))
+
+
+def repeat_of(rows: Rows, arm: str) -> pd.Series:
+    """The search, counted from 0, that each of the frame's runs of an arm belongs to."""
+    own = rows.frame[rows.frame["arm"] == arm]
+    if repeats_of(rows) == 1:
+        return pd.Series(0, index=own.index)
+    return (own["trial"] // trials_of_search(rows, arm)).clip(upper=repeats_of(rows) - 1)
+
+
+def repeats_words(rows: Rows) -> tuple[str, ...]:
+    """What the intervals hold of the search's own chance, and how the confirm subjects were dealt out."""
+    repeats = repeats_of(rows)
+    if rows.search.empty:
+        return ()
+    if repeats == 1:
+        return (
+            "Each arm was searched once, so that intervals are those of one tuned configuration: how the search "
+            "itself might have ended otherwise is not in them (`search.repeats` in the study file).",
+        )
+    dealt = []
+    for repeat in range(repeats):
+        subjects: set[str] = set()
+        for arm in rows.trained_arms:
+            numbers = repeat_of(rows, arm)
+            own = rows.frame.loc[numbers.index[numbers == repeat]]
+            subjects |= set(own.loc[own["phase"] == "confirm", "subject"])
+        dealt.append(f"search {repeat + 1}: {listing(distinct(subjects)) or 'none'}")
+    return (
+        f"Each arm was searched {repeats} times, independently and on other subjects, and the confirm subjects were "
+        f"dealt out over what the searches chose, alike for every arm ({'; '.join(dealt)}): intervals over subjects "
+        "hold the chance of the search.",
+    )
+
+
+# ------------------------------------------------------------------ what a run may spend
+
+
+def budget_words(rows: Rows) -> tuple[str, ...]:
+    """The currency of the budget, and whether the length of training was tuned inside it."""
+    budget = section(rows.meta, "spec", "budget")
+    words = {
+        "train_flops": "floating-point operations of training, the same on every machine",
+        "train_seconds": "seconds of training, which differ from machine to machine",
+        "max_train_steps": "optimizer steps, whatever a step costs",
+    }
+    for name, meaning in words.items():
+        value = value_or_none(budget.get(name))
+        if value is not None:
+            return (f"Budget of a run: {_amount(name, value)} ({meaning}). {_tuned(budget)}",)
+    return ()
+
+
+def _amount(name: str, value: float) -> str:
+    if name == "max_train_steps":
+        return plural(int(value), "optimizer step")
+    scale = scale_for("FLOP" if name == "train_flops" else "s", [value])
+    return f"{number(value, scale)} {scale.unit}"
+
+
+def _tuned(budget: Mapping[str, object]) -> str:
+    share = value_or_none(budget.get("tuned_from"))
+    if share is None:
+        return "Every run took all of it, unless its arm says otherwise; its share was not tuned."
+    return f"How much of it a run takes was tuned by each search, from {100 * share:g} % on."
+
+
+def search_warnings(rows: Rows) -> list[str]:
+    """What makes the search unfair or its results too good."""
+    if section(rows.meta, "spec", "search").get("allow_overlap") is not True:
+        return []
+    return [
+        "Search and confirm runs may share subjects or prompts (`search.allow_overlap`): configurations may have been "
+        "chosen on what they are judged by, which makes every searched arm look better than it is."
+    ]
