@@ -7,8 +7,9 @@ Studies of known truth are drawn under several models of how runs vary, and judg
 Prints a Markdown table and exits 1 if a bar is missed. Most studies take the short way, from the subjects' means to
 verdicts (``study.report.statistics.decide``); some of each kind go the whole way as well, from rows through
 ``prepare``, ``analyse`` and ``judge``, and must come to the same numbers. Four models show what the statistics do not
-cover, and do not count (``--all-count``): arms whose confirm runs rest on one search or two, seeds that are the same draw
-for every subject, and quality near its bound. Two thousand studies of each kind tell a share of 5 % to within 1 %: with so few a bar may be missed by chance.
+cover, and do not count (``--all-count``): confirm runs that rest on one search or two, seeds that are the same draw for
+every subject, and quality near its bound. Two thousand studies of each kind tell a share of 5 % to within 1 %: with so
+few a bar may be missed by chance.
 """
 
 from __future__ import annotations
