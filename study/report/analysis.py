@@ -153,8 +153,9 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
     axes = (*(SCALED if known >= set(SCALED) else FIDELITIES), *({CLASS_KEPT} & known))
     contrasts = [tables[primary].contrast(first, second) for first, second in combinations(names, 2)]
     pairs = compare(contrasts, margin if primary == QUALITY else None, settings)  # the margin is in quality
-    others = [tables[SUBJECT_PROMPT].contrast(first, second) for first, second in combinations(names, 2)]
-    others = others if primary == QUALITY and any(c.pairs for c in others) else []  # unknown in older data
+    both = tables[SUBJECT_PROMPT]
+    ranked_twice = primary == QUALITY and len(both.arms) > 0  # unknown in older data
+    others = [both.contrast(*pair) for pair in combinations(names, 2)] if ranked_twice else []
     blind = compare(others, margin, settings)
     paid = any(result.estimates[TOTAL_SECONDS].value is not None for result in trained)
     cost = TOTAL_SECONDS if paid else "train_seconds"
@@ -208,6 +209,9 @@ def _arm_result(
     method = rows.methods.get(arm, "")
     estimates = {}
     for name in ALL:
+        if arm not in tables[name].arms:
+            estimates[name] = Estimate(None, level=settings.level)
+            continue
         units = tables[name].means([arm])[0]
         runs = None if method == BASE else int(own[name].notna().sum())
         estimates[name] = estimate_of(units, runs, level=settings.level)

@@ -272,14 +272,15 @@ def _method(rows: Rows, analysis: Analysis, settings: Settings) -> Section:
         "subjects (confirm). Only complete confirm runs are compared.",
         f"The unit is the subject: runs of one subject are averaged, since other seeds of it are no further subjects. "
         f"Intervals: Student's on the subjects' means, {percent}, from {MIN_SUBJECTS} subjects on; with fewer "
-        "there are values only. They speak of subjects like these, of the configuration that the search chose, and of "
-        "these prompts; they assume that subjects are drawn independently of each other.",
+        "there are values only. They speak of subjects like these, of the configurations that the searches chose, and "
+        "of these prompts; they assume that subjects are drawn independently of each other.",
         "Differences are paired by subject and seed and averaged within each subject; two-sided t test over subjects, "
         "Holm's adjustment over all pairs of trained arms, and every verdict is read off from that one family. Four "
         "verdicts: better and worse (adjusted p below 0.05), equivalent (two one-sided t tests show that the "
         f"difference lies within ±{analysis.margin:g}, `report.margin` in the study file, adjusted over the same "
         "family; it goes before better and worse), and not enough, with the number of subjects that would decide "
-        "it. The untrained base model is compared in a family of its own, in fidelities that are not clipped. "
+        "it. Subject and prompt alone, blind to the class, have a family of their own. The untrained "
+        "base model is compared in a family of its own, in fidelities that are not clipped. "
         f"Resampling: {settings.resamples:,} resamples of subjects, seed {settings.seed}.",
     )
     return Section("method", "How to read this report", paragraphs, tables=(tables.measures_table(),))

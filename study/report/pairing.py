@@ -81,6 +81,8 @@ def values_of(confirm: pd.DataFrame, name: str) -> Values:
     """Puts one measure of the confirm runs (columns arm, subject, seed) in order; doubled runs are averaged."""
     known = confirm[["arm", "subject", "seed", name]]
     known = known[known[name].notna()]
+    if known.empty:  # a measure that the study does not have, of which there are many
+        return Values(name, (), (), np.empty((0, 0, 0)))
     arm, arms = pd.factorize(known["arm"], sort=True)
     subject, subjects = pd.factorize(known["subject"], sort=True)
     seed, seeds = pd.factorize(known["seed"], sort=True)

@@ -235,6 +235,17 @@ def evaluation_metrics(run: FakeRun, fraction: float, chance: random.Random) -> 
         "clip_i": 0.6 + 0.3 * subject,
         "subject_fidelity_scaled": subject,
         "prompt_fidelity_scaled": prompt,
+        "quality_subject_prompt": subject * prompt,
+        "class_kept": 1 - 0.2 * grown,
+        "failed_images": 1 - subject,
+        "class_cmmd": kid,
+        "class_cmmd_low": None if kid is None else kid - 0.004,
+        "class_cmmd_high": None if kid is None else kid + 0.004,
+        "ceiling_quality": 0.95,
+        "ceiling_subject": 0.97,
+        "ceiling_prompt": 1.05,
+        "subject_anchor_error": 0.02,
+        "prompt_anchor_error": 0.03,
     }
 
 

@@ -1,0 +1,24 @@
+"""Analyses of made-up studies, for the tests of the report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from study.report.analysis import Analysis, analyse
+from study.report.comparisons import Settings
+from study.report.rows import Rows, prepare
+from study.results import Results
+from tests.report.synthetic import Study, make_results
+
+QUICK = Settings(resamples=300)
+
+
+def analysed(study: Study = Study(), seed: int = 0) -> tuple[Rows, Analysis]:  # noqa: B008
+    """A made-up study's rows and their analysis."""
+    rows = prepare(make_results(study, seed))
+    return rows, analyse(rows, QUICK)
+
+
+def edited(results: Results, **columns: object) -> Results:
+    """The results with some columns replaced."""
+    return replace(results, frame=results.frame.assign(**columns))
