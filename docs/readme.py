@@ -20,10 +20,10 @@ COMMANDS = "commands that measure, each against a peer or a limit"  # a folder t
 #: What is not a Python module, or a folder whose files need no line of their own.
 OTHERS = {
     "search_spaces/*.yaml": "what is searched in each method, with the source of each range",
-    "study/presets/*.yaml": "ready study files: quickstart, own-photos, stable-diffusion",
+    "study/presets/*.yaml": "ready study files: quickstart, lora-vs-dreambooth, own-photos, stable-diffusion",
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
     "tests/": "mirrors the packages; test_architecture.py holds the import rules",
-    "reports/quickstart/": "the report of `make quickstart` that is shipped; yours go to storage/reports/",
+    "reports/": "the reports of quickstart and lora-vs-dreambooth that are shipped; yours go to storage/reports/",
     "docs/": "concepts, a study while it runs, clusters, servers, storage, reliability, scale, architecture",
     "cluster.yaml": "a GPU cluster for `ray up`",
     "deploy/": "the image, a KubeRay RayJob, a Slurm script, commands for bare machines",
@@ -77,13 +77,27 @@ def modules() -> str:
 
 def quickstart() -> str:
     """Returns figure and table of the committed quickstart report."""
-    folder = "reports/quickstart"
+    return _report("reports/quickstart", "pareto-quality-cost", "Quality against training cost")
+
+
+def main_study() -> str:
+    """Returns the main figure and the table of the committed report of lora-vs-dreambooth, and its headline."""
+    folder = "reports/lora-vs-dreambooth"
+    text = (ROOT / folder / "report.md").read_text(encoding="utf-8")
+    headline = re.search(r"^\*\*(.+)\*\*$", text, re.MULTILINE)
+    said = [f"> {headline[1]}", ""] if headline else []
+    return "\n".join([*said, _report(folder, "intervals", "Quality and its three factors by arm")])
+
+
+def _report(folder: str, figure: str, about: str) -> str:
+    """Returns a figure and the table of a committed report."""
     with (ROOT / folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = {
         "quality": "quality",
-        "subject_fidelity": "subject fidelity",
-        "prompt_fidelity": "prompt fidelity",
+        "subject_fidelity_scaled": "subject",
+        "prompt_fidelity_scaled": "prompt",
+        "class_kept": "class kept",
         "train_seconds": "training (s)",
     }
     lines = [f"| arm | n | {' | '.join(names.values())} |", f"|---|--:|{'--:|' * len(names)}"]
@@ -92,7 +106,7 @@ def quickstart() -> str:
     ]
     return "\n".join(
         [
-            f"![Quality against training cost]({folder}/figures/pareto-quality-cost.png)",
+            f"![{about}]({folder}/figures/{figure}.png)",
             "",
             *lines,
             "",
@@ -120,7 +134,7 @@ def _cell(row: dict[str, str], name: str) -> str:
     return f"{text} [{float(low):.3g}, {float(high):.3g}]" if low and high else text
 
 
-PARTS: dict[str, Callable[[], str]] = {"quickstart": quickstart, "tree": tree}
+PARTS: dict[str, Callable[[], str]] = {"quickstart": quickstart, "main-study": main_study, "tree": tree}
 
 
 def updated(text: str) -> str:

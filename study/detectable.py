@@ -53,8 +53,28 @@ def detectable_line(spec: StudySpec) -> str | None:
     return f"{design} find {what} with 80 % power from {found:.2f} of quality on, {assumed}"
 
 
+def tuning_note(spec: StudySpec) -> str | None:
+    """Returns what the intervals will hold of the search's own chance, where that is not all of it; else None."""
+    from study.power import MIN_SUBJECTS
+
+    subjects, searches = len(spec.confirm.subjects or ()), spec.search.repeats
+    searched = any(spec.trials_of(name) for name in spec.arms)
+    if not searched or not spec.confirm.seeds or subjects < MIN_SUBJECTS or searches >= subjects:
+        return None
+    return (
+        f"search: {searches} search{'es' * (searches > 1)} an arm for {subjects} confirm subjects: subjects that share a "
+        f"choice share its luck, and verdicts are about the chosen configurations; with search.repeats: {subjects} they are "
+        "about the methods"
+    )
+
+
 def detectable_notes(spec: StudySpec) -> list[str]:
-    """Returns a note where the study can find large differences only."""
+    """Returns a note where the study can find large differences only, and where its verdicts are not on methods."""
+    shared = tuning_note(spec)
+    return [*_large_differences(spec), *([shared] if shared else [])]
+
+
+def _large_differences(spec: StudySpec) -> list[str]:
     line = detectable_line(spec)
     if line is None or smallest_difference(spec) <= WORTH_KNOWING:
         return []

@@ -344,7 +344,12 @@ def result_table(folder: Path) -> list[dict[str, Any]]:
 
     with (folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
-    means = {"subject_fidelity": "subject", "prompt_fidelity": "prompt", "train_seconds": "train s"}
+    means = {
+        "subject_fidelity_scaled": "subject",
+        "prompt_fidelity_scaled": "prompt",
+        "class_kept": "class",
+        "train_seconds": "train s",
+    }
     return [
         {
             "arm": row["arm"],

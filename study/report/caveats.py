@@ -38,11 +38,7 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
         found.append(
             "Arms have different numbers of complete confirm runs; paired comparisons use common pairs only."
         )
-    if best is not None and len(best.subjects) >= MIN_SUBJECTS and repeats_of(rows) == 1 and len(rows.search):
-        found.append(
-            "Each arm was searched once: intervals and verdicts are those of one tuned configuration of each arm, and "
-            "the search's own chance is not in them."
-        )
+    found += _shared_searches(rows, best)
     if "peak_memory_kind" in rows.confirm and (rows.confirm["peak_memory_kind"] == "resident_set").any():
         found.append(
             "Peak memory is the resident set of a worker on a CPU, which holds the base model and libraries "
@@ -50,6 +46,23 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
             "of memory on a GPU."
         )
     return found
+
+
+def _shared_searches(rows: Rows, best: ArmResult | None) -> list[str]:
+    """What the intervals hold of the search's own chance: all of it only with a search for each subject."""
+    searches, subjects = repeats_of(rows), len(best.subjects) if best is not None else 0
+    if subjects < MIN_SUBJECTS or not len(rows.search) or searches >= subjects:
+        return []
+    if searches == 1:
+        return [
+            "Each arm was searched once: intervals and verdicts are those of one tuned configuration of each arm, and "
+            "the search's own chance is not in them."
+        ]
+    return [
+        f"Each arm was searched {searches} times for {subjects} subjects, and subjects that share a choice share its luck: "
+        "intervals and verdicts are those of the chosen configurations, and hold little of the search's own chance. "
+        "With a search for each subject (search.repeats) they hold all of it."
+    ]
 
 
 def uneven_budgets(budgets: tuple[Budget, ...], untrained: set[str]) -> list[str]:
