@@ -24,7 +24,8 @@ from trainables.config import EvaluationConfig, ModelConfig, SubjectConfig
 from trainables.embedded.subjects import RENDERS_A_TEMPLATE
 from trainables.evaluation import metrics
 from trainables.evaluation.encoders import MetricModels, load_metric_models
-from trainables.evaluation.evaluator import prepare_evaluation
+from trainables.evaluation.evaluator import make_scale
+from trainables.evaluation.protocol import make_protocol
 from trainables.evaluation.quality import FAILED_PROMPT, FAILED_SUBJECT, Anchors, has_failed
 from trainables.families import load_backbone
 from trainables.subjects import resolve_subject
@@ -40,7 +41,7 @@ class Shares:
         perfect: Of pictures of the subject in the prompts.
         other_identity: Of pictures of others of its class, by the subject scale alone.
         other_prompt: Of perfect pictures, held against prompts that they do not show, by the prompt scale alone.
-        near_prompt: Of those of them that have the prompt's scene, and miss its accessory.
+        near_prompt: Of those of them that have the prompt's scene, and miss its accessory; NaN where there are none.
         pictures: Numbers of pictures, or pairs, in this order.
     """
 
@@ -58,10 +59,11 @@ def measure(
     failed: dict[str, list[bool]] = {"perfect": [], "identity": [], "prompt": [], "near": []}
     for name in names:
         subject = resolve_subject(SubjectConfig(name=name), backbone.resolution)
-        evaluator = prepare_evaluation(backbone, subject, settings, models, cache, seed=0)
-        templates, reality = evaluator.protocol.templates, evaluator.reality
+        protocol = make_protocol(subject, settings, subject.resolution, seed=0)
+        scale = make_scale(backbone, subject, protocol, models, cache, settings.batch_size)
+        templates, reality = protocol.templates, scale.reality
         groups = np.repeat(np.arange(len(templates)), RENDERS_A_TEMPLATE)
-        anchors = evaluator.anchors.of(list(groups), [0])
+        anchors = scale.anchors.of(list(groups), [0])
 
         images = embedded.load_subject(name).perfect_images(templates) or []
         table = metrics.cosines(models.clip.embed_images(images), reality.texts)

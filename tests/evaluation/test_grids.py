@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from trainables.cache import Cache
 from trainables.config import EvaluationConfig
+from trainables.evaluation import grids
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.evaluator import evaluate, prepare_evaluation
 from trainables.evaluation.grids import CELL, GridRow, draw_grid, save_samples, side_by_side
@@ -82,3 +84,25 @@ def test_samples_are_saved(
         assert strip.size == (66, 32)
         assert np.asarray(strip)[:, :32] == pytest.approx(np.asarray(evaluation.images[2]))
         assert np.asarray(strip)[:, 34:] == pytest.approx(np.asarray(evaluation.images[3]))
+
+
+def test_the_heading_names_quality_and_class_kept(
+    tmp_path: Path,
+    backbone: Backbone,
+    subject: Subject,
+    config: EvaluationConfig,
+    metric_models: MetricModels,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    between = config.model_copy(update={"images_between": 2})
+    evaluator = prepare_evaluation(backbone, subject, between, metric_models, Cache(tmp_path), 0)
+    drawn: list[tuple[list[GridRow], str]] = []
+    monkeypatch.setattr(grids, "draw_grid", lambda rows, heading: drawn.append((rows, heading)))
+    for final, scores in ((True, {"quality": 0.512, "class_kept": -0.25}), (False, {"quality": None})):
+        evaluation = evaluate(evaluator, backbone, final=final)
+        known = {**evaluation.metrics, "class_kept": None, **scores}
+        grids.sample_grid(evaluator, replace(evaluation, metrics=known), "step 5")
+    assert "step 5, quality 0.51, class kept -0.25; left" in drawn[0][1]
+    assert "step 5; left" in drawn[1][1]
+    # On the way: two prompts, an image of each, and the two class images, each beside the base model's.
+    assert [(len(row.images), len(row.beside)) for row in drawn[1][0]] == [(3, 0), (1, 1), (1, 1), (1, 1)]

@@ -40,15 +40,28 @@ class Base:
         beside: Of the first image of each of the subject's prompts, for grids.
         class_images: Of the class prompts, with the noise of the run's.
         class_features: Embeddings of the class images.
-        anchor_features: Embeddings of the anchors' images, of the image encoder.
-        anchor_clip: The same of CLIP.
     """
 
     beside: tuple[Image.Image, ...]
     class_images: tuple[Image.Image, ...]
     class_features: Array
-    anchor_features: Array
-    anchor_clip: Array
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What similarities are measured against.
+
+    Attributes:
+        reality: The real images and the prompts.
+        features: Of the base model's images for the anchors, of the image encoder.
+        clip_features: The same of CLIP.
+        anchors: Where the scales begin and end.
+    """
+
+    reality: Reality
+    features: Array
+    clip_features: Array
+    anchors: AnchorTable
 
 
 @dataclass(frozen=True)
@@ -59,11 +72,15 @@ class Evaluator:
     protocol: Protocol
     models: MetricModels
     base: Base
-    anchors: AnchorTable
-    reality: Reality
+    scale: Scale
     ceiling: dict[str, float | None]
     batch_size: int
     seed: int
+
+    @property
+    def anchors(self) -> AnchorTable:
+        """Where the scales begin and end."""
+        return self.scale.anchors
 
     def provenance(self) -> dict[str, Any]:
         """What every number of this evaluation rests on, as JSON values: models, preprocessing, versions,
@@ -128,46 +145,59 @@ def prepare_evaluation(
             "prepare_evaluation needs the base model; call it before the method attaches anything"
         )
     protocol = make_protocol(subject, config, resolution or backbone.resolution, seed)
-    encoder, clip = models.image_encoder, models.clip
     beside = protocol.beside
     same_noise = _base_images(backbone, protocol, beside + protocol.classes, cache, config.batch_size)
-    anchor_images = _base_images(backbone, protocol, protocol.anchors, cache, config.batch_size)
-    base = Base(
-        beside=tuple(same_noise[: len(beside)]),
-        class_images=tuple(same_noise[len(beside) :]),
-        class_features=_embedded(cache, encoder, same_noise[len(beside) :]),
-        anchor_features=_embedded(cache, encoder, anchor_images),
-        anchor_clip=_embedded(cache, clip, anchor_images),
-    )
-    references = _embedded(cache, encoder, subject.references)
-    reality = Reality(
-        references=references,
-        references_clip=_embedded(cache, clip, subject.references),
-        texts=clip.embed_texts(protocol.texts),
-        training=subject.images,
-    )
-    real = metrics.real_similarity(references, _embedded(cache, encoder, subject.images))
-    table = make_anchors(
-        base.anchor_features, base.anchor_clip, protocol.anchors.groups, reality.texts, references, real
-    )
+    class_images = same_noise[len(beside) :]
+    scale = make_scale(backbone, subject, protocol, models, cache, config.batch_size)
     return Evaluator(
         subject=subject,
         protocol=protocol,
         models=models,
-        base=base,
-        anchors=table,
-        reality=reality,
+        base=Base(
+            beside=tuple(same_noise[: len(beside)]),
+            class_images=tuple(class_images),
+            class_features=_embedded(cache, models.image_encoder, class_images),
+        ),
+        scale=scale,
         ceiling=ceiling(
             subject,
             protocol.templates,
-            references,
-            reality.texts,
-            table,
-            lambda images: _embedded(cache, encoder, images),
-            lambda images: _embedded(cache, clip, images),
+            scale.reality.references,
+            scale.reality.texts,
+            scale.anchors,
+            lambda images: _embedded(cache, models.image_encoder, images),
+            lambda images: _embedded(cache, models.clip, images),
         ),
         batch_size=config.batch_size,
         seed=config.seed,
+    )
+
+
+def make_scale(
+    backbone: Backbone,
+    subject: Subject,
+    protocol: Protocol,
+    models: MetricModels,
+    cache: Cache,
+    batch_size: int,
+) -> Scale:
+    """Draws (or reads from the cache) the base model's images for the anchors, and embeds them and the real images."""
+    encoder, clip = models.image_encoder, models.clip
+    images = _base_images(backbone, protocol, protocol.anchors, cache, batch_size)
+    features, clip_features = _embedded(cache, encoder, images), _embedded(cache, clip, images)
+    references = _embedded(cache, encoder, subject.references)
+    texts = clip.embed_texts(protocol.texts)
+    real = metrics.real_similarity(references, _embedded(cache, encoder, subject.images))
+    return Scale(
+        reality=Reality(
+            references=references,
+            references_clip=_embedded(cache, clip, subject.references),
+            texts=texts,
+            training=subject.images,
+        ),
+        features=features,
+        clip_features=clip_features,
+        anchors=make_anchors(features, clip_features, protocol.anchors.groups, texts, references, real),
     )
 
 
@@ -184,7 +214,7 @@ def evaluate(
         final: Draw everything; else what the protocol has for evaluations on the way.
     """
     started = time.perf_counter()
-    protocol, base = evaluator.protocol, evaluator.base
+    protocol, base, scale = evaluator.protocol, evaluator.base, evaluator.scale
     part = protocol.part(final=final)
     instance, classes = protocol.instance.chosen(part.instance), protocol.classes.chosen(part.classes)
     count = len(instance)
@@ -196,9 +226,9 @@ def evaluate(
         drawn,
         embed(evaluator.models, drawn),
         protocol.templates,
-        evaluator.reality,
-        BaseFeatures(base.class_features[list(part.classes)], base.anchor_features, base.anchor_clip),
-        evaluator.anchors,
+        scale.reality,
+        BaseFeatures(base.class_features[list(part.classes)], scale.features, scale.clip_features),
+        scale.anchors,
         evaluator.ceiling,
         evaluator.seed,
     )

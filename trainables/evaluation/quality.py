@@ -25,9 +25,11 @@ could pay for the other. The scaled values are reported as they are, so that not
 The base model's own images are measured like any run's and score about, not exactly, S = 0, P = 1, C = 1: the anchors
 are means of other images, of class prompts and with other noise.
 
-An image has failed if it shows another subject or another prompt: if its own S or its own P is below a threshold. The
-thresholds are calibrated on pictures of the sprite world whose truth is known (``tests/evaluation/test_failed.py``):
-CALIBRATION
+An image has failed if it shows another subject or another prompt: if its own S or its own P is below 0.6. Both
+thresholds are calibrated on pictures of the sprite world whose truth is known (``python -m benchmarks.failed_images``;
+32 subjects; in brackets with the search's prompts). Of perfect pictures of the subject in the prompts 1.2 % (0.0 %) are
+called failed; of pictures of other identities of the class 98.4 % (98.2 %); of pictures held against prompts that they
+do not show 96.7 % (94.3 %), and of those of them that lack nothing but the accessory 90.5 %.
 Photographs have no such truth; there the same thresholds are a convention.
 """
 
