@@ -27,7 +27,7 @@ def photograph(seed: int, side: int) -> Image.Image:
 
 
 def test_the_calibration_holds() -> None:
-    lines = {line.what: line for line in measure_copies(Settings(embedded.subject_names()[:4], views=2))}
+    lines = {line.what: line for line in measure_copies(Settings(embedded.subject_names()[:3], views=2))}
     found = [line for what, line in lines.items() if what.startswith("copies found")]
     spared = [
         line for what, line in lines.items() if what.startswith("taken for copies") and line.bar is not None
@@ -47,12 +47,12 @@ def test_subjects_of_one_s_own_are_told_apart() -> None:
     assert copied(mixed, training).tolist() == [False, True, False, True]
 
 
-@pytest.mark.parametrize("side", [64, 200, 512, 1024])
+@pytest.mark.parametrize("side", [64, 200, 1024])
 def test_copies_of_any_size(side: int) -> None:
     training = [photograph(seed, side) for seed in range(3)]
     for kind, images in near_copies(training, 0, autoencoder=False):
         assert copied(images, training).all(), kind
-    assert not copied([photograph(seed, side) for seed in range(10, 40)], training).any()
+    assert not copied([photograph(seed, side) for seed in range(10, 20)], training).any()
     assert copied([training[1].resize((96, 96))], training).all()  # another size, the same picture
 
 
