@@ -39,6 +39,7 @@ COPIES_BAR, OTHERS_BAR = (
 DIVERSITY_BAR = (
     0.5  # of the value of pictures of different creatures: what perfect pictures of one must reach
 )
+MANY, POOL = 200, 800  # images of a large set, and of the pool that sets are drawn from
 PHOTO_SIDES = (64, 512, 1024)  # pixels
 NOISE = 5.0  # of 255, standard deviation
 Images = list[Image.Image]
@@ -251,12 +252,13 @@ def _number(value: float | None) -> float:
 def measure_distributions(settings: Settings) -> list[Line]:
     """KID and CMMD of the base model's class images against its own with other noise.
 
-    Pairs of disjoint sets of one pool of 400 images of "a cat", so that the spread is that of sampling.
+    Pairs of disjoint sets out of one pool of images of "a cat", four times as large as the largest set, so that sets
+    of different pairs have little in common.
     """
     from benchmarks.embedded_model import Sampler
     from benchmarks.embedded_model import Settings as ModelSettings
 
-    images = [Image.fromarray(array) for array in Sampler(ModelSettings())(["a cat"] * 400, SEED)]
+    images = [Image.fromarray(array) for array in Sampler(ModelSettings())(["a cat"] * POOL, SEED)]
     encoder, clip = load_image_encoder("embedded"), load_clip("embedded")
     lines = []
     for name, kernel, features in (
@@ -264,7 +266,7 @@ def measure_distributions(settings: Settings) -> list[Line]:
         ("CMMD", metrics.gaussian_kernel, clip.embed_images(images)),
     ):
         rng = np.random.default_rng(SEED)
-        for count in (8, metrics.MIN_DISTRIBUTION_IMAGES, 200):
+        for count in (8, metrics.MIN_DISTRIBUTION_IMAGES, MANY):
             pairs = [np.split(rng.permutation(len(images))[: 2 * count], 2) for _ in range(settings.repeats)]
             values = [metrics.mmd(features[a], features[b], kernel) for a, b in pairs]
             note = f"mean {np.mean(values):.3g}"

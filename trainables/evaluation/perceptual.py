@@ -14,6 +14,7 @@ Neither much nor little of it is better by itself: repeats get 0, noise gets muc
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ def diversity(images: Sequence[Image.Image], prompt_of_image: Sequence[int]) -> 
     groups = np.asarray(prompt_of_image)
     means = []
     for prompt in np.unique(groups):
-        members = [images[index] for index in np.flatnonzero(groups == prompt)]
+        members = [image for image, group in zip(images, groups, strict=True) if group == prompt]
         pairs = [measure(first, second) for first, second in combinations(members, 2)]
         if pairs:
             means.append(float(np.mean(pairs)))
@@ -134,8 +135,9 @@ def lpips_installed() -> bool:
 @cache
 def lpips_distance() -> Distance:
     """Loads LPIPS once; the random state stays as it was."""
-    import lpips
     import torch
+
+    lpips: Any = importlib.import_module("lpips")
 
     with torch.random.fork_rng(devices=[]):  # its layers are drawn before their weights are read
         model = lpips.LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
