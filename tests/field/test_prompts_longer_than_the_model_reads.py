@@ -51,7 +51,7 @@ def write(path: Path, *, prompts: list[str] | None = None, **subject: str) -> Pa
         ],
         "training": {"captions": "files"},
         "arms": {"base": {"method": "base"}, "lora": {"method": "lora"}},
-        "search": {"trials": 1},
+        "search": {"trials": 1, "allow_overlap": True},
         "confirm": {"seeds": [1]},
         "evaluation": {"prompts": prompts or ["{subject}", SCENE], "images_per_prompt": 1},
     }
