@@ -105,7 +105,10 @@ def shared_subjects(sections: Sections) -> Iterator[tuple[Loc, str]]:
     search, confirm, subjects = sections.search, sections.confirm, sections.subjects
     if search is None or confirm is None or not subjects or not _both_phases(sections):
         return
+    names = {subject.name for subject in subjects}
     searched, confirmed = default_subjects(subjects, search, confirm)
+    if len(names) < len(subjects) or not names.issuperset((*searched, *confirmed)):
+        return  # told by other rules
     shared = [name for name in confirmed if name in searched]
     if not shared:
         return

@@ -128,9 +128,9 @@ class StudySpec(Frozen):
         trials = self.search.trials or 8
         if self.search.trials_per_method is not None:
             method = self.arms[arm].method
-            alike = [
+            alike = sorted(  # by name, because the order of arms means nothing
                 n for n, other in self.arms.items() if other.method == method and self.space(n).parameters
-            ]
+            )
             share, rest = divmod(self.search.trials_per_method, len(alike))
             trials = share + (alike.index(arm) < rest)
         return min(trials, space.grid_size()) if self.search.sampler == "grid" else trials

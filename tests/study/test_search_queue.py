@@ -88,7 +88,11 @@ def test_every_arm_gets_the_same_budget_though_one_fails_always(fast_path: Path)
 
 
 def test_a_trial_s_value_is_the_mean_over_its_runs_and_none_without_all_of_them(fast_path: Path) -> None:
-    spec = small_study(search={"subjects": ["cat-1", "dog-1"], "seeds": [0, 1]})
+    spec = small_study(
+        subjects=["cat-1", "dog-1", "bird-1"],
+        search={"subjects": ["cat-1", "dog-1"], "seeds": [0, 1]},
+        confirm={"subjects": ["bird-1"]},
+    )
     rules = {
         "search/cosine/0000-cat-1-s0": {"quality": 0.2},
         "search/cosine/0000-cat-1-s1": {"quality": 0.4},

@@ -63,7 +63,7 @@ def photographed(folder: Path) -> StudySpec:
             "name": "photos",
             "subjects": [subject],
             "arms": {"lora": {"method": "lora"}},
-            "search": {"trials": 1},
+            "search": {"trials": 1, "allow_overlap": True},
             "confirm": {"seeds": [100]},
             "training": {"checkpointing_steps": 4},
             "budget": {"max_train_steps": 24},

@@ -68,8 +68,10 @@ def test_defaults_are_resolved_when_a_study_is_loaded() -> None:
     assert spec.confirm.subjects == ("dog-1", "bird-1")
     assert spec.search.metrics == ("quality",)
     assert spec.search.directions == ("maximize",)
-    one = StudySpec.model_validate(study_dict(subjects=["cat-1"]))
-    assert one.confirm.subjects == ("cat-1",), "with a single subject only the seeds are fresh"
+    one = StudySpec.model_validate(
+        study_dict(subjects=["cat-1"], search={"trials": 3, "allow_overlap": True})
+    )
+    assert one.confirm.subjects == ("cat-1",), "if it is asked for, only the seeds are fresh"
 
 
 def test_runs_of_both_phases() -> None:
@@ -153,7 +155,7 @@ def test_relative_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     photo = {"name": "mug", "images": "photos/mug", "references": "../held", "instance_prompt": "a sks mug"}
     content = study_dict(
         model="models/sd",
-        subjects=[{**photo, "class_prompt": "a mug"}],
+        subjects=[{**photo, "class_prompt": "a mug"}, "cat-1"],
         evaluation={"clip": "openai/clip-vit-base-patch32", "image_encoder": "./dino"},
     )
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
@@ -393,6 +395,19 @@ def test_wrong_metric(tmp_path: Path, search: dict[str, Any]) -> None:
         ({"subjects": ["cat-9"]}, "no subject 'cat-9'; did you mean 'cat-1'?"),
         ({"subjects": ["cat-1", "cat-1"]}, "is named twice"),
         ({"seeds": [7, 100]}, "seeds of the search are used again (100)"),
+        ({"repeats": 0}, "must be at least 1, got 0"),
+        (
+            {"repeats": 2, "subjects": ["cat-1", "dog-1", "bird-1"]},
+            "3 subjects cannot be dealt out evenly over 2",
+        ),
+        (
+            {"repeats": 4},
+            "search.repeats: is 4, and each search has a subject of its own, but the study has only 3",
+        ),
+        ({"repeats": 2}, "there are 2 searches (search.repeats), but 1 confirm subject to be dealt out over"),
+        ({"trials_per_method": 8}, "search.trials_per_method: stands beside trials; give one of the two"),
+        ({"batch_size": 0}, "must be at least 1, got 0"),
+        ({"subjects": ["cat-1", "dog-1"]}, "confirm.subjects: subject dog-1 is also searched on"),
         ({"scheduler": "hyperband"}, "must be one of asha; got 'hyperband'"),
         ({"scheduler": {"type": "asha", "grace_fraction": 1}}, "must be below 1"),
     ],

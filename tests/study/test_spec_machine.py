@@ -216,7 +216,7 @@ def test_images(tmp_path: Path) -> None:
 
 
 def test_unknown_embedded_subjects(tmp_path: Path) -> None:
-    (message,) = check_study(StudySpec.model_validate(study_dict(subjects=["cta-1"])))
+    (message,) = check_study(StudySpec.model_validate(study_dict(subjects=["cta-1", "dog-1"])))
     assert "did you mean 'cat-1'" in message
 
 
