@@ -117,7 +117,12 @@ def test_estimates_add_up(storage: Storage) -> None:
     evaluation = {
         "at": [0.5],
         "images_between": 4,
-        "search": {"num_prompts": 8, "images_per_prompt": 2, "num_class_images": 8, "num_inference_steps": 10},
+        "search": {
+            "num_prompts": 8,
+            "images_per_prompt": 2,
+            "num_class_images": 8,
+            "num_inference_steps": 10,
+        },
     }
     one = spec(
         arms={"full": {"method": "dreambooth", "with_prior_preservation": False}},
@@ -146,7 +151,12 @@ def test_the_phases_are_judged_on_different_images(storage: Storage) -> None:
         "images_per_prompt": 4,
         "num_class_images": 16,
         "num_inference_steps": 20,
-        "search": {"num_prompts": 4, "images_per_prompt": 2, "num_class_images": 8, "num_inference_steps": 10},
+        "search": {
+            "num_prompts": 4,
+            "images_per_prompt": 2,
+            "num_class_images": 8,
+            "num_inference_steps": 10,
+        },
     }
     one = spec(arms={"a": {"method": "lora"}}, evaluation=evaluation)
     search, confirm = images_of(one, "search"), images_of(one, "confirm")
@@ -424,7 +434,9 @@ def test_a_plan_from_a_file_checks_first(tmp_path: Path) -> None:
 
 def test_a_plan_with_a_probe_has_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        probe, "_measure", lambda requests, _: [BY_METHOD[request["config"]["method"]] for request in requests]
+        probe,
+        "_measure",
+        lambda requests, _: [BY_METHOD[request["config"]["method"]] for request in requests],
     )
     plan = plan_study("quickstart", ["arms.dreambooth-lora.method=lora"], tmp_path)
     assert plan.seconds is not None
