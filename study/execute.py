@@ -24,6 +24,7 @@ from study.cluster.local_ray import Cluster, alive_nodes, cluster, dead_daemons
 from study.contents import read_contents
 from study.driver import Heart
 from study.errors import UserError
+from study.forecast import forecast
 from study.ledger import Ledger
 from study.queue import RunQueue
 from study.remote.upkeep import Upkeep, upkeep
@@ -138,6 +139,7 @@ def launch(
         ) as watchdog,
     ):
         queue = _queue(spec, storage)
+        expected, ended_before = forecast(spec, storage, local=address is None), len(queue.ended)
         stalls = rounds = 0
 
         def waiting() -> str:
@@ -185,6 +187,8 @@ def launch(
             if stalls >= MAX_STALLS:
                 ending.ask(f"the work broke off {stalls} times without finishing a run ({failure})")
         shutil.rmtree(storage.folder / "ray", ignore_errors=True)
+        if queue.finished and len(queue.ended) > ended_before:
+            say(expected.against(time.monotonic() - started, len(queue.ended) - ended_before))
         heart.how = "finished" if queue.finished else ending.reason or "interrupted"
         return _outcome(spec, queue, ending, notes)
 

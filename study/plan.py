@@ -19,6 +19,7 @@ from study.probe import Measured, probe_machine
 from study.runs import RunKey, Storage, storage_at
 from study.sections import BASE
 from study.spec import StudySpec, difference, load_study
+from study.workload import Phase, expected_share, images_of, most_steps, once_image_steps, price_of_a_second
 from trainables.config import EMBEDDED
 from trainables.events import EVENTS_FILE, RESULT_FILE
 
@@ -51,9 +52,14 @@ class ArmPlan:
     """One arm's part of a plan.
 
     Attributes:
+<<<<<<< HEAD
         trials: Configurations of all its searches together.
         searches: Independent searches; 0 where nothing is searched.
         steps: Optimizer steps of all its runs, at most (early stopping and failures make it fewer).
+=======
+        steps: Optimizer steps of all its runs, at most (early stopping and failures make it fewer); None where the
+            budget is another, and what a step costs is not known.
+>>>>>>> h4
         searched: What is searched, in words.
         seconds: Estimated device-seconds (one run after another) of what is left to do; None without a probe.
         memory: Estimated peak bytes of one run, all its workers together, or None.
@@ -65,7 +71,7 @@ class ArmPlan:
     trials: int
     search_runs: int
     confirm_runs: int
-    steps: int
+    steps: int | None
     searched: dict[str, str]
     progress: Progress
     searches: int = 1
@@ -88,7 +94,8 @@ class Plan:
         workers: Processes that train each run together.
         changed: How the study differs from the one of that name in the storage; a launch would refuse.
         start_up_seconds: Until the first run begins.
-        once_seconds: What is computed once for all runs: base model's values, class images.
+        once_seconds: What is computed once for all runs: base model's images, class images.
+        price_of_a_second: Dollars of a second of a run; None where the study names no price.
         detectable: What differences the study can find, in words; None where nothing is compared.
     """
 
@@ -101,6 +108,7 @@ class Plan:
     changed: tuple[str, ...] = ()
     once_seconds: float = 0.0
     start_up_seconds: float = 0.0
+    price_of_a_second: float | None = None
     detectable: str | None = None
 
     @property
@@ -128,6 +136,17 @@ class Plan:
             (part / max(1, arm.runs) for arm, part in zip(self.arms, parts, strict=True) if part), default=0.0
         )
         return self.start_up_seconds + work / self.concurrent + (longest / 2 if self.concurrent > 1 else 0)
+
+    @property
+    def dollars(self) -> float | None:
+        """Estimated price of what is left to do: of the devices that runs hold, not of idle ones; None without a probe
+        or prices.
+        """
+        parts = [arm.seconds for arm in self.arms]
+        if self.price_of_a_second is None or any(part is None for part in parts):
+            return None
+        work = sum(part for part in parts if part is not None)
+        return (work + (self.once_seconds if work else 0)) * self.price_of_a_second
 
     @property
     def memory(self) -> int | None:
@@ -172,8 +191,10 @@ class Plan:
 
     def summary(self) -> list[str]:
         """Lines to print below the table."""
-        trials, steps, left = sum(a.trials for a in self.arms), sum(a.steps for a in self.arms), self.progress
-        lines = [f"{len(self.arms)} arms, {trials} trials, {self.runs} runs, {steps:,} training steps"]
+        trials, left = sum(arm.trials for arm in self.arms), self.progress
+        known = [arm.steps for arm in self.arms if arm.steps is not None]
+        steps = f"{sum(known):,}" if len(known) == len(self.arms) else "an unknown number of"
+        lines = [f"{len(self.arms)} arms, {trials} trials, {self.runs} runs, {steps} training steps"]
         for arm in self.arms:
             if arm.searched:
                 ranges = "; ".join(f"{name} {words}" for name, words in arm.searched.items())
@@ -196,6 +217,8 @@ class Plan:
             lines.append(
                 f"about {duration(self.seconds)} with {together} (estimated from a probe of this machine)"
             )
+        if self.dollars is not None:
+            lines.append(f"about ${self.dollars:.2f} at the study's prices (resources.price_per_hour)")
         if self.memory is not None:
             lines.append(f"about {size(self.memory)} of memory")
         lines.append(f"about {size(self.disk)} of disk; {size(self.free_disk)} are free in {self.storage}")
@@ -252,7 +275,7 @@ def make_plan(
     Args:
         spec: The study.
         storage: Where it would lie; what is there already is counted.
-        measured: Cost by method (see ``study/probe.py``); without it there is no estimate of time and memory.
+        measured: Cost by arm (see ``study/probe.py``); without it there is no estimate of time and memory.
         available: Ray's resources of one node; None: this machine.
         at_once: Runs that a cluster holds at once, counted node by node; None: what `available` holds.
     """
@@ -266,6 +289,7 @@ def make_plan(
         free_disk=shutil.disk_usage(existing(storage.root)).free,
         changed=tuple(_changed(spec, storage)),
         once_seconds=_once_seconds(spec, measured or {}),
+        price_of_a_second=price_of_a_second(spec.resources),
         start_up_seconds=_START_UP_SECONDS
         + max((cost.start_up_seconds for cost in (measured or {}).values()), default=0.0),
         detectable=detectable_line(spec),
@@ -315,10 +339,21 @@ def _arm_plan(
     spec: StudySpec, name: str, storage: Storage, measured: Mapping[str, Measured] | None
 ) -> ArmPlan:
     arm, trials, space = spec.arms[name], spec.trials_of(name), spec.space(name)
+<<<<<<< HEAD
     search, confirm = spec.search_runs_of(name), len(spec.confirm_keys(name, 0))
     progress = _progress(spec, name, storage, search + confirm)
     steps = 0 if arm.method == BASE else _steps(spec, name)
     cost = (measured or {}).get(arm.method)
+=======
+    search, confirm = len(spec.search_keys(name, 0)) * trials, len(spec.confirm_keys(name, 0))
+    parts: dict[Phase, Progress] = {
+        "search": _progress(spec, name, storage, "search", search),
+        "confirm": _progress(spec, name, storage, "confirm", confirm),
+    }
+    progress = sum(parts.values(), Progress())
+    cost = (measured or {}).get(name)
+    steps = most_steps(spec, name, cost)
+>>>>>>> h4
     plan = ArmPlan(
         arm=name,
         method=arm.method,
@@ -326,25 +361,29 @@ def _arm_plan(
         searches=spec.search.repeats if trials else 0,
         search_runs=search,
         confirm_runs=confirm,
-        steps=steps * (search + confirm),
+        steps=None if steps is None else steps * (search + confirm),
         searched={key: dim.describe() for key, dim in space.parameters.items()},
         progress=progress,
         disk=progress.to_do * _run_bytes(spec, name, model_bytes(spec), cost),
     )
-    if cost is None:
+    if cost is None or steps is None:
         return plan
     workers = 1 if arm.method == BASE else spec.resources.num_workers
-    each = _BETWEEN_RUNS_SECONDS + cost.seconds_of_run(steps, evaluations(spec, name), workers)
-    if workers > 1:
-        each += _TEAM_SECONDS + cost.start_up_seconds
-    # An interrupted run has on average half of its work behind it.
-    return replace(
-        plan,
-        seconds=each * (progress.to_do + progress.interrupted / 2),
-        memory=cost.peak_memory_bytes and cost.peak_memory_bytes * workers,
-    )
+    expected, seconds = steps * expected_share(spec, name), 0.0
+    for phase, left in parts.items():
+        each = _BETWEEN_RUNS_SECONDS
+        images = images_of(spec, phase)
+        drawn = images.final + (0 if arm.method == BASE else images.between)
+        each += cost.seconds_of_run(expected, drawn, drawn * images.steps, workers)
+        if workers > 1:
+            each += _TEAM_SECONDS + cost.start_up_seconds
+        # An interrupted run has on average half of its work behind it.
+        seconds += each * (left.to_do + left.interrupted / 2)
+    memory = cost.peak_memory_bytes and cost.peak_memory_bytes * workers
+    return replace(plan, seconds=seconds, memory=memory)
 
 
+<<<<<<< HEAD
 def evaluations(spec: StudySpec, arm: str) -> int:
     """Returns how often a run is evaluated: at the end, and at the fractions that the study names."""
     if spec.arms[arm].method == BASE:
@@ -369,19 +408,21 @@ def _steps(spec: StudySpec, arm: str) -> int:
 
 
 def _progress(spec: StudySpec, arm: str, storage: Storage, planned: int) -> Progress:
+=======
+def _progress(spec: StudySpec, arm: str, storage: Storage, phase: Phase, planned: int) -> Progress:
+>>>>>>> h4
     finished = interrupted = 0
     subjects, seeds = set(spec.confirm.subjects or ()), set(spec.confirm.seeds)
-    for phase in ("search", "confirm"):
-        folder = storage.folder / "runs" / phase / arm
-        for run in sorted(folder.iterdir()) if folder.is_dir() else []:
-            try:
-                key = RunKey.parse(f"{phase}/{arm}/{run.name}")
-            except ValueError:
-                continue
-            if phase == "confirm" and not (key.subject in subjects and key.seed in seeds):
-                continue
-            finished += (run / RESULT_FILE).exists()
-            interrupted += (run / EVENTS_FILE).exists() and not (run / RESULT_FILE).exists()
+    folder = storage.folder / "runs" / phase / arm
+    for run in sorted(folder.iterdir()) if folder.is_dir() else []:
+        try:
+            key = RunKey.parse(f"{phase}/{arm}/{run.name}")
+        except ValueError:
+            continue
+        if phase == "confirm" and not (key.subject in subjects and key.seed in seeds):
+            continue
+        finished += (run / RESULT_FILE).exists()
+        interrupted += (run / EVENTS_FILE).exists() and not (run / RESULT_FILE).exists()
     return Progress(finished, interrupted, max(0, planned - finished - interrupted))
 
 
@@ -394,20 +435,10 @@ def _changed(spec: StudySpec, storage: Storage) -> list[str]:
 
 
 def _once_seconds(spec: StudySpec, measured: Mapping[str, Measured]) -> float:
-    """Base model's values for every subject, and class images where there is prior preservation."""
     if not measured:
         return 0.0
-    from trainables.catalogue import method_config_class
-
     any_cost = next(iter(measured.values()))
-    used = {*(spec.search.subjects or ()), *(spec.confirm.subjects or ())}
-    seconds = len(used) * any_cost.evaluation_seconds
-    images = 0
-    for name, arm in spec.arms.items():
-        config = method_config_class(arm.method).model_validate(spec.method_config(name, {}))
-        if config.with_prior_preservation and arm.method != BASE:
-            images = max(images, config.num_class_images * config.class_num_inference_steps)
-    return seconds + len(used) * images * any_cost.seconds_per_image_step
+    return any_cost.seconds_of_images(*once_image_steps(spec))
 
 
 def _artifact(spec: StudySpec, arm: str) -> str:
@@ -425,6 +456,6 @@ def _run_bytes(spec: StudySpec, arm: str, model: int, cost: Measured | None) -> 
         if cost and cost.artifact_bytes is not None
         else int(shares[_artifact(spec, arm)] * model)
     )
-    prompts = len(spec.evaluation.prompts or ()) or spec.evaluation.num_prompts or 10
-    images = prompts * spec.evaluation.images_per_prompt * evaluations(spec, arm)
+    drawn = images_of(spec, "confirm")
+    images = drawn.final + drawn.between
     return weights + images * _IMAGE_BYTES + 50_000

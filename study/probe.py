@@ -1,7 +1,8 @@
 """A short measurement of the machine with the study's own model, from which a plan's estimates follow.
 
-Each method is run for a few steps and a few images by the same code that a study runs, in as many processes
-at once as there will be workers, because cores and memory bandwidth are shared. It happens outside this
+Each method, in each way in which the arms train it (with and without prior preservation, ...), is run for a few steps
+and a few images by the same code that a study runs, in as many processes at once as there will be workers, because
+cores and memory bandwidth are shared. It happens outside this
 process, so that the one that launches a study holds neither a model nor a CUDA context. The result is kept
 in the storage's cache.
 
@@ -40,17 +41,27 @@ _IMAGES = 8  # drawn at once to time sampling
 _SOLVER_STEPS = 3
 _TIMEOUT = 1800.0  # seconds; Stable Diffusion on a slow CPU takes long, but not for ever
 _MOST_PROCESSES = 4
-_VERSION = 1  # of the measurement: a new one makes old results in the cache void
+_WITHOUT_COST = (  # fields that say nothing of what a step takes
+    "learning_rate",
+    "text_encoder_learning_rate",
+    "lr_scheduler",
+    "lr_num_cycles",
+    "lr_power",
+    "lr_end_fraction",
+    "prior_loss_weight",
+)
+_VERSION = 2  # of the measurement: a new one makes old results in the cache void
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one method costs on this machine with a study's model and settings.
+    """What an arm costs on this machine with a study's model and settings.
 
     Attributes:
         seconds_per_step: Of training.
+        flops_per_step: Counted operations of a step.
         seconds_per_image_step: Of sampling: one image, one solver step, in the evaluation's batches.
-        evaluation_seconds: Of one complete evaluation as the study asks for it.
+        seconds_per_image: Of decoding and judging an image.
         preparation_seconds: Before the first step, once caches are filled.
         saving_seconds: Writing the weights.
         peak_memory_bytes: Of the process (CPU) or of CUDA memory while training; None for the base model.
@@ -60,56 +71,74 @@ class Measured:
 
     method: str
     seconds_per_step: float
+    flops_per_step: int
     seconds_per_image_step: float
-    evaluation_seconds: float
+    seconds_per_image: float
     preparation_seconds: float
     saving_seconds: float
     peak_memory_bytes: int | None
     artifact_bytes: int | None
     start_up_seconds: float
 
-    def seconds_of_run(self, steps: int, evaluations: int, workers: int = 1) -> float:
+    def seconds_of_images(self, images: float, image_steps: float) -> float:
+        """Returns the estimated wall seconds of drawing and judging images, by their number and that of all their
+        solver steps together.
+        """
+        return images * self.seconds_per_image + image_steps * self.seconds_per_image_step
+
+    def seconds_of_run(self, steps: float, images: float, image_steps: float, workers: int = 1) -> float:
         """Returns the estimated wall seconds of a run, its workers being ready; at best they share evenly."""
         training = (
             0.0 if self.method == BASE else steps * self.seconds_per_step / workers + self.saving_seconds
         )
-        return self.preparation_seconds + training + evaluations * self.evaluation_seconds
+        return self.preparation_seconds + training + self.seconds_of_images(images, image_steps)
 
 
 def probe_machine(spec: StudySpec, storage: Storage) -> dict[str, Measured]:
-    """Measures every method of a study, or takes what an earlier probe of the same kind has measured.
+    """Measures every arm of a study, those that cost the same once, or takes what an earlier probe has measured.
+
+    Returns:
+        By the name of the arm.
 
     Raises:
         UserError: A method fails already in the probe; with its message.
     """
-    found: dict[str, Measured] = {}
-    requests: list[dict[str, Any]] = []
-    places: dict[str, Path] = {}
-    for name, arm in spec.arms.items():
-        if arm.method in places:
-            continue
-        request = _request(spec, name)
-        place = storage.cache / "probes" / f"{_digest(request, spec)}.json"
-        places[arm.method] = place
-        known = _read(place)
-        if known is not None:
-            found[arm.method] = known
-        else:
-            requests.append(request)
-    if requests:
-        for measured in _measure(requests, _processes(spec)):
-            found[measured.method] = measured
-            _write(places[measured.method], measured)
-    return {method: found[method] for method in places}
+    places = _places(spec, storage)
+    missing = {place: request for place, request in places.values() if _read(place) is None}
+    if missing:
+        measured = _measure(list(missing.values()), _processes(spec))
+        for place, one in zip(missing, measured, strict=True):
+            _write(place, one)
+    known = {name: _read(place) for name, (place, _) in places.items()}
+    return {name: cost for name, cost in known.items() if cost is not None}
+
+
+def known_probe(spec: StudySpec, storage: Storage) -> dict[str, Measured] | None:
+    """Returns what an earlier probe of this machine has measured for a study, None if that is not all.
+
+    Measures nothing.
+    """
+    known = {name: _read(place) for name, (place, _) in _places(spec, storage).items()}
+    found = {name: cost for name, cost in known.items() if cost is not None}
+    return found if len(found) == len(known) else None
+
+
+def _places(spec: StudySpec, storage: Storage) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Where the measurement of each arm lies or would lie, and how it is asked for."""
+    requests = {name: _request(spec, name) for name in spec.arms}
+    folder = storage.cache / "probes"
+    return {name: (folder / f"{_digest(one, spec)}.json", one) for name, one in requests.items()}
 
 
 def _request(spec: StudySpec, arm: str) -> dict[str, Any]:
     """A short run of an arm in its most demanding configuration, with the numbers to scale it up by."""
     method = spec.arms[arm].method
     largest = {} if method == BASE else list(spec.space(arm).corners())[-1]
-    largest = {name: value for name, value in largest.items() if "learning_rate" not in name}
     training = spec.method_config(arm, largest)
+    training = {name: value for name, value in training.items() if name not in _WITHOUT_COST}
     training |= {
+        "max_train_flops": None,
+        "max_train_seconds": None,
         "max_train_steps": _STEPS,
         "lr_warmup_steps": 0,
         "checkpointing_steps": 10 * _STEPS,
@@ -117,18 +146,19 @@ def _request(spec: StudySpec, arm: str) -> dict[str, Any]:
         "class_num_inference_steps": 1,
     }
     subject = (spec.search.subjects or spec.confirm.subjects or ())[0]
+    evaluation = spec.evaluation.of_phase("confirm")
     config = RunConfig(
         method=method,
         model=spec.model,
         subject=spec.subject(subject),
         training=training,
-        evaluation=spec.evaluation,
+        evaluation=evaluation,
         device="cuda" if spec.resources.worker_gpus > 0 else "cpu",
         cpu_threads=spec.resources.worker_cpus,
         output_dir="",
         cache_dir="",
     )
-    return {"config": config.model_dump(mode="json"), "evaluation": spec.evaluation.model_dump(mode="json")}
+    return {"config": config.model_dump(mode="json"), "evaluation": evaluation.model_dump(mode="json")}
 
 
 def _digest(request: Mapping[str, Any], spec: StudySpec) -> str:
@@ -233,7 +263,8 @@ def _means(results: Sequence[Sequence[Measured]]) -> list[Measured]:
             numbers = [getattr(measured, field.name) for measured in same]
             known = [number for number in numbers if number is not None]
             mean = statistics.fmean(known) if known else None
-            values[field.name] = int(mean) if mean is not None and field.name.endswith("_bytes") else mean
+            whole = mean is not None and field.name.endswith(("_bytes", "flops_per_step"))
+            values[field.name] = int(mean) if whole and mean is not None else mean
         means.append(Measured(**values))
     return means
 
@@ -261,10 +292,6 @@ class _Sampling:
 
     per_image_step: float
     per_image: float
-    images: int  # of one complete evaluation
-
-    def evaluation(self, steps: int) -> float:
-        return self.images * (self.per_image + steps * self.per_image_step)
 
 
 def main(request_file: str, result_file: str) -> None:
@@ -296,29 +323,30 @@ def _measure_here(requests: Sequence[Mapping[str, Any]], folder: Path) -> list[M
     start_up = time.perf_counter() - begin
     evaluation = EvaluationConfig.model_validate(requests[0]["evaluation"])
     sampling = _measure_sampling(configs[0], evaluation, backbone, models)
-    return [
-        _measure_method(config, evaluation.num_inference_steps, backbone, sampling, start_up, folder)
-        for config in configs
-    ]
+    return [_measure_method(config, backbone, sampling, start_up, folder) for config in configs]
 
 
 def _measure_sampling(
     config: RunConfig, evaluation: EvaluationConfig, backbone: Any, models: Any
 ) -> _Sampling:
-    from trainables.evaluation.protocol import make_protocol
     from trainables.sampling import generate
     from trainables.subjects import resolve_subject
 
     resolution = config.training.resolution or backbone.resolution
+<<<<<<< HEAD
     protocol = make_protocol(resolve_subject(config.subject, resolution), evaluation, resolution, config.seed)
     images = len(protocol.instance) + len(protocol.classes)
     count = min(_IMAGES, evaluation.batch_size, images)
+=======
+    prompt = resolve_subject(config.subject, resolution).instance_prompt
+    count = min(_IMAGES, evaluation.batch_size)
+>>>>>>> h4
 
     def draw(steps: int) -> tuple[float, Any]:
         begin = time.perf_counter()
         drawn = generate(
             backbone,
-            protocol.instance.prompts[:1] * count,
+            [prompt] * count,
             seeds=range(count),
             num_inference_steps=steps,
             guidance_scale=evaluation.guidance_scale,
@@ -335,11 +363,11 @@ def _measure_sampling(
     models.image_encoder.embed(drawn)
     models.clip.embed_images(drawn)
     judging = time.perf_counter() - begin
-    return _Sampling(per_step / count, (max(0.0, short - per_step) + judging) / count, images)
+    return _Sampling(per_step / count, (max(0.0, short - per_step) + judging) / count)
 
 
 def _measure_method(
-    config: RunConfig, solver_steps: int, backbone: Any, sampling: _Sampling, start_up: float, folder: Path
+    config: RunConfig, backbone: Any, sampling: _Sampling, start_up: float, folder: Path
 ) -> Measured:
     """Trains a few steps; raises UserError if that fails, which it would in the study too."""
     from trainables.cache import Cache
@@ -353,8 +381,9 @@ def _measure_method(
     found: dict[str, Any] = {
         "method": config.method,
         "seconds_per_step": 0.0,
+        "flops_per_step": 0,
         "seconds_per_image_step": sampling.per_image_step,
-        "evaluation_seconds": sampling.evaluation(solver_steps),
+        "seconds_per_image": sampling.per_image,
         "preparation_seconds": 0.0,
         "saving_seconds": 0.0,
         "peak_memory_bytes": None,
@@ -372,7 +401,7 @@ def _measure_method(
         backbone.restore()
         begin = time.perf_counter()
         trainer = build_trainer(config, backbone, subject, Cache(config.cache_dir))
-        count_step_flops(trainer)
+        found["flops_per_step"] = count_step_flops(trainer)
         found["preparation_seconds"] = time.perf_counter() - begin
         seconds = []
         for _ in range(_STEPS):

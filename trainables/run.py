@@ -22,8 +22,9 @@ import torch
 from trainables.cache import Cache
 from trainables.catalogue import get_method
 from trainables.checkpoint import load_latest, remove_torn
-from trainables.config import RunConfig, TrainingConfig
+from trainables.config import RunConfig
 from trainables.contents import sealed
+from trainables.earlier import length_of, spans
 from trainables.energy import energy_counter
 from trainables.errors import UserError, storage_failure
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
@@ -39,7 +40,6 @@ from trainables.events import (
     EventLog,
     is_over,
     read_events,
-    settled_steps,
     sum_up,
 )
 from trainables.families import Backbone
@@ -156,7 +156,7 @@ class _Attempt:
         counter = energy_counter(self.device, config.cpu_threads, config.gpu_share)
         self.meter = Meter(self.device, each * team.size, counter)
         events = read_events(folder)
-        self.spans, self.known_steps = _spans(events), _settled_steps(events, config.training)
+        self.spans, self.known_steps = spans(events), length_of(events, config.training)
         self.backbone: Backbone | None = None
         self.evaluator: Evaluator | None = None
         self.trainer: Trainer | None = None
@@ -405,25 +405,6 @@ def _require_same(folder: Path, begun: RunConfig | None, config: RunConfig) -> N
         raise UserError(
             f"{folder} holds a run of another configuration; name another output_dir, or remove it"
         )
-
-
-def _spans(events: list[Event]) -> list[float]:
-    """Returns how many seconds each earlier attempt lived, as far as its events tell."""
-    spans: list[float] = []
-    begin = 0.0
-    for event in events:
-        if event.kind == "started":
-            spans.append(0.0)
-            begin = event.time
-        elif spans:
-            spans[-1] = max(spans[-1], event.time - begin)
-    return spans
-
-
-def _settled_steps(events: list[Event], training: TrainingConfig) -> int | None:
-    """Returns the number of optimizer steps of a run if that is known: stated, or settled by an earlier attempt."""
-    settled = [steps for event in events if (steps := settled_steps(event)) is not None]
-    return settled[-1] if settled else training.stated_steps
 
 
 def _write_result(folder: Path, config: RunConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,36 @@ import pytest
 from study import probe
 from study.contents import read_contents
 from study.errors import UserError
-from study.plan import duration, evaluations, make_plan, plan_study, planned_keys, rough_bytes
-from study.probe import Measured, probe_machine
+from study.forecast import Forecast, forecast
+from study.plan import duration, make_plan, plan_study, planned_keys, rough_bytes
+from study.probe import Measured, known_probe, probe_machine
 from study.runs import Storage
 from study.spec import StudySpec
+from study.workload import expected_share, images_of, once_image_steps
 from tests.study.test_spec import study_dict
 from tests.tiny import make_tiny_model
 
 COST = Measured(
     method="",
     seconds_per_step=0.5,
+    flops_per_step=10**9,
     seconds_per_image_step=0.01,
-    evaluation_seconds=4.0,
+    seconds_per_image=0.05,
     preparation_seconds=1.0,
     saving_seconds=0.5,
     peak_memory_bytes=10**9,
     artifact_bytes=2 * 10**6,
     start_up_seconds=9.0,
 )
-MEASURED = {
+BY_METHOD = {
     "base": replace(COST, method="base", peak_memory_bytes=None, artifact_bytes=0),
     "lora": replace(COST, method="lora"),
     "dreambooth": replace(COST, method="dreambooth", seconds_per_step=1.0, peak_memory_bytes=2 * 10**9),
 }
+
+
+def measured(study: StudySpec) -> dict[str, Measured]:
+    return {name: BY_METHOD[arm.method] for name, arm in study.arms.items()}
 
 
 def spec(**changes: Any) -> StudySpec:
@@ -78,11 +86,11 @@ def test_runs_that_are_there_are_resumed(storage: Storage) -> None:
     touch(storage, "confirm/cosine/0000-dog-1-s100", "events.jsonl", "result.json")
     touch(storage, "confirm/cosine/0000-dog-1-s999", "events.jsonl", "result.json")  # of no planned run
     touch(storage, "confirm/cosine/notes")
-    plan = make_plan(spec(), storage, MEASURED, available={"CPU": 1})
+    plan = make_plan(spec(), storage, measured(spec()), available={"CPU": 1})
     row = next(row for row in plan.rows() if row["arm"] == "cosine")
     assert (row["finished"], row["interrupted"], row["to_do"]) == (2, 1, 4)
     assert "resumes small: 2 runs are finished, 1 interrupted ones continue, 15 are to do" in plan.summary()
-    fresh = make_plan(spec(), Storage(storage.root, "other"), MEASURED, available={"CPU": 1})
+    fresh = make_plan(spec(), Storage(storage.root, "other"), measured(spec()), available={"CPU": 1})
     assert plan.seconds is not None
     assert fresh.seconds is not None
     assert plan.seconds < fresh.seconds
@@ -92,7 +100,7 @@ def test_a_finished_study_takes_no_time(storage: Storage) -> None:
     small = spec(arms={"base": {"method": "base"}})
     for key in planned_keys(small, "base", confirmed=0):
         touch(storage, key.name, "events.jsonl", "result.json")
-    assert make_plan(small, storage, MEASURED, available={"CPU": 1}).seconds == 0
+    assert make_plan(small, storage, measured(small), available={"CPU": 1}).seconds == 0
 
 
 def test_a_changed_study_is_announced(storage: Storage) -> None:
@@ -106,29 +114,125 @@ def test_a_changed_study_is_announced(storage: Storage) -> None:
 
 
 def test_estimates_add_up(storage: Storage) -> None:
+    evaluation = {
+        "at": [0.5],
+        "images_between": 4,
+        "search": {
+            "num_prompts": 8,
+            "images_per_prompt": 2,
+            "num_class_images": 8,
+            "num_inference_steps": 10,
+        },
+    }
     one = spec(
         arms={"full": {"method": "dreambooth", "with_prior_preservation": False}},
         confirm={"seeds": []},
-        evaluation={"at": [0.5]},
+        evaluation=evaluation,
     )
-    assert evaluations(one, "full") == 2
-    plan = make_plan(one, storage, MEASURED, available={"CPU": 1})
-    run = 0.5 + 1.0 + 50 * 1.0 + 0.5 + 2 * 4.0  # between runs, preparation, steps, saving, evaluations
+    plan = make_plan(one, storage, measured(one), available={"CPU": 1})
+    images = 8 * 2 + 8 + 4 + 2  # at the end, and on the way with the same share of class images
+    drawing = images * (0.05 + 10 * 0.01)
+    run = 0.5 + 1.0 + 50 * 1.0 + 0.5 + drawing  # between runs, preparation, steps, saving, evaluations
     assert plan.arms[0].seconds == pytest.approx(3 * run)
-    # The base model's values for both subjects that are named for some phase, and the start.
-    assert plan.seconds == pytest.approx(15 + 9 + 3 * run + 3 * 4.0)
+    # Once: the anchors of one class, and what the base model makes of its subject and seed; and the start.
+    once = (8 * (8 + 1) + 8 + 8) * (0.05 + 10 * 0.01)
+    assert plan.once_seconds == pytest.approx(once)
+    assert plan.seconds == pytest.approx(15 + 9 + 3 * run + once)
     assert plan.memory == 2 * 10**9
-    halved = make_plan(one, storage, MEASURED, available={"CPU": 2})
-    assert halved.seconds == pytest.approx(15 + 9 + (3 * run + 3 * 4.0) / 2 + run / 2)
+    halved = make_plan(one, storage, measured(one), available={"CPU": 2})
+    assert halved.seconds == pytest.approx(15 + 9 + (3 * run + once) / 2 + run / 2)
     assert halved.memory == 4 * 10**9
 
 
-def test_class_images_are_counted_once_for_each_subject(storage: Storage) -> None:
-    arms = {
-        name: {"method": "dreambooth", "learning_rate": rate} for name, rate in (("a", 1e-4), ("b", 2e-4))
+def test_the_phases_are_judged_on_different_images(storage: Storage) -> None:
+    """Search runs on few, confirm runs on many; the base model's images count once a subject and seed."""
+    evaluation = {
+        "num_prompts": 16,
+        "images_per_prompt": 4,
+        "num_class_images": 16,
+        "num_inference_steps": 20,
+        "search": {
+            "num_prompts": 4,
+            "images_per_prompt": 2,
+            "num_class_images": 8,
+            "num_inference_steps": 10,
+        },
     }
-    with_prior = make_plan(spec(arms=arms, training={"num_class_images": 32}), storage, MEASURED)
-    assert with_prior.once_seconds == pytest.approx(3 * 4.0 + 3 * 32 * 20 * 0.01)
+    one = spec(arms={"a": {"method": "lora"}}, evaluation=evaluation)
+    search, confirm = images_of(one, "search"), images_of(one, "confirm")
+    assert (search.final, search.steps, search.between) == (4 * 2 + 8, 10, 0)
+    assert (confirm.final, confirm.steps) == (16 * 4 + 16, 20)
+    assert (search.anchors, confirm.anchors) == (16 * 5, 4 * 17)
+    images, image_steps = once_image_steps(one)
+    # One search subject with one seed; two confirm subjects, of two classes, with two seeds.
+    each = {"search": search.anchors + 4 + 8, "confirm": 2 * confirm.anchors + 4 * (16 + 16)}
+    assert images == sum(each.values())
+    assert image_steps == 10 * each["search"] + 20 * each["confirm"]
+
+
+def test_budgets_in_other_currencies_are_estimated_from_the_cost_of_a_step(storage: Storage) -> None:
+    arms = {"a": {"method": "lora"}, "b": {"method": "dreambooth"}}
+    for budget, steps in (({"train_flops": 3.5e10}, [35, 35]), ({"train_seconds": 20}, [40, 20])):
+        one = spec(arms=arms, budget=budget)
+        plan = make_plan(one, storage, measured(one))
+        assert [arm.steps for arm in plan.arms] == [7 * number for number in steps]
+        blind = make_plan(one, storage)
+        assert [arm.steps for arm in blind.arms] == [None, None]
+        assert "an unknown number of training steps" in "\n".join(blind.summary())
+
+
+def test_a_tuned_length_counts_by_its_mean(storage: Storage) -> None:
+    whole, tuned = (
+        spec(arms={"a": {"method": "lora"}}, budget={"max_train_steps": 100, **more}, confirm={"seeds": []})
+        for more in ({}, {"tuned_from": 0.25})
+    )
+    share = (100 - 25) / math.log(4) / 100
+    assert expected_share(whole, "a") == 1
+    assert expected_share(tuned, "a") == pytest.approx(share)
+    seconds = [make_plan(one, storage, measured(one)).arms[0].seconds for one in (whole, tuned)]
+    assert None not in seconds
+    assert seconds[0] - seconds[1] == pytest.approx(3 * 0.5 * 100 * (1 - share))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("resources", "hourly"),
+    [
+        ({}, None),
+        ({"price_per_hour": {"gpu": 3.0}}, None),  # it holds none
+        ({"price_per_hour": {"cpu": 0.05}, "cpus_per_run": 2}, 0.1),
+        ({"price_per_hour": {"cpu": 0.05, "gpu": 3.0}, "gpus_per_run": 0.5}, 1.55),
+    ],
+)
+def test_dollars_only_where_prices_are_given(
+    resources: dict[str, Any], hourly: float | None, storage: Storage
+) -> None:
+    one = spec(arms={"a": {"method": "lora"}}, resources=resources)
+    plan = make_plan(one, storage, measured(one), available={"CPU": 4, "GPU": 1})
+    text = "\n".join(plan.summary())
+    if hourly is None:
+        assert plan.dollars is None
+        assert "$" not in text
+    else:
+        seconds = (plan.arms[0].seconds or 0) + plan.once_seconds
+        assert plan.dollars == pytest.approx(hourly * seconds / 3600)
+        assert f"about ${plan.dollars:.2f} at the study's prices" in text
+
+
+def test_class_images_are_counted_once_for_each_class(storage: Storage) -> None:
+    """They are made sixteen at a time."""
+
+    def once(prior: bool) -> float:
+        arms = {
+            name: {"method": "dreambooth", "learning_rate": rate, "with_prior_preservation": prior}
+            for name, rate in (("a", 1e-4), ("b", 2e-4))
+        }
+        arms["c"] = {"method": "dreambooth", "learning_rate": 3e-4}
+        arms = arms if prior else {name: arm for name, arm in arms.items() if name != "c"}
+        training = {"num_class_images": 20} if prior else {}
+        one = spec(arms=arms, training=training)
+        return make_plan(one, storage, measured(one)).once_seconds
+
+    assert once(True) - once(False) == pytest.approx(3 * 32 * (0.05 + 20 * 0.01))
 
 
 def test_disk_grows_with_whole_models(storage: Storage) -> None:
@@ -161,18 +265,79 @@ def test_measurements_are_kept_for_the_same_machine_and_settings(
 
     def measure(requests: Any, processes: int) -> list[Measured]:
         asked.append([request["config"]["method"] for request in requests])
-        return [MEASURED[request["config"]["method"]] for request in requests]
+        return [BY_METHOD[request["config"]["method"]] for request in requests]
 
     monkeypatch.setattr(probe, "_measure", measure)
     first = probe_machine(spec(), storage)
-    assert first == MEASURED
-    assert probe_machine(spec(search={"trials": 9}), storage) == MEASURED
+    assert first == measured(spec())
+    assert probe_machine(spec(search={"trials": 9}), storage) == first
     assert asked == [["base", "lora", "dreambooth"]], (
         "a study that differs in trials alone costs the same a run"
     )
     probe_machine(spec(training={"train_batch_size": 1}), storage)
     assert len(asked) == 2
     assert not storage.folder.exists()
+
+
+def test_arms_of_one_method_that_cost_differently_are_measured_apart(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def measure(requests: Any, processes: int) -> list[Measured]:
+        priors = [request["config"]["training"]["with_prior_preservation"] for request in requests]
+        asked.extend(priors)
+        return [replace(COST, method="lora", seconds_per_step=1.0 + prior) for prior in priors]
+
+    monkeypatch.setattr(probe, "_measure", measure)
+    arms = {
+        "cosine": {"method": "lora", "lr_scheduler": "cosine"},
+        "constant": {"method": "lora", "lr_scheduler": "constant"},
+        "prior": {"method": "lora", "with_prior_preservation": True, "prior_loss_weight": 0.2},
+        "less": {"method": "lora", "with_prior_preservation": True, "prior_loss_weight": 0.1},
+    }
+    found = probe_machine(spec(arms=arms), storage)
+    assert asked == [False, True], "a schedule and a weight of a loss cost nothing"
+    assert {name: cost.seconds_per_step for name, cost in found.items()} == {
+        "cosine": 1,
+        "constant": 1,
+        "prior": 2,
+        "less": 2,
+    }
+
+
+def test_a_launch_says_what_was_planned_where_the_machine_was_probed(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a launch never probes")
+
+    monkeypatch.setattr(probe, "_measure", refuse)
+    assert known_probe(spec(), storage) is None
+    assert forecast(spec(), storage) == Forecast(18, None)
+    monkeypatch.setattr(
+        probe, "_measure", lambda requests, _: [BY_METHOD[one["config"]["method"]] for one in requests]
+    )
+    probe_machine(spec(), storage)
+    monkeypatch.setattr(probe, "_measure", refuse)
+    expected = forecast(spec(), storage)
+    assert expected.seconds == make_plan(spec(), storage, measured(spec())).seconds
+    assert forecast(spec(), storage, local=False).seconds is None, "of other machines it knows nothing"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "took", "line"),
+    [
+        (
+            300.0,
+            280.0,
+            "planned about 5 min (study plan), took 4 min 40 s; 39 runs planned, 38 done",
+        ),
+        (None, 59.4, "took 59 s; 39 runs planned, 38 done"),
+    ],
+)
+def test_prediction_against_what_came(seconds: float | None, took: float, line: str) -> None:
+    assert Forecast(39, seconds).against(took, 38) == line
 
 
 def test_requests_are_short_and_demanding() -> None:
@@ -212,10 +377,11 @@ def test_the_probe_measures_every_method(tiny: Path, tmp_path: Path) -> None:
     assert base.seconds_per_step == 0
     for measured in (lora, full):
         assert measured.seconds_per_step > 0
-        assert measured.evaluation_seconds > 0
+        assert measured.flops_per_step > 0
+        assert measured.seconds_of_images(1, 1) > 0
         assert (measured.peak_memory_bytes or 0) > 10**6
     assert 0 < (lora.artifact_bytes or 0) < (full.artifact_bytes or 0)
-    assert full.seconds_of_run(10, 1) > base.seconds_of_run(10, 1)
+    assert full.seconds_of_run(10, 1, 2) > base.seconds_of_run(10, 1, 2)
 
 
 def test_a_method_that_fails_in_the_probe_is_named(
@@ -268,7 +434,9 @@ def test_a_plan_from_a_file_checks_first(tmp_path: Path) -> None:
 
 def test_a_plan_with_a_probe_has_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        probe, "_measure", lambda requests, _: [MEASURED[request["config"]["method"]] for request in requests]
+        probe,
+        "_measure",
+        lambda requests, _: [BY_METHOD[request["config"]["method"]] for request in requests],
     )
     plan = plan_study("quickstart", ["arms.dreambooth-lora.method=lora"], tmp_path)
     assert plan.seconds is not None
