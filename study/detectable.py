@@ -62,9 +62,9 @@ def tuning_note(spec: StudySpec) -> str | None:
     if not searched or not spec.confirm.seeds or subjects < MIN_SUBJECTS or searches >= subjects:
         return None
     return (
-        f"search: {searches} search{'es' * (searches > 1)} an arm for {subjects} confirm subjects: subjects that share a "
-        f"choice share its luck, and verdicts are about the chosen configurations; with search.repeats: {subjects} they are "
-        "about the methods"
+        f"search: {searches} search{'es' * (searches > 1)} an arm for {subjects} confirm subjects: subjects that share "
+        "a choice share its luck, and verdicts are about the chosen configurations; with search.repeats: "
+        f"{subjects} they are about the methods"
     )
 
 

@@ -52,14 +52,8 @@ class ArmPlan:
     """One arm's part of a plan.
 
     Attributes:
-<<<<<<< HEAD
-        trials: Configurations of all its searches together.
-        searches: Independent searches; 0 where nothing is searched.
-        steps: Optimizer steps of all its runs, at most (early stopping and failures make it fewer).
-=======
         steps: Optimizer steps of all its runs, at most (early stopping and failures make it fewer); None where the
             budget is another, and what a step costs is not known.
->>>>>>> h4
         searched: What is searched, in words.
         seconds: Estimated device-seconds (one run after another) of what is left to do; None without a probe.
         memory: Estimated peak bytes of one run, all its workers together, or None.
@@ -339,13 +333,7 @@ def _arm_plan(
     spec: StudySpec, name: str, storage: Storage, measured: Mapping[str, Measured] | None
 ) -> ArmPlan:
     arm, trials, space = spec.arms[name], spec.trials_of(name), spec.space(name)
-<<<<<<< HEAD
     search, confirm = spec.search_runs_of(name), len(spec.confirm_keys(name, 0))
-    progress = _progress(spec, name, storage, search + confirm)
-    steps = 0 if arm.method == BASE else _steps(spec, name)
-    cost = (measured or {}).get(arm.method)
-=======
-    search, confirm = len(spec.search_keys(name, 0)) * trials, len(spec.confirm_keys(name, 0))
     parts: dict[Phase, Progress] = {
         "search": _progress(spec, name, storage, "search", search),
         "confirm": _progress(spec, name, storage, "confirm", confirm),
@@ -353,7 +341,6 @@ def _arm_plan(
     progress = sum(parts.values(), Progress())
     cost = (measured or {}).get(name)
     steps = most_steps(spec, name, cost)
->>>>>>> h4
     plan = ArmPlan(
         arm=name,
         method=arm.method,
@@ -383,14 +370,6 @@ def _arm_plan(
     return replace(plan, seconds=seconds, memory=memory)
 
 
-<<<<<<< HEAD
-def evaluations(spec: StudySpec, arm: str) -> int:
-    """Returns how often a run is evaluated: at the end, and at the fractions that the study names."""
-    if spec.arms[arm].method == BASE:
-        return 1
-    return len({at for at in spec.evaluation.at if at < 1}) + 1
-
-
 def _in_searches(arm: ArmPlan) -> str:
     if not arm.searches:
         return ""
@@ -399,18 +378,7 @@ def _in_searches(arm: ArmPlan) -> str:
     return f", in {count} of {each} trial{'s' * (each > 1)}"
 
 
-def _steps(spec: StudySpec, arm: str) -> int:
-    """Steps of a run: of the longest, where an arm searches its length."""
-    searched = spec.space(arm).parameters.get("max_train_steps")
-    if searched is not None:
-        return int(max(searched.probes()))
-    return int(spec.method_config(arm, {})["max_train_steps"])
-
-
-def _progress(spec: StudySpec, arm: str, storage: Storage, planned: int) -> Progress:
-=======
 def _progress(spec: StudySpec, arm: str, storage: Storage, phase: Phase, planned: int) -> Progress:
->>>>>>> h4
     finished = interrupted = 0
     subjects, seeds = set(spec.confirm.subjects or ()), set(spec.confirm.seeds)
     folder = storage.folder / "runs" / phase / arm

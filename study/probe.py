@@ -333,14 +333,8 @@ def _measure_sampling(
     from trainables.subjects import resolve_subject
 
     resolution = config.training.resolution or backbone.resolution
-<<<<<<< HEAD
-    protocol = make_protocol(resolve_subject(config.subject, resolution), evaluation, resolution, config.seed)
-    images = len(protocol.instance) + len(protocol.classes)
-    count = min(_IMAGES, evaluation.batch_size, images)
-=======
     prompt = resolve_subject(config.subject, resolution).instance_prompt
     count = min(_IMAGES, evaluation.batch_size)
->>>>>>> h4
 
     def draw(steps: int) -> tuple[float, Any]:
         begin = time.perf_counter()

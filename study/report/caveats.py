@@ -59,9 +59,9 @@ def _shared_searches(rows: Rows, best: ArmResult | None) -> list[str]:
             "the search's own chance is not in them."
         ]
     return [
-        f"Each arm was searched {searches} times for {subjects} subjects, and subjects that share a choice share its luck: "
-        "intervals and verdicts are those of the chosen configurations, and hold little of the search's own chance. "
-        "With a search for each subject (search.repeats) they hold all of it."
+        f"Each arm was searched {searches} times for {subjects} subjects, and subjects that share a choice share its "
+        "luck: intervals and verdicts are those of the chosen configurations, and hold little of the search's own "
+        "chance. With a search for each subject (search.repeats) they hold all of it."
     ]
 
 
