@@ -35,7 +35,8 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # stabilisers of the same paper, 
 
 LPIPS_TRUNK = "alexnet-owt-7be5be79.pth"  # torchvision's file of the AlexNet that LPIPS builds on
 
-Distance = Callable[[Image.Image, Image.Image], float]
+Prepare = Callable[[Image.Image], Any]  # once an image
+Compare = Callable[[Any, Any], float]  # once a pair of prepared images
 
 
 def diversity(images: Sequence[Image.Image], prompt_of_image: Sequence[int]) -> float | None:
@@ -48,12 +49,12 @@ def diversity(images: Sequence[Image.Image], prompt_of_image: Sequence[int]) -> 
     Returns:
         0 where all images of a prompt are equal, up to about 1; None if no prompt has two images.
     """
-    measure = lpips_distance() if lpips_installed() else ms_ssim_distance
+    prepare, compare = lpips_distance() if lpips_installed() else (_luminance, _ms_ssim_distance)
     groups = np.asarray(prompt_of_image)
     means = []
     for prompt in np.unique(groups):
-        members = [image for image, group in zip(images, groups, strict=True) if group == prompt]
-        pairs = [measure(first, second) for first, second in combinations(members, 2)]
+        members = [prepare(image) for image, group in zip(images, groups, strict=True) if group == prompt]
+        pairs = [compare(first, second) for first, second in combinations(members, 2)]
         if pairs:
             means.append(float(np.mean(pairs)))
     return float(np.mean(means)) if means else None
@@ -73,9 +74,13 @@ def provenance() -> dict[str, Any]:
 def ms_ssim_distance(first: Image.Image, second: Image.Image) -> float:
     """One minus the multi-scale structural similarity of the luminance (Wang et al. 2003, eq. 7), in [0, 1].
 
-    A negative product of contrast and structure counts as 0, as in other implementations: a power of it is not real.
+    A negative mean of contrast and structure counts as 0, as in other implementations: a power of it is not real. So
+    two pictures of which one is about the negative of the other are as far apart as can be.
     """
-    a, b = _luminance(first), _luminance(second)
+    return _ms_ssim_distance(_luminance(first), _luminance(second))
+
+
+def _ms_ssim_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     similarity = 1.0
     for scale, weight in enumerate(SCALE_WEIGHTS):
         if scale:
@@ -133,8 +138,12 @@ def lpips_installed() -> bool:
 
 
 @cache
-def lpips_distance() -> Distance:
-    """Loads LPIPS once; the random state stays as it was."""
+def lpips_distance() -> tuple[Prepare, Compare]:
+    """Loads LPIPS once; the random state stays as it was.
+
+    Returns:
+        What makes a tensor of an image, and the distance of two such tensors.
+    """
     import torch
 
     lpips: Any = importlib.import_module("lpips")
@@ -146,8 +155,8 @@ def lpips_distance() -> Distance:
         pixels = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32))
         return pixels.permute(2, 0, 1)[None] / 127.5 - 1
 
-    def distance(first: Image.Image, second: Image.Image) -> float:
+    def distance(first: torch.Tensor, second: torch.Tensor) -> float:
         with torch.no_grad():
-            return float(model(tensor(first), tensor(second)))
+            return float(model(first, second))
 
-    return distance
+    return tensor, distance
