@@ -50,6 +50,7 @@ def propose(arm: ArmSearch, trials: Sequence[FrozenTrial]) -> Proposal:
     Raises:
         ValueError: If a trial of an earlier batch has not ended.
     """
+    import numpy as np
     import optuna
 
     index = len(trials)
@@ -69,7 +70,9 @@ def propose(arm: ArmSearch, trials: Sequence[FrozenTrial]) -> Proposal:
     given = _given(arm, index)
     if given is not None:
         study.enqueue_trial(given)
-    params = draw(study.ask(), arm.space)
+    # Optuna's GP divides 0 by 0, and goes on rightly, where its acquisition function has a single peak.
+    with np.errstate(invalid="ignore"):
+        params = draw(study.ask(), arm.space)
     drawn = study.get_trials(deepcopy=False)[-1]
     kept = {name: value for name, value in drawn.system_attrs.items() if name.startswith(_KEPT)}
     return Proposal(params if given is None else given, dict(drawn.distributions), kept)

@@ -76,7 +76,9 @@ def choices_confirmed(sections: Sections) -> Iterator[tuple[Loc, str]]:
     search, confirm = sections.search, sections.confirm
     if search is None or confirm is None or sections.subjects is None or not confirm.seeds:
         return
-    names = default_subjects(sections.subjects, search, confirm)[1]
+    searched, names = default_subjects(sections.subjects, search, confirm)
+    if confirm.subjects is None and set(names) & set(searched) and not search.allow_overlap:
+        return  # told by `shared_subjects`
     if 0 < len(names) < search.repeats and searched_methods(sections):
         yield (
             ("confirm", "subjects") if confirm.subjects is not None else ("subjects",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,51 @@ def test_wrong_metric(refused: Launch) -> None:
     message = refused(study)
     assert "fidelty" in message
     assert "fidelity" in message
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (
+            {"maximize": "quality", "subject_to": {"class_kept": 0.8}},
+            """class_kept: 0.8 is no bound; write for""",
+        ),
+        ({"maximize": "quality", "subject_to": {"class_kept": "> 0.8"}}, "'> 0.8' is no bound; write for"),
+        (
+            {"maximize": "quality", "subject_to": {"class_kept": ">= 0.8.1"}},
+            "'>= 0.8.1' is no bound; write for",
+        ),
+        ({"maximize": "quality", "subject_to": {"class_kpt": ">= 0.8"}}, "did you mean 'class_kept'?"),
+        ({"maximize": "quality", "subject_to": ["class_kept >= 0.8"]}, "subject_to"),
+        ({"maximize": "drift"}, "drift is better the lower it is; write minimize: drift"),
+        ({"maximize": "diversity"}, "diversity has no better direction"),
+        (
+            {"subject_to": {"class_kept": ">= 0.8"}},
+            "name one metric, as maximize: quality or minimize: drift",
+        ),
+        ({"maximise": "quality"}, "did you mean 'maximize'?"),
+    ],
+)
+def test_malformed_objectives_and_bounds(refused: Launch, objective: dict[str, Any], words: str) -> None:
+    study = study_dict()
+    study["search"]["objective"] = objective
+    text = yaml.safe_dump(study, sort_keys=False)
+    message = refused(text)
+    assert words in message
+    rows = list(enumerate(text.splitlines(), 1))
+    first = next(number for number, row in rows if "objective:" in row)
+    last = next(number for number, row in rows if row.startswith("confirm"))
+    named = [int(part) for part in re.findall(r"bad\.yaml:(\d+) search\.objective", message)]
+    assert named, message
+    assert all(first <= number < last for number in named), message
+
+
+def test_subjects_of_both_phases(refused: Launch) -> None:
+    study = study_dict()
+    study["confirm"]["subjects"] = ["cat-1", "dog-1"]
+    message = refused(study)
+    assert "confirm.subjects: subject cat-1 is also searched on" in message
+    assert "search.allow_overlap: true" in message
 
 
 def test_no_free_disk(refused: Launch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -396,18 +396,12 @@ def test_wrong_metric(tmp_path: Path, search: dict[str, Any]) -> None:
         ({"subjects": ["cat-1", "cat-1"]}, "is named twice"),
         ({"seeds": [7, 100]}, "seeds of the search are used again (100)"),
         ({"repeats": 0}, "must be at least 1, got 0"),
-        (
-            {"repeats": 2, "subjects": ["cat-1", "dog-1", "bird-1"]},
-            "3 subjects cannot be dealt out evenly over 2",
-        ),
-        (
-            {"repeats": 4},
-            "search.repeats: is 4, and each search has a subject of its own, but the study has only 3",
-        ),
         ({"repeats": 2}, "there are 2 searches (search.repeats), but 1 confirm subject to be dealt out over"),
-        ({"trials_per_method": 8}, "search.trials_per_method: stands beside trials; give one of the two"),
+        (
+            {"trials": 3, "trials_per_method": 8},
+            "search.trials_per_method: stands beside trials; give one of the two",
+        ),
         ({"batch_size": 0}, "must be at least 1, got 0"),
-        ({"subjects": ["cat-1", "dog-1"]}, "confirm.subjects: subject dog-1 is also searched on"),
         ({"scheduler": "hyperband"}, "must be one of asha; got 'hyperband'"),
         ({"scheduler": {"type": "asha", "grace_fraction": 1}}, "must be below 1"),
     ],
