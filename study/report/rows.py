@@ -25,6 +25,7 @@ from study.columns import (
     SCORE_NUMBERS,
 )
 from study.report.derived import with_derived
+from study.sections import MOST_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -174,6 +175,9 @@ def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
     for column in (*EVALUATION_METRICS, *COST_METRICS, "learning_rate"):
         numbers = pd.to_numeric(frame[column], errors="coerce").astype("float64")
         frame[column] = numbers.where(numbers.abs() != math.inf)
+    # Where the budget is another, the number of steps is what came of it.
+    stated = pd.to_numeric(frame["max_train_steps"], errors="coerce").astype("float64")
+    frame["max_train_steps"] = stated.where(stated < MOST_STEPS, frame["train_steps"])
     for column in ("trial", "seed"):
         frame[column] = pd.to_numeric(frame[column], errors="coerce").fillna(0).astype("int64")
     for column in ("study", "arm", "method", "phase", "subject", "state", "run_key"):
