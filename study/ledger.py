@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from study.choice import QUALITY, best_of
+from study.choice import best_of
 from study.database import open_storage
 from study.errors import UserError
 from study.proposals import direction, propose
@@ -42,8 +42,6 @@ from study.trial_record import (
 
 if TYPE_CHECKING:
     import optuna
-
-__all__ = ["QUALITY", "Ledger"]
 
 _CONFIRM, _SEARCH, _REPEATS, _CONSTRAINTS = "confirm", "search-", "repeats", "constraints"
 

@@ -286,3 +286,37 @@ def test_study_stop_ends_in_order_and_the_same_command_goes_on(
     storage_of(fast_path, spec)  # quick again
     outcome = run(spec, storage)
     assert (outcome.interrupted, outcome.complete) == (False, 2)
+
+
+def test_repeated_searches_run_at_once_and_each_choice_is_confirmed_on_its_subjects(
+    ray_here: Cluster, fast_path: Path
+) -> None:
+    spec = small_study(
+        subjects=["cat-1", "dog-1", "bird-1", "fox-1"],
+        search={"repeats": 2, "trials": 2, "subjects": ["cat-1", "dog-1"]},
+        confirm={"subjects": ["bird-1", "fox-1"], "seeds": [100]},
+    )
+    storage = storage_of(fast_path, spec)
+    outcome = run(spec, storage)
+    assert (outcome.complete, outcome.failed, outcome.interrupted) == (spec.number_of_runs(), [], False)
+    ledger = Ledger(storage.ledger_url, spec.name)
+    assert ledger.arms() == list(spec.arms)
+    for arm in ("cosine", "constant"):
+        assert [record.number for record in ledger.trials(arm)] == [0, 1, 2, 3]
+        chosen = [best.number for repeat in (0, 1) if (best := ledger.best(arm, repeat)) is not None]
+        confirmed = {record.subject: record.number for record in ledger.trials(arm, "confirm")}
+        assert confirmed == dict(zip(["bird-1", "fox-1"], chosen, strict=True))
+    assert {key.name for key in run_folders(storage)} == {
+        key.name for arm in spec.arms for key in _planned(spec, ledger, arm)
+    }
+
+
+def _planned(spec: StudySpec, ledger: Ledger, arm: str) -> list[RunKey]:
+    keys = [key for number in range(2 * spec.trials_of(arm)) for key in spec.search_keys(arm, number)]
+    if not spec.trials_of(arm):
+        return keys + spec.confirm_keys(arm, 0)
+    for repeat in (0, 1):
+        best = ledger.best(arm, repeat)
+        assert best is not None
+        keys += spec.confirm_keys(arm, best.number, repeat)
+    return keys
