@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_serializer, model_validator
 
 from search_spaces.documents import RuleError
 from trainables.config import EvaluationConfig, Frozen
@@ -231,7 +231,7 @@ class SearchEvaluation(Frozen):
         prompts: Templates; None takes the model's own list for searches, which shares no prompt with that of the
             confirm phase.
         num_prompts: Take only the first so many.
-        num_inference_steps: None: as in the confirm phase.
+        num_inference_steps: None: as in the confirm phase; likewise `at`.
     """
 
     prompts: tuple[str, ...] | None = None
@@ -239,6 +239,7 @@ class SearchEvaluation(Frozen):
     images_per_prompt: int = Field(default=2, ge=1)
     num_class_images: int = Field(default=8, ge=2)
     num_inference_steps: int | None = Field(default=None, ge=1)
+    at: tuple[float, ...] | None = None
 
 
 class EvaluationSpec(EvaluationConfig):
@@ -246,10 +247,20 @@ class EvaluationSpec(EvaluationConfig):
 
     search: SearchEvaluation = SearchEvaluation()
 
+    @model_validator(mode="after")
+    def _sound_in_the_search_too(self) -> Self:
+        try:
+            self.of_phase("search")
+        except ValidationError as error:
+            said = "; ".join(str(entry["msg"]).removeprefix("Value error, ") for entry in error.errors())
+            raise RuleError([(("search",), said)]) from None
+        return self
+
     def of_phase(self, phase: Literal["search", "confirm"]) -> EvaluationConfig:
         """Returns the settings of the runs of a phase."""
         settings = self.model_dump(exclude={"search"})
         if phase == "search":
-            settings |= {"prompt_set": "search"} | self.search.model_dump(exclude={"num_inference_steps"})
-            settings["num_inference_steps"] = self.search.num_inference_steps or self.num_inference_steps
+            own = self.search.model_dump()
+            inherited = {name: settings[name] for name in ("num_inference_steps", "at") if own[name] is None}
+            settings |= {"prompt_set": "search"} | own | inherited
         return EvaluationConfig.model_validate(settings)

@@ -145,7 +145,8 @@ def _early_stopping(sections: Sections) -> Iterator[Problem]:
             f"asha stops runs one by one, but a trial has {runs} runs here; use one subject a search and one "
             "seed, or no scheduler",
         )
-    if evaluation is not None and not any(search.scheduler.grace_fraction <= at < 1 for at in evaluation.at):
+    looks = evaluation.of_phase("search").at if evaluation is not None else (search.scheduler.grace_fraction,)
+    if not any(search.scheduler.grace_fraction <= at < 1 for at in looks):
         grace = search.scheduler.grace_fraction
         yield (
             ("search", "scheduler"),
