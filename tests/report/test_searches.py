@@ -173,3 +173,23 @@ def test_overlap_of_search_and_confirm_is_a_warning() -> None:
     assert any("search.allow_overlap" in text for text in judge(rows, analyse(rows, QUICK)).warnings)
     rows = prepare(with_search(make_results(), allow_overlap=False))
     assert not any("allow_overlap" in text for text in judge(rows, analyse(rows, QUICK)).warnings)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "said"), [(1, "was searched once"), (2, "searched 2 times for 4 subjects"), (4, None)]
+)
+def test_subjects_that_share_a_search_are_told_of(repeats: int, said: str | None) -> None:
+    study = Study(trials=4, repeats=repeats, subjects=SUBJECTS, modern=True, failing=(), pruned=())
+    results = make_results(study)
+    rows = prepare(results)
+    found = [line for line in judge(rows, analyse(rows, QUICK)).warnings if "searched" in line]
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]
+
+
+def test_steps_that_came_of_another_budget_are_shown() -> None:
+    results = make_results(Study(modern=True))
+    frame = results.frame.assign(max_train_steps=10_000_000)
+    rows = prepare(replace(results, frame=frame))
+    trained = rows.frame[rows.frame["method"] != "base"]
+    assert (trained["max_train_steps"] == trained["train_steps"]).all()

@@ -11,13 +11,13 @@ from study.phases import SearchEvaluation
 from study.spec import StudySpec
 
 
-def spec_of(search: dict[str, Any] | None = None, **evaluation: Any) -> StudySpec:
+def spec_of(searching: dict[str, Any] | None = None, **evaluation: Any) -> StudySpec:
     return StudySpec.model_validate(
         {
             "name": "judged",
             "subjects": ["cat-1", "dog-1", "bird-1"],
             "arms": {"lora": {"method": "lora"}},
-            "search": {"trials": 1, **(search or {})},
+            "search": {"trials": 1, **(searching or {})},
             "confirm": {"seeds": [1]},
             "evaluation": evaluation,
         }
@@ -59,3 +59,28 @@ def test_a_search_with_one_prompt_cannot_be_scored() -> None:
     one = spec.evaluation.model_copy(update={"search": SearchEvaluation(num_prompts=1)})
     said = check_study(spec.model_copy(update={"evaluation": one}))
     assert [line for line in said if "2 evaluation prompts" in line and "evaluation.search" in line]
+
+
+def test_a_search_may_look_at_other_steps() -> None:
+    """Its runs need no curve, and evaluations take most of their time."""
+    spec = spec_of(at=[0.25, 0.5], search={"at": []})
+    assert spec.evaluation.of_phase("search").at == ()
+    assert spec.evaluation.of_phase("confirm").at == (0.25, 0.5)
+    same = spec_of(at=[0.25], num_inference_steps=7)
+    inherited = same.evaluation.of_phase("search")
+    assert (inherited.at, inherited.num_inference_steps) == ((0.25,), 7)
+
+
+@pytest.mark.parametrize(
+    ("search", "line"),
+    [({"at": [2]}, "fractions of max_train_steps"), ({"prompts": ["no place"]}, "lacks the placeholder")],
+)
+def test_what_is_wrong_with_the_search_alone_is_told(search: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        spec_of(search=search)
+
+
+def test_early_stopping_looks_where_the_search_is_evaluated() -> None:
+    with pytest.raises(ValueError, match="asha needs evaluations"):
+        spec_of({"scheduler": "asha"}, at=[0.5], search={"at": []})
+    spec_of({"scheduler": "asha"}, search={"at": [0.5]})
