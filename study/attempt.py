@@ -29,11 +29,13 @@ from study.run_place import LOCK_FILE, PlaceError, place_of
 from study.run_result import RunResult, read_result, write_failure
 from trainables.errors import InputsChanged, storage_failure
 from trainables.events import Event, read_events, settled_steps
+from trainables.metrics_table import METRICS
 
 ATTEMPTS_FILE = "attempts.jsonl"
 LOG_FILE = "log.txt"
 STOP_FILE = "stop.json"
 
+SCORE = "score"  # of a report: the value that early stopping judges by, more is better
 REPORT_SECONDS = 1.0
 LOCK_WAIT_SECONDS = 60.0
 FATAL = "Fatal Python error"
@@ -62,6 +64,7 @@ class Order:
         url: Of the storage, if it is one; the run's folder is then one of the driver's working copy.
         home: The study's folder, if the worker must make sure that it sees the driver's; else empty.
         stoppable: Whether a stop order may come.
+        objective: The metric by which early stopping judges the run; empty: nothing stops it early.
         report_seconds: How long a worker goes on between two reports to the driver.
     """
 
@@ -81,6 +84,7 @@ class Order:
     url: str = ""
     home: str = ""
     stoppable: bool = False
+    objective: str = ""
     report_seconds: float = REPORT_SECONDS
 
     def to_dict(self) -> dict[str, Any]:
@@ -208,8 +212,8 @@ class Attempt:
             if self._stop_ordered():
                 self._events.close()  # type: ignore[attr-defined]
                 break
-            if event.kind == "evaluation" and self._budget < 1 and event.data.get("quality") is not None:
-                return {"budget": self._budget, "quality": float(event.data["quality"]), "done": False}
+            if event.kind == "evaluation" and self._budget < 1 and (score := self._score(event)) is not None:
+                return {"budget": self._budget, SCORE: score, "done": False}
             if time.monotonic() >= until:
                 return {"budget": self._budget, "done": False}
         result = read_result(self.folder)
@@ -217,6 +221,13 @@ class Attempt:
             return self._failed("no_result", "the run ended without a result", None)
         self._result = result
         return _final(result)
+
+    def _score(self, event: Event) -> float | None:
+        """What early stopping judges an evaluation by, so that more is better; None if nothing does, or can."""
+        value = event.data.get(self.order.objective) if self.order.objective else None
+        if value is None:
+            return None
+        return float(value) if METRICS[self.order.objective].direction == "higher" else -float(value)
 
     def _here(self) -> str:
         return self._node or socket.gethostname()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
-from study.attempt import order_stop
+from study.attempt import SCORE, order_stop
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
     from study.phases import Asha
 
-BUDGET, QUALITY = "budget", "quality"
+BUDGET = "budget"
 
 
 class SearchScheduler(FIFOScheduler):
@@ -43,7 +43,7 @@ class SearchScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Judges a run at an evaluation before its end."""
         group = self._group(trial)
-        judged = group is not None and QUALITY in result and not result.get("done") and result[BUDGET] < 1
+        judged = group is not None and SCORE in result and not result.get("done") and result[BUDGET] < 1
         if judged and trial.trial_id not in self._stopped:
             assert group is not None
             if group.on_trial_result(tune_controller, trial, result) == self.STOP:
@@ -84,7 +84,7 @@ class SearchScheduler(FIFOScheduler):
         if name not in self._groups:
             self._groups[name] = AsyncHyperBandScheduler(
                 time_attr=BUDGET,
-                metric=QUALITY,
+                metric=SCORE,
                 mode="max",
                 max_t=1.0,
                 grace_period=self._asha.grace_fraction,

@@ -11,17 +11,12 @@ from pydantic import ValidationError
 
 from search_spaces.schema import Categorical
 from search_spaces.wording import Loc
-from study.sections import BASE, Arm, Budget, arm_space, dump, merged_training, method_defaults
+from study.sections import BASE, Arm, Budget, arm_space, code_of, dump, merged_training, method_defaults
 from trainables.catalogue import method_config_class
 from trainables.config import EMBEDDED, ModelConfig
 
 if TYPE_CHECKING:
     from study.rules import Sections
-
-
-_ONE_CODE = {
-    "dreambooth_lora": "lora"
-}  # with other defaults: where all that has an effect is equal, one method
 
 
 def values_of(
@@ -122,8 +117,9 @@ def _content(arm: Arm, sections: Sections) -> str:
     fixed |= alone
     with contextlib.suppress(ValidationError):  # compared as it is written, if it is not sound
         fixed = method_config_class(arm.method).model_validate(fixed).effective(searched)
-    method = _ONE_CODE.get(arm.method, arm.method)
-    return json.dumps([method, fixed, dict(sorted(searched.items()))], sort_keys=True, default=str)
+    return json.dumps(
+        [code_of(arm.method), fixed, dict(sorted(searched.items()))], sort_keys=True, default=str
+    )
 
 
 def _dimension(dimension: Any) -> Any:

@@ -296,7 +296,7 @@ def _work(
         url=storage.url or "",
         home=str(storage.folder) if storage.url is None and not joined.local else "",
         study=spec.name,
-        early_stopping=spec.search.scheduler is not None,
+        early_stopping=spec.search.metrics[0] if spec.search.scheduler is not None else "",
     )
     mark(storage.folder, dispatcher.session)
     if not joined.local:

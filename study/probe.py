@@ -50,7 +50,7 @@ _WITHOUT_COST = (  # fields that say nothing of what a step takes
     "lr_end_fraction",
     "prior_loss_weight",
 )
-_VERSION = 2  # of the measurement: a new one makes old results in the cache void
+_VERSION = 3  # of the measurement: a new one makes old results in the cache void
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Measured:
         seconds_per_step: Of training.
         flops_per_step: Counted operations of a step.
         seconds_per_image_step: Of sampling: one image, one solver step, in the evaluation's batches.
+        flops_per_image_step: Counted operations of the same.
         seconds_per_image: Of decoding and judging an image.
         preparation_seconds: Before the first step, once caches are filled.
         saving_seconds: Writing the weights.
@@ -73,6 +74,7 @@ class Measured:
     seconds_per_step: float
     flops_per_step: int
     seconds_per_image_step: float
+    flops_per_image_step: int
     seconds_per_image: float
     preparation_seconds: float
     saving_seconds: float
@@ -288,10 +290,11 @@ def _write(place: Path, measured: Measured) -> None:
 
 @dataclass(frozen=True)
 class _Sampling:
-    """Seconds of drawing and judging images, the same for every method."""
+    """Seconds of drawing and judging images, and the operations of one step of one; the same for every method."""
 
     per_image_step: float
     per_image: float
+    flops: int
 
 
 def main(request_file: str, result_file: str) -> None:
@@ -329,6 +332,7 @@ def _measure_here(requests: Sequence[Mapping[str, Any]], folder: Path) -> list[M
 def _measure_sampling(
     config: RunConfig, evaluation: EvaluationConfig, backbone: Any, models: Any
 ) -> _Sampling:
+    from trainables.meter import count_flops
     from trainables.sampling import generate
     from trainables.subjects import resolve_subject
 
@@ -357,7 +361,8 @@ def _measure_sampling(
     models.image_encoder.embed(drawn)
     models.clip.embed_images(drawn)
     judging = time.perf_counter() - begin
-    return _Sampling(per_step / count, (max(0.0, short - per_step) + judging) / count)
+    flops = count_flops(lambda: draw(2)) - count_flops(lambda: draw(1))
+    return _Sampling(per_step / count, (max(0.0, short - per_step) + judging) / count, flops // count)
 
 
 def _measure_method(
@@ -377,6 +382,7 @@ def _measure_method(
         "seconds_per_step": 0.0,
         "flops_per_step": 0,
         "seconds_per_image_step": sampling.per_image_step,
+        "flops_per_image_step": sampling.flops,
         "seconds_per_image": sampling.per_image,
         "preparation_seconds": 0.0,
         "saving_seconds": 0.0,

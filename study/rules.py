@@ -145,6 +145,11 @@ def _early_stopping(sections: Sections) -> Iterator[Problem]:
             f"asha stops runs one by one, but a trial has {runs} runs here; use one subject a search and one "
             "seed, or no scheduler",
         )
+    if search.constraints:
+        yield (
+            ("search", "scheduler"),
+            "asha judges runs by the objective alone, and would keep those that miss subject_to; remove one of the two",
+        )
     looks = evaluation.of_phase("search").at if evaluation is not None else (search.scheduler.grace_fraction,)
     if not any(search.scheduler.grace_fraction <= at < 1 for at in looks):
         grace = search.scheduler.grace_fraction

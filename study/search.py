@@ -84,7 +84,7 @@ class Dispatcher:
         url: str = "",
         home: str = "",
         study: str = "",
-        early_stopping: bool = False,
+        early_stopping: str = "",
     ) -> None:
         self.queue = queue
         self.trouble: str | None = None
@@ -201,7 +201,8 @@ class Dispatcher:
             attempt=attempt_name(planned.attempt, self.session),
             url=self._url,
             home=self._home,
-            stoppable=self._early_stopping and key.phase == "search",
+            stoppable=bool(self._early_stopping) and key.phase == "search",
+            objective=self._early_stopping if key.phase == "search" else "",
         )
 
     def _ended(self, trial_id: str) -> None:

@@ -34,6 +34,14 @@ def sound_name(value: Any) -> Any:
     return value
 
 
+_ONE_CODE = {"dreambooth_lora": "lora"}  # with other defaults
+
+
+def code_of(method: str) -> str:
+    """Returns the name under which a method counts: methods that differ in their defaults alone are one."""
+    return _ONE_CODE.get(method, method)
+
+
 def _method(value: Any) -> Any:
     if not isinstance(value, str) or value not in method_names():
         hint = did_you_mean(value, method_names())
@@ -93,6 +101,8 @@ class Arm(Frozen):
 
 class Budget(Frozen):
     """What every run of every arm may spend, in one of three currencies.
+
+    Class images of prior preservation are paid from FLOPs and seconds, in full by each run that trains on them.
 
     Attributes:
         max_train_steps: Optimizer steps; 200 where no budget is given. An arm may fix or search fewer.

@@ -5,16 +5,18 @@ A search tunes on what it sees. Results on the same subjects or prompts would in
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from search_spaces.wording import Loc
 from study.phases import ConfirmSpec, SearchSpec
-from study.sections import Budget, arm_space
+from study.sections import Budget, arm_space, code_of
 from trainables.config import ModelConfig, SubjectConfig
+from trainables.surroundings import expanded
 
 if TYPE_CHECKING:
     from study.rules import Sections
@@ -36,7 +38,7 @@ def default_subjects(
 
 
 def searched_methods(sections: Sections) -> list[str]:
-    """Returns the method of each arm that has something to search."""
+    """Returns the method of each arm that has something to search (see `study.sections.code_of`)."""
     training, budget = sections.training or {}, sections.budget or Budget()
     found = []
     for arm in (sections.arms or {}).values():
@@ -45,7 +47,7 @@ def searched_methods(sections: Sections) -> list[str]:
         except ValidationError:
             continue  # told by other rules
         if space.parameters:
-            found.append(arm.method)
+            found.append(code_of(arm.method))
     return found
 
 
@@ -113,6 +115,7 @@ def shared_subjects(sections: Sections) -> Iterator[tuple[Loc, str]]:
         return  # told by other rules
     shared = [name for name in confirmed if name in searched]
     if not shared:
+        yield from _shared_folders(subjects, searched, confirmed)
         return
     if confirm.subjects is None:  # none was left
         needed = len(set(searched)) + search.repeats
@@ -126,6 +129,26 @@ def shared_subjects(sections: Sections) -> Iterator[tuple[Loc, str]]:
         f"{place} {', '.join(shared)} {'is' if len(shared) == 1 else 'are'} also searched on (search.subjects: "
         f"{', '.join(searched)}), which favours what the search chose by luck; take other subjects, {_ASKED_FOR}",
     )
+
+
+def _shared_folders(
+    subjects: Sequence[SubjectConfig], searched: Sequence[str], confirmed: Sequence[str]
+) -> Iterator[tuple[Loc, str]]:
+    """Photographs under two names are still the same."""
+    folders = {
+        subject.name: {
+            os.path.realpath(expanded(place)) for place in (subject.images, subject.references) if place
+        }
+        for subject in subjects
+    }
+    for name in confirmed:
+        for other in searched:
+            if same := folders[name] & folders[other]:
+                yield (
+                    ("confirm", "subjects"),
+                    f"{name} has photographs of {other}, which is searched on ({min(same)}); take other "
+                    f"photographs, {_ASKED_FOR}",
+                )
 
 
 def shared_prompts(sections: Sections) -> Iterator[tuple[Loc, str]]:

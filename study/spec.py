@@ -36,6 +36,7 @@ from study.sections import (
     StorageSpec,
     Tracking,
     arm_space,
+    code_of,
     dump,
     merged_training,
     method_defaults,
@@ -127,9 +128,11 @@ class StudySpec(Frozen):
             return 0
         trials = self.search.trials or 8
         if self.search.trials_per_method is not None:
-            method = self.arms[arm].method
+            code = code_of(self.arms[arm].method)
             alike = sorted(  # by name, because the order of arms means nothing
-                n for n, other in self.arms.items() if other.method == method and self.space(n).parameters
+                n
+                for n, other in self.arms.items()
+                if code_of(other.method) == code and self.space(n).parameters
             )
             share, rest = divmod(self.search.trials_per_method, len(alike))
             trials = share + (alike.index(arm) < rest)

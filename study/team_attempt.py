@@ -21,7 +21,7 @@ from typing import Any
 
 import ray
 
-from study.attempt import REPORT_SECONDS, Attempt, Order, load_object
+from study.attempt import REPORT_SECONDS, SCORE, Attempt, Order, load_object
 from study.run_place import followers_config
 
 _EXCHANGE_MINUTES = 30  # before workers that exchange gradients give each other up
@@ -113,7 +113,7 @@ class TeamAttempt:
                 self._budget, self._room = report["budget"], report.get("room", self._room)
                 if report["done"]:
                     self._final = report
-                elif "quality" in report:
+                elif SCORE in report:
                     return report
         return None
 

@@ -112,13 +112,20 @@ def most_steps(spec: StudySpec, arm: str, cost: Measured | None) -> int | None:
         return 0
     longest = {name: _ends(spec, arm, name)[1] for name in LENGTHS}
     limits = [longest["max_train_steps"]]
-    for name, each in (("max_train_flops", "flops_per_step"), ("max_train_seconds", "seconds_per_step")):
+    for name, kind in (("max_train_flops", "flops"), ("max_train_seconds", "seconds")):
         if longest[name] is None:
             continue
-        if cost is None or not getattr(cost, each):
+        if cost is None or not getattr(cost, f"{kind}_per_step"):
             return None
-        limits.append(longest[name] / getattr(cost, each))
+        class_images = class_image_steps(spec, arm) * getattr(cost, f"{kind}_per_image_step")
+        limits.append(max(0.0, longest[name] - class_images) / getattr(cost, f"{kind}_per_step"))
     return int(min(limit for limit in limits if limit is not None))
+
+
+def class_image_steps(spec: StudySpec, arm: str) -> int:
+    """Returns the class images of a run of an arm times their solver steps: what comes out of its budget first."""
+    config = method_config_class(spec.arms[arm].method).model_validate(spec.method_config(arm, {}))
+    return config.num_class_images * config.class_num_inference_steps if config.with_prior_preservation else 0
 
 
 def expected_share(spec: StudySpec, arm: str) -> float:

@@ -2,8 +2,9 @@
 
 A run may be held to optimizer steps, to floating-point operations (the same number of steps on every machine) or to
 seconds (of the machine it runs on). The number is settled once, before the first step, so that schedules, evaluations
-and displays know where training ends; a run that is resumed keeps it. The budgets are those of training: class images,
-evaluation and saving come on top and are stated beside them (``class_image_flops``, ``evaluation_seconds``, ...).
+and displays know where training ends; a run that is resumed keeps it. The class images of prior preservation are paid
+from the budget, in full by each run that trains on them: they are part of what the method takes. Evaluation and saving
+are not, since they are alike for all methods.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +29,20 @@ _WARM_UP = 2  # steps that are not timed: allocation, caches of kernels
 _TIMED = 5  # steps, of which the median counts
 
 
-def steps_within(config: TrainingConfig, flops_per_step: int, seconds_per_step: float | None) -> int:
+@dataclass(frozen=True)
+class Spent:
+    """What is gone of a budget before the first step: what the class images have taken."""
+
+    flops: float = 0
+    seconds: float = 0.0
+
+
+NOTHING = Spent()
+
+
+def steps_within(
+    config: TrainingConfig, flops_per_step: int, seconds_per_step: float | None, spent: Spent = NOTHING
+) -> int:
     """Returns the number of optimizer steps that all budgets of a configuration allow.
 
     Args:
@@ -39,14 +54,18 @@ def steps_within(config: TrainingConfig, flops_per_step: int, seconds_per_step: 
     """
     steps, why = config.max_train_steps, f"max_train_steps is {config.max_train_steps}"
     if config.max_train_flops is not None:
-        within = int(config.max_train_flops // flops_per_step)
+        left = config.max_train_flops - spent.flops
+        within = max(0, int(left // flops_per_step))
         if within < steps:
-            steps, why = within, f"a step takes {flops_per_step:.3g} FLOPs of {config.max_train_flops:.3g}"
+            why = f"a step takes {flops_per_step:.3g} FLOPs of {config.max_train_flops:.3g}"
+            steps, why = within, why + _of_class_images(spent.flops, "FLOPs")
     if config.max_train_seconds is not None:
         assert seconds_per_step is not None
-        within = int(config.max_train_seconds // seconds_per_step)
+        left = config.max_train_seconds - spent.seconds
+        within = max(0, int(left // seconds_per_step))
         if within < steps:
-            steps, why = within, f"a step takes {seconds_per_step:.3g} s of {config.max_train_seconds:g} s"
+            why = f"a step takes {seconds_per_step:.3g} s of {config.max_train_seconds:g} s"
+            steps, why = within, why + _of_class_images(spent.seconds, "s")
     if steps <= config.lr_warmup_steps:
         raise TrainingFailure(
             "budget_too_small",
@@ -56,7 +75,13 @@ def steps_within(config: TrainingConfig, flops_per_step: int, seconds_per_step: 
     return steps
 
 
-def settle_length(trainer: Trainer, flops_per_step: int = 0, known: int | None = None) -> None:
+def _of_class_images(spent: float, unit: str) -> str:
+    return f", {spent:.3g} {unit} of which the class images have taken" if spent else ""
+
+
+def settle_length(
+    trainer: Trainer, flops_per_step: int = 0, known: int | None = None, spent: Spent = NOTHING
+) -> None:
     """Sets the number of steps of a run that has done none; one that has been restored knows it.
 
     All members of a team call it, and the leader's number is that of all.
@@ -64,6 +89,7 @@ def settle_length(trainer: Trainer, flops_per_step: int = 0, known: int | None =
     Args:
         trainer: Ready for its first step.
         flops_per_step: Counted operations of a step (`trainables.setup.count_step_flops`), in the leader.
+        spent: What the class images have taken; in the leader.
         known: What an earlier attempt at the run, which has left no checkpoint, has settled; in the leader.
 
     Raises:
@@ -75,7 +101,7 @@ def settle_length(trainer: Trainer, flops_per_step: int = 0, known: int | None =
     known = team.tell(known)
     if known is None:
         seconds = _seconds_per_step(trainer) if config.max_train_seconds is not None else None
-        known = team.tell(steps_within(config, flops_per_step, seconds) if team.leads else None)
+        known = team.tell(steps_within(config, flops_per_step, seconds, spent) if team.leads else None)
     trainer.set_length(known)
 
 

@@ -45,7 +45,7 @@ from trainables.events import (
 from trainables.families import Backbone
 from trainables.follow import follow, share_checkpoint, undoing
 from trainables.latency import fused_latency
-from trainables.length import settle_length
+from trainables.length import Spent, settle_length
 from trainables.located import place_folders
 from trainables.loop import Trainer, train
 from trainables.meter import Meter, folder_bytes
@@ -285,7 +285,8 @@ class _Attempt:
         if not self.meter.flops_per_step:
             self.meter.flops_per_step = count_step_flops(self.trainer)
         spread(self.trainer)
-        settle_length(self.trainer, self.meter.flops_per_step, self.known_steps)
+        spent = Spent(self.meter.class_image_flops, self.meter.class_image_seconds)
+        settle_length(self.trainer, self.meter.flops_per_step, self.known_steps, spent)
 
     def _evaluation_steps(self) -> set[int]:
         assert self.trainer is not None

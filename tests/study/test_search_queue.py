@@ -24,7 +24,18 @@ class Killed(BaseException):
 
 
 def order_for(run: PlannedRun, session: str = "one") -> Order:
-    return Order(run.key.name, run.key.phase, "", run.config.model_dump_json(), session, RUNNER, "", 1, 0)
+    return Order(
+        run.key.name,
+        run.key.phase,
+        "",
+        run.config.model_dump_json(),
+        session,
+        RUNNER,
+        "",
+        1,
+        0,
+        objective="quality",
+    )
 
 
 def train(run: PlannedRun) -> None:
@@ -172,7 +183,7 @@ def test_pruned_runs_make_pruned_trials(fast_path: Path) -> None:
     attempt = Attempt(order_for(run))
     report = attempt.advance(10)
     assert (report["budget"], report["done"]) == (0.5, False)
-    assert report["quality"] > 0
+    assert report["score"] > 0
     order_stop(run.folder, "asha at 0.50")
     assert attempt.advance(10)["state"] == "PRUNED"
     result = read_result(run.folder)

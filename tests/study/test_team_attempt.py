@@ -70,7 +70,7 @@ def test_evaluations_are_all_told_and_the_end_once_the_workers_are_gone(
     threading.Timer(0.3, gone.set).start()
     seen += until_the_end(attempt)
     assert any(entry.get("waiting") for entry in seen)  # while nothing is heard
-    assert [entry["quality"] for entry in seen if "quality" in entry] == [0.5, 0.6]
+    assert [entry["score"] for entry in seen if "score" in entry] == [0.5, 0.6]
     assert seen[-1] == FINAL
     assert gone.is_set()
 
