@@ -125,11 +125,20 @@ def test_nothing_is_said_where_nothing_is_compared() -> None:
 
 
 def test_designs_that_find_large_differences_only_are_noted() -> None:
-    assert detectable_notes(design(9)) == []
-    (few,) = detectable_notes(design(4, arms=3))
+    assert not [note for note in detectable_notes(design(9)) if "smaller ones" in note]
+    few = detectable_notes(design(4, arms=3))[0]
     assert "smaller ones take more confirm subjects" in few
     (two,) = detectable_notes(design(2))
     assert "decide nothing" in two
+
+
+def test_verdicts_on_methods_need_a_search_for_each_subject() -> None:
+    (shared,) = detectable_notes(design(9))
+    assert "1 search an arm for 9 confirm subjects" in shared
+    assert "with search.repeats: 9" in shared
+    spec = design(9)
+    search = spec.search.model_copy(update={"repeats": 9})
+    assert detectable_notes(spec.model_copy(update={"search": search})) == []
 
 
 def test_plan_and_validate_print_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_the_presets_that_the_documentation_names() -> None:
     quick = load_study("quickstart")
     assert quick.model.path == "embedded"
     assert [arm.method for arm in quick.arms.values()] == [
-        "base", "lora", "lora", "dreambooth", "dreambooth", "dreambooth_lora",
+        "base", "lora", "lora", "lora", "dreambooth", "dreambooth", "dreambooth",
     ]  # fmt: skip
     assert len(quick.confirm.subjects or ()) == 2
     assert len(quick.confirm.seeds) == 2

@@ -58,7 +58,7 @@ def test_evaluations_are_all_told_and_the_end_once_the_workers_are_gone(
 
     def fit(attempt: TeamAttempt) -> None:
         asked.wait(30)
-        reports = [report(0.1), report(0.2, quality=0.5), report(0.3), report(0.4, quality=0.6), FINAL]
+        reports = [report(0.1), report(0.2, score=0.5), report(0.3), report(0.4, score=0.6), FINAL]
         assert all(attempt.take("0001-s", entry) for entry in reports)
         told.set()
         gone.wait(30)

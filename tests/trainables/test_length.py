@@ -15,7 +15,7 @@ from trainables import length
 from trainables.config import RunConfig, TrainingConfig
 from trainables.errors import TrainingFailure
 from trainables.events import Event, read_events
-from trainables.length import settle_length, steps_within
+from trainables.length import Spent, settle_length, steps_within
 from trainables.loop import Trainer, train_step
 from trainables.methods.adapters import WEIGHTS_FILE
 from trainables.run import execute
@@ -74,12 +74,29 @@ def test_equal_flops_are_fewer_steps_of_a_dearer_method(
     make_config: MakeConfig, make_trainer: MakeTrainer, resident: Any
 ) -> None:
     fields = budget(make_trainer, 8)
-    steps = {}
+    costs = {}
     for prior in (False, True):
         config = make_config("lora", f"prior-{prior}", with_prior_preservation=prior, **fields)
         list(execute(config, resident))
-        steps[prior] = result_of(config)["cost"]["train_steps"]
-    assert steps == {False: 8, True: 4}
+        costs[prior] = result_of(config)["cost"]
+    assert costs[False]["train_steps"] == 8
+    # A step with class images takes twice as much, and their making comes out of the budget, too.
+    left = fields["max_train_flops"] - costs[True]["class_image_flops"]
+    assert costs[True]["class_image_flops"] > 0
+    assert (
+        costs[True]["train_steps"]
+        == int(left // (costs[True]["train_flops"] / costs[True]["train_steps"]))
+        < 4
+    )
+
+
+def test_class_images_are_paid_from_the_budget() -> None:
+    config = TrainingConfig(max_train_flops=1000.0, max_train_seconds=50.0, max_train_steps=100)
+    assert steps_within(config, 10, 1.0) == 50
+    assert steps_within(config, 10, 1.0, Spent(flops=700, seconds=10.0)) == 30
+    assert steps_within(config, 10, 1.0, Spent(flops=100, seconds=45.0)) == 5
+    with pytest.raises(TrainingFailure, match="of which the class images have taken"):
+        steps_within(config, 10, 1.0, Spent(flops=2000))
 
 
 def test_a_run_with_too_small_a_budget_fails_with_its_reason(
@@ -176,6 +193,8 @@ def test_a_team_settles_its_length_in_the_leader(
     steps = result_of(timed)["cost"]["train_steps"]
     assert steps >= 2
     stated = make_config("lora", "stated", max_train_steps=steps, **common)
-    do(tmp_path, [job(stated, 2, sharded=sharded)])
+    again = tmp_path / "again"  # members meet by a file of their folder
+    again.mkdir()
+    do(again, [job(stated, 2, sharded=sharded)])
     files = [Path(config.output_dir) / "weights" / WEIGHTS_FILE for config in (timed, stated)]
     assert files[0].read_bytes() == files[1].read_bytes()

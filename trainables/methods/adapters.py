@@ -55,11 +55,9 @@ class AdapterConfig(TrainingConfig):
         text_encoder_target_modules: The same for the text encoder, where `train_text_encoder` is set.
     """
 
-    # As in DreamBooth: the embedded text encoder reads over unknown words, so it must learn the rare token, and methods
-    # that differ in it could not be compared. The prior's weight has an effect where an arm switches it on.
+    # The text encoder's rate and the prior's weight have an effect where an arm switches those on.
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
         "learning_rate": 3e-3,
-        "train_text_encoder": True,
         "text_encoder_learning_rate": 1e-3,
         "prior_loss_weight": 0.3,
     }
