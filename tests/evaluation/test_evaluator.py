@@ -108,9 +108,31 @@ def test_on_the_way_the_first_image_of_each_prompt_comes_before_second_ones(
         return list(zip(instance.groups, instance.numbers, strict=True)), len(part.classes)
 
     assert drawn(None) == ([(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)], 4)
-    assert drawn(4) == ([(0, 0), (0, 1), (1, 0), (2, 0)], 3)
-    assert drawn(2) == ([(0, 0), (1, 0)], 2)  # never fewer class images than two
+    assert drawn(4) == ([(0, 0), (0, 1), (1, 0), (2, 0)], 4)
+    assert drawn(2) == ([(0, 0), (1, 0)], 4)  # fewer images than prompts: of the first prompts
     assert drawn(60) == drawn(None)
+
+
+def test_on_the_way_there_are_enough_class_images_of_as_many_prompts(
+    subject: Subject, config: EvaluationConfig
+) -> None:
+    def classes(images: int, of: int) -> list[tuple[int, int]]:
+        settings = config.model_copy(update={"images_between": images, "num_class_images": of})
+        protocol = make_protocol(subject, settings, 32, 0)
+        part = protocol.classes.chosen(protocol.part(final=False).classes)
+        return list(zip(part.groups, part.numbers, strict=True))
+
+    eight = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1)]
+    assert classes(1, 20) == eight  # a sixth would be three
+    assert classes(1, 6) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (3, 0)]  # the end has no more
+    share = classes(4, 24)
+    assert len(share) == 16
+    assert {group for group, _ in share} == {0, 1, 2, 3}
+    many = EvaluationConfig(images_between=8, num_class_images=64)  # 16 prompts x 4
+    protocol = make_protocol(subject, many, 32, 0)
+    part = protocol.part(final=False)
+    assert [protocol.instance.groups[index] for index in part.instance] == list(range(8))
+    assert [protocol.classes.groups[index] for index in part.classes] == list(range(8))
 
 
 def test_fewer_prompts_keep_their_noise(subject: Subject, config: EvaluationConfig) -> None:
@@ -236,13 +258,13 @@ def test_on_the_way_the_numbers_are_those_of_the_images_drawn(
     settings = config.model_copy(update={"images_between": 2})
     evaluator = prepare_evaluation(backbone, subject, settings, metric_models, cache, 0)
     whole, between = evaluate(evaluator, tuned), evaluate(evaluator, tuned, final=False)
-    assert (len(between.images), len(between.class_images), len(whole.images)) == (2, 2, 6)
+    assert (len(between.images), len(between.class_images), len(whole.images)) == (2, 4, 6)
     known = {score.noise_seed: score for score in whole.image_scores}
     same = [known[score.noise_seed] for score in between.image_scores]
     for ours, theirs in zip(between.image_scores, same, strict=True):
         assert ours.subject_similarity == pytest.approx(theirs.subject_similarity, abs=1e-5)
     # Measured against the base model's images of the prompts that were drawn, not of all.
-    anchors = evaluator.anchors.of([0, 1], [0, 1])
+    anchors = evaluator.anchors.of([0, 1], [0, 1, 2, 3])
     assert between.metrics["prompt_fidelity_scaled"] == anchors.scaled_prompt(
         between.metrics["prompt_fidelity"]
     )

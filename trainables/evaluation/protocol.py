@@ -20,7 +20,9 @@ from trainables.subjects import Subject
 
 #: Images of the templates that anchors rest on, at least; with 10, their standard error was up to .15 in scaled units.
 ANCHOR_IMAGES = 64
-_FEWEST_CLASS_IMAGES = 2  # of an evaluation on the way
+#: Class images of an evaluation on the way, at least: class kept is a factor of what a run is steered and pruned by, and
+#: on two images of one prompt it is a draw.
+FEWEST_CLASS_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,15 @@ class Protocol:
 
     def part(self, *, final: bool) -> Part:
         """Returns what an evaluation draws: everything at the end; on the way `images_between`, and of the class images
-        the same share, at least two.
+        the same share, at least `FEWEST_CLASS_IMAGES`, or all where the end has fewer.
+
+        Both take the first image of every prompt before any second one. With fewer images than prompts they are of the
+        first prompts, one each, and the scales are those of these prompts (`AnchorTable.of`).
         """
         count, classes = len(self.instance), len(self.classes)
         if not final and self.images_between is not None and self.images_between < count:
-            classes = max(_FEWEST_CLASS_IMAGES, round(classes * self.images_between / count))
+            share = round(classes * self.images_between / count)
+            classes = min(classes, max(FEWEST_CLASS_IMAGES, share))
             count = self.images_between
         return Part(self.instance.first(count), self.classes.first(classes))
 
