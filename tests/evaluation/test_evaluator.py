@@ -194,6 +194,14 @@ def test_scores_are_those_of_the_pure_metrics(
     assert values["prompt_fidelity"] == pytest.approx(
         metrics.paired_cosine(clip.embed_images(result.images), texts[[0, 0, 1, 1, 2, 2]])
     )
+    anchors = evaluator.anchors.of(result.instance.groups, result.classes.groups)
+    errors = evaluator.anchors.errors(result.instance.groups, result.classes.groups)
+    for name, error in (
+        ("subject", errors.of_subject(values["subject_fidelity_scaled"], anchors)),
+        ("prompt", errors.of_prompt(values["prompt_fidelity_scaled"], anchors)),
+        ("class", errors.of_class(values["class_kept"], anchors)),
+    ):
+        assert values[f"{name}_anchor_error"] == error
     assert result.image_latency_seconds > 0
     assert result.seconds >= result.image_latency_seconds * 10
 
@@ -325,7 +333,7 @@ def test_what_the_data_cannot_give_is_none(
     assert values["diversity"] is None
     assert values["prompt_fidelity_scaled"] is None
     assert values["quality"] is None
-    assert values["prompt_anchor_error"] is None
+    assert values["prompt_anchor_error"] is values["subject_anchor_error"] is None
     assert values["class_kid"] is values["class_kid_low"] is None
     assert values["subject_fidelity"] is not None
 
@@ -347,9 +355,10 @@ def test_provenance_names_models_and_preprocessing(evaluator: Evaluator, models:
     assert record["protocol"]["seed"] == 1234
     assert set(record["anchors"]) == {
         "subject_base", "subject_real", "prompt_base", "prompt_floor", "class_base", "images",
-        "subject_anchor_error", "prompt_anchor_error",
+        "subject_base_error", "subject_real_error", "prompt_base_error", "prompt_floor_error", "class_base_error",
     }  # fmt: skip
     assert record["anchors"]["images"] == 66
+    assert all(record["anchors"][name] > 0 for name in record["anchors"] if name.endswith("_error"))
 
 
 def test_metrics_table() -> None:

@@ -187,7 +187,7 @@ def make_scale(
     features, clip_features = _embedded(cache, encoder, images), _embedded(cache, clip, images)
     references = _embedded(cache, encoder, subject.references)
     texts = clip.embed_texts(protocol.texts)
-    real = metrics.real_similarity(references, _embedded(cache, encoder, subject.images))
+    real = references, _embedded(cache, encoder, subject.images)
     return Scale(
         reality=Reality(
             references=references,
@@ -197,7 +197,15 @@ def make_scale(
         ),
         features=features,
         clip_features=clip_features,
-        anchors=make_anchors(features, clip_features, protocol.anchors.groups, texts, references, real),
+        anchors=make_anchors(
+            features,
+            clip_features,
+            protocol.anchors.groups,
+            texts,
+            references,
+            metrics.real_similarity(*real),
+            metrics.real_similarity_error(*real),
+        ),
     )
 
 

@@ -20,8 +20,8 @@ from trainables.subjects import Subject
 
 #: Images of the templates that anchors rest on, at least; with 10, their standard error was up to .15 in scaled units.
 ANCHOR_IMAGES = 64
-#: Class images of an evaluation on the way, at least: class kept is a factor of what a run is steered and pruned by, and
-#: on two images of one prompt it is a draw.
+#: Class images of an evaluation on the way, at least: class kept is a factor of what runs are compared by on the way,
+#: and on two images it is a lucky draw.
 FEWEST_CLASS_IMAGES = 8
 
 
