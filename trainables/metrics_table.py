@@ -122,7 +122,7 @@ _COST = (
     Metric("artifact_bytes", "Weights on disk", "lower", "B", "cost",
            "Size of the saved weights."),
     Metric("image_latency_seconds", "Latency per image", "lower", "s", "cost",
-           "Wall seconds per image when sampling in the evaluation's batches, adapters beside the weights."),
+           "Wall seconds per image in a warm batch of 4 at the evaluation's steps, adapters beside the weights."),
     Metric("image_latency_fused_seconds", "Latency per image, fused", "lower", "s", "cost",
            "The same with adapters merged into the weights."),
 )  # fmt: skip

@@ -44,7 +44,7 @@ from trainables.events import (
 )
 from trainables.families import Backbone
 from trainables.follow import follow, share_checkpoint, undoing
-from trainables.latency import fused_latency
+from trainables.latency import measure_latency
 from trainables.length import settle_length
 from trainables.located import place_folders
 from trainables.loop import Trainer, train
@@ -231,7 +231,7 @@ class _Attempt:
                     size = self._save()
                 yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
             yield from self._evaluate(self.step, final=True)
-            self._measure_fused()
+            self._measure_latency()
         yield self.record_cost()
 
     def finish(self, outcome: dict[str, Any]) -> Event:
@@ -308,7 +308,6 @@ class _Attempt:
         with self.meter.measure("evaluate"):
             result = evaluate(self.evaluator, self.backbone, is_base=not self.method.trains, final=final)
             pictures = save_samples(self.evaluator, result, self.folder / SAMPLES, step, final=final)
-        self.facts["image_latency_seconds"] = result.image_latency_seconds
         for key, path in pictures.items():
             yield self.log.append("image", step, key=key, path=f"{SAMPLES}/{path.name}")
         if final:
@@ -318,19 +317,14 @@ class _Attempt:
             yield self.log.append("artifact", step, path=EVALUATION_FILE, role="provenance", bytes=size)
         yield self.log.append("evaluation", step, final=final, **result.metrics)
 
-    def _measure_fused(self) -> None:
-        """Times sampling with adapters merged, beside what the evaluation has measured."""
+    def _measure_latency(self) -> None:
+        """Times sampling with adapters beside the weights and merged into them."""
         assert self.backbone is not None
         assert self.evaluator is not None
-        evaluator = self.evaluator
         with self.meter.measure("evaluate"):
-            self.facts["image_latency_fused_seconds"] = fused_latency(
-                self.backbone,
-                self.method,
-                evaluator.protocol,
-                evaluator.batch_size,
-                self.facts["image_latency_seconds"],
-            )
+            latency = measure_latency(self.backbone, self.method, self.evaluator.protocol)
+        self.facts["image_latency_seconds"] = latency.beside
+        self.facts["image_latency_fused_seconds"] = latency.fused
 
     def _save(self) -> int:
         """Writes the weights in one step and returns their size in bytes."""

@@ -202,8 +202,7 @@ def test_scores_are_those_of_the_pure_metrics(
         ("class", errors.of_class(values["class_kept"], anchors)),
     ):
         assert values[f"{name}_anchor_error"] == error
-    assert result.image_latency_seconds > 0
-    assert result.seconds >= result.image_latency_seconds * 10
+    assert result.seconds > 0
 
 
 def test_distances_of_distributions_need_50_images(

@@ -106,7 +106,6 @@ class Evaluation:
         images: Of the subject's prompts, in the order of `instance`.
         class_images: Of the class prompts, in the order of `classes`.
         image_scores: One entry an image: `images`, then `class_images`.
-        image_latency_seconds: Wall seconds an image, sampled in the evaluation's batches.
         seconds: Of the whole evaluation.
         instance: What `images` are of.
         classes: What `class_images` are of.
@@ -116,7 +115,6 @@ class Evaluation:
     images: tuple[Image.Image, ...]
     class_images: tuple[Image.Image, ...]
     image_scores: tuple[ImageScore, ...]
-    image_latency_seconds: float
     seconds: float
     instance: Draw
     classes: Draw
@@ -227,7 +225,6 @@ def evaluate(
     instance, classes = protocol.instance.chosen(part.instance), protocol.classes.chosen(part.classes)
     count = len(instance)
     made = _draw(backbone, protocol, instance if is_base else instance + classes, evaluator.batch_size)
-    latency = (time.perf_counter() - started) / len(made)
     class_images = [base.class_images[index] for index in part.classes] if is_base else made[count:]
     drawn = Drawn(tuple(made[:count]), instance, tuple(class_images), classes)
     scores = score(
@@ -245,7 +242,6 @@ def evaluate(
         images=drawn.images,
         class_images=drawn.class_images,
         image_scores=scores.images,
-        image_latency_seconds=latency,
         seconds=time.perf_counter() - started,
         instance=instance,
         classes=classes,
