@@ -86,6 +86,23 @@ def test_noise_is_shared_by_arms_and_by_nothing_else(subject: Subject, config: E
     assert not set(first.anchors.seeds) & seeds_of(first)
 
 
+@pytest.mark.parametrize("own", [None, ("{subject} in the snow", "a photo of {subject}")])
+def test_search_and_confirm_share_no_noise(subject: Subject, own: tuple[str, ...] | None) -> None:
+    """Not that of their anchors either, nor for prompts that both of them draw, such as the class prompt alone."""
+    found = []
+    for prompt_set, seed in (("confirm", 0), ("search", 1)):
+        settings = EvaluationConfig.model_validate({"prompts": own, "prompt_set": prompt_set})
+        found.append(make_protocol(subject, settings, 32, seed))
+    confirm, search = ({*one.anchors.seeds} | seeds_of(one) for one in found)
+    assert not confirm & search
+    alone = [
+        {seed for seed, group in zip(one.anchors.seeds, one.anchors.groups, strict=True) if not group}
+        for one in found
+    ]
+    assert all(alone)
+    assert not alone[0] & alone[1]
+
+
 def test_anchors_rest_on_at_least_64_images(subject: Subject, config: EvaluationConfig) -> None:
     for prompts, each in ((None, 4), (config.prompts, 22), (("{subject}",), 64)):
         anchors = make_protocol(subject, EvaluationConfig(prompts=prompts), 32, 0).anchors

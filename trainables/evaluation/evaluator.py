@@ -29,7 +29,7 @@ from trainables.families import Backbone
 from trainables.sampling import generate
 from trainables.subjects import Subject, image_digest
 
-_VERSION = 2  # of what is cached; raised when sampling or embedding changes its results
+_VERSION = 3  # of what is cached; raised when sampling or embedding changes its results
 
 
 @dataclass(frozen=True)
