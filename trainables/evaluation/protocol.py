@@ -89,8 +89,8 @@ class Protocol:
             for what the class has kept, for drift, and for distances of distributions.
         anchors: The same prompts as `classes`, at least `ANCHOR_IMAGES` of the templates and as many of the class
             prompt alone as of each, with noise of the study and the set of prompts alone. The base model's images
-            of them are where the scales begin, and the reference of distances of distributions, because images that share their noise are
-            not independent samples.
+            of them are where the scales begin, and the reference of distances of distributions, because images that
+            share their noise are not independent samples.
         num_inference_steps: Solver steps.
         guidance_scale: Of classifier-free guidance.
         resolution: Side in pixels.
