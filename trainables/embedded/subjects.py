@@ -29,8 +29,8 @@ TRAINING_SETTINGS = (
 )
 REFERENCE_SCENES = ("in the snow", "at night", "in a forest", "in the desert")
 REFERENCE_ACCESSORIES = ("none", "crown", "none", "balloon")
-# Settings of the evaluation prompts; without a scene the prompt names none. The two lists share no setting, and the
-# search's are those of no training image either, so that nothing that a search is tuned on is asked again.
+# Settings of the evaluation prompts; without a scene the prompt names none. The two lists share no setting, so that
+# nothing that a search is tuned on is asked again, and none is a training image's, whose copy would be a good answer.
 _CONFIRM_SETTINGS = (
     ("in the snow", "none"),
     ("", "hat"),
@@ -41,7 +41,7 @@ _CONFIRM_SETTINGS = (
     ("in the desert", "sunglasses"),
     ("in a city", "scarf"),
     ("", "sunglasses"),
-    ("in a room", "none"),
+    ("in a room", "scarf"),
     ("on grass", "balloon"),
     ("", "crown"),
     ("in the desert", "none"),
