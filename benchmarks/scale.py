@@ -149,7 +149,7 @@ def _times(storage: Storage) -> list[tuple[float, float, float]]:
     found = []
     for path in (storage.folder / "runs").glob(f"*/*/*/{EVENTS_FILE}"):
         events = read_events(path.parent)
-        own = next(event.data["train_seconds"] for event in events if event.kind == "cost")
+        own = next(event.data["train_seconds"] for event in reversed(events) if event.kind == "cost")
         found.append((events[0].time, events[-1].time, own))
     return sorted(found, key=lambda times: times[1])
 

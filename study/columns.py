@@ -46,6 +46,7 @@ MORE_EVALUATION = (
     "ceiling_prompt",
     "subject_anchor_error",
     "prompt_anchor_error",
+    "class_anchor_error",
 )
 MORE_COST = (
     "train_steps",

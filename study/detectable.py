@@ -59,7 +59,13 @@ def tuning_note(spec: StudySpec) -> str | None:
 
     subjects, searches = len(spec.confirm.subjects or ()), spec.search.repeats
     searched = any(spec.trials_of(name) for name in spec.arms)
-    if not searched or not spec.confirm.seeds or not trained_pairs(spec) or subjects < MIN_SUBJECTS or searches >= subjects:
+    if (
+        not searched
+        or not spec.confirm.seeds
+        or not trained_pairs(spec)
+        or subjects < MIN_SUBJECTS
+        or searches >= subjects
+    ):
         return None
     return (
         f"search: {searches} search{'es' * (searches > 1)} an arm for {subjects} confirm subjects: subjects that share "

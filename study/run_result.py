@@ -81,8 +81,8 @@ def write_failure(
 ) -> RunResult:
     """Ends a run that left no result of its own, because its worker died: event first, then ``result.json``.
 
-    The cost is what the run itself last reported. Of a run that never began its configuration is written, too:
-    reports and MLflow count it as failed like any other.
+    The cost is what the run itself last reported, at its newest checkpoint at the latest. Of a run that never began its
+    configuration is written, too: reports and MLflow count it as failed like any other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / RUN_FILE).exists():

@@ -24,7 +24,7 @@ PHASES: tuple[Phase, ...] = ("search", "confirm")
 
 _ANCHOR_IMAGES = 64  # of the base model, of the templates together, at least: where the scales begin
 _CLASS_IMAGES_AT_ONCE = 16  # are made together, for training with prior preservation
-_FEWEST_CLASS_IMAGES = 2  # of an evaluation on the way
+_FEWEST_CLASS_IMAGES = 8  # of an evaluation on the way
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
     some, of_class = instance, classes
     if evaluation.images_between is not None and evaluation.images_between < instance:
         some = evaluation.images_between
-        of_class = max(_FEWEST_CLASS_IMAGES, round(classes * some / instance))
+        of_class = min(classes, max(_FEWEST_CLASS_IMAGES, round(classes * some / instance)))
     return Images(
         final=instance + classes,
         between=(some + of_class) * len({at for at in evaluation.at if at < 1}),

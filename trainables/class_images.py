@@ -17,12 +17,14 @@ from PIL import Image
 from trainables.cache import Cache, Tensors
 from trainables.config import TrainingConfig
 from trainables.families import Backbone
-from trainables.meter import count_flops
+from trainables.meter import count_flops, device_name
 from trainables.randomness import stream_seed
 from trainables.sampling import generate
 
 _AT_ONCE = 16  # a cache entry each, so that asking for more reuses those that are there
-_VERSION = 2  # of the entries: from 2 on they hold what making them took
+_VERSION = (
+    3  # of the entries: from 2 on they hold what making them took, from 3 on each prompt has its own noise
+)
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,15 @@ def _chunk(
         "guidance": training.class_guidance_scale,
         "start": start,
         "count": _AT_ONCE,
-        "device": backbone.device.type,
+        # Their seconds are charged, and are those of this device.
+        "device": device_name(backbone.device),
     }
 
     def draw(count: int, steps: int) -> list[Image.Image]:
         return generate(
             backbone,
             [prompt] * count,
-            seeds=[stream_seed(index, "class_images") for index in range(start, start + count)],
+            seeds=[stream_seed(index, f"class_images/{prompt}") for index in range(start, start + count)],
             num_inference_steps=steps,
             guidance_scale=training.class_guidance_scale,
             batch_size=_AT_ONCE,

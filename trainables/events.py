@@ -31,7 +31,7 @@ Kind = Literal[
     "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool
     "image",  # step; data: key, path (relative to the run's folder)
     "checkpoint",  # step; data: path
-    "cost",  # data: cost metrics under bare names (train_seconds, ...)
+    "cost",  # with every checkpoint and at the end; data: cost metrics under bare names, so far (train_seconds, ...)
     "artifact",  # data: path (relative), role (weights | scores | provenance), bytes
     "finished",  # data: state (COMPLETE | PRUNED | FAIL), reason, message, traceback
 ]

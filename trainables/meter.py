@@ -9,6 +9,7 @@ what their optimisation takes. Class images are charged by what making them took
 from __future__ import annotations
 
 import math
+import platform
 import resource
 import sys
 import time
@@ -155,6 +156,11 @@ class Meter:
 def _sum(first: float | None, second: float | None) -> float | None:
     """Returns the sum of two figures; None if one of them is not known."""
     return None if first is None or second is None else first + second
+
+
+def device_name(device: torch.device) -> str:
+    """Returns the name of a GPU's model, or the machine's architecture for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 def count_flops(step: Callable[[], Any]) -> int:

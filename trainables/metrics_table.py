@@ -83,9 +83,11 @@ _EVALUATION = (
     Metric("ceiling_prompt", "Ceiling of prompt fidelity", "none", "", "eval",
            "Scaled prompt fidelity of perfect pictures; missing where there are none of the prompts."),
     Metric("subject_anchor_error", "Error of the subject scale", "none", "", "eval",
-           "Standard error of the scaled subject fidelity that comes of the base model's images at its zero."),
+           "Standard error of this run's scaled subject fidelity that comes of the ends of the scale: base and real."),
     Metric("prompt_anchor_error", "Error of the prompt scale", "none", "", "eval",
-           "Standard error of the scaled prompt fidelity that comes of the base model's images at its one."),
+           "Standard error of this run's scaled prompt fidelity that comes of the ends of the scale: floor and base."),
+    Metric("class_anchor_error", "Error of the class scale", "none", "", "eval",
+           "Standard error of this run's class kept that comes of the ends of the scale: real and base."),
 )  # fmt: skip
 
 _COST = (
@@ -120,7 +122,7 @@ _COST = (
     Metric("artifact_bytes", "Weights on disk", "lower", "B", "cost",
            "Size of the saved weights."),
     Metric("image_latency_seconds", "Latency per image", "lower", "s", "cost",
-           "Wall seconds per image when sampling in the evaluation's batches, adapters beside the weights."),
+           "Wall seconds per image in a warm batch of 4 at the evaluation's steps, adapters beside the weights."),
     Metric("image_latency_fused_seconds", "Latency per image, fused", "lower", "s", "cost",
            "The same with adapters merged into the weights."),
 )  # fmt: skip

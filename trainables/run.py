@@ -44,11 +44,11 @@ from trainables.events import (
 )
 from trainables.families import Backbone
 from trainables.follow import follow, share_checkpoint, undoing
-from trainables.latency import fused_latency
+from trainables.latency import measure_latency
 from trainables.length import Spent, settle_length
 from trainables.located import place_folders
 from trainables.loop import Trainer, train
-from trainables.meter import Meter, folder_bytes
+from trainables.meter import Meter, device_name, folder_bytes
 from trainables.outcomes import describe, is_provided_for, outcome
 from trainables.prompt_checks import refuse_cut_prompts
 from trainables.resident import Resident
@@ -123,7 +123,7 @@ def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]
         except GeneratorExit:
             attempt.sound = True
             if not sys.is_finalizing():  # then nobody has stopped the run, the process is going away
-                attempt.record_cost()
+                attempt.record_last_cost()
                 attempt.finish(outcome("PRUNED", "stopped_early"))
             raise
         except Exception as error:
@@ -135,7 +135,7 @@ def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]
         finally:
             attempt.give_back()
         if ending["state"] == "FAIL":
-            attempt.record_cost()
+            attempt.record_last_cost()
         yield attempt.finish(ending)
 
 
@@ -165,6 +165,7 @@ class _Attempt:
         self.facts: dict[str, Any] = {}  # cost figures that are known once and do not add up
         # Read before the attempt starts: where it goes on decides what the first event says.
         self.checkpoint = load_latest(folder / CHECKPOINTS) if self.method.trains else None
+        self.accounted = self.checkpoint is None  # the meter holds the cost of earlier attempts
 
     @property
     def step(self) -> int:
@@ -183,9 +184,7 @@ class _Attempt:
             num_workers=self.team.size,
             parallel_strategy=_strategy(self.team),
             device=self.device.type,
-            device_name=torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else platform.machine(),
+            device_name=device_name(self.device),
             versions=_versions(),
         )
 
@@ -216,14 +215,17 @@ class _Attempt:
         self.meter.account_for_attempts(self.spans)
         if self.trainer is not None:
             checkpoints = self.folder / CHECKPOINTS
-            yield from train(
+            for event in train(
                 self.trainer,
                 self.log,
                 self.meter,
                 checkpoints,
                 self._evaluation_steps(),
                 self._evaluate_between,
-            )
+            ):
+                yield event
+                if event.kind == "checkpoint":  # a run whose worker dies is charged what it had spent here
+                    yield self.record_cost()
         with _averaged(self.trainer, self.meter):
             if self.trainer is not None:
                 yield self.log.append("phase", self.step, name="save")
@@ -231,7 +233,7 @@ class _Attempt:
                     size = self._save()
                 yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
             yield from self._evaluate(self.step, final=True)
-            self._measure_fused()
+            self._measure_latency()
         yield self.record_cost()
 
     def finish(self, outcome: dict[str, Any]) -> Event:
@@ -243,11 +245,20 @@ class _Attempt:
         return event
 
     def record_cost(self) -> Event:
-        """Records the cost so far."""
+        """Records the cost so far; of several such events the last counts."""
         nothing: dict[str, Any] = {"trainable_parameters": 0, "artifact_bytes": 0}
         nothing |= {"image_latency_seconds": None, "image_latency_fused_seconds": None}
         cost = self.meter.cost(self.step) | nothing | self.facts
         return self.log.append("cost", self.step, **cost)
+
+    def record_last_cost(self) -> None:
+        """Records the cost of a run that ends early.
+
+        An attempt that has not come as far as its checkpoint knows nothing of what the run had spent before, and what
+        was recorded with the checkpoint stands.
+        """
+        if self.accounted or self.log.last_step("cost") < 0:
+            self.record_cost()
 
     def give_back(self) -> None:
         """Makes the resident model the base model again, or lets it go; fails neither this run nor the next."""
@@ -282,6 +293,7 @@ class _Attempt:
         checkpoint, self.checkpoint = share_checkpoint(self.team, self.checkpoint, take), None
         if checkpoint is not None:
             self.trainer.restore(checkpoint, self.meter)
+            self.accounted = True
         if not self.meter.flops_per_step:
             self.meter.flops_per_step = count_step_flops(self.trainer)
         spread(self.trainer)
@@ -309,7 +321,6 @@ class _Attempt:
         with self.meter.measure("evaluate"):
             result = evaluate(self.evaluator, self.backbone, is_base=not self.method.trains, final=final)
             pictures = save_samples(self.evaluator, result, self.folder / SAMPLES, step, final=final)
-        self.facts["image_latency_seconds"] = result.image_latency_seconds
         for key, path in pictures.items():
             yield self.log.append("image", step, key=key, path=f"{SAMPLES}/{path.name}")
         if final:
@@ -319,19 +330,14 @@ class _Attempt:
             yield self.log.append("artifact", step, path=EVALUATION_FILE, role="provenance", bytes=size)
         yield self.log.append("evaluation", step, final=final, **result.metrics)
 
-    def _measure_fused(self) -> None:
-        """Times sampling with adapters merged, beside what the evaluation has measured."""
+    def _measure_latency(self) -> None:
+        """Times sampling with adapters beside the weights and merged into them."""
         assert self.backbone is not None
         assert self.evaluator is not None
-        evaluator = self.evaluator
         with self.meter.measure("evaluate"):
-            self.facts["image_latency_fused_seconds"] = fused_latency(
-                self.backbone,
-                self.method,
-                evaluator.protocol,
-                evaluator.batch_size,
-                self.facts["image_latency_seconds"],
-            )
+            latency = measure_latency(self.backbone, self.method, self.evaluator.protocol)
+        self.facts["image_latency_seconds"] = latency.beside
+        self.facts["image_latency_fused_seconds"] = latency.fused
 
     def _save(self) -> int:
         """Writes the weights in one step and returns their size in bytes."""

@@ -21,7 +21,7 @@ from trainables.subjects import Subject, resolve_subject
 def table(templates: Sequence[str], real: float | None) -> AnchorTable:
     """Anchors about where those of the embedded model are (`python -m benchmarks.failed_images`)."""
     count = len(templates)
-    return AnchorTable((0.2,) * (count + 1), (0.62,) * count, (0.04,) * count, real, 64)
+    return AnchorTable((0.2,) * (count + 1), (0.62,) * count, (0.04,) * count, real, 0.01, 64)
 
 
 @pytest.mark.parametrize("name", ["frog-7", "dog-12"])

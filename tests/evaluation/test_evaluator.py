@@ -86,6 +86,23 @@ def test_noise_is_shared_by_arms_and_by_nothing_else(subject: Subject, config: E
     assert not set(first.anchors.seeds) & seeds_of(first)
 
 
+@pytest.mark.parametrize("own", [None, ("{subject} in the snow", "a photo of {subject}")])
+def test_search_and_confirm_share_no_noise(subject: Subject, own: tuple[str, ...] | None) -> None:
+    """Not that of their anchors either, nor for prompts that both of them draw, such as the class prompt alone."""
+    found = []
+    for prompt_set, seed in (("confirm", 0), ("search", 1)):
+        settings = EvaluationConfig.model_validate({"prompts": own, "prompt_set": prompt_set})
+        found.append(make_protocol(subject, settings, 32, seed))
+    confirm, search = ({*one.anchors.seeds} | seeds_of(one) for one in found)
+    assert not confirm & search
+    alone = [
+        {seed for seed, group in zip(one.anchors.seeds, one.anchors.groups, strict=True) if not group}
+        for one in found
+    ]
+    assert all(alone)
+    assert not alone[0] & alone[1]
+
+
 def test_anchors_rest_on_at_least_64_images(subject: Subject, config: EvaluationConfig) -> None:
     for prompts, each in ((None, 4), (config.prompts, 22), (("{subject}",), 64)):
         anchors = make_protocol(subject, EvaluationConfig(prompts=prompts), 32, 0).anchors
@@ -108,9 +125,31 @@ def test_on_the_way_the_first_image_of_each_prompt_comes_before_second_ones(
         return list(zip(instance.groups, instance.numbers, strict=True)), len(part.classes)
 
     assert drawn(None) == ([(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)], 4)
-    assert drawn(4) == ([(0, 0), (0, 1), (1, 0), (2, 0)], 3)
-    assert drawn(2) == ([(0, 0), (1, 0)], 2)  # never fewer class images than two
+    assert drawn(4) == ([(0, 0), (0, 1), (1, 0), (2, 0)], 4)
+    assert drawn(2) == ([(0, 0), (1, 0)], 4)  # fewer images than prompts: of the first prompts
     assert drawn(60) == drawn(None)
+
+
+def test_on_the_way_there_are_enough_class_images_of_as_many_prompts(
+    subject: Subject, config: EvaluationConfig
+) -> None:
+    def classes(images: int, of: int) -> list[tuple[int, int]]:
+        settings = config.model_copy(update={"images_between": images, "num_class_images": of})
+        protocol = make_protocol(subject, settings, 32, 0)
+        part = protocol.classes.chosen(protocol.part(final=False).classes)
+        return list(zip(part.groups, part.numbers, strict=True))
+
+    eight = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1)]
+    assert classes(1, 20) == eight  # a sixth would be three
+    assert classes(1, 6) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (3, 0)]  # the end has no more
+    share = classes(4, 24)
+    assert len(share) == 16
+    assert {group for group, _ in share} == {0, 1, 2, 3}
+    many = EvaluationConfig(images_between=8, num_class_images=64)  # 16 prompts x 4
+    protocol = make_protocol(subject, many, 32, 0)
+    part = protocol.part(final=False)
+    assert [protocol.instance.groups[index] for index in part.instance] == list(range(8))
+    assert [protocol.classes.groups[index] for index in part.classes] == list(range(8))
 
 
 def test_fewer_prompts_keep_their_noise(subject: Subject, config: EvaluationConfig) -> None:
@@ -172,8 +211,15 @@ def test_scores_are_those_of_the_pure_metrics(
     assert values["prompt_fidelity"] == pytest.approx(
         metrics.paired_cosine(clip.embed_images(result.images), texts[[0, 0, 1, 1, 2, 2]])
     )
-    assert result.image_latency_seconds > 0
-    assert result.seconds >= result.image_latency_seconds * 10
+    anchors = evaluator.anchors.of(result.instance.groups, result.classes.groups)
+    errors = evaluator.anchors.errors(result.instance.groups, result.classes.groups)
+    for name, error in (
+        ("subject", errors.of_subject(values["subject_fidelity_scaled"], anchors)),
+        ("prompt", errors.of_prompt(values["prompt_fidelity_scaled"], anchors)),
+        ("class", errors.of_class(values["class_kept"], anchors)),
+    ):
+        assert values[f"{name}_anchor_error"] == error
+    assert result.seconds > 0
 
 
 def test_distances_of_distributions_need_50_images(
@@ -236,13 +282,13 @@ def test_on_the_way_the_numbers_are_those_of_the_images_drawn(
     settings = config.model_copy(update={"images_between": 2})
     evaluator = prepare_evaluation(backbone, subject, settings, metric_models, cache, 0)
     whole, between = evaluate(evaluator, tuned), evaluate(evaluator, tuned, final=False)
-    assert (len(between.images), len(between.class_images), len(whole.images)) == (2, 2, 6)
+    assert (len(between.images), len(between.class_images), len(whole.images)) == (2, 4, 6)
     known = {score.noise_seed: score for score in whole.image_scores}
     same = [known[score.noise_seed] for score in between.image_scores]
     for ours, theirs in zip(between.image_scores, same, strict=True):
         assert ours.subject_similarity == pytest.approx(theirs.subject_similarity, abs=1e-5)
     # Measured against the base model's images of the prompts that were drawn, not of all.
-    anchors = evaluator.anchors.of([0, 1], [0, 1])
+    anchors = evaluator.anchors.of([0, 1], [0, 1, 2, 3])
     assert between.metrics["prompt_fidelity_scaled"] == anchors.scaled_prompt(
         between.metrics["prompt_fidelity"]
     )
@@ -303,7 +349,7 @@ def test_what_the_data_cannot_give_is_none(
     assert values["diversity"] is None
     assert values["prompt_fidelity_scaled"] is None
     assert values["quality"] is None
-    assert values["prompt_anchor_error"] is None
+    assert values["prompt_anchor_error"] is values["subject_anchor_error"] is None
     assert values["class_kid"] is values["class_kid_low"] is None
     assert values["subject_fidelity"] is not None
 
@@ -325,9 +371,10 @@ def test_provenance_names_models_and_preprocessing(evaluator: Evaluator, models:
     assert record["protocol"]["seed"] == 1234
     assert set(record["anchors"]) == {
         "subject_base", "subject_real", "prompt_base", "prompt_floor", "class_base", "images",
-        "subject_anchor_error", "prompt_anchor_error",
+        "subject_base_error", "subject_real_error", "prompt_base_error", "prompt_floor_error", "class_base_error",
     }  # fmt: skip
     assert record["anchors"]["images"] == 66
+    assert all(record["anchors"][name] > 0 for name in record["anchors"] if name.endswith("_error"))
 
 
 def test_metrics_table() -> None:

@@ -101,6 +101,31 @@ def test_real_similarity() -> None:
     assert metrics.real_similarity(references[:1], training[:0]) is None
 
 
+def test_the_error_of_real_similarity_is_a_jackknife() -> None:
+    references, training = rows(4), rows(3, seed=1)
+
+    def expected(left: list[float]) -> float:
+        count = len(left)
+        return float(np.sqrt((count - 1) / count * sum((value - np.mean(left)) ** 2 for value in left)))
+
+    without = [
+        float(np.mean([cosine(x, y) for x, y in combinations(np.delete(references, index, axis=0), 2)]))
+        for index in range(4)
+    ]  # three are left, and the training images stay out all the same
+    assert metrics.real_similarity_error(references, training) == pytest.approx(expected(without))
+    two = [float(np.mean([cosine(one, y) for y in training])) for one in (references[1], references[0])]
+    assert metrics.real_similarity_error(references[:2], training) == pytest.approx(expected(two))
+    assert metrics.real_similarity_error(references[:2], training[:0]) is None
+    assert metrics.real_similarity_error(references[:1], training) is None
+
+
+def test_the_error_of_real_similarity_is_that_of_its_repetition() -> None:
+    found = [rows(16, seed=seed) + 1.0 for seed in range(300)]  # alike, as pictures of one subject are
+    stated = [metrics.real_similarity_error(one, one[:0]) or 0 for one in found]
+    scatter = np.std([metrics.real_similarity(one, one[:0]) for one in found])
+    assert np.mean(stated) == pytest.approx(scatter, rel=0.15)
+
+
 def naive_kid(x: np.ndarray, y: np.ndarray) -> float:
     def kernel(a: np.ndarray, b: np.ndarray) -> float:
         return (sum(p * q for p, q in zip(a, b, strict=True)) / len(a) + 1) ** 3

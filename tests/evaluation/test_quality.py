@@ -14,6 +14,7 @@ from trainables.evaluation.quality import (
     FAILED_SUBJECT,
     RULE,
     SMALLEST_SPAN,
+    AnchorErrors,
     Anchors,
     compute_quality,
     has_failed,
@@ -114,7 +115,7 @@ def test_the_rule_that_reports_print_is_the_rule() -> None:
 
 
 def table(subject: list[float], prompt: list[float], floor: list[float]) -> AnchorTable:
-    return AnchorTable(tuple(subject), tuple(prompt), tuple(floor), 0.9, 64)
+    return AnchorTable(tuple(subject), tuple(prompt), tuple(floor), 0.9, 0.02, 64)
 
 
 def test_anchors_weigh_prompts_as_the_images_that_are_measured() -> None:
@@ -125,8 +126,61 @@ def test_anchors_weigh_prompts_as_the_images_that_are_measured() -> None:
     part = found.of([0, 1], [0, 0, 1])
     assert (part.subject_base, part.prompt_base, part.prompt_floor) == pytest.approx((0.15, 0.55, 0.05))
     assert part.class_base == pytest.approx(0.3)
-    assert found.subject_error() == pytest.approx(0.1 / 3**0.5 / 0.7)
-    assert found.prompt_error() == pytest.approx(0.1 / 3**0.5 / 0.5)
+
+
+def test_errors_of_anchors_are_those_of_the_prompts_that_are_measured() -> None:
+    found = table([0.4, 0.1, 0.2, 0.3], [0.5, 0.6, 0.7], [0.0, 0.1, 0.2])
+    whole = found.errors([0, 0, 1, 1, 2, 2], [0, 1, 2, 3])
+    each = 0.1 / 3**0.5
+    assert (whole.subject_base, whole.prompt_base, whole.prompt_floor) == pytest.approx((each, each, each))
+    assert whole.subject_real == 0.02
+    assert whole.class_base == pytest.approx(np.std([0.4, 0.1, 0.2, 0.3], ddof=1) / 2)
+    part = found.errors([0, 1], [0, 0, 1])
+    assert part.subject_base == pytest.approx(np.std([0.1, 0.2], ddof=1) / 2**0.5)
+    # Two thirds and a third: the variance of a weighted mean.
+    assert part.class_base == pytest.approx(np.std([0.4, 0.1], ddof=1) * (4 / 9 + 1 / 9) ** 0.5)
+
+
+ERRORS = AnchorErrors(0.03, 0.04, 0.02, 0.01, 0.05)
+
+
+@pytest.mark.parametrize("scaled", [0.0, 0.4, 1.0, 1.3])
+def test_both_ends_of_a_scale_count_by_where_a_run_stands(scaled: float) -> None:
+    def expected(zero: float, one: float, span: float) -> float:
+        return float((((1 - scaled) * zero) ** 2 + (scaled * one) ** 2) ** 0.5 / span)
+
+    assert ERRORS.of_subject(scaled, ANCHORS) == pytest.approx(expected(0.03, 0.04, 0.7))
+    assert ERRORS.of_prompt(scaled, ANCHORS) == pytest.approx(expected(0.01, 0.02, 0.2))
+    assert ERRORS.of_class(scaled, ANCHORS) == pytest.approx(expected(0.04, 0.05, 0.65))
+
+
+def test_the_error_of_a_score_is_how_it_scatters_with_its_anchors() -> None:
+    """Drawn anew by their errors, the anchors move each scaled score by what is stated."""
+    rng = np.random.default_rng(0)
+    scores = []
+    fields = ANCHORS.__dict__
+    for _ in range(4000):
+        moved = {name: rng.normal(value, 0.1 * ERRORS.__dict__[name]) for name, value in fields.items()}
+        scores.append(compute_quality(0.55, 0.22, 0.4, Anchors(**moved)))
+    told = compute_quality(0.55, 0.22, 0.4, ANCHORS)
+    for name, error in (
+        ("subject_fidelity_scaled", ERRORS.of_subject(told.subject_fidelity_scaled, ANCHORS)),
+        ("prompt_fidelity_scaled", ERRORS.of_prompt(told.prompt_fidelity_scaled, ANCHORS)),
+        ("class_kept", ERRORS.of_class(told.class_kept, ANCHORS)),
+    ):
+        assert 10 * np.std([getattr(score, name) for score in scores]) == pytest.approx(error, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "missing", ["subject_base", "subject_real", "prompt_base", "prompt_floor", "class_base"]
+)
+def test_an_error_of_which_a_part_is_missing_is_missing(missing: str) -> None:
+    errors = replace(ERRORS, **{missing: None})
+    found = errors.of_subject(0.5, ANCHORS), errors.of_prompt(0.5, ANCHORS), errors.of_class(0.5, ANCHORS)
+    gone = {"subject_real": (0, 2), "subject_base": (0,), "class_base": (2,)}.get(missing, (1,))
+    assert tuple(index for index, value in enumerate(found) if value is None) == gone
+    assert ERRORS.of_subject(None, ANCHORS) is None
+    assert ERRORS.of_subject(0.5, replace(ANCHORS, subject_base=0.895)) is None
 
 
 def test_the_error_of_an_anchor_is_that_of_its_repetition() -> None:
@@ -137,17 +191,16 @@ def test_the_error_of_an_anchor_is_that_of_its_repetition() -> None:
         prompts = rng.normal(0.2, 0.08, 16)  # images of a prompt are alike
         means = rng.normal(prompts[:, None], 0.05, (16, 4)).mean(axis=1)
         one = table([0.2, *means], list(means), [0.0] * 16)
-        stated.append((one.subject_error() or 0) * (0.9 - means.mean()))
+        stated.append(one.errors(range(16), [0]).subject_base or 0)
         found.append(means.mean())
     assert np.mean(stated) == pytest.approx(np.std(found), rel=0.1)
 
 
 def test_anchors_without_enough_prompts_have_no_error() -> None:
     one = table([0.4, 0.1], [0.5], [])
-    assert (one.subject_error(), one.prompt_error()) == (None, None)
+    errors = one.errors([0], [0])
+    assert (errors.subject_base, errors.prompt_base, errors.prompt_floor, errors.class_base) == (None,) * 4
     assert one.of([0], [0]).prompt_floor is None
-    no_scale = AnchorTable((0.9, 0.9, 0.895), (0.5, 0.6), (0.0, 0.1), 0.9, 64)
-    assert no_scale.subject_error() is None
 
 
 def test_anchors_from_embeddings() -> None:
@@ -155,7 +208,7 @@ def test_anchors_from_embeddings() -> None:
     features, clip_features = rng.normal(size=(6, 8)), rng.normal(size=(6, 5))
     texts, references = rng.normal(size=(2, 5)), rng.normal(size=(4, 8))
     groups = [0, 0, 1, 1, 2, 2]
-    found = make_anchors(features, clip_features, groups, texts, references, 0.9)
+    found = make_anchors(features, clip_features, groups, texts, references, 0.9, 0.02)
     assert found.subject[0] == pytest.approx(metrics.subject_fidelity(features[:2], references))
     anchors = found.of([0, 1], [0, 1, 2])
     assert anchors.subject_base == pytest.approx(metrics.subject_fidelity(features[2:], references))
@@ -163,7 +216,7 @@ def test_anchors_from_embeddings() -> None:
     assert anchors.prompt_base == pytest.approx(metrics.paired_cosine(clip_features[2:], texts[[0, 0, 1, 1]]))
     floor = metrics.mismatched_prompt_fidelity(clip_features[2:], texts, [0, 0, 1, 1])
     assert anchors.prompt_floor == pytest.approx(floor)
-    assert found.images == 4
+    assert (found.images, found.real, found.real_error) == (4, 0.9, 0.02)
 
 
 def test_a_failed_image_misses_the_subject_or_the_prompt() -> None:

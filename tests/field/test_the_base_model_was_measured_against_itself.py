@@ -88,4 +88,5 @@ def test_the_base_arm_is_measured_like_any_other(tmp_path: Path) -> None:
         assert data["subject_fidelity_scaled"] != 0.0
         assert data["prompt_fidelity_scaled"] != 1.0
     assert found[0]["subject_fidelity"] != found[1]["subject_fidelity"]  # other noise
-    assert found[0]["subject_anchor_error"] == found[1]["subject_anchor_error"]  # the same anchors
+    for data in found.values():
+        assert data["subject_anchor_error"] > 0  # at the run's own place on the scale

@@ -233,6 +233,7 @@ def measured(row: dict[str, Any], arm: Arm) -> dict[str, Any]:
         "ceiling_quality": 0.95 + 0.01 * (place % 3),
         "subject_anchor_error": 0.02,
         "prompt_anchor_error": 0.03,
+        "class_anchor_error": 0.02,
     }
 
 

@@ -246,6 +246,7 @@ def evaluation_metrics(run: FakeRun, fraction: float, chance: random.Random) -> 
         "ceiling_prompt": 1.05,
         "subject_anchor_error": 0.02,
         "prompt_anchor_error": 0.03,
+        "class_anchor_error": 0.02,
     }
 
 

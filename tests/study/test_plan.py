@@ -131,7 +131,7 @@ def test_estimates_add_up(storage: Storage) -> None:
         evaluation=evaluation,
     )
     plan = make_plan(one, storage, measured(one), available={"CPU": 1})
-    images = 8 * 2 + 8 + 4 + 2  # at the end, and on the way with the same share of class images
+    images = 8 * 2 + 8 + 4 + 8  # at the end, and on the way with at least 8 class images
     drawing = images * (0.05 + 10 * 0.01)
     run = 0.5 + 1.0 + 50 * 1.0 + 0.5 + drawing  # between runs, preparation, steps, saving, evaluations
     assert plan.arms[0].seconds == pytest.approx(3 * run)

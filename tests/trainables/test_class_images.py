@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.trainables.conftest import RESOLUTION, MakeConfig
 from trainables import class_images
@@ -78,6 +79,38 @@ def test_their_flops_are_those_of_making_them(backbone: Backbone, tmp_path: Path
     )
     assert half.flops == whole // 2
     assert half.seconds == pytest.approx(made.seconds / 2)
+
+
+def test_each_class_has_noise_of_its_own(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One lucky draw for all classes would be taken for an effect of prior preservation."""
+    original, seeds = class_images.generate, {}
+
+    def noted(backbone: Backbone, prompts: list[str], **options: Any) -> Any:
+        seeds.setdefault(prompts[0], set()).update(options["seeds"])
+        return original(backbone, prompts, **options)
+
+    monkeypatch.setattr(class_images, "generate", noted)
+    for prompt in ("a cat", "a dog"):
+        make_class_images(backbone, Cache(tmp_path), prompt, TrainingConfig(**FIELDS), RESOLUTION)
+    assert [len(found) for found in seeds.values()] == [16, 16]
+    assert not seeds["a cat"] & seeds["a dog"]
+
+
+def test_seconds_of_another_device_are_not_charged(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a faster GPU took is no cost of a run on a slower one: each kind of device makes its own."""
+    made = []
+    monkeypatch.setattr(
+        class_images, "generate", lambda *_, **__: made.append(1) or [Image.new("RGB", (16, 16))] * 16
+    )
+    monkeypatch.setattr(class_images, "_count_flops", lambda *_: 1)
+    for name in ("NVIDIA T4", "NVIDIA H100", "NVIDIA T4"):
+        monkeypatch.setattr(class_images, "device_name", lambda _, name=name: name)
+        make_class_images(backbone, Cache(tmp_path), "a cat", TrainingConfig(**FIELDS), RESOLUTION)
+    assert len(made) == 2
 
 
 def test_a_phase_inside_another_counts_once() -> None:

@@ -29,8 +29,8 @@ TRAINING_SETTINGS = (
 )
 REFERENCE_SCENES = ("in the snow", "at night", "in a forest", "in the desert")
 REFERENCE_ACCESSORIES = ("none", "crown", "none", "balloon")
-# Settings of the evaluation prompts; without a scene the prompt names none. The two lists share no setting, and the
-# search's are those of no training image either, so that nothing that a search is tuned on is asked again.
+# Settings of the evaluation prompts; without a scene the prompt names none. The two lists share no setting, so that
+# nothing that a search is tuned on is asked again, and none is a training image's, whose copy would be a good answer.
 _CONFIRM_SETTINGS = (
     ("in the snow", "none"),
     ("", "hat"),
@@ -41,7 +41,7 @@ _CONFIRM_SETTINGS = (
     ("in the desert", "sunglasses"),
     ("in a city", "scarf"),
     ("", "sunglasses"),
-    ("in a room", "none"),
+    ("in a room", "scarf"),
     ("on grass", "balloon"),
     ("", "crown"),
     ("in the desert", "none"),
@@ -95,7 +95,14 @@ class EmbeddedSubject:
         return [compose(self.instance_prompt, *setting) for setting in TRAINING_SETTINGS]
 
     def reference_images(self) -> list[Image.Image]:
-        """16 held-out images in four scenes that no training image shows."""
+        """16 held-out images in four scenes that no training image shows.
+
+        The scales of an evaluation rest on them and on the base model's images: where scales begin, on at least 64
+        images of the base model (`trainables.evaluation.protocol.ANCHOR_IMAGES`); the one of the subject scale, how
+        similar real images are to each other, on these 16 and their 120 pairs. Their number is pinned, so that older
+        studies stay comparable; how sure the end is therefore stands beside it as a jackknife error
+        (`trainables.evaluation.metrics.real_similarity_error`), which enters the error of every scaled score.
+        """
         settings = [(s, a) for a in REFERENCE_ACCESSORIES for s in REFERENCE_SCENES]
         return self._draw(settings, 2000)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from trainables.evaluation import metrics
 from trainables.evaluation.metrics import Array
-from trainables.evaluation.quality import SMALLEST_SPAN, Anchors
+from trainables.evaluation.quality import AnchorErrors, Anchors
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,17 @@ class AnchorTable:
         subject: To the subject's references; the class prompt alone first, then the templates.
         prompt: To their own prompt; one entry a template.
         floor: To the other evaluation prompts; one entry a template, empty with fewer than two templates.
-        real: Mean similarity of real images of the subject with held-out ones, or None.
-        images: That the templates' means rest on.
+        real: Mean similarity of real images of the subject with held-out ones, or None. It rests on the references
+            alone, where there are four or more.
+        real_error: Its standard error, or None.
+        images: That the templates' means rest on: at least `trainables.evaluation.protocol.ANCHOR_IMAGES`.
     """
 
     subject: tuple[float, ...]
     prompt: tuple[float, ...]
     floor: tuple[float, ...]
     real: float | None
+    real_error: float | None
     images: int
 
     def of(self, groups: Sequence[int], class_groups: Sequence[int]) -> Anchors:
@@ -51,37 +54,31 @@ class AnchorTable:
             class_base=_mean_of(self.subject, class_groups),
         )
 
-    def subject_error(self) -> float | None:
-        """Standard error of the zero of the subject scale, in scaled units; at S a run has (1 - S) times it.
+    def errors(self, groups: Sequence[int], class_groups: Sequence[int]) -> AnchorErrors:
+        """Returns the standard errors of the anchors of images of these prompts; arguments as of `of`.
 
-        From the means of the prompts: images of one prompt are alike and do not count as so many independent ones.
-        That takes the prompts for a sample of prompts, so it is an upper bound for runs that are judged on the same.
-        None with fewer than two prompts, or where there is no scale.
+        Those of the base model's images from the means of the prompts: images of one prompt are alike and do not count
+        as so many independent ones. That takes the prompts for a sample of prompts, so it is an upper bound for runs
+        that are judged on the same. None with fewer than two prompts.
         """
-        error, base = _standard_error(self.subject[1:]), float(np.mean(self.subject[1:]))
-        if error is None or self.real is None or self.real - base < SMALLEST_SPAN:
-            return None
-        return error / (self.real - base)
-
-    def prompt_error(self) -> float | None:
-        """Standard error of the one of the prompt scale, in scaled units; at P a run has P times it.
-
-        As `subject_error`; at P = 1 the error of the floor has no weight.
-        """
-        error = _standard_error(self.prompt)
-        if error is None or not self.floor:
-            return None
-        span = float(np.mean(self.prompt) - np.mean(self.floor))
-        return error / span if span >= SMALLEST_SPAN else None
+        return AnchorErrors(
+            subject_base=_error_of(self.subject[1:], groups),
+            subject_real=self.real_error,
+            prompt_base=_error_of(self.prompt, groups),
+            prompt_floor=_error_of(self.floor, groups) if self.floor else None,
+            class_base=_error_of(self.subject, class_groups),
+        )
 
     def provenance(self) -> dict[str, Any]:
-        """What a report says of the anchors of a whole evaluation, as JSON values."""
-        everything = range(len(self.prompt))
+        """What a report says of the anchors of a whole evaluation, as JSON values: each, and under its name with
+        ``_error`` its standard error, in cosines.
+        """
+        everything = range(len(self.prompt)), range(len(self.subject))
+        errors = self.errors(*everything).__dict__
         return {
-            **self.of(everything, range(len(self.subject))).__dict__,
+            **self.of(*everything).__dict__,
+            **{f"{name}_error": error for name, error in errors.items()},
             "images": self.images,
-            "subject_anchor_error": self.subject_error(),
-            "prompt_anchor_error": self.prompt_error(),
         }
 
 
@@ -92,6 +89,7 @@ def make_anchors(
     texts: Array,
     references: Array,
     real: float | None,
+    real_error: float | None,
 ) -> AnchorTable:
     """Returns the anchors from the embeddings of the base model's images.
 
@@ -102,6 +100,7 @@ def make_anchors(
         texts: CLIP's embeddings of the templates with the class, one row a template.
         references: Of the image encoder, of the held-out references.
         real: How similar real images are to held-out ones.
+        real_error: Its standard error.
     """
     numbers = np.asarray(groups)
     similarity = metrics.cosines(features, references).mean(axis=1)
@@ -117,6 +116,7 @@ def make_anchors(
         prompt=tuple(float(rows[:, template].mean()) for template, rows in enumerate(of_template)),
         floor=floor,
         real=real,
+        real_error=real_error,
         images=int((numbers > 0).sum()),
     )
 
@@ -125,5 +125,11 @@ def _mean_of(values: Sequence[float], groups: Sequence[int]) -> float:
     return float(np.mean([values[group] for group in groups]))
 
 
-def _standard_error(means: Sequence[float]) -> float | None:
-    return float(np.std(means, ddof=1) / np.sqrt(len(means))) if len(means) > 1 else None
+def _error_of(values: Sequence[float], groups: Sequence[int]) -> float | None:
+    """Standard error of `_mean_of`; None with fewer than two prompts."""
+    prompts, counts = np.unique(np.asarray(groups), return_counts=True)
+    if len(prompts) < 2:
+        return None
+    weights = counts / counts.sum()
+    means = np.asarray(values)[prompts]
+    return float(np.std(means, ddof=1) * np.sqrt((weights**2).sum()))

@@ -29,7 +29,7 @@ from trainables.families import Backbone
 from trainables.sampling import generate
 from trainables.subjects import Subject, image_digest
 
-_VERSION = 2  # of what is cached; raised when sampling or embedding changes its results
+_VERSION = 3  # of what is cached; raised when sampling or embedding changes its results
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,6 @@ class Evaluation:
         images: Of the subject's prompts, in the order of `instance`.
         class_images: Of the class prompts, in the order of `classes`.
         image_scores: One entry an image: `images`, then `class_images`.
-        image_latency_seconds: Wall seconds an image, sampled in the evaluation's batches.
         seconds: Of the whole evaluation.
         instance: What `images` are of.
         classes: What `class_images` are of.
@@ -116,7 +115,6 @@ class Evaluation:
     images: tuple[Image.Image, ...]
     class_images: tuple[Image.Image, ...]
     image_scores: tuple[ImageScore, ...]
-    image_latency_seconds: float
     seconds: float
     instance: Draw
     classes: Draw
@@ -187,7 +185,7 @@ def make_scale(
     features, clip_features = _embedded(cache, encoder, images), _embedded(cache, clip, images)
     references = _embedded(cache, encoder, subject.references)
     texts = clip.embed_texts(protocol.texts)
-    real = metrics.real_similarity(references, _embedded(cache, encoder, subject.images))
+    real = references, _embedded(cache, encoder, subject.images)
     return Scale(
         reality=Reality(
             references=references,
@@ -197,7 +195,15 @@ def make_scale(
         ),
         features=features,
         clip_features=clip_features,
-        anchors=make_anchors(features, clip_features, protocol.anchors.groups, texts, references, real),
+        anchors=make_anchors(
+            features,
+            clip_features,
+            protocol.anchors.groups,
+            texts,
+            references,
+            metrics.real_similarity(*real),
+            metrics.real_similarity_error(*real),
+        ),
     )
 
 
@@ -219,7 +225,6 @@ def evaluate(
     instance, classes = protocol.instance.chosen(part.instance), protocol.classes.chosen(part.classes)
     count = len(instance)
     made = _draw(backbone, protocol, instance if is_base else instance + classes, evaluator.batch_size)
-    latency = (time.perf_counter() - started) / len(made)
     class_images = [base.class_images[index] for index in part.classes] if is_base else made[count:]
     drawn = Drawn(tuple(made[:count]), instance, tuple(class_images), classes)
     scores = score(
@@ -237,7 +242,6 @@ def evaluate(
         images=drawn.images,
         class_images=drawn.class_images,
         image_scores=scores.images,
-        image_latency_seconds=latency,
         seconds=time.perf_counter() - started,
         instance=instance,
         classes=classes,

@@ -148,9 +148,37 @@ def real_similarity(references: Array, training: Array) -> float | None:
     Returns:
         None if there is no pair at all.
     """
+    return _mean_of_pairs(references, _counted(references, training))
+
+
+def real_similarity_error(references: Array, training: Array) -> float | None:
+    """Standard error of `real_similarity`: the jackknife over the references (Tukey 1958).
+
+    Pairs that share a reference are not independent, so that their scatter would understate it. Which pairs count is
+    settled by all references: with four, leaving one out does not let the training images in.
+
+    Returns:
+        None with fewer than two references, or where leaving one out leaves no pair.
+    """
+    counted = _counted(references, training)
+    left = [_mean_of_pairs(np.delete(references, index, axis=0), counted) for index in range(len(references))]
+    values = [value for value in left if value is not None]
+    if len(values) < 2 or len(values) < len(left):
+        return None
+    count = len(values)
+    return float(np.sqrt((count - 1) / count * np.sum((np.asarray(values) - np.mean(values)) ** 2)))
+
+
+def _counted(references: Array, training: Array) -> Array:
+    """The training images whose pairs with references count."""
+    return training if len(references) < 4 else training[:0]
+
+
+def _mean_of_pairs(references: Array, training: Array) -> float | None:
+    """Mean cosine over pairs of different references and pairs of a reference and a training image."""
     table = cosines(references, references)
     pairs = table[np.triu_indices(len(table), k=1)]
-    if len(references) < 4 and len(training):
+    if len(training):
         pairs = np.concatenate([pairs, cosines(references, training).ravel()])
     return float(pairs.mean()) if len(pairs) else None
 

@@ -39,7 +39,7 @@ PHOTO_SEARCH_TEMPLATES: tuple[str, ...] = (
     "{subject} in a dark forest with fog",
     "{subject} on a cobblestone square in autumn leaves",
     "{subject} carved out of wood",
-    "a watercolour painting of {subject}",
+    "a clay figure of {subject}",
 )
 
 

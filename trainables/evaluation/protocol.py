@@ -3,7 +3,8 @@
 Nothing here depends on the run's method, so that all arms on a subject with a seed are judged on the same prompts
 with the same noise. Another seed or another subject has other noise: a lucky draw that they shared would be taken for
 an effect, and a search would tune on the noise that the verdict is reached with. What the scales are anchored at has
-noise of its own, fixed by the study alone, so that it is drawn once for all subjects of a class.
+noise of its own, fixed by the study and the set of prompts, so that it is drawn once for all subjects of a class, and
+so that search and confirm share none of it, not even for the class prompt alone, which both of them draw.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from trainables.subjects import Subject
 
 #: Images of the templates that anchors rest on, at least; with 10, their standard error was up to .15 in scaled units.
 ANCHOR_IMAGES = 64
-_FEWEST_CLASS_IMAGES = 2  # of an evaluation on the way
+#: Class images of an evaluation on the way, at least: class kept is a factor of what runs are compared by on the way,
+#: and on two images it is a lucky draw.
+FEWEST_CLASS_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ class Protocol:
         classes: The class prompt alone (group 0), then the templates with the class (group 1 for template 0), in turn:
             for what the class has kept, for drift, and for distances of distributions.
         anchors: The same prompts as `classes`, at least `ANCHOR_IMAGES` of the templates and as many of the class
-            prompt alone as of each, with noise of the study alone. The base model's images of them are where the
-            scales begin, and the reference of distances of distributions, because images that share their noise are
-            not independent samples.
+            prompt alone as of each, with noise of the study and the set of prompts alone. The base model's images
+            of them are where the scales begin, and the reference of distances of distributions, because images that
+            share their noise are not independent samples.
         num_inference_steps: Solver steps.
         guidance_scale: Of classifier-free guidance.
         resolution: Side in pixels.
@@ -111,11 +114,15 @@ class Protocol:
 
     def part(self, *, final: bool) -> Part:
         """Returns what an evaluation draws: everything at the end; on the way `images_between`, and of the class images
-        the same share, at least two.
+        the same share, at least `FEWEST_CLASS_IMAGES`, or all where the end has fewer.
+
+        Both take the first image of every prompt before any second one. With fewer images than prompts they are of the
+        first prompts, one each, and the scales are those of these prompts (`AnchorTable.of`).
         """
         count, classes = len(self.instance), len(self.classes)
         if not final and self.images_between is not None and self.images_between < count:
-            classes = max(_FEWEST_CLASS_IMAGES, round(classes * self.images_between / count))
+            share = round(classes * self.images_between / count)
+            classes = min(classes, max(FEWEST_CLASS_IMAGES, share))
             count = self.images_between
         return Part(self.instance.first(count), self.classes.first(classes))
 
@@ -166,7 +173,12 @@ def make_protocol(subject: Subject, config: EvaluationConfig, resolution: int, s
             "instance",
         ),
         classes=_draw(class_prompts, config.num_class_images, noise, "class"),
-        anchors=_draw(class_prompts, anchors_each * len(class_prompts), config.seed, "anchor"),
+        anchors=_draw(
+            class_prompts,
+            anchors_each * len(class_prompts),
+            stream_seed(config.seed, f"anchors/{config.prompt_set}"),
+            "anchor",
+        ),
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
         resolution=resolution,

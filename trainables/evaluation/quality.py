@@ -35,6 +35,7 @@ Photographs have no such truth; there the same thresholds are a convention.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 RULE = (
@@ -88,6 +89,40 @@ class Anchors:
 
 
 @dataclass(frozen=True)
+class AnchorErrors:
+    """Standard errors of the fields of `Anchors`, in cosines; None where the data cannot give it.
+
+    The methods say what they come to in a scaled score: an error of the end where the score stands counts in full, one
+    of the other end not at all. With v = (x - z) / (o - z) the derivatives are dv/dz = -(1 - v) / (o - z) and
+    dv/do = -v / (o - z). The ends are taken for independent.
+    """
+
+    subject_base: float | None
+    subject_real: float | None
+    prompt_base: float | None
+    prompt_floor: float | None
+    class_base: float | None
+
+    def of_subject(self, scaled: float | None, anchors: Anchors) -> float | None:
+        """Standard error of S that comes of the ends of its scale: sqrt(((1 - S) e0)^2 + (S e1)^2)."""
+        ends = anchors.subject_base, anchors.subject_real
+        return scaled_error(scaled, *ends, self.subject_base, self.subject_real)
+
+    def of_prompt(self, scaled: float | None, anchors: Anchors) -> float | None:
+        """Standard error of P that comes of the ends of its scale: sqrt(((1 - P) e0)^2 + (P e1)^2)."""
+        ends = anchors.prompt_floor, anchors.prompt_base
+        return scaled_error(scaled, *ends, self.prompt_floor, self.prompt_base)
+
+    def of_class(self, kept: float | None, anchors: Anchors) -> float | None:
+        """Standard error of C that comes of the ends of its scale, which runs from real images (0) to the base model
+        (1): sqrt(((1 - C) e0)^2 + (C e1)^2).
+        """
+        taken_over = None if kept is None else 1.0 - kept
+        ends = anchors.class_base, anchors.subject_real
+        return scaled_error(taken_over, *ends, self.class_base, self.subject_real)
+
+
+@dataclass(frozen=True)
 class Quality:
     """The scalars and their factors before clipping; None where an anchor is missing or two coincide."""
 
@@ -108,6 +143,28 @@ def rescale(value: float | None, zero: float | None, one: float | None) -> float
     if value is None or zero is None or one is None or one - zero < SMALLEST_SPAN:
         return None
     return (value - zero) / (one - zero)
+
+
+def scaled_error(
+    scaled: float | None,
+    zero: float | None,
+    one: float | None,
+    zero_error: float | None,
+    one_error: float | None,
+) -> float | None:
+    """Returns the standard error of a scaled score that comes of both ends of its scale, in scaled units.
+
+    None where there is no scale, as in `rescale`, or where an error is not known: a part would be taken for the whole.
+
+    Args:
+        scaled: What `rescale` gave.
+        zero_error: Standard error of `zero`, in the unit of `zero`; likewise `one_error`.
+    """
+    if scaled is None or zero is None or one is None or one - zero < SMALLEST_SPAN:
+        return None
+    if zero_error is None or one_error is None:
+        return None
+    return math.hypot((1.0 - scaled) * zero_error, scaled * one_error) / (one - zero)
 
 
 def compute_quality(

@@ -125,6 +125,7 @@ def score(
     prompt = metrics.paired_cosine(features.images_clip, real.texts[groups])
     class_similarity = metrics.subject_fidelity(features.class_images, real.references)
     quality = compute_quality(subject, prompt, class_similarity, anchors)
+    errors = table.errors(groups, drawn.classes.groups)
     failed = [image.failed for image in instance if image.failed is not None]
     values: dict[str, float | None] = {
         **quality.__dict__,
@@ -136,8 +137,9 @@ def score(
         "drift": metrics.drift(features.class_images, base.classes),
         "prior_preservation": class_similarity,
         "memorisation": float(np.mean([bool(image.copy) for image in instance])),
-        "subject_anchor_error": table.subject_error(),
-        "prompt_anchor_error": table.prompt_error(),
+        "subject_anchor_error": errors.of_subject(quality.subject_fidelity_scaled, anchors),
+        "prompt_anchor_error": errors.of_prompt(quality.prompt_fidelity_scaled, anchors),
+        "class_anchor_error": errors.of_class(quality.class_kept, anchors),
         **_distances(features, base, seed),
         **ceiling,
     }
