@@ -3,6 +3,7 @@
 The renderer is known, so no network is needed to say which eyes, mark, pattern and colours a picture shows: of all
 values of a trait, the one is read whose rendering is nearest in the pixels of the creature. Class and accessory are
 read by the judge (right on all renders); place and size of the creature are fitted along with the traits.
+`python -m benchmarks.embedded_traits` prints how much of random creatures it reads rightly.
 """
 
 from __future__ import annotations
@@ -158,3 +159,29 @@ def _options(who: world.Identity, trait: str) -> list[world.Identity]:
     if trait == "eye_colour":
         return [changed(eye_colour=value) for value in world.EYE_COLOURS]
     return [changed(**{trait: value}) for value in (EARS if trait == "ear_size" else WIDTHS)]
+
+
+def measure(count: int = 40, seed: int = 5) -> list[tuple[str, float, float]]:
+    """Reads renders of creatures that pre-training never saw, and what the autoencoder makes of them.
+
+    Returns:
+        For each kind of picture the mean share of traits read rightly: as visible, and all alike.
+    """
+    from benchmarks.measures import decoded
+    from trainables.embedded.render import render
+
+    rng = np.random.default_rng(seed)
+    drawn = [world.draw_identity(rng, world.CLASSES[number % 8]) for number in range(count)]
+    images = [render(who, world.draw_setting(rng, who)) for who in drawn]
+    lines = []
+    for kind, pictures in (("renders", images), ("renders through the autoencoder", decoded(images))):
+        found = read_identities(pictures)
+        shares = [shared_traits([one], who) for one, who in zip(found, drawn, strict=True)]
+        visible, alike = np.mean(shares, axis=0).ravel()
+        lines.append((kind, float(visible), float(alike)))
+    return lines
+
+
+if __name__ == "__main__":
+    for kind_, visible_, alike_ in measure():
+        print(f"{kind_}: {visible_:.3f} of the visible traits, {alike_:.3f} of all alike")
