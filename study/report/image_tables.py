@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from study.power import MIN_SUBJECTS
 from study.report.formatting import MISSING, listing, number
-from study.report.image_levels import LEVELS, Components, PromptScore
+from study.report.image_levels import CLASS, CLASS_RAW, LEVELS, ClassSample, Components, PromptScore
 from study.report.measures import ANCHOR_ERRORS, CEILINGS, measure
 from study.report.results_tables import Pair, counts, texts
 from study.report.rows import Rows, distinct, value_or_none
 from study.report.tables import Cell, Column, Table, assemble, number_cell
 
-_FACTORS = {"subject": "subject fidelity", "prompt": "prompt fidelity"}
+_FACTORS = {
+    "subject": "subject fidelity",
+    "prompt": "prompt fidelity",
+    CLASS: "class kept",
+    CLASS_RAW: "similarity of class images to the subject",
+}
 _DESIGN = ("subjects", "seeds", "prompts", "images")
 
 
@@ -36,15 +42,31 @@ def prompts_table(found: Sequence[PromptScore]) -> Table:
 
 
 def components_table(found: Sequence[Components]) -> Table:
-    """How much each level varies, and what twice as many of it would do to an arm's standard error."""
+    """How much each level varies, and what twice as many of it would do to an arm's standard error.
+
+    What few subjects cannot tell is left out: how much subjects vary, and what follows from it.
+    """
+    told = [c.subjects >= MIN_SUBJECTS for c in found]
     spreads = [
-        _numbers(f"sd_{level.replace(' ', '_')}", level, [_root(c.variances[level]) for c in found])
+        _numbers(
+            f"sd_{level.replace(' ', '_')}",
+            level,
+            [
+                _root(c.variances[level]) if ok or level != "subject" else None
+                for c, ok in zip(found, told, strict=True)
+            ],
+        )
         for level in LEVELS
     ]
     doubled = [
-        _numbers(f"error_twice_{name}", f"twice the {name}", [c.error_with(name) for c in found])
+        _numbers(
+            f"error_twice_{name}",
+            f"twice the {name}",
+            [c.error_with(name) if ok else None for c, ok in zip(found, told, strict=True)],
+        )
         for name in _DESIGN
     ]
+    freedom = [c.subjects - 1 if ok else None for c, ok in zip(found, told, strict=True)]
     columns = [
         texts("arm", "Arm", [c.arm for c in found]),
         texts("factor", "Of", [_FACTORS[c.factor] for c in found]),
@@ -53,20 +75,64 @@ def components_table(found: Sequence[Components]) -> Table:
             [Cell(f"{c.subjects} × {c.seeds} × {c.prompts} × {c.images}") for c in found],
         ),
         *spreads,
-        _numbers("error", "Standard error", [c.error for c in found]),
+        (
+            Column("subject_freedom", "degrees of freedom", numeric=True),
+            [Cell(MISSING) if df is None else Cell(str(df), value=df) for df in freedom],
+        ),
+        _numbers(
+            "error", "Standard error", [c.error if ok else None for c, ok in zip(found, told, strict=True)]
+        ),
         *doubled,
     ]
+    few = (
+        ""
+        if all(told)
+        else f" Below {MIN_SUBJECTS} subjects nothing is said of how subjects vary, nor of the standard error, which "
+        "is mostly theirs."
+    )
     note = (
         "Of single images' rescaled scores, not clipped. Design: subjects × seeds of each × prompts × images of each "
         "prompt. Standard deviations by level, from the balanced analysis of variance (method of moments; negative "
         "estimates are 0): seeds are nested in subjects, prompts are crossed with runs, images are nested in both. "
-        f"{MISSING}: the design cannot tell it apart from the level above. Standard error: of the arm's mean if both "
+        f"{MISSING}: the design cannot tell it apart from the level above. Degrees of freedom: of the spread of "
+        "subjects, the roughest of them. Standard error: of the arm's mean if both "
         "subjects and prompts are drawn at random, as it is and with twice as many of a level. All arms share "
-        "prompts, subjects and noise, so that differences between them vary less."
+        f"prompts, subjects and noise, so that differences between them vary less.{few}"
     )
+    kinds = {c.factor for c in found}
+    of_class = ""
+    if CLASS in kinds:
+        of_class = (
+            "Class kept: of single class images, on the scale that all runs on a subject share; images beyond the same "
+            "number of each prompt are left out."
+        )
+    elif CLASS_RAW in kinds:
+        of_class = (
+            "Similarity of class images: as measured, not rescaled to class kept, whose scale the runs do "
+            "not tell."
+        )
     return assemble(
-        "components", "What varies between images, and what more of it would help.", columns, (note,)
+        "components",
+        "What varies between images, and what more of it would help.",
+        columns,
+        tuple(text for text in (note, of_class) if text),
     )
+
+
+def class_words(sample: ClassSample | None) -> tuple[str, ...]:
+    """What class kept rests on, for the note of the main table."""
+    if sample is None:
+        return ()
+    count = str(sample.largest)
+    if sample.smallest != sample.largest:
+        count = f"{sample.smallest} to {sample.largest}"
+    error = (
+        ""
+        if sample.error is None
+        else f" (standard error of a run's value from them alone: {sample.error:.2f})"
+    )
+    noun = "image" if sample.largest == 1 else "images"
+    return (f"Class kept rests on {count} class {noun} a run{error}.",)
 
 
 def _root(variance: float | None) -> float | None:

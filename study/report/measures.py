@@ -96,6 +96,7 @@ CLASS_IMAGE_COSTS = (
     "image_latency_fused_seconds",
 )
 MORE_COSTS = ("train_steps", "preparation_seconds", "evaluation_seconds", "lost_seconds")
+COSTS = frozenset({*MAIN_COSTS, *CLASS_IMAGE_COSTS, *MORE_COSTS, TUNED_SECONDS, TUNED_FLOPS})
 ALL = (*MAIN_QUALITY, *MORE_QUALITY, *MAIN_COSTS, *CLASS_IMAGE_COSTS, *MORE_COSTS)
 
 

@@ -28,6 +28,11 @@ def budget_table(budgets: Sequence[Budget]) -> Table:
             else []
         ),
         counts("trials", "Trials", [b.trials for b in budgets]),
+        *(
+            [counts("method_trials", "Trials of the method", [b.method_trials or 0 for b in budgets])]
+            if any(b.method_trials for b in budgets)
+            else []
+        ),
         counts("dimensions", "Dimensions", [b.dimensions for b in budgets]),
         (
             Column("trials_per_dimension", "Trials per dimension", numeric=True),
@@ -42,7 +47,12 @@ def budget_table(budgets: Sequence[Budget]) -> Table:
         counts("confirm_runs", "Confirm runs", [b.confirm_runs for b in budgets]),
         seconds("confirm_device_seconds", "Confirm device time", [b.confirm_device_seconds for b in budgets]),
     ]
-    notes = ["Dimensions: fields that varied between trials. Trials per dimension: of one search."]
+    notes = ["Dimensions: fields that were searched. Trials per dimension: of one search."]
+    if any(b.method_trials for b in budgets):
+        notes.append(
+            "Trials of the method: of one search of all its arms together, over which they are dealt out "
+            "(`search.trials_per_method`): methods have equal budgets, and arms what their number leaves them."
+        )
     return assemble("budget", "Search budget of each arm, failed and stopped runs included.", columns, notes)
 
 

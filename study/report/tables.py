@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -122,6 +123,13 @@ def number_cell(value: float | None, scale: Scale = PLAIN, digits: int = 3) -> C
     """A cell with one number in the unit of `scale`."""
     text = number(value, scale, digits)
     return Cell(text, value=None if text == MISSING else value)
+
+
+def count_cell(value: float | None) -> Cell:
+    """A cell with a whole number, or a mean of whole numbers shown as one."""
+    if value is None or not math.isfinite(value):
+        return Cell(MISSING)
+    return Cell(fixed(value, 0), value=value)
 
 
 def common_decimals(estimates: Sequence[Estimate], scale: Scale = PLAIN) -> int | None:

@@ -19,7 +19,7 @@ from study.report.figures.canvas import (
     new_canvas,
 )
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
-from study.report.measures import TOTAL_FLOPS, TOTAL_SECONDS, TUNED_SECONDS, measure
+from study.report.measures import TOTAL_SECONDS, TUNED_SECONDS, measure
 from study.report.statistics import Estimate, pareto_front
 
 
@@ -45,6 +45,12 @@ class Front:
     y: str
     points: tuple[FrontPoint, ...]
     base: ArmResult | None
+
+
+def interval_words(analysis: Analysis) -> str:
+    """E.g. " with Student's 95 % intervals over subjects", where an arm has any."""
+    known = any(e.low is not None for result in analysis.arms for e in result.estimates.values())
+    return " with Student's 95 % intervals over subjects" if known else ""
 
 
 def compute_front(analysis: Analysis, x: str, y: str, with_base: bool = False) -> Front:
@@ -134,13 +140,16 @@ def quality_cost_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figu
         return Skipped("pareto-quality-cost", "no complete confirm run with quality and training time")
     title = measure(analysis.primary).title
     paid = ", class images charged in full" if analysis.cost == TOTAL_SECONDS else ""
+    shares = any(standing.on_front is not None for standing in analysis.standings)
+    sure = "; how sure that is stands in the table of stability" if shares else ""
+    level = " Horizontal line: the base model, untrained." if front.base is not None else ""
     return _one_panel(
         "pareto-quality-cost",
         front,
         styles,
-        f"{title} against training time{paid}, means with Student's 95 % intervals over subjects (from 3 on). "
-        "Dashed stairs: the Pareto front (large marks), arms that no other arm beats on both by their means; how sure "
-        "that is stands in the table of stability. Horizontal line: the base model, untrained.",
+        f"{title} against training time{paid}, means{interval_words(analysis)}. "
+        f"Dashed stairs: the Pareto front (large marks), arms that no other arm beats on both by their means{sure}."
+        f"{level}",
         f"Scatter plot of {title.lower()} against training time with the Pareto front.",
     )
 
@@ -170,7 +179,7 @@ def fidelity_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure |
         "pareto-fidelities",
         front,
         styles,
-        "Prompt fidelity against subject fidelity, means with Student's 95 % intervals over subjects (from 3 on). "
+        f"Prompt fidelity against subject fidelity, means{interval_words(analysis)}. "
         "Up and right is better; dashed stairs: the Pareto front.",
         "Scatter plot of prompt fidelity against subject fidelity with the Pareto front.",
     )
@@ -178,8 +187,7 @@ def fidelity_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure |
 
 def costs_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
     """Quality against the other costs, small multiples."""
-    flops = TOTAL_FLOPS if analysis.cost == TOTAL_SECONDS else "train_flops"
-    names = (flops, "peak_memory_bytes", "trainable_parameters", "artifact_bytes")
+    names = (analysis.flops, "peak_memory_bytes", "trainable_parameters", "artifact_bytes")
     fronts = [compute_front(analysis, name, analysis.primary) for name in names]
     fronts = [front for front in fronts if front.points]
     if not fronts:
