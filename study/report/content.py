@@ -68,8 +68,8 @@ class Report:
 
 BASE_WORDS = (
     "The untrained base model scores about, not exactly, S 0, P 1 and C 1: its runs are measured like any other, on "
-    "images of the subject's prompts with the runs' own noise, while the scales begin (anchors) at other images of it, "
-    "of class prompts and with other noise."
+    "images of their own with their own noise, while the scales begin (anchors) at other images of it, of class "
+    "prompts and with other noise."
 )
 
 
