@@ -12,7 +12,7 @@ from study.report.costs import SearchCost, search_cost
 from study.report.factors import is_idle, searched_fields
 from study.report.measures import QUALITY
 from study.report.rows import Rows, distinct, section, value_or_none
-from study.report.searches import repeat_of, repeats_of
+from study.report.searches import default_trials, repeat_of, repeats_of
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,16 @@ def _exclusion(row: Mapping[Any, Any]) -> str | None:
 
 def _key(row: Mapping[Any, Any]) -> str:
     return f"{row['phase']}/{row['arm']}/{row['trial']:04d}-{row['subject']}-s{row['seed']}"
+
+
+def default_choices(rows: Rows, chosen: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Which of the confirmed configurations are defaults: those of the trials with which searches begin."""
+    found = set()
+    for arm in rows.trained_arms:
+        defaults = default_trials(rows, arm)
+        own = [name for name in chosen if name == arm or name.startswith(f"{arm} (search ")]
+        found |= {name for name in own if chosen[name].get("trial") in defaults}
+    return found
 
 
 def chosen_configurations(rows: Rows) -> dict[str, dict[str, Any]]:

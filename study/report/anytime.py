@@ -14,7 +14,7 @@ import pandas as pd
 
 from study.report.design import PhaseDesign, confirm_design
 from study.report.formatting import plural
-from study.report.measures import CLASS_KEPT, QUALITY, SCALED, SUBJECT_PROMPT, measure
+from study.report.measures import CLASS_KEPT, QUALITY, SCALED, SUBJECT_PROMPT, bounded, measure
 from study.report.rows import BASE, Rows, value_or_none
 from study.report.statistics import Estimate, mean_interval
 from study.report.tables import Column, Table, assemble, count_cell, estimate_column, number_cell, text_cell
@@ -94,7 +94,7 @@ def _course(arm: str, name: str, values: pd.DataFrame, zero: pd.Series, level: f
     values = values.assign(share=values["step"] / last).sort_values(["run_key", "step"], kind="stable")
     counts = values.groupby("run_key")["step"].count()
     place = values.groupby("run_key").cumcount() if counts.nunique() == 1 else values["share"].round(2)
-    points = [_point(own, level) for _, own in values.groupby(place)]
+    points = [_point(own, name, level) for _, own in values.groupby(place)]
     if points and points[0].share > 0:
         first = _start(values, name, zero, level)
         points = [first, *points] if first is not None else points
@@ -136,14 +136,14 @@ def _images(point: Point) -> str:
     return f"{plural(point.images or 0, 'image')} of the subject{classes}"
 
 
-def _point(own: pd.DataFrame, level: float) -> Point:
+def _point(own: pd.DataFrame, name: str, level: float) -> Point:
     estimate = mean_interval(own["value"].to_numpy(dtype=float), own["subject"].tolist(), level=level)
     return Point(
         float(own["share"].mean()),
         float(own["step"].mean()),
         value_or_none((own["train_seconds"] * own["share"] + own["extra_seconds"]).mean()),
         value_or_none((own["train_flops"] * own["share"] + own["extra_flops"]).mean()),
-        estimate,
+        bounded(name, estimate),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from study.power import MIN_SUBJECTS
 from study.report import cost_tables, design_tables, image_tables, search_tables
 from study.report import results_tables as tables
+from study.report.accounts import default_choices
 from study.report.analysis import DEFAULTS, Analysis, analyse
 from study.report.anytime import anytime_table
 from study.report.comparisons import Settings
@@ -22,7 +23,7 @@ from study.report.figures.style import ArmStyle, arm_styles
 from study.report.formatting import listing, plural
 from study.report.image_levels import class_sample, components, prompt_scores
 from study.report.rows import ResultsLike, Rows, prepare, section
-from study.report.searches import budget_words, repeats_of, repeats_words, search_objective
+from study.report.searches import budget_words, default_trials, repeats_of, repeats_words, search_objective
 from study.report.tables import Table
 from study.report.tuning import METHOD, History, histories, importances
 from study.report.verdict import Verdict, judge
@@ -233,11 +234,12 @@ def _search(
     rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle], settings: Settings
 ) -> Section | None:
     data, weights = histories(rows), importances(rows, settings.seed)
+    defaults = any(default_trials(rows, arm) for arm in rows.trained_arms)
     if not data and not analysis.chosen:
         return None
     found = [search_tables.budget_table(analysis.budgets)]
     if analysis.chosen:
-        found.append(search_tables.chosen_table(analysis.chosen))
+        found.append(search_tables.chosen_table(analysis.chosen, default_choices(rows, analysis.chosen)))
     if weights:
         found.append(search_tables.importance_table(weights))
     paragraphs = (
@@ -251,7 +253,7 @@ def _search(
         "search",
         "The search",
         paragraphs,
-        (search.history_figure(data, styles), search.importance_figure(weights, styles)),
+        (search.history_figure(data, styles, defaults), search.importance_figure(weights, styles)),
         tuple(found),
         (f"Importance: {METHOD}",) if weights else (),
     )

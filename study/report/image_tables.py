@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 
 from study.power import MIN_SUBJECTS
-from study.report.formatting import MISSING, listing, number
+from study.report.formatting import MISSING, fixed, listing
 from study.report.image_levels import CLASS, CLASS_RAW, LEVELS, ClassSample, Components, PromptScore
 from study.report.measures import ANCHOR_ERRORS, CEILINGS, measure
 from study.report.results_tables import Pair, counts, texts
 from study.report.rows import Rows, distinct, value_or_none
-from study.report.tables import Cell, Column, Table, assemble, number_cell
+from study.report.statistics import Estimate
+from study.report.tables import Cell, Column, Table, assemble, number_cell, score_cell
 
 _FACTORS = {
     "subject": "subject fidelity",
@@ -26,6 +27,10 @@ def _numbers(key: str, title: str, values: Sequence[float | None]) -> Pair:
     return Column(key, title, numeric=True), [number_cell(value, digits=2) for value in values]
 
 
+def _scores(key: str, title: str, values: Sequence[float | None]) -> Pair:
+    return Column(key, title, numeric=True), [score_cell(Estimate(value)) for value in values]
+
+
 def prompts_table(found: Sequence[PromptScore]) -> Table:
     """Scores by arm and prompt."""
     columns = [
@@ -33,9 +38,9 @@ def prompts_table(found: Sequence[PromptScore]) -> Table:
         counts("prompt", "No.", [row.prompt for row in found]),
         texts("template", "Prompt", [row.template for row in found]),
         counts("images", "Images", [row.images for row in found]),
-        _numbers("subject_fidelity_scaled", "Subject fidelity (scaled)", [row.subject for row in found]),
-        _numbers("prompt_fidelity_scaled", "Prompt fidelity (scaled)", [row.prompted for row in found]),
-        _numbers("failed_images", "Failed images", [row.failed for row in found]),
+        _scores("subject_fidelity_scaled", "Subject fidelity (scaled)", [row.subject for row in found]),
+        _scores("prompt_fidelity_scaled", "Prompt fidelity (scaled)", [row.prompted for row in found]),
+        _scores("failed_images", "Failed images", [row.failed for row in found]),
     ]
     note = "Means over subjects of single images' scores, not clipped; failed: share of the images."
     return assemble("prompts", "Scores by prompt, confirm runs.", columns, (note,))
@@ -150,11 +155,12 @@ def ceilings_table(rows: Rows) -> Table | None:
     columns = [texts("subject", "Subject", subjects)]
     for name in known:
         values = [value_or_none(means.loc[subject, name]) for subject in subjects]
-        columns.append(_numbers(name, measure(name).title, values))
+        column = _scores if name in CEILINGS else _numbers
+        columns.append(column(name, measure(name).title, values))
     note = (
-        "Ceilings: rescaled scores of perfect pictures of the subject, or of its held-out photographs; no method is "
-        "expected to score higher by being better. Errors: standard errors of the two scales, alike for every arm, so "
-        "that they move all arms together and hardly their order."
+        f"Ceilings: rescaled scores of {_ceiling_pictures(rows)}; no method is expected to score higher by being "
+        "better. Ceiling of quality: with class kept at 1. Errors: standard errors of the two scales, alike for every "
+        "arm, so that they move all arms together and hardly their order."
     )
     return assemble("ceilings", "What could be reached on each subject.", columns, (note,))
 
@@ -168,11 +174,22 @@ def ceiling_words(rows: Rows, quality: float | None) -> tuple[str, ...]:
         "ceiling_prompt": "prompt fidelity",
     }
     reached = [
-        f"{word} {number(value, digits=2)}"
+        f"{word} {fixed(value, 2)}"
         for name, word in words.items()
         if (value := value_or_none(means[name].mean())) is not None
     ]
     if not reached:
         return ()
-    best = "" if quality is None else f"; the best arm's mean quality is {number(quality, digits=2)}"
-    return (f"A perfect method would reach {listing(reached)} (rescaled, mean over subjects){best}.",)
+    best = "" if quality is None else f"; the best arm's mean quality is {fixed(quality, 2)}"
+    kept = ", class kept taken as 1" if means["ceiling_quality"].notna().any() else ""
+    return (
+        f"A perfect method would reach {listing(reached)} (rescaled, mean over subjects; of "
+        f"{_ceiling_pictures(rows)}{kept}){best}.",
+    )
+
+
+def _ceiling_pictures(rows: Rows) -> str:
+    """Of which pictures the ceilings are: only perfect ones show the prompts."""
+    if rows.confirm["ceiling_prompt"].notna().any():
+        return "perfect pictures of the subject in the prompts"
+    return "the subject's held-out photographs"

@@ -22,15 +22,18 @@ from study.report.formatting import (
 from study.report.measures import (
     ALL,
     ANCHOR_ERRORS,
+    BOUNDED,
     CEILINGS,
     CLASS_IMAGE_COSTS,
     CLASS_KEPT,
+    COSTS,
     FIDELITIES,
     MAIN_QUALITY,
     MORE_COSTS,
     MORE_QUALITY,
     QUALITY,
     SCALED,
+    SCORES,
     SUBJECT_PROMPT,
     TUNED_FLOPS,
     TUNED_SECONDS,
@@ -45,13 +48,15 @@ from study.report.tables import (
     common_decimals,
     estimate_cell,
     estimate_column,
-    number_cell,
+    score_cell,
+    score_decimals,
     text_cell,
 )
 
 _INTERVAL = (
     "Means over subjects; Student's 95 % intervals over subjects, from 3 on; complete confirm runs only."
 )
+_CUT = "Intervals are cut at what is possible: costs at 0, quality and shares of images at 0 and 1."
 _TITLES = {SCALED[0]: "subject fidelity", SCALED[1]: "prompt fidelity"}
 _RANKS = (
     "Bold: best mean of the trained arms; the second best is marked too. Neither means that a difference is "
@@ -112,6 +117,13 @@ def measures(arms: Sequence[ArmResult], names: Sequence[str]) -> list[Pair]:
     return found
 
 
+def cut_note(columns: Sequence[Pair]) -> tuple[str, ...]:
+    """The note on intervals that were cut, where one was."""
+    limits = [(column.key, cell.low, cell.high) for column, cells in columns for cell in cells if cell.detail]
+    cut = any((n in COSTS | BOUNDED and low == 0) or (n in BOUNDED and high == 1) for n, low, high in limits)
+    return (_CUT,) if cut else ()
+
+
 def _few(arms: Sequence[ArmResult]) -> tuple[str, ...]:
     few = any(0 < len(result.subjects) < MIN_SUBJECTS for result in arms)
     return (f"No interval: fewer than {MIN_SUBJECTS} subjects.",) if few else ()
@@ -133,7 +145,7 @@ def arms_table(analysis: Analysis, notes: Sequence[str] = ()) -> Table:
     columns = arm_names(analysis.arms) + measures(analysis.arms, (*axes, *costs))
     return assemble(
         "arms", "Arms by quality and cost.", columns,
-        (_INTERVAL, _N, *notes, _RANKS, *_few(analysis.arms)),
+        (_INTERVAL, *cut_note(columns), _N, *notes, _RANKS, *_few(analysis.arms)),
     )  # fmt: skip
 
 
@@ -170,12 +182,12 @@ def details_table(analysis: Analysis, notes: Sequence[str] = ()) -> Table:
     columns = arm_names(analysis.arms) + measures(analysis.arms, MORE_QUALITY)
     iqms = [result.quality_iqm for result in analysis.arms]
     title = f"{measure(analysis.primary).title} (IQM)"
-    columns.insert(2, (Column("iqm", title, numeric=True), [number_cell(value) for value in iqms]))
+    columns.insert(2, (Column("iqm", title, numeric=True), [score_cell(Estimate(value)) for value in iqms]))
     return assemble(
         "details",
         "Further measures.",
         columns,
-        (_INTERVAL, "IQM: interquartile mean, robust against single bad runs.", *notes),
+        (_INTERVAL, *cut_note(columns), "IQM: interquartile mean, robust against single bad runs.", *notes),
     )
 
 
@@ -185,18 +197,22 @@ def _difference_columns(comparisons: Sequence[Comparison], name: str) -> list[Pa
     estimates = [comparison.difference for comparison in comparisons]
     limits = [abs(limit) for e in estimates for limit in (e.value, e.low, e.high) if limit is not None]
     scale = scale_for(about.unit, [max(limits, default=None)])
+    score = not name or name in SCORES
+    decimals = score_decimals(estimates) if score else common_decimals(estimates, scale)
     key, title = f"{name}_difference".lstrip("_"), f"Δ {about.title.lower()}".strip()
     return [
         (
             Column(key, title, scale.unit, numeric=True, has_interval=True),
-            [signed(estimate, scale, common_decimals(estimates, scale)) for estimate in estimates],
+            [signed(estimate, scale, decimals, score=score) for estimate in estimates],
         )
     ]
 
 
-def signed(estimate: Estimate, scale: Scale = PLAIN, decimals: int | None = None) -> Cell:
-    """A cell with a difference: its sign is always shown."""
-    cell = estimate_cell(estimate, scale, decimals)
+def signed(
+    estimate: Estimate, scale: Scale = PLAIN, decimals: int | None = None, *, score: bool = False
+) -> Cell:
+    """A cell with a difference, of scores with fixed decimals: its sign is always shown."""
+    cell = score_cell(estimate, decimals or 2) if score else estimate_cell(estimate, scale, decimals)
     if estimate.value is not None and estimate.value > 0 and cell.text != MISSING:
         return Cell(f"+{cell.text}", cell.detail, cell.value, cell.low, cell.high)
     return cell
@@ -215,7 +231,7 @@ def comparison_table(
         *_difference_columns(comparisons, QUALITY if not names else "" if several else names[0]),
         (
             Column("simultaneous", "simultaneous", numeric=True, has_interval=True),
-            [_interval_cell(c.simultaneous) for c in comparisons],
+            _interval_cells([c.simultaneous for c in comparisons], score=set(names) <= SCORES),
         ),
         p_values("p", "p", [c.p for c in comparisons]),
         p_values("p_holm", "p (Holm)", [c.p_holm for c in comparisons]),
@@ -232,13 +248,17 @@ def _arms_of(comparisons: Sequence[Comparison]) -> list[Pair]:
     ]
 
 
-def _interval_cell(estimate: Estimate) -> Cell:
-    """An interval alone; its middle stands in another column."""
-    if not estimate.half_width:
-        return Cell(MISSING)
-    decimals = decimals_for(estimate.value or 0.0, estimate.half_width)
-    text = interval(estimate.low, estimate.high, decimals)
-    return Cell(text, "", estimate.value, estimate.low, estimate.high)
+def _interval_cells(estimates: Sequence[Estimate], *, score: bool) -> list[Cell]:
+    """Intervals alone; their middles stand in another column."""
+    fixed_decimals = score_decimals(estimates) if score else None
+    cells = []
+    for e in estimates:
+        if not e.half_width:
+            cells.append(Cell(MISSING))
+            continue
+        decimals = decimals_for(e.value or 0.0, e.half_width) if fixed_decimals is None else fixed_decimals
+        cells.append(Cell(interval(e.low, e.high, decimals), "", e.value, e.low, e.high))
+    return cells
 
 
 def _needed(comparisons: Sequence[Comparison]) -> Pair:
@@ -268,7 +288,7 @@ def effects_table(analysis: Analysis) -> Table:
         p_values("p_equivalent", "p (equivalent)", [c.p_equivalent for c in pairs]),
         (
             Column("bootstrap_t", "Δ by bootstrap-t", numeric=True, has_interval=True),
-            [signed(c.check) for c in pairs],
+            [signed(c.check, score=c.measure in SCORES) for c in pairs],
         ),
     ]
     note = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from study.report.accounts import Budget
@@ -56,15 +56,26 @@ def budget_table(budgets: Sequence[Budget]) -> Table:
     return assemble("budget", "Search budget of each arm, failed and stopped runs included.", columns, notes)
 
 
-def chosen_table(chosen: dict[str, dict[str, Any]]) -> Table:
-    """The configuration that was confirmed: one line a field, one column an arm."""
+def chosen_table(chosen: dict[str, dict[str, Any]], defaults: Collection[str] = ()) -> Table:
+    """The configuration that was confirmed: one line a field, one column an arm.
+
+    Args:
+        defaults: Names in `chosen` whose configuration is the default, with which each search begins.
+    """
     first = ["trial", "learning_rate", "lr_scheduler", "max_train_steps"]
     names = list(dict.fromkeys([*first, *sorted({name for config in chosen.values() for name in config})]))
     names = [name for name in names if any(name in config for config in chosen.values())]
     columns = [texts("field", "Field", names)]
     for arm, config in chosen.items():
-        columns.append((Column(arm, arm), [_config_cell(config.get(name)) for name in names]))
-    return assemble("chosen", "Configuration of each arm's confirm runs, chosen by its search.", columns)
+        cells = [_config_cell(config.get(name)) for name in names]
+        if arm in defaults:
+            trial = cells[names.index("trial")]
+            cells[names.index("trial")] = Cell(f"{trial.text} (default)", value=trial.value)
+        columns.append((Column(arm, arm), cells))
+    note = "Trials count from 0, as in the names of runs. Fields that have no effect in an arm are left out."
+    return assemble(
+        "chosen", "Configuration of each arm's confirm runs, chosen by its search.", columns, (note,)
+    )
 
 
 def _config_cell(value: Any) -> Cell:
@@ -73,7 +84,7 @@ def _config_cell(value: Any) -> Cell:
     if isinstance(value, float):
         return Cell(f"{value:.3g}", value=value)
     if isinstance(value, list):
-        return Cell(", ".join(str(item) for item in value))
+        return Cell(", ".join(_config_cell(item).text for item in value))
     return text_cell(value)
 
 
@@ -87,13 +98,13 @@ def importance_table(importances: Sequence[Importance]) -> Table:
             shares.append(number_cell(p.share, digits=2))
             ps.append(Cell(p_value(p.p), value=p.p))
             correlations.append(number_cell(p.correlation, digits=2))
-            trials.append(Cell(str(item.trials), value=item.trials))
+            trials.append(Cell(item.count_text, value=item.trials))
             remarks.append(text_cell(item.warning or ""))
         if not item.parameters:
             arms.append(text_cell(item.arm))
             for cells in (names, shares, ps, correlations):
                 cells.append(Cell(MISSING))
-            trials.append(Cell(str(item.trials), value=item.trials))
+            trials.append(Cell(item.count_text, value=item.trials))
             remarks.append(text_cell(f"skipped: {item.skipped}"))
     columns = [
         (Column("arm", "Arm"), arms),

@@ -98,6 +98,14 @@ def trials_of_search(rows: Rows, arm: str) -> int:
     return max(1, int(trials))
 
 
+def default_trials(rows: Rows, arm: str) -> tuple[int, ...]:
+    """Trials of an arm that were its default: the first of each search; none in a grid, and in older studies."""
+    search = section(rows.meta, "spec", "search")
+    if "repeats" not in search or search.get("sampler") == "grid" or not (rows.search["arm"] == arm).any():
+        return ()
+    return tuple(range(0, trials_of_search(rows, arm) * repeats_of(rows), trials_of_search(rows, arm)))
+
+
 def repeat_of(rows: Rows, arm: str) -> pd.Series:
     """The search, counted from 0, that each of the frame's runs of an arm belongs to."""
     own = rows.frame[rows.frame["arm"] == arm]

@@ -12,17 +12,16 @@ from study.report.comparisons import Comparison
 from study.report.formatting import (
     MISSING,
     about,
-    decimals_for,
     fixed,
-    interval,
     listing,
     number,
     plural,
     scale_for,
 )
-from study.report.measures import SCALED, TOTAL_SECONDS, measure
+from study.report.measures import SCALED, TOTAL_SECONDS, bounded, measure
 from study.report.rows import Rows
 from study.report.statistics import Estimate
+from study.report.tables import score_cell, score_decimals
 
 RESAMPLED_FROM = 5  # subjects; shares of resamples of fewer are too sure of themselves for a headline
 CLASS_LOST = 0.5  # of class kept: class images nearer to the subject than to the base model's
@@ -44,14 +43,9 @@ def margin_text(analysis: Analysis) -> str:
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """E.g. "0.62 [0.55, 0.70]"."""
-    if estimate.value is None:
-        return MISSING
-    half = estimate.half_width
-    if not half:
-        return number(estimate.value)
-    decimals = decimals_for(estimate.value, half)
-    return f"{fixed(estimate.value, decimals)} {interval(estimate.low, estimate.high, decimals)}"
+    """Of a score or a difference of scores, e.g. "0.62 [0.55, 0.70]"."""
+    cell = score_cell(estimate, score_decimals([estimate]))
+    return f"{cell.text} {cell.detail}".strip()
 
 
 def cost_text(result: ArmResult, analysis: Analysis) -> str:
@@ -93,7 +87,8 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
 
 def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison]) -> str:
     title = measure(analysis.primary).title.lower()
-    score = f"{title} {estimate_text(best.estimates[analysis.primary])}, {n_words(best)}"
+    shown = bounded(analysis.primary, best.estimates[analysis.primary])
+    score = f"{title} {estimate_text(shown)}, {n_words(best)}"
     equal = [c.second for c in rivals if c.outcome == "equivalent"]
     open_ = [c for c in rivals if c.outcome == "not enough"]
     if best.is_base:
@@ -131,11 +126,9 @@ def _with_choice(analysis: Analysis, headline: str) -> str:
     if choice.best != choice.other_best:
         other = choice.of(choice.other_best)
         kept = other.class_kept.value
-        loses = (
-            "" if kept is None else f", which keeps less of the class (class kept {number(kept, digits=2)})"
-        )
+        loses = "" if kept is None else f", which keeps less of the class (class kept {fixed(kept, 2)})"
         if kept is not None and kept < CLASS_LOST:
-            loses = f", which loses the class (class kept {number(kept, digits=2)})"
+            loses = f", which loses the class (class kept {fixed(kept, 2)})"
         sure = "" if _leads(analysis, other.arm) else " (not established)"
         return f"{headline} But by subject and prompt alone {other.arm} has the highest mean{sure}{loses}."
     pair, other_pair = choice.changed[0]
@@ -253,7 +246,7 @@ def _pairs(analysis: Analysis) -> list[str]:
         return [f"{text}."]
     return [
         f"{text}. With as many subjects, and the spread that was seen, a difference of "
-        f"{number(analysis.detectable, digits=2)} or more is found in 80 % of studies."
+        f"{fixed(analysis.detectable, 2)} or more is found in 80 % of studies."
     ]
 
 

@@ -151,5 +151,5 @@ def test_arms_that_score_the_same_share_the_lead() -> None:
     results = edited(make_results(Study()), quality=0.0)
     rows = prepare(results)
     headline = judge(rows, analyse(rows, QUICK)).headline
-    assert "share the highest mean (quality 0," in headline
+    assert "share the highest mean (quality 0.00," in headline
     assert all(arm in headline for arm in rows.trained_arms)

@@ -13,7 +13,7 @@ from study.report.comparisons import Comparison, Outcome
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
 from study.report.formatting import listing, plural
-from study.report.measures import measure
+from study.report.measures import bounded, measure
 from study.report.rows import Rows
 from study.report.statistics import Estimate
 
@@ -44,7 +44,7 @@ def compute_intervals(rows: Rows, analysis: Analysis, name: str) -> tuple[Interv
     confirm = rows.confirm
     found = []
     for result in analysis.arms:
-        estimate = result.estimates[name]
+        estimate = bounded(name, result.estimates[name])
         if estimate.value is not None:
             runs = confirm.loc[confirm["arm"] == result.arm, name].dropna()
             found.append(IntervalRow(result.arm, estimate, tuple(float(value) for value in runs)))

@@ -19,7 +19,7 @@ from study.report.figures.canvas import (
     new_canvas,
 )
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
-from study.report.measures import TOTAL_SECONDS, TUNED_SECONDS, measure
+from study.report.measures import TOTAL_SECONDS, TUNED_SECONDS, bounded, measure
 from study.report.statistics import Estimate, pareto_front
 
 
@@ -68,7 +68,7 @@ def compute_front(analysis: Analysis, x: str, y: str, with_base: bool = False) -
         np.array(values, dtype=float).reshape(-1, 2), (measure(x).direction, measure(y).direction)
     )
     points = [
-        FrontPoint(r.arm, r.estimates[x], r.estimates[y], bool(on))
+        FrontPoint(r.arm, bounded(x, r.estimates[x]), bounded(y, r.estimates[y]), bool(on))
         for r, on in zip(known, front, strict=True)
     ]
     points.sort(key=lambda point: (point.x.value, point.y.value, point.arm))
