@@ -114,4 +114,6 @@ def tuned_table(analysis: Analysis) -> Table | None:
         "One search: all its runs, failed and stopped ones included, each set of class images made once; where an arm "
         "was searched several times, the mean. Tuning and training: one search and one run with its class images."
     )
-    return assemble("tuning-cost", f"{title} against tuning and training.", columns, (note,))
+    return assemble(
+        "tuning-cost", f"{title} against tuning and training.", columns, (note, *cut_note(columns))
+    )

@@ -335,7 +335,7 @@ def test_captions_speak_of_nothing_that_cannot_be_there(report: Report) -> None:
         assert "Filled" not in few[key]
         assert "(thin" not in few[key]
     assert "stability" not in few["pareto-quality-cost"]
-    assert "interval" not in few["intervals"] + few["pareto-fidelities"]
+    assert "interval" not in few["intervals"] + few["pareto-fidelities"] + few["curves"] + few["anytime"]
     many = compose(make_results(Study(trials=1, subjects=("a", "b", "c"))), QUICK)
     captions = {figure.key: figure.caption for figure in many.figures}
     assert "(thick)" in captions["differences"]

@@ -68,6 +68,12 @@ def _marks(data: Sequence[Courses]) -> str:
     return f" {words} (small marks)." if words else ""
 
 
+def _bands(data: Sequence[Courses]) -> str:
+    """The caption's words on bands, where there are any."""
+    known = any(p.estimate.low is not None for courses in data for c in courses.courses for p in c.points)
+    return ", Student's 95 % intervals over subjects as bands" if known else ""
+
+
 def known_courses(rows: Rows, analysis: Analysis) -> tuple[Courses, ...]:
     """The courses in quality and in each measure behind it that runs were evaluated by on the way."""
     names = dict.fromkeys((analysis.primary, *analysis.axes))
@@ -115,8 +121,8 @@ def curves_figure(data: Sequence[Courses], styles: dict[str, ArmStyle]) -> Figur
 
     return Figure(
         "curves",
-        "Quality and what is behind it against the share of training over the confirm runs: means, Student's "
-        "95 % intervals over subjects as bands (from 3 subjects on). Training starts from the base model, at 0 %. "
+        "Quality and what is behind it against the share of training over the confirm runs: means"
+        f"{_bands(data)}. Training starts from the base model, at 0 %. "
         f"Dotted: the base model.{_marks(data)}",
         f"Line plots of {listing(measure(c.measure).title.lower() for c in data)} against the share of training, one "
         "line an arm.",
@@ -161,8 +167,8 @@ def anytime_figure(
     images = " Class images are made before the first step." if paid else ""
     return Figure(
         "anytime",
-        f"{title} against what a run has cost until then, over the confirm runs: means, Student's 95 % intervals over "
-        f"subjects as bands (from 3 subjects on).{images}{_marks([courses])}",
+        f"{title} against what a run has cost until then, over the confirm runs: means"
+        f"{_bands([courses])}.{images}{_marks([courses])}",
         f"Line plots of {title.lower()} against time and floating-point operations, one line an arm.",
         draw,
     )

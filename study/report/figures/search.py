@@ -99,7 +99,11 @@ def history_figure(
     return Figure(
         "search-history",
         "The search: score of each trial (marks) and best so far (line), one panel an arm; trials count from "
-        "0 in each search, as in the names of runs."
+        + (
+            "0 in each search (in the names of runs they go on)."
+            if several
+            else "0, as in the names of runs."
+        )
         + (" Trial 0 is the default." if defaults else "")
         + (" One line a search: an arm was searched several times, independently." if several else "")
         + (" Dashes: trials that miss the objective's constraint, which cannot be best." if missed else "")
