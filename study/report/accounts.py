@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from study.report.costs import SearchCost, search_cost
+from study.report.factors import is_idle, searched_fields
 from study.report.measures import QUALITY
-from study.report.rows import Rows, distinct, value_or_none
-from study.report.searches import repeat_of, repeats_of
+from study.report.rows import Rows, distinct, section, value_or_none
+from study.report.searches import default_trials, repeat_of, repeats_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Budget:
 
     Attributes:
         searches: Independent searches (`search.repeats`).
-        trials: Of all of them. dimensions: Fields that varied in them.
+        trials: Of all of them. dimensions: Fields that were searched.
+        method_trials: Of one search of all arms of its method together, where the study file gives trials by method
+            (`search.trials_per_method`), else None.
         search: What one search took on the whole, and what a confirm run takes if class images are shared.
     """
 
@@ -37,6 +40,7 @@ class Budget:
     confirm_runs: int
     confirm_device_seconds: float | None
     search: SearchCost
+    method_trials: int | None = None
 
     @property
     def trials_per_dimension(self) -> float | None:
@@ -74,7 +78,7 @@ def budget_of(rows: Rows, arm: str) -> Budget:
         arm=arm,
         searches=searches,
         trials=len(states),
-        dimensions=len(rows.parameters_of(arm)),
+        dimensions=len(searched_fields(rows, arm)),
         complete=complete,
         pruned=pruned,
         failed=failed,
@@ -84,7 +88,18 @@ def budget_of(rows: Rows, arm: str) -> Budget:
         confirm_runs=len(confirm),
         confirm_device_seconds=_total(confirm, "device_seconds"),
         search=search_cost(rows, arm, searches),
+        method_trials=_method_trials(rows, arm, searches),
     )
+
+
+def _method_trials(rows: Rows, arm: str, searches: int) -> int | None:
+    """Trials of one search that the searched arms of a method had together; None where arms have their own number."""
+    shared = section(rows.meta, "spec", "search").get("trials_per_method")
+    if shared is None or not (rows.search["arm"] == arm).any():
+        return None
+    alike = [other for other in rows.arms if rows.methods.get(other) == rows.methods.get(arm)]
+    own = rows.search[rows.search["arm"].isin(alike)]
+    return round(len(own[["arm", "trial"]].drop_duplicates()) / searches)
 
 
 def find_exclusions(rows: Rows) -> tuple[Exclusion, ...]:
@@ -119,8 +134,19 @@ def _key(row: Mapping[Any, Any]) -> str:
     return f"{row['phase']}/{row['arm']}/{row['trial']:04d}-{row['subject']}-s{row['seed']}"
 
 
+def default_choices(rows: Rows, chosen: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Which of the confirmed configurations are defaults: those of the trials with which searches begin."""
+    found = set()
+    for arm in rows.trained_arms:
+        defaults = default_trials(rows, arm)
+        own = [name for name in chosen if name == arm or name.startswith(f"{arm} (search ")]
+        found |= {name for name in own if chosen[name].get("trial") in defaults}
+    return found
+
+
 def chosen_configurations(rows: Rows) -> dict[str, dict[str, Any]]:
-    """The configuration that each arm's confirm runs had: what is common to all of them.
+    """The configuration that each arm's confirm runs had: what is common to all of them, without fields that have no
+    effect (a prior's weight without a prior).
 
     Where an arm was searched several times, each search has its own, under "arm (search 1)" and so on.
     """
@@ -133,5 +159,9 @@ def chosen_configurations(rows: Rows) -> dict[str, dict[str, Any]]:
         for repeat, own in confirm.groupby(repeat_of(rows, arm).loc[confirm.index]):
             name = f"{arm} (search {repeat + 1})" if repeats_of(rows) > 1 and searched else arm
             values = {c.removeprefix("param."): distinct(own[c].dropna()) for c in columns}
-            found[name] = {field: v[0] if len(v) == 1 else v for field, v in values.items() if v}
+            found[name] = {
+                field: v[0] if len(v) == 1 else v
+                for field, v in values.items()
+                if v and not is_idle(rows, arm, field)
+            }
     return found

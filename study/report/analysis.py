@@ -14,6 +14,7 @@ from study.power import MIN_SUBJECTS, smallest_effect
 from study.report.accounts import Budget, Exclusion, budget_of, chosen_configurations, find_exclusions
 from study.report.choice import Choice, compare_choices
 from study.report.comparisons import MARGIN, Comparison, Settings, compare, planning_deviation
+from study.report.factors import differing_fields
 from study.report.measures import (
     ALL,
     CLASS_KEPT,
@@ -42,7 +43,8 @@ class ArmResult:
 
     Attributes:
         estimates: By name of the measure; measures without any value have an Estimate of None.
-        n: Complete confirm runs; of the untrained model, which has no seeds, its subjects.
+        n: Complete confirm runs; of the untrained model, whose seeds differ in evaluation noise only and are averaged,
+            its subjects.
         subjects, seeds: What they were run on.
         quality_iqm: Interquartile mean of the primary measure, beside its mean.
     """
@@ -62,22 +64,30 @@ class ArmResult:
 
     @property
     def n_text(self) -> str:
-        """E.g. "4 (2 × 2)": runs, and subjects by seeds where every pair was run; of the base "2 (2 × 1)"."""
-        if self.is_base:
-            return f"{self.n} ({self.n} × 1)"
-        if self.n == len(self.subjects) * len(self.seeds):
+        """E.g. "4 (2 × 2)": runs, and subjects by seeds where every pair was run; of the base "2 (2 × 2)"."""
+        if self.is_base or self.n == len(self.subjects) * len(self.seeds):
             return f"{self.n} ({len(self.subjects)} × {len(self.seeds)})"
         return str(self.n)
 
 
 @dataclass(frozen=True)
 class ScheduleEffect:
-    """A cosine arm against the constant arm that differs from it in nothing but the schedule, for several measures."""
+    """A cosine arm against the constant arm of the same method, for several measures.
+
+    The study fixes nothing but the schedule differently, but each arm was tuned by its own search, so that what is
+    compared is two tuned configurations.
+
+    Attributes:
+        differs: Fields in which these differ beside the schedule.
+        searched: Whether the arms were searched.
+    """
 
     method: str
     cosine: str
     constant: str
     comparisons: dict[str, Comparison]
+    differs: tuple[str, ...] = ()
+    searched: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,16 @@ class Analysis:
     budgets: tuple[Budget, ...]
     exclusions: tuple[Exclusion, ...]
     chosen: dict[str, dict[str, Any]]
+
+    @property
+    def flops(self) -> str:
+        """The FLOPs that count beside `cost`: with class images, or training alone where those are unknown."""
+        return TOTAL_FLOPS if self.cost == TOTAL_SECONDS else "train_flops"
+
+    @property
+    def subjects(self) -> int:
+        """On how many subjects the best-covered pair of trained arms is compared."""
+        return max((c.difference.n_subjects for c in self.pairs), default=0)
 
     def arm(self, name: str) -> ArmResult:
         """The result of one arm."""
@@ -287,7 +307,14 @@ def _schedules(
             contrasts = [tables[name].contrast(cosine, constant) for _, cosine, constant in found]
             families[name] = list(compare(contrasts, None, settings))
     return tuple(
-        ScheduleEffect(method, cosine, constant, {name: family[k] for name, family in families.items()})
+        ScheduleEffect(
+            method,
+            cosine,
+            constant,
+            {name: family[k] for name, family in families.items()},
+            tuple(differing_fields(rows, cosine, constant)),
+            bool(rows.search["arm"].isin((cosine, constant)).any()),
+        )
         for k, (method, cosine, constant) in enumerate(found)
     )
 

@@ -8,14 +8,16 @@ course begins at share 0 with the base model, and ends at 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from study.report.measures import CLASS_KEPT, QUALITY, SCALED, SUBJECT_PROMPT, measure
+from study.report.design import PhaseDesign, confirm_design
+from study.report.formatting import plural
+from study.report.measures import CLASS_KEPT, QUALITY, SCALED, SUBJECT_PROMPT, bounded, measure
 from study.report.rows import BASE, Rows, value_or_none
 from study.report.statistics import Estimate, mean_interval
-from study.report.tables import Column, Table, assemble, estimate_column, number_cell, text_cell
+from study.report.tables import Column, Table, assemble, count_cell, estimate_column, number_cell, text_cell
 
 # What the scales say of the base model; where it was evaluated itself, its own measured values are taken.
 _AT_ZERO = {QUALITY: 0.0, SUBJECT_PROMPT: 0.0, SCALED[0]: 0.0, SCALED[1]: 1.0, CLASS_KEPT: 1.0}
@@ -30,6 +32,7 @@ class Point:
         steps, seconds, flops: By then, means over runs; seconds and FLOPs with class images, which are made before the
             first step, where they are known. None where unknown.
         estimate: The measure over subjects.
+        images, class_images: That each run was judged on here; None where unknown.
     """
 
     share: float
@@ -37,6 +40,8 @@ class Point:
     seconds: float | None
     flops: float | None
     estimate: Estimate
+    images: int | None = None
+    class_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,12 @@ class Courses:
     courses: tuple[Course, ...]
     base: tuple[str, float] | None
 
+    @property
+    def most_images(self) -> int | None:
+        """Images of the best measured place."""
+        known = [p.images for c in self.courses for p in c.points if p.images is not None]
+        return max(known, default=None)
+
 
 def compute_courses(rows: Rows, name: str, level: float) -> Courses:
     """Courses over complete confirm runs; a place at which fewer runs were evaluated has a smaller n."""
@@ -67,10 +78,11 @@ def compute_courses(rows: Rows, name: str, level: float) -> Courses:
     known = (rows.curves["metric"] == name) & rows.curves["value"].notna() & rows.curves["step"].notna()
     values = rows.curves.loc[known, ["run_key", "step", "value"]].merge(runs, on="run_key", how="inner")
     values = values.drop_duplicates(["run_key", "step"], keep="last")
+    design = confirm_design(rows)
     base = next((arm for arm in rows.arms if rows.methods.get(arm) == BASE), None)
     zero = values[values["arm"] == base].groupby("subject")["value"].mean()
     courses = tuple(
-        _course(arm, name, values[values["arm"] == arm], zero, level)
+        _counted(_course(arm, name, values[values["arm"] == arm], zero, level), design, len(zero) > 0)
         for arm in rows.trained_arms
         if (values["arm"] == arm).any()
     )
@@ -82,21 +94,56 @@ def _course(arm: str, name: str, values: pd.DataFrame, zero: pd.Series, level: f
     values = values.assign(share=values["step"] / last).sort_values(["run_key", "step"], kind="stable")
     counts = values.groupby("run_key")["step"].count()
     place = values.groupby("run_key").cumcount() if counts.nunique() == 1 else values["share"].round(2)
-    points = [_point(own, level) for _, own in values.groupby(place)]
+    points = [_point(own, name, level) for _, own in values.groupby(place)]
     if points and points[0].share > 0:
         first = _start(values, name, zero, level)
         points = [first, *points] if first is not None else points
     return Course(arm, name, tuple(points))
 
 
-def _point(own: pd.DataFrame, level: float) -> Point:
+def _counted(course: Course, design: PhaseDesign | None, measured: bool) -> Course:
+    """The course with the images of each place: all of them at the end, and of the base model where it was measured;
+    fewer on the way (`evaluation.images_between`).
+    """
+    if design is None:
+        return course
+    points = []
+    for point in course.points:
+        counts: tuple[int | None, int | None] = design.images, design.class_images
+        if 0 < point.share < 1:
+            counts = design.images_between, design.class_images_between
+        elif point.share == 0 and not measured:
+            counts = None, None
+        points.append(replace(point, images=counts[0], class_images=counts[1]))
+    return replace(course, points=tuple(points))
+
+
+def images_words(found: Sequence[Courses]) -> str:
+    """E.g. "On the way each run was judged on 8 images of the subject and 2 class images, ..."; empty where alike."""
+    points = [p for courses in found for c in courses.courses for p in c.points if p.images is not None]
+    few = [p for p in points if 0 < p.share < 1]
+    full = [p for p in points if p.share == 1]
+    if not few or not full or few[0].images == full[0].images:
+        return ""
+    return (
+        f"On the way each run was judged on {_images(few[0])}, at the end on {_images(full[0])}, and the base model as "
+        "at the end: places on the way are noisier"
+    )
+
+
+def _images(point: Point) -> str:
+    classes = "" if point.class_images is None else f" and {plural(point.class_images, 'class image')}"
+    return f"{plural(point.images or 0, 'image')} of the subject{classes}"
+
+
+def _point(own: pd.DataFrame, name: str, level: float) -> Point:
     estimate = mean_interval(own["value"].to_numpy(dtype=float), own["subject"].tolist(), level=level)
     return Point(
         float(own["share"].mean()),
         float(own["step"].mean()),
         value_or_none((own["train_seconds"] * own["share"] + own["extra_seconds"]).mean()),
         value_or_none((own["train_flops"] * own["share"] + own["extra_flops"]).mean()),
-        estimate,
+        bounded(name, estimate),
     )
 
 
@@ -133,7 +180,18 @@ def anytime_table(found: Sequence[Courses]) -> Table | None:
             Column("share", "Share of training", numeric=True),
             [number_cell(p.share, digits=2) for p in firsts],
         ),
-        (Column("steps", "Steps", numeric=True), [number_cell(p.steps) for p in firsts]),
+        (Column("steps", "Steps", numeric=True), [count_cell(p.steps) for p in firsts]),
+        *(
+            [
+                (Column("images", "Images a run", numeric=True), [count_cell(p.images) for p in firsts]),
+                (
+                    Column("class_images", "Class images", numeric=True),
+                    [count_cell(p.class_images) for p in firsts],
+                ),
+            ]
+            if any(p.images is not None for p in firsts)
+            else []
+        ),
         estimate_column("seconds", "Time", "s", None, [Estimate(p.seconds) for p in firsts]),
         estimate_column("flops", "FLOPs", "FLOP", None, [Estimate(p.flops) for p in firsts]),
     ]
@@ -147,4 +205,6 @@ def anytime_table(found: Sequence[Courses]) -> Table | None:
         "Means over subjects of the confirm runs with Student's 95 % intervals, from 3 subjects on. Share 0: the base "
         "model. Time and FLOPs: of training until then, class images included, which come before the first step."
     )
-    return assemble("anytime", "What each arm has reached on the way.", columns, (note,))
+    words = images_words(found)
+    notes = (note, f"{words}.") if words else (note,)
+    return assemble("anytime", "What each arm has reached on the way.", columns, notes)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from study.power import MIN_SUBJECTS
 from study.report.accounts import Budget
 from study.report.analysis import Analysis, ArmResult
+from study.report.design import FULL_IMAGES, confirm_design
+from study.report.factors import factors_of
 from study.report.formatting import listing, number, plural
+from study.report.measures import measure
 from study.report.rows import Rows
 from study.report.searches import repeats_of, search_warnings
 
 UNEVEN = 2.0  # times as many trials a dimension: what is still called alike
+CLOCK = (
+    1.25  # seconds a step of the same configuration: the largest over the smallest that is still called alike
+)
 
 
 def n_words(result: ArmResult) -> str:
-    """E.g. "n = 4 runs on 2 subjects"; the untrained model has no runs of its own."""
+    """E.g. "n = 4 runs on 2 subjects"; the untrained model's seeds are averaged, and n counts its subjects."""
     if result.is_base:
         return f"n = {plural(len(result.subjects), 'subject')}"
     return f"n = {plural(result.n, 'run')} on {plural(len(result.subjects), 'subject')}"
@@ -39,6 +47,9 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
             "Arms have different numbers of complete confirm runs; paired comparisons use common pairs only."
         )
     found += _shared_searches(rows, best)
+    found += _mixed_factors(rows, analysis)
+    found += _few_images(rows)
+    found += _uneven_clocks(rows)
     if "peak_memory_kind" in rows.confirm and (rows.confirm["peak_memory_kind"] == "resident_set").any():
         found.append(
             "Peak memory is the resident set of a worker on a CPU, which holds the base model and libraries "
@@ -49,25 +60,82 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
 
 
 def _shared_searches(rows: Rows, best: ArmResult | None) -> list[str]:
-    """What the intervals hold of the search's own chance: all of it only with a search for each subject."""
+    """What intervals, or values without any, hold of the search's own chance: all of it only with a search for each
+    subject.
+    """
     searches, subjects = repeats_of(rows), len(best.subjects) if best is not None else 0
-    if subjects < MIN_SUBJECTS or not len(rows.search) or searches >= subjects:
+    if not subjects or not len(rows.search) or searches >= subjects:
         return []
+    what = "intervals and verdicts" if subjects >= MIN_SUBJECTS else "values"
     if searches == 1:
         return [
-            "Each arm was searched once: intervals and verdicts are those of one tuned configuration of each arm, and "
+            f"Each arm was searched once: {what} are those of one tuned configuration of each arm, and "
             "the search's own chance is not in them."
         ]
     return [
         f"Each arm was searched {searches} times for {subjects} subjects, and subjects that share a choice share its "
-        "luck: intervals and verdicts are those of the chosen configurations, and hold little of the search's own "
+        f"luck: {what} are those of the chosen configurations, and hold little of the search's own "
         "chance. With a search for each subject (search.repeats) they hold all of it."
     ]
 
 
+def _uneven_clocks(rows: Rows) -> list[str]:
+    """Whether runs of one arm with the same configuration took unlike times a step."""
+    runs = rows.frame[rows.frame["state"] == "COMPLETE"]
+    steps = (
+        runs["train_steps"].fillna(pd.to_numeric(runs["max_train_steps"], errors="coerce")).astype("float64")
+    )
+    pace = (runs["train_seconds"] / steps.where(steps > 0)).dropna()
+    pace = pace[pace > 0]
+    groups = pace.groupby([runs.loc[pace.index, "arm"], runs.loc[pace.index, "trial"]])
+    ratio = (groups.max() / groups.min()).max() if len(pace) else 1.0
+    if ratio <= CLOCK:
+        return []
+    return [
+        f"Runs of one configuration differ by a factor of up to {number(float(ratio), digits=2)} in seconds a step: "
+        "wall times were taken beside other runs on the machine. FLOPs do not depend on it."
+    ]
+
+
+def _mixed_factors(rows: Rows, analysis: Analysis) -> list[str]:
+    """Whether the two arms with the highest means differ in more than one factor."""
+    sign = measure(analysis.primary).sign
+    known = [r for r in analysis.arms if not r.is_base and r.estimates[analysis.primary].value is not None]
+    first_two = sorted(known, key=lambda r: -sign * (r.estimates[analysis.primary].value or 0.0))[:2]
+    factors = {found.arm: found for found in factors_of(rows)}
+    if len(first_two) < 2 or not {r.arm for r in first_two} <= set(factors):
+        return []
+    one, two = (factors[result.arm] for result in first_two)
+    differences = one.differences(two)
+    if len(differences) < 2:
+        return []
+    return [
+        f"{one.arm} and the next arm, {two.arm}, differ in {len(differences)} factors: {listing(differences)}. The "
+        "difference between them is not the effect of one of these."
+    ]
+
+
+def _few_images(rows: Rows) -> list[str]:
+    """Whether confirm runs were judged on fewer images than they are to be."""
+    design = confirm_design(rows)
+    if design is None or design.images is None or design.images >= FULL_IMAGES:
+        return []
+    return [
+        f"Confirm runs were judged on {plural(design.images, 'image')} of the subject, fewer than {FULL_IMAGES}: the "
+        "noise of evaluation is large."
+    ]
+
+
 def uneven_budgets(budgets: tuple[Budget, ...], untrained: set[str]) -> list[str]:
-    """A warning where arms had different numbers of search trials."""
-    trials = {budget.arm: budget.trials for budget in budgets if budget.arm not in untrained}
+    """A warning where arms had different numbers of search trials, or methods, where those have equal numbers."""
+    known = [budget for budget in budgets if budget.arm not in untrained]
+    by_method = {b.arm: b.method_trials for b in known if b.method_trials is not None}
+    if by_method:  # dealt out over the arms of each method, which is the design
+        if len(set(by_method.values())) < 2:
+            return []
+        shares = listing(f"that of {arm} had {plural(count, 'trial')}" for arm, count in by_method.items())
+        return [f"Search budgets of the methods differ: {shares}."]
+    trials = {budget.arm: budget.trials for budget in known}
     if len(set(trials.values())) < 2:
         return []
     return [

@@ -9,18 +9,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from study.power import MIN_SUBJECTS
-from study.report import cost_tables, image_tables, search_tables
+from study.report import cost_tables, design_tables, image_tables, search_tables
 from study.report import results_tables as tables
+from study.report.accounts import default_choices
 from study.report.analysis import DEFAULTS, Analysis, analyse
 from study.report.anytime import anytime_table
 from study.report.comparisons import Settings
+from study.report.design import PhaseDesign, design_of
+from study.report.factors import factors_of
 from study.report.figures import comparison, curves, pareto, samples, search
 from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.formatting import listing, plural
-from study.report.image_levels import components, prompt_scores
+from study.report.image_levels import class_sample, components, prompt_scores
 from study.report.rows import ResultsLike, Rows, prepare, section
-from study.report.searches import budget_words, repeats_of, repeats_words, search_objective
+from study.report.searches import budget_words, default_trials, repeats_of, repeats_words, search_objective
 from study.report.tables import Table
 from study.report.tuning import METHOD, History, histories, importances
 from study.report.verdict import Verdict, judge
@@ -64,13 +67,20 @@ class Report:
         return [table for section in self.sections for table in section.tables]
 
 
+BASE_WORDS = (
+    "The untrained base model scores about, not exactly, S 0, P 1 and C 1: its runs are measured like any other, on "
+    "images of their own with their own noise, while the scales begin (anchors) at other images of it, of class "
+    "prompts and with other noise."
+)
+
+
 def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     """Computes everything that the report says."""
     rows = prepare(results)
-    analysis = analyse(rows, settings)
+    analysis, design = analyse(rows, settings), design_of(rows)
     styles = arm_styles(rows.arms, rows.methods)
     sections = [
-        _results(rows, analysis, styles),
+        _results(rows, analysis, styles, design),
         _fronts(analysis, styles),
         _samples(rows),
         _schedules(rows, analysis, styles),
@@ -79,7 +89,8 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _images(rows, analysis),
         _search(rows, analysis, styles, settings),
         _exclusions(analysis),
-        _method(rows, analysis, settings),
+        _method(rows, analysis, settings, design),
+        _appendix(rows),
         _provenance(rows),
     ]
     sections = [section for section in sections if section is not None]
@@ -111,7 +122,9 @@ def _summary(rows: Rows) -> tuple[tuple[str, str], ...]:
     return tuple([*facts, ("Base model", str(model))] if model else facts)
 
 
-def _results(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
+def _results(
+    rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle], design: Sequence[PhaseDesign]
+) -> Section:
     if rows.confirm.empty:
         text = "There is no complete confirm run, so that there is nothing to compare."
         return Section("results", "Results", (text,), tables=(tables.arms_table(analysis),))
@@ -123,15 +136,19 @@ def _results(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Sec
             comparison.differences_figure(rows, analysis, styles),
         ),
         tables=(
-            tables.arms_table(analysis),
+            tables.arms_table(analysis, image_tables.class_words(class_sample(rows))),
+            *_known(design_tables.design_table(design), design_tables.factors_table(factors_of(rows))),
             *((tables.choice_table(analysis.choice),) if analysis.choice else ()),
-            tables.details_table(analysis),
+            tables.details_table(analysis, design_tables.distances_words(design)),
         ),
     )
 
 
+def _known(*found: Table | None) -> tuple[Table, ...]:
+    return tuple(table for table in found if table is not None)
+
+
 def _fronts(analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
-    tuned = cost_tables.tuned_table(analysis)
     return Section(
         "cost",
         "Quality versus cost",
@@ -141,25 +158,27 @@ def _fronts(analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
             pareto.fidelity_figure(analysis, styles),
             pareto.costs_figure(analysis, styles),
         ),
-        tables=(cost_tables.costs_table(analysis), *((tuned,) if tuned is not None else ())),
+        tables=_known(cost_tables.costs_table(analysis), cost_tables.tuned_table(analysis)),
     )
 
 
 def _images(rows: Rows, analysis: Analysis) -> Section | None:
-    """Prompts and images as levels of the analysis, and what could be reached."""
-    prompts, spreads = prompt_scores(rows), components(rows)
+    """Images as levels of the analysis, and what could be reached."""
+    spreads = components(rows)
     best = analysis.arm(analysis.best).estimates["quality"].value if analysis.best else None
-    ceilings = image_tables.ceilings_table(rows)
-    found = [
-        *((ceilings,) if ceilings is not None else ()),
-        *((image_tables.components_table(spreads),) if spreads else ()),
-        *((image_tables.prompts_table(prompts),) if prompts else ()),
-    ]
+    spread = image_tables.components_table(spreads) if spreads else None
+    found = _known(image_tables.ceilings_table(rows), spread)
     if not found:
         return None
-    return Section(
-        "images", "Prompts, images and ceilings", image_tables.ceiling_words(rows, best), tables=tuple(found)
-    )
+    return Section("images", "Images and ceilings", image_tables.ceiling_words(rows, best), tables=found)
+
+
+def _appendix(rows: Rows) -> Section | None:
+    """The long table of scores by prompt."""
+    prompts = prompt_scores(rows)
+    if not prompts:
+        return None
+    return Section("prompts", "Appendix: prompts", tables=(image_tables.prompts_table(prompts),))
 
 
 def _samples(rows: Rows) -> Section:
@@ -170,6 +189,9 @@ def _schedules(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> S
     figure = comparison.schedules_figure(rows, analysis, styles)
     found = (tables.schedules_table(analysis),) if analysis.schedules else ()
     return Section("schedules", "Cosine versus constant", figures=(figure,), tables=found)
+
+
+_AS_ABOVE = "To be read as the table of the best arm against the others."
 
 
 def _pairs(analysis: Analysis) -> Section | None:
@@ -184,12 +206,14 @@ def _pairs(analysis: Analysis) -> Section | None:
     if analysis.pairs:
         caption, note = f"{analysis.best} against every other arm.", tables.test_note(analysis)
         found.append(tables.comparison_table("against-best", caption, analysis.against_best, (note,)))
-        found.append(tables.comparison_table("pairs", "All pairs of trained arms.", analysis.pairs, (note,)))
+        found.append(
+            tables.comparison_table("pairs", "All pairs of trained arms.", analysis.pairs, (_AS_ABOVE,))
+        )
         if analysis.pairs_subject_prompt:
             caption = "All pairs of trained arms by subject and prompt alone, blind to the class: a family of its own."
             found.append(
                 tables.comparison_table(
-                    "pairs-subject-prompt", caption, analysis.pairs_subject_prompt, (note,)
+                    "pairs-subject-prompt", caption, analysis.pairs_subject_prompt, (_AS_ABOVE,)
                 )
             )
         if any(standing.rank is not None for standing in analysis.standings):
@@ -210,11 +234,12 @@ def _search(
     rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle], settings: Settings
 ) -> Section | None:
     data, weights = histories(rows), importances(rows, settings.seed)
+    defaults = any(default_trials(rows, arm) for arm in rows.trained_arms)
     if not data and not analysis.chosen:
         return None
     found = [search_tables.budget_table(analysis.budgets)]
     if analysis.chosen:
-        found.append(search_tables.chosen_table(analysis.chosen))
+        found.append(search_tables.chosen_table(analysis.chosen, default_choices(rows, analysis.chosen)))
     if weights:
         found.append(search_tables.importance_table(weights))
     paragraphs = (
@@ -228,7 +253,7 @@ def _search(
         "search",
         "The search",
         paragraphs,
-        (search.history_figure(data, styles), search.importance_figure(weights, styles)),
+        (search.history_figure(data, styles, defaults), search.importance_figure(weights, styles)),
         tuple(found),
         (f"Importance: {METHOD}",) if weights else (),
     )
@@ -262,14 +287,13 @@ def _exclusions(analysis: Analysis) -> Section:
     return Section("exclusions", "Failures and exclusions", tables=(tables.exclusions_table(analysis),))
 
 
-def _method(rows: Rows, analysis: Analysis, settings: Settings) -> Section:
+def _method(rows: Rows, analysis: Analysis, settings: Settings, design: Sequence[PhaseDesign]) -> Section:
     rule = rows.meta.get("quality_rule")
     percent = f"{settings.level:.0%}".replace("%", " %")
     paragraphs = (
         str(rule) if rule else QUALITY_RULE,
-        "Two phases: a search chooses one configuration of each arm; that configuration is then trained "
-        "again on fresh seeds and "
-        "subjects (confirm). Only complete confirm runs are compared.",
+        *((BASE_WORDS,) if analysis.against_base else ()),
+        design_tables.phases_words(rows, design),
         f"The unit is the subject: runs of one subject are averaged, since other seeds of it are no further subjects. "
         f"Intervals: Student's on the subjects' means, {percent}, from {MIN_SUBJECTS} subjects on; with fewer "
         "there are values only. They speak of subjects like these, of the configurations that the searches chose, and "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from study.report.analysis import Analysis
-from study.report.formatting import scale_for
+from study.report.formatting import listing, scale_for
 from study.report.measures import (
     CLASS_IMAGE_COSTS,
     DOLLARS,
@@ -17,7 +17,7 @@ from study.report.measures import (
     TUNED_SECONDS,
     measure,
 )
-from study.report.results_tables import Pair, arm_names, measures
+from study.report.results_tables import Pair, arm_names, cut_note, measures
 from study.report.tables import Column, Table, assemble, number_cell
 
 _ORDER = (
@@ -50,6 +50,17 @@ def _amounts(key: str, title: str, unit: str, values: Sequence[float | None]) ->
     return [(Column(key, title, scale.unit, numeric=True), [number_cell(value, scale) for value in values])]
 
 
+def _left_out(shown: set[str]) -> str:
+    """Which columns are missing, and what would fill them; empty without any."""
+    why = {
+        "energy_joules": "energy (nothing measured it)",
+        DOLLARS: "price (the study file states none, `resources.price_per_hour`)",
+        "image_latency_seconds": "latency (nothing measured it)",
+    }
+    missing = [words for name, words in why.items() if name not in shown]
+    return f"Not shown: {listing(missing)}." if missing else ""
+
+
 def costs_table(analysis: Analysis) -> Table:
     """Every cost of a run, class images in full and shared out."""
     searches = {budget.arm: budget.search for budget in analysis.budgets}
@@ -70,14 +81,16 @@ def costs_table(analysis: Analysis) -> Table:
             columns += shared[name] if paid else []
         elif paid or name not in (TOTAL_SECONDS, TOTAL_FLOPS):  # without class images they say nothing new
             columns += measures(analysis.arms, (name,))
+    shown = {column.key for column, _ in columns}
     notes = [
         "Means over subjects of complete confirm runs; Student's 95 % intervals over subjects, from 3 on.",
+        *cut_note(columns),
         "With class images: their making is charged in full to each run that trains on them, whichever run has made "
         "them. Shared: each set of class images is counted once and dealt out over the arm's confirm runs."
         if paid
         else "",
-        "Fused: adapters merged into the weights. Energy, price and latency are empty where nothing measured or "
-        "stated them.",
+        "Fused: adapters merged into the weights." if "image_latency_fused_seconds" in shown else "",
+        _left_out(shown),
     ]
     return assemble("costs", "What a run costs.", columns, [note for note in notes if note])
 
@@ -101,4 +114,6 @@ def tuned_table(analysis: Analysis) -> Table | None:
         "One search: all its runs, failed and stopped ones included, each set of class images made once; where an arm "
         "was searched several times, the mean. Tuning and training: one search and one run with its class images."
     )
-    return assemble("tuning-cost", f"{title} against tuning and training.", columns, (note,))
+    return assemble(
+        "tuning-cost", f"{title} against tuning and training.", columns, (note, *cut_note(columns))
+    )

@@ -98,6 +98,17 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.2 else f"{p:.2f}"
 
 
+def about(count: int) -> int:
+    """A number that is itself an estimate: above 20 to the nearest 5, from 100 on to two significant digits.
+
+    Always an int: 7 -> 7, 23 -> 25, 91 -> 90, 184 -> 180.
+    """
+    if count <= 20:
+        return count
+    step = 5 if count < 100 else 10 ** (len(str(count)) - 2)
+    return step * ((2 * count + step) // (2 * step))
+
+
 def plural(count: int, noun: str) -> str:
     """ "1 run", "2 runs"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from study.report.rows import Rows, distinct, natural_key, value_or_none
+from study.report.rows import BASE, Rows, distinct, natural_key, value_or_none
 from study.report.statistics import Floats
 
 FACTORS = {"subject": "subject_scaled", "prompt": "prompt_scaled"}  # of quality; per image, not clipped
+CLASS, CLASS_RAW = "class", "class similarity"  # the third factor, rescaled; as it was measured
+_CLASS_ALONE = -1  # number of the class prompt without a template, which has none
+_EXACT = 1e-6  # of C: runs of one subject share its scale to the last digit
 _FEWEST = 2  # subjects, prompts
 _ROUNDING = 1e-9  # standard deviations below this share of the largest score are rounding
 
@@ -39,7 +42,8 @@ class Components:
     """Variances of one factor of quality, and the design that they were seen in.
 
     Attributes:
-        factor: "subject" or "prompt": which fidelity, rescaled.
+        factor: "subject" or "prompt": which fidelity, rescaled; `CLASS`: class kept; `CLASS_RAW`: similarity of class
+            images to the subject, where its scale cannot be told.
         variances: By level: subject, seed, prompt, prompt by run, image. None where the design cannot tell it: seed
             with one seed (then in the subject's), image with one image a prompt (then in "prompt by run").
         subjects, seeds, prompts, images: Seeds of a subject, prompts of a run, images of a prompt.
@@ -97,15 +101,66 @@ def prompt_scores(rows: Rows) -> tuple[PromptScore, ...]:
 
 
 def components(rows: Rows) -> tuple[Components, ...]:
-    """Components of variance of both factors, of every arm whose images allow it."""
+    """Components of variance of all factors of quality, of every arm whose images allow it."""
     found = []
+    classes, scaled = class_images(rows)
     for arm in rows.arms:
         own = instance_images(rows, arm)
-        for factor, column in FACTORS.items():
-            array = balanced(own, column)
-            if array is not None:
-                found.append(components_of(array, arm, factor))
+        arrays = {factor: balanced(own, column) for factor, column in FACTORS.items()}
+        arrays[CLASS if scaled else CLASS_RAW] = balanced(classes[classes["arm"] == arm], "class_kept")
+        found += [components_of(a, arm, factor) for factor, a in arrays.items() if a is not None]
     return tuple(found)
+
+
+def class_images(rows: Rows) -> tuple[pd.DataFrame, bool]:
+    """The scored class images of all arms, with a column `class_kept`, and whether that is C.
+
+    C falls linearly with the similarity of the class images to the subject, on a scale that all runs on a subject
+    share, so that the runs' own values tell the scale of their images. Where they do not, the column holds the
+    similarity itself.
+    """
+    scores = rows.image_scores
+    own = scores[(scores["kind"] == "class") & scores["subject_similarity"].notna()]
+    own = own.assign(prompt=own["prompt"].fillna(_CLASS_ALONE))
+    scales = {str(subject): _class_scale(rows, str(subject)) for subject in own["subject"].unique()}
+    known = {subject: scale for subject, scale in scales.items() if scale is not None}
+    if len(known) < len(scales) or not known:
+        return own.assign(class_kept=own["subject_similarity"]), False
+    zero = own["subject"].map({subject: scale[0] for subject, scale in known.items()})
+    slope = own["subject"].map({subject: scale[1] for subject, scale in known.items()})
+    return own.assign(class_kept=zero + slope * own["subject_similarity"]), True
+
+
+def _class_scale(rows: Rows, subject: str) -> tuple[float, float] | None:
+    """C at similarity 0, and its slope, from the runs on a subject; None where they lie on no line."""
+    confirm = rows.confirm
+    runs = confirm.loc[confirm["subject"] == subject, ["prior_preservation", "class_kept"]].dropna()
+    similarity, kept = (runs[name].to_numpy(dtype=float) for name in ("prior_preservation", "class_kept"))
+    if len(runs) < 2 or np.ptp(similarity) < _EXACT:
+        return None
+    slope, zero = np.polyfit(similarity, kept, 1)
+    return (float(zero), float(slope)) if np.abs(zero + slope * similarity - kept).max() < _EXACT else None
+
+
+@dataclass(frozen=True)
+class ClassSample:
+    """How many class images a run's class kept rests on, and its standard error from them alone (None: unknown)."""
+
+    smallest: int
+    largest: int
+    error: float | None
+
+
+def class_sample(rows: Rows) -> ClassSample | None:
+    """The class images behind each confirm run of the trained arms; None where they were not kept."""
+    images, scaled = class_images(rows)
+    trained = images[images["arm"].map(rows.methods) != BASE]
+    runs = (trained if len(trained) else images).groupby("run_key")["class_kept"]
+    counts, variances = runs.size(), runs.var(ddof=1)
+    if counts.empty:
+        return None
+    error = value_or_none(np.sqrt((variances / counts).mean())) if scaled else None
+    return ClassSample(int(counts.min()), int(counts.max()), error)
 
 
 def balanced(images: pd.DataFrame, column: str) -> Floats | None:

@@ -61,7 +61,8 @@ class Values:
         """Compares two arms.
 
         Args:
-            seeded: Whether the second has a run for each seed; the untrained model has one value a subject.
+            seeded: Whether the seeds of both are paired; those of the untrained model are averaged, since they
+                differ in evaluation noise only.
         """
         one, two = self.of(first), self.of(second)
         if not seeded:

@@ -12,6 +12,7 @@ from study.report.formatting import (
     MISSING,
     PLAIN,
     Scale,
+    about,
     decimals_for,
     fixed,
     interval,
@@ -21,17 +22,19 @@ from study.report.formatting import (
 from study.report.measures import (
     ALL,
     ANCHOR_ERRORS,
+    BOUNDED,
     CEILINGS,
     CLASS_IMAGE_COSTS,
     CLASS_KEPT,
+    COSTS,
     FIDELITIES,
     MAIN_QUALITY,
     MORE_COSTS,
     MORE_QUALITY,
     QUALITY,
     SCALED,
+    SCORES,
     SUBJECT_PROMPT,
-    TOTAL_SECONDS,
     TUNED_FLOPS,
     TUNED_SECONDS,
     measure,
@@ -45,21 +48,33 @@ from study.report.tables import (
     common_decimals,
     estimate_cell,
     estimate_column,
-    number_cell,
+    score_cell,
+    score_decimals,
     text_cell,
 )
 
 _INTERVAL = (
     "Means over subjects; Student's 95 % intervals over subjects, from 3 on; complete confirm runs only."
 )
+_CUT = "Intervals are cut at what is possible: costs at 0, quality and shares of images at 0 and 1."
 _TITLES = {SCALED[0]: "subject fidelity", SCALED[1]: "prompt fidelity"}
 _RANKS = (
     "Bold: best mean of the trained arms; the second best is marked too. Neither means that a difference is "
     "established."
 )
-_ARMS_COSTS = ("train_seconds", TOTAL_SECONDS, "train_flops")  # all of them stand in a table of their own
+# Wall seconds that depend on what else the machine did, and that no arm is chosen by: they win no prize.
+_UNRANKED = {
+    "image_latency_seconds",
+    "image_latency_fused_seconds",
+    "preparation_seconds",
+    "evaluation_seconds",
+    "lost_seconds",
+}
 _NOTHING_AT_ZERO = {*MORE_COSTS, *CLASS_IMAGE_COSTS}  # columns that say nothing where every arm has 0
-_N = "n: runs (subjects × seeds); the untrained base model has no seeds."
+_N = (
+    "n: runs (subjects × seeds). The base is not trained: its seeds differ in evaluation noise only and are averaged; "
+    "its n counts subjects."
+)
 
 
 Pair = tuple[Column, list[Cell]]
@@ -97,9 +112,16 @@ def measures(arms: Sequence[ArmResult], names: Sequence[str]) -> list[Pair]:
         if not known or (name in _NOTHING_AT_ZERO and not any(known)):
             continue
         about = measure(name)
-        ranked = [not result.is_base for result in arms]
+        ranked = [not result.is_base and name not in _UNRANKED for result in arms]
         found.append(estimate_column(name, about.title, about.unit, about.direction, estimates, ranked))
     return found
+
+
+def cut_note(columns: Sequence[Pair]) -> tuple[str, ...]:
+    """The note on intervals that were cut, where one was."""
+    limits = [(column.key, cell.low, cell.high) for column, cells in columns for cell in cells if cell.detail]
+    cut = any((n in COSTS | BOUNDED and low == 0) or (n in BOUNDED and high == 1) for n, low, high in limits)
+    return (_CUT,) if cut else ()
 
 
 def _few(arms: Sequence[ArmResult]) -> tuple[str, ...]:
@@ -107,13 +129,23 @@ def _few(arms: Sequence[ArmResult]) -> tuple[str, ...]:
     return (f"No interval: fewer than {MIN_SUBJECTS} subjects.",) if few else ()
 
 
-def arms_table(analysis: Analysis) -> Table:
-    """The main table: arms by quality and what is behind it, and the costs that usually decide."""
+def arms_table(analysis: Analysis, notes: Sequence[str] = ()) -> Table:
+    """The main table: arms by quality and what is behind it, and the costs that usually decide.
+
+    Args:
+        notes: Further notes, such as what class kept rests on.
+    """
     axes = MAIN_QUALITY if SCALED[0] in analysis.axes else (QUALITY, *FIDELITIES)
-    columns = arm_names(analysis.arms) + measures(analysis.arms, (*axes, *_ARMS_COSTS))
+    paid = any(result.estimates["class_image_seconds"].value for result in analysis.arms)
+    costs = (
+        dict.fromkeys(("train_seconds", analysis.cost, analysis.flops))
+        if paid
+        else ("train_seconds", "train_flops")
+    )
+    columns = arm_names(analysis.arms) + measures(analysis.arms, (*axes, *costs))
     return assemble(
         "arms", "Arms by quality and cost.", columns,
-        (_INTERVAL, _N, _RANKS, *_few(analysis.arms)),
+        (_INTERVAL, *cut_note(columns), _N, *notes, _RANKS, *_few(analysis.arms)),
     )  # fmt: skip
 
 
@@ -145,17 +177,17 @@ def choice_table(choice: Choice) -> Table:
     )
 
 
-def details_table(analysis: Analysis) -> Table:
-    """Further measures of the arms."""
+def details_table(analysis: Analysis, notes: Sequence[str] = ()) -> Table:
+    """Further measures of the arms; `notes` say what is missing and why."""
     columns = arm_names(analysis.arms) + measures(analysis.arms, MORE_QUALITY)
     iqms = [result.quality_iqm for result in analysis.arms]
     title = f"{measure(analysis.primary).title} (IQM)"
-    columns.insert(2, (Column("iqm", title, numeric=True), [number_cell(value) for value in iqms]))
+    columns.insert(2, (Column("iqm", title, numeric=True), [score_cell(Estimate(value)) for value in iqms]))
     return assemble(
         "details",
         "Further measures.",
         columns,
-        (_INTERVAL, "IQM: interquartile mean, robust against single bad runs."),
+        (_INTERVAL, *cut_note(columns), "IQM: interquartile mean, robust against single bad runs.", *notes),
     )
 
 
@@ -165,18 +197,22 @@ def _difference_columns(comparisons: Sequence[Comparison], name: str) -> list[Pa
     estimates = [comparison.difference for comparison in comparisons]
     limits = [abs(limit) for e in estimates for limit in (e.value, e.low, e.high) if limit is not None]
     scale = scale_for(about.unit, [max(limits, default=None)])
+    score = not name or name in SCORES
+    decimals = score_decimals(estimates) if score else common_decimals(estimates, scale)
     key, title = f"{name}_difference".lstrip("_"), f"Δ {about.title.lower()}".strip()
     return [
         (
             Column(key, title, scale.unit, numeric=True, has_interval=True),
-            [signed(estimate, scale, common_decimals(estimates, scale)) for estimate in estimates],
+            [signed(estimate, scale, decimals, score=score) for estimate in estimates],
         )
     ]
 
 
-def signed(estimate: Estimate, scale: Scale = PLAIN, decimals: int | None = None) -> Cell:
-    """A cell with a difference: its sign is always shown."""
-    cell = estimate_cell(estimate, scale, decimals)
+def signed(
+    estimate: Estimate, scale: Scale = PLAIN, decimals: int | None = None, *, score: bool = False
+) -> Cell:
+    """A cell with a difference, of scores with fixed decimals: its sign is always shown."""
+    cell = score_cell(estimate, decimals or 2) if score else estimate_cell(estimate, scale, decimals)
     if estimate.value is not None and estimate.value > 0 and cell.text != MISSING:
         return Cell(f"+{cell.text}", cell.detail, cell.value, cell.low, cell.high)
     return cell
@@ -195,7 +231,7 @@ def comparison_table(
         *_difference_columns(comparisons, QUALITY if not names else "" if several else names[0]),
         (
             Column("simultaneous", "simultaneous", numeric=True, has_interval=True),
-            [_interval_cell(c.simultaneous) for c in comparisons],
+            _interval_cells([c.simultaneous for c in comparisons], score=set(names) <= SCORES),
         ),
         p_values("p", "p", [c.p for c in comparisons]),
         p_values("p_holm", "p (Holm)", [c.p_holm for c in comparisons]),
@@ -212,13 +248,17 @@ def _arms_of(comparisons: Sequence[Comparison]) -> list[Pair]:
     ]
 
 
-def _interval_cell(estimate: Estimate) -> Cell:
-    """An interval alone; its middle stands in another column."""
-    if not estimate.half_width:
-        return Cell(MISSING)
-    decimals = decimals_for(estimate.value or 0.0, estimate.half_width)
-    text = interval(estimate.low, estimate.high, decimals)
-    return Cell(text, "", estimate.value, estimate.low, estimate.high)
+def _interval_cells(estimates: Sequence[Estimate], *, score: bool) -> list[Cell]:
+    """Intervals alone; their middles stand in another column."""
+    fixed_decimals = score_decimals(estimates) if score else None
+    cells = []
+    for e in estimates:
+        if not e.half_width:
+            cells.append(Cell(MISSING))
+            continue
+        decimals = decimals_for(e.value or 0.0, e.half_width) if fixed_decimals is None else fixed_decimals
+        cells.append(Cell(interval(e.low, e.high, decimals), "", e.value, e.low, e.high))
+    return cells
 
 
 def _needed(comparisons: Sequence[Comparison]) -> Pair:
@@ -229,7 +269,7 @@ def _needed(comparisons: Sequence[Comparison]) -> Pair:
             return Cell(MISSING)
         if c.subjects_needed is None:
             return Cell(f"> {MOST_SUBJECTS}")
-        return Cell(str(c.subjects_needed), value=c.subjects_needed)
+        return Cell(str(about(c.subjects_needed)), value=c.subjects_needed)
 
     return Column("subjects_needed", "to decide", numeric=True), [cell(c) for c in comparisons]
 
@@ -248,7 +288,7 @@ def effects_table(analysis: Analysis) -> Table:
         p_values("p_equivalent", "p (equivalent)", [c.p_equivalent for c in pairs]),
         (
             Column("bootstrap_t", "Δ by bootstrap-t", numeric=True, has_interval=True),
-            [signed(c.check) for c in pairs],
+            [signed(c.check, score=c.measure in SCORES) for c in pairs],
         ),
     ]
     note = (
@@ -302,15 +342,27 @@ def test_note(analysis: Analysis) -> str:
         "difference: Student's, of this pair alone; simultaneous: for all pairs together (Bonferroni). p: two-sided "
         "paired t test over subjects; Holm's adjustment over all pairs of trained arms. Verdict: better or worse if "
         f"the adjusted p is below 0.05, equivalent if the difference is shown to lie within "
-        f"±{analysis.margin:g}; not enough: neither is shown, and to decide: number of subjects that would show "
-        "it in 80 % of studies if difference and spread are as they were seen."
+        f"±{analysis.margin:g}; not enough: neither is shown. To decide: number of subjects that would show one of "
+        f"them in 80 % of studies if the difference and its spread{pooled_words(analysis)} were the true ones; "
+        "above 20 rounded, since both are estimates."
+    )
+
+
+def pooled_words(analysis: Analysis) -> str:
+    """Where the spread comes from that numbers of subjects are reckoned with, if not from the pair itself."""
+    if analysis.subjects >= MIN_SUBJECTS:
+        return ""
+    return (
+        " (pooled over pairs)" if analysis.subjects > 1 else " (the usual one, since one subject shows none)"
     )
 
 
 BASE_NOTE = (
     "Subject and prompt fidelity, rescaled (base model 0 and 1) and not clipped: quality is clipped at the base's 0, "
-    "and could only be above it. Holm's adjustment over the rows of this table, a family of its own. The base has no "
-    "seeds: one value a subject."
+    "and could only be above it. The base's own measured values are subtracted, which are about, not exactly, 0 and 1: "
+    "the scales begin at other images of it, of class prompts and with other noise. Holm's adjustment over the rows of "
+    "this table, a family of its own. The base is not trained: its seeds differ in evaluation noise only and are "
+    "averaged, one value a subject."
 )
 
 
@@ -336,8 +388,20 @@ def schedules_table(analysis: Analysis) -> Table:
         p_values("p_holm", "p (Holm)", [c.p_holm for c in primary]),
         texts("verdict", "Cosine is", [c.outcome for c in primary]),
     ]  # fmt: skip
-    note = f"p and verdict are for {measure(analysis.primary).title.lower()}. {test_note(analysis)}"
-    return assemble("cosine-vs-constant", "Cosine minus constant schedule, paired.", columns, (note,))
+    if any(e.differs for e in effects):
+        columns.append(
+            texts("differs", "They also differ in", [", ".join(e.differs) or MISSING for e in effects])
+        )
+    notes = [
+        "Each arm was tuned by its own search: what is compared is two tuned configurations, and not one configuration "
+        "under two schedules."
+        if any(e.searched for e in effects)
+        else "",
+        f"p and verdict are for {measure(analysis.primary).title.lower()}, read off from the family of all "
+        "pairs (Paired comparisons), where the note says how.",
+    ]
+    caption = "Cosine minus constant schedule, paired."
+    return assemble("cosine-vs-constant", caption, columns, [note for note in notes if note])
 
 
 def exclusions_table(analysis: Analysis) -> Table:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 BASE = "base"  # method of the arm without training
+STEPS_FOLLOW = "steps_follow"  # column: whether the number of steps came of a budget in FLOPs or seconds
 
 
 class ResultsLike(Protocol):
@@ -47,6 +48,15 @@ class ResultsLike(Protocol):
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """What the runs of a phase are judged on at their end: prompts, images of the subject, and class images."""
+
+    prompts: int
+    images: int
+    class_images: int
+
+
+@dataclass(frozen=True)
 class Rows:
     """The prepared input of all analyses.
 
@@ -59,6 +69,7 @@ class Rows:
         images: One row an image: IMAGE_COLUMNS with arm, phase, subject and seed of its run.
         image_scores: One row a scored image of a complete confirm run: SCORE_COLUMNS, sorted; empty in older data.
         meta: What else is known of the study.
+        drawn: By phase, from the scores of single images (medians over complete runs); empty in older data.
     """
 
     study: str
@@ -69,6 +80,7 @@ class Rows:
     images: pd.DataFrame
     image_scores: pd.DataFrame
     meta: Mapping[str, Any]
+    drawn: Mapping[str, Drawn] = field(default_factory=dict)
 
     @property
     def confirm(self) -> pd.DataFrame:
@@ -86,9 +98,13 @@ class Rows:
         return tuple(arm for arm in self.arms if self.methods.get(arm) != BASE)
 
     def parameters_of(self, arm: str) -> list[str]:
-        """Names of the configuration columns in which the search runs of an arm differ."""
+        """Names of the configuration columns in which the search runs of an arm differ.
+
+        Where the budget is in another currency, the number of steps is what came of it and no column of its own.
+        """
         rows = self.search[self.search["arm"] == arm]
-        columns = ["learning_rate", "lr_scheduler", "max_train_steps"]
+        columns = ["learning_rate", "lr_scheduler"]
+        columns += [] if rows[STEPS_FOLLOW].any() else ["max_train_steps"]
         columns += [c for c in rows.columns if c.startswith(PARAM_PREFIX)]
         found = [c for c in columns if rows[c].dropna().astype(str).nunique() > 1]
         names = {c.removeprefix(PARAM_PREFIX) for c in found if not c.startswith(PARAM_PREFIX)}
@@ -116,8 +132,8 @@ def prepare(results: ResultsLike) -> Rows:
     frame = frame.drop(columns=["_arm", "_phase"]).reset_index(drop=True)
     curves = _curves(results.curves)
     images = _images(results.images, frame)
-    scores = _scores(getattr(results, "image_scores", None), frame)
-    return Rows(names, arms, methods, frame, curves, images, scores, meta)
+    raw = getattr(results, "image_scores", None)
+    return Rows(names, arms, methods, frame, curves, images, _scores(raw, frame), meta, _drawn(raw, frame))
 
 
 def plain_meta(meta: Mapping[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
@@ -178,6 +194,7 @@ def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
     # Where the budget is another, the number of steps is what came of it.
     stated = pd.to_numeric(frame["max_train_steps"], errors="coerce").astype("float64")
     frame["max_train_steps"] = stated.where(stated < MOST_STEPS, frame["train_steps"])
+    frame[STEPS_FOLLOW] = stated >= MOST_STEPS
     for column in ("trial", "seed"):
         frame[column] = pd.to_numeric(frame[column], errors="coerce").fillna(0).astype("int64")
     for column in ("study", "arm", "method", "phase", "subject", "state", "run_key"):
@@ -225,6 +242,23 @@ def _scores(raw: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
     for name in (*SCORE_NUMBERS, *SCORE_INTEGERS):
         scores[name] = pd.to_numeric(scores[name], errors="coerce").astype("float64")
     return scores.sort_values(["run_key", "kind", "prompt", "image"], kind="stable").reset_index(drop=True)
+
+
+def _drawn(raw: pd.DataFrame | None, frame: pd.DataFrame) -> dict[str, Drawn]:
+    """Counts the scored images of complete runs, by phase."""
+    if raw is None or raw.empty:
+        return {}
+    complete = frame.loc[frame["state"] == "COMPLETE", ["run_key", "phase"]].drop_duplicates("run_key")
+    known = raw[["run_key", "kind", "prompt"]].merge(complete, on="run_key", how="inner")
+    found = {}
+    for phase, own in known.groupby("phase"):
+        of_subject = own[own["kind"] == "instance"].groupby("run_key")["prompt"]
+        if not len(of_subject):
+            continue
+        classes = (own["kind"] == "class").groupby(own["run_key"]).sum()
+        counts = (of_subject.nunique().median(), of_subject.size().median(), classes.median())
+        found[str(phase)] = Drawn(*(int(count) for count in counts))
+    return found
 
 
 def _images(raw: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from study.report.accounts import Budget
@@ -28,6 +28,11 @@ def budget_table(budgets: Sequence[Budget]) -> Table:
             else []
         ),
         counts("trials", "Trials", [b.trials for b in budgets]),
+        *(
+            [counts("method_trials", "Trials of the method", [b.method_trials or 0 for b in budgets])]
+            if any(b.method_trials for b in budgets)
+            else []
+        ),
         counts("dimensions", "Dimensions", [b.dimensions for b in budgets]),
         (
             Column("trials_per_dimension", "Trials per dimension", numeric=True),
@@ -42,19 +47,35 @@ def budget_table(budgets: Sequence[Budget]) -> Table:
         counts("confirm_runs", "Confirm runs", [b.confirm_runs for b in budgets]),
         seconds("confirm_device_seconds", "Confirm device time", [b.confirm_device_seconds for b in budgets]),
     ]
-    notes = ["Dimensions: fields that varied between trials. Trials per dimension: of one search."]
+    notes = ["Dimensions: fields that were searched. Trials per dimension: of one search."]
+    if any(b.method_trials for b in budgets):
+        notes.append(
+            "Trials of the method: of one search of all its arms together, over which they are dealt out "
+            "(`search.trials_per_method`): methods have equal budgets, and arms what their number leaves them."
+        )
     return assemble("budget", "Search budget of each arm, failed and stopped runs included.", columns, notes)
 
 
-def chosen_table(chosen: dict[str, dict[str, Any]]) -> Table:
-    """The configuration that was confirmed: one line a field, one column an arm."""
+def chosen_table(chosen: dict[str, dict[str, Any]], defaults: Collection[str] = ()) -> Table:
+    """The configuration that was confirmed: one line a field, one column an arm.
+
+    Args:
+        defaults: Names in `chosen` whose configuration is the default, with which each search begins.
+    """
     first = ["trial", "learning_rate", "lr_scheduler", "max_train_steps"]
     names = list(dict.fromkeys([*first, *sorted({name for config in chosen.values() for name in config})]))
     names = [name for name in names if any(name in config for config in chosen.values())]
     columns = [texts("field", "Field", names)]
     for arm, config in chosen.items():
-        columns.append((Column(arm, arm), [_config_cell(config.get(name)) for name in names]))
-    return assemble("chosen", "Configuration of each arm's confirm runs, chosen by its search.", columns)
+        cells = [_config_cell(config.get(name)) for name in names]
+        if arm in defaults:
+            trial = cells[names.index("trial")]
+            cells[names.index("trial")] = Cell(f"{trial.text} (default)", value=trial.value)
+        columns.append((Column(arm, arm), cells))
+    note = "Trials count from 0, as in the names of runs. Fields that have no effect in an arm are left out."
+    return assemble(
+        "chosen", "Configuration of each arm's confirm runs, chosen by its search.", columns, (note,)
+    )
 
 
 def _config_cell(value: Any) -> Cell:
@@ -63,7 +84,7 @@ def _config_cell(value: Any) -> Cell:
     if isinstance(value, float):
         return Cell(f"{value:.3g}", value=value)
     if isinstance(value, list):
-        return Cell(", ".join(str(item) for item in value))
+        return Cell(", ".join(_config_cell(item).text for item in value))
     return text_cell(value)
 
 
@@ -77,13 +98,13 @@ def importance_table(importances: Sequence[Importance]) -> Table:
             shares.append(number_cell(p.share, digits=2))
             ps.append(Cell(p_value(p.p), value=p.p))
             correlations.append(number_cell(p.correlation, digits=2))
-            trials.append(Cell(str(item.trials), value=item.trials))
+            trials.append(Cell(item.count_text, value=item.trials))
             remarks.append(text_cell(item.warning or ""))
         if not item.parameters:
             arms.append(text_cell(item.arm))
             for cells in (names, shares, ps, correlations):
                 cells.append(Cell(MISSING))
-            trials.append(Cell(str(item.trials), value=item.trials))
+            trials.append(Cell(item.count_text, value=item.trials))
             remarks.append(text_cell(f"skipped: {item.skipped}"))
     columns = [
         (Column("arm", "Arm"), arms),

@@ -98,6 +98,14 @@ def trials_of_search(rows: Rows, arm: str) -> int:
     return max(1, int(trials))
 
 
+def default_trials(rows: Rows, arm: str) -> tuple[int, ...]:
+    """Trials of an arm that were its default: the first of each search; none in a grid, and in older studies."""
+    search = section(rows.meta, "spec", "search")
+    if "repeats" not in search or search.get("sampler") == "grid" or not (rows.search["arm"] == arm).any():
+        return ()
+    return tuple(range(0, trials_of_search(rows, arm) * repeats_of(rows), trials_of_search(rows, arm)))
+
+
 def repeat_of(rows: Rows, arm: str) -> pd.Series:
     """The search, counted from 0, that each of the frame's runs of an arm belongs to."""
     own = rows.frame[rows.frame["arm"] == arm]
@@ -124,10 +132,12 @@ def repeats_words(rows: Rows) -> tuple[str, ...]:
             own = rows.frame.loc[numbers.index[numbers == repeat]]
             subjects |= set(own.loc[own["phase"] == "confirm", "subject"])
         dealt.append(f"search {repeat + 1}: {listing(distinct(subjects)) or 'none'}")
+    count = rows.frame.loc[rows.frame["phase"] == "confirm", "subject"].nunique()
+    holds = "the chance of the search" if repeats >= count else "only part of the search's chance; see Beware"
     return (
         f"Each arm was searched {repeats} times, independently and on other subjects, and the confirm subjects were "
         f"dealt out over what the searches chose, alike for every arm ({'; '.join(dealt)}): intervals over subjects "
-        "hold the chance of the search.",
+        f"hold {holds}.",
     )
 
 
@@ -145,8 +155,21 @@ def budget_words(rows: Rows) -> tuple[str, ...]:
     for name, meaning in words.items():
         value = value_or_none(budget.get(name))
         if value is not None:
-            return (f"Budget of a run: {_amount(name, value)} ({meaning}). {_tuned(budget)}",)
+            images = _class_images(rows, name)
+            return (f"Budget of a run: {_amount(name, value)} ({meaning}){images}. {_tuned(budget)}",)
     return ()
+
+
+def _class_images(rows: Rows, currency: str) -> str:
+    """What class images cost beside the budget, a mean over the runs that use any; empty where none does."""
+    name, unit = (
+        ("class_image_seconds", "s") if currency == "train_seconds" else ("class_image_flops", "FLOP")
+    )
+    spent = rows.frame.loc[(rows.frame["state"] == "COMPLETE") & (rows.frame[name] > 0), name]
+    if spent.empty:
+        return ""
+    scale = scale_for(unit, [float(spent.mean())])
+    return f"; class images are outside it ({number(float(spent.mean()), scale)} {scale.unit} a run that uses them)"
 
 
 def _amount(name: str, value: float) -> str:

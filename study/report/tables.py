@@ -9,11 +9,13 @@ from __future__ import annotations
 import csv
 import html
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from study.report.formatting import MISSING, PLAIN, Scale, decimals_for, fixed, interval, number, scale_for
+from study.report.measures import FALSE_ALARMS, SCORES, bounded
 from study.report.statistics import Direction, Estimate
 
 _LATEX = {
@@ -124,10 +126,30 @@ def number_cell(value: float | None, scale: Scale = PLAIN, digits: int = 3) -> C
     return Cell(text, value=None if text == MISSING else value)
 
 
+def count_cell(value: float | None) -> Cell:
+    """A cell with a whole number, or a mean of whole numbers shown as one."""
+    if value is None or not math.isfinite(value):
+        return Cell(MISSING)
+    return Cell(fixed(value, 0), value=value)
+
+
 def common_decimals(estimates: Sequence[Estimate], scale: Scale = PLAIN) -> int | None:
     """Decimals for a whole column: those of the median uncertainty; None where nothing is uncertain."""
     halves = sorted(e.half_width / scale.factor for e in estimates if e.half_width)
     return decimals_for(0.0, halves[len(halves) // 2]) if halves else None
+
+
+def score_decimals(estimates: Sequence[Estimate]) -> int:
+    """Decimals of a column of scores: two, but three where an interval is narrower than .01."""
+    return 3 if any(e.half_width and 2 * e.half_width < 0.01 for e in estimates) else 2
+
+
+def score_cell(estimate: Estimate, decimals: int = 2) -> Cell:
+    """A cell with a score and its interval, with fixed decimals."""
+    if estimate.value is None:
+        return Cell(MISSING)
+    detail = interval(estimate.low, estimate.high, decimals) if estimate.half_width else ""
+    return Cell(fixed(estimate.value, decimals), detail, estimate.value, estimate.low, estimate.high)
 
 
 def estimate_cell(estimate: Estimate, scale: Scale = PLAIN, decimals: int | None = None) -> Cell:
@@ -152,24 +174,36 @@ def estimate_column(
     estimates: Sequence[Estimate],
     ranked: Sequence[bool] | None = None,
 ) -> tuple[Column, list[Cell]]:
-    """A column of estimates in one common unit, the best and the second best marked.
+    """A column of estimates in one common unit, the best and the second best marked; intervals are cut at what is
+    possible, and shares within a detector's false alarms are alike.
 
     Args:
+        key: Name of the measure.
         ranked: Which rows may be best (the untrained base model is only the reference). None: all.
     """
+    estimates = [bounded(key, estimate) for estimate in estimates]
     scale = scale_for(unit, [estimate.value for estimate in estimates])
-    decimals = common_decimals(estimates, scale)
-    cells = [estimate_cell(estimate, scale, decimals) for estimate in estimates]
+    if key in SCORES:
+        decimals = score_decimals(estimates)
+        cells = [score_cell(estimate, decimals) for estimate in estimates]
+    else:
+        common = 0 if key == "train_steps" else common_decimals(estimates, scale)
+        cells = [estimate_cell(estimate, scale, common) for estimate in estimates]
     column = Column(key, title, scale.unit, direction, numeric=True, has_interval=True)
     if direction in (None, "none"):
         return column, cells
     allowed = ranked if ranked is not None else [True] * len(cells)
     sign = -1 if direction == "max" else 1
-    known = [sign * e.value for e, ok in zip(estimates, allowed, strict=True) if ok and e.value is not None]
-    order = sorted(set(known))[:2] if len(set(known)) > 1 else []
-    for k, (estimate, ok) in enumerate(zip(estimates, allowed, strict=True)):
-        if ok and estimate.value is not None and sign * estimate.value in order:
-            cells[k] = replace(cells[k], rank=1 if sign * estimate.value == order[0] else 2)
+    alike = FALSE_ALARMS.get(key, -math.inf)
+    values = [
+        sign * max(alike, e.value) if ok and e.value is not None else None
+        for e, ok in zip(estimates, allowed, strict=True)
+    ]
+    known = {value for value in values if value is not None}
+    order = sorted(known)[:2] if len(known) > 1 else []
+    for k, value in enumerate(values):
+        if value in order:
+            cells[k] = replace(cells[k], rank=1 if value == order[0] else 2)
     return column, cells
 
 

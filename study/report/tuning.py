@@ -6,7 +6,7 @@ These numbers describe the search. None of them is a result: the best of many no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,8 @@ class History:
 
     Attributes:
         repeat: Which of the arm's independent searches, counted from 0.
-        trials: Trial numbers. scores: Mean score of the trial's complete runs, None where it has none.
+        trials: Trial numbers, as in the names of runs. places: The same counted from 0 in their search.
+        scores: Mean score of the trial's complete runs, None where it has none.
         best: Best score up to and with each trial, of those that meet the objective's constraints.
         states: COMPLETE, PRUNED, FAIL or RUNNING.
         feasible: Whether the trial met the constraints; True without any, False where a constrained metric is missing.
@@ -48,6 +49,7 @@ class History:
     repeat: int
     measure: str
     trials: tuple[int, ...]
+    places: tuple[int, ...]
     scores: tuple[float | None, ...]
     best: tuple[float | None, ...]
     states: tuple[str, ...]
@@ -68,13 +70,23 @@ class ParameterImportance:
 
 @dataclass(frozen=True)
 class Importance:
-    """Importance of an arm's searched parameters, or the reason why there is none."""
+    """Importance of an arm's searched parameters, or the reason why there is none.
+
+    Attributes:
+        trials: Complete ones, of all its searches together. searches: how many these were.
+    """
 
     arm: str
     trials: int
     parameters: tuple[ParameterImportance, ...] = ()
     skipped: str | None = None
     warning: str | None = None
+    searches: int = 1
+
+    @property
+    def count_text(self) -> str:
+        """E.g. "24", or "24 in 2 searches"."""
+        return str(self.trials) if self.searches == 1 else f"{self.trials} in {self.searches} searches"
 
 
 def objective(rows: Rows) -> str:
@@ -116,11 +128,11 @@ def histories(rows: Rows) -> tuple[History, ...]:
         size = trials_of_search(rows, arm)
         repeats = np.minimum(table.index.to_numpy() // size, repeats_of(rows) - 1)
         for repeat, own in table.groupby(repeats):
-            found.append(_history(arm, int(repeat), own, about))
+            found.append(_history(arm, int(repeat), own, about, int(repeat) * size))
     return tuple(found)
 
 
-def _history(arm: str, repeat: int, table: pd.DataFrame, about: Objective) -> History:
+def _history(arm: str, repeat: int, table: pd.DataFrame, about: Objective, first: int) -> History:
     sign = measure(about.metric).sign
     best: list[float | None] = []
     for score, feasible in zip(table["score"], table["feasible"], strict=True):
@@ -134,6 +146,7 @@ def _history(arm: str, repeat: int, table: pd.DataFrame, about: Objective) -> Hi
         repeat,
         about.metric,
         tuple(int(trial) for trial in table.index),
+        tuple(int(trial) - first for trial in table.index),
         tuple(value_or_none(score) for score in table["score"]),
         tuple(best),
         tuple(table["state"]),
@@ -144,7 +157,9 @@ def _history(arm: str, repeat: int, table: pd.DataFrame, about: Objective) -> Hi
 def importances(rows: Rows, seed: int) -> tuple[Importance, ...]:
     """The importance of the searched parameters of each arm, with a reason where it cannot be told."""
     return tuple(
-        importance_of(rows, arm, seed) for arm in rows.trained_arms if (rows.search["arm"] == arm).any()
+        replace(importance_of(rows, arm, seed), searches=repeats_of(rows))
+        for arm in rows.trained_arms
+        if (rows.search["arm"] == arm).any()
     )
 
 

@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from study.power import MIN_SUBJECTS, MOST_SUBJECTS
-from study.report.analysis import Analysis, ArmResult
+from study.report.analysis import Analysis, ArmResult, ScheduleEffect
 from study.report.caveats import n_words, uneven_budgets, warnings_of
 from study.report.comparisons import Comparison
 from study.report.formatting import (
     MISSING,
-    decimals_for,
+    about,
     fixed,
-    interval,
     listing,
     number,
     plural,
     scale_for,
 )
-from study.report.measures import SCALED, TOTAL_SECONDS, measure
+from study.report.measures import SCALED, TOTAL_SECONDS, bounded, measure
 from study.report.rows import Rows
 from study.report.statistics import Estimate
+from study.report.tables import score_cell, score_decimals
 
-_COSTS = ("train_seconds", TOTAL_SECONDS, "train_flops", "trainable_parameters", "peak_memory_bytes")
+RESAMPLED_FROM = 5  # subjects; shares of resamples of fewer are too sure of themselves for a headline
 CLASS_LOST = 0.5  # of class kept: class images nearer to the subject than to the base model's
 _PLAIN = {SCALED[0]: "subject fidelity", SCALED[1]: "prompt fidelity"}
 
@@ -43,32 +43,27 @@ def margin_text(analysis: Analysis) -> str:
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """E.g. "0.62 [0.55, 0.70]"."""
-    if estimate.value is None:
-        return MISSING
-    half = estimate.half_width
-    if not half:
-        return number(estimate.value)
-    decimals = decimals_for(estimate.value, half)
-    return f"{fixed(estimate.value, decimals)} {interval(estimate.low, estimate.high, decimals)}"
+    """Of a score or a difference of scores, e.g. "0.62 [0.55, 0.70]"."""
+    cell = score_cell(estimate, score_decimals([estimate]))
+    return f"{cell.text} {cell.detail}".strip()
 
 
-def cost_text(result: ArmResult) -> str:
+def cost_text(result: ArmResult, analysis: Analysis) -> str:
     """E.g. "12.4 s of training, 1.3 TFLOP, 98 k trained parameters"; empty without costs."""
+    paid = bool(result.estimates["class_image_seconds"].value) and analysis.cost == TOTAL_SECONDS
     words = {
         "train_seconds": "of training",
-        TOTAL_SECONDS: "with class images",
-        "train_flops": "",
+        **({TOTAL_SECONDS: "with class images"} if paid else {}),
+        analysis.flops: "with class images" if paid else "",
         "trainable_parameters": "trained parameters",
         "peak_memory_bytes": "of memory",
     }
     parts = []
-    for name in _COSTS:
+    for name, word in words.items():
         value = result.estimates[name].value
-        nothing_new = name == TOTAL_SECONDS and value == result.estimates["train_seconds"].value
-        if value is not None and not nothing_new:
+        if value is not None:
             scale = scale_for(measure(name).unit, [value])
-            parts.append(" ".join(part for part in (number(value, scale), scale.unit, words[name]) if part))
+            parts.append(" ".join(part for part in (number(value, scale), scale.unit, word) if part))
     return ", ".join(parts)
 
 
@@ -92,7 +87,8 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
 
 def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison]) -> str:
     title = measure(analysis.primary).title.lower()
-    score = f"{title} {estimate_text(best.estimates[analysis.primary])}, {n_words(best)}"
+    shown = bounded(analysis.primary, best.estimates[analysis.primary])
+    score = f"{title} {estimate_text(shown)}, {n_words(best)}"
     equal = [c.second for c in rivals if c.outcome == "equivalent"]
     open_ = [c for c in rivals if c.outcome == "not enough"]
     if best.is_base:
@@ -130,12 +126,11 @@ def _with_choice(analysis: Analysis, headline: str) -> str:
     if choice.best != choice.other_best:
         other = choice.of(choice.other_best)
         kept = other.class_kept.value
-        loses = (
-            "" if kept is None else f", which keeps less of the class (class kept {number(kept, digits=2)})"
-        )
+        loses = "" if kept is None else f", which keeps less of the class (class kept {fixed(kept, 2)})"
         if kept is not None and kept < CLASS_LOST:
-            loses = f", which loses the class (class kept {number(kept, digits=2)})"
-        return f"{headline} But by subject and prompt alone {other.arm} leads{loses}."
+            loses = f", which loses the class (class kept {fixed(kept, 2)})"
+        sure = "" if _leads(analysis, other.arm) else " (not established)"
+        return f"{headline} But by subject and prompt alone {other.arm} has the highest mean{sure}{loses}."
     pair, other_pair = choice.changed[0]
     if pair.second == choice.best:
         pair, other_pair = pair.reversed(), other_pair.reversed()
@@ -148,11 +143,18 @@ def _with_choice(analysis: Analysis, headline: str) -> str:
     )
 
 
+def _leads(analysis: Analysis, arm: str) -> bool:
+    """Whether an arm is better than every other by subject and prompt alone, beyond chance."""
+    known = {(c.first, c.second): c for c in analysis.pairs_subject_prompt}
+    own = [c if c.first == arm else c.reversed() for c in known.values() if arm in (c.first, c.second)]
+    return bool(own) and all(c.outcome == "better" for c in own)
+
+
 def needed_text(comparison: Comparison) -> str:
     """E.g. "about 12 subjects" would decide a pair."""
     if comparison.subjects_needed is None:
         return f"more than {MOST_SUBJECTS:,} subjects"
-    return f"about {comparison.subjects_needed} subjects"
+    return f"about {about(comparison.subjects_needed)} subjects"
 
 
 def _missing(undecided: Sequence[Comparison]) -> str:
@@ -164,14 +166,22 @@ def _missing(undecided: Sequence[Comparison]) -> str:
     text = f"it has {plural(seen, 'subject')}"
     if seen < MIN_SUBJECTS:
         text += f", and nothing can be said of chance with fewer than {MIN_SUBJECTS}"
+    pooled = {1: "", 2: " (pooled over pairs)"}.get(seen, "")
+    one = len(undecided) == 1
+    if one:
+        given = f"if this difference and its spread{pooled} were the true ones"
+    else:
+        given = f"if these differences and spreads{pooled} were the true ones"
+    if seen == 1:
+        what = "this difference were the true one" if one else "these differences were the true ones"
+        given = f"if {what} and subjects varied as they usually do"
     if not counts:
-        return f"{text}; more than {MOST_SUBJECTS:,} would be needed"
-    low, high = str(min(counts)), str(max(counts))
+        return f"{text}; {given}, more than {MOST_SUBJECTS:,} would be needed"
+    low, high = str(about(min(counts))), str(about(max(counts)))
     if len(counts) < len(undecided):
         high = f"more than {MOST_SUBJECTS:,}"
     span = low if low == high else f"{low} to {high}"
-    usual = ", if subjects differ as they usually do," if seen == 1 else ""
-    return f"{text}; about {span}{usual} would decide {'it' if len(undecided) == 1 else 'these pairs'}"
+    return f"{text}; {given}, about {span} subjects would show {'it' if one else 'them'} in 80 % of studies"
 
 
 def difference_text(estimate: Estimate) -> str:
@@ -224,6 +234,10 @@ def _pairs(analysis: Analysis) -> list[str]:
         return []
     count = {name: sum(c.outcome == name for c in pairs) for name in ("equivalent", "not enough")}
     different = len(pairs) - sum(count.values())
+    if analysis.subjects < MIN_SUBJECTS:
+        return [
+            f"None of the {len(pairs)} pairs of trained arms was tested: that takes {MIN_SUBJECTS} subjects."
+        ]
     text = (
         f"Of the {len(pairs)} pairs of trained arms: {different} differ beyond chance, {count['equivalent']} "
         f"equivalent within {margin_text(analysis)}, {count['not enough']} not decided"
@@ -232,7 +246,7 @@ def _pairs(analysis: Analysis) -> list[str]:
         return [f"{text}."]
     return [
         f"{text}. With as many subjects, and the spread that was seen, a difference of "
-        f"{number(analysis.detectable, digits=2)} or more is found in 80 % of studies."
+        f"{fixed(analysis.detectable, 2)} or more is found in 80 % of studies."
     ]
 
 
@@ -245,7 +259,6 @@ def _against_base(analysis: Analysis) -> list[str]:
             "better": "above that of the untrained base model beyond chance",
             "worse": "below that of the untrained base model beyond chance",
             "equivalent": f"equivalent to the untrained base model's (within {margin_text(analysis)})",
-            "not enough": "not decided against the untrained base model",
         }
         parts = []
         for outcome, text in words.items():
@@ -256,6 +269,13 @@ def _against_base(analysis: Analysis) -> list[str]:
                 parts.append(f"{text}: {names}")
         if parts:
             found.append(f"{title[:1].upper()}{title[1:]} {'; '.join(parts)}.")
+        if open_ := [c for c in shown if c.outcome == "not enough"]:
+            every = len(open_) == len(shown) and len(shown) > 2
+            names = f"any trained arm ({_span(open_)})" if every else listing(map(_first, open_))
+            decided = "decided" if open_[0].difference.n_subjects >= MIN_SUBJECTS else "tested"
+            found.append(
+                f"The difference in {title} from the untrained base model is not {decided} for {names}."
+            )
     return found
 
 
@@ -273,7 +293,7 @@ def _span(comparisons: Sequence[Comparison]) -> str:
 
 
 def _costs(analysis: Analysis, best: ArmResult) -> list[str]:
-    text = cost_text(best)
+    text = cost_text(best, analysis)
     found = [f"Cost of {best.arm} per run: {text}."] if text and not best.is_base else []
     rivals = [analysis.arm(c.second) for c in analysis.against_best if not c.established]
     seconds = best.estimates[analysis.cost].value
@@ -287,15 +307,30 @@ def _costs(analysis: Analysis, best: ArmResult) -> list[str]:
         if value and value < 0.95 * seconds:
             found.append(
                 f"Cheapest of the arms that it is not established to be better than: {rival.arm} "
-                f"({cost_text(rival)}), {number(seconds / value, digits=2)} times faster to train."
+                f"({cost_text(rival, analysis)}), {_saved(best, rival, analysis)}."
             )
     return found
+
+
+def _saved(best: ArmResult, rival: ArmResult, analysis: Analysis) -> str:
+    """E.g. "2.6 times less time and 6.0 times fewer FLOPs, class images included"."""
+    parts = []
+    for name, less, more in (
+        (analysis.cost, "less time", "more time"),
+        (analysis.flops, "fewer FLOPs", "more FLOPs"),
+    ):
+        one, other = best.estimates[name].value, rival.estimates[name].value
+        if one and other:
+            ratio, word = (one / other, less) if one >= other else (other / one, more)
+            parts.append(f"{number(ratio, digits=2)} times {word}")
+    images = ", class images included" if analysis.cost == TOTAL_SECONDS else ""
+    return f"{listing(parts)}{images}"
 
 
 def _stability(analysis: Analysis) -> list[str]:
     """Chances of being best and on the front, when other subjects are drawn from those that were seen."""
     known = [s for s in analysis.standings if s.best is not None]
-    if not known:
+    if not known or analysis.subjects < RESAMPLED_FROM:
         return []
     ordered = sorted(known, key=lambda s: -(s.best or 0.0))
     shown = [s for s in ordered if (s.best or 0.0) >= 0.05]
@@ -338,9 +373,16 @@ def _schedules(analysis: Analysis) -> list[str]:
             continue
         found.append(
             f"Cosine minus constant for {effect.method}: {difference_text(d)} over "
-            f"{plural(d.n_subjects, 'subject')} ({words[comparison.outcome]})."
+            f"{plural(d.n_subjects, 'subject')} ({words[comparison.outcome]}){_tuned_apart(effect)}."
         )
     return found
+
+
+def _tuned_apart(effect: ScheduleEffect) -> str:
+    """What else the two configurations differ in."""
+    tuned = "each tuned by its own search" if effect.searched else ""
+    differs = f"they also differ in {listing(effect.differs)}" if effect.differs else ""
+    return "".join(f"; {part}" for part in (tuned, differs) if part)
 
 
 def _without_confirmation(rows: Rows, analysis: Analysis) -> Verdict:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from study.report.analysis import Analysis, analyse
 from study.report.comparisons import Settings
+from study.report.content import Report
 from study.report.rows import Rows, prepare
+from study.report.tables import Table
 from study.results import Results
 from tests.report.synthetic import Study, make_results
 
@@ -22,3 +24,14 @@ def analysed(study: Study = Study(), seed: int = 0) -> tuple[Rows, Analysis]:  #
 def edited(results: Results, **columns: object) -> Results:
     """The results with some columns replaced."""
     return replace(results, frame=results.frame.assign(**columns))
+
+
+def table(report: Report, key: str) -> Table:
+    """A table of a report."""
+    return next(table for table in report.tables if table.key == key)
+
+
+def cells(found: Table, key: str) -> list[str]:
+    """The texts of a column."""
+    place = [column.key for column in found.columns].index(key)
+    return [row[place].text for row in found.rows]

@@ -110,7 +110,11 @@ def make_results(study: Study = Study(), seed: int = 0) -> Results:
         "spec": {
             "name": "made-up",
             "model": {"path": "embedded"},
-            "arms": {arm.name: {"method": arm.method} for arm in study.arms},
+            "arms": {
+                arm.name: {"method": arm.method}
+                | ({} if arm.method == "base" else {"lr_scheduler": arm.schedule})
+                for arm in study.arms
+            },
             "search": {
                 "sampler": "tpe",
                 "trials": study.trials,
@@ -218,11 +222,13 @@ def measured(row: dict[str, Any], arm: Arm) -> dict[str, Any]:
         1.0, max(0.0, row["prompt_fidelity_scaled"])
     )
     kept = 1.0 if base else arm.kept + float(chance.normal(0, 0.02))
+    kept += CLASS_SPREAD * float(np.mean(class_noise(row)))
     prior = arm.method.startswith("dreambooth")
     return {
         "quality": both * min(1.0, max(0.0, kept)),
         "quality_subject_prompt": both,
         "class_kept": kept,
+        "prior_preservation": class_similarity(kept),
         "failed_images": 1.0 if base else max(0.0, 0.4 - 0.5 * both),
         "class_image_seconds": (4.0 + place % 7) if prior else 0.0,
         "class_image_flops": (3e11 + 1e9 * (place % 7)) if prior else 0.0,
@@ -237,11 +243,26 @@ def measured(row: dict[str, Any], arm: Arm) -> dict[str, Any]:
     }
 
 
+CLASS_IMAGES = (6, 2)  # prompts, images of each
+CLASS_SPREAD = 0.02  # standard deviation of C between class images
+
+
+def class_similarity(kept: Any) -> Any:
+    """Similarity of class images to the subject: real images of it .8, the base model's .2."""
+    return 0.8 - 0.6 * kept
+
+
+def class_noise(row: dict[str, Any]) -> Any:
+    """What each class image adds to its run's C in standard deviations: shape `CLASS_IMAGES`."""
+    seed = [5, *"/".join(str(row[name]) for name in ("arm", "phase", "trial", "subject", "seed")).encode()]
+    return np.random.default_rng(seed).normal(size=CLASS_IMAGES)
+
+
 SPREADS = {"subject": 0.15, "seed": 0.05, "prompt": 0.1, "prompt by run": 0.08, "image": 0.2}
 
 
 def scored(row: dict[str, Any], prompts: int = 6, images: int = 2) -> list[dict[str, Any]]:
-    """Scores of single images with the standard deviations of `SPREADS`, and a class image."""
+    """Scores of single images with the standard deviations of `SPREADS`, and of class images with `CLASS_SPREAD`."""
 
     def draw(*names: object) -> float:
         return float(np.random.default_rng(list("/".join(map(str, names)).encode())).normal())
@@ -266,10 +287,16 @@ def scored(row: dict[str, Any], prompts: int = 6, images: int = 2) -> list[dict[
                     "prompt_scaled": row["prompt_fidelity_scaled"], "failed": int(subject < 0.2), "copy": 0,
                 }
             )  # fmt: skip
-    return [
-        *found,
-        {**run, "kind": "class", "prompt": 0, "template": "a class", "image": 0, "noise_seed": "7"},
-    ]
+    noise = class_noise(row)
+    for prompt, image in np.ndindex(*CLASS_IMAGES):
+        kept = row["class_kept"] + CLASS_SPREAD * (noise[prompt, image] - noise.mean())
+        found.append(
+            {
+                **run, "kind": "class", "prompt": prompt - 1 if prompt else None, "template": "a class", "image": image,
+                "noise_seed": "7", "subject_similarity": class_similarity(kept),
+            }
+        )  # fmt: skip
+    return found
 
 
 def course(row: dict[str, Any], arm: Arm, modern: bool = False) -> list[dict[str, Any]]:

@@ -17,9 +17,16 @@ from study.report.anytime import compute_courses
 from study.report.content import Report, compose
 from study.report.figures.canvas import FORMATS, Figure, Skipped, cost_axis, figure_style, new_canvas, render
 from study.report.figures.pareto import compute_front
-from study.report.figures.samples import REFERENCES, compute_grids, load_picture, side_by_side, used_images
+from study.report.figures.samples import (
+    REFERENCES,
+    compute_grids,
+    load_picture,
+    sample_figures,
+    side_by_side,
+    used_images,
+)
 from study.report.figures.style import MARKERS, PALETTE, arm_labels, arm_styles, shorten
-from study.report.rows import prepare
+from study.report.rows import Drawn, prepare
 from tests.report.synthetic import ARMS, PROMPTS, STEPS, Arm, Study, make_results
 
 QUICK = Settings(resamples=300)
@@ -175,13 +182,33 @@ def test_grids_show_references_base_and_arms_on_the_same_prompts(report: Report)
     grids = compute_grids(report.rows)
     assert [grid.subject for grid in grids] == ["bird-1", "dog-1"]
     for grid in grids:
-        assert [row.label for row in grid.rows] == [REFERENCES, *(arm.name for arm in ARMS)]
+        assert [row.label for row in grid.rows] == [arm.name for arm in ARMS]
+        assert grid.references is not None
+        assert grid.references.shape[1] > 3 * grid.references.shape[0]  # four, side by side
         assert grid.columns == tuple(f"{k:02d} {prompt}" for k, prompt in enumerate(PROMPTS))
         assert grid.seed == 100
-        assert all(picture is not None for row in grid.rows[1:] for picture in row.pictures)
+        assert all(picture is not None for row in grid.rows for picture in row.pictures)
+        for row in grid.rows:  # of two images a prompt the first
+            assert {picture.shape for picture in row.pictures if picture is not None} == {(64, 64, 3)}
     keys = set(used_images(report.rows)["key"])
     assert "class" not in keys
     assert "grid" not in keys
+
+
+def test_grids_say_what_they_show(report: Report) -> None:
+    figure = next(figure for figure in report.figures if figure.key == "samples-1")
+    assert (
+        "images of the base model and of each arm" in figure.caption
+    )  # how many prompts there were is not known
+    rows = replace(report.rows, drawn={"confirm": Drawn(16, 64, 8)})
+    (first, *_) = sample_figures(rows)
+    assert isinstance(first, Figure)
+    assert f"one image a prompt, for {len(PROMPTS)} of 16 prompts, of the base model" in first.caption
+    assert "apart from the columns: held-out references" in first.caption
+    with figure_style():
+        texts = {text.get_text().replace("\n", " ") for text in figure.draw().texts}
+    assert REFERENCES in texts
+    assert "a {subject} on a beach" in texts
 
 
 def test_overviews_stand_in_where_there_are_no_strips(report: Report) -> None:
@@ -291,3 +318,31 @@ def test_ends_only_make_no_curve() -> None:
     (item,) = [item for section in found.sections for item in section.figures if item.key == "curves"]
     assert isinstance(item, Skipped)
     assert "evaluation.at" in item.reason
+
+
+def test_scores_are_never_on_a_logarithmic_axis() -> None:
+    with figure_style():
+        ax = new_canvas(3, 2).subplots()
+        cost_axis(ax, "subject_fidelity_scaled", [0.03, 0.8])
+        assert ax.get_xscale() == "linear"
+
+
+def test_captions_speak_of_nothing_that_cannot_be_there(report: Report) -> None:
+    """Two subjects have no interval, no test and no table of stability."""
+    few = {figure.key: figure.caption for figure in report.figures}
+    for key in ("differences", "cosine-vs-constant"):
+        assert "Nothing was tested" in few[key]
+        assert "Filled" not in few[key]
+        assert "(thin" not in few[key]
+    assert "stability" not in few["pareto-quality-cost"]
+    assert "interval" not in few["intervals"] + few["pareto-fidelities"] + few["curves"] + few["anytime"]
+    many = compose(make_results(Study(trials=1, subjects=("a", "b", "c"))), QUICK)
+    captions = {figure.key: figure.caption for figure in many.figures}
+    assert "(thick)" in captions["differences"]
+    assert "Filled" in captions["differences"]
+    assert "Square" in captions["differences"]
+    assert "stands in the table of stability" in captions["pareto-quality-cost"]
+    assert "ranking" in {table.key for table in many.tables}
+    assert "Horizontal line" in captions["pareto-quality-cost"]
+    alone = compose(make_results(Study(arms=ARMS[1:], trials=1)), QUICK)
+    assert "Horizontal line" not in next(f.caption for f in alone.figures if f.key == "pareto-quality-cost")

@@ -9,12 +9,22 @@ import pytest
 
 from study.report.comparisons import Settings
 from study.report.content import compose
-from study.report.image_levels import balanced, components, components_of, instance_images, prompt_scores
+from study.report.image_levels import (
+    CLASS_RAW,
+    balanced,
+    class_images,
+    class_sample,
+    components,
+    components_of,
+    instance_images,
+    prompt_scores,
+)
 from study.report.image_tables import ceiling_words, ceilings_table, components_table
 from study.report.rows import prepare
 from study.report.statistics import Floats
 from study.report.tables import to_csv, to_html, to_latex
-from tests.report.synthetic import ARMS, Study, make_results
+from tests.report.made import edited
+from tests.report.synthetic import ARMS, CLASS_IMAGES, CLASS_SPREAD, Study, make_results
 
 QUICK = Settings(resamples=300)
 STUDY = Study(arms=ARMS[:2], trials=1, subjects=("a", "b", "c", "d"), modern=True, failing=(), pruned=())
@@ -109,11 +119,69 @@ def test_class_images_are_no_images_of_the_subject() -> None:
     assert (instance_images(rows, "lora-cosine")["kind"] == "instance").all()
 
 
-def test_both_factors_of_every_arm_have_components() -> None:
+def test_all_factors_of_every_arm_have_components() -> None:
     found = components(prepare(make_results(STUDY)))
     assert [(c.arm, c.factor) for c in found] == [
-        ("base", "subject"), ("base", "prompt"), ("lora-cosine", "subject"), ("lora-cosine", "prompt"),
-    ]  # fmt: skip
+        (arm, factor) for arm in ("base", "lora-cosine") for factor in ("subject", "prompt", "class")
+    ]
+
+
+# ------------------------------------------------------------------ class kept
+
+
+def test_class_kept_of_single_images_is_on_the_scale_of_their_runs() -> None:
+    rows = prepare(make_results(STUDY))
+    images, scaled = class_images(rows)
+    assert scaled
+    means = images.groupby("run_key")["class_kept"].mean()
+    assert means.to_numpy() == pytest.approx(
+        rows.confirm.set_index("run_key")["class_kept"][means.index].to_numpy()
+    )
+    found = next(c for c in components(rows) if (c.arm, c.factor) == ("lora-cosine", "class"))
+    assert (found.subjects, found.seeds, found.prompts, found.images) == (4, 2, *CLASS_IMAGES)
+    assert (found.variances["image"] or 0) ** 0.5 == pytest.approx(CLASS_SPREAD, rel=0.3)
+
+
+def test_class_images_without_a_scale_are_not_called_class_kept() -> None:
+    results = make_results(STUDY)
+    rows = prepare(edited(results, prior_preservation=np.nan))
+    kinds = {c.factor for c in components(rows)}
+    assert kinds == {"subject", "prompt", CLASS_RAW}
+    assert "not rescaled to class kept" in " ".join(components_table(components(rows)).notes)
+    sample = class_sample(rows)
+    assert sample is not None
+    assert sample.error is None
+    broken = results.frame["class_kept"].where(results.frame["seed"] != 100, 0.5)
+    assert not class_images(prepare(edited(results, class_kept=broken)))[1]
+
+
+def test_the_main_table_says_on_how_many_class_images_class_kept_rests() -> None:
+    results = make_results(STUDY)
+    rows = prepare(results)
+    sample = class_sample(rows)
+    assert sample is not None
+    assert (sample.smallest, sample.largest) == (12, 12)
+    assert sample.error == pytest.approx(CLASS_SPREAD / 12**0.5, rel=0.3)
+    arms = next(table for table in compose(results, QUICK).tables if table.key == "arms")
+    assert "Class kept rests on 12 class images a run (standard error of a run's value" in " ".join(
+        arms.notes
+    )
+    old = next(
+        t for t in compose(make_results(replace(STUDY, modern=False)), QUICK).tables if t.key == "arms"
+    )
+    assert "class images" not in " ".join(old.notes)
+
+
+def test_two_subjects_do_not_tell_how_subjects_vary() -> None:
+    rng = np.random.default_rng(3)
+    two, four = (components_of(drawn(rng, (n, 2, 5, 2), TRUE)) for n in (2, 4))
+    table = components_table([two, four])
+    keys = [column.key for column in table.columns]
+    for name in ("sd_subject", "subject_freedom", "error", "error_twice_subjects", "error_twice_images"):
+        assert table.rows[0][keys.index(name)].text == "--"
+        assert table.rows[1][keys.index(name)].text != "--"
+    assert table.rows[1][keys.index("subject_freedom")].value == 3
+    assert table.rows[0][keys.index("sd_seed")].text != "--"
 
 
 def test_ceilings_by_subject_and_what_a_perfect_method_would_reach() -> None:

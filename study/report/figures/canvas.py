@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from study.report.figures.style import RC, ArmStyle
 from study.report.formatting import Scale, scale_for
-from study.report.measures import measure
+from study.report.measures import COSTS, measure
 
 FORMATS = ("pdf", "svg", "png")
 PNG_DPI = 200
@@ -115,7 +115,7 @@ def legend_height(count: int, columns: int) -> float:
 
 
 def cost_axis(ax: Any, name: str, values: Iterable[float], axis: str = "x") -> Scale:
-    """Labels a cost axis with title and unit; logarithmic where the values span more than a factor of 10.
+    """Labels an axis with title and unit; of a cost, logarithmic where the values span more than a factor of 10.
 
     Returns the scale to divide the values by.
     """
@@ -126,7 +126,7 @@ def cost_axis(ax: Any, name: str, values: Iterable[float], axis: str = "x") -> S
     gap = "\n" if len(about.title) > _LONG_TITLE else " "  # panels stand close together
     getattr(ax, f"set_{axis}label")(f"{about.title}{gap}{unit}".strip())
     target = getattr(ax, f"{axis}axis")
-    if known and max(known) / min(known) > 10:
+    if name in COSTS and known and max(known) / min(known) > 10:
         getattr(ax, f"set_{axis}scale")("log")
         target.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         target.set_minor_formatter(NullFormatter())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from study.report.comparisons import Comparison, Outcome
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
 from study.report.formatting import listing, plural
-from study.report.measures import measure
+from study.report.measures import bounded, measure
 from study.report.rows import Rows
 from study.report.statistics import Estimate
 
@@ -43,7 +44,7 @@ def compute_intervals(rows: Rows, analysis: Analysis, name: str) -> tuple[Interv
     confirm = rows.confirm
     found = []
     for result in analysis.arms:
-        estimate = result.estimates[name]
+        estimate = bounded(name, result.estimates[name])
         if estimate.value is not None:
             runs = confirm.loc[confirm["arm"] == result.arm, name].dropna()
             found.append(IntervalRow(result.arm, estimate, tuple(float(value) for value in runs)))
@@ -94,6 +95,8 @@ def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
     data = {name: found for name, found in data.items() if found}
     if not data:
         return Skipped("intervals", "no complete confirm run")
+    known = any(row.estimate.low is not None for found in data.values() for row in found)
+    bars = ", Student's 95 % interval (bar)" if known else ""
 
     def draw() -> Canvas:
         height = 0.75 + 0.27 * max(len(found) for found in data.values())
@@ -107,8 +110,8 @@ def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
 
     return Figure(
         "intervals",
-        "Quality and what is behind it, over the confirm runs: mean over subjects (large mark), Student's 95 % "
-        "interval (bar, from 3 subjects on), and single runs (small dots).",
+        f"Quality and what is behind it, over the confirm runs: mean over subjects (large mark){bars}, and single runs "
+        "(small dots).",
         f"Dot plot of {listing(measure(name).title.lower() for name in data)} with intervals, one line an arm.",
         draw,
     )
@@ -171,12 +174,28 @@ def differences_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyl
     return Figure(
         "differences",
         f"{title} of {best} minus that of every other trained arm on the same subject and seed: mean over "
-        "subjects, Student's 95 % interval of the pair (thick) and of all pairs together (thin), single pairs. Filled: "
-        "the difference is established (Holm-adjusted p < 0.05). Square: equivalent, within the grey margin.",
+        f"subjects{_bars(known, 'of the pair (thick) and of all pairs together (thin)')}, single pairs (small dots)."
+        f"{_verdict_marks(known, ' (Holm-adjusted p < 0.05)')}",
         "Forest plot of paired differences between the arm with the highest mean and the others.",
         draw,
         wide=False,
     )
+
+
+def _bars(comparisons: Sequence[Comparison], which: str) -> str:
+    """The caption's words on intervals, where there are any."""
+    known = any(c.difference.low is not None for c in comparisons)
+    return f", Student's 95 % interval {which}" if known else ""
+
+
+def _verdict_marks(comparisons: Sequence[Comparison], how: str = "") -> str:
+    """The caption's sentences on the marks of verdicts that can occur: none without a test."""
+    if not any(c.p is not None for c in comparisons):
+        return " Grey: the margin of equivalence. Nothing was tested."
+    text = f" Filled: the difference is established{how}."
+    if any(c.p_equivalent is not None for c in comparisons):
+        text += " Square: equivalent, within the grey margin."
+    return text
 
 
 def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
@@ -190,6 +209,8 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
     subjects = max(e.comparisons[analysis.primary].difference.n_subjects for e in known)
     names = [name for name in (analysis.primary, *analysis.axes) if name in known[0].comparisons]
     names = list(dict.fromkeys(names))
+    shown = [e.comparisons[name] for e in known for name in names]
+    tuned = " Each arm was tuned by its own search." if any(e.searched for e in known) else ""
 
     def draw() -> Canvas:
         canvas = new_canvas(PAGE, max(1.3, 0.75 + 0.27 * len(known)))
@@ -210,8 +231,8 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
     return Figure(
         "cosine-vs-constant",
         f"Cosine minus constant schedule on the same subject and seed (n = {plural(subjects, 'subject')}): "
-        "mean over subjects, Student's 95 % interval (thin: together with all pairs of arms, or all methods), single "
-        "pairs. Right of 0: cosine is higher. Filled: established. Square: equivalent, within the grey margin.",
+        f"mean over subjects{_bars(shown, '(thin: together with all pairs of arms, or all methods)')}, single pairs "
+        f"(small dots). Right of 0: cosine is higher.{_verdict_marks(shown)}{tuned}",
         "Forest plot of the paired differences between cosine and constant learning-rate schedules.",
         draw,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure as Canvas
 
 from study.report.analysis import Analysis
-from study.report.anytime import Courses, compute_courses
+from study.report.anytime import Courses, Point, compute_courses, images_words
 from study.report.figures.canvas import (
     Figure,
     Skipped,
@@ -24,6 +24,7 @@ from study.report.measures import TOTAL_FLOPS, TOTAL_SECONDS, measure
 from study.report.rows import Rows
 
 _FEWEST = 2  # evaluations, the end included, that make a course
+_SMALL, _LARGE = 2.0, 4.5  # points: marks
 _ONE_LINE = 3  # panels that stand side by side
 
 
@@ -34,22 +35,43 @@ def draw_courses(
     for course in data.courses:
         style = styles[course.arm]
         known = [
-            (x, point.estimate)
+            (x, point)
             for x, point in zip(places[course.arm], course.points, strict=True)
             if x is not None and point.estimate.value is not None
         ]
-        ax.plot(
-            [x for x, _ in known], [e.value for _, e in known], color=style.color, linestyle=style.line,
-            marker=style.marker, markersize=3.5, markerfacecolor=style.face, zorder=3,
-        )  # fmt: skip
-        bands = [(x, e.low, e.high) for x, e in known if e.low is not None]
+        xs, ys = [x for x, _ in known], [point.estimate.value for _, point in known]
+        ax.plot(xs, ys, color=style.color, linestyle=style.line, zorder=3)
+        for few, size in ((True, _SMALL), (False, _LARGE)):  # marks of places with fewer images are smaller
+            on = [k for k, (_, point) in enumerate(known) if _few(point, data.most_images) == few]
+            ax.plot(
+                [xs[k] for k in on], [ys[k] for k in on], color=style.color, linestyle="", marker=style.marker,
+                markersize=size, markerfacecolor=style.face, zorder=3,
+            )  # fmt: skip
+        bands = [(x, p.estimate.low, p.estimate.high) for x, p in known if p.estimate.low is not None]
         if len(bands) > 1:
-            xs, lows, highs = zip(*bands, strict=True)
-            ax.fill_between(xs, lows, highs, color=style.color, alpha=0.10, linewidth=0, zorder=2)
+            at, lows, highs = zip(*bands, strict=True)
+            ax.fill_between(at, lows, highs, color=style.color, alpha=0.10, linewidth=0, zorder=2)
     if data.base is not None:
         style = styles[data.base[0]]
         ax.axhline(data.base[1], color=style.color, linewidth=1, linestyle=style.line, zorder=1)
     ax.set_ylabel(measure(data.measure).title)
+
+
+def _few(point: Point, most: int | None) -> bool:
+    """Whether a place rests on fewer images than others."""
+    return most is not None and point.images is not None and point.images < most
+
+
+def _marks(data: Sequence[Courses]) -> str:
+    """The caption's sentence on places with fewer images."""
+    words = images_words(data)
+    return f" {words} (small marks)." if words else ""
+
+
+def _bands(data: Sequence[Courses]) -> str:
+    """The caption's words on bands, where there are any."""
+    known = any(p.estimate.low is not None for courses in data for c in courses.courses for p in c.points)
+    return ", Student's 95 % intervals over subjects as bands" if known else ""
 
 
 def known_courses(rows: Rows, analysis: Analysis) -> tuple[Courses, ...]:
@@ -99,9 +121,9 @@ def curves_figure(data: Sequence[Courses], styles: dict[str, ArmStyle]) -> Figur
 
     return Figure(
         "curves",
-        "Quality and what is behind it against the share of training over the confirm runs: means, Student's "
-        "95 % intervals over subjects as bands (from 3 subjects on). Training starts from the base model, at 0 %. "
-        "Dotted: the base model.",
+        "Quality and what is behind it against the share of training over the confirm runs: means"
+        f"{_bands(data)}. Training starts from the base model, at 0 %. "
+        f"Dotted: the base model.{_marks(data)}",
         f"Line plots of {listing(measure(c.measure).title.lower() for c in data)} against the share of training, one "
         "line an arm.",
         draw,
@@ -145,8 +167,8 @@ def anytime_figure(
     images = " Class images are made before the first step." if paid else ""
     return Figure(
         "anytime",
-        f"{title} against what a run has cost until then, over the confirm runs: means, Student's 95 % intervals over "
-        f"subjects as bands (from 3 subjects on).{images}",
+        f"{title} against what a run has cost until then, over the confirm runs: means"
+        f"{_bands([courses])}.{images}{_marks([courses])}",
         f"Line plots of {title.lower()} against time and floating-point operations, one line an arm.",
         draw,
     )

@@ -19,7 +19,7 @@ from study.report.figures.canvas import (
     new_canvas,
 )
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
-from study.report.measures import TOTAL_FLOPS, TOTAL_SECONDS, TUNED_SECONDS, measure
+from study.report.measures import TOTAL_SECONDS, TUNED_SECONDS, bounded, measure
 from study.report.statistics import Estimate, pareto_front
 
 
@@ -47,6 +47,12 @@ class Front:
     base: ArmResult | None
 
 
+def interval_words(analysis: Analysis) -> str:
+    """E.g. " with Student's 95 % intervals over subjects", where an arm has any."""
+    known = any(e.low is not None for result in analysis.arms for e in result.estimates.values())
+    return " with Student's 95 % intervals over subjects" if known else ""
+
+
 def compute_front(analysis: Analysis, x: str, y: str, with_base: bool = False) -> Front:
     """Which arms no other arm beats on both measures (by their means; overlaps of intervals are not judged)."""
     base = next((r for r in analysis.arms if r.is_base and r.estimates[y].value is not None), None)
@@ -62,7 +68,7 @@ def compute_front(analysis: Analysis, x: str, y: str, with_base: bool = False) -
         np.array(values, dtype=float).reshape(-1, 2), (measure(x).direction, measure(y).direction)
     )
     points = [
-        FrontPoint(r.arm, r.estimates[x], r.estimates[y], bool(on))
+        FrontPoint(r.arm, bounded(x, r.estimates[x]), bounded(y, r.estimates[y]), bool(on))
         for r, on in zip(known, front, strict=True)
     ]
     points.sort(key=lambda point: (point.x.value, point.y.value, point.arm))
@@ -134,13 +140,16 @@ def quality_cost_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figu
         return Skipped("pareto-quality-cost", "no complete confirm run with quality and training time")
     title = measure(analysis.primary).title
     paid = ", class images charged in full" if analysis.cost == TOTAL_SECONDS else ""
+    shares = any(standing.on_front is not None for standing in analysis.standings)
+    sure = "; how sure that is stands in the table of stability" if shares else ""
+    level = " Horizontal line: the base model, untrained." if front.base is not None else ""
     return _one_panel(
         "pareto-quality-cost",
         front,
         styles,
-        f"{title} against training time{paid}, means with Student's 95 % intervals over subjects (from 3 on). "
-        "Dashed stairs: the Pareto front (large marks), arms that no other arm beats on both by their means; how sure "
-        "that is stands in the table of stability. Horizontal line: the base model, untrained.",
+        f"{title} against training time{paid}, means{interval_words(analysis)}. "
+        f"Dashed stairs: the Pareto front (large marks), arms that no other arm beats on both by their means{sure}."
+        f"{level}",
         f"Scatter plot of {title.lower()} against training time with the Pareto front.",
     )
 
@@ -170,7 +179,7 @@ def fidelity_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure |
         "pareto-fidelities",
         front,
         styles,
-        "Prompt fidelity against subject fidelity, means with Student's 95 % intervals over subjects (from 3 on). "
+        f"Prompt fidelity against subject fidelity, means{interval_words(analysis)}. "
         "Up and right is better; dashed stairs: the Pareto front.",
         "Scatter plot of prompt fidelity against subject fidelity with the Pareto front.",
     )
@@ -178,8 +187,7 @@ def fidelity_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure |
 
 def costs_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
     """Quality against the other costs, small multiples."""
-    flops = TOTAL_FLOPS if analysis.cost == TOTAL_SECONDS else "train_flops"
-    names = (flops, "peak_memory_bytes", "trainable_parameters", "artifact_bytes")
+    names = (analysis.flops, "peak_memory_bytes", "trainable_parameters", "artifact_bytes")
     fronts = [compute_front(analysis, name, analysis.primary) for name in names]
     fronts = [front for front in fronts if front.points]
     if not fronts:

@@ -1,4 +1,4 @@
-"""Sample grids: the arms' images of one subject, on the same prompts and noise, under references and base model."""
+"""Sample grids: the arms' images of one subject, one a prompt, on the same prompts and noise; references apart."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from study.columns import IMAGE_COLUMNS
+from study.report.design import confirm_design
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import PAGE, shorten
 from study.report.rows import BASE, Rows, distinct, natural_key
@@ -23,9 +24,10 @@ MAX_PIXELS = 1400  # width of one picture; larger ones are made smaller
 _REFERENCE_KEYS = frozenset({"references"})
 _OVERVIEW_KEYS = frozenset({"grid", "samples"})  # one run's whole picture: shown where there are no strips
 _OTHER_KEYS = frozenset({"class"})
-REFERENCES = "held-out references"
+REFERENCES = "Held-out references of the subject, in scenes of their own:"
 _LARGEST = 1.6  # inches: the height of one line
 _GAP = 0.05
+_CAPTION, _APART = 0.16, 0.16  # inches over and under the references
 _LABEL = 1.05  # inches for the names at the left
 
 Pixels = NDArray[np.uint8]
@@ -33,7 +35,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One line of pictures: an arm, the base model or the references; None where a picture is missing."""
+    """One line of pictures: an arm or the base model; None where a picture is missing."""
 
     label: str
     pictures: tuple[Pixels | None, ...]
@@ -41,19 +43,31 @@ class SampleRow:
 
 @dataclass(frozen=True)
 class SampleGrid:
-    """All arms on one subject and seed; `columns` are the keys of the pictures."""
+    """All arms on one subject and seed; `columns` are the keys of the pictures.
+
+    Attributes:
+        references: Held-out images of the subject side by side, which belong to no column; None without any.
+        prompts: How many the run was judged on, of which the columns are the first; None where unknown.
+    """
 
     subject: str
     seed: int
     columns: tuple[str, ...]
     rows: tuple[SampleRow, ...]
+    references: Pixels | None = None
+    prompts: int | None = None
 
 
-def load_picture(path: str | Path) -> Pixels | None:
-    """Reads a picture as RGB, at most `MAX_PIXELS` wide; None where it is missing or broken."""
+def load_picture(path: str | Path, *, first: bool = False) -> Pixels | None:
+    """Reads a picture as RGB, at most `MAX_PIXELS` wide; None where it is missing or broken.
+
+    Args:
+        first: Of a strip of square images side by side, the first alone.
+    """
     try:
         with Image.open(path) as image:
-            picture = image.convert("RGB")
+            side = min(image.size) if first else image.width
+            picture = image.crop((0, 0, side, image.height)).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     if picture.width > MAX_PIXELS:
@@ -121,16 +135,24 @@ def _grid(rows: Rows, images: pd.DataFrame, subject: str) -> SampleGrid:
     seeds = samples.loc[samples["arm"].map(rows.methods) != BASE, "seed"]
     seed = int((seeds if len(seeds) else samples["seed"]).min())
     lines = []
-    real = _references(rows, images[reference], subject)
-    if real is not None:
-        lines.append(SampleRow(REFERENCES, (real, *[None] * (len(columns) - 1))))
+    strips = not samples["key"].isin(_OVERVIEW_KEYS).any()
     for arm in sorted(rows.arms, key=lambda name: rows.methods.get(name) != BASE):
         own = samples[samples["arm"] == arm]
         paths = {str(key): str(path) for key, path in zip(own["key"], own["path"], strict=True)}
         if paths:
-            pictures = tuple(load_picture(paths[key]) if key in paths else None for key in columns)
+            pictures = tuple(
+                load_picture(paths[key], first=strips) if key in paths else None for key in columns
+            )
             lines.append(SampleRow(arm, pictures))
-    return SampleGrid(subject, seed, columns, tuple(lines))
+    design = confirm_design(rows)
+    return SampleGrid(
+        subject,
+        seed,
+        columns,
+        tuple(lines),
+        _references(rows, images[reference], subject),
+        design.prompts if design is not None and strips else None,
+    )
 
 
 def _references(rows: Rows, images: pd.DataFrame, subject: str) -> Pixels | None:
@@ -158,20 +180,32 @@ def side_by_side(pictures: list[Pixels | None]) -> Pixels | None:
 
 
 def draw_grid(grid: SampleGrid) -> Canvas:
-    """Draws a grid: one line an arm with its name at the left, one column a prompt, all at one scale."""
-    samples = [row for row in grid.rows if row.label != REFERENCES]
-    widths = [max(_width(row.pictures[k]) for row in samples) or 1 for k in range(len(grid.columns))]
+    """Draws a grid: one line an arm with its name at the left, one column a prompt, all at one scale; references stand
+    over it, with a caption and a scale of their own.
+    """
+    widths = [max(_width(row.pictures[k]) for row in grid.rows) or 1 for k in range(len(grid.columns))]
     heights = [max((p.shape[0] for p in row.pictures if p is not None), default=1) for row in grid.rows]
     inches = min((PAGE - _LABEL - _GAP * len(widths)) / sum(widths), _LARGEST / max(heights))
     titles = _titles(grid.columns, [width * inches for width in widths])
     top = 0.05 + 0.1 * max(title.count("\n") + 1 for title in titles) if titles else 0.02
     width = _LABEL + sum(widths) * inches + _GAP * len(widths)
-    height = top + sum(heights) * inches + _GAP * len(heights)
+    above, scale = 0.0, 0.0
+    if grid.references is not None:
+        tall, wide = grid.references.shape[:2]
+        scale = min((width - _LABEL - _GAP) / wide, heights[0] * inches / tall)
+        above = _CAPTION + tall * scale + _APART
+    height = above + top + sum(heights) * inches + _GAP * len(heights)
     canvas = new_canvas(width, height)
     canvas.set_layout_engine("none")
     ax = canvas.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))  # one for all pictures, in inches
     ax.set_axis_off()
-    y = height - top
+    if grid.references is not None:
+        canvas.text(_LABEL / width, 1 - (_CAPTION - 0.04) / height, REFERENCES, va="bottom", fontsize=5.5)
+        y = height - _CAPTION - grid.references.shape[0] * scale
+        extent = (_LABEL, _LABEL + grid.references.shape[1] * scale, y, height - _CAPTION)
+        ax.imshow(grid.references, extent=extent, aspect="auto")
+        ax.plot([0.02, width - 0.02], [y - _APART / 2] * 2, color="#8c8c8c", linewidth=0.5)
+    y = height - above - top
     for row, row_height in zip(grid.rows, heights, strict=True):
         y -= row_height * inches
         canvas.text(
@@ -188,7 +222,8 @@ def draw_grid(grid: SampleGrid) -> Canvas:
     ax.set(xlim=(0, width), ylim=(0, height))
     x = _LABEL
     for title, column_width in zip(titles, widths, strict=False):
-        canvas.text(x / width, 1 - (top - 0.03) / height, title, va="bottom", fontsize=5.5, linespacing=1.1)
+        at = 1 - (above + top - 0.03) / height
+        canvas.text(x / width, at, title, va="bottom", fontsize=5.5, linespacing=1.1)
         x += column_width * inches + _GAP
     return canvas
 
@@ -201,10 +236,16 @@ def _titles(keys: tuple[str, ...], inches: list[float]) -> list[str]:
     """The prompts in keys such as "03 a subject on a beach", broken to the widths of their columns."""
     if len(keys) < 2:
         return []
-    prompts = [re.sub(r"^\d+ ", "", key) for key in keys]
+    prompts = [_prompt(key) for key in keys]
     return [
         _wrap(prompt, max(6, int(width / 0.048)), 4) for prompt, width in zip(prompts, inches, strict=True)
     ]
+
+
+def _prompt(key: str) -> str:
+    """The template in a key: "03 subject on a beach" is "{subject} on a beach", since keys hold no braces."""
+    found = re.fullmatch(r"\d+ (.*)", key)
+    return key if found is None else re.sub(r"\bsubject\b", "{subject}", found[1], count=1)
 
 
 def _wrap(name: str, limit: int = 17, lines: int = 3) -> str:
@@ -215,6 +256,16 @@ def _wrap(name: str, limit: int = 17, lines: int = 3) -> str:
             found.append("")
         found[-1] += part
     return "\n".join(line[:limit].rstrip() for line in found[:lines])
+
+
+def _shown(grid: SampleGrid) -> str:
+    """E.g. "one image a prompt, for 8 of 16 prompts,"."""
+    count = len(grid.columns)
+    if grid.prompts is None or count < 2:
+        return "images"
+    return (
+        f"one image a prompt, for {count if count == grid.prompts else f'{count} of {grid.prompts}'} prompts,"
+    )
 
 
 def sample_figures(rows: Rows) -> list[Figure | Skipped]:
@@ -228,9 +279,13 @@ def sample_figures(rows: Rows) -> list[Figure | Skipped]:
         found.append(
             Figure(
                 f"samples-{k + 1}",
-                f"Subject {grid.subject}, {seed}: images of the base model and of each arm on the same "
+                f"Subject {grid.subject}, {seed}: {_shown(grid)} of the base model and of each arm on the same "
                 f"prompts and the same noise"
-                + (", under held-out references." if grid.rows[0].label == REFERENCES else "."),
+                + (
+                    ". On top, apart from the columns: held-out references."
+                    if grid.references is not None
+                    else "."
+                ),
                 f"Grid of sample images of subject {grid.subject}, one line an arm.",
                 lambda grid=grid: draw_grid(grid),  # type: ignore[misc]
             )

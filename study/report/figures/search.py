@@ -21,7 +21,7 @@ def draw_history(ax: Any, searches: Sequence[History], style: ArmStyle) -> None:
     """
     longest = 2
     for k, history in enumerate(searches):
-        numbers = [n + 1 for n in range(len(history.trials))]
+        numbers = history.places
         longest = max(longest, len(numbers))
         known = [(n, best) for n, best in zip(numbers, history.best, strict=True) if best is not None]
         line = style.line if len(searches) == 1 else LINES[k % len(LINES)]
@@ -37,14 +37,14 @@ def draw_history(ax: Any, searches: Sequence[History], style: ArmStyle) -> None:
                 transform=ax.get_xaxis_transform(), clip_on=False, zorder=5,
             )  # fmt: skip
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.set_xlim(0.5, longest + 0.5)
+    ax.set_xlim(-0.5, longest - 0.5)
 
 
 def _draw_scores(ax: Any, history: History, style: ArmStyle, met: bool) -> None:
     """Draws the scores of the trials that met the constraints, or of those that did not."""
     shown = [
-        (n + 1, score)
-        for n, (score, feasible) in enumerate(zip(history.scores, history.feasible, strict=True))
+        (n, score)
+        for n, score, feasible in zip(history.places, history.scores, history.feasible, strict=True)
         if score is not None and feasible == met
     ]
     if shown:
@@ -56,8 +56,10 @@ def _draw_scores(ax: Any, history: History, style: ArmStyle, met: bool) -> None:
         )  # fmt: skip
 
 
-def history_figure(data: tuple[History, ...], styles: dict[str, ArmStyle]) -> Figure | Skipped:
-    """One small panel an arm, on common axes."""
+def history_figure(
+    data: tuple[History, ...], styles: dict[str, ArmStyle], defaults: bool = False
+) -> Figure | Skipped:
+    """One small panel an arm, on common axes; `defaults`: whether each search began with the default."""
     if not any(score is not None for history in data for score in history.scores):
         return Skipped("search-history", "the search has no complete trial")
     searches: dict[str, list[History]] = {}
@@ -67,20 +69,22 @@ def history_figure(data: tuple[History, ...], styles: dict[str, ArmStyle]) -> Fi
     lines = math.ceil(len(arms) / 4)
     columns = math.ceil(len(arms) / lines)
 
+    several = max(map(len, searches.values())) > 1
+
     def draw() -> Canvas:
         canvas = new_canvas(PAGE, 0.35 + 1.35 * lines)
         panels = canvas.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
-        longest = max(len(history.trials) for history in data)
+        longest = max(max(history.places) + 1 for history in data)
         for k, ax in enumerate(panels.flat):
             if k >= len(arms):
                 ax.set_visible(False)
                 continue
             style = styles[arms[k]]
             draw_history(ax, searches[arms[k]], style)
-            ax.set_xlim(0.5, max(2, longest) + 0.5)  # the panels share it
+            ax.set_xlim(-0.5, max(2, longest) - 0.5)  # the panels share it
             ax.set_title(style.label, loc="left", fontsize=7, color=style.color)
             if k + columns >= len(arms):
-                ax.set_xlabel("Trial")
+                ax.set_xlabel("Trial of its search" if several else "Trial")
                 ax.tick_params(labelbottom=True)
             if k % columns == 0:
                 ax.set_ylabel(measure(data[0].measure).title.replace(" (", "\n("))
@@ -92,10 +96,15 @@ def history_figure(data: tuple[History, ...], styles: dict[str, ArmStyle]) -> Fi
         for history in data
         for score, met in zip(history.scores, history.feasible, strict=True)
     )
-    several = max(map(len, searches.values())) > 1
     return Figure(
         "search-history",
-        "The search: score of each trial (marks) and best so far (line), one panel an arm."
+        "The search: score of each trial (marks) and best so far (line), one panel an arm; trials count from "
+        + (
+            "0 in each search (in the names of runs they go on)."
+            if several
+            else "0, as in the names of runs."
+        )
+        + (" Trial 0 is the default." if defaults else "")
         + (" One line a search: an arm was searched several times, independently." if several else "")
         + (" Dashes: trials that miss the objective's constraint, which cannot be best." if missed else "")
         + (" Red crosses: trials that failed or were stopped early." if lost else "")
@@ -134,7 +143,9 @@ def importance_figure(data: tuple[Importance, ...], styles: dict[str, ArmStyle])
                 ax.set_visible(False)
                 continue
             draw_importance(ax, known[k], styles[known[k].arm])
-            ax.set_title(f"{styles[known[k].arm].label} ({known[k].trials} trials)", loc="left", fontsize=7)
+            ax.set_title(
+                f"{styles[known[k].arm].label} ({known[k].count_text} trials)", loc="left", fontsize=7
+            )
             if k + columns >= len(known):
                 ax.set_xlabel("Share of variance explained")
                 ax.tick_params(labelbottom=True)

@@ -1,0 +1,96 @@
+"""What the study asked of its runs: subjects, seeds, prompts, images and searches of each phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from study.report.measures import ANCHOR_ERRORS
+from study.report.rows import Rows, distinct, section, value_or_none
+from study.report.searches import repeats_of
+
+FULL_IMAGES = 64  # of the subject, that a confirm run is to be judged on
+ANCHOR_IMAGES = 64  # of the base model, at least, that the scales of newer runs begin at
+DISTRIBUTION_IMAGES = 50  # class images, from which on KID and CMMD are computed
+_FEWEST_CLASS_IMAGES = 2  # of an evaluation on the way (trainables/evaluation/protocol.py)
+
+
+@dataclass(frozen=True)
+class PhaseDesign:
+    """One phase; numbers of images are those of a run's last evaluation, None where unknown.
+
+    Attributes:
+        images_between, class_images_between: Of each evaluation on the way.
+        anchors: Whether the scales begin at `ANCHOR_IMAGES` images of the base model or more; False where unknown.
+        searches: Independent searches of each arm; of the confirm phase, over how many they are dealt out.
+    """
+
+    phase: str
+    subjects: tuple[str, ...]
+    seeds: tuple[int, ...]
+    prompts: int | None
+    images: int | None
+    class_images: int | None
+    images_between: int | None
+    class_images_between: int | None
+    anchors: bool
+    searches: int
+
+
+def design_of(rows: Rows) -> tuple[PhaseDesign, ...]:
+    """The phases that have runs, the search first."""
+    found = (_phase(rows, phase) for phase in ("search", "confirm"))
+    return tuple(phase for phase in found if phase is not None)
+
+
+def confirm_design(rows: Rows) -> PhaseDesign | None:
+    """The confirm phase, None without a run of it."""
+    return _phase(rows, "confirm")
+
+
+def _phase(rows: Rows, phase: str) -> PhaseDesign | None:
+    own = rows.frame[rows.frame["phase"] == phase]
+    if own.empty:
+        return None
+    prompts, images, classes = _drawn(rows, phase)
+    some, of_class = _between(rows, images, classes)
+    return PhaseDesign(
+        phase,
+        tuple(distinct(own["subject"])),
+        tuple(int(seed) for seed in distinct(own["seed"])),
+        prompts,
+        images,
+        classes,
+        some,
+        of_class,
+        bool(own[list(ANCHOR_ERRORS)].notna().any(axis=None)),
+        repeats_of(rows) if len(rows.search) else 0,
+    )
+
+
+def _drawn(rows: Rows, phase: str) -> tuple[int | None, int | None, int | None]:
+    """Prompts, images and class images of a run: as they were scored, or else as the study file states them."""
+    if phase in rows.drawn:
+        seen = rows.drawn[phase]
+        return seen.prompts, seen.images, seen.class_images
+    stated = section(rows.meta, "spec", "evaluation")
+    if phase == "search":
+        stated = section(stated, "search")
+    prompts = stated.get("prompts")
+    most = value_or_none(stated.get("num_prompts"))
+    count = len(prompts) if isinstance(prompts, (list, tuple)) else None
+    each, classes = (value_or_none(stated.get(name)) for name in ("images_per_prompt", "num_class_images"))
+    if most is not None and count is not None:
+        count = min(count, int(most))
+    images = int(count * each) if count is not None and each is not None else None
+    return count, images, None if classes is None else int(classes)
+
+
+def _between(rows: Rows, images: int | None, classes: int | None) -> tuple[int | None, int | None]:
+    """Images of an evaluation on the way: `evaluation.images_between` of the subject's, and the same share of the
+    class images, at least two.
+    """
+    some = value_or_none(section(rows.meta, "spec", "evaluation").get("images_between"))
+    if some is None or images is None or some >= images:
+        return images, classes
+    of_class = None if classes is None else max(_FEWEST_CLASS_IMAGES, round(classes * some / images))
+    return int(some), of_class
