@@ -89,6 +89,7 @@ def study(runs: int, slots: int, folder: Path) -> StudySpec:
                 "num_prompts": 1,
                 "images_per_prompt": 1,
                 "num_inference_steps": 1,
+                "anchor_images": 2,
                 "num_class_images": 2,
                 "image_encoder": str(folder / "vit"),
                 "clip": str(folder / "clip"),

@@ -46,6 +46,7 @@ def study(runs: int) -> StudySpec:
                 "num_prompts": 1,
                 "images_per_prompt": 1,
                 "num_inference_steps": 2,
+                "anchor_images": 2,
                 "num_class_images": 2,
             },
             "resources": {"max_concurrent_runs": 1},

@@ -50,6 +50,7 @@ def measure(workers: int, runs: int, steps: int) -> float:
                 "num_prompts": 1,
                 "images_per_prompt": 1,
                 "num_inference_steps": 2,
+                "anchor_images": 2,
                 "num_class_images": 2,
             },
             "resources": {"num_workers": workers, "max_concurrent_runs": 1},

@@ -103,12 +103,21 @@ def evaluation_notes(spec: StudySpec) -> list[str]:
         for subject in spec.subjects
     }
     fewest = min(counts, default=_ENOUGH_IMAGES)
-    if fewest >= _ENOUGH_IMAGES or not spec.confirm.seeds:
+    if not spec.confirm.seeds:
         return []
-    return [
-        f"each confirm run is judged on {fewest} {'image' if fewest == 1 else 'images'} of its subject, and a result "
-        f"of few images is noise: take at least {_ENOUGH_IMAGES} (16 prompts with evaluation.images_per_prompt: 4)"
-    ]
+    found = []
+    if fewest < _ENOUGH_IMAGES:
+        found.append(
+            f"each confirm run is judged on {fewest} {'image' if fewest == 1 else 'images'} of its subject, and a "
+            f"result of few images is noise: take at least {_ENOUGH_IMAGES} (16 prompts with "
+            "evaluation.images_per_prompt: 4)"
+        )
+    if settings.anchor_images < _ENOUGH_IMAGES:
+        found.append(
+            f"all scales begin at {settings.anchor_images} images of the base model (evaluation.anchor_images), whose "
+            f"noise is then in every score: take at least {_ENOUGH_IMAGES}"
+        )
+    return found
 
 
 def _native(spec: StudySpec) -> int | None:

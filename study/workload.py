@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 Phase = Literal["search", "confirm"]
 PHASES: tuple[Phase, ...] = ("search", "confirm")
 
-_ANCHOR_IMAGES = 64  # of the base model, of the templates together, at least: where the scales begin
 _CLASS_IMAGES_AT_ONCE = 16  # are made together, for training with prior preservation
 _FEWEST_CLASS_IMAGES = 8  # of an evaluation on the way
 
@@ -59,7 +58,7 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
         final=instance + classes,
         between=(some + of_class) * len({at for at in evaluation.at if at < 1}),
         base=templates + classes,
-        anchors=math.ceil(_ANCHOR_IMAGES / templates) * (templates + 1),
+        anchors=math.ceil(evaluation.anchor_images / templates) * (templates + 1),
         steps=evaluation.num_inference_steps,
     )
 

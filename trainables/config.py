@@ -240,6 +240,8 @@ class EvaluationConfig(Frozen):
         image_encoder: For subject fidelity (DINO's place): ``embedded``, a folder or a hub id.
         clip: For prompt fidelity: ``embedded``, a folder or a hub id.
         num_class_images: Images of class prompts: what the class has kept, its drift, and KID from 50 on.
+        anchor_images: Of the base model, at least, from which the scales' zero and one are taken; made once a class.
+            With 10, their standard errors were up to .15 in scaled units.
         prompt_set: Which of the built-in lists is taken where `prompts` is None; the two share no prompt.
         images_between: Of the subject's prompts, drawn at each of `at`; None: all of them, as at the end.
     """
@@ -257,6 +259,7 @@ class EvaluationConfig(Frozen):
     image_encoder: str = EMBEDDED
     clip: str = EMBEDDED
     num_class_images: int = Field(default=16, ge=2)
+    anchor_images: int = Field(default=64, ge=2)
 
     @model_validator(mode="after")
     def _checked(self) -> Self:

@@ -52,6 +52,7 @@ def study_content(models: Path, name: str, ledger_url: str | None = None) -> dic
             "num_prompts": 2,
             "images_per_prompt": 1,
             "num_inference_steps": 1,
+            "anchor_images": 2,
             "num_class_images": 2,
         },
         "resources": {"max_concurrent_runs": 2, "max_attempts": 50},

@@ -44,6 +44,7 @@ STUDY = {
         "at": [],
         "images_per_prompt": 1,
         "num_inference_steps": 2,
+        "anchor_images": 2,
         "prompts": ["{subject}", "a {subject}"],
     },
 }

@@ -19,6 +19,7 @@ def config_of(folder: Path, **training: Any) -> RunConfig:
                 "num_prompts": 1,
                 "images_per_prompt": 1,
                 "num_inference_steps": 1,
+                "anchor_images": 2,
                 "num_class_images": 2,
             },
             "device": "cpu",

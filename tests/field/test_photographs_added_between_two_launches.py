@@ -68,6 +68,7 @@ def study(inputs: Path, captions: str = "files") -> StudySpec:
                 "num_prompts": 1,
                 "images_per_prompt": 1,
                 "num_inference_steps": 1,
+                "anchor_images": 2,
                 "num_class_images": 2,
             },
         }

@@ -218,6 +218,7 @@ def run_of(file: Path, **subject: str) -> dict[str, Any]:
             "prompts": ["{subject}", LONG],
             "images_per_prompt": 1,
             "num_inference_steps": 1,
+            "anchor_images": 2,
             "num_class_images": 2,
         },
         "cache_dir": str(file.parent / "cache"),

@@ -27,7 +27,8 @@ training: {checkpointing_steps: 4, train_batch_size: 2}
 search: {trials: 2, subjects: [cat-1]}
 confirm: {subjects: [dog-1], seeds: [100]}
 budget: {max_train_steps: 16}
-evaluation: {at: [], num_prompts: 2, images_per_prompt: 2, num_inference_steps: 2, num_class_images: 2}
+evaluation:
+  {at: [], num_prompts: 2, images_per_prompt: 2, num_inference_steps: 2, num_class_images: 2, anchor_images: 4}
 resources: {max_concurrent_runs: 1}
 """
 RUNS = 4

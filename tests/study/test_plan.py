@@ -439,6 +439,6 @@ def test_a_plan_with_a_probe_has_estimates(tmp_path: Path, monkeypatch: pytest.M
         "_measure",
         lambda requests, _: [BY_METHOD[request["config"]["method"]] for request in requests],
     )
-    plan = plan_study("quickstart", ["arms.dreambooth-lora.method=lora"], tmp_path)
+    plan = plan_study("quickstart", (), tmp_path)
     assert plan.seconds is not None
     assert "estimated from a probe" in "\n".join(plan.summary())

@@ -71,6 +71,7 @@ def photographed(folder: Path) -> StudySpec:
                 "num_prompts": 1,
                 "images_per_prompt": 1,
                 "num_inference_steps": 2,
+                "anchor_images": 2,
                 "num_class_images": 2,
             },
         }

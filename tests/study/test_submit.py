@@ -39,6 +39,7 @@ BASE_ONLY: dict[str, Any] = {
         "at": [],
         "images_per_prompt": 1,
         "num_inference_steps": 2,
+        "anchor_images": 2,
         "prompts": ["{subject}", "{subject} on a beach"],
     },
 }

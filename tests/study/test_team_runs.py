@@ -75,6 +75,7 @@ def team_study(models: Path, seeds: tuple[int, ...] = (1, 2, 3), *, base: bool =
                 "num_prompts": 1,
                 "images_per_prompt": 1,
                 "num_inference_steps": 1,
+                "anchor_images": 2,
                 "num_class_images": 2,
             },
             "resources": {"num_workers": 2},

@@ -102,6 +102,7 @@ def make_config(models: Path, photos: Path, cache: Path, tmp_path: Path) -> Make
                     "num_prompts": 2,
                     "images_per_prompt": 1,
                     "num_inference_steps": 2,
+                    "anchor_images": 2,
                     "num_class_images": 2,
                     "at": at,
                 },

@@ -154,6 +154,7 @@ def test_a_folder_with_the_result_of_another_configuration_is_refused(
             "num_prompts": 2,
             "images_per_prompt": 1,
             "num_inference_steps": 1,
+            "anchor_images": 2,
             "num_class_images": 2,
         },
     }

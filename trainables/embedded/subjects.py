@@ -98,7 +98,7 @@ class EmbeddedSubject:
         """16 held-out images in four scenes that no training image shows.
 
         The scales of an evaluation rest on them and on the base model's images: where scales begin, on at least 64
-        images of the base model (`trainables.evaluation.protocol.ANCHOR_IMAGES`); the one of the subject scale, how
+        images of the base model (`EvaluationConfig.anchor_images`); the one of the subject scale, how
         similar real images are to each other, on these 16 and their 120 pairs. Their number is pinned, so that older
         studies stay comparable; how sure the end is therefore stands beside it as a jackknife error
         (`trainables.evaluation.metrics.real_similarity_error`), which enters the error of every scaled score.

@@ -29,7 +29,7 @@ class AnchorTable:
         real: Mean similarity of real images of the subject with held-out ones, or None. It rests on the references
             alone, where there are four or more.
         real_error: Its standard error, or None.
-        images: That the templates' means rest on: at least `trainables.evaluation.protocol.ANCHOR_IMAGES`.
+        images: That the templates' means rest on: at least `EvaluationConfig.anchor_images`.
     """
 
     subject: tuple[float, ...]

@@ -19,8 +19,6 @@ from trainables.randomness import stream_seed
 from trainables.sampling import image_seed
 from trainables.subjects import Subject
 
-#: Images of the templates that anchors rest on, at least; with 10, their standard error was up to .15 in scaled units.
-ANCHOR_IMAGES = 64
 #: Class images of an evaluation on the way, at least: class kept is a factor of what runs are compared by on the way,
 #: and on two images it is a lucky draw.
 FEWEST_CLASS_IMAGES = 8
@@ -87,7 +85,7 @@ class Protocol:
         instance: The templates with the subject, several images each.
         classes: The class prompt alone (group 0), then the templates with the class (group 1 for template 0), in turn:
             for what the class has kept, for drift, and for distances of distributions.
-        anchors: The same prompts as `classes`, at least `ANCHOR_IMAGES` of the templates and as many of the class
+        anchors: The same prompts as `classes`, at least `anchor_images` of the templates and as many of the class
             prompt alone as of each, with noise of the study and the set of prompts alone. The base model's images
             of them are where the scales begin, and the reference of distances of distributions, because images that
             share their noise are not independent samples.
@@ -162,7 +160,7 @@ def make_protocol(subject: Subject, config: EvaluationConfig, resolution: int, s
     texts = tuple(fill(template, subject.class_prompt) for template in templates)
     class_prompts = (subject.class_prompt, *texts)
     noise = stream_seed(config.seed, f"evaluation/{subject.name}/{seed}")
-    anchors_each = -(-ANCHOR_IMAGES // len(templates))
+    anchors_each = -(-config.anchor_images // len(templates))
     return Protocol(
         templates=templates,
         texts=texts,
