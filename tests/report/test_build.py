@@ -151,7 +151,7 @@ def test_main_table_has_means_intervals_and_n(built: ReportFiles, results: Resul
         means = confirm.groupby(["arm", "subject"])[name].mean().groupby("arm").mean()
         assert np.allclose(table[name], means[table.index])
         assert table[[f"{name}_low", f"{name}_high"]].isna().all(axis=None)  # two subjects have no interval
-    assert table["n"].tolist() == [2, 4, 4, 4, 4, 4]  # the base has no seeds
+    assert table["n"].tolist() == [2, 4, 4, 4, 4, 4]  # seeds of the base are averaged
 
 
 def test_three_subjects_have_intervals_and_more_tables(tmp_path: Path, unrendered: None) -> None:
