@@ -5,37 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from study.report.measures import DOLLARS, TOTAL_FLOPS, TOTAL_SECONDS
+from study.sections import Resources
+from study.workload import price_of_a_second
 
-ON_GPU = "cuda_allocated"  # the `peak_memory_kind` of runs whose device is a GPU
 
-
-def with_derived(frame: pd.DataFrame, prices: Mapping[str, object]) -> pd.DataFrame:
+def with_derived(frame: pd.DataFrame, resources: Mapping[str, object]) -> pd.DataFrame:
     """Adds `TOTAL_SECONDS`, `TOTAL_FLOPS` and `DOLLARS` to the rows of runs; NaN where a part of them is unknown.
 
     Class images are made on the devices that train the run.
 
     Args:
-        prices: Dollars of an hour of one device, under ``gpu`` and ``cpu`` (`resources.price_per_hour`).
+        resources: The section of the study file, with what a run holds and `price_per_hour`.
     """
-    images = frame["class_image_seconds"]
-    devices = frame["device_seconds"] / frame["train_seconds"].where(frame["train_seconds"] > 0)
-    held = frame["device_seconds"] + (images * devices).where(images > 0, images)
-    on_gpu = frame["peak_memory_kind"].astype(object).eq(ON_GPU)
-    price = np.where(on_gpu, _price(prices, "gpu"), _price(prices, "cpu"))
+    total = frame["train_seconds"] + frame["class_image_seconds"]
     return frame.assign(
         **{
-            TOTAL_SECONDS: frame["train_seconds"] + images,
+            TOTAL_SECONDS: total,
             TOTAL_FLOPS: frame["train_flops"] + frame["class_image_flops"],
-            DOLLARS: held / 3600 * price,
+            DOLLARS: total * _price_of_a_second(resources),
         }
     )
 
 
-def _price(prices: Mapping[str, object], kind: str) -> float:
-    value = prices.get(kind)
-    sound = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-    return float(value) if sound else math.nan  # type: ignore[arg-type]
+def _price_of_a_second(resources: Mapping[str, object]) -> float:
+    """Dollars, as `study plan` counts them; NaN where nothing that a run holds has a price."""
+    try:
+        price = price_of_a_second(Resources.model_validate(dict(resources)))
+    except ValidationError:  # of another version
+        return math.nan
+    return math.nan if price is None else price

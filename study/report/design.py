@@ -9,9 +9,9 @@ from study.report.rows import Rows, distinct, section, value_or_none
 from study.report.searches import repeats_of
 
 FULL_IMAGES = 64  # of the subject, that a confirm run is to be judged on
-ANCHOR_IMAGES = 64  # of the base model, at least, that the scales of newer runs begin at
+ANCHOR_IMAGES = 64  # of the base model, at least, where newer scales begin, unless the study says otherwise
 DISTRIBUTION_IMAGES = 50  # class images, from which on KID and CMMD are computed
-_FEWEST_CLASS_IMAGES = 2  # of an evaluation on the way (trainables/evaluation/protocol.py)
+_FEWEST_CLASS_IMAGES = 8  # of an evaluation on the way (trainables/evaluation/protocol.py)
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class PhaseDesign:
 
     Attributes:
         images_between, class_images_between: Of each evaluation on the way.
-        anchors: Whether the scales begin at `ANCHOR_IMAGES` images of the base model or more; False where unknown.
+        anchors: Images of the base model, at least, that the scales begin at; None where unknown.
         searches: Independent searches of each arm; of the confirm phase, over how many they are dealt out.
     """
 
@@ -32,7 +32,7 @@ class PhaseDesign:
     class_images: int | None
     images_between: int | None
     class_images_between: int | None
-    anchors: bool
+    anchors: int | None
     searches: int
 
 
@@ -62,9 +62,14 @@ def _phase(rows: Rows, phase: str) -> PhaseDesign | None:
         classes,
         some,
         of_class,
-        bool(own[list(ANCHOR_ERRORS)].notna().any(axis=None)),
+        _anchors(rows) if own[list(ANCHOR_ERRORS)].notna().any(axis=None) else None,
         repeats_of(rows) if len(rows.search) else 0,
     )
+
+
+def _anchors(rows: Rows) -> int:
+    stated = value_or_none(section(rows.meta, "spec", "evaluation").get("anchor_images"))
+    return ANCHOR_IMAGES if stated is None else int(stated)
 
 
 def _drawn(rows: Rows, phase: str) -> tuple[int | None, int | None, int | None]:
@@ -87,10 +92,12 @@ def _drawn(rows: Rows, phase: str) -> tuple[int | None, int | None, int | None]:
 
 def _between(rows: Rows, images: int | None, classes: int | None) -> tuple[int | None, int | None]:
     """Images of an evaluation on the way: `evaluation.images_between` of the subject's, and the same share of the
-    class images, at least two.
+    class images, at least eight, or all where the end has fewer.
     """
     some = value_or_none(section(rows.meta, "spec", "evaluation").get("images_between"))
     if some is None or images is None or some >= images:
         return images, classes
-    of_class = None if classes is None else max(_FEWEST_CLASS_IMAGES, round(classes * some / images))
+    of_class = None
+    if classes is not None:
+        of_class = min(classes, max(_FEWEST_CLASS_IMAGES, round(classes * some / images)))
     return int(some), of_class

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from study.report.design import ANCHOR_IMAGES, DISTRIBUTION_IMAGES, PhaseDesign
+from study.report.design import DISTRIBUTION_IMAGES, PhaseDesign
 from study.report.factors import Factors
 from study.report.formatting import MISSING, listing
 from study.report.results_tables import Pair, texts
@@ -30,7 +30,7 @@ def design_table(design: Sequence[PhaseDesign]) -> Table | None:
         _counts("prompts", "Prompts", [phase.prompts for phase in design]),
         _counts("images", "Images of the subject", [phase.images for phase in design]),
         _counts("class_images", "Class images", [phase.class_images for phase in design]),
-        texts("anchors", "Anchor images", [f"≥ {ANCHOR_IMAGES}" if p.anchors else MISSING for p in design]),
+        texts("anchors", "Anchor images", [f"≥ {p.anchors}" if p.anchors else MISSING for p in design]),
     ]
     note = (
         "Images: of a run's last evaluation. Anchor images: of the base model, where the scales of fidelity begin. "

@@ -159,8 +159,9 @@ def ceilings_table(rows: Rows) -> Table | None:
         columns.append(column(name, measure(name).title, values))
     note = (
         f"Ceilings: rescaled scores of {_ceiling_pictures(rows)}; no method is expected to score higher by being "
-        "better. Ceiling of quality: with class kept at 1. Errors: standard errors of the two scales, alike for every "
-        "arm, so that they move all arms together and hardly their order."
+        "better. Ceiling of quality: with class kept at 1. Errors: what the standard errors of the anchors come to "
+        "at the runs' own values, a mean over the arms. The anchors are the same for every arm, so that their errors "
+        "move all arms together and hardly their order."
     )
     return assemble("ceilings", "What could be reached on each subject.", columns, (note,))
 

@@ -64,7 +64,7 @@ MORE_QUALITY = (
     "class_cmmd_high",
 )
 CEILINGS = ("ceiling_quality", "ceiling_subject", "ceiling_prompt")
-ANCHOR_ERRORS = ("subject_anchor_error", "prompt_anchor_error")
+ANCHOR_ERRORS = ("subject_anchor_error", "prompt_anchor_error", "class_anchor_error")
 
 # Sums that the report makes of a run's costs (study/report/costs.py); empty where a part of them is unknown.
 TOTAL_SECONDS, TOTAL_FLOPS = "total_seconds", "total_flops"

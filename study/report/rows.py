@@ -123,7 +123,7 @@ def prepare(results: ResultsLike) -> Rows:
     frame = _frame(results.frame)
     arms = _arm_order(results.meta or {}, frame)
     meta = plain_meta(results.meta or {}, arms)
-    frame = with_derived(frame, section(meta, "spec", "resources", "price_per_hour"))
+    frame = with_derived(frame, section(meta, "spec", "resources"))
     names = _study_names(meta, frame)
     methods = {str(arm): str(method) for arm, method in zip(frame["arm"], frame["method"], strict=True)}
     rank = {arm: k for k, arm in enumerate(arms)}

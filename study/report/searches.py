@@ -11,6 +11,7 @@ from study.phases import Constraint, SearchSpec
 from study.report.formatting import listing, number, plural, scale_for
 from study.report.measures import QUALITY, measure
 from study.report.rows import Rows, distinct, section, value_or_none
+from study.sections import code_of
 from trainables.metrics_table import METRICS
 
 
@@ -83,9 +84,7 @@ def trials_of_search(rows: Rows, arm: str) -> int:
     shared = value_or_none(search.get("trials_per_method"))
     own = rows.frame[(rows.frame["arm"] == arm) & (rows.frame["phase"] == "search")]
     if shared is not None:
-        method = rows.methods.get(arm)
-        searched = set(rows.search["arm"])
-        alike = [other for other in rows.arms if other in searched and rows.methods.get(other) == method]
+        alike = _arms_of_its_method(rows, arm)
         if arm in alike:
             share, rest = divmod(int(shared), len(alike))
             trials = share + (alike.index(arm) < rest)
@@ -96,6 +95,19 @@ def trials_of_search(rows: Rows, arm: str) -> int:
     ):  # a grid may hold fewer points
         return max(1, -(-seen // repeats))
     return max(1, int(trials))
+
+
+def _arms_of_its_method(rows: Rows, arm: str) -> list[str]:
+    """Arms over which the trials of an arm's method are dealt out, in the order of `StudySpec.trials_of`."""
+    arms = section(rows.meta, "spec", "arms") or {
+        name: {"method": rows.methods.get(name)} for name in rows.arms
+    }
+    codes = {
+        name: code_of(str(section(arms, name).get("method")))
+        for name in arms
+        if section(arms, name).get("search_space") != "fixed"
+    }
+    return sorted(name for name, code in codes.items() if code == codes.get(arm))
 
 
 def default_trials(rows: Rows, arm: str) -> tuple[int, ...]:
@@ -161,7 +173,7 @@ def budget_words(rows: Rows) -> tuple[str, ...]:
 
 
 def _class_images(rows: Rows, currency: str) -> str:
-    """What class images cost beside the budget, a mean over the runs that use any; empty where none does."""
+    """What class images cost, in the budget or beside it, a mean over the runs that use any; empty where none does."""
     name, unit = (
         ("class_image_seconds", "s") if currency == "train_seconds" else ("class_image_flops", "FLOP")
     )
@@ -169,7 +181,10 @@ def _class_images(rows: Rows, currency: str) -> str:
     if spent.empty:
         return ""
     scale = scale_for(unit, [float(spent.mean())])
-    return f"; class images are outside it ({number(float(spent.mean()), scale)} {scale.unit} a run that uses them)"
+    place = "outside it" if currency == "max_train_steps" else "paid from it"
+    return (
+        f"; class images are {place} ({number(float(spent.mean()), scale)} {scale.unit} a run that uses them)"
+    )
 
 
 def _amount(name: str, value: float) -> str:

@@ -116,7 +116,7 @@ def test_dollars_need_a_price_and_count_class_images(priced: Report, rows: Rows)
     assert "dollars" not in keys(costs_table(analyse(rows, QUICK)))
 
 
-def test_the_price_follows_the_device() -> None:
+def test_dollars_are_those_of_the_plan() -> None:
     frame = pd.DataFrame(
         {
             "train_seconds": [10.0, 10.0, 10.0, 0.0],
@@ -127,12 +127,13 @@ def test_the_price_follows_the_device() -> None:
             "peak_memory_kind": ["cuda_allocated", "resident_set", "resident_set", "resident_set"],
         }
     )
-    found = with_derived(frame, {"gpu": 3600.0, "cpu": 360.0})["dollars"]
-    assert found.tolist()[:2] == pytest.approx([30.0, 3.0])  # two devices for 15 s
+    prices = {"gpu": 3600.0, "cpu": 360.0}
+    found = with_derived(frame, {"gpus_per_run": 0.5, "cpus_per_run": 2, "price_per_hour": prices})["dollars"]
+    assert found.tolist()[:2] == pytest.approx([15 * (0.5 + 0.2)] * 2)  # half a GPU and two cores for 15 s
     assert np.isnan(found[2])  # nobody knows what the class images took
     assert found[3] == 0.0
-    assert np.isnan(with_derived(frame, {"gpu": 3600.0})["dollars"][1])
-    assert np.isnan(with_derived(frame, {"gpu": "dear", "cpu": True})["dollars"]).all()
+    assert np.isnan(with_derived(frame, {"price_per_hour": {"gpu": 3600.0}})["dollars"][1])  # it holds none
+    assert np.isnan(with_derived(frame, {"price_per_hour": {"gpu": "dear"}})["dollars"]).all()
 
 
 def test_energy_and_fused_latency_are_shown_where_they_were_measured(rows: Rows) -> None:

@@ -62,7 +62,7 @@ def test_the_study_file_states_what_no_image_tells() -> None:
     stated = {"images_per_prompt": 4, "num_class_images": 16, "prompts": ["a {subject}", "b {subject}", "c {subject}"],
               "search": {"images_per_prompt": 2, "num_class_images": 8, "prompts": ["d {subject}"]}}  # fmt: skip
     search, confirm = design_of(prepare(judged(results, **stated)))
-    assert (confirm.prompts, confirm.images, confirm.class_images, confirm.anchors) == (3, 12, 16, False)
+    assert (confirm.prompts, confirm.images, confirm.class_images, confirm.anchors) == (3, 12, 16, None)
     assert (search.prompts, search.images, search.class_images) == (1, 2, 8)
     assert design_of(prepare(make_results(Study())))[1].images is None
 
@@ -240,10 +240,12 @@ def test_one_search_is_told_without_intervals_too() -> None:
     assert "Each arm was searched once: values are those of one tuned configuration" in warnings(rows)
 
 
-def test_class_images_are_outside_the_budget() -> None:
+def test_class_images_are_paid_from_the_budget_or_beside_it() -> None:
     results = make_results(STUDY)
-    results.meta["spec"]["budget"] = {"train_flops": 4e11}
+    results.meta["spec"]["budget"] = {"max_train_steps": 100}
     assert "class images are outside it (0.30" in budget_words(prepare(results))[0]
+    results.meta["spec"]["budget"] = {"train_flops": 4e11}
+    assert "class images are paid from it (0.30" in budget_words(prepare(results))[0]
     none = edited(results, class_image_flops=0.0)
     assert "class images" not in budget_words(prepare(none))[0]
 
@@ -306,7 +308,7 @@ def test_places_on_the_way_say_on_how_few_images_they_rest(report: Report) -> No
     design = confirm_design(report.rows)
     assert design is not None
     assert (design.images, design.class_images) == (12, 12)
-    assert (design.images_between, design.class_images_between) == (4, 4)
+    assert (design.images_between, design.class_images_between) == (4, 8)
     found = compute_courses(report.rows, "quality", 0.95)
     assert [p.images for p in found.courses[0].points] == [12, 4, 4, 4, 4, 12]
     words = images_words([found])
@@ -333,7 +335,7 @@ def test_a_study_with_all_images_at_each_place_says_nothing_of_it() -> None:
     tiny = prepare(judged(make_results(STUDY), images_between=1))
     design = confirm_design(tiny)
     assert design is not None
-    assert design.class_images_between == 2  # at least two
+    assert design.class_images_between == 8  # at least eight
 
 
 # ------------------------------------------------------------------ few subjects
