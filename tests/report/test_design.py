@@ -313,7 +313,7 @@ def test_places_on_the_way_say_on_how_few_images_they_rest(report: Report) -> No
     assert [p.images for p in found.courses[0].points] == [12, 4, 4, 4, 4, 12]
     words = images_words([found])
     assert (
-        "On the way each run was judged on 4 images of the subject and 4 class images, at the end on 12"
+        "On the way each run was judged on 4 images of the subject and 8 class images, at the end on 12"
         in words
     )
     shown = anytime_table([found])
