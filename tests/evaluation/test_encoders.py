@@ -156,9 +156,6 @@ def test_embedded_encoders_tell_subjects_apart() -> None:
     assert real is not None
     assert other is not None
     assert real > 0.8 > 0.4 > other
-    # Real images of the subject are no copies of its training images, which are.
-    fresh, rest = first[::2], first[1::2]
-    assert abs(metrics.memorisation(fresh, trained, rest) or 0) < 0.05
     assert metrics.paired_cosine(
         models.clip.embed_images(cats[0].references[:1]), models.clip.embed_texts(["a cat in the snow"])
     ) > metrics.paired_cosine(

@@ -6,7 +6,6 @@ them itself. A value that the data cannot give (too few images) is None, never a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -87,56 +86,11 @@ def mismatched_prompt_fidelity(images: Array, texts: Array, prompt_of_image: Seq
     return float(table[others].mean())
 
 
-def diversity(images: Array, prompt_of_image: Sequence[int]) -> float | None:
-    """Mean over prompts of the mean pairwise distance (1 - cosine) among the images of one prompt.
-
-    Returns:
-        A value in [0, 2]; None if no prompt has two images.
-    """
-    groups = np.asarray(prompt_of_image)
-    means = []
-    for prompt in np.unique(groups):
-        members = np.asarray(images)[groups == prompt]
-        one, other = np.triu_indices(len(members), k=1)
-        if len(one):
-            means.append(distances(members[one], members[other]).mean())
-    return float(np.mean(means)) if means else None
-
-
 def drift(tuned: Array, base: Array) -> float | None:
     """Mean distance (1 - cosine) of what tuned and base model make of the same prompt and noise, row by
     row.
     """
     return float(distances(tuned, base).mean()) if len(tuned) else None
-
-
-def memorisation(generated: Array, training: Array, references: Array) -> float | None:
-    """Mean over images of their similarity to the nearest training image minus that to the nearest held-out
-    one.
-
-    The larger set would win by chance alone, because a maximum grows with the number of candidates. So both
-    maxima are taken over k images, k the size of the smaller set: of the larger set as the exact mean over
-    all its subsets of k images.
-
-    Returns:
-        A value in [-2, 2], near 0 for a model that has learnt the subject and not its photographs.
-    """
-    if not len(generated) or not len(training) or not len(references):
-        return None
-    size = min(len(training), len(references))
-    nearest_training = _expected_maximum(cosines(generated, training), size)
-    nearest_reference = _expected_maximum(cosines(generated, references), size)
-    return float((nearest_training - nearest_reference).mean())
-
-
-def _expected_maximum(values: Array, size: int) -> Array:
-    """Mean of the maximum over all subsets of `size` columns, for each row.
-
-    The i-th smallest of n values is the maximum of C(i - 1, size - 1) of the C(n, size) subsets.
-    """
-    count = values.shape[1]
-    weights = np.array([math.comb(rank, size - 1) for rank in range(count)], dtype=np.float64)
-    return np.sort(values, axis=1) @ (weights / math.comb(count, size))
 
 
 def real_similarity(references: Array, training: Array) -> float | None:
