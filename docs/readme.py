@@ -23,7 +23,7 @@ OTHERS = {
     "study/presets/*.yaml": "ready study files: quickstart, lora-vs-dreambooth, own-photos, stable-diffusion",
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
     "tests/": "mirrors the packages; test_architecture.py holds the import rules",
-    "reports/": "the reports of quickstart and lora-vs-dreambooth that are shipped; yours go to storage/reports/",
+    "reports/quickstart/": "the report of `make quickstart` that is shipped; yours go to storage/reports/",
     "docs/": "concepts, a study while it runs, clusters, servers, storage, reliability, scale, architecture",
     "cluster.yaml": "a GPU cluster for `ray up`",
     "deploy/": "the image, a KubeRay RayJob, a Slurm script, commands for bare machines",
@@ -80,15 +80,6 @@ def quickstart() -> str:
     return _report("reports/quickstart", "pareto-quality-cost", "Quality against training cost")
 
 
-def main_study() -> str:
-    """Returns the main figure and the table of the committed report of lora-vs-dreambooth, and its headline."""
-    folder = "reports/lora-vs-dreambooth"
-    text = (ROOT / folder / "report.md").read_text(encoding="utf-8")
-    headline = re.search(r"^\*\*(.+)\*\*$", text, re.MULTILINE)
-    said = [f"> {headline[1]}", ""] if headline else []
-    return "\n".join([*said, _report(folder, "intervals", "Quality and its three factors by arm")])
-
-
 def _report(folder: str, figure: str, about: str) -> str:
     """Returns a figure and the table of a committed report."""
     with (ROOT / folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
@@ -134,7 +125,7 @@ def _cell(row: dict[str, str], name: str) -> str:
     return f"{text} [{float(low):.3g}, {float(high):.3g}]" if low and high else text
 
 
-PARTS: dict[str, Callable[[], str]] = {"quickstart": quickstart, "main-study": main_study, "tree": tree}
+PARTS: dict[str, Callable[[], str]] = {"quickstart": quickstart, "tree": tree}
 
 
 def updated(text: str) -> str:

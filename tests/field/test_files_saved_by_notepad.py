@@ -16,7 +16,7 @@ from trainables.subjects import check_subject, resolve_subject
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 CAPTION = "a sks dog in a café ☕"
 STUDY = """name: notepad
-subjects: [robot]
+subjects: [robot, owl]
 arms: {lora: {method: lora}}
 """
 

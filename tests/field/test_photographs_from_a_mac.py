@@ -24,6 +24,7 @@ STUDY = """name: names
 subjects:
   - {{name: dog, images: {photos}, instance_prompt: a sks dog, class_prompt: a dog}}
 arms: {{lora: {{method: lora}}}}
+confirm: {{seeds: []}}
 """
 
 

@@ -106,4 +106,4 @@ def test_doctor_shows_no_password(
 def test_presets_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "validate", "quickstart")
     assert code == 0, err
-    assert "6 arms" in out
+    assert "7 arms" in out

@@ -81,7 +81,7 @@ def test_what_a_worker_reports(tmp_path: Path) -> None:
 
         def __call__(self, *_: Any) -> Any:
             yield Event(1, 0.0, "phase", 0, {"name": "train", "steps": 40})
-            yield Event(2, 0.0, "evaluation", 10, {"quality": 0.5})
+            yield Event(2, 0.0, "evaluation", 10, {"quality": 0.5, "drift": 0.2})
 
     order = Order(
         key=KEY.name,
@@ -93,12 +93,13 @@ def test_what_a_worker_reports(tmp_path: Path) -> None:
         resident="",
         cpus=1,
         gpus=0,
+        objective="drift",
     )
     attempt = Attempt(order)
     attempt._events = Quiet()()
     report = attempt.advance(5.0)
     attempt.close()
-    assert (report["budget"], report["quality"]) == (0.25, 0.5)
+    assert (report["budget"], report["score"]) == (0.25, -0.2), "the objective, and more is better"
 
 
 def test_the_program_for_one_run(tmp_path: Path) -> None:
