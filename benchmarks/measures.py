@@ -27,6 +27,7 @@ from trainables.embedded import world
 from trainables.embedded.render import render
 from trainables.embedded.subjects import TRAINING_SETTINGS, EmbeddedSubject
 from trainables.evaluation import metrics, perceptual
+from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 from trainables.evaluation.copies import SIDE, copied
 from trainables.evaluation.encoders import load_clip, load_image_encoder
 from trainables.evaluation.prompts import fill
@@ -266,11 +267,11 @@ def measure_distributions(settings: Settings) -> list[Line]:
         ("CMMD", metrics.gaussian_kernel, clip.embed_images(images)),
     ):
         rng = np.random.default_rng(SEED)
-        for count in (8, metrics.MIN_DISTRIBUTION_IMAGES, MANY):
+        for count in (8, MIN_DISTRIBUTION_IMAGES, MANY):
             pairs = [np.split(rng.permutation(len(images))[: 2 * count], 2) for _ in range(settings.repeats)]
             values = [metrics.mmd(features[a], features[b], kernel) for a, b in pairs]
             note = f"mean {np.mean(values):.3g}"
-            if count == metrics.MIN_DISTRIBUTION_IMAGES:
+            if count == MIN_DISTRIBUTION_IMAGES:
                 note += f"; 0 in {_coverage(features, pairs, kernel):.0%} of the 95 % intervals"
             lines.append(
                 Line(

@@ -14,13 +14,13 @@ from study.method_checks import check_methods
 from study.runs import root_and_url, sqlite_file_problem
 from study.spec import StudySpec
 from trainables.config import EMBEDDED
+from trainables.evaluation.checks import ENOUGH_IMAGES
 from trainables.text import is_utf8, shown
 
 if TYPE_CHECKING:
     from trainables.prompt_checks import Findings
 
 _PHASES: tuple[Literal["search", "confirm"], ...] = ("search", "confirm")
-_ENOUGH_IMAGES = 64  # a confirm run; on few, the same weights scored .29 to .78 with four noises
 _OPTIMIZERS = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", "prodigy")}
 
 
@@ -102,20 +102,20 @@ def evaluation_notes(spec: StudySpec) -> list[str]:
         len(templates_of(subject.images is None, settings)) * settings.images_per_prompt
         for subject in spec.subjects
     }
-    fewest = min(counts, default=_ENOUGH_IMAGES)
+    fewest = min(counts, default=ENOUGH_IMAGES)
     if not spec.confirm.seeds:
         return []
     found = []
-    if fewest < _ENOUGH_IMAGES:
+    if fewest < ENOUGH_IMAGES:
         found.append(
             f"each confirm run is judged on {fewest} {'image' if fewest == 1 else 'images'} of its subject, and a "
-            f"result of few images is noise: take at least {_ENOUGH_IMAGES} (16 prompts with "
+            f"result of few images is noise: take at least {ENOUGH_IMAGES} (16 prompts with "
             "evaluation.images_per_prompt: 4)"
         )
-    if settings.anchor_images < _ENOUGH_IMAGES:
+    if settings.anchor_images < ENOUGH_IMAGES:
         found.append(
             f"all scales begin at {settings.anchor_images} images of the base model (evaluation.anchor_images), whose "
-            f"noise is then in every score: take at least {_ENOUGH_IMAGES}"
+            f"noise is then in every score: take at least {ENOUGH_IMAGES}"
         )
     return found
 

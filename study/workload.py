@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from search_spaces.schema import Categorical
 from study.sections import BASE, LENGTHS, Resources
 from trainables.catalogue import method_config_class
-from trainables.config import EMBEDDED, EvaluationConfig
+from trainables.config import EMBEDDED, EvaluationConfig, images_on_the_way
 
 if TYPE_CHECKING:
     from study.probe import Measured
@@ -23,7 +23,6 @@ Phase = Literal["search", "confirm"]
 PHASES: tuple[Phase, ...] = ("search", "confirm")
 
 _CLASS_IMAGES_AT_ONCE = 16  # are made together, for training with prior preservation
-_FEWEST_CLASS_IMAGES = 8  # of an evaluation on the way
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,7 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
     evaluation = spec.evaluation.of_phase(phase)
     templates = _templates(spec, evaluation)
     instance, classes = templates * evaluation.images_per_prompt, evaluation.num_class_images
-    some, of_class = instance, classes
-    if evaluation.images_between is not None and evaluation.images_between < instance:
-        some = evaluation.images_between
-        of_class = min(classes, max(_FEWEST_CLASS_IMAGES, round(classes * some / instance)))
+    some, of_class = images_on_the_way(instance, classes, evaluation.images_between)
     return Images(
         final=instance + classes,
         between=(some + of_class) * len({at for at in evaluation.at if at < 1}),

@@ -229,6 +229,23 @@ def _without(content: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name not in names}
 
 
+#: Class images of an evaluation on the way, at least: class kept is a factor of what runs are compared by.
+FEWEST_CLASS_IMAGES = 8
+
+
+def images_on_the_way(images: int, class_images: int, between: int | None) -> tuple[int, int]:
+    """Returns how many images of the subject, and of the class, an evaluation on the way draws.
+
+    Args:
+        images: At the end; likewise `class_images`.
+        between: `EvaluationConfig.images_between`; of the class as large a share is drawn, but `FEWEST_CLASS_IMAGES` at
+            least, or all where the end has fewer.
+    """
+    if between is None or between >= images:
+        return images, class_images
+    return between, min(class_images, max(FEWEST_CLASS_IMAGES, round(class_images * between / images)))
+
+
 class EvaluationConfig(Frozen):
     """How a run is judged (see ``trainables/evaluation``): fixed prompts, fixed noise, held-out references.
 

@@ -7,12 +7,13 @@ import pandas as pd
 from study.power import MIN_SUBJECTS
 from study.report.accounts import Budget
 from study.report.analysis import Analysis, ArmResult
-from study.report.design import FULL_IMAGES, confirm_design
+from study.report.design import confirm_design
 from study.report.factors import factors_of
 from study.report.formatting import listing, number, plural
 from study.report.measures import measure
 from study.report.rows import Rows
 from study.report.searches import repeats_of, search_warnings
+from trainables.evaluation.checks import ENOUGH_IMAGES
 
 UNEVEN = 2.0  # times as many trials a dimension: what is still called alike
 CLOCK = (
@@ -118,10 +119,10 @@ def _mixed_factors(rows: Rows, analysis: Analysis) -> list[str]:
 def _few_images(rows: Rows) -> list[str]:
     """Whether confirm runs were judged on fewer images than they are to be."""
     design = confirm_design(rows)
-    if design is None or design.images is None or design.images >= FULL_IMAGES:
+    if design is None or design.images is None or design.images >= ENOUGH_IMAGES:
         return []
     return [
-        f"Confirm runs were judged on {plural(design.images, 'image')} of the subject, fewer than {FULL_IMAGES}: the "
+        f"Confirm runs were judged on {plural(design.images, 'image')} of the subject, fewer than {ENOUGH_IMAGES}: the "
         "noise of evaluation is large."
     ]
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from study.report.measures import ANCHOR_ERRORS
 from study.report.rows import Rows, distinct, section, value_or_none
 from study.report.searches import repeats_of
+from trainables.config import images_on_the_way
 
-FULL_IMAGES = 64  # of the subject, that a confirm run is to be judged on
 ANCHOR_IMAGES = 64  # of the base model, at least, where newer scales begin, unless the study says otherwise
-DISTRIBUTION_IMAGES = 50  # class images, from which on KID and CMMD are computed
-_FEWEST_CLASS_IMAGES = 8  # of an evaluation on the way (trainables/evaluation/protocol.py)
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,7 @@ def _between(rows: Rows, images: int | None, classes: int | None) -> tuple[int |
     class images, at least eight, or all where the end has fewer.
     """
     some = value_or_none(section(rows.meta, "spec", "evaluation").get("images_between"))
-    if some is None or images is None or some >= images:
+    if some is None or images is None:
         return images, classes
-    of_class = None
-    if classes is not None:
-        of_class = min(classes, max(_FEWEST_CLASS_IMAGES, round(classes * some / images)))
-    return int(some), of_class
+    drawn, of_class = images_on_the_way(images, classes or 0, int(some))
+    return drawn, None if classes is None else of_class

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from study.report.design import DISTRIBUTION_IMAGES, PhaseDesign
+from study.report.design import PhaseDesign
 from study.report.factors import Factors
 from study.report.formatting import MISSING, listing
 from study.report.results_tables import Pair, texts
 from study.report.rows import Rows, section
 from study.report.tables import Cell, Column, Table, assemble
+from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 
 
 def _counts(key: str, title: str, values: Sequence[int | None]) -> Pair:
@@ -57,10 +58,10 @@ def factors_table(factors: Sequence[Factors]) -> Table | None:
 def distances_words(design: Sequence[PhaseDesign]) -> tuple[str, ...]:
     """Why distances of distributions are not shown, where it is for want of class images."""
     counts = [p.class_images for p in design if p.phase == "confirm" and p.class_images is not None]
-    if not counts or counts[0] >= DISTRIBUTION_IMAGES:
+    if not counts or counts[0] >= MIN_DISTRIBUTION_IMAGES:
         return ()
     return (
-        f"Not shown: KID and CMMD need {DISTRIBUTION_IMAGES} class images a run, there were {counts[0]}.",
+        f"Not shown: KID and CMMD need {MIN_DISTRIBUTION_IMAGES} class images a run, there were {counts[0]}.",
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from trainables.evaluation import metrics
+from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 
 
 def rows(count: int, features: int = 12, seed: int = 0) -> np.ndarray:
@@ -113,7 +114,7 @@ def test_kid_against_a_double_loop() -> None:
 
 @pytest.mark.parametrize("measure", [metrics.kid, metrics.kid_interval, metrics.cmmd, metrics.cmmd_interval])
 def test_distributions_take_fifty_images_on_either_side(measure: Callable[..., object]) -> None:
-    assert metrics.MIN_DISTRIBUTION_IMAGES == 50
+    assert MIN_DISTRIBUTION_IMAGES == 50
     assert measure(rows(49), rows(60, seed=1)) is None
     assert measure(rows(60), rows(49, seed=1)) is None
     assert measure(rows(50), rows(50, seed=1)) is not None

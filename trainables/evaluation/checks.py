@@ -17,7 +17,12 @@ from trainables.model_files import (
     weight_faults,
 )
 
-MIN_DISTRIBUTION_IMAGES = 50  # as in metrics.py, which needs numpy
+# Of each side. Below it the distance of two distributions (KID, CMMD) is noise: of the base model's own images its
+# standard deviation is printed by ``python -m benchmarks.measures distributions`` for 8, 50 and 200 images.
+MIN_DISTRIBUTION_IMAGES = 50
+ENOUGH_IMAGES = (
+    64  # of the subject, a confirm run; on few, the same weights scored .29 to .78 with four noises
+)
 _NEED_TWO_PROMPTS = ("quality", "quality_subject_prompt", "prompt_fidelity_scaled", "failed_images")
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")

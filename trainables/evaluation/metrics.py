@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
+
 Array = NDArray[np.floating]
 Kernel = Callable[[Array, Array], Array]
-
-# Below it the distance of two distributions is noise: of the base model's own images, KID's standard deviation is
-# printed by ``python -m benchmarks.measures distributions`` for 8, 50 and 200 images.
-MIN_DISTRIBUTION_IMAGES = 50
 
 CMMD_BANDWIDTH, CMMD_SCALE = 10.0, 1000.0  # of the reference implementation of arXiv 2401.09603
 

@@ -13,15 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainables.config import EvaluationConfig
+from trainables.config import EvaluationConfig, images_on_the_way
 from trainables.evaluation.prompts import evaluation_templates, fill
 from trainables.randomness import stream_seed
 from trainables.sampling import image_seed
 from trainables.subjects import Subject
-
-#: Class images of an evaluation on the way, at least: class kept is a factor of what runs are compared by on the way,
-#: and on two images it is a lucky draw.
-FEWEST_CLASS_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -111,17 +107,14 @@ class Protocol:
         return self.instance.chosen(self.instance.first(len(self.templates)))
 
     def part(self, *, final: bool) -> Part:
-        """Returns what an evaluation draws: everything at the end; on the way `images_between`, and of the class images
-        the same share, at least `FEWEST_CLASS_IMAGES`, or all where the end has fewer.
+        """Returns what an evaluation draws: everything at the end, on the way as many as `images_on_the_way` says.
 
         Both take the first image of every prompt before any second one. With fewer images than prompts they are of the
         first prompts, one each, and the scales are those of these prompts (`AnchorTable.of`).
         """
         count, classes = len(self.instance), len(self.classes)
-        if not final and self.images_between is not None and self.images_between < count:
-            share = round(classes * self.images_between / count)
-            classes = min(classes, max(FEWEST_CLASS_IMAGES, share))
-            count = self.images_between
+        if not final:
+            count, classes = images_on_the_way(count, classes, self.images_between)
         return Part(self.instance.first(count), self.classes.first(classes))
 
     def identity(self, draw: Draw) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from trainables.evaluation import copies, metrics, perceptual
 from trainables.evaluation.anchors import AnchorTable
+from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.image_scores import ImageScore
 from trainables.evaluation.metrics import Array
@@ -89,7 +90,7 @@ def embed(models: MetricModels, drawn: Drawn) -> Features:
     both = [*drawn.images, *drawn.class_images]
     count = len(drawn.images)
     features = models.image_encoder.embed(both)
-    enough = len(drawn.class_images) >= metrics.MIN_DISTRIBUTION_IMAGES
+    enough = len(drawn.class_images) >= MIN_DISTRIBUTION_IMAGES
     clip_features = models.clip.embed_images(both if enough else drawn.images)
     return Features(
         images=features[:count],
