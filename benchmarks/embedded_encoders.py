@@ -37,7 +37,7 @@ from trainables.evaluation.prompts import fill
 
 if TYPE_CHECKING:
     from trainables.embedded.subjects import EmbeddedSubject
-    from trainables.resident import Resident
+    from trainables.run.resident import Resident
 
 SEED = 23
 JUDGES = ("graded encoder", "CLIP image tower", "traits, as visible", "traits, all alike")
@@ -150,10 +150,10 @@ def trained(arm: Arm, subject: str, settings: Settings, folder: Path, resident: 
     """Trains one run with the project's own code and returns it as a stock pipeline."""
     from diffusers import StableDiffusionPipeline
 
-    from trainables.catalogue import get_method
-    from trainables.config import RunConfig
     from trainables.events import WEIGHTS
-    from trainables.run import execute
+    from trainables.methods.registry import get_method
+    from trainables.run.execute import execute
+    from trainables.run_config import RunConfig
 
     run = folder / f"{arm.name.replace(' ', '-')}-{subject}"
     config = RunConfig.model_validate(
@@ -247,7 +247,7 @@ def table(results: Sequence[dict[str, Result]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: trains, scores, prints the table."""
-    from trainables.resident import Resident
+    from trainables.run.resident import Resident
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded_encoders", description=__doc__)
     parser.add_argument("--subjects", type=int, default=4)

@@ -27,7 +27,7 @@ from trainables.embedded.pretraining.pool import PART_NAMES, PARTS, VIEWS, Pool,
 from trainables.embedded.render import render
 
 if TYPE_CHECKING:
-    from trainables.resident import Resident
+    from trainables.run.resident import Resident
 
 SEED = 7
 SOLVER_STEPS = 20
@@ -286,8 +286,8 @@ def fine_tune(
     settings: Settings, arm: Arm, subject: str, seed: int, folder: Path, resident: Resident
 ) -> dict[str, float]:
     """Train and evaluate one run with the project's own code; its figures by name."""
-    from trainables.config import RunConfig
-    from trainables.run import execute
+    from trainables.run.execute import execute
+    from trainables.run_config import RunConfig
 
     own = settings.weights == embedded.WEIGHTS
     run = folder / f"{arm.method}-{len(arm.training)}-{subject}-{seed}"
@@ -319,7 +319,7 @@ def measure_fine_tuning(settings: Settings) -> list[Line]:
     of other prompts and 1 for the base model; class drift is the similarity (cosine) of pictures of class prompts
     to the subject. Bars are on the means over subjects and seeds; the note gives the lowest mean of a subject.
     """
-    from trainables.resident import Resident
+    from trainables.run.resident import Resident
 
     lines, drift, resident = [], {}, Resident()
     subjects = embedded.subject_names()[: settings.subjects]

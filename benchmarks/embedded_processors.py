@@ -32,8 +32,8 @@ FIGURES = ("quality", "subject_fidelity_scaled", "prompt_fidelity_scaled")
 
 def one_run(method: str, subject: str, steps: int) -> dict[str, float]:
     """Trains and judges one run in this process; its figures by name."""
-    from trainables.config import RunConfig
-    from trainables.run import execute
+    from trainables.run.execute import execute
+    from trainables.run_config import RunConfig
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -19,16 +19,16 @@ import numpy as np
 from PIL import Image
 
 from trainables import embedded
-from trainables.cache import Cache
-from trainables.config import EvaluationConfig, ModelConfig, SubjectConfig
+from trainables.config.fields import EvaluationConfig, ModelConfig, SubjectConfig
+from trainables.data.cache import Cache
+from trainables.data.subjects import resolve_subject
 from trainables.embedded.subjects import RENDERS_A_TEMPLATE
 from trainables.evaluation import metrics
 from trainables.evaluation.encoders import MetricModels, load_metric_models
 from trainables.evaluation.evaluator import make_scale
 from trainables.evaluation.protocol import make_protocol
 from trainables.evaluation.quality import FAILED_PROMPT, FAILED_SUBJECT, Anchors, has_failed
-from trainables.families import load_backbone
-from trainables.subjects import resolve_subject
+from trainables.models.loading import load_backbone
 
 PERFECT_BAR, OTHER_BAR = 0.05, 0.9  # at most, at least
 

@@ -30,8 +30,8 @@ from study.cluster.local_ray import cluster
 from study.execute import launch
 from study.runs import Storage
 from study.spec import StudySpec
-from trainables.catalogue import method_names
 from trainables.events import EVENTS_FILE, RESULT_FILE, read_events
+from trainables.methods.registry import method_names
 
 # Growth a run that is called flat. Memory of a process is what malloc keeps, which creeps; a leaked base model of
 # this size would be 3,000 KiB a run, leaked activations more.

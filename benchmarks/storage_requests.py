@@ -24,8 +24,8 @@ from study.remote.working_copy import RunCopies
 from study.runs import RunKey, storage_at
 from tests.study.s3_server import CREDENTIALS, Proxy, proxy, s3_server
 from tests.study.small_studies import small_study
-from trainables.config import RunConfig
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog
+from trainables.run_config import RunConfig
 
 RUN = RunKey("confirm", "cosine", 0, "dog-1", 100)
 STEPS = 200
@@ -33,7 +33,7 @@ IMAGES = 5
 
 
 def steps(config: RunConfig) -> Iterator[Event]:
-    """As `trainables.run.execute`, without training: events, checkpoints, images and weights of 1 MB."""
+    """As `trainables.run.execute.execute`, without training: events, checkpoints, images and weights of 1 MB."""
     folder, pause = Path(config.output_dir), float(os.environ["STEP_SECONDS"])
     (folder / RUN_FILE).write_text(config.model_dump_json())
     log = EventLog(folder)

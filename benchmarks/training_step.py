@@ -68,13 +68,13 @@ def measure(method: str, options: argparse.Namespace, device: str) -> tuple[list
     """Returns the seconds of each turn, of the bare loop and of ours."""
     import torch
 
-    from trainables.cache import Cache
-    from trainables.config import RunConfig
+    from trainables.data.cache import Cache
+    from trainables.data.subjects import resolve_subject
     from trainables.embedded import subject_names
-    from trainables.families import load_backbone
-    from trainables.loop import train_step
-    from trainables.setup import build_trainer
-    from trainables.subjects import resolve_subject
+    from trainables.models.loading import load_backbone
+    from trainables.run_config import RunConfig
+    from trainables.training.loop import train_step
+    from trainables.training.trainer import build_trainer
 
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig.model_validate(
@@ -130,7 +130,7 @@ def bare_step(config, device: str, images: int):  # type: ignore[no-untyped-def]
     from diffusers.optimization import get_scheduler
     from peft import LoraConfig
 
-    from trainables.models import resolve_model
+    from trainables.models.folders import resolve_model
 
     training = config.training
     folder = str(resolve_model(config.model))

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from study.json_files import write_json
-from trainables.config import RunConfig
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog
+from trainables.run_config import RunConfig
 
 PROGRESS_EVENTS = 5
 _PIXEL = bytes.fromhex(
@@ -25,7 +25,7 @@ _PIXEL = bytes.fromhex(
 
 
 def execute(config: RunConfig, _resident: object = None) -> Iterator[Event]:
-    """As `trainables.run.execute`; the quality is a function of the configuration alone."""
+    """As `trainables.run.execute.execute`; the quality is a function of the configuration alone."""
     begin = time.perf_counter()
     folder = Path(config.output_dir)
     if (folder / RESULT_FILE).exists():

@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from search_spaces.documents import load_document, locate
-from search_spaces.documents import validate as validate_document
 from search_spaces.schema import Dimension, SearchSpace
-from search_spaces.wording import describe, unknown_key
+from trainables.config.messages import describe, unknown_key
+from trainables.config.yaml_reader import load_document, locate
+from trainables.config.yaml_reader import validate as validate_document
 from trainables.errors import UserError
 
 FOLDER = Path(__file__).parent

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 if sys.argv[:1] == ["-m"]:  # Python looks for a command of this package, and has put the working folder first
-    from trainables.import_paths import forget_working_folder
+    from trainables.util.import_paths import forget_working_folder
 
     forget_working_folder()
 

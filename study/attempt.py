@@ -27,9 +27,10 @@ from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import run_prefix
 from study.run_place import LOCK_FILE, PlaceError, place_of
 from study.run_result import RunResult, read_result, write_failure
-from trainables.errors import InputsChanged, storage_failure
+from trainables.errors import InputsChanged
+from trainables.evaluation.metrics_table import METRICS
 from trainables.events import Event, read_events, settled_steps
-from trainables.metrics_table import METRICS
+from trainables.storage_errors import storage_failure
 
 ATTEMPTS_FILE = "attempts.jsonl"
 LOG_FILE = "log.txt"
@@ -99,7 +100,7 @@ class Attempt:
         resident: Passed to the runner; None if it wants none.
         capture: Send the process's output to the run's ``log.txt`` while it runs.
         node: Where this process runs, as the executor calls it; only written down.
-        team: Passed to the runner, in the process that leads several workers (`trainables.team.Team`).
+        team: Passed to the runner, in the process that leads several workers (`trainables.distributed.worker_group.Team`).
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from study.database import first_line
 from study.errors import UserError
-from trainables.errors import storage_failure
+from trainables.storage_errors import storage_failure
 
 # Of SQLite's own words.
 _REMEDIES = {

@@ -13,12 +13,12 @@ from study.machine import check_disk, check_resources, check_tracking
 from study.method_checks import check_methods
 from study.runs import root_and_url, sqlite_file_problem
 from study.spec import StudySpec
-from trainables.config import EMBEDDED
+from trainables.config.fields import EMBEDDED
 from trainables.evaluation.checks import ENOUGH_IMAGES
-from trainables.text import is_utf8, shown
+from trainables.util.text import is_utf8, shown
 
 if TYPE_CHECKING:
-    from trainables.prompt_checks import Findings
+    from trainables.run.prompt_checks import Findings
 
 _PHASES: tuple[Literal["search", "confirm"], ...] = ("search", "confirm")
 _OPTIMIZERS = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", "prodigy")}
@@ -59,7 +59,7 @@ def check_study(
 
 def check_images(spec: StudySpec) -> list[str]:
     """Tells what is wrong with the photographs that a study names."""
-    from trainables.subjects import check_subject
+    from trainables.data.subjects import check_subject
 
     captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
     resolution = max((value for value in spec.values_of("resolution") if value), default=_native(spec))
@@ -83,7 +83,7 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
     """Returns what is said of each subject's prompts in either phase; nothing, if the model's tokenizer is not on this
     machine.
     """
-    from trainables.prompt_checks import find_cut_prompts
+    from trainables.run.prompt_checks import find_cut_prompts
 
     captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
     return [
@@ -122,14 +122,14 @@ def evaluation_notes(spec: StudySpec) -> list[str]:
 
 def _native(spec: StudySpec) -> int | None:
     """The model's own resolution, if the model is here and sound."""
-    from trainables.models import check_model, native_resolution, resolve_model
+    from trainables.models.folders import check_model, native_resolution, resolve_model
 
     here = spec.model.path == EMBEDDED or Path(spec.model.path).is_dir()
     return native_resolution(resolve_model(spec.model)) if here and not check_model(spec.model) else None
 
 
 def _models(spec: StudySpec) -> list[str]:
-    from trainables.models import check_model
+    from trainables.models.folders import check_model
 
     sizes = sorted(value for value in spec.values_of("resolution") if value) or [None]
     problems = [problem for resolution in sizes for problem in check_model(spec.model, resolution)]

@@ -30,7 +30,7 @@ from study.cli_options import (
 from study.cli_watch import best, logs, report, status, stop, sync, trials, ui
 from study.errors import UserError
 from study.watch.views import Format, print_rows, print_table
-from trainables.surroundings import prepare_command, unspeakable
+from trainables.util.process import prepare_command, unspeakable
 
 app = typer.Typer(
     name="study",

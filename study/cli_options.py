@@ -10,7 +10,7 @@ import typer
 from study.errors import UserError
 from study.runs import DEFAULT_STORAGE
 from study.watch.views import Format
-from trainables.surroundings import unspeakable
+from trainables.util.process import unspeakable
 
 if TYPE_CHECKING:
     from study.runs import Storage

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
-from trainables.contents import Contents, changes, contents_of, fetch_commit, is_revision
+from trainables.run.contents import Contents, changes, contents_of, fetch_commit, is_revision
 
 if TYPE_CHECKING:
     from study.spec import StudySpec

@@ -154,7 +154,7 @@ def boolean(text: str) -> bool:
 @functools.cache
 def param_kind(field: str) -> Kind:
     """Returns how a training field is written: by its type in the methods' configurations."""
-    from trainables.catalogue import method_config_class, method_names
+    from trainables.methods.registry import method_config_class, method_names
 
     types: set[object] = set()
     for method in method_names():

@@ -14,7 +14,7 @@ from typing import Any
 
 from study.machine import check_disk, existing
 from study.provenance import without_credentials
-from trainables.surroundings import expanded
+from trainables.util.process import expanded
 
 PACKAGES = (
     "ray", "torch", "diffusers", "transformers", "peft", "accelerate", "optuna", "mlflow", "pandas", "safetensors",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from search_spaces.schema import Categorical
-from search_spaces.wording import Loc
 from study.sections import BASE, Arm, Budget, arm_space, code_of, dump, merged_training, method_defaults
-from trainables.catalogue import method_config_class
-from trainables.config import EMBEDDED, ModelConfig
+from trainables.config.fields import EMBEDDED, ModelConfig
+from trainables.config.messages import Loc
+from trainables.methods.registry import method_config_class
 
 if TYPE_CHECKING:
     from study.rules import Sections

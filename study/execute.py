@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from study.search import Dispatcher
     from study.spec import StudySpec
 
-RUNNER = "trainables.run:execute"
-RESIDENT = "trainables.resident:Resident"
+RUNNER = "trainables.run.execute:execute"
+RESIDENT = "trainables.run.resident:Resident"
 WATCHDOG_MINUTES = 60.0
 LONGEST_CALL_MINUTES = 30.0  # shipping of images, a database that is waited for: no call takes longer
 MAX_STALLS = 3
@@ -72,7 +72,7 @@ class Workers:
     """What workers run, and how long they may be silent.
 
     Attributes:
-        runner: ``module:function`` that trains a run (see `trainables.run.execute`).
+        runner: ``module:function`` that trains a run (see `trainables.run.execute.execute`).
         resident: ``module:class`` of what stays loaded between runs; empty for nothing.
         watchdog_minutes: Without any sign of life for so long a launch ends.
     """

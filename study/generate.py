@@ -10,9 +10,9 @@ from study.inside import inside
 from study.notes import print_notes
 from study.run_result import read_result
 from study.runs import RunKey, Storage
-from trainables.config import RunConfig
-from trainables.contents import contents_of, digests
 from trainables.events import RESULT_FILE, RUN_FILE
+from trainables.run.contents import contents_of, digests
+from trainables.run_config import RunConfig
 
 
 def find_run(storage: Storage, name: str) -> Path:
@@ -79,12 +79,12 @@ def draw_images(
 
     import torch
 
-    from trainables.catalogue import get_method
+    from trainables.data.subjects import resolve_subject
     from trainables.evaluation.prompts import fill
-    from trainables.families import load_backbone
-    from trainables.prompt_checks import find_cut
-    from trainables.prompt_lengths import memory_reader
-    from trainables.subjects import resolve_subject
+    from trainables.methods.registry import get_method
+    from trainables.models.loading import load_backbone
+    from trainables.models.prompt_lengths import memory_reader
+    from trainables.run.prompt_checks import find_cut
 
     method = get_method(config.method)
     device = "cuda" if torch.cuda.is_available() else "cpu"

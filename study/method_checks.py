@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from study.sections import BASE
-from trainables.catalogue import get_method, method_config_class
+from trainables.methods.registry import get_method, method_config_class
 
 if TYPE_CHECKING:
     from study.spec import StudySpec

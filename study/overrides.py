@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from search_spaces.documents import Document, dotted, parse_value
-from search_spaces.wording import Loc, model_at, unknown_key
 from study.errors import UserError
 from study.provenance import without_credentials
+from trainables.config.messages import Loc, model_at, unknown_key
+from trainables.config.yaml_reader import Document, dotted, parse_value
 
 
 def apply_overrides(document: Document, overrides: Iterable[str], model: type[BaseModel]) -> Document:

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_serializer, model_validator
 
-from search_spaces.documents import RuleError
-from trainables.config import EvaluationConfig, Frozen
-from trainables.metrics_table import METRICS, unknown_metric
+from trainables.config.fields import EvaluationConfig, Frozen
+from trainables.config.yaml_reader import RuleError
+from trainables.evaluation.metrics_table import METRICS, unknown_metric
 
 
 def _metric(value: Any) -> Any:

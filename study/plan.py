@@ -20,7 +20,7 @@ from study.runs import RunKey, Storage, storage_at
 from study.sections import BASE
 from study.spec import StudySpec, difference, load_study
 from study.workload import Phase, expected_share, images_of, most_steps, once_image_steps, price_of_a_second
-from trainables.config import EMBEDDED
+from trainables.config.fields import EMBEDDED
 from trainables.events import EVENTS_FILE, RESULT_FILE
 
 STUDY_FILE = "study.json"
@@ -314,7 +314,7 @@ def rough_bytes(spec: StudySpec) -> int:
 
 def model_bytes(spec: StudySpec) -> int:
     """Returns the size of the base model's weights on disk; 0 if it is not here yet (a hub id)."""
-    from trainables.models import resolve_model
+    from trainables.models.folders import resolve_model
 
     if spec.model.path != EMBEDDED and not Path(spec.model.path).is_dir():
         return 0
@@ -410,7 +410,7 @@ def _once_seconds(spec: StudySpec, measured: Mapping[str, Measured]) -> float:
 
 
 def _artifact(spec: StudySpec, arm: str) -> str:
-    from trainables.catalogue import get_method
+    from trainables.methods.registry import get_method
 
     method = get_method(spec.arms[arm].method)
     return method.artifact if method.trains else "none"

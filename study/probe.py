@@ -32,8 +32,9 @@ from study.provenance import package_versions
 from study.runs import Storage
 from study.sections import BASE
 from study.spec import StudySpec
-from trainables.config import EvaluationConfig, RunConfig
-from trainables.import_paths import import_settings
+from trainables.config.fields import EvaluationConfig
+from trainables.run_config import RunConfig
+from trainables.util.import_paths import import_settings
 
 _STEPS = 6
 _WARM_UP = 2  # steps that are not counted: allocation, caches of the compiler
@@ -187,7 +188,7 @@ def _processes(spec: StudySpec) -> int:
 
 def _model_stamp(spec: StudySpec) -> list[Any]:
     """Sizes and times of a model folder's weights: enough to notice that it was replaced."""
-    from trainables.models import resolve_model
+    from trainables.models.folders import resolve_model
 
     if spec.model.path.count("/") == 1 and not Path(spec.model.path).is_dir():
         return [spec.model.path, spec.model.revision]
@@ -312,8 +313,8 @@ def _measure_here(requests: Sequence[Mapping[str, Any]], folder: Path) -> list[M
     begin = time.perf_counter()
     import torch
 
-    from trainables.resident import Resident
-    from trainables.setup import choose_device
+    from trainables.run.resident import Resident
+    from trainables.training.trainer import choose_device
 
     places = {"output_dir": str(folder), "cache_dir": str(folder / "cache")}
     configs = [RunConfig.model_validate({**request["config"], **places}) for request in requests]
@@ -332,9 +333,9 @@ def _measure_here(requests: Sequence[Mapping[str, Any]], folder: Path) -> list[M
 def _measure_sampling(
     config: RunConfig, evaluation: EvaluationConfig, backbone: Any, models: Any
 ) -> _Sampling:
-    from trainables.meter import count_flops
-    from trainables.sampling import generate
-    from trainables.subjects import resolve_subject
+    from trainables.data.subjects import resolve_subject
+    from trainables.models.sampling import generate
+    from trainables.training.meter import count_flops
 
     resolution = config.training.resolution or backbone.resolution
     prompt = resolve_subject(config.subject, resolution).instance_prompt
@@ -369,13 +370,13 @@ def _measure_method(
     config: RunConfig, backbone: Any, sampling: _Sampling, start_up: float, folder: Path
 ) -> Measured:
     """Trains a few steps; raises UserError if that fails, which it would in the study too."""
-    from trainables.cache import Cache
-    from trainables.catalogue import get_method
+    from trainables.data.cache import Cache
+    from trainables.data.subjects import resolve_subject
     from trainables.errors import TrainingFailure
-    from trainables.loop import train_step
-    from trainables.meter import Meter, folder_bytes
-    from trainables.setup import build_trainer, count_step_flops
-    from trainables.subjects import resolve_subject
+    from trainables.methods.registry import get_method
+    from trainables.training.loop import train_step
+    from trainables.training.meter import Meter, folder_bytes
+    from trainables.training.trainer import build_trainer, count_step_flops
 
     found: dict[str, Any] = {
         "method": config.method,

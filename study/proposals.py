@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.samplers import derived_seed, draw, grid_points, make_sampler
 from study.trial_record import VIOLATIONS, ArmSearch
-from trainables.metrics_table import METRICS
+from trainables.evaluation.metrics_table import METRICS
 
 if TYPE_CHECKING:
     import optuna

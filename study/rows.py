@@ -15,8 +15,8 @@ from study.run_result import read_result
 from study.runs import RunKey, Storage
 from study.tracking.record import read_record
 from study.tracking.run_batches import flat_params, latest_metrics
-from trainables.config import config_digest
 from trainables.events import EVENTS_FILE, RUN_FILE, Event, read_events
+from trainables.run_config import config_digest
 
 _PHASES = {"search": 0, "confirm": 1}
 

@@ -14,7 +14,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from search_spaces.loader import check_space
 from search_spaces.schema import Categorical, Dimension, SearchSpace
-from search_spaces.wording import Loc, describe, did_you_mean, unknown_key
 from study.effects import duplicate_arms, fields_without_effect, values_of
 from study.phases import ConfirmSpec, EvaluationSpec, SearchSpec
 from study.sections import (
@@ -34,8 +33,9 @@ from study.separation import (
     shared_subjects,
     trials_per_method,
 )
-from trainables.catalogue import method_config_class
-from trainables.config import ModelConfig, SubjectConfig, TrainingConfig
+from trainables.config.fields import ModelConfig, SubjectConfig, TrainingConfig
+from trainables.config.messages import Loc, describe, did_you_mean, unknown_key
+from trainables.methods.registry import method_config_class
 
 Problem = tuple[Loc, str]
 

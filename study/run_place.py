@@ -24,11 +24,11 @@ from study.remote.run_objects import RunView, run_prefix
 from study.remote.run_pusher import RunPusher, Superseded, pull_run
 from study.runs import INPUTS
 from study.visible import VISIBLE_SECONDS, sees
-from trainables.config import RunConfig
-from trainables.contents import sealed
+from trainables.data.path_map import place_folders
 from trainables.errors import UserError
-from trainables.located import place_folders
-from trainables.surroundings import expanded
+from trainables.run.contents import sealed
+from trainables.run_config import RunConfig
+from trainables.util.process import expanded
 
 if TYPE_CHECKING:
     from study.attempt import Order

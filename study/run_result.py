@@ -11,8 +11,8 @@ from typing import Any
 
 from study.json_files import write_json
 from study.runs import State
-from trainables.config import RunConfig
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, read_events, sum_up
+from trainables.run_config import RunConfig
 
 
 @dataclass(frozen=True)

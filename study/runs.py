@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from study.errors import UserError
-from trainables.surroundings import expanded
+from trainables.util.process import expanded
 
 if TYPE_CHECKING:
-    from trainables.config import RunConfig
+    from trainables.run_config import RunConfig
 
 Phase = Literal["search", "confirm"]
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]

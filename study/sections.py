@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
-from search_spaces.documents import RuleError
 from search_spaces.loader import load_space, merge
 from search_spaces.schema import Dimension, Float, Int, SearchSpace
-from search_spaces.wording import did_you_mean
 from study.provenance import carries_password
 from study.runs import sqlite_problem, unportable
-from trainables.catalogue import method_config_class, method_names
-from trainables.config import EMBEDDED, Frozen, ModelConfig
+from trainables.config.fields import EMBEDDED, Frozen, ModelConfig
+from trainables.config.messages import did_you_mean
+from trainables.config.yaml_reader import RuleError
+from trainables.methods.registry import method_config_class, method_names
 
 BASE = "base"
 NAME_RULE = "letters, digits, '_', '-' and '.', beginning with a letter or digit, at most 64 characters"

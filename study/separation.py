@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from search_spaces.wording import Loc
 from study.phases import ConfirmSpec, SearchSpec
 from study.sections import Budget, arm_space, code_of
-from trainables.config import ModelConfig, SubjectConfig
-from trainables.surroundings import expanded
+from trainables.config.fields import ModelConfig, SubjectConfig
+from trainables.config.messages import Loc
+from trainables.util.process import expanded
 
 if TYPE_CHECKING:
     from study.rules import Sections

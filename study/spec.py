@@ -16,9 +16,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
-from search_spaces.documents import Document, RuleError, load_document, problems_of, tell
 from search_spaces.schema import SearchSpace
-from search_spaces.wording import did_you_mean
 from study.contents import NOT_RECORDED, StudyContents, differing, of_run, without_paths
 from study.defaults import default_point
 from study.errors import UserError
@@ -43,10 +41,13 @@ from study.sections import (
     sound_name,
 )
 from study.separation import default_subjects
-from trainables.catalogue import method_config_class
-from trainables.config import EMBEDDED, Frozen, ModelConfig, RunConfig, SubjectConfig
-from trainables.contents import digests
-from trainables.surroundings import expanded
+from trainables.config.fields import EMBEDDED, Frozen, ModelConfig, SubjectConfig
+from trainables.config.messages import did_you_mean
+from trainables.config.yaml_reader import Document, RuleError, load_document, problems_of, tell
+from trainables.methods.registry import method_config_class
+from trainables.run.contents import digests
+from trainables.run_config import RunConfig
+from trainables.util.process import expanded
 
 RECORDED = {"recorded": True}  # context of validation: the study has been launched
 PRESETS = Path(__file__).parent / "presets"

@@ -154,7 +154,7 @@ def train_member(job: dict[str, Any]) -> None:
     Args:
         job: ``order`` as a dictionary, and the ``owner`` that takes the reports of the first worker.
     """
-    from trainables.team import surrounding_team
+    from trainables.distributed.worker_group import surrounding_team
 
     # Ray Train numbers the GPUs of a machine's workers in its own order, accelerate in that of the workers.
     os.environ.pop("ACCELERATE_TORCH_DEVICE", None)

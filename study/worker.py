@@ -16,7 +16,7 @@ from ray import tune
 
 from study.attempt import Attempt, Order, load_object
 from study.team_attempt import TeamAttempt
-from trainables.surroundings import ensure_home, print_everything
+from trainables.util.process import ensure_home, print_everything
 
 _MANAGER_BYTES = 2**20  # Ray wants a process to ask for something; workers ask for CPUs and GPUs themselves
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.schema import Categorical
 from study.sections import BASE, LENGTHS, Resources
-from trainables.catalogue import method_config_class
-from trainables.config import EMBEDDED, EvaluationConfig, images_on_the_way
+from trainables.config.fields import EMBEDDED, EvaluationConfig, images_on_the_way
+from trainables.methods.registry import method_config_class
 
 if TYPE_CHECKING:
     from study.probe import Measured

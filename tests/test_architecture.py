@@ -95,7 +95,8 @@ def test_train_and_tune_are_not_mixed_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["study.cli", "study.spec", "study.watch.console", "trainables.config", "search_spaces.loader"]
+    "module",
+    ["study.cli", "study.spec", "study.watch.console", "trainables.config.fields", "search_spaces.loader"],
 )
 def test_importing_is_light(module: str) -> None:
     heavy = {"torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "diffusers", "transformers", "scipy"}

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from search_spaces.documents import Document
 from study.cli import main
 from study.lint import lint_file
 from study.lint.cluster import lint_cluster
+from trainables.config.yaml_reader import Document
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD, WORKER = "head_start_ray_commands", "worker_start_ray_commands"

@@ -7,6 +7,6 @@ validated in a fraction of a second.
 import sys
 
 if sys.argv[:1] == ["-m"]:  # Python looks for a command of this package, and has put the working folder first
-    from trainables.import_paths import forget_working_folder
+    from trainables.util.import_paths import forget_working_folder
 
     forget_working_folder()

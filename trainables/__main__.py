@@ -17,12 +17,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from search_spaces.documents import Document, load_document, locate
-from trainables.catalogue import method_config_class
-from trainables.config import EMBEDDED, RunConfig, TrainingConfig
+from trainables.config.fields import EMBEDDED, TrainingConfig
+from trainables.config.yaml_reader import Document, load_document, locate
 from trainables.errors import UserError
 from trainables.events import RESULT_FILE, Event, settled_steps
-from trainables.surroundings import expanded, prepare_command, unspeakable
+from trainables.methods.registry import method_config_class
+from trainables.run_config import RunConfig
+from trainables.util.process import expanded, prepare_command, unspeakable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,15 +135,15 @@ def _problems(values: dict[str, Any], document: Document) -> list[str]:
 
 
 def _run(config: RunConfig) -> int:
-    from trainables.run import execute  # loads torch
+    from trainables.run.execute import execute  # loads torch
 
     result = Path(config.output_dir) / RESULT_FILE
     if result.exists():
         list(execute(config))  # makes sure that it is the result of this configuration
         print(f"this run has ended before; nothing is left to do: {result.parent}", file=sys.stderr)
     else:
-        from trainables.checks import check_run
-        from trainables.prompt_checks import find_cut_prompts_of_run
+        from trainables.run.checks import check_run
+        from trainables.run.prompt_checks import find_cut_prompts_of_run
 
         problems = check_run(config)
         if problems:

@@ -26,8 +26,8 @@ _wall_clock = time.time
 
 
 def execute(config: Any, resident: Any = None, team: Any = None) -> Iterator[Any]:
-    """`trainables.run.execute`, in a process whose clock, disk and speed the harness rules."""
-    from trainables import run
+    """`trainables.run.execute.execute`, in a process whose clock, disk and speed the harness rules."""
+    from trainables.run import execute as run
 
     install_clock()
     install_worker()

@@ -20,8 +20,8 @@ from typing import Any
 from study.cluster.capacity import Node
 from study.cluster.joining import check_address, look
 from study.errors import UserError
-from trainables.import_paths import import_folders, import_settings
-from trainables.surroundings import expanded
+from trainables.util.import_paths import import_folders, import_settings
+from trainables.util.process import expanded
 
 HERE = (None, "", "local")  # addresses that mean: on this machine
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing large travels through Ray

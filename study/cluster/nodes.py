@@ -17,9 +17,9 @@ from typing import Any
 from study.remote.object_store import ObjectStore, StoreError
 from study.runs import Storage
 from study.visible import VISIBLE_SECONDS, sees
-from trainables.located import folder_of
-from trainables.models import file_digest
-from trainables.text import name_bytes
+from trainables.data.path_map import folder_of
+from trainables.models.folders import file_digest
+from trainables.util.text import name_bytes
 
 ANSWER_SECONDS = 120.0
 READ_BYTES = 64 * 2**20  # photographs and their like; the weights of a model are larger
@@ -160,7 +160,7 @@ def fingerprint(name: str) -> str | None:
     """Tells two folders apart by names, sizes and content of their files; None if there is none.
 
     Files above `READ_BYTES` count by name and size alone, so that an answer takes seconds: each run looks at them too
-    before it begins (`trainables.contents.sealed`).
+    before it begins (`trainables.run.contents.sealed`).
     """
     folder = folder_of(name)
     if not folder.is_dir():

@@ -18,9 +18,9 @@ from typing import Any
 from study.errors import UserError
 from study.machine import size
 from study.spec import StudySpec
-from trainables.config import EMBEDDED
-from trainables.surroundings import expanded
-from trainables.text import is_utf8, shown
+from trainables.config.fields import EMBEDDED
+from trainables.util.process import expanded
+from trainables.util.text import is_utf8, shown
 
 STUDY_FILE, INPUTS, PLACE_FILE = "study.yaml", "inputs", "inputs.json"
 MAX_BYTES = 200 * 2**20  # of photographs and small models; Ray takes 500 MiB in all

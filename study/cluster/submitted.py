@@ -8,7 +8,7 @@ from pathlib import Path
 from study.cli import main
 from study.cluster.parcel import STUDY_FILE, unpack
 from study.errors import UserError
-from trainables.surroundings import prepare_command
+from trainables.util.process import prepare_command
 
 
 def run(arguments: list[str]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from search_spaces.documents import Document, load_document, parse_document
 from study.lint.cluster import lint_cluster
 from study.lint.faults import Fault, placeholders, secrets
 from study.lint.kuberay import KINDS, lint_manifest
-from trainables.text import decoded
+from trainables.config.yaml_reader import Document, load_document, parse_document
+from trainables.util.text import decoded
 
 __all__ = ["Fault", "lint_file"]
 

@@ -7,17 +7,17 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from search_spaces.documents import Document, Loc
 from study.lint.access import ACCESS_RULES
 from study.lint.faults import Fault, placeholders, secrets
 from study.lint.machines import MACHINE_RULES
+from trainables.config.yaml_reader import Document, Loc
 
 
 def lint_cluster(document: Document) -> list[Fault]:
     """Returns everything that is wrong with a cluster file, in the order of the file.
 
     Args:
-        document: As `search_spaces.documents.load_document` reads it; its data is a mapping.
+        document: As `trainables.config.yaml_reader.load_document` reads it; its data is a mapping.
     """
     data = document.data
     found = [fault for rule in (*ACCESS_RULES, *MACHINE_RULES) for fault in rule(data)]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from search_spaces.documents import Loc
+from trainables.config.yaml_reader import Loc
 
 SET_UP = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
 HEAD_START, WORKER_START = "head_start_ray_commands", "worker_start_ray_commands"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from search_spaces.documents import Document, Loc
+from trainables.config.yaml_reader import Document, Loc
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-from search_spaces.documents import Document, Loc
-from search_spaces.wording import did_you_mean
 from study.lint.cluster_file import items, mapping
 from study.lint.faults import Fault, image_faults, placeholders, secrets
+from trainables.config.messages import did_you_mean
+from trainables.config.yaml_reader import Document, Loc
 
 KINDS = ("RayJob", "RayCluster")
 

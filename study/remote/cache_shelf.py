@@ -9,7 +9,7 @@ from pathlib import Path
 
 from study.remote.object_store import ObjectStore
 from study.runs import CACHE
-from trainables.shelf import put_behind, shelf_behind
+from trainables.data.cache_backend import put_behind, shelf_behind
 
 REST_SECONDS = 300.0  # after a failure: a store that is away must not be waited for at every entry
 
@@ -28,7 +28,7 @@ class CacheShelf:
         self._lock = threading.Lock()
 
     def fetch(self, name: str, path: Path) -> bool:
-        """See `trainables.shelf.Shelf`."""
+        """See `trainables.data.cache_backend.Shelf`."""
         if time.monotonic() < self._rest_until:
             return False
         try:

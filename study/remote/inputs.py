@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import FileRef, fetch_file, safe_path
-from trainables.config import RunConfig
-from trainables.text import is_utf8, name_bytes
+from trainables.run_config import RunConfig
+from trainables.util.text import is_utf8, name_bytes
 
 INDEX = "index.json"
 

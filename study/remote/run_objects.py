@@ -32,7 +32,7 @@ from trainables.events import RESULT_FILE
 
 ALL, SEGMENTS = "all.json", "s"
 STOP_FILE = "stop.json"
-CHECKPOINTS, WEIGHTS = "checkpoint/", "weights/"  # as trainables.run names them
+CHECKPOINTS, WEIGHTS = "checkpoint/", "weights/"  # as trainables.run.execute names them
 RUNS = "runs"
 
 

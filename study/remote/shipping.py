@@ -28,8 +28,8 @@ from study.remote.inputs import INDEX, object_of
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import digest_of
 from study.runs import INPUTS, Storage
-from trainables.config import EMBEDDED
-from trainables.located import folder_of
+from trainables.config.fields import EMBEDDED
+from trainables.data.path_map import folder_of
 
 if TYPE_CHECKING:
     from study.spec import StudySpec

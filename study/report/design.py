@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from study.report.measures import ANCHOR_ERRORS
 from study.report.rows import Rows, distinct, section, value_or_none
 from study.report.searches import repeats_of
-from trainables.config import images_on_the_way
+from trainables.config.fields import images_on_the_way
 
 ANCHOR_IMAGES = 64  # of the base model, at least, where newer scales begin, unless the study says otherwise
 

@@ -11,8 +11,8 @@ from study.columns import PARAM_PREFIX
 from study.report.formatting import listing
 from study.report.rows import Rows, distinct, section
 from study.sections import Arm, Budget, arm_space, method_defaults
-from trainables.catalogue import method_names
-from trainables.config import EMBEDDED, ModelConfig
+from trainables.config.fields import EMBEDDED, ModelConfig
+from trainables.methods.registry import method_names
 
 PRIOR, TEXT_ENCODER, SCHEDULE = "with_prior_preservation", "train_text_encoder", "lr_scheduler"
 # Fields that do nothing unless another field is on.

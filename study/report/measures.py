@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from study.report.statistics import Direction, Estimate
 from trainables.evaluation.copies import SAME_WHOLE
+from trainables.evaluation.metrics_table import METRICS
 from trainables.evaluation.quality import FAILED_PROMPT, FAILED_SUBJECT
-from trainables.metrics_table import METRICS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from study.errors import UserError
 from study.runs import DEFAULT_STORAGE, REPORTS, STORAGE_ENTRIES, Storage, is_url
-from trainables.surroundings import expanded
+from trainables.util.process import expanded
 
 MANIFEST = "manifest.json"
 KIND = "study-report"

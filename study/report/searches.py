@@ -12,7 +12,7 @@ from study.report.formatting import listing, number, plural, scale_for
 from study.report.measures import QUALITY, measure
 from study.report.rows import Rows, distinct, section, value_or_none
 from study.sections import code_of
-from trainables.metrics_table import METRICS
+from trainables.evaluation.metrics_table import METRICS
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from study.tracking.mlflow_store import MlflowStore
 from study.tracking.mlflow_view import IMAGE_SECTION
 from study.tracking.record import Launch
 from study.tracking.run_batches import ImageFile
-from trainables.config import config_digest
+from trainables.data.images import MAX_PIXELS
 from trainables.events import IMAGE_SCORES, RESULT_FILE
-from trainables.images import MAX_PIXELS
+from trainables.run_config import config_digest
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,7 +18,7 @@ def listing(what: str, storage: Path) -> tuple[Rows, list[str]]:
 
 
 def _methods(_: Path) -> Rows:
-    from trainables.catalogue import get_method, method_names
+    from trainables.methods.registry import get_method, method_names
 
     rows = []
     for name in method_names():
@@ -39,7 +39,7 @@ def _methods(_: Path) -> Rows:
 
 def _spaces(_: Path) -> Rows:
     from search_spaces.loader import load_space
-    from trainables.catalogue import get_method, method_names
+    from trainables.methods.registry import get_method, method_names
 
     rows = []
     for method in method_names():
@@ -70,7 +70,7 @@ def _first_comment(path: Path) -> str:
 
 
 def _metrics(_: Path) -> Rows:
-    from trainables.metrics_table import METRICS
+    from trainables.evaluation.metrics_table import METRICS
 
     return [
         {"name": m.name, "kind": m.kind, "better": m.direction, "unit": m.unit, "description": m.description}

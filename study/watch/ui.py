@@ -28,7 +28,7 @@ from study.tracking.mlflow_store import (
     tracking_command,
 )
 from study.tracking.mlflow_view import VIEW_QUERY
-from trainables.import_paths import import_settings
+from trainables.util.import_paths import import_settings
 
 HOST = "127.0.0.1"
 FIRST_PORT, PORTS = 5000, 100

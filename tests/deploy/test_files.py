@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from search_spaces.documents import Document
 from study.lint import lint_file
 from study.lint.kuberay import lint_manifest
+from trainables.config.yaml_reader import Document
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

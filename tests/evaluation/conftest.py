@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
-from trainables.config import EvaluationConfig, ModelConfig, SubjectConfig
+from trainables.config.fields import EvaluationConfig, ModelConfig, SubjectConfig
+from trainables.data.subjects import Subject, resolve_subject
 from trainables.evaluation.encoders import MetricModels, load_metric_models
-from trainables.families import Backbone, load_backbone
-from trainables.subjects import Subject, resolve_subject
+from trainables.models.backbone import Backbone
+from trainables.models.loading import load_backbone
 
 torch.set_num_threads(1)
 

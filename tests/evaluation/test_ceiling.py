@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.config import SubjectConfig
+from trainables.config.fields import SubjectConfig
+from trainables.data.subjects import Subject, resolve_subject
 from trainables.embedded import evaluation_prompts
 from trainables.evaluation import metrics
 from trainables.evaluation.anchors import AnchorTable
 from trainables.evaluation.ceiling import ceiling
 from trainables.evaluation.encoders import load_metric_models
 from trainables.evaluation.prompts import PHOTO_TEMPLATES, fill
-from trainables.subjects import Subject, resolve_subject
 
 
 def table(templates: Sequence[str], real: float | None) -> AnchorTable:

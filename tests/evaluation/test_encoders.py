@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from trainables import embedded
-from trainables.config import EvaluationConfig, SubjectConfig
+from trainables.config.fields import EvaluationConfig, SubjectConfig
+from trainables.data.subjects import resolve_subject
 from trainables.errors import UserError
 from trainables.evaluation import checks, metrics
 from trainables.evaluation.checks import check_evaluation, check_metric_models
 from trainables.evaluation.encoders import MetricModels, load_clip, load_image_encoder, load_metric_models
-from trainables.subjects import resolve_subject
 
 
 def noise_images(count: int, size: tuple[int, int] = (32, 32)) -> list[Image.Image]:

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables.cache import Cache
-from trainables.config import EvaluationConfig, ModelConfig
+from trainables.config.fields import EvaluationConfig, ModelConfig
+from trainables.data.cache import Cache
+from trainables.data.subjects import Subject
 from trainables.embedded import evaluation_prompts
 from trainables.evaluation import evaluator as evaluator_module
 from trainables.evaluation import metrics, perceptual
@@ -25,11 +26,11 @@ from trainables.evaluation.copies import copied
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.image_scores import write_image_scores
+from trainables.evaluation.metrics_table import METRICS, metric_names, unknown_metric
 from trainables.evaluation.protocol import Protocol, make_protocol
 from trainables.events import IMAGE_SCORES
-from trainables.families import Backbone, load_backbone
-from trainables.metrics_table import METRICS, metric_names, unknown_metric
-from trainables.subjects import Subject
+from trainables.models.backbone import Backbone
+from trainables.models.loading import load_backbone
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.failed_images import OTHER_BAR, PERFECT_BAR, measure
-from trainables.cache import Cache
-from trainables.config import EvaluationConfig, ModelConfig
+from trainables.config.fields import EvaluationConfig, ModelConfig
+from trainables.data.cache import Cache
 from trainables.evaluation.encoders import load_metric_models
-from trainables.families import load_backbone
+from trainables.models.loading import load_backbone
 
 
 def test_perfect_pictures_pass_and_others_fail(tmp_path: Path) -> None:

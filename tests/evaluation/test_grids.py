@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.cache import Cache
-from trainables.config import EvaluationConfig
+from trainables.config.fields import EvaluationConfig
+from trainables.data.cache import Cache
+from trainables.data.subjects import Subject
 from trainables.evaluation import grids
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.evaluator import evaluate, prepare_evaluation
 from trainables.evaluation.grids import CELL, GridRow, draw_grid, save_samples, side_by_side
-from trainables.families import Backbone
-from trainables.subjects import Subject
+from trainables.models.backbone import Backbone
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 200, 0)
 

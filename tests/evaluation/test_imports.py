@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 LIGHT = (
-    "trainables.images",
-    "trainables.subjects",
-    "trainables.metrics_table",
+    "trainables.data.images",
+    "trainables.data.subjects",
+    "trainables.evaluation.metrics_table",
     "trainables.evaluation",
     "trainables.evaluation.checks",
     "trainables.evaluation.metrics",

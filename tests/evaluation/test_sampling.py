@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables.config import ModelConfig
-from trainables.families import Backbone, load_backbone
-from trainables.sampling import generate, image_seed, initial_noise, make_solver
+from trainables.config.fields import ModelConfig
+from trainables.models.backbone import Backbone
+from trainables.models.loading import load_backbone
+from trainables.models.sampling import generate, image_seed, initial_noise, make_solver
 
 PROMPTS = ["a sks cat", "a dog in the snow", "a sks cat", "a red teapot", "a bird on a hat"]
 SEEDS = [image_seed(7, "test", number, 0) for number in range(len(PROMPTS))]

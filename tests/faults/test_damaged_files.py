@@ -24,9 +24,9 @@ from study.run_result import mend_result, read_result
 from study.runs import Storage
 from study.tracking.record import TRACKING_FILE, TrackingRecord
 from tests.study.small_studies import small_study, storage_of
-from trainables.checkpoint import Checkpoint, load_latest, save_checkpoint
-from trainables.errors import storage_failure
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, TakenOver, is_over, read_events
+from trainables.storage_errors import storage_failure
+from trainables.training.checkpoint import Checkpoint, load_latest, save_checkpoint
 
 GARBAGE = [
     b"",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainables.config import SubjectConfig
+from trainables.config.fields import SubjectConfig
 
 
 def photograph(path: Path | bytes, seed: int) -> None:

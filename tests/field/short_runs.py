@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainables.config import RunConfig
+from trainables.run_config import RunConfig
 
 
 def config_of(folder: Path, **training: Any) -> RunConfig:

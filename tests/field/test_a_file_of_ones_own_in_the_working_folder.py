@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainables.import_paths import forget_working_folder, import_folders, import_settings
+from trainables.util.import_paths import forget_working_folder, import_folders, import_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("peft", "torch", "ray", "random", "types", "yaml", "pydantic", "mlflow")
@@ -66,9 +66,7 @@ def test_a_module_that_is_run_forgets_the_folder(folder: Path) -> None:
 
 
 def test_python_that_is_started_finds_the_project_and_not_the_folder(folder: Path) -> None:
-    code = (
-        f"import sys; sys.path[:] = [{str(ROOT)!r}, *sys.path[1:]]\nfrom trainables.import_paths import *\n"
-    )
+    code = f"import sys; sys.path[:] = [{str(ROOT)!r}, *sys.path[1:]]\nfrom trainables.util.import_paths import *\n"
     code += "import subprocess; print(import_settings()['PYTHONPATH']); sys.stdout.flush()\n"
     code += "subprocess.run([sys.executable, '-m', 'trainables', '--help'], env={**os.environ, **import_settings()})"
     done = run(folder, "-c", "import os\n" + code)

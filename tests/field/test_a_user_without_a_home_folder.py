@@ -15,7 +15,7 @@ import pytest
 
 from study.runs import root_and_url
 from trainables.errors import UserError
-from trainables.surroundings import ensure_home, expanded
+from trainables.util.process import ensure_home, expanded
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME")

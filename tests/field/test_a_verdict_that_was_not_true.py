@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import embedded_model
-from search_spaces.documents import load_document
 from search_spaces.loader import load_space, space_names
 from study.sections import BASE
 from study.spec import StudySpec, preset_path, study_of
-from trainables.catalogue import method_config_class
+from trainables.config.yaml_reader import load_document
+from trainables.methods.registry import method_config_class
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPARISONS = ("quickstart", "lora-vs-dreambooth", "stable-diffusion")

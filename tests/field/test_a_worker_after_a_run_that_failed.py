@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-import trainables.loop
-import trainables.run
-import trainables.setup
+import trainables.run.execute
+import trainables.training.loop
+import trainables.training.trainer
 from tests.field.short_runs import config_of
-from trainables.config import RunConfig
-from trainables.families import Backbone
 from trainables.methods import adapters
-from trainables.resident import Resident
-from trainables.run import execute
+from trainables.models.backbone import Backbone
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
+from trainables.run_config import RunConfig
 
 
 def weights(config: RunConfig) -> bytes:
@@ -64,13 +64,17 @@ FAULTS = {
     "attach half done": (adapters, "_group", half_attached),
     "attach": (adapters, "attach_adapters", half_attached),
     "a weight changed": (adapters, "attach_adapters", spoiled),
-    "optimizer": (trainables.setup, "build_optimizer", raising(ValueError, "no such kernel")),
-    "count": (trainables.run, "count_step_flops", raising(RuntimeError, "shapes")),
-    "first step": (trainables.loop, "train_step", raising(torch.OutOfMemoryError, "CUDA out of memory")),
-    "interrupted": (trainables.loop, "train_step", raising(KeyboardInterrupt)),
-    "checkpoint": (trainables.loop, "save_checkpoint", raising(ValueError, "not finite")),
+    "optimizer": (trainables.training.trainer, "build_optimizer", raising(ValueError, "no such kernel")),
+    "count": (trainables.run.execute, "count_step_flops", raising(RuntimeError, "shapes")),
+    "first step": (
+        trainables.training.loop,
+        "train_step",
+        raising(torch.OutOfMemoryError, "CUDA out of memory"),
+    ),
+    "interrupted": (trainables.training.loop, "train_step", raising(KeyboardInterrupt)),
+    "checkpoint": (trainables.training.loop, "save_checkpoint", raising(ValueError, "not finite")),
     "save": (adapters, "save_adapters", raising(RuntimeError, "tensors share memory")),
-    "evaluation": (trainables.run, "evaluate", raising(RuntimeError, "mat1 and mat2")),
+    "evaluation": (trainables.run.execute, "evaluate", raising(RuntimeError, "mat1 and mat2")),
     "detach": (adapters, "detach_adapters", raising(RuntimeError, "no such module")),
     "restore": (Backbone, "restore_frozen", raising(MemoryError)),
 }
@@ -118,7 +122,7 @@ def test_a_stop_in_the_middle_keeps_the_model_in_memory(
 def test_a_model_that_is_let_go_leaves_memory(
     resident: Resident, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainables.loop, "train_step", raising(RuntimeError, "broken"))
+    monkeypatch.setattr(trainables.training.loop, "train_step", raising(RuntimeError, "broken"))
     events = execute(config_of(tmp_path / "first"), resident)
     assert any(event.kind == "progress" or event.data.get("name") == "train" for event in events)
     kept = weakref.ref(resident._kept["backbone"][1])

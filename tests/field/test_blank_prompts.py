@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from study.errors import UserError
 from study.spec import load_study
-from trainables.config import SubjectConfig
+from trainables.config.fields import SubjectConfig
 
 STUDY = """name: blank
 subjects:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.field.photos import photographs
-from trainables.subjects import check_subject, resolve_subject
+from trainables.data.subjects import check_subject, resolve_subject
 
 NAMES = ["a.png", "b.png", "c.PNG"]
 

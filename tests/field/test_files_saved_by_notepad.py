@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.documents import load_document
 from study.lint import lint_file
 from study.spec import load_study
 from tests.field.photos import photographs
 from trainables.__main__ import load_run
-from trainables.subjects import check_subject, resolve_subject
+from trainables.config.yaml_reader import load_document
+from trainables.data.subjects import check_subject, resolve_subject
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 CAPTION = "a sks dog in a café ☕"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trainables.images import check_image, read_image
+from trainables.data.images import check_image, read_image
 
 
 def movie(brand: bytes, *others: bytes) -> bytes:

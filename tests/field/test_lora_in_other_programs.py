@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables.catalogue import get_method, method_config_class
-from trainables.config import ModelConfig
-from trainables.families import Backbone, load_backbone
+from trainables.config.fields import ModelConfig
+from trainables.methods.registry import get_method, method_config_class
+from trainables.models.backbone import Backbone
+from trainables.models.loading import load_backbone
 
 Change = dict[str, torch.Tensor]
 

@@ -11,10 +11,10 @@ import pytest
 from study.checks import check_study
 from study.spec import StudySpec
 from tests.field.short_runs import config_of
-from trainables.catalogue import get_method, method_config_class
-from trainables.config import ModelConfig
-from trainables.resident import Resident
-from trainables.run import execute
+from trainables.config.fields import ModelConfig
+from trainables.methods.registry import get_method, method_config_class
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
 
 
 def problems(*arms: dict[str, Any]) -> str:

@@ -11,13 +11,13 @@ import pytest
 import safetensors.torch
 
 from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
-from trainables.config import ModelConfig
+from trainables.config.fields import ModelConfig
 from trainables.embedded import GENERATOR
 from trainables.errors import UserError
 from trainables.evaluation.checks import check_metric_models
 from trainables.evaluation.encoders import load_metric_models
-from trainables.families import load_backbone
-from trainables.models import check_model
+from trainables.models.folders import check_model
+from trainables.models.loading import load_backbone
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 335\n"
@@ -218,7 +218,7 @@ def test_a_hub_id_whose_copy_here_is_not_whole(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a connection the hub's cache is all that there is."""
-    monkeypatch.setattr("trainables.models.hub_is_reachable", lambda: False)
+    monkeypatch.setattr("trainables.models.folders.hub_is_reachable", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--someone--tiny"
     (repository / "refs").mkdir(parents=True)

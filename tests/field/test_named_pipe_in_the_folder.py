@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.field.photos import photographs
-from trainables import images
-from trainables.images import check_image
-from trainables.subjects import check_subject
+from trainables.data import images
+from trainables.data.images import check_image
+from trainables.data.subjects import check_subject
 
 RUN = """method: lora
 subject: {name: dog, images: photos, instance_prompt: a sks dog, class_prompt: a dog}

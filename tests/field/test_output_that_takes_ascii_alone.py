@@ -15,7 +15,7 @@ from study.json_files import write_json
 from study.runs import Storage
 from tests.study.begun import FAILED, begun_study
 from trainables.events import RESULT_FILE
-from trainables.surroundings import print_everything
+from trainables.util.process import print_everything
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = "naïve 日本 ☃ \udcff…"

@@ -21,12 +21,12 @@ from study.runs import RunKey, Storage
 from study.spec import StudySpec
 from tests.field.photos import photograph, photographs
 from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
-from trainables import contents
-from trainables.config import RunConfig
+from trainables.data.subjects import hold_out
 from trainables.errors import InputsChanged
-from trainables.resident import Resident
-from trainables.run import execute
-from trainables.subjects import hold_out
+from trainables.run import contents
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
+from trainables.run_config import RunConfig
 
 NAMES = [f"{number:02d}.png" for number in range(5)]
 
@@ -172,7 +172,7 @@ def order_of(config: RunConfig) -> Order:
         group="",
         config=config.model_dump_json(),
         session="here",
-        runner="trainables.run:execute",
+        runner="trainables.run.execute:execute",
         resident="",
         cpus=1,
         gpus=0,

@@ -15,7 +15,7 @@ from study.cluster.parcel import _content
 from study.errors import UserError
 from study.spec import load_study
 from tests.field.photos import photograph, photographs
-from trainables.subjects import check_subject, hold_out, resolve_subject
+from trainables.data.subjects import check_subject, hold_out, resolve_subject
 
 NAMES = ["Bär.png", "Café.png", "Zoé 2.png", "Über.png", "ぱ.png", "plain.png"]
 LATIN = [os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"\xfcber.png"), "dog.png", "plain.png"]

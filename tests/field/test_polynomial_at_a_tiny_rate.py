@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.field.short_runs import config_of
-from trainables.run import execute
+from trainables.run.execute import execute
 
 
 def test_it_trains_and_ends_at_its_fraction_of_the_rate(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from study.runs import Storage
 from study.spec import StudySpec, load_study
 from tests.tiny import make_photos
 from trainables.__main__ import main as one_run
-from trainables.config import RunConfig
 from trainables.errors import UserError
-from trainables.run import execute
+from trainables.run.execute import execute
+from trainables.run_config import RunConfig
 
 SCENE = "{subject} in the snow at night wearing a hat"
 LONG = "a photo of {subject} in the snow with extraordinary mountains and magnificent trees"
@@ -80,7 +80,7 @@ def caption(file: Path, number: int, text: str) -> Path:
 
 def trained_on(file: Path) -> list[int]:
     """Numbers of the photographs that are not held out."""
-    from trainables.subjects import training_captions
+    from trainables.data.subjects import training_captions
 
     names = training_captions(load_study(file).subjects[0])
     return sorted(int(Path(name).stem) for name in names)

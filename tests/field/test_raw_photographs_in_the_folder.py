@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.images.tiff import DNG_VERSION, KIND, MAKE, REDUCED, SENSOR, Picture, tiff
-from trainables.config import SubjectConfig
-from trainables.image_kinds import RAW_SUFFIXES
-from trainables.images import check_image, read_image
-from trainables.subjects import check_subject
+from trainables.config.fields import SubjectConfig
+from trainables.data.image_kinds import RAW_SUFFIXES
+from trainables.data.images import check_image, read_image
+from trainables.data.subjects import check_subject
 
 FULL = Picture(600, 400, SENSOR)
 PREVIEW = Picture(300, 200, tags={REDUCED: 1})

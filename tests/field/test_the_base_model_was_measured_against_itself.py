@@ -19,9 +19,9 @@ from study.report.tables import Column, Table, number_cell, to_csv
 from study.rows import make_row
 from study.runs import RunKey
 from study.watch.views import cell, plain
-from trainables.config import RunConfig
 from trainables.evaluation import metrics
-from trainables.run import execute
+from trainables.run.execute import execute
+from trainables.run_config import RunConfig
 
 
 def embeddings(rows: int, seed: int) -> np.ndarray:

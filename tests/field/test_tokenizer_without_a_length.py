@@ -10,11 +10,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from tests.tiny import make_tiny_model
-from trainables.config import ModelConfig
-from trainables.families import load_backbone
+from trainables.config.fields import ModelConfig
 from trainables.methods.dreambooth import METHOD, DreamBoothConfig
-from trainables.models import check_model
-from trainables.prompt_lengths import pipeline_reader
+from trainables.models.folders import check_model
+from trainables.models.loading import load_backbone
+from trainables.models.prompt_lengths import pipeline_reader
 
 LONG = "a sks cat " * 50
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from trainables import images
+from trainables.data import images
+from trainables.data.images import check_image, list_images, load_image, read_image, square
 from trainables.errors import UserError
-from trainables.images import check_image, list_images, load_image, read_image, square
 
 RED, GREEN, BLUE, WHITE = (220, 30, 40), (30, 200, 60), (40, 60, 230), (255, 255, 255)
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "dreambooth"

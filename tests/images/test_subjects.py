@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.config import SubjectConfig
+from trainables.config.fields import SubjectConfig
+from trainables.data.subjects import check_subject, hold_out, resolve_subject
 from trainables.errors import UserError
-from trainables.subjects import check_subject, hold_out, resolve_subject
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "data" / "dreambooth"
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from search_spaces.documents import (
+from trainables.config.yaml_reader import (
     MAX_BYTES,
     Document,
     load_document,

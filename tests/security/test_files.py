@@ -19,16 +19,16 @@ from study.tracking.run_batches import ImageFile
 from study.tracking.run_writer import log_image
 from tests.security.test_running_study import Canary
 from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
-from trainables.cache import Cache
-from trainables.checkpoint import Checkpoint, load_latest, save_checkpoint
-from trainables.config import ModelConfig
+from trainables.config.fields import ModelConfig
+from trainables.data.cache import Cache
+from trainables.data.images import MAX_PIXELS, check_image, list_images, read_image
 from trainables.errors import UserError
 from trainables.evaluation.checks import check_metric_models
 from trainables.evaluation.encoders import load_clip, load_image_encoder
-from trainables.families import load_backbone
-from trainables.images import MAX_PIXELS, check_image, list_images, read_image
 from trainables.methods.adapters import load_adapters
-from trainables.models import check_model
+from trainables.models.folders import check_model
+from trainables.models.loading import load_backbone
+from trainables.training.checkpoint import Checkpoint, load_latest, save_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from study.run_result import write_failure
 from study.runs import RunKey, Storage
 from study.spec import StudySpec
 from tests.study.small_studies import RUNNER, small_study, storage_of
-from trainables.config import RunConfig
+from trainables.run_config import RunConfig
 
 SESSION = "this-driver"
 COMPLETE = RunKey("search", "cosine", 0, "cat-1", 0)

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from study.json_files import write_json
-from trainables.config import RunConfig
 from trainables.errors import TrainingFailure
 from trainables.events import RESULT_FILE, RUN_FILE, WEIGHTS, Event, EventLog, read_events, sum_up
+from trainables.run_config import RunConfig
 
 
 class FakeResident:
@@ -59,7 +59,7 @@ def quality(config: RunConfig, share: float) -> float:
 
 
 def execute(config: RunConfig, resident: FakeResident | None = None) -> Iterator[Event]:
-    """As `trainables.run.execute`."""
+    """As `trainables.run.execute.execute`."""
     folder = Path(config.output_dir)
     if (folder / RESULT_FILE).exists():
         return

@@ -1,4 +1,4 @@
-"""A finished study of 25 runs made without training: run folders as ``trainables.run.execute`` leaves them.
+"""A finished study of 25 runs made without training: run folders as ``trainables.run.execute.execute`` leaves them.
 
 Numbers follow a small model of the real thing (quality grows with steps and falls off around a best learning
 rate, arms and subjects differ, seeds scatter), so that tables, figures and statistics have something to show.

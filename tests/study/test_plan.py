@@ -391,7 +391,7 @@ def test_a_method_that_fails_in_the_probe_is_named(
     def out_of_memory(_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("trainables.loop.train_step", out_of_memory)
+    monkeypatch.setattr("trainables.training.loop.train_step", out_of_memory)
     (tmp_path / "request.json").write_text(json.dumps(tiny_requests(tiny)))
     probe.main(str(tmp_path / "request.json"), str(tmp_path / "result.json"))
     with pytest.raises(UserError, match="method lora failed in a short trial on this machine: out of memory"):

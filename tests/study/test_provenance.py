@@ -13,7 +13,7 @@ import pytest
 from study.provenance import git_state, machine, package_versions, without_credentials
 from study.runs import Storage
 from tests.study.fake_runs import ARMS, fake_runs, run_document
-from trainables.config import RunConfig, config_digest
+from trainables.run_config import RunConfig, config_digest
 
 
 def git(folder: Path, *words: str) -> None:

@@ -26,8 +26,8 @@ from study.spec import StudySpec
 from tests.processes import wait_gone
 from tests.study import fake_runner
 from tests.study.small_studies import attempts_of, results, run_folders, small_study, storage_of
-from trainables.config import RunConfig
 from trainables.events import RUN_FILE, read_events
+from trainables.run_config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 240.0  # a busy machine starts Ray in a minute

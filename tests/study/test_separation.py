@@ -99,7 +99,7 @@ def test_prompts_of_both_phases_are_refused(tmp_path: Path, evaluation: dict[str
 
 
 def test_own_prompts_are_compared_with_the_built_in_list(tmp_path: Path) -> None:
-    from trainables.config import EvaluationConfig
+    from trainables.config.fields import EvaluationConfig
     from trainables.evaluation.prompts import templates_of
 
     built_in = templates_of(True, EvaluationConfig(prompt_set="search"))

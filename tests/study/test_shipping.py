@@ -37,7 +37,7 @@ from study.spec import StudySpec
 from study.visible import mark
 from tests.study.s3_server import Proxy
 from tests.study.test_storage_url_run import drive, wait_for
-from trainables.located import place_folders
+from trainables.data.path_map import place_folders
 
 RUN = RunKey("search", "lora", 0, "thing", 0)
 
@@ -85,7 +85,7 @@ def order_of(
     session = f"session{number}"
     return Order(
         key=RUN.name, phase="search", group="g", config=config.model_dump_json(), session=session,
-        runner="trainables.run:execute", resident="", cpus=1.0, gpus=0.0, study=spec.name,
+        runner="trainables.run.execute:execute", resident="", cpus=1.0, gpus=0.0, study=spec.name,
         attempt=attempt_name(number, session), url=storage.url or "",
     )  # fmt: skip
 
@@ -330,7 +330,7 @@ def test_what_one_node_has_computed_no_other_computes(
 
     from study.remote.cache_shelf import use_shelf
     from study.runs import CACHE
-    from trainables.cache import Cache
+    from trainables.data.cache import Cache
 
     url, computed = s3.url("cached"), []
 

@@ -111,8 +111,8 @@ def test_the_file_is_named_for_what_the_file_says(study: Path) -> None:
 
 
 def test_overrides_leave_the_document_alone(study: Path) -> None:
-    from search_spaces.documents import load_document
     from study.overrides import apply_overrides
+    from trainables.config.yaml_reader import load_document
 
     document = load_document(study)
     apply_overrides(document, ["search.trials=8"], StudySpec)

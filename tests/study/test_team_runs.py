@@ -25,9 +25,9 @@ from study.spec import StudySpec
 from tests.study.small_studies import attempts_of
 from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
 from tests.trainables.rounding import Yardstick
-from trainables.config import RunConfig
 from trainables.events import read_events
-from trainables.run import execute
+from trainables.run.execute import execute
+from trainables.run_config import RunConfig
 
 STEPS, EVERY = 120, 10
 

@@ -37,8 +37,8 @@ from tests.study.fake_runs import (
     write_weights,
 )
 from tests.study.mlflow_stores import history, prepare_store, runs_by_key
-from trainables.config import RunConfig
 from trainables.events import EventLog, read_events
+from trainables.run_config import RunConfig
 
 RUNS = {run.key.name: run for run in fake_runs()}
 ONE = RUNS["search/lora-cosine/0001-cat-1-s0"]

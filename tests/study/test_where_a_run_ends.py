@@ -17,8 +17,8 @@ from study.watch.console import RunView
 from study.watch.run_status import RunStatus
 from tests.study.test_spec import study_dict
 from trainables.__main__ import _line
-from trainables.config import RunConfig
 from trainables.events import Event, EventLog, settled_steps
+from trainables.run_config import RunConfig
 
 KEY = RunKey("confirm", "lora", 0, "dog-1", 100)
 FLOPS = {"max_train_steps": 10_000_000, "max_train_flops": 1e12}

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
-from trainables.cache import Cache
-from trainables.catalogue import get_method
-from trainables.config import ModelConfig, RunConfig
-from trainables.families import Backbone, load_backbone
-from trainables.loop import Trainer
-from trainables.resident import Resident
-from trainables.setup import build_trainer
-from trainables.subjects import resolve_subject
+from trainables.config.fields import ModelConfig
+from trainables.data.cache import Cache
+from trainables.data.subjects import resolve_subject
+from trainables.methods.registry import get_method
+from trainables.models.backbone import Backbone
+from trainables.models.loading import load_backbone
+from trainables.run.resident import Resident
+from trainables.run_config import RunConfig
+from trainables.training.loop import Trainer
+from trainables.training.trainer import build_trainer
 
 torch.set_num_threads(1)
 

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import nn
 
 from tests.trainables.meeting import meet
-from trainables.families import Backbone
-from trainables.sharding import Shards
-from trainables.team import ProcessTeam
+from trainables.distributed.fsdp import Shards
+from trainables.distributed.worker_group import ProcessTeam
+from trainables.models.backbone import Backbone
 
 
 def overflow(rank: int, folder: str) -> None:

@@ -16,12 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables import loop
-from trainables.config import RunConfig
-from trainables.data import Batch
 from trainables.events import read_events
-from trainables.resident import Resident
-from trainables.run import execute
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
+from trainables.run_config import RunConfig
+from trainables.training import loop
+from trainables.training.batches import Batch
 
 #: How many times the distance of the second order of summation another order may have. A wrong reduction, one member's
 #: part off by 1 %, has several hundred times in float32 (`test_a_fault_of_one_percent_in_the_exchange_is_seen`).

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.config import RunConfig
+from trainables.run_config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 LORA: dict[str, Any] = {"train_batch_size": 5, "gradient_accumulation_steps": 2, "train_text_encoder": True}

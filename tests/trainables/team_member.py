@@ -24,11 +24,11 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from tests.trainables.meeting import meet
-from trainables import loop
-from trainables.config import RunConfig
-from trainables.resident import Resident
-from trainables.run import execute
-from trainables.team import TeamLost, surrounding_team
+from trainables.distributed.worker_group import TeamLost, surrounding_team
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
+from trainables.run_config import RunConfig
+from trainables.training import loop
 
 
 def main(jobs_file: str, rank: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables.cache import Cache, Tensors
+from trainables.data.cache import Cache, Tensors
 
 
 def test_an_entry_is_computed_once(tmp_path: Path) -> None:

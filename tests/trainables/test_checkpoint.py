@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables.checkpoint import (
+from trainables.training.checkpoint import (
     Checkpoint,
     join_state,
     load_latest,

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from tests.trainables.conftest import RESOLUTION, MakeConfig
-from trainables import class_images
-from trainables.cache import Cache
-from trainables.class_images import make_class_images
-from trainables.config import TrainingConfig
-from trainables.families import Backbone
-from trainables.meter import Meter, count_flops
-from trainables.resident import Resident
-from trainables.run import execute
-from trainables.sampling import generate
+from trainables.config.fields import TrainingConfig
+from trainables.data.cache import Cache
+from trainables.models.backbone import Backbone
+from trainables.models.sampling import generate
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
+from trainables.training import class_images
+from trainables.training.class_images import make_class_images
+from trainables.training.meter import Meter, count_flops
 
 FIELDS: dict[str, Any] = {"num_class_images": 16, "class_num_inference_steps": 3}
 

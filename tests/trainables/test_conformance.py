@@ -14,17 +14,18 @@ from diffusers import StableDiffusionPipeline
 from pydantic import ValidationError
 
 from tests.trainables.conftest import WITH_PRIOR, MakeConfig, MakeTrainer
-from trainables.cache import Cache
-from trainables.catalogue import get_method, method_names
-from trainables.config import RunConfig
-from trainables.families import Backbone, load_backbone
-from trainables.loop import train_step
-from trainables.meter import Meter
+from trainables.data.cache import Cache
+from trainables.data.subjects import resolve_subject
 from trainables.methods.protocol import Method
-from trainables.objective import share_of_samples
-from trainables.run import execute
-from trainables.setup import build_trainer
-from trainables.subjects import resolve_subject
+from trainables.methods.registry import get_method, method_names
+from trainables.models.backbone import Backbone
+from trainables.models.loading import load_backbone
+from trainables.run.execute import execute
+from trainables.run_config import RunConfig
+from trainables.training.loop import train_step
+from trainables.training.meter import Meter
+from trainables.training.objective import share_of_samples
+from trainables.training.trainer import build_trainer
 
 METHODS = [name for name in method_names() if get_method(name).trains]
 VARIANTS = [*METHODS, f"lora{WITH_PRIOR}"]  # prior preservation is a factor of every method

@@ -16,11 +16,11 @@ from study.run_result import write_failure
 from study.tracking.run_batches import corrections, latest_metrics
 from tests.trainables.conftest import MakeConfig
 from tests.trainables.test_run import ROOT, wait_for, write_yaml
-from trainables import run
-from trainables.config import RunConfig
 from trainables.events import Event, read_events, sum_up
-from trainables.resident import Resident
-from trainables.run import execute
+from trainables.run import execute as run
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
+from trainables.run_config import RunConfig
 
 
 def costs_of(config: RunConfig) -> list[Event]:

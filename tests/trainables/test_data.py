@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from tests.trainables.conftest import MakeTrainer
-from trainables.cache import Cache
-from trainables.data import Batches, Examples, Shuffle, encode_images
-from trainables.families import Backbone
+from trainables.data.cache import Cache
+from trainables.models.backbone import Backbone
 from trainables.randomness import STREAMS, Streams, global_seed, stream_seed, subject_seed
+from trainables.training.batches import Batches, Examples, Shuffle, encode_images
 
 
 def make_examples(count: int, orientations: int = 1) -> Examples:

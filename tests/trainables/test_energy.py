@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from trainables import energy
-from trainables.energy import Nvml, Rapl, energy_counter
-from trainables.meter import Meter
-from trainables.team import Team
+from trainables.distributed.worker_group import Team
+from trainables.training import energy
+from trainables.training.energy import Nvml, Rapl, energy_counter
+from trainables.training.meter import Meter
 
 CPU = torch.device("cpu")
 

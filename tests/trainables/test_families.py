@@ -10,10 +10,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from trainables.config import ModelConfig
+from trainables.config.fields import ModelConfig
 from trainables.errors import UserError
-from trainables.families import Backbone, enable_gradient_checkpointing, load_backbone
-from trainables.models import check_model, component_digest, native_resolution, resolve_model
+from trainables.models.backbone import Backbone, enable_gradient_checkpointing
+from trainables.models.folders import check_model, component_digest, native_resolution, resolve_model
+from trainables.models.loading import load_backbone
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_hub_id_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("trainables.models.hub_is_reachable", lambda: False)
+    monkeypatch.setattr("trainables.models.folders.hub_is_reachable", lambda: False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert "'nobody/nothing'" in problems("nobody/nothing")
     with pytest.raises(UserError, match="nobody/nothing"):

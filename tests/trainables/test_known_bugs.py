@@ -13,9 +13,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
 from tests.trainables.conftest import MakeTrainer
-from trainables.catalogue import get_method
-from trainables.loop import Trainer, batch_loss, train_step
-from trainables.objective import min_snr_weights
+from trainables.methods.registry import get_method
+from trainables.training.loop import Trainer, batch_loss, train_step
+from trainables.training.objective import min_snr_weights
 
 METHODS = ("lora", "dreambooth", "dreambooth_lora")
 

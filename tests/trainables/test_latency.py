@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from tests.trainables.conftest import MakeConfig, MakeTrainer
-from trainables import latency
-from trainables.catalogue import get_method
-from trainables.families import Backbone
-from trainables.loop import train_step
-from trainables.resident import Resident
-from trainables.run import execute
+from trainables.evaluation import latency
+from trainables.methods.registry import get_method
+from trainables.models.backbone import Backbone
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
+from trainables.training.loop import train_step
 
 
 @torch.no_grad()

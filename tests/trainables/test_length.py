@@ -11,15 +11,16 @@ import torch
 
 from tests.trainables.conftest import MakeConfig, MakeTrainer
 from tests.trainables.team_jobs import do, job
-from trainables import length
-from trainables.config import RunConfig, TrainingConfig
+from trainables.config.fields import TrainingConfig
 from trainables.errors import TrainingFailure
 from trainables.events import Event, read_events
-from trainables.length import Spent, settle_length, steps_within
-from trainables.loop import Trainer, train_step
 from trainables.methods.adapters import WEIGHTS_FILE
-from trainables.run import execute
-from trainables.setup import count_step_flops
+from trainables.run.execute import execute
+from trainables.run_config import RunConfig
+from trainables.training import length
+from trainables.training.length import Spent, settle_length, steps_within
+from trainables.training.loop import Trainer, train_step
+from trainables.training.trainer import count_step_flops
 
 
 def result_of(config: RunConfig) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_a_failed_run_exits_with_1(
     config = make_config("dreambooth", learning_rate=10.0, max_train_steps=30, mixed_precision="bf16")
     file = write(tmp_path / "run.yaml", config.model_dump(mode="json", exclude_unset=True))
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("trainables.run.train", lambda *_: (_ for _ in ()).throw(RuntimeError("bad luck")))
+    monkey.setattr("trainables.run.execute.train", lambda *_: (_ for _ in ()).throw(RuntimeError("bad luck")))
     try:
         assert main([str(file)]) == 1
     finally:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.trainables.conftest import MakeTrainer
-from trainables.loop import train_step
-from trainables.meter import Meter, count_flops
-from trainables.setup import count_step_flops
+from trainables.training.loop import train_step
+from trainables.training.meter import Meter, count_flops
+from trainables.training.trainer import count_step_flops
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
-from trainables.objective import (
+from trainables.training.objective import (
     add_noise,
     diffusion_loss,
     min_snr_weights,

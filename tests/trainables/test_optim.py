@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from trainables.config import LrScheduler, TrainingConfig
+from trainables.config.fields import LrScheduler, TrainingConfig
 from trainables.errors import UserError
-from trainables.optim import build_optimizer, build_schedule, check_optimizer
+from trainables.training.optim import build_optimizer, build_schedule, check_optimizer
 
 SCHEDULES = get_args(LrScheduler)
 STEPS, WARMUP = 20, 5

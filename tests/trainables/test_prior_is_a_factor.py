@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.trainables.conftest import MakeTrainer
-from trainables.loop import train_step
+from trainables.training.loop import train_step
 
 
 @pytest.mark.parametrize("prior", [False, True])

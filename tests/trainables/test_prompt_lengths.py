@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 
 from trainables.embedded import GENERATOR
 from trainables.errors import UserError
-from trainables.prompt_lengths import PromptReader, memory_reader, pipeline_reader
+from trainables.models.prompt_lengths import PromptReader, memory_reader, pipeline_reader
 
 TEXTS = [
     "",
@@ -104,7 +104,8 @@ def test_short_texts_load_no_tokenizer() -> None:
 
 def test_reading_loads_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from trainables.prompt_lengths import pipeline_reader; from trainables.embedded import GENERATOR;"
+        "import sys; from trainables.models.prompt_lengths import pipeline_reader;"
+        "from trainables.embedded import GENERATOR;"
         "assert pipeline_reader(GENERATOR).read(['cat ' * 40]); print({'torch', 'transformers'} & set(sys.modules))"
     )
     root = Path(__file__).resolve().parents[2]

@@ -17,15 +17,16 @@ import torch
 import yaml
 
 from tests.trainables.conftest import MakeConfig
-from trainables import loop, run
-from trainables.config import RunConfig
-from trainables.contents import sealed
 from trainables.errors import UserError
 from trainables.events import EVALUATION_FILE, IMAGE_SCORES, Event, EventLog, read_events
-from trainables.families import Backbone
-from trainables.outcomes import is_out_of_memory
-from trainables.resident import Resident
-from trainables.run import execute
+from trainables.models.backbone import Backbone
+from trainables.run import execute as run
+from trainables.run.contents import sealed
+from trainables.run.execute import execute
+from trainables.run.outcomes import is_out_of_memory
+from trainables.run.resident import Resident
+from trainables.run_config import RunConfig
+from trainables.training import loop
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,10 +13,10 @@ from tests.trainables.conftest import MakeConfig
 from tests.trainables.overflow_member import overflow
 from tests.trainables.rounding import Yardstick, told
 from tests.trainables.team_jobs import DREAMBOOTH, LORA, do, job, result
-from trainables.config import RunConfig
 from trainables.events import read_events
-from trainables.resident import Resident
-from trainables.run import execute
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
+from trainables.run_config import RunConfig
 
 
 @pytest.fixture

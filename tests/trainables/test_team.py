@@ -11,12 +11,12 @@ import torch
 from tests.trainables.conftest import MakeConfig
 from tests.trainables.rounding import ORDERS, Yardstick, weights
 from tests.trainables.team_jobs import DREAMBOOTH, LORA, do, job, result
-from trainables.config import RunConfig
-from trainables.data import Batch
+from trainables.distributed.worker_group import Team, surrounding_team
 from trainables.events import read_events
-from trainables.resident import Resident
-from trainables.run import execute
-from trainables.team import Team, surrounding_team
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
+from trainables.run_config import RunConfig
+from trainables.training.batches import Batch
 
 
 def test_the_parts_of_a_batch_are_the_batch() -> None:

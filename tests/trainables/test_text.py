@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainables.text import decoded, is_blank, is_utf8, name_bytes, same_name, shown
+from trainables.util.text import decoded, is_blank, is_utf8, name_bytes, same_name, shown
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
+from trainables.data.images import square
+from trainables.data.subjects import Subject
 from trainables.evaluation import metrics
 from trainables.evaluation.anchors import AnchorTable
 from trainables.evaluation.metrics import Array
 from trainables.evaluation.quality import clipped_product
-from trainables.images import square
-from trainables.subjects import Subject
 
 Embed = Callable[[Sequence[Image.Image]], Array]
 

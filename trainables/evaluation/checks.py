@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from trainables.config import EMBEDDED, EvaluationConfig
-from trainables.located import folder_of
-from trainables.model_files import (
+from trainables.config.fields import EMBEDDED, EvaluationConfig
+from trainables.data.path_map import folder_of
+from trainables.models.model_files import (
     TRANSFORMERS,
     has_weights,
     json_fault,

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.config import EMBEDDED
+from trainables.config.fields import EMBEDDED
+from trainables.data.path_map import folder_of
 from trainables.errors import UserError
 from trainables.evaluation.checks import check_metric_models
-from trainables.located import folder_of
 
 _BATCH = 32
 

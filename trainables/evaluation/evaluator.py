@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trainables.cache import Cache
-from trainables.config import EvaluationConfig
+from trainables.config.fields import EvaluationConfig
+from trainables.data.cache import Cache
+from trainables.data.subjects import Subject, image_digest
 from trainables.evaluation import metrics, perceptual
 from trainables.evaluation.anchors import AnchorTable, make_anchors
 from trainables.evaluation.ceiling import ceiling
@@ -25,9 +26,8 @@ from trainables.evaluation.metrics import Array
 from trainables.evaluation.protocol import Draw, Protocol, make_protocol
 from trainables.evaluation.quality import RULE
 from trainables.evaluation.scoring import BaseFeatures, Drawn, Reality, embed, score
-from trainables.families import Backbone
-from trainables.sampling import generate
-from trainables.subjects import Subject, image_digest
+from trainables.models.backbone import Backbone
+from trainables.models.sampling import generate
 
 _VERSION = 3  # of what is cached; raised when sampling or embedding changes its results
 

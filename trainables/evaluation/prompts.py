@@ -5,8 +5,8 @@ The built-in lists come in two sets, for search and confirm, which share no prom
 
 from __future__ import annotations
 
-from trainables.config import EvaluationConfig
-from trainables.subjects import Subject
+from trainables.config.fields import EvaluationConfig
+from trainables.data.subjects import Subject
 
 # Places, surfaces, light, company, properties and styles, in the spirit of the DreamBooth paper's list. They
 # fit objects and living things alike, and the first ones are the most telling, because num_prompts takes from

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainables.config import EvaluationConfig, images_on_the_way
+from trainables.config.fields import EvaluationConfig, images_on_the_way
+from trainables.data.subjects import Subject
 from trainables.evaluation.prompts import evaluation_templates, fill
+from trainables.models.sampling import image_seed
 from trainables.randomness import stream_seed
-from trainables.sampling import image_seed
-from trainables.subjects import Subject
 
 
 @dataclass(frozen=True)

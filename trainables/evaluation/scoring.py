@@ -15,9 +15,9 @@ from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.image_scores import ImageScore
 from trainables.evaluation.metrics import Array
+from trainables.evaluation.metrics_table import metric_names
 from trainables.evaluation.protocol import Draw
 from trainables.evaluation.quality import Anchors, compute_quality, has_failed
-from trainables.metrics_table import metric_names
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,9 @@ def score(
         **ceiling,
     }
     if set(values) != set(metric_names("eval")):
-        raise AssertionError("the evaluation and trainables/metrics_table.py name different metrics")
+        raise AssertionError(
+            "the evaluation and trainables/evaluation/metrics_table.py name different metrics"
+        )
     return Scores({name: _finite(values[name]) for name in metric_names("eval")}, (*instance, *classes))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from trainables.config import TrainingConfig
+from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
 from trainables.methods.kohya import write_kohya
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from trainables.config import ModelConfig
-    from trainables.families import Backbone
+    from trainables.config.fields import ModelConfig
+    from trainables.models.backbone import Backbone
 
 ADAPTER = "default"
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
@@ -178,7 +178,7 @@ def check_targets(config: AdapterConfig, model: ModelConfig) -> list[str]:
     The defaults fit every model of the supported layout, so that nothing is looked up for them.
     """
     from trainables.methods.targets import kinds_in
-    from trainables.models import local_folder
+    from trainables.models.folders import local_folder
 
     defaults = {name: field.default for name, field in type(config).model_fields.items()}
     wanted = {

@@ -6,15 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from trainables.config import TrainingConfig
+from trainables.config.fields import TrainingConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
 
-    from trainables.config import ModelConfig
-    from trainables.families import Backbone
+    from trainables.config.fields import ModelConfig
+    from trainables.models.backbone import Backbone
 
 
 class BaseConfig(TrainingConfig):

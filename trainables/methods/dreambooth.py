@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from trainables.config import TrainingConfig
+from trainables.config.fields import TrainingConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
 
-    from trainables.config import ModelConfig
-    from trainables.families import Backbone
+    from trainables.config.fields import ModelConfig
+    from trainables.models.backbone import Backbone
 
 
 class DreamBoothConfig(TrainingConfig):

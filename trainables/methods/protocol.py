@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from trainables.config import ModelConfig, TrainingConfig
-    from trainables.families import Backbone
+    from trainables.config.fields import ModelConfig, TrainingConfig
+    from trainables.models.backbone import Backbone
 
 
 class Method(Protocol):

@@ -1,0 +1,1 @@
+"""What a run reads: photographs, subjects, where they lie on this machine, and the cache of computed tensors."""

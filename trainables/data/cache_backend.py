@@ -1,0 +1,34 @@
+"""A second, farther place for cache entries, behind the folder of a `trainables.data.cache.Cache`.
+
+What it fetches saves a computation; that it cannot is never an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class Shelf(Protocol):
+    """Keeps files by name; neither method raises for what is not there, or not to be had now."""
+
+    def fetch(self, name: str, path: Path) -> bool:
+        """Writes the entry to `path` in one step; returns whether there is one."""
+        ...
+
+    def keep(self, name: str, path: Path) -> None:
+        """Keeps a copy of a file that does not change any more; may return before it is made."""
+        ...
+
+
+_shelves: dict[str, Shelf] = {}
+
+
+def put_behind(folder: Path, shelf: Shelf) -> None:
+    """Puts a shelf behind all caches of this process in that folder."""
+    _shelves[str(folder)] = shelf
+
+
+def shelf_behind(folder: Path) -> Shelf | None:
+    """Returns the shelf of a cache's folder, if it has one."""
+    return _shelves.get(str(folder))

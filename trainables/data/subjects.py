@@ -1,0 +1,348 @@
+"""What is taught: training images with captions, held-out references, and the two prompts that name the
+subject.
+
+A subject is either one of the embedded world's, known by its name, or a folder of photographs. References are
+never trained on: they come from a folder of their own or are held out, and a photograph that lies in both is
+refused, because fidelity to a training image is memory, not fidelity. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from trainables.config.fields import SubjectConfig
+from trainables.data.images import list_images, read_file, read_image, square
+from trainables.data.path_map import folder_of
+from trainables.errors import UserError
+from trainables.util.text import decoded, is_blank, name_bytes, same_name, shown
+
+Captions = Literal["instance_prompt", "files"]
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+_CAPTIONS_RULE = "captions: files needs a text file (.txt, or kohya's .caption) beside each training image"
+_FINGERPRINT_SIDE = 64  # pixels at which two files are compared for being the same picture
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A subject with its images loaded.
+
+    Attributes:
+        name: As in the study file.
+        instance_prompt: Names the subject by its rare token, e.g. "a sks dog".
+        class_prompt: The same without it, e.g. "a dog".
+        images: Training images, RGB squares of one size.
+        captions: One for each training image.
+        references: Held-out images for scoring, RGB squares of the same size.
+        embedded: Whether it belongs to the embedded world, which has evaluation prompts of its own.
+        image_names: File names (or made-up ones) of the training images, for messages and grids.
+        reference_names: The same of the references.
+    """
+
+    name: str
+    instance_prompt: str
+    class_prompt: str
+    images: tuple[Image.Image, ...]
+    captions: tuple[str, ...]
+    references: tuple[Image.Image, ...]
+    embedded: bool = False
+    image_names: tuple[str, ...] = ()
+    reference_names: tuple[str, ...] = ()
+
+    @property
+    def resolution(self) -> int:
+        """Side of all images in pixels."""
+        return self.images[0].width
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of prompts, captions and pixels: of everything that can change a result, names left
+        out.
+        """
+        content = {
+            "prompts": [self.instance_prompt, self.class_prompt],
+            "captions": self.captions,
+            "images": [image_digest(image) for image in self.images],
+            "references": [image_digest(image) for image in self.references],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def image_digest(image: Image.Image) -> str:
+    """Returns the hex SHA-256 of an image's mode, size and pixels."""
+    head = f"{image.mode} {image.width}x{image.height} ".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+
+def check_subject(
+    config: SubjectConfig, resolution: int | None = None, captions: Captions = "instance_prompt"
+) -> list[str]:
+    """Returns everything that is wrong with a subject, one message a problem; reads all its images to the
+    end.
+
+    Args:
+        resolution: Pixels that the images will be resized to; None leaves out the rule on enlargement.
+        captions: "files" also demands a text file beside each training image.
+    """
+    if config.images is None:
+        return _embedded_problems(config)
+    return _read_folders(config, resolution, captions)[1]
+
+
+def resolve_subject(
+    config: SubjectConfig, resolution: int, captions: Captions = "instance_prompt"
+) -> Subject:
+    """Loads a subject's images as RGB squares of `resolution` pixels.
+
+    Raises:
+        UserError: With every problem that `check_subject` would find.
+    """
+    if config.images is None:
+        problems = _embedded_problems(config)
+        if problems:
+            raise UserError(*problems)
+        return _embedded_subject(config, resolution, captions)
+    split, problems = _read_folders(config, resolution, captions)
+    if problems:
+        raise UserError(*problems)
+    assert config.instance_prompt is not None
+    assert config.class_prompt is not None
+    return Subject(
+        name=config.name,
+        instance_prompt=config.instance_prompt,
+        class_prompt=config.class_prompt,
+        images=tuple(photo.image for photo in split.training),
+        captions=split.captions or (config.instance_prompt,) * len(split.training),
+        references=tuple(photo.image for photo in split.references),
+        image_names=tuple(photo.name for photo in split.training),
+        reference_names=tuple(photo.name for photo in split.references),
+    )
+
+
+def training_captions(config: SubjectConfig) -> dict[str, str]:
+    """Returns the captions of a subject's training images by the files that hold them; decodes no image.
+
+    What cannot be read is left out: `check_subject` names it.
+    """
+    if config.images is None:
+        return {} if _embedded_problems(config) else _embedded_captions(config)
+    folder = folder_of(config.images)
+    paths, _ = list_images(folder)
+    held_out = set() if config.references else hold_out([path.name for path in paths], config.holdout)
+    files = caption_files(folder) if paths else {}
+    found: dict[str, str] = {}
+    for path in paths:
+        beside = files.get(same_name(path.stem), [])
+        texts, _ = _texts_of(beside)
+        if path.name not in held_out and len(texts) == 1:
+            found[shown(str(beside[0]))] = texts.pop()
+    return found
+
+
+def hold_out(names: Sequence[str], count: int) -> set[str]:
+    """Returns the `count` names with the smallest hashes: a choice that an added photograph hardly changes, and that
+    is the same on every file system, whichever spelling of a name (see `same_name`) it keeps.
+    """
+    ranked = sorted(names, key=lambda name: hashlib.sha256(name_bytes(same_name(name))).hexdigest())
+    return set(ranked[:count])
+
+
+@dataclass(frozen=True)
+class _Photo:
+    path: Path
+    image: Image.Image
+    fingerprint: str  # the same for two files that show the same pixels
+
+    @property
+    def name(self) -> str:
+        """The file's name as it can be shown."""
+        return shown(self.path.name)
+
+
+@dataclass(frozen=True)
+class _Split:
+    training: tuple[_Photo, ...]
+    references: tuple[_Photo, ...]
+    captions: tuple[str, ...]  # empty unless they are read from files
+
+
+def _embedded_problems(config: SubjectConfig) -> list[str]:
+    from trainables.embedded import subject_names, subject_ranges
+
+    names = subject_names()
+    problems = []
+    if config.name not in names:
+        near = difflib.get_close_matches(config.name, names, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
+        problems.append(
+            f"subject {config.name!r} has no images and is none of the embedded world's: {hint}"
+            f"Give it a folder (images: photos/{config.name}) or take one of {subject_ranges()}"
+        )
+    if config.references is not None:
+        problems.append(f"subject {config.name!r}: references need images; name the folder to train on too")
+    return problems
+
+
+def _embedded_captions(config: SubjectConfig) -> dict[str, str]:
+    from trainables.embedded import load_subject
+
+    captions = load_subject(config.name).training_captions()
+    return {f"training-{number}": caption for number, caption in enumerate(captions)}
+
+
+def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions) -> Subject:
+    from trainables.embedded import load_subject
+
+    source = load_subject(config.name)
+    images = tuple(square(image, resolution) for image in source.training_images())
+    references = tuple(square(image, resolution) for image in source.reference_images())
+    instance_prompt = config.instance_prompt or source.instance_prompt
+    texts = tuple(source.training_captions()) if captions == "files" else (instance_prompt,) * len(images)
+    return Subject(
+        name=config.name,
+        instance_prompt=instance_prompt,
+        class_prompt=config.class_prompt or source.class_prompt,
+        images=images,
+        captions=texts,
+        references=references,
+        embedded=True,
+        image_names=tuple(f"training-{number}" for number in range(len(images))),
+        reference_names=tuple(f"reference-{number}" for number in range(len(references))),
+    )
+
+
+def _read_folders(
+    config: SubjectConfig, resolution: int | None, captions: Captions
+) -> tuple[_Split, list[str]]:
+    """Reads and splits a subject of photographs; what could be read is returned beside the problems."""
+    assert config.images is not None
+    folder = folder_of(config.images)
+    photos, problems = _read_photos(folder, resolution)
+    if config.references is not None:
+        reference_folder = folder_of(config.references)
+        if _is_same(folder, reference_folder):
+            problems.append(
+                f"references and images are the same folder, {shown(str(folder))}; references must not be trained on: "
+                "leave references out to hold some images out, or name another folder"
+            )
+            return _Split((), (), ()), _of_subject(config, problems)
+        references, more = _read_photos(reference_folder, resolution)
+        problems += more
+        training = photos
+    else:
+        held_out = hold_out([photo.path.name for photo in photos], config.holdout)
+        training = tuple(photo for photo in photos if photo.path.name not in held_out)
+        references = tuple(photo for photo in photos if photo.path.name in held_out)
+        if not problems and not training:
+            problems.append(
+                f"{shown(str(folder))} has {_count(photos)} and holdout is {config.holdout}, none is left to train on; "
+                "add images, hold out fewer, or name a references folder"
+            )
+    problems += _overlaps(training, references)
+    texts: tuple[str, ...] = ()
+    if captions == "files":
+        texts, more = _read_captions(folder, training)
+        problems += more
+    return _Split(training, references, texts), _of_subject(config, problems)
+
+
+def _is_same(folder: Path, other: Path) -> bool:
+    try:
+        return folder.samefile(other)
+    except OSError:  # one of them is not there, or cannot be reached: told when it is read
+        return False
+
+
+def _of_subject(config: SubjectConfig, problems: list[str]) -> list[str]:
+    return [f"subject {config.name!r}: {problem}" for problem in problems]
+
+
+def _count(photos: Sequence[_Photo]) -> str:
+    return "1 image" if len(photos) == 1 else f"{len(photos)} images"
+
+
+def _read_photos(folder: Path, resolution: int | None) -> tuple[tuple[_Photo, ...], list[str]]:
+    paths, problems = list_images(folder)
+    photos = []
+    for path in paths:
+        try:
+            image = read_image(path, resolution)
+        except UserError as error:
+            problems.extend(error.problems)
+            continue
+        # One decoded photograph at a time: a folder of large ones must not be held in memory at full size.
+        small = square(image, _FINGERPRINT_SIDE)
+        kept = square(image, resolution) if resolution else small
+        photos.append(_Photo(path, kept, image_digest(small) + str(image.size)))
+    return tuple(photos), problems
+
+
+def _overlaps(training: Sequence[_Photo], references: Sequence[_Photo]) -> list[str]:
+    """Names every reference whose pixels are also trained on, under whatever file name and metadata."""
+    trained: dict[str, list[str]] = {}
+    for photo in training:
+        trained.setdefault(photo.fingerprint, []).append(photo.name)
+    return [
+        f"{shown(str(photo.path))} is the same picture as {', '.join(trained[photo.fingerprint])}, which is trained "
+        "on; references must be held out: remove one of them"
+        for photo in references
+        if photo.fingerprint in trained
+    ]
+
+
+def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str, ...], list[str]]:
+    """The caption of each training image, on one line, from the text file that bears the image's name."""
+    files = caption_files(folder) if training else {}
+    texts, missing, empty, problems = [], [], [], []
+    for photo in training:
+        paths = files.get(same_name(photo.path.stem), [])
+        found, unread = _texts_of(paths)
+        problems += unread
+        names = " and ".join(shown(path.name) for path in paths)
+        text = next(iter(found), "")
+        if not paths:
+            missing.append(shown(photo.path.stem) + CAPTION_SUFFIXES[0])
+        elif len(found) > 1:
+            problems.append(f"{_CAPTIONS_RULE}; in {shown(str(folder))} {names} differ: remove one of them")
+        elif found and is_blank(text):
+            empty.append(names)
+        texts.append(text)
+    for what, concerned in (("missing", missing), ("empty", empty)):
+        if concerned:
+            problems.append(
+                f"{_CAPTIONS_RULE}; in {shown(str(folder))} these are {what}: {', '.join(concerned)}"
+            )
+    return tuple(texts), list(dict.fromkeys(problems))
+
+
+def caption_files(folder: Path) -> dict[str, list[Path]]:
+    """The text files of a folder by the names, without suffixes, of the images to which they belong."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in CAPTION_SUFFIXES and not os.path.isdir(path):
+            files.setdefault(same_name(path.stem), []).append(path)
+    return files
+
+
+def _texts_of(paths: Sequence[Path]) -> tuple[set[str], list[str]]:
+    """What text files say, each on one line, and what is wrong with those that cannot be read."""
+    texts: set[str] = set()
+    problems: list[str] = []
+    for path in paths:
+        try:
+            # A byte-order mark within the text comes of files that were joined.
+            texts.add(" ".join(decoded(read_file(path, "a text file")).replace("\ufeff", "").split()))
+        except UserError as error:
+            problems += error.problems
+        except ValueError as error:
+            problems.append(f"{shown(str(path))}: {error}")
+    return texts, problems

@@ -1,0 +1,1 @@
+"""Base models: their folders and files, families, loading, and images from them."""

@@ -1,0 +1,243 @@
+"""A base model in memory: trained by a run, and given back as it was, bit by bit.
+
+Conditioning is a dictionary of tensors whose rows belong to prompts, so that any family's can be cached and
+indexed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainables.models.folders import component_digest, latent_factor
+from trainables.models.structure import Structure, versions_of
+
+Conditioning = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One layout of models.
+
+    Attributes:
+        pipeline_class: Of ``model_index.json``, and the stock class that loads and runs the model.
+        modules: Parts with weights, under diffusers' names; the first is the denoiser.
+        text_parts: Parts on which prompts' conditioning depends.
+        tokenize: Prompts to integer tensors, one row a prompt.
+        encode: Those tensors to conditioning, differentiable in the text encoder's weights.
+        unet_arguments: Rows of conditioning to the denoiser's keyword arguments.
+    """
+
+    pipeline_class: str
+    modules: tuple[str, ...]
+    text_parts: tuple[str, ...]
+    tokenize: Callable[[Backbone, Sequence[str]], Conditioning]
+    encode: Callable[[Backbone, Conditioning], Conditioning]
+    unet_arguments: Callable[[Conditioning], dict[str, Any]]
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A base model in memory, which a run trains and gives back as it was.
+
+    Attributes:
+        modules: Parts with weights, by diffusers' names.
+        others: The remaining arguments of the pipeline's class (tokenizer, scheduler, ...).
+        alphas_cumprod: Noise schedule of training, [steps], float32, on the device.
+        prediction_type: "epsilon", "v_prediction" or "sample".
+        resolution: The model's own image side in pixels.
+    """
+
+    family: Family
+    folder: Path
+    modules: dict[str, nn.Module]
+    others: dict[str, Any]
+    device: torch.device
+    alphas_cumprod: torch.Tensor
+    prediction_type: str
+    resolution: int
+    _parameters: dict[str, list[nn.Parameter]] = field(default_factory=dict)
+    _originals: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    _changed: set[str] = field(default_factory=set)
+    _loaded: Structure | None = None
+    _versions: dict[str, list[int]] = field(default_factory=dict)
+    _pipeline: Any = None
+
+    @property
+    def unet(self) -> Any:
+        """The denoiser."""
+        return self.modules["unet"]
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder."""
+        return self.modules["vae"]
+
+    @property
+    def text_encoder(self) -> Any:
+        """The (first) text encoder."""
+        return self.modules["text_encoder"]
+
+    @property
+    def tokenizer(self) -> Any:
+        """The (first) tokenizer."""
+        return self.others["tokenizer"]
+
+    @property
+    def scheduler(self) -> Any:
+        """The sampler that the model's folder names."""
+        return self.others["scheduler"]
+
+    @property
+    def latent_factor(self) -> int:
+        """By how much the autoencoder shrinks an image's sides."""
+        return latent_factor(self.folder)
+
+    def digest(self, *parts: str) -> str:
+        """Hex SHA-256 of the files of some parts of the base model, all of them by default."""
+        names = parts or (*self.modules, "tokenizer", "scheduler")
+        return hashlib.sha256(
+            "".join(component_digest(self.folder, name) for name in names).encode()
+        ).hexdigest()
+
+    def parameter_digest(self) -> str:
+        """Hex SHA-256 of all parameters and buffers in memory with their names and types."""
+        digest = hashlib.sha256()
+        for part, module in self.modules.items():
+            for name, tensor in module.state_dict().items():
+                digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(
+                    tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                )
+        return digest.hexdigest()
+
+    def pipeline(self) -> Any:
+        """Returns the stock pipeline around the modules in memory, whatever they hold at the moment."""
+        if self._pipeline is None:
+            import diffusers
+
+            kind = getattr(diffusers, self.family.pipeline_class)
+            self._pipeline = kind(**self.modules, **self.others)
+            self._pipeline.set_progress_bar_config(disable=True)
+        return self._pipeline
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Returns the conditioning of prompts, one row a prompt."""
+        return self.family.encode(self, self.family.tokenize(self, prompts))
+
+    def freeze(self) -> None:
+        """Makes no parameter trainable."""
+        for module in self.modules.values():
+            module.requires_grad_(False)
+
+    def will_change(self, part: str) -> None:
+        """Keeps a copy of a part's base weights, in the CPU's memory, before something changes them."""
+        if part not in self._originals:
+            self._originals[part] = [
+                parameter.detach().to("cpu", copy=True) for parameter in self._parameters[part]
+            ]
+        self._changed.add(part)
+
+    def lower_precision(self, dtype: torch.dtype) -> None:
+        """Converts every parameter that does not train to a type of lower precision."""
+        for part, parameters in self._parameters.items():
+            frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+            if frozen:
+                self.will_change(part)
+            for parameter in frozen:
+                parameter.data = parameter.data.to(dtype)
+
+    def restore_frozen(self) -> None:
+        """Gives the parameters that do not train their base weights and precision again."""
+        for part in self._changed:
+            _copy_back(
+                (parameter, original)
+                for parameter, original in zip(self._parameters[part], self._originals[part], strict=True)
+                if not parameter.requires_grad
+            )
+
+    @contextmanager
+    def in_full_precision(self) -> Iterator[None]:
+        """Gives parameters that do not train their base precision for as long as it lasts, and then that of now.
+
+        Afterwards every bit is as before: lowering the same base weights gives the same again.
+        """
+        lowered = [
+            (parameter, parameter.dtype)
+            for parameters in self._parameters.values()
+            for parameter in parameters
+            if not parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16)
+        ]
+        if lowered:
+            self.restore_frozen()
+        try:
+            yield
+        finally:
+            for parameter, dtype in lowered:
+                parameter.data = parameter.data.to(dtype)
+
+    def restore(self) -> None:
+        """Makes the modules the base model again, bit by bit, once what wrapped them is removed."""
+        for part in self._changed:
+            _copy_back(zip(self._parameters[part], self._originals[part], strict=True))
+            self._versions[part] = [parameter._version for parameter in self._parameters[part]]
+        self._changed.clear()
+        self.freeze()
+        for module in self.modules.values():
+            module.eval()
+            for parameter in module.parameters():
+                parameter.grad = None
+            disable_gradient_checkpointing(module)
+
+    def note_loaded(self) -> None:
+        """Takes the modules as they are for those of the base model."""
+        self._loaded = Structure(self.modules)
+        self._versions = {part: versions_of(module) for part, module in self.modules.items()}
+
+    def is_base_model(self) -> bool:
+        """Whether the modules are what was loaded, once `restore` has put back what `will_change` announced.
+
+        Looks at submodules, parameters, hooks and modes, and for changes in place that nobody has announced;
+        it compares no values.
+        """
+        return (
+            self._loaded is not None
+            and not self._changed
+            and self._loaded.holds_for(self.modules)
+            and all(versions_of(module) == self._versions[part] for part, module in self.modules.items())
+        )
+
+
+def disable_gradient_checkpointing(module: Any) -> None:
+    """Switches recomputation off, whether the module is diffusers' or transformers'."""
+    _call_first(module, "disable_gradient_checkpointing", "activation_checkpointing_disable")
+    # With it transformers hooks the embeddings, so that they ask for gradients, and leaves the hook there.
+    remove_hook = getattr(module, "disable_input_require_grads", None)
+    if remove_hook is not None:
+        remove_hook()
+
+
+def enable_gradient_checkpointing(module: Any) -> None:
+    """Makes a module recompute its activations in the backward pass instead of keeping them."""
+    _call_first(module, "enable_gradient_checkpointing", "activation_checkpointing_enable")
+
+
+def _call_first(module: Any, *methods: str) -> None:
+    """Calls the first of some methods that a module has."""
+    getattr(module, next(name for name in methods if hasattr(module, name)))()
+
+
+def _copy_back(pairs: Iterable[tuple[nn.Parameter, torch.Tensor]]) -> None:
+    for parameter, original in pairs:
+        if parameter.dtype == original.dtype:
+            parameter.data.copy_(original)
+        else:
+            parameter.data = original.to(parameter.device, copy=True)

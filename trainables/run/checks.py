@@ -1,0 +1,39 @@
+"""What can be found wrong with a run before anything is loaded or written."""
+
+from __future__ import annotations
+
+from trainables.data.subjects import check_subject
+from trainables.evaluation.checks import check_evaluation
+from trainables.methods.registry import get_method
+from trainables.models.folders import check_model, native_resolution, resolve_model
+from trainables.run.prompt_checks import find_cut_prompts_of_run
+from trainables.run_config import RunConfig
+from trainables.training.optim import check_optimizer
+
+
+def check_run(config: RunConfig) -> list[str]:
+    """Returns everything wrong with a run's model, subject, optimizer and device, one message a problem."""
+    training = config.training
+    problems = check_model(config.model, training.resolution)
+    prompts = [] if problems else find_cut_prompts_of_run(config).problems
+    resolution = training.resolution
+    if not problems and resolution is None:
+        resolution = native_resolution(resolve_model(config.model))
+    problems += check_subject(config.subject, resolution, training.captions)
+    problems += [*prompts, *check_evaluation(config.evaluation)]
+    problems += get_method(config.method).check(training, config.model)
+    if get_method(config.method).trains:
+        problems += check_optimizer(training.optimizer)
+        problems += check_device(config.device, training.mixed_precision)
+    return problems
+
+
+def check_device(device: str, mixed_precision: str) -> list[str]:
+    """Returns what keeps a device and precision from being used on this machine."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        return ["device: cuda, but torch sees no CUDA device here; take device: auto or cpu"]
+    if mixed_precision == "fp16" and not (device != "cpu" and torch.cuda.is_available()):
+        return ["mixed_precision: fp16 needs a GPU; on the CPU take bf16 or no"]
+    return []

@@ -1,0 +1,440 @@
+"""The life of one run: from its configuration to its result, through crashes, as a stream of events.
+
+`execute` is a generator. It knows nothing of who consumes it: a Ray actor, a script or a test.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.data.cache import Cache
+from trainables.data.path_map import place_folders
+from trainables.data.subjects import Subject, resolve_subject
+from trainables.distributed.worker_group import Team
+from trainables.errors import UserError
+from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
+from trainables.evaluation.grids import save_samples
+from trainables.evaluation.image_scores import write_image_scores
+from trainables.evaluation.latency import measure_latency
+from trainables.events import (
+    EVALUATION_FILE,
+    IMAGE_SCORES,
+    RESULT_FILE,
+    RUN_FILE,
+    WEIGHTS,
+    Event,
+    EventLog,
+    is_over,
+    read_events,
+    sum_up,
+)
+from trainables.methods.registry import get_method
+from trainables.models.backbone import Backbone
+from trainables.run.contents import sealed
+from trainables.run.earlier import length_of, spans
+from trainables.run.outcomes import describe, is_provided_for, outcome
+from trainables.run.prompt_checks import refuse_cut_prompts
+from trainables.run.resident import Resident
+from trainables.run.worker_loop import follow, share_checkpoint, undoing
+from trainables.run_config import RunConfig
+from trainables.storage_errors import storage_failure
+from trainables.training.checkpoint import load_latest, remove_torn
+from trainables.training.energy import energy_counter
+from trainables.training.length import Spent, settle_length
+from trainables.training.loop import Trainer, train
+from trainables.training.meter import Meter, device_name, folder_bytes
+from trainables.training.trainer import build_trainer, choose_device, count_step_flops, shard, spread
+
+CHECKPOINTS = "checkpoint"
+SAMPLES = "samples"
+_LOCK = "lock"
+
+
+def execute(
+    config: RunConfig, resident: Resident | None = None, team: Team | None = None
+) -> Generator[Event]:
+    """Trains and evaluates one run; yields each event after it has been written to the run's event file.
+
+    Called again for the same folder it goes on from the newest checkpoint; a run that has its result yields
+    nothing. The result (``result.json``) is written when the run has ended: complete, failed for a reason of
+    its own (NaN loss, out of memory, any exception), or stopped early by closing the generator, which makes
+    it PRUNED. What is no Exception, such as KeyboardInterrupt thrown into the generator, leaves the run to be
+    resumed.
+
+    Args:
+        config: The run; its folder must be its own.
+        resident: Models that stay in memory from run to run.
+        team: The processes that train the run together, each of which calls this; None: this one alone. The
+            leader alone touches the folder and yields events; a follower returns when the run is over.
+
+    Raises:
+        InputsChanged: Images, captions or models are not those that the run was begun with.
+        UserError: The folder belongs to another configuration.
+        OSError: The storage failed (`trainables.storage_errors.storage_failure`); the run is left to be resumed.
+        RuntimeError: Another process is working in the folder.
+        TeamLost: A member of the team died; the run is left to be resumed.
+    """
+    team = team or Team()
+    if not team.leads:
+        follow(config, resident or Resident(), team)
+        return
+    try:
+        yield from _lead(config, resident or Resident(), team)
+    finally:
+        if not sys.is_finalizing():
+            team.end()
+
+
+def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]:
+    folder = Path(config.output_dir)
+    begun = _begun(folder)
+    if begun is not None:  # what it found when it began counts, where the configuration says nothing of it
+        known = {field: config.contents.get(field, digest) for field, digest in begun.contents.items()}
+        config = config.model_copy(update={"contents": known})
+    if is_over(folder):
+        _require_same(folder, begun, config)
+        return
+    place_folders(config.located)
+    whole = sealed(config)
+    config = whole if begun is None else config
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_one(folder):
+        _claim(folder, config)
+        log = EventLog(folder)
+        if log.last_kind == "finished":  # killed between the last event and the result
+            _write_result(folder, config)
+            return
+        attempt = _Attempt(config, folder, log, resident, team)
+        try:
+            yield attempt.start()
+            yield from attempt.run()
+            ending, attempt.sound = outcome("COMPLETE"), True
+        except GeneratorExit:
+            attempt.sound = True
+            if not sys.is_finalizing():  # then nobody has stopped the run, the process is going away
+                attempt.record_last_cost()
+                attempt.finish(outcome("PRUNED", "stopped_early"))
+            raise
+        except Exception as error:
+            attempt.sound = is_provided_for(error)
+            if storage_failure(error, folder):
+                raise  # the run is not to blame, and what it was doing can be done again
+            # The text only: a traceback object would keep the run's tensors alive.
+            ending = team.verdict(describe(error))
+        finally:
+            attempt.give_back()
+        if ending["state"] == "FAIL":
+            attempt.record_last_cost()
+        yield attempt.finish(ending)
+
+
+class _Attempt:
+    """One try at a run, in the process that leads it."""
+
+    def __init__(
+        self, config: RunConfig, folder: Path, log: EventLog, resident: Resident, team: Team
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.log = log
+        self.resident = resident
+        self.team = team
+        self.method = get_method(config.method)
+        self.device = choose_device(config.device, team)
+        each = config.cpu_threads if self.device.type == "cpu" else 1
+        counter = energy_counter(self.device, config.cpu_threads, config.gpu_share)
+        self.meter = Meter(self.device, each * team.size, counter)
+        events = read_events(folder)
+        self.spans, self.known_steps = spans(events), length_of(events, config.training)
+        self.backbone: Backbone | None = None
+        self.evaluator: Evaluator | None = None
+        self.trainer: Trainer | None = None
+        self.sound = False  # it has ended, in a way that is provided for
+        self._last_step = 0
+        self.facts: dict[str, Any] = {}  # cost figures that are known once and do not add up
+        # Read before the attempt starts: where it goes on decides what the first event says.
+        self.checkpoint = load_latest(folder / CHECKPOINTS) if self.method.trains else None
+        self.accounted = self.checkpoint is None  # the meter holds the cost of earlier attempts
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.trainer.step if self.trainer else self._last_step
+
+    def start(self) -> Event:
+        """Records where and with what the attempt runs."""
+        return self.log.append(
+            "started",
+            attempt=len(self.spans) + 1,
+            resumed_step=self.checkpoint.step if self.checkpoint else 0,
+            steps=self.known_steps,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            num_workers=self.team.size,
+            parallel_strategy=_strategy(self.team),
+            device=self.device.type,
+            device_name=device_name(self.device),
+            versions=_versions(),
+        )
+
+    def run(self) -> Iterator[Event]:
+        """Prepares, trains, saves and evaluates."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(self.config.cpu_threads)
+        self.team.tell("begin")
+        remove_torn(self.folder / CHECKPOINTS)
+        yield self.log.append("phase", name="prepare")
+        with self.meter.measure("start"):  # what the first run of a process pays for all
+            self.backbone = self.resident.backbone(self.config.model, self.device)
+            models = self.resident.metric_models(self.config.evaluation, self.device)
+        with self.meter.measure("prepare"):
+            subject, cache = self._load()
+        with self.meter.measure("evaluate"):  # while the model is the base model
+            self.evaluator = prepare_evaluation(
+                self.backbone,
+                subject,
+                self.config.evaluation,
+                models,
+                cache,
+                self.config.seed,
+                subject.resolution,
+            )
+        with self.meter.measure("prepare"):
+            self._prepare(subject, cache)
+        self.meter.account_for_attempts(self.spans)
+        if self.trainer is not None:
+            checkpoints = self.folder / CHECKPOINTS
+            for event in train(
+                self.trainer,
+                self.log,
+                self.meter,
+                checkpoints,
+                self._evaluation_steps(),
+                self._evaluate_between,
+            ):
+                yield event
+                if event.kind == "checkpoint":  # a run whose worker dies is charged what it had spent here
+                    yield self.record_cost()
+        with _averaged(self.trainer, self.meter):
+            if self.trainer is not None:
+                yield self.log.append("phase", self.step, name="save")
+                with self.meter.measure("save"):
+                    size = self._save()
+                yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
+            yield from self._evaluate(self.step, final=True)
+            self._measure_latency()
+        yield self.record_cost()
+
+    def finish(self, outcome: dict[str, Any]) -> Event:
+        """Records the end and writes the result."""
+        event = self.log.append("finished", self.step, **outcome)
+        _write_result(self.folder, self.config)
+        if outcome["state"] != "FAIL":  # what a failed run left behind may help to find out why
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        return event
+
+    def record_cost(self) -> Event:
+        """Records the cost so far; of several such events the last counts."""
+        nothing: dict[str, Any] = {"trainable_parameters": 0, "artifact_bytes": 0}
+        nothing |= {"image_latency_seconds": None, "image_latency_fused_seconds": None}
+        cost = self.meter.cost(self.step) | nothing | self.facts
+        return self.log.append("cost", self.step, **cost)
+
+    def record_last_cost(self) -> None:
+        """Records the cost of a run that ends early.
+
+        An attempt that has not come as far as its checkpoint knows nothing of what the run had spent before, and what
+        was recorded with the checkpoint stands.
+        """
+        if self.accounted or self.log.last_step("cost") < 0:
+            self.record_cost()
+
+    def give_back(self) -> None:
+        """Makes the resident model the base model again, or lets it go; fails neither this run nor the next."""
+        self._last_step = self.step
+        self.trainer = self.evaluator = None
+        backbone, self.backbone = self.backbone, None
+        if backbone is not None:
+            self.resident.take_back(backbone, undoing(backbone, self.method, self.team), sound=self.sound)
+        if self.device.type == "cuda":
+            with suppress(RuntimeError):  # a device that has failed says so again
+                torch.cuda.empty_cache()
+
+    def _load(self) -> tuple[Subject, Cache]:
+        assert self.backbone is not None
+        training = self.config.training
+        resolution = training.resolution or self.backbone.resolution
+        subject = resolve_subject(self.config.subject, resolution, training.captions)
+        refuse_cut_prompts(subject, self.config.evaluation, self.backbone.tokenizer, self.config.model.path)
+        return subject, Cache(self.config.cache_dir)
+
+    def _prepare(self, subject: Subject, cache: Cache) -> None:
+        assert self.backbone is not None
+        if not self.method.trains:
+            return
+        self.trainer = build_trainer(self.config, self.backbone, subject, cache, self.team, self.meter)
+        self.facts["trainable_parameters"] = sum(value.numel() for value in self.trainer.parameters.values())
+        if self.team.sharded:
+            if self.checkpoint is None:  # while the model is whole
+                self.meter.flops_per_step = count_step_flops(self.trainer)
+            shard(self.trainer)
+        take = self.trainer.own_part
+        checkpoint, self.checkpoint = share_checkpoint(self.team, self.checkpoint, take), None
+        if checkpoint is not None:
+            self.trainer.restore(checkpoint, self.meter)
+            self.accounted = True
+        if not self.meter.flops_per_step:
+            self.meter.flops_per_step = count_step_flops(self.trainer)
+        spread(self.trainer)
+        spent = Spent(self.meter.class_image_flops, self.meter.class_image_seconds)
+        settle_length(self.trainer, self.meter.flops_per_step, self.known_steps, spent)
+
+    def _evaluation_steps(self) -> set[int]:
+        assert self.trainer is not None
+        last = self.trainer.steps
+        return {max(1, round(fraction * last)) for fraction in self.config.evaluation.at} - {last}
+
+    def _evaluate_between(self, step: int) -> Iterator[Event]:
+        assert self.backbone is not None
+        # In the precision of the last evaluation, so that a curve is one of training and not of rounding.
+        with _averaged(self.trainer, self.meter), self.backbone.in_full_precision():
+            yield from self._evaluate(step, final=False)
+
+    def _evaluate(self, step: int, final: bool) -> Iterator[Event]:
+        """Scores the model as it is now, unless an earlier attempt has recorded this step."""
+        assert self.backbone is not None
+        assert self.evaluator is not None
+        if self.log.last_step("evaluation") >= step and not final:
+            return
+        yield self.log.append("phase", step, name="evaluate")
+        with self.meter.measure("evaluate"):
+            result = evaluate(self.evaluator, self.backbone, is_base=not self.method.trains, final=final)
+            pictures = save_samples(self.evaluator, result, self.folder / SAMPLES, step, final=final)
+        for key, path in pictures.items():
+            yield self.log.append("image", step, key=key, path=f"{SAMPLES}/{path.name}")
+        if final:
+            size = write_image_scores(result.image_scores, self.folder / IMAGE_SCORES)
+            yield self.log.append("artifact", step, path=IMAGE_SCORES, role="scores", bytes=size)
+            size = _write_json(self.folder / EVALUATION_FILE, self.evaluator.provenance())
+            yield self.log.append("artifact", step, path=EVALUATION_FILE, role="provenance", bytes=size)
+        yield self.log.append("evaluation", step, final=final, **result.metrics)
+
+    def _measure_latency(self) -> None:
+        """Times sampling with adapters beside the weights and merged into them."""
+        assert self.backbone is not None
+        assert self.evaluator is not None
+        with self.meter.measure("evaluate"):
+            latency = measure_latency(self.backbone, self.method, self.evaluator.protocol)
+        self.facts["image_latency_seconds"] = latency.beside
+        self.facts["image_latency_fused_seconds"] = latency.fused
+
+    def _save(self) -> int:
+        """Writes the weights in one step and returns their size in bytes."""
+        assert self.backbone is not None
+        target, partial = self.folder / WEIGHTS, self.folder / f"{WEIGHTS}.partial"
+        for path in (partial, target):
+            shutil.rmtree(path, ignore_errors=True)
+        self.backbone.restore_frozen()
+        self.method.save(self.backbone, self.config.training, partial)
+        os.replace(partial, target)
+        self.facts["artifact_bytes"] = folder_bytes(target, without=self.method.copies)
+        return self.facts["artifact_bytes"]
+
+
+def _strategy(team: Team) -> str | None:
+    """How the processes of a team hold the model; None for one that is alone."""
+    if team.size == 1:
+        return None
+    return "fsdp" if team.sharded else "ddp"
+
+
+@contextmanager
+def _averaged(trainer: Trainer | None, meter: Meter) -> Iterator[None]:
+    """Puts the moving average in the place of the weights, where there is one; a shared model is put together."""
+    if trainer is not None and trainer.shards is not None:
+        with meter.measure("evaluate"):
+            trainer.show_whole()
+        try:
+            yield
+        finally:
+            with meter.measure("evaluate"):
+                trainer.shards.park()
+        return
+    if trainer is None or trainer.average is None:
+        yield
+        return
+    trainer.average.store(trainer.parameters.values())
+    trainer.average.copy_to(trainer.parameters.values())
+    try:
+        yield
+    finally:
+        trainer.average.restore(trainer.parameters.values())
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Holds the run's folder for this process; the system lets go of it if the process dies."""
+    with (folder / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RuntimeError(f"another process is working in {folder}") from None
+        yield
+
+
+def _begun(folder: Path) -> RunConfig | None:
+    """Returns the configuration that a folder was begun with, or None."""
+    path = folder / RUN_FILE
+    return RunConfig.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _claim(folder: Path, config: RunConfig) -> None:
+    """Writes ``run.json``, or makes sure that the folder was begun with the same configuration."""
+    begun = _begun(folder)
+    if begun is None:
+        _write_json(folder / RUN_FILE, config.model_dump(mode="json"))
+    _require_same(folder, begun, config)
+
+
+def _require_same(folder: Path, begun: RunConfig | None, config: RunConfig) -> None:
+    if begun is not None and begun.digest() != config.digest():
+        raise UserError(
+            f"{folder} holds a run of another configuration; name another output_dir, or remove it"
+        )
+
+
+def _write_result(folder: Path, config: RunConfig) -> None:
+    """Sums the event file up as ``result.json``."""
+    content = sum_up(folder, config.digest())
+    assert content is not None
+    _write_json(folder / RESULT_FILE, content)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> int:
+    """Writes a file in one step and returns its size in bytes."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    return path.stat().st_size
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("torch", "diffusers", "transformers", "peft", "accelerate")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

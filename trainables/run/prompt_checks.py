@@ -1,0 +1,234 @@
+"""Which prompts of a run are too long for its model, and whether that must not be or is only worth a note."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainables.config.fields import EMBEDDED, EvaluationConfig, ModelConfig, SubjectConfig
+from trainables.data.path_map import folder_of
+from trainables.data.subjects import Captions, Subject, training_captions
+from trainables.errors import UserError
+from trainables.evaluation.prompts import fill, spans_of, templates_of
+from trainables.models.folders import local_folder
+from trainables.models.prompt_lengths import (
+    PromptReader,
+    Reading,
+    clip_reader,
+    memory_reader,
+    pipeline_reader,
+)
+from trainables.run_config import RunConfig
+
+_SHOWN = 160  # characters of a prompt, or of what is lost of it, in a message
+
+
+@dataclass
+class Findings:
+    """What is said of the prompts of a subject.
+
+    Attributes:
+        problems: What must not be: the model would not be taught, or judged by, what the study says.
+        notes: What is allowed, but probably not meant.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The texts of a subject that a model reads.
+
+    Attributes:
+        captions: By the file, or image, to which they belong.
+        templates: Of evaluation prompts, with ``{subject}``.
+    """
+
+    subject: str
+    instance: str
+    class_: str
+    captions: Mapping[str, str]
+    templates: Sequence[str]
+
+
+def find_cut_prompts(
+    model: ModelConfig, subject: SubjectConfig, evaluation: EvaluationConfig, captions: Captions
+) -> Findings:
+    """Returns what is said of a subject's prompts before anything is loaded; nothing, if the model is not here."""
+    folder, prompts = local_folder(model), _prompts_of(subject, evaluation, captions)
+    reader = pipeline_reader(folder) if folder is not None else None
+    if reader is None or prompts is None:
+        return Findings()
+    return check_prompts(prompts, reader, model.path, _clip(evaluation))
+
+
+def find_cut_prompts_of_run(config: RunConfig) -> Findings:
+    """Returns what is said of a run's prompts before anything is loaded."""
+    return find_cut_prompts(config.model, config.subject, config.evaluation, config.training.captions)
+
+
+def refuse_cut_prompts(subject: Subject, evaluation: EvaluationConfig, tokenizer: Any, model: str) -> None:
+    """Refuses a loaded subject whose prompts do not fit a loaded model, which may not have been here before.
+
+    Args:
+        tokenizer: Of transformers, with the model's limit.
+        model: As the user names it.
+
+    Raises:
+        UserError: With every problem that `check_prompts` finds.
+    """
+    prompts = Prompts(
+        subject=subject.name,
+        instance=subject.instance_prompt,
+        class_=subject.class_prompt,
+        captions={
+            name: text
+            for name, text in zip(subject.image_names, subject.captions, strict=True)
+            if text != subject.instance_prompt
+        },
+        templates=templates_of(subject.embedded, evaluation),
+    )
+    problems = check_prompts(prompts, memory_reader(tokenizer), model).problems
+    if problems:
+        raise UserError(*problems)
+
+
+def check_prompts(
+    prompts: Prompts, reader: PromptReader, model: str, clip: PromptReader | None = None
+) -> Findings:
+    """Returns what is said of a subject's prompts.
+
+    Args:
+        reader: Of the model `model`.
+        clip: Of the CLIP that judges evaluation prompts, if it is known.
+    """
+    found = Findings()
+    says = _Says(f"subject {prompts.subject!r}: ", repr(model), reader.limit)
+    for name, text in (("instance_prompt", prompts.instance), ("class_prompt", prompts.class_)):
+        for reading in reader.read([text]) or ():
+            if reading.cut_at is not None:
+                found.problems.append(says.cut(name, reading))
+    cut = bool(found.problems)
+    _check_captions(found, says, prompts, reader)
+    if cut:
+        return found  # every evaluation prompt would be named for what is the instance prompt's fault
+    said: set[str] = set()
+    _check_templates(found, says, prompts.templates, prompts.instance, reader, said)
+    _check_templates(found, says, prompts.templates, prompts.class_, reader, said)
+    if clip is not None:
+        judge = _Says(says.subject, "evaluation.clip", clip.limit)
+        _check_templates(found, judge, prompts.templates, prompts.class_, clip, said)
+    return found
+
+
+def find_cut(texts: Sequence[str], reader: PromptReader, model: str) -> list[str]:
+    """Returns a note on each of some prompts that the model `model` does not read to the end."""
+    says = _Says("", repr(model), reader.limit)
+    return [
+        says.cut(f"the prompt {_shown(reading.text)}", reading)
+        for reading in reader.read(texts) or ()
+        if reading.cut_at is not None
+    ]
+
+
+@dataclass(frozen=True)
+class _Says:
+    """The sentences about prompts; `subject` begins them."""
+
+    subject: str
+    model: str
+    limit: int
+
+    def cut(self, name: str, reading: Reading, what: str = "is lost") -> str:
+        return (
+            f"{self.subject}{name} has {reading.tokens} tokens and {self.model} reads {self.limit} (begin and end "
+            f"count), so that {_shown(reading.lost)} {what}; shorten it"
+        )
+
+    def same(self, kind: str, names: Sequence[str]) -> str:
+        return (
+            f"{self.subject}{kind} {_listed(names)} differ only beyond the {self.limit} tokens that "
+            f"{self.model} reads, and become one; shorten them"
+        )
+
+
+def _check_captions(found: Findings, says: _Says, prompts: Prompts, reader: PromptReader) -> None:
+    files, texts = list(prompts.captions), list(prompts.captions.values())
+    readings = reader.read(texts)
+    if readings is None:
+        return
+    groups = _become_one(readings)
+    found.problems += [says.same("the captions", [files[number] for number in group]) for group in groups]
+    named = {number for group in groups for number in group}
+    found.notes += [
+        says.cut(f"the caption {files[number]}", reading)
+        for number, reading in enumerate(readings)
+        if reading.cut_at is not None and number not in named
+    ]
+
+
+def _check_templates(
+    found: Findings, says: _Says, templates: Sequence[str], phrase: str, reader: PromptReader, said: set[str]
+) -> None:
+    """Looks at evaluation prompts that are filled with a phrase; `said` are templates that have been named."""
+    templates = list(dict.fromkeys(templates))
+    readings = reader.read([fill(template, phrase) for template in templates])
+    if readings is None:
+        return
+    for group in _become_one(readings):
+        if not said.issuperset(templates[number] for number in group):
+            found.problems.append(
+                says.same("the evaluation prompts", [_shown(templates[number]) for number in group])
+            )
+            said.update(templates[number] for number in group)
+    for template, reading in zip(templates, readings, strict=True):
+        if reading.cut_at is None or template in said:
+            continue
+        said.add(template)
+        name = f"the evaluation prompt {_shown(template)} with {_shown(phrase)} in it"
+        if any(end <= reading.cut_at for _, end in spans_of(template, phrase)):
+            found.notes.append(says.cut(name, reading))
+        else:
+            found.problems.append(says.cut(name, reading, "is lost, and with it words of the subject"))
+
+
+def _become_one(readings: Sequence[Reading]) -> list[list[int]]:
+    """Returns the numbers of texts that differ as they stand and are the same as the model reads them."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, reading in enumerate(readings):
+        groups.setdefault(reading.read_ids, []).append(number)
+    return [group for group in groups.values() if len({readings[number].all_ids for number in group}) > 1]
+
+
+def _prompts_of(subject: SubjectConfig, evaluation: EvaluationConfig, captions: Captions) -> Prompts | None:
+    """Returns the texts of a subject that is not loaded, or None if it is not known what they are."""
+    instance, class_ = subject.instance_prompt, subject.class_prompt
+    if subject.images is None:
+        from trainables.embedded import load_subject, subject_names
+
+        if subject.name not in subject_names():
+            return None
+        source = load_subject(subject.name)
+        instance, class_ = instance or source.instance_prompt, class_ or source.class_prompt
+    texts = training_captions(subject) if captions == "files" else {}
+    templates = templates_of(subject.images is None, evaluation)
+    return Prompts(subject.name, instance or "", class_ or "", texts, templates)
+
+
+def _clip(evaluation: EvaluationConfig) -> PromptReader | None:
+    if evaluation.clip == EMBEDDED:
+        from trainables.embedded import CLIP
+
+        return clip_reader(Path(CLIP))
+    return clip_reader(folder_of(evaluation.clip))
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"

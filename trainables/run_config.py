@@ -1,0 +1,113 @@
+"""What one run is: method, model, subject, training, evaluation and seed, and the digest that tells runs apart."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+
+from trainables.config.fields import (
+    EMBEDDED,
+    REVISION,
+    EvaluationConfig,
+    Frozen,
+    ModelConfig,
+    SubjectConfig,
+    TrainingConfig,
+)
+from trainables.errors import UserError
+from trainables.methods.registry import method_config_class
+
+
+class RunConfig(Frozen):
+    """One training of one configuration on one subject with one seed.
+
+    Attributes:
+        method: A name of ``trainables.methods.registry``.
+        training: The method's configuration; validated by the method's own class.
+        seed: From which every random stream of the run is derived (``trainables/randomness.py``).
+        device: ``auto`` takes CUDA where there is one.
+        cpu_threads: Threads of torch on the CPU.
+        gpu_share: Of its GPU that the run holds; energy is that of a whole one, or not known.
+        output_dir: The run's folder: events, checkpoint, weights, samples, result.
+        cache_dir: Content-addressed cache shared by runs.
+        located: Named folder (of images, of a model) -> where it lies, if not under that name. No part of the run's
+            identity.
+        contents: What lies in the folders that it names: field -> hex SHA-256 (see ``trainables/run/contents.py``). It
+            takes their paths' place in the identity.
+    """
+
+    method: str
+    model: ModelConfig = ModelConfig()
+    subject: SubjectConfig
+    training: SerializeAsAny[TrainingConfig] = Field(default_factory=TrainingConfig, validate_default=True)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cpu_threads: int = Field(default=1, ge=1)
+    gpu_share: float = Field(default=1.0, gt=0, le=1)
+    output_dir: str
+    cache_dir: str
+    located: dict[str, str] = Field(default_factory=dict)
+    contents: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("method")
+    @classmethod
+    def _method_exists(cls, value: str) -> str:
+        try:
+            method_config_class(value)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _training_of_the_method(cls, value: Any, info: ValidationInfo) -> Any:
+        if "method" not in info.data:  # it is wrong, and has been reported
+            return TrainingConfig()
+        config_class = method_config_class(info.data["method"])
+        if isinstance(value, TrainingConfig) and not isinstance(value, config_class):
+            value = value.model_dump(exclude_unset=True)
+        model = info.data.get("model")
+        if isinstance(value, dict) and isinstance(model, ModelConfig) and model.path == EMBEDDED:
+            value = {**config_class.EMBEDDED_DEFAULTS, **value}
+        return config_class.model_validate(value)
+
+    def digest(self) -> str:
+        """Returns `config_digest` of this configuration."""
+        return config_digest(self.model_dump(mode="json"))
+
+
+#: Fields of a run's configuration that cannot change its result.
+_WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")
+
+#: Field of `RunConfig.contents` -> where the path stands that it is the content of.
+_PATHS = {
+    "subject.images": ("subject", "images"),
+    "subject.references": ("subject", "references"),
+    "model": ("model", "path"),
+    "evaluation.image_encoder": ("evaluation", "image_encoder"),
+    "evaluation.clip": ("evaluation", "clip"),
+}
+
+
+def config_digest(document: Mapping[str, Any]) -> str:
+    """Returns the hex SHA-256 of everything in a run's configuration that can change the result.
+
+    Folders, threads and devices are left out; of what the run reads the content counts, not the path.
+
+    Args:
+        document: A `RunConfig` as JSON values, as in ``run.json``.
+    """
+    content = copy.deepcopy({name: value for name, value in document.items() if name not in _WITHOUT_EFFECT})
+    if not content.get("contents"):
+        content.pop("contents", None)
+    for field, held in (document.get("contents") or {}).items():
+        section, key = _PATHS.get(field, (None, None))
+        if section in content and not held.startswith(REVISION):  # a hub's id means the same everywhere
+            content[section][key] = None
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

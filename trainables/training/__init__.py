@@ -1,0 +1,1 @@
+"""The training core: batches, objective, optimizer, loop, checkpoints, cost."""

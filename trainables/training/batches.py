@@ -1,0 +1,260 @@
+"""Training images as tensors that stay on the device, and the draws that make batches of them.
+
+There is no loader and no decoding while training: a run's images (a handful, or a few hundred class images)
+    are encoded
+once, to the moments of their latents, from which every step samples anew. A batch is indices; captions follow
+the index of the image, so that no order can part them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy
+import torch
+from PIL import Image
+
+from trainables.data.cache import Cache
+from trainables.models.backbone import Backbone, Conditioning
+from trainables.randomness import Streams
+from trainables.training.objective import share_of_samples
+
+_ENCODE_AT_ONCE = 16  # images through the autoencoder
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images of one kind (instances or class images), encoded.
+
+    Attributes:
+        mean: Of the latents' posterior, [images, orientations, c, h, w], unscaled, float32.
+        std: Its deviation, of the same shape.
+        captions: Row of `Texts` that belongs to each image, [images].
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    captions: torch.Tensor
+
+    def __len__(self) -> int:
+        return self.mean.shape[0]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The distinct captions of a run, as conditioning (frozen text encoder) or tokens (one that trains)."""
+
+    captions: tuple[str, ...]
+    rows: Conditioning
+    are_tokens: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass: instances, then class images.
+
+    Attributes:
+        latents: Scaled samples, [b, c, h, w].
+        noise: Of the same shape.
+        timesteps: [b], in [0, training steps of the noise schedule).
+        captions: Rows of `Texts`, [b].
+        shares: Factor of each sample's loss, [b].
+    """
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    captions: torch.Tensor
+    shares: torch.Tensor
+
+    def part(self, rank: int, size: int) -> Batch:
+        """Returns every `size`-th sample from `rank` on: one of `size` parts that differ by one sample at most.
+
+        Samples keep their shares, so that the losses of the parts add up to that of the whole.
+        """
+        if size == 1:
+            return self
+        return Batch(*(getattr(self, column.name)[rank::size] for column in fields(self)))
+
+
+class Shuffle:
+    """Indices of `length` things for ever: each epoch a new permutation from the generator.
+
+    Batches run over the ends of epochs, so that none is short.
+    """
+
+    def __init__(self, length: int, generator: torch.Generator) -> None:
+        self._length = length
+        self._generator = generator
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def take(self, count: int) -> torch.Tensor:
+        """Returns the next `count` indices, [count]."""
+        while len(self._order) < count:
+            epoch = torch.randperm(self._length, generator=self._generator)
+            self._order = torch.cat([self._order, epoch])
+        taken, self._order = self._order[:count], self._order[count:]
+        return taken
+
+    def state(self) -> torch.Tensor:
+        """Returns the rest of the present epoch; with the generator's state it determines what follows."""
+        return self._order.clone()
+
+    def load_state(self, order: torch.Tensor) -> None:
+        """Goes on with the rest of an epoch."""
+        self._order = order.clone()
+
+
+def encode_images(
+    backbone: Backbone, cache: Cache, images: Sequence[Image.Image], flip: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns mean and deviation of the images' latents, [images, orientations, c, h, w], float32, on the
+    device.
+
+    Args:
+        images: RGB squares of one size, a multiple of the autoencoder's factor.
+        flip: Encode the mirrored image as a second orientation.
+    """
+    pixels = numpy.stack([numpy.asarray(image.convert("RGB")) for image in images])
+    identity = {
+        "vae": backbone.digest("vae"),
+        "pixels": _digest(pixels),
+        "shape": list(pixels.shape),
+        "flip": flip,
+        "device": backbone.device.type,
+    }
+
+    def compute() -> dict[str, torch.Tensor]:
+        tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        orientations = [tensor, tensor.flip(3)] if flip else [tensor]
+        moments = [_encode(backbone, orientation) for orientation in orientations]
+        return {
+            "mean": torch.stack([mean for mean, _ in moments], 1),
+            "std": torch.stack([std for _, std in moments], 1),
+        }
+
+    found = cache.tensors("latents", identity, compute)
+    return found["mean"].to(backbone.device), found["std"].to(backbone.device)
+
+
+def embed_texts(
+    backbone: Backbone, cache: Cache, captions: Sequence[str], text_encoder_trains: bool
+) -> Texts:
+    """Returns the distinct captions as conditioning, or as tokens if the text encoder trains."""
+    distinct = tuple(dict.fromkeys(captions))
+    if text_encoder_trains:
+        return Texts(distinct, backbone.family.tokenize(backbone, distinct), are_tokens=True)
+    identity = {
+        "text": backbone.digest(*backbone.family.text_parts),
+        "captions": list(distinct),
+        "device": backbone.device.type,
+    }
+    found = cache.tensors("texts", identity, lambda: backbone.encode_prompts(distinct))
+    return Texts(distinct, {name: rows.to(backbone.device) for name, rows in found.items()}, are_tokens=False)
+
+
+class Batches:
+    """Draws the batches of a run, of `size` instances each, followed by as many class images if there are
+    any.
+
+    A batch is defined for the whole run, not for a process: with several workers each draws it and takes its
+        slice.
+
+    Args:
+        examples: Of the subject.
+        priors: Class images, or None.
+        scale: Of latents (the autoencoder's scaling factor).
+        timesteps: Length of the noise schedule.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        priors: Examples | None,
+        streams: Streams,
+        *,
+        size: int,
+        scale: float,
+        timesteps: int,
+        prior_loss_weight: float,
+        noise_offset: float,
+    ) -> None:
+        self._sources = [("", examples)] if priors is None else [("", examples), ("prior_", priors)]
+        self._streams = streams
+        self._shuffles = {
+            prefix: Shuffle(len(source), streams[f"{prefix}order"]) for prefix, source in self._sources
+        }
+        self._size = size
+        self._scale = scale
+        self._timesteps = timesteps
+        self._noise_offset = noise_offset
+        shares = share_of_samples(size, 0 if priors is None else size, prior_loss_weight)
+        self._shares = shares.to(examples.mean.device)
+
+    @property
+    def images(self) -> int:
+        """Images in one batch, class images among them."""
+        return len(self._shares)
+
+    def draw(self) -> Batch:
+        """Draws the next batch."""
+        parts = [self._draw(prefix, source) for prefix, source in self._sources]
+        latents, noise, timesteps, captions = (
+            torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)
+        )
+        return Batch(latents, noise, timesteps, captions, self._shares)
+
+    def sample(self) -> Batch:
+        """Returns a batch of one image of each kind; draws nothing and moves nothing."""
+        firsts = [source.mean[:1, 0] * self._scale for _, source in self._sources]
+        latents = torch.cat(firsts)
+        captions = torch.cat([source.captions[:1] for _, source in self._sources])
+        timesteps = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
+        shares = torch.ones(len(latents), device=latents.device)
+        return Batch(latents, torch.zeros_like(latents), timesteps, captions, shares)
+
+    def _draw(self, prefix: str, source: Examples) -> tuple[torch.Tensor, ...]:
+        size, device = self._size, source.mean.device
+        indices = self._shuffles[prefix].take(size)
+        orientations = source.mean.shape[1]
+        flips = torch.zeros(size, dtype=torch.int64)
+        if orientations > 1:
+            flips = torch.randint(orientations, (size,), generator=self._streams[f"{prefix}flip"])
+        shape = (size, *source.mean.shape[2:])
+        sample = torch.randn(shape, generator=self._streams[f"{prefix}latents"])
+        noise = torch.randn(shape, generator=self._streams[f"{prefix}noise"])
+        if self._noise_offset:
+            # One shift a channel lets the model learn to change overall brightness (Guttenberg 2023).
+            shift = torch.randn((*shape[:2], 1, 1), generator=self._streams[f"{prefix}noise_offset"])
+            noise = noise + self._noise_offset * shift
+        timesteps = torch.randint(self._timesteps, (size,), generator=self._streams[f"{prefix}timesteps"])
+        indices, flips = indices.to(device), flips.to(device)
+        latents = (source.mean[indices, flips] + source.std[indices, flips] * sample.to(device)) * self._scale
+        return latents, noise.to(device), timesteps.to(device), source.captions[indices]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Returns the positions in the epochs; the generators' states belong to `Streams`."""
+        return {f"{prefix}order": shuffle.state() for prefix, shuffle in self._shuffles.items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Goes on from positions that `state_dict` returned."""
+        for prefix, shuffle in self._shuffles.items():
+            shuffle.load_state(state[f"{prefix}order"])
+
+
+@torch.no_grad()
+def _encode(backbone: Backbone, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    moments = []
+    for chunk in pixels.split(_ENCODE_AT_ONCE):
+        chunk = chunk.to(backbone.device, memory_format=torch.channels_last)
+        posterior = backbone.vae.encode(chunk).latent_dist
+        moments.append((posterior.mean.float().cpu(), posterior.std.float().cpu()))
+    means, stds = zip(*moments, strict=True)
+    return torch.cat(means), torch.cat(stds)
+
+
+def _digest(array: numpy.ndarray) -> str:
+    import hashlib
+
+    return hashlib.sha256(array.tobytes()).hexdigest()

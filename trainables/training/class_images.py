@@ -1,0 +1,112 @@
+"""Images of the class for prior preservation: made by the base model, shared by runs, charged to each of them.
+
+What making them took is kept beside them, so that a run which finds them is charged as much as the one that made them:
+what a run costs must not depend on which run came first.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+from PIL import Image
+
+from trainables.config.fields import TrainingConfig
+from trainables.data.cache import Cache, Tensors
+from trainables.models.backbone import Backbone
+from trainables.models.sampling import generate
+from trainables.randomness import stream_seed
+from trainables.training.meter import count_flops, device_name
+
+_AT_ONCE = 16  # a cache entry each, so that asking for more reuses those that are there
+_VERSION = (
+    3  # of the entries: from 2 on they hold what making them took, from 3 on each prompt has its own noise
+)
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """Images of a class, and what making them took.
+
+    Attributes:
+        seconds: Wall seconds as measured by whoever made them.
+        flops: Counted floating-point operations of text encoder, UNet and decoder.
+    """
+
+    images: list[Image.Image]
+    seconds: float
+    flops: int
+
+
+def make_class_images(
+    backbone: Backbone, cache: Cache, prompt: str, training: TrainingConfig, resolution: int
+) -> ClassImages:
+    """Returns images of the class made by the base model, from the cache where another run has made them.
+
+    They are made several at a time; of those that a run takes not all, it is charged its part.
+    """
+    images: list[Image.Image] = []
+    seconds, flops = 0.0, 0
+    for start in range(0, training.num_class_images, _AT_ONCE):
+        found = _chunk(backbone, cache, prompt, training, resolution, start)
+        taken = min(_AT_ONCE, training.num_class_images - start)
+        images += [Image.fromarray(array) for array in found["pixels"].numpy()[:taken]]
+        seconds += float(found["seconds"]) * taken / _AT_ONCE
+        flops += int(found["flops"]) * taken // _AT_ONCE
+    return ClassImages(images, seconds, flops)
+
+
+def _chunk(
+    backbone: Backbone, cache: Cache, prompt: str, training: TrainingConfig, resolution: int, start: int
+) -> Tensors:
+    identity = {
+        "version": _VERSION,
+        "model": backbone.digest(),
+        "prompt": prompt,
+        "resolution": resolution,
+        "steps": training.class_num_inference_steps,
+        "guidance": training.class_guidance_scale,
+        "start": start,
+        "count": _AT_ONCE,
+        # Their seconds are charged, and are those of this device.
+        "device": device_name(backbone.device),
+    }
+
+    def draw(count: int, steps: int) -> list[Image.Image]:
+        return generate(
+            backbone,
+            [prompt] * count,
+            seeds=[stream_seed(index, f"class_images/{prompt}") for index in range(start, start + count)],
+            num_inference_steps=steps,
+            guidance_scale=training.class_guidance_scale,
+            batch_size=_AT_ONCE,
+            resolution=resolution,
+        )
+
+    def compute() -> Tensors:
+        begin = time.perf_counter()
+        made = draw(_AT_ONCE, training.class_num_inference_steps)
+        seconds = time.perf_counter() - begin
+        flops = _count_flops(backbone, prompt, draw, training.class_num_inference_steps)
+        return {
+            "pixels": torch.from_numpy(numpy.stack([numpy.asarray(image) for image in made])),
+            "seconds": torch.tensor(seconds, dtype=torch.float64),
+            "flops": torch.tensor(flops, dtype=torch.int64),
+        }
+
+    return cache.tensors("class_images", identity, compute)
+
+
+def _count_flops(backbone: Backbone, prompt: str, draw: Any, steps: int) -> int:
+    """Returns the operations of a chunk, counted on one image and one solver step.
+
+    Captions are encoded once a chunk, the UNet runs once an image and step (twice with guidance), and the decoder once
+    an image.
+    """
+    texts = count_flops(lambda: backbone.encode_prompts(["", prompt]))
+    one, two = count_flops(lambda: draw(1, 1)), count_flops(lambda: draw(1, 2))
+    step = two - one
+    return texts + _AT_ONCE * (steps * step + one - step - texts)

@@ -1,0 +1,361 @@
+"""The training loop: `train_step` is the mathematics of one step, `train` calls it and reports.
+
+Speed comes from what is not here: no data loader, no synchronisation with the device inside a stretch of steps, no
+encoding of images or of prompts that stay the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from trainables.config.fields import TrainingConfig
+from trainables.distributed.fsdp import Shards, like_part
+from trainables.distributed.worker_group import Team
+from trainables.errors import TrainingFailure
+from trainables.events import Event, EventLog
+from trainables.models.backbone import Backbone
+from trainables.randomness import Streams, draw_seed
+from trainables.training.batches import Batch, Batches, Texts
+from trainables.training.checkpoint import Checkpoint, join_state, save_checkpoint, split_state, to_host
+from trainables.training.meter import Meter
+from trainables.training.objective import add_noise, diffusion_loss, min_snr_weights, target_of
+from trainables.training.optim import build_schedule
+
+_REPORTS = 20  # progress events in a run, at least
+_LONGEST_STRETCH = 10  # steps between two looks at the loss, at most
+# What the leader of a team that shares its model tells, beside numbers of steps.
+_CHECKPOINT, _WEIGHTS = "checkpoint", "weights"
+_OF_PARAMETERS = ("weights.", "optimizer.", "average.")  # tensors of a checkpoint
+
+
+@dataclass(eq=False)
+class Trainer:
+    """Everything that a step needs and a checkpoint holds.
+
+    Attributes:
+        backbone: The model that trains; if the team shares it, the copy of which it does.
+        parameters: What trains, by name, in the optimizer's order.
+        modules: The modules that hold them.
+        optimizer: Wrapped by accelerate.
+        schedule: Of the learning rate; steps once an optimizer step, overflow or not.
+        average: diffusers' EMAModel of `parameters`, or None.
+        team: The processes that train together.
+        shared_loss: `SharedLoss` prepared by accelerate or `shards`, in a team of several processes.
+        shards: What a team shares that does not hold the whole model in each process, or None.
+        step: Optimizer steps done.
+        steps: Of the whole run, after which the schedule has ended; `max_train_steps` unless another budget ends it
+            earlier (see ``trainables/training/length.py``).
+    """
+
+    config: TrainingConfig
+    backbone: Backbone
+    accelerator: Any
+    parameters: dict[str, nn.Parameter]
+    modules: list[nn.Module]
+    optimizer: Any
+    schedule: Any
+    average: Any
+    batches: Batches
+    texts: Texts
+    streams: Streams
+    team: Team = field(default_factory=Team)
+    shared_loss: Any = None
+    shards: Shards | None = None
+    step: int = 0
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.steps = self.steps or self.config.max_train_steps
+
+    def set_length(self, steps: int) -> None:
+        """States after how many steps the run ends; the schedule begins anew."""
+        self.steps = steps
+        optimizer = self.optimizer.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        self.schedule = build_schedule(optimizer, self.config, steps)
+
+    def checkpoint(self, meter: Meter) -> Checkpoint:
+        """Returns the whole resume state.
+
+        A team that shares its model does so together; then the leader's alone is whole.
+        """
+        if self.shards is None:
+            return self._checkpoint(meter)
+        if self.team.leads:
+            self.team.tell(_CHECKPOINT)
+        with self.team.together():
+            return self._checkpoint(meter)
+
+    def _checkpoint(self, meter: Meter) -> Checkpoint:
+        tensors = {f"weights.{name}": self._to_host(value) for name, value in self.parameters.items()}
+        tensors |= {f"streams.{name}": value for name, value in self.streams.state_dict().items()}
+        tensors |= {f"batches.{name}": value for name, value in self.batches.state_dict().items()}
+        content: dict[str, Any] = {
+            "steps": self.steps,
+            "schedule": {"last_epoch": self.schedule.last_epoch},
+            "meter": meter.state_dict(),
+        }
+        states = {"optimizer": self.optimizer.state_dict()}
+        if self.average is not None:
+            states["average"] = self.average.state_dict()
+        if self.accelerator.scaler is not None:
+            states["scaler"] = self.accelerator.scaler.state_dict()
+        for name, state in states.items():
+            more, content[name] = split_state(state, name, self._to_host)
+            tensors |= more
+        return Checkpoint(self.step, tensors, content)
+
+    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns a copy of a tensor, put together if it is shared, in the leader's memory."""
+        whole = tensor if self.shards is None else self.shards.together(tensor.detach())
+        return to_host(whole) if self.team.leads else torch.empty(0)
+
+    def own_part(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns what this process needs of a tensor of a checkpoint."""
+        if self.shards is None or not tensor.dim() or not name.startswith(_OF_PARAMETERS):
+            return tensor
+        return self.shards.part(tensor)
+
+    def show_whole(self) -> None:
+        """Puts the weights, or their moving average, into the leader's ordinary model; the team does so together."""
+        assert self.shards is not None
+        if self.team.leads:
+            self.team.tell(_WEIGHTS)
+        weights = self.parameters.values() if self.average is None else self.average.shadow_params
+        with self.team.together():
+            self.shards.fill(dict(zip(self.parameters, weights, strict=True)))
+
+    def restore(self, checkpoint: Checkpoint, meter: Meter) -> None:
+        """Goes on from a checkpoint of the same configuration, of which `own_part` has been taken."""
+        tensors, content = checkpoint.tensors, checkpoint.state
+        self.set_length(content.get("steps", self.steps))
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                own(parameter).copy_(tensors[f"weights.{name}"])
+        self.streams.load_state_dict(_with_prefix(tensors, "streams."))
+        self.batches.load_state_dict(_with_prefix(tensors, "batches."))
+        optimizer = join_state(tensors, content["optimizer"])
+        _take_layout(optimizer, list(self.parameters.values()))
+        self.optimizer.load_state_dict(optimizer)
+        if self.average is not None:
+            average = join_state(tensors, content["average"])
+            average["shadow_params"] = [
+                _like(parameter, value)
+                for parameter, value in zip(self.parameters.values(), average["shadow_params"], strict=True)
+            ]
+            self.average.load_state_dict(average)
+        if self.accelerator.scaler is not None and "scaler" in content:
+            self.accelerator.scaler.load_state_dict(join_state(tensors, content["scaler"]))
+        self.schedule.last_epoch = content["schedule"]["last_epoch"]
+        self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        meter.load_state_dict(content["meter"])
+        self.step = checkpoint.step
+
+
+class SharedLoss(nn.Module):
+    """The loss of this process's part of a batch, as the module that accelerate wraps.
+
+    Its children are what trains; they themselves stay as they are, for evaluation, saving and restoring.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(trainer.modules)
+        self._trainer = trainer
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Returns `batch_loss`."""
+        return batch_loss(self._trainer, batch)
+
+
+def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Does one optimizer step; returns loss and gradient norm before clipping, both on the device.
+
+    In a team every process draws the whole batch and takes its part of it; the loss returned is that of this
+    part, and the team's is the sum.
+    """
+    config, accelerator, team = trainer.config, trainer.accelerator, trainer.team
+    # Dropout draws from torch's global generators; seeded step by step they need no state of their own.
+    torch.manual_seed(draw_seed(trainer.streams["dropout"]) ^ team.rank)
+    modules = trainer.modules if trainer.shared_loss is None else [trainer.shared_loss]
+    total = torch.zeros((), device=trainer.backbone.device)
+    for _ in range(config.gradient_accumulation_steps):
+        batch = trainer.batches.draw().part(team.rank, team.size)
+        with accelerator.accumulate(*modules):
+            with accelerator.autocast():
+                shared = trainer.shared_loss
+                loss = batch_loss(trainer, batch) if shared is None else shared(batch)
+            accelerator.backward(loss)
+            total += loss.detach()
+    norm = _clip_gradients(trainer)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.schedule.step()
+    if trainer.average is not None:
+        trainer.average.step(trainer.parameters.values())
+    trainer.step += 1
+    return total / config.gradient_accumulation_steps, norm
+
+
+def _clip_gradients(trainer: Trainer) -> torch.Tensor:
+    """Returns the gradients' norm before clipping."""
+    parameters, largest = trainer.parameters.values(), trainer.config.max_grad_norm
+    if trainer.shards is None:
+        norm: torch.Tensor = trainer.accelerator.clip_grad_norm_(parameters, largest)
+        return norm
+    trainer.accelerator.unscale_gradients()
+    return trainer.shards.clip_gradients(parameters, largest)
+
+
+def batch_loss(trainer: Trainer, batch: Batch) -> torch.Tensor:
+    """Returns the loss of one batch, a scalar."""
+    backbone, config = trainer.backbone, trainer.config
+    schedule = backbone.alphas_cumprod
+    noisy = add_noise(batch.latents, batch.noise, batch.timesteps, schedule)
+    target = target_of(backbone.prediction_type, batch.latents, batch.noise, batch.timesteps, schedule)
+    prediction = backbone.unet(noisy, batch.timesteps, **_conditioning(trainer, batch), return_dict=False)[0]
+    weights = None
+    if config.snr_gamma is not None:
+        weights = min_snr_weights(backbone.prediction_type, batch.timesteps, schedule, config.snr_gamma)
+    return diffusion_loss(prediction, target, batch.shares, weights)
+
+
+def train(
+    trainer: Trainer,
+    log: EventLog,
+    meter: Meter,
+    checkpoints: Path,
+    evaluations: set[int],
+    evaluate: Callable[[int], Iterator[Event]],
+) -> Iterator[Event]:
+    """Trains to the end, reporting progress, saving checkpoints and evaluating at the given steps.
+
+    Args:
+        trainer: At step 0 or restored from a checkpoint.
+        log: Takes every event before it is yielded.
+        checkpoints: Folder of the resume state.
+        evaluations: Steps after which to evaluate; the end is the caller's.
+        evaluate: Called with the step.
+
+    Raises:
+        TrainingFailure: The loss is not finite any more.
+    """
+    config, last = trainer.config, trainer.steps
+    every = max(1, min(_LONGEST_STRETCH, last // _REPORTS))
+    reported = log.last_step("progress")
+    if trainer.step < last:
+        yield log.append("phase", trainer.step, name="train", steps=last)
+    while trainer.step < last:
+        until = _next_stop(trainer.step, last, every, config.checkpointing_steps, evaluations)
+        begin, steps = time.perf_counter(), until - trainer.step
+        trainer.team.tell(steps)
+        mean, norm_value = _train_steps(trainer, meter, steps)
+        _require_finite(trainer, mean, norm_value, steps)
+        if trainer.step > reported:
+            yield log.append(
+                "progress",
+                trainer.step,
+                loss=mean,
+                learning_rate=trainer.schedule.get_last_lr()[0],
+                gradient_norm=norm_value if math.isfinite(norm_value) else None,
+                steps_per_second=steps / (time.perf_counter() - begin),
+            )
+        if trainer.step % config.checkpointing_steps == 0 or trainer.step == last:
+            with meter.measure("save"):
+                place = save_checkpoint(checkpoints, trainer.checkpoint(meter))
+            yield log.append("checkpoint", trainer.step, path=f"{checkpoints.name}/{place.name}")
+        if trainer.step in evaluations and trainer.step < last:
+            yield from evaluate(trainer.step)
+            yield log.append("phase", trainer.step, name="train", steps=last)
+
+
+def train_with_leader(trainer: Trainer, meter: Meter) -> None:
+    """Does what the leader of the team tells, again and again: trains so many steps, or hands its parts over.
+
+    Raises:
+        Dismissed: The leader has ended the run.
+    """
+    while True:
+        task = trainer.team.tell()
+        if task == _CHECKPOINT:
+            trainer.checkpoint(meter)
+        elif task == _WEIGHTS:
+            trainer.show_whole()
+        else:
+            _train_steps(trainer, meter, task)
+
+
+def _train_steps(trainer: Trainer, meter: Meter, steps: int) -> tuple[float, float]:
+    """Returns the mean loss, that of the team, and the last gradient norm."""
+    with meter.measure("train"), trainer.team.together():
+        total = torch.zeros((), device=trainer.backbone.device)
+        for _ in range(steps):
+            loss, norm = train_step(trainer)
+            total += loss
+        mean, norm_value = float(trainer.team.sum(total)) / steps, float(norm)
+    meter.share_with(trainer.team)
+    return mean, norm_value
+
+
+def _require_finite(trainer: Trainer, loss: float, norm: float, steps: int) -> None:
+    """Fails the run when its weights are, or are about to be, no numbers any more."""
+    # With a scaler, overflow is part of the method: such a step is skipped.
+    if math.isfinite(loss) and (math.isfinite(norm) or trainer.accelerator.scaler is not None):
+        return
+    raise TrainingFailure(
+        "nan_loss",
+        f"loss {loss}, gradient norm {norm} in steps {trainer.step - steps + 1} to {trainer.step}; "
+        "a lower learning rate, or mixed_precision: no, may help",
+    )
+
+
+def _next_stop(step: int, last: int, every: int, checkpointing: int, evaluations: set[int]) -> int:
+    """Returns the next step at which something other than training is to be done."""
+    stops = [last, (step // every + 1) * every, (step // checkpointing + 1) * checkpointing]
+    return min([*stops, *(stop for stop in evaluations if stop > step)])
+
+
+def _conditioning(trainer: Trainer, batch: Batch) -> dict[str, Any]:
+    family, texts = trainer.backbone.family, trainer.texts
+    if not texts.are_tokens:
+        return family.unet_arguments({name: rows[batch.captions] for name, rows in texts.rows.items()})
+    if len(texts.captions) <= len(batch.captions):
+        # Few captions, many images: encode each caption once.
+        encoded = family.encode(trainer.backbone, texts.rows)
+        return family.unet_arguments({name: rows[batch.captions] for name, rows in encoded.items()})
+    tokens = {name: rows[batch.captions] for name, rows in texts.rows.items()}
+    return family.unet_arguments(family.encode(trainer.backbone, tokens))
+
+
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def own(parameter: torch.Tensor) -> torch.Tensor:
+    """Returns what this process holds of a parameter: all of it, unless it is shared."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Returns a value in its parameter's memory layout: fused optimizers pair them by address."""
+    if isinstance(parameter, DTensor):
+        return like_part(parameter, value)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _take_layout(optimizer: dict[str, Any], parameters: list[nn.Parameter]) -> None:
+    for index, state in optimizer["state"].items():
+        parameter = parameters[index]
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == own(parameter).shape:
+                state[name] = _like(parameter, value)

@@ -1,0 +1,310 @@
+"""From a run's configuration to a trainer that is ready for its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import torch
+from PIL import Image
+
+from trainables.config.fields import TrainingConfig
+from trainables.data.cache import Cache
+from trainables.data.subjects import Subject
+from trainables.distributed.fsdp import Shards, parameters_of
+from trainables.distributed.worker_group import ProcessTeam, Team
+from trainables.methods.registry import get_method
+from trainables.models.backbone import Backbone, enable_gradient_checkpointing
+from trainables.randomness import Streams, subject_seed
+from trainables.run_config import RunConfig
+from trainables.training.batches import Batches, Examples, Texts, embed_texts, encode_images
+from trainables.training.class_images import make_class_images
+from trainables.training.loop import SharedLoss, Trainer, batch_loss
+from trainables.training.meter import Meter, count_flops
+from trainables.training.optim import build_optimizer, build_schedule
+
+_LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose_device(name: str, team: Team | None = None) -> torch.device:
+    """Returns the device that a configuration names; "auto" takes CUDA where there is one.
+
+    Of a team, each process of a machine takes a GPU of its own, and makes it torch's current one.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and team is not None and team.size > 1:
+        device = torch.device("cuda", team.local_rank)
+        torch.cuda.set_device(device)
+        return device
+    return torch.device(name)
+
+
+def build_trainer(
+    config: RunConfig,
+    backbone: Backbone,
+    subject: Subject | None,
+    cache: Cache | None,
+    team: Team | None = None,
+    meter: Meter | None = None,
+) -> Trainer:
+    """Prepares data and parameters of a run.
+
+    What the frozen base model computes (latents, embeddings, class images) comes first and in float32, so
+    that the caches do not depend on the precision that a run trains in. Only then do parameters change.
+
+    Args:
+        subject: None in a follower of a team, which gets what the leader has prepared; likewise `cache`.
+        meter: Is told what the class images took; None where nobody asks.
+    """
+    training, method, team = config.training, get_method(config.method), team or Team()
+    streams = Streams(subject_seed(config.seed, config.subject.name))
+    encoded = None
+    if subject is not None and cache is not None:
+        encoded = _encode(backbone, cache, subject, training, meter or Meter(backbone.device, 1))
+    texts, examples, priors = _share(team, encoded, backbone.device)
+    groups = method.attach(backbone, training, streams["initialisation"])
+    if training.mixed_precision != "no":
+        backbone.lower_precision(_LOW_PRECISION[training.mixed_precision])
+        if not texts.are_tokens:
+            dtype = _LOW_PRECISION[training.mixed_precision]
+            texts = Texts(texts.captions, {name: rows.to(dtype) for name, rows in texts.rows.items()}, False)
+    for group in groups:
+        module = backbone.modules[group["name"]]
+        module.train()
+        if training.gradient_checkpointing:
+            enable_gradient_checkpointing(module)
+    return Trainer(
+        config=training,
+        batches=Batches(
+            examples,
+            priors,
+            streams,
+            size=training.train_batch_size,
+            scale=backbone.vae.config.scaling_factor,
+            timesteps=len(backbone.alphas_cumprod),
+            prior_loss_weight=training.prior_loss_weight,
+            noise_offset=training.noise_offset,
+        ),
+        texts=texts,
+        streams=streams,
+        team=team,
+        **_what_trains(training, backbone, groups, averages=team.leads and not team.sharded),
+    )
+
+
+def _what_trains(
+    training: TrainingConfig, backbone: Backbone, groups: list[dict[str, Any]], *, averages: bool
+) -> dict[str, Any]:
+    """Returns those attributes of a `Trainer` that depend on the parameters, as arguments for it."""
+    accelerator = _accelerator(training, backbone.device)
+    optimizer = build_optimizer(groups, training)
+    schedule = build_schedule(optimizer, training)
+    parameters = _named(backbone, groups)
+    return {
+        "backbone": backbone,
+        "modules": [backbone.modules[group["name"]] for group in groups],
+        "accelerator": accelerator,
+        "parameters": parameters,
+        "optimizer": accelerator.prepare_optimizer(optimizer, device_placement=False),
+        "schedule": schedule,
+        "average": average_of(training, parameters) if averages else None,
+    }
+
+
+def shard(trainer: Trainer) -> None:
+    """Lets the processes of a team share the model (FSDP): each holds a part of weights, gradients and optimizer.
+
+    For a trainer that has done no step and was not restored; `restore` comes after it.
+    """
+    assert isinstance(trainer.team, ProcessTeam)
+    whole, texts = trainer.backbone, trainer.texts
+    trained = [str(group["name"]) for group in trainer.optimizer.param_groups]
+    read = [part for part in whole.family.text_parts if part in whole.modules] if texts.are_tokens else []
+    parts = list(dict.fromkeys([whole.family.modules[0], *trained, *read]))
+    shards = Shards(whole, parts, trainer.team)
+    copies = parameters_of(shards.backbone)
+    names = {id(parameter): name for name, parameter in trainer.parameters.items()}
+    groups = [
+        {
+            "name": group["name"],
+            "params": [copies[names[id(parameter)]] for parameter in group["params"]],
+            "lr": group["initial_lr"],
+        }
+        for group in trainer.optimizer.param_groups
+    ]
+    vars(trainer).update(_what_trains(trainer.config, shards.backbone, groups, averages=True))
+    trainer.modules = [shards.backbone.modules[part] for part in parts]
+    trainer.shared_loss = shards.share(SharedLoss(trainer))
+    trainer.shards = shards
+
+
+def spread(trainer: Trainer) -> None:
+    """Lets the processes of a team exchange gradients (accelerate, DDP); the last step of preparation.
+
+    The leader's weights become those of all.
+    """
+    if trainer.team.size == 1 or trainer.shards is not None:
+        return
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    trainer.accelerator.ddp_handler = DistributedDataParallelKwargs(
+        find_unused_parameters=_some_are_unused(trainer)
+    )
+    with trainer.team.together():
+        trainer.shared_loss = trainer.accelerator.prepare_model(SharedLoss(trainer), device_placement=False)
+        trainer.shared_loss.register_comm_hook(trainer.team, lambda team, bucket: team.exchange(bucket))
+
+
+def _some_are_unused(trainer: Trainer) -> bool:
+    """Whether there are parameters that a step gives no gradient: nothing must wait for theirs."""
+    with _without_traces(trainer):
+        with trainer.accelerator.autocast():
+            loss = batch_loss(trainer, trainer.batches.sample())
+        loss.backward()
+        return any(value.grad is None for value in trainer.parameters.values())
+
+
+@contextmanager
+def _without_traces(trainer: Trainer) -> Iterator[None]:
+    """Lets gradients be computed that are thrown away; torch's random generators are put back."""
+    device = trainer.backbone.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    trainer.optimizer.optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _without_gradients(trainer: Trainer) -> Iterator[None]:
+    """Lets every gradient be dropped as soon as it is there: all of them at once may not fit."""
+
+    def drop(parameter: torch.Tensor) -> None:
+        parameter.grad = None
+
+    hooks = [value.register_post_accumulate_grad_hook(drop) for value in trainer.parameters.values()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def count_step_flops(trainer: Trainer) -> int:
+    """Returns the floating-point operations of one optimizer step, counted on a smaller one that is thrown
+    away.
+
+    The UNet's operations are proportional to the number of images, so that one image of each kind is enough;
+    those of a text encoder that trains to the number of captions. Neither parameters nor random streams nor
+    the position in the data change.
+    """
+    batch, texts = trainer.batches.sample(), trainer.texts
+    counted, wanted = len(batch.latents), trainer.batches.images
+
+    def whole() -> None:
+        with trainer.accelerator.autocast():
+            loss = batch_loss(trainer, batch)
+        loss.backward()
+
+    def one_caption() -> None:
+        first = {name: rows[:1] for name, rows in texts.rows.items()}
+        with trainer.accelerator.autocast():
+            encoded = trainer.backbone.family.encode(trainer.backbone, first)
+        torch.stack([rows.float().sum() for rows in encoded.values()]).sum().backward()
+
+    with _without_traces(trainer), _without_gradients(trainer):
+        flops = count_flops(whole)
+        caption = count_flops(one_caption) if texts.are_tokens else 0
+    distinct = len(texts.captions)
+    images = (flops - caption * min(distinct, counted)) * wanted // counted
+    return (images + caption * min(distinct, wanted)) * trainer.config.gradient_accumulation_steps
+
+
+def _encode(
+    backbone: Backbone, cache: Cache, subject: Subject, training: TrainingConfig, meter: Meter
+) -> tuple[Texts, Examples, Examples | None]:
+    captions = list(subject.captions)
+    if training.with_prior_preservation:
+        captions.append(subject.class_prompt)
+    texts = embed_texts(backbone, cache, captions, training.train_text_encoder)
+    examples = _examples(backbone, cache, subject.images, subject.captions, texts, training)
+    if not training.with_prior_preservation:
+        return texts, examples, None
+    with meter.measure("class_images"):
+        made = make_class_images(backbone, cache, subject.class_prompt, training, subject.resolution)
+    meter.class_image_seconds, meter.class_image_flops = made.seconds, made.flops
+    captions = [subject.class_prompt] * len(made.images)
+    return texts, examples, _examples(backbone, cache, made.images, captions, texts, training)
+
+
+def _share(
+    team: Team, encoded: tuple[Texts, Examples, Examples | None] | None, device: torch.device
+) -> tuple[Texts, Examples, Examples | None]:
+    """Returns what the leader of a team has encoded; `encoded` is None in the followers."""
+    if team.size == 1:
+        assert encoded is not None
+        return encoded
+    tensors: dict[str, torch.Tensor] = {}
+    known: Any = None
+    if encoded is not None:
+        texts, *sources = encoded
+        tensors = {f"text.{name}": rows for name, rows in texts.rows.items()}
+        for number, source in enumerate(source for source in sources if source is not None):
+            tensors |= {f"{number}.{column.name}": getattr(source, column.name) for column in fields(source)}
+        known = (texts.captions, texts.are_tokens)
+    tensors, known = team.share(tensors, known)
+    tensors = {name: value.to(device) for name, value in tensors.items()}
+    if encoded is not None:
+        return encoded
+    rows = {name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")}
+    examples = [
+        Examples(*(tensors[f"{number}.{column.name}"] for column in fields(Examples)))
+        for number in range(2)
+        if f"{number}.mean" in tensors
+    ]
+    priors = examples[1] if len(examples) > 1 else None
+    return Texts(tuple(known[0]), rows, known[1]), examples[0], priors
+
+
+def _examples(
+    backbone: Backbone,
+    cache: Cache,
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    texts: Texts,
+    training: TrainingConfig,
+) -> Examples:
+    mean, std = encode_images(backbone, cache, images, training.random_flip)
+    rows = torch.tensor([texts.captions.index(caption) for caption in captions], device=backbone.device)
+    return Examples(mean, std, rows)
+
+
+def _named(backbone: Backbone, groups: list[dict[str, Any]]) -> dict[str, torch.nn.Parameter]:
+    """Returns what trains by name, in the order of the optimizer's groups."""
+    names = {id(parameter): name for name, parameter in parameters_of(backbone).items()}
+    return {names[id(parameter)]: parameter for group in groups for parameter in group["params"]}
+
+
+def _accelerator(training: TrainingConfig, device: torch.device) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
+
+    # accelerate keeps precision and accumulation in process-wide singletons; a warm process runs one
+    # configuration after another.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return Accelerator(
+        mixed_precision=training.mixed_precision,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        cpu=device.type == "cpu",
+    )
+
+
+def average_of(training: TrainingConfig, parameters: dict[str, torch.nn.Parameter]) -> Any:
+    """Returns the moving average of parameters as they are now, or None where none is wanted."""
+    if not training.use_ema:
+        return None
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(parameters.values(), decay=training.ema_decay, foreach=True)
