@@ -26,7 +26,6 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.measuring import Sampler, slope, spent_in
-from study.claim import STUDY_FILE
 from study.cluster.local_ray import cluster
 from study.execute import Workers, launch, open_ledger
 from study.ledger import Ledger
@@ -34,8 +33,9 @@ from study.local_results import local_results
 from study.queue import RunQueue
 from study.results import load_results
 from study.rows import rows
-from study.runs import PlannedRun, Storage
 from study.spec import StudySpec
+from study.storage.layout import STUDY_FILE, Storage
+from study.storage.planned_run import PlannedRun
 from study.tracking.mlflow_store import MlflowStore
 from study.tracking.tracker import Tracker
 from study.watch.console import ProgressView
@@ -71,7 +71,7 @@ class Followers:
         self._view: ProgressView | None = None
 
     def follow(self, run: PlannedRun) -> None:
-        """See `study.runs.Follower`."""
+        """See `study.storage.planned_run.Follower`."""
         if self._tracker is None:
             ids = open_ledger(self._spec, self._storage)
             self._tracker = Tracker(self._storage, self._uri, ids=ids, close_seconds=CATCH_UP_SECONDS)

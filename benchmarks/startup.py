@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from study.execute import launch
-from study.runs import Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
 from trainables.events import Event, read_events
 
 COLD = """

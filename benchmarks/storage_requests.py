@@ -21,7 +21,8 @@ from study.remote.object_store import ObjectStore
 from study.remote.run_objects import attempt_name
 from study.remote.upkeep import FIRST_SECONDS, LONGEST_SECONDS
 from study.remote.working_copy import RunCopies
-from study.runs import RunKey, storage_at
+from study.storage.layout import storage_at
+from study.storage.run_key import RunKey
 from tests.study.s3_server import CREDENTIALS, Proxy, proxy, s3_server
 from tests.study.small_studies import small_study
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog

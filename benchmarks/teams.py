@@ -14,9 +14,10 @@ import tempfile
 from pathlib import Path
 
 from study.execute import launch
-from study.run_result import read_result
-from study.runs import RunKey, Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import read_result
 from trainables.events import read_events
 
 

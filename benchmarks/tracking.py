@@ -20,7 +20,8 @@ from pathlib import Path
 
 from benchmarks import trivial
 from benchmarks.scale import study
-from study.runs import RunKey, Storage
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
 from study.tracking.mirror import Mirror
 from study.tracking.mlflow_store import configure_client
 from study.tracking.record import TrackingRecord

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from study.json_files import write_json
+from study.util.json_files import write_json
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog
 from trainables.run_config import RunConfig
 

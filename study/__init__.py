@@ -38,7 +38,7 @@ def load_results(name: str, *, storage: str | Path = "storage", **options: Any) 
     """Returns the results of a study that was launched; see `study.results.load_results` for the options."""
     from study.remote.working_copy import refresh
     from study.results import load_results as load
-    from study.runs import storage_at
+    from study.storage.layout import storage_at
 
     place = storage_at(storage, name)
     if place.url is not None and options.get("csv_folder") is None:

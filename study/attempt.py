@@ -22,24 +22,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from study.json_files import append_json_line, read_json_lines, write_json
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import run_prefix
 from study.run_place import LOCK_FILE, PlaceError, place_of
-from study.run_result import RunResult, read_result, write_failure
+from study.storage.attempts import LOG_FILE, attempts, note_attempt
+from study.storage.run_result import RunResult, read_result, write_failure
+from study.util.json_files import write_json
 from trainables.errors import InputsChanged
 from trainables.evaluation.metrics_table import METRICS
-from trainables.events import Event, read_events, settled_steps
+from trainables.events import Event, settled_steps
 from trainables.storage_errors import storage_failure
 
-ATTEMPTS_FILE = "attempts.jsonl"
-LOG_FILE = "log.txt"
 STOP_FILE = "stop.json"
 
 SCORE = "score"  # of a report: the value that early stopping judges by, more is better
 REPORT_SECONDS = 1.0
 LOCK_WAIT_SECONDS = 60.0
-FATAL = "Fatal Python error"
 
 Runner = Callable[..., Iterator[Event]]
 
@@ -100,7 +98,7 @@ class Attempt:
         resident: Passed to the runner; None if it wants none.
         capture: Send the process's output to the run's ``log.txt`` while it runs.
         node: Where this process runs, as the executor calls it; only written down.
-        team: Passed to the runner, in the process that leads several workers (`trainables.distributed.worker_group.Team`).
+        team: Passed to the runner, in the process that leads several workers (`worker_group.Team`).
     """
 
     def __init__(
@@ -262,43 +260,6 @@ def order_stop(folder: Path, reason: str, *, url: str = "", study: str = "", run
         with contextlib.suppress(StoreError):  # then the run just goes on to its end
             store = ObjectStore(url, patience=5.0)
             store.put(f"{run_prefix(study, run)}/{STOP_FILE}", json.dumps({"reason": reason}).encode())
-
-
-def note_attempt(folder: Path, session: str, node: str = "") -> None:
-    """Adds an attempt to the run's list, with the number of the last event and the size of the log before it."""
-    events = read_events(folder)
-    line = {
-        "session": session,
-        "time": time.time(),
-        "host": socket.gethostname(),
-        "node": node,
-        "pid": os.getpid(),
-        "after": events[-1].number if events else 0,
-        "log": _size(folder / LOG_FILE),
-    }
-    append_json_line(folder / ATTEMPTS_FILE, line)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def attempts(folder: Path) -> list[dict[str, Any]]:
-    """Returns the attempts at a run, oldest first."""
-    found = read_json_lines(folder / ATTEMPTS_FILE)
-    return [{"after": 0, **attempt} for attempt in found if "session" in attempt]
-
-
-def crash_report(folder: Path) -> str | None:
-    """Returns the end of the run's log if the interpreter died of a fatal signal (such as SIGSEGV)."""
-    try:
-        text = (folder / LOG_FILE).read_bytes()[-16_384:].decode(errors="replace")
-    except OSError:
-        return None
-    return text[text.rindex(FATAL) :] if FATAL in text else None
 
 
 def load_object(name: str) -> Any:

@@ -15,16 +15,14 @@ from typing import IO, TYPE_CHECKING
 from study.contents import NOT_RECORDED, known_contents
 from study.database_lock import database_lock
 from study.errors import UserError
-from study.inside import check_no_links
-from study.json_files import copy_of, is_sound, read_json_or_copy, write_json_twice
 from study.remote.working_copy import fetch_record
-from study.runs import Storage
+from study.storage.layout import LOCK_FILE, STUDY_FILE, Storage
+from study.storage.safe_paths import check_no_links
+from study.util.json_files import copy_of, is_sound, read_json_or_copy, write_json_twice
 
 if TYPE_CHECKING:
     from study.spec import StudySpec
 
-STUDY_FILE = "study.json"
-LOCK_FILE = "lock"
 MIN_FREE_BYTES = 256 * 2**20
 LOCK_WAIT_SECONDS = 0.5
 

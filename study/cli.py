@@ -29,7 +29,7 @@ from study.cli_options import (
 )
 from study.cli_watch import best, logs, report, status, stop, sync, trials, ui
 from study.errors import UserError
-from study.watch.views import Format, print_rows, print_table
+from study.util.printing import Format, print_rows, print_table
 from trainables.util.process import prepare_command, unspeakable
 
 app = typer.Typer(
@@ -214,7 +214,7 @@ def doctor(
     """Say what this machine has, and what a study would miss on it; or what is wrong with a cluster's file."""
     from study.doctor import Finding, examine, examine_deployment
     from study.remote.object_store import store_problem
-    from study.runs import root_and_url
+    from study.storage.layout import root_and_url
 
     root, url = root_and_url(storage)
     is_file = file is not None and (file.endswith((".yaml", ".yml")) or Path(file).exists())

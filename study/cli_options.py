@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from study.errors import UserError
-from study.runs import DEFAULT_STORAGE
-from study.watch.views import Format
+from study.storage.layout import DEFAULT_STORAGE
+from study.util.printing import Format
 from trainables.util.process import unspeakable
 
 if TYPE_CHECKING:
-    from study.runs import Storage
+    from study.storage.layout import Storage
 
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="Study file (YAML), or the name of a preset.")
@@ -75,7 +75,8 @@ def stored(place: str, name: str) -> Storage:
 
 def named(place: str, name: str) -> Storage:
     """Returns where a study would lie, whether it does or not; raises UserError if it cannot be a study's name."""
-    from study.runs import is_sound_name, storage_at
+    from study.storage.layout import storage_at
+    from study.storage.run_key import is_sound_name
 
     if not is_sound_name(name):
         raise UserError(

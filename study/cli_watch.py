@@ -20,7 +20,7 @@ from study.cli_options import (
     stored,
 )
 from study.errors import UserError
-from study.watch.views import Format, print_document, print_rows
+from study.util.printing import Format, print_document, print_rows
 
 if TYPE_CHECKING:
     from study.watch.status import StudyStatus

@@ -27,8 +27,9 @@ from study.csv_cells import BOOLEANS, CellError, Kind, Notation, boolean, param_
 from study.errors import UserError
 from study.frames import Results, frame_of, scores_of, table_of
 from study.image_scores import read_parquet, write_parquet
-from study.rows import iso_time, parse_param
-from study.runs import RunKey
+from study.rows import parse_param
+from study.storage.run_key import RunKey
+from study.util.units import iso_time
 
 RUNS_CSV, CURVES_CSV, IMAGES_CSV, META_JSON = "runs.csv", "curves.csv", "images.csv", "meta.json"
 MOST_PROBLEMS = 10

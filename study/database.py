@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
-from study.provenance import without_credentials
+from study.util.redaction import without_credentials
 
 if TYPE_CHECKING:
     import optuna

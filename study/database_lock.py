@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from study.database import first_line, is_away, with_driver
 from study.errors import UserError
-from study.provenance import without_credentials
+from study.util.redaction import without_credentials
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine

@@ -12,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from study.machine import check_disk, existing
-from study.provenance import without_credentials
+from study.machine import check_disk
+from study.util.disk import existing
+from study.util.redaction import without_credentials
 from trainables.util.process import expanded
 
 PACKAGES = (

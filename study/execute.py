@@ -22,14 +22,16 @@ from study.claim import claimed
 from study.cluster.capacity import WAIT_SECONDS, Room
 from study.cluster.local_ray import Cluster, alive_nodes, cluster, dead_daemons
 from study.contents import read_contents
-from study.driver import Heart
+from study.driver.heartbeat import Heart
 from study.errors import UserError
 from study.forecast import forecast
 from study.ledger import Ledger
 from study.queue import RunQueue
 from study.remote.upkeep import Upkeep, upkeep
-from study.runs import Follower, PlannedRun, RunKey, Storage
-from study.visible import mark
+from study.storage.layout import Storage
+from study.storage.planned_run import Follower, PlannedRun
+from study.storage.run_key import RunKey
+from study.storage.shared_marker import mark
 from study.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -309,7 +311,7 @@ def _work(
 
 
 def _told(dispatcher: Dispatcher, room: Room, joined: Cluster) -> dict[str, Any]:
-    """What the driver says of itself while it works (`study.driver.Driver`)."""
+    """What the driver says of itself while it works (`study.storage.driver_record.Driver`)."""
     return {
         "session": dispatcher.session,
         "live": [key.name for key in dispatcher.queue.live],

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from study.plan import duration, make_plan
+from study.plan import make_plan
 from study.probe import known_probe
-from study.runs import Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
+from study.util.units import duration
 
 
 @dataclass(frozen=True)

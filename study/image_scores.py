@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.columns import SCORE_COLUMNS, SCORE_INTEGERS, SCORE_NUMBERS, SCORE_RUN, SCORE_TEXTS
 from study.frames import scores_of
-from study.inside import inside
+from study.storage.safe_paths import inside
 from trainables.events import IMAGE_SCORES
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from study.choice import best_of
 from study.database import open_storage
 from study.errors import UserError
 from study.proposals import direction, propose
-from study.runs import Phase, RunKey, State
 from study.samplers import grid_points
+from study.storage.run_key import Phase, RunKey, State
 from study.trial_record import (
     FIRST_TRIAL,
     LATE_RUN_ID,

@@ -8,9 +8,11 @@ from typing import Any
 from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS
 from study.frames import Results, frame_of, scores_of, table_of
 from study.image_scores import read_scores
-from study.inside import inside
-from study.rows import result_of, rows
-from study.runs import RunKey, Storage
+from study.rows import rows
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import result_of
+from study.storage.safe_paths import inside
 from study.tracking.mlflow_store import published_spec, spec_digest
 from study.tracking.record import read_record
 from study.tracking.run_batches import batches, corrections

@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from study.cluster.joining import connection_problem, reason_of
 from study.cluster.local_ray import usable_cpus
-from study.provenance import without_credentials
-from study.runs import sqlite_file_problem
 from study.sections import Resources
+from study.storage.layout import sqlite_file_problem
 from study.tracking.mlflow_store import chosen_uri, tracking_uri_problem
+from study.util.disk import existing
+from study.util.network import connection_problem, reason_of
+from study.util.redaction import without_credentials
+from study.util.units import size
 
 TIMEOUT = 3.0  # seconds
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -180,20 +182,3 @@ def _http_problem(uri: str) -> str | None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         return reason_of(reason if isinstance(reason, BaseException) else error)
-
-
-def existing(folder: Path) -> Path:
-    """Returns `folder`, or its nearest parent that exists."""
-    folder = folder.absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
-
-
-def size(count: float) -> str:
-    """Returns a number of bytes for people, e.g. ``1.5 GB`` (decimal units)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
 from study.plan import plan_study as plan_study
-from study.runs import Storage, is_sound_name, root_and_url, storage_at
 from study.spec import StudySpec, load_study
+from study.storage.layout import Storage, root_and_url, storage_at
+from study.storage.run_key import is_sound_name
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from study.report import ReportFiles
     from study.results import Results
-    from study.runs import PlannedRun, RunKey
+    from study.storage.planned_run import PlannedRun
+    from study.storage.run_key import RunKey
     from study.tracking.tracker import Tracker
     from study.watch.console import ProgressView
     from study.watch.status import StudyStatus
@@ -183,7 +185,7 @@ class _Watchers:
         self._view.start()
 
     def follow(self, run: PlannedRun) -> None:
-        """See `study.runs.Follower`."""
+        """See `study.storage.planned_run.Follower`."""
         self.open()
         assert self._tracker is not None
         assert self._view is not None
@@ -312,13 +314,13 @@ def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[in
 
 def stored_spec(storage: Storage) -> StudySpec:
     """Returns the study as it was launched."""
-    from study.json_files import read_json_or_copy
+    from study.util.json_files import read_json_or_copy
 
     return StudySpec.from_record(read_json_or_copy(storage.folder / "study.json"))
 
 
 def _confirmed(storage: Storage, arm: str) -> bool:
-    from study.run_result import read_result
+    from study.storage.run_result import read_result
 
     results = (read_result(path) for path in (storage.folder / "runs" / "confirm" / arm).glob("*"))
     return any(result is not None and result.state == "COMPLETE" for result in results)
@@ -326,7 +328,7 @@ def _confirmed(storage: Storage, arm: str) -> bool:
 
 def _failures(storage: Storage, failed: Sequence[tuple[RunKey, str]]) -> list[str]:
     """Names each failed run with its reason, where it failed and in which attempt, and how to see more."""
-    from study.attempt_log import where_failed
+    from study.storage.attempts import where_failed
 
     lines = [f"FAIL {key.name}: {reason}, {where_failed(storage.run_folder(key))}" for key, reason in failed]
     return [*lines, f"why: {storage.command('logs', 'RUN')}"] if lines else []

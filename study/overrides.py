@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from study.errors import UserError
-from study.provenance import without_credentials
+from study.util.redaction import without_credentials
 from trainables.config.messages import Loc, model_at, unknown_key
 from trainables.config.yaml_reader import Document, dotted, parse_value
 

@@ -13,12 +13,15 @@ from study.cluster.capacity import first_limit
 from study.contents import known_contents, read_contents
 from study.detectable import detectable_line
 from study.errors import UserError
-from study.json_files import read_json_or_copy
-from study.machine import concurrency, existing, size
+from study.machine import concurrency
 from study.probe import Measured, probe_machine
-from study.runs import RunKey, Storage, storage_at
 from study.sections import BASE
 from study.spec import StudySpec, difference, load_study
+from study.storage.layout import Storage, storage_at
+from study.storage.run_key import RunKey
+from study.util.disk import existing
+from study.util.json_files import read_json_or_copy
+from study.util.units import duration, size
 from study.workload import Phase, expected_share, images_of, most_steps, once_image_steps, price_of_a_second
 from trainables.config.fields import EMBEDDED
 from trainables.events import EVENTS_FILE, RESULT_FILE
@@ -319,14 +322,6 @@ def model_bytes(spec: StudySpec) -> int:
     if spec.model.path != EMBEDDED and not Path(spec.model.path).is_dir():
         return 0
     return sum(path.stat().st_size for path in resolve_model(spec.model).rglob("*.safetensors"))
-
-
-def duration(seconds: float) -> str:
-    """Returns a span for people, e.g. ``45 s``, ``7 min``, ``3 h 20 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _arm_plan(

@@ -28,10 +28,10 @@ from typing import Any
 from study.cluster.local_ray import usable_cpus
 from study.errors import UserError
 from study.machine import concurrency, count_gpus
-from study.provenance import package_versions
-from study.runs import Storage
 from study.sections import BASE
 from study.spec import StudySpec
+from study.storage.layout import Storage
+from study.util.provenance import package_versions
 from trainables.config.fields import EvaluationConfig
 from trainables.run_config import RunConfig
 from trainables.util.import_paths import import_settings

@@ -17,11 +17,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from study.attempt import attempts
 from study.choice import QUALITY, violation
 from study.ledger import Ledger
-from study.run_result import RunResult, mend_result, read_result
-from study.runs import PlannedRun, RunKey, State, Storage
+from study.storage.attempts import attempts
+from study.storage.layout import Storage
+from study.storage.planned_run import PlannedRun
+from study.storage.run_key import RunKey, State
+from study.storage.run_result import RunResult, mend_result, read_result
 from study.trial_record import ArmSearch, TrialRecord
 
 if TYPE_CHECKING:

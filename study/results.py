@@ -13,9 +13,9 @@ from study.csv_files import read_csv, write_csv
 from study.errors import UserError
 from study.frames import Results, frame_of, scores_of, table_of
 from study.image_scores import read_scores
-from study.provenance import without_credentials
-from study.rows import finished_rows, iso_time, make_row, rows
-from study.runs import RunKey, Storage
+from study.rows import finished_rows, make_row, rows
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
@@ -28,6 +28,8 @@ from study.tracking.mlflow_store import (
 from study.tracking.mlflow_view import IMAGE_SECTION
 from study.tracking.record import read_record
 from study.tracking.run_writer import SCORES
+from study.util.redaction import without_credentials
+from study.util.units import iso_time
 from trainables.events import IMAGE_SCORES
 
 if TYPE_CHECKING:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from study.columns import COUNTS, MORE_COLUMNS, PARAM_PREFIX, RUN_COLUMNS, TRAINING
-from study.run_result import read_result
-from study.runs import RunKey, Storage
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import result_of
 from study.tracking.record import read_record
 from study.tracking.run_batches import flat_params, latest_metrics
+from study.util.units import iso_time
 from trainables.events import EVENTS_FILE, RUN_FILE, Event, read_events
 from trainables.run_config import config_digest
 
@@ -71,12 +71,6 @@ def _row(study: str, key: RunKey, folder: Path) -> dict[str, Any] | None:
             "config_digest": result.get("config_digest") or config_digest(document),
         },
     )
-
-
-def result_of(folder: Path) -> dict[str, Any] | None:
-    """Returns how the run in `folder` ended, None if it did not."""
-    result = read_result(folder)
-    return None if result is None else asdict(result)
 
 
 def make_row(
@@ -156,11 +150,6 @@ def parse_param(text: str) -> Any:
     except ValueError:
         return text
     return value if isinstance(value, int | float | bool) else text
-
-
-def iso_time(seconds: float) -> str:
-    """Formats seconds since the epoch in UTC with milliseconds."""
-    return datetime.fromtimestamp(round(seconds * 1000) / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def _host(events: list[Event]) -> str | None:

@@ -22,8 +22,8 @@ from study.remote.inputs import fetch_inputs, named_folders
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import RunView, run_prefix
 from study.remote.run_pusher import RunPusher, Superseded, pull_run
-from study.runs import INPUTS
-from study.visible import VISIBLE_SECONDS, sees
+from study.storage.layout import INPUTS
+from study.storage.shared_marker import VISIBLE_SECONDS, sees
 from trainables.data.path_map import place_folders
 from trainables.errors import UserError
 from trainables.run.contents import sealed

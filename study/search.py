@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ray import tune
 from ray.tune.search import Searcher
 
-from study.attempt import REPORT_SECONDS, Order, attempts, crash_report
-from study.attempt_log import EXCUSED, brief_cause, deaths, note_death, place
+from study.attempt import REPORT_SECONDS, Order
 from study.queue import RunQueue
 from study.remote.run_objects import attempt_name
 from study.remote.upkeep import NotNow, Upkeep
 from study.run_place import PlaceError
-from study.run_result import read_result, write_failure
-from study.runs import PlannedRun
 from study.sections import BASE
+from study.storage.attempts import EXCUSED, attempts, brief_cause, crash_report, deaths, note_death, place
+from study.storage.planned_run import PlannedRun
+from study.storage.run_result import read_result, write_failure
 from study.team_attempt import WorkersPreempted, draining_nodes, release_room
 from trainables.events import read_events
 

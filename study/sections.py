@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from search_spaces.loader import load_space, merge
 from search_spaces.schema import Dimension, Float, Int, SearchSpace
-from study.provenance import carries_password
-from study.runs import sqlite_problem, unportable
+from study.storage.layout import sqlite_problem, unportable
+from study.util.redaction import carries_password
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig
 from trainables.config.messages import did_you_mean
 from trainables.config.yaml_reader import RuleError

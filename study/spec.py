@@ -23,7 +23,6 @@ from study.errors import UserError
 from study.overrides import apply_overrides
 from study.phases import ConfirmSpec, EvaluationSpec, SearchSpec
 from study.rules import Sections, broken_rules
-from study.runs import RunKey, Storage, is_storage_entry
 from study.sections import (
     BASE,
     Arm,
@@ -41,6 +40,8 @@ from study.sections import (
     sound_name,
 )
 from study.separation import default_subjects
+from study.storage.layout import Storage, is_storage_entry
+from study.storage.run_key import RunKey
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig, SubjectConfig
 from trainables.config.messages import did_you_mean
 from trainables.config.yaml_reader import Document, RuleError, load_document, problems_of, tell

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from study.runs import Phase, State
+from study.storage.run_key import Phase, State
 
 if TYPE_CHECKING:
     import optuna

@@ -12,7 +12,7 @@ from study.remote.object_store import ObjectStore
 from study.remote.run_objects import RUNS, FileRef, read_view, relative, run_prefix
 from study.remote.run_pusher import checkpoints
 from study.remote.working_copy import fetch_weights
-from study.runs import Storage
+from study.storage.layout import Storage
 from trainables.events import RESULT_FILE
 
 

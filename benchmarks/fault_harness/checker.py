@@ -13,13 +13,12 @@ from typing import Any
 from benchmarks.fault_harness.at_url import brought_down
 from benchmarks.fault_harness.driving import Driven
 from benchmarks.fault_harness.studies import EVERY, end_marks, fingerprint, run_folders
-from study.attempt import attempts
-from study.attempt_log import deaths
 from study.cluster.local_ray import environment
 from study.ledger import Ledger
 from study.operations import stored_spec
-from study.run_result import read_result
-from study.runs import Storage
+from study.storage.attempts import attempts, deaths
+from study.storage.layout import Storage
+from study.storage.run_result import read_result
 from trainables.events import Event, read_events
 
 

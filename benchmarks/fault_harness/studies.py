@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from study.run_result import read_result
-from study.runs import Storage
+from study.storage.layout import Storage
+from study.storage.run_result import read_result
 from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
 
 STEPS, EVERY = 24, 4

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-TIMEOUT = 3.0  # seconds, for each question
+from study.util.network import TIMEOUT, connection_problem
+
 _ALIVE = 0
 _METADATA = (b"CLUSTER_METADATA", b"cluster")  # key and namespace of the versions in the head's store
 
@@ -174,23 +174,3 @@ def _place(target: str, alive: set[str]) -> Iterator[str]:
             "(`ray attach cluster.yaml`), hand the study over (`study submit FILE`, from anywhere), or join with this "
             f"machine, without runs on it: ray start --address={target} --num-cpus=0 --num-gpus=0"
         )
-
-
-def connection_problem(host: str, port: int) -> str | None:
-    """Returns why nothing can be connected to at an address, or None."""
-    try:
-        with socket.create_connection((host, port), timeout=TIMEOUT):
-            return None
-    except (OSError, OverflowError) as error:
-        return reason_of(error)
-
-
-def reason_of(error: BaseException) -> str:
-    """Returns what an error of the network means, in a few words."""
-    if isinstance(error, TimeoutError):
-        return f"no answer within {TIMEOUT:g} seconds"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, socket.gaierror):
-        return "the host name is unknown"
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)

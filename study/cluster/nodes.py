@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from study.remote.object_store import ObjectStore, StoreError
-from study.runs import Storage
-from study.visible import VISIBLE_SECONDS, sees
+from study.storage.layout import Storage
+from study.storage.shared_marker import VISIBLE_SECONDS, sees
 from trainables.data.path_map import folder_of
 from trainables.models.folders import file_digest
 from trainables.util.text import name_bytes

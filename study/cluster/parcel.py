@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from study.errors import UserError
-from study.machine import size
 from study.spec import StudySpec
+from study.util.units import size
 from trainables.config.fields import EMBEDDED
 from trainables.util.process import expanded
 from trainables.util.text import is_utf8, shown

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from study.cluster.joining import connection_problem
 from study.cluster.local_ray import token_mode, without
 from study.cluster.parcel import Parcel, pack
 from study.errors import UserError
 from study.lint.faults import LOOPBACK
-from study.provenance import without_credentials
-from study.runs import INPUTS, REPORTS, folder_problem
 from study.spec import StudySpec, load_study
+from study.storage.layout import INPUTS, REPORTS, folder_problem
+from study.util.network import connection_problem
+from study.util.redaction import without_credentials
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 # The only variables that go along; everybody who sees the dashboard can read them.

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from study.remote.object_store import ObjectStore
-from study.runs import CACHE
+from study.storage.layout import CACHE
 from trainables.data.cache_backend import put_behind, shelf_behind
 
 REST_SECONDS = 300.0  # after a failure: a store that is away must not be waited for at every entry

@@ -25,7 +25,7 @@ from typing import Any
 from study.errors import UserError
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import relative
-from study.runs import Storage
+from study.storage.layout import Storage
 
 HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 120.0

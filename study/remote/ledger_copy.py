@@ -20,10 +20,10 @@ import zlib
 from pathlib import Path
 
 from study.errors import UserError
-from study.json_files import write_json
 from study.remote.object_store import ObjectStore
 from study.remote.run_objects import relative
-from study.runs import Storage
+from study.storage.layout import Storage
+from study.util.json_files import write_json
 
 NOTE_FILE = "ledger.copy.json"
 _SLOTS = 2

@@ -23,19 +23,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from study.errors import UserError
-from study.runs import PROBE
+from study.storage.layout import PROBE
 
-SCHEMES = ("s3", "gs")
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 TRIES_AT_ONCE = 2  # by the store's own client, before this module's pauses begin
 PATIENCE_SECONDS = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 _CHUNK = 8 * 2**20
-_S3_OPTIONS = ("endpoint_override", "scheme", "region")
 
 
 class StoreError(OSError):
@@ -197,46 +194,6 @@ class ObjectStore:
         return f"storage {self.url}: cannot {verb} {key or 'it'}: {reason_of(error)}"
 
 
-def sound_url(text: str) -> str:
-    """Returns a storage URL in its one form; nothing is asked of any server.
-
-    Raises:
-        UserError: It is of an unknown scheme, has no bucket, an unknown option, or carries credentials.
-    """
-    try:
-        parts = urlsplit(text)
-        port = parts.port  # noqa: F841 (asks urllib whether it is one)
-    except ValueError:
-        raise UserError(f"--storage {_hidden(text)!r} is not a URL; write s3://bucket/prefix") from None
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    secret = [
-        name for name in options if re.search(r"(key|secret|token|password|credential|sig)", name, re.I)
-    ]
-    if parts.username or parts.password or secret:
-        raise UserError(
-            f"--storage {_hidden(text)} carries credentials, which would be copied into records and logs; leave them "
-            "out: they are taken from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or "
-            "GOOGLE_APPLICATION_CREDENTIALS), the store's own files, or the machine's role"
-        )
-    if parts.scheme not in SCHEMES:
-        raise UserError(
-            f"--storage {text!r}: {parts.scheme}:// is not known; use s3://bucket/prefix, gs://bucket/prefix, or a "
-            "folder that every node sees"
-        )
-    prefix = "/".join(part for part in parts.path.split("/") if part)
-    if not parts.netloc or any(part in (".", "..") for part in prefix.split("/")):
-        raise UserError(
-            f"--storage {text!r} names no bucket and prefix; write {parts.scheme}://bucket/prefix"
-        )
-    known = _S3_OPTIONS if parts.scheme == "s3" else ("endpoint_override", "scheme")
-    if unknown := sorted(set(options) - set(known)):
-        raise UserError(
-            f"--storage {text!r} has unknown options: {', '.join(unknown)}; there are {', '.join(known)}"
-        )
-    query = urlencode(sorted(options.items()), safe="/:")
-    return f"{parts.scheme}://{parts.netloc}/{prefix}".rstrip("/") + (f"?{query}" if query else "")
-
-
 def store_problem(url: str, *, seconds: float = 30.0) -> str | None:
     """Writes, reads and lists a small object; returns what is wrong with the store, and the remedy, or None.
 
@@ -331,8 +288,3 @@ def _may_pass(error: OSError) -> bool:
 
 def _is_missing_bucket(error: OSError) -> bool:
     return "bucket" in reason_of(error).lower()
-
-
-def _hidden(url: str) -> str:
-    """A URL as it may be shown: without user, password and options."""
-    return re.sub(r"\?.*", "?...", re.sub(r"//[^/@]*@", "//...@", url))

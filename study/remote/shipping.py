@@ -23,11 +23,11 @@ from study.cluster.nodes import (
     unseen_inputs,
 )
 from study.errors import UserError
-from study.machine import size
 from study.remote.inputs import INDEX, object_of
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import digest_of
-from study.runs import INPUTS, Storage
+from study.storage.layout import INPUTS, Storage
+from study.util.units import size
 from trainables.config.fields import EMBEDDED
 from trainables.data.path_map import folder_of
 

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from study.driver import DRIVER_FILE, REQUEST_FILE
 from study.errors import UserError
 from study.remote.lease import leased
 from study.remote.ledger_copy import LedgerCopy, drop_older, noted_generation
@@ -25,8 +24,10 @@ from study.remote.working_copy import (
     fetch_all,
     fetch_study,
 )
-from study.run_result import read_result
-from study.runs import PlannedRun, Storage
+from study.storage.driver_record import DRIVER_FILE, REQUEST_FILE
+from study.storage.layout import Storage
+from study.storage.planned_run import PlannedRun
+from study.storage.run_result import read_result
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE
 
 if TYPE_CHECKING:

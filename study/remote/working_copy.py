@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.errors import UserError
-from study.json_files import read_json_or_copy, write_json
 from study.remote.ledger_copy import pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import (
@@ -33,11 +32,13 @@ from study.remote.run_objects import (
     relative,
     run_prefix,
 )
-from study.runs import RunKey, Storage, is_sound_name
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey, is_sound_name
+from study.util.json_files import read_json_or_copy, write_json
 from trainables.events import EVENTS_FILE, RESULT_FILE
 
 STUDY_FILE = "study.json"
-SIGN_FILE = "driver.json"  # see study.driver
+SIGN_FILE = "driver.json"  # see study.storage.driver_record
 TRACKING_FILE = "tracking.json"  # see study.tracking.record
 NOTE_FILE = ".copy.json"
 DEATHS = "deaths.jsonl"  # of what the attempts died, as the driver saw it

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from study.errors import UserError
-from study.runs import DEFAULT_STORAGE, REPORTS, STORAGE_ENTRIES, Storage, is_url
+from study.storage.layout import DEFAULT_STORAGE, REPORTS, STORAGE_ENTRIES, Storage, is_url
 from trainables.util.process import expanded
 
 MANIFEST = "manifest.json"

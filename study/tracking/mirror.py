@@ -21,9 +21,10 @@ from typing import IO, Any
 
 import yaml
 
-from study.rows import result_of
-from study.runs import RunKey, Storage
-from study.tail import EventTail
+from study.storage.event_tail import EventTail
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import result_of
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,

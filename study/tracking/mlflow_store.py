@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from study.errors import UserError
-from study.json_files import read_json_or_copy
-from study.provenance import without_credentials
-from study.runs import Storage, sqlite_problem
+from study.storage.layout import Storage, sqlite_problem
+from study.util.json_files import read_json_or_copy
+from study.util.redaction import without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

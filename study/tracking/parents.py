@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from study.runs import RunKey
+from study.storage.run_key import RunKey
 from study.tracking.mlflow_store import Metric, MlflowStore
 from study.tracking.run_batches import flat_params
 

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from study.errors import UserError
-from study.json_files import read_json_or_copy, write_json_twice
-from study.provenance import git_state, machine, package_versions
 from study.remote.working_copy import TRACKING_FILE, send
-from study.runs import RunKey, Storage
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.util.json_files import read_json_or_copy, write_json_twice
+from study.util.provenance import git_state, machine, package_versions
 
 
 class RunIds(Protocol):

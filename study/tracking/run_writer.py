@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.inside import inside
-from study.runs import RunKey
+from study.storage.run_key import RunKey
+from study.storage.safe_paths import inside
 from study.tracking.mlflow_store import MlflowStore
 from study.tracking.mlflow_view import IMAGE_SECTION
 from study.tracking.record import Launch

@@ -7,8 +7,8 @@ import json
 import time
 from dataclasses import asdict, dataclass
 
-from study.json_files import write_json
-from study.runs import Storage
+from study.storage.layout import Storage
+from study.util.json_files import write_json
 
 STATE_FILE = "mlflow-state.json"
 WRITE_SECONDS = 10.0

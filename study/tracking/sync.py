@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from study.driver import read_driver
 from study.errors import UserError
-from study.provenance import without_credentials
-from study.runs import Storage
+from study.storage.driver_record import read_driver
+from study.storage.layout import Storage
 from study.tracking.mirror import BusyError, Mirror, OutageError
 from study.tracking.mlflow_store import (
     brief,
@@ -19,6 +18,7 @@ from study.tracking.mlflow_store import (
 )
 from study.tracking.record import RunIds, TrackingRecord
 from study.tracking.state import write_state
+from study.util.redaction import without_credentials
 
 _RUNNING = "study {study} is running and writes to MLflow itself; sync when it has ended"
 

@@ -12,7 +12,6 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from study.provenance import without_credentials
 from study.tracking.mirror import BusyError, Counts, Mirror, OutageError
 from study.tracking.mlflow_store import (
     brief,
@@ -25,9 +24,12 @@ from study.tracking.mlflow_store import (
 )
 from study.tracking.record import WRITE_SECONDS, RunIds, TrackingRecord
 from study.tracking.state import StateWriter
+from study.util.redaction import without_credentials
 
 if TYPE_CHECKING:
-    from study.runs import PlannedRun, RunKey, Storage
+    from study.storage.layout import Storage
+    from study.storage.planned_run import PlannedRun
+    from study.storage.run_key import RunKey
 
 __all__ = [
     "RunIds",
@@ -44,7 +46,7 @@ LAST_TRIES = 4  # at the end, for runs that MLflow refuses: one that has just co
 
 
 class Tracker:
-    """A follower (``study.runs.Follower``) that writes to MLflow.
+    """A follower (``study.storage.planned_run.Follower``) that writes to MLflow.
 
     Runs that an earlier, killed driver left are taken into care as well, so that none stays RUNNING.
 

@@ -19,11 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from study.sections import MOST_STEPS
-from study.tail import EventTail
+from study.storage.event_tail import EventTail
 from trainables.events import Event, settled_steps
 
 if TYPE_CHECKING:
-    from study.runs import PlannedRun, RunKey
+    from study.storage.planned_run import PlannedRun
+    from study.storage.run_key import RunKey
 
 POLL_SECONDS = 0.5
 PLAIN_LINE_SECONDS = 20.0
@@ -199,7 +200,7 @@ def _view(run: PlannedRun) -> RunView:
 
 
 class ProgressView:
-    """A `study.runs.Follower` that draws.
+    """A `study.storage.planned_run.Follower` that draws.
 
     Args:
         name: The study's name.

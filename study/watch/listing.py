@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from study.json_files import read_json_or_copy
+from study.util.json_files import read_json_or_copy
 
 Rows = list[dict[str, Any]]
 

@@ -17,7 +17,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from study.errors import UserError
-from study.runs import Storage
+from study.storage.layout import Storage
 from study.watch.ui import HOST, UiCommand, chosen_port
 
 URL_VARIABLE = "STUDY_UI_LEDGER_URL"

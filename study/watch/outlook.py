@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from study.runs import RunKey
+from study.storage.run_key import RunKey
 from study.watch.run_status import UNDER_WAY, RunStatus, Standing
 
 WINDOW_SECONDS = 3600.0

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from study.attempt import LOG_FILE, attempts
-from study.attempt_log import Try, brief_cause
 from study.errors import UserError
-from study.rows import iso_time
-from study.run_result import read_result
-from study.runs import RunKey
+from study.storage.attempts import LOG_FILE, Try, attempts, brief_cause
+from study.storage.run_key import RunKey
+from study.storage.run_result import read_result
+from study.util.units import iso_time
 
 MOST_CANDIDATES = 20
 FOLLOW_SECONDS = 0.5

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from study.attempt import attempts
-from study.run_result import RunResult, read_result
-from study.runs import RunKey
-from study.tail import EventTail
+from study.storage.attempts import attempts
+from study.storage.event_tail import EventTail
+from study.storage.run_key import RunKey
+from study.storage.run_result import RunResult, read_result
 from trainables.events import RUN_FILE, Event, settled_steps
 
 Standing = Literal["complete", "pruned", "failed", "running", "interrupted", "pending"]

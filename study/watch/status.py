@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.driver import Driver, lock_is_held, read_driver
-from study.runs import RunKey, Storage
+from study.storage.driver_record import Driver, lock_is_held, read_driver
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
 from study.tracking.mlflow_store import tracking_command
 from study.tracking.state import read_state
 from study.watch.outlook import Outlook, Rate, outlook, recent_rate

@@ -10,8 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from study.util.printing import cell
 from study.watch.console import duration
-from study.watch.views import cell
 
 if TYPE_CHECKING:
     from study.watch.status import StudyStatus

@@ -18,8 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from study.errors import UserError
-from study.provenance import without_credentials
-from study.runs import Storage
+from study.storage.layout import Storage
 from study.tracking.mlflow_store import (
     MlflowStore,
     check_tracking,
@@ -28,6 +27,7 @@ from study.tracking.mlflow_store import (
     tracking_command,
 )
 from study.tracking.mlflow_view import VIEW_QUERY
+from study.util.redaction import without_credentials
 from trainables.util.import_paths import import_settings
 
 HOST = "127.0.0.1"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from study.attempt_log import tries
-from study.driver import SILENT_SECONDS, Driver, lock_is_held, read_driver, request_stop
 from study.errors import UserError
 from study.operations import readable_storage, stored_spec
-from study.remote.working_copy import fetch_sign
-from study.runs import RunKey, Storage
+from study.remote.working_copy import fetch_sign, send
+from study.storage.attempts import tries
+from study.storage.driver_record import REQUEST_FILE, SILENT_SECONDS, Driver, lock_is_held, read_driver
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.util.json_files import write_json
 from study.watch.run_logs import attempt_lines, failure_text, find_run, follow_log, log_text
 from study.watch.status import RUNS_COLUMNS, StatusReader
 
@@ -156,3 +160,13 @@ def say(*lines: str) -> None:
     """Prints lines for a person."""
     for line in lines:
         print(line, file=sys.stderr, flush=True)
+
+
+def request_stop(storage: Storage, driver: Driver) -> Path:
+    """Writes the request that this driver, and no other, shall end; it obeys within seconds."""
+    path = storage.folder / REQUEST_FILE
+    asked = {"driver": driver.id, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+    write_json(path, asked)
+    if storage.url is not None:
+        send(storage, REQUEST_FILE)
+    return path

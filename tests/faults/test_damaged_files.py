@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from study.attempt import Attempt, Order, attempts
-from study.attempt_log import deaths
-from study.claim import STUDY_FILE, claimed
+from study.attempt import Attempt, Order
+from study.claim import claimed
 from study.errors import UserError
 from study.execute import open_ledger
-from study.json_files import copy_of
 from study.queue import RunQueue
 from study.run_place import PlaceError
-from study.run_result import mend_result, read_result
-from study.runs import Storage
+from study.storage.attempts import attempts, deaths
+from study.storage.layout import STUDY_FILE, Storage
+from study.storage.run_result import mend_result, read_result
 from study.tracking.record import TRACKING_FILE, TrackingRecord
+from study.util.json_files import copy_of
 from tests.study.small_studies import small_study, storage_of
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, TakenOver, is_over, read_events
 from trainables.storage_errors import storage_failure

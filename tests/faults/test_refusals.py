@@ -11,17 +11,16 @@ import pytest
 import sqlalchemy.exc
 
 from study import search
-from study.attempt import note_attempt
-from study.attempt_log import deaths
 from study.breakage import what_failed
 from study.cluster.local_ray import SETTINGS, environment
 from study.errors import UserError
 from study.execute import open_ledger
 from study.queue import RunQueue
-from study.run_result import read_result
-from study.runs import Storage
 from study.search import MAX_REFUSALS, Dispatcher
 from study.spec import StudySpec
+from study.storage.attempts import deaths, note_attempt
+from study.storage.layout import Storage
+from study.storage.run_result import read_result
 from tests.study.small_studies import small_study, storage_of
 
 FULL = "ray::RunWorker.train()\nstudy.run_place.PlaceError: the storage failed: no room; make room (on here)"

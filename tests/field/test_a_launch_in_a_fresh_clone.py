@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from study.errors import UserError
-from study.runs import STORAGE_ENTRIES
 from study.spec import StudySpec, load_study
+from study.storage.layout import STORAGE_ENTRIES
 from tests.study.small_studies import small_study
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import pytest
 from study.errors import UserError
 from study.operations import launch_study, report_study
 from study.report.place import reports_folder
-from study.runs import Storage
+from study.storage.layout import Storage
 from tests.study.small_studies import small_study
 
 SHIPPED = Path(__file__).resolve().parents[2] / "reports" / "quickstart"

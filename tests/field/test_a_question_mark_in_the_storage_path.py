@@ -10,7 +10,7 @@ import pytest
 
 from study.cli import main
 from study.database import open_storage
-from study.runs import Storage, root_and_url
+from study.storage.layout import Storage, root_and_url
 from trainables.errors import UserError
 
 REFUSED = {

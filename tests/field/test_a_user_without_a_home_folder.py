@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from study.runs import root_and_url
+from study.storage.layout import root_and_url
 from trainables.errors import UserError
 from trainables.util.process import ensure_home, expanded
 

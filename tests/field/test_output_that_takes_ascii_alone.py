@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from study.json_files import write_json
-from study.runs import Storage
+from study.storage.layout import Storage
+from study.util.json_files import write_json
 from tests.study.begun import FAILED, begun_study
 from trainables.events import RESULT_FILE
 from trainables.util.process import print_everything

@@ -17,8 +17,9 @@ from study.contents import read_contents
 from study.errors import UserError
 from study.execute import launch
 from study.run_place import PlaceError
-from study.runs import RunKey, Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
 from tests.field.photos import photograph, photographs
 from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
 from trainables.data.subjects import hold_out

@@ -17,8 +17,8 @@ from study.report.formatting import number
 from study.report.statistics import mean_interval
 from study.report.tables import Column, Table, number_cell, to_csv
 from study.rows import make_row
-from study.runs import RunKey
-from study.watch.views import cell, plain
+from study.storage.run_key import RunKey
+from study.util.printing import cell, plain
 from trainables.evaluation import metrics
 from trainables.run.execute import execute
 from trainables.run_config import RunConfig

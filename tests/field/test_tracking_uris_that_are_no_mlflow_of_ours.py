@@ -8,7 +8,7 @@ import pytest
 
 from study.errors import UserError
 from study.machine import check_tracking
-from study.runs import Storage
+from study.storage.layout import Storage
 from study.tracking.mlflow_store import resolve_tracking_uri, tracking_command
 
 SAID = {

@@ -17,12 +17,13 @@ from pydantic import ValidationError
 
 from study.claim import claimed
 from study.errors import UserError
-from study.inside import inside
 from study.local_results import local_results
 from study.operations import readable_storage
 from study.remote import working_copy
 from study.results import read_csv, write_csv
-from study.runs import RunKey, Storage
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.safe_paths import inside
 from study.tracking.sync import sync
 from tests.study.fake_runs import fake_runs, make_study
 from tests.study.mlflow_stores import prepare_store, runs_by_key

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from study.runs import Storage
+from study.storage.layout import Storage
 from tests.security.watch import Running, driver, outcome, words_of
 from tests.study.small_studies import results, small_study, storage_of
 

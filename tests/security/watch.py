@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from study.runs import Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
 from tests.study.small_studies import RESIDENT, RUNNER, results
 
 PATIENCE_SECONDS = 240

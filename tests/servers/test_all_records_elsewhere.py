@@ -19,7 +19,7 @@ import pytest
 
 from study.results import rows
 from study.run_place import scratch_root
-from study.runs import Storage, storage_at
+from study.storage.layout import Storage, storage_at
 from study.tracking.mlflow_store import MlflowStore
 from tests.servers.mlflow_server import mlflow_server
 from tests.servers.test_study_on_servers import check_ledger

@@ -21,12 +21,12 @@ from study.database_lock import database_lock
 from study.errors import UserError
 from study.execute import Workers, launch, open_ledger
 from study.operations import report_study
-from study.provenance import without_credentials
-from study.runs import Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
 from study.tracking.mlflow_store import MlflowStore, check_tracking
 from study.tracking.sync import sync
 from study.tracking.tracker import Tracker
+from study.util.redaction import without_credentials
 from tests.servers.gatekeeper import gatekeeper
 from tests.servers.mlflow_server import mlflow_server
 from tests.servers.postgres import PASSWORD, Postgres

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from study.attempt import Attempt, Order
-from study.attempt_log import note_death
 from study.claim import claimed
-from study.driver import Heart
-from study.run_result import write_failure
-from study.runs import RunKey, Storage
+from study.driver.heartbeat import Heart
 from study.spec import StudySpec
+from study.storage.attempts import note_death
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import write_failure
 from tests.study.small_studies import RUNNER, small_study, storage_of
 from trainables.run_config import RunConfig
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from study.execute import Workers, launch
-from study.runs import storage_at
 from study.spec import StudySpec
+from study.storage.layout import storage_at
 from tests.study.small_studies import RESIDENT, RUNNER
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from study.json_files import write_json
+from study.util.json_files import write_json
 from trainables.errors import TrainingFailure
 from trainables.events import RESULT_FILE, RUN_FILE, WEIGHTS, Event, EventLog, read_events, sum_up
 from trainables.run_config import RunConfig

@@ -15,7 +15,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from study.runs import RunKey, Storage
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
 from trainables.events import EventLog
 
 STUDY = "fake"

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from study.runs import Storage
+from study.storage.layout import Storage
 from study.tracking.mlflow_store import MlflowStore
 from study.watch.ui import free_port
 

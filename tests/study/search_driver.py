@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from study.json_files import write_json
 from study.ledger import Ledger
 from study.queue import RunQueue
-from study.run_result import RunResult
-from study.runs import PlannedRun, Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
+from study.storage.planned_run import PlannedRun
+from study.storage.run_result import RunResult
+from study.util.json_files import write_json
 from trainables.events import RESULT_FILE
 
 Outcome = Callable[[PlannedRun], RunResult]

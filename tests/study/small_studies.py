@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from study.run_result import RunResult, read_result
-from study.runs import PlannedRun, RunKey, Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
+from study.storage.planned_run import PlannedRun
+from study.storage.run_key import RunKey
+from study.storage.run_result import RunResult, read_result
 from trainables.events import read_events
 
 RUNNER = "tests.study.fake_runner:execute"

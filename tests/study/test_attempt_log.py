@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.attempt import Attempt, Order, attempts
-from study.attempt_log import brief_cause, deaths, note_death, place, tries, where_failed
+from study.attempt import Attempt, Order
 from study.rows import rows
-from study.run_result import write_failure
-from study.runs import PlannedRun, RunKey, Storage
+from study.storage.attempts import attempts, brief_cause, deaths, note_death, place, tries, where_failed
+from study.storage.layout import Storage
+from study.storage.planned_run import PlannedRun
+from study.storage.run_key import RunKey
+from study.storage.run_result import write_failure
 from study.tracking.sync import sync
 from tests.study.mlflow_stores import prepare_store, runs_by_key
 from tests.study.small_studies import RUNNER, small_study, storage_of

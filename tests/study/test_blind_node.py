@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from study.cluster.joining import connection_problem
 from study.cluster.local_ray import cluster
 from study.cluster.nodes import Question
 from study.errors import UserError
 from study.execute import Workers, launch
+from study.util.network import connection_problem
 from tests.servers.ports import free_port
 from tests.study.clusters import OBJECT_STORE_BYTES
 from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of

@@ -12,9 +12,9 @@ import pytest
 from study.ledger import Ledger
 from study.phases import Constraint, SearchSpec
 from study.queue import RunQueue
-from study.run_result import RunResult
-from study.runs import PlannedRun
 from study.spec import StudySpec
+from study.storage.planned_run import PlannedRun
+from study.storage.run_result import RunResult
 from tests.study.search_driver import Drive, proposals, quality_of
 from tests.study.small_studies import SPACE, small_study, storage_of
 

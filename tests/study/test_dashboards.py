@@ -17,7 +17,7 @@ from study.cluster.local_ray import cluster
 from study.errors import UserError
 from study.ledger import Ledger
 from study.queue import RunQueue
-from study.runs import Storage
+from study.storage.layout import Storage
 from study.watch import ui
 from study.watch.optuna_ui import arm_pages, optuna_command, reading_only
 from study.watch.watching import name_ray_dashboard

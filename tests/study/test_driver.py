@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from study import driver as driver_module
 from study.claim import claimed
-from study.driver import REQUEST_FILE, Driver, Heart, lock_is_held, read_driver, request_stop
-from study.runs import Storage
+from study.driver.heartbeat import Heart
+from study.storage import driver_record as driver_module
+from study.storage.driver_record import REQUEST_FILE, Driver, lock_is_held, read_driver
+from study.storage.layout import Storage
+from study.watch.watching import request_stop
 from tests.study.small_studies import small_study, storage_of
 
 

@@ -17,12 +17,14 @@ import psutil
 import pytest
 
 from study.cluster.local_ray import Cluster, cluster
-from study.driver import Driver, read_driver, request_stop
 from study.errors import UserError
 from study.execute import Outcome, Workers, launch
 from study.ledger import Ledger
-from study.runs import RunKey, Storage
 from study.spec import StudySpec
+from study.storage.driver_record import Driver, read_driver
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.watch.watching import request_stop
 from tests.study.small_studies import (
     RESIDENT,
     RUNNER,
@@ -255,7 +257,7 @@ def test_more_than_the_cluster_has_is_refused(ray_here: Cluster, fast_path: Path
 def test_study_stop_ends_in_order_and_the_same_command_goes_on(
     ray_here: Cluster, fast_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.driver.BEAT_SECONDS", 0.2)
+    monkeypatch.setattr("study.driver.heartbeat.BEAT_SECONDS", 0.2)
     spec = small_study(arms={"base": {"method": "base"}}, confirm={"seeds": [1, 2]})
     storage = storage_of(fast_path, spec, {"": {"step_seconds": 3}})
     seen: list[Driver] = []

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from study.driver import read_driver
 from study.ledger import Ledger
-from study.runs import Storage
 from study.spec import StudySpec
+from study.storage.driver_record import read_driver
+from study.storage.layout import Storage
 from tests.study.clusters import OBJECT_STORE_BYTES, autoscaling_cluster, cluster_of_nodes
 from tests.study.small_studies import RESIDENT, RUNNER, results, run_folders, small_study, storage_of
 from tests.study.test_resume import PATIENCE, Driver

@@ -15,7 +15,7 @@ from study.frames import scores_of
 from study.image_scores import SCORES_PARQUET, read_scores
 from study.local_results import local_results
 from study.results import Results, load_results, read_csv, write_csv
-from study.runs import Storage
+from study.storage.layout import Storage
 from study.tracking.record import TrackingRecord
 from study.tracking.sync import sync
 from tests.report.synthetic import Study, make_results

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from study.results import rows
-from study.runs import Storage
+from study.storage.layout import Storage
 from trainables.events import EVENTS_FILE, read_events
 
 STUDY = """

@@ -14,8 +14,8 @@ from study.defaults import default_point
 from study.errors import UserError
 from study.ledger import Ledger
 from study.proposals import propose
-from study.runs import RunKey
 from study.samplers import SAMPLERS, grid_points
+from study.storage.run_key import RunKey
 from study.trial_record import ArmSearch, TrialRecord
 
 SPACE = SearchSpace.model_validate(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from study import driver as driver_module
-from study.attempt import LOG_FILE
-from study.driver import REQUEST_FILE
-from study.runs import RunKey
+from study.storage import driver_record as driver_module
+from study.storage.attempts import LOG_FILE
+from study.storage.driver_record import REQUEST_FILE
+from study.storage.run_key import RunKey
 from study.watch.run_logs import find_run, follow_log
 from tests.study.begun import COMPLETE, FAILED, KILLED, RUNNING, begun_study, driven, give_up
 from tests.study.test_status import run

@@ -14,10 +14,11 @@ from study import probe
 from study.contents import read_contents
 from study.errors import UserError
 from study.forecast import Forecast, forecast
-from study.plan import duration, make_plan, plan_study, planned_keys, rough_bytes
+from study.plan import make_plan, plan_study, planned_keys, rough_bytes
 from study.probe import Measured, known_probe, probe_machine
-from study.runs import Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
+from study.util.units import duration
 from study.workload import expected_share, images_of, once_image_steps
 from tests.study.test_spec import study_dict
 from tests.tiny import make_tiny_model

@@ -11,9 +11,9 @@ import pytest
 
 from search_spaces.schema import SearchSpace
 from study.defaults import default_point
-from study.run_result import RunResult
-from study.runs import PlannedRun
 from study.spec import StudySpec
+from study.storage.planned_run import PlannedRun
+from study.storage.run_result import RunResult
 from tests.study.search_driver import Drive, complete, proposals, quality_of
 from tests.study.small_studies import SPACE, small_study, storage_of
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from study.provenance import git_state, machine, package_versions, without_credentials
-from study.runs import Storage
+from study.storage.layout import Storage
+from study.util.provenance import git_state, machine, package_versions
+from study.util.redaction import without_credentials
 from tests.study.fake_runs import ARMS, fake_runs, run_document
 from trainables.run_config import RunConfig, config_digest
 

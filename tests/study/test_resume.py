@@ -20,9 +20,10 @@ import psutil
 import pytest
 
 from study.ledger import Ledger
-from study.run_result import RunResult, read_result
-from study.runs import RunKey, Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import RunResult, read_result
 from tests.processes import wait_gone
 from tests.study import fake_runner
 from tests.study.small_studies import attempts_of, results, run_folders, small_study, storage_of

@@ -13,9 +13,11 @@ import pytest
 from study.attempt import Attempt, Order, order_stop
 from study.ledger import Ledger
 from study.queue import RunQueue
-from study.run_result import read_result
-from study.runs import PlannedRun, RunKey, Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
+from study.storage.planned_run import PlannedRun
+from study.storage.run_key import RunKey
+from study.storage.run_result import read_result
 from tests.study.small_studies import RUNNER, attempts_of, results, run_folders, small_study, storage_of
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from study.plan import make_plan, planned_keys
-from study.runs import Storage
 from study.spec import StudySpec
+from study.storage.layout import Storage
 from tests.study.test_spec import only, problems, study_dict
 
 SIX = ["cat-1", "dog-1", "bird-1", "fox-1", "cat-2", "dog-2"]

@@ -31,10 +31,12 @@ from study.remote.run_pusher import pull_run
 from study.remote.shipping import inputs_of, prepared_nodes, ship
 from study.remote.working_copy import RunCopies, fetch_weights
 from study.run_place import PlaceError
-from study.run_result import read_result
-from study.runs import PlannedRun, RunKey, Storage, storage_at
 from study.spec import StudySpec
-from study.visible import mark
+from study.storage.layout import Storage, storage_at
+from study.storage.planned_run import PlannedRun
+from study.storage.run_key import RunKey
+from study.storage.run_result import read_result
+from study.storage.shared_marker import mark
 from tests.study.s3_server import Proxy
 from tests.study.test_storage_url_run import drive, wait_for
 from trainables.data.path_map import place_folders
@@ -329,7 +331,7 @@ def test_what_one_node_has_computed_no_other_computes(
     import torch
 
     from study.remote.cache_shelf import use_shelf
-    from study.runs import CACHE
+    from study.storage.layout import CACHE
     from trainables.data.cache import Cache
 
     url, computed = s3.url("cached"), []

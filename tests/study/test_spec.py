@@ -12,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from study.errors import UserError
-from study.runs import RunKey, Storage
 from study.spec import StudySpec, load_study
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
 
 DIMENSION = {"type": "categorical", "choices": [4, 8]}
 

@@ -18,16 +18,10 @@ from PIL import Image
 from study import machine
 from study.checks import check_study
 from study.cluster.joining import check_address
-from study.machine import (
-    check_disk,
-    check_resources,
-    check_tracking,
-    concurrency,
-    count_gpus,
-    size,
-)
+from study.machine import check_disk, check_resources, check_tracking, concurrency, count_gpus
 from study.sections import Resources
 from study.spec import StudySpec
+from study.util.units import size
 from tests.study.test_spec import study_dict
 
 

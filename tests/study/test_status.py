@@ -15,9 +15,10 @@ from rich.console import Console
 
 from study.claim import claimed
 from study.cli import main
-from study.driver import Heart
+from study.driver.heartbeat import Heart
 from study.operations import status_reader, study_status
-from study.runs import RunKey, Storage
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
 from study.tracking.state import write_state
 from study.watch.run_status import RunStatus
 from study.watch.status_view import glance

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from study.attempt import Attempt, Order, attempts, order_stop
+from study.attempt import Attempt, Order, order_stop
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_objects import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
 from study.remote.run_pusher import RunPusher, pull_run
 from study.remote.working_copy import RunCopies
 from study.run_place import PlaceError
-from study.run_result import read_result
-from study.runs import RunKey, storage_at
+from study.storage.attempts import attempts
+from study.storage.layout import storage_at
+from study.storage.run_key import RunKey
+from study.storage.run_result import read_result
 from tests.study.s3_server import Proxy
 from tests.study.small_studies import RUNNER, small_study
 from trainables.events import EVENTS_FILE, EventLog, read_events

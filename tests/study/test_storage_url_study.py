@@ -15,7 +15,7 @@ import ray
 from study.attempt import Attempt
 from study.claim import claimed
 from study.cluster.local_ray import cluster
-from study.driver import DRIVER_FILE, Heart, read_driver
+from study.driver.heartbeat import Heart
 from study.errors import UserError
 from study.execute import Outcome, Workers, launch, open_ledger
 from study.operations import best_rows, readable_storage, status_rows
@@ -27,8 +27,10 @@ from study.remote.upkeep import upkeep
 from study.remote.working_copy import fetch_weights
 from study.results import rows
 from study.run_place import scratch_root
-from study.run_result import write_failure
-from study.runs import STORAGE_ENTRIES, PlannedRun, Storage, storage_at
+from study.storage.driver_record import DRIVER_FILE, read_driver
+from study.storage.layout import STORAGE_ENTRIES, Storage, storage_at
+from study.storage.planned_run import PlannedRun
+from study.storage.run_result import write_failure
 from study.tracking.record import TrackingRecord
 from study.tracking.sync import sync
 from study.watch.watching import stop_study
@@ -102,7 +104,7 @@ def test_a_killed_driver_is_succeeded_on_another_machine(
     driver = Driver(spec, storage, RUNNER, RESIDENT, ray_here)
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("STUDY_WORKING_COPIES", str(tmp_path / "second"))
-        elsewhere.setattr("study.driver.socket.gethostname", lambda: "elsewhere")
+        elsewhere.setattr("study.storage.driver_record.socket.gethostname", lambda: "elsewhere")
         driver.wait_until(lambda: bool(set(living(url, spec.name)) - {dead.id if dead else ""}))
         assert stop_study(readable_storage(url, spec.name), wait=True, timeout=120) == 0
     outcome = driver.finish()

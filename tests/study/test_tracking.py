@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 from study.errors import UserError
-from study.runs import PlannedRun, RunKey, Storage
+from study.storage.layout import Storage
+from study.storage.planned_run import PlannedRun
+from study.storage.run_key import RunKey
 from study.tracking.mirror import Mirror
 from study.tracking.mlflow_store import MlflowStore
 from study.tracking.record import TrackingRecord
@@ -303,7 +305,7 @@ def test_kill_9_between_create_run_and_the_stored_id(tmp_path: Path) -> None:
     store = prepare_store(storage)
     code = (
         "import os, signal, sys, time; from pathlib import Path\n"
-        "from study.runs import Storage; from study.tracking.tracker import Tracker, TrackingRecord\n"
+        "from study.storage.layout import Storage; from study.tracking.tracker import Tracker, TrackingRecord\n"
         "TrackingRecord.set_mlflow_run_id = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "storage = Storage(Path(sys.argv[1]), 'kill9'); Tracker(storage, storage.tracking_uri)\n"
         "time.sleep(60)"
@@ -457,7 +459,7 @@ def test_mlflow_is_silent(tmp_path: Path) -> None:
     """A new database, a whole run and its end print nothing."""
     write_run(Storage(tmp_path, "silent"), ONE)
     code = (
-        "import sys; from pathlib import Path; from study.runs import Storage\n"
+        "import sys; from pathlib import Path; from study.storage.layout import Storage\n"
         "from study.results import load_results; from study.tracking.tracker import Tracker\n"
         "storage = Storage(Path(sys.argv[1]), 'silent')\n"
         "tracker = Tracker(storage, storage.tracking_uri); tracker.close(); assert not tracker.unsynced\n"

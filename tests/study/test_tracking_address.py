@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from study.errors import UserError
-from study.runs import Storage
+from study.storage.layout import Storage
 from study.tracking.mlflow_store import check_tracking, resolve_tracking_uri
 
 

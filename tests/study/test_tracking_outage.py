@@ -14,7 +14,7 @@ import pytest
 from study.errors import UserError
 from study.local_results import local_results
 from study.results import load_results
-from study.runs import Storage
+from study.storage.layout import Storage
 from study.tracking.mirror import Mirror, OutageError
 from study.tracking.mlflow_store import MlflowStore
 from study.tracking.record import TrackingRecord

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from study.errors import UserError
-from study.runs import Storage
+from study.storage.layout import Storage
 from study.tracking.mlflow_store import MlflowStore
 from study.tracking.sync import sync
 from study.watch import ui

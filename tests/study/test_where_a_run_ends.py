@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from study.attempt import Attempt, Order
-from study.runs import RunKey
 from study.spec import StudySpec
+from study.storage.run_key import RunKey
 from study.tracking.mlflow_view import experiment_tags
 from study.tracking.run_writer import describe
 from study.watch.console import RunView

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from study.run_result import write_failure
+from study.storage.run_result import write_failure
 from study.tracking.run_batches import corrections, latest_metrics
 from tests.trainables.conftest import MakeConfig
 from tests.trainables.test_run import ROOT, wait_for, write_yaml

@@ -14,8 +14,7 @@ import psutil
 
 from benchmarks.fault_harness.driving import Driven, Hung
 from benchmarks.fault_harness.studies import run_folders
-from study.attempt import attempts
-from study.attempt_log import deaths
+from study.storage.attempts import attempts, deaths
 
 Recovered = Callable[[], bool]  # whether the fault was overcome
 Injector = Callable[[Driven], Recovered]

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.fault_harness.driving import Driven, Hung
 from benchmarks.fault_harness.injectors.common import Recovered, runs_on
 from benchmarks.fault_harness.studies import run_folders
-from study.attempt_log import deaths
+from study.storage.attempts import deaths
 
 
 def node_lost(driven: Driven) -> Recovered:

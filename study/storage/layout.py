@@ -9,16 +9,10 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from study.errors import UserError
+from study.storage.run_key import RunKey
 from trainables.util.process import expanded
-
-if TYPE_CHECKING:
-    from trainables.run_config import RunConfig
-
-Phase = Literal["search", "confirm"]
-State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
 # What lies directly in a storage, at its URL or in the working copy of it, beside the folders of the studies. Whoever
 # makes such an entry takes its name from here, and no study may be called so.
@@ -30,16 +24,8 @@ STORAGE_ENTRIES = frozenset(
 )
 DEFAULT_STORAGE = "storage"
 
-# Arms and subjects bear names that are safe as folders (see `study.sections.sound_name`).
-_PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 # What runs write below lies up to 600 bytes deeper, and systems end paths at 4096 bytes, names at 255.
 _LONGEST_FOLDER, _LONGEST_NAME = 3000, 255
-_NAME = re.compile(rf"(search|confirm)/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
-
-
-def is_sound_name(name: str) -> bool:
-    """Whether something read from outside can be a study's, an arm's or a subject's name, and so a folder's."""
-    return re.fullmatch(_PART, name) is not None
 
 
 def unportable(name: str) -> str | None:
@@ -55,49 +41,6 @@ def unportable(name: str) -> str | None:
 def is_storage_entry(name: str) -> bool:
     """Whether the storage itself uses a name, on a file system that knows no upper and lower case either."""
     return name.lower() in STORAGE_ENTRIES
-
-
-@dataclass(frozen=True, order=True)
-class RunKey:
-    """Names one run of a study for ever; nothing hangs on Ray's trial ids or on time stamps.
-
-    Attributes:
-        trial: Number of the trial in the arm's search; a confirm run bears the number of the trial that it confirms.
-    """
-
-    phase: Phase
-    arm: str
-    trial: int
-    subject: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """The key as a relative path, e.g. ``search/lora-cosine/0003-cat-1-s0``."""
-        return f"{self.phase}/{self.arm}/{self.trial:04d}-{self.subject}-s{self.seed}"
-
-    @classmethod
-    def parse(cls, name: str) -> Self:
-        """Inverse of `name`; raises ValueError for anything else."""
-        match = _NAME.fullmatch(name)
-        if not match:
-            raise ValueError(f"{name!r} is not the name of a run, which reads phase/arm/0000-subject-s0")
-        phase, arm, trial, subject, seed = match.groups()
-        return cls(phase, arm, int(trial), subject, int(seed))  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run with its folder and its full configuration.
-
-    Attributes:
-        attempt: Which one this is, by the ledger: 1, 2, 3, ... over all launches.
-    """
-
-    key: RunKey
-    folder: Path
-    config: RunConfig
-    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -203,7 +146,7 @@ def root_and_url(place: str | Path) -> tuple[Path, str | None]:
         if ".." in root.parts:  # or a folder that is left again by it would be made
             root = Path(os.path.realpath(root))
         return root, None
-    from study.remote.object_store import sound_url
+    from study.storage.urls import sound_url
 
     url = sound_url(str(place))
     named = os.environ.get("STUDY_WORKING_COPIES")
@@ -291,13 +234,6 @@ def _unwritable(folder: Path) -> str | None:
     return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
 
 
-class Follower(Protocol):
-    """Something that shows or stores the progress of runs by following their event files."""
+STUDY_FILE = "study.json"
 
-    def follow(self, run: PlannedRun) -> None:
-        """Starts to follow a run; following it again is harmless."""
-        ...
-
-    def close(self) -> None:
-        """Catches up with the event files and stops."""
-        ...
+LOCK_FILE = "lock"

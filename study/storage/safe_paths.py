@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from study.errors import UserError
-from study.runs import Storage
+from study.storage.layout import Storage
 
 
 def inside(folder: Path, name: str | Path) -> Path | None:

@@ -7,15 +7,16 @@ because on shared storage two machines must not append to one), and the events s
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.attempt import attempts
-from study.json_files import append_json_line, read_json_lines
-from study.run_result import RunResult, read_result
+from study.storage.run_result import RunResult, read_result
+from study.util.json_files import append_json_line, read_json_lines
 from trainables.events import Event, read_events
 
 DEATHS_FILE = "deaths.jsonl"
@@ -151,3 +152,47 @@ def brief_cause(cause: str) -> str:
     _, _, detail = line.partition("Worker exit detail: ")
     line = (detail or line).partition(" Some common causes include")[0]
     return line if len(line) <= 160 else line[:159] + "…"
+
+
+ATTEMPTS_FILE = "attempts.jsonl"
+
+LOG_FILE = "log.txt"
+
+FATAL = "Fatal Python error"
+
+
+def note_attempt(folder: Path, session: str, node: str = "") -> None:
+    """Adds an attempt to the run's list, with the number of the last event and the size of the log before it."""
+    events = read_events(folder)
+    line = {
+        "session": session,
+        "time": time.time(),
+        "host": socket.gethostname(),
+        "node": node,
+        "pid": os.getpid(),
+        "after": events[-1].number if events else 0,
+        "log": _size(folder / LOG_FILE),
+    }
+    append_json_line(folder / ATTEMPTS_FILE, line)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def attempts(folder: Path) -> list[dict[str, Any]]:
+    """Returns the attempts at a run, oldest first."""
+    found = read_json_lines(folder / ATTEMPTS_FILE)
+    return [{"after": 0, **attempt} for attempt in found if "session" in attempt]
+
+
+def crash_report(folder: Path) -> str | None:
+    """Returns the end of the run's log if the interpreter died of a fatal signal (such as SIGSEGV)."""
+    try:
+        text = (folder / LOG_FILE).read_bytes()[-16_384:].decode(errors="replace")
+    except OSError:
+        return None
+    return text[text.rindex(FATAL) :] if FATAL in text else None

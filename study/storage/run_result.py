@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.json_files import write_json
-from study.runs import State
+from study.storage.run_key import State
+from study.util.json_files import write_json
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, read_events, sum_up
 from trainables.run_config import RunConfig
 
@@ -96,3 +96,9 @@ def write_failure(
     result = RunResult("FAIL", reason, message, traceback, {}, cost, None, attempts, config.digest())
     write_json(folder / RESULT_FILE, asdict(result))
     return result
+
+
+def result_of(folder: Path) -> dict[str, Any] | None:
+    """Returns how the run in `folder` ended, None if it did not."""
+    result = read_result(folder)
+    return None if result is None else asdict(result)

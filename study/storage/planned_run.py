@@ -1,0 +1,38 @@
+"""A run that is to happen, and whoever is told how it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from study.storage.run_key import RunKey
+
+if TYPE_CHECKING:
+    from trainables.run_config import RunConfig
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run with its folder and its full configuration.
+
+    Attributes:
+        attempt: Which one this is, by the ledger: 1, 2, 3, ... over all launches.
+    """
+
+    key: RunKey
+    folder: Path
+    config: RunConfig
+    attempt: int = 1
+
+
+class Follower(Protocol):
+    """Something that shows or stores the progress of runs by following their event files."""
+
+    def follow(self, run: PlannedRun) -> None:
+        """Starts to follow a run; following it again is harmless."""
+        ...
+
+    def close(self) -> None:
+        """Catches up with the event files and stops."""
+        ...

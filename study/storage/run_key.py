@@ -1,0 +1,50 @@
+"""The identity of a run: arm, phase, trial, subject and seed; what ledger, Ray, MLflow and the report agree on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, Self
+
+Phase = Literal["search", "confirm"]
+
+State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+
+# Arms and subjects bear names that are safe as folders (see `study.sections.sound_name`).
+_PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+
+_NAME = re.compile(rf"(search|confirm)/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
+
+
+def is_sound_name(name: str) -> bool:
+    """Whether something read from outside can be a study's, an arm's or a subject's name, and so a folder's."""
+    return re.fullmatch(_PART, name) is not None
+
+
+@dataclass(frozen=True, order=True)
+class RunKey:
+    """Names one run of a study for ever; nothing hangs on Ray's trial ids or on time stamps.
+
+    Attributes:
+        trial: Number of the trial in the arm's search; a confirm run bears the number of the trial that it confirms.
+    """
+
+    phase: Phase
+    arm: str
+    trial: int
+    subject: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The key as a relative path, e.g. ``search/lora-cosine/0003-cat-1-s0``."""
+        return f"{self.phase}/{self.arm}/{self.trial:04d}-{self.subject}-s{self.seed}"
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Inverse of `name`; raises ValueError for anything else."""
+        match = _NAME.fullmatch(name)
+        if not match:
+            raise ValueError(f"{name!r} is not the name of a run, which reads phase/arm/0000-subject-s0")
+        phase, arm, trial, subject, seed = match.groups()
+        return cls(phase, arm, int(trial), subject, int(seed))  # type: ignore[arg-type]

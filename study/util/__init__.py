@@ -1,0 +1,1 @@
+"""JSON files, redaction, units, printing, network: what any room may use."""
