@@ -27,13 +27,14 @@ from rich.console import Console
 
 from benchmarks.measuring import Sampler, slope, spent_in
 from study.cluster.local_ray import cluster
-from study.execute import Workers, launch, open_ledger
-from study.ledger import Ledger
+from study.execute import Workers, launch
+from study.ledger.ledger import Ledger
+from study.ledger.open_ledger import open_ledger
 from study.local_results import local_results
 from study.queue import RunQueue
 from study.results import load_results
 from study.rows import rows
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import STUDY_FILE, Storage
 from study.storage.planned_run import PlannedRun
 from study.tracking.mlflow_store import MlflowStore

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from study.execute import launch
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from trainables.events import Event, read_events
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from study.attempt import Attempt, Order
 from study.remote.object_store import ObjectStore
-from study.remote.run_objects import attempt_name
+from study.remote.run_manifest import attempt_name
 from study.remote.upkeep import FIRST_SECONDS, LONGEST_SECONDS
 from study.remote.working_copy import RunCopies
 from study.storage.layout import storage_at

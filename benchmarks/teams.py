@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from study.execute import launch
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import read_result

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from study.operations import Launched
     from study.report import build_report
     from study.results import Results
-    from study.spec import StudySpec, load_study
+    from study.spec.loading import load_study
+    from study.spec.study_spec import StudySpec
 
 __all__ = ["build_report", "launch", "load_results", "load_study"]
 
@@ -48,7 +49,7 @@ def load_results(name: str, *, storage: str | Path = "storage", **options: Any) 
 
 def __getattr__(name: str) -> Any:
     if name == "load_study":
-        from study.spec import load_study
+        from study.spec.loading import load_study
 
         return load_study
     if name == "build_report":

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import run_prefix
+from study.remote.run_manifest import run_prefix
 from study.run_place import LOCK_FILE, PlaceError, place_of
 from study.storage.attempts import LOG_FILE, attempts, note_attempt
 from study.storage.run_result import RunResult, read_result, write_failure

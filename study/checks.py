@@ -11,7 +11,7 @@ from study.cluster.local_ray import HERE, check_cluster
 from study.errors import UserError
 from study.machine import check_disk, check_resources, check_tracking
 from study.method_checks import check_methods
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import root_and_url, sqlite_file_problem
 from trainables.config.fields import EMBEDDED
 from trainables.evaluation.checks import ENOUGH_IMAGES

@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING
 
-from study.contents import NOT_RECORDED, known_contents
-from study.database_lock import database_lock
 from study.errors import UserError
+from study.ledger.database_lock import database_lock
 from study.remote.working_copy import fetch_record
+from study.spec.contents import NOT_RECORDED, known_contents
 from study.storage.layout import LOCK_FILE, STUDY_FILE, Storage
 from study.storage.safe_paths import check_no_links
 from study.util.json_files import copy_of, is_sound, read_json_or_copy, write_json_twice
 
 if TYPE_CHECKING:
-    from study.spec import StudySpec
+    from study.spec.study_spec import StudySpec
 
 MIN_FREE_BYTES = 256 * 2**20
 LOCK_WAIT_SECONDS = 0.5
@@ -82,7 +82,7 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> StudySpec:
     Raises:
         UserError: It was begun with other contents under the same name; with the difference, file by file.
     """
-    from study.spec import difference
+    from study.spec.difference import difference
 
     path = storage.folder / STUDY_FILE
     try:

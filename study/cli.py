@@ -64,7 +64,7 @@ def validate(file: FileArgument, overrides: Overrides = None) -> None:
     """Check a study file and everything that it names; print all problems at once."""
     from study.checks import check_study
     from study.notes import print_notes, study_notes
-    from study.spec import load_study
+    from study.spec.loading import load_study
 
     spec = load_study(file, overrides or [])
     problems = check_study(spec)
@@ -88,7 +88,7 @@ def plan(
     """Print what a launch would do: trials, runs, time, memory, disk, and what it would resume."""
     from study.notes import print_notes, study_notes
     from study.operations import plan_study
-    from study.spec import load_study
+    from study.spec.loading import load_study
 
     spec = load_study(file, overrides or [])
     planned = plan_study(spec, (), storage, address=address, probe=probe)
@@ -225,7 +225,7 @@ def doctor(
         findings.append(Finding("storage", problem is None, problem or f"{url} can be read and written"))
     if file is not None and deployment is None:
         from study.checks import check_study
-        from study.spec import load_study
+        from study.spec.loading import load_study
 
         findings += [Finding("study", False, problem) for problem in check_study(load_study(file, []))] or [
             Finding("study", True, f"{file}: nothing is missing")
@@ -243,7 +243,7 @@ def list_things(
     form: FormatOption = Format.table,
 ) -> None:
     """List what there is: methods, search spaces, presets, metrics, embedded subjects, studies."""
-    from study.operations import readable_root
+    from study.spec.launched import readable_root
     from study.watch.listing import LISTINGS, listing
 
     if what not in LISTINGS:

@@ -68,7 +68,7 @@ STORAGE = DEFAULT_STORAGE
 
 def stored(place: str, name: str) -> Storage:
     """Returns where a launched study lies; raises UserError with the known names if there is none called so."""
-    from study.operations import readable_storage
+    from study.spec.launched import readable_storage
 
     return readable_storage(place, name)
 

@@ -6,14 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from study.spec import StudySpec
+    from study.spec.study_spec import StudySpec
 
 WORTH_KNOWING = 0.2  # of quality; a study that finds only larger differences misses most that matter
 
 
 def trained_pairs(spec: StudySpec) -> int:
     """Number of pairs of trained arms: the family over which the report adjusts."""
-    from study.sections import BASE
+    from study.spec.sections import BASE
 
     count = sum(arm.method != BASE for arm in spec.arms.values())
     return count * (count - 1) // 2

@@ -13,7 +13,7 @@ from study.attempt import SCORE, order_stop
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from study.phases import Asha
+    from study.spec.phases import Asha
 
 BUDGET = "budget"
 

@@ -7,7 +7,6 @@ checkpoint, and what died unnoticed is found in the run folders; Tune's own stat
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import sys
@@ -21,13 +20,14 @@ from study.breakage import records_failed, what_failed
 from study.claim import claimed
 from study.cluster.capacity import WAIT_SECONDS, Room
 from study.cluster.local_ray import Cluster, alive_nodes, cluster, dead_daemons
-from study.contents import read_contents
+from study.dispatch.run_hooks import Upkeep
 from study.driver.heartbeat import Heart
 from study.errors import UserError
 from study.forecast import forecast
-from study.ledger import Ledger
+from study.ledger.open_ledger import open_ledger
 from study.queue import RunQueue
-from study.remote.upkeep import Upkeep, upkeep
+from study.remote.upkeep import upkeep
+from study.spec.loading import read_contents
 from study.storage.layout import Storage
 from study.storage.planned_run import Follower, PlannedRun
 from study.storage.run_key import RunKey
@@ -36,7 +36,7 @@ from study.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from study.search import Dispatcher
-    from study.spec import StudySpec
+    from study.spec.study_spec import StudySpec
 
 RUNNER = "trainables.run.execute:execute"
 RESIDENT = "trainables.run.resident:Resident"
@@ -208,30 +208,6 @@ def _queue(spec: StudySpec, storage: Storage) -> RunQueue:
         raise UserError(failure) from error
 
 
-def open_ledger(spec: StudySpec, storage: Storage) -> Ledger:
-    """Returns the ledger of a study: the process's one object, so that all its threads share one lock."""
-    url = spec.storage.ledger_url or storage.ledger_url
-    file = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
-    with _ledgers_lock:
-        # A file that was removed, or replaced by a copy from the storage's URL, is another database.
-        known = _ledgers.get((url, spec.name))
-        if known is None or (file is not None and _inode(file) != known[0]):
-            ledger = Ledger(url, spec.name)
-            known = _ledgers[url, spec.name] = (_inode(file) if file is not None else None, ledger)
-        return known[1]
-
-
-def _inode(file: str) -> int | None:
-    try:
-        return os.stat(file).st_ino
-    except OSError:
-        return None
-
-
-_ledgers: dict[tuple[str, str], tuple[int | None, Ledger]] = {}
-_ledgers_lock = threading.Lock()
-
-
 def _work(
     spec: StudySpec,
     storage: Storage,
@@ -248,7 +224,7 @@ def _work(
     watchdog: Watchdog,
 ) -> str | None:
     """Works on the queue until it is finished or the launch shall end; returns what Tune died of, or None."""
-    from study.remote.shipping import prepared_nodes
+    from study.driver.node_preparation import prepared_nodes
     from study.search import Dispatcher
     from study.tuning import place_runs
 

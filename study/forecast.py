@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from study.plan import make_plan
 from study.probe import known_probe
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.util.units import duration
 

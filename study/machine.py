@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from study.cluster.local_ray import usable_cpus
-from study.sections import Resources
+from study.spec.sections import Resources
 from study.storage.layout import sqlite_file_problem
 from study.tracking.mlflow_store import chosen_uri, tracking_uri_problem
 from study.util.disk import existing

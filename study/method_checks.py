@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from study.sections import BASE
+from study.spec.sections import BASE
 from trainables.methods.registry import get_method, method_config_class
 
 if TYPE_CHECKING:
-    from study.spec import StudySpec
+    from study.spec.study_spec import StudySpec
 
 _MOST = 1000  # combinations of choices that are tried
 

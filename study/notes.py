@@ -9,8 +9,8 @@ from typing import Any
 
 from study.checks import check_prompts, evaluation_notes
 from study.detectable import detectable_notes
-from study.sections import BASE, code_of
-from study.spec import StudySpec
+from study.spec.sections import BASE, code_of
+from study.spec.study_spec import StudySpec
 
 #: What can be switched in every method, and must not be taken for the method.
 FACTORS = ("with_prior_preservation", "train_text_encoder")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from study.errors import UserError
 from study.plan import plan_study as plan_study
-from study.spec import StudySpec, load_study
-from study.storage.layout import Storage, root_and_url, storage_at
-from study.storage.run_key import is_sound_name
+from study.spec.launched import readable_storage, storage_of, stored_spec
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
+from study.storage.layout import Storage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,42 +42,6 @@ class Launched:
     exit_code: int
     lines: list[str] = field(default_factory=list)
     table: list[dict[str, Any]] = field(default_factory=list)
-
-
-def storage_of(spec: StudySpec, place: str | Path) -> Storage:
-    """Returns where a study lies (a folder or a URL), with an absolute root; asks no server."""
-    return storage_at(place, spec.name)
-
-
-def readable_storage(place: str | Path, name: str) -> Storage:
-    """Returns the storage of a study that was launched; of one at a URL this machine's copy is brought up to date.
-
-    Raises:
-        UserError: There is no such study; the message lists those that there are.
-    """
-    sound = is_sound_name(name)
-    storage = storage_at(place, name)
-    if sound and storage.url is not None:
-        from study.remote.working_copy import refresh
-
-        refresh(storage)
-    if not sound or not (storage.folder / "study.json").exists():
-        known = sorted(path.parent.name for path in readable_root(place).glob("*/study.json"))
-        there = (
-            f"studies there: {', '.join(known)}" if known else "there are none; launch one, or give --storage"
-        )
-        raise UserError(f"no study called {name!r} in {place}; {there}")
-    return storage
-
-
-def readable_root(place: str | Path) -> Path:
-    """Returns the folder with all studies of a storage; from a URL their ``study.json`` are fetched."""
-    root, url = root_and_url(place)
-    if url is not None:
-        from study.remote.working_copy import fetch_studies
-
-        fetch_studies(root, url)
-    return root
 
 
 def launch_study(
@@ -170,7 +135,7 @@ class _Watchers:
         """Opens both, once."""
         if self._tracker is not None:
             return
-        from study.execute import open_ledger
+        from study.ledger.open_ledger import open_ledger
         from study.tracking.tracker import Tracker
         from study.watch.console import ProgressView
 
@@ -285,7 +250,7 @@ def status_rows(storage: Storage) -> list[dict[str, Any]]:
 
 def best_rows(storage: Storage) -> list[dict[str, Any]]:
     """Returns, for each search that has a complete trial, the configuration that it chose."""
-    from study.ledger import Ledger
+    from study.ledger.ledger import Ledger
 
     spec = stored_spec(storage)
     ledger = Ledger(spec.storage.ledger_url or storage.ledger_url, spec.name)
@@ -305,18 +270,11 @@ def best_rows(storage: Storage) -> list[dict[str, Any]]:
 
 def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[int, int]:
     """Brings MLflow up to date; returns how many runs are and how many could not be brought up to date."""
-    from study.execute import open_ledger
+    from study.ledger.open_ledger import open_ledger
     from study.tracking.sync import sync
 
     counts = sync(storage, tracking_uri, ids=open_ledger(stored_spec(storage), storage))
     return counts.runs, len(counts.left)
-
-
-def stored_spec(storage: Storage) -> StudySpec:
-    """Returns the study as it was launched."""
-    from study.util.json_files import read_json_or_copy
-
-    return StudySpec.from_record(read_json_or_copy(storage.folder / "study.json"))
 
 
 def _confirmed(storage: Storage, arm: str) -> bool:

@@ -10,13 +10,15 @@ from typing import Any
 
 from study.checks import check_study
 from study.cluster.capacity import first_limit
-from study.contents import known_contents, read_contents
 from study.detectable import detectable_line
 from study.errors import UserError
 from study.machine import concurrency
 from study.probe import Measured, probe_machine
-from study.sections import BASE
-from study.spec import StudySpec, difference, load_study
+from study.spec.contents import known_contents
+from study.spec.difference import difference
+from study.spec.loading import load_study, read_contents
+from study.spec.sections import BASE
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage, storage_at
 from study.storage.run_key import RunKey
 from study.util.disk import existing

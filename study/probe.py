@@ -28,8 +28,8 @@ from typing import Any
 from study.cluster.local_ray import usable_cpus
 from study.errors import UserError
 from study.machine import concurrency, count_gpus
-from study.sections import BASE
-from study.spec import StudySpec
+from study.spec.sections import BASE
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.util.provenance import package_versions
 from trainables.config.fields import EvaluationConfig

@@ -17,17 +17,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from study.choice import QUALITY, violation
-from study.ledger import Ledger
+from study.ledger.choice import QUALITY, violation
+from study.ledger.ledger import Ledger
+from study.ledger.trial import ArmSearch, TrialRecord
 from study.storage.attempts import attempts
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey, State
 from study.storage.run_result import RunResult, mend_result, read_result
-from study.trial_record import ArmSearch, TrialRecord
 
 if TYPE_CHECKING:
-    from study.spec import StudySpec
+    from study.spec.study_spec import StudySpec
 
 UNMET = "constraints_unmet"  # attribute of a search's Optuna study: whether its choice misses a constraint
 

@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from study.remote.cache_shelf import use_shelf
+from study.remote.cache_backend import use_shelf
 from study.remote.inputs import fetch_inputs, named_folders
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import RunView, run_prefix
-from study.remote.run_pusher import RunPusher, Superseded, pull_run
+from study.remote.run_manifest import RunView, run_prefix
+from study.remote.run_upload import RunPusher, Superseded, pull_run
 from study.storage.layout import INPUTS
 from study.storage.shared_marker import VISIBLE_SECONDS, sees
 from trainables.data.path_map import place_folders

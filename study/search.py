@@ -19,11 +19,11 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from study.attempt import REPORT_SECONDS, Order
+from study.dispatch.run_hooks import NotNow, Upkeep
 from study.queue import RunQueue
-from study.remote.run_objects import attempt_name
-from study.remote.upkeep import NotNow, Upkeep
+from study.remote.run_manifest import attempt_name
 from study.run_place import PlaceError
-from study.sections import BASE
+from study.spec.sections import BASE
 from study.storage.attempts import EXCUSED, attempts, brief_cause, crash_report, deaths, note_death, place
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import read_result, write_failure
@@ -33,7 +33,7 @@ from trainables.events import read_events
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from study.sections import Resources
+    from study.spec.sections import Resources
 
 REPORTS_A_SECOND = 50.0  # from all runs together
 LONGEST_REPORT_SECONDS = 4.0
@@ -64,7 +64,7 @@ class Dispatcher:
         url: Of the storage, or empty; see `study.attempt.Order` for it and `home`.
 
     Attributes:
-        located: Named folders that lie elsewhere for workers, see `study.remote.shipping`.
+        located: Named folders that lie elsewhere for workers, see `study.remote.input_upload`.
         broken: What ledger or folders raised: from then on the queue is not what they say, and nothing is given out.
         announced: When (monotonic) each node was last seen that had been announced to be taken away, by its id.
         trouble: Why the launch must end: runs cannot be kept, or no node that is tried can work on them.

@@ -17,7 +17,7 @@ from study.search import Dispatcher, LedgerSearcher, Watch
 from study.worker import RunWorker
 
 if TYPE_CHECKING:
-    from study.phases import Asha
+    from study.spec.phases import Asha
 
 MOST_PENDING = 1_000_000
 

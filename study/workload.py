@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.schema import Categorical
-from study.sections import BASE, LENGTHS, Resources
+from study.spec.sections import BASE, LENGTHS, Resources
 from trainables.config.fields import EMBEDDED, EvaluationConfig, images_on_the_way
 from trainables.methods.registry import method_config_class
 
 if TYPE_CHECKING:
     from study.probe import Measured
-    from study.spec import StudySpec
+    from study.spec.study_spec import StudySpec
 
 Phase = Literal["search", "confirm"]
 PHASES: tuple[Phase, ...] = ("search", "confirm")

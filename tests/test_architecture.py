@@ -96,7 +96,13 @@ def test_train_and_tune_are_not_mixed_up() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["study.cli", "study.spec", "study.watch.console", "trainables.config.fields", "search_spaces.loader"],
+    [
+        "study.cli",
+        "study.spec.study_spec",
+        "study.watch.console",
+        "trainables.config.fields",
+        "search_spaces.loader",
+    ],
 )
 def test_importing_is_light(module: str) -> None:
     heavy = {"torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "diffusers", "transformers", "scipy"}

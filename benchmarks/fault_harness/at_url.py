@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from benchmarks.fault_harness.driving import Driven
 from study.cluster.local_ray import environment
 from study.errors import UserError
-from study.operations import readable_storage
 from study.remote.object_store import ObjectStore
-from study.remote.run_objects import RUNS, FileRef, read_view, relative, run_prefix
-from study.remote.run_pusher import checkpoints
+from study.remote.run_manifest import RUNS, FileRef, read_view, relative, run_prefix
+from study.remote.run_upload import checkpoints
 from study.remote.working_copy import fetch_weights
+from study.spec.launched import readable_storage
 from study.storage.layout import Storage
 from trainables.events import RESULT_FILE
 

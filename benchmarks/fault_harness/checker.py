@@ -14,8 +14,8 @@ from benchmarks.fault_harness.at_url import brought_down
 from benchmarks.fault_harness.driving import Driven
 from benchmarks.fault_harness.studies import EVERY, end_marks, fingerprint, run_folders
 from study.cluster.local_ray import environment
-from study.ledger import Ledger
-from study.operations import stored_spec
+from study.ledger.ledger import Ledger
+from study.spec.launched import stored_spec
 from study.storage.attempts import attempts, deaths
 from study.storage.layout import Storage
 from study.storage.run_result import read_result

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from study.errors import UserError
 
 if TYPE_CHECKING:
-    from study.sections import Resources
+    from study.spec.sections import Resources
 
 LOOK_SECONDS = 2.0
 LOOK_SHARE = 0.02  # of the driver's time; a look at hundreds of nodes takes long, so it is taken less often

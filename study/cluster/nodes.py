@@ -6,7 +6,6 @@ Ray's workers would otherwise train into folders of their own, which nobody ever
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from study.remote.inputs import files_of
 from study.remote.object_store import ObjectStore, StoreError
 from study.storage.layout import Storage
 from study.storage.shared_marker import VISIBLE_SECONDS, sees
@@ -171,15 +171,6 @@ def fingerprint(name: str) -> str | None:
         content = file_digest(path) if size <= READ_BYTES else ""
         digest.update(name_bytes(f"{path.relative_to(folder)}\0{size}\0{content}\0"))
     return digest.hexdigest()
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The files of an input folder in a stable order, without hidden ones; links are followed."""
-    found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(root) / name for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.is_file())
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from study.errors import UserError
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.util.units import size
 from trainables.config.fields import EMBEDDED
 from trainables.util.process import expanded

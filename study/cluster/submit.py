@@ -22,7 +22,8 @@ from study.cluster.local_ray import token_mode, without
 from study.cluster.parcel import Parcel, pack
 from study.errors import UserError
 from study.lint.faults import LOOPBACK
-from study.spec import StudySpec, load_study
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
 from study.storage.layout import INPUTS, REPORTS, folder_problem
 from study.util.network import connection_problem
 from study.util.redaction import without_credentials

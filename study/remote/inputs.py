@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import FileRef, fetch_file, safe_path
+from study.remote.run_manifest import FileRef, fetch_file, safe_path
 from trainables.run_config import RunConfig
 from trainables.util.text import is_utf8, name_bytes
 
@@ -56,3 +56,12 @@ def fetch_inputs(store: ObjectStore, key: str, cache: Path) -> Path:
                 raise StoreError(f"storage {store.url}: {key}/{ref.key} is damaged or gone")
         os.replace(partial, target)
     return target
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of an input folder in a stable order, without hidden ones; links are followed."""
+    found = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(root) / name for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())

@@ -6,7 +6,7 @@ can overwrite another's claim, and one that was succeeded sees that at its next 
 Limits: object stores have no locks. Of two that claim at the same moment, both write, wait a second and look:
 the one that is not the highest gives up. A driver that cannot reach the store for `EXPIRY_SECONDS` may be
 succeeded, and goes on until its next look; what both write meanwhile lies under prefixes of their own (see
-`study.remote.run_objects`, `study.remote.ledger_copy`), so nothing is overwritten.
+`study.remote.run_manifest`, `study.remote.ledger_backup`), so nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from study.errors import UserError
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import relative
+from study.remote.run_manifest import relative
 from study.storage.layout import Storage
 
 HEARTBEAT_SECONDS = 30.0

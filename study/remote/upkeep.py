@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from study.dispatch.run_hooks import NotNow, Upkeep
 from study.errors import UserError
 from study.remote.lease import leased
-from study.remote.ledger_copy import LedgerCopy, drop_older, noted_generation
+from study.remote.ledger_backup import LedgerCopy, drop_older, noted_generation
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import ALL, FileRef, attempt_name, digest_of, encode, run_prefix
+from study.remote.run_manifest import ALL, FileRef, attempt_name, digest_of, encode, run_prefix
 from study.remote.working_copy import (
     AT_ONCE,
     DEATHS,
@@ -31,41 +31,13 @@ from study.storage.run_result import read_result
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE
 
 if TYPE_CHECKING:
-    from study.ledger import Ledger
-    from study.spec import StudySpec
+    from study.ledger.ledger import Ledger
+    from study.spec.study_spec import StudySpec
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
 LEDGER_SECONDS = 30.0
 TELL_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
-
-
-class NotNow(Exception):
-    """A run must not be given out now: the storage cannot be written."""
-
-
-def _nothing(run: PlannedRun, session: str) -> None:
-    pass
-
-
-def _at_hand(run: PlannedRun, session: str) -> bool:
-    return True
-
-
-@dataclass(frozen=True)
-class Upkeep:
-    """What is done around every run; nothing where the storage is a folder.
-
-    Attributes:
-        before: Called before a run is given out; may raise `NotNow`.
-        collect: Called when an attempt has ended: its folder then holds what it left; returns False if that cannot be
-            told now.
-        publish: Called when the driver itself has written the end of a run.
-    """
-
-    before: Callable[[PlannedRun, str], None] = _nothing
-    collect: Callable[[PlannedRun, str], bool] = _at_hand
-    publish: Callable[[PlannedRun, str], None] = _nothing
 
 
 @contextlib.contextmanager

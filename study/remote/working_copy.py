@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.errors import UserError
-from study.remote.ledger_copy import pull_ledger
+from study.remote.ledger_backup import pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import (
+from study.remote.run_manifest import (
     CHECKPOINTS,
     RUNS,
     WEIGHTS,

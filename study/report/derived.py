@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from study.report.measures import DOLLARS, TOTAL_FLOPS, TOTAL_SECONDS
-from study.sections import Resources
+from study.spec.sections import Resources
 from study.workload import price_of_a_second
 
 

@@ -25,7 +25,7 @@ from study.columns import (
     SCORE_NUMBERS,
 )
 from study.report.derived import with_derived
-from study.sections import MOST_STEPS
+from study.spec.sections import MOST_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from study.columns import PARAM_PREFIX
-from study.phases import Constraint
 from study.report.measures import measure
 from study.report.randomness import stream
 from study.report.rows import Rows, value_or_none
 from study.report.searches import Objective, repeats_of, search_objective, trials_of_search
+from study.spec.phases import Constraint
 
 MIN_TRIALS = 8  # below this, the share that chance explains is larger than what a strong parameter does
 FEW_TRIALS = 20

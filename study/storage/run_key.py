@@ -10,7 +10,7 @@ Phase = Literal["search", "confirm"]
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 
-# Arms and subjects bear names that are safe as folders (see `study.sections.sound_name`).
+# Arms and subjects bear names that are safe as folders (see `study.spec.sections.sound_name`).
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
 _NAME = re.compile(rf"(search|confirm)/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")

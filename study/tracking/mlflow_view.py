@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from study.sections import Budget
+from study.spec.sections import Budget
 
 VIEW = "study"
 VIEW_QUERY = f"workflowType=machine_learning&viewStateShareKey={VIEW}"

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from study.sections import MOST_STEPS
+from study.spec.sections import MOST_STEPS
 from study.storage.event_tail import EventTail
 from trainables.events import Event, settled_steps
 

@@ -54,7 +54,7 @@ def _spaces(_: Path) -> Rows:
 
 
 def _presets(_: Path) -> Rows:
-    from study.spec import preset_names, preset_path
+    from study.spec.loading import preset_names, preset_path
 
     return [
         {"name": name, "file": str(preset_path(name)), "about": _first_comment(preset_path(name))}

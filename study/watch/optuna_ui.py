@@ -51,7 +51,7 @@ def arm_pages(ledger_url: str, study: str, base: str) -> list[tuple[str, str]]:
     """Returns the page of each of the study's arms, by the arm's name in the dashboard."""
     import optuna
 
-    from study.database import open_storage
+    from study.ledger.database import open_storage
 
     storage = open_storage(ledger_url)
     names = optuna.get_all_study_names(storage)
@@ -88,7 +88,7 @@ def main(port: str) -> None:
     """Serves until it is ended; the ledger's URL is in the environment."""
     from optuna_dashboard import wsgi
 
-    from study.database import open_storage
+    from study.ledger.database import open_storage
 
     application = wsgi(open_storage(os.environ.pop(URL_VARIABLE)))
     hosts = frozenset(f"{name}:{port}" for name in (HOST, "localhost"))

@@ -22,7 +22,7 @@ from study.watch.outlook import Outlook, Rate, outlook, recent_rate
 from study.watch.run_status import STATES, UNDER_WAY, WALL, RunStatus, Standing
 
 if TYPE_CHECKING:
-    from study.spec import StudySpec
+    from study.spec.study_spec import StudySpec
 
 ARMS_COLUMNS = (
     "arm", "phase", "planned", "complete", "running", "pruned", "failed", "best_quality", "interrupted", "pending",

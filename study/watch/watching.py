@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from study.errors import UserError
-from study.operations import readable_storage, stored_spec
 from study.remote.working_copy import fetch_sign, send
+from study.spec.launched import readable_storage, stored_spec
 from study.storage.attempts import tries
 from study.storage.driver_record import REQUEST_FILE, SILENT_SECONDS, Driver, lock_is_held, read_driver
 from study.storage.layout import Storage

@@ -51,7 +51,7 @@ def test_commands_and_options_exist() -> None:
 
 
 def test_overrides_are_fields_of_a_study() -> None:
-    from study.spec import load_study
+    from study.spec.loading import load_study
 
     overrides = {word for words in commands() for word in words[1:] if re.fullmatch(r"[a-z_.]+=\S+", word)}
     overrides |= set(re.findall(r"`(training\.[a-z_]+=\S+)`", TEXT))

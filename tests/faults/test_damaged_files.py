@@ -15,7 +15,7 @@ import torch
 from study.attempt import Attempt, Order
 from study.claim import claimed
 from study.errors import UserError
-from study.execute import open_ledger
+from study.ledger.open_ledger import open_ledger
 from study.queue import RunQueue
 from study.run_place import PlaceError
 from study.storage.attempts import attempts, deaths

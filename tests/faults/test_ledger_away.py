@@ -46,7 +46,7 @@ def locked(ledger: Path, until: threading.Event, after: int) -> Iterator[threadi
 
 @pytest.mark.slow
 def test_a_ledger_that_is_away(ray_here: Cluster, fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("study.database.LOCK_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr("study.ledger.database.LOCK_WAIT_SECONDS", 0.5)
     monkeypatch.setattr("study.execute.STALL_SECONDS", 0.2)
     spec = small_study(budget={"max_train_steps": 20})
     storage = storage_of(fast_path, spec, {"": {"step_seconds": 0.05}})

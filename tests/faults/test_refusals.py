@@ -14,10 +14,10 @@ from study import search
 from study.breakage import what_failed
 from study.cluster.local_ray import SETTINGS, environment
 from study.errors import UserError
-from study.execute import open_ledger
+from study.ledger.open_ledger import open_ledger
 from study.queue import RunQueue
 from study.search import MAX_REFUSALS, Dispatcher
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.attempts import deaths, note_attempt
 from study.storage.layout import Storage
 from study.storage.run_result import read_result

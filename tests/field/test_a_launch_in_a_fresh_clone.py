@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from study.errors import UserError
-from study.spec import StudySpec, load_study
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
 from study.storage.layout import STORAGE_ENTRIES
 from tests.study.small_studies import small_study
 

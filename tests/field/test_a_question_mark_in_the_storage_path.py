@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from study.cli import main
-from study.database import open_storage
+from study.ledger.database import open_storage
 from study.storage.layout import Storage, root_and_url
 from trainables.errors import UserError
 

@@ -18,8 +18,9 @@ import pytest
 
 from benchmarks import embedded_model
 from search_spaces.loader import load_space, space_names
-from study.sections import BASE
-from study.spec import StudySpec, preset_path, study_of
+from study.spec.loading import preset_path, study_of
+from study.spec.sections import BASE
+from study.spec.study_spec import StudySpec
 from trainables.config.yaml_reader import load_document
 from trainables.methods.registry import method_config_class
 

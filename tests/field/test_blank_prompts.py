@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from study.errors import UserError
-from study.spec import load_study
+from study.spec.loading import load_study
 from trainables.config.fields import SubjectConfig
 
 STUDY = """name: blank

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from study.spec import StudySpec, load_study
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
 from trainables.__main__ import main
 from trainables.errors import UserError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from study.lint import lint_file
-from study.spec import load_study
+from study.spec.loading import load_study
 from tests.field.photos import photographs
 from trainables.__main__ import load_run
 from trainables.config.yaml_reader import load_document

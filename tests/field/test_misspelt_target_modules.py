@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from study.checks import check_study
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from tests.field.short_runs import config_of
 from trainables.config.fields import ModelConfig
 from trainables.methods.registry import get_method, method_config_class

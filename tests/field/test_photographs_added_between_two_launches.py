@@ -13,11 +13,11 @@ import pytest
 
 from study.attempt import Attempt, Order
 from study.claim import claimed
-from study.contents import read_contents
 from study.errors import UserError
 from study.execute import launch
 from study.run_place import PlaceError
-from study.spec import StudySpec
+from study.spec.loading import read_contents
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from tests.field.photos import photograph, photographs

@@ -13,7 +13,7 @@ from study.checks import check_study
 from study.cluster.nodes import fingerprint
 from study.cluster.parcel import _content
 from study.errors import UserError
-from study.spec import load_study
+from study.spec.loading import load_study
 from tests.field.photos import photograph, photographs
 from trainables.data.subjects import check_subject, hold_out, resolve_subject
 

@@ -13,7 +13,8 @@ from study.checks import check_study
 from study.cli import main
 from study.generate import draw_images
 from study.notes import study_notes
-from study.spec import StudySpec, load_study
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from tests.tiny import make_photos
 from trainables.__main__ import main as one_run

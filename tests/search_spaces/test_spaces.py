@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from search_spaces.loader import check_space, load_space, merge, space_names
 from search_spaces.schema import Categorical, Dimension, Float, Int, SearchSpace
-from study.sections import method_defaults
+from study.spec.sections import method_defaults
 from trainables.methods.registry import get_method, method_config_class, method_names
 
 

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from study.claim import claimed
 from study.errors import UserError
 from study.local_results import local_results
-from study.operations import readable_storage
 from study.remote import working_copy
 from study.results import read_csv, write_csv
+from study.spec.launched import readable_storage
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.safe_paths import inside

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from tests.study.small_studies import RESIDENT, RUNNER, results
 

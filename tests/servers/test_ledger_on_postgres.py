@@ -9,9 +9,9 @@ from pathlib import Path
 import psycopg2.extensions
 import pytest
 
-from study import database as ledger_database
 from study.errors import UserError
-from study.ledger import Ledger
+from study.ledger import database as ledger_database
+from study.ledger.ledger import Ledger
 from tests.servers.postgres import PASSWORD, Postgres
 from tests.study.test_ledger import *  # noqa: F403
 from tests.study.test_ledger import arm_search, opened

@@ -17,11 +17,12 @@ import pytest
 from pydantic import ValidationError
 
 from study.claim import claimed
-from study.database_lock import database_lock
 from study.errors import UserError
-from study.execute import Workers, launch, open_ledger
+from study.execute import Workers, launch
+from study.ledger.database_lock import database_lock
+from study.ledger.open_ledger import open_ledger
 from study.operations import report_study
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.tracking.mlflow_store import MlflowStore, check_tracking
 from study.tracking.sync import sync
@@ -182,7 +183,7 @@ def test_a_driver_on_another_machine_is_kept_out_by_the_database(home: Path, dat
 def test_a_restart_takes_the_lock_away_only_if_another_driver_is_faster(
     home: Path, database: str, database_server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.database_lock.LOOK_SECONDS", 0.3)
+    monkeypatch.setattr("study.ledger.database_lock.LOOK_SECONDS", 0.3)
     lost: list[str] = []
     with database_lock(database, "s", lost=lost.append):
         database_server.restart("immediate")
@@ -195,7 +196,7 @@ def test_a_restart_takes_the_lock_away_only_if_another_driver_is_faster(
             pass
     assert locks(database_server) == []
 
-    monkeypatch.setattr("study.database_lock.LOOK_SECONDS", 2.0)
+    monkeypatch.setattr("study.ledger.database_lock.LOOK_SECONDS", 2.0)
     with database_lock(database, "s", lost=lost.append):
         database_server.restart("immediate")
         with database_lock(database, "s", lost=lambda reason: None):  # within the first one's two seconds
@@ -211,7 +212,7 @@ def locks(server: Postgres) -> list[Any]:
 
 def test_a_killed_driver_s_lock_goes_with_it(home: Path, database: str, database_server: Postgres) -> None:
     hold = (
-        "import sys, time\nfrom study.database_lock import database_lock\n"
+        "import sys, time\nfrom study.ledger.database_lock import database_lock\n"
         "with database_lock(sys.argv[1], 's', lost=print):\n    print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", hold, database], stdout=subprocess.PIPE, text=True)

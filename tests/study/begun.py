@@ -9,7 +9,7 @@ from pathlib import Path
 from study.attempt import Attempt, Order
 from study.claim import claimed
 from study.driver.heartbeat import Heart
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.attempts import note_death
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey

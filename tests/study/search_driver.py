@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from study.ledger import Ledger
+from study.ledger.ledger import Ledger
 from study.queue import RunQueue
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import RunResult

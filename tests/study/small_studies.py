@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey

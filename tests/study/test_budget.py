@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from study.errors import UserError
-from study.sections import MOST_STEPS
-from study.spec import StudySpec, difference, load_study
+from study.spec.difference import difference
+from study.spec.loading import load_study
+from study.spec.sections import MOST_STEPS
+from study.spec.study_spec import StudySpec
 
 
 def study(budget: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:

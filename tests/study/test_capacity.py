@@ -9,7 +9,7 @@ import pytest
 from study.cluster import capacity
 from study.cluster.capacity import Demand, Node, Room, described, first_limit, places
 from study.errors import UserError
-from study.sections import Resources
+from study.spec.sections import Resources
 
 
 @pytest.mark.parametrize(

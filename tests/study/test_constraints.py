@@ -9,10 +9,10 @@ from typing import Any
 import optuna
 import pytest
 
-from study.ledger import Ledger
-from study.phases import Constraint, SearchSpec
+from study.ledger.ledger import Ledger
 from study.queue import RunQueue
-from study.spec import StudySpec
+from study.spec.phases import Constraint, SearchSpec
+from study.spec.study_spec import StudySpec
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import RunResult
 from tests.study.search_driver import Drive, proposals, quality_of
@@ -120,7 +120,7 @@ def test_a_run_without_the_constrained_metric_counts_as_infeasible(fast_path: Pa
     ],
 )
 def test_objectives_come_back_from_record_and_file(tmp_path: Path, objective: Any) -> None:
-    from study.spec import load_study
+    from study.spec.loading import load_study
 
     spec = study(objective)
     assert StudySpec.from_record(json.loads(json.dumps(spec.record()))) == spec

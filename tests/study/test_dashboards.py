@@ -15,7 +15,7 @@ import pytest
 
 from study.cluster.local_ray import cluster
 from study.errors import UserError
-from study.ledger import Ledger
+from study.ledger.ledger import Ledger
 from study.queue import RunQueue
 from study.storage.layout import Storage
 from study.watch import ui

@@ -21,8 +21,9 @@ from study.power import (
     typical_deviation,
 )
 from study.report.comparisons import MARGIN
-from study.sections import ReportSpec
-from study.spec import StudySpec, load_study
+from study.spec.loading import load_study
+from study.spec.sections import ReportSpec
+from study.spec.study_spec import StudySpec
 
 NAMES = [f"{kind}-{k}" for kind in ("cat", "dog", "bird") for k in (1, 2, 3)]
 

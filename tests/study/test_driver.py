@@ -32,8 +32,8 @@ def wait_for(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(driver_module, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("study.driver.heartbeat.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("study.driver.heartbeat.LOOK_SECONDS", 0.02)
 
 
 def seen(storage: Storage) -> Driver:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from study.checks import check_study, evaluation_notes
-from study.phases import SearchEvaluation
-from study.spec import StudySpec
+from study.spec.phases import SearchEvaluation
+from study.spec.study_spec import StudySpec
 
 
 def spec_of(searching: dict[str, Any] | None = None, **evaluation: Any) -> StudySpec:

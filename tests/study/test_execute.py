@@ -19,8 +19,8 @@ import pytest
 from study.cluster.local_ray import Cluster, cluster
 from study.errors import UserError
 from study.execute import Outcome, Workers, launch
-from study.ledger import Ledger
-from study.spec import StudySpec
+from study.ledger.ledger import Ledger
+from study.spec.study_spec import StudySpec
 from study.storage.driver_record import Driver, read_driver
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey

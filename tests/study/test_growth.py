@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from study.ledger import Ledger
-from study.spec import StudySpec
+from study.ledger.ledger import Ledger
+from study.spec.study_spec import StudySpec
 from study.storage.driver_record import read_driver
 from study.storage.layout import Storage
 from tests.study.clusters import OBJECT_STORE_BYTES, autoscaling_cluster, cluster_of_nodes

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from study.storage import driver_record as driver_module
 from study.storage.attempts import LOG_FILE
 from study.storage.driver_record import REQUEST_FILE
 from study.storage.run_key import RunKey
@@ -21,8 +20,8 @@ from tests.study.test_status import run
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(driver_module, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("study.driver.heartbeat.BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("study.driver.heartbeat.LOOK_SECONDS", 0.02)
 
 
 def test_without_a_run_failed_ones_are_listed_first(

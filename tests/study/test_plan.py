@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from study import probe
-from study.contents import read_contents
 from study.errors import UserError
 from study.forecast import Forecast, forecast
 from study.plan import make_plan, plan_study, planned_keys, rough_bytes
 from study.probe import Measured, known_probe, probe_machine
-from study.spec import StudySpec
+from study.spec.loading import read_contents
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.util.units import duration
 from study.workload import expected_share, images_of, once_image_steps

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from search_spaces.schema import SearchSpace
-from study.defaults import default_point
-from study.spec import StudySpec
+from study.spec.defaults import default_point
+from study.spec.study_spec import StudySpec
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import RunResult
 from tests.study.search_driver import Drive, complete, proposals, quality_of
@@ -151,7 +151,7 @@ def test_a_repeat_without_a_complete_trial_leaves_its_subjects_out(fast_path: Pa
     def outcome(run: PlannedRun) -> RunResult:
         return RunResult("FAIL", reason="exception") if run.key.subject == "dog-1" else complete(run)
 
-    from study.ledger import Ledger
+    from study.ledger.ledger import Ledger
     from study.queue import RunQueue
 
     storage = storage_of(fast_path, spec)

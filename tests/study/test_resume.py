@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 import pytest
 
-from study.ledger import Ledger
-from study.spec import StudySpec
+from study.ledger.ledger import Ledger
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import RunResult, read_result

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from study.attempt import Attempt, Order, order_stop
-from study.ledger import Ledger
+from study.ledger.ledger import Ledger
 from study.queue import RunQueue
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from study.plan import make_plan, planned_keys
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from tests.study.test_spec import only, problems, study_dict
 
@@ -176,7 +176,7 @@ def test_a_plan_names_the_searches(tmp_path: Path) -> None:
     ],
 )
 def test_new_fields_belong_to_the_identity(search: dict[str, Any], line: str) -> None:
-    from study.spec import difference
+    from study.spec.difference import difference
 
     usual = {"trials": 3, "subjects": ["cat-1", "dog-1"], "objective": "quality"}
     one, other = spec(subjects=SIX, search=usual), spec(subjects=SIX, search={**usual, **search})

@@ -22,16 +22,17 @@ from study.cluster.nodes import (
     unseen_inputs,
     versions,
 )
-from study.contents import read_contents
+from study.driver.node_preparation import inputs_of, prepared_nodes
 from study.errors import UserError
+from study.remote.input_upload import ship
 from study.remote.inputs import fetch_inputs
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import attempt_name, read_view, relative, run_prefix
-from study.remote.run_pusher import pull_run
-from study.remote.shipping import inputs_of, prepared_nodes, ship
+from study.remote.run_manifest import attempt_name, read_view, relative, run_prefix
+from study.remote.run_upload import pull_run
 from study.remote.working_copy import RunCopies, fetch_weights
 from study.run_place import PlaceError
-from study.spec import StudySpec
+from study.spec.loading import read_contents
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage, storage_at
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey
@@ -257,10 +258,10 @@ def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path, monkeypatch: pyte
     spec = photographed(tmp_path / "photos")
     storage = Storage(tmp_path / "shared", spec.name)
     mark(storage.folder, "session-1")
-    monkeypatch.setattr("study.remote.shipping.Question", functools.partial(Question, patience=0.5))
+    monkeypatch.setattr("study.remote.input_upload.Question", functools.partial(Question, patience=0.5))
     with cluster(cpus=2):
         assert prepared_nodes(spec, storage, "nobody asks", lambda line: None) == {}  # there is one machine
-        monkeypatch.setattr("study.remote.shipping.is_one_machine", lambda: False)
+        monkeypatch.setattr("study.remote.input_upload.is_one_machine", lambda: False)
         assert prepared_nodes(spec, storage, "session-1", lambda line: None) == {}
         with pytest.raises(UserError, match=r"1 of 1 nodes cannot use the storage(.|\n)*does not see"):
             prepared_nodes(spec, storage, "another-session", lambda line: None)
@@ -272,7 +273,7 @@ def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path, monkeypatch: pyte
 def test_a_run_that_no_node_can_place_ends_the_launch_with_the_reason(
     fast_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from study.execute import open_ledger
+    from study.ledger.open_ledger import open_ledger
     from study.queue import RunQueue
     from study.search import Dispatcher
     from tests.study.small_studies import small_study
@@ -297,9 +298,9 @@ def test_a_run_that_no_node_can_place_ends_the_launch_with_the_reason(
 
 
 def test_a_run_is_not_given_out_while_the_ledger_cannot_be_copied(fast_path: Path) -> None:
-    from study.execute import open_ledger
+    from study.dispatch.run_hooks import NotNow, Upkeep
+    from study.ledger.open_ledger import open_ledger
     from study.queue import RunQueue
-    from study.remote.upkeep import NotNow, Upkeep
     from study.search import Dispatcher
     from tests.study.small_studies import small_study
 
@@ -330,7 +331,7 @@ def test_what_one_node_has_computed_no_other_computes(
 ) -> None:
     import torch
 
-    from study.remote.cache_shelf import use_shelf
+    from study.remote.cache_backend import use_shelf
     from study.storage.layout import CACHE
     from trainables.data.cache import Cache
 

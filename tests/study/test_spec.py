@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from study.errors import UserError
-from study.spec import StudySpec, load_study
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 
@@ -181,7 +182,7 @@ def test_minimised_metrics_and_fronts() -> None:
 
 def test_loading_a_study_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from study.spec import load_study; load_study('quickstart');"
+        "import sys; from study.spec.study_spec import load_study; load_study('quickstart');"
         "print([m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pandas', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

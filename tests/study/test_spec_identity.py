@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from study.errors import UserError
-from study.spec import StudySpec, difference, load_study, preset_names, preset_path
+from study.spec.difference import difference
+from study.spec.loading import load_study, preset_names, preset_path
+from study.spec.study_spec import StudySpec
 from tests.study.test_spec import study_dict
 
 

@@ -19,8 +19,8 @@ from study import machine
 from study.checks import check_study
 from study.cluster.joining import check_address
 from study.machine import check_disk, check_resources, check_tracking, concurrency, count_gpus
-from study.sections import Resources
-from study.spec import StudySpec
+from study.spec.sections import Resources
+from study.spec.study_spec import StudySpec
 from study.util.units import size
 from tests.study.test_spec import study_dict
 
@@ -274,7 +274,7 @@ def test_values_of_a_field_over_all_arms() -> None:
 
 def test_checking_a_study_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys; from study.spec import load_study; from study.checks import check_study;"
+        "import sys; from study.spec.study_spec import load_study; from study.checks import check_study;"
         f"problems = check_study(load_study('quickstart'), __import__('pathlib').Path({str(tmp_path)!r}));"
         "print(problems, [m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pandas') if m in sys.modules])"
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from study.errors import UserError
-from study.spec import StudySpec, load_study
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
 
 TEXT = """\
 name: small
@@ -111,7 +112,7 @@ def test_the_file_is_named_for_what_the_file_says(study: Path) -> None:
 
 
 def test_overrides_leave_the_document_alone(study: Path) -> None:
-    from study.overrides import apply_overrides
+    from study.spec.overrides import apply_overrides
     from trainables.config.yaml_reader import load_document
 
     document = load_document(study)

@@ -11,8 +11,8 @@ import pytest
 
 from study.attempt import Attempt, Order, order_stop
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
-from study.remote.run_pusher import RunPusher, pull_run
+from study.remote.run_manifest import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
+from study.remote.run_upload import RunPusher, pull_run
 from study.remote.working_copy import RunCopies
 from study.run_place import PlaceError
 from study.storage.attempts import attempts
@@ -216,7 +216,7 @@ def test_a_stale_attempt_removes_no_checkpoint_that_a_newer_one_goes_on_from(
 def test_a_run_that_cannot_be_kept_is_interrupted_and_not_finished(
     s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.remote.run_pusher.FINAL_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("study.remote.run_upload.FINAL_PATIENCE_SECONDS", 0.5)
     url = s3.url("full")
     attempt = Attempt(order(url))
     s3.answer = lambda method, path: 507 if method in ("PUT", "POST") else None

@@ -17,16 +17,18 @@ from study.claim import claimed
 from study.cluster.local_ray import cluster
 from study.driver.heartbeat import Heart
 from study.errors import UserError
-from study.execute import Outcome, Workers, launch, open_ledger
-from study.operations import best_rows, readable_storage, status_rows
+from study.execute import Outcome, Workers, launch
+from study.ledger.open_ledger import open_ledger
+from study.operations import best_rows, status_rows
 from study.queue import RunQueue
-from study.remote.ledger_copy import LedgerCopy, pull_ledger
+from study.remote.ledger_backup import LedgerCopy, pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import RUNS
+from study.remote.run_manifest import RUNS
 from study.remote.upkeep import upkeep
 from study.remote.working_copy import fetch_weights
 from study.results import rows
 from study.run_place import scratch_root
+from study.spec.launched import readable_storage
 from study.storage.driver_record import DRIVER_FILE, read_driver
 from study.storage.layout import STORAGE_ENTRIES, Storage, storage_at
 from study.storage.planned_run import PlannedRun
@@ -214,7 +216,7 @@ def test_a_dead_drivers_lease_is_taken_over(s3: Proxy, monkeypatch: pytest.Monke
 
 
 def test_a_damaged_copy_of_the_ledger_is_passed_over(s3: Proxy, tmp_path: Path) -> None:
-    from study.ledger import Ledger
+    from study.ledger.ledger import Ledger
 
     url = s3.url("ledger")
     storage, store = storage_at(url, "small"), ObjectStore(url)
@@ -258,7 +260,7 @@ def test_a_damaged_copy_of_the_ledger_is_passed_over(s3: Proxy, tmp_path: Path) 
 def test_whatever_is_altered_in_a_copy_of_the_ledger_is_seen(tmp_path: Path) -> None:
     import gzip
 
-    from study.remote.ledger_copy import _encode, _whole
+    from study.remote.ledger_backup import _encode, _whole
 
     database = b"SQLite format 3\0" + random.Random(1).randbytes(3000) + bytes(3000)
     copy = _encode(2, 12, gzip.compress(database))

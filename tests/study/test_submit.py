@@ -21,7 +21,8 @@ from PIL import Image
 from study.cluster.parcel import INPUTS, PLACE_FILE, STUDY_FILE, pack, unpack
 from study.cluster.submit import Submission, entrypoint, submit_study
 from study.errors import UserError
-from study.spec import StudySpec, load_study
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
 from tests.clusters import DEADLINE, ROOT, Head, ray_head, user_environment
 from tests.servers.ports import free_ports
 

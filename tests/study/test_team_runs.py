@@ -18,8 +18,8 @@ import pytest
 from study.attempt import order_stop
 from study.cluster.local_ray import cluster
 from study.execute import launch
-from study.ledger import Ledger
-from study.spec import StudySpec
+from study.ledger.ledger import Ledger
+from study.spec.study_spec import StudySpec
 from study.storage.attempts import attempts
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey

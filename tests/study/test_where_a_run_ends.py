@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from study.attempt import Attempt, Order
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.storage.run_key import RunKey
 from study.tracking.mlflow_view import experiment_tags
 from study.tracking.run_writer import describe

@@ -11,7 +11,7 @@ from benchmarks.fault_harness.at_url import Kept, kept_runs, note_floors
 from benchmarks.fault_harness.driving import Driven
 from benchmarks.fault_harness.injectors.common import Recovered, one_run
 from study.remote.object_store import ObjectStore
-from study.remote.run_objects import run_prefix
+from study.remote.run_manifest import run_prefix
 
 
 def store_error(driven: Driven) -> Recovered:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from study.phases import ConfirmSpec, SearchSpec
-from study.sections import Budget, arm_space, code_of
+from study.spec.phases import ConfirmSpec, SearchSpec
+from study.spec.sections import Budget, arm_space, code_of
 from trainables.config.fields import ModelConfig, SubjectConfig
 from trainables.config.messages import Loc
 from trainables.util.process import expanded
 
 if TYPE_CHECKING:
-    from study.rules import Sections
+    from study.spec.sound_sections import Sections
 
 _ASKED_FOR = "or set search.allow_overlap: true, which makes results look better than they are, as the report then says"
 
@@ -38,7 +38,7 @@ def default_subjects(
 
 
 def searched_methods(sections: Sections) -> list[str]:
-    """Returns the method of each arm that has something to search (see `study.sections.code_of`)."""
+    """Returns the method of each arm that has something to search (see `study.spec.sections.code_of`)."""
     training, budget = sections.training or {}, sections.budget or Budget()
     found = []
     for arm in (sections.arms or {}).values():

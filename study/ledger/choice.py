@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from study.trial_record import TrialRecord
+from study.ledger.trial import TrialRecord
 
 QUALITY = "quality"
 

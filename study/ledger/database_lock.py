@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from study.database import first_line, is_away, with_driver
 from study.errors import UserError
+from study.ledger.database import first_line, is_away, with_driver
 from study.util.redaction import without_credentials
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The study file: what is compared, on what, with which budget; validated, frozen, complete.
 
 ``load_study`` reads a file or a preset; ``StudySpec.model_validate`` takes a dict. Nothing here imports
-torch, ray, mlflow or optuna. What can only be judged across sections stands in ``study/rules.py``, what
+torch, ray, mlflow or optuna. What can only be judged across sections stands in ``study/spec/rules.py``, what
 depends on the machine and on other files in ``study/checks.py``.
 """
 
@@ -10,20 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from search_spaces.schema import SearchSpace
-from study.contents import NOT_RECORDED, StudyContents, differing, of_run, without_paths
-from study.defaults import default_point
 from study.errors import UserError
-from study.overrides import apply_overrides
-from study.phases import ConfirmSpec, EvaluationSpec, SearchSpec
-from study.rules import Sections, broken_rules
-from study.sections import (
+from study.spec.contents import StudyContents, of_run, without_paths
+from study.spec.defaults import default_point
+from study.spec.phases import ConfirmSpec, EvaluationSpec, SearchSpec
+from study.spec.rules import broken_rules
+from study.spec.sections import (
     BASE,
     Arm,
     Budget,
@@ -39,19 +37,17 @@ from study.sections import (
     method_defaults,
     sound_name,
 )
-from study.separation import default_subjects
+from study.spec.separation import default_subjects
+from study.spec.sound_sections import Sections
 from study.storage.layout import Storage, is_storage_entry
 from study.storage.run_key import RunKey
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig, SubjectConfig
-from trainables.config.messages import did_you_mean
-from trainables.config.yaml_reader import Document, RuleError, load_document, problems_of, tell
+from trainables.config.yaml_reader import RuleError
 from trainables.methods.registry import method_config_class
 from trainables.run.contents import digests
 from trainables.run_config import RunConfig
-from trainables.util.process import expanded
 
 RECORDED = {"recorded": True}  # context of validation: the study has been launched
-PRESETS = Path(__file__).parent / "presets"
 
 
 def _subject(value: Any) -> Any:
@@ -287,149 +283,7 @@ class StudySpec(Frozen):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
 
-def difference(old: Mapping[str, Any] | StudySpec, new: StudySpec) -> list[str]:
-    """Returns one line for every value that differs between two studies, e.g. ``search.trials: 4 -> 8``.
-
-    Args:
-        old: A study, or the record of one.
-        new: The study to compare with it.
-    """
-    before = dict(old.identity() if isinstance(old, StudySpec) else old["identity"])
-    held = before.pop("contents", None)
-    after = (new if held is not None else new.with_contents({})).identity()
-    after.pop("contents", None)
-    left, right = _flatten(before), _flatten(after)
-    lines = []
-    for path in sorted(
-        {**left, **right}, key=lambda path: (list(left).index(path) if path in left else len(left), path)
-    ):
-        a, b = left.get(path, _ABSENT), right.get(path, _ABSENT)
-        if a != b:
-            lines.append(f"{path}: {_show(a)} -> {_show(b)}")
-    if held is None:
-        return lines + ([NOT_RECORDED] if new.contents else [])
-    return lines + differing(held, new.contents)
-
-
 # ---------------------------------------------------------------------- loading
 
 
-def preset_names() -> list[str]:
-    """Returns the names of the studies that come with the program."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def preset_path(name: str) -> Path:
-    """Returns the file of a preset; raises UserError with the nearest name."""
-    if name not in preset_names():
-        hint = did_you_mean(name, preset_names())
-        raise UserError(
-            f"there is no file and no preset {name!r}; {hint}Presets: {', '.join(preset_names())}"
-        )
-    return PRESETS / f"{name}.yaml"
-
-
-def load_study(source: str | Path, overrides: Iterable[str] = ()) -> StudySpec:
-    """Loads a study file, or a preset by its name.
-
-    Args:
-        source: Path of a YAML file, or the name of a preset. Relative paths in a file are relative to the
-            file, those in a preset to the working directory.
-        overrides: ``key=value`` with dotted keys, e.g. ``search.trials=8`` or ``arms.lora.r=4``.
-
-    Raises:
-        UserError: With every problem of the file, each with its line.
-    """
-    source = str(source)
-    is_file = source.endswith((".yaml", ".yml")) or "/" in source or Path(source).exists()
-    path = Path(source) if is_file else preset_path(source)
-    document = load_document(path)
-    if not isinstance(document.data, dict):
-        what = "is empty" if document.data is None else "must be a mapping of keys to values"
-        raise UserError(f"{path.name} {what}; a study begins with `name:`, `subjects:` and `arms:`")
-    document = apply_overrides(document, overrides, StudySpec)
-    return study_of(document, folder=path.parent.absolute() if is_file else Path.cwd())
-
-
-def study_of(document: Document, folder: Path) -> StudySpec:
-    """Validates a parsed study file, whose relative paths start at `folder`; raises UserError."""
-    data = absolute_paths(document.data, folder)
-    try:
-        return StudySpec.model_validate(data)
-    except ValidationError as error:
-        problems = problems_of(error, document, StudySpec)
-        if not any(entry["loc"] == () for entry in error.errors()):
-            # Some section is malformed, so the rules that span sections have not been asked yet.
-            problems += broken_rules(Sections.sound(data, StudySpec))
-        raise UserError(*tell(problems, document)) from None
-
-
-def absolute_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns the raw data of a study with its relative paths resolved against `folder`."""
-    data = dict(data)
-    subjects = data.get("subjects")
-    if isinstance(subjects, list):
-        data["subjects"] = [_subject_paths(subject, folder) for subject in subjects]
-    if isinstance(data.get("model"), str):
-        data["model"] = _model_path(data["model"], folder)
-    elif isinstance(data.get("model"), dict) and isinstance(data["model"].get("path"), str):
-        data["model"] = {**data["model"], "path": _model_path(data["model"]["path"], folder)}
-    evaluation = data.get("evaluation")
-    if isinstance(evaluation, dict):
-        data["evaluation"] = {
-            key: _model_path(value, folder)
-            if key in ("image_encoder", "clip") and isinstance(value, str)
-            else value
-            for key, value in evaluation.items()
-        }
-    return data
-
-
-def _subject_paths(subject: Any, folder: Path) -> Any:
-    if not isinstance(subject, dict):
-        return subject
-    return {
-        key: str(_absolute(value, folder))
-        if key in ("images", "references") and isinstance(value, str) and value
-        else value
-        for key, value in subject.items()
-    }
-
-
-def _model_path(value: str, folder: Path) -> str:
-    """A folder as an absolute path; ``embedded`` and hub ids (``organisation/model``) stay as they are."""
-    is_path = (
-        value.startswith((".", "/", "~"))
-        or value.count("/") > 1
-        or (value != EMBEDDED and (folder / value).is_dir())
-    )
-    return str(_absolute(value, folder)) if is_path else value
-
-
-def _absolute(value: str, folder: Path) -> Path:
-    return (folder / expanded(value)).resolve()
-
-
 # ---------------------------------------------------------------------- helpers
-
-_ABSENT = object()
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted path -> leaf; lists of named things (subjects) by name, other lists are leaves."""
-    if isinstance(value, dict) and value:
-        items = value.items()
-    elif (
-        isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value)
-    ):
-        items = {item["name"]: item for item in value}.items()
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in items:
-        flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def _show(value: Any) -> str:
-    return "(absent)" if value is _ABSENT else json.dumps(value)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import optuna
 
     from search_spaces.schema import SearchSpace
-    from study.phases import Constraint
+    from study.spec.phases import Constraint
 
 LATE_RUN_ID = "mlflow_run_id:"  # begins a study attribute: the MLflow run of a trial that had ended
 REPEAT = "repeat"  # study attribute: which of the arm's searches it is
@@ -33,7 +33,7 @@ class ArmSearch:
         trials: Budget; failed and pruned trials count too, or an arm that fails often would get more tries.
         objectives: One metric, or several for a multi-objective search.
         seed: Of the study's searches; each arm's and repeat's draws are seeded by it and by their own names.
-        default: The first trial's parameters (`study.defaults`).
+        default: The first trial's parameters (`study.spec.defaults`).
         repeat: Which of the arm's independent searches this is, from 0 on.
         repeats: How many there are.
         batch_size: Trials that are proposed from the same knowledge; None: a quarter of the trials, at most 8.

@@ -6,81 +6,33 @@ elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from search_spaces.loader import check_space
-from search_spaces.schema import Categorical, Dimension, SearchSpace
-from study.effects import duplicate_arms, fields_without_effect, values_of
-from study.phases import ConfirmSpec, EvaluationSpec, SearchSpec
-from study.sections import (
+from search_spaces.schema import SearchSpace
+from study.spec.effects import duplicate_arms, fields_without_effect, values_of
+from study.spec.sections import (
     BASE,
     LENGTHS,
     Arm,
     Budget,
-    Resources,
     arm_space,
     merged_training,
-    method_defaults,
 )
-from study.separation import (
+from study.spec.separation import (
     choices_confirmed,
     dealt_out,
     shared_prompts,
     shared_subjects,
     trials_per_method,
 )
-from trainables.config.fields import ModelConfig, SubjectConfig, TrainingConfig
+from study.spec.sound_sections import Problem, Sections
+from trainables.config.fields import ModelConfig, TrainingConfig
 from trainables.config.messages import Loc, describe, did_you_mean, unknown_key
 from trainables.methods.registry import method_config_class
-
-Problem = tuple[Loc, str]
-
-
-@dataclass(frozen=True)
-class Sections:
-    """The sections of a study that are sound by themselves; None stands for one that is not."""
-
-    model: ModelConfig | None = None
-    subjects: tuple[SubjectConfig, ...] | None = None
-    training: dict[str, Any] | None = None
-    arms: dict[str, Arm] | None = None
-    search: SearchSpec | None = None
-    confirm: ConfirmSpec | None = None
-    budget: Budget | None = None
-    evaluation: EvaluationSpec | None = None
-    resources: Resources | None = None
-
-    @classmethod
-    def of(cls, spec: Any) -> Sections:
-        """Returns the sections of a whole study."""
-        return cls(**{name: getattr(spec, name) for name in cls.__dataclass_fields__})
-
-    @classmethod
-    def sound(cls, data: Mapping[str, Any], model: type[BaseModel]) -> Sections:
-        """Validates each section of raw data by itself and keeps what is sound; of the arms, each one."""
-        kept: dict[str, Any] = {}
-        for name in cls.__dataclass_fields__:
-            field = model.model_fields[name]
-            if name == "arms":
-                raw = data.get("arms")
-                arms = (
-                    {key: _arm_as_far_as_sound(arm) for key, arm in raw.items()}
-                    if isinstance(raw, dict)
-                    else {}
-                )
-                kept["arms"] = {key: arm for key, arm in arms.items() if arm is not None}
-            elif name in data:
-                kind: Any = field.annotation
-                for extra in field.metadata:
-                    kind = Annotated[kind, extra]
-                kept[name] = _validated(kind, data[name])
-            elif not field.is_required():
-                kept[name] = field.get_default(call_default_factory=True)
-        return cls(**kept)
 
 
 def broken_rules(sections: Sections, *, recorded: bool = False) -> list[Problem]:
@@ -375,32 +327,3 @@ RULES_OF_FILES = (
     shared_subjects,
     shared_prompts,
 )
-
-
-def _validated(kind: Any, value: Any) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError:
-        return None
-
-
-def _arm_as_far_as_sound(raw: Any) -> Arm | None:
-    """An arm, with a stand-in for each malformed dimension (which has been told already)."""
-    arm = _validated(Arm, raw)
-    if arm is not None or not isinstance(raw, dict) or not isinstance(raw.get("search_space"), dict):
-        return arm
-    kind = dict[str, Dimension | None]
-    stand_in = Categorical(choices=(None,))
-    space = {
-        key: dim if _validated(kind, {key: dim}) is not None else stand_in
-        for key, dim in raw["search_space"].items()
-    }
-    arm = _validated(Arm, {**raw, "search_space": space})
-    if arm is None:
-        return None
-    defaults = method_defaults(arm.method)
-    known = {
-        key: Categorical(choices=(defaults.get(key),)) if dim is stand_in else dim
-        for key, dim in space.items()
-    }
-    return _validated(Arm, {**raw, "search_space": known})

@@ -24,13 +24,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from study.choice import best_of
-from study.database import open_storage
 from study.errors import UserError
-from study.proposals import direction, propose
-from study.samplers import grid_points
-from study.storage.run_key import Phase, RunKey, State
-from study.trial_record import (
+from study.ledger.choice import best_of
+from study.ledger.database import open_storage
+from study.ledger.proposals import direction, propose
+from study.ledger.samplers import grid_points
+from study.ledger.trial import (
     FIRST_TRIAL,
     LATE_RUN_ID,
     REPEAT,
@@ -39,6 +38,7 @@ from study.trial_record import (
     TrialRecord,
     read_trial,
 )
+from study.storage.run_key import Phase, RunKey, State
 
 if TYPE_CHECKING:
     import optuna
@@ -119,7 +119,7 @@ class Ledger:
             return records
 
     def best(self, arm: str, repeat: int = 0) -> TrialRecord | None:
-        """Returns the trial of a search that is confirmed (see `study.choice`), or None if none is complete."""
+        """Returns the trial of a search that is confirmed (see `study.ledger.choice`), or None if none is complete."""
         study = self._study(arm, "search", repeat)
         if study is None:
             return None
@@ -198,7 +198,7 @@ class Ledger:
         """Creates the next trial of a search, RUNNING, with its params, in one write.
 
         What is asked next depends on the ledger alone, so a resumed search goes on exactly as an uninterrupted one
-        would (see `study.proposals`).
+        would (see `study.ledger.proposals`).
         """
         with self._lock:
             study = self._need(arm.name, "search", arm.repeat)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from study.errors import UserError
 from study.remote.object_store import ObjectStore
-from study.remote.run_objects import relative
+from study.remote.run_manifest import relative
 from study.storage.layout import Storage
 from study.util.json_files import write_json
 

@@ -1,6 +1,6 @@
 """The worker's side of a storage URL: what an attempt does in its scratch folder is copied to the URL as it goes.
 
-A thread of its own copies; the attempt waits for it at its end only. See `study.remote.run_objects` for what it writes.
+A thread of its own copies; the attempt waits for it at its end only. What it writes: `study.remote.run_manifest`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_objects import (
+from study.remote.run_manifest import (
     ALL,
     CHECKPOINTS,
     SEGMENTS,

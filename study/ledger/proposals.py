@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from study.samplers import derived_seed, draw, grid_points, make_sampler
-from study.trial_record import VIOLATIONS, ArmSearch
+from study.ledger.samplers import derived_seed, draw, grid_points, make_sampler
+from study.ledger.trial import VIOLATIONS, ArmSearch
 from trainables.evaluation.metrics_table import METRICS
 
 if TYPE_CHECKING:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from study.errors import UserError
-from trainables.run.contents import Contents, changes, contents_of, fetch_commit, is_revision
-
-if TYPE_CHECKING:
-    from study.spec import StudySpec
+from trainables.run.contents import Contents, changes, is_revision
 
 #: Field of a study -> what lies in the folder that it names, e.g. ``subjects.teapot.images`` or ``model``.
 StudyContents = dict[str, Contents]
@@ -17,27 +13,6 @@ StudyContents = dict[str, Contents]
 NOT_RECORDED = (
     "what its images and models held was not recorded (it was begun by an earlier version of this program)"
 )
-
-
-def read_contents(spec: StudySpec) -> StudyContents:
-    """Reads every file that a study's runs will read; raises UserError for one that cannot be read.
-
-    Of a hub id the commit is asked for; where the hub cannot be had, it is left out, and runs look for themselves.
-    """
-    metric_models = {"image_encoder": spec.evaluation.image_encoder, "clip": spec.evaluation.clip}
-    captions = "files" in spec.values_of("captions")
-    for name in metric_models.values():
-        fetch_commit(name)
-    try:
-        found = contents_of(None, spec.model, metric_models)
-        for subject in spec.subjects:
-            for field, contents in contents_of(subject, captions=captions).items():
-                found[field.replace("subject.", f"subjects.{subject.name}.", 1)] = contents
-    except OSError as error:
-        raise UserError(
-            f"{error.filename}: cannot be read ({error.strerror}); change its permissions"
-        ) from None
-    return found
 
 
 def known_contents(record: Mapping[str, Any], found: StudyContents) -> StudyContents:

@@ -1,0 +1,36 @@
+"""What is done for a run before it starts and after each attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from study.storage.planned_run import PlannedRun
+
+
+class NotNow(Exception):
+    """A run must not be given out now: the storage cannot be written."""
+
+
+def _nothing(run: PlannedRun, session: str) -> None:
+    pass
+
+
+def _at_hand(run: PlannedRun, session: str) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What is done around every run; nothing where the storage is a folder.
+
+    Attributes:
+        before: Called before a run is given out; may raise `NotNow`.
+        collect: Called when an attempt has ended: its folder then holds what it left; returns False if that cannot be
+            told now.
+        publish: Called when the driver itself has written the end of a run.
+    """
+
+    before: Callable[[PlannedRun, str], None] = _nothing
+    collect: Callable[[PlannedRun, str], bool] = _at_hand
+    publish: Callable[[PlannedRun, str], None] = _nothing

@@ -1,0 +1,1 @@
+"""Optuna's storage: the truth of which trials exist and how they ended."""

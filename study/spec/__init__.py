@@ -1,0 +1,1 @@
+"""The study file: its sections and rules, and how a launched study is found again."""

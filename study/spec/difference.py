@@ -1,0 +1,57 @@
+"""What differs between two study files, key by key, in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from study.spec.contents import NOT_RECORDED, differing
+from study.spec.study_spec import StudySpec
+
+
+def difference(old: Mapping[str, Any] | StudySpec, new: StudySpec) -> list[str]:
+    """Returns one line for every value that differs between two studies, e.g. ``search.trials: 4 -> 8``.
+
+    Args:
+        old: A study, or the record of one.
+        new: The study to compare with it.
+    """
+    before = dict(old.identity() if isinstance(old, StudySpec) else old["identity"])
+    held = before.pop("contents", None)
+    after = (new if held is not None else new.with_contents({})).identity()
+    after.pop("contents", None)
+    left, right = _flatten(before), _flatten(after)
+    lines = []
+    for path in sorted(
+        {**left, **right}, key=lambda path: (list(left).index(path) if path in left else len(left), path)
+    ):
+        a, b = left.get(path, _ABSENT), right.get(path, _ABSENT)
+        if a != b:
+            lines.append(f"{path}: {_show(a)} -> {_show(b)}")
+    if held is None:
+        return lines + ([NOT_RECORDED] if new.contents else [])
+    return lines + differing(held, new.contents)
+
+
+_ABSENT = object()
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> leaf; lists of named things (subjects) by name, other lists are leaves."""
+    if isinstance(value, dict) and value:
+        items = value.items()
+    elif (
+        isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value)
+    ):
+        items = {item["name"]: item for item in value}.items()
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _show(value: Any) -> str:
+    return "(absent)" if value is _ABSENT else json.dumps(value)

@@ -1,0 +1,53 @@
+"""Finds a launched study: its storage, and the study file as it was launched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from study.errors import UserError
+from study.spec.study_spec import StudySpec
+from study.storage.layout import Storage, root_and_url, storage_at
+from study.storage.run_key import is_sound_name
+
+
+def storage_of(spec: StudySpec, place: str | Path) -> Storage:
+    """Returns where a study lies (a folder or a URL), with an absolute root; asks no server."""
+    return storage_at(place, spec.name)
+
+
+def readable_storage(place: str | Path, name: str) -> Storage:
+    """Returns the storage of a study that was launched; of one at a URL this machine's copy is brought up to date.
+
+    Raises:
+        UserError: There is no such study; the message lists those that there are.
+    """
+    sound = is_sound_name(name)
+    storage = storage_at(place, name)
+    if sound and storage.url is not None:
+        from study.remote.working_copy import refresh
+
+        refresh(storage)
+    if not sound or not (storage.folder / "study.json").exists():
+        known = sorted(path.parent.name for path in readable_root(place).glob("*/study.json"))
+        there = (
+            f"studies there: {', '.join(known)}" if known else "there are none; launch one, or give --storage"
+        )
+        raise UserError(f"no study called {name!r} in {place}; {there}")
+    return storage
+
+
+def readable_root(place: str | Path) -> Path:
+    """Returns the folder with all studies of a storage; from a URL their ``study.json`` are fetched."""
+    root, url = root_and_url(place)
+    if url is not None:
+        from study.remote.working_copy import fetch_studies
+
+        fetch_studies(root, url)
+    return root
+
+
+def stored_spec(storage: Storage) -> StudySpec:
+    """Returns the study as it was launched."""
+    from study.util.json_files import read_json_or_copy
+
+    return StudySpec.from_record(read_json_or_copy(storage.folder / "study.json"))
