@@ -27,11 +27,11 @@ from rich.console import Console
 
 from benchmarks.measuring import Sampler, slope, spent_in
 from study.cluster.local_ray import cluster
-from study.execute import Workers, launch
+from study.dispatch.run_queue import RunQueue
+from study.driver.launch import Workers, launch
 from study.ledger.ledger import Ledger
 from study.ledger.open_ledger import open_ledger
 from study.local_results import local_results
-from study.queue import RunQueue
 from study.results import load_results
 from study.rows import rows
 from study.spec.study_spec import StudySpec

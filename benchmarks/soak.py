@@ -27,7 +27,7 @@ os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 from benchmarks.measuring import Sample, Sampler, object_store, slope
 from benchmarks.scale import Followers
 from study.cluster.local_ray import cluster
-from study.execute import launch
+from study.driver.launch import launch
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from trainables.events import EVENTS_FILE, RESULT_FILE, read_events

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from study.execute import launch
+from study.driver.launch import launch
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from trainables.events import Event, read_events

@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from study.attempt import Attempt, Order
+from study.driver.remote_sync import FIRST_SECONDS, LONGEST_SECONDS
 from study.remote.object_store import ObjectStore
 from study.remote.run_manifest import attempt_name
-from study.remote.upkeep import FIRST_SECONDS, LONGEST_SECONDS
 from study.remote.working_copy import RunCopies
 from study.storage.layout import storage_at
 from study.storage.run_key import RunKey
+from study.worker.attempt import Attempt
+from study.worker.order import Order
 from tests.study.s3_server import CREDENTIALS, Proxy, proxy, s3_server
 from tests.study.small_studies import small_study
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog

@@ -13,7 +13,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from study.execute import launch
+from study.driver.launch import launch
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey

@@ -32,18 +32,20 @@ class Forecast:
         return f"{time}; {self.runs} runs planned, {done} done"
 
 
-def forecast(spec: StudySpec, storage: Storage, *, local: bool = True) -> Forecast:
-    """Returns what a launch will take, from what is known; measures nothing.
+def forecast(spec: StudySpec, storage: Storage, *, local: bool = True) -> Forecast | None:
+    """Returns what a launch will take, from what is known; measures nothing. None where nothing can be known.
 
     Args:
         local: The launch is on this machine, which is the one that a probe has measured.
     """
-    measured = None
     with suppress(Exception):  # of a convenience nothing may fail
-        measured = known_probe(spec, storage) if local else None
-    plan = make_plan(spec, storage, measured)
-    left = plan.progress
-    return Forecast(left.to_do + left.interrupted, plan.seconds)
+        measured = None
+        with suppress(Exception):
+            measured = known_probe(spec, storage) if local else None
+        plan = make_plan(spec, storage, measured)
+        left = plan.progress
+        return Forecast(left.to_do + left.interrupted, plan.seconds)
+    return None
 
 
 def _exactly(seconds: float) -> str:

@@ -78,11 +78,13 @@ def launch_study(
         raise UserError(*problems)
     print_notes(study_notes(spec))
 
-    from study.execute import launch
+    from study.driver.launch import launch
+    from study.forecast import forecast
     from study.tracking.mlflow_store import resolve_tracking_uri, tracking_command
 
     uri = resolve_tracking_uri(storage, tracking_uri, spec.tracking.uri)
     watchers = _Watchers(spec, storage, uri, console)
+    expected = forecast(spec, storage, local=address is None)
     try:
         outcome = launch(spec, storage, address=address, followers=(watchers,), dashboard=ray_dashboard)
         try:
@@ -90,6 +92,8 @@ def launch_study(
         except OSError:
             if not outcome.interrupted:  # else it may be the disk that is full, and that has been said
                 raise
+        if expected is not None and outcome.ended and not outcome.interrupted:
+            print(expected.against(outcome.seconds, outcome.ended), file=sys.stderr, flush=True)
     except KeyboardInterrupt:  # the second signal
         watchers.close(at_once=True)
         raise

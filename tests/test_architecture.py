@@ -84,12 +84,12 @@ def test_ray_lives_in_few_rooms() -> None:
         "cluster/submit",
     }
     assert users <= {f"study/{name}.py" for name in allowed}
-    assert "study/worker.py" in users
+    assert "study/ray_tune/run_actor.py" in users
 
 
 def test_train_and_tune_are_not_mixed_up() -> None:
     """``ray.train.report`` and ``ray.train.RunConfig`` fail inside Tune (Ray 2.60): two modules have Ray Train."""
-    train = [ROOT / "study/team_attempt.py", ROOT / "study/team_backend.py"]
+    train = [ROOT / "study/ray_tune/distributed_attempt.py", ROOT / "study/ray_tune/torch_backend.py"]
     assert offenders([path for path in sources("study") if path not in train], "ray.train", "ray.air") == []
     assert offenders(train, "ray.tune", "ray.air") == []
 

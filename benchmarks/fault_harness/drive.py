@@ -18,7 +18,7 @@ def main() -> None:
     install_clock()
     if os.environ.get(MACHINE):
         install_machine(os.environ[MACHINE])
-    from study import execute
+    from study.driver import launch as execute
 
     workers = execute.Workers(
         runner="benchmarks.fault_harness.runner:execute",

@@ -22,9 +22,9 @@ import yaml
 from benchmarks.fault_harness.drive import MACHINE, WATCHDOG
 from benchmarks.fault_harness.runner import FOLDER
 from benchmarks.fault_harness.studies import CONTENTS, run_folders
-from study.run_place import scratch_root
 from study.storage.attempts import attempts, deaths
 from study.storage.layout import Storage, storage_at
+from study.worker.workspace import scratch_root
 from tests.processes import wait_gone
 from trainables.events import Event, read_events
 

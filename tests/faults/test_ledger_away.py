@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from study.cluster.local_ray import Cluster, cluster
+from study.driver.launch import Workers, launch
 from study.errors import UserError
-from study.execute import Workers, launch
 from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
 
 WORKERS = Workers(RUNNER, RESIDENT)
@@ -47,7 +47,7 @@ def locked(ledger: Path, until: threading.Event, after: int) -> Iterator[threadi
 @pytest.mark.slow
 def test_a_ledger_that_is_away(ray_here: Cluster, fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("study.ledger.database.LOCK_WAIT_SECONDS", 0.5)
-    monkeypatch.setattr("study.execute.STALL_SECONDS", 0.2)
+    monkeypatch.setattr("study.driver.launch.STALL_SECONDS", 0.2)
     spec = small_study(budget={"max_train_steps": 20})
     storage = storage_of(fast_path, spec, {"": {"step_seconds": 0.05}})
     said: list[str] = []

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy.exc
 
-from study import search
-from study.breakage import what_failed
 from study.cluster.local_ray import SETTINGS, environment
+from study.dispatch.dispatcher import MAX_REFUSALS, Dispatcher
+from study.dispatch.run_queue import RunQueue
+from study.driver.failures import what_failed
 from study.errors import UserError
 from study.ledger.open_ledger import open_ledger
-from study.queue import RunQueue
-from study.search import MAX_REFUSALS, Dispatcher
+from study.ray_tune import searcher as search
 from study.spec.study_spec import StudySpec
 from study.storage.attempts import deaths, note_attempt
 from study.storage.layout import Storage
@@ -88,7 +88,12 @@ def test_refusals_and_preemptions_use_up_no_attempts(fast_path: Path, clock: lis
     folders += [attempt(f"b{number}", said) for number in range(4)]
     here.announced["bbbbbbbb" + 48 * "0"] = 0.0
     folders += [attempt("early", "the node went before its notice was over", "10.0.0.2/bbbbbbbb")]
-    folders += [attempt("team", "study.team_attempt.WorkersPreempted: the workers of the run are gone: ...")]
+    folders += [
+        attempt(
+            "team",
+            "study.ray_tune.distributed_attempt.WorkersPreempted: the workers of the run are gone: ...",
+        )
+    ]
     folders += [attempt("reset", "a warm worker of a node that is going died before it began", begins=False)]
     assert [death["reason"] for death in deaths(folders[0])] == ["storage"] + 7 * ["preempted"]
     folders += [attempt("c", "SIGKILL before it began, and long after those nodes", begins=False)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from study.watchdog import Watchdog
+from study.driver.watchdog import Watchdog
 
 
 def test_a_driver_that_hangs_is_ended_and_says_what_it_waited_for() -> None:

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from study.attempt import Attempt, Order
-from study.claim import claimed
+from study.driver.claim import claimed
+from study.driver.launch import launch
 from study.errors import UserError
-from study.execute import launch
-from study.run_place import PlaceError
 from study.spec.loading import read_contents
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
+from study.worker.attempt import Attempt
+from study.worker.order import Order
+from study.worker.workspace import PlaceError
 from tests.field.photos import photograph, photographs
 from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
 from trainables.data.subjects import hold_out

@@ -181,12 +181,12 @@ def test_the_class_in_the_subjects_place(file: Path) -> None:
 def test_the_commands_say_it(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import study.execute
+    import study.driver.launch
 
     def stop(*_: Any, **__: Any) -> None:
         raise UserError("here")
 
-    monkeypatch.setattr(study.execute, "launch", stop)
+    monkeypatch.setattr(study.driver.launch, "launch", stop)
     write(file, prompts=["{subject}", LONG])
     storage = ["--storage", str(file.parent / "storage")]
     for words in (["validate"], ["plan", "--no-probe", *storage], ["launch", *storage]):

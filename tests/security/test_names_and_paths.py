@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from study.claim import claimed
+from study.driver.claim import claimed
 from study.errors import UserError
 from study.local_results import local_results
 from study.remote import working_copy

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from study.results import rows
-from study.run_place import scratch_root
 from study.storage.layout import Storage, storage_at
 from study.tracking.mlflow_store import MlflowStore
+from study.worker.workspace import scratch_root
 from tests.servers.mlflow_server import mlflow_server
 from tests.servers.test_study_on_servers import check_ledger
 from tests.study.mlflow_stores import copied_template, runs_by_key

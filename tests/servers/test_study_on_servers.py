@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from study.claim import claimed
+from study.driver.claim import claimed
+from study.driver.launch import Workers, launch
 from study.errors import UserError
-from study.execute import Workers, launch
 from study.ledger.database_lock import database_lock
 from study.ledger.open_ledger import open_ledger
 from study.operations import report_study

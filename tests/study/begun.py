@@ -6,14 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from study.attempt import Attempt, Order
-from study.claim import claimed
+from study.driver.claim import claimed
 from study.driver.heartbeat import Heart
 from study.spec.study_spec import StudySpec
 from study.storage.attempts import note_death
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import write_failure
+from study.worker.attempt import Attempt
+from study.worker.order import Order
 from tests.study.small_studies import RUNNER, small_study, storage_of
 from trainables.run_config import RunConfig
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from study.execute import Workers, launch
+from study.driver.launch import Workers, launch
 from study.spec.study_spec import StudySpec
 from study.storage.layout import storage_at
 from tests.study.small_studies import RESIDENT, RUNNER

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from study.dispatch.run_queue import RunQueue
 from study.ledger.ledger import Ledger
-from study.queue import RunQueue
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun

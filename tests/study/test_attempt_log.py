@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.attempt import Attempt, Order
 from study.rows import rows
 from study.storage.attempts import attempts, brief_cause, deaths, note_death, place, tries, where_failed
 from study.storage.layout import Storage
@@ -12,6 +11,8 @@ from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey
 from study.storage.run_result import write_failure
 from study.tracking.sync import sync
+from study.worker.attempt import Attempt
+from study.worker.order import Order
 from tests.study.mlflow_stores import prepare_store, runs_by_key
 from tests.study.small_studies import RUNNER, small_study, storage_of
 

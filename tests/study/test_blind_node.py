@@ -16,8 +16,8 @@ import pytest
 
 from study.cluster.local_ray import cluster
 from study.cluster.nodes import Question
+from study.driver.launch import Workers, launch
 from study.errors import UserError
-from study.execute import Workers, launch
 from study.util.network import connection_problem
 from tests.servers.ports import free_port
 from tests.study.clusters import OBJECT_STORE_BYTES

@@ -140,6 +140,6 @@ def test_a_head_that_does_not_answer_changes_nothing(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(("runs", "seconds"), [(1, 1.0), (50, 1.0), (100, 2.0), (500, 4.0)])
 def test_many_runs_report_less_often(runs: int, seconds: float) -> None:
-    from study.search import report_seconds
+    from study.dispatch.dispatcher import report_seconds
 
     assert report_seconds(runs) == seconds

@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 import pytest
 
+from study.dispatch.run_queue import RunQueue
 from study.ledger.ledger import Ledger
-from study.queue import RunQueue
 from study.spec.phases import Constraint, SearchSpec
 from study.spec.study_spec import StudySpec
 from study.storage.planned_run import PlannedRun

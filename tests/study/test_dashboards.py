@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from study.cluster.local_ray import cluster
+from study.dispatch.run_queue import RunQueue
 from study.errors import UserError
 from study.ledger.ledger import Ledger
-from study.queue import RunQueue
 from study.storage.layout import Storage
 from study.watch import ui
 from study.watch.optuna_ui import arm_pages, optuna_command, reading_only

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from study.claim import claimed
+from study.driver.claim import claimed
 from study.driver.heartbeat import Heart
 from study.storage import driver_record as driver_module
 from study.storage.driver_record import REQUEST_FILE, Driver, lock_is_held, read_driver

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from study.cluster.local_ray import Cluster, cluster
+from study.driver.launch import Outcome, Workers, launch
 from study.errors import UserError
-from study.execute import Outcome, Workers, launch
 from study.ledger.ledger import Ledger
 from study.spec.study_spec import StudySpec
 from study.storage.driver_record import Driver, read_driver
@@ -227,7 +227,7 @@ def test_the_hours_of_the_budget_end_a_launch(ray_here: Cluster, fast_path: Path
 def test_a_launch_that_waits_for_room_says_so_and_the_watchdog_ends_it(
     ray_here: Cluster, fast_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.execute.WAIT_SECONDS", 1.0)
+    monkeypatch.setattr("study.driver.launch.WAIT_SECONDS", 1.0)
     spec = small_study(
         resources={"gpus_per_run": 1, "max_concurrent_runs": 2}
     )  # a node may come, but none does

@@ -151,8 +151,8 @@ def test_a_repeat_without_a_complete_trial_leaves_its_subjects_out(fast_path: Pa
     def outcome(run: PlannedRun) -> RunResult:
         return RunResult("FAIL", reason="exception") if run.key.subject == "dog-1" else complete(run)
 
+    from study.dispatch.run_queue import RunQueue
     from study.ledger.ledger import Ledger
-    from study.queue import RunQueue
 
     storage = storage_of(fast_path, spec)
     ledger = Drive(outcome=outcome).work(spec, storage)

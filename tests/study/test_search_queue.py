@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from study.attempt import Attempt, Order, order_stop
+from study.dispatch.run_queue import RunQueue
 from study.ledger.ledger import Ledger
-from study.queue import RunQueue
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey
 from study.storage.run_result import read_result
+from study.worker.attempt import Attempt
+from study.worker.order import Order
+from study.worker.stop_order import order_stop
 from tests.study.small_studies import RUNNER, attempts_of, results, run_folders, small_study, storage_of
 
 

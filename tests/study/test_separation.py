@@ -30,7 +30,7 @@ def spec(**changes: Any) -> StudySpec:
 )
 def test_defaults_are_disjoint(repeats: int, searched: tuple[str, ...], confirmed: tuple[str, ...]) -> None:
     study = spec(subjects=SIX, search={"trials": 2, "repeats": repeats})
-    assert (study.search.subjects, study.confirm.subjects) == (searched, confirmed)
+    assert (study.ray_tune.searcher.subjects, study.confirm.subjects) == (searched, confirmed)
 
 
 def test_too_few_subjects_are_refused_with_their_number(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from study.attempt import Attempt, Order
 from study.cluster.nodes import (
     NodeReport,
     Question,
@@ -30,7 +29,6 @@ from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import attempt_name, read_view, relative, run_prefix
 from study.remote.run_upload import pull_run
 from study.remote.working_copy import RunCopies, fetch_weights
-from study.run_place import PlaceError
 from study.spec.loading import read_contents
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage, storage_at
@@ -38,6 +36,9 @@ from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey
 from study.storage.run_result import read_result
 from study.storage.shared_marker import mark
+from study.worker.attempt import Attempt
+from study.worker.order import Order
+from study.worker.workspace import PlaceError
 from tests.study.s3_server import Proxy
 from tests.study.test_storage_url_run import drive, wait_for
 from trainables.data.path_map import place_folders
@@ -237,7 +238,7 @@ def test_nodes_that_do_not_see_the_storage_are_named(tmp_path: Path) -> None:
 def test_a_node_that_does_not_see_the_storage_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.run_place.VISIBLE_SECONDS", 0.0)
+    monkeypatch.setattr("study.worker.workspace.VISIBLE_SECONDS", 0.0)
     spec = photographed(tmp_path / "photos")
     storage = Storage(tmp_path / "node-local", spec.name)
     order = dataclasses.replace(order_of(spec, storage), home=str(storage.folder))
@@ -273,12 +274,12 @@ def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path, monkeypatch: pyte
 def test_a_run_that_no_node_can_place_ends_the_launch_with_the_reason(
     fast_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from study.dispatch.dispatcher import Dispatcher
+    from study.dispatch.run_queue import RunQueue
     from study.ledger.open_ledger import open_ledger
-    from study.queue import RunQueue
-    from study.search import Dispatcher
     from tests.study.small_studies import small_study
 
-    monkeypatch.setattr("study.search.FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("study.dispatch.dispatcher.FIRST_PAUSE_SECONDS", 0.0)
     spec = small_study()
     storage = Storage(fast_path, spec.name)
     notes: list[str] = []
@@ -298,10 +299,10 @@ def test_a_run_that_no_node_can_place_ends_the_launch_with_the_reason(
 
 
 def test_a_run_is_not_given_out_while_the_ledger_cannot_be_copied(fast_path: Path) -> None:
+    from study.dispatch.dispatcher import Dispatcher
     from study.dispatch.run_hooks import NotNow, Upkeep
+    from study.dispatch.run_queue import RunQueue
     from study.ledger.open_ledger import open_ledger
-    from study.queue import RunQueue
-    from study.search import Dispatcher
     from tests.study.small_studies import small_study
 
     spec = small_study()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from study.claim import claimed
 from study.cli import main
+from study.driver.claim import claimed
 from study.driver.heartbeat import Heart
 from study.operations import status_reader, study_status
 from study.storage.layout import Storage

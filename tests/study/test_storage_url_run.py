@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from study.attempt import Attempt, Order, order_stop
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
 from study.remote.run_upload import RunPusher, pull_run
 from study.remote.working_copy import RunCopies
-from study.run_place import PlaceError
 from study.storage.attempts import attempts
 from study.storage.layout import storage_at
 from study.storage.run_key import RunKey
 from study.storage.run_result import read_result
+from study.worker.attempt import Attempt
+from study.worker.order import Order
+from study.worker.stop_order import order_stop
+from study.worker.workspace import PlaceError
 from tests.study.s3_server import Proxy
 from tests.study.small_studies import RUNNER, small_study
 from trainables.events import EVENTS_FILE, EventLog, read_events
@@ -58,7 +60,7 @@ def drive(attempt: Attempt, until: Callable[[dict[str, Any]], bool] = lambda rep
 
 def rules(tmp_path: Path, url: str, content: dict[str, Any]) -> None:
     """How the fake runner behaves: its rules lie in the cache of the scratch folder."""
-    from study.run_place import scratch_root
+    from study.worker.workspace import scratch_root
 
     cache = scratch_root(url) / "cache"
     cache.mkdir(parents=True, exist_ok=True)
@@ -243,7 +245,7 @@ def test_training_goes_on_while_the_store_is_away(s3: Proxy, tmp_path: Path) -> 
 def test_a_node_without_the_store_puts_the_run_back(
     s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.run_place.PULL_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("study.worker.workspace.PULL_PATIENCE_SECONDS", 0.0)
     s3.answer = lambda method, path: 503
     with pytest.raises(PlaceError, match="from node"):
         drive(Attempt(order(s3.url("nothing"))))

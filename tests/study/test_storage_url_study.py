@@ -12,22 +12,20 @@ from pathlib import Path
 import pytest
 import ray
 
-from study.attempt import Attempt
-from study.claim import claimed
 from study.cluster.local_ray import cluster
+from study.dispatch.run_queue import RunQueue
+from study.driver.claim import claimed
 from study.driver.heartbeat import Heart
+from study.driver.launch import Outcome, Workers, launch
+from study.driver.remote_sync import upkeep
 from study.errors import UserError
-from study.execute import Outcome, Workers, launch
 from study.ledger.open_ledger import open_ledger
 from study.operations import best_rows, status_rows
-from study.queue import RunQueue
 from study.remote.ledger_backup import LedgerCopy, pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import RUNS
-from study.remote.upkeep import upkeep
 from study.remote.working_copy import fetch_weights
 from study.results import rows
-from study.run_place import scratch_root
 from study.spec.launched import readable_storage
 from study.storage.driver_record import DRIVER_FILE, read_driver
 from study.storage.layout import STORAGE_ENTRIES, Storage, storage_at
@@ -36,6 +34,8 @@ from study.storage.run_result import write_failure
 from study.tracking.record import TrackingRecord
 from study.tracking.sync import sync
 from study.watch.watching import stop_study
+from study.worker.attempt import Attempt
+from study.worker.workspace import scratch_root
 from tests.study.s3_server import CREDENTIALS, Proxy
 from tests.study.small_studies import RESIDENT, RUNNER, SPACE, small_study
 from tests.study.test_resume import Driver, assert_sound

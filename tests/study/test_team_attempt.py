@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from study import team_attempt
-from study.attempt import Order
-from study.team_attempt import TeamAttempt, WorkersPreempted
+from study.ray_tune import distributed_attempt as team_attempt
+from study.ray_tune.distributed_attempt import TeamAttempt, WorkersPreempted
+from study.worker.order import Order
 
 FINAL = {"budget": 1.0, "done": True, "state": "COMPLETE", "reason": None}
 

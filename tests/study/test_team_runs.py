@@ -15,15 +15,15 @@ from typing import Any
 import psutil
 import pytest
 
-from study.attempt import order_stop
 from study.cluster.local_ray import cluster
-from study.execute import launch
+from study.driver.launch import launch
 from study.ledger.ledger import Ledger
 from study.spec.study_spec import StudySpec
 from study.storage.attempts import attempts
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import read_result
+from study.worker.stop_order import order_stop
 from tests.study.small_studies import attempts_of
 from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
 from tests.trainables.rounding import Yardstick

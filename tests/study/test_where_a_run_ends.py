@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from study.attempt import Attempt, Order
 from study.spec.study_spec import StudySpec
 from study.storage.run_key import RunKey
 from study.tracking.mlflow_view import experiment_tags
 from study.tracking.run_writer import describe
 from study.watch.console import RunView
 from study.watch.run_status import RunStatus
+from study.worker.attempt import Attempt
+from study.worker.order import Order
 from tests.study.test_spec import study_dict
 from trainables.__main__ import _line
 from trainables.events import Event, EventLog, settled_steps

@@ -1,9 +1,4 @@
-"""The run queue as Ray Tune sees it: a searcher that hands out runs, a scheduler for early stopping.
-
-Each attempt at a run is one Tune trial. Tune itself never retries and never restores, because ledger and run
-folders tell what happened: a run whose worker died is simply handed out again, and Tune's own bookkeeping may
-be thrown away at any time.
-"""
+"""Hands out runs of the queue, takes what became of them, and pauses when the ledger cannot be asked."""
 
 from __future__ import annotations
 
@@ -11,41 +6,34 @@ import math
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ray import tune
-from ray.tune.search import Searcher
-
-from study.attempt import REPORT_SECONDS, Order
 from study.dispatch.run_hooks import NotNow, Upkeep
-from study.queue import RunQueue
+from study.dispatch.run_queue import RunQueue
 from study.remote.run_manifest import attempt_name
-from study.run_place import PlaceError
 from study.spec.sections import BASE
 from study.storage.attempts import EXCUSED, attempts, brief_cause, crash_report, deaths, note_death, place
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import read_result, write_failure
-from study.team_attempt import WorkersPreempted, draining_nodes, release_room
+from study.worker.order import REPORT_SECONDS, Order
+from study.worker.workspace import PlaceError
 from trainables.events import read_events
 
 if TYPE_CHECKING:
-    from ray.tune.experiment import Trial
-
     from study.spec.sections import Resources
 
 REPORTS_A_SECOND = 50.0  # from all runs together
+
 LONGEST_REPORT_SECONDS = 4.0
 
 # Between two runs that storage or node refused, doubling from the first to the longest pause; after so many in a row
 # that no run has ended in between, the launch ends.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+
 MAX_REFUSALS = 6
 
-PREEMPTED = ("the actor's node was preempted", WorkersPreempted.__name__)  # in Ray's words, and in ours
 LOOK_SECONDS = 1.0  # between two looks for nodes that will be taken away
-
 
 T = TypeVar("T")
 
@@ -56,12 +44,14 @@ class Dispatcher:
     Args:
         queue: The runs.
         resources: Of one run, and how often a crashing run is started.
-        runner: ``module:function``, and `resident` ``module:class`` or empty (see `study.attempt.Order`).
+        runner: ``module:function``, and `resident` ``module:class`` or empty (see `study.worker.order.Order`).
         max_concurrent: Runs under way at most; may be changed at any time.
         on_start: Called with each run that is handed out.
         note: Takes a line about a worker that died.
         upkeep: What is done around each run for a storage at a URL.
-        url: Of the storage, or empty; see `study.attempt.Order` for it and `home`.
+        url: Of the storage, or empty; see `study.worker.order.Order` for it and `home`.
+        release: Gives a placement group back, if it is still held.
+        preempted: Words that say of a worker's death that its node was taken away.
 
     Attributes:
         located: Named folders that lie elsewhere for workers, see `study.remote.input_upload`.
@@ -85,6 +75,8 @@ class Dispatcher:
         home: str = "",
         study: str = "",
         early_stopping: str = "",
+        release: Callable[[str], None] = lambda group: None,
+        preempted: Collection[str] = (),
     ) -> None:
         self.queue = queue
         self.trouble: str | None = None
@@ -105,9 +97,10 @@ class Dispatcher:
         self.max_concurrent = max_concurrent
         self._on_start = on_start
         self._note = note
+        self._release, self._preempted = release, tuple(preempted)
         self._planned: dict[str, PlannedRun] = {}
         self._pending: set[str] = set()
-        self._rooms: dict[str, str] = {}
+        self._groups: dict[str, str] = {}
         self._starved_since: float | None = None
         self._deaths: Counter[str] = Counter()
 
@@ -125,9 +118,9 @@ class Dispatcher:
         self.touch()
         self._pending.discard(trial_id)
 
-    def holds(self, trial_id: str, room: str) -> None:
+    def holds(self, trial_id: str, group: str) -> None:
         """Notes which placement group the workers of a run lie in, where it has several."""
-        self._rooms[trial_id] = room
+        self._groups[trial_id] = group
 
     @property
     def pending(self) -> list[str]:
@@ -215,8 +208,8 @@ class Dispatcher:
         planned = self._planned.pop(trial_id, None)
         self._given.pop(trial_id, None)
         self._pending.discard(trial_id)
-        if trial_id in self._rooms:
-            release_room(self._rooms.pop(trial_id))
+        if trial_id in self._groups:
+            self._release(self._groups.pop(trial_id))
         if planned is None:
             return
         self.touch()
@@ -230,8 +223,8 @@ class Dispatcher:
     def release(self) -> None:
         """Takes back all runs that are under way: Tune has ended."""
         if self.broken is not None:  # the queue is made anew; what Ray holds for runs would stand in its way
-            for trial_id in list(self._rooms):
-                release_room(self._rooms.pop(trial_id))
+            for trial_id in list(self._groups):
+                self._release(self._groups.pop(trial_id))
         for trial_id in list(self._planned):
             self.ended(trial_id)
 
@@ -268,7 +261,7 @@ class Dispatcher:
         Ray says so of few of them. A worker that died before it could begin has left no word of where it was: then a
         node that was going away after the order was given is taken for it.
         """
-        if any(words in cause for words in PREEMPTED):
+        if any(words in cause for words in self._preempted):
             return True
         begun = attempts(planned.folder)
         known = {death["attempt"] for death in deaths(planned.folder)}
@@ -325,108 +318,12 @@ class Dispatcher:
         return None
 
 
-class LedgerSearcher(Searcher):
-    """Tune asks this what to run."""
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        super().__init__(metric=None, mode=None)
-        self._dispatcher = dispatcher
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Returns an order, None if none is ready, or that all is done."""
-        order = self._dispatcher.next_order(trial_id)
-        if order is not None:
-            return order.to_dict()
-        return Searcher.FINISHED if self._dispatcher.over else None
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A report means that something is going on, unless it says that it waits for the workers of a run."""
-        if not result.get("waiting"):
-            self._dispatcher.touch()
-        if result.get("room"):
-            self._dispatcher.holds(trial_id, result["room"])
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """An attempt has ended; a dead worker is taken care of by `Watch`, which knows why."""
-        if not error:
-            self._dispatcher.ended(trial_id)
-
-    def set_search_properties(self, metric: Any, mode: Any, config: dict[str, Any], **spec: Any) -> bool:
-        """The space is the ledger's."""
-        return True
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is the state."""
-
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: the ledger is the state."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher for a restore that never happens
-
-
-class Watch(tune.Callback):
-    """Hears of dead workers with their cause, and ends an experiment that must not go on."""
-
-    def __init__(self, dispatcher: Dispatcher, tick: Callable[[], None]) -> None:
-        self._dispatcher = dispatcher
-        self._tick = tick
-        self._next_look = 0.0
-
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Tune's loop went round once."""
-        if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + LOOK_SECONDS
-            self._look_for_drains()
-        self._tick()
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A worker begins."""
-        self._dispatcher.began(trial.trial_id)
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A run has ended."""
-        _forget_metrics(trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A worker died, or Tune could not use it."""
-        _forget_metrics(trial)
-        cause = _cause(trial)
-        self._look_for_drains()
-        self._dispatcher.died(trial.trial_id, cause[-4000:])
-
-    def _look_for_drains(self) -> None:
-        self._dispatcher.announced |= dict.fromkeys(draining_nodes(), time.monotonic())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-def _cause(trial: Trial) -> str:
-    """What Tune wrote down of an error. It writes to this machine's disk first, and `get_error` looks elsewhere."""
-    try:
-        return Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return str(trial.get_error() or "unknown")
-
-
 def report_seconds(runs: int) -> float:
     """Seconds between two reports of a run, so that so many runs together do not swamp the driver.
 
     Reports are signs of life, no data. Tune waits five seconds for workers that it ends, so they stay below that.
     """
     return min(LONGEST_REPORT_SECONDS, max(REPORT_SECONDS, runs / REPORTS_A_SECOND))
-
-
-def _forget_metrics(trial: Trial) -> None:
-    """Drops Tune's running statistics of what a trial reported: 40 KiB a trial, kept as long as the driver lives."""
-    trial.run_metadata.metric_analysis.clear()
-    trial.run_metadata.metric_n_steps.clear()
 
 
 def _place(planned: PlannedRun, until: float) -> tuple[int, str]:

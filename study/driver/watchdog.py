@@ -1,6 +1,6 @@
 """Ends a driver that hangs itself: in a call of Ray or of a database that never returns, where nothing else is asked.
 
-Silence of the runs is noticed by the loop that places them (`study.execute`). This watches the loop.
+Silence of the runs is noticed by the loop that places them (`study.driver.launch`). This watches the loop.
 """
 
 from __future__ import annotations

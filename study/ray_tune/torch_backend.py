@@ -14,7 +14,7 @@ import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
-from study.team_attempt import release_room
+from study.ray_tune.placement import remove_placement_group
 
 _listening: list[socket.socket] = []
 
@@ -37,7 +37,7 @@ class OwnAddressBackend(_TorchBackend):
             self._connect(worker_group, backend_config)
         except Exception:
             # Ray Train does not end what it has started when its set-up fails.
-            release_room(worker_group.execute_single(0, _room))
+            remove_placement_group(worker_group.execute_single(0, _placement_group))
             raise
 
     def _connect(self, worker_group: Any, backend_config: TorchConfig) -> None:
@@ -56,10 +56,10 @@ class OwnAddressBackend(_TorchBackend):
         )
 
 
-def _room() -> str:
+def _placement_group() -> str:
     """Names the placement group of the workers, in one of their processes."""
-    room = ray.util.get_current_placement_group()
-    return str(room.id.hex()) if room is not None else ""
+    group = ray.util.get_current_placement_group()
+    return str(group.id.hex()) if group is not None else ""
 
 
 def _listen() -> tuple[str, int]:

@@ -13,29 +13,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from study.breakage import records_failed, what_failed
-from study.claim import claimed
 from study.cluster.capacity import WAIT_SECONDS, Room
 from study.cluster.local_ray import Cluster, alive_nodes, cluster, dead_daemons
 from study.dispatch.run_hooks import Upkeep
+from study.dispatch.run_queue import RunQueue
+from study.driver.claim import claimed
+from study.driver.failures import records_failed, what_failed
 from study.driver.heartbeat import Heart
+from study.driver.remote_sync import upkeep
+from study.driver.watchdog import Watchdog
 from study.errors import UserError
-from study.forecast import forecast
 from study.ledger.open_ledger import open_ledger
-from study.queue import RunQueue
-from study.remote.upkeep import upkeep
 from study.spec.loading import read_contents
 from study.storage.layout import Storage
 from study.storage.planned_run import Follower, PlannedRun
 from study.storage.run_key import RunKey
 from study.storage.shared_marker import mark
-from study.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from study.search import Dispatcher
+    from study.dispatch.dispatcher import Dispatcher
     from study.spec.study_spec import StudySpec
 
 RUNNER = "trainables.run.execute:execute"
@@ -58,6 +57,7 @@ class Outcome:
         interrupted: The study can and must be gone on with.
         message: Why it was interrupted, and how to go on.
         notes: What else should be known, such as workers that died and were replaced.
+        seconds: That this launch took; `ended` is the number of runs that ended in it.
     """
 
     failed: list[tuple[RunKey, str]] = field(default_factory=list)
@@ -67,6 +67,8 @@ class Outcome:
     interrupted: bool = False
     message: str | None = None
     notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    ended: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,29 @@ class Ending:
     def ask(self, reason: str) -> None:
         """Asks for the end; the first reason stays."""
         self.reason = self.reason or reason
+
+
+@dataclass(frozen=True)
+class LaunchContext:
+    """What a launch works with from its beginning to its end, whatever becomes of Ray in between.
+
+    Attributes:
+        say: Takes a line for the user.
+        notes: Lines for the end.
+        started: When the launch began (monotonic seconds).
+    """
+
+    spec: StudySpec
+    storage: Storage
+    followers: Sequence[Follower]
+    workers: Workers
+    say: Callable[[str], None]
+    ending: Ending
+    notes: list[str]
+    heart: Heart
+    hooks: Upkeep
+    watchdog: Watchdog
+    started: float
 
 
 def launch(
@@ -134,35 +159,22 @@ def launch(
         _signals(ending, say),
         upkeep(
             spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ending.ask, say=say
-        ) as keep,
+        ) as hooks,
         Heart(storage, _obey(ending, say)) as heart,
         Watchdog(
             60 * max(2 * workers.watchdog_minutes, LONGEST_CALL_MINUTES), say, lambda: waiting()
         ) as watchdog,
     ):
         queue = _queue(spec, storage)
-        expected, ended_before = forecast(spec, storage, local=address is None), len(queue.ended)
+        ended_before = len(queue.ended)
         stalls = rounds = 0
 
         def waiting() -> str:
             return ", ".join(key.name for key in queue.live) or "Ray or the ledger"
 
-        def work(joined: Cluster) -> str | None:
-            return _work(
-                spec,
-                storage,
-                queue,
-                joined,
-                ending,
-                notes,
-                followers,
-                workers,
-                started,
-                say,
-                heart,
-                keep,
-                watchdog,
-            )
+        context = LaunchContext(
+            spec, storage, followers, workers, say, ending, notes, heart, hooks, watchdog, started
+        )
 
         while not queue.finished and ending.reason is None:
             ended, rounds = len(queue.ended), rounds + 1
@@ -171,7 +183,7 @@ def launch(
                 with cluster(address, dashboard=dashboard) as joined:
                     if dashboard and joined.dashboard:
                         say(f"Ray dashboard: {joined.dashboard}; its token is in {joined.token_file}")
-                    failure = work(joined)
+                    failure = _work(context, queue, joined)
             except Exception as error:
                 if rounds == 1 and isinstance(error, UserError):
                     raise  # the study cannot be run at all
@@ -189,10 +201,12 @@ def launch(
             if stalls >= MAX_STALLS:
                 ending.ask(f"the work broke off {stalls} times without finishing a run ({failure})")
         shutil.rmtree(storage.folder / "ray", ignore_errors=True)
-        if queue.finished and len(queue.ended) > ended_before:
-            say(expected.against(time.monotonic() - started, len(queue.ended) - ended_before))
         heart.how = "finished" if queue.finished else ending.reason or "interrupted"
-        return _outcome(spec, queue, ending, notes)
+        return replace(
+            _outcome(spec, queue, ending, notes),
+            seconds=time.monotonic() - started,
+            ended=len(queue.ended) - ended_before,
+        )
 
 
 def _queue(spec: StudySpec, storage: Storage) -> RunQueue:
@@ -208,32 +222,21 @@ def _queue(spec: StudySpec, storage: Storage) -> RunQueue:
         raise UserError(failure) from error
 
 
-def _work(
-    spec: StudySpec,
-    storage: Storage,
-    queue: RunQueue,
-    joined: Cluster,
-    ending: Ending,
-    notes: list[str],
-    followers: Sequence[Follower],
-    workers: Workers,
-    started: float,
-    say: Callable[[str], None],
-    heart: Heart,
-    keep: Upkeep,
-    watchdog: Watchdog,
-) -> str | None:
+def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | None:
     """Works on the queue until it is finished or the launch shall end; returns what Tune died of, or None."""
+    from study.dispatch.dispatcher import Dispatcher
     from study.driver.node_preparation import prepared_nodes
-    from study.search import Dispatcher
-    from study.tuning import place_runs
+    from study.ray_tune.experiment import PREEMPTED, place_runs, remove_placement_group
+
+    spec, storage, ending, say = context.spec, context.storage, context.ending, context.say
+    workers = context.workers
 
     def on_start(run: PlannedRun) -> None:
-        for follower in followers:
+        for follower in context.followers:
             follower.follow(run)
 
     def tick() -> None:
-        watchdog.pat()
+        context.watchdog.pat()
         if dispatcher.broken is not None:
             raise dispatcher.broken
         if joined.local and (dead := dead_daemons()):
@@ -249,7 +252,7 @@ def _work(
             )
         elif not dispatcher.starved_seconds():
             said.clear()
-        _maybe_end(spec, dispatcher, room, ending, started, workers.watchdog_minutes)
+        _maybe_end(context, dispatcher, room)
         if dispatcher.trouble is not None:
             ending.ask(dispatcher.trouble)
         dispatcher.stopping = ending.reason is not None
@@ -269,21 +272,23 @@ def _work(
         resident=workers.resident,
         max_concurrent=room.limit,
         on_start=on_start,
-        note=notes.append,
-        upkeep=keep,
+        note=context.notes.append,
+        upkeep=context.hooks,
         url=storage.url or "",
         home=str(storage.folder) if storage.url is None and not joined.local else "",
         study=spec.name,
         early_stopping=spec.search.metrics[0] if spec.search.scheduler is not None else "",
+        release=remove_placement_group,
+        preempted=PREEMPTED,
     )
     mark(storage.folder, dispatcher.session)
     if not joined.local:
         dispatcher.located = prepared_nodes(spec, storage, dispatcher.session, say)
-    heart.describe = lambda: _told(dispatcher, room, joined)
+    context.heart.describe = lambda: _told(dispatcher, room, joined)
     failure = place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
     if dispatcher.trouble is not None:
         ending.ask(dispatcher.trouble)
-    return failure
+    return None if failure is None else what_failed(failure)
 
 
 def _told(dispatcher: Dispatcher, room: Room, joined: Cluster) -> dict[str, Any]:
@@ -299,17 +304,10 @@ def _told(dispatcher: Dispatcher, room: Room, joined: Cluster) -> dict[str, Any]
     }
 
 
-def _maybe_end(
-    spec: StudySpec,
-    dispatcher: Dispatcher,
-    room: Room,
-    ending: Ending,
-    started: float,
-    watchdog_minutes: float,
-) -> None:
-    now = time.monotonic()
-    hours = spec.budget.max_hours
-    if hours is not None and now - started > hours * 3600:
+def _maybe_end(context: LaunchContext, dispatcher: Dispatcher, room: Room) -> None:
+    now, ending, watchdog_minutes = time.monotonic(), context.ending, context.workers.watchdog_minutes
+    hours = context.spec.budget.max_hours
+    if hours is not None and now - context.started > hours * 3600:
         ending.ask(f"budget.max_hours = {hours:g} is over")
     if now - dispatcher.last_activity > watchdog_minutes * 60:
         live = dispatcher.queue.live

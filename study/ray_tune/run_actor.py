@@ -1,4 +1,4 @@
-"""The Ray actor that trains runs, one after the other: a thin Tune Trainable over `study.attempt.Attempt`.
+"""The Ray actor that trains runs, one after the other: a thin Tune Trainable over `study.worker.attempt.Attempt`.
 
 It is reused from run to run, so that imports, base model and metric models are loaded once. Resetting it does
 no more than store the next order: Tune cannot recover from a reset that fails or lasts.
@@ -7,16 +7,17 @@ no more than store the next order: Tune cannot recover from a reset that fails o
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from typing import Any
 
 import ray
 from ray import tune
 
-from study.attempt import Attempt, Order, load_object
-from study.team_attempt import TeamAttempt
-from trainables.util.process import ensure_home, print_everything
+from study.ray_tune.distributed_attempt import TeamAttempt
+from study.ray_tune.placement import node_name
+from study.worker.attempt import Attempt
+from study.worker.order import Order, load_object
+from study.worker.process import prepare_process
 
 _MANAGER_BYTES = 2**20  # Ray wants a process to ask for something; workers ask for CPUs and GPUs themselves
 
@@ -24,7 +25,7 @@ _residents: dict[str, Any] = {}
 
 
 class RunWorker(tune.Trainable):
-    """Trains the run that its configuration (`study.attempt.Order`) names."""
+    """Trains the run that its configuration (`study.worker.order.Order`) names."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -80,35 +81,6 @@ class RunWorker(tune.Trainable):
         if attempt is not None:
             attempt.interrupt()
             _free_memory()
-
-
-def node_name() -> str:
-    """Returns the address of this process's Ray node and how its id begins, as ``ray list nodes`` has them."""
-    return f"{ray.util.get_node_ip_address()}/{ray.get_runtime_context().get_node_id()[:8]}"
-
-
-def prepare_process(order: Order) -> None:
-    """Sets what must be set before torch is loaded: visible devices and threads.
-
-    Ray no longer hides GPUs from actors that asked for none. Where every core has its own run, threads that
-    spin while they wait make everything twenty times slower.
-    """
-    print_everything()
-    ensure_home()  # a joined cluster's node may have none
-    os.environ.update(process_settings(order))
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-
-
-def process_settings(order: Order) -> dict[str, str]:
-    """Returns the environment variables of a process that trains; what the machine's owner has set stays."""
-    threads = str(max(1, int(order.cpus)))
-    settings = {} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    settings |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    settings |= {"OMP_WAIT_POLICY": "passive", "PYTHONIOENCODING": "utf-8:backslashreplace"}
-    defaults = {"KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return settings | {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
 def _free_memory() -> None:

@@ -10,21 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from study.breakage import what_failed
 from study.cluster.local_ray import environment
-from study.early_stopping import SearchScheduler
-from study.search import Dispatcher, LedgerSearcher, Watch
-from study.worker import RunWorker
+from study.dispatch.dispatcher import Dispatcher
+from study.ray_tune.distributed_attempt import WorkersPreempted
+from study.ray_tune.early_stopping import SearchScheduler
+from study.ray_tune.placement import remove_placement_group
+from study.ray_tune.run_actor import RunWorker
+from study.ray_tune.searcher import LedgerSearcher, Watch
 
 if TYPE_CHECKING:
     from study.spec.phases import Asha
 
+__all__ = ["MOST_PENDING", "PREEMPTED", "place_runs", "remove_placement_group"]
+
 MOST_PENDING = 1_000_000
+#: Words that say of a worker's death that its node was taken away: Ray's, and ours.
+PREEMPTED = ("the actor's node was preempted", WorkersPreempted.__name__)
 
 
 def place_runs(
     dispatcher: Dispatcher, *, folder: Path, asha: Asha | None, tick: Callable[[], None]
-) -> str | None:
+) -> Exception | None:
     """Lets Tune work on the queue until nothing is left, or the dispatcher is stopping.
 
     Args:
@@ -58,16 +64,16 @@ def place_runs(
             log_to_file=False,
         ),
     )
-    failure = None
+    failure: Exception | None = None
     # Tune reads this once, while the dispatcher's limit follows the cluster: so the limit is the dispatcher's alone.
     with environment({"TUNE_MAX_PENDING_TRIALS_PG": str(MOST_PENDING)}), _quiet():
         try:
             tuner.fit()
         except Exception as error:
-            failure = what_failed(error)
+            failure = error
     dispatcher.release()
     if dispatcher.broken is not None:
-        failure = what_failed(dispatcher.broken)
+        failure = dispatcher.broken
     return failure
 
 

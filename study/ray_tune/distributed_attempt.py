@@ -1,11 +1,11 @@
-"""One attempt at a run that several workers train: drives Ray Train, and reports as `study.attempt.Attempt` does.
+"""One attempt at a run that several workers train: drives Ray Train, and reports as `Attempt` does.
 
 Ray Train places the workers, connects them (torch's process group) and ends them all when one of them dies.
 It keeps nothing and tries nothing twice: the first worker works on the run's folder through
-`study.attempt.Attempt`, as a worker alone does, and a run that has died is handed out again by the queue.
+`study.worker.attempt.Attempt`, as a worker alone does, and a run that has died is handed out again by the queue.
 
-Beside `study.team_backend` the only module that may import ``ray.train``: what bears the same name there and in
-``ray.tune`` differs.
+Beside `study.ray_tune.torch_backend` the only module that may import ``ray.train``: what bears the same name
+there and in ``ray.tune`` differs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from typing import Any
 
 import ray
 
-from study.attempt import REPORT_SECONDS, SCORE, Attempt, Order, load_object
-from study.run_place import followers_config
+from study.ray_tune.placement import draining_nodes, nodes_of
+from study.worker.attempt import SCORE, Attempt
+from study.worker.order import REPORT_SECONDS, Order, load_object
+from study.worker.workspace import followers_config
 
 _EXCHANGE_MINUTES = 30  # before workers that exchange gradients give each other up
 _FAREWELL_SECONDS = 20.0  # for Ray Train to end its workers when the run has ended
@@ -35,7 +37,7 @@ class WorkersPreempted(RuntimeError):
 
 
 class TeamAttempt:
-    """Runs one order by several workers; the interface of `study.attempt.Attempt`.
+    """Runs one order by several workers; the interface of `study.worker.attempt.Attempt`.
 
     Args:
         owner: Handle of the actor that holds this object; its ``take`` must call `take`.
@@ -49,7 +51,7 @@ class TeamAttempt:
         self._failure: BaseException | None = None
         self._final: dict[str, Any] | None = None
         self._budget = 0.0
-        self._room = ""
+        self._group = ""
         self._nodes: frozenset[str] = frozenset()
         self._announced = False
         self._rounds = _ROUNDS
@@ -63,10 +65,10 @@ class TeamAttempt:
         return True
 
     def advance(self, seconds: float = REPORT_SECONDS) -> dict[str, Any]:
-        """Waits for about so many seconds and reports what the workers do; see `study.attempt.Attempt`.
+        """Waits for about so many seconds and reports what the workers do; see `study.worker.attempt.Attempt`.
 
-        ``waiting`` is true if they have said nothing meanwhile, as before Ray has found room for them; ``room``
-        names their placement group, for `release_room`.
+        ``waiting`` is true if they have said nothing meanwhile, as before Ray has found room for them;
+        ``placement_group`` names their placement group, for `remove_placement_group`.
 
         Raises:
             WorkersPreempted: The workers are gone with a node that was drained.
@@ -89,7 +91,7 @@ class TeamAttempt:
                 kind = WorkersPreempted if self._announced else RuntimeError
                 raise kind(f"the workers of the run are gone: {_told(self._failure)}")
             time.sleep(seconds / _ROUNDS)
-        return {"budget": self._budget, "done": False, "waiting": not heard, "room": self._room}
+        return {"budget": self._budget, "done": False, "waiting": not heard, "placement_group": self._group}
 
     def interrupt(self) -> None:
         """Ends the attempt so that the run can go on later: its workers learn it, or go with this process."""
@@ -101,8 +103,8 @@ class TeamAttempt:
         What they die of then is found out too late and in part: often the first that is heard is that the other
         workers have lost their connection to one.
         """
-        if not self._announced and self._room:
-            self._nodes = self._nodes or nodes_of(self._room)
+        if not self._announced and self._group:
+            self._nodes = self._nodes or nodes_of(self._group)
             self._announced = not self._nodes.isdisjoint(draining_nodes())
 
     def _next_report(self) -> dict[str, Any] | None:
@@ -110,7 +112,7 @@ class TeamAttempt:
         with contextlib.suppress(queue.Empty):
             while True:
                 report = self._reports.get_nowait()
-                self._budget, self._room = report["budget"], report.get("room", self._room)
+                self._budget, self._group = report["budget"], report.get("placement_group", self._group)
                 if report["done"]:
                     self._final = report
                 elif SCORE in report:
@@ -128,7 +130,7 @@ class TeamAttempt:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        from study.team_backend import OwnAddressConfig
+        from study.ray_tune.torch_backend import OwnAddressConfig
 
         order = self.order
         resources = {"CPU": order.cpus} | ({"GPU": order.gpus} if order.gpus else {})
@@ -173,12 +175,13 @@ def train_member(job: dict[str, Any]) -> None:
 
 
 def _lead(order: Order, resident: Any, team: Any, owner: Any) -> None:
-    from study.worker import node_name
+    from study.ray_tune.placement import node_name
 
     attempt = Attempt(order, resident, capture=True, node=node_name(), team=team)
-    room = ray.util.get_current_placement_group()
+    group = ray.util.get_current_placement_group()
     answer = owner.take.remote(
-        order.attempt, {"budget": 0.0, "done": False, "room": room.id.hex() if room is not None else ""}
+        order.attempt,
+        {"budget": 0.0, "done": False, "placement_group": group.id.hex() if group is not None else ""},
     )
     try:
         while True:
@@ -193,35 +196,6 @@ def _lead(order: Order, resident: Any, team: Any, owner: Any) -> None:
         attempt.interrupt()  # nothing, if the run has ended
 
 
-def nodes_of(room: str) -> frozenset[str]:
-    """Returns the ids of the nodes on which the workers of a run lie; none while that is not known."""
-    from ray.util.placement_group import PlacementGroup, placement_group_table
-
-    with contextlib.suppress(Exception):  # Ray's control service is away, or the group is
-        table = placement_group_table(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(room))))
-        return frozenset(table["bundles_to_node_id"].values())
-    return frozenset()
-
-
-def draining_nodes() -> frozenset[str]:
-    """Returns the ids of the nodes that have been announced to be taken away."""
-    with contextlib.suppress(Exception):  # Ray's control service is away
-        return frozenset(ray._private.state.state.get_draining_nodes())
-    return frozenset()
-
-
-def release_room(room: str) -> None:
-    """Gives the resources of a run's workers back, if they still hold them.
-
-    Ray keeps a placement group as long as the driver lives if what made it dies suddenly. Ray Train has a process
-    that looks after that, but it needs the dashboard, which a cluster of this machine alone does not have.
-    """
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    with contextlib.suppress(Exception):  # no cluster any more, or it was released in order
-        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(room))))
-
-
 def _declined(answer: Any) -> bool:
     """Whether the owner has answered, and wants no more."""
     ready, _ = ray.wait([answer], timeout=0)
@@ -230,7 +204,7 @@ def _declined(answer: Any) -> bool:
 
 def _environment(order: Order) -> dict[str, str]:
     """What must be set when a worker's process begins."""
-    from study.worker import process_settings
+    from study.worker.process import process_settings
 
     settings = process_settings(order)
     if ray.util.get_node_ip_address() == "127.0.0.1":  # a cluster of this machine alone

@@ -31,7 +31,7 @@ from trainables.run_config import RunConfig
 from trainables.util.process import expanded
 
 if TYPE_CHECKING:
-    from study.attempt import Order
+    from study.worker.order import Order
 
 PULL_PATIENCE_SECONDS = 300.0
 LEFTOVER_SECONDS = 3600.0

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
-from study.attempt import SCORE, order_stop
+from study.worker.attempt import SCORE
+from study.worker.stop_order import order_stop
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial

@@ -10,85 +10,27 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
-import importlib
-import json
 import os
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_manifest import run_prefix
-from study.run_place import LOCK_FILE, PlaceError, place_of
 from study.storage.attempts import LOG_FILE, attempts, note_attempt
 from study.storage.run_result import RunResult, read_result, write_failure
-from study.util.json_files import write_json
+from study.worker.order import REPORT_SECONDS, Order, load_object
+from study.worker.stop_order import STOP_FILE
+from study.worker.workspace import LOCK_FILE, PlaceError, place_of
 from trainables.errors import InputsChanged
 from trainables.evaluation.metrics_table import METRICS
 from trainables.events import Event, settled_steps
 from trainables.storage_errors import storage_failure
 
-STOP_FILE = "stop.json"
-
 SCORE = "score"  # of a report: the value that early stopping judges by, more is better
-REPORT_SECONDS = 1.0
 LOCK_WAIT_SECONDS = 60.0
-
-Runner = Callable[..., Iterator[Event]]
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a worker is told to do: a few plain values, which travel as Ray Tune's trial configuration.
-
-    Attributes:
-        key: The run's name.
-        phase: ``search`` or ``confirm``.
-        group: Runs with the same group compete under early stopping.
-        config: The RunConfig as JSON.
-        session: Names the driver's life; attempts of another session ended with their driver.
-        runner: ``module:function`` that yields the run's events.
-        resident: ``module:class`` of what stays loaded between runs, or empty.
-        cpus: Of each worker; also the number of torch's threads.
-        gpus: Of each worker.
-        workers: Processes that train the run together.
-        sharded: Whether they share one model (FSDP) instead of holding it each (DDP).
-        study: The study's name.
-        attempt: Names this attempt among all at the run, over all launches.
-        url: Of the storage, if it is one; the run's folder is then one of the driver's working copy.
-        home: The study's folder, if the worker must make sure that it sees the driver's; else empty.
-        stoppable: Whether a stop order may come.
-        objective: The metric by which early stopping judges the run; empty: nothing stops it early.
-        report_seconds: How long a worker goes on between two reports to the driver.
-    """
-
-    key: str
-    phase: str
-    group: str
-    config: str
-    session: str
-    runner: str
-    resident: str
-    cpus: float
-    gpus: float
-    workers: int = 1
-    sharded: bool = False
-    study: str = ""
-    attempt: str = ""
-    url: str = ""
-    home: str = ""
-    stoppable: bool = False
-    objective: str = ""
-    report_seconds: float = REPORT_SECONDS
-
-    def to_dict(self) -> dict[str, Any]:
-        """As Tune takes it."""
-        return asdict(self)
 
 
 class Attempt:
@@ -246,26 +188,6 @@ class Attempt:
 
 def _final(result: RunResult) -> dict[str, Any]:
     return {"budget": 1.0, "done": True, "state": result.state, "reason": result.reason}
-
-
-def order_stop(folder: Path, reason: str, *, url: str = "", study: str = "", run: str = "") -> None:
-    """Asks the worker of a run to end it as PRUNED at its next event; a restarted worker obeys it too.
-
-    Args:
-        folder: The run's, as the caller sees it.
-        url: Of the storage, if it is one: its worker looks for the order there.
-    """
-    write_json(folder / STOP_FILE, {"reason": reason})
-    if url:
-        with contextlib.suppress(StoreError):  # then the run just goes on to its end
-            store = ObjectStore(url, patience=5.0)
-            store.put(f"{run_prefix(study, run)}/{STOP_FILE}", json.dumps({"reason": reason}).encode())
-
-
-def load_object(name: str) -> Any:
-    """Imports ``module:attribute``."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 @contextlib.contextmanager

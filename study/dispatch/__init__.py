@@ -1,0 +1,1 @@
+"""What runs next, without Ray."""

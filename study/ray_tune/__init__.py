@@ -1,0 +1,1 @@
+"""Ray Tune and Ray Train as placement of runs on machines."""

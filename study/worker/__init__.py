@@ -1,0 +1,1 @@
+"""One attempt at a run in one process, without Ray."""
