@@ -5,6 +5,7 @@ This is where the rooms meet: the study file, the checks, Ray, MLflow, the termi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
