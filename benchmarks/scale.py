@@ -26,20 +26,20 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.measuring import Sampler, slope, spent_in
-from study.cluster.local_ray import cluster
+from study.cluster.ray_cluster import cluster
 from study.dispatch.run_queue import RunQueue
 from study.driver.launch import Workers, launch
 from study.ledger.ledger import Ledger
 from study.ledger.open_ledger import open_ledger
-from study.local_results import local_results
-from study.results import load_results
-from study.rows import rows
+from study.monitor.live_view import ProgressView
+from study.results.from_folders import local_results
+from study.results.from_mlflow import load_results
+from study.results.run_rows import rows
 from study.spec.study_spec import StudySpec
 from study.storage.layout import STUDY_FILE, Storage
 from study.storage.planned_run import PlannedRun
 from study.tracking.mlflow_store import MlflowStore
 from study.tracking.tracker import Tracker
-from study.watch.console import ProgressView
 from trainables.events import EVENTS_FILE, RESULT_FILE, read_events
 
 ARMS = ("constant", "cosine", "linear", "polynomial")

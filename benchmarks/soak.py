@@ -26,7 +26,7 @@ os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 
 from benchmarks.measuring import Sample, Sampler, object_store, slope
 from benchmarks.scale import Followers
-from study.cluster.local_ray import cluster
+from study.cluster.ray_cluster import cluster
 from study.driver.launch import launch
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage

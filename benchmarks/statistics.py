@@ -5,7 +5,7 @@ Studies of known truth are drawn under several models of how runs vary, and judg
     python -m benchmarks.statistics
 
 Prints a Markdown table and exits 1 if a bar is missed. Most studies take the short way, from the subjects' means to
-verdicts (``study.report.statistics.decide``); some of each kind go the whole way as well, from rows through
+verdicts (``study.statistics.paired.decide``); some of each kind go the whole way as well, from rows through
 ``prepare``, ``analyse`` and ``judge``, and must come to the same numbers. Four models show what the statistics do not
 cover, and do not count (``--all-count``): confirm runs that rest on one search or two, seeds that are the same draw for
 every subject, and quality near its bound. Two thousand studies of each kind tell a share of 5 % to within 1 %: with so
@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS, RUN_COLUMNS
-from study.frames import Results, frame_of, table_of
 from study.report.analysis import Analysis, analyse
 from study.report.comparisons import MARGIN, Settings, outcome_of
 from study.report.measures import QUALITY, SCALED
-from study.report.rows import prepare
-from study.report.statistics import Decisions, Floats, decide, t_interval
+from study.report.prepared import prepare
 from study.report.verdict import judge
+from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS, RUN_COLUMNS
+from study.results.frames import Results, frame_of, table_of
+from study.statistics.paired import Decisions, Floats, decide, t_interval
 
 ARMS = 5
 COVERAGE = (0.93, 0.97)

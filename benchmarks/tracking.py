@@ -24,7 +24,7 @@ from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.tracking.mirror import Mirror
 from study.tracking.mlflow_store import configure_client
-from study.tracking.record import TrackingRecord
+from study.tracking.run_ids import TrackingRecord
 from tests.servers.mlflow_server import MlflowServer
 
 THREADS = (1, 4, 8)

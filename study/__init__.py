@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from study.operations import Launched
+    from study.api import Launched
     from study.report import build_report
-    from study.results import Results
+    from study.results.from_mlflow import Results
     from study.spec.loading import load_study
     from study.spec.study_spec import StudySpec
 
@@ -29,16 +29,16 @@ __all__ = ["build_report", "launch", "load_results", "load_study"]
 def launch(
     study: str | Path | StudySpec, *overrides: str, storage: str | Path = "storage", **options: Any
 ) -> Launched:
-    """Runs or resumes a study; see `study.operations.launch_study` for the options and the result."""
-    from study.operations import launch_study
+    """Runs or resumes a study; see `study.api.launch_study` for the options and the result."""
+    from study.api import launch_study
 
     return launch_study(study, overrides, storage, **options)
 
 
 def load_results(name: str, *, storage: str | Path = "storage", **options: Any) -> Results:
-    """Returns the results of a study that was launched; see `study.results.load_results` for the options."""
+    """Returns the results of a study that was launched; options: `study.results.from_mlflow.load_results`."""
     from study.remote.working_copy import refresh
-    from study.results import load_results as load
+    from study.results.from_mlflow import load_results as load
     from study.storage.layout import storage_at
 
     place = storage_at(storage, name)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.errors import UserError
-from study.notes import print_notes
+from study.preflight.notes import print_notes
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import read_result
 from study.storage.safe_paths import inside
+from trainables.errors import UserError
 from trainables.events import RESULT_FILE, RUN_FILE
 from trainables.run.contents import contents_of, digests
 from trainables.run_config import RunConfig

@@ -97,9 +97,9 @@ def test_train_and_tune_are_not_mixed_up() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "study.cli",
+        "study.cli.main",
         "study.spec.study_spec",
-        "study.watch.console",
+        "study.monitor.live_view",
         "trainables.config.fields",
         "search_spaces.loader",
     ],

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from study.cli import main
+from study.cli.main import main
 from study.lint import lint_file
-from study.lint.cluster import lint_cluster
+from study.lint.ray_up import lint_cluster
 from trainables.config.yaml_reader import Document
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +23,7 @@ HEAD_TYPE, SPOT, FIRM = (f"available_node_types/{name}" for name in ("head", "gp
 @pytest.fixture(autouse=True)
 def _python_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files name one Python; the tests run on either."""
-    monkeypatch.setattr("study.lint.faults.installed", lambda: (version("ray"), "311"))
+    monkeypatch.setattr("study.lint.findings.installed", lambda: (version("ray"), "311"))
 
 
 @pytest.fixture(scope="module")

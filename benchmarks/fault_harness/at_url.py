@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.fault_harness.driving import Driven
-from study.cluster.local_ray import environment
-from study.errors import UserError
+from study.cluster.ray_cluster import environment
 from study.remote.object_store import ObjectStore
 from study.remote.run_manifest import RUNS, FileRef, read_view, relative, run_prefix
 from study.remote.run_upload import checkpoints
 from study.remote.working_copy import fetch_weights
 from study.spec.launched import readable_storage
 from study.storage.layout import Storage
+from trainables.errors import UserError
 from trainables.events import RESULT_FILE
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.fault_harness.at_url import brought_down
 from benchmarks.fault_harness.driving import Driven
 from benchmarks.fault_harness.studies import EVERY, end_marks, fingerprint, run_folders
-from study.cluster.local_ray import environment
+from study.cluster.ray_cluster import environment
 from study.ledger.ledger import Ledger
 from study.spec.launched import stored_spec
 from study.storage.attempts import attempts, deaths

@@ -25,7 +25,7 @@ def main() -> None:
         watchdog_minutes=float(os.environ.get(WATCHDOG, execute.WATCHDOG_MINUTES)),
     )
     execute.launch = functools.partial(execute.launch, workers=workers)  # type: ignore[assignment]
-    from study.cli import main as command_line
+    from study.cli.main import main as command_line
 
     command_line(sys.argv[1:])
 

@@ -256,8 +256,8 @@ class Hosts:
 def hosts(folder: Path) -> Iterator[Hosts]:
     """Starts a head and two hosts, with little patience for silent ones, whose workers obey the study in `folder`."""
     from benchmarks.fault_harness.runner import FOLDER
-    from study.cluster.local_ray import SETTINGS as RAY_SETTINGS
-    from study.cluster.local_ray import _reread_settings, environment
+    from study.cluster.ray_cluster import SETTINGS as RAY_SETTINGS
+    from study.cluster.ray_cluster import _reread_settings, environment
 
     own = Path(tempfile.mkdtemp(prefix="hosts-", dir="/tmp"))
     (own / "ray").mkdir()

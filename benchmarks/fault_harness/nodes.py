@@ -70,8 +70,8 @@ def nodes(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[N
         settings: Environment of its processes, such as `IMPATIENT`.
     """
     from benchmarks.fault_harness.runner import FOLDER
-    from study.cluster.local_ray import SETTINGS as RAY_SETTINGS
-    from study.cluster.local_ray import environment
+    from study.cluster.ray_cluster import SETTINGS as RAY_SETTINGS
+    from study.cluster.ray_cluster import environment
     from tests.study.clusters import cluster_of_nodes
 
     here = {**RAY_SETTINGS, **(settings or {}), FOLDER: str(folder / "control")}

@@ -14,7 +14,7 @@ from benchmarks.fault_harness.hosts import hosts
 from benchmarks.fault_harness.hosts import reason_to_skip as no_hosts
 from benchmarks.fault_harness.nodes import IMPATIENT, nodes
 from benchmarks.fault_harness.servers import Proxy, make_server
-from study.cluster.local_ray import environment
+from study.cluster.ray_cluster import environment
 from tests.study.s3_server import CREDENTIALS, s3_server
 from tests.study.s3_server import Proxy as S3Proxy
 from tests.study.s3_server import proxy as s3_proxy

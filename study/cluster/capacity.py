@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from study.errors import UserError
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     from study.spec.sections import Resources

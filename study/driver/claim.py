@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING
 
-from study.errors import UserError
 from study.ledger.database_lock import database_lock
 from study.remote.working_copy import fetch_record
 from study.spec.contents import NOT_RECORDED, known_contents
 from study.storage.layout import LOCK_FILE, STUDY_FILE, Storage
 from study.storage.safe_paths import check_no_links
 from study.util.json_files import copy_of, is_sound, read_json_or_copy, write_json_twice
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec

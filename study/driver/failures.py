@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from study.errors import UserError
 from study.ledger.database import first_line
+from trainables.errors import UserError
 from trainables.storage_errors import storage_failure
 
 # Of SQLite's own words.

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from study.cluster.capacity import WAIT_SECONDS, Room
-from study.cluster.local_ray import Cluster, alive_nodes, cluster, dead_daemons
+from study.cluster.ray_cluster import Cluster, alive_nodes, cluster, dead_daemons
 from study.dispatch.run_hooks import Upkeep
 from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
@@ -25,13 +25,13 @@ from study.driver.failures import records_failed, what_failed
 from study.driver.heartbeat import Heart
 from study.driver.remote_sync import upkeep
 from study.driver.watchdog import Watchdog
-from study.errors import UserError
 from study.ledger.open_ledger import open_ledger
 from study.spec.loading import read_contents
 from study.storage.layout import Storage
 from study.storage.planned_run import Follower, PlannedRun
 from study.storage.run_key import RunKey
 from study.storage.shared_marker import mark
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     from study.dispatch.dispatcher import Dispatcher

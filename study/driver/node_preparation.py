@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from study.cluster.nodes import Question, examine_nodes, is_one_machine, node_problems, unseen_inputs
-from study.errors import UserError
+from study.cluster.node_check import Question, examine_nodes, is_one_machine, node_problems, unseen_inputs
 from study.remote.input_upload import ship
 from study.storage.layout import Storage
 from trainables.config.fields import EMBEDDED
 from trainables.data.path_map import folder_of
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from study.dispatch.run_hooks import NotNow, Upkeep
-from study.errors import UserError
 from study.remote.lease import leased
 from study.remote.ledger_backup import LedgerCopy, drop_older, noted_generation
 from study.remote.object_store import ObjectStore, StoreError
@@ -28,6 +27,7 @@ from study.storage.driver_record import DRIVER_FILE, REQUEST_FILE
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import read_result
+from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.errors import UserError
 from study.util.redaction import without_credentials
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     import optuna

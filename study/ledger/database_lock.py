@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from study.errors import UserError
 from study.ledger.database import first_line, is_away, with_driver
 from study.util.redaction import without_credentials
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine

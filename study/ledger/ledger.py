@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from study.errors import UserError
 from study.ledger.choice import best_of
 from study.ledger.database import open_storage
 from study.ledger.proposals import direction, propose
@@ -39,6 +38,7 @@ from study.ledger.trial import (
     read_trial,
 )
 from study.storage.run_key import Phase, RunKey, State
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     import optuna
@@ -310,7 +310,7 @@ class Ledger:
             runs=runs,
         )
 
-    # MLflow run ids (`study.tracking.record.RunIds`)
+    # MLflow run ids (`study.tracking.run_ids.RunIds`)
 
     def mlflow_run_id(self, key: RunKey) -> str | None:
         """Returns the id of a run's MLflow run, or None if it has none yet."""

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from study.errors import UserError
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     import optuna

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from study.lint.cluster import lint_cluster
-from study.lint.faults import Fault, placeholders, secrets
+from study.lint.findings import Fault, placeholders, secrets
 from study.lint.kuberay import KINDS, lint_manifest
+from study.lint.ray_up import lint_cluster
 from trainables.config.yaml_reader import Document, load_document, parse_document
 from trainables.util.text import decoded
 

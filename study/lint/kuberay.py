@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-from study.lint.cluster_file import items, mapping
-from study.lint.faults import Fault, image_faults, placeholders, secrets
+from study.lint.findings import Fault, image_faults, placeholders, secrets
+from study.lint.ray_up_file import items, mapping
 from trainables.config.messages import did_you_mean
 from trainables.config.yaml_reader import Document, Loc
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from study.lint.cluster_file import (
+from study.lint.findings import Fault, texts
+from study.lint.ray_up_file import (
     HEAD_START,
     SET_UP,
     WORKER_START,
@@ -22,7 +23,6 @@ from study.lint.cluster_file import (
     uses_docker,
     workers,
 )
-from study.lint.faults import Fault, texts
 
 _MOUNTS = re.compile(
     r"\bmount\s+(?:-\S+\s+)*-t\s*(?:nfs4?|efs|lustre|fsx|cifs|ceph|glusterfs|beegfs|gcsfuse)\b|\bmount\.(?:nfs|efs)"

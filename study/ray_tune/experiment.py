@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from study.cluster.local_ray import environment
+from study.cluster.ray_cluster import environment
 from study.dispatch.dispatcher import Dispatcher
 from study.ray_tune.distributed_attempt import WorkersPreempted
 from study.ray_tune.early_stopping import SearchScheduler

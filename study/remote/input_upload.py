@@ -13,13 +13,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from study.errors import UserError
 from study.remote.inputs import INDEX, files_of, object_of
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import digest_of
 from study.storage.layout import INPUTS, Storage
 from study.util.units import size
 from trainables.data.path_map import folder_of
+from trainables.errors import UserError
 
 PATIENCE_SECONDS = 300.0
 

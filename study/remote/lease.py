@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from study.errors import UserError
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import relative
 from study.storage.layout import Storage
+from trainables.errors import UserError
 
 HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 120.0

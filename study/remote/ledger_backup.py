@@ -19,11 +19,11 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from study.errors import UserError
 from study.remote.object_store import ObjectStore
 from study.remote.run_manifest import relative
 from study.storage.layout import Storage
 from study.util.json_files import write_json
+from trainables.errors import UserError
 
 NOTE_FILE = "ledger.copy.json"
 _SLOTS = 2

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.errors import UserError
 from study.remote.ledger_backup import pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import (
@@ -35,11 +34,12 @@ from study.remote.run_manifest import (
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey, is_sound_name
 from study.util.json_files import read_json_or_copy, write_json
+from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE
 
 STUDY_FILE = "study.json"
 SIGN_FILE = "driver.json"  # see study.storage.driver_record
-TRACKING_FILE = "tracking.json"  # see study.tracking.record
+TRACKING_FILE = "tracking.json"  # see study.tracking.run_ids
 NOTE_FILE = ".copy.json"
 DEATHS = "deaths.jsonl"  # of what the attempts died, as the driver saw it
 WEIGHTS_NOTE = "weights.json"

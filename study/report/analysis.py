@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.power import MIN_SUBJECTS, smallest_effect
-from study.report.accounts import Budget, Exclusion, budget_of, chosen_configurations, find_exclusions
+from study.report.budgets import Budget, Exclusion, budget_of, chosen_configurations, find_exclusions
 from study.report.choice import Choice, compare_choices
 from study.report.comparisons import MARGIN, Comparison, Settings, compare, planning_deviation
 from study.report.factors import differing_fields
@@ -29,9 +28,10 @@ from study.report.measures import (
     measure,
 )
 from study.report.pairing import Contrast, Values, values_of
+from study.report.prepared import BASE, Rows, distinct, section, value_or_none
 from study.report.ranking import Standing, standings
-from study.report.rows import BASE, Rows, distinct, section, value_or_none
-from study.report.statistics import Estimate, estimate_of, iqm
+from study.statistics.paired import Estimate, estimate_of, iqm
+from study.statistics.power import MIN_SUBJECTS, smallest_effect
 
 _SCHEDULE_WORDS = re.compile(r"(?i)(?<![a-z])(cosine|constant|cos|const)(?![a-z])")
 DEFAULTS = Settings()

@@ -17,16 +17,16 @@ from typing import Any
 
 import pandas as pd
 
-from study.errors import UserError
 from study.report.comparisons import Settings
-from study.report.content import Report, compose
 from study.report.figures.canvas import render
 from study.report.figures.samples import used_images
-from study.report.html import to_page, to_text
+from study.report.pages import to_page, to_text
 from study.report.place import KIND, MANIFEST, keep_foreign_files, refuse_foreign_folder
-from study.report.rows import ResultsLike
+from study.report.prepared import ResultsLike
+from study.report.sections import Report, compose
 from study.report.tables import to_csv, to_latex
 from study.report.verdict import Verdict
+from trainables.errors import UserError
 
 REBUILT = "rebuilt"  # where the manifest's command writes, in the report's own folder
 _PACKAGES = ("diffusion-study", "numpy", "scipy", "pandas", "matplotlib", "jinja2", "pillow")
@@ -59,7 +59,7 @@ def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_s
     report or the new one. What somebody else has put into the earlier report's folder stays there.
 
     Args:
-        results: What ``study.results.load_results`` gives.
+        results: What ``study.results.from_mlflow.load_results`` gives.
         out_dir: The report's folder, e.g. ``reports/quickstart``.
         rng_seed: Seed of all resampling.
 
@@ -142,7 +142,7 @@ def _write(path: Path, content: str | bytes) -> None:
 
 def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
     """Writes the rows, so that this folder alone gives the same report again; of the images those that it shows."""
-    from study.results import Results, write_csv
+    from study.results.from_mlflow import Results, write_csv
 
     images = used_images(report.rows)
     paths = []

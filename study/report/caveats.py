@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from study.power import MIN_SUBJECTS
-from study.report.accounts import Budget
 from study.report.analysis import Analysis, ArmResult
+from study.report.budgets import Budget
 from study.report.design import confirm_design
 from study.report.factors import factors_of
 from study.report.formatting import listing, number, plural
 from study.report.measures import measure
-from study.report.rows import Rows
+from study.report.prepared import Rows
 from study.report.searches import repeats_of, search_warnings
+from study.statistics.power import MIN_SUBJECTS
 from trainables.evaluation.checks import ENOUGH_IMAGES
 
 UNEVEN = 2.0  # times as many trials a dimension: what is still called alike

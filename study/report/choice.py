@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from study.report.comparisons import Comparison
 from study.report.measures import CLASS_KEPT, QUALITY, SUBJECT_PROMPT
-from study.report.statistics import Estimate
+from study.statistics.paired import Estimate
 
 
 @dataclass(frozen=True)

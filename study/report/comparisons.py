@@ -10,11 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from study.power import MIN_SUBJECTS, subjects_to_decide, typical_deviation
 from study.report.measures import measure
 from study.report.pairing import Contrast
-from study.report.randomness import stream
-from study.report.statistics import (
+from study.report.random_streams import stream
+from study.statistics.paired import (
     LEVEL,
     RESAMPLES,
     Decisions,
@@ -25,6 +24,7 @@ from study.report.statistics import (
     effect_size,
     moments,
 )
+from study.statistics.power import MIN_SUBJECTS, subjects_to_decide, typical_deviation
 
 SIGNIFICANCE = 0.05
 MARGIN = 0.05  # of quality; the default of `report.margin`
@@ -61,7 +61,7 @@ class Comparison:
         outcome: The verdict on the first; "better" and "worse" follow the direction of the measure,
             "different" stands in their place where it has none.
         subjects_needed: Where that is "not enough": subjects that would decide it (80 % power, spread and difference
-            as observed); None where it is decided, unknown, or takes more than `study.power.MOST_SUBJECTS`.
+            as observed); None where it is decided, unknown, or takes more than `study.statistics.power.MOST_SUBJECTS`.
     """
 
     first: str

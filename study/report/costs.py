@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from study.report.rows import Rows, value_or_none
+from study.report.prepared import Rows, value_or_none
 
 _CLASS_IMAGES = {"train_seconds": "class_image_seconds", "train_flops": "class_image_flops"}
 

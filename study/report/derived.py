@@ -9,8 +9,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from study.report.measures import DOLLARS, TOTAL_FLOPS, TOTAL_SECONDS
-from study.spec.sections import Resources
-from study.workload import price_of_a_second
+from study.spec.sections import Resources, price_of_a_second
 
 
 def with_derived(frame: pd.DataFrame, resources: Mapping[str, object]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from study.report.measures import ANCHOR_ERRORS
-from study.report.rows import Rows, distinct, section, value_or_none
+from study.report.prepared import Rows, distinct, section, value_or_none
 from study.report.searches import repeats_of
 from trainables.config.fields import images_on_the_way
 

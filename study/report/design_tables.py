@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from study.report.design import PhaseDesign
 from study.report.factors import Factors
 from study.report.formatting import MISSING, listing
+from study.report.prepared import Rows, section
 from study.report.results_tables import Pair, texts
-from study.report.rows import Rows, section
 from study.report.tables import Cell, Column, Table, assemble
 from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.schema import SearchSpace
-from study.columns import PARAM_PREFIX
 from study.report.formatting import listing
-from study.report.rows import Rows, distinct, section
+from study.report.prepared import Rows, distinct, section
+from study.results.columns import PARAM_PREFIX
 from study.spec.sections import Arm, Budget, arm_space, method_defaults
 from trainables.config.fields import EMBEDDED, ModelConfig
 from trainables.methods.registry import method_names

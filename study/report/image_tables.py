@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from study.power import MIN_SUBJECTS
 from study.report.formatting import MISSING, fixed, listing
 from study.report.image_levels import CLASS, CLASS_RAW, LEVELS, ClassSample, Components, PromptScore
 from study.report.measures import ANCHOR_ERRORS, CEILINGS, measure
+from study.report.prepared import Rows, distinct, value_or_none
 from study.report.results_tables import Pair, counts, texts
-from study.report.rows import Rows, distinct, value_or_none
-from study.report.statistics import Estimate
 from study.report.tables import Cell, Column, Table, assemble, number_cell, score_cell
+from study.statistics.paired import Estimate
+from study.statistics.power import MIN_SUBJECTS
 
 _FACTORS = {
     "subject": "subject fidelity",

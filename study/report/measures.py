@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from study.report.statistics import Direction, Estimate
+from study.statistics.paired import Direction, Estimate
 from trainables.evaluation.copies import SAME_WHOLE
 from trainables.evaluation.metrics_table import METRICS
 from trainables.evaluation.quality import FAILED_PROMPT, FAILED_SUBJECT

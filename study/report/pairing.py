@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from study.report.measures import measure
-from study.report.statistics import Floats
+from study.statistics.paired import Floats
 
 
 @dataclass(frozen=True)

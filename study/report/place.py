@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from study.errors import UserError
 from study.storage.layout import DEFAULT_STORAGE, REPORTS, STORAGE_ENTRIES, Storage, is_url
+from trainables.errors import UserError
 from trainables.util.process import expanded
 
 MANIFEST = "manifest.json"

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from study.power import MIN_SUBJECTS
 from study.report.comparisons import Settings
 from study.report.measures import measure
 from study.report.pairing import Values
-from study.report.randomness import stream
-from study.report.statistics import Floats, pareto_front, resampled_means, subject_draws
+from study.report.random_streams import stream
+from study.statistics.paired import Floats, pareto_front, resampled_means, subject_draws
+from study.statistics.power import MIN_SUBJECTS
 
 _FRONT_RESAMPLES = 2_000
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from study.power import MIN_SUBJECTS, MOST_SUBJECTS
 from study.report.analysis import Analysis, ArmResult
 from study.report.choice import Choice
 from study.report.comparisons import Comparison
@@ -39,7 +38,6 @@ from study.report.measures import (
     TUNED_SECONDS,
     measure,
 )
-from study.report.statistics import Estimate
 from study.report.tables import (
     Cell,
     Column,
@@ -52,6 +50,8 @@ from study.report.tables import (
     score_decimals,
     text_cell,
 )
+from study.statistics.paired import Estimate
+from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS
 
 _INTERVAL = (
     "Means over subjects; Student's 95 % intervals over subjects, from 3 on; complete confirm runs only."

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from study.report.accounts import Budget
+from study.report.budgets import Budget
 from study.report.formatting import MISSING, p_value, scale_for
 from study.report.results_tables import Pair, counts, texts
+from study.report.search_history import Importance
 from study.report.tables import Cell, Column, Table, assemble, number_cell, text_cell
-from study.report.tuning import Importance
 
 
 def budget_table(budgets: Sequence[Budget]) -> Table:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from study.report.formatting import MISSING, PLAIN, Scale, decimals_for, fixed, interval, number, scale_for
 from study.report.measures import FALSE_ALARMS, SCORES, bounded
-from study.report.statistics import Direction, Estimate
+from study.statistics.paired import Direction, Estimate
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from study.power import MIN_SUBJECTS, MOST_SUBJECTS
 from study.report.analysis import Analysis, ArmResult, ScheduleEffect
 from study.report.caveats import n_words, uneven_budgets, warnings_of
 from study.report.comparisons import Comparison
@@ -19,9 +18,10 @@ from study.report.formatting import (
     scale_for,
 )
 from study.report.measures import SCALED, TOTAL_SECONDS, bounded, measure
-from study.report.rows import Rows
-from study.report.statistics import Estimate
+from study.report.prepared import Rows
 from study.report.tables import score_cell, score_decimals
+from study.statistics.paired import Estimate
+from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS
 
 RESAMPLED_FROM = 5  # subjects; shares of resamples of fewer are too sure of themselves for a headline
 CLASS_LOST = 0.5  # of class kept: class images nearer to the subject than to the base model's

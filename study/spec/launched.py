@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.errors import UserError
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage, root_and_url, storage_at
 from study.storage.run_key import is_sound_name
+from trainables.errors import UserError
 
 
 def storage_of(spec: StudySpec, place: str | Path) -> Storage:

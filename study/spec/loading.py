@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from study.errors import UserError
 from study.spec.contents import StudyContents
 from study.spec.overrides import apply_overrides
 from study.spec.rules import broken_rules
@@ -17,6 +16,7 @@ from study.spec.study_spec import StudySpec
 from trainables.config.fields import EMBEDDED
 from trainables.config.messages import did_you_mean
 from trainables.config.yaml_reader import Document, load_document, problems_of, tell
+from trainables.errors import UserError
 from trainables.run.contents import contents_of, fetch_commit
 from trainables.util.process import expanded
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from study.errors import UserError
 from study.util.redaction import without_credentials
 from trainables.config.messages import Loc, model_at, unknown_key
 from trainables.config.yaml_reader import Document, dotted, parse_value
+from trainables.errors import UserError
 
 
 def apply_overrides(document: Document, overrides: Iterable[str], model: type[BaseModel]) -> Document:

@@ -340,3 +340,11 @@ def method_defaults(method: str, embedded: bool = False) -> dict[str, Any]:
 def dump(value: Any) -> Any:
     """Returns a dimension or space as JSON values, without what is unset."""
     return None if value is None else value.model_dump(mode="json", exclude_none=True)
+
+
+def price_of_a_second(resources: Resources) -> float | None:
+    """Returns the dollars of a second of a run by the study's prices; None where nothing that it holds has a price."""
+    prices: Mapping[str, float] = {str(kind): price for kind, price in resources.price_per_hour.items()}
+    each = {"cpu": resources.worker_cpus, "gpu": resources.worker_gpus}
+    held = {kind: count * resources.num_workers for kind, count in each.items() if count and kind in prices}
+    return sum(count * prices[kind] for kind, count in held.items()) / 3600 if held else None

@@ -2,7 +2,7 @@
 
 ``load_study`` reads a file or a preset; ``StudySpec.model_validate`` takes a dict. Nothing here imports
 torch, ray, mlflow or optuna. What can only be judged across sections stands in ``study/spec/rules.py``, what
-depends on the machine and on other files in ``study/checks.py``.
+depends on the machine and on other files in ``study/preflight/checks.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from search_spaces.schema import SearchSpace
-from study.errors import UserError
 from study.spec.contents import StudyContents, of_run, without_paths
 from study.spec.defaults import default_point
 from study.spec.phases import ConfirmSpec, EvaluationSpec, SearchSpec
@@ -43,6 +42,7 @@ from study.storage.layout import Storage, is_storage_entry
 from study.storage.run_key import RunKey
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig, SubjectConfig
 from trainables.config.yaml_reader import RuleError
+from trainables.errors import UserError
 from trainables.methods.registry import method_config_class
 from trainables.run.contents import digests
 from trainables.run_config import RunConfig

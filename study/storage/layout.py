@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.errors import UserError
 from study.storage.run_key import RunKey
+from trainables.errors import UserError
 from trainables.util.process import expanded
 
 # What lies directly in a storage, at its URL or in the working copy of it, beside the folders of the studies. Whoever

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from study.errors import UserError
 from study.storage.layout import Storage
+from trainables.errors import UserError
 
 
 def inside(folder: Path, name: str | Path) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from study.errors import UserError
+from trainables.errors import UserError
 
 SCHEMES = ("s3", "gs")
 

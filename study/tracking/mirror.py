@@ -25,6 +25,7 @@ from study.storage.event_tail import EventTail
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
+from study.tracking.event_metrics import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
@@ -33,12 +34,11 @@ from study.tracking.mlflow_store import (
     published_spec,
     spec_digest,
 )
-from study.tracking.mlflow_view import experiment_tags
+from study.tracking.parallel import side_by_side
 from study.tracking.parents import Child, Parents
-from study.tracking.record import RunIds, TrackingRecord
-from study.tracking.run_batches import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
+from study.tracking.run_ids import RunIds, TrackingRecord
 from study.tracking.run_writer import end_tags, log_artifacts, log_image, run_tags
-from study.tracking.side_by_side import side_by_side
+from study.tracking.ui_defaults import experiment_tags
 from trainables.events import EVENTS_FILE, RUN_FILE, Event
 
 # The parser and emitter in C, where PyYAML was built with them, are ten times as fast.

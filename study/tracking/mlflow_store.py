@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from study.errors import UserError
 from study.storage.layout import Storage, sqlite_problem
 from study.util.json_files import read_json_or_copy
 from study.util.redaction import without_credentials
+from trainables.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

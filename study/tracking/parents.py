@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from study.storage.run_key import RunKey
+from study.tracking.event_metrics import flat_params
 from study.tracking.mlflow_store import Metric, MlflowStore
-from study.tracking.run_batches import flat_params
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from study.storage.run_key import RunKey
 from study.storage.safe_paths import inside
+from study.tracking.event_metrics import ImageFile
 from study.tracking.mlflow_store import MlflowStore
-from study.tracking.mlflow_view import IMAGE_SECTION
-from study.tracking.record import Launch
-from study.tracking.run_batches import ImageFile
+from study.tracking.run_ids import Launch
+from study.tracking.ui_defaults import IMAGE_SECTION
 from trainables.data.images import MAX_PIXELS
 from trainables.events import IMAGE_SCORES, RESULT_FILE
 from trainables.run_config import config_digest

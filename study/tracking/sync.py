@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from study.errors import UserError
 from study.storage.driver_record import read_driver
 from study.storage.layout import Storage
 from study.tracking.mirror import BusyError, Mirror, OutageError
@@ -16,9 +15,10 @@ from study.tracking.mlflow_store import (
     resolve_tracking_uri,
     tracking_command,
 )
-from study.tracking.record import RunIds, TrackingRecord
-from study.tracking.state import write_state
+from study.tracking.progress import write_state
+from study.tracking.run_ids import RunIds, TrackingRecord
 from study.util.redaction import without_credentials
+from trainables.errors import UserError
 
 _RUNNING = "study {study} is running and writes to MLflow itself; sync when it has ended"
 

@@ -22,8 +22,8 @@ from study.tracking.mlflow_store import (
     tracking_command,
     tracking_uri_problem,
 )
-from study.tracking.record import WRITE_SECONDS, RunIds, TrackingRecord
-from study.tracking.state import StateWriter
+from study.tracking.progress import StateWriter
+from study.tracking.run_ids import WRITE_SECONDS, RunIds, TrackingRecord
 from study.util.redaction import without_credentials
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from study.cli import app
+from study.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "cluster.md").read_text()

@@ -26,7 +26,7 @@ PINNED = dict(
 @pytest.fixture(autouse=True)
 def _python_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files name one Python; the tests run on either."""
-    monkeypatch.setattr("study.lint.faults.installed", lambda: (version("ray"), "311"))
+    monkeypatch.setattr("study.lint.findings.installed", lambda: (version("ray"), "311"))
 
 
 # ---------------------------------------------------------------------- RayJob

@@ -14,17 +14,17 @@ import torch
 
 from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
-from study.errors import UserError
 from study.ledger.open_ledger import open_ledger
 from study.storage.attempts import attempts, deaths
 from study.storage.layout import STUDY_FILE, Storage
 from study.storage.run_result import mend_result, read_result
-from study.tracking.record import TRACKING_FILE, TrackingRecord
+from study.tracking.run_ids import TRACKING_FILE, TrackingRecord
 from study.util.json_files import copy_of
 from study.worker.attempt import Attempt
 from study.worker.order import Order
 from study.worker.workspace import PlaceError
 from tests.study.small_studies import small_study, storage_of
+from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, TakenOver, is_over, read_events
 from trainables.storage_errors import storage_failure
 from trainables.training.checkpoint import Checkpoint, load_latest, save_checkpoint

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from study.cluster.local_ray import Cluster, cluster
+from study.cluster.ray_cluster import Cluster, cluster
 from study.driver.launch import Workers, launch
-from study.errors import UserError
 from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
+from trainables.errors import UserError
 
 WORKERS = Workers(RUNNER, RESIDENT)
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy.exc
 
-from study.cluster.local_ray import SETTINGS, environment
+from study.cluster.ray_cluster import SETTINGS, environment
 from study.dispatch.dispatcher import MAX_REFUSALS, Dispatcher
 from study.dispatch.run_queue import RunQueue
 from study.driver.failures import what_failed
-from study.errors import UserError
 from study.ledger.open_ledger import open_ledger
 from study.ray_tune import searcher as search
 from study.spec.study_spec import StudySpec
@@ -22,6 +21,7 @@ from study.storage.attempts import deaths, note_attempt
 from study.storage.layout import Storage
 from study.storage.run_result import read_result
 from tests.study.small_studies import small_study, storage_of
+from trainables.errors import UserError
 
 FULL = "ray::RunWorker.train()\nstudy.run_place.PlaceError: the storage failed: no room; make room (on here)"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from study.errors import UserError
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import STORAGE_ENTRIES
 from tests.study.small_studies import small_study
+from trainables.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 # Called like the preset whose report is shipped.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from study.cli import main
+from study.cli.main import main
 from study.ledger.database import open_storage
 from study.storage.layout import Storage, root_and_url
 from trainables.errors import UserError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from study.cli import main
+from study.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "reports" / "quickstart"

@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from study.cli import main
-from study.csv_cells import CellError, Notation
-from study.csv_files import read_csv, write_csv
-from study.errors import UserError
-from study.frames import Results
+from study.cli.main import main
+from study.results.csv_cells import CellError, Notation
+from study.results.csv_files import read_csv, write_csv
+from study.results.frames import Results
+from trainables.errors import UserError
 
 DATA = Path(__file__).resolve().parents[2] / "reports" / "quickstart" / "data"
 Records = list[list[str]]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from study.errors import UserError
 from study.spec.loading import load_study
 from trainables.config.fields import SubjectConfig
+from trainables.errors import UserError
 
 STUDY = """name: blank
 subjects:

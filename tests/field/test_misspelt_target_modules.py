@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from study.checks import check_study
+from study.preflight.checks import check_study
 from study.spec.study_spec import StudySpec
 from tests.field.short_runs import config_of
 from trainables.config.fields import ModelConfig

@@ -13,7 +13,6 @@ import pytest
 
 from study.driver.claim import claimed
 from study.driver.launch import launch
-from study.errors import UserError
 from study.spec.loading import read_contents
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
@@ -24,7 +23,7 @@ from study.worker.workspace import PlaceError
 from tests.field.photos import photograph, photographs
 from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
 from trainables.data.subjects import hold_out
-from trainables.errors import InputsChanged
+from trainables.errors import InputsChanged, UserError
 from trainables.run import contents
 from trainables.run.execute import execute
 from trainables.run.resident import Resident

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from study.checks import check_study
-from study.cluster.nodes import fingerprint
-from study.cluster.parcel import _content
-from study.errors import UserError
+from study.cluster.node_check import fingerprint
+from study.preflight.checks import check_study
 from study.spec.loading import load_study
+from study.submit.package import _content
 from tests.field.photos import photograph, photographs
 from trainables.data.subjects import check_subject, hold_out, resolve_subject
+from trainables.errors import UserError
 
 NAMES = ["Bär.png", "Café.png", "Zoé 2.png", "Über.png", "ぱ.png", "plain.png"]
 LATIN = [os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"\xfcber.png"), "dog.png", "plain.png"]

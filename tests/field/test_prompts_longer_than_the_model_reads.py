@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from study.checks import check_study
-from study.cli import main
+from study.cli.main import main
 from study.generate import draw_images
-from study.notes import study_notes
+from study.preflight.checks import check_study
+from study.preflight.notes import study_notes
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study.operations import _interval
+from study.api import _interval
 from study.report.formatting import number
-from study.report.statistics import mean_interval
 from study.report.tables import Column, Table, number_cell, to_csv
-from study.rows import make_row
+from study.results.run_rows import make_row
+from study.statistics.paired import mean_interval
 from study.storage.run_key import RunKey
 from study.util.printing import cell, plain
 from trainables.evaluation import metrics

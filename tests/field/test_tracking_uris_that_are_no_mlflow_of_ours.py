@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from study.errors import UserError
-from study.machine import check_tracking
 from study.storage.layout import Storage
 from study.tracking.mlflow_store import resolve_tracking_uri, tracking_command
+from study.tracking.reachable import check_tracking
+from trainables.errors import UserError
 
 SAID = {
     "databricks": "Databricks is not supported",

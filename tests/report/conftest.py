@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from study.report.analysis import Analysis
-from study.report.rows import Rows
+from study.report.prepared import Rows
 from tests.report.made import analysed
 from tests.report.synthetic import Study
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from study.report.analysis import Analysis, analyse
 from study.report.comparisons import Settings
-from study.report.content import Report
-from study.report.rows import Rows, prepare
+from study.report.prepared import Rows, prepare
+from study.report.sections import Report
 from study.report.tables import Table
-from study.results import Results
+from study.results.from_mlflow import Results
 from tests.report.synthetic import Study, make_results
 
 QUICK = Settings(resamples=300)

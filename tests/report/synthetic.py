@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from study.columns import CURVE_COLUMNS, IMAGE_COLUMNS, MORE_COLUMNS, RUN_COLUMNS, SCORE_RUN
-from study.frames import scores_of
-from study.results import Results, frame_of
+from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS, MORE_COLUMNS, RUN_COLUMNS, SCORE_RUN
+from study.results.frames import scores_of
+from study.results.from_mlflow import Results, frame_of
 
 STEPS = 150
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from study.power import subjects_to_decide
 from study.report.analysis import Analysis, analyse, margin_of, paired, schedule_pairs
 from study.report.comparisons import MARGIN, Comparison, compare
 from study.report.pairing import values_of
+from study.report.prepared import Rows, prepare
 from study.report.ranking import ranks_of
-from study.report.rows import Rows, prepare
 from study.report.verdict import judge
+from study.statistics.power import subjects_to_decide
 from tests.report.made import QUICK, analysed, edited
 from tests.report.synthetic import ARMS, Arm, Study, make_results
 

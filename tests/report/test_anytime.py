@@ -8,9 +8,9 @@ import pytest
 
 from study.report.anytime import anytime_table, compute_courses
 from study.report.comparisons import Settings
-from study.report.content import compose
 from study.report.figures.canvas import figure_style
-from study.report.rows import prepare
+from study.report.prepared import prepare
+from study.report.sections import compose
 from study.report.tables import to_csv
 from tests.report.synthetic import ARMS, STEPS, Study, make_results
 

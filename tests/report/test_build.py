@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study.columns import RUN_COLUMNS
-from study.errors import UserError
 from study.report import ReportFiles, build_report
 from study.report import build as build_module
 from study.report.figures import canvas
-from study.results import Results, read_csv
+from study.results.columns import RUN_COLUMNS
+from study.results.from_mlflow import Results, read_csv
 from tests.report.synthetic import ARMS, Arm, Study, make_results
+from trainables.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 NEWER = ("class_kept", "quality_subject_prompt", "failed_images", "class_image_seconds", "class_image_flops",
@@ -250,7 +250,7 @@ def test_the_same_bytes_in_another_process_from_shuffled_rows_and_from_csv(
     """Another hash seed, another clock, and the CSV files in the place of MLflow."""
     code = (
         "import sys; from pathlib import Path; "
-        "from study.results import read_csv; from study.report import build_report; "
+        "from study.results.from_mlflow import read_csv; from study.report import build_report; "
         "build_report(read_csv(Path(sys.argv[1])), sys.argv[2]); "
         "print(sorted({'torch', 'ray', 'mlflow', 'optuna', 'diffusers'} & set(sys.modules)))"
     )

@@ -23,8 +23,8 @@ from benchmarks.statistics import (
 )
 from study.report.analysis import analyse
 from study.report.comparisons import Settings
-from study.report.rows import prepare
-from study.report.statistics import decide
+from study.report.prepared import prepare
+from study.statistics.paired import decide
 
 QUICK = Settings(resamples=100)
 COVERED = [model for model in MODELS if model.counts]

@@ -10,14 +10,14 @@ import pytest
 
 from study.report.analysis import Analysis, analyse
 from study.report.comparisons import Settings, compare
-from study.report.content import compose
 from study.report.measures import measure
 from study.report.pairing import Contrast, Values
+from study.report.prepared import Rows, prepare
 from study.report.results_tables import choice_table, details_table, measures_table
-from study.report.rows import Rows, prepare
-from study.report.statistics import Estimate, pareto_front
+from study.report.sections import compose
 from study.report.tables import estimate_column, to_csv
 from study.report.verdict import judge
+from study.statistics.paired import Estimate, pareto_front
 from tests.report.synthetic import ARMS, Study, make_results
 
 QUICK = Settings(resamples=300)

@@ -10,12 +10,12 @@ import pytest
 
 from study.report.analysis import Analysis, analyse
 from study.report.comparisons import Settings
-from study.report.content import Report, compose
 from study.report.cost_tables import costs_table, tuned_table
 from study.report.costs import made_once, search_cost
 from study.report.derived import with_derived
 from study.report.figures.canvas import Figure, figure_style
-from study.report.rows import Rows, prepare
+from study.report.prepared import Rows, prepare
+from study.report.sections import Report, compose
 from study.report.tables import Table
 from tests.report.synthetic import Study, make_results
 

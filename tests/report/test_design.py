@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from study.report.accounts import budget_of, chosen_configurations
 from study.report.analysis import analyse
 from study.report.anytime import anytime_table, compute_courses, images_words
+from study.report.budgets import budget_of, chosen_configurations
 from study.report.caveats import uneven_budgets
-from study.report.content import Report, compose
 from study.report.design import confirm_design, design_of
 from study.report.design_tables import distances_words, factors_table, phases_words
 from study.report.factors import differing_fields, factors_of, searched_fields
 from study.report.figures.canvas import figure_style
-from study.report.rows import Rows, prepare
+from study.report.prepared import Rows, prepare
 from study.report.searches import budget_words, repeats_words
+from study.report.sections import Report, compose
 from study.report.tables import to_markdown
 from study.report.verdict import judge
-from study.results import Results
+from study.results.from_mlflow import Results
 from tests.report.made import QUICK, cells, edited, table
 from tests.report.synthetic import ARMS, Arm, Study, make_results
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from study.report.content import Report, compose
 from study.report.figures.canvas import figure_style
 from study.report.formatting import about
 from study.report.image_tables import ceiling_words
 from study.report.measures import bounded
-from study.report.rows import prepare
-from study.report.statistics import Estimate
+from study.report.prepared import prepare
+from study.report.search_history import histories
+from study.report.sections import Report, compose
 from study.report.tables import estimate_column, to_markdown
-from study.report.tuning import histories
+from study.statistics.paired import Estimate
 from tests.report.made import QUICK, cells, edited, table
 from tests.report.synthetic import STEPS, Study, make_results
 

@@ -14,7 +14,6 @@ from PIL import Image
 
 from study.report.analysis import Settings
 from study.report.anytime import compute_courses
-from study.report.content import Report, compose
 from study.report.figures.canvas import FORMATS, Figure, Skipped, cost_axis, figure_style, new_canvas, render
 from study.report.figures.pareto import compute_front
 from study.report.figures.samples import (
@@ -26,7 +25,8 @@ from study.report.figures.samples import (
     used_images,
 )
 from study.report.figures.style import MARKERS, PALETTE, arm_labels, arm_styles, shorten
-from study.report.rows import Drawn, prepare
+from study.report.prepared import Drawn, prepare
+from study.report.sections import Report, compose
 from tests.report.synthetic import ARMS, PROMPTS, STEPS, Arm, Study, make_results
 
 QUICK = Settings(resamples=300)

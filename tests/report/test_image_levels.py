@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from study.report.comparisons import Settings
-from study.report.content import compose
 from study.report.image_levels import (
     CLASS_RAW,
     balanced,
@@ -20,9 +19,10 @@ from study.report.image_levels import (
     prompt_scores,
 )
 from study.report.image_tables import ceiling_words, ceilings_table, components_table
-from study.report.rows import prepare
-from study.report.statistics import Floats
+from study.report.prepared import prepare
+from study.report.sections import compose
 from study.report.tables import to_csv, to_html, to_latex
+from study.statistics.paired import Floats
 from tests.report.made import edited
 from tests.report.synthetic import ARMS, CLASS_IMAGES, CLASS_SPREAD, Study, make_results
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from study.report.accounts import budget_of, chosen_configurations
 from study.report.analysis import analyse
+from study.report.budgets import budget_of, chosen_configurations
 from study.report.caveats import uneven_dimensions
 from study.report.comparisons import Settings
-from study.report.content import Section, compose
 from study.report.figures.canvas import figure_style
-from study.report.rows import Rows, prepare
+from study.report.prepared import Rows, prepare
+from study.report.search_history import histories
 from study.report.searches import (
     budget_words,
     repeat_of,
@@ -21,9 +21,9 @@ from study.report.searches import (
     search_objective,
     trials_of_search,
 )
-from study.report.tuning import histories
+from study.report.sections import Section, compose
 from study.report.verdict import judge
-from study.results import Results
+from study.results.from_mlflow import Results
 from tests.report.synthetic import Study, make_results
 
 QUICK = Settings(resamples=300)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from study.report.randomness import stream
-from study.report.statistics import (
+from study.report.random_streams import stream
+from study.statistics.paired import (
     BOOTSTRAP_FROM,
     Estimate,
     bootstrap_t_interval,

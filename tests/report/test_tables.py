@@ -20,7 +20,6 @@ from study.report.formatting import (
     plural,
     scale_for,
 )
-from study.report.statistics import Estimate
 from study.report.tables import (
     FOLD_FROM,
     Cell,
@@ -39,6 +38,7 @@ from study.report.tables import (
     to_latex,
     to_markdown,
 )
+from study.statistics.paired import Estimate
 
 HOSTILE = "<script>alert(1)</script> & 50% _a_ $x^2$ #1 {b} ~c \\input{d} | \"e\" 'f' *g* `h`\nü 猫"
 

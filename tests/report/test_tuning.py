@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from study.report.analysis import Analysis
-from study.report.rows import Rows, prepare
-from study.report.tuning import (
+from study.report.prepared import Rows, prepare
+from study.report.search_history import (
     MIN_TRIALS,
     explained_share,
     histories,

@@ -8,10 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from study.report.analysis import Analysis, analyse
-from study.report.rows import Rows, prepare
-from study.report.tuning import (
-    histories,
-)
+from study.report.prepared import Rows, prepare
+from study.report.search_history import histories
 from study.report.verdict import judge, percent
 from tests.report.made import QUICK, analysed, edited
 from tests.report.synthetic import ARMS, Arm, Study, make_results

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from study.tracking.run_batches import ImageFile
+from study.tracking.event_metrics import ImageFile
 from study.tracking.run_writer import log_image
 from tests.security.test_running_study import Canary
 from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit

@@ -16,10 +16,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from study.driver.claim import claimed
-from study.errors import UserError
-from study.local_results import local_results
 from study.remote import working_copy
-from study.results import read_csv, write_csv
+from study.results.from_folders import local_results
+from study.results.from_mlflow import read_csv, write_csv
 from study.spec.launched import readable_storage
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
@@ -28,6 +27,7 @@ from study.tracking.sync import sync
 from tests.study.fake_runs import fake_runs, make_study
 from tests.study.mlflow_stores import prepare_store, runs_by_key
 from tests.study.small_studies import small_study, storage_of
+from trainables.errors import UserError
 from trainables.events import EventLog
 
 NASTY = [

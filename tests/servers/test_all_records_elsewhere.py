@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from study.results import rows
+from study.results.from_mlflow import rows
 from study.storage.layout import Storage, storage_at
 from study.tracking.mlflow_store import MlflowStore
 from study.worker.workspace import scratch_root

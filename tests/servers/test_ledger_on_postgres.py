@@ -9,12 +9,12 @@ from pathlib import Path
 import psycopg2.extensions
 import pytest
 
-from study.errors import UserError
 from study.ledger import database as ledger_database
 from study.ledger.ledger import Ledger
 from tests.servers.postgres import PASSWORD, Postgres
 from tests.study.test_ledger import *  # noqa: F403
 from tests.study.test_ledger import arm_search, opened
+from trainables.errors import UserError
 
 del test_every_sampler_stays_in_the_space  # noqa: F821 - what is drawn does not depend on the database
 

@@ -16,12 +16,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from study.api import report_study
 from study.driver.claim import claimed
 from study.driver.launch import Workers, launch
-from study.errors import UserError
 from study.ledger.database_lock import database_lock
 from study.ledger.open_ledger import open_ledger
-from study.operations import report_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.tracking.mlflow_store import MlflowStore, check_tracking
@@ -33,6 +32,7 @@ from tests.servers.mlflow_server import mlflow_server
 from tests.servers.postgres import PASSWORD, Postgres
 from tests.study.mlflow_stores import runs_by_key
 from tests.study.small_studies import RESIDENT, RUNNER, results, small_study, storage_of
+from trainables.errors import UserError
 
 MLFLOW_PASSWORD = "ml-s3cret-word"
 

@@ -132,7 +132,7 @@ def cluster_of_nodes() -> Iterator[Any]:
     """
     from ray.cluster_utils import Cluster
 
-    from study.cluster.local_ray import environment
+    from study.cluster.ray_cluster import environment
 
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     token = folder / "token"
@@ -146,7 +146,7 @@ def cluster_of_nodes() -> Iterator[Any]:
         "PYTHONPATH": os.getcwd(),
     }
     with environment(settings):
-        from study.cluster.local_ray import _reread_settings
+        from study.cluster.ray_cluster import _reread_settings
 
         _reread_settings()
         arguments = {"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}

@@ -14,9 +14,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from study.monitor.ui_server import free_port
 from study.storage.layout import Storage
 from study.tracking.mlflow_store import MlflowStore
-from study.watch.ui import free_port
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.rows import rows
+from study.results.run_rows import rows
 from study.storage.attempts import attempts, brief_cause, deaths, note_death, place, tries, where_failed
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from study.cli import main
+from study.cli.main import main
 
 Launch = Callable[..., str]
 

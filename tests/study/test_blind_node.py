@@ -14,15 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from study.cluster.local_ray import cluster
-from study.cluster.nodes import Question
+from study.cluster.node_check import Question
+from study.cluster.ray_cluster import cluster
 from study.driver.launch import Workers, launch
-from study.errors import UserError
 from study.util.network import connection_problem
 from tests.servers.ports import free_port
 from tests.study.clusters import OBJECT_STORE_BYTES
 from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
 from tests.study.test_storage_url_run import wait_for
+from trainables.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 MAY_MOUNT = (

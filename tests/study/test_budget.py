@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from study.errors import UserError
 from study.spec.difference import difference
 from study.spec.loading import load_study
 from study.spec.sections import MOST_STEPS
 from study.spec.study_spec import StudySpec
+from trainables.errors import UserError
 
 
 def study(budget: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:

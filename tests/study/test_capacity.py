@@ -8,8 +8,8 @@ import pytest
 
 from study.cluster import capacity
 from study.cluster.capacity import Demand, Node, Room, described, first_limit, places
-from study.errors import UserError
 from study.spec.sections import Resources
+from trainables.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from study.cli import app, main
+from study.cli.main import app, main
 
 COMMANDS = {
     "validate", "plan", "launch", "submit", "status", "logs", "stop", "trials", "best", "report", "ui", "sync",
@@ -48,7 +48,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 def test_light_commands_load_no_heavy_library(arguments: list[str]) -> None:
     heavy = {"torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "diffusers", "transformers"}
     code = (
-        "import sys\nfrom study.cli import main\n"
+        "import sys\nfrom study.cli.main import main\n"
         f"try:\n    main({arguments!r})\nexcept SystemExit as error:\n    assert not error.code, error.code\n"
         f"print('LOADED', sorted({heavy!r} & set(sys.modules)))"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from study.monitor.live_view import MOST_FAILURES, MOST_ROWS, ProgressView, RunView, draw, snapshot
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey
-from study.watch.console import MOST_FAILURES, MOST_ROWS, ProgressView, RunView, draw, snapshot
 from tests.study.small_studies import small_study, storage_of
 from trainables.events import Event, EventLog
 

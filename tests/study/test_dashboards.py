@@ -13,16 +13,15 @@ from typing import Any
 import psutil
 import pytest
 
-from study.cluster.local_ray import cluster
+from study.cluster.ray_cluster import cluster
 from study.dispatch.run_queue import RunQueue
-from study.errors import UserError
 from study.ledger.ledger import Ledger
+from study.monitor import ui_server as ui
+from study.monitor.dashboards import arm_pages, name_ray_dashboard, optuna_command, reading_only
 from study.storage.layout import Storage
-from study.watch import ui
-from study.watch.optuna_ui import arm_pages, optuna_command, reading_only
-from study.watch.watching import name_ray_dashboard
 from tests.study.begun import begun_study, driven
 from tests.study.small_studies import small_study, storage_of
+from trainables.errors import UserError
 
 
 def answer(url: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:

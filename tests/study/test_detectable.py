@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from study.cli import main
-from study.detectable import detectable_line, detectable_notes, smallest_difference, trained_pairs
-from study.power import (
+from study.cli.main import main
+from study.preflight.detectable import detectable_line, detectable_notes, smallest_difference, trained_pairs
+from study.report.comparisons import MARGIN
+from study.spec.loading import load_study
+from study.spec.sections import ReportSpec
+from study.spec.study_spec import StudySpec
+from study.statistics.power import (
     MIN_SUBJECTS,
     MOST_SUBJECTS,
     power_of_difference,
@@ -20,10 +24,6 @@ from study.power import (
     subjects_to_decide,
     typical_deviation,
 )
-from study.report.comparisons import MARGIN
-from study.spec.loading import load_study
-from study.spec.sections import ReportSpec
-from study.spec.study_spec import StudySpec
 
 NAMES = [f"{kind}-{k}" for kind in ("cat", "dog", "bird") for k in (1, 2, 3)]
 
@@ -66,7 +66,7 @@ def test_power_is_that_of_simulated_studies(n: int, effect: float, alpha: float)
 
 @pytest.mark.parametrize(("n", "effect", "margin"), [(10, 0.0, 1.0), (10, 0.4, 1.5), (20, 0.2, 0.7)])
 def test_power_of_equivalence_is_that_of_simulated_studies(n: int, effect: float, margin: float) -> None:
-    from study.report.statistics import equivalence_test
+    from study.statistics.paired import equivalence_test
 
     draws = np.random.default_rng(n).normal(effect, 1, (20_000, n))
     found = np.mean(equivalence_test(draws, margin) < 0.05)

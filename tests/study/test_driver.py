@@ -16,10 +16,10 @@ import pytest
 
 from study.driver.claim import claimed
 from study.driver.heartbeat import Heart
+from study.monitor.stop import request_stop
 from study.storage import driver_record as driver_module
 from study.storage.driver_record import REQUEST_FILE, Driver, lock_is_held, read_driver
 from study.storage.layout import Storage
-from study.watch.watching import request_stop
 from tests.study.small_studies import small_study, storage_of
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from study.checks import check_study, evaluation_notes
+from study.preflight.checks import check_study, evaluation_notes
 from study.spec.phases import SearchEvaluation
 from study.spec.study_spec import StudySpec
 

@@ -16,15 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from study.cluster.local_ray import Cluster, cluster
+from study.cluster.ray_cluster import Cluster, cluster
 from study.driver.launch import Outcome, Workers, launch
-from study.errors import UserError
 from study.ledger.ledger import Ledger
+from study.monitor.stop import request_stop
 from study.spec.study_spec import StudySpec
 from study.storage.driver_record import Driver, read_driver
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
-from study.watch.watching import request_stop
 from tests.study.small_studies import (
     RESIDENT,
     RUNNER,
@@ -35,6 +34,7 @@ from tests.study.small_studies import (
     small_study,
     storage_of,
 )
+from trainables.errors import UserError
 from trainables.events import read_events
 
 WORKERS = Workers(RUNNER, RESIDENT)

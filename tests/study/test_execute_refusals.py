@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from study.cluster.local_ray import cluster
+from study.cluster.ray_cluster import cluster
 from study.driver.launch import Outcome, Workers, launch
-from study.errors import UserError
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
+from trainables.errors import UserError
 
 
 def run(spec: StudySpec, storage: Storage) -> Outcome:

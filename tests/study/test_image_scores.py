@@ -9,18 +9,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from study.columns import SCORE_COLUMNS
-from study.errors import UserError
-from study.frames import scores_of
-from study.image_scores import SCORES_PARQUET, read_scores
-from study.local_results import local_results
-from study.results import Results, load_results, read_csv, write_csv
+from study.results.columns import SCORE_COLUMNS
+from study.results.frames import scores_of
+from study.results.from_folders import local_results
+from study.results.from_mlflow import Results, load_results, read_csv, write_csv
+from study.results.image_scores import SCORES_PARQUET, read_scores
 from study.storage.layout import Storage
-from study.tracking.record import TrackingRecord
+from study.tracking.run_ids import TrackingRecord
 from study.tracking.sync import sync
 from tests.report.synthetic import Study, make_results
 from tests.study.fake_runs import fake_runs, write_run
 from tests.study.mlflow_stores import prepare_store
+from trainables.errors import UserError
 from trainables.events import IMAGE_SCORES
 
 RUNS = {run.key.name: run for run in fake_runs()}

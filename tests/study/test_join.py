@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from study.cluster.joining import look
+from study.cluster.connection_check import look
 from tests.clusters import DEADLINE, Head, ray_head, user_environment
 from tests.servers.ports import free_ports
 from tests.study.small_studies import RESIDENT, RUNNER, small_study
@@ -182,7 +182,7 @@ def test_what_is_not_the_head_of_a_cluster_even_after_a_local_one_in_the_same_pr
 
     import ray._private.ray_constants as constants
 
-    from study.cluster.local_ray import cluster
+    from study.cluster.ray_cluster import cluster
 
     may_leave_loopback = constants.ENABLE_RAY_CLUSTER
     with cluster(cpus=1):

@@ -10,13 +10,13 @@ import optuna
 import pytest
 
 from search_spaces.schema import SearchSpace
-from study.errors import UserError
 from study.ledger.ledger import Ledger
 from study.ledger.proposals import propose
 from study.ledger.samplers import SAMPLERS, grid_points
 from study.ledger.trial import ArmSearch, TrialRecord
 from study.spec.defaults import default_point
 from study.storage.run_key import RunKey
+from trainables.errors import UserError
 
 SPACE = SearchSpace.model_validate(
     {

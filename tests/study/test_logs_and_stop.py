@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from study.monitor.run_logs import find_run, follow_log
 from study.storage.attempts import LOG_FILE
 from study.storage.driver_record import REQUEST_FILE
 from study.storage.run_key import RunKey
-from study.watch.run_logs import find_run, follow_log
 from tests.study.begun import COMPLETE, FAILED, KILLED, RUNNING, begun_study, driven, give_up
 from tests.study.test_status import run
 

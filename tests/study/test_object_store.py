@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from study.errors import UserError
 from study.remote.object_store import ObjectStore, StoreError, store_problem
 from study.storage.layout import root_and_url, storage_at
 from study.storage.urls import sound_url
 from tests.study.s3_server import Proxy
+from trainables.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 
-from study import probe
-from study.errors import UserError
-from study.forecast import Forecast, forecast
-from study.plan import make_plan, plan_study, planned_keys, rough_bytes
-from study.probe import Measured, known_probe, probe_machine
+from study.api import plan_study
+from study.preflight import probe
+from study.preflight.estimates import rough_bytes
+from study.preflight.forecast import Forecast, forecast
+from study.preflight.plan import make_plan, planned_keys
+from study.preflight.probe import Measured, known_probe, probe_machine
+from study.preflight.workload import expected_share, images_of, once_image_steps
 from study.spec.loading import read_contents
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.util.units import duration
-from study.workload import expected_share, images_of, once_image_steps
 from tests.study.test_spec import study_dict
 from tests.tiny import make_tiny_model
+from trainables.errors import UserError
 
 COST = Measured(
     method="",

@@ -11,15 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from study import columns
-from study.errors import UserError
-from study.local_results import local_results
-from study.results import Results, load_results, rows, write_csv
+from study.results import columns
+from study.results.from_folders import local_results
+from study.results.from_mlflow import Results, load_results, rows, write_csv
 from study.storage.layout import Storage
-from study.tracking.record import TrackingRecord
+from study.tracking.run_ids import TrackingRecord
 from study.tracking.sync import sync
 from tests.study.fake_runs import fake_runs, write_run
 from tests.study.mlflow_stores import prepare_store
+from trainables.errors import UserError
 
 RUNS = {run.key.name: run for run in fake_runs()}
 NAMES = (
@@ -208,7 +208,7 @@ def test_rows_are_those_of_the_frame_and_plain_json(storage: Storage, results: R
 def test_rows_need_no_mlflow_no_pandas_and_survive_a_run_that_just_begins(storage: Storage) -> None:
     code = (
         "import sys; from pathlib import Path; from study.storage.layout import Storage\n"
-        "from study.results import rows; found = rows(Storage(Path(sys.argv[1]), 'fake'))\n"
+        "from study.results.from_mlflow import rows; found = rows(Storage(Path(sys.argv[1]), 'fake'))\n"
         "print(len(found), {'mlflow', 'pandas', 'torch', 'ray', 'optuna'} & set(sys.modules))"
     )
     empty = storage.folder / "runs" / "search" / "lora-cosine" / "0009-cat-1-s0"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from study.plan import make_plan, planned_keys
+from study.preflight.plan import make_plan, planned_keys
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from tests.study.test_spec import only, problems, study_dict

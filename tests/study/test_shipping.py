@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from study.cluster.nodes import (
+from study.cluster.node_check import (
     NodeReport,
     Question,
     answer,
@@ -22,7 +22,6 @@ from study.cluster.nodes import (
     versions,
 )
 from study.driver.node_preparation import inputs_of, prepared_nodes
-from study.errors import UserError
 from study.remote.input_upload import ship
 from study.remote.inputs import fetch_inputs
 from study.remote.object_store import ObjectStore, StoreError
@@ -42,6 +41,7 @@ from study.worker.workspace import PlaceError
 from tests.study.s3_server import Proxy
 from tests.study.test_storage_url_run import drive, wait_for
 from trainables.data.path_map import place_folders
+from trainables.errors import UserError
 
 RUN = RunKey("search", "lora", 0, "thing", 0)
 
@@ -254,7 +254,7 @@ def test_a_node_that_does_not_see_the_storage_trains_nothing(
 
 @pytest.mark.slow
 def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from study.cluster.local_ray import cluster
+    from study.cluster.ray_cluster import cluster
 
     spec = photographed(tmp_path / "photos")
     storage = Storage(tmp_path / "shared", spec.name)

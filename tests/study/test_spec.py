@@ -11,11 +11,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from study.errors import UserError
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
+from trainables.errors import UserError
 
 DIMENSION = {"type": "categorical", "choices": [4, 8]}
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from study.errors import UserError
 from study.spec.difference import difference
 from study.spec.loading import load_study, preset_names, preset_path
 from study.spec.study_spec import StudySpec
 from tests.study.test_spec import study_dict
+from trainables.errors import UserError
 
 
 def spec(**changes: Any) -> StudySpec:

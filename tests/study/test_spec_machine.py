@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from study import machine
-from study.checks import check_study
-from study.cluster.joining import check_address
-from study.machine import check_disk, check_resources, check_tracking, concurrency, count_gpus
+from study.cluster.connection_check import check_address
+from study.preflight import machine
+from study.preflight.checks import check_study
+from study.preflight.machine import check_disk, check_resources, concurrency, count_gpus
 from study.spec.sections import Resources
 from study.spec.study_spec import StudySpec
+from study.tracking.reachable import check_tracking
 from study.util.units import size
 from tests.study.test_spec import study_dict
 
@@ -234,7 +235,7 @@ def test_metric_models(tmp_path: Path) -> None:
 def test_precision_and_optimizers_that_this_machine_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
     fp16 = StudySpec.model_validate(study_dict(training={"mixed_precision": "fp16"}))
     assert any("fp16 needs a GPU" in problem for problem in check_study(fp16))
-    monkeypatch.setattr("study.checks.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("study.preflight.checks.importlib.util.find_spec", lambda _: None)
     choices = {"optimizer": {"type": "categorical", "choices": ["adamw", "prodigy"]}}
     searched = study_dict(arms={"lora": {"method": "lora", "search_space": choices}})
     (message,) = check_study(StudySpec.model_validate(searched))
@@ -274,7 +275,7 @@ def test_values_of_a_field_over_all_arms() -> None:
 
 def test_checking_a_study_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys; from study.spec.study_spec import load_study; from study.checks import check_study;"
+        "import sys; from study.spec.study_spec import load_study; from study.preflight.checks import check_study;"
         f"problems = check_study(load_study('quickstart'), __import__('pathlib').Path({str(tmp_path)!r}));"
         "print(problems, [m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pandas') if m in sys.modules])"
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from study.errors import UserError
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
+from trainables.errors import UserError
 
 TEXT = """\
 name: small

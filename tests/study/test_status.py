@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from study.cli import main
+from study.api import status_reader, study_status
+from study.cli.main import main
 from study.driver.claim import claimed
 from study.driver.heartbeat import Heart
-from study.operations import status_reader, study_status
+from study.monitor.run_status import RunStatus
+from study.monitor.status_view import glance
+from study.monitor.status_watch import watch_status
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
-from study.tracking.state import write_state
-from study.watch.run_status import RunStatus
-from study.watch.status_view import glance
-from study.watch.status_watch import watch_status
+from study.tracking.progress import write_state
 from tests.study.begun import (
     COMPLETE,
     FAILED,

@@ -12,34 +12,34 @@ from pathlib import Path
 import pytest
 import ray
 
-from study.cluster.local_ray import cluster
+from study.api import best_rows, status_rows
+from study.cluster.ray_cluster import cluster
 from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
 from study.driver.heartbeat import Heart
 from study.driver.launch import Outcome, Workers, launch
 from study.driver.remote_sync import upkeep
-from study.errors import UserError
 from study.ledger.open_ledger import open_ledger
-from study.operations import best_rows, status_rows
+from study.monitor.stop import stop_study
 from study.remote.ledger_backup import LedgerCopy, pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import RUNS
 from study.remote.working_copy import fetch_weights
-from study.results import rows
+from study.results.from_mlflow import rows
 from study.spec.launched import readable_storage
 from study.storage.driver_record import DRIVER_FILE, read_driver
 from study.storage.layout import STORAGE_ENTRIES, Storage, storage_at
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import write_failure
-from study.tracking.record import TrackingRecord
+from study.tracking.run_ids import TrackingRecord
 from study.tracking.sync import sync
-from study.watch.watching import stop_study
 from study.worker.attempt import Attempt
 from study.worker.workspace import scratch_root
 from tests.study.s3_server import CREDENTIALS, Proxy
 from tests.study.small_studies import RESIDENT, RUNNER, SPACE, small_study
 from tests.study.test_resume import Driver, assert_sound
 from tests.study.test_storage_url_run import drive, order
+from trainables.errors import UserError
 from trainables.events import read_events
 
 

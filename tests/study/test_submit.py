@@ -18,13 +18,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from study.cluster.parcel import INPUTS, PLACE_FILE, STUDY_FILE, pack, unpack
-from study.cluster.submit import Submission, entrypoint, submit_study
-from study.errors import UserError
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
+from study.submit.package import INPUTS, PLACE_FILE, STUDY_FILE, pack, unpack
+from study.submit.submit import Submission, entrypoint, submit_study
 from tests.clusters import DEADLINE, ROOT, Head, ray_head, user_environment
 from tests.servers.ports import free_ports
+from trainables.errors import UserError
 
 BASE_ONLY: dict[str, Any] = {
     "name": "submitted",
@@ -111,7 +111,7 @@ def test_code_goes_along_whole_and_alone(study_file: Path, tmp_path: Path) -> No
 def test_a_model_that_is_too_large_is_refused_with_the_way_out(
     study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("study.cluster.parcel.MAX_BYTES", 1000)
+    monkeypatch.setattr("study.submit.package.MAX_BYTES", 1000)
     spec = load_study(study_file)
     with pytest.raises(
         UserError, match=r"most of it .*/photos .*put the folder where all nodes see it.*--shared"
@@ -174,7 +174,7 @@ def test_the_entrypoint_names_lasting_places_only() -> None:
 
 
 def test_a_ctrl_c_is_taken_whatever_the_connection_makes_of_it() -> None:
-    from study.cluster.submit import _interrupted
+    from study.submit.submit import _interrupted
 
     async def deaf() -> None:
         """As a library that takes every exception for a broken connection."""
@@ -197,7 +197,16 @@ def head() -> Iterator[Head]:
 
 
 def submit(head: Head, file: Path, *words: str, **more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "study.cli", "submit", str(file), "--address", head.dashboard, *words]
+    command = [
+        sys.executable,
+        "-m",
+        "study.cli",
+        "submit",
+        str(file),
+        "--address",
+        head.dashboard,
+        *words,
+    ]
     environment = {
         **head.environment,
         "HF_HUB_OFFLINE": "1",

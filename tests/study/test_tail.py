@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from study.monitor.live_view import MOST_ROWS, RunView, draw, snapshot
 from study.storage.event_tail import EventTail
 from study.storage.run_key import RunKey
-from study.watch.console import MOST_ROWS, RunView, draw, snapshot
 from trainables.events import EVENTS_FILE, EventLog
 
 

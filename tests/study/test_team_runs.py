@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from study.cluster.local_ray import cluster
+from study.cluster.ray_cluster import cluster
 from study.driver.launch import launch
 from study.ledger.ledger import Ledger
 from study.spec.study_spec import StudySpec

@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
-from study.errors import UserError
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey
+from study.tracking.event_metrics import batches
 from study.tracking.mirror import Mirror
 from study.tracking.mlflow_store import MlflowStore
-from study.tracking.record import TrackingRecord
-from study.tracking.run_batches import batches
+from study.tracking.run_ids import TrackingRecord
 from study.tracking.sync import sync
 from study.tracking.tracker import Tracker
 from tests.study.fake_runs import (
@@ -39,6 +38,7 @@ from tests.study.fake_runs import (
     write_weights,
 )
 from tests.study.mlflow_stores import history, prepare_store, runs_by_key
+from trainables.errors import UserError
 from trainables.events import EventLog, read_events
 from trainables.run_config import RunConfig
 
@@ -460,7 +460,7 @@ def test_mlflow_is_silent(tmp_path: Path) -> None:
     write_run(Storage(tmp_path, "silent"), ONE)
     code = (
         "import sys; from pathlib import Path; from study.storage.layout import Storage\n"
-        "from study.results import load_results; from study.tracking.tracker import Tracker\n"
+        "from study.results.from_mlflow import load_results; from study.tracking.tracker import Tracker\n"
         "storage = Storage(Path(sys.argv[1]), 'silent')\n"
         "tracker = Tracker(storage, storage.tracking_uri); tracker.close(); assert not tracker.unsynced\n"
         "assert len(load_results(storage).frame) == 1"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from study.errors import UserError
 from study.storage.layout import Storage
 from study.tracking.mlflow_store import check_tracking, resolve_tracking_uri
+from trainables.errors import UserError
 
 
 @pytest.fixture(autouse=True)

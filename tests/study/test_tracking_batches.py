@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
-from study.tracking.run_batches import batches, corrections, flat_params, latest_metrics, milliseconds
+from study.tracking.event_metrics import batches, corrections, flat_params, latest_metrics, milliseconds
 from trainables.events import Event
 
 

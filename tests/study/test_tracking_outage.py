@@ -11,19 +11,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from study.errors import UserError
-from study.local_results import local_results
-from study.results import load_results
+from study.results.from_folders import local_results
+from study.results.from_mlflow import load_results
 from study.storage.layout import Storage
 from study.tracking.mirror import Mirror, OutageError
 from study.tracking.mlflow_store import MlflowStore
-from study.tracking.record import TrackingRecord
-from study.tracking.side_by_side import side_by_side
+from study.tracking.parallel import side_by_side
+from study.tracking.run_ids import TrackingRecord
 from study.tracking.sync import sync
 from study.tracking.tracker import Tracker
 from tests.study.fake_runs import make_study, write_run
 from tests.study.mlflow_stores import Server, prepare_store, runs_by_key
 from tests.study.test_tracking import ONE, RUNS, SOME, assert_exact, go_on, planned, wait_for
+from trainables.errors import UserError
 
 TWO = RUNS["search/lora-cosine/0002-cat-1-s0"]
 THREE = RUNS["confirm/lora-cosine/0001-dog-1-s100"]

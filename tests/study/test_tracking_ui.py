@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from study.errors import UserError
+from study.monitor import ui_server as ui
 from study.storage.layout import Storage
 from study.tracking.mlflow_store import MlflowStore
 from study.tracking.sync import sync
-from study.watch import ui
 from tests.study.fake_runs import fake_runs, write_run
 from tests.study.mlflow_stores import prepare_store
+from trainables.errors import UserError
 
 
 @pytest.fixture

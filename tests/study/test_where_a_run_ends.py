@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from study.monitor.live_view import RunView
+from study.monitor.run_status import RunStatus
 from study.spec.study_spec import StudySpec
 from study.storage.run_key import RunKey
-from study.tracking.mlflow_view import experiment_tags
 from study.tracking.run_writer import describe
-from study.watch.console import RunView
-from study.watch.run_status import RunStatus
+from study.tracking.ui_defaults import experiment_tags
 from study.worker.attempt import Attempt
 from study.worker.order import Order
 from tests.study.test_spec import study_dict

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from study.storage.run_result import write_failure
-from study.tracking.run_batches import corrections, latest_metrics
+from study.tracking.event_metrics import corrections, latest_metrics
 from tests.trainables.conftest import MakeConfig
 from tests.trainables.test_run import ROOT, wait_for, write_yaml
 from trainables.events import Event, read_events, sum_up

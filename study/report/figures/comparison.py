@@ -14,8 +14,8 @@ from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
 from study.report.formatting import listing, plural
 from study.report.measures import bounded, measure
-from study.report.rows import Rows
-from study.report.statistics import Estimate
+from study.report.prepared import Rows
+from study.statistics.paired import Estimate
 
 
 @dataclass(frozen=True)

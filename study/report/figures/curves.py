@@ -21,7 +21,7 @@ from study.report.figures.canvas import (
 from study.report.figures.style import PAGE, ArmStyle
 from study.report.formatting import listing
 from study.report.measures import TOTAL_FLOPS, TOTAL_SECONDS, measure
-from study.report.rows import Rows
+from study.report.prepared import Rows
 
 _FEWEST = 2  # evaluations, the end included, that make a course
 _SMALL, _LARGE = 2.0, 4.5  # points: marks

@@ -20,7 +20,7 @@ from study.report.figures.canvas import (
 )
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
 from study.report.measures import TOTAL_SECONDS, TUNED_SECONDS, bounded, measure
-from study.report.statistics import Estimate, pareto_front
+from study.statistics.paired import Estimate, pareto_front
 
 
 @dataclass(frozen=True)

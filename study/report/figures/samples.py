@@ -13,11 +13,11 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from PIL import Image
 
-from study.columns import IMAGE_COLUMNS
 from study.report.design import confirm_design
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import PAGE, shorten
-from study.report.rows import BASE, Rows, distinct, natural_key
+from study.report.prepared import BASE, Rows, distinct, natural_key
+from study.results.columns import IMAGE_COLUMNS
 
 MAX_SUBJECTS = 4
 MAX_PIXELS = 1400  # width of one picture; larger ones are made smaller

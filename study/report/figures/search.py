@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import LINES, PAGE, ArmStyle, shorten
 from study.report.measures import measure
-from study.report.tuning import History, Importance
+from study.report.search_history import History, Importance
 
 
 def draw_history(ax: Any, searches: Sequence[History], style: ArmStyle) -> None:

@@ -1,0 +1,375 @@
+"""What the commands do, as functions: launch, report, status, sync. The command line prints; a notebook calls these.
+
+This is where the rooms meet: the study file, the checks, Ray, MLflow, the terminal and the report.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.cluster.capacity import first_limit
+from study.preflight.checks import check_study
+from study.preflight.plan import Plan, make_plan
+from study.preflight.probe import probe_machine
+from study.spec.launched import readable_storage, storage_of, stored_spec
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
+from study.storage.layout import Storage, storage_at
+from trainables.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from study.monitor.live_view import ProgressView
+    from study.monitor.status import StudyStatus
+    from study.report import ReportFiles
+    from study.results.from_mlflow import Results
+    from study.storage.planned_run import PlannedRun
+    from study.storage.run_key import RunKey
+    from study.tracking.tracker import Tracker
+
+
+@dataclass(frozen=True)
+class Launched:
+    """How a launch ended.
+
+    Attributes:
+        exit_code: 0; 1 if a run failed or the launch was interrupted by its budget; 130 if by a signal.
+        lines: What a person wants to know now: failures, the report's path, the command of the UI.
+        table: Rows of the result table (confirm runs), empty without a report.
+    """
+
+    exit_code: int
+    lines: list[str] = field(default_factory=list)
+    table: list[dict[str, Any]] = field(default_factory=list)
+
+
+def launch_study(
+    file: str | Path | StudySpec,
+    overrides: Sequence[str] = (),
+    root: str | Path = "storage",
+    *,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    reports: str | Path | None = None,
+    report: bool = True,
+    console: Console | None = None,
+    ray_dashboard: bool = False,
+) -> Launched:
+    """Runs or resumes a study and writes its report.
+
+    Args:
+        root: The storage folder, or its URL.
+        reports: Folder of reports; None: ``reports/`` in the storage folder (see `study.report.place`).
+        report: Whether a report is written at the end.
+        ray_dashboard: Start Ray's dashboard with the cluster of this machine.
+
+    Raises:
+        UserError: Something about the study, the machine or the servers; nothing was written then.
+    """
+    from study.preflight.checks import check_study
+    from study.preflight.notes import print_notes, study_notes
+    from study.report.place import report_problems
+
+    spec = file if isinstance(file, StudySpec) else load_study(file, overrides)
+    storage = storage_of(spec, root)
+    problems = check_study(spec, root, address=address, tracking_uri=tracking_uri)
+    if problems := problems + (report_problems(storage, reports) if report else []):
+        raise UserError(*problems)
+    print_notes(study_notes(spec))
+
+    from study.driver.launch import launch
+    from study.preflight.forecast import forecast
+    from study.tracking.mlflow_store import resolve_tracking_uri, tracking_command
+
+    uri = resolve_tracking_uri(storage, tracking_uri, spec.tracking.uri)
+    watchers = _Watchers(spec, storage, uri, console)
+    expected = forecast(spec, storage, local=address is None)
+    try:
+        outcome = launch(spec, storage, address=address, followers=(watchers,), dashboard=ray_dashboard)
+        try:
+            watchers.open()  # also where nothing was left to run: an earlier launch may have left MLflow behind
+        except OSError:
+            if not outcome.interrupted:  # else it may be the disk that is full, and that has been said
+                raise
+        if expected is not None and outcome.ended and not outcome.interrupted:
+            print(expected.against(outcome.seconds, outcome.ended), file=sys.stderr, flush=True)
+    except KeyboardInterrupt:  # the second signal
+        watchers.close(at_once=True)
+        raise
+    finally:
+        watchers.close()
+    lines = _failures(storage, outcome.failed) + list(outcome.notes)
+    lines += [message for message in [watchers.unsynced(), outcome.message] if message]
+    if outcome.interrupted:
+        return Launched(130 if "interrupted by" in (outcome.message or "") else 1, lines)
+    table: list[dict[str, Any]] = []
+    unwritten = False
+    if report:
+        try:
+            files = report_study(
+                storage, reports, tracking_uri=uri, from_folders=watchers.unsynced() is not None
+            )
+        except (
+            UserError
+        ) as error:  # the place was sound before the training; the runs are none the worse for it
+            unwritten = True
+            lines += [*error.problems, f"write the report with: {storage.command('report')}"]
+        else:
+            table = result_table(files.folder)
+            lines += [
+                f"report: {files.html}",
+                f"tables: {files.folder / 'tables'}",
+                f"figures: {files.folder / 'figures'}",
+            ]
+    lines.append(f"MLflow UI: {tracking_command('ui', storage, uri)}")
+    without_result = [arm for arm in spec.arms if spec.confirm.seeds and not _confirmed(storage, arm)]
+    return Launched(1 if outcome.failed or without_result or unwritten else 0, lines, table)
+
+
+class _Watchers:
+    """Terminal and MLflow, opened with the first run: a launch that is refused writes and shows nothing."""
+
+    def __init__(self, spec: StudySpec, storage: Storage, uri: str, console: Console | None) -> None:
+        self._spec, self._storage, self._uri, self._console = spec, storage, uri, console
+        self._tracker: Tracker | None = None
+        self._view: ProgressView | None = None
+
+    def open(self) -> None:
+        """Opens both, once."""
+        if self._tracker is not None:
+            return
+        from study.ledger.open_ledger import open_ledger
+        from study.monitor.live_view import ProgressView
+        from study.tracking.tracker import Tracker
+
+        self._tracker = Tracker(
+            self._storage,
+            self._uri,
+            ids=open_ledger(self._spec, self._storage),
+            log_weights_limit_mb=self._spec.tracking.log_weights_limit_mb,
+        )
+        total = self._spec.number_of_runs()
+        self._view = ProgressView(self._spec.name, total, _finished(self._storage), self._console)
+        self._view.start()
+
+    def follow(self, run: PlannedRun) -> None:
+        """See `study.storage.planned_run.Follower`."""
+        self.open()
+        assert self._tracker is not None
+        assert self._view is not None
+        self._tracker.follow(run)
+        self._view.follow(run)
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Closes both; MLflow gets a bounded time to catch up, or none."""
+        if self._view is not None:
+            self._view.close()
+        if self._tracker is not None:
+            self._tracker.close(at_once=at_once)
+
+    def unsynced(self) -> str | None:
+        """What MLflow did not get, and the remedy."""
+        return self._tracker.message() if self._tracker is not None else None
+
+
+def report_study(
+    storage: Storage,
+    reports: str | Path | None = None,
+    *,
+    tracking_uri: str | None = None,
+    csv_folder: Path | None = None,
+    from_folders: bool = False,
+) -> ReportFiles:
+    """Writes the report of a study, from MLflow or from the CSV files of an earlier report.
+
+    Args:
+        reports: Folder of reports; None: ``reports/`` in the storage folder (see `study.report.place`).
+        csv_folder: An earlier report, or its ``data/``; the storage then only gives name and place of the new one.
+        from_folders: Read the runs' own records: what a launch does when MLflow has not got everything.
+    """
+    from study.report import build_report
+    from study.report.place import reports_folder
+    from study.results.from_folders import local_results
+    from study.results.from_mlflow import load_results
+
+    target = reports_folder(storage, reports) / storage.study
+    # The default MLflow store of a storage at a URL lies where the driver ran; the runs' records lie at the URL.
+    elsewhere = storage.url is not None and csv_folder is None and not _has_store(storage, tracking_uri)
+    if from_folders or elsewhere:
+        results = local_results(storage)
+    else:
+        results = load_results(storage, tracking_uri=tracking_uri, csv_folder=csv_folder)
+    if csv_folder is not None and (other := _other_study(results, storage.study)):
+        raise UserError(
+            f"{csv_folder} holds the results of study {other!r}, not of {storage.study!r}; write `study report {other} "
+            "--from-csv ...`"
+        )
+    return build_report(results, target)
+
+
+def _other_study(results: Results, name: str) -> str | None:
+    """What the study is called that results are of, if it is not `name`."""
+    names = {str(results.meta["study"])} if "study" in results.meta else set(results.frame["study"])
+    return None if not names or name in names else min(names)
+
+
+def _has_store(storage: Storage, tracking_uri: str | None) -> bool:
+    from study.tracking.mlflow_store import resolve_tracking_uri, sqlite_path
+
+    path = sqlite_path(resolve_tracking_uri(storage, tracking_uri))
+    return path is None or path.exists()
+
+
+def status_reader(storage: Storage, place: str | Path | None = None) -> Callable[[], StudyStatus]:
+    """Returns what looks at a study each time that it is called; see `study.monitor.status`.
+
+    Args:
+        place: A ``--storage`` from which the study's files are fetched anew at each look, if it is a URL.
+    """
+    from study.monitor.status import StatusReader
+
+    reader = StatusReader(storage, stored_spec(storage))
+    looks = 0
+
+    def look() -> StudyStatus:
+        nonlocal looks
+        looks += 1
+        if storage.url is not None and place is not None and looks > 1:
+            readable_storage(place, storage.study)
+        return reader.look()
+
+    return look
+
+
+def study_status(storage: Storage) -> StudyStatus:
+    """Returns everything that `study status` shows of a study now."""
+    return status_reader(storage)()
+
+
+def status_rows(storage: Storage) -> list[dict[str, Any]]:
+    """Returns one row per arm and phase: runs planned, by state, and the best quality of the search."""
+    return study_status(storage).arms
+
+
+def best_rows(storage: Storage) -> list[dict[str, Any]]:
+    """Returns, for each search that has a complete trial, the configuration that it chose."""
+    from study.ledger.ledger import Ledger
+
+    spec = stored_spec(storage)
+    ledger = Ledger(spec.storage.ledger_url or storage.ledger_url, spec.name)
+    chosen = []
+    for arm in ledger.arms():
+        for repeat in range(ledger.searches(arm)):
+            trial = ledger.best(arm, repeat)
+            if trial is None:
+                continue
+            values = dict(zip(spec.search.metrics, trial.values, strict=False))
+            scores = {f"search_{name}": value for name, value in values.items()}
+            which = {"search": repeat + 1} if spec.search.repeats > 1 else {}
+            row = {"arm": arm, "method": spec.arms[arm].method, **which, "trial": trial.number}
+            chosen.append({**row, **scores, **trial.params})
+    return chosen
+
+
+def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[int, int]:
+    """Brings MLflow up to date; returns how many runs are and how many could not be brought up to date."""
+    from study.ledger.open_ledger import open_ledger
+    from study.tracking.sync import sync
+
+    counts = sync(storage, tracking_uri, ids=open_ledger(stored_spec(storage), storage))
+    return counts.runs, len(counts.left)
+
+
+def _confirmed(storage: Storage, arm: str) -> bool:
+    from study.storage.run_result import read_result
+
+    results = (read_result(path) for path in (storage.folder / "runs" / "confirm" / arm).glob("*"))
+    return any(result is not None and result.state == "COMPLETE" for result in results)
+
+
+def _failures(storage: Storage, failed: Sequence[tuple[RunKey, str]]) -> list[str]:
+    """Names each failed run with its reason, where it failed and in which attempt, and how to see more."""
+    from study.storage.attempts import where_failed
+
+    lines = [f"FAIL {key.name}: {reason}, {where_failed(storage.run_folder(key))}" for key, reason in failed]
+    return [*lines, f"why: {storage.command('logs', 'RUN')}"] if lines else []
+
+
+def _finished(storage: Storage) -> int:
+    from trainables.events import RESULT_FILE
+
+    return sum(1 for _ in (storage.folder / "runs").glob(f"*/*/*/{RESULT_FILE}"))
+
+
+def result_table(folder: Path) -> list[dict[str, Any]]:
+    """Returns the main table of a report in a form that fits 80 columns: a row an arm, quality with its interval."""
+    import csv
+
+    with (folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    means = {
+        "subject_fidelity_scaled": "subject",
+        "prompt_fidelity_scaled": "prompt",
+        "class_kept": "class",
+        "train_seconds": "train s",
+    }
+    return [
+        {
+            "arm": row["arm"],
+            "n": row.get("n"),
+            "quality": _number(row.get("quality")),
+            "95 %": _interval(row.get("quality_low"), row.get("quality_high")),
+            **{title: _number(row.get(name)) for name, title in means.items()},
+        }
+        for row in found
+    ]
+
+
+def _number(text: str | None) -> float | None:
+    return float(f"{float(text):.3g}") if text else None
+
+
+def _interval(low: str | None, high: str | None) -> str | None:
+    return f"{float(low):z.2f} .. {float(high):z.2f}" if low and high else None
+
+
+def plan_study(
+    file: str | Path | StudySpec,
+    overrides: Iterable[str] = (),
+    root: str | Path = "storage",
+    *,
+    address: str | None = None,
+    probe: bool = True,
+) -> Plan:
+    """Checks a study and returns what its launch would do.
+
+    Args:
+        file: As for `load_study`; or a study.
+        root: The storage folder, or its URL.
+        address: Of a Ray cluster, which is joined to see its size; its machines are not probed.
+        probe: Whether to measure this machine for the estimates of time and memory.
+
+    Raises:
+        UserError: With every problem of the study.
+    """
+    spec = file if isinstance(file, StudySpec) else load_study(file, overrides)
+    problems = check_study(spec, root, address=address)
+    if problems:
+        raise UserError(*problems)
+    storage = storage_at(root, spec.name)
+    if storage.url is not None:
+        from study.remote.working_copy import refresh
+
+        refresh(storage)
+    if address:
+        from study.cluster.ray_cluster import cluster
+
+        with cluster(address) as joined:
+            at_once = first_limit(spec.resources, joined.nodes, local=False)
+        return make_plan(spec, storage, at_once=at_once)
+    return make_plan(spec, storage, probe_machine(spec, storage) if probe else None)

@@ -1,0 +1,278 @@
+"""The command line: validate, plan, launch, submit, generate, doctor, ls, and what watches a study (`cli_watch`).
+
+Exit codes: 0 success, 1 something failed (a run, a check), 2 the user's mistake. Data goes to the standard output,
+everything else to the standard error. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from study.cli.monitor_commands import best, logs, report, status, stop, sync, trials, ui
+from study.cli.options import (
+    STORAGE,
+    AddressOption,
+    FileArgument,
+    FormatOption,
+    NameArgument,
+    Overrides,
+    ReportsOption,
+    StorageOption,
+    TrackingOption,
+    stored,
+)
+from study.util.printing import Format, print_rows, print_table
+from trainables.errors import UserError
+from trainables.util.process import prepare_command, unspeakable
+
+app = typer.Typer(
+    name="study",
+    help="Compare ways of fine-tuning text-to-image diffusion models, and trust the answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(version("diffusion-study"))
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Compare ways of fine-tuning text-to-image diffusion models, and trust the answer."""
+
+
+@app.command()
+def validate(file: FileArgument, overrides: Overrides = None) -> None:
+    """Check a study file and everything that it names; print all problems at once."""
+    from study.preflight.checks import check_study
+    from study.preflight.notes import print_notes, study_notes
+    from study.spec.loading import load_study
+
+    spec = load_study(file, overrides or [])
+    problems = check_study(spec)
+    if problems:
+        raise UserError(*problems)
+    print_notes(study_notes(spec))
+    print(f"{spec.name}: valid, {len(spec.arms)} arms, {spec.number_of_runs()} runs")
+
+
+@app.command()
+def plan(
+    file: FileArgument,
+    overrides: Overrides = None,
+    storage: StorageOption = STORAGE,
+    address: AddressOption = None,
+    probe: Annotated[
+        bool, typer.Option(help="Measure this machine for a few seconds; --no-probe skips estimates.")
+    ] = True,
+    form: FormatOption = Format.table,
+) -> None:
+    """Print what a launch would do: trials, runs, time, memory, disk, and what it would resume."""
+    from study.api import plan_study
+    from study.preflight.notes import print_notes, study_notes
+    from study.spec.loading import load_study
+
+    spec = load_study(file, overrides or [])
+    planned = plan_study(spec, (), storage, address=address, probe=probe)
+    print_notes(study_notes(spec))
+    print_rows(planned.rows(), planned.columns(), form, shown=planned.shown())
+    if form is Format.table:
+        for line in planned.summary():
+            print(line)
+
+
+@app.command()
+def launch(
+    file: FileArgument,
+    overrides: Overrides = None,
+    storage: StorageOption = STORAGE,
+    reports: ReportsOption = None,
+    address: AddressOption = None,
+    tracking_uri: TrackingOption = None,
+    report: Annotated[bool, typer.Option(help="Write the report at the end.")] = True,
+    ray_dashboard: Annotated[
+        bool,
+        typer.Option("--ray-dashboard", help="Also start Ray's dashboard, on 127.0.0.1 and behind a token."),
+    ] = False,
+) -> None:
+    """Run a study, or resume it: finished runs are kept, interrupted ones continue."""
+    from study.api import launch_study
+
+    launched = launch_study(
+        file,
+        overrides or [],
+        storage,
+        address=address,
+        tracking_uri=tracking_uri,
+        reports=reports,
+        report=report,
+        ray_dashboard=ray_dashboard,
+    )
+    if launched.table:
+        print_table(
+            launched.table,
+            list(launched.table[0]),
+            title="Confirm runs: means, and the 95 % interval of quality",
+        )
+    for line in launched.lines:
+        print(line)
+    raise typer.Exit(launched.exit_code)
+
+
+for _command in (status, logs, stop, trials, best, report, ui, sync):
+    app.command()(_command)
+
+
+@app.command()
+def submit(
+    file: FileArgument,
+    overrides: Overrides = None,
+    storage: Annotated[
+        str, typer.Option("--storage", help="On the cluster: a folder that all nodes see, or a URL.")
+    ] = "",
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, through a tunnel."
+        ),
+    ] = "http://127.0.0.1:8265",
+    reports: Annotated[
+        str | None, typer.Option("--reports", help="On the cluster; default: reports/ in the storage folder.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="MLflow, as the cluster's head reaches it.")
+    ] = None,
+    shared: Annotated[
+        list[str] | None, typer.Option("--shared", help="Folder that the cluster sees under the same path.")
+    ] = None,
+    code: Annotated[
+        bool, typer.Option(help="Take this project's code along; else the cluster has it.")
+    ] = True,
+    wait: Annotated[bool, typer.Option(help="Follow the log to the end and exit as the study does.")] = True,
+) -> None:
+    """Hand a study to a Ray cluster through its job API, with the photographs that it names; Ctrl-C lets go of it."""
+    from study.submit.submit import Submission, submit_study
+
+    asked = Submission(storage, reports, tracking_uri, tuple(shared or ()), code)
+    raise typer.Exit(submit_study(file, overrides or [], asked, address=address, wait=wait))
+
+
+@app.command()
+def generate(
+    name: NameArgument,
+    run: Annotated[
+        str, typer.Argument(help="A run as `study trials` names it: phase/arm/0000-subject-s0, or an arm.")
+    ],
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", "-p", help="Prompt; {subject} stands for the instance.")
+    ],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=256, help="Images of each prompt.")] = 4,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Solver steps.")] = 25,
+    guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance scale.")] = 3.0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNG files.")] = Path("images"),
+    storage: StorageOption = STORAGE,
+) -> None:
+    """Draw images from a run's weights, loaded with stock diffusers."""
+    from study.generate import draw_images
+
+    for path in draw_images(
+        stored(storage, name), run, prompt, out, count=count, seed=seed, steps=steps, guidance=guidance
+    ):
+        print(path)
+
+
+@app.command()
+def doctor(
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE]", help="Also check what this study needs; or check this cluster file or manifest."
+        ),
+    ] = None,
+    storage: StorageOption = STORAGE,
+    form: FormatOption = Format.table,
+) -> None:
+    """Say what this machine has, and what a study would miss on it; or what is wrong with a cluster's file."""
+    from study.preflight.doctor import Finding, examine, examine_deployment
+    from study.remote.object_store import store_problem
+    from study.storage.layout import root_and_url
+
+    root, url = root_and_url(storage)
+    is_file = file is not None and (file.endswith((".yaml", ".yml")) or Path(file).exists())
+    deployment = examine_deployment(Path(file)) if is_file and file is not None else None
+    findings = examine(root) if deployment is None else deployment
+    if url is not None and deployment is None:
+        problem = store_problem(url)
+        findings.append(Finding("storage", problem is None, problem or f"{url} can be read and written"))
+    if file is not None and deployment is None:
+        from study.preflight.checks import check_study
+        from study.spec.loading import load_study
+
+        findings += [Finding("study", False, problem) for problem in check_study(load_study(file, []))] or [
+            Finding("study", True, f"{file}: nothing is missing")
+        ]
+    print_rows([finding.row() for finding in findings], ["topic", "ok", "finding"], form)
+    raise typer.Exit(1 if any(finding.ok is False for finding in findings) else 0)
+
+
+@app.command("ls")
+def list_things(
+    what: Annotated[
+        str, typer.Argument(help="methods, spaces, presets, metrics, subjects or studies")
+    ] = "studies",
+    storage: StorageOption = STORAGE,
+    form: FormatOption = Format.table,
+) -> None:
+    """List what there is: methods, search spaces, presets, metrics, embedded subjects, studies."""
+    from study.cli.listing import LISTINGS, listing
+    from study.spec.launched import readable_root
+
+    if what not in LISTINGS:
+        raise UserError(f"study ls knows {', '.join(LISTINGS)}; got {what!r}")
+    rows, columns = listing(what, readable_root(storage) if what == "studies" else Path())
+    print_rows(rows, columns, form)
+
+
+def _fail(problems: Sequence[str]) -> NoReturn:
+    console = Console(stderr=True)
+    for problem in problems:
+        console.print(f"error: {problem}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits; `arguments` default to those of the process."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        prepare_command()
+        app(args=arguments)
+    except UserError as error:
+        _fail(error.problems)
+    except UnicodeEncodeError as error:
+        if error.encoding != sys.getfilesystemencoding():
+            raise
+        _fail([unspeakable(error)])
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,200 @@
+"""``study logs``: what a run printed, attempt by attempt, with where each attempt ran and how it ended."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from study.monitor.status import RUNS_COLUMNS, StatusReader
+from study.monitor.stop import say
+from study.spec.launched import readable_storage, stored_spec
+from study.storage.attempts import LOG_FILE, Try, attempts, brief_cause, tries
+from study.storage.driver_record import read_driver
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import read_result
+from study.util.units import iso_time
+from trainables.errors import UserError
+
+MOST_CANDIDATES = 20
+FOLLOW_SECONDS = 0.5
+CHUNK = 2**20
+
+
+def find_run(wanted: str, known: Sequence[RunKey]) -> RunKey:
+    """Returns the run that a name or a part of one names.
+
+    Raises:
+        UserError: None or several have it in their names; the message lists candidates.
+    """
+    names = {key.name: key for key in known}
+    if wanted.strip("/") in names:
+        return names[wanted.strip("/")]
+    found = [name for name in names if wanted in name]
+    if len(found) == 1:
+        return names[found[0]]
+    if found:
+        more = [f"... and {len(found) - MOST_CANDIDATES} more"] if len(found) > MOST_CANDIDATES else []
+        listed = "\n  ".join([*sorted(found)[:MOST_CANDIDATES], *more])
+        raise UserError(
+            f"{wanted!r} is part of the names of {len(found)} runs; name one of them:\n  {listed}"
+        )
+    if not names:
+        raise UserError(f"no run called {wanted!r}: none has begun")
+    near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.3) or sorted(names)[:5]
+    raise UserError(f"no run called {wanted!r}; the nearest are:\n  " + "\n  ".join(near))
+
+
+def log_text(folder: Path, *, attempt: int | None = None, tail: int | None = None) -> str:
+    """Returns a run's log, or the part of one attempt (1, 2, ...), or the last lines of that.
+
+    Raises:
+        UserError: There was no such attempt, or which part is its cannot be told.
+    """
+    begin, end = _span(folder, attempt) if attempt is not None else (0, None)
+    try:
+        content = (folder / LOG_FILE).read_bytes()[begin:end]
+    except OSError:
+        return ""
+    lines = content.decode(errors="replace").splitlines(keepends=True)
+    if tail is not None:
+        lines = lines[-tail:] if tail else []
+    return "".join(lines)
+
+
+def _span(folder: Path, attempt: int) -> tuple[int, int | None]:
+    """The bytes of the log that one attempt wrote."""
+    begun = attempts(folder)
+    if not 1 <= attempt <= len(begun):
+        have = f"1 to {len(begun)}" if len(begun) > 1 else "only attempt 1" if begun else "none yet"
+        raise UserError(f"there is no attempt {attempt} of this run; there is {have}")
+    begin = begun[attempt - 1].get("log")
+    end = begun[attempt].get("log") if attempt < len(begun) else None
+    if begin is None or (attempt < len(begun) and end is None):
+        raise UserError(
+            "this run was written by an earlier version, which did not note where an attempt begins; "
+            "leave --attempt out to see the whole log"
+        )
+    return int(begin), None if end is None else int(end)
+
+
+def follow_log(
+    folder: Path, *, over: Callable[[], bool], tail: int | None = None, pause: float = FOLLOW_SECONDS
+) -> Iterator[str]:
+    """Yields the log as it grows, until the run has ended or nobody works on it any more.
+
+    Args:
+        over: Says whether nobody will write to it.
+        tail: Begin with the last so many lines; None begins at the top.
+    """
+    text = log_text(folder, tail=tail)
+    path = folder / LOG_FILE
+    offset = path.stat().st_size if path.exists() else 0
+    if text:
+        yield text
+    while True:
+        ended = read_result(folder) is not None or over()  # asked first: then the last words are read as well
+        try:
+            if path.stat().st_size < offset:
+                offset = 0  # it was begun anew
+            with path.open("rb") as file:
+                file.seek(offset)
+                while content := file.read(CHUNK):
+                    offset += len(content)
+                    yield content.decode(errors="replace")
+        except OSError:
+            pass
+        if ended:
+            return
+        time.sleep(pause)
+
+
+def attempt_lines(found: Sequence[Try]) -> list[str]:
+    """Says of each attempt where it ran, when, how far it came and how it ended."""
+    lines = []
+    for one in found:
+        end = one.end or "under way"
+        reason = f" ({one.reason})" if one.reason and one.reason != one.end else ""
+        steps = f"steps {one.first_step} to {one.last_step}"
+        seconds = max(0.0, one.last_sign - one.began)
+        lines.append(
+            f"attempt {one.number}: {one.node}, process {one.pid}, {iso_time(one.began)[:19]}Z, "
+            f"{seconds:.0f} s, {steps}: {end}{reason}"
+        )
+        if one.cause and one.end in ("died", "preempted"):
+            lines.append(f"    {brief_cause(one.cause)}")
+    return lines
+
+
+def failure_text(folder: Path) -> str | None:
+    """Returns reason, message and traceback of a run that failed, None for any other."""
+    result = read_result(folder)
+    if result is None or result.state != "FAIL":
+        return None
+    parts = [f"FAIL: {result.reason or 'unknown'}" + (f": {result.message}" if result.message else "")]
+    if result.traceback:
+        parts.append(result.traceback.rstrip())
+    return "\n".join(parts)
+
+
+FETCH_SECONDS = 10.0
+
+
+def list_runs(storage: Storage) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Returns a row per run that has begun, failed ones first, and the columns."""
+    return StatusReader(storage, stored_spec(storage)).runs(), RUNS_COLUMNS
+
+
+def known_runs(storage: Storage) -> list[RunKey]:
+    """Returns the runs that have a folder, in order."""
+    found = []
+    for path in (storage.folder / "runs").glob("*/*/*"):
+        try:
+            found.append(RunKey.parse("/".join(path.parts[-3:])))
+        except ValueError:
+            continue
+    return sorted(found)
+
+
+def show_log(
+    place: str, storage: Storage, wanted: str, *, attempt: int | None, tail: int | None, follow: bool
+) -> None:
+    """Prints the log of a run; raises UserError if the run or the attempt is not there."""
+    key = find_run(wanted, known_runs(storage))
+    folder = storage.run_folder(key)
+    session = _living_session(storage)
+    say(f"{key.name} in {folder}", *attempt_lines(tries(folder, session=session)))
+    if follow and session is not None:
+        fetched = time.monotonic()
+
+        def over() -> bool:
+            nonlocal fetched
+            if storage.url is not None and time.monotonic() - fetched > FETCH_SECONDS:
+                readable_storage(place, storage.study)
+                fetched = time.monotonic()
+            return _living_session(storage) is None
+
+        try:
+            for text in follow_log(folder, over=over, tail=tail):
+                sys.stdout.write(text)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            return
+    else:
+        text = log_text(folder, attempt=attempt, tail=tail)
+        sys.stdout.write(text if not text or text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+        if not text:
+            say("(it printed nothing)")
+    failure = failure_text(folder)
+    if failure is not None and attempt in (None, len(tries(folder))):
+        sys.stdout.write(failure + "\n")
+
+
+def _living_session(storage: Storage) -> str | None:
+    driver = read_driver(storage)
+    return driver.session if driver is not None and driver.life(storage) == "alive" else None

@@ -1,0 +1,73 @@
+"""What ``study logs`` and ``study stop`` do and say: the log to the standard output, all else to the standard error."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from study.remote.working_copy import fetch_sign, send
+from study.storage.driver_record import REQUEST_FILE, SILENT_SECONDS, Driver, lock_is_held, read_driver
+from study.storage.layout import Storage
+from study.util.json_files import write_json
+
+POLL_SECONDS = 0.5
+
+
+def stop_study(storage: Storage, *, wait: bool, timeout: float) -> int:
+    """Asks the driver of a study to end and waits for it; returns the exit code."""
+    driver = read_driver(storage)
+    if driver is None or driver.life(storage) != "alive":
+        say(_nobody(storage, driver))
+        return 0 if driver is not None or not lock_is_held(storage) else 1
+    request_stop(storage, driver)
+    who = f"process {driver.pid} on {driver.host}"
+    say(f"asked {who} to end {storage.study}; running runs keep their checkpoints")
+    if not wait:
+        return 0
+    until = time.monotonic() + timeout
+    while (now := read_driver(storage)) is not None and now.id == driver.id and now.life(storage) == "alive":
+        if time.monotonic() > until:
+            silent = time.time() - now.beat
+            heard = f"; its last sign of life is {silent:.0f} s old" if silent > SILENT_SECONDS else ""
+            say(
+                f"{who} still drives it after {timeout:g} s{heard}. Wait longer, or end it there: kill {driver.pid}"
+            )
+            return 1
+        time.sleep(POLL_SECONDS)
+        if storage.url is not None:
+            fetch_sign(storage)
+    say(f"{storage.study} has ended. To go on with it, launch it again as before")
+    return 0
+
+
+def _nobody(storage: Storage, driver: Driver | None) -> str:
+    if driver is None and lock_is_held(storage):
+        return (
+            f"{storage.study} is driven by an earlier version, which takes no requests; end it where it runs"
+        )
+    if driver is None:
+        return f"no driver runs {storage.study}; nothing to stop"
+    if driver.ended is not None:
+        return f"no driver runs {storage.study}: the last one has ended ({driver.how}); nothing to stop"
+    return (
+        f"no driver runs {storage.study}: that on {driver.host} (process {driver.pid}) died; nothing to stop"
+    )
+
+
+def say(*lines: str) -> None:
+    """Prints lines for a person."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+def request_stop(storage: Storage, driver: Driver) -> Path:
+    """Writes the request that this driver, and no other, shall end; it obeys within seconds."""
+    path = storage.folder / REQUEST_FILE
+    asked = {"driver": driver.id, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+    write_json(path, asked)
+    if storage.url is not None:
+        send(storage, REQUEST_FILE)
+    return path

@@ -1,0 +1,1 @@
+"""All that is known before a launch: checks, notes, plan, and a measurement of this machine."""

@@ -1,0 +1,187 @@
+"""What can be known before a study starts: images, models, metrics, disk, devices, servers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from study.cluster.ray_cluster import HERE, check_cluster
+from study.preflight.machine import check_disk, check_resources
+from study.preflight.method_checks import check_methods
+from study.spec.study_spec import StudySpec
+from study.storage.layout import root_and_url, sqlite_file_problem
+from study.tracking.reachable import check_tracking
+from trainables.config.fields import EMBEDDED
+from trainables.errors import UserError
+from trainables.evaluation.checks import ENOUGH_IMAGES
+from trainables.util.text import is_utf8, shown
+
+if TYPE_CHECKING:
+    from trainables.run.prompt_checks import Findings
+
+_PHASES: tuple[Literal["search", "confirm"], ...] = ("search", "confirm")
+_OPTIMIZERS = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", "prodigy")}
+
+
+def check_study(
+    spec: StudySpec,
+    storage: str | Path | None = None,
+    *,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+) -> list[str]:
+    """Returns every problem that would stop the study, one message each; writes nothing and loads no weights.
+
+    Args:
+        spec: A validated study.
+        storage: The storage folder, whose disk must have room, or a URL, which is tried with a small object;
+            None leaves the storage out.
+        address: Of a Ray cluster; CPUs and GPUs of a cluster are only known after joining it.
+        tracking_uri: MLflow; None: MLFLOW_TRACKING_URI, or else that of the study file.
+    """
+    return [
+        *_folder_names(spec, storage),
+        *check_images(spec),
+        *_models(spec),
+        *dict.fromkeys(problem for found in check_prompts(spec) for problem in found.problems),
+        *check_methods(spec),
+        *_metric_models(spec),
+        *_optimizers(spec),
+        *_precision(spec),
+        *(check_resources(spec.resources) if address in HERE else []),
+        *check_cluster(address),
+        *check_tracking(tracking_uri, spec.tracking.uri),
+        *_ledger(spec),
+        *(_storage(spec, storage) if storage is not None else []),
+    ]
+
+
+def check_images(spec: StudySpec) -> list[str]:
+    """Tells what is wrong with the photographs that a study names."""
+    from trainables.data.subjects import check_subject
+
+    captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
+    resolution = max((value for value in spec.values_of("resolution") if value), default=_native(spec))
+    return [problem for subject in spec.subjects for problem in check_subject(subject, resolution, captions)]
+
+
+def _folder_names(spec: StudySpec, storage: Path | str | None) -> list[str]:
+    """Ray, SQLite and MLflow take paths as text; photographs below such a folder may have any names."""
+    folders = [
+        folder for subject in spec.subjects for folder in (subject.images, subject.references) if folder
+    ]
+    paths = dict.fromkeys(map(str, (Path.cwd(), *folders, storage or "")))
+    return [
+        f"{shown(path)}: the path is not UTF-8, which Ray and the databases need; rename it, or work in another"
+        for path in paths
+        if not is_utf8(path)
+    ]
+
+
+def check_prompts(spec: StudySpec) -> list[Findings]:
+    """Returns what is said of each subject's prompts in either phase; nothing, if the model's tokenizer is not on this
+    machine.
+    """
+    from trainables.run.prompt_checks import find_cut_prompts
+
+    captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
+    return [
+        find_cut_prompts(spec.model, subject, settings, captions)
+        for subject in spec.subjects
+        for settings in dict.fromkeys(spec.evaluation.of_phase(phase) for phase in _PHASES)
+    ]
+
+
+def evaluation_notes(spec: StudySpec) -> list[str]:
+    """Returns what is allowed of the evaluation, but makes results that say little."""
+    from trainables.evaluation.prompts import templates_of
+
+    settings = spec.evaluation.of_phase("confirm")
+    counts = {
+        len(templates_of(subject.images is None, settings)) * settings.images_per_prompt
+        for subject in spec.subjects
+    }
+    fewest = min(counts, default=ENOUGH_IMAGES)
+    if not spec.confirm.seeds:
+        return []
+    found = []
+    if fewest < ENOUGH_IMAGES:
+        found.append(
+            f"each confirm run is judged on {fewest} {'image' if fewest == 1 else 'images'} of its subject, and a "
+            f"result of few images is noise: take at least {ENOUGH_IMAGES} (16 prompts with "
+            "evaluation.images_per_prompt: 4)"
+        )
+    if settings.anchor_images < ENOUGH_IMAGES:
+        found.append(
+            f"all scales begin at {settings.anchor_images} images of the base model (evaluation.anchor_images), whose "
+            f"noise is then in every score: take at least {ENOUGH_IMAGES}"
+        )
+    return found
+
+
+def _native(spec: StudySpec) -> int | None:
+    """The model's own resolution, if the model is here and sound."""
+    from trainables.models.folders import check_model, native_resolution, resolve_model
+
+    here = spec.model.path == EMBEDDED or Path(spec.model.path).is_dir()
+    return native_resolution(resolve_model(spec.model)) if here and not check_model(spec.model) else None
+
+
+def _models(spec: StudySpec) -> list[str]:
+    from trainables.models.folders import check_model
+
+    sizes = sorted(value for value in spec.values_of("resolution") if value) or [None]
+    problems = [problem for resolution in sizes for problem in check_model(spec.model, resolution)]
+    return list(dict.fromkeys(problems))
+
+
+def _metric_models(spec: StudySpec) -> list[str]:
+    from trainables.evaluation.checks import check_evaluation
+
+    metrics = (*spec.search.metrics, *(bound.metric for bound in spec.search.constraints))
+    sections = {"search": "evaluation.search", "confirm": "evaluation"}
+    problems = [
+        problem
+        for phase in _PHASES
+        for problem in check_evaluation(spec.evaluation.of_phase(phase), metrics, sections[phase])
+    ]
+    return list(dict.fromkeys(problems))
+
+
+def _optimizers(spec: StudySpec) -> Iterator[str]:
+    for name in sorted(map(str, spec.values_of("optimizer"))):
+        if name in _OPTIMIZERS:
+            module, extra = _OPTIMIZERS[name]
+            if importlib.util.find_spec(module) is None:
+                install = f"pip install 'diffusion-study[{extra}]'"
+                yield f"optimizer {name!r} needs the package {module}; install it ({install}) or take adamw"
+
+
+def _precision(spec: StudySpec) -> Iterator[str]:
+    if spec.resources.worker_gpus == 0 and "fp16" in spec.values_of("mixed_precision"):
+        yield (
+            "mixed_precision: fp16 needs a GPU, but the runs get none (resources.gpus_per_run, "
+            "gpus_per_worker); on the CPU take bf16 or no"
+        )
+
+
+def _ledger(spec: StudySpec) -> list[str]:
+    problem = sqlite_file_problem(spec.storage.ledger_url or "")
+    return [f"storage.ledger_url: {problem}; choose another file"] if problem else []
+
+
+def _storage(spec: StudySpec, storage: str | Path) -> list[str]:
+    from study.preflight.estimates import rough_bytes
+    from study.remote.object_store import store_problem
+
+    try:
+        root, url = root_and_url(storage)
+    except UserError as error:
+        return list(error.problems)
+    if url is None:
+        return check_disk(root, rough_bytes(spec))
+    problem = store_problem(url)
+    # The working copy holds records and images; weights and checkpoints stay in the store.
+    return ([problem] if problem else []) + check_disk(root, 0)

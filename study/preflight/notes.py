@@ -1,0 +1,73 @@
+"""What a study file allows, but probably does not mean: said before a study runs, which goes on all the same."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from study.preflight.checks import check_prompts, evaluation_notes
+from study.preflight.detectable import detectable_notes
+from study.spec.sections import BASE, code_of
+from study.spec.study_spec import StudySpec
+
+#: What can be switched in every method, and must not be taken for the method.
+FACTORS = ("with_prior_preservation", "train_text_encoder")
+
+
+def study_notes(spec: StudySpec) -> list[str]:
+    """Returns what is allowed, but probably not meant, one message each; the study has no problems (`check_study`)."""
+    prompts = [note for found in check_prompts(spec) for note in found.notes]
+    return list(
+        dict.fromkeys(
+            [
+                *_same_prompts(spec),
+                *prompts,
+                *evaluation_notes(spec),
+                *_confounded(spec),
+                *detectable_notes(spec),
+            ]
+        )
+    )
+
+
+def _confounded(spec: StudySpec) -> list[str]:
+    """Two methods without a common value of a factor cannot be told apart from the factor."""
+    values: dict[str, dict[str, set[Any]]] = {factor: {} for factor in FACTORS}
+    for name, arm in spec.arms.items():
+        if arm.method == BASE:
+            continue
+        for factor, known in values.items():
+            dimension = spec.space(name).parameters.get(factor)
+            found = dimension.probes() if dimension is not None else (spec.method_fields(name)[factor],)
+            known.setdefault(code_of(arm.method), set()).update(found)
+    return [
+        f"{factor} is {_only(a)} in every arm of {first} and {_only(b)} in every arm of {second}: a difference between "
+        "the two may be that of this factor; hold it equal, or cross it with the methods"
+        for factor, known in values.items()
+        for (first, a), (second, b) in itertools.combinations(sorted(known.items()), 2)
+        if not a & b
+    ]
+
+
+def _only(values: set[Any]) -> str:
+    return " or ".join(sorted(str(value).lower() for value in values))
+
+
+def _same_prompts(spec: StudySpec) -> list[str]:
+    """A class prompt that names the subject itself keeps the class from nothing, and measures nothing of it."""
+    return [
+        f"subject {subject.name!r}: class_prompt is the instance prompt, {subject.class_prompt!r}; it should name the "
+        "class without the rare token, for example 'a dog' for 'a sks dog'"
+        for subject in spec.subjects
+        if subject.class_prompt is not None
+        and subject.instance_prompt is not None
+        and subject.class_prompt.split() == subject.instance_prompt.split()
+    ]
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints notes on the standard error, one a line."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)

@@ -1,0 +1,434 @@
+"""A short measurement of the machine with the study's own model, from which a plan's estimates follow.
+
+Each method, in each way in which the arms train it (with and without prior preservation, ...), is run for a few steps
+and a few images by the same code that a study runs, in as many processes at once as there will be workers, because
+cores and memory bandwidth are shared. It happens outside this
+process, so that the one that launches a study holds neither a model nor a CUDA context. The result is kept
+in the storage's cache.
+
+As a program (``python -m study.preflight.probe REQUEST RESULT``) this module is one of those processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from study.cluster.ray_cluster import usable_cpus
+from study.preflight.machine import concurrency, count_gpus
+from study.spec.sections import BASE
+from study.spec.study_spec import StudySpec
+from study.storage.layout import Storage
+from study.util.provenance import package_versions
+from trainables.config.fields import EvaluationConfig
+from trainables.errors import UserError
+from trainables.run_config import RunConfig
+from trainables.util.import_paths import import_settings
+
+_STEPS = 6
+_WARM_UP = 2  # steps that are not counted: allocation, caches of the compiler
+_IMAGES = 8  # drawn at once to time sampling
+_SOLVER_STEPS = 3
+_TIMEOUT = 1800.0  # seconds; Stable Diffusion on a slow CPU takes long, but not for ever
+_MOST_PROCESSES = 4
+_WITHOUT_COST = (  # fields that say nothing of what a step takes
+    "learning_rate",
+    "text_encoder_learning_rate",
+    "lr_scheduler",
+    "lr_num_cycles",
+    "lr_power",
+    "lr_end_fraction",
+    "prior_loss_weight",
+)
+_VERSION = 3  # of the measurement: a new one makes old results in the cache void
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an arm costs on this machine with a study's model and settings.
+
+    Attributes:
+        seconds_per_step: Of training.
+        flops_per_step: Counted operations of a step.
+        seconds_per_image_step: Of sampling: one image, one solver step, in the evaluation's batches.
+        flops_per_image_step: Counted operations of the same.
+        seconds_per_image: Of decoding and judging an image.
+        preparation_seconds: Before the first step, once caches are filled.
+        saving_seconds: Writing the weights.
+        peak_memory_bytes: Of the process (CPU) or of CUDA memory while training; None for the base model.
+        artifact_bytes: Size of the weights; None for the base model.
+        start_up_seconds: Loading libraries and model in a fresh process.
+    """
+
+    method: str
+    seconds_per_step: float
+    flops_per_step: int
+    seconds_per_image_step: float
+    flops_per_image_step: int
+    seconds_per_image: float
+    preparation_seconds: float
+    saving_seconds: float
+    peak_memory_bytes: int | None
+    artifact_bytes: int | None
+    start_up_seconds: float
+
+    def seconds_of_images(self, images: float, image_steps: float) -> float:
+        """Returns the estimated wall seconds of drawing and judging images, by their number and that of all their
+        solver steps together.
+        """
+        return images * self.seconds_per_image + image_steps * self.seconds_per_image_step
+
+    def seconds_of_run(self, steps: float, images: float, image_steps: float, workers: int = 1) -> float:
+        """Returns the estimated wall seconds of a run, its workers being ready; at best they share evenly."""
+        training = (
+            0.0 if self.method == BASE else steps * self.seconds_per_step / workers + self.saving_seconds
+        )
+        return self.preparation_seconds + training + self.seconds_of_images(images, image_steps)
+
+
+def probe_machine(spec: StudySpec, storage: Storage) -> dict[str, Measured]:
+    """Measures every arm of a study, those that cost the same once, or takes what an earlier probe has measured.
+
+    Returns:
+        By the name of the arm.
+
+    Raises:
+        UserError: A method fails already in the probe; with its message.
+    """
+    places = _places(spec, storage)
+    missing = {place: request for place, request in places.values() if _read(place) is None}
+    if missing:
+        measured = _measure(list(missing.values()), _processes(spec))
+        for place, one in zip(missing, measured, strict=True):
+            _write(place, one)
+    known = {name: _read(place) for name, (place, _) in places.items()}
+    return {name: cost for name, cost in known.items() if cost is not None}
+
+
+def known_probe(spec: StudySpec, storage: Storage) -> dict[str, Measured] | None:
+    """Returns what an earlier probe of this machine has measured for a study, None if that is not all.
+
+    Measures nothing.
+    """
+    known = {name: _read(place) for name, (place, _) in _places(spec, storage).items()}
+    found = {name: cost for name, cost in known.items() if cost is not None}
+    return found if len(found) == len(known) else None
+
+
+def _places(spec: StudySpec, storage: Storage) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Where the measurement of each arm lies or would lie, and how it is asked for."""
+    requests = {name: _request(spec, name) for name in spec.arms}
+    folder = storage.cache / "probes"
+    return {name: (folder / f"{_digest(one, spec)}.json", one) for name, one in requests.items()}
+
+
+def _request(spec: StudySpec, arm: str) -> dict[str, Any]:
+    """A short run of an arm in its most demanding configuration, with the numbers to scale it up by."""
+    method = spec.arms[arm].method
+    largest = {} if method == BASE else list(spec.space(arm).corners())[-1]
+    training = spec.method_config(arm, largest)
+    training = {name: value for name, value in training.items() if name not in _WITHOUT_COST}
+    training |= {
+        "max_train_flops": None,
+        "max_train_seconds": None,
+        "max_train_steps": _STEPS,
+        "lr_warmup_steps": 0,
+        "checkpointing_steps": 10 * _STEPS,
+        "num_class_images": 1,
+        "class_num_inference_steps": 1,
+    }
+    subject = (spec.search.subjects or spec.confirm.subjects or ())[0]
+    evaluation = spec.evaluation.of_phase("confirm")
+    config = RunConfig(
+        method=method,
+        model=spec.model,
+        subject=spec.subject(subject),
+        training=training,
+        evaluation=evaluation,
+        device="cuda" if spec.resources.worker_gpus > 0 else "cpu",
+        cpu_threads=spec.resources.worker_cpus,
+        output_dir="",
+        cache_dir="",
+    )
+    return {"config": config.model_dump(mode="json"), "evaluation": evaluation.model_dump(mode="json")}
+
+
+def _digest(request: Mapping[str, Any], spec: StudySpec) -> str:
+    """Identifies a measurement: the machine, the versions, the model and what is run."""
+    versions = package_versions()
+    machine = {
+        "host": platform.node(),
+        "processor": platform.machine(),
+        "cores": usable_cpus(),
+        "gpus": count_gpus(),
+        "versions": {name: versions[name] for name in ("torch", "diffusers", "peft") if name in versions},
+        "processes": _processes(spec),
+        "model": _model_stamp(spec),
+        "version": _VERSION,
+    }
+    text = json.dumps({"machine": machine, "request": request}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _processes(spec: StudySpec) -> int:
+    """How many processes measure at once: as many as will train, up to a point."""
+    return min(concurrency(spec.resources) * spec.resources.num_workers, _MOST_PROCESSES)
+
+
+def _model_stamp(spec: StudySpec) -> list[Any]:
+    """Sizes and times of a model folder's weights: enough to notice that it was replaced."""
+    from trainables.models.folders import resolve_model
+
+    if spec.model.path.count("/") == 1 and not Path(spec.model.path).is_dir():
+        return [spec.model.path, spec.model.revision]
+    files = sorted(resolve_model(spec.model).rglob("*.safetensors"))
+    return [[path.name, path.stat().st_size, int(path.stat().st_mtime)] for path in files]
+
+
+def _measure(requests: Sequence[Mapping[str, Any]], processes: int) -> list[Measured]:
+    """Runs the requests one after another in each of several processes at once; returns the means."""
+    with tempfile.TemporaryDirectory(prefix="study-probe-") as folder:
+        running = []
+        for number in range(processes):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            (place / "request.json").write_text(json.dumps(list(requests)))
+            with (place / "log").open("wb") as log:
+                command = [
+                    sys.executable,
+                    "-m",
+                    "study.preflight.probe",
+                    str(place / "request.json"),
+                    str(place / "result.json"),
+                ]
+                process = subprocess.Popen(
+                    command, stdout=log, stderr=subprocess.STDOUT, env=_environment(requests)
+                )
+                running.append((process, place))
+        try:
+            deadline = time.monotonic() + _TIMEOUT
+            for process, _ in running:
+                process.wait(max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"the probe took more than {_TIMEOUT / 60:.0f} minutes; plan with --no-probe"
+            ) from None
+        finally:
+            for process, _ in running:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+        return _means([_result(place) for _, place in running])
+
+
+def _environment(requests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    config = requests[0]["config"]
+    environment = {
+        **os.environ,
+        **import_settings(),
+        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": str(config["cpu_threads"]),
+    }
+    if config["device"] == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return environment
+
+
+def _result(place: Path) -> list[Measured]:
+    try:
+        content = json.loads((place / "result.json").read_text())
+    except (OSError, ValueError):
+        tail = (place / "log").read_text(errors="replace").strip().splitlines()[-3:]
+        raise UserError(
+            f"the probe of this machine died: {' '.join(tail) or 'no message'}; plan with --no-probe"
+        ) from None
+    if "problems" in content:
+        raise UserError(*content["problems"])
+    return [Measured(**entry) for entry in content["measured"]]
+
+
+def _means(results: Sequence[Sequence[Measured]]) -> list[Measured]:
+    means = []
+    for same in zip(*results, strict=True):
+        values: dict[str, Any] = {"method": same[0].method}
+        for field in fields(Measured)[1:]:
+            numbers = [getattr(measured, field.name) for measured in same]
+            known = [number for number in numbers if number is not None]
+            mean = statistics.fmean(known) if known else None
+            whole = mean is not None and field.name.endswith(("_bytes", "flops_per_step"))
+            values[field.name] = int(mean) if whole and mean is not None else mean
+        means.append(Measured(**values))
+    return means
+
+
+def _read(place: Path) -> Measured | None:
+    try:
+        return Measured(**json.loads(place.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write(place: Path, measured: Measured) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(asdict(measured)))
+    partial.replace(place)
+
+
+# ---------------------------------------------------------------------- in the measuring process
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """Seconds of drawing and judging images, and the operations of one step of one; the same for every method."""
+
+    per_image_step: float
+    per_image: float
+    flops: int
+
+
+def main(request_file: str, result_file: str) -> None:
+    """Measures every request of a file and writes the results."""
+    place = Path(result_file)
+    try:
+        measured = _measure_here(json.loads(Path(request_file).read_text()), place.parent)
+        content: dict[str, Any] = {"measured": [asdict(entry) for entry in measured]}
+    except UserError as error:
+        content = {"problems": list(error.problems)}
+    place.write_text(json.dumps(content))
+
+
+def _measure_here(requests: Sequence[Mapping[str, Any]], folder: Path) -> list[Measured]:
+    begin = time.perf_counter()
+    import torch
+
+    from trainables.run.resident import Resident
+    from trainables.training.trainer import choose_device
+
+    places = {"output_dir": str(folder), "cache_dir": str(folder / "cache")}
+    configs = [RunConfig.model_validate({**request["config"], **places}) for request in requests]
+    device = choose_device(configs[0].device)
+    if device.type == "cpu":
+        torch.set_num_threads(configs[0].cpu_threads)
+    resident = Resident()
+    backbone = resident.backbone(configs[0].model, device)
+    models = resident.metric_models(configs[0].evaluation, device)
+    start_up = time.perf_counter() - begin
+    evaluation = EvaluationConfig.model_validate(requests[0]["evaluation"])
+    sampling = _measure_sampling(configs[0], evaluation, backbone, models)
+    return [_measure_method(config, backbone, sampling, start_up, folder) for config in configs]
+
+
+def _measure_sampling(
+    config: RunConfig, evaluation: EvaluationConfig, backbone: Any, models: Any
+) -> _Sampling:
+    from trainables.data.subjects import resolve_subject
+    from trainables.models.sampling import generate
+    from trainables.training.meter import count_flops
+
+    resolution = config.training.resolution or backbone.resolution
+    prompt = resolve_subject(config.subject, resolution).instance_prompt
+    count = min(_IMAGES, evaluation.batch_size)
+
+    def draw(steps: int) -> tuple[float, Any]:
+        begin = time.perf_counter()
+        drawn = generate(
+            backbone,
+            [prompt] * count,
+            seeds=range(count),
+            num_inference_steps=steps,
+            guidance_scale=evaluation.guidance_scale,
+            batch_size=count,
+            resolution=resolution,
+        )
+        return time.perf_counter() - begin, drawn
+
+    draw(1)  # the first is slower
+    short, _ = draw(1)
+    long, drawn = draw(1 + _SOLVER_STEPS)
+    per_step = max(0.0, long - short) / _SOLVER_STEPS
+    begin = time.perf_counter()
+    models.image_encoder.embed(drawn)
+    models.clip.embed_images(drawn)
+    judging = time.perf_counter() - begin
+    flops = count_flops(lambda: draw(2)) - count_flops(lambda: draw(1))
+    return _Sampling(per_step / count, (max(0.0, short - per_step) + judging) / count, flops // count)
+
+
+def _measure_method(
+    config: RunConfig, backbone: Any, sampling: _Sampling, start_up: float, folder: Path
+) -> Measured:
+    """Trains a few steps; raises UserError if that fails, which it would in the study too."""
+    from trainables.data.cache import Cache
+    from trainables.data.subjects import resolve_subject
+    from trainables.errors import TrainingFailure
+    from trainables.methods.registry import get_method
+    from trainables.training.loop import train_step
+    from trainables.training.meter import Meter, folder_bytes
+    from trainables.training.trainer import build_trainer, count_step_flops
+
+    found: dict[str, Any] = {
+        "method": config.method,
+        "seconds_per_step": 0.0,
+        "flops_per_step": 0,
+        "seconds_per_image_step": sampling.per_image_step,
+        "flops_per_image_step": sampling.flops,
+        "seconds_per_image": sampling.per_image,
+        "preparation_seconds": 0.0,
+        "saving_seconds": 0.0,
+        "peak_memory_bytes": None,
+        "artifact_bytes": 0,
+        "start_up_seconds": start_up,
+    }
+    method, meter = get_method(config.method), Meter(backbone.device, 1)
+    if not method.trains:
+        return Measured(**found)
+    resolution = config.training.resolution or backbone.resolution
+    subject = resolve_subject(config.subject, resolution, config.training.captions)
+    try:
+        build_trainer(config, backbone, subject, Cache(config.cache_dir))  # fills the caches
+        method.detach(backbone)
+        backbone.restore()
+        begin = time.perf_counter()
+        trainer = build_trainer(config, backbone, subject, Cache(config.cache_dir))
+        found["flops_per_step"] = count_step_flops(trainer)
+        found["preparation_seconds"] = time.perf_counter() - begin
+        seconds = []
+        for _ in range(_STEPS):
+            begin = time.perf_counter()
+            with meter.measure("train"):
+                train_step(trainer)
+            seconds.append(time.perf_counter() - begin)
+        backbone.restore_frozen()
+        begin = time.perf_counter()
+        method.save(backbone, config.training, folder / config.method)
+        found["saving_seconds"] = time.perf_counter() - begin
+    except UserError:
+        raise
+    except (TrainingFailure, RuntimeError, MemoryError, ValueError, OSError) as error:
+        reason = str(error).strip() or type(error).__name__
+        raise UserError(
+            f"method {config.method} failed in a short trial on this machine: {reason}"
+        ) from error
+    finally:
+        method.detach(backbone)
+        backbone.restore()
+    found["seconds_per_step"] = statistics.median(seconds[_WARM_UP:])
+    found["peak_memory_bytes"] = meter.peak_memory or None
+    found["artifact_bytes"] = folder_bytes(folder / config.method, without=method.copies)
+    return Measured(**found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,151 @@
+"""What the runs of a study have to do: images to draw, steps to train; pure counting, from the study alone.
+
+Multiplied with what a probe has measured (`study.preflight.probe.Measured`) it gives the estimates of a plan.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from search_spaces.schema import Categorical
+from study.spec.sections import BASE, LENGTHS
+from trainables.config.fields import EMBEDDED, EvaluationConfig, images_on_the_way
+from trainables.methods.registry import method_config_class
+
+if TYPE_CHECKING:
+    from study.preflight.probe import Measured
+    from study.spec.study_spec import StudySpec
+
+Phase = Literal["search", "confirm"]
+PHASES: tuple[Phase, ...] = ("search", "confirm")
+
+_CLASS_IMAGES_AT_ONCE = 16  # are made together, for training with prior preservation
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one phase.
+
+    Attributes:
+        final: Of the evaluation at the end of a run.
+        between: Of all evaluations on the way of a run together.
+        base: That the base model draws for each pair of subject and seed.
+        anchors: That the base model draws for each class.
+        steps: Solver steps of each image.
+    """
+
+    final: int
+    between: int
+    base: int
+    anchors: int
+    steps: int
+
+
+def images_of(spec: StudySpec, phase: Phase) -> Images:
+    """Returns the images of a phase of a study."""
+    evaluation = spec.evaluation.of_phase(phase)
+    templates = _templates(spec, evaluation)
+    instance, classes = templates * evaluation.images_per_prompt, evaluation.num_class_images
+    some, of_class = images_on_the_way(instance, classes, evaluation.images_between)
+    return Images(
+        final=instance + classes,
+        between=(some + of_class) * len({at for at in evaluation.at if at < 1}),
+        base=templates + classes,
+        anchors=math.ceil(evaluation.anchor_images / templates) * (templates + 1),
+        steps=evaluation.num_inference_steps,
+    )
+
+
+def _templates(spec: StudySpec, evaluation: EvaluationConfig) -> int:
+    from trainables.evaluation.prompts import templates_of
+
+    return len(templates_of(spec.model.path == EMBEDDED, evaluation))
+
+
+def once_image_steps(spec: StudySpec) -> tuple[float, float]:
+    """Returns what is drawn once for all runs of a study: images, and images times solver steps.
+
+    The anchors of each class and phase, the base model's images of each pair of subject and seed, and the class images
+    of prior preservation.
+    """
+    images = image_steps = 0
+    used: set[str] = set()
+    for phase in PHASES:
+        section = spec.search if phase == "search" else spec.confirm
+        subjects = section.subjects or ()
+        if not section.seeds or (phase == "search" and not any(map(spec.trials_of, spec.arms))):
+            continue
+        used |= set(subjects)
+        each = images_of(spec, phase)
+        count = len(_classes(spec, subjects)) * each.anchors
+        count += len(subjects) * len(section.seeds) * each.base
+        images, image_steps = images + count, image_steps + count * each.steps
+    most = steps = 0
+    for name, arm in spec.arms.items():
+        config = method_config_class(arm.method).model_validate(spec.method_config(name, {}))
+        if config.with_prior_preservation and arm.method != BASE:
+            made = math.ceil(config.num_class_images / _CLASS_IMAGES_AT_ONCE) * _CLASS_IMAGES_AT_ONCE
+            most, steps = max(most, made), max(steps, made * config.class_num_inference_steps)
+    classes = len(_classes(spec, used))
+    return images + classes * most, image_steps + classes * steps
+
+
+def _classes(spec: StudySpec, subjects: Any) -> set[str]:
+    """Class prompts of some subjects; those of the embedded world are called by class and number."""
+    found = (spec.subject(name) for name in subjects)
+    return {subject.class_prompt or subject.name.rpartition("-")[0] for subject in found}
+
+
+def most_steps(spec: StudySpec, arm: str, cost: Measured | None) -> int | None:
+    """Returns the optimizer steps of a run of an arm, the longest where it tunes its length; None where they depend on
+    the cost of a step, which is not known.
+    """
+    if spec.arms[arm].method == BASE:
+        return 0
+    longest = {name: _ends(spec, arm, name)[1] for name in LENGTHS}
+    limits = [longest["max_train_steps"]]
+    for name, kind in (("max_train_flops", "flops"), ("max_train_seconds", "seconds")):
+        if longest[name] is None:
+            continue
+        if cost is None or not getattr(cost, f"{kind}_per_step"):
+            return None
+        class_images = class_image_steps(spec, arm) * getattr(cost, f"{kind}_per_image_step")
+        limits.append(max(0.0, longest[name] - class_images) / getattr(cost, f"{kind}_per_step"))
+    return int(min(limit for limit in limits if limit is not None))
+
+
+def class_image_steps(spec: StudySpec, arm: str) -> int:
+    """Returns the class images of a run of an arm times their solver steps: what comes out of its budget first."""
+    config = method_config_class(spec.arms[arm].method).model_validate(spec.method_config(arm, {}))
+    return config.num_class_images * config.class_num_inference_steps if config.with_prior_preservation else 0
+
+
+def expected_share(spec: StudySpec, arm: str) -> float:
+    """Returns how much of its longest run a run of an arm takes on average, before anything is known of what is good.
+
+    The mean of a range that is drawn evenly, or evenly in its logarithm; 1 where the length is not tuned.
+    """
+    for name in LENGTHS:
+        dimension = spec.space(arm).parameters.get(name)
+        if dimension is None:
+            continue
+        low, high = _ends(spec, arm, name)
+        if isinstance(dimension, Categorical):
+            numbers = [value for value in dimension.choices if isinstance(value, int | float)]
+            return sum(numbers) / len(numbers) / high
+        if dimension.log:
+            return float((high - low) / math.log(high / low) / high)
+        return float((low + high) / 2 / high)
+    return 1.0
+
+
+def _ends(spec: StudySpec, arm: str, name: str) -> tuple[Any, Any]:
+    """Least and most that a training field is in an arm."""
+    dimension = spec.space(arm).parameters.get(name)
+    if dimension is None:
+        value = spec.method_config(arm, {}).get(name)
+        return value, value
+    numbers = [value for value in dimension.probes() if isinstance(value, int | float)]
+    return min(numbers), max(numbers)

@@ -1,0 +1,350 @@
+"""The report as a sequence of sections: what HTML and Markdown both show, in the order a reader wants it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from study.report import cost_tables, design_tables, image_tables, search_tables
+from study.report import results_tables as tables
+from study.report.analysis import DEFAULTS, Analysis, analyse
+from study.report.anytime import anytime_table
+from study.report.budgets import default_choices
+from study.report.comparisons import Settings
+from study.report.design import PhaseDesign, design_of
+from study.report.factors import factors_of
+from study.report.figures import comparison, curves, pareto, samples, search
+from study.report.figures.canvas import Figure, Skipped
+from study.report.figures.style import ArmStyle, arm_styles
+from study.report.formatting import listing, plural
+from study.report.image_levels import class_sample, components, prompt_scores
+from study.report.prepared import ResultsLike, Rows, prepare, section
+from study.report.search_history import METHOD, History, histories, importances
+from study.report.searches import budget_words, default_trials, repeats_of, repeats_words, search_objective
+from study.report.tables import Table
+from study.report.verdict import Verdict, judge
+from study.statistics.power import MIN_SUBJECTS
+from trainables.evaluation.quality import RULE as QUALITY_RULE
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs, figures, tables and further paragraphs, in this order; `code` is titled verbatim
+    text.
+    """
+
+    key: str
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    figures: tuple[Figure | Skipped, ...] = ()
+    tables: tuple[Table, ...] = ()
+    after: tuple[str, ...] = ()
+    code: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """All content; nothing is drawn yet."""
+
+    study: str
+    verdict: Verdict
+    summary: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+    rows: Rows
+    analysis: Analysis
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures that there is data for."""
+        return [f for section in self.sections for f in section.figures if isinstance(f, Figure)]
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables."""
+        return [table for section in self.sections for table in section.tables]
+
+
+BASE_WORDS = (
+    "The untrained base model scores about, not exactly, S 0, P 1 and C 1: its runs are measured like any other, on "
+    "images of their own with their own noise, while the scales begin (anchors) at other images of it, of class "
+    "prompts and with other noise."
+)
+
+
+def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
+    """Computes everything that the report says."""
+    rows = prepare(results)
+    analysis, design = analyse(rows, settings), design_of(rows)
+    styles = arm_styles(rows.arms, rows.methods)
+    sections = [
+        _results(rows, analysis, styles, design),
+        _fronts(analysis, styles),
+        _samples(rows),
+        _schedules(rows, analysis, styles),
+        _pairs(analysis),
+        _curves(rows, analysis, styles),
+        _images(rows, analysis),
+        _search(rows, analysis, styles, settings),
+        _exclusions(analysis),
+        _method(rows, analysis, settings, design),
+        _appendix(rows),
+        _provenance(rows),
+    ]
+    sections = [section for section in sections if section is not None]
+    return Report(
+        rows.study, judge(rows, analysis), _summary(rows), tuple(s for s in sections if s), rows, analysis
+    )
+
+
+def _summary(rows: Rows) -> tuple[tuple[str, str], ...]:
+    frame = rows.frame
+    confirm = frame[frame["phase"] == "confirm"]
+    states = frame["state"].value_counts()
+    ended = ", ".join(f"{states[s]} {s}" for s in ("COMPLETE", "PRUNED", "FAIL", "RUNNING") if s in states)
+    facts = [
+        ("Arms", str(len(rows.arms))),
+        ("Runs", f"{len(frame)} ({ended})" if ended else str(len(frame))),
+        (
+            "Search",
+            plural(int(frame[frame["phase"] == "search"].groupby("arm")["trial"].nunique().sum()), "trial"),
+        ),
+        (
+            "Confirm",
+            f"{plural(confirm['subject'].nunique(), 'subject')} × {plural(confirm['seed'].nunique(), 'seed')}"
+            if len(confirm)
+            else "no runs yet",
+        ),
+    ]
+    model = section(rows.meta, "spec", "model").get("path")
+    return tuple([*facts, ("Base model", str(model))] if model else facts)
+
+
+def _results(
+    rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle], design: Sequence[PhaseDesign]
+) -> Section:
+    if rows.confirm.empty:
+        text = "There is no complete confirm run, so that there is nothing to compare."
+        return Section("results", "Results", (text,), tables=(tables.arms_table(analysis),))
+    return Section(
+        "results",
+        "Results",
+        figures=(
+            comparison.intervals_figure(rows, analysis, styles),
+            comparison.differences_figure(rows, analysis, styles),
+        ),
+        tables=(
+            tables.arms_table(analysis, image_tables.class_words(class_sample(rows))),
+            *_known(design_tables.design_table(design), design_tables.factors_table(factors_of(rows))),
+            *((tables.choice_table(analysis.choice),) if analysis.choice else ()),
+            tables.details_table(analysis, design_tables.distances_words(design)),
+        ),
+    )
+
+
+def _known(*found: Table | None) -> tuple[Table, ...]:
+    return tuple(table for table in found if table is not None)
+
+
+def _fronts(analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
+    return Section(
+        "cost",
+        "Quality versus cost",
+        figures=(
+            pareto.quality_cost_figure(analysis, styles),
+            pareto.tuning_figure(analysis, styles),
+            pareto.fidelity_figure(analysis, styles),
+            pareto.costs_figure(analysis, styles),
+        ),
+        tables=_known(cost_tables.costs_table(analysis), cost_tables.tuned_table(analysis)),
+    )
+
+
+def _images(rows: Rows, analysis: Analysis) -> Section | None:
+    """Images as levels of the analysis, and what could be reached."""
+    spreads = components(rows)
+    best = analysis.arm(analysis.best).estimates["quality"].value if analysis.best else None
+    spread = image_tables.components_table(spreads) if spreads else None
+    found = _known(image_tables.ceilings_table(rows), spread)
+    if not found:
+        return None
+    return Section("images", "Images and ceilings", image_tables.ceiling_words(rows, best), tables=found)
+
+
+def _appendix(rows: Rows) -> Section | None:
+    """The long table of scores by prompt."""
+    prompts = prompt_scores(rows)
+    if not prompts:
+        return None
+    return Section("prompts", "Appendix: prompts", tables=(image_tables.prompts_table(prompts),))
+
+
+def _samples(rows: Rows) -> Section:
+    return Section("samples", "Sample images", figures=tuple(samples.sample_figures(rows)))
+
+
+def _schedules(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
+    figure = comparison.schedules_figure(rows, analysis, styles)
+    found = (tables.schedules_table(analysis),) if analysis.schedules else ()
+    return Section("schedules", "Cosine versus constant", figures=(figure,), tables=found)
+
+
+_AS_ABOVE = "To be read as the table of the best arm against the others."
+
+
+def _pairs(analysis: Analysis) -> Section | None:
+    if not analysis.against_base and not analysis.pairs:
+        return None
+    found = []
+    if analysis.against_base:
+        caption = "Every trained arm against the untrained base model."
+        found.append(
+            tables.comparison_table("against-base", caption, analysis.against_base, (tables.BASE_NOTE,))
+        )
+    if analysis.pairs:
+        caption, note = f"{analysis.best} against every other arm.", tables.test_note(analysis)
+        found.append(tables.comparison_table("against-best", caption, analysis.against_best, (note,)))
+        found.append(
+            tables.comparison_table("pairs", "All pairs of trained arms.", analysis.pairs, (_AS_ABOVE,))
+        )
+        if analysis.pairs_subject_prompt:
+            caption = "All pairs of trained arms by subject and prompt alone, blind to the class: a family of its own."
+            found.append(
+                tables.comparison_table(
+                    "pairs-subject-prompt", caption, analysis.pairs_subject_prompt, (_AS_ABOVE,)
+                )
+            )
+        if any(standing.rank is not None for standing in analysis.standings):
+            found += [tables.effects_table(analysis), tables.ranking_table(analysis)]
+    return Section("pairs", "Paired comparisons", tables=tuple(found))
+
+
+def _curves(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
+    data = curves.known_courses(rows, analysis)
+    figures = curves.curves_figure(data, styles), curves.anytime_figure(data, analysis, styles)
+    table = anytime_table(data)
+    return Section(
+        "curves", "Quality on the way", figures=figures, tables=(table,) if table is not None else ()
+    )
+
+
+def _search(
+    rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle], settings: Settings
+) -> Section | None:
+    data, weights = histories(rows), importances(rows, settings.seed)
+    defaults = any(default_trials(rows, arm) for arm in rows.trained_arms)
+    if not data and not analysis.chosen:
+        return None
+    found = [search_tables.budget_table(analysis.budgets)]
+    if analysis.chosen:
+        found.append(search_tables.chosen_table(analysis.chosen, default_choices(rows, analysis.chosen)))
+    if weights:
+        found.append(search_tables.importance_table(weights))
+    paragraphs = (
+        f"{_searches(rows)} by {search_objective(rows).words}. Its scores are shown to judge the search; none of them "
+        "is a result.",
+        *_never_met(rows, data),
+        *repeats_words(rows),
+        *budget_words(rows),
+    )
+    return Section(
+        "search",
+        "The search",
+        paragraphs,
+        (search.history_figure(data, styles, defaults), search.importance_figure(weights, styles)),
+        tuple(found),
+        (f"Importance: {METHOD}",) if weights else (),
+    )
+
+
+def _searches(rows: Rows) -> str:
+    if repeats_of(rows) == 1:
+        return "The search chose one configuration of each arm"
+    return f"Each of {repeats_of(rows)} searches chose one configuration of each arm"
+
+
+def _never_met(rows: Rows, data: Sequence[History]) -> tuple[str, ...]:
+    """Which searches found nothing that meets the objective's constraints."""
+    if not search_objective(rows).constraints:
+        return ()
+    arms = dict.fromkeys(history.arm for history in data if not any(history.feasible))
+    if not arms:
+        return ()
+    return (
+        f"In a search of {listing(arms)} no trial met the constraint, so that the one that missed it least was taken.",
+    )
+
+
+def _exclusions(analysis: Analysis) -> Section:
+    if not analysis.exclusions:
+        return Section(
+            "exclusions",
+            "Failures and exclusions",
+            ("None: every run completed, and every confirm run was measured.",),
+        )
+    return Section("exclusions", "Failures and exclusions", tables=(tables.exclusions_table(analysis),))
+
+
+def _method(rows: Rows, analysis: Analysis, settings: Settings, design: Sequence[PhaseDesign]) -> Section:
+    rule = rows.meta.get("quality_rule")
+    percent = f"{settings.level:.0%}".replace("%", " %")
+    paragraphs = (
+        str(rule) if rule else QUALITY_RULE,
+        *((BASE_WORDS,) if analysis.against_base else ()),
+        design_tables.phases_words(rows, design),
+        f"The unit is the subject: runs of one subject are averaged, since other seeds of it are no further subjects. "
+        f"Intervals: Student's on the subjects' means, {percent}, from {MIN_SUBJECTS} subjects on; with fewer "
+        "there are values only. They speak of subjects like these, of the configurations that the searches chose, and "
+        "of these prompts; they assume that subjects are drawn independently of each other.",
+        "Differences are paired by subject and seed and averaged within each subject; two-sided t test over subjects, "
+        "Holm's adjustment over all pairs of trained arms, and every verdict is read off from that one family. Four "
+        "verdicts: better and worse (adjusted p below 0.05), equivalent (two one-sided t tests show that the "
+        f"difference lies within ±{analysis.margin:g}, `report.margin` in the study file, adjusted over the same "
+        "family; it goes before better and worse), and not enough, with the number of subjects that would decide "
+        "it. Subject and prompt alone, blind to the class, have a family of their own. The untrained "
+        "base model is compared in a family of its own, in fidelities that are not clipped. "
+        f"Resampling: {settings.resamples:,} resamples of subjects, seed {settings.seed}.",
+    )
+    return Section("method", "How to read this report", paragraphs, tables=(tables.measures_table(),))
+
+
+def _provenance(rows: Rows) -> Section | None:
+    known = provenance_facts(rows.meta)
+    spec = rows.meta.get("spec")
+    code = (("The frozen study file", json.dumps(spec, indent=1, ensure_ascii=False)),) if spec else ()
+    if not known and not code:
+        return None
+    table = tables.assemble(
+        "provenance",
+        "Where the numbers come from.",
+        [
+            (tables.Column("what", "What"), [tables.text_cell(name) for name, _ in known]),
+            (tables.Column("value", "Value"), [tables.text_cell(value) for _, value in known]),
+        ],
+    )
+    return Section("provenance", "Provenance", tables=(table,) if known else (), code=code)
+
+
+def provenance_facts(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known of the study's origin, as names and texts."""
+    told = {"study", "quality_rule", "references", "spec", "arms", "launches", "objective"}
+    facts = [(name, value) for name, value in sorted(meta.items()) if name not in told]
+    launches = meta.get("launches")
+    for k, launch in enumerate(launches if isinstance(launches, (list, tuple)) else ()):
+        for name, value in launch.items() if isinstance(launch, Mapping) else ():
+            if name == "time" and isinstance(value, (int, float)):
+                value = datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds")
+            facts.append((f"launch {k + 1}: {name}", value))
+    return [(name, _flat(value)) for name, value in facts if value not in (None, "", [], {})]
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{name} {_flat(item)}" for name, item in value.items() if item not in (None, [], "")
+        )
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_flat(item) for item in value)
+    return str(value)

@@ -1,0 +1,1 @@
+"""Rows and frames of runs, from their folders, MLflow or CSV files."""

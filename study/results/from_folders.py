@@ -1,0 +1,63 @@
+"""Results from the run folders themselves: what a report is made of while the tracking store is away."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS
+from study.results.frames import Results, frame_of, scores_of, table_of
+from study.results.image_scores import read_scores
+from study.results.run_rows import rows
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import result_of
+from study.storage.safe_paths import inside
+from study.tracking.event_metrics import batches, corrections
+from study.tracking.mlflow_store import published_spec, spec_digest
+from study.tracking.run_ids import read_record
+from trainables.events import read_events
+
+
+def local_results(storage: Storage) -> Results:
+    """Returns what `study.results.from_mlflow.load_results` gives, without MLflow; needs the storage at hand."""
+    found = rows(storage)
+    points: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    for row in found:
+        folder = storage.run_folder(RunKey.parse(row["run_key"]))
+        scores += read_scores(folder, row) if row["state"] != "RUNNING" else []
+        events = read_events(folder)
+        values: dict[tuple[str, int], float] = {}
+        parts = batches(events, 0)
+        last = corrections(events, result_of(folder) or {})
+        for metric in [metric for part in parts for metric in part.metrics] + last:
+            if metric.name.startswith("eval/") or metric.name == "train/loss":
+                values[metric.name, metric.step] = metric.value
+        points += [
+            {**row, "step": step, "metric": name, "value": value}
+            for (name, step), value in sorted(values.items())
+        ]
+        shown = sorted((image.key, image.step, image.path) for part in parts for image in part.images)
+        images += [
+            {"run_key": row["run_key"], "step": step, "key": key, "path": str(folder / path)}
+            for key, step, path in shown
+            if inside(folder, path) is not None
+        ]
+    record = read_record(storage)
+    meta = {
+        "study": storage.study,
+        "study_id": record.study_id if record else None,
+        "spec": published_spec(storage) or None,
+        "spec_digest": spec_digest(storage),
+        "launches": [asdict(launch) for launch in record.launches] if record else [],
+        "tracking_uri": None,
+    }
+    return Results(
+        frame_of(found),
+        table_of(points, CURVE_COLUMNS),
+        table_of(images, IMAGE_COLUMNS),
+        meta,
+        scores_of(scores),
+    )

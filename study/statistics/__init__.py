@@ -1,0 +1,1 @@
+"""The mathematics of a comparison: pure functions of arrays and numbers."""

@@ -1,0 +1,1 @@
+"""A study that is handed to a cluster through Ray's job API."""

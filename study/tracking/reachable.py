@@ -1,0 +1,69 @@
+"""Whether an MLflow tracking server or store can be reached, and why not."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from study.storage.layout import sqlite_file_problem
+from study.tracking.mlflow_store import chosen_uri, tracking_uri_problem
+from study.util.disk import existing
+from study.util.network import connection_problem, reason_of
+from study.util.redaction import without_credentials
+
+TIMEOUT = 3.0  # seconds
+
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def check_tracking(explicit: str | None, study_file: str | None = None) -> list[str]:
+    """Tells whether the MLflow that a study would write to can be used; the default store always can.
+
+    Args:
+        explicit: ``--tracking-uri``; then ``MLFLOW_TRACKING_URI`` and `study_file` (``tracking.uri``) are asked.
+    """
+    chosen = chosen_uri(explicit, study_file)
+    if chosen is None:
+        return []
+    origin, uri = chosen
+    if problem := tracking_uri_problem(uri):
+        return [f"{origin}: {problem}"]
+    shown = without_credentials(uri)
+    parts = urlsplit(uri)
+    scheme = parts.scheme.split("+")[0]
+    remedy = f"start it, correct {origin}, or leave it out for the default store"
+    if scheme in ("http", "https"):
+        reason = _http_problem(uri)
+        return [f"the MLflow server {shown} does not answer ({reason}); {remedy}"] if reason else []
+    if scheme == "sqlite":
+        return [f"{origin}: {problem}; choose another"] if (problem := _sqlite_problem(uri)) else []
+    if scheme in _PORTS and parts.hostname:
+        reason = connection_problem(parts.hostname, parts.port or _PORTS[scheme])
+        return [f"the MLflow database {shown} does not answer ({reason}); {remedy}"] if reason else []
+    return []
+
+
+def _sqlite_problem(uri: str) -> str | None:
+    if problem := sqlite_file_problem(uri):
+        return problem
+    path = Path(uri.partition(":///")[2].partition("?")[0])
+    place = existing(path.parent)
+    if not os.access(place, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        return f"the MLflow store {path} cannot be written"
+    return None
+
+
+def _http_problem(uri: str) -> str | None:
+    """Any answer at all, even a refusal for lack of credentials, shows that a server is there."""
+    # Without user and password, which urllib would take for a part of the host's name.
+    request = urllib.request.Request(without_credentials(uri).rstrip("/") + "/health", method="GET")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT):
+            return None
+    except urllib.error.HTTPError as error:
+        return f"it says {error.code} {error.reason}" if error.code >= 500 else None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return reason_of(reason if isinstance(reason, BaseException) else error)
