@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from study.cluster.ray_cluster import HERE, check_cluster
 from study.preflight.machine import check_disk, check_resources
 from study.preflight.method_checks import check_methods
+from study.spec.separation import ASKED_FOR
 from study.spec.study_spec import StudySpec
 from study.storage.layout import root_and_url, sqlite_file_problem
 from study.tracking.reachable import check_tracking
@@ -44,6 +47,7 @@ def check_study(
     return [
         *_folder_names(spec, storage),
         *check_images(spec),
+        *shared_photographs(spec),
         *_models(spec),
         *dict.fromkeys(problem for found in check_prompts(spec) for problem in found.problems),
         *check_methods(spec),
@@ -65,6 +69,36 @@ def check_images(spec: StudySpec) -> list[str]:
     captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
     resolution = max((value for value in spec.values_of("resolution") if value), default=_native(spec))
     return [problem for subject in spec.subjects for problem in check_subject(subject, resolution, captions)]
+
+
+def shared_photographs(spec: StudySpec) -> list[str]:
+    """Tells which photographs judge a confirm run after a search was tuned on them, whatever their files are called."""
+    if spec.search.allow_overlap or not spec.confirm.seeds or not any(map(spec.trials_of, spec.arms)):
+        return []
+    searched, confirmed = (
+        _photographs(spec, section.subjects or ()) for section in (spec.search, spec.confirm)
+    )
+    return [
+        f"confirm.subjects: {', '.join(map(str, confirmed[digest]))} is also {', '.join(map(str, files))}, which is "
+        f"searched on; take other photographs, {ASKED_FOR}"
+        for digest, files in searched.items()
+        if digest in confirmed
+    ]
+
+
+def _photographs(spec: StudySpec, subjects: Iterable[str]) -> dict[str, list[Path]]:
+    """The photographs of some subjects by their SHA-256; without those that cannot be read, which others tell."""
+    from trainables.data.images import list_images
+    from trainables.data.path_map import folder_of
+
+    found: dict[str, list[Path]] = {}
+    named = (spec.subject(name) for name in subjects)
+    folders = {folder for one in named for folder in (one.images, one.references) if folder}
+    for folder in map(folder_of, sorted(folders)):
+        with suppress(OSError, UserError):
+            for file in list_images(folder)[0]:
+                found.setdefault(hashlib.sha256(file.read_bytes()).hexdigest(), []).append(file)
+    return found
 
 
 def _folder_names(spec: StudySpec, storage: Path | str | None) -> list[str]:
@@ -112,6 +146,11 @@ def evaluation_notes(spec: StudySpec) -> list[str]:
             f"each confirm run is judged on {fewest} {'image' if fewest == 1 else 'images'} of its subject, and a "
             f"result of few images is noise: take at least {ENOUGH_IMAGES} (16 prompts with "
             "evaluation.images_per_prompt: 4)"
+        )
+    if settings.num_class_images < ENOUGH_IMAGES:
+        found.append(
+            f"whether the class was kept is judged on {settings.num_class_images} images of it "
+            f"(evaluation.num_class_images), and quality is multiplied with that: take at least {ENOUGH_IMAGES}"
         )
     if settings.anchor_images < ENOUGH_IMAGES:
         found.append(

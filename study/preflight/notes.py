@@ -26,6 +26,7 @@ def study_notes(spec: StudySpec) -> list[str]:
                 *prompts,
                 *evaluation_notes(spec),
                 *_confounded(spec),
+                *_uneven(spec),
                 *detectable_notes(spec),
             ]
         )
@@ -48,6 +49,22 @@ def _confounded(spec: StudySpec) -> list[str]:
         for factor, known in values.items()
         for (first, a), (second, b) in itertools.combinations(sorted(known.items()), 2)
         if not a & b
+    ]
+
+
+def _uneven(spec: StudySpec) -> list[str]:
+    """Methods with different numbers of trials are compared after different amounts of tuning."""
+    trials: dict[str, int] = {}
+    for name, arm in spec.arms.items():
+        if arm.method != BASE and spec.space(name).parameters:
+            method = code_of(arm.method)
+            trials[method] = trials.get(method, 0) + spec.trials_of(name)
+    if len(set(trials.values())) < 2:
+        return []
+    counts = ", ".join(f"{method} {count}" for method, count in sorted(trials.items()))
+    return [
+        f"the methods have different numbers of trials ({counts}): a difference between them may be that of tuning; "
+        "write search.trials_per_method, which is dealt out over the arms of each method"
     ]
 
 

@@ -142,6 +142,7 @@ def _request(spec: StudySpec, arm: str) -> dict[str, Any]:
     training |= {
         "max_train_flops": None,
         "max_train_seconds": None,
+        "budget_share": 1.0,
         "max_train_steps": _STEPS,
         "lr_warmup_steps": 0,
         "checkpointing_steps": 10 * _STEPS,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.schema import Categorical
-from study.spec.sections import BASE, LENGTHS
+from study.spec.sections import BASE, LENGTHS, SHARE
 from trainables.config.fields import EMBEDDED, EvaluationConfig, images_on_the_way
 from trainables.methods.registry import method_config_class
 
@@ -113,7 +113,8 @@ def most_steps(spec: StudySpec, arm: str, cost: Measured | None) -> int | None:
             return None
         class_images = class_image_steps(spec, arm) * getattr(cost, f"{kind}_per_image_step")
         limits.append(max(0.0, longest[name] - class_images) / getattr(cost, f"{kind}_per_step"))
-    return int(min(limit for limit in limits if limit is not None))
+    share = _ends(spec, arm, SHARE)[1] or 1.0
+    return int(share * min(limit for limit in limits if limit is not None))
 
 
 def class_image_steps(spec: StudySpec, arm: str) -> int:
@@ -127,7 +128,7 @@ def expected_share(spec: StudySpec, arm: str) -> float:
 
     The mean of a range that is drawn evenly, or evenly in its logarithm; 1 where the length is not tuned.
     """
-    for name in LENGTHS:
+    for name in (*LENGTHS, SHARE):
         dimension = spec.space(arm).parameters.get(name)
         if dimension is None:
             continue

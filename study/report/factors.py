@@ -26,7 +26,7 @@ NEEDS = {
 }
 # What of a model a method trains; `lora` and `dreambooth_lora` are one method with other defaults.
 _TRAINS = {"lora": "an adapter (LoRA)", "dreambooth_lora": "an adapter (LoRA)", "dreambooth": "all weights"}
-_PLACES = ("trial", "max_train_steps", "max_train_flops", "max_train_seconds")
+_PLACES = ("trial", "max_train_steps", "max_train_flops", "max_train_seconds", "budget_share")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from study.spec.effects import duplicate_arms, fields_without_effect, values_of
 from study.spec.sections import (
     BASE,
     LENGTHS,
+    SHARE,
     Arm,
     Budget,
     arm_space,
@@ -112,11 +113,28 @@ def _early_stopping(sections: Sections) -> Iterator[Problem]:
         )
 
 
+def _stopped_at_equal_cost(sections: Sections) -> Iterator[Problem]:
+    search, budget = sections.search, sections.budget
+    if (
+        search is not None
+        and search.scheduler is not None
+        and budget is not None
+        and budget.tuned_from is not None
+    ):
+        yield (
+            ("search", "scheduler"),
+            "asha compares runs at equal shares of their training, and budget.tuned_from gives them different lengths, "
+            "so that short runs would be judged at a lower cost; remove one of the two",
+        )
+
+
 def _training(sections: Sections) -> Iterator[Problem]:
     """Common training fields, judged by themselves (with the arms they are judged again, as a whole)."""
     names = list(TrainingConfig.model_fields)
     for key in sections.training or {}:
-        if key in LENGTHS:
+        if key == SHARE:
+            yield ("training", key), "the length of training is the same for all arms; write a smaller budget"
+        elif key in LENGTHS:
             yield (
                 ("training", key),
                 f"the length of training is the same for all arms; write budget.{LENGTHS[key]}",
@@ -320,6 +338,7 @@ RULES: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
 )
 # What is refused in a study file, but not in the record of a study that an earlier version has accepted.
 RULES_OF_FILES = (
+    _stopped_at_equal_cost,
     fields_without_effect,
     duplicate_arms,
     trials_per_method,

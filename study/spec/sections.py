@@ -59,6 +59,7 @@ LENGTHS = {
     "max_train_flops": "train_flops",
     "max_train_seconds": "train_seconds",
 }
+SHARE = "budget_share"  # the training field that takes a part of a budget of FLOPs or seconds
 
 
 class Arm(Frozen):
@@ -108,8 +109,9 @@ class Budget(Frozen):
         max_train_steps: Optimizer steps; 200 where no budget is given. An arm may fix or search fewer.
         train_flops: Counted floating-point operations of training: the same on every machine.
         train_seconds: Seconds of training on the machine of the run, which differ from machine to machine.
-        tuned_from: Share of the budget from which on each arm's search tunes how much of it a run takes, because the
-            best length differs by method; None: every run takes all of it.
+        tuned_from: Share from which on each arm's search tunes how much of the budget a run takes, because the best
+            length differs by method; None: every run takes all of it. Of FLOPs and seconds it is a share of what class
+            images have left, so that arms with and without them are tuned over the same range.
         max_hours: Wall hours after which a launch starts no further runs (it can be resumed); None: no limit.
     """
 
@@ -147,11 +149,10 @@ class Budget(Frozen):
         """The dimension by which an arm tunes its length inside the budget."""
         if self.tuned_from is None:
             return {}
-        name, most = list(self.fields.items())[-1]
-        if name == "max_train_steps":
-            low = max(1, min(most - 1, round(most * self.tuned_from)))
-            return {name: Int(type="int", low=low, high=most, log=True)}
-        return {name: Float(type="float", low=most * self.tuned_from, high=most, log=True)}
+        if self.steps is None:
+            return {SHARE: Float(type="float", low=self.tuned_from, high=1.0, log=True)}
+        low = max(1, min(self.steps - 1, round(self.steps * self.tuned_from)))
+        return {"max_train_steps": Int(type="int", low=low, high=self.steps, log=True)}
 
 
 class Resources(Frozen):
@@ -321,7 +322,11 @@ def arm_space(arm: Arm, training: Mapping[str, Any], budget: Budget, model: Mode
         return SearchSpace()
     embedded = model.path == EMBEDDED
     own = arm.search_space or {}
-    if not LENGTHS.keys() & {*training, *arm.fixed, *own}:  # an arm that states its length does not tune it
+    if not {*LENGTHS, SHARE} & {
+        *training,
+        *arm.fixed,
+        *own,
+    }:  # an arm that states its length does not tune it
         own = {**budget.tuned, **own}
     fixed = merged_training(training, budget, arm.fixed, {})
     fixed = {name: value for name, value in fixed.items() if name not in own}

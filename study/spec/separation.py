@@ -21,7 +21,7 @@ from trainables.util.process import expanded
 if TYPE_CHECKING:
     from study.spec.sound_sections import Sections
 
-_ASKED_FOR = "or set search.allow_overlap: true, which makes results look better than they are, as the report then says"
+ASKED_FOR = "or set search.allow_overlap: true, which makes results look better than they are, as the report then says"
 
 
 def default_subjects(
@@ -121,13 +121,13 @@ def shared_subjects(sections: Sections) -> Iterator[tuple[Loc, str]]:
         needed = len(set(searched)) + search.repeats
         has = f"the study has {len(subjects)} subject{'s' * (len(subjects) > 1)}"
         needs = f"search and confirm together need at least {needed}, because none may be in both"
-        yield ("subjects",), f"{has}, but {needs}; add {needed - len(subjects)} more, {_ASKED_FOR}"
+        yield ("subjects",), f"{has}, but {needs}; add {needed - len(subjects)} more, {ASKED_FOR}"
         return
     place = "subject" if len(shared) == 1 else "subjects"
     yield (
         ("confirm", "subjects"),
         f"{place} {', '.join(shared)} {'is' if len(shared) == 1 else 'are'} also searched on (search.subjects: "
-        f"{', '.join(searched)}), which favours what the search chose by luck; take other subjects, {_ASKED_FOR}",
+        f"{', '.join(searched)}), which favours what the search chose by luck; take other subjects, {ASKED_FOR}",
     )
 
 
@@ -147,7 +147,7 @@ def _shared_folders(
                 yield (
                     ("confirm", "subjects"),
                     f"{name} has photographs of {other}, which is searched on ({min(same)}); take other "
-                    f"photographs, {_ASKED_FOR}",
+                    f"photographs, {ASKED_FOR}",
                 )
 
 
@@ -173,7 +173,7 @@ def shared_prompts(sections: Sections) -> Iterator[tuple[Loc, str]]:
             if evaluation.search.prompts is not None
             else ("evaluation", "prompts"),
             f"{first!r}{more} would judge both search and confirm, which favours what the search chose by luck; "
-            f"take other prompts in one of them, {_ASKED_FOR}",
+            f"take other prompts in one of them, {ASKED_FOR}",
         )
 
 

@@ -250,7 +250,7 @@ def test_the_same_bytes_in_another_process_from_shuffled_rows_and_from_csv(
     """Another hash seed, another clock, and the CSV files in the place of MLflow."""
     code = (
         "import sys; from pathlib import Path; "
-        "from study.results.from_mlflow import read_csv; from study.report import build_report; "
+        "from study.results.csv_files import read_csv; from study.report import build_report; "
         "build_report(read_csv(Path(sys.argv[1])), sys.argv[2]); "
         "print(sorted({'torch', 'ray', 'mlflow', 'optuna', 'diffusers'} & set(sys.modules)))"
     )

@@ -60,15 +60,15 @@ def test_the_currency_belongs_to_the_identity() -> None:
     after = StudySpec.model_validate(study({"train_flops": 1e12, "tuned_from": 0.5}))
     assert before.digest() != after.digest()
     assert "budget.tuned_from: null -> 0.5" in difference(before, after)
-    assert any("search_space.max_train_flops" in line for line in difference(before, after))
+    assert any("search_space.budget_share" in line for line in difference(before, after))
 
 
 @pytest.mark.parametrize(
     ("budget", "name", "low", "high"),
     [
         ({"max_train_steps": 200, "tuned_from": 0.25}, "max_train_steps", 50, 200),
-        ({"train_flops": 1e12, "tuned_from": 0.25}, "max_train_flops", 2.5e11, 1e12),
-        ({"train_seconds": 60, "tuned_from": 0.5}, "max_train_seconds", 30, 60),
+        ({"train_flops": 1e12, "tuned_from": 0.25}, "budget_share", 0.25, 1),
+        ({"train_seconds": 60, "tuned_from": 0.5}, "budget_share", 0.5, 1),
         ({"max_train_steps": 2, "tuned_from": 0.9}, "max_train_steps", 1, 2),
     ],
 )
@@ -94,10 +94,9 @@ def test_an_arm_that_states_its_length_does_not_tune_it(unit: dict[str, Any]) ->
     }
     spec = StudySpec.model_validate(study({**unit, "tuned_from": 0.5}, arms=arms))
     lengths = {
-        arm: sorted(name for name in spec.space(arm).parameters if name.startswith("max_train"))
-        for arm in arms
+        arm: sorted({"max_train_steps", "budget_share"} & spec.space(arm).parameters.keys()) for arm in arms
     }
-    tuned = "max_train_steps" if "max_train_steps" in unit else "max_train_flops"
+    tuned = "max_train_steps" if "max_train_steps" in unit else "budget_share"
     assert lengths == {"fixed": [], "own": ["max_train_steps"], "unsearched": [], "tuned": [tuned]}
 
 
@@ -114,6 +113,13 @@ def test_no_arm_may_spend_more_in_any_currency(tmp_path: Path) -> None:
     assert "takes away" in one({"train_seconds": 60}, max_train_seconds=None)
     text = problems(tmp_path, study({"train_flops": 1e12}, training={"max_train_flops": 1e11}))
     assert "write budget.train_flops" in text
+    text = problems(tmp_path, study({"train_flops": 1e12}, training={"budget_share": 0.5}))
+    assert (
+        "training.budget_share: the length of training is the same for all arms; write a smaller budget"
+        in text
+    )
+    message = one({"max_train_steps": 100}, budget_share=0.5)
+    assert "is a share of max_train_flops or max_train_seconds, and neither is given" in message
 
 
 def test_arms_that_differ_in_their_length_are_no_duplicates(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def spec_of(searching: dict[str, Any] | None = None, **evaluation: Any) -> Study
             "arms": {"lora": {"method": "lora"}},
             "search": {"trials": 1, **(searching or {})},
             "confirm": {"seeds": [1]},
-            "evaluation": evaluation,
+            "evaluation": {"num_class_images": 64, **evaluation},
         }
     )
 
@@ -31,6 +31,9 @@ def test_few_images_are_a_note() -> None:
     assert "at least 64" in note
     (note,) = evaluation_notes(spec_of(prompts=["{subject}"], images_per_prompt=1))
     assert "judged on 1 image of" in note
+    (note,) = evaluation_notes(spec_of(num_class_images=16))
+    assert "judged on 16 images of it" in note
+    assert "at least 64" in note
     nothing_to_judge = spec_of(images_per_prompt=1)
     confirm = nothing_to_judge.confirm.model_copy(update={"seeds": ()})
     assert evaluation_notes(nothing_to_judge.model_copy(update={"confirm": confirm})) == []
@@ -39,7 +42,7 @@ def test_few_images_are_a_note() -> None:
 @pytest.mark.parametrize("metric", ["class_kid", "class_cmmd"])
 def test_distances_need_enough_images_in_both_phases(metric: str) -> None:
     objective = {"objective": {"minimize": metric}}
-    said = [line for line in check_study(spec_of(objective)) if metric in line]
+    said = [line for line in check_study(spec_of(objective, num_class_images=16)) if metric in line]
     assert [line.split(" of at least 50")[0] for line in said] == [
         f"{metric} needs evaluation.search.num_class_images", f"{metric} needs evaluation.num_class_images"
     ]  # fmt: skip

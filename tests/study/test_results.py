@@ -208,7 +208,7 @@ def test_rows_are_those_of_the_frame_and_plain_json(storage: Storage, results: R
 def test_rows_need_no_mlflow_no_pandas_and_survive_a_run_that_just_begins(storage: Storage) -> None:
     code = (
         "import sys; from pathlib import Path; from study.storage.layout import Storage\n"
-        "from study.results.from_mlflow import rows; found = rows(Storage(Path(sys.argv[1]), 'fake'))\n"
+        "from study.results.run_rows import rows; found = rows(Storage(Path(sys.argv[1]), 'fake'))\n"
         "print(len(found), {'mlflow', 'pandas', 'torch', 'ray', 'optuna'} & set(sys.modules))"
     )
     empty = storage.folder / "runs" / "search" / "lora-cosine" / "0009-cat-1-s0"

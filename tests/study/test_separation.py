@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from study.preflight.checks import check_study, shared_photographs
 from study.preflight.plan import make_plan, planned_keys
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
@@ -30,7 +31,7 @@ def spec(**changes: Any) -> StudySpec:
 )
 def test_defaults_are_disjoint(repeats: int, searched: tuple[str, ...], confirmed: tuple[str, ...]) -> None:
     study = spec(subjects=SIX, search={"trials": 2, "repeats": repeats})
-    assert (study.ray_tune.searcher.subjects, study.confirm.subjects) == (searched, confirmed)
+    assert (study.search.subjects, study.confirm.subjects) == (searched, confirmed)
 
 
 def test_too_few_subjects_are_refused_with_their_number(tmp_path: Path) -> None:
@@ -75,6 +76,30 @@ def test_overlap_may_be_asked_for_and_what_was_launched_still_loads() -> None:
     old = StudySpec.from_record(record)
     assert old.confirm.subjects == ("cat-1", "dog-1")
     assert (old.search.metrics, old.search.repeats) == (("quality",), 1)
+
+
+def test_the_same_photographs_under_other_names_are_found(tmp_path: Path) -> None:
+    from PIL import Image
+
+    subjects = []
+    for folder, greys in {"a": (10, 20, 30), "b": (40, 50, 30), "c": (60, 70, 80)}.items():
+        (tmp_path / folder).mkdir()
+        for number, grey in enumerate(greys):
+            Image.new("RGB", (64, 64), (grey, number if grey != 30 else 0, 0)).save(
+                tmp_path / folder / f"{folder}{number}.png"
+            )
+        name = {"name": folder, "images": str(tmp_path / folder), "holdout": 1}
+        subjects.append(name | {"instance_prompt": f"a sks {folder}", "class_prompt": f"a {folder}"})
+    study = spec(
+        subjects=subjects,
+        search={"trials": 2, "subjects": ["a"]},
+        confirm={"subjects": ["b", "c"], "seeds": [100]},
+    )
+    (line,) = shared_photographs(study)
+    assert f"confirm.subjects: {tmp_path}/b/b2.png is also {tmp_path}/a/a2.png, which is searched on" in line
+    assert line in check_study(study)
+    asked = study.model_copy(update={"search": study.search.model_copy(update={"allow_overlap": True})})
+    assert shared_photographs(asked) == []
 
 
 PROMPTS = ["{subject} in the snow", "{subject} on a beach"]

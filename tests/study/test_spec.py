@@ -182,7 +182,7 @@ def test_minimised_metrics_and_fronts() -> None:
 
 def test_loading_a_study_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from study.spec.study_spec import load_study; load_study('quickstart');"
+        "import sys; from study.spec.loading import load_study; load_study('quickstart');"
         "print([m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pandas', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -423,6 +423,10 @@ def test_early_stopping_needs_single_runs_and_rungs(tmp_path: Path) -> None:
     assert StudySpec.model_validate(
         study_dict(search={"scheduler": "asha"}, evaluation=rungs)
     ).search.scheduler
+    tuned = study_dict(
+        search={"scheduler": "asha"}, evaluation=rungs, budget={"max_train_steps": 50, "tuned_from": 0.5}
+    )
+    assert "search.scheduler: asha compares runs at equal shares of their training" in only(tmp_path, tuned)
     message = only(tmp_path, study_dict(search={"scheduler": "asha", "seeds": [0, 1]}, evaluation=rungs))
     assert "a trial has 2 runs" in message
     assert "evaluation.at has none" in only(tmp_path, study_dict(search={"scheduler": "asha"}))

@@ -275,7 +275,7 @@ def test_values_of_a_field_over_all_arms() -> None:
 
 def test_checking_a_study_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys; from study.spec.study_spec import load_study; from study.preflight.checks import check_study;"
+        "import sys; from study.spec.loading import load_study; from study.preflight.checks import check_study;"
         f"problems = check_study(load_study('quickstart'), __import__('pathlib').Path({str(tmp_path)!r}));"
         "print(problems, [m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pandas') if m in sys.modules])"
     )

@@ -37,6 +37,15 @@ def test_the_smallest_budget_ends_a_run() -> None:
     assert steps_within(config, 300_001, 0.1) == 3, "a step that does not fit in is not begun"
 
 
+def test_a_share_of_a_budget_is_the_same_share_with_and_without_class_images() -> None:
+    config = TrainingConfig(max_train_steps=10_000, max_train_flops=1000, budget_share=0.4)
+    whole = config.model_copy(update={"budget_share": 1.0})
+    for spent, per_step in ((Spent(), 5), (Spent(flops=300), 7), (Spent(flops=800), 2)):
+        assert steps_within(config, per_step, None, spent) == 0.4 * steps_within(whole, per_step, None, spent)
+    with pytest.raises(TrainingFailure, match="and budget_share is 0"):
+        steps_within(config.model_copy(update={"lr_warmup_steps": 40}), 10, None, Spent())
+
+
 def test_a_budget_that_the_warmup_takes_is_told() -> None:
     config = TrainingConfig(max_train_flops=1e6, lr_warmup_steps=5)
     with pytest.raises(TrainingFailure) as error:

@@ -128,6 +128,9 @@ class TrainingConfig(Frozen):
     max_train_steps: int = Field(default=200, ge=1)
     max_train_flops: float | None = Field(default=None, gt=0, description="FLOPs; ends training earlier")
     max_train_seconds: float | None = Field(default=None, gt=0, description="s; ends training earlier")
+    budget_share: float = Field(
+        default=1.0, gt=0, le=1, description="of the steps that FLOPs or seconds allow"
+    )
     resolution: int | None = Field(default=None, ge=8, description="pixels; None: the model's own")
     random_flip: bool = False
     captions: Literal["instance_prompt", "files"] = "instance_prompt"
@@ -161,6 +164,15 @@ class TrainingConfig(Frozen):
             raise ValueError(
                 f"lr_warmup_steps ({self.lr_warmup_steps}) must be below "
                 f"max_train_steps ({self.max_train_steps})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _share_of_a_budget(self) -> Self:
+        if self.budget_share < 1 and self.stated_steps is not None:
+            raise ValueError(
+                f"budget_share ({self.budget_share:g}) is a share of max_train_flops or max_train_seconds, and neither "
+                "is given; state fewer max_train_steps"
             )
         return self
 

@@ -43,7 +43,9 @@ NOTHING = Spent()
 def steps_within(
     config: TrainingConfig, flops_per_step: int, seconds_per_step: float | None, spent: Spent = NOTHING
 ) -> int:
-    """Returns the number of optimizer steps that all budgets of a configuration allow.
+    """Returns the number of optimizer steps that all budgets of a configuration allow, or its share of them.
+
+    The share is of what class images have left, so that it means the same with and without prior preservation.
 
     Args:
         flops_per_step: Counted operations of one step; only read for a budget of them.
@@ -66,6 +68,9 @@ def steps_within(
         if within < steps:
             why = f"a step takes {seconds_per_step:.3g} s of {config.max_train_seconds:g} s"
             steps, why = within, why + _of_class_images(spent.seconds, "s")
+    if config.budget_share < 1:
+        steps = round(config.budget_share * steps)
+        why += f", and budget_share is {config.budget_share:g}"
     if steps <= config.lr_warmup_steps:
         raise TrainingFailure(
             "budget_too_small",

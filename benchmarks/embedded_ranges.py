@@ -1,0 +1,130 @@
+"""What each end of the embedded model's ranges comes to: `python -m benchmarks.embedded_ranges`.
+
+One dimension at a time, the others at their defaults: LoRA and DreamBooth, each without and with prior preservation,
+the text encoder trained in all of them. Ranges and defaults in ``search_spaces/`` name this table. The subjects are
+those that defaults may be chosen on; no preset's verdict rests on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+#: Values of each dimension: below, at the ends of, inside and above the range that is searched.
+RATES = {
+    "lora": (2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3),
+    "dreambooth": (2e-5, 5e-5, 1e-4, 2e-4, 3e-4, 4e-4),
+}
+TEXT_ENCODER_RATES = {
+    "lora": (1e-4, 3e-4, 1e-3, 3e-3, 5e-3),
+    "dreambooth": (5e-5, 1e-4, 3e-4, 1e-3, 2e-3),
+}
+WEIGHTS = (0.05, 0.3, 1.0, 2.0)
+FIGURES = (
+    "quality",
+    "quality_subject_prompt",
+    "subject_fidelity_scaled",
+    "prompt_fidelity_scaled",
+    "class_kept",
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A configuration: a method with or without class images, and the one field that is moved."""
+
+    method: str
+    prior: bool
+    field: str
+    value: float
+
+    def training(self, steps: int) -> dict[str, Any]:
+        """The training fields that differ from the method's defaults."""
+        return {
+            "max_train_steps": steps,
+            "train_batch_size": 2,
+            "lr_warmup_steps": 5,
+            "train_text_encoder": True,
+            "with_prior_preservation": self.prior,
+            "num_class_images": 16,
+            "class_num_inference_steps": 8,
+            self.field: self.value,
+        }
+
+
+def points() -> Iterator[Point]:
+    """All configurations of the table, in its order."""
+    for method, prior in itertools.product(RATES, (False, True)):
+        for value in RATES[method]:
+            yield Point(method, prior, "learning_rate", value)
+        for value in TEXT_ENCODER_RATES[method]:
+            yield Point(method, prior, "text_encoder_learning_rate", value)
+        for value in WEIGHTS if prior else ():
+            yield Point(method, prior, "prior_loss_weight", value)
+
+
+def measured(job: tuple[Point, str, int, str]) -> dict[str, float]:
+    """Trains and judges one run; its figures by name."""
+    import json
+
+    import torch
+
+    from trainables.run.execute import execute
+    from trainables.run_config import RunConfig
+
+    point, subject, steps, cache = job
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        config = RunConfig.model_validate(
+            {
+                "method": point.method,
+                "subject": {"name": subject},
+                "training": point.training(steps),
+                "evaluation": {"images_per_prompt": 2, "num_class_images": 32, "num_inference_steps": 8},
+                "device": "cpu",
+                "output_dir": f"{folder}/run",
+                "cache_dir": cache,
+            }
+        )
+        for _ in execute(config):
+            pass
+        result = json.loads(Path(folder, "run", "result.json").read_text())
+    evaluation = result["evaluation"] or {}
+    return {name: evaluation.get(name, float("nan")) for name in FIGURES}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: a Markdown table with a row for each configuration, means over the subjects."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded_ranges", description=__doc__)
+    parser.add_argument("--subjects", nargs="+", default=["dog-1", "bird-1"])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
+    given = parser.parse_args(arguments)
+    table = list(points())
+    print(f"| {given.steps} steps, {', '.join(given.subjects)} | prior | {' | '.join(FIGURES)} |")
+    print(f"|---|---|{'--:|' * len(FIGURES)}", flush=True)
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        multiprocessing.get_context("spawn").Pool(given.jobs) as pool,
+    ):
+        jobs = [(point, subject, given.steps, cache) for point in table for subject in given.subjects]
+        results = pool.imap(measured, jobs)
+        for point in table:
+            found = [next(results) for _ in given.subjects]
+            cells = [f"{fmean(one[name] for one in found):.2f}" for name in FIGURES]
+            prior = "yes" if point.prior else "no"
+            print(
+                f"| {point.method}, {point.field} {point.value:g} | {prior} | {' | '.join(cells)} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
