@@ -51,7 +51,7 @@ BOUNDS = {
 
 def make_models(folder: Path) -> None:
     """Makes photographs and tiny models of random weights; imports torch."""
-    from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
+    from benchmarks.support.tiny_models import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
 
     make_photos(folder / "photos", count=4)
     make_tiny_model(folder / "model", resolution=16, width=16)

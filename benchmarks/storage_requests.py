@@ -16,22 +16,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.support.s3_server import CREDENTIALS, Proxy, proxy, s3_server
 from study.driver.remote_sync import FIRST_SECONDS, LONGEST_SECONDS
 from study.remote.object_store import ObjectStore
 from study.remote.run_manifest import attempt_name
 from study.remote.working_copy import RunCopies
+from study.spec.study_spec import StudySpec
 from study.storage.layout import storage_at
 from study.storage.run_key import RunKey
 from study.worker.attempt import Attempt
 from study.worker.order import Order
-from tests.study.s3_server import CREDENTIALS, Proxy, proxy, s3_server
-from tests.study.small_studies import small_study
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog
 from trainables.run_config import RunConfig
 
 RUN = RunKey("confirm", "cosine", 0, "dog-1", 100)
 STEPS = 200
 IMAGES = 5
+
+
+def _study() -> StudySpec:
+    """One run of eight steps that looks once on its way."""
+    return StudySpec.model_validate(
+        {
+            "name": "small",
+            "subjects": ["cat-1", "dog-1"],
+            "arms": {"base": {"method": "base"}, "lora": {"method": "lora"}},
+            "search": {"trials": 3, "subjects": ["cat-1"], "seeds": [0]},
+            "confirm": {"subjects": ["dog-1"], "seeds": [100, 101]},
+            "budget": {"max_train_steps": 8},
+            "evaluation": {"at": [0.5]},
+        }
+    )
 
 
 def steps(config: RunConfig) -> Iterator[Event]:
@@ -71,7 +86,7 @@ def measure(server: int, seconds: float) -> dict[str, Any]:
     """Returns requests by method, of the worker and of the driver that follows it."""
     os.environ["STEP_SECONDS"] = str(seconds / STEPS)
     with proxy(server) as workers, proxy(server) as drivers:
-        spec, session = small_study(), f"s{time.monotonic_ns()}"[-8:]
+        spec, session = _study(), f"s{time.monotonic_ns()}"[-8:]
         url, seen_by_driver = _url(workers, session), _url(drivers, session)
         config = spec.run_config(RUN, {}, storage_at(url, spec.name))
         order = Order(

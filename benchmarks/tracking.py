@@ -20,12 +20,12 @@ from pathlib import Path
 
 from benchmarks import trivial
 from benchmarks.scale import study
+from benchmarks.support.mlflow_server import MlflowServer
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.tracking.mirror import Mirror
 from study.tracking.mlflow_store import configure_client
 from study.tracking.run_ids import TrackingRecord
-from tests.servers.mlflow_server import MlflowServer
 
 THREADS = (1, 4, 8)
 

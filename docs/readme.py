@@ -23,7 +23,7 @@ OTHERS = {
     "study/presets/*.yaml": "ready study files: quickstart, lora-vs-dreambooth, own-photos, stable-diffusion",
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
     "tests/": "mirrors the packages; test_architecture.py holds the import rules",
-    "reports/quickstart/": "the report of `make quickstart` that is shipped; yours go to storage/reports/",
+    "reports/": "the shipped reports of quickstart and lora-vs-dreambooth; yours go to storage/reports/",
     "docs/": "concepts, a study while it runs, clusters, servers, storage, reliability, scale, architecture",
     "cluster.yaml": "a GPU cluster for `ray up`",
     "deploy/": "the image, a KubeRay RayJob, a Slurm script, commands for bare machines",
@@ -80,6 +80,15 @@ def quickstart() -> str:
     return _report("reports/quickstart", "pareto-quality-cost", "Quality against training cost")
 
 
+def main_study() -> str:
+    """Returns headline, figure and table of the committed report of the study that asks for a verdict."""
+    folder = "reports/lora-vs-dreambooth"
+    (headline,) = re.findall(
+        r"^\*\*.+\*\*$", (ROOT / folder / "report.md").read_text(encoding="utf-8"), re.M
+    )[:1]
+    return f"> {headline}\n\n" + _report(folder, "intervals", "Quality of each arm with its interval")
+
+
 def _report(folder: str, figure: str, about: str) -> str:
     """Returns a figure and the table of a committed report."""
     with (ROOT / folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
@@ -108,12 +117,12 @@ def _report(folder: str, figure: str, about: str) -> str:
 
 
 def _about(intervals: bool) -> list[str]:
-    """Returns what the numbers of the quickstart's table can say."""
+    """Returns what the numbers of a table can say."""
     if intervals:
         return ["Means over subjects with Student's 95 % intervals, confirm runs only."]
     return [
         "Means over subjects, confirm runs only. There are no intervals: fewer than three subjects say nothing of",
-        "others. This study shows the machinery, decides no pair of arms, and its report says how many subjects would.",
+        "others. This study shows the machinery and decides no pair of arms.",
     ]
 
 
@@ -125,7 +134,7 @@ def _cell(row: dict[str, str], name: str) -> str:
     return f"{text} [{float(low):.3g}, {float(high):.3g}]" if low and high else text
 
 
-PARTS: dict[str, Callable[[], str]] = {"quickstart": quickstart, "tree": tree}
+PARTS: dict[str, Callable[[], str]] = {"quickstart": quickstart, "main-study": main_study, "tree": tree}
 
 
 def updated(text: str) -> str:

@@ -13,6 +13,8 @@ import pytest
 
 # Ray's workers are as important here as the test that waits for them; Ray lets everything else on the machine go first.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Asserts in what tests share tell as much as those in tests.
+pytest.register_assert_rewrite("tests.helpers")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 import yaml
 
-from tests.servers.postgres import USER, binaries, postgres, reason_to_skip
+from tests.helpers.postgres_server import USER, binaries, postgres, reason_to_skip
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -18,8 +18,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.clusters import DEADLINE, ROOT, end_processes_of, user_environment
-from tests.servers.ports import free_ports
+from benchmarks.support.ports import free_ports
+from tests.helpers.ray_head import DEADLINE, ROOT, end_processes_of, user_environment
 
 SRUN = """#!/bin/bash
 # Runs the command here, as a node would; notes what it was asked for.

@@ -23,7 +23,7 @@ from study.util.json_files import copy_of
 from study.worker.attempt import Attempt
 from study.worker.order import Order
 from study.worker.workspace import PlaceError
-from tests.study.small_studies import small_study, storage_of
+from tests.helpers.small_studies import small_study, storage_of
 from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, TakenOver, is_over, read_events
 from trainables.storage_errors import storage_failure
@@ -181,7 +181,7 @@ def order(storage: Storage, **more: Any) -> Order:
     assert planned is not None
     values: dict[str, Any] = {
         "key": planned.key.name, "phase": planned.key.phase, "group": "", "config": planned.config.model_dump_json(),
-        "session": "s", "runner": "tests.study.fake_runner:execute", "resident": "", "cpus": 1.0, "gpus": 0.0,
+        "session": "s", "runner": "tests.helpers.fake_runner:execute", "resident": "", "cpus": 1.0, "gpus": 0.0,
     }  # fmt: skip
     return Order(**{**values, **more})
 

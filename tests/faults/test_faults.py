@@ -1,7 +1,7 @@
 """Some twenty faults with fixed seeds into real studies; `python -m benchmarks.faults` injects any number.
 
 Each study is real training by `study launch` on tiny models, several runs at once, with checkpoints every few steps.
-What must hold afterwards is said in `benchmarks/fault_harness/checker.py`.
+What must hold afterwards is said in `tests/faults/harness/checker.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.fault_harness.injectors import KINDS, SETTINGS
-from benchmarks.fault_harness.session import Plan, Session, plans, table
-from benchmarks.fault_harness.settings import close_servers, impossible
+from tests.faults.harness.injectors import KINDS, SETTINGS
+from tests.faults.harness.session import Plan, Session, plans, table
+from tests.faults.harness.settings import close_servers, impossible
 
 RECORDS: list[dict[str, Any]] = []
 

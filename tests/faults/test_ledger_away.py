@@ -13,7 +13,7 @@ import pytest
 
 from study.cluster.ray_cluster import Cluster, cluster
 from study.driver.launch import Workers, launch
-from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
+from tests.helpers.small_studies import RESIDENT, RUNNER, small_study, storage_of
 from trainables.errors import UserError
 
 WORKERS = Workers(RUNNER, RESIDENT)

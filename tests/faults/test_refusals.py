@@ -20,7 +20,7 @@ from study.spec.study_spec import StudySpec
 from study.storage.attempts import deaths, note_attempt
 from study.storage.layout import Storage
 from study.storage.run_result import read_result
-from tests.study.small_studies import small_study, storage_of
+from tests.helpers.small_studies import small_study, storage_of
 from trainables.errors import UserError
 
 FULL = "ray::RunWorker.train()\nstudy.run_place.PlaceError: the storage failed: no room; make room (on here)"

@@ -13,7 +13,7 @@ import pytest
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import STORAGE_ENTRIES
-from tests.study.small_studies import small_study
+from tests.helpers.small_studies import small_study
 from trainables.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import pytest
 from study.api import launch_study, report_study
 from study.report.place import reports_folder
 from study.storage.layout import Storage
-from tests.study.small_studies import small_study
+from tests.helpers.small_studies import small_study
 from trainables.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "reports" / "quickstart"

@@ -1,12 +1,12 @@
 """What made verdicts false before, a test for each finding that no narrower test holds; the others are named here.
 
-- default never tried, order of completion, last digits: tests/study/test_proposals.py
-- class destroyed: tests/evaluation/test_quality.py, tests/report/test_choice.py
-- evaluation noise, anchors: tests/evaluation/test_evaluator.py; shared by search and confirm:
-  tests/study/test_separation.py
-- "ahead of base", false verdicts, intervals: tests/report/test_calibration.py
-- cost: tests/trainables/test_class_images.py, test_latency.py; precision: tests/trainables/test_run.py
-- memorisation, diversity, KID: tests/evaluation/test_copies.py, test_perceptual.py, test_metrics.py
+- default never tried, order of completion, last digits: tests/study/ledger/test_proposals.py
+- class destroyed: tests/trainables/evaluation/test_quality.py, tests/study/report/test_choice.py
+- evaluation noise, anchors: tests/trainables/evaluation/test_evaluator.py; shared by search and confirm:
+  tests/study/spec/test_separation.py
+- "ahead of base", false verdicts, intervals: tests/study/report/test_calibration.py
+- cost: tests/trainables/training/test_class_images.py, test_latency.py; precision: tests/trainables/run/test_execute.py
+- memorisation, diversity, KID: tests/trainables/evaluation/test_copies.py, test_perceptual.py, test_metrics.py
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _prior(spec: StudySpec, arm: str) -> bool:
 
 
 def test_the_study_that_decides_has_a_search_for_each_subject() -> None:
-    """With one search, intervals held nothing of the search's chance (tests/report/test_calibration.py)."""
+    """With one search, intervals held nothing of the search's chance (tests/study/report/test_calibration.py)."""
     spec = preset("lora-vs-dreambooth")
     assert len(spec.confirm.subjects or ()) == spec.search.repeats >= 8
     assert len(spec.confirm.seeds) >= 2

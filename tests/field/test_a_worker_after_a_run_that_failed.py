@@ -14,7 +14,7 @@ import torch
 import trainables.run.execute
 import trainables.training.loop
 import trainables.training.trainer
-from tests.field.short_runs import config_of
+from tests.helpers.short_runs import config_of
 from trainables.methods import adapters
 from trainables.models.backbone import Backbone
 from trainables.run.execute import execute

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.field.photos import photographs
+from tests.helpers.photographs import photographs
 from trainables.data.subjects import check_subject, resolve_subject
 
 NAMES = ["a.png", "b.png", "c.PNG"]

@@ -8,7 +8,7 @@ import pytest
 
 from study.lint import lint_file
 from study.spec.loading import load_study
-from tests.field.photos import photographs
+from tests.helpers.photographs import photographs
 from trainables.__main__ import load_run
 from trainables.config.yaml_reader import load_document
 from trainables.data.subjects import check_subject, resolve_subject

@@ -10,7 +10,7 @@ import pytest
 
 from study.preflight.checks import check_study
 from study.spec.study_spec import StudySpec
-from tests.field.short_runs import config_of
+from tests.helpers.short_runs import config_of
 from trainables.config.fields import ModelConfig
 from trainables.methods.registry import get_method, method_config_class
 from trainables.run.execute import execute

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
+from benchmarks.support.tiny_models import make_tiny_clip, make_tiny_model, make_tiny_vit
 from trainables.config.fields import ModelConfig
 from trainables.embedded import GENERATOR
 from trainables.errors import UserError

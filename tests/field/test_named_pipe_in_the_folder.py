@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.field.photos import photographs
+from tests.helpers.photographs import photographs
 from trainables.data import images
 from trainables.data.images import check_image
 from trainables.data.subjects import check_subject

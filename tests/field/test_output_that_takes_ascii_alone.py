@@ -13,7 +13,7 @@ import pytest
 
 from study.storage.layout import Storage
 from study.util.json_files import write_json
-from tests.study.begun import FAILED, begun_study
+from tests.helpers.begun_runs import FAILED, begun_study
 from trainables.events import RESULT_FILE
 from trainables.util.process import print_everything
 

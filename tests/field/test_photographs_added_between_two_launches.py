@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.tiny_models import make_tiny_clip, make_tiny_model, make_tiny_vit
 from study.driver.claim import claimed
 from study.driver.launch import launch
 from study.spec.loading import read_contents
@@ -20,8 +21,7 @@ from study.storage.run_key import RunKey
 from study.worker.attempt import Attempt
 from study.worker.order import Order
 from study.worker.workspace import PlaceError
-from tests.field.photos import photograph, photographs
-from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
+from tests.helpers.photographs import photograph, photographs
 from trainables.data.subjects import hold_out
 from trainables.errors import InputsChanged, UserError
 from trainables.run import contents

@@ -13,7 +13,7 @@ from study.cluster.node_check import fingerprint
 from study.preflight.checks import check_study
 from study.spec.loading import load_study
 from study.submit.package import _content
-from tests.field.photos import photograph, photographs
+from tests.helpers.photographs import photograph, photographs
 from trainables.data.subjects import check_subject, hold_out, resolve_subject
 from trainables.errors import UserError
 

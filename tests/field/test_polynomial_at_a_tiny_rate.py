@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.field.short_runs import config_of
+from tests.helpers.short_runs import config_of
 from trainables.run.execute import execute
 
 

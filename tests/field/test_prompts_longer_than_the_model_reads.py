@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.support.tiny_models import make_photos
 from study.cli.main import main
 from study.generate import draw_images
 from study.preflight.checks import check_study
@@ -16,7 +17,6 @@ from study.preflight.notes import study_notes
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
-from tests.tiny import make_photos
 from trainables.__main__ import main as one_run
 from trainables.errors import UserError
 from trainables.run.execute import execute

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.images.tiff import DNG_VERSION, KIND, MAKE, REDUCED, SENSOR, Picture, tiff
+from tests.helpers.tiff_files import DNG_VERSION, KIND, MAKE, REDUCED, SENSOR, Picture, tiff
 from trainables.config.fields import SubjectConfig
 from trainables.data.image_kinds import RAW_SUFFIXES
 from trainables.data.images import check_image, read_image

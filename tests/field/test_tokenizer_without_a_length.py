@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from tests.tiny import make_tiny_model
+from benchmarks.support.tiny_models import make_tiny_model
 from trainables.config.fields import ModelConfig
 from trainables.methods.dreambooth import METHOD, DreamBoothConfig
 from trainables.models.folders import check_model

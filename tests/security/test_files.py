@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.support.tiny_models import make_tiny_clip, make_tiny_model, make_tiny_vit
 from study.tracking.event_metrics import ImageFile
 from study.tracking.run_writer import log_image
-from tests.security.test_running_study import Canary
-from tests.tiny import make_tiny_clip, make_tiny_model, make_tiny_vit
+from tests.helpers.canary import Canary
 from trainables.config.fields import ModelConfig
 from trainables.data.cache import Cache
 from trainables.data.images import MAX_PIXELS, check_image, list_images, read_image

@@ -24,9 +24,9 @@ from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.safe_paths import inside
 from study.tracking.sync import sync
-from tests.study.fake_runs import fake_runs, make_study
-from tests.study.mlflow_stores import prepare_store, runs_by_key
-from tests.study.small_studies import small_study, storage_of
+from tests.helpers.fake_runs import fake_runs, make_study
+from tests.helpers.mlflow_stores import prepare_store, runs_by_key
+from tests.helpers.small_studies import small_study, storage_of
 from trainables.errors import UserError
 from trainables.events import EventLog
 

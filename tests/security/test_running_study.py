@@ -20,12 +20,13 @@ import psutil
 import pytest
 
 from study.storage.layout import Storage
-from tests.security.watch import Running, driver, outcome, words_of
-from tests.study.small_studies import results, small_study, storage_of
+from tests.helpers.canary import Canary
+from tests.helpers.small_studies import results, small_study, storage_of
+from tests.helpers.watched_study import Running, driver, outcome, words_of
 
 # Who may listen, by a word of its command line. Everything else fails the test: it must be understood and added here.
 OWNERS = {
-    "tests.study.drive": "the driver, as Ray's core worker: gRPC, token",
+    "tests.helpers.drive": "the driver, as Ray's core worker: gRPC, token",
     "gcs_server": "Ray's control store: gRPC, token",
     "raylet/raylet": "Ray's node manager and object manager: gRPC, token",
     "ray::RunWorker": "a worker with a run: gRPC, token",
@@ -34,23 +35,6 @@ OWNERS = {
     "ray::RuntimeEnvAgent": "Ray's environment agent: HTTP, token",
 }
 LAUNCHING = ("/api/job_agent/jobs/", "/api/jobs/", "/get_or_create_runtime_env", "/logs", "/api/v0/tasks")
-
-
-class Canary:
-    """Unpickling it makes a file."""
-
-    def __init__(self, nest: Path) -> None:
-        self.nest = nest
-
-    def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        return os.system, (f"touch {self.nest}",)
-
-
-@pytest.fixture(scope="module")
-def nest() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="canary-"))
-    yield folder / "sang"
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers.postgres import Postgres, postgres, reason_to_skip
+from tests.helpers.postgres_server import Postgres, postgres, reason_to_skip
 
 _numbers = itertools.count()
 

@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.mlflow_server import mlflow_server
+from benchmarks.support.s3_server import CREDENTIALS, Proxy, proxy, s3_server
 from study.results.from_mlflow import rows
 from study.storage.layout import Storage, storage_at
 from study.tracking.mlflow_store import MlflowStore
 from study.worker.workspace import scratch_root
-from tests.servers.mlflow_server import mlflow_server
-from tests.servers.test_study_on_servers import check_ledger
-from tests.study.mlflow_stores import copied_template, runs_by_key
-from tests.study.s3_server import CREDENTIALS, Proxy, proxy, s3_server
-from tests.study.small_studies import RESIDENT, RUNNER, small_study
-from tests.study.test_storage_url_study import ended_there, set_rules
+from tests.helpers.ledgers_compared import check_ledger
+from tests.helpers.mlflow_stores import copied_template, runs_by_key
+from tests.helpers.small_studies import RESIDENT, RUNNER, small_study
+from tests.helpers.studies_at_a_url import ended_there, set_rules
 from trainables.events import read_events
 
 PATIENCE = 240.0

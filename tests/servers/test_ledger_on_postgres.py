@@ -11,9 +11,9 @@ import pytest
 
 from study.ledger import database as ledger_database
 from study.ledger.ledger import Ledger
-from tests.servers.postgres import PASSWORD, Postgres
-from tests.study.test_ledger import *  # noqa: F403
-from tests.study.test_ledger import arm_search, opened
+from tests.helpers.ledger_cases import *  # noqa: F403
+from tests.helpers.ledger_cases import arm_search, opened
+from tests.helpers.postgres_server import PASSWORD, Postgres
 from trainables.errors import UserError
 
 del test_every_sampler_stays_in_the_space  # noqa: F821 - what is drawn does not depend on the database

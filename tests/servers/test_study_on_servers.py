@@ -16,22 +16,22 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from benchmarks.support.mlflow_server import mlflow_server
 from study.api import report_study
 from study.driver.claim import claimed
 from study.driver.launch import Workers, launch
 from study.ledger.database_lock import database_lock
 from study.ledger.open_ledger import open_ledger
 from study.spec.study_spec import StudySpec
-from study.storage.layout import Storage
 from study.tracking.mlflow_store import MlflowStore, check_tracking
 from study.tracking.sync import sync
 from study.tracking.tracker import Tracker
 from study.util.redaction import without_credentials
-from tests.servers.gatekeeper import gatekeeper
-from tests.servers.mlflow_server import mlflow_server
-from tests.servers.postgres import PASSWORD, Postgres
-from tests.study.mlflow_stores import runs_by_key
-from tests.study.small_studies import RESIDENT, RUNNER, results, small_study, storage_of
+from tests.helpers.gatekeeper import gatekeeper
+from tests.helpers.ledgers_compared import check_ledger
+from tests.helpers.mlflow_stores import runs_by_key
+from tests.helpers.postgres_server import PASSWORD, Postgres
+from tests.helpers.small_studies import RESIDENT, RUNNER, results, small_study, storage_of
 from trainables.errors import UserError
 
 MLFLOW_PASSWORD = "ml-s3cret-word"
@@ -47,22 +47,6 @@ def home(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def study_of(database: str, name: str = "shared", **sections: Any) -> StudySpec:
     return small_study(name, storage={"ledger_url": database}, **sections)
-
-
-def check_ledger(spec: StudySpec, storage: Storage) -> None:
-    """Every planned trial is there once and COMPLETE, and every run has its result."""
-    ledger = open_ledger(spec, storage)
-    for arm in spec.arms:
-        searched = ledger.trials(arm)
-        assert [trial.number for trial in searched] == list(range(spec.search_runs_of(arm)))
-        confirmed = ledger.trials(arm, "confirm")
-        wanted = {(key.subject, key.seed) for key in spec.confirm_keys(arm, 0)}
-        assert len(confirmed) == len(wanted)
-        assert {(trial.subject, trial.seed) for trial in confirmed} == wanted
-        assert {trial.state for trial in [*searched, *confirmed]} == {"COMPLETE"}
-    found = results(storage)
-    assert len(found) == spec.number_of_runs()
-    assert {result.state if result else None for result in found.values()} == {"COMPLETE"}
 
 
 @pytest.mark.slow

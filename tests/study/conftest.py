@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.study.s3_server import CREDENTIALS, Proxy, proxy, s3_server
+from benchmarks.support.s3_server import CREDENTIALS, Proxy, proxy, s3_server
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.tiny import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
+from benchmarks.support.tiny_models import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
+from tests.helpers.training_runs import RESOLUTION, WITH_PRIOR, MakeConfig, MakeTrainer
 from trainables.config.fields import ModelConfig
 from trainables.data.cache import Cache
 from trainables.data.subjects import resolve_subject
@@ -22,11 +22,6 @@ from trainables.training.loop import Trainer
 from trainables.training.trainer import build_trainer
 
 torch.set_num_threads(1)
-
-RESOLUTION = 16
-MakeConfig = Callable[..., RunConfig]
-MakeTrainer = Callable[..., Trainer]
-WITH_PRIOR = "+prior"  # after a method's name: with prior preservation
 
 
 @pytest.fixture(scope="session")

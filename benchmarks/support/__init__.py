@@ -1,0 +1,1 @@
+"""Servers and tiny models that measurements and tests share."""

@@ -1,0 +1,54 @@
+"""The faults, by the setting in which they are injected.
+
+Each does its damage to a study in the middle and returns how to see that it was overcome.
+"""
+
+from __future__ import annotations
+
+from tests.faults.harness.injectors import (
+    clocks,
+    disk,
+    files,
+    frozen,
+    network,
+    nodes,
+    processes,
+    servers,
+    store,
+    teams,
+)
+from tests.faults.harness.injectors.common import Injector
+
+
+def _by_name(*functions: Injector) -> dict[str, Injector]:
+    return {function.__name__: function for function in functions}
+
+
+SETTINGS: dict[str, dict[str, Injector]] = {
+    "local": _by_name(
+        processes.worker_kill, processes.all_workers_kill, processes.raylet_kill, processes.gcs_kill,
+        processes.driver_kill, processes.group_kill, processes.sigint, processes.sigterm, processes.second_signal,
+        servers.ledger_locked, disk.disk_error, disk.disk_read_only, disk.disk_full_for_a_moment, disk.disk_slow,
+        clocks.clock_jump, clocks.silence, files.torn_checkpoint, files.corrupt_checkpoint,
+        files.corrupt_checkpoint_state, files.torn_events, files.corrupt_events, files.corrupt_attempts,
+        files.corrupt_result, files.corrupt_records,
+    ),
+    "full": _by_name(disk.disk_full),
+    "served": _by_name(
+        servers.mlflow_kill, servers.mlflow_error, servers.mlflow_hang, servers.database_restart
+    ),
+    "nodes": _by_name(nodes.node_lost),
+    "spot": _by_name(nodes.node_drained),
+    "silent": _by_name(frozen.node_paused, frozen.node_frozen, frozen.node_lease_lost),
+    "hosts": _by_name(network.network_flaps, network.host_cut_off, network.driver_cut_off),
+    "team_spot": _by_name(teams.team_node_drained),
+    "team": _by_name(teams.follower_kill, teams.leader_kill, teams.team_manager_kill, teams.team_driver_kill),
+    "team_url": _by_name(teams.team_machine_lost, teams.team_store_error, teams.team_lost_at_url),
+    "url": _by_name(
+        store.store_error, store.store_slow, store.store_hang, store.machine_lost, store.corrupt_ledger_copy,
+        store.corrupt_stored_checkpoint,
+    ),
+}  # fmt: skip
+KINDS: dict[str, Injector] = {
+    name: injector for kinds in SETTINGS.values() for name, injector in kinds.items()
+}

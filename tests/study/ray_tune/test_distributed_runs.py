@@ -1,0 +1,261 @@
+"""Runs with several workers through a whole study on a local Ray cluster: real training of a tiny model."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks.support.tiny_models import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
+from study.cluster.ray_cluster import cluster
+from study.driver.launch import launch
+from study.ledger.ledger import Ledger
+from study.spec.study_spec import StudySpec
+from study.storage.attempts import attempts
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import read_result
+from study.worker.stop_order import order_stop
+from tests.helpers.rounding import Yardstick
+from tests.helpers.small_studies import attempts_of
+from trainables.events import read_events
+from trainables.run.execute import execute
+from trainables.run_config import RunConfig
+
+STEPS, EVERY = 120, 10
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_tiny_model(folder / "model", resolution=16, width=16)
+    make_tiny_clip(folder / "clip", resolution=16)
+    make_tiny_vit(folder / "vit", resolution=16)
+    make_photos(folder / "photos", count=5)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_here() -> Iterator[None]:
+    with cluster(cpus=2):
+        yield
+
+
+def team_study(models: Path, seeds: tuple[int, ...] = (1, 2, 3), *, base: bool = False) -> StudySpec:
+    """One configuration by two workers, beside the base model if that is wanted."""
+    return StudySpec.model_validate(
+        {
+            "name": "team",
+            "model": str(models / "model"),
+            "subjects": [
+                {
+                    "name": "cat",
+                    "images": str(models / "photos"),
+                    "instance_prompt": "a sks cat",
+                    "class_prompt": "a cat",
+                }
+            ],
+            "arms": {
+                **({"base": {"method": "base"}} if base else {}),
+                "lora": {"method": "lora", "r": 2, "search_space": "fixed"},
+            },
+            "training": {"train_batch_size": 4, "checkpointing_steps": EVERY, "learning_rate": 1e-3},
+            "budget": {"max_train_steps": STEPS},
+            "confirm": {"subjects": ["cat"], "seeds": seeds},
+            "evaluation": {
+                "image_encoder": str(models / "vit"),
+                "clip": str(models / "clip"),
+                "num_prompts": 1,
+                "images_per_prompt": 1,
+                "num_inference_steps": 1,
+                "anchor_images": 2,
+                "num_class_images": 2,
+            },
+            "resources": {"num_workers": 2},
+        }
+    )
+
+
+def key(seed: int) -> RunKey:
+    return RunKey("confirm", "lora", 0, "cat", seed)
+
+
+def when_saved(folder: Path, step: int, action: Any, *, attempt: int = 1) -> threading.Thread:
+    """Acts in a thread when a run has saved a checkpoint at or after a step; at step 0 when it has begun.
+
+    Args:
+        attempt: It, or a later one, has done so.
+    """
+
+    def come() -> bool:
+        begun = 0
+        for event in read_events(folder):
+            begun += event.kind == "started"
+            kind = "checkpoint" if step else "started"
+            if begun >= attempt and event.kind == kind and (event.step or 0) >= step:
+                return True
+        return False
+
+    def wait() -> None:
+        until = time.monotonic() + 300
+        while time.monotonic() < until:
+            if come():
+                return action()
+            time.sleep(0.05)
+        return None
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def team_processes() -> list[psutil.Process]:
+    """The workers of all runs that several workers train."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def kill_the_follower(folder: Path, listening: set[str]) -> None:
+    """SIGKILL for the worker of a run that does not lead it; notes where both listen."""
+    leader = next(e.data["pid"] for e in read_events(folder) if e.kind == "started")
+    for process in team_processes():
+        sockets = process.net_connections("inet")
+        listening |= {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+        if process.pid != leader:
+            process.kill()
+
+
+def kill_the_manager(folder: Path) -> None:
+    """SIGKILL for the actor that drives Ray Train for a run."""
+    leader = next(e.data["pid"] for e in reversed(read_events(folder)) if e.kind == "started")
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RunWorker" in " ".join(process.cmdline()) and process.pid != leader:
+                process.kill()
+
+
+def assert_ended(*helpers: threading.Thread) -> None:
+    """What should happen in the middle of a launch has happened."""
+    for helper in helpers:
+        helper.join(timeout=60)
+        assert not helper.is_alive()
+
+
+@pytest.mark.slow
+def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
+    """One study through all that may befall its teams, because each team takes many seconds to start.
+
+    Run 1: a worker is killed, then the driver is asked to end. Run 2: begun by one process, gone on with by two,
+    whose manager is killed. Run 3: stopped.
+    """
+    spec = team_study(models, base=True)
+    storage = Storage(fast_path, spec.name)
+    killed, begun, stopped = (storage.run_folder(key(seed)) for seed in (1, 2, 3))
+    config = spec.run_config(key(2), {}, storage)
+    alone = execute(config)  # one worker begins it
+    for event in alone:
+        if event.kind == "checkpoint" and event.step == 2 * EVERY:
+            break
+    with pytest.raises(KeyboardInterrupt):
+        alone.throw(KeyboardInterrupt())
+
+    listening: set[str] = set()
+    killer = when_saved(killed, EVERY, lambda: kill_the_follower(killed, listening))
+    end = when_saved(killed, EVERY, lambda: os.kill(os.getpid(), signal.SIGINT), attempt=2)
+    outcome = launch(spec, storage, say=lambda _: None)
+    assert_ended(killer, end)
+    assert outcome.interrupted
+    assert "interrupted by SIGINT" in str(outcome.message)
+    assert read_result(killed) is None
+    (note,) = outcome.notes
+    assert "its worker died in attempt 1" in note
+    assert "(worker_died)" in note
+    until = time.monotonic() + 120
+    while team_processes() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert team_processes() == []  # a driver that ends leaves no worker
+    addresses = [ipaddress.ip_address(address) for address in listening]
+    assert addresses
+    assert all(getattr(found, "ipv4_mapped", None) or found.is_loopback for found in addresses), listening
+
+    # Ray alone would keep the CPUs of a dead manager's workers for ever, and nothing would go on.
+    killer = when_saved(begun, 3 * EVERY, lambda: kill_the_manager(begun))
+    stopper = when_saved(stopped, 0, lambda: order_stop(stopped, "enough"))
+    outcome = launch(spec, storage)
+    assert_ended(killer, stopper)
+    assert (outcome.interrupted, outcome.failed) == (False, [])
+    assert (outcome.complete, outcome.pruned) == (3 + 2, 1)
+    ledger = Ledger(storage.ledger_url, spec.name)
+    records = ledger.trials("lora", "confirm")
+    states = [run["state"] for record in records for run in record.runs.values()]
+    assert sorted(states) == ["COMPLETE", "COMPLETE", "PRUNED"]
+
+    # Killed, then interrupted: gone on with from a checkpoint each time, by two again.
+    assert len(attempts(killed)) == 3
+    first, second, third = attempts_of(killed)
+    assert first == 0
+    assert second in range(EVERY, STEPS, EVERY)
+    assert third in range(second, STEPS, EVERY)
+    # Begun by one process, ended by two.
+    first, second, third = attempts_of(begun)
+    assert (first, second) == (0, 2 * EVERY)
+    assert third in range(3 * EVERY, STEPS, EVERY)
+    workers = [e.data["num_workers"] for e in read_events(begun) if e.kind == "started"]
+    assert workers == [1, 2, 2]
+    for folder, seed in ((killed, 1), (begun, 2)):
+        result = read_result(folder)
+        assert result is not None
+        cost = result.cost
+        assert cost["device_seconds"] == pytest.approx(2 * cost["train_seconds"])  # type: ignore[operator]
+        whole = RunConfig.model_validate(
+            spec.run_config(key(seed), {}, storage).model_dump() | {"output_dir": str(fast_path / f"{seed}")}
+        )
+        list(execute(whole))
+        Yardstick(whole, 2).assert_same(whole.model_copy(update={"output_dir": str(folder)}))
+    lost = read_result(killed)
+    assert lost is not None
+    assert lost.cost["lost_seconds"] > 0  # type: ignore[operator]
+
+    last = max(event.step or 0 for event in read_events(stopped))
+    assert last < STEPS
+    assert (stopped / "log.txt").exists()
+    bases = [storage.run_folder(RunKey("confirm", "base", 0, "cat", seed)) for seed in (1, 2, 3)]
+    for base in bases:
+        (start,) = (event.data for event in read_events(base) if event.kind == "started")
+        assert start["num_workers"] == 1  # there is nothing to train together
+
+
+@pytest.mark.slow
+def test_a_study_whose_teams_share_the_model(models: Path, fast_path: Path) -> None:
+    """All weights train, dealt out to two workers (FSDP), and are what one process trains."""
+    content = team_study(models, (1,)).model_dump(mode="json")
+    content["arms"] = {"full": {"method": "dreambooth", "search_space": "fixed", "num_class_images": 2}}
+    content["training"] |= {"class_num_inference_steps": 1, "adam_epsilon": 1e-5, "checkpointing_steps": 5}
+    content["budget"]["max_train_steps"] = 10
+    content["resources"]["parallel_strategy"] = "fsdp"
+    spec = StudySpec.model_validate(content)
+    storage = Storage(fast_path, spec.name)
+    outcome = launch(spec, storage)
+    assert (outcome.interrupted, outcome.failed, outcome.complete) == (False, [], 1)
+    run = RunKey("confirm", "full", 0, "cat", 1)
+    events = read_events(storage.run_folder(run))
+    (start,) = (event.data for event in events if event.kind == "started")
+    assert (start["num_workers"], start["parallel_strategy"]) == (2, "fsdp")
+    assert [event.step for event in events if event.kind == "checkpoint"] == [5, 10]
+    together = spec.run_config(run, {}, storage)
+    alone = RunConfig.model_validate(together.model_dump() | {"output_dir": str(fast_path / "alone")})
+    list(execute(alone))
+    Yardstick(alone, 2).assert_same(together)

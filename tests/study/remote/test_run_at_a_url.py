@@ -1,0 +1,269 @@
+"""One run at a storage URL: kept, resumed elsewhere, disturbed by stale attempts and by failures."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.support.s3_server import Proxy
+from study.remote.object_store import ObjectStore, StoreError
+from study.remote.run_manifest import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
+from study.remote.run_upload import RunPusher, pull_run
+from study.remote.working_copy import RunCopies
+from study.storage.attempts import attempts
+from study.storage.layout import storage_at
+from study.storage.run_result import read_result
+from study.worker.attempt import Attempt
+from study.worker.stop_order import order_stop
+from study.worker.workspace import PlaceError
+from tests.helpers.runs_at_a_url import NAME, RUN, drive, order
+from tests.helpers.waiting import wait_for
+from trainables.events import EVENTS_FILE, EventLog, read_events
+
+
+def rules(tmp_path: Path, url: str, content: dict[str, Any]) -> None:
+    """How the fake runner behaves: its rules lie in the cache of the scratch folder."""
+    from study.worker.workspace import scratch_root
+
+    cache = scratch_root(url) / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "fake.json").write_text(json.dumps({"": content}))
+
+
+def test_a_run_is_kept_at_the_url_and_its_scratch_folder_is_removed(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("one")
+    attempt = Attempt(order(url))
+    report = drive(attempt)
+    assert report["state"] == "COMPLETE"
+    assert not attempt.folder.exists()
+    storage = storage_at(url, "small")
+    copies = RunCopies(ObjectStore(url), storage)
+    assert copies.fetch(NAME)
+    folder = storage.run_folder(RUN)
+    result = read_result(folder)
+    assert result is not None
+    assert result.state == "COMPLETE"
+    assert [event.number for event in read_events(folder)] == list(range(1, len(read_events(folder)) + 1))
+    assert len(attempts(folder)) == 1
+    assert not (folder / "checkpoint").exists()
+    before = sum(s3.requests.values())
+    assert RunCopies(ObjectStore(url), storage).fetch(NAME)  # nothing has changed
+    assert sum(s3.requests.values()) - before == 1
+    # What a short run costs: two listings, a put for each file, its records and its result.
+    assert before <= 20, s3.seen
+
+
+def test_an_interrupted_run_goes_on_elsewhere(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = s3.url("elsewhere")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    first = Attempt(order(url, steps=30))
+    drive(first, lambda report: report["budget"] > 0.3)
+    first.interrupt()
+    assert not first.folder.exists()
+    store, prefix = ObjectStore(url), run_prefix("small", NAME)
+    store.put(
+        f"{prefix}/{first.order.attempt}/c999999/checkpoint/step-00000099/tensors", b"an upload that tore"
+    )
+    assert any("/c0" in name for name in store.list(prefix))
+    monkeypatch.setenv("STUDY_SCRATCH", str(tmp_path / "another-node"))
+    second = Attempt(order(url, 2, "driver01", steps=30))
+    assert drive(second)["state"] == "COMPLETE"
+    storage = storage_at(url, "small")
+    assert RunCopies(ObjectStore(url), storage).fetch(NAME)
+    events = read_events(storage.run_folder(RUN))
+    begun = [event.data["resumed_step"] for event in events if event.kind == "started"]
+    assert begun[0] == 0
+    assert begun[1] >= 9
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert [attempt["session"] for attempt in attempts(storage.run_folder(RUN))] == ["driver00", "driver01"]
+    names = relative(store.list(prefix), prefix)
+    ended = read_view(store, prefix, names)
+    assert ended is not None
+    kept = {name for name in names if "/checkpoint/" in name}
+    assert kept <= {ref.key for ref in ended.files.values()}, "checkpoints lie there that nothing names"
+
+
+def test_a_driver_can_follow_a_run(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("followed")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    attempt = Attempt(order(url, steps=60))
+    storage = storage_at(url, "small")
+    copies = RunCopies(ObjectStore(url), storage)
+    seen: list[int] = []
+    while not (report := attempt.advance(0.2))["done"]:
+        copies.follow(NAME, attempt.order.attempt)
+        seen.append(len(read_events(storage.run_folder(RUN))))
+    assert report["state"] == "COMPLETE"
+    assert len({count for count in seen if count}) >= 2  # it grew while the run lasted
+    assert seen == sorted(seen)
+    assert copies.fetch(NAME)
+    assert read_events(storage.run_folder(RUN))[-1].kind == "finished"
+
+
+def test_a_stop_order_reaches_a_run_at_a_url(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("stopped")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    attempt = Attempt(order(url, steps=600, stoppable=True))
+    attempt.advance(0.2)
+    order_stop(tmp_path / "drivers-copy", "enough", url=url, study="small", run=NAME)
+    assert drive(attempt)["state"] == "PRUNED"
+    assert attempt.folder.exists() is False
+    again = Attempt(order(url, 2, steps=600))
+    assert drive(again)["state"] == "PRUNED"  # it has ended: nothing is trained again
+
+
+def test_a_stale_attempt_cannot_end_a_run_that_a_newer_one_works_on(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("stale")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    stale = Attempt(order(url, 1, "olddrive", steps=30))
+    drive(stale, lambda report: report["budget"] > 0.4)
+    newer = Attempt(order(url, 2, "newdrive", steps=30))
+    newer.advance(0.2)
+    prefix = run_prefix("small", NAME)
+    store = ObjectStore(url)
+    wait_for(lambda: any("0002-newdrive" in name for name in store.list(prefix)))
+    with pytest.raises(PlaceError, match="0002-newdrive works on this run"):
+        drive(stale)
+    assert drive(newer)["state"] == "COMPLETE"
+    names = relative(store.list(prefix), prefix)
+    assert choose_attempt(names) == ("0002-newdrive", True)
+    assert "0001-olddrive/result.json" not in names
+    view = read_view(store, prefix, names)
+    assert view is not None
+    assert sum(json.loads(line)["kind"] == "started" for line in view.events) == 2
+
+
+def test_a_stale_attempt_removes_no_checkpoint_that_a_newer_one_goes_on_from(
+    s3: Proxy, tmp_path: Path
+) -> None:
+    url, prefix = s3.url("woken"), run_prefix("small", NAME)
+    store = ObjectStore(url)
+
+    def save(folder: Path, step: int) -> None:
+        place = folder / "checkpoint" / f"step-{step:08d}"
+        place.mkdir(parents=True)
+        (place / "state.json").write_text(json.dumps({"step": step}))
+        wait_for(lambda: any(name.startswith("0001") and place.name in name for name in names()))
+
+    def names() -> set[str]:
+        return relative(store.list(prefix), prefix)
+
+    folders = [tmp_path / name for name in ("stale", "newer", "newest")]
+    for folder in folders:
+        folder.mkdir()
+    EventLog(folders[0]).append("started", attempt=1)
+    stale = RunPusher(ObjectStore(url), prefix, "0001-stale", folders[0])
+    save(folders[0], 4)
+    save(folders[0], 8)
+    wait_for(lambda: (view := read_view(store, prefix, names())) is not None and len(view.files) == 2)
+    newer = RunPusher(ObjectStore(url), prefix, "0002-newer", folders[1], pull_run(store, prefix, folders[1]))
+    EventLog(folders[1]).append("started", attempt=2)
+    wait_for(lambda: "0002-newer/s/000001.json" in names())
+    newer.abandon()  # it dies before it has saved anything itself
+
+    save(folders[0], 12)  # and the first one wakes up
+    save(folders[0], 16)
+    stale.abandon()
+    pull_run(store, prefix, folders[2])
+    assert [path.name for path in sorted((folders[2] / "checkpoint").iterdir())] == ["step-00000008"]
+
+
+def test_a_run_that_cannot_be_kept_is_interrupted_and_not_finished(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.remote.run_upload.FINAL_PATIENCE_SECONDS", 0.5)
+    url = s3.url("full")
+    attempt = Attempt(order(url))
+    s3.answer = lambda method, path: 507 if method in ("PUT", "POST") else None
+    with pytest.raises(PlaceError, match=r"could not be kept: storage s3://studies/full.*it is full"):
+        drive(attempt)
+    s3.answer = lambda method, path: None
+    assert not RunCopies(ObjectStore(url), storage_at(url, "small")).fetch(NAME)
+    assert drive(Attempt(order(url, 2)))["state"] == "COMPLETE"
+
+
+def test_training_goes_on_while_the_store_is_away(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("away")
+    rules(tmp_path, url, {"step_seconds": 0.05})
+    attempt = Attempt(order(url, steps=40))
+    attempt.advance(0.1)
+    s3.answer = lambda method, path: 503
+    report = drive(attempt, lambda report: report["budget"] >= 1)  # trained to the end without the store
+    s3.answer = lambda method, path: None
+    report = drive(attempt)
+    assert report["state"] == "COMPLETE"
+    assert RunCopies(ObjectStore(url), storage_at(url, "small")).fetch(NAME)
+
+
+def test_a_node_without_the_store_puts_the_run_back(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.worker.workspace.PULL_PATIENCE_SECONDS", 0.0)
+    s3.answer = lambda method, path: 503
+    with pytest.raises(PlaceError, match="from node"):
+        drive(Attempt(order(s3.url("nothing"))))
+
+
+def test_a_damaged_checkpoint_is_passed_over(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("damaged")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    first = Attempt(order(url, steps=30))
+    drive(first, lambda report: report["budget"] > 0.3)
+    first.interrupt()
+    store, prefix = ObjectStore(url), run_prefix("small", NAME)
+    view = read_view(store, prefix, relative(store.list(prefix), prefix))
+    assert view is not None
+    ref = view.files["checkpoint/state.json"]
+    store.put(f"{prefix}/{ref.key}", b'{"step": 29}'.ljust(ref.size)[: ref.size])  # as long, but another
+    assert drive(Attempt(order(url, 2, steps=30)))["state"] == "COMPLETE"
+    storage = storage_at(url, "small")
+    RunCopies(store, storage).fetch(NAME)
+    events = read_events(storage.run_folder(RUN))
+    assert [event.data["resumed_step"] for event in events if event.kind == "started"] == [0, 0]
+
+
+def test_checkpoints_stay_until_the_result_is_at_the_url(s3: Proxy, tmp_path: Path) -> None:
+    """A worker may be killed in the middle of its last copying, when the run itself needs no checkpoint any more."""
+    store, prefix, folder = ObjectStore(s3.url("last-words")), run_prefix("small", NAME), tmp_path / "here"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint" / "state.json").write_text('{"step": 20}')
+    (folder / EVENTS_FILE).write_text('{"number": 1}\n')
+    pusher = RunPusher(store, prefix, attempt_name(1, "driver00"), folder)
+
+    def listed(part: str) -> bool:
+        return any(part in name for name in store.list(prefix))
+
+    wait_for(lambda: listed("/c0") and listed("/s/"))
+    shutil.rmtree(folder / "checkpoint")
+    (folder / "result.json").write_text('{"state": "COMPLETE"}')
+    s3.answer = lambda method, path: 403 if method == "PUT" else None
+    with pytest.raises(StoreError):
+        pusher.finish(60)
+    s3.answer = lambda method, path: None
+    elsewhere = tmp_path / "elsewhere"
+    view = pull_run(store, prefix, elsewhere)
+    assert (elsewhere / "checkpoint" / "state.json").read_text() == '{"step": 20}'
+    shutil.rmtree(elsewhere / "checkpoint")
+    (elsewhere / "result.json").write_text('{"state": "COMPLETE"}')
+    assert RunPusher(store, prefix, attempt_name(2, "driver01"), elsewhere, view).finish(60)
+    ended = read_view(store, prefix, relative(store.list(prefix), prefix))
+    assert ended is not None
+    assert ended.ended
+
+
+def test_names_cannot_leave_the_folder(s3: Proxy, tmp_path: Path) -> None:
+    for path in ("../x", "/etc/x", "a/../../x", "", "a\\b"):
+        with pytest.raises(ValueError, match="leaves its folder"):
+            safe_path(path)
+    url = s3.url("evil")
+    storage, store = storage_at(url, "small"), ObjectStore(url)
+    prefix = run_prefix("small", NAME)
+    segment = {"events": [], "files": {"../../../../../../stolen": ["0001-x/f/x", 1, "00"]}}
+    store.put(f"{prefix}/0001-x/s/000001.json", json.dumps(segment).encode())
+    assert not RunCopies(store, storage).fetch(NAME)
+    assert not (tmp_path / "stolen").exists()
+    assert not (storage.run_folder(RUN) / EVENTS_FILE).exists()

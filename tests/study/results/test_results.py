@@ -1,0 +1,242 @@
+"""Results as frames: the same from MLflow, from CSV and from the run folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from study.results import columns
+from study.results.from_folders import local_results
+from study.results.from_mlflow import Results, load_results, rows, write_csv
+from study.storage.layout import Storage
+from study.tracking.run_ids import TrackingRecord
+from study.tracking.sync import sync
+from tests.helpers.fake_runs import fake_runs, write_run
+from tests.helpers.mlflow_stores import prepare_store
+from trainables.errors import UserError
+
+RUNS = {run.key.name: run for run in fake_runs()}
+NAMES = (
+    "search/lora-cosine/0000-cat-1-s0",
+    "search/lora-cosine/0001-cat-1-s0",
+    "search/lora-constant/0002-cat-1-s0",  # PRUNED
+    "search/dreambooth-constant/0002-cat-1-s0",  # FAIL
+    "confirm/base/0000-dog-1-s100",
+    "confirm/lora-cosine/0001-dog-1-s100",
+)
+RUNNING = "confirm/lora-cosine/0001-dog-1-s101"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """Six ended runs and one that is running, in MLflow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        storage = Storage(tmp_path_factory.mktemp("results"), "fake")
+        for name in NAMES:
+            write_run(storage, RUNS[name])
+        write_run(storage, RUNS[RUNNING], finish=False)
+        spec = {"name": "fake", "tracking": {"uri": None}, "arms": {}}
+        (storage.folder / "study.json").write_text(json.dumps({"digest": "d1g", "spec": spec}))
+        prepare_store(storage)
+        TrackingRecord(storage).add_launch()
+        sync(storage)
+    return storage
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def results(storage: Storage) -> Results:
+    return load_results(storage, tracking_uri=storage.tracking_uri)
+
+
+def test_the_columns_that_others_rely_on_come_first_in_their_order(results: Results) -> None:
+    issue = (
+        "study, arm, method, phase, trial, subject, seed, state, quality, subject_fidelity, prompt_fidelity, "
+        "diversity, drift, memorisation, train_seconds, device_seconds, preparation_seconds, "
+        "evaluation_seconds, train_flops, peak_memory_bytes, trainable_parameters, artifact_bytes, "
+        "image_latency_seconds, "
+        "learning_rate, lr_scheduler, max_train_steps, mlflow_run_id"
+    )
+    assert ", ".join(columns.RUN_COLUMNS) == issue
+    found = list(results.frame.columns)
+    assert ", ".join(found[:27]) == issue
+    assert found[27 : 27 + len(columns.MORE_COLUMNS)] == list(columns.MORE_COLUMNS)
+    assert found[27 + len(columns.MORE_COLUMNS) :] == [
+        "param.lora_alpha",
+        "param.r",
+        "param.target_modules",
+        "param.with_prior_preservation",
+    ]
+
+
+def test_values_and_types(results: Results) -> None:
+    frame = results.frame.set_index("run_key")
+    assert set(frame.index) == {*NAMES, RUNNING}
+    one = frame.loc["search/lora-cosine/0001-cat-1-s0"]
+    assert (one["trial"], one["seed"], one["max_train_steps"], one["attempts"]) == (1, 0, 120, 1)
+    assert (one["learning_rate"], one["lr_scheduler"], one["param.r"]) == (0.001, "cosine", 8.0)
+    assert one["peak_memory_kind"] == "resident_set"
+    assert one["trainable_parameters"] == 98304
+    assert one["started"] < one["ended"]
+    types = results.frame.dtypes
+    for name in (*columns.EVALUATION_METRICS, *columns.COST_METRICS, "learning_rate"):
+        assert types[name] == "float64", name
+    assert {str(types[name]) for name in columns.INTEGERS} == {"Int64"}
+    assert {str(types[name]) for name in columns.TEXTS} == {"str"}
+    assert types["started"] == "datetime64[ms, UTC]"
+
+
+def test_what_is_missing_is_missing(results: Results) -> None:
+    frame = results.frame.set_index("run_key")
+    failed = frame.loc["search/dreambooth-constant/0002-cat-1-s0"]
+    assert (failed["state"], failed["reason"]) == ("FAIL", "nan_loss")
+    assert pd.isna(failed["quality"])
+    assert failed["train_seconds"] > 0
+    assert pd.isna(frame.loc["confirm/base/0000-dog-1-s100", "param.r"])
+    running = frame.loc[RUNNING]
+    assert (running["state"], pd.isna(running["ended"]), pd.isna(running["train_seconds"])) == (
+        "RUNNING",
+        True,
+        True,
+    )
+    assert running["quality"] > 0, "the last evaluation so far"
+    assert frame.loc["search/lora-constant/0002-cat-1-s0", "state"] == "PRUNED"
+
+
+def test_a_metric_that_the_last_evaluation_lacks_is_missing_in_all_ways(tmp_path: Path) -> None:
+    from trainables.events import EventLog
+
+    storage = Storage(tmp_path, "lacks")
+    run = RUNS[NAMES[0]]
+    folder = write_run(storage, run)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").unlink()
+    EventLog(folder).append("evaluation", 121, clip_i=0.5)
+    result["evaluation"] |= {"clip_i": None, "quality": 0.125}
+    (folder / "result.json").write_text(json.dumps(result))
+    prepare_store(storage)
+    sync(storage)
+    for frame in (load_results(storage).frame, local_results(storage).frame):
+        assert pd.isna(frame.loc[0, "clip_i"])
+        assert frame.loc[0, "quality"] == 0.125
+
+
+@pytest.mark.parametrize("way", ["csv", "folders"])
+def test_all_ways_give_the_same(storage: Storage, results: Results, way: str, tmp_path: Path) -> None:
+    if way == "csv":
+        write_csv(results, tmp_path)
+        other = load_results(storage, csv_folder=tmp_path)
+        pd.testing.assert_frame_equal(other.images, results.images)
+        assert other.meta == results.meta
+    else:
+        other = local_results(storage)
+        pd.testing.assert_frame_equal(other.images.drop(columns="path"), results.images.drop(columns="path"))
+        assert {**other.meta, "tracking_uri": results.meta["tracking_uri"]} == results.meta
+    pd.testing.assert_frame_equal(other.frame, results.frame)
+    pd.testing.assert_frame_equal(other.curves, results.curves)
+
+
+def test_the_csv_is_plain(results: Results, tmp_path: Path) -> None:
+    write_csv(results, tmp_path)
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        found = {row["run_key"]: row for row in csv.DictReader(file)}
+    one = found["search/lora-cosine/0001-cat-1-s0"]
+    assert (one["trial"], one["trainable_parameters"], one["learning_rate"]) == ("1", "98304", "0.001")
+    assert one["started"].endswith("+00:00")
+    assert found["confirm/base/0000-dog-1-s100"]["param.with_prior_preservation"] == "false"
+    assert found["search/dreambooth-constant/0002-cat-1-s0"]["quality"] == ""
+
+
+def test_curves_and_images(storage: Storage, results: Results) -> None:
+    curves = results.curves
+    assert tuple(curves.columns) == columns.CURVE_COLUMNS
+    one = curves[curves["run_key"] == "search/lora-cosine/0001-cat-1-s0"]
+    assert list(one.loc[one["metric"] == "train/loss", "step"]) == [20, 40, 60, 80, 100, 120]
+    assert list(one.loc[one["metric"] == "eval/quality", "step"]) == [60, 120]
+    assert set(curves["metric"]) == {"train/loss"} | {f"eval/{name}" for name in columns.EVALUATION_METRICS}
+    images = results.images
+    assert tuple(images.columns) == columns.IMAGE_COLUMNS
+    mine = images[images["run_key"] == "search/lora-cosine/0001-cat-1-s0"]
+    assert list(mine["step"]) == [60, 120]
+    for step, path in zip(mine["step"], mine["path"], strict=True):
+        source = (
+            storage.run_folder(RUNS["search/lora-cosine/0001-cat-1-s0"].key) / f"samples/grid-{step:06d}.png"
+        )
+        assert pixels(Path(path)) == pixels(source)
+
+
+def pixels(path: Path) -> bytes:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.tobytes()
+
+
+def test_meta_says_where_results_come_from(storage: Storage, results: Results) -> None:
+    meta = results.meta
+    assert (meta["study"], meta["spec_digest"], meta["spec"]["name"]) == ("fake", "d1g", "fake")
+    assert meta["tracking_uri"] == storage.tracking_uri
+    assert meta["launches"][0]["versions"]["torch"].startswith("2.")
+    assert json.dumps(meta)
+
+
+def test_rows_are_those_of_the_frame_and_plain_json(storage: Storage, results: Results) -> None:
+    found = rows(storage)
+    assert list(found[0]) == list(results.frame.columns)
+    again = json.loads(json.dumps(found, allow_nan=False))
+    assert [row["run_key"] for row in again] == list(results.frame["run_key"])
+    assert {row["state"] for row in again} == {"RUNNING", "COMPLETE", "PRUNED", "FAIL"}
+    for row, quality in zip(again, results.frame["quality"], strict=True):
+        assert row["quality"] == (None if pd.isna(quality) else quality)
+    assert all(row["mlflow_run_id"] for row in again)
+    counts = [row["trainable_parameters"] for row in found if row["trainable_parameters"] is not None]
+    assert counts
+    assert all(isinstance(count, int) for count in counts)
+
+
+def test_rows_need_no_mlflow_no_pandas_and_survive_a_run_that_just_begins(storage: Storage) -> None:
+    code = (
+        "import sys; from pathlib import Path; from study.storage.layout import Storage\n"
+        "from study.results.run_rows import rows; found = rows(Storage(Path(sys.argv[1]), 'fake'))\n"
+        "print(len(found), {'mlflow', 'pandas', 'torch', 'ray', 'optuna'} & set(sys.modules))"
+    )
+    empty = storage.folder / "runs" / "search" / "lora-cosine" / "0009-cat-1-s0"
+    empty.mkdir(parents=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(storage.root)], capture_output=True, text=True, check=True
+        )
+        (empty / "events.jsonl").write_text('{"number": 1, "ti')
+        assert len(rows(storage)) == 7
+    finally:
+        (empty / "events.jsonl").unlink()
+        empty.rmdir()
+    assert done.stdout.strip() == "7 set()"
+
+
+def test_a_study_that_mlflow_does_not_know(tmp_path: Path, storage: Storage) -> None:
+    with pytest.raises(UserError, match="study sync nobody"):
+        load_results(Storage(tmp_path, "nobody"))
+    assert list(tmp_path.iterdir()) == [], "reading must not create a store"
+    with pytest.raises(UserError, match="study sync nobody"):
+        load_results(Storage(storage.root, "nobody"))
+    with pytest.raises(UserError, match=r"runs\.csv"):
+        load_results(storage, csv_folder=tmp_path)
+
+
+def test_a_study_can_be_read_from_mlflow_alone(storage: Storage, results: Results, tmp_path: Path) -> None:
+    """Somebody else's machine: no storage folder, only the tracking store."""
+    found = load_results(Storage(tmp_path, "fake"), tracking_uri=storage.tracking_uri)
+    pd.testing.assert_frame_equal(found.frame, results.frame)
+    assert found.meta["spec"] == results.meta["spec"]

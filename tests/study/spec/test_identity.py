@@ -1,0 +1,125 @@
+"""What makes two studies the same: digests, differences, records; and the presets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study.spec.difference import difference
+from study.spec.loading import load_study, preset_names, preset_path
+from study.spec.study_spec import StudySpec
+from tests.helpers.study_files import study_dict
+from trainables.errors import UserError
+
+
+def spec(**changes: Any) -> StudySpec:
+    return StudySpec.model_validate(study_dict(**changes))
+
+
+def test_equal_studies_have_equal_digests_however_they_are_written() -> None:
+    written_out = spec(
+        model={"path": "embedded"},
+        search={"trials": 3, "subjects": ["cat-1"], "objective": None, "sampler": "tpe"},
+        subjects=[{"name": "cat-1"}, "dog-1", "bird-1"],
+    )
+    assert written_out.digest() == spec().digest()
+    assert difference(written_out, spec()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"search": {"trials": 4}}, "search.trials: 3 -> 4"),
+        ({"budget": {"max_train_steps": 60}}, "budget.max_train_steps: 50 -> 60"),
+        ({"confirm": {"seeds": [100]}}, "confirm.seeds: [100, 101] -> [100]"),
+        ({"training": {"lr_warmup_steps": 6}}, "training.lr_warmup_steps: 5 -> 6"),
+        ({"evaluation": {"guidance_scale": 5}}, "evaluation.guidance_scale: 3.0 -> 5.0"),
+        (
+            {"subjects": ["cat-1", "dog-1", {"name": "bird-1", "holdout": 3}]},
+            "subjects.bird-1.holdout: 2 -> 3",
+        ),
+    ],
+)
+def test_changes_are_shown_value_by_value(changes: dict[str, Any], line: str) -> None:
+    changed = spec(**changes)
+    assert changed.digest() != spec().digest()
+    assert difference(spec(), changed) == [line]
+    assert difference(json.loads(json.dumps(spec().record())), changed) == [line]
+
+
+def test_added_removed_and_reordered_parts() -> None:
+    arms = study_dict()["arms"]
+    more = spec(arms={**arms, "extra": {"method": "lora", "r": 4}})
+    assert 'arms.extra.method: (absent) -> "lora"' in difference(spec(), more)
+    assert 'arms.extra.method: "lora" -> (absent)' in difference(more, spec())
+    turned = spec(arms=dict(reversed(arms.items())))
+    assert turned.digest() == spec().digest(), "the order of arms means nothing"
+
+
+def test_a_resume_may_use_other_resources() -> None:
+    other = spec(
+        resources={"max_concurrent_runs": 1, "max_attempts": 5, "num_workers": 2, "gpus_per_worker": 1},
+        tracking={"uri": "http://127.0.0.1:5000"},
+        storage={"ledger_url": "sqlite:////tmp/ledger.db"},
+        description="words",
+        budget={"max_train_steps": 50, "max_hours": 3},
+    )
+    assert other.digest() == spec().digest()
+
+
+def test_effective_search_spaces_belong_to_the_identity() -> None:
+    """So that new default ranges in another version are noticed when a study is resumed."""
+    content = spec().identity()
+    assert content["arms"]["cosine"]["search_space"]["r"]["choices"] == [4, 8, 16, 32]
+    assert "lr_scheduler" not in content["arms"]["cosine"]["search_space"]
+
+
+def test_records_come_back(tmp_path: Path) -> None:
+    space = {"r": {"type": "categorical", "choices": [4, 8]}, "lr_scheduler": None}
+    arms = {
+        "own": {"method": "lora", "learning_rate": 1e-3, "search_space": space},
+        "one": {"method": "lora", "search_space": "fixed"},
+    }
+    original = spec(arms=arms, search={"scheduler": "asha"}, evaluation={"at": [0.5]})
+    back = StudySpec.from_record(json.loads(json.dumps(original.record())))
+    assert back == original
+    assert back.digest() == original.record()["digest"]
+    file = tmp_path / "written.yaml"
+    file.write_text(original.to_yaml())
+    assert load_study(file) == original
+
+
+def test_a_record_of_another_version_is_refused_in_words() -> None:
+    record = spec().record()
+    record["spec"]["from_the_future"] = 1
+    with pytest.raises(UserError, match="not a study of this version"):
+        StudySpec.from_record(record)
+    with pytest.raises(UserError, match="not a study of this version"):
+        StudySpec.from_record({})
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_load_and_say_what_they_are(name: str) -> None:
+    preset = load_study(name)
+    assert preset.name == name
+    assert preset_path(name).read_text().startswith("# ")
+    assert "base" in preset.arms
+    assert preset.confirm.seeds
+
+
+def test_the_presets_that_the_documentation_names() -> None:
+    assert {"quickstart", "own-photos", "stable-diffusion"} <= set(preset_names())
+    quick = load_study("quickstart")
+    assert quick.model.path == "embedded"
+    assert [arm.method for arm in quick.arms.values()] == [
+        "base", "lora", "lora", "lora", "dreambooth", "dreambooth", "dreambooth",
+    ]  # fmt: skip
+    assert len(quick.confirm.subjects or ()) == 2
+    assert len(quick.confirm.seeds) == 2
+    assert not set(quick.confirm.subjects or ()) & set(quick.search.subjects or ())
+    large = load_study("stable-diffusion")
+    assert large.evaluation.image_encoder == "facebook/dino-vits16"
+    assert (len(large.confirm.subjects or ()), len(large.confirm.seeds)) == (5, 3)

@@ -1,0 +1,268 @@
+"""What every trained method of the catalogue must do. A new method is tested by being in the catalogue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from pydantic import ValidationError
+
+from tests.helpers.training_runs import WITH_PRIOR, MakeConfig, MakeTrainer
+from trainables.data.cache import Cache
+from trainables.data.subjects import resolve_subject
+from trainables.methods.protocol import Method
+from trainables.methods.registry import get_method, method_names
+from trainables.models.backbone import Backbone
+from trainables.models.loading import load_backbone
+from trainables.run.execute import execute
+from trainables.run_config import RunConfig
+from trainables.training.loop import train_step
+from trainables.training.meter import Meter
+from trainables.training.objective import share_of_samples
+from trainables.training.trainer import build_trainer
+
+METHODS = [name for name in method_names() if get_method(name).trains]
+VARIANTS = [*METHODS, f"lora{WITH_PRIOR}"]  # prior preservation is a factor of every method
+
+pytestmark = pytest.mark.parametrize("method", VARIANTS)
+
+
+def method_of(variant: str) -> Method:
+    return get_method(variant.removesuffix(WITH_PRIOR))
+
+
+def digests(backbone: Backbone, trained: Collection[str] = ()) -> dict[str, str]:
+    """Returns a digest of each parameter that is not among the trained ones."""
+    found = {}
+    for part, module in backbone.modules.items():
+        for name, parameter in module.named_parameters():
+            if f"{part}.{name}" not in trained:
+                content = parameter.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                found[f"{part}.{name}"] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_attach_makes_exactly_its_parameters_trainable_in_float32(
+    method: str, text_encoder: bool, make_trainer: MakeTrainer
+) -> None:
+    trainer = make_trainer(method, train_text_encoder=text_encoder, text_encoder_learning_rate=1e-5)
+    trains = {
+        f"{part}.{name}"
+        for part, module in trainer.backbone.modules.items()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+    assert trains == set(trainer.parameters)
+    assert {name.split(".")[0] for name in trains} == ({"unet", "text_encoder"} if text_encoder else {"unet"})
+    assert {value.dtype for value in trainer.parameters.values()} == {torch.float32}
+    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+    assert rates == [trainer.config.learning_rate, 1e-5][: len(rates)]
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_training_changes_its_parameters_and_no_other_and_detach_undoes_it(
+    method: str, text_encoder: bool, make_trainer: MakeTrainer, backbone: Backbone
+) -> None:
+    untouched = backbone.parameter_digest()
+    names = [name for module in backbone.modules.values() for name, _ in module.named_modules()]
+    trainer = make_trainer(
+        method, train_text_encoder=text_encoder, mixed_precision="bf16", gradient_checkpointing=True
+    )
+    before = {name: value.detach().clone() for name, value in trainer.parameters.items()}
+    frozen = digests(backbone, set(before))
+    for _ in range(2):  # adapters' B starts at zero, so that A moves in the second step
+        train_step(trainer)
+    assert digests(backbone, set(before)) == frozen
+    moved = {name for name, value in trainer.parameters.items() if not torch.equal(value, before[name])}
+    assert moved == set(before)
+    method_of(method).detach(backbone)
+    backbone.restore()
+    assert backbone.parameter_digest() == untouched
+    assert names == [name for module in backbone.modules.values() for name, _ in module.named_modules()]
+
+
+def test_a_fresh_method_gives_the_base_models_output(
+    method: str, make_trainer: MakeTrainer, backbone: Backbone
+) -> None:
+    inputs = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    text = backbone.encode_prompts(["a sks cat"])["encoder_hidden_states"]
+
+    @torch.no_grad()
+    def output() -> torch.Tensor:
+        result: torch.Tensor = backbone.unet(inputs, 500, encoder_hidden_states=text).sample
+        return result
+
+    before = output()
+    make_trainer(method)
+    torch.testing.assert_close(output(), before, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_of_a_constant_batch_falls(method: str, make_trainer: MakeTrainer) -> None:
+    rate = 1e-2 if "lora" in method else 2e-3
+    trainer = make_trainer(method, learning_rate=rate, max_train_steps=40, adam_weight_decay=0.0)
+    batch = trainer.batches.draw()
+    trainer.batches.draw = lambda: batch  # type: ignore[method-assign]
+    losses = [float(train_step(trainer)[0]) for _ in range(25)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_initialisation_depends_on_the_seed_alone(method: str, make_trainer: MakeTrainer) -> None:
+    def initial(seed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(torch.seed())  # whatever happened in the process before
+        trainer = make_trainer(method, seed=seed)
+        return {name: value.detach().clone() for name, value in trainer.parameters.items()}
+
+    first, second, other = initial(0), initial(0), initial(1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    if method_of(method).artifact == "adapter":
+        assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_stock_pipeline_with_the_saved_weights_draws_our_image(
+    method: str, text_encoder: bool, make_trainer: MakeTrainer, models: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(
+        method, train_text_encoder=text_encoder, learning_rate=3e-2, text_encoder_learning_rate=1e-2
+    )
+    stock = StableDiffusionPipeline.from_pretrained(str(models / "model"), safety_checker=None)
+
+    def draw(pipeline: Any) -> torch.Tensor:
+        pipeline.set_progress_bar_config(disable=True)
+        for part in (pipeline.unet, pipeline.text_encoder):
+            part.eval()
+        noise = torch.Generator().manual_seed(1)
+        image = pipeline(
+            "a sks cat", num_inference_steps=3, guidance_scale=3.0, generator=noise, output_type="pt"
+        ).images
+        return torch.as_tensor(image)
+
+    base = draw(stock)
+    for _ in range(4):
+        train_step(trainer)
+    ours = draw(trainer.backbone.pipeline())
+    folder = tmp_path / "weights"
+    chosen = method_of(method)
+    chosen.save(trainer.backbone, trainer.config, folder)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+    loaded = draw(chosen.load(stock, folder))
+    assert (ours - base).abs().max() > 0.01
+    torch.testing.assert_close(loaded, ours, rtol=0, atol=2e-3)
+    if chosen.artifact == "adapter":
+        assert sorted(path.name for path in files) == [
+            "lora_kohya.safetensors",
+            "pytorch_lora_weights.safetensors",
+        ]
+    else:
+        assert (folder / "model_index.json").exists()
+
+
+def final_weights(config: RunConfig) -> dict[str, bytes]:
+    folder = Path(config.output_dir) / "weights"
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+def test_interrupted_and_resumed_is_bit_identical(
+    method: str, make_config: MakeConfig, resident: Any
+) -> None:
+    fields = {
+        "max_train_steps": 5,
+        "lr_scheduler": "cosine",
+        "use_ema": True,
+        "random_flip": True,
+        "noise_offset": 0.1,
+        "gradient_accumulation_steps": 2,
+        "train_text_encoder": True,
+    }
+    if "lora" in method:
+        fields["lora_dropout"] = 0.2
+    whole = make_config(method, "whole", **fields)
+    list(execute(whole, resident))
+    for kill_at in (1, 3):
+        broken = make_config(method, f"broken-{kill_at}", **fields)
+        run = execute(broken, resident)
+        for event in run:
+            if event.kind == "progress" and event.step == kill_at:
+                break
+        with pytest.raises(KeyboardInterrupt):
+            run.throw(KeyboardInterrupt())
+        assert not (Path(broken.output_dir) / "result.json").exists()
+        events = list(execute(broken, resident))
+        assert events[0].data["resumed_step"] == (kill_at - 1)
+        assert final_weights(broken) == final_weights(whole)
+        results = [
+            json.loads((Path(config.output_dir) / "result.json").read_text()) for config in (whole, broken)
+        ]
+        assert results[0]["evaluation"] == results[1]["evaluation"]
+        assert [result["attempts"] for result in results] == [1, 2]
+
+
+def test_a_warm_process_gives_what_a_fresh_one_gives(
+    method: str, make_config: MakeConfig, resident: Any
+) -> None:
+    """Other methods before it in the same process change nothing."""
+    for other in METHODS:
+        list(execute(make_config(other, f"before-{other}", mixed_precision="bf16"), resident))
+    warm, fresh = make_config(method, "warm"), make_config(method, "fresh")
+    list(execute(warm, resident))
+    list(execute(fresh))
+    assert final_weights(warm) == final_weights(fresh)
+    assert len(final_weights(warm)) >= 1
+
+
+def test_checkpoint_of_another_memory_layout_is_taken_over(
+    method: str, make_config: MakeConfig, make_trainer: MakeTrainer
+) -> None:
+    """Files hold rows in order; the UNet's convolutions are channels last. Fused kernels pair by address."""
+    config = make_config(method)
+    trainer = make_trainer(method)
+    meter = Meter(torch.device("cpu"), 1)
+    train_step(trainer)
+    checkpoint = trainer.checkpoint(meter)
+    train_step(trainer)
+    expected = {name: value.detach().clone() for name, value in trainer.parameters.items()}
+    backbone = load_backbone(config.model)
+    again = build_trainer(config, backbone, resolve_subject(config.subject, 16), Cache(config.cache_dir))
+    again.restore(checkpoint, meter)
+    assert again.step == 1
+    train_step(again)
+    assert all(torch.equal(again.parameters[name], value) for name, value in expected.items())
+
+
+def test_equal_shares_whatever_the_method(method: str, make_trainer: MakeTrainer) -> None:
+    batch = make_trainer(method, prior_loss_weight=0.5).batches.draw()
+    priors = len(batch.latents) - 2
+    assert priors == (0 if method == "lora" else 2)
+    assert torch.equal(batch.shares, share_of_samples(2, priors, 0.5))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"learning_rate": 0},
+        {"learning_rate": -1e-4},
+        {"learning_rate": float("nan")},
+        {"lr_scheduler": "cosin"},
+        {"max_train_steps": 0},
+        {"train_batch_size": 0},
+        {"lr_warmup_steps": 200, "max_train_steps": 200},
+        {"mixed_precision": "fp8"},
+        {"ema_decay": 1.0},
+        {"snr_gamma": 0},
+        {"adam_beta1": 1.0},
+        {"unknown_field": 1},
+    ],
+)
+def test_nonsense_is_refused(method: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        method_of(method).config_class.model_validate(fields)

@@ -1,0 +1,217 @@
+"""Random streams, order of the data, and the pairing of images, captions and noise."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers.training_runs import MakeTrainer
+from trainables.data.cache import Cache
+from trainables.models.backbone import Backbone
+from trainables.randomness import STREAMS, Streams, global_seed, stream_seed, subject_seed
+from trainables.training.batches import Batches, Examples, Shuffle, encode_images
+
+
+def make_examples(count: int, orientations: int = 1) -> Examples:
+    """Image i of orientation o has mean 10 i + o everywhere, no deviation, and caption count - i."""
+    values = 10 * torch.arange(count).reshape(-1, 1) + torch.arange(orientations)
+    mean = values[:, :, None, None, None].expand(-1, -1, 4, 2, 2).float()
+    return Examples(mean, torch.zeros_like(mean), count - torch.arange(count))
+
+
+def make_batches(seed: int = 0, priors: int = 0, **fields: float) -> Batches:
+    settings: dict[str, float] = {"prior_loss_weight": 1.0, "noise_offset": 0.0} | fields
+    return Batches(
+        make_examples(5),
+        make_examples(7) if priors else None,
+        Streams(seed),
+        size=3,
+        scale=0.5,
+        timesteps=1000,
+        **settings,
+    )
+
+
+def test_streams_differ_and_depend_on_the_seed_and_their_name_alone() -> None:
+    drawn = {name: torch.rand(4, generator=Streams(0)[name]).tolist() for name in STREAMS}
+    assert len({tuple(values) for values in drawn.values()}) == len(STREAMS)
+    streams = Streams(0)
+    torch.rand(100, generator=streams["order"])
+    assert torch.rand(4, generator=streams["noise"]).tolist() == drawn["noise"]
+    assert torch.rand(4, generator=Streams(1)["noise"]).tolist() != drawn["noise"]
+    assert stream_seed(3, "noise") == stream_seed(3, "noise") < 2**63
+
+
+def test_the_same_seed_is_another_draw_on_another_subject() -> None:
+    """Or else a seed that is lucky were lucky on all subjects, and the report would take it for an effect."""
+    noise = {
+        (seed, subject): torch.rand(4, generator=Streams(subject_seed(seed, subject))["noise"]).tolist()
+        for seed in (0, 1)
+        for subject in ("cat-1", "dog-1")
+    }
+    assert len({tuple(values) for values in noise.values()}) == 4
+
+
+def test_arms_share_their_streams_on_a_subject(make_trainer: MakeTrainer) -> None:
+    drawn = [make_trainer(method).batches.draw() for method in ("lora", "dreambooth_lora")]
+    count = len(drawn[0].noise)  # the second has class images behind its own
+    assert torch.equal(drawn[0].noise, drawn[1].noise[:count])
+    assert torch.equal(drawn[0].timesteps, drawn[1].timesteps[:count])
+
+
+def test_streams_go_on_from_their_state() -> None:
+    streams = Streams(0)
+    torch.rand(3, generator=streams["noise"])
+    state = {name: value.clone() for name, value in streams.state_dict().items()}
+    expected = torch.rand(3, generator=streams["noise"])
+    other = Streams(1)
+    other.load_state_dict(state)
+    assert torch.equal(torch.rand(3, generator=other["noise"]), expected)
+
+
+def test_global_seed_leaves_the_global_generator_as_it_was() -> None:
+    before = torch.get_rng_state()
+    with global_seed(Streams(0)["initialisation"]):
+        first = torch.rand(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    with global_seed(Streams(0)["initialisation"]):
+        assert torch.equal(torch.rand(1), first)
+
+
+def test_every_epoch_shows_every_image_once() -> None:
+    shuffle = Shuffle(5, torch.Generator().manual_seed(0))
+    drawn = torch.cat([shuffle.take(3) for _ in range(10)])
+    for epoch in drawn.split(5):
+        assert sorted(epoch.tolist()) == [0, 1, 2, 3, 4]
+    assert drawn[:5].tolist() != drawn[5:10].tolist()
+
+
+def test_a_batch_may_be_larger_than_the_data() -> None:
+    counts = Counter(Shuffle(2, torch.Generator().manual_seed(0)).take(7).tolist())
+    assert sorted(counts.values()) == [3, 4]
+
+
+def test_captions_follow_their_image_through_every_epoch() -> None:
+    """Caches that are filled in one order and read in another pair latents with others' captions."""
+    batches = make_batches()
+    for _ in range(20):
+        batch = batches.draw()
+        images = (batch.latents[:, 0, 0, 0] / 0.5 / 10).long()
+        assert torch.equal(batch.captions, 5 - images)
+
+
+def test_captions_from_files_reach_the_model_with_their_latents(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("lora", captions="files")
+    examples = trainer.batches._sources[0][1]
+    expected = trainer.backbone.encode_prompts([f"a sks cat with {n} red hat" for n in range(5)])
+    rows = trainer.texts.rows["encoder_hidden_states"]
+    assert len(trainer.texts.captions) == len(examples) == 3
+    for image in range(3):
+        caption = trainer.texts.captions[examples.captions[image]]
+        number = int(next(word for word in caption.split() if word.isdigit()))
+        torch.testing.assert_close(
+            rows[examples.captions[image]], expected["encoder_hidden_states"][number], rtol=1e-4, atol=1e-5
+        )
+    examples.std.zero_()  # so that a latent tells which image it is of
+    latents = examples.mean[:, 0] * trainer.backbone.vae.config.scaling_factor
+    for _ in range(5):
+        batch = trainer.batches.draw()
+        images = [int((latents - row).flatten(1).norm(dim=1).argmin()) for row in batch.latents]
+        assert torch.equal(batch.latents, latents[images])
+        assert torch.equal(batch.captions, examples.captions[images])
+
+
+def test_prior_preservation_shifts_nothing_in_the_other_streams() -> None:
+    """Arms with one seed see the same images, noise and timesteps."""
+    alone, beside = make_batches(priors=0), make_batches(priors=7)
+    for _ in range(5):
+        plain, both = alone.draw(), beside.draw()
+        assert torch.equal(plain.latents, both.latents[:3])
+        assert torch.equal(plain.noise, both.noise[:3])
+        assert torch.equal(plain.timesteps, both.timesteps[:3])
+        assert not torch.equal(both.noise[:3], both.noise[3:])
+
+
+def test_lora_and_dreambooth_see_the_same_draws(make_trainer: MakeTrainer) -> None:
+    lora = make_trainer("lora", r=3).batches.draw()
+    lora_like = make_trainer("dreambooth_lora", seed=0).batches.draw()
+    assert torch.equal(lora.noise, lora_like.noise[:2])
+    assert torch.equal(lora.latents, lora_like.latents[:2])
+    assert not torch.equal(lora.noise, make_trainer("lora", seed=1).batches.draw().noise)
+
+
+def test_batches_go_on_from_their_state() -> None:
+    batches = make_batches(priors=7)
+    for _ in range(4):
+        batches.draw()
+    place = batches.state_dict()
+    streams = {name: value.clone() for name, value in batches._streams.state_dict().items()}
+    expected = batches.draw()
+    other = make_batches(seed=9, priors=7)
+    other._streams.load_state_dict(streams)
+    other.load_state_dict(place)
+    again = other.draw()
+    assert torch.equal(again.latents, expected.latents)
+    assert torch.equal(again.noise, expected.noise)
+
+
+def test_noise_offset_shifts_whole_channels() -> None:
+    plain, shifted = make_batches().draw(), make_batches(noise_offset=0.5).draw()
+    difference = (shifted.noise - plain.noise) / 0.5
+    torch.testing.assert_close(difference, difference[:, :, :1, :1].expand_as(difference))
+    assert difference[:, :, 0, 0].unique().numel() == 3 * 4
+
+
+def test_flips_draw_both_orientations_of_the_right_image() -> None:
+    batches = Batches(
+        make_examples(5, orientations=2),
+        None,
+        Streams(0),
+        size=4,
+        scale=1.0,
+        timesteps=10,
+        prior_loss_weight=1.0,
+        noise_offset=0.0,
+    )
+    seen = set()
+    for _ in range(20):
+        batch = batches.draw()
+        values = batch.latents[:, 0, 0, 0].long()
+        assert torch.equal(batch.captions, 5 - values // 10)
+        seen |= set((values % 10).tolist())
+    assert seen == {0, 1}
+
+
+def test_latents_are_the_autoencoders_and_resampled_each_step(
+    backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    generator = numpy.random.default_rng(0)
+    images = [Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=numpy.uint8)) for _ in range(2)]
+    cache = Cache(tmp_path_factory.mktemp("latents"))
+    mean, std = encode_images(backbone, cache, images, flip=True)
+    assert mean.shape == (2, 2, 4, 4, 4)
+    pixels = torch.from_numpy(numpy.array(images[1])).permute(2, 0, 1)[None].float() / 127.5 - 1
+    for orientation, tensor in enumerate((pixels, pixels.flip(3))):
+        posterior = backbone.vae.encode(tensor).latent_dist
+        torch.testing.assert_close(mean[1, orientation], posterior.mean[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(std[1, orientation], posterior.std[0], rtol=1e-4, atol=1e-5)
+    again, _ = encode_images(backbone, cache, images, flip=True)
+    assert torch.equal(again, mean)
+    examples = Examples(mean[:1, :1], std[:1, :1], torch.zeros(1, dtype=torch.int64))
+    batches = Batches(
+        examples,
+        None,
+        Streams(0),
+        size=2000,
+        scale=0.5,
+        timesteps=10,
+        prior_loss_weight=1.0,
+        noise_offset=0.0,
+    )
+    sampled = batches.draw().latents / 0.5
+    assert (sampled.mean(0) - mean[0, 0]).abs().max() < 5 * std[0, 0].max() / 2000**0.5
+    torch.testing.assert_close(sampled.std(0), std[0, 0], rtol=0.1, atol=0)

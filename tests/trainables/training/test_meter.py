@@ -1,0 +1,115 @@
+"""What a run costs."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from tests.helpers.training_runs import MakeTrainer
+from trainables.training.loop import train_step
+from trainables.training.meter import Meter, count_flops
+from trainables.training.trainer import count_step_flops
+
+CPU = torch.device("cpu")
+
+
+def test_flops_of_a_linear_layer_and_its_backward_pass() -> None:
+    layer = torch.nn.Linear(7, 5, bias=False)
+    inputs = torch.ones(3, 7, requires_grad=True)
+    product = 2 * 3 * 7 * 5
+    assert count_flops(lambda: layer(inputs)) == product
+    assert count_flops(lambda: layer(inputs).sum().backward()) == 3 * product
+    layer.requires_grad_(False)
+    assert count_flops(lambda: layer(inputs).sum().backward()) == 2 * product
+
+
+def test_flops_of_attention_are_counted_on_every_machine() -> None:
+    """The CPU's fused kernel is unknown to torch's counter."""
+    q = torch.ones(2, 3, 5, 7)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    assert count_flops(lambda: attention(q, q, q)) == 2 * (2 * 2 * 3 * 5 * 5 * 7)
+
+
+def counted(make_trainer: MakeTrainer, method: str, **fields: object) -> int:
+    return count_step_flops(make_trainer(method, **fields))
+
+
+def test_flops_of_a_step_are_proportional_to_its_images(make_trainer: MakeTrainer) -> None:
+    one = counted(make_trainer, "lora", train_batch_size=1)
+    assert counted(make_trainer, "lora", train_batch_size=3) == 3 * one
+    assert counted(make_trainer, "lora", train_batch_size=1, gradient_accumulation_steps=2) == 2 * one
+    assert counted(make_trainer, "dreambooth_lora", train_batch_size=1) == 2 * one
+    assert counted(make_trainer, "lora", train_batch_size=1, r=8) > one
+    assert counted(make_trainer, "lora", train_batch_size=1, gradient_checkpointing=True) > one
+    assert counted(make_trainer, "dreambooth", train_batch_size=1, with_prior_preservation=False) > one
+
+
+@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+def test_flops_are_those_of_a_real_step(method: str, make_trainer: MakeTrainer) -> None:
+    """Also with a text encoder that trains, which encodes each caption once."""
+    trainer = make_trainer(method, train_text_encoder=True, train_batch_size=3)
+    assert count_step_flops(trainer) == count_flops(lambda: train_step(trainer))
+
+
+def test_counting_changes_nothing(make_trainer: MakeTrainer) -> None:
+    def weights(count: bool) -> list[torch.Tensor]:
+        trainer = make_trainer("lora", lora_dropout=0.5)
+        if count:
+            count_step_flops(trainer)
+        train_step(trainer)
+        return [value.detach().clone() for value in trainer.parameters.values()]
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(True), weights(False), strict=True))
+
+
+def test_phases_add_up_and_survive_a_checkpoint() -> None:
+    meter = Meter(CPU, devices=3)
+    for phase in ("prepare", "train", "train"):
+        with meter.measure(phase):  # type: ignore[arg-type]
+            time.sleep(0.02)
+    meter.flops_per_step = 10
+    cost = meter.cost(5)
+    assert 0.04 <= cost["train_seconds"] < 0.2
+    assert cost["device_seconds"] == 3 * cost["train_seconds"]
+    assert 0.02 <= cost["preparation_seconds"] < cost["train_seconds"]
+    assert cost["evaluation_seconds"] == 0
+    assert cost["train_flops"] == 50
+
+    resumed = Meter(CPU, devices=3)
+    with resumed.measure("train"):
+        time.sleep(0.02)
+    resumed.load_state_dict(meter.state_dict())
+    resumed.account_for_attempts([1.0, 2.0])
+    assert resumed.cost(5)["train_seconds"] > cost["train_seconds"] + 0.02
+    assert resumed.flops_per_step == 10
+    kept = cost["train_seconds"] + cost["preparation_seconds"]
+    assert resumed.lost_seconds == pytest.approx(3.0 - kept)
+
+
+def test_time_is_counted_when_the_block_fails() -> None:
+    meter = Meter(CPU, 1)
+
+    def fail() -> None:
+        with meter.measure("train"):
+            time.sleep(0.01)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert meter.seconds["train"] >= 0.01
+
+
+def test_peak_memory_is_that_of_training_alone() -> None:
+    def megabytes(training: int, between: int) -> float:
+        meter = Meter(CPU, 1)
+        torch.ones(between * 2**18).sum()
+        with meter.measure("train"):
+            torch.ones(training * 2**18).sum()
+        torch.ones(between * 2**18).sum()
+        assert meter.peak_memory
+        return meter.peak_memory / 2**20
+
+    small = megabytes(1, 300)
+    assert megabytes(200, 1) > small + 150
