@@ -17,7 +17,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from study.monitor.stop import _nobody, say
+from study.monitor.stop import nobody_drives, say
 from study.monitor.ui_server import HOST, UiCommand, chosen_port
 from study.spec.launched import stored_spec
 from study.storage.driver_record import read_driver
@@ -124,7 +124,7 @@ def name_ray_dashboard(storage: Storage) -> None:
     driver = read_driver(storage)
     if driver is None or driver.life(storage) != "alive":
         raise UserError(
-            _nobody(storage, driver).replace("nothing to stop", "so there is no Ray cluster to show")
+            nobody_drives(storage, driver).replace("nothing to stop", "so there is no Ray cluster to show")
         )
     if not driver.dashboard:
         raise UserError(

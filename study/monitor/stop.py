@@ -20,7 +20,7 @@ def stop_study(storage: Storage, *, wait: bool, timeout: float) -> int:
     """Asks the driver of a study to end and waits for it; returns the exit code."""
     driver = read_driver(storage)
     if driver is None or driver.life(storage) != "alive":
-        say(_nobody(storage, driver))
+        say(nobody_drives(storage, driver))
         return 0 if driver is not None or not lock_is_held(storage) else 1
     request_stop(storage, driver)
     who = f"process {driver.pid} on {driver.host}"
@@ -43,7 +43,7 @@ def stop_study(storage: Storage, *, wait: bool, timeout: float) -> int:
     return 0
 
 
-def _nobody(storage: Storage, driver: Driver | None) -> str:
+def nobody_drives(storage: Storage, driver: Driver | None) -> str:
     if driver is None and lock_is_held(storage):
         return (
             f"{storage.study} is driven by an earlier version, which takes no requests; end it where it runs"

@@ -23,10 +23,10 @@ def rough_bytes(spec: StudySpec) -> int:
     total = 0
     for name in spec.arms:
         runs = spec.search_runs_of(name) + len(spec.confirm_keys(name, 0))
-        total += runs * _run_bytes(spec, name, model, None)
+        total += runs * run_bytes(spec, name, model, None)
     # Resume states: only runs in progress have one.
     shares = [
-        _TRAINING_SHARE if _artifact(spec, name) == "pipeline" else _ADAPTER_SHARE for name in spec.arms
+        _TRAINING_SHARE if artifact_kind(spec, name) == "pipeline" else _ADAPTER_SHARE for name in spec.arms
     ]
     return total + int(concurrency(spec.resources) * max(shares) * model)
 
@@ -40,20 +40,20 @@ def model_bytes(spec: StudySpec) -> int:
     return sum(path.stat().st_size for path in resolve_model(spec.model).rglob("*.safetensors"))
 
 
-def _artifact(spec: StudySpec, arm: str) -> str:
+def artifact_kind(spec: StudySpec, arm: str) -> str:
     from trainables.methods.registry import get_method
 
     method = get_method(spec.arms[arm].method)
     return method.artifact if method.trains else "none"
 
 
-def _run_bytes(spec: StudySpec, arm: str, model: int, cost: Measured | None) -> int:
+def run_bytes(spec: StudySpec, arm: str, model: int, cost: Measured | None) -> int:
     """What one run leaves: weights and sample grids."""
     shares = {"pipeline": 1.0, "adapter": _ADAPTER_SHARE, "none": 0.0}
     weights = (
         cost.artifact_bytes
         if cost and cost.artifact_bytes is not None
-        else int(shares[_artifact(spec, arm)] * model)
+        else int(shares[artifact_kind(spec, arm)] * model)
     )
     drawn = images_of(spec, "confirm")
     images = drawn.final + drawn.between

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from study.preflight.detectable import detectable_line
-from study.preflight.estimates import _run_bytes, model_bytes
+from study.preflight.estimates import run_bytes, model_bytes
 from study.preflight.machine import concurrency
 from study.preflight.probe import Measured
 from study.preflight.workload import Phase, expected_share, images_of, most_steps, once_image_steps
@@ -282,7 +282,7 @@ def _arm_plan(
         steps=None if steps is None else steps * (search + confirm),
         searched={key: dim.describe() for key, dim in space.parameters.items()},
         progress=progress,
-        disk=progress.to_do * _run_bytes(spec, name, model_bytes(spec), cost),
+        disk=progress.to_do * run_bytes(spec, name, model_bytes(spec), cost),
     )
     if cost is None or steps is None:
         return plan
