@@ -6,7 +6,6 @@ Records, events, results and images are here; checkpoints and weights stay at th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import threading
@@ -36,6 +35,7 @@ from study.storage.run_key import RunKey, is_sound_name
 from study.util.json_files import read_json_or_copy, write_json
 from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE
+from trainables.util.file_lock import lock_file
 
 STUDY_FILE = "study.json"
 SIGN_FILE = "driver.json"  # see study.storage.driver_record
@@ -256,7 +256,7 @@ def copy_locked(storage: Storage, *, driver: bool) -> Iterator[bool]:
     with (storage.folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(file)
                 break
             except BlockingIOError:
                 file.seek(0)

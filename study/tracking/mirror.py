@@ -10,7 +10,6 @@ covers.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import threading
 import time
@@ -40,6 +39,7 @@ from study.tracking.run_ids import RunIds, TrackingRecord
 from study.tracking.run_writer import end_tags, log_artifacts, log_image, run_tags
 from study.tracking.ui_defaults import experiment_tags
 from trainables.events import EVENTS_FILE, RUN_FILE, Event
+from trainables.util.file_lock import lock_file
 
 # The parser and emitter in C, where PyYAML was built with them, are ten times as fast.
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -197,7 +197,7 @@ class Mirror:
             self.storage.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.storage.folder / LOCK_FILE).open("w")
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(lock)
             except OSError:
                 lock.close()
                 raise BusyError(f"another process writes study {self.storage.study} to MLflow") from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import fcntl
 import os
 import socket
 import sys
@@ -28,6 +27,7 @@ from trainables.errors import InputsChanged
 from trainables.evaluation.metrics_table import METRICS
 from trainables.events import Event, settled_steps
 from trainables.storage_errors import storage_failure
+from trainables.util.file_lock import lock_file
 
 SCORE = "score"  # of a report: the value that early stopping judges by, more is better
 LOCK_WAIT_SECONDS = 60.0
@@ -194,18 +194,13 @@ def _final(result: RunResult) -> dict[str, Any]:
 def _locked(path: Path) -> Iterator[None]:
     """Holds the run's lock; a worker that lost its driver may need a moment to notice and die."""
     with path.open("w") as file:
-        until = time.monotonic() + LOCK_WAIT_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise PlaceError(
-                        f"another process still works in {path.parent} after {LOCK_WAIT_SECONDS:g} s; if it is none of "
-                        "this study's, end it"
-                    ) from None
-                time.sleep(0.1)
+        try:
+            lock_file(file, wait_seconds=LOCK_WAIT_SECONDS)
+        except BlockingIOError:
+            raise PlaceError(
+                f"another process still works in {path.parent} after {LOCK_WAIT_SECONDS:g} s; if it is none of "
+                "this study's, end it"
+            ) from None
         yield
 
 

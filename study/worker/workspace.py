@@ -7,7 +7,6 @@ say so with a `PlaceError`, upon which the run is handed out again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -28,6 +27,7 @@ from trainables.data.path_map import place_folders
 from trainables.errors import UserError
 from trainables.run.contents import sealed
 from trainables.run_config import RunConfig
+from trainables.util.file_lock import is_locked
 from trainables.util.process import expanded
 
 if TYPE_CHECKING:
@@ -207,17 +207,8 @@ def remove_leftovers(root: Path) -> None:
         with contextlib.suppress(OSError):
             locks = list(folder.rglob(LOCK_FILE))
             old = time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS
-            if old and not any(_is_locked(lock) for lock in locks):
+            if old and not any(is_locked(lock) for lock in locks):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_locked(path: Path) -> bool:
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def check_visible(folder: Path, session: str) -> None:

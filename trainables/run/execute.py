@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -56,6 +55,7 @@ from trainables.training.length import Spent, settle_length
 from trainables.training.loop import Trainer, train
 from trainables.training.meter import Meter, device_name, folder_bytes
 from trainables.training.trainer import build_trainer, choose_device, count_step_flops, shard, spread
+from trainables.util.file_lock import lock_file
 
 CHECKPOINTS = "checkpoint"
 SAMPLES = "samples"
@@ -388,7 +388,7 @@ def _only_one(folder: Path) -> Iterator[None]:
     """Holds the run's folder for this process; the system lets go of it if the process dies."""
     with (folder / _LOCK).open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
         except OSError:
             raise RuntimeError(f"another process is working in {folder}") from None
         yield
