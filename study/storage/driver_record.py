@@ -12,11 +12,9 @@ import time
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from study.storage.layout import LOCK_FILE, Storage
+from study.storage.layout import DRIVER_FILE, LOCK_FILE, Storage
 from trainables.util.file_lock import is_locked
 
-DRIVER_FILE = "driver.json"
-REQUEST_FILE = "stop-request.json"
 SILENT_SECONDS = 60.0  # a driver on another machine that has not been heard of for so long is taken for dead
 
 Life = Literal["alive", "ended", "dead"]

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from study.storage.attempts import LOG_FILE, attempts, note_attempt
+from study.storage.attempts import attempts, note_attempt
+from study.storage.layout import LOG_FILE, STOP_FILE, WORKER_LOCK_FILE
 from study.storage.run_result import RunResult, read_result, write_failure
 from study.worker.order import REPORT_SECONDS, Order, load_object
-from study.worker.stop_order import STOP_FILE
-from study.worker.workspace import LOCK_FILE, PlaceError, place_of
+from study.worker.workspace import PlaceError, place_of
 from trainables.errors import InputsChanged
 from trainables.evaluation.metrics_table import METRICS
 from trainables.events import Event, settled_steps
@@ -130,7 +130,7 @@ class Attempt:
         self._place.open()
         self.config = self._place.config  # with the places that it has found
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._open.enter_context(_locked(self.folder / LOCK_FILE))
+        self._open.enter_context(_locked(self.folder / WORKER_LOCK_FILE))
         if self._capture:
             self._open.enter_context(_output_to(self.folder / LOG_FILE))
         if read_result(self.folder) is not None:
