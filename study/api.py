@@ -73,7 +73,7 @@ def launch_study(
     """
     from study.preflight.checks import check_study
     from study.preflight.notes import print_notes, study_notes
-    from study.report.place import report_problems
+    from study.report import report_problems
 
     spec = file if isinstance(file, StudySpec) else load_study(file, overrides)
     storage = storage_of(spec, root)
@@ -192,8 +192,7 @@ def report_study(
         csv_folder: An earlier report, or its ``data/``; the storage then only gives name and place of the new one.
         from_folders: Read the runs' own records: what a launch does when MLflow has not got everything.
     """
-    from study.report import build_report
-    from study.report.place import reports_folder
+    from study.report import build_report, reports_folder
     from study.results.from_folders import local_results
     from study.results.from_mlflow import load_results
 

@@ -1,97 +1,238 @@
-"""The rules of who may import whom (docs/architecture.md), read from the sources themselves."""
+"""The rules of who may import whom and what stands where (docs/architecture.md), read from the sources themselves."""
+
+from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from study.storage import layout
+from tests.helpers.imports import ROOT, Import, circles, file_of, imports, room_of, sources
+from tests.helpers.private_names import private_names
+from trainables import events
+
 PACKAGES = ("search_spaces", "trainables", "study")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 450, 120
 
+# A folder or loose file of study/, and those that it may import. `FACES` may import all, and nobody imports `cli`.
+ROOMS = {
+    "util": "",
+    "lint": "",
+    "statistics": "",
+    "storage": "util",
+    "remote": "storage util",
+    "spec": "remote storage util",
+    "worker": "remote storage util",
+    "tracking": "spec remote storage util",
+    "ledger": "spec storage util",
+    "cluster": "remote spec storage util",
+    "results": "tracking storage util",
+    "dispatch": "ledger worker remote spec storage",
+    "ray_tune": "dispatch worker cluster spec",
+    "preflight": "cluster tracking lint statistics remote spec storage util",
+    "driver": "ray_tune dispatch cluster ledger remote spec storage util",
+    "monitor": "tracking ledger remote spec storage util",
+    "report": "results statistics spec storage",
+    "submit": "preflight cluster lint spec storage util",
+}
+FACES = ("__init__", "api", "generate", "cli")
+LOOSE_IN_STUDY = {"__init__.py", "api.py", "generate.py", "py.typed"}
 
-def sources(*packages: str) -> list[Path]:
-    return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
+# A folder or loose file of trainables/ imports only those that stand before it.
+TRAINABLES = (
+    "errors", "events", "randomness", "util", "embedded", "config", "storage_errors", "data", "models", "methods",
+    "distributed", "evaluation", "run_config", "training", "run", "__main__",
+)  # fmt: skip
+LOOSE_IN_TRAINABLES = {
+    "__init__.py", "__main__.py", "errors.py", "events.py", "randomness.py", "storage_errors.py", "run_config.py",
+    "py.typed",
+}  # fmt: skip
+
+# The folders and files of study/ that may import a package.
+USERS = {
+    "ray": ("study/cluster", "study/ray_tune", "study/submit", "study/lint/ray_up.py"),
+    "optuna": ("study/ledger", "study/monitor/dashboards.py"),
+    "mlflow": ("study/tracking", "study/results/from_mlflow.py"),
+}
+ENTRANCES = {
+    "driver": "study.driver.launch",
+    "ray_tune": "study.ray_tune.experiment",
+    "report": "study.report",
+}
+
+# Names with a leading underscore that files take from other packages. That they are there, say test_ray_private.py,
+# test_optuna_private.py and test_private_names.py.
+PRIVATE: dict[str, set[str]] = {
+    "study/driver/watchdog.py": {"_exit"},  # os._exit is documented
+    "study/lint/ray_up.py": {"_private"},
+    "study/ledger/ledger.py": {"_study_id", "_trial_id"},
+    "study/ledger/trial.py": {"_trial_id"},
+    "study/ledger/retrying_storage.py": {"_rdb"},
+    "trainables/distributed/fsdp.py": {"_foreach_mul_", "_no_split_modules"},
+    "trainables/distributed/worker_group.py": {"_abort_process_group", "_get_default_store"},
+    "trainables/embedded/pretraining/common.py": {"_foreach_lerp_"},
+    "trainables/evaluation/encoders.py": {"_commit_hash"},
+    "trainables/models/backbone.py": {"_version"},
+    "trainables/models/structure.py": {
+        "_version", "_backward_hooks", "_post_accumulate_grad_hooks", "_parameters", "_buffers",
+    },
+    "trainables/training/loop.py": {"_last_lr"},
+    "trainables/training/trainer.py": {"_reset_state"},
+}  # fmt: skip
+RAYS_PRIVATE_NAMES = "study/cluster/ray_private.py"
 
 
-def imported(path: Path) -> set[str]:
-    """Returns every module that a file imports, at its top or inside functions, as dotted names."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+def all_imports(*folders: str) -> list[Import]:
+    return [found for path in sources(*folders) for found in imports(path)]
 
 
-def offenders(paths: list[Path], *forbidden: str) -> list[str]:
-    return [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in paths
-        for name in imported(path)
-        if any(name == ban or name.startswith(ban + ".") for ban in forbidden)
-    ]
+def offenders(found: list[Import], *packages: str) -> list[str]:
+    return [str(each) for each in found if each.is_of(*packages)]
 
 
-def test_search_spaces_know_only_yaml_and_validation() -> None:
-    banned = ("torch", "ray", "mlflow", "optuna", "study", "pandas", "diffusers", "transformers", "peft")
-    assert offenders(sources("search_spaces"), *banned) == []
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
-def test_training_knows_nothing_of_the_study() -> None:
-    assert offenders(sources("trainables"), "ray", "mlflow", "optuna", "study") == []
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-def test_the_report_reads_frames_only() -> None:
-    paths = sources("study/report")
-    assert paths
-    assert offenders(paths, "torch", "ray", "mlflow", "optuna", "diffusers", "transformers", "peft") == []
+# Rooms and circles
+
+
+def test_rooms_of_the_study_import_those_below_them_alone() -> None:
+    wrong = []
+    for found in all_imports("study"):
+        target, room = file_of(found.module), room_of(found.path)
+        if target is None or not found.is_of("study") or room in FACES:
+            continue
+        if room_of(target) not in (room, *ROOMS[room].split()):
+            wrong.append(str(found))
+    assert wrong == []
+
+
+def test_nobody_imports_the_command_line() -> None:
+    found = [each for each in all_imports(*PACKAGES) if not name_of(each.path).startswith("study/cli/")]
+    assert offenders(found, "study.cli") == []
+
+
+def test_trainables_import_what_stands_before_them() -> None:
+    wrong = []
+    for found in all_imports("trainables"):
+        target, room = file_of(found.module), room_of(found.path)
+        if target is None or not found.is_of("trainables") or room == "__init__":
+            continue
+        if room_of(target) not in TRAINABLES[: TRAINABLES.index(room) + 1]:
+            wrong.append(str(found))
+    assert wrong == []
+
+
+def test_packages_import_in_one_direction() -> None:
+    assert offenders(all_imports("trainables"), "study", "search_spaces") == []
+    spaces = [each for each in all_imports("search_spaces") if each.is_of("trainables", "study")]
+    assert [str(each) for each in spaces if not each.is_of("trainables.config", "trainables.errors")] == []
+
+
+def test_files_import_each_other_in_no_circle() -> None:
+    graph: dict[str, set[str]] = {name_of(path): set() for path in sources(*PACKAGES)}
+    for found in all_imports(*PACKAGES):
+        target = file_of(found.module)
+        if target is not None and found.is_of(*PACKAGES) and target != found.path:
+            graph[name_of(found.path)].add(name_of(target))
+    assert circles(graph) == []
+
+
+def test_rooms_import_each_other_in_no_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for found in all_imports("trainables", "study"):
+        target = file_of(found.module)
+        here = f"{found.path.relative_to(ROOT).parts[0]}/{room_of(found.path)}"
+        if target is not None and found.is_of("trainables", "study"):
+            there = f"{target.relative_to(ROOT).parts[0]}/{room_of(target)}"
+            graph.setdefault(here, set()).update({there} - {here})
+    assert circles(graph) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
 
 
 @pytest.mark.parametrize(
-    ("room", "banned"),
-    [
-        ("tracking", ("torch", "ray")),
-        ("remote", ("torch", "ray", "optuna", "mlflow")),
-        ("cluster", ("torch", "optuna", "mlflow")),
-        ("watch", ("torch", "ray")),
-    ],
+    ("package", "allowed"), [("study", LOOSE_IN_STUDY), ("trainables", LOOSE_IN_TRAINABLES)]
 )
-def test_rooms_of_the_study_keep_to_their_own(room: str, banned: tuple[str, ...]) -> None:
+def test_loose_files_are_few(package: str, allowed: set[str]) -> None:
+    assert {path.name for path in (ROOT / package).iterdir() if path.is_file()} == allowed
+
+
+@pytest.mark.parametrize("room", ENTRANCES)
+def test_a_room_with_one_entrance_is_entered_there(room: str) -> None:
+    inside = f"study/{room}/"
+    found = [each for each in all_imports(*PACKAGES) if not name_of(each.path).startswith(inside)]
+    entering = [each for each in found if each.is_of(f"study.{room}")]
+    assert entering
+    assert [str(each) for each in entering if each.module != ENTRANCES[room]] == []
+
+
+# Other packages
+
+
+def test_search_spaces_know_only_yaml_and_validation() -> None:
+    banned = ("torch", "ray", "mlflow", "optuna", "pandas", "diffusers", "transformers", "peft")
+    assert offenders(all_imports("search_spaces"), *banned) == []
+
+
+def test_training_knows_nothing_of_the_study() -> None:
+    assert offenders(all_imports("trainables"), "ray", "mlflow", "optuna") == []
+
+
+@pytest.mark.parametrize("package", USERS)
+def test_a_package_is_used_in_few_rooms(package: str) -> None:
+    users = [each for each in all_imports("study") if each.is_of(package)]
+    assert users
+    wrong = [each for each in users if not name_of(each.path).startswith(USERS[package])]
+    assert [str(each) for each in wrong] == []
+
+
+@pytest.mark.parametrize(
+    "room", ["storage", "remote", "spec", "tracking", "report", "monitor", "cluster", "ledger"]
+)
+def test_rooms_that_never_load_torch(room: str) -> None:
     paths = sources(f"study/{room}")
     assert len(paths) > 3
-    assert offenders(paths, *banned) == []
-
-
-def test_ray_lives_in_few_rooms() -> None:
-    users = {name.split(" ")[0] for name in offenders(sources("study"), "ray")}
-    allowed = {
-        "execute",
-        "worker",
-        "early_stopping",
-        "search",
-        "tuning",
-        "team_attempt",
-        "team_backend",
-        "cluster/local_ray",
-        "machine",
-        "cluster/joining",
-        "cluster/nodes",
-        "lint/cluster",
-        "cluster/submit",
-    }
-    assert users <= {f"study/{name}.py" for name in allowed}
-    assert "study/ray_tune/run_actor.py" in users
+    assert offenders(all_imports(f"study/{room}"), "torch", "diffusers", "transformers", "peft") == []
 
 
 def test_train_and_tune_are_not_mixed_up() -> None:
-    """``ray.train.report`` and ``ray.train.RunConfig`` fail inside Tune (Ray 2.60): two modules have Ray Train."""
-    train = [ROOT / "study/ray_tune/distributed_attempt.py", ROOT / "study/ray_tune/torch_backend.py"]
-    assert offenders([path for path in sources("study") if path not in train], "ray.train", "ray.air") == []
-    assert offenders(train, "ray.tune", "ray.air") == []
+    """``ray.train.report`` and ``ray.train.RunConfig`` fail inside Tune (Ray 2.60): few modules have Ray Train."""
+    train = ("study/ray_tune/distributed_attempt.py", "study/ray_tune/torch_backend.py")
+    others = [each for each in all_imports("study") if name_of(each.path) not in (*train, RAYS_PRIVATE_NAMES)]
+    assert offenders(others, "ray.train", "ray.air") == []
+    assert offenders(all_imports(*train), "ray.tune", "ray.air") == []
+
+
+def test_private_names_of_other_packages_are_few_and_listed() -> None:
+    wrong = []
+    for path in sources(*PACKAGES):
+        if name_of(path) == RAYS_PRIVATE_NAMES:
+            continue
+        listed = PRIVATE.get(name_of(path), set())
+        wrong += [
+            f"{name_of(path)}:{line} {name}"
+            for name, line in private_names(path).items()
+            if name not in listed
+        ]
+    assert wrong == []
+
+
+def test_files_are_locked_in_one_way() -> None:
+    users = [each for each in all_imports(*PACKAGES) if each.is_of("fcntl")]
+    assert {name_of(each.path) for each in users} == {"trainables/util/file_lock.py"}
 
 
 @pytest.mark.parametrize(
@@ -112,24 +253,98 @@ def test_importing_is_light(module: str) -> None:
     assert done.stderr == ""
 
 
+# Names of files in a storage
+
+HOMES = ("study/storage/layout.py", "trainables/events.py")
+
+
+def storage_names() -> set[str]:
+    """Returns the names of files and folders that the two modules define as constants."""
+    found = set()
+    for module in (layout, events):
+        for name, value in vars(module).items():
+            if name.isupper() and isinstance(value, str) and re.fullmatch(r"\.?[a-z][a-z_.-]+", value):
+                found.add(value)
+    return found - {layout.DEFAULT_STORAGE}
+
+
+def path_literals(path: Path) -> list[tuple[int, str]]:
+    """Returns the parts of literals that name files: operands of ``/``, and what has a slash or a suffix."""
+    tree = ast.parse(text(path))
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    operands = {
+        id(side)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+        for side in (node.left, node.right)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)) or id(node) in docs:
+            continue
+        value = node.value
+        if not re.search(r"\s", value) and (id(node) in operands or "/" in value or "." in value):
+            found += [(node.lineno, part) for part in value.split("/") if part]
+    return found
+
+
+def test_names_of_a_storage_are_spelt_in_two_files() -> None:
+    names = storage_names()
+    assert {"study.json", "ledger.db", "runs", "lock", "events.jsonl", "result.json", "weights"} <= names
+    wrong = [
+        f"{name_of(path)}:{line} {part!r}"
+        for path in sources(*PACKAGES)
+        if name_of(path) not in HOMES
+        for line, part in path_literals(path)
+        if part in names
+    ]
+    assert wrong == []
+
+
+def test_a_spelt_name_would_be_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(
+        '"""runs/x"""\na = b / "runs"\nc = f"{d}/study.json"\ne = f.get("runs")\ng = "a lock/runs is"\n'
+    )
+    assert path_literals(path) == [(2, "runs"), (3, "study.json")]
+
+
+# Tests and benchmarks
+
+
+def test_benchmarks_import_no_tests() -> None:
+    assert offenders(all_imports("benchmarks"), "tests") == []
+
+
+def test_tests_import_no_other_test() -> None:
+    wrong = [
+        str(each)
+        for each in all_imports("tests")
+        if each.is_of("tests") and re.search(r"\.(test_\w+|conftest)$", each.module)
+    ]
+    assert wrong == []
+
+
+# Sizes and safety
+
+
 def test_files_and_functions_stay_small() -> None:
     long = []
     for path in sources(*PACKAGES):
-        text = path.read_text()
-        if text.count("\n") > MAX_FILE_LINES:
-            long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
+        if text(path).count("\n") > MAX_FILE_LINES:
+            long.append(f"{name_of(path)}: {text(path).count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text(path))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = (node.end_lineno or node.lineno) - node.lineno
                 if lines > MAX_FUNCTION_LINES:
-                    long.append(f"{path.relative_to(ROOT)}:{node.name}: {lines} lines")
+                    long.append(f"{name_of(path)}:{node.lineno} {node.name}: {lines} lines")
     assert long == []
 
 
 def test_nothing_reads_pickles() -> None:
     """Nothing from storage may be unpickled: safetensors and JSON, or torch's loader that refuses code."""
-    assert offenders(sources(*PACKAGES), "pickle", "cloudpickle", "dill", "joblib") == []
+    assert offenders(all_imports(*PACKAGES), "pickle", "cloudpickle", "dill", "joblib") == []
     for path in sources(*PACKAGES):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(text(path))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-                assert "weights_only=True" in ast.unparse(node), f"{path.relative_to(ROOT)}:{node.lineno}"
+                assert "weights_only=True" in ast.unparse(node), f"{name_of(path)}:{node.lineno}"

@@ -1,4 +1,7 @@
-"""Reports: statistics, tables, figures and pages from rows. Loads pandas and matplotlib only when building."""
+"""Reports: statistics, tables, figures and pages from rows. Loads pandas and matplotlib only when building.
+
+What other packages use of it is here.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from study.report.build import ReportFiles, build_report
+    from study.report.place import report_problems, reports_folder
 
-__all__ = ["ReportFiles", "build_report"]
+__all__ = ["ReportFiles", "build_report", "report_problems", "reports_folder"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
+    if name in ("ReportFiles", "build_report"):
         from study.report import build
 
         return getattr(build, name)
+    if name in ("report_problems", "reports_folder"):
+        from study.report import place
+
+        return getattr(place, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
