@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -258,14 +259,14 @@ def test_importing_is_light(module: str) -> None:
 HOMES = ("study/storage/layout.py", "trainables/events.py")
 
 
-def storage_names() -> set[str]:
-    """Returns the names of files and folders that the two modules define as constants."""
-    found = set()
-    for module in (layout, events):
-        for name, value in vars(module).items():
-            if name.isupper() and isinstance(value, str) and re.fullmatch(r"\.?[a-z][a-z_.-]+", value):
-                found.add(value)
-    return found - {layout.DEFAULT_STORAGE}
+def names_in(*modules: ModuleType) -> set[str]:
+    """Returns the names of files and folders that modules define as constants."""
+    return {
+        value
+        for module in modules
+        for name, value in vars(module).items()
+        if name.isupper() and isinstance(value, str) and re.fullmatch(r"\.?[a-z][a-z_.-]+", value)
+    } - {layout.DEFAULT_STORAGE}
 
 
 def path_literals(path: Path) -> list[tuple[int, str]]:
@@ -283,22 +284,29 @@ def path_literals(path: Path) -> list[tuple[int, str]]:
         if not (isinstance(node, ast.Constant) and isinstance(node.value, str)) or id(node) in docs:
             continue
         value = node.value
-        if not re.search(r"\s", value) and (id(node) in operands or "/" in value or "." in value):
+        if not re.search(r"\s|^/proc/", value) and (id(node) in operands or "/" in value or "." in value):
             found += [(node.lineno, part) for part in value.split("/") if part]
     return found
 
 
-def test_names_of_a_storage_are_spelt_in_two_files() -> None:
-    names = storage_names()
-    assert {"study.json", "ledger.db", "runs", "lock", "events.jsonl", "result.json", "weights"} <= names
+@pytest.mark.parametrize(
+    ("package", "names"), [("study", names_in(layout, events)), ("trainables", names_in(events))]
+)
+def test_names_of_a_storage_are_spelt_in_two_files(package: str, names: set[str]) -> None:
+    """The embedded model has a folder of weights of its own, which is no run's."""
     wrong = [
         f"{name_of(path)}:{line} {part!r}"
-        for path in sources(*PACKAGES)
-        if name_of(path) not in HOMES
+        for path in sources(package)
+        if name_of(path) not in HOMES and not name_of(path).startswith("trainables/embedded/")
         for line, part in path_literals(path)
         if part in names
     ]
     assert wrong == []
+
+
+def test_the_names_of_a_storage_are_known() -> None:
+    assert {"study.json", "ledger.db", "driver.json", "runs", "lock", "probe"} <= names_in(layout, events)
+    assert {"events.jsonl", "result.json", "run.json", "weights", "checkpoint", "lock"} <= names_in(events)
 
 
 def test_a_spelt_name_would_be_found(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def _measure(requests: Sequence[Mapping[str, Any]], processes: int) -> list[Meas
                     "-m",
                     "study.preflight.probe",
                     str(place / "request.json"),
-                    str(place / "result.json"),
+                    str(place / "answer.json"),
                 ]
                 process = subprocess.Popen(
                     command, stdout=log, stderr=subprocess.STDOUT, env=_environment(requests)
@@ -248,7 +248,7 @@ def _environment(requests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _result(place: Path) -> list[Measured]:
     try:
-        content = json.loads((place / "result.json").read_text())
+        content = json.loads((place / "answer.json").read_text())
     except (OSError, ValueError):
         tail = (place / "log").read_text(errors="replace").strip().splitlines()[-3:]
         raise UserError(
