@@ -8,11 +8,11 @@ from study.report.analysis import Analysis, ArmResult
 from study.report.budgets import Budget
 from study.report.design import confirm_design
 from study.report.factors import factors_of
-from study.report.formatting import listing, number, plural
-from study.report.measures import measure
+from study.report.formatting import fixed, listing, number, plural
+from study.report.measures import QUALITY, measure
 from study.report.prepared import Rows
 from study.report.searches import repeats_of, search_warnings
-from study.statistics.power import MIN_SUBJECTS
+from study.statistics.power import MIN_SUBJECTS, OWN_SPREAD_FROM, typical_deviation
 from trainables.evaluation.checks import ENOUGH_IMAGES
 
 UNEVEN = 2.0  # times as many trials a dimension: what is still called alike
@@ -47,6 +47,7 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
         found.append(
             "Arms have different numbers of complete confirm runs; paired comparisons use common pairs only."
         )
+    found += _reckoned(analysis)
     found += _shared_searches(rows, best)
     found += _mixed_factors(rows, analysis)
     found += _few_images(rows)
@@ -58,6 +59,32 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
             "of memory on a GPU."
         )
     return found
+
+
+def spread_words(analysis: Analysis) -> str:
+    """The spread over subjects that numbers of subjects are reckoned with, e.g. "the spread that it showed"."""
+    pair = max(analysis.pairs, key=lambda c: c.difference.n_subjects, default=None)
+    if pair is None or pair.difference.n_subjects >= OWN_SPREAD_FROM:
+        return "the spread that it showed"
+    few = f"since fewer than {OWN_SPREAD_FROM} subjects show little of it"
+    if analysis.primary != QUALITY:
+        return f"the spread of all pairs together, {few}"
+    seeds = round(pair.difference.n / max(1, pair.difference.n_subjects))
+    usual = f"(standard deviation {fixed(typical_deviation(seeds), 2)})"
+    if pair.difference.n_subjects < 2:
+        return f"the usual spread {usual}, since one subject shows none"
+    return f"the larger of two spreads, that of all pairs together and the usual one {usual}, {few}"
+
+
+def _reckoned(analysis: Analysis) -> list[str]:
+    """What numbers of subjects that would decide a pair rest on."""
+    if not any(c.needed is not None for c in analysis.against_best):
+        return []
+    return [
+        "Numbers of subjects that would decide a pair are no forecast. They are reckoned for 80 % power, with the "
+        f"difference as it was seen and {spread_words(analysis)}. The lead of the best arm was picked as the largest, "
+        "and such a lead is too large on average; if the true one is smaller, it takes more subjects."
+    ]
 
 
 def _shared_searches(rows: Rows, best: ArmResult | None) -> list[str]:
