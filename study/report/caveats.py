@@ -155,21 +155,28 @@ def _few_images(rows: Rows) -> list[str]:
 
 
 def uneven_budgets(budgets: tuple[Budget, ...], untrained: set[str]) -> list[str]:
-    """A warning where arms had different numbers of search trials, or methods, where those have equal numbers."""
+    """Warnings where arms had different numbers of search trials (unless the study deals a method's trials out over its
+    arms, which is the design), and where methods had, all their arms together.
+    """
     known = [budget for budget in budgets if budget.arm not in untrained]
-    by_method = {b.arm: b.method_trials for b in known if b.method_trials is not None}
-    if by_method:  # dealt out over the arms of each method, which is the design
-        if len(set(by_method.values())) < 2:
-            return []
-        shares = listing(f"that of {arm} had {plural(count, 'trial')}" for arm, count in by_method.items())
-        return [f"Search budgets of the methods differ: {shares}."]
+    found = []
     trials = {budget.arm: budget.trials for budget in known}
-    if len(set(trials.values())) < 2:
-        return []
+    if len(set(trials.values())) > 1 and not any(budget.dealt_out for budget in known):
+        shares = listing(f"{arm} had {plural(count, 'trial')}" for arm, count in trials.items())
+        found.append(f"Search budgets differ: {shares}.")
+    arms: dict[str, list[Budget]] = {}
+    for budget in known:
+        arms.setdefault(budget.method, []).append(budget)
+    if len({own[0].method_trials for own in arms.values()}) < 2 or (found and len(arms) == len(known)):
+        return found  # of methods with one arm each all is said
+    shares = listing(
+        f"{method} had {plural(own[0].method_trials, 'trial')} ({', '.join(b.arm for b in own)})"
+        for method, own in arms.items()
+    )
     return [
-        "Search budgets differ: "
-        + listing(f"{arm} had {plural(count, 'trial')}" for arm, count in trials.items())
-        + "."
+        *found,
+        f"Search budgets of the methods differ: {shares}. The best arm of a method with more trials is the best of "
+        "more attempts; `search.trials_per_method` deals out equal numbers.",
     ]
 
 
