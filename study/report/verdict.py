@@ -347,7 +347,7 @@ def _stability(analysis: Analysis) -> list[str]:
             for s in fronts
         )
         search = (
-            " (in brackets: with the time of the search)"
+            " (in brackets: with the training time of the search)"
             if fronts[0].on_front_with_search is not None
             else ""
         )

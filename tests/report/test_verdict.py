@@ -51,7 +51,8 @@ def test_verdict_of_a_large_study_names_leads_and_ties(large: tuple[Rows, Analys
     assert "Cost of dreambooth-cosine per run" in text
     assert "Highest mean quality when subjects are resampled: dreambooth-cosine" in text
     assert (
-        "On the Pareto front of quality and training time (in brackets: with the time of the search)" in text
+        "On the Pareto front of quality and training time (in brackets: with the training time of the search)"
+        in text
     )
     assert "is found in 80 % of studies" in text
     assert not any("No intervals" in warning for warning in verdict.warnings)
