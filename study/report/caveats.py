@@ -6,6 +6,7 @@ import pandas as pd
 
 from study.report.analysis import Analysis, ArmResult
 from study.report.budgets import Budget
+from study.report.constraints import constraint_warnings
 from study.report.design import confirm_design
 from study.report.factors import factors_of
 from study.report.formatting import fixed, listing, number, plural
@@ -41,6 +42,7 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
     found += uneven_budgets(analysis.budgets, {result.arm for result in analysis.arms if result.is_base})
     found += uneven_dimensions(analysis.budgets)
     found += search_warnings(rows)
+    found += constraint_warnings(rows)
     found += _incomplete(analysis)
     uneven = {result.n for result in analysis.arms if result.n and not result.is_base}
     if len(uneven) > 1:

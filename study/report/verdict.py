@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from study.report.analysis import Analysis, ArmResult, ScheduleEffect
 from study.report.caveats import n_words, uneven_budgets, warnings_of
 from study.report.comparisons import Comparison, Needed
+from study.report.constraints import best_words, objective_words
 from study.report.formatting import (
     MISSING,
     about,
@@ -74,6 +75,7 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
     best = analysis.arm(analysis.best)
     rivals = analysis.against_best
     points = [
+        *objective_words(rows, analysis.primary),
         *_rivals(analysis),
         *_pairs(analysis),
         *_against_base(analysis),
@@ -81,7 +83,7 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
         *_stability(analysis),
         *_schedules(analysis),
     ]
-    headline = _with_choice(analysis, _headline(analysis, best, rivals))
+    headline = _with_choice(analysis, _headline(analysis, best, rivals)) + best_words(rows, best.arm)
     return Verdict(headline, tuple(points), tuple(warnings_of(rows, analysis)))
 
 
