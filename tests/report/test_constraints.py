@@ -95,7 +95,7 @@ def test_a_chosen_trial_without_the_metric_missed_it() -> None:
     ("objective", "words"),
     [
         (BOUND, "by quality (subject, prompt), where class kept >= 0.8; arms are ranked by quality, whether they keep"),
-        ({"maximize": "quality", "subject_to": {"drift": "<= 0.5"}}, "by quality, where drift <= 0.5; arms are ranked by quality"),
+        ({"maximize": "quality", "subject_to": {"drift": "<= 0.5"}}, "by quality, where drift <= 0.5; arms are ranked"),
         ("subject_fidelity", "by subject fidelity; arms are ranked by quality."),
         ("quality", None),
         (None, None),
