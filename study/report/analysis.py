@@ -208,7 +208,7 @@ def margin_of(rows: Rows) -> float:
 
 
 def _search_seconds(budgets: Sequence[Budget], cost: str) -> dict[str, float | None]:
-    """Time of one search of each arm, with class images where the runs' own time has them."""
+    """Training time of one search of each arm, with class images where the runs' own time has them."""
     if cost == TOTAL_SECONDS:
         return {b.arm: b.search.seconds for b in budgets}
     spent = {b.arm: b.search_train_seconds if b.search_runs else 0.0 for b in budgets}

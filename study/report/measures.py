@@ -78,11 +78,13 @@ _DERIVED = {
         Measure(TOTAL_FLOPS, "FLOPs with class images", "FLOP", "min",
                 "Floating-point operations of training and of making the class images, charged in full."),
         Measure(DOLLARS, "Price", "$", "min",
-                "Device time of training and class images at the study file's `resources.price_per_hour`."),
-        Measure(TUNED_SECONDS, "Tuning and training", "s", "min",
-                "Time of one search of the arm, class images made once, and of one run with its class images."),
-        Measure(TUNED_FLOPS, "FLOPs of tuning and training", "FLOP", "min",
-                "Floating-point operations of one search of the arm and of one run, class images included."),
+                "Device time of training and class images at the study file's `resources.price_per_hour`; without "
+                "evaluation, which `study plan` counts too."),
+        Measure(TUNED_SECONDS, "Training of search and run", "s", "min",
+                "Training time of one search of the arm, class images made once, and of one run with its class images. "
+                "The evaluation of the search's runs is not in it."),
+        Measure(TUNED_FLOPS, "FLOPs of training, search and run", "FLOP", "min",
+                "Floating-point operations of training in one search of the arm and in one run, with class images."),
     )
 }  # fmt: skip
 

@@ -31,10 +31,13 @@ class Objective:
     def words(self) -> str:
         """E.g. "quality (subject, prompt), where class kept >= 0.8"."""
         names = listing(measure(name).title.lower() for name in self.metrics)
-        bounds = listing(
-            f"{measure(c.metric).title.lower()} {c.relation} {c.bound:g}" for c in self.constraints
-        )
+        bounds = listing(map(bound_words, self.constraints))
         return f"{names}, where {bounds}" if bounds else names
+
+
+def bound_words(constraint: Constraint) -> str:
+    """E.g. "class kept >= 0.8"."""
+    return f"{measure(constraint.metric).title.lower()} {constraint.relation} {constraint.bound:g}"
 
 
 def search_objective(rows: Rows) -> Objective:
