@@ -1,6 +1,6 @@
 """What the commands do, as functions: launch, report, status, sync. The command line prints; a notebook calls these.
 
-This is where the rooms meet: the study file, the checks, Ray, MLflow, the terminal and the report.
+This is where the packages meet: the study file, the checks, Ray, MLflow, the terminal and the report.
 """
 
 from __future__ import annotations

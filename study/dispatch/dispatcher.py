@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from study.spec.sections import Resources
 
 REPORTS_A_SECOND = 50.0  # from all runs together
-
 LONGEST_REPORT_SECONDS = 4.0
 
 # Between two runs that storage or node refused, doubling from the first to the longest pause; after so many in a row
@@ -32,7 +31,6 @@ LONGEST_REPORT_SECONDS = 4.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 
 MAX_REFUSALS = 6
-
 LOOK_SECONDS = 1.0  # between two looks for nodes that will be taken away
 
 T = TypeVar("T")

@@ -155,9 +155,7 @@ def brief_cause(cause: str) -> str:
 
 
 ATTEMPTS_FILE = "attempts.jsonl"
-
 LOG_FILE = "log.txt"
-
 FATAL = "Fatal Python error"
 
 

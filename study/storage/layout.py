@@ -235,5 +235,4 @@ def _unwritable(folder: Path) -> str | None:
 
 
 STUDY_FILE = "study.json"
-
 LOCK_FILE = "lock"

@@ -1,4 +1,4 @@
-"""The only room that talks to MLflow: one experiment, found or made, and the few calls that the study needs.
+"""The only module that talks to MLflow: one experiment, found or made, and the few calls that the study needs.
 
 A tracking URI is chosen in this order: given explicitly (``--tracking-uri``), ``MLFLOW_TRACKING_URI``,
 ``tracking.uri`` of the study file, the storage's own SQLite file.

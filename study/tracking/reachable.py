@@ -14,7 +14,6 @@ from study.util.network import connection_problem, reason_of
 from study.util.redaction import without_credentials
 
 TIMEOUT = 3.0  # seconds
-
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
