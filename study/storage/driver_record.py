@@ -70,6 +70,7 @@ class Driver:
 
 
 def location_of(storage: Storage) -> str:
+    """Returns the absolute path of a study's folder, without links."""
     return str(storage.folder.resolve())
 
 
