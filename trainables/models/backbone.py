@@ -1,46 +1,21 @@
-"""A base model in memory: trained by a run, and given back as it was, bit by bit.
-
-Conditioning is a dictionary of tensors whose rows belong to prompts, so that any family's can be cached and
-indexed.
-"""
+"""A base model in memory: trained by a run, and given back as it was, bit by bit."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from trainables.models.families import Conditioning, Family
 from trainables.models.folders import component_digest, latent_factor
 from trainables.models.structure import Structure, versions_of
-
-Conditioning = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One layout of models.
-
-    Attributes:
-        pipeline_class: Of ``model_index.json``, and the stock class that loads and runs the model.
-        modules: Parts with weights, under diffusers' names; the first is the denoiser.
-        text_parts: Parts on which prompts' conditioning depends.
-        tokenize: Prompts to integer tensors, one row a prompt.
-        encode: Those tensors to conditioning, differentiable in the text encoder's weights.
-        unet_arguments: Rows of conditioning to the denoiser's keyword arguments.
-    """
-
-    pipeline_class: str
-    modules: tuple[str, ...]
-    text_parts: tuple[str, ...]
-    tokenize: Callable[[Backbone, Sequence[str]], Conditioning]
-    encode: Callable[[Backbone, Conditioning], Conditioning]
-    unet_arguments: Callable[[Conditioning], dict[str, Any]]
 
 
 @dataclass(eq=False)
@@ -48,6 +23,7 @@ class Backbone:
     """A base model in memory, which a run trains and gives back as it was.
 
     Attributes:
+        family: What the table of families says of it.
         modules: Parts with weights, by diffusers' names.
         others: The remaining arguments of the pipeline's class (tokenizer, scheduler, ...).
         alphas_cumprod: Noise schedule of training, [steps], float32, on the device.
@@ -71,38 +47,38 @@ class Backbone:
     _pipeline: Any = None
 
     @property
-    def unet(self) -> Any:
-        """The denoiser."""
-        return self.modules["unet"]
+    def denoiser(self) -> Any:
+        """What every step calls."""
+        return self.modules[self.family.denoiser.name]
 
     @property
     def vae(self) -> Any:
         """The autoencoder."""
-        return self.modules["vae"]
+        return self.modules[self.family.autoencoder.name]
 
     @property
-    def text_encoder(self) -> Any:
-        """The (first) text encoder."""
-        return self.modules["text_encoder"]
+    def text_encoders(self) -> list[Any]:
+        """All text encoders."""
+        return [self.modules[part.name] for part in self.family.text_encoders]
 
     @property
-    def tokenizer(self) -> Any:
-        """The (first) tokenizer."""
-        return self.others["tokenizer"]
+    def tokenizers(self) -> list[Any]:
+        """The tokenizer of each text encoder."""
+        return [self.others[name] for name in self.family.tokenizers]
 
     @property
     def scheduler(self) -> Any:
         """The sampler that the model's folder names."""
         return self.others["scheduler"]
 
-    @property
+    @cached_property
     def latent_factor(self) -> int:
         """By how much the autoencoder shrinks an image's sides."""
         return latent_factor(self.folder)
 
     def digest(self, *parts: str) -> str:
         """Hex SHA-256 of the files of some parts of the base model, all of them by default."""
-        names = parts or (*self.modules, "tokenizer", "scheduler")
+        names = parts or self.family.parts
         return hashlib.sha256(
             "".join(component_digest(self.folder, name) for name in names).encode()
         ).hexdigest()
@@ -121,17 +97,30 @@ class Backbone:
     def pipeline(self) -> Any:
         """Returns the stock pipeline around the modules in memory, whatever they hold at the moment."""
         if self._pipeline is None:
-            import diffusers
-
-            kind = getattr(diffusers, self.family.pipeline_class)
-            self._pipeline = kind(**self.modules, **self.others)
+            self._pipeline = self.family.stock_pipeline()(**self.modules, **self.others)
             self._pipeline.set_progress_bar_config(disable=True)
         return self._pipeline
+
+    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
+        """Returns the tokens of prompts, one row a prompt, on the device."""
+        tokens = self.family.tokenize(self.tokenizers, prompts)
+        return {name: rows.to(self.device) for name, rows in tokens.items()}
+
+    def encode(self, tokens: Conditioning) -> Conditioning:
+        """Returns the conditioning of tokens, differentiable in the text encoders' weights."""
+        return self.family.encode(self.text_encoders, tokens)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Returns the conditioning of prompts, one row a prompt."""
-        return self.family.encode(self, self.family.tokenize(self, prompts))
+        return self.encode(self.tokenize(prompts))
+
+    def denoise(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
+        """Returns what the denoiser predicts for noisy latents, given as many rows of conditioning."""
+        side = latents.shape[-1] * self.latent_factor
+        return self.family.denoise(self.denoiser, latents, timesteps, conditioning, side)
 
     def freeze(self) -> None:
         """Makes no parameter trainable."""

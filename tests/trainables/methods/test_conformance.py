@@ -96,7 +96,7 @@ def test_a_fresh_method_gives_the_base_models_output(
 
     @torch.no_grad()
     def output() -> torch.Tensor:
-        result: torch.Tensor = backbone.unet(inputs, 500, encoder_hidden_states=text).sample
+        result: torch.Tensor = backbone.denoiser(inputs, 500, encoder_hidden_states=text).sample
         return result
 
     before = output()
