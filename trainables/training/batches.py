@@ -145,7 +145,7 @@ def embed_texts(backbone: Backbone, cache: Cache, captions: Sequence[str], as_to
     if as_tokens:
         return Texts(distinct, backbone.tokenize(distinct), are_tokens=True)
     identity = {
-        "text": backbone.digest(*backbone.family.texts),
+        "text": backbone.digest(*backbone.family.texts, prompts=distinct),
         "captions": list(distinct),
         "device": backbone.device.type,
     }

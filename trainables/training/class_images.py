@@ -64,7 +64,7 @@ def _chunk(
 ) -> Tensors:
     identity = {
         "version": _VERSION,
-        "model": backbone.digest(),
+        "model": backbone.digest(prompts=[prompt]),
         "prompt": prompt,
         "resolution": resolution,
         "steps": training.class_num_inference_steps,
