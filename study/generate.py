@@ -89,14 +89,15 @@ def draw_images(
 
     method = get_method(config.method)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = load_backbone(config.model, device).pipeline()
+    backbone = load_backbone(config.model, device)
+    pipeline = backbone.pipeline()
     if method.trains:
         place = inside(folder, weights) if weights else None
         if place is None or not place.is_dir():
             raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")
         pipeline = method.load(pipeline, place).to(device)
         pipeline.set_progress_bar_config(disable=True)
-    subject = resolve_subject(config.subject, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+    subject = resolve_subject(config.subject, backbone.resolution)
     texts = [fill(prompt, subject.instance_prompt) for prompt in prompts]
     print_notes(find_cut(texts, memory_reader(pipeline.tokenizer), config.model.path))
     out.mkdir(parents=True, exist_ok=True)

@@ -277,7 +277,8 @@ class _Attempt:
         training = self.config.training
         resolution = training.resolution or self.backbone.resolution
         subject = resolve_subject(self.config.subject, resolution, training.captions)
-        refuse_cut_prompts(subject, self.config.evaluation, self.backbone.tokenizer, self.config.model.path)
+        tokenizer = self.backbone.tokenizers[0]
+        refuse_cut_prompts(subject, self.config.evaluation, tokenizer, self.config.model.path)
         return subject, Cache(self.config.cache_dir)
 
     def _prepare(self, subject: Subject, cache: Cache) -> None:
