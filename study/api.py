@@ -288,7 +288,7 @@ def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[in
 def _confirmed(storage: Storage, arm: str) -> bool:
     from study.storage.run_result import read_result
 
-    results = (read_result(path) for path in (storage.folder / "runs" / "confirm" / arm).glob("*"))
+    results = (read_result(path) for path in (storage.runs / "confirm" / arm).glob("*"))
     return any(result is not None and result.state == "COMPLETE" for result in results)
 
 
@@ -303,7 +303,7 @@ def _failures(storage: Storage, failed: Sequence[tuple[RunKey, str]]) -> list[st
 def _finished(storage: Storage) -> int:
     from trainables.events import RESULT_FILE
 
-    return sum(1 for _ in (storage.folder / "runs").glob(f"*/*/*/{RESULT_FILE}"))
+    return sum(1 for _ in (storage.runs).glob(f"*/*/*/{RESULT_FILE}"))
 
 
 def result_table(folder: Path) -> list[dict[str, Any]]:

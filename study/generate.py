@@ -22,7 +22,7 @@ def find_run(storage: Storage, name: str) -> Path:
     Raises:
         UserError: There is none; the message lists what there is.
     """
-    runs = storage.folder / "runs"
+    runs = storage.runs
     try:
         folder = storage.run_folder(RunKey.parse(name))
     except ValueError:

@@ -17,7 +17,8 @@ from typing import IO, Any, Literal
 EVENTS_FILE = "events.jsonl"
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
-WEIGHTS = "weights"
+LOCK_FILE = "lock"  # of the process that works on the run
+CHECKPOINTS, SAMPLES, WEIGHTS = "checkpoint", "samples", "weights"  # folders
 EVALUATION_FILE = "evaluation.json"  # what the numbers rest on: `Evaluator.provenance`
 IMAGE_SCORES = (
     "image_scores.csv"  # of the last evaluation; its columns: trainables/evaluation/image_scores.py

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from study.storage.layout import STUDY_FILE
 from study.util.json_files import read_json_or_copy
 
 Rows = list[dict[str, Any]]
@@ -90,7 +91,7 @@ def _subjects(_: Path) -> Rows:
 
 def _studies(storage: Path) -> Rows:
     rows = []
-    for path in sorted(storage.glob("*/study.json")):
+    for path in sorted(storage.glob(f"*/{STUDY_FILE}")):
         spec = read_json_or_copy(path)
         spec = spec.get("spec", spec)
         rows.append({"name": path.parent.name, "arms": len(spec.get("arms", ())), "folder": str(path.parent)})

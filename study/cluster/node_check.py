@@ -15,7 +15,7 @@ from typing import Any
 
 from study.remote.inputs import files_of
 from study.remote.object_store import ObjectStore, StoreError
-from study.storage.layout import Storage
+from study.storage.layout import STUDY_FILE, Storage
 from study.storage.shared_marker import VISIBLE_SECONDS, sees
 from trainables.data.path_map import folder_of
 from trainables.models.folders import file_digest
@@ -190,7 +190,7 @@ def _problem(question: Question) -> str | None:
     if question.url:
         try:
             content = ObjectStore(question.url, patience=question.patience).get(
-                f"{question.study}/study.json"
+                f"{question.study}/{STUDY_FILE}"
             )
         except (StoreError, OSError, ValueError) as error:
             return str(error)

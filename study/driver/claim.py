@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from study.ledger.database_lock import database_lock
 from study.remote.working_copy import fetch_record
@@ -19,12 +18,13 @@ from study.storage.layout import LOCK_FILE, STUDY_FILE, Storage
 from study.storage.safe_paths import check_no_links
 from study.util.json_files import copy_of, is_sound, read_json_or_copy, write_json_twice
 from trainables.errors import UserError
+from trainables.util.file_lock import lock_file
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec
 
 MIN_FREE_BYTES = 256 * 2**20
-LOCK_WAIT_SECONDS = 0.5
+LOCK_WAIT_SECONDS = 0.5  # `study status` looks at the lock now and then, for a moment only
 
 
 @contextlib.contextmanager
@@ -59,8 +59,10 @@ def claimed(
             f"{storage.folder} cannot be written: {error.strerror}; choose another --storage"
         ) from None
     with file, contextlib.ExitStack() as held:
-        if not _locked(file):
-            raise UserError(_held_by(storage))
+        try:
+            lock_file(file, wait_seconds=LOCK_WAIT_SECONDS)
+        except BlockingIOError:
+            raise UserError(_held_by(storage)) from None
         url = spec.storage.ledger_url or storage.ledger_url
         held.enter_context(database_lock(url, spec.name, lost=lost, watch=storage.command("status")))
         file.truncate(0)
@@ -120,20 +122,6 @@ def check_space(storage: Storage, min_free_bytes: int = MIN_FREE_BYTES) -> None:
             f"only {free / 2**20:.0f} MiB are free at {storage.root}, {min_free_bytes / 2**20:.0f} MiB are "
             "needed; make room or choose another --storage"
         )
-
-
-def _locked(file: IO[str]) -> bool:
-    """Takes the lock; `study status` looks at it now and then, for a moment only."""
-    until = time.monotonic() + LOCK_WAIT_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.05)
-        else:
-            return True
 
 
 def _held_by(storage: Storage) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from study.ledger.database import first_line
+from study.ledger.database_errors import first_line
 from trainables.errors import UserError
 from trainables.storage_errors import storage_failure
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Self
 
-from study.storage.driver_record import DRIVER_FILE, REQUEST_FILE, Driver, location_of
-from study.storage.layout import Storage
+from study.storage.driver_record import Driver, location_of
+from study.storage.layout import DRIVER_FILE, STOP_REQUEST_FILE, Storage
 from study.util.json_files import write_json
 
 BEAT_SECONDS = 5.0
@@ -50,7 +50,9 @@ class Heart:
         return self._driver.id
 
     def __enter__(self) -> Self:
-        (self._storage.folder / REQUEST_FILE).unlink(missing_ok=True)  # one that came too late for its driver
+        (self._storage.folder / STOP_REQUEST_FILE).unlink(
+            missing_ok=True
+        )  # one that came too late for its driver
         self.beat()
         self._thread.start()
         return self
@@ -61,7 +63,7 @@ class Heart:
         if kind is not None:
             self.how = f"{kind.__name__}: {error}"[:500]
         self.beat(ended=time.time(), how=self.how, live=(), pending=(), dashboard=None, token_file=None)
-        (self._storage.folder / REQUEST_FILE).unlink(missing_ok=True)
+        (self._storage.folder / STOP_REQUEST_FILE).unlink(missing_ok=True)
 
     def beat(self, **changes: Any) -> None:
         """Writes the sign of life; a storage that cannot be written now is the business of others."""
@@ -81,7 +83,7 @@ class Heart:
 
     def _look_for_request(self) -> None:
         try:
-            asked = json.loads((self._storage.folder / REQUEST_FILE).read_text(encoding="utf-8"))
+            asked = json.loads((self._storage.folder / STOP_REQUEST_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return
         if isinstance(asked, dict) and asked.get("driver") == self.id:

@@ -13,18 +13,9 @@ from study.dispatch.run_hooks import NotNow, Upkeep
 from study.remote.lease import leased
 from study.remote.ledger_backup import LedgerCopy, drop_older, noted_generation
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_manifest import ALL, FileRef, attempt_name, digest_of, encode, run_prefix
-from study.remote.working_copy import (
-    AT_ONCE,
-    DEATHS,
-    STUDY_FILE,
-    RunCopies,
-    copy_locked,
-    fetch_all,
-    fetch_study,
-)
-from study.storage.driver_record import DRIVER_FILE, REQUEST_FILE
-from study.storage.layout import Storage
+from study.remote.run_manifest import FileRef, attempt_name, digest_of, encode, run_prefix
+from study.remote.working_copy import AT_ONCE, STUDY_FILE, RunCopies, copy_locked, fetch_all, fetch_study
+from study.storage.layout import ALL_SEGMENTS_FILE, DEATHS_FILE, DRIVER_FILE, STOP_REQUEST_FILE, Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import read_result
 from trainables.errors import UserError
@@ -142,9 +133,9 @@ class _Driver:
         """
         attempt = f"{attempt_name(run.attempt, session)}-end"
         prefix = run_prefix(self._storage.study, run.key.name)
-        if (run.folder / DEATHS).exists():
+        if (run.folder / DEATHS_FILE).exists():
             with contextlib.suppress(StoreError):
-                self._store.put_file(f"{prefix}/{DEATHS}", run.folder / DEATHS)
+                self._store.put_file(f"{prefix}/{DEATHS_FILE}", run.folder / DEATHS_FILE)
         if read_result(run.folder) is None:
             return
         lines = (run.folder / EVENTS_FILE).read_text(encoding="utf-8").splitlines()
@@ -155,7 +146,7 @@ class _Driver:
                 key, path = f"{attempt}/{RUN_FILE}", run.folder / RUN_FILE
                 self._store.put_file(f"{prefix}/{key}", path)
                 files[RUN_FILE] = FileRef(key, path.stat().st_size, digest_of(path))
-            self._store.put(f"{prefix}/{attempt}/{ALL}", encode(lines, files))
+            self._store.put(f"{prefix}/{attempt}/{ALL_SEGMENTS_FILE}", encode(lines, files))
             self._store.put_file(f"{prefix}/{attempt}/{RESULT_FILE}", run.folder / RESULT_FILE)
         except StoreError as error:
             self._end(f"{error}; mend that")
@@ -195,7 +186,7 @@ class _Driver:
         folder, study = self._storage.folder, self._storage.study
         with contextlib.suppress(StoreError, OSError):
             self._store.put_file(f"{study}/{DRIVER_FILE}", folder / DRIVER_FILE)
-            self._store.get_file(f"{study}/{REQUEST_FILE}", folder / REQUEST_FILE)
+            self._store.get_file(f"{study}/{STOP_REQUEST_FILE}", folder / STOP_REQUEST_FILE)
 
     def _follow(self, name: str, place: tuple[str, float, float]) -> None:
         attempt, begun, _ = place

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from study.ledger.database import first_line, is_away, with_driver
+from study.ledger.database import with_driver
+from study.ledger.database_errors import first_line, is_away
 from study.util.redaction import without_credentials
 from trainables.errors import UserError
 

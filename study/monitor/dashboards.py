@@ -21,7 +21,7 @@ from study.monitor.stop import nobody_drives
 from study.monitor.ui_server import HOST, UiCommand, chosen_port
 from study.spec.launched import stored_spec
 from study.storage.driver_record import read_driver
-from study.storage.layout import Storage
+from study.storage.layout import OPTUNA_UI_LOG, Storage
 from study.util.printing import say
 from trainables.errors import UserError
 
@@ -113,7 +113,7 @@ def serve_optuna(storage: Storage, port: int | None) -> int:
     url = stored_spec(storage).storage.ledger_url or storage.ledger_url
     command = optuna_command(storage, url, port=port)
     pages = arm_pages(url, storage.study, command.base)
-    return serve_command(command, storage.folder / "optuna-ui.log", pages)
+    return serve_command(command, storage.folder / OPTUNA_UI_LOG, pages)
 
 
 def name_ray_dashboard(storage: Storage) -> None:

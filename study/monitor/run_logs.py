@@ -11,9 +11,9 @@ from typing import Any
 
 from study.monitor.status import RUNS_COLUMNS, StatusReader
 from study.spec.launched import readable_storage, stored_spec
-from study.storage.attempts import LOG_FILE, Try, attempts, brief_cause, tries
+from study.storage.attempts import Try, attempts, brief_cause, tries
 from study.storage.driver_record import read_driver
-from study.storage.layout import Storage
+from study.storage.layout import LOG_FILE, Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import read_result
 from study.util.printing import say
@@ -152,7 +152,7 @@ def list_runs(storage: Storage) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
 def known_runs(storage: Storage) -> list[RunKey]:
     """Returns the runs that have a folder, in order."""
     found = []
-    for path in (storage.folder / "runs").glob("*/*/*"):
+    for path in (storage.runs).glob("*/*/*"):
         try:
             found.append(RunKey.parse("/".join(path.parts[-3:])))
         except ValueError:

@@ -132,7 +132,7 @@ class StatusReader:
         ]
 
     def _refreshed(self) -> dict[RunKey, RunStatus]:
-        folder = self._storage.folder / "runs"
+        folder = self._storage.runs
         for path in folder.glob("*/*/*"):
             try:
                 key = RunKey.parse("/".join(path.parts[-3:]))

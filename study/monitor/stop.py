@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from study.remote.working_copy import fetch_sign, send
-from study.storage.driver_record import REQUEST_FILE, SILENT_SECONDS, Driver, lock_is_held, read_driver
-from study.storage.layout import Storage
+from study.storage.driver_record import SILENT_SECONDS, Driver, lock_is_held, read_driver
+from study.storage.layout import STOP_REQUEST_FILE, Storage
 from study.util.json_files import write_json
 from study.util.printing import say
 
@@ -60,9 +60,9 @@ def nobody_drives(storage: Storage, driver: Driver | None) -> str:
 
 def request_stop(storage: Storage, driver: Driver) -> Path:
     """Writes the request that this driver, and no other, shall end; it obeys within seconds."""
-    path = storage.folder / REQUEST_FILE
+    path = storage.folder / STOP_REQUEST_FILE
     asked = {"driver": driver.id, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
     write_json(path, asked)
     if storage.url is not None:
-        send(storage, REQUEST_FILE)
+        send(storage, STOP_REQUEST_FILE)
     return path

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from study.storage.layout import Storage
+from study.storage.layout import MLFLOW_UI_LOG, Storage
 from study.tracking.mlflow_store import (
     MlflowStore,
     check_tracking,
@@ -106,7 +106,7 @@ def serve(storage: Storage, *, port: int | None = None, tracking_uri: str | None
     if not command.arguments:
         print(f"The tracking server shows it: {command.url}", flush=True)
         return 0
-    return serve_command(command, storage.folder / "ui.log")
+    return serve_command(command, storage.folder / MLFLOW_UI_LOG)
 
 
 def serve_command(command: UiCommand, log: Path, pages: Sequence[tuple[str, str]] = ()) -> int:

@@ -18,14 +18,12 @@ from study.spec.difference import difference
 from study.spec.loading import read_contents
 from study.spec.sections import BASE, price_of_a_second
 from study.spec.study_spec import StudySpec
-from study.storage.layout import Storage
+from study.storage.layout import STUDY_FILE, Storage
 from study.storage.run_key import RunKey
 from study.util.disk import existing
 from study.util.json_files import read_json_or_copy
 from study.util.units import duration, size
 from trainables.events import EVENTS_FILE, RESULT_FILE
-
-STUDY_FILE = "study.json"
 
 _START_UP_SECONDS = 15.0  # Ray, ledger and MLflow store; loading libraries and model is measured
 _TEAM_SECONDS = 10.0  # starting the processes of a run with several workers, which are not kept warm
@@ -312,7 +310,7 @@ def _in_searches(arm: ArmPlan) -> str:
 def _progress(spec: StudySpec, arm: str, storage: Storage, phase: Phase, planned: int) -> Progress:
     finished = interrupted = 0
     subjects, seeds = set(spec.confirm.subjects or ()), set(spec.confirm.seeds)
-    folder = storage.folder / "runs" / phase / arm
+    folder = storage.runs / phase / arm
     for run in sorted(folder.iterdir()) if folder.is_dir() else []:
         try:
             key = RunKey.parse(f"{phase}/{arm}/{run.name}")

@@ -29,7 +29,7 @@ from study.cluster.ray_cluster import usable_cpus
 from study.preflight.machine import concurrency, count_gpus
 from study.spec.sections import BASE
 from study.spec.study_spec import StudySpec
-from study.storage.layout import Storage
+from study.storage.layout import CACHE, Storage
 from study.util.provenance import package_versions
 from trainables.config.fields import EvaluationConfig
 from trainables.errors import UserError
@@ -317,7 +317,7 @@ def _measure_here(requests: Sequence[Mapping[str, Any]], folder: Path) -> list[M
     from trainables.run.resident import Resident
     from trainables.training.trainer import choose_device
 
-    places = {"output_dir": str(folder), "cache_dir": str(folder / "cache")}
+    places = {"output_dir": str(folder), "cache_dir": str(folder / CACHE)}
     configs = [RunConfig.model_validate({**request["config"], **places}) for request in requests]
     device = choose_device(configs[0].device)
     if device.type == "cpu":

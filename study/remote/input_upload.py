@@ -13,10 +13,10 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from study.remote.inputs import INDEX, files_of, object_of
+from study.remote.inputs import files_of, object_of
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import digest_of
-from study.storage.layout import INPUTS, Storage
+from study.storage.layout import INPUTS, INPUTS_INDEX_FILE, Storage
 from study.util.units import size
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
@@ -76,7 +76,7 @@ def _to_url(storage: Storage, digest: str, files: Mapping[str, Path], digests: M
     assert storage.url is not None
     store, key = ObjectStore(storage.url, patience=PATIENCE_SECONDS), f"{INPUTS}/{digest}"
     there = store.list(key)
-    if f"{key}/{INDEX}" in there:
+    if f"{key}/{INPUTS_INDEX_FILE}" in there:
         return key
     index = {}
     for relative, path in files.items():
@@ -85,5 +85,5 @@ def _to_url(storage: Storage, digest: str, files: Mapping[str, Path], digests: M
         if known is None or known.size != path.stat().st_size:
             store.put_file(place, path)
         index[relative] = [path.stat().st_size, digests[relative]]
-    store.put(f"{key}/{INDEX}", json.dumps(index).encode())
+    store.put(f"{key}/{INPUTS_INDEX_FILE}", json.dumps(index).encode())
     return key

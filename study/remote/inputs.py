@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -10,10 +9,10 @@ from urllib.parse import quote
 
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import FileRef, fetch_file, safe_path
+from study.storage.layout import INPUTS_INDEX_FILE
 from trainables.run_config import RunConfig
+from trainables.util.file_lock import FOREVER, lock_file
 from trainables.util.text import is_utf8, name_bytes
-
-INDEX = "index.json"
 
 
 def named_folders(config: RunConfig) -> list[str]:
@@ -43,10 +42,10 @@ def fetch_inputs(store: ObjectStore, key: str, cache: Path) -> Path:
         return target
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{target.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock, wait_seconds=FOREVER)
         if target.exists():
             return target
-        content = store.get(f"{key}/{INDEX}")
+        content = store.get(f"{key}/{INPUTS_INDEX_FILE}")
         if content is None:
             raise StoreError(f"storage {store.url}: {key} is not there")
         partial = cache / f".{target.name}.partial"

@@ -24,13 +24,12 @@ from typing import Any
 
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import relative
-from study.storage.layout import Storage
+from study.storage.layout import CLAIM_FILE, LEASES, Storage
 from trainables.errors import UserError
 
 HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 120.0
 SETTLE_SECONDS = 1.0
-FOLDER = "driver"
 _LOOK_SECONDS = 3.0
 _KEPT = 3  # claims of earlier drivers: a listing of them stays short
 
@@ -68,7 +67,7 @@ def leased(
     if claims[-1:] != [place]:
         raise UserError(_held(storage, _read(store, storage, claims[-1]) or {}) if claims else _gone(storage))
     for older in claims[:-_KEPT]:
-        store.delete_under(f"{storage.study}/{FOLDER}/{older}")
+        store.delete_under(f"{storage.study}/{LEASES}/{older}")
     ended = threading.Event()
     thread = threading.Thread(
         target=_renew, args=(store, storage, place, mine, ended, lost), name="lease", daemon=True
@@ -131,13 +130,13 @@ def _renew(
 
 def _claims(store: ObjectStore, storage: Storage) -> list[str]:
     """The claims that there are, the holder's last."""
-    prefix = f"{storage.study}/{FOLDER}"
+    prefix = f"{storage.study}/{LEASES}"
     names = {name.partition("/")[0] for name in relative(store.list(prefix), prefix)}
     return sorted(name for name in names if name[:6].isdigit())
 
 
 def _read(store: ObjectStore, storage: Storage, place: str) -> dict[str, Any] | None:
-    content = store.get(f"{storage.study}/{FOLDER}/{place}/claim.json")
+    content = store.get(f"{storage.study}/{LEASES}/{place}/{CLAIM_FILE}")
     try:
         found = json.loads(content) if content is not None else None
     except ValueError:
@@ -146,7 +145,7 @@ def _read(store: ObjectStore, storage: Storage, place: str) -> dict[str, Any] | 
 
 
 def _write(store: ObjectStore, storage: Storage, place: str, content: dict[str, Any]) -> None:
-    store.put(f"{storage.study}/{FOLDER}/{place}/claim.json", json.dumps(content).encode())
+    store.put(f"{storage.study}/{LEASES}/{place}/{CLAIM_FILE}", json.dumps(content).encode())
 
 
 def _dead_here(holder: dict[str, Any]) -> bool:

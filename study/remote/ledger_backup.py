@@ -21,11 +21,10 @@ from pathlib import Path
 
 from study.remote.object_store import ObjectStore
 from study.remote.run_manifest import relative
-from study.storage.layout import Storage
+from study.storage.layout import LEDGER_COPIES, LEDGER_FILE, LEDGER_NOTE_FILE, Storage
 from study.util.json_files import write_json
 from trainables.errors import UserError
 
-NOTE_FILE = "ledger.copy.json"
 _SLOTS = 2
 _LEVEL = 3
 
@@ -102,13 +101,13 @@ def drop_older(store: ObjectStore, storage: Storage, generation: int) -> None:
 
 def ledger_file(storage: Storage) -> Path:
     """Where the default ledger lies in the working copy."""
-    return storage.folder / "ledger.db"
+    return storage.folder / LEDGER_FILE
 
 
 def noted_generation(storage: Storage) -> int:
     """The generation of the driver that last wrote or fetched the working copy's ledger."""
     try:
-        content = json.loads((storage.folder / NOTE_FILE).read_text(encoding="utf-8"))
+        content = json.loads((storage.folder / LEDGER_NOTE_FILE).read_text(encoding="utf-8"))
         return int(content["generation"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
@@ -117,11 +116,11 @@ def noted_generation(storage: Storage) -> int:
 def note_generation(storage: Storage, generation: int) -> None:
     """Notes whose ledger the working copy's is."""
     if noted_generation(storage) != generation:
-        write_json(storage.folder / NOTE_FILE, {"generation": generation})
+        write_json(storage.folder / LEDGER_NOTE_FILE, {"generation": generation})
 
 
 def _prefix(storage: Storage) -> str:
-    return f"{storage.study}/ledger"
+    return f"{storage.study}/{LEDGER_COPIES}"
 
 
 def _snapshot(path: Path) -> bytes:

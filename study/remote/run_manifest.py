@@ -28,12 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from study.remote.object_store import ObjectInfo, ObjectStore
-from trainables.events import RESULT_FILE
+from study.storage.layout import ALL_SEGMENTS_FILE, RUNS, SEGMENTS
+from trainables.events import CHECKPOINTS, RESULT_FILE, SAMPLES, WEIGHTS
 
-ALL, SEGMENTS = "all.json", "s"
-STOP_FILE = "stop.json"
-CHECKPOINTS, WEIGHTS = "checkpoint/", "weights/"  # as trainables.run.execute names them
-RUNS = "runs"
+UNDER_CHECKPOINTS, UNDER_SAMPLES, UNDER_WEIGHTS = f"{CHECKPOINTS}/", f"{SAMPLES}/", f"{WEIGHTS}/"
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def choose_attempt(names: Iterable[str]) -> tuple[str, bool] | None:
     ended: set[str] = set()
     for name in names:
         attempt, _, rest = name.partition("/")
-        if rest in (ALL, segment_name(1)):
+        if rest in (ALL_SEGMENTS_FILE, segment_name(1)):
             begun.add(attempt)
         elif rest == RESULT_FILE:
             ended.add(attempt)
@@ -156,8 +154,8 @@ def read_view(
     if chosen is None:
         return None
     attempt, ended = chosen
-    if f"{attempt}/{ALL}" in names:
-        content = store.get(f"{prefix}/{attempt}/{ALL}")
+    if f"{attempt}/{ALL_SEGMENTS_FILE}" in names:
+        content = store.get(f"{prefix}/{attempt}/{ALL_SEGMENTS_FILE}")
         view = RunView(attempt, ended=ended)
         if content is not None:
             with contextlib.suppress(ValueError):  # damaged: the segments may still be there

@@ -17,11 +17,9 @@ from pathlib import Path
 
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import (
-    ALL,
-    CHECKPOINTS,
-    SEGMENTS,
-    STOP_FILE,
-    WEIGHTS,
+    UNDER_CHECKPOINTS,
+    UNDER_SAMPLES,
+    UNDER_WEIGHTS,
     FileRef,
     RunView,
     digest_of,
@@ -32,17 +30,24 @@ from study.remote.run_manifest import (
     relative,
     segment_name,
 )
-from trainables.events import EVENTS_FILE, RESULT_FILE
+from study.storage.layout import (
+    ALL_SEGMENTS_FILE,
+    ATTEMPTS_FILE,
+    LOG_FILE,
+    SEGMENTS,
+    STOP_FILE,
+    WORKER_LOCK_FILE,
+)
+from trainables.events import CHECKPOINTS, EVENTS_FILE, LOCK_FILE, RESULT_FILE
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
 LOG_SECONDS = 30.0
-LOG_FILE = "log.txt"
 KEEP = 2  # checkpoints, as on disk
 UPLOAD_SHARE = (
     0.25  # of the time may go into checkpoints: the next one waits so that training keeps its network
 )
 FINAL_PATIENCE_SECONDS = 600.0
-_UNPUSHED = (EVENTS_FILE, RESULT_FILE, STOP_FILE, "lock", "worker.lock")
+_UNPUSHED = (EVENTS_FILE, RESULT_FILE, STOP_FILE, LOCK_FILE, WORKER_LOCK_FILE)
 
 
 class Superseded(RuntimeError):
@@ -62,7 +67,11 @@ def pull_run(store: ObjectStore, prefix: str, folder: Path) -> RunView | None:
     if view is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    left = (CHECKPOINTS, "samples/") if _is_over(view.events) else (CHECKPOINTS, "samples/", WEIGHTS)
+    left = (
+        (UNDER_CHECKPOINTS, UNDER_SAMPLES)
+        if _is_over(view.events)
+        else (UNDER_CHECKPOINTS, UNDER_SAMPLES, UNDER_WEIGHTS)
+    )
     for path, ref in list(view.files.items()):
         if path.startswith(left):
             continue
@@ -97,7 +106,7 @@ def checkpoints(files: dict[str, FileRef]) -> Iterator[tuple[str, list[str]]]:
     """Yields the checkpoints among a run's files, oldest first: each one's folder and paths."""
     folders: dict[str, list[str]] = {}
     for path in sorted(files):
-        if path.startswith(CHECKPOINTS):
+        if path.startswith(UNDER_CHECKPOINTS):
             folders.setdefault(path.rpartition("/")[0], []).append(path)
     yield from sorted(folders.items())
 
@@ -209,7 +218,7 @@ class RunPusher:
         began, has_checkpoint = time.monotonic(), False
         found: dict[str, tuple[FileRef, tuple[int, int, int]]] = {}
         for path, (copy, signature) in staged.items():
-            is_checkpoint = path.startswith(CHECKPOINTS)
+            is_checkpoint = path.startswith(UNDER_CHECKPOINTS)
             has_checkpoint |= is_checkpoint
             key = f"{self._attempt}/{'c' if is_checkpoint else 'f'}{self._pushes:06d}/{path}"
             ref = FileRef(key, copy.stat().st_size, digest_of(copy))
@@ -268,7 +277,7 @@ class RunPusher:
         if newer is not None:
             raise Superseded(f"attempt {newer} works on this run, {self._attempt} gives way")
         own = f"{self._prefix}/{self._attempt}"
-        self._store.put(f"{own}/{ALL}", encode(_lines(self._folder), dict(self._files)))
+        self._store.put(f"{own}/{ALL_SEGMENTS_FILE}", encode(_lines(self._folder), dict(self._files)))
         if (self._folder / RESULT_FILE).exists():
             self._store.put_file(f"{own}/{RESULT_FILE}", self._folder / RESULT_FILE)
         return names
@@ -287,9 +296,9 @@ class RunPusher:
             name = str(path.relative_to(self._folder))
             if name == LOG_FILE and not last and now < self._log_time + LOG_SECONDS:
                 continue
-            if name.startswith(CHECKPOINTS) and (last or now < self._next_checkpoint):
+            if name.startswith(UNDER_CHECKPOINTS) and (last or now < self._next_checkpoint):
                 continue  # at the end only the run's own decision to keep them counts, see `_prune`
-            if name.startswith(f"{CHECKPOINTS}step-") and path.parent.name != newest:
+            if name.startswith(f"{UNDER_CHECKPOINTS}step-") and path.parent.name != newest:
                 continue
             with contextlib.suppress(OSError):
                 signature = _signature(path)
@@ -298,7 +307,7 @@ class RunPusher:
                 copy = self._staging / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 # A log grows while it is copied; everything else is replaced as a whole.
-                shutil.copy2(path, copy) if name in (LOG_FILE, "attempts.jsonl") else os.link(path, copy)
+                shutil.copy2(path, copy) if name in (LOG_FILE, ATTEMPTS_FILE) else os.link(path, copy)
                 staged[name] = copy, signature
                 self._log_time = now if name == LOG_FILE else self._log_time
         return staged

@@ -6,7 +6,6 @@ Records, events, results and images are here; checkpoints and weights stay at th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import threading
@@ -19,9 +18,8 @@ from pathlib import Path
 from study.remote.ledger_backup import pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import (
-    CHECKPOINTS,
-    RUNS,
-    WEIGHTS,
+    UNDER_CHECKPOINTS,
+    UNDER_WEIGHTS,
     FileRef,
     RunView,
     choose_attempt,
@@ -31,19 +29,23 @@ from study.remote.run_manifest import (
     relative,
     run_prefix,
 )
-from study.storage.layout import Storage
+from study.storage.layout import (
+    COPY_LOCK_FILE,
+    DEATHS_FILE,
+    DRIVER_FILE,
+    RUN_NOTE_FILE,
+    RUNS,
+    STUDY_FILE,
+    TRACKING_FILE,
+    WEIGHTS_NOTE_FILE,
+    Storage,
+)
 from study.storage.run_key import RunKey, is_sound_name
 from study.util.json_files import read_json_or_copy, write_json
 from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE
+from trainables.util.file_lock import lock_file
 
-STUDY_FILE = "study.json"
-SIGN_FILE = "driver.json"  # see study.storage.driver_record
-TRACKING_FILE = "tracking.json"  # see study.tracking.run_ids
-NOTE_FILE = ".copy.json"
-DEATHS = "deaths.jsonl"  # of what the attempts died, as the driver saw it
-WEIGHTS_NOTE = "weights.json"
-LOCK_FILE = "copy.lock"
 AT_ONCE = 8
 READERS_PATIENCE = 10.0
 _LOCK_SECONDS = 60.0
@@ -80,12 +82,12 @@ class RunCopies:
             if names is None:
                 names = relative(self.store.list(prefix), prefix)
             chosen = choose_attempt(names)
-            note = _noted(self.storage.folder / RUNS / run)
+            note = _noted(self.storage.runs / run)
             if chosen is None:
                 return False
-            folder = self.storage.folder / RUNS / run
-            if DEATHS in names and not (folder / DEATHS).exists():
-                self.store.get_file(f"{prefix}/{DEATHS}", folder / DEATHS)
+            folder = self.storage.runs / run
+            if DEATHS_FILE in names and not (folder / DEATHS_FILE).exists():
+                self.store.get_file(f"{prefix}/{DEATHS_FILE}", folder / DEATHS_FILE)
             if note is not None and note.ended and (note.attempt, True) == chosen:
                 return True
             view = read_view(self.store, prefix, names, self._views.get(run))
@@ -113,30 +115,34 @@ class RunCopies:
 
     def _apply(self, run: str, view: RunView) -> bool:
         """Writes to the run's folder what the view says: files first, then events, the result last."""
-        prefix, folder = run_prefix(self.storage.study, run), self.storage.folder / RUNS / run
+        prefix, folder = run_prefix(self.storage.study, run), self.storage.runs / run
         folder.mkdir(parents=True, exist_ok=True)
         have = self._have.setdefault(run, {})
         for path, ref in view.files.items():
-            if path.startswith((CHECKPOINTS, WEIGHTS)) or have.get(path) == ref:
+            if path.startswith((UNDER_CHECKPOINTS, UNDER_WEIGHTS)) or have.get(path) == ref:
                 continue
             if fetch_file(self.store, prefix, ref, folder / path):
                 have[path] = ref
-        if view.ended and (weights := [item for item in view.files.items() if item[0].startswith(WEIGHTS)]):
+        if view.ended and (
+            weights := [item for item in view.files.items() if item[0].startswith(UNDER_WEIGHTS)]
+        ):
             files = [
                 {
-                    "file": path.removeprefix(WEIGHTS),
+                    "file": path.removeprefix(UNDER_WEIGHTS),
                     "bytes": ref.size,
                     "sha256": ref.sha256,
                     "key": f"{prefix}/{ref.key}",
                 }
                 for path, ref in weights
             ]
-            write_json(folder / WEIGHTS_NOTE, {"url": self.store.url, "files": files})
+            write_json(folder / WEIGHTS_NOTE_FILE, {"url": self.store.url, "files": files})
         _write_events(folder, view.events)
         ended = view.ended and self.store.get_file(
             f"{prefix}/{view.attempt}/{RESULT_FILE}", folder / RESULT_FILE
         )
-        write_json(folder / NOTE_FILE, {"attempt": view.attempt, "segments": view.segments, "ended": ended})
+        write_json(
+            folder / RUN_NOTE_FILE, {"attempt": view.attempt, "segments": view.segments, "ended": ended}
+        )
         if ended:
             self._views.pop(run, None)
             self._have.pop(run, None)
@@ -200,7 +206,7 @@ def fetch_sign(storage: Storage) -> None:
     assert storage.url is not None
     with _reading(storage.url) as store, copy_locked(storage, driver=False) as held:
         if held:
-            store.get_file(f"{storage.study}/{SIGN_FILE}", storage.folder / SIGN_FILE)
+            store.get_file(f"{storage.study}/{DRIVER_FILE}", storage.folder / DRIVER_FILE)
 
 
 def send(storage: Storage, name: str) -> None:
@@ -231,18 +237,18 @@ def refresh(storage: Storage) -> None:
         with copy_locked(storage, driver=False) as held:
             if held:
                 fetch_study(store, storage)
-                store.get_file(f"{storage.study}/{SIGN_FILE}", storage.folder / SIGN_FILE)
+                store.get_file(f"{storage.study}/{DRIVER_FILE}", storage.folder / DRIVER_FILE)
                 fetch_all(RunCopies(store, storage), ledger=_has_own_ledger(storage))
 
 
 def fetch_weights(storage: Storage, run: str) -> None:
     """Brings the weights of a run from the URL into the working copy, unless they are there."""
     assert storage.url is not None
-    folder = storage.folder / RUNS / run
+    folder = storage.runs / run
     with _reading(storage.url) as store:
         view = RunCopies(store, storage).view(run)
         for path, ref in (view.files if view else {}).items():
-            if path.startswith(WEIGHTS) and not fetch_file(
+            if path.startswith(UNDER_WEIGHTS) and not fetch_file(
                 store, run_prefix(storage.study, run), ref, folder / path
             ):
                 raise UserError(f"{path} of run {run} is damaged or gone at {storage.url}")
@@ -253,10 +259,10 @@ def copy_locked(storage: Storage, *, driver: bool) -> Iterator[bool]:
     """Holds the working copy; yields False to a reader if the driver, which keeps it up to date, has it."""
     storage.folder.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + _LOCK_SECONDS
-    with (storage.folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    with (storage.folder / COPY_LOCK_FILE).open("a+", encoding="utf-8") as file:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(file)
                 break
             except BlockingIOError:
                 file.seek(0)
@@ -284,7 +290,7 @@ def _reading(url: str) -> Iterator[ObjectStore]:
 
 def _noted(folder: Path) -> _Note | None:
     try:
-        content = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / RUN_NOTE_FILE).read_text(encoding="utf-8"))
         note = _Note(str(content["attempt"]), int(content["segments"]), bool(content["ended"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -13,7 +13,7 @@ from study.results.csv_files import read_csv, write_csv
 from study.results.frames import Results, frame_of, scores_of, table_of
 from study.results.image_scores import read_scores
 from study.results.run_rows import finished_rows, make_row, rows
-from study.storage.layout import Storage
+from study.storage.layout import STUDY_FILE, Storage
 from study.storage.run_key import RunKey
 from study.tracking.mlflow_store import (
     MlflowStore,
@@ -119,7 +119,7 @@ def _spec_in_mlflow(store: MlflowStore, parents: list[Run]) -> dict[str, Any] | 
     if not parents:
         return None
     try:
-        spec: dict[str, Any] = json.loads(_artifact_text(store, parents[0], "study.json"))
+        spec: dict[str, Any] = json.loads(_artifact_text(store, parents[0], STUDY_FILE))
     except Exception:  # not uploaded; the report does without
         return None
     return spec

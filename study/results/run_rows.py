@@ -29,7 +29,7 @@ def rows(storage: Storage) -> list[dict[str, Any]]:
     """
     record = read_record(storage)
     found = []
-    for path in (storage.folder / "runs").glob(f"*/*/*/{EVENTS_FILE}"):
+    for path in (storage.runs).glob(f"*/*/*/{EVENTS_FILE}"):
         try:
             key = RunKey.parse("/".join(path.parent.parts[-3:]))
         except ValueError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from study.spec.study_spec import StudySpec
-from study.storage.layout import Storage, root_and_url, storage_at
+from study.storage.layout import STUDY_FILE, Storage, root_and_url, storage_at
 from study.storage.run_key import is_sound_name
 from trainables.errors import UserError
 
@@ -27,8 +27,8 @@ def readable_storage(place: str | Path, name: str) -> Storage:
         from study.remote.working_copy import refresh
 
         refresh(storage)
-    if not sound or not (storage.folder / "study.json").exists():
-        known = sorted(path.parent.name for path in readable_root(place).glob("*/study.json"))
+    if not sound or not (storage.folder / STUDY_FILE).exists():
+        known = sorted(path.parent.name for path in readable_root(place).glob(f"*/{STUDY_FILE}"))
         there = (
             f"studies there: {', '.join(known)}" if known else "there are none; launch one, or give --storage"
         )
@@ -50,4 +50,4 @@ def stored_spec(storage: Storage) -> StudySpec:
     """Returns the study as it was launched."""
     from study.util.json_files import read_json_or_copy
 
-    return StudySpec.from_record(read_json_or_copy(storage.folder / "study.json"))
+    return StudySpec.from_record(read_json_or_copy(storage.folder / STUDY_FILE))

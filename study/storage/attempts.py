@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.storage.layout import ATTEMPTS_FILE, DEATHS_FILE, LOG_FILE
 from study.storage.run_result import RunResult, read_result
 from study.util.json_files import append_json_line, read_json_lines
 from trainables.events import Event, read_events
 
-DEATHS_FILE = "deaths.jsonl"
 EXCUSED = ("preempted", "storage")  # deaths that no run is to blame for, which use up none of its attempts
 CAUSE_CHARACTERS = 2000
 
@@ -154,8 +154,6 @@ def brief_cause(cause: str) -> str:
     return line if len(line) <= 160 else line[:159] + "…"
 
 
-ATTEMPTS_FILE = "attempts.jsonl"
-LOG_FILE = "log.txt"
 FATAL = "Fatal Python error"
 
 

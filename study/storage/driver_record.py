@@ -6,17 +6,15 @@ the driver that it is meant for, so that one which comes too late can never end 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import socket
 import time
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from study.storage.layout import LOCK_FILE, Storage
+from study.storage.layout import DRIVER_FILE, LOCK_FILE, Storage
+from trainables.util.file_lock import is_locked
 
-DRIVER_FILE = "driver.json"
-REQUEST_FILE = "stop-request.json"
 SILENT_SECONDS = 60.0  # a driver on another machine that has not been heard of for so long is taken for dead
 
 Life = Literal["alive", "ended", "dead"]
@@ -88,10 +86,6 @@ def read_driver(storage: Storage) -> Driver | None:
 def lock_is_held(storage: Storage) -> bool:
     """Whether some process that this machine knows of drives the study."""
     try:
-        with (storage.folder / LOCK_FILE).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return is_locked(storage.folder / LOCK_FILE)
     except OSError:
         return False
-    return False

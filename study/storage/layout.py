@@ -24,6 +24,29 @@ STORAGE_ENTRIES = frozenset(
 )
 DEFAULT_STORAGE = "storage"
 
+# In a study's folder.
+STUDY_FILE = "study.json"  # as it was when the study was begun
+LOCK_FILE = "lock"  # of the driver
+LEDGER_FILE = "ledger.db"
+DRIVER_FILE, STOP_REQUEST_FILE = "driver.json", "stop-request.json"
+MARKER_FILE = "session"  # by which nodes know that they see the driver's folder
+TRACKING_FILE, TRACKING_STATE_FILE, TRACKING_LOCK_FILE = "tracking.json", "mlflow-state.json", "tracking.lock"
+MLFLOW_UI_LOG, OPTUNA_UI_LOG = "ui.log", "optuna-ui.log"
+COPY_LOCK_FILE, LEDGER_NOTE_FILE = "copy.lock", "ledger.copy.json"  # of the working copy of a URL
+RUNS = "runs"
+
+# In a run's folder, beside what the run itself writes (`trainables.events`).
+ATTEMPTS_FILE, DEATHS_FILE = "attempts.jsonl", "deaths.jsonl"
+WORKER_LOCK_FILE, STOP_FILE, LOG_FILE = "worker.lock", "stop.json", "log.txt"
+RUN_NOTE_FILE = ".copy.json"  # how far the working copy of a run is up to date
+WEIGHTS_NOTE_FILE = "weights.json"  # where weights lie that were left elsewhere
+
+# At a URL alone.
+LEASES, CLAIM_FILE = "driver", "claim.json"
+LEDGER_COPIES = "ledger"
+SEGMENTS, ALL_SEGMENTS_FILE = "s", "all.json"
+INPUTS_INDEX_FILE = "index.json"
+
 # What runs write below lies up to 600 bytes deeper, and systems end paths at 4096 bytes, names at 255.
 _LONGEST_FOLDER, _LONGEST_NAME = 3000, 255
 
@@ -68,6 +91,11 @@ class Storage:
         return self.root / self.study
 
     @property
+    def runs(self) -> Path:
+        """The folder of all its runs: phase, arm, run."""
+        return self.folder / RUNS
+
+    @property
     def cache(self) -> Path:
         """Content-addressed caches, shared by all studies of the storage."""
         return self.root / CACHE
@@ -75,7 +103,7 @@ class Storage:
     @property
     def ledger_url(self) -> str:
         """Default URL of the Optuna storage."""
-        return f"sqlite:///{self.folder / 'ledger.db'}"
+        return f"sqlite:///{self.folder / LEDGER_FILE}"
 
     @property
     def tracking_uri(self) -> str:
@@ -89,7 +117,7 @@ class Storage:
 
     def run_folder(self, key: RunKey) -> Path:
         """The folder of one run."""
-        return self.folder / "runs" / key.name
+        return self.runs / key.name
 
     def command(self, verb: str, *arguments: str) -> str:
         """Returns ``study VERB NAME ...`` as it can be typed where this process runs, with ``--storage`` if need be."""
@@ -232,7 +260,3 @@ def _unwritable(folder: Path) -> str | None:
     if not folder.is_dir():
         return f"{folder} is a file"
     return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
-
-
-STUDY_FILE = "study.json"
-LOCK_FILE = "lock"

@@ -28,7 +28,7 @@ def check_no_links(storage: Storage) -> None:
 
     The storage folder itself, and the study's folder in it, may be links: they are the owner's own.
     """
-    base = storage.folder / "runs"
+    base = storage.runs
     if not base.exists():
         return
     home = str(storage.folder.resolve()) + os.sep

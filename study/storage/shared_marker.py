@@ -7,7 +7,8 @@ import os
 import time
 from pathlib import Path
 
-MARKER_FILE = "session"
+from study.storage.layout import MARKER_FILE
+
 VISIBLE_SECONDS = 10.0  # network file systems remember for some seconds what was not there
 
 

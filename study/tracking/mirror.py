@@ -10,7 +10,6 @@ covers.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import threading
 import time
@@ -22,7 +21,7 @@ from typing import IO, Any
 import yaml
 
 from study.storage.event_tail import EventTail
-from study.storage.layout import Storage
+from study.storage.layout import TRACKING_LOCK_FILE, Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
 from study.tracking.event_metrics import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
@@ -40,11 +39,11 @@ from study.tracking.run_ids import RunIds, TrackingRecord
 from study.tracking.run_writer import end_tags, log_artifacts, log_image, run_tags
 from study.tracking.ui_defaults import experiment_tags
 from trainables.events import EVENTS_FILE, RUN_FILE, Event
+from trainables.util.file_lock import lock_file
 
 # The parser and emitter in C, where PyYAML was built with them, are ten times as fast.
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
-LOCK_FILE = "tracking.lock"
 SYNCED = "synced"  # the tag of a run of which MLflow holds everything
 RETRY_RUN_SECONDS = 30.0
 _SERVER_THREADS = 8  # runs that are written to a server at once; MLflow's client keeps ten connections
@@ -136,7 +135,7 @@ class Mirror:
 
     def add_all(self) -> None:
         """Takes every run that has a folder into care."""
-        for path in sorted((self.storage.folder / "runs").glob(f"*/*/*/{EVENTS_FILE}")):
+        for path in sorted((self.storage.runs).glob(f"*/*/*/{EVENTS_FILE}")):
             try:
                 self.add(RunKey.parse("/".join(path.parent.parts[-3:])))
             except ValueError:
@@ -195,9 +194,9 @@ class Mirror:
     def _open(self) -> None:
         if self._lock is None:
             self.storage.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.storage.folder / LOCK_FILE).open("w")
+            lock = (self.storage.folder / TRACKING_LOCK_FILE).open("w")
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(lock)
             except OSError:
                 lock.close()
                 raise BusyError(f"another process writes study {self.storage.study} to MLflow") from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from study.storage.layout import Storage, sqlite_problem
+from study.storage.layout import STUDY_FILE, Storage, sqlite_problem
 from study.util.json_files import read_json_or_copy
 from study.util.redaction import without_credentials
 from trainables.errors import UserError
@@ -122,7 +122,7 @@ def _address_problem(uri: str, shown: str) -> str | None:
 
 def frozen_spec(storage: Storage) -> dict[str, Any] | None:
     """Returns the study file as it was frozen at the first launch; None before that."""
-    path = storage.folder / "study.json"
+    path = storage.folder / STUDY_FILE
     if not path.exists():
         return None
     try:
@@ -144,7 +144,7 @@ def published_spec(storage: Storage) -> dict[str, Any]:
 
 def spec_digest(storage: Storage) -> str:
     """Returns the digest of the frozen study file; empty before the launch."""
-    path = storage.folder / "study.json"
+    path = storage.folder / STUDY_FILE
     return str(read_json_or_copy(path).get("digest", "")) if path.exists() else ""
 
 

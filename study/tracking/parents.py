@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from study.storage.layout import STUDY_FILE
 from study.storage.run_key import RunKey
 from study.tracking.event_metrics import flat_params
 from study.tracking.mlflow_store import Metric, MlflowStore
@@ -63,7 +64,7 @@ class Parents:
         run_id = self._store.create_run(f"{arm} ({phase})", start_time, tags)
         self._store.log(run_id, params=self._params(phase, arm))
         if self._spec:
-            self._store.log_text(run_id, json.dumps(self._spec, indent=1), "study.json")
+            self._store.log_text(run_id, json.dumps(self._spec, indent=1), STUDY_FILE)
         return run_id
 
     def _params(self, phase: str, arm: str) -> dict[str, str]:

@@ -7,10 +7,9 @@ import json
 import time
 from dataclasses import asdict, dataclass
 
-from study.storage.layout import Storage
+from study.storage.layout import TRACKING_STATE_FILE, Storage
 from study.util.json_files import write_json
 
-STATE_FILE = "mlflow-state.json"
 WRITE_SECONDS = 10.0
 
 
@@ -34,7 +33,7 @@ class TrackingState:
 def read_state(storage: Storage) -> TrackingState | None:
     """Returns the state, None if nothing was ever written to MLflow."""
     try:
-        return TrackingState(**json.loads((storage.folder / STATE_FILE).read_text(encoding="utf-8")))
+        return TrackingState(**json.loads((storage.folder / TRACKING_STATE_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -43,7 +42,7 @@ def write_state(storage: Storage, uri: str, behind: int, problem: str | None) ->
     """Writes the state; a storage that cannot be written now is the business of others."""
     state = TrackingState(time.time(), uri, behind, problem)
     with contextlib.suppress(OSError):
-        write_json(storage.folder / STATE_FILE, asdict(state))
+        write_json(storage.folder / TRACKING_STATE_FILE, asdict(state))
 
 
 class StateWriter:

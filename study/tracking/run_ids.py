@@ -13,8 +13,8 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from study.remote.working_copy import TRACKING_FILE, send
-from study.storage.layout import Storage
+from study.remote.working_copy import send
+from study.storage.layout import TRACKING_FILE, Storage
 from study.storage.run_key import RunKey
 from study.util.json_files import read_json_or_copy, write_json_twice
 from study.util.provenance import git_state, machine, package_versions

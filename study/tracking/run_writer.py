@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.storage.layout import WEIGHTS_NOTE_FILE
 from study.storage.run_key import RunKey
 from study.storage.safe_paths import inside
 from study.tracking.event_metrics import ImageFile
@@ -132,10 +133,10 @@ def _log_weights(
     weights = inside(folder, str(result["weights"])) if result.get("weights") else None
     if weights is None:
         # Of a storage at a URL, weights stay there.
-        elsewhere = inside(folder, "weights.json")
+        elsewhere = inside(folder, WEIGHTS_NOTE_FILE)
         if not result.get("weights") or elsewhere is None:
             return {}
-        store.log_text(run_id, elsewhere.read_text(encoding="utf-8"), "weights.json")
+        store.log_text(run_id, elsewhere.read_text(encoding="utf-8"), WEIGHTS_NOTE_FILE)
         return {"weights": "reference"}
     if any(inside(weights, path.relative_to(weights)) is None for path in weights.rglob("*")):
         return {"weights": "refused: leads out of the run's folder"}
@@ -149,7 +150,7 @@ def _log_weights(
         for path in files
     ]
     reference = {"path": str(weights.absolute()), "bytes": size, "files": listed}
-    store.log_text(run_id, json.dumps(reference, indent=1), "weights.json")
+    store.log_text(run_id, json.dumps(reference, indent=1), WEIGHTS_NOTE_FILE)
     return {"weights": "reference"}
 
 

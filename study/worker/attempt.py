@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import fcntl
 import os
 import socket
 import sys
@@ -19,15 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from study.storage.attempts import LOG_FILE, attempts, note_attempt
+from study.storage.attempts import attempts, note_attempt
+from study.storage.layout import LOG_FILE, STOP_FILE, WORKER_LOCK_FILE
 from study.storage.run_result import RunResult, read_result, write_failure
 from study.worker.order import REPORT_SECONDS, Order, load_object
-from study.worker.stop_order import STOP_FILE
-from study.worker.workspace import LOCK_FILE, PlaceError, place_of
+from study.worker.workspace import PlaceError, place_of
 from trainables.errors import InputsChanged
 from trainables.evaluation.metrics_table import METRICS
 from trainables.events import Event, settled_steps
 from trainables.storage_errors import storage_failure
+from trainables.util.file_lock import lock_file
 
 SCORE = "score"  # of a report: the value that early stopping judges by, more is better
 LOCK_WAIT_SECONDS = 60.0
@@ -130,7 +130,7 @@ class Attempt:
         self._place.open()
         self.config = self._place.config  # with the places that it has found
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._open.enter_context(_locked(self.folder / LOCK_FILE))
+        self._open.enter_context(_locked(self.folder / WORKER_LOCK_FILE))
         if self._capture:
             self._open.enter_context(_output_to(self.folder / LOG_FILE))
         if read_result(self.folder) is not None:
@@ -194,18 +194,13 @@ def _final(result: RunResult) -> dict[str, Any]:
 def _locked(path: Path) -> Iterator[None]:
     """Holds the run's lock; a worker that lost its driver may need a moment to notice and die."""
     with path.open("w") as file:
-        until = time.monotonic() + LOCK_WAIT_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise PlaceError(
-                        f"another process still works in {path.parent} after {LOCK_WAIT_SECONDS:g} s; if it is none of "
-                        "this study's, end it"
-                    ) from None
-                time.sleep(0.1)
+        try:
+            lock_file(file, wait_seconds=LOCK_WAIT_SECONDS)
+        except BlockingIOError:
+            raise PlaceError(
+                f"another process still works in {path.parent} after {LOCK_WAIT_SECONDS:g} s; if it is none of "
+                "this study's, end it"
+            ) from None
         yield
 
 

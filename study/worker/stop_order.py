@@ -8,9 +8,8 @@ from pathlib import Path
 
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import run_prefix
+from study.storage.layout import STOP_FILE
 from study.util.json_files import write_json
-
-STOP_FILE = "stop.json"
 
 
 def order_stop(folder: Path, reason: str, *, url: str = "", study: str = "", run: str = "") -> None:

@@ -7,7 +7,6 @@ say so with a `PlaceError`, upon which the run is handed out again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,12 +21,13 @@ from study.remote.inputs import fetch_inputs, named_folders
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import RunView, run_prefix
 from study.remote.run_upload import RunPusher, Superseded, pull_run
-from study.storage.layout import INPUTS
+from study.storage.layout import CACHE, INPUTS, RUNS, WORKER_LOCK_FILE
 from study.storage.shared_marker import VISIBLE_SECONDS, sees
 from trainables.data.path_map import place_folders
 from trainables.errors import UserError
 from trainables.run.contents import sealed
 from trainables.run_config import RunConfig
+from trainables.util.file_lock import is_locked
 from trainables.util.process import expanded
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 PULL_PATIENCE_SECONDS = 300.0
 LEFTOVER_SECONDS = 3600.0
-LOCK_FILE = "worker.lock"
 
 
 class PlaceError(RuntimeError):
@@ -104,9 +103,9 @@ class ScratchPlace:
     def __init__(self, order: Order, config: RunConfig) -> None:
         base = scratch_root(order.url)
         self._root = base / order.attempt / hashlib.sha256(order.key.encode()).hexdigest()[:16]
-        self.folder = self._root / order.study / "runs" / order.key
+        self.folder = self._root / order.study / RUNS / order.key
         self.config = config.model_copy(
-            update={"output_dir": str(self.folder), "cache_dir": str(base / "cache")}
+            update={"output_dir": str(self.folder), "cache_dir": str(base / CACHE)}
         )
         self._order = order
         self._store: ObjectStore | None = None
@@ -205,19 +204,10 @@ def remove_leftovers(root: Path) -> None:
     """Removes the folders of attempts that have no living worker, an hour after they began."""
     for folder in root.glob("[0-9]*-*/*"):
         with contextlib.suppress(OSError):
-            locks = list(folder.rglob(LOCK_FILE))
+            locks = list(folder.rglob(WORKER_LOCK_FILE))
             old = time.time() - folder.stat().st_mtime > LEFTOVER_SECONDS
-            if old and not any(_is_locked(lock) for lock in locks):
+            if old and not any(is_locked(lock) for lock in locks):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_locked(path: Path) -> bool:
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def check_visible(folder: Path, session: str) -> None:

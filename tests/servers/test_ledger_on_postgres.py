@@ -65,7 +65,7 @@ def test_a_trial_whose_commit_was_not_answered_is_made_once(
     arm = arm_search()
     ledger = opened(database, arm)
     lost = []
-    dialect = ledger._storage._backend.engine.dialect  # type: ignore[attr-defined]
+    dialect = ledger._storage._database.engine.dialect  # type: ignore[attr-defined]
     commit = dialect.do_commit
 
     def lose(connection: psycopg2.extensions.connection) -> None:

@@ -8,7 +8,6 @@ reader never sees half of one. A damaged entry is computed anew.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from trainables.data.cache_backend import shelf_behind
+from trainables.util.file_lock import FOREVER, lock_file
 
 Tensors = dict[str, torch.Tensor]
 
@@ -91,5 +91,5 @@ def _lock(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on a file; the system releases it if the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_file(file, wait_seconds=FOREVER)
         yield

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -29,10 +28,13 @@ from trainables.evaluation.grids import save_samples
 from trainables.evaluation.image_scores import write_image_scores
 from trainables.evaluation.latency import measure_latency
 from trainables.events import (
+    CHECKPOINTS,
     EVALUATION_FILE,
     IMAGE_SCORES,
+    LOCK_FILE,
     RESULT_FILE,
     RUN_FILE,
+    SAMPLES,
     WEIGHTS,
     Event,
     EventLog,
@@ -56,10 +58,7 @@ from trainables.training.length import Spent, settle_length
 from trainables.training.loop import Trainer, train
 from trainables.training.meter import Meter, device_name, folder_bytes
 from trainables.training.trainer import build_trainer, choose_device, count_step_flops, shard, spread
-
-CHECKPOINTS = "checkpoint"
-SAMPLES = "samples"
-_LOCK = "lock"
+from trainables.util.file_lock import lock_file
 
 
 def execute(
@@ -387,9 +386,9 @@ def _averaged(trainer: Trainer | None, meter: Meter) -> Iterator[None]:
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Holds the run's folder for this process; the system lets go of it if the process dies."""
-    with (folder / _LOCK).open("a") as file:
+    with (folder / LOCK_FILE).open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
         except OSError:
             raise RuntimeError(f"another process is working in {folder}") from None
         yield
