@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from study.preflight.detectable import detectable_line
-from study.preflight.estimates import run_bytes, model_bytes
+from study.preflight.estimates import model_bytes, run_bytes
 from study.preflight.machine import concurrency
 from study.preflight.probe import Measured
 from study.preflight.workload import Phase, expected_share, images_of, most_steps, once_image_steps
