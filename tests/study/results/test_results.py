@@ -88,6 +88,39 @@ def test_the_columns_that_others_rely_on_come_first_in_their_order(results: Resu
     ]
 
 
+def test_a_new_metric_has_a_column_a_measure_and_a_line_of_the_listing() -> None:
+    """Nothing but the table of metrics names it."""
+    code = (
+        "from pathlib import Path; from trainables.evaluation import metrics_table as table\n"
+        "before = list(table.METRICS)\n"
+        "for kind, name, unit in (('eval', 'sharpness', ''), ('cost', 'disk_bytes', 'B')):\n"
+        "    table.METRICS[name] = table.Metric(name, name.title(), 'higher', unit, kind, 'About it.')\n"
+        "from study.cli.listing import listing; from study.report import measures; from study.results import columns\n"
+        "assert columns.EVALUATION_METRICS[-1] == 'sharpness' and columns.COST_METRICS[-1] == 'disk_bytes'\n"
+        "assert {'sharpness', 'disk_bytes'} <= set(columns.MORE_COLUMNS)\n"
+        "assert 'disk_bytes' in columns.COUNTS and 'sharpness' not in columns.COUNTS\n"
+        "assert 'sharpness' in measures.MORE_QUALITY and 'disk_bytes' in measures.MORE_COSTS\n"
+        "assert measures.measure('sharpness').sign == 1 and measures.measure('sharpness').title == 'Sharpness'\n"
+        "assert [row['name'] for row in listing('metrics', Path())[0]] == [*before, 'sharpness', 'disk_bytes']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_counts_are_those_that_have_ever_been() -> None:
+    names = "artifact_bytes class_image_flops peak_memory_bytes train_flops train_steps trainable_parameters"
+    assert sorted(columns.COUNTS) == names.split()
+
+
+def test_the_order_of_all_columns() -> None:
+    assert " ".join(columns.MORE_COLUMNS) == (
+        "subject_fidelity_scaled prompt_fidelity_scaled quality_subject_prompt class_kept failed_images "
+        "prior_preservation clip_i class_kid class_kid_low class_kid_high class_cmmd class_cmmd_low class_cmmd_high "
+        "ceiling_quality ceiling_subject ceiling_prompt subject_anchor_error prompt_anchor_error class_anchor_error "
+        "train_steps class_image_seconds class_image_flops energy_joules image_latency_fused_seconds lost_seconds "
+        "peak_memory_kind attempts host reason started ended run_key config_digest"
+    )
+
+
 def test_values_and_types(results: Results) -> None:
     frame = results.frame.set_index("run_key")
     assert set(frame.index) == {*NAMES, RUNNING}
