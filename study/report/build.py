@@ -59,7 +59,7 @@ def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_s
     report or the new one. What somebody else has put into the earlier report's folder stays there.
 
     Args:
-        results: What ``study.results.from_mlflow.load_results`` gives.
+        results: What ``study.results.loading.load_results`` gives.
         out_dir: The report's folder, e.g. ``reports/quickstart``.
         rng_seed: Seed of all resampling.
 
@@ -142,7 +142,8 @@ def _write(path: Path, content: str | bytes) -> None:
 
 def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
     """Writes the rows, so that this folder alone gives the same report again; of the images those that it shows."""
-    from study.results.from_mlflow import Results, write_csv
+    from study.results.csv_files import write_csv
+    from study.results.frames import Results
 
     images = used_images(report.rows)
     paths = []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Literal
 
 from study.statistics.paired import Direction, Estimate
 from trainables.evaluation.copies import SAME_WHOLE
-from trainables.evaluation.metrics_table import METRICS
+from trainables.evaluation.metrics_table import METRICS, listed_after
 from trainables.evaluation.quality import FAILED_PROMPT, FAILED_SUBJECT
 
 
@@ -42,6 +44,15 @@ _DESCRIPTIONS = {
 }
 _DIRECTIONS: dict[str, Direction] = {"higher": "max", "lower": "min", "none": "none"}
 
+
+def _others(
+    kind: Literal["eval", "cost"], *shown: tuple[str, ...], first: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """The listed metrics of a kind that no group in `shown` has."""
+    known = set(chain.from_iterable(shown))
+    return tuple(name for name in listed_after(kind, first) if name not in known)
+
+
 QUALITY = "quality"
 SUBJECT_PROMPT = "quality_subject_prompt"
 FIDELITIES = ("subject_fidelity", "prompt_fidelity")
@@ -49,22 +60,10 @@ SCALED = ("subject_fidelity_scaled", "prompt_fidelity_scaled")  # of the base mo
 CLASS_KEPT = "class_kept"
 FAILED = "failed_images"
 MAIN_QUALITY = (QUALITY, SUBJECT_PROMPT, *SCALED, CLASS_KEPT, FAILED)
-MORE_QUALITY = (
-    *FIDELITIES,
-    "clip_i",
-    "diversity",
-    "drift",
-    "prior_preservation",
-    "memorisation",
-    "class_kid",
-    "class_kid_low",
-    "class_kid_high",
-    "class_cmmd",
-    "class_cmmd_low",
-    "class_cmmd_high",
-)
 CEILINGS = ("ceiling_quality", "ceiling_subject", "ceiling_prompt")
 ANCHOR_ERRORS = ("subject_anchor_error", "prompt_anchor_error", "class_anchor_error")
+# Whatever else the table of metrics has.
+MORE_QUALITY = _others("eval", MAIN_QUALITY, CEILINGS, ANCHOR_ERRORS)
 
 # Sums that the report makes of a run's costs (study/report/costs.py); empty where a part of them is unknown.
 TOTAL_SECONDS, TOTAL_FLOPS = "total_seconds", "total_flops"
@@ -106,7 +105,7 @@ CLASS_IMAGE_COSTS = (
     DOLLARS,
     "image_latency_fused_seconds",
 )
-MORE_COSTS = ("train_steps", "preparation_seconds", "evaluation_seconds", "lost_seconds")
+MORE_COSTS = _others("cost", MAIN_COSTS, CLASS_IMAGE_COSTS, first=("train_steps",))
 COSTS = frozenset({*MAIN_COSTS, *CLASS_IMAGE_COSTS, *MORE_COSTS, TUNED_SECONDS, TUNED_FLOPS})
 # Shown with two decimals: scores and distances whose usual values lie between 0 and 1.
 SCORES = frozenset({*MAIN_QUALITY, *MORE_QUALITY, *CEILINGS}) - {

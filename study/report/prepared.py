@@ -35,7 +35,7 @@ STEPS_FOLLOW = "steps_follow"  # column: whether the number of steps came of a b
 
 
 class ResultsLike(Protocol):
-    """What a report is made of; see ``study/results/from_mlflow.py``."""
+    """What a report is made of; see ``study/results/frames.py``."""
 
     @property
     def frame(self) -> pd.DataFrame: ...

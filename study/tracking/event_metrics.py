@@ -161,14 +161,22 @@ def corrections(events: Sequence[Event], result: Mapping[str, Any]) -> list[Metr
 
 def flat_params(document: Mapping[str, Any]) -> dict[str, str]:
     """Flattens a run's configuration to MLflow params: dotted names, texts as they are, the rest as JSON."""
-    params: dict[str, str] = {}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in flat_fields(document).items()
+    }
+
+
+def flat_fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattens a run's configuration: dotted names, values as they are; what is None is left out."""
+    fields: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
         if isinstance(value, Mapping):
             for name, item in value.items():
                 visit(f"{prefix}.{name}" if prefix else str(name), item)
         elif value is not None:
-            params[prefix] = value if isinstance(value, str) else json.dumps(value)
+            fields[prefix] = value
 
     visit("", {name: value for name, value in document.items() if name not in _NO_PARAMS})
-    return params
+    return fields

@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.support.mlflow_server import mlflow_server
 from benchmarks.support.s3_server import CREDENTIALS, Proxy, proxy, s3_server
-from study.results.from_mlflow import rows
+from study.results.run_rows import rows
 from study.storage.layout import Storage, storage_at
 from study.tracking.mlflow_store import MlflowStore
 from study.worker.workspace import scratch_root

@@ -22,7 +22,7 @@ from study.report.searches import budget_words, repeats_words
 from study.report.sections import Report, compose
 from study.report.tables import to_markdown
 from study.report.verdict import judge
-from study.results.from_mlflow import Results
+from study.results.frames import Results
 from tests.helpers.made_reports import QUICK, cells, edited, table
 from tests.helpers.synthetic_results import ARMS, Arm, Study, make_results
 

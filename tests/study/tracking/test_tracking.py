@@ -386,10 +386,10 @@ def test_mlflow_is_silent(tmp_path: Path) -> None:
     write_run(Storage(tmp_path, "silent"), ONE)
     code = (
         "import sys; from pathlib import Path; from study.storage.layout import Storage\n"
-        "from study.results.from_mlflow import load_results; from study.tracking.tracker import Tracker\n"
+        "from study.results.from_mlflow import mlflow_results; from study.tracking.tracker import Tracker\n"
         "storage = Storage(Path(sys.argv[1]), 'silent')\n"
         "tracker = Tracker(storage, storage.tracking_uri); tracker.close(); assert not tracker.unsynced\n"
-        "assert len(load_results(storage).frame) == 1"
+        "assert len(mlflow_results(storage).frame) == 1"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
     done = subprocess.run(
