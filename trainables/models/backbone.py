@@ -185,7 +185,8 @@ class Backbone:
     def added_embeddings(self) -> dict[str, nn.Parameter]:
         """Embeddings of the words that were added, [words, width], by the text encoder that has them."""
         tables = {
-            part.name: self.modules[part.name].get_input_embeddings() for part in self.family.text_encoders
+            part.name: text_encoder.get_input_embeddings()
+            for part, text_encoder in zip(self.family.text_encoders, self.text_encoders, strict=True)
         }
         return {part: table.added for part, table in tables.items() if isinstance(table, ExtendedEmbedding)}
 
