@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,30 @@ def test_a_diverged_model_gives_black_images(models: Path) -> None:
         backbone.denoiser.conv_out.bias.fill_(float("nan"))
     (image,) = generate(backbone, PROMPTS[:1], seeds=SEEDS[:1], num_inference_steps=2)
     assert np.asarray(image).max() == 0
+
+
+def test_a_family_may_guide_away_from_zeros_and_not_from_an_empty_prompt(backbone: Backbone) -> None:
+    plain = {scale: draw_one(backbone, scale) for scale in (1.0, 3.0)}
+    backbone.family = replace(backbone.family, zero_unconditional=True)
+    zeroed = {scale: draw_one(backbone, scale) for scale in (1.0, 3.0)}
+    assert apart(plain[1.0], zeroed[1.0]) == 0
+    assert apart(plain[3.0], zeroed[3.0]) > 0
+    conditioning = backbone.encode_prompts(["", "a sks cat"])
+    states = conditioning["encoder_hidden_states"]
+    states[0] = 0
+    noise = initial_noise(backbone, SEEDS[:1])
+    solver = make_solver(backbone)
+    solver.set_timesteps(1)
+    (timestep,) = solver.timesteps
+    with torch.no_grad():
+        without, along = backbone.denoise(torch.cat([noise, noise]), timestep, conditioning).chunk(2)
+        latents = solver.step(without + 3 * (along - without), timestep, noise).prev_sample
+        pixels = backbone.vae.decode(latents / backbone.vae.config.scaling_factor).sample
+    expected = ((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).round().numpy()
+    assert np.abs(as_array(zeroed[3.0])[0] - expected).max() <= 1
+
+
+def draw_one(backbone: Backbone, guidance_scale: float) -> list[Image.Image]:
+    return generate(
+        backbone, ["a sks cat"], seeds=SEEDS[:1], num_inference_steps=1, guidance_scale=guidance_scale
+    )

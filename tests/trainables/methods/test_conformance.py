@@ -22,6 +22,7 @@ from trainables.methods.adapters import AdapterMethod
 from trainables.methods.protocol import Method
 from trainables.methods.registry import get_method, method_names
 from trainables.models.backbone import Backbone
+from trainables.models.families import FAMILIES
 from trainables.models.loading import load_backbone
 from trainables.run.execute import execute
 from trainables.run_config import RunConfig
@@ -46,6 +47,11 @@ def with_added_word(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def method_of(variant: str) -> Method:
     return get_method(variant.removesuffix(WITH_PRIOR))
+
+
+def trains_denoiser(variant: str) -> bool:
+    family, chosen = FAMILIES["StableDiffusionPipeline"], method_of(variant)
+    return family.denoiser.name in chosen.trained_parts(family, chosen.config_class())
 
 
 def digests(backbone: Backbone, trained: Collection[str] = ()) -> dict[str, str]:
@@ -77,11 +83,11 @@ def test_attach_makes_exactly_its_parameters_trainable_in_float32(
     assert tuple(group["name"] for group in groups) == said
     assert {name.split(".")[0] for name in trains} == set(said)
     assert trainer.texts.are_tokens == ("text_encoder" in said)
-    if method == ADDED_WORD:
-        assert said == ("text_encoder",)
+    rates = [group["lr"] for group in groups]
+    if not trains_denoiser(method):
+        assert rates == [trainer.config.learning_rate] * len(rates)
         return
     assert said == (("unet", "text_encoder") if text_encoder else ("unet",))
-    rates = [group["lr"] for group in groups]
     assert rates == [trainer.config.learning_rate, 1e-5][: len(rates)]
 
 
@@ -126,8 +132,9 @@ def test_a_fresh_method_gives_the_base_models_output(
 
 
 def test_the_loss_of_a_constant_batch_falls(method: str, make_trainer: MakeTrainer) -> None:
-    rate = 1e-2 if "lora" in method else 2e-3
-    rate, left = (1e-1, 0.999) if method == ADDED_WORD else (rate, 0.9)  # one word of noise cannot do much
+    rate, left = (1e-2 if "lora" in method else 2e-3), 0.9
+    if not trains_denoiser(method):  # one word among the noise cannot do much
+        rate, left = 1e-1, 0.999
     trainer = make_trainer(method, learning_rate=rate, max_train_steps=40, adam_weight_decay=0.0)
     batch = trainer.batches.draw()
     trainer.batches.draw = lambda: batch  # type: ignore[method-assign]
@@ -274,7 +281,8 @@ def test_checkpoint_of_another_memory_layout_is_taken_over(
 def test_equal_shares_whatever_the_method(method: str, make_trainer: MakeTrainer) -> None:
     batch = make_trainer(method, prior_loss_weight=0.5).batches.draw()
     priors = len(batch.latents) - 2
-    assert priors == (0 if method in ("lora", ADDED_WORD) else 2)
+    wanted = method.endswith(WITH_PRIOR) or method_of(method).config_class().with_prior_preservation
+    assert priors == (2 if wanted else 0)
     assert torch.equal(batch.shares, share_of_samples(2, priors, 0.5))
 
 
