@@ -5,7 +5,6 @@ Ray itself tries for twenty seconds and then says only that it failed; asked dir
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -13,10 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from study.cluster.ray_private import address_of_auto, ask_head, node_ids_here
 from study.util.network import TIMEOUT, connection_problem
-
-_ALIVE = 0
-_METADATA = (b"CLUSTER_METADATA", b"cluster")  # key and namespace of the versions in the head's store
 
 
 def check_address(address: str | None) -> list[str]:
@@ -58,11 +55,9 @@ def look(address: str, mode: str) -> list[str]:
     """
     try:
         import grpc
-        from ray._private.grpc_utils import init_grpc_channel
-        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
     except ImportError:
         return []
-    target = _resolved(address)
+    target = address if address != "auto" else address_of_auto()
     if target is None:
         return [
             "no Ray cluster runs on this machine (--address auto); start one (`ray start --head`), or give the address "
@@ -71,32 +66,14 @@ def look(address: str, mode: str) -> list[str]:
     from ray.exceptions import AuthenticationError
 
     try:
-        channel = init_grpc_channel(target)
-        with contextlib.closing(channel):
-            store = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel)
-            key, namespace = _METADATA
-            question = gcs_service_pb2.InternalKVGetRequest(key=key, namespace=namespace)
-            metadata = store.InternalKVGet(question, timeout=TIMEOUT).value
-            service = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-            nodes = service.GetAllNodeInfo(gcs_service_pb2.GetAllNodeInfoRequest(), timeout=TIMEOUT)
+        answer = ask_head(target, TIMEOUT)
+    except ImportError:
+        return []
     except AuthenticationError:
         return [_no_token(target)]
     except grpc.RpcError as error:
         return [_refusal(target, mode, error.code(), str(error.details()))]
-    alive = {node.node_id.hex() for node in nodes.node_info_list if node.state == _ALIVE}
-    return [*_versions(target, metadata), *_place(target, alive)]
-
-
-def _resolved(address: str) -> str | None:
-    """Returns the address that Ray would take for ``auto``, or None."""
-    if address != "auto":
-        return address
-    from ray._private import services
-
-    with contextlib.suppress(Exception):
-        found: str | None = services.canonicalize_bootstrap_address("auto")
-        return found
-    return None
+    return [*_versions(target, answer.metadata), *_place(target, answer.alive)]
 
 
 def _no_token(target: str) -> str:
@@ -164,11 +141,9 @@ def _minor(python: str) -> str:
     return ".".join(python.split(".")[:2])
 
 
-def _place(target: str, alive: set[str]) -> Iterator[str]:
+def _place(target: str, alive: frozenset[str]) -> Iterator[str]:
     """A driver works through the Ray of its own machine; from elsewhere there is only the job API."""
-    from ray._private import services
-
-    if alive and not alive & set(services.find_node_ids()):
+    if alive and not alive & node_ids_here():
         yield (
             f"this machine is no node of the cluster at {target}, and a driver must run on one: launch on the head "
             "(`ray attach cluster.yaml`), hand the study over (`study submit FILE`, from anywhere), or join with this "

@@ -15,10 +15,21 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from study.cluster.capacity import Node
 from study.cluster.connection_check import check_address, look
+from study.cluster.ray_private import (
+    daemons_without,
+    dashboard_address,
+    dead_processes,
+    job_importing_from,
+    needed_daemons,
+    nodes_on_loopback,
+    reread_settings,
+    silence_daemons,
+    sound_entrypoint,
+    start_on_loopback,
+)
 from trainables.errors import UserError
 from trainables.util.import_paths import import_folders, import_settings
 from trainables.util.process import expanded
@@ -103,8 +114,7 @@ def cluster(
     with environment(SETTINGS):
         import ray
 
-        # Ray prints what its daemons say of dead workers; the study says it better, and knows the run.
-        ray._private.worker.print_to_stdstream = lambda *_, **__: None
+        silence_daemons()  # of dead workers the study says more, and knows the run
         if ray.is_initialized():
             yield _describe(local=False)
         elif address is not None and address not in HERE:
@@ -161,13 +171,18 @@ def _started(cpus: int | None, dashboard: bool) -> Iterator[None]:
             environment(here),
             without("RAY_AUTH_TOKEN", "RAY_ADDRESS"),
             environment({"PYTHONPATH": import_settings()["PYTHONPATH"]}),
-            _settings_of_loopback(),
+            nodes_on_loopback(),
         ):
             import ray
 
-            with _secrets_kept_back(), signals_kept(), _sound_entrypoint(), _needed_daemons(dashboard):
-                ray.init(
-                    address="local",
+            with (
+                daemons_without(DRIVERS_SECRETS),
+                signals_kept(),
+                sound_entrypoint(),
+                needed_daemons(dashboard),
+            ):
+                start_on_loopback(
+                    str(place),
                     num_cpus=cpus or usable_cpus(),
                     include_dashboard=dashboard,
                     dashboard_host="127.0.0.1",
@@ -175,9 +190,7 @@ def _started(cpus: int | None, dashboard: bool) -> Iterator[None]:
                     object_store_memory=OBJECT_STORE_BYTES,
                     log_to_driver=False,
                     logging_level="ERROR",
-                    job_config=_job(),
-                    _node_ip_address="127.0.0.1",
-                    _temp_dir=str(place),
+                    job_config=job_importing_from(import_folders()),
                 )
             try:
                 yield
@@ -185,21 +198,7 @@ def _started(cpus: int | None, dashboard: bool) -> Iterator[None]:
                 ray.shutdown()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        _reread_settings()  # a cluster that this process joins later must not be asked for with this one's token
-
-
-@contextlib.contextmanager
-def _settings_of_loopback() -> Iterator[None]:
-    """Ray decides at its import whether nodes may lie on loopback; it may have been imported long ago."""
-    import ray._private.ray_constants as constants
-
-    before = constants.ENABLE_RAY_CLUSTER
-    constants.ENABLE_RAY_CLUSTER = False
-    try:
-        _reread_settings()
-        yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before
+        reread_settings()  # a cluster that this process joins later must not be asked for with this one's token
 
 
 @contextlib.contextmanager
@@ -210,8 +209,13 @@ def _joined(address: str) -> Iterator[None]:
         import ray
 
         try:
-            with signals_kept(), _sound_entrypoint():
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR", job_config=_job())
+            with signals_kept(), sound_entrypoint():
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    job_config=job_importing_from(import_folders()),
+                )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             python = ".".join(map(str, sys.version_info[:3]))
@@ -224,19 +228,6 @@ def _joined(address: str) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-
-
-@contextlib.contextmanager
-def _sound_entrypoint() -> Iterator[None]:
-    """Lets Ray, which keeps the driver's command line and aborts over one that is not UTF-8, see it escaped."""
-    from ray._private import utils
-
-    name = utils.get_entrypoint_name
-    utils.get_entrypoint_name = lambda: name().encode("utf-8", "backslashreplace").decode()
-    try:
-        yield
-    finally:
-        utils.get_entrypoint_name = name
 
 
 @contextlib.contextmanager
@@ -275,10 +266,10 @@ def token_mode() -> Iterator[str]:
     mode = os.environ.get("RAY_AUTH_MODE") or ("token" if _has_token() else "disabled")
     try:
         with environment({"RAY_AUTH_MODE": mode}):
-            _reread_settings()
+            reread_settings()
             yield mode
     finally:
-        _reread_settings()
+        reread_settings()
 
 
 def _free_port() -> int:
@@ -289,9 +280,7 @@ def _free_port() -> int:
 
 def _dashboard() -> str | None:
     """Where the dashboard of the cluster listens, by the cluster's own word."""
-    import ray
-
-    address = str(ray._private.worker.get_dashboard_url() or "")
+    address = dashboard_address()
     return (address if "://" in address else f"http://{address}") if address else None
 
 
@@ -303,14 +292,6 @@ def _has_token() -> bool:
 
 def _users_token() -> Path:
     return expanded("~/.ray/auth_token")
-
-
-def _reread_settings() -> None:
-    """Makes Ray, which reads its settings and its token once a process, read those that are in force now."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _temp_root() -> str:
@@ -343,66 +324,6 @@ def without(*names: str) -> Iterator[None]:
         os.environ.update(saved)
 
 
-@contextlib.contextmanager
-def _secrets_kept_back() -> Iterator[None]:
-    """Starts Ray's processes without the driver's secrets, which stay in this process's environment meanwhile."""
-    from ray._private import services
-
-    popen = services.ConsolePopen
-
-    class WithoutSecrets(popen):  # type: ignore[valid-type, misc]
-        def __init__(self, *words: Any, env: Mapping[str, str], **named: Any) -> None:
-            kept = {name: value for name, value in env.items() if name not in DRIVERS_SECRETS}
-            super().__init__(*words, env=kept, **named)
-
-    services.ConsolePopen = WithoutSecrets
-    try:
-        yield
-    finally:
-        services.ConsolePopen = popen
-
-
-@contextlib.contextmanager
-def _needed_daemons(dashboard: bool) -> Iterator[None]:
-    """Starts none of Ray's processes that serve a dashboard, an autoscaler or a terminal, if there is none of them.
-
-    Ray starts them in any case, and waits for one: seconds of every launch, and a hundred MiB each. A Ray that names
-    them otherwise starts them as before.
-    """
-    from ray._private.node import Node
-
-    def nothing(*_: Any, **__: Any) -> None:
-        pass
-
-    unused = () if dashboard else ("start_api_server", "start_monitor", "start_log_monitor")
-    before = {name: getattr(Node, name) for name in unused if hasattr(Node, name)}
-    for name in before:
-        setattr(Node, name, nothing)
-    try:
-        yield
-    finally:
-        for name, method in before.items():
-            setattr(Node, name, method)
-
-
-def _job() -> Any:
-    """Returns the settings of a job whose workers import what this process does.
-
-    Ray would let them look first in the folder of the driver's script, and in the one that it was started in.
-    """
-    from ray.job_config import JobConfig
-
-    class Job(JobConfig):
-        def _get_proto_job_config(self) -> Any:
-            sent_along = (
-                self._runtime_env_has_working_dir()
-            )  # as by `study submit`: workers have it from there
-            self._py_driver_sys_path = [] if sent_along else import_folders()
-            return super()._get_proto_job_config()
-
-    return Job()
-
-
 def alive_nodes() -> list[Node]:
     """Returns the nodes of the cluster that this process is connected to."""
     import ray
@@ -420,12 +341,7 @@ def alive_nodes() -> list[Node]:
 
 def dead_daemons() -> list[str]:
     """Names the processes of a local cluster that have died without being asked to, such as ``raylet``."""
-    import ray
-
-    node = ray._private.worker._global_node
-    if node is None:
-        return []
-    return sorted({name for name, process in node.dead_processes() if name in _VITAL})
+    return sorted({name for name in dead_processes() if name in _VITAL})
 
 
 def _describe(*, local: bool) -> Cluster:

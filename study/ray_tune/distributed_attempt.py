@@ -21,7 +21,8 @@ from typing import Any
 
 import ray
 
-from study.ray_tune.placement import draining_nodes, nodes_of
+from study.cluster.ray_private import draining_nodes
+from study.ray_tune.placement import nodes_of
 from study.worker.attempt import SCORE, Attempt
 from study.worker.order import REPORT_SECONDS, Order, load_object
 from study.worker.workspace import followers_config

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
+from study.cluster.ray_private import forget_reset, pending_trials
 from study.worker.attempt import SCORE
 from study.worker.stop_order import order_stop
 
@@ -64,19 +65,15 @@ class SearchScheduler(FIFOScheduler):
         node that came late: where runs end often, such a node would never get a worker to its feet. It would also
         look at every trial there ever was, ten times a second.
         """
-        controller = tune_controller._tune_controller
-        for trial in controller._pending_trials_list:
-            actor = controller._trial_to_actor.get(trial)
-            starting = actor is not None and controller._actor_manager.is_actor_started(actor)
+        for trial, starting in pending_trials(tune_controller):
             if trial.status == trial.PENDING and not starting:
-                return trial
+                chosen: Trial = trial
+                return chosen
         return None
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Lets Tune forget that it was resetting the actor of a run, or it would wait for that for ever."""
-        resetting = getattr(tune_controller, "_resetting_trials", None)
-        if resetting is not None:
-            resetting.discard(trial)
+        forget_reset(tune_controller, trial)
 
     def _group(self, trial: Trial) -> AsyncHyperBandScheduler | None:
         if self._asha is None or trial.config["phase"] != "search":

@@ -22,13 +22,6 @@ def nodes_of(group: str) -> frozenset[str]:
     return frozenset()
 
 
-def draining_nodes() -> frozenset[str]:
-    """Returns the ids of the nodes that have been announced to be taken away."""
-    with contextlib.suppress(Exception):  # Ray's control service is away
-        return frozenset(ray._private.state.state.get_draining_nodes())
-    return frozenset()
-
-
 def remove_placement_group(group: str) -> None:
     """Gives the resources of a run's workers back, if they still hold them.
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from study.cluster.ray_private import draining_nodes
 from study.dispatch.dispatcher import LOOK_SECONDS, Dispatcher
-from study.ray_tune.placement import draining_nodes
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial

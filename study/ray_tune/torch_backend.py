@@ -12,8 +12,8 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
+from study.cluster.ray_private import torch_backend_class, torch_variables_setter
 from study.ray_tune.placement import remove_placement_group
 
 _listening: list[socket.socket] = []
@@ -28,7 +28,7 @@ class OwnAddressConfig(TorchConfig):
         return OwnAddressBackend
 
 
-class OwnAddressBackend(_TorchBackend):
+class OwnAddressBackend(torch_backend_class()):  # type: ignore[misc]
     """Connects workers through a store of the first one: NCCL between GPUs, Gloo between CPUs."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
@@ -43,7 +43,7 @@ class OwnAddressBackend(_TorchBackend):
     def _connect(self, worker_group: Any, backend_config: TorchConfig) -> None:
         on_gpus = worker_group.get_resources_per_worker().get("GPU", 0) > 0
         address, port = worker_group.execute_single(0, _listen)
-        worker_group.execute(_set_torch_distributed_env_vars)
+        worker_group.execute(torch_variables_setter())
         store = {"address": address, "port": port, "size": len(worker_group)}
         backend = backend_config.backend or ("nccl" if on_gpus else "gloo")
         ray.get(

@@ -67,11 +67,8 @@ def pull_run(store: ObjectStore, prefix: str, folder: Path) -> RunView | None:
     if view is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    left = (
-        (UNDER_CHECKPOINTS, UNDER_SAMPLES)
-        if _is_over(view.events)
-        else (UNDER_CHECKPOINTS, UNDER_SAMPLES, UNDER_WEIGHTS)
-    )
+    always_left = (UNDER_CHECKPOINTS, UNDER_SAMPLES)
+    left = always_left if _is_over(view.events) else (*always_left, UNDER_WEIGHTS)
     for path, ref in list(view.files.items()):
         if path.startswith(left):
             continue

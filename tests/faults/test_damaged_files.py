@@ -16,9 +16,9 @@ from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
 from study.ledger.open_ledger import open_ledger
 from study.storage.attempts import attempts, deaths
-from study.storage.layout import STUDY_FILE, Storage
+from study.storage.layout import STUDY_FILE, TRACKING_FILE, Storage
 from study.storage.run_result import mend_result, read_result
-from study.tracking.run_ids import TRACKING_FILE, TrackingRecord
+from study.tracking.run_ids import TrackingRecord
 from study.util.json_files import copy_of
 from study.worker.attempt import Attempt
 from study.worker.order import Order

@@ -146,14 +146,14 @@ def cluster_of_nodes() -> Iterator[Any]:
         "PYTHONPATH": os.getcwd(),
     }
     with environment(settings):
-        from study.cluster.ray_cluster import _reread_settings
+        from study.cluster.ray_private import reread_settings
 
-        _reread_settings()
+        reread_settings()
         arguments = {"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
         nodes = Cluster(initialize_head=True, head_node_args=arguments)
         try:
             yield nodes
         finally:
             nodes.shutdown()
-    _reread_settings()
+    reread_settings()
     shutil.rmtree(folder, ignore_errors=True)

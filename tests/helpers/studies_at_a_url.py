@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from study.remote.object_store import ObjectStore
-from study.remote.run_manifest import RUNS
+from study.storage.layout import RUNS
 from study.worker.workspace import scratch_root
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from study.cluster.ray_cluster import environment
 from study.remote.object_store import ObjectStore
-from study.remote.run_manifest import RUNS, FileRef, read_view, relative, run_prefix
+from study.remote.run_manifest import FileRef, read_view, relative, run_prefix
 from study.remote.run_upload import checkpoints
 from study.remote.working_copy import fetch_weights
 from study.spec.launched import readable_storage
-from study.storage.layout import Storage
+from study.storage.layout import RUNS, Storage
 from tests.faults.harness.driving import Driven
 from trainables.errors import UserError
 from trainables.events import RESULT_FILE

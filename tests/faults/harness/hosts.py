@@ -256,7 +256,8 @@ class Hosts:
 def hosts(folder: Path) -> Iterator[Hosts]:
     """Starts a head and two hosts, with little patience for silent ones, whose workers obey the study in `folder`."""
     from study.cluster.ray_cluster import SETTINGS as RAY_SETTINGS
-    from study.cluster.ray_cluster import _reread_settings, environment
+    from study.cluster.ray_cluster import environment
+    from study.cluster.ray_private import reread_settings
     from tests.faults.harness.runner import FOLDER
 
     own = Path(tempfile.mkdtemp(prefix="hosts-", dir="/tmp"))
@@ -275,7 +276,7 @@ def hosts(folder: Path) -> Iterator[Hosts]:
         FOLDER: str(folder / "control"),
     }
     with environment(settings):
-        _reread_settings()
+        reread_settings()
         made = Hosts(own, f"study{os.getpid() % 10000}")
         _ip("link", "add", made.bridge, "type", "bridge")
         try:
@@ -288,7 +289,7 @@ def hosts(folder: Path) -> Iterator[Hosts]:
         finally:
             made.end()
             shutil.rmtree(own, ignore_errors=True)
-    _reread_settings()
+    reread_settings()
 
 
 def _ip(*words: str, check: bool = True) -> None:

@@ -16,8 +16,7 @@ import pytest
 from study.driver.claim import claimed
 from study.driver.heartbeat import Heart
 from study.monitor.stop import request_stop
-from study.storage import driver_record as driver_module
-from study.storage.driver_record import REQUEST_FILE, Driver, lock_is_held, read_driver
+from study.storage.driver_record import Driver, lock_is_held, read_driver
 from study.storage.layout import Storage
 from tests.helpers.small_studies import small_study, storage_of
 from tests.helpers.waiting import wait_for
@@ -102,7 +101,7 @@ def test_a_request_reaches_the_driver_that_it_names_and_no_other(tmp_path: Path)
         wait_for(lambda: bool(reasons))
         assert "study stop" in reasons[0]
         first = heart.id
-    assert not (storage.folder / REQUEST_FILE).exists()
+    assert not (storage.folder / "stop-request.json").exists()
     request_stop(storage, replace(seen(storage), id=first))  # too late: that driver has let go
     later: list[str] = []
     with claimed(spec, storage), Heart(storage, later.append):
@@ -114,5 +113,5 @@ def test_an_unreadable_file_is_no_driver(tmp_path: Path) -> None:
     storage = Storage(tmp_path, "small")
     storage.folder.mkdir()
     for content in ("", "[1]", "{}", json.dumps({"id": 1, "live": 3})):
-        (storage.folder / driver_module.DRIVER_FILE).write_text(content)
+        (storage.folder / "driver.json").write_text(content)
         assert read_driver(storage) is None

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from study.monitor.run_logs import find_run, follow_log
-from study.storage.attempts import LOG_FILE
-from study.storage.driver_record import REQUEST_FILE
+from study.storage.layout import LOG_FILE, STOP_REQUEST_FILE
 from study.storage.run_key import RunKey
 from tests.helpers.begun_runs import COMPLETE, FAILED, KILLED, RUNNING, begun_study, driven, give_up
 from tests.helpers.command_line import run
@@ -148,7 +147,7 @@ def test_stop_asks_and_waits(fast_path: Path, capsys: pytest.CaptureFixture[str]
     assert asked.is_set()
     assert code == 0
     assert "launch it again" in err
-    assert not (storage.folder / REQUEST_FILE).exists()
+    assert not (storage.folder / STOP_REQUEST_FILE).exists()
 
 
 def test_stop_that_is_not_obeyed(fast_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +160,7 @@ def test_stop_that_is_not_obeyed(fast_path: Path, capsys: pytest.CaptureFixture[
         code, _, err = run(capsys, "stop", *place, "--now")
         assert code == 0
         assert "asked process" in err
-    assert not (storage.folder / REQUEST_FILE).exists()  # the next launch is not ended by it
+    assert not (storage.folder / STOP_REQUEST_FILE).exists()  # the next launch is not ended by it
 
 
 def test_stop_after_the_driver_died(fast_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,4 +171,4 @@ def test_stop_after_the_driver_died(fast_path: Path, capsys: pytest.CaptureFixtu
     code, _, err = run(capsys, "stop", "small", "--storage", str(storage.root))
     assert code == 0
     assert "died" in err
-    assert not (storage.folder / REQUEST_FILE).exists()
+    assert not (storage.folder / STOP_REQUEST_FILE).exists()

@@ -24,12 +24,11 @@ from study.ledger.open_ledger import open_ledger
 from study.monitor.stop import stop_study
 from study.remote.ledger_backup import LedgerCopy, pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_manifest import RUNS
 from study.remote.working_copy import fetch_weights
 from study.results.run_rows import rows
 from study.spec.launched import readable_storage
-from study.storage.driver_record import DRIVER_FILE, read_driver
-from study.storage.layout import STORAGE_ENTRIES, Storage, storage_at
+from study.storage.driver_record import read_driver
+from study.storage.layout import DRIVER_FILE, RUNS, STORAGE_ENTRIES, Storage, storage_at
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import write_failure
 from study.tracking.run_ids import TrackingRecord

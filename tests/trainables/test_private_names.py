@@ -1,0 +1,30 @@
+"""The installed torch and accelerate have the private names that training uses; where: tests/test_architecture.py."""
+
+import pytest
+import torch
+
+from tests.helpers.private_names import has
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.distributed.distributed_c10d:_abort_process_group",
+        "torch.distributed.distributed_c10d:_get_default_store",
+        "torch:_foreach_mul_",
+        "torch:_foreach_lerp_",
+        "torch:Tensor._version",
+        "torch:Tensor._backward_hooks",
+        "torch.optim.lr_scheduler:LRScheduler._last_lr",
+        "accelerate.state:AcceleratorState._reset_state",
+        "accelerate.state:GradientState._reset_state",
+    ],
+)
+def test_the_installed_package_has_it(name: str) -> None:
+    assert has(name)
+
+
+def test_a_module_keeps_parameters_and_buffers_by_name() -> None:
+    norm = torch.nn.BatchNorm1d(2)
+    assert list(norm._parameters) == ["weight", "bias"]
+    assert "running_mean" in norm._buffers
