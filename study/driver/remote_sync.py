@@ -17,14 +17,13 @@ from study.remote.run_manifest import ALL, FileRef, attempt_name, digest_of, enc
 from study.remote.working_copy import (
     AT_ONCE,
     DEATHS,
-    STUDY_FILE,
     RunCopies,
     copy_locked,
     fetch_all,
     fetch_study,
 )
 from study.storage.driver_record import DRIVER_FILE, REQUEST_FILE
-from study.storage.layout import Storage
+from study.storage.layout import STUDY_FILE, Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import read_result
 from trainables.errors import UserError

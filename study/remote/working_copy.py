@@ -31,13 +31,13 @@ from study.remote.run_manifest import (
     relative,
     run_prefix,
 )
-from study.storage.layout import Storage
+from study.storage.layout import STUDY_FILE, Storage
 from study.storage.run_key import RunKey, is_sound_name
-from study.util.json_files import read_json_or_copy, write_json
+from study.storage.study_record import read_study_record, recorded_spec
+from study.util.json_files import write_json
 from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE
 
-STUDY_FILE = "study.json"
 SIGN_FILE = "driver.json"  # see study.storage.driver_record
 TRACKING_FILE = "tracking.json"  # see study.tracking.run_ids
 NOTE_FILE = ".copy.json"
@@ -293,10 +293,10 @@ def _noted(folder: Path) -> _Note | None:
 
 def _has_own_ledger(storage: Storage) -> bool:
     try:
-        record = read_json_or_copy(storage.folder / STUDY_FILE)
+        record = read_study_record(storage)
     except (OSError, ValueError):
         return True
-    return not (record.get("spec", {}).get("storage") or {}).get("ledger_url")
+    return not (recorded_spec(record).get("storage") or {}).get("ledger_url")
 
 
 def _write_events(folder: Path, lines: list[str]) -> None:
