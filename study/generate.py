@@ -16,7 +16,7 @@ from trainables.run.contents import contents_of, digests
 from trainables.run_config import RunConfig
 
 
-def find_run(storage: Storage, name: str) -> Path:
+def complete_run(storage: Storage, name: str) -> Path:
     """Returns the folder of a complete run, given its name or that of an arm (its best confirm run by quality).
 
     Raises:
@@ -61,14 +61,14 @@ def draw_images(
     """Draws `count` images of each prompt and writes them as PNG.
 
     Args:
-        run: Name of a run or an arm, see `find_run`.
+        run: Name of a run or an arm, see `complete_run`.
         prompts: ``{subject}`` stands for the run's instance prompt.
         seed: Image i of each prompt starts from the noise of generator seed + i, so arms can be compared.
 
     Returns:
         The files' paths.
     """
-    folder = find_run(storage, run)
+    folder = complete_run(storage, run)
     config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
     _require_same_model(run, config)
     result = read_result(folder)

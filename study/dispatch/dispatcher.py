@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from study.dispatch.run_hooks import NotNow, Upkeep
 from study.dispatch.run_queue import RunQueue
 from study.remote.run_manifest import attempt_name
-from study.spec.sections import BASE
 from study.storage.attempts import EXCUSED, attempts, brief_cause, crash_report, deaths, note_death, place
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import read_result, write_failure
 from study.worker.order import REPORT_SECONDS, Order
 from study.worker.workspace import PlaceError
 from trainables.events import read_events
+from trainables.methods.registry import BASE
 
 if TYPE_CHECKING:
     from study.spec.sections import Resources

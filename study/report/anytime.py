@@ -14,10 +14,12 @@ import pandas as pd
 
 from study.report.design import PhaseDesign, confirm_design
 from study.report.formatting import plural
-from study.report.measures import CLASS_KEPT, QUALITY, SCALED, SUBJECT_PROMPT, bounded, measure
-from study.report.prepared import BASE, Rows, value_or_none
+from study.report.measures import CLASS_KEPT, SCALED, SUBJECT_PROMPT, bounded, measure
+from study.report.prepared import Rows, value_or_none
 from study.report.tables import Column, Table, assemble, count_cell, estimate_column, number_cell, text_cell
 from study.statistics.paired import Estimate, mean_interval
+from trainables.evaluation.metrics_table import QUALITY
+from trainables.methods.registry import BASE
 
 ENOUGH_POINTS = 5  # of a course, the base model and the end included, from which on its shape can be seen
 

@@ -10,10 +10,10 @@ import pandas as pd
 
 from study.report.costs import SearchCost, search_cost
 from study.report.factors import is_idle, searched_fields
-from study.report.measures import QUALITY
 from study.report.prepared import Rows, distinct, section, value_or_none
 from study.report.searches import default_trials, repeat_of, repeats_of
 from study.spec.sections import code_of
+from trainables.evaluation.metrics_table import QUALITY
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from study.statistics.paired import Direction, Estimate
 from trainables.evaluation.copies import SAME_WHOLE
-from trainables.evaluation.metrics_table import METRICS, listed_after
+from trainables.evaluation.metrics_table import METRICS, QUALITY, listed_after
 from trainables.evaluation.quality import FAILED_PROMPT, FAILED_SUBJECT
 
 
@@ -53,7 +53,6 @@ def _others(
     return tuple(name for name in listed_after(kind, first) if name not in known)
 
 
-QUALITY = "quality"
 SUBJECT_PROMPT = "quality_subject_prompt"
 FIDELITIES = ("subject_fidelity", "prompt_fidelity")
 SCALED = ("subject_fidelity_scaled", "prompt_fidelity_scaled")  # of the base model 0 and 1; not clipped

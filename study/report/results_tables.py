@@ -31,7 +31,6 @@ from study.report.measures import (
     MAIN_QUALITY,
     MORE_COSTS,
     MORE_QUALITY,
-    QUALITY,
     SCALED,
     SCORES,
     SUBJECT_PROMPT,
@@ -53,6 +52,7 @@ from study.report.tables import (
 )
 from study.statistics.paired import Estimate
 from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS
+from trainables.evaluation.metrics_table import QUALITY
 
 _INTERVAL = (
     "Means over subjects; Student's 95 % intervals over subjects, from 3 on; complete confirm runs only."

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from study.report.formatting import listing, number, plural, scale_for
-from study.report.measures import QUALITY, measure
+from study.report.measures import measure
 from study.report.prepared import Rows, distinct, section, value_or_none
 from study.spec.phases import Constraint, SearchSpec
 from study.spec.sections import code_of
-from trainables.evaluation.metrics_table import METRICS
+from trainables.evaluation.metrics_table import METRICS, QUALITY
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
 from study.storage.safe_paths import inside
+from study.storage.study_record import published_spec, spec_digest
 from study.tracking.event_metrics import batches, corrections
-from study.tracking.mlflow_store import published_spec, spec_digest
 from study.tracking.progress import read_state
 from study.tracking.run_ids import read_record
 from trainables.events import read_events

@@ -14,11 +14,11 @@ from study.results.image_scores import read_scores
 from study.results.run_rows import finished_rows, make_row, parse_param
 from study.storage.layout import STUDY_FILE, Storage
 from study.storage.run_key import RunKey
+from study.storage.study_record import published_spec
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
     configure_client,
-    published_spec,
     resolve_tracking_uri,
     sqlite_path,
     tracking_command,

@@ -14,10 +14,12 @@ from typing import Any
 
 from study.tracking.mlflow_store import MAX_METRICS, Metric
 from trainables.events import Event
+from trainables.run_config import WITHOUT_EFFECT
 
 _GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost"}
 # Where a run keeps its files and how it uses the machine: no parameters of the experiment.
-_NO_PARAMS = ("output_dir", "cache_dir", "cpu_threads", "device", "located", "contents")
+# The share of a GPU has always been shown.
+_NO_PARAMS = {*WITHOUT_EFFECT, "contents"} - {"gpu_share"}
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 

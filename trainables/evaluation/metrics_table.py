@@ -40,8 +40,10 @@ class Metric:
         return f"{self.kind}/{self.name}"
 
 
+QUALITY = "quality"  # the metric that the default search, the ranking and the verdict go by
+
 _EVALUATION = (
-    Metric("quality", "Quality", "higher", "", "eval",
+    Metric(QUALITY, "Quality", "higher", "", "eval",
            "Subject fidelity times prompt fidelity times class kept, each rescaled and clipped to 0..1."),
     Metric("quality_subject_prompt", "Quality (subject, prompt)", "higher", "", "eval",
            "Subject fidelity times prompt fidelity, each rescaled and clipped to 0..1; blind to the class."),

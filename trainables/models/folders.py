@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from trainables.data.path_map import folder_of
 from trainables.errors import UserError
 from trainables.models.families import FAMILIES, Family, Part, family_in
 from trainables.models.model_files import (
+    HUB_ID,
     applied_variant,
     has_weights,
     json_fault,
@@ -29,7 +29,6 @@ from trainables.models.model_files import (
 #: Pipeline classes whose layout the training code knows.
 SUPPORTED_PIPELINES = tuple(FAMILIES)
 
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _LIBRARIES = ("diffusers", "transformers")
 _SUFFIXES = (".json", ".safetensors", ".model")
 _VOCABULARIES = ("merges.txt", "vocab.txt")
@@ -48,7 +47,7 @@ def resolve_model(model: ModelConfig) -> Path:
     folder = folder_of(model.path)
     if folder.is_dir():
         return folder
-    if not _HUB_ID.match(model.path):
+    if not HUB_ID.match(model.path):
         raise UserError(_missing(model))
     from diffusers import DiffusionPipeline
 
@@ -77,14 +76,14 @@ def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:
     if model.path == EMBEDDED or folder_of(model.path).is_dir():
         folder = resolve_model(model)
         return _check_folder(folder, str(folder), model.variant, resolution)
-    return _check_hub_id(model, resolution) if _HUB_ID.match(model.path) else [_missing(model)]
+    return _check_hub_id(model, resolution) if HUB_ID.match(model.path) else [_missing(model)]
 
 
 def local_folder(model: ModelConfig) -> Path | None:
     """Returns the folder of a base model if it is on this machine (a hub id: in the hub's cache), or None."""
     if model.path == EMBEDDED or folder_of(model.path).is_dir():
         return resolve_model(model)
-    if not _HUB_ID.match(model.path):
+    if not HUB_ID.match(model.path):
         return None
     from huggingface_hub import try_to_load_from_cache
 

@@ -231,7 +231,8 @@ def test_kill_9_between_create_run_and_the_stored_id(tmp_path: Path) -> None:
     store = prepare_store(storage)
     code = (
         "import os, signal, sys, time; from pathlib import Path\n"
-        "from study.storage.layout import Storage; from study.tracking.tracker import Tracker, TrackingRecord\n"
+        "from study.storage.layout import Storage; from study.tracking.run_ids import TrackingRecord\n"
+        "from study.tracking.tracker import Tracker\n"
         "TrackingRecord.set_mlflow_run_id = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "storage = Storage(Path(sys.argv[1]), 'kill9'); Tracker(storage, storage.tracking_uri)\n"
         "time.sleep(60)"
