@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY := passive
 export OMP_NUM_THREADS ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup quickstart test test-failed test-all lint types check clean
+.PHONY: help setup quickstart test test-all lint types check clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -26,17 +26,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-quickstart: $(READY)  ## run the quickstart study on the embedded model and write its report (about 6 minutes)
+quickstart: $(READY)  ## plan and run the quickstart study on the embedded model, and write its report (about 6 minutes)
+	$(BIN)/study plan quickstart
 	$(BIN)/study launch quickstart
 
-test: $(READY)  ## the whole default test suite (no network, no GPU)
+test: $(READY)  ## the default test suite (no network, no GPU): all but the long series of the night
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly"
+
+test-all: lint types  ## every test, and the default ones once more with kernels for processors without AVX-512
 	$(BIN)/python -m pytest -n 2 --dist loadfile
-
-test-failed: $(READY)  ## what failed in the last run of the suite once more, one by one: to find out why
-	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
-
-test-all: lint types test  ## that, and the suite once more with the kernels of a processor without AVX-512
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 --dist loadfile
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly"
 
 lint: $(READY)  ## ruff: lint and format
 	$(BIN)/ruff check .

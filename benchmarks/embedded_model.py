@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from benchmarks.pretraining.common import to_tensor
+from benchmarks.pretraining.judge import read
+from benchmarks.pretraining.pool import PART_NAMES, PARTS, VIEWS, Pool, draw_pool
 from trainables import embedded
 from trainables.embedded import world
 from trainables.embedded.captions import full_caption
-from trainables.embedded.pretraining.common import to_tensor
-from trainables.embedded.pretraining.judge import read
-from trainables.embedded.pretraining.pool import PART_NAMES, PARTS, VIEWS, Pool, draw_pool
 from trainables.embedded.render import render
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.pretraining.grading import WEIGHTS, shared, trait_table
+from benchmarks.pretraining.judge import read
+from benchmarks.pretraining.pool import PARTS
 from trainables import embedded
 from trainables.embedded import creatures, world
 from trainables.embedded.canvas import Canvas
-from trainables.embedded.pretraining.grading import WEIGHTS, shared, trait_table
-from trainables.embedded.pretraining.judge import read
-from trainables.embedded.pretraining.pool import PARTS
 
 SWEEPS = 2  # over all traits; the second corrects what the first read beside wrong neighbours
 TRAITS = ("secondary", "pattern", "mark", "eye_colour", "ear_size", "body_width")  # the largest first

@@ -33,7 +33,7 @@ from study.ledger.ledger import Ledger
 from study.ledger.open_ledger import open_ledger
 from study.monitor.live_view import ProgressView
 from study.results.from_folders import local_results
-from study.results.from_mlflow import load_results
+from study.results.from_mlflow import mlflow_results
 from study.results.run_rows import rows
 from study.spec.study_spec import StudySpec
 from study.storage.layout import STUDY_FILE, Storage
@@ -196,7 +196,7 @@ def _reading(spec: StudySpec, storage: Storage, tracking: str | None) -> dict[st
     if not (storage.folder / STUDY_FILE).exists():
         raise SystemExit("the study was not frozen")
     actions = {
-        "report_from_mlflow_seconds": lambda: load_results(storage, tracking_uri=tracking),
+        "report_from_mlflow_seconds": lambda: mlflow_results(storage, tracking),
         "report_from_folders_seconds": lambda: local_results(storage),
         "status_seconds": lambda: rows(storage),
         "resume_seconds": lambda: RunQueue(spec, storage, open_ledger(spec, storage)),

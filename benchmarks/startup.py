@@ -25,8 +25,8 @@ from trainables.events import Event, read_events
 COLD = """
 import sys
 from pathlib import Path
-from trainables.config import RunConfig
-from trainables.run import execute
+from trainables.run_config import RunConfig
+from trainables.run.execute import execute
 for event in execute(RunConfig.model_validate_json(Path(sys.argv[1]).read_text())):
     pass
 """

@@ -24,7 +24,7 @@ OTHERS = {
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
     "tests/": "mirrors the packages; test_architecture.py holds the import rules",
     "reports/": "the shipped reports of quickstart and lora-vs-dreambooth; yours go to storage/reports/",
-    "docs/": "concepts, a study while it runs, clusters, servers, storage, reliability, scale, architecture",
+    "docs/": "the design of a comparison, studies, clusters, servers, storage, reliability, scale, architecture",
     "cluster.yaml": "a GPU cluster for `ray up`",
     "deploy/": "the image, a KubeRay RayJob, a Slurm script, commands for bare machines",
     "constraints.txt": "every installed version",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from study.api import Launched
     from study.report import build_report
-    from study.results.from_mlflow import Results
+    from study.results.frames import Results
     from study.spec.loading import load_study
     from study.spec.study_spec import StudySpec
 
@@ -36,11 +36,14 @@ def launch(
 
 
 def load_results(name: str, *, storage: str | Path = "storage", **options: Any) -> Results:
-    """Returns the results of a study that was launched; options: `study.results.from_mlflow.load_results`."""
+    """Returns the results of a study that was launched; options: `study.results.loading.load_results`."""
     from study.remote.working_copy import refresh
-    from study.results.from_mlflow import load_results as load
+    from study.results.loading import load_results as load
+    from study.spec.launched import readable_storage
     from study.storage.layout import storage_at
 
+    if not any(options.get(name) for name in ("from_mlflow", "tracking_uri", "csv_folder")):
+        return load(readable_storage(storage, name), **options)
     place = storage_at(storage, name)
     if place.url is not None and options.get("csv_folder") is None:
         refresh(place)

@@ -1,6 +1,6 @@
 """What the commands do, as functions: launch, report, status, sync. The command line prints; a notebook calls these.
 
-This is where the rooms meet: the study file, the checks, Ray, MLflow, the terminal and the report.
+This is where the packages meet: the study file, the checks, Ray, MLflow, the terminal and the report.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from study.monitor.live_view import ProgressView
     from study.monitor.status import StudyStatus
     from study.report import ReportFiles
-    from study.results.from_mlflow import Results
+    from study.results.frames import Results
     from study.storage.planned_run import PlannedRun
     from study.storage.run_key import RunKey
     from study.tracking.tracker import Tracker
@@ -111,9 +111,7 @@ def launch_study(
     unwritten = False
     if report:
         try:
-            files = report_study(
-                storage, reports, tracking_uri=uri, from_folders=watchers.unsynced() is not None
-            )
+            files = report_study(storage, reports)
         except (
             UserError
         ) as error:  # the place was sound before the training; the runs are none the worse for it
@@ -181,28 +179,22 @@ def report_study(
     storage: Storage,
     reports: str | Path | None = None,
     *,
+    from_mlflow: bool = False,
     tracking_uri: str | None = None,
     csv_folder: Path | None = None,
-    from_folders: bool = False,
 ) -> ReportFiles:
-    """Writes the report of a study, from MLflow or from the CSV files of an earlier report.
+    """Writes the report of a study: from its run folders, or from another source that is named.
 
     Args:
         reports: Folder of reports; None: ``reports/`` in the storage folder (see `study.report.place`).
+        from_mlflow, tracking_uri: Read MLflow; see `study.results.loading.load_results`.
         csv_folder: An earlier report, or its ``data/``; the storage then only gives name and place of the new one.
-        from_folders: Read the runs' own records: what a launch does when MLflow has not got everything.
     """
     from study.report import build_report, reports_folder
-    from study.results.from_folders import local_results
-    from study.results.from_mlflow import load_results
+    from study.results.loading import load_results
 
     target = reports_folder(storage, reports) / storage.study
-    # The default MLflow store of a storage at a URL lies where the driver ran; the runs' records lie at the URL.
-    elsewhere = storage.url is not None and csv_folder is None and not _has_store(storage, tracking_uri)
-    if from_folders or elsewhere:
-        results = local_results(storage)
-    else:
-        results = load_results(storage, tracking_uri=tracking_uri, csv_folder=csv_folder)
+    results = load_results(storage, from_mlflow=from_mlflow, tracking_uri=tracking_uri, csv_folder=csv_folder)
     if csv_folder is not None and (other := _other_study(results, storage.study)):
         raise UserError(
             f"{csv_folder} holds the results of study {other!r}, not of {storage.study!r}; write `study report {other} "
@@ -215,13 +207,6 @@ def _other_study(results: Results, name: str) -> str | None:
     """What the study is called that results are of, if it is not `name`."""
     names = {str(results.meta["study"])} if "study" in results.meta else set(results.frame["study"])
     return None if not names or name in names else min(names)
-
-
-def _has_store(storage: Storage, tracking_uri: str | None) -> bool:
-    from study.tracking.mlflow_store import resolve_tracking_uri, sqlite_path
-
-    path = sqlite_path(resolve_tracking_uri(storage, tracking_uri))
-    return path is None or path.exists()
 
 
 def status_reader(storage: Storage, place: str | Path | None = None) -> Callable[[], StudyStatus]:

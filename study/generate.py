@@ -16,7 +16,7 @@ from trainables.run.contents import contents_of, digests
 from trainables.run_config import RunConfig
 
 
-def find_run(storage: Storage, name: str) -> Path:
+def complete_run(storage: Storage, name: str) -> Path:
     """Returns the folder of a complete run, given its name or that of an arm (its best confirm run by quality).
 
     Raises:
@@ -61,14 +61,14 @@ def draw_images(
     """Draws `count` images of each prompt and writes them as PNG.
 
     Args:
-        run: Name of a run or an arm, see `find_run`.
+        run: Name of a run or an arm, see `complete_run`.
         prompts: ``{subject}`` stands for the run's instance prompt.
         seed: Image i of each prompt starts from the noise of generator seed + i, so arms can be compared.
 
     Returns:
         The files' paths.
     """
-    folder = find_run(storage, run)
+    folder = complete_run(storage, run)
     config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
     _require_same_model(run, config)
     result = read_result(folder)
@@ -89,14 +89,15 @@ def draw_images(
 
     method = get_method(config.method)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = load_backbone(config.model, device).pipeline()
+    backbone = load_backbone(config.model, device)
+    pipeline = backbone.pipeline()
     if method.trains:
         place = inside(folder, weights) if weights else None
         if place is None or not place.is_dir():
             raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")
         pipeline = method.load(pipeline, place).to(device)
         pipeline.set_progress_bar_config(disable=True)
-    subject = resolve_subject(config.subject, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+    subject = resolve_subject(config.subject, backbone.resolution)
     texts = [fill(prompt, subject.instance_prompt) for prompt in prompts]
     print_notes(find_cut(texts, memory_reader(pipeline.tokenizer), config.model.path))
     out.mkdir(parents=True, exist_ok=True)

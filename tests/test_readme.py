@@ -40,7 +40,7 @@ def test_the_committed_report_is_whole() -> None:
 
 def test_the_committed_report_can_be_rebuilt_from_its_data(tmp_path: Path) -> None:
     from study.report import build_report
-    from study.results.from_mlflow import read_csv
+    from study.results.csv_files import read_csv
 
     committed = ROOT / "reports" / "quickstart"
     rebuilt = build_report(read_csv(committed / "data"), tmp_path / "quickstart").folder

@@ -83,7 +83,7 @@ class RunConfig(Frozen):
 
 
 #: Fields of a run's configuration that cannot change its result.
-_WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")
+WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")
 
 #: Field of `RunConfig.contents` -> where the path stands that it is the content of.
 _PATHS = {
@@ -103,7 +103,7 @@ def config_digest(document: Mapping[str, Any]) -> str:
     Args:
         document: A `RunConfig` as JSON values, as in ``run.json``.
     """
-    content = copy.deepcopy({name: value for name, value in document.items() if name not in _WITHOUT_EFFECT})
+    content = copy.deepcopy({name: value for name, value in document.items() if name not in WITHOUT_EFFECT})
     if not content.get("contents"):
         content.pop("contents", None)
     for field, held in (document.get("contents") or {}).items():

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from study.storage.layout import STUDY_FILE
-from study.util.json_files import read_json_or_copy
+from study.storage.layout import Storage
+from study.storage.study_record import read_study_record, recorded_spec, recorded_studies
 
 Rows = list[dict[str, Any]]
 
@@ -91,10 +91,10 @@ def _subjects(_: Path) -> Rows:
 
 def _studies(storage: Path) -> Rows:
     rows = []
-    for path in sorted(storage.glob(f"*/{STUDY_FILE}")):
-        spec = read_json_or_copy(path)
-        spec = spec.get("spec", spec)
-        rows.append({"name": path.parent.name, "arms": len(spec.get("arms", ())), "folder": str(path.parent)})
+    for name in recorded_studies(storage):
+        study = Storage(storage, name)
+        spec = recorded_spec(read_study_record(study))
+        rows.append({"name": name, "arms": len(spec.get("arms", ())), "folder": str(study.folder)})
     return rows
 
 

@@ -154,7 +154,7 @@ def stop(
 def trials(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOption = Format.table) -> None:
     """Print one row a run, with everything that was measured."""
     from study.results.columns import RUN_COLUMNS
-    from study.results.from_mlflow import rows
+    from study.results.run_rows import rows
 
     found = rows(stored(storage, name))
     extra = sorted({key for row in found for key in row} - set(RUN_COLUMNS))
@@ -185,7 +185,16 @@ def report(
     name: NameArgument,
     storage: StorageOption = STORAGE,
     reports: ReportsOption = None,
-    tracking_uri: TrackingOption = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="MLflow to read instead of the storage.")
+    ] = None,
+    from_mlflow: Annotated[
+        bool,
+        typer.Option(
+            "--from-mlflow",
+            help="Read MLflow instead of the storage: MLFLOW_TRACKING_URI, the study file's, or the storage's own.",
+        ),
+    ] = False,
     from_csv: Annotated[
         Path | None,
         typer.Option(
@@ -197,7 +206,9 @@ def report(
     from study.api import report_study
 
     where = stored(storage, name) if from_csv is None else named(storage, name)
-    files = report_study(where, reports, tracking_uri=tracking_uri, csv_folder=from_csv)
+    files = report_study(
+        where, reports, from_mlflow=from_mlflow, tracking_uri=tracking_uri, csv_folder=from_csv
+    )
     print(f"report: {files.html}")
 
 

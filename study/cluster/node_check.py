@@ -19,6 +19,7 @@ from study.storage.layout import STUDY_FILE, Storage
 from study.storage.shared_marker import VISIBLE_SECONDS, sees
 from trainables.data.path_map import folder_of
 from trainables.models.folders import file_digest
+from trainables.util.packages import versions_of
 from trainables.util.text import name_bytes
 
 ANSWER_SECONDS = 120.0
@@ -175,15 +176,10 @@ def fingerprint(name: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions that must be the same on all nodes."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for shown, package in (("Ray", "ray"), ("diffusion-study", "diffusion-study"), ("torch", "torch")):
-        try:
-            found[shown] = version(package)
-        except PackageNotFoundError:
-            found[shown] = "missing"
-    return found
+    packages = {"Ray": "ray", "diffusion-study": "diffusion-study", "torch": "torch"}
+    found = versions_of(packages.values())
+    shown = {name: found.get(package, "missing") for name, package in packages.items()}
+    return {"Python": ".".join(platform.python_version_tuple()[:2]), **shown}
 
 
 def _problem(question: Question) -> str | None:

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from study.dispatch.run_hooks import NotNow, Upkeep
 from study.dispatch.run_queue import RunQueue
 from study.remote.run_manifest import attempt_name
-from study.spec.sections import BASE
 from study.storage.attempts import EXCUSED, attempts, brief_cause, crash_report, deaths, note_death, place
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import read_result, write_failure
 from study.worker.order import REPORT_SECONDS, Order
 from study.worker.workspace import PlaceError
 from trainables.events import read_events
+from trainables.methods.registry import BASE
 
 if TYPE_CHECKING:
     from study.spec.sections import Resources
 
 REPORTS_A_SECOND = 50.0  # from all runs together
-
 LONGEST_REPORT_SECONDS = 4.0
 
 # Between two runs that storage or node refused, doubling from the first to the longest pause; after so many in a row
@@ -32,7 +31,6 @@ LONGEST_REPORT_SECONDS = 4.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 
 MAX_REFUSALS = 6
-
 LOOK_SECONDS = 1.0  # between two looks for nodes that will be taken away
 
 T = TypeVar("T")

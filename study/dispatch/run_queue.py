@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from study.ledger.choice import QUALITY, violation
+from study.ledger.choice import violation
 from study.ledger.ledger import Ledger
 from study.ledger.trial import ArmSearch, TrialRecord
 from study.storage.attempts import attempts
@@ -25,6 +25,7 @@ from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey, State
 from study.storage.run_result import RunResult, mend_result, read_result
+from trainables.evaluation.metrics_table import QUALITY
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,14 +15,15 @@ from study.remote.working_copy import fetch_record
 from study.spec.contents import NOT_RECORDED, known_contents
 from study.storage.layout import LOCK_FILE, STUDY_FILE, Storage
 from study.storage.safe_paths import check_no_links
-from study.util.json_files import copy_of, is_sound, read_json_or_copy, write_json_twice
+from study.storage.study_record import is_recorded, read_study_record
+from study.util.disk import SPARE_BYTES, free_bytes
+from study.util.json_files import copy_of, is_sound, write_json_twice
 from trainables.errors import UserError
 from trainables.util.file_lock import lock_file
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec
 
-MIN_FREE_BYTES = 256 * 2**20
 LOCK_WAIT_SECONDS = 0.5  # `study status` looks at the lock now and then, for a moment only
 
 
@@ -32,7 +32,7 @@ def claimed(
     spec: StudySpec,
     storage: Storage,
     *,
-    min_free_bytes: int = MIN_FREE_BYTES,
+    min_free_bytes: int = SPARE_BYTES,
     lost: Callable[[str], None] = lambda reason: None,
 ) -> Iterator[StudySpec]:
     """Holds a study's lock; ``study.json`` is written at the first launch and compared at every later one.
@@ -71,10 +71,10 @@ def claimed(
         spec = check_unchanged(spec, storage)
         check_no_links(storage)
         path = storage.folder / STUDY_FILE
-        if not (path.exists() or copy_of(path).exists()):
+        if not is_recorded(storage):
             write_json_twice(path, spec.record())
         elif not (is_sound(path) and is_sound(copy_of(path))):
-            write_json_twice(path, read_json_or_copy(path))
+            write_json_twice(path, read_study_record(storage))
         yield spec
 
 
@@ -86,14 +86,13 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> StudySpec:
     """
     from study.spec.difference import difference
 
-    path = storage.folder / STUDY_FILE
     try:
-        record = read_json_or_copy(path)
+        record = read_study_record(storage)
     except FileNotFoundError:
         return spec
     except ValueError:
         raise UserError(
-            f"{path} is damaged; restore it, or start again under another name or --storage"
+            f"{storage.folder / STUDY_FILE} is damaged; restore it, or start again under another name or --storage"
         ) from None
     spec = spec.with_contents(known_contents(record, spec.contents))
     if record["digest"] == spec.digest():
@@ -111,12 +110,9 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> StudySpec:
     )
 
 
-def check_space(storage: Storage, min_free_bytes: int = MIN_FREE_BYTES) -> None:
+def check_space(storage: Storage, min_free_bytes: int = SPARE_BYTES) -> None:
     """Raises UserError if the disk of the storage has less room than that."""
-    place = storage.folder
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_bytes(storage.folder)
     if free < min_free_bytes:
         raise UserError(
             f"only {free / 2**20:.0f} MiB are free at {storage.root}, {min_free_bytes / 2**20:.0f} MiB are "

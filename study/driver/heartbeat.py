@@ -13,12 +13,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Self
 
-from study.storage.driver_record import Driver, _place
+from study.storage.driver_record import Driver, location_of
 from study.storage.layout import DRIVER_FILE, STOP_REQUEST_FILE, Storage
 from study.util.json_files import write_json
 
 BEAT_SECONDS = 5.0
-
 LOOK_SECONDS = 1.0
 
 
@@ -39,7 +38,7 @@ class Heart:
         self._storage, self._on_stop = storage, on_stop
         now = time.time()
         self._driver = Driver(
-            uuid.uuid4().hex, os.getpid(), socket.gethostname(), now, now, folder=_place(storage)
+            uuid.uuid4().hex, os.getpid(), socket.gethostname(), now, now, folder=location_of(storage)
         )
         self._said: dict[str, Any] = {}
         self._done = threading.Event()

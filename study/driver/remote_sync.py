@@ -14,8 +14,15 @@ from study.remote.lease import leased
 from study.remote.ledger_backup import LedgerCopy, drop_older, noted_generation
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import FileRef, attempt_name, digest_of, encode, run_prefix
-from study.remote.working_copy import AT_ONCE, STUDY_FILE, RunCopies, copy_locked, fetch_all, fetch_study
-from study.storage.layout import ALL_SEGMENTS_FILE, DEATHS_FILE, DRIVER_FILE, STOP_REQUEST_FILE, Storage
+from study.remote.working_copy import AT_ONCE, RunCopies, copy_locked, fetch_all, fetch_study
+from study.storage.layout import (
+    ALL_SEGMENTS_FILE,
+    DEATHS_FILE,
+    DRIVER_FILE,
+    STOP_REQUEST_FILE,
+    STUDY_FILE,
+    Storage,
+)
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import read_result
 from trainables.errors import UserError

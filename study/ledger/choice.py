@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from study.ledger.trial import TrialRecord
-
-QUALITY = "quality"
+from trainables.evaluation.metrics_table import QUALITY
 
 
 def best_of(

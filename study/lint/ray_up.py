@@ -63,6 +63,24 @@ def _ray_validation(data: dict[str, Any]) -> Iterator[Fault]:
         yield Fault("schema", (), f"Ray refuses the file: {text or type(error).__name__}")
 
 
+def autoscaler_problem(cluster: dict[str, Any]) -> str | None:
+    """What Ray's autoscaler says of the spec of a RayCluster that it cannot read; None if it can, or cannot be asked.
+
+    KubeRay hands the spec to it as it stands, and without an autoscaler no worker starts. The function is Ray's own.
+    """
+    try:
+        from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+    except ImportError:
+        return None
+    try:
+        _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "", "namespace": ""}, "spec": cluster})
+    except KeyError as error:
+        return f"{error.args[0]} is missing"
+    except Exception as error:
+        return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    return None
+
+
 def _schema_loc(problem: Any, data: dict[str, Any]) -> Loc:
     loc: Loc = tuple(problem.absolute_path)
     if problem.validator == "additionalProperties":

@@ -1,1 +1,1 @@
-"""What a user sees of a study: status, logs, dashboards, and how rows are printed."""
+"""What a user sees of a study: status, logs, dashboards; and how to stop it."""

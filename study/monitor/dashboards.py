@@ -17,11 +17,12 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from study.monitor.stop import nobody_drives, say
+from study.monitor.stop import nobody_drives
 from study.monitor.ui_server import HOST, UiCommand, chosen_port
 from study.spec.launched import stored_spec
 from study.storage.driver_record import read_driver
 from study.storage.layout import OPTUNA_UI_LOG, Storage
+from study.util.printing import say
 from trainables.errors import UserError
 
 URL_VARIABLE = "STUDY_UI_LEDGER_URL"

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from study.spec.sections import MOST_STEPS
 from study.storage.event_tail import EventTail
+from study.util.units import short_duration
 from trainables.events import Event, settled_steps
 
 if TYPE_CHECKING:
@@ -100,16 +101,6 @@ class Snapshot:
         return sum(self.ended.values())
 
 
-def duration(seconds: float | None) -> str:
-    """Formats seconds as ``1h02m``, ``3m05s`` or ``12s``; ``--`` for unknown."""
-    if seconds is None:
-        return "--"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60}h{minutes % 60:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
-
-
 def snapshot(views: list[RunView], total: int, already_done: int, elapsed: float) -> Snapshot:
     """Summarises the views; the time left extrapolates the share of runs that this session has done.
 
@@ -147,7 +138,7 @@ def draw(shot: Snapshot, name: str) -> Group:
         f"  {shot.waiting} waiting" if shot.waiting else "",
         (f"  {shot.ended['FAIL']} failed", "red") if shot.ended["FAIL"] else "",
         f"  {shot.ended['PRUNED']} pruned" if shot.ended["PRUNED"] else "",
-        f"  {duration(shot.elapsed)} gone, {duration(shot.left)} left",
+        f"  {short_duration(shot.elapsed)} gone, {short_duration(shot.left)} left",
     )
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
     nodes = len(shot.hosts) > 1
@@ -271,7 +262,7 @@ class ProgressView:
                     f"{shot.done}/{shot.total} runs, {len(shot.running)} running{places}, "
                     + (f"{shot.waiting} waiting, " if shot.waiting else "")
                     + f"{shot.ended['FAIL']} failed, "
-                    f"{duration(shot.elapsed)} gone, {duration(shot.left)} left"
+                    f"{short_duration(shot.elapsed)} gone, {short_duration(shot.left)} left"
                     + (f", best quality in search {best:.3f}" if best is not None else "")
                 )
             if stopping:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from study.monitor.status import RUNS_COLUMNS, StatusReader
-from study.monitor.stop import say
 from study.spec.launched import readable_storage, stored_spec
 from study.storage.attempts import Try, attempts, brief_cause, tries
 from study.storage.driver_record import read_driver
 from study.storage.layout import LOG_FILE, Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import read_result
+from study.util.printing import say
 from study.util.units import iso_time
 from trainables.errors import UserError
 

@@ -10,8 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from study.monitor.live_view import duration
 from study.util.printing import cell
+from study.util.units import short_duration
 
 if TYPE_CHECKING:
     from study.monitor.status import StudyStatus
@@ -67,9 +67,9 @@ def _head(status: StudyStatus) -> Table:
     table.add_row("runs", "; ".join(filter(None, [", ".join(parts), ", ".join(under_way)])))
     rate = status.rate
     speed = "unknown" if rate.runs_per_hour is None else f"{rate.runs_per_hour:.3g} runs an hour"
-    window = f" ({rate.ended} in the last {duration(rate.seconds)})" if rate.seconds else ""
+    window = f" ({rate.ended} in the last {short_duration(rate.seconds)})" if rate.seconds else ""
     table.add_row("rate", speed + window)
-    left = "unknown" if status.left.seconds is None else f"about {duration(status.left.seconds)}"
+    left = "unknown" if status.left.seconds is None else f"about {short_duration(status.left.seconds)}"
     table.add_row("left", f"{left} ({status.left.basis})")
     table.add_row("cost", _cost(status.cost))
     table.add_row("MLflow", _mlflow(status.mlflow))
@@ -81,17 +81,19 @@ def _driver(status: StudyStatus) -> Text:
     who = f"{driver['host']}, process {driver['pid']}" if driver["host"] else "an unknown process"
     if driver["state"] == "alive":
         since = (
-            f" since {_clock(driver['since'])} ({duration(status.at - driver['since'])})"
+            f" since {_clock(driver['since'])} ({short_duration(status.at - driver['since'])})"
             if driver["since"]
             else ""
         )
-        beat = f", sign of life {duration(driver['silent'])} ago" if driver["silent"] is not None else ""
+        beat = (
+            f", sign of life {short_duration(driver['silent'])} ago" if driver["silent"] is not None else ""
+        )
         return Text(f"driven by {who}{since}{beat}", style=_STYLES["alive"])
     if driver["state"] == "ended":
         return Text(f"no driver; the last one ended {_clock(driver['ended'])}: {driver['how']}")
     if driver["state"] == "dead":
         return Text(
-            f"no driver: {who} died, last sign of life {duration(driver['silent'])} ago; "
+            f"no driver: {who} died, last sign of life {short_duration(driver['silent'])} ago; "
             "launch it again to go on",
             style=_STYLES["dead"],
         )
@@ -104,12 +106,12 @@ def _clock(seconds: float | None) -> str:
 
 def _cost(cost: Mapping[str, float]) -> str:
     parts = [
-        f"{name} {duration(cost[name])}"
+        f"{name} {short_duration(cost[name])}"
         for name in ("train", "evaluation", "preparation", "lost")
         if cost[name]
     ]
-    parts += [f"under way {duration(cost['under_way'])}"] if cost["under_way"] else []
-    return f"{duration(sum(cost.values()))} of device time" + (f": {', '.join(parts)}" if parts else "")
+    parts += [f"under way {short_duration(cost['under_way'])}"] if cost["under_way"] else []
+    return f"{short_duration(sum(cost.values()))} of device time" + (f": {', '.join(parts)}" if parts else "")
 
 
 def _mlflow(state: Mapping[str, Any]) -> str:
@@ -204,7 +206,7 @@ def failed_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _age(seconds: float | None) -> str:
-    return "--" if seconds is None else duration(seconds)
+    return "--" if seconds is None else short_duration(seconds)
 
 
 def show(renderable: RenderableType, console: Console | None = None) -> None:

@@ -1,10 +1,9 @@
-"""What ``study logs`` and ``study stop`` do and say: the log to the standard output, all else to the standard error."""
+"""``study stop``: asks the driver of a study to end, and waits for it."""
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from study.remote.working_copy import fetch_sign, send
 from study.storage.driver_record import SILENT_SECONDS, Driver, lock_is_held, read_driver
 from study.storage.layout import STOP_REQUEST_FILE, Storage
 from study.util.json_files import write_json
+from study.util.printing import say
 
 POLL_SECONDS = 0.5
 
@@ -44,6 +44,7 @@ def stop_study(storage: Storage, *, wait: bool, timeout: float) -> int:
 
 
 def nobody_drives(storage: Storage, driver: Driver | None) -> str:
+    """Returns why there is nothing to stop."""
     if driver is None and lock_is_held(storage):
         return (
             f"{storage.study} is driven by an earlier version, which takes no requests; end it where it runs"
@@ -55,12 +56,6 @@ def nobody_drives(storage: Storage, driver: Driver | None) -> str:
     return (
         f"no driver runs {storage.study}: that on {driver.host} (process {driver.pid}) died; nothing to stop"
     )
-
-
-def say(*lines: str) -> None:
-    """Prints lines for a person."""
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)
 
 
 def request_stop(storage: Storage, driver: Driver) -> Path:

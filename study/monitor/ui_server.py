@@ -20,11 +20,11 @@ import psutil
 from study.storage.layout import MLFLOW_UI_LOG, Storage
 from study.tracking.mlflow_store import (
     MlflowStore,
-    check_tracking,
     resolve_tracking_uri,
     sqlite_path,
     tracking_command,
 )
+from study.tracking.reachable import check_tracking
 from study.tracking.ui_defaults import VIEW_QUERY
 from study.util.redaction import without_credentials
 from trainables.errors import UserError

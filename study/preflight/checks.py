@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,17 +14,17 @@ from study.preflight.method_checks import check_methods
 from study.spec.separation import ASKED_FOR
 from study.spec.study_spec import StudySpec
 from study.storage.layout import root_and_url, sqlite_file_problem
-from study.tracking.reachable import check_tracking
+from study.tracking.reachable import tracking_problems
 from trainables.config.fields import EMBEDDED
 from trainables.errors import UserError
 from trainables.evaluation.checks import ENOUGH_IMAGES
+from trainables.training.optim import missing_package
 from trainables.util.text import is_utf8, shown
 
 if TYPE_CHECKING:
     from trainables.run.prompt_checks import Findings
 
 _PHASES: tuple[Literal["search", "confirm"], ...] = ("search", "confirm")
-_OPTIMIZERS = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", "prodigy")}
 
 
 def check_study(
@@ -56,7 +55,7 @@ def check_study(
         *_precision(spec),
         *(check_resources(spec.resources) if address in HERE else []),
         *check_cluster(address),
-        *check_tracking(tracking_uri, spec.tracking.uri),
+        *tracking_problems(tracking_uri, spec.tracking.uri),
         *_ledger(spec),
         *(_storage(spec, storage) if storage is not None else []),
     ]
@@ -191,11 +190,9 @@ def _metric_models(spec: StudySpec) -> list[str]:
 
 def _optimizers(spec: StudySpec) -> Iterator[str]:
     for name in sorted(map(str, spec.values_of("optimizer"))):
-        if name in _OPTIMIZERS:
-            module, extra = _OPTIMIZERS[name]
-            if importlib.util.find_spec(module) is None:
-                install = f"pip install 'diffusion-study[{extra}]'"
-                yield f"optimizer {name!r} needs the package {module}; install it ({install}) or take adamw"
+        if (missing := missing_package(name)) is not None:
+            package, install = missing
+            yield f"optimizer {name!r} needs the package {package}; install it ({install}) or take adamw"
 
 
 def _precision(spec: StudySpec) -> Iterator[str]:

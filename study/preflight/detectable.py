@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from trainables.methods.registry import BASE
+
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec
 
@@ -13,7 +15,6 @@ WORTH_KNOWING = 0.2  # of quality; a study that finds only larger differences mi
 
 def trained_pairs(spec: StudySpec) -> int:
     """Number of pairs of trained arms: the family over which the report adjusts."""
-    from study.spec.sections import BASE
 
     count = sum(arm.method != BASE for arm in spec.arms.values())
     return count * (count - 1) // 2

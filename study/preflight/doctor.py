@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import socket
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from study.preflight.machine import check_disk
-from study.util.disk import existing
+from study.util.disk import free_bytes
 from study.util.redaction import without_credentials
+from trainables.util.packages import versions_of
 from trainables.util.process import expanded
 
 PACKAGES = (
@@ -76,12 +75,10 @@ def _python() -> list[Finding]:
 
 
 def _packages() -> list[Finding]:
-    findings = []
-    for name in PACKAGES:
-        try:
-            findings.append(Finding(name, True, version(name)))
-        except PackageNotFoundError:
-            findings.append(Finding(name, False, "missing; run `make setup`"))
+    versions = versions_of(PACKAGES)
+    findings = [
+        Finding(name, name in versions, versions.get(name, "missing; run `make setup`")) for name in PACKAGES
+    ]
     for name, use in OPTIONAL.items():
         there = importlib.util.find_spec(name) is not None
         findings.append(Finding(name, None, f"{'installed' if there else 'not installed'} (optional: {use})"))
@@ -108,7 +105,7 @@ def _disk(storage: Path) -> list[Finding]:
     problems = check_disk(storage, _LITTLE)
     if problems:
         return [Finding("storage", False, problems[0])]
-    free = shutil.disk_usage(existing(storage)).free
+    free = free_bytes(storage)
     return [Finding("storage", True, f"{free / 2**30:.1f} GiB free at {storage}")]
 
 

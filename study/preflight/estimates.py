@@ -11,9 +11,7 @@ from study.spec.study_spec import StudySpec
 from trainables.config.fields import EMBEDDED
 
 _IMAGE_BYTES = 15_000  # a saved sample grid cell, generously
-
 _ADAPTER_SHARE = 0.03  # of the model's size: an adapter of rank 32 with its optimizer state stays below
-
 _TRAINING_SHARE = 3.0  # resume state of a full training: weights and two moments
 
 

@@ -13,17 +13,15 @@ from pathlib import Path
 
 from study.cluster.ray_cluster import usable_cpus
 from study.spec.sections import Resources
-from study.util.disk import existing
+from study.util.disk import SPARE_BYTES, existing, free_bytes
 from study.util.units import size
-
-_SPARE_BYTES = 200 * 2**20  # databases, logs, images: what no estimate counts
 
 
 def check_disk(folder: Path, needed: int) -> list[str]:
     """Tells whether `needed` bytes are free (and some to spare) where `folder` is or would be made."""
     place = existing(folder)
     try:
-        free = shutil.disk_usage(place).free
+        free = free_bytes(place)
     except OSError as error:
         return [
             f"the storage folder {folder} cannot be used ({error.strerror or error}); "
@@ -38,9 +36,9 @@ def check_disk(folder: Path, needed: int) -> list[str]:
             f"the storage folder {folder} cannot be written; "
             "change its permissions or choose another with --storage"
         ]
-    if free < needed + _SPARE_BYTES:
+    if free < needed + SPARE_BYTES:
         return [
-            f"the study needs about {size(needed + _SPARE_BYTES)} in {folder}, but {size(free)} are free; "
+            f"the study needs about {size(needed + SPARE_BYTES)} in {folder}, but {size(free)} are free; "
             "make room, choose another place with --storage, or plan fewer runs"
         ]
     return []

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from study.spec.sections import BASE
-from trainables.methods.registry import get_method, method_config_class
+from trainables.methods.registry import BASE, get_method, method_config_class
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec

@@ -9,8 +9,9 @@ from typing import Any
 
 from study.preflight.checks import check_prompts, evaluation_notes
 from study.preflight.detectable import detectable_notes
-from study.spec.sections import BASE, code_of
+from study.spec.sections import code_of
 from study.spec.study_spec import StudySpec
+from trainables.methods.registry import BASE
 
 #: What can be switched in every method, and must not be taken for the method.
 FACTORS = ("with_prior_preservation", "train_text_encoder")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +15,15 @@ from study.preflight.workload import Phase, expected_share, images_of, most_step
 from study.spec.contents import known_contents
 from study.spec.difference import difference
 from study.spec.loading import read_contents
-from study.spec.sections import BASE, price_of_a_second
+from study.spec.sections import price_of_a_second
 from study.spec.study_spec import StudySpec
-from study.storage.layout import STUDY_FILE, Storage
+from study.storage.layout import Storage
 from study.storage.run_key import RunKey
-from study.util.disk import existing
-from study.util.json_files import read_json_or_copy
+from study.storage.study_record import read_study_record
+from study.util.disk import free_bytes
 from study.util.units import duration, size
 from trainables.events import EVENTS_FILE, RESULT_FILE
+from trainables.methods.registry import BASE
 
 _START_UP_SECONDS = 15.0  # Ray, ledger and MLflow store; loading libraries and model is measured
 _TEAM_SECONDS = 10.0  # starting the processes of a run with several workers, which are not kept warm
@@ -240,7 +240,7 @@ def make_plan(
         arms=arms,
         concurrent=at_once or concurrency(spec.resources, available),
         workers=spec.resources.num_workers,
-        free_disk=shutil.disk_usage(existing(storage.root)).free,
+        free_disk=free_bytes(storage.root),
         changed=tuple(_changed(spec, storage)),
         once_seconds=_once_seconds(spec, measured or {}),
         price_of_a_second=price_of_a_second(spec.resources),
@@ -325,7 +325,7 @@ def _progress(spec: StudySpec, arm: str, storage: Storage, phase: Phase, planned
 
 def _changed(spec: StudySpec, storage: Storage) -> list[str]:
     try:
-        record = read_json_or_copy(storage.folder / STUDY_FILE)
+        record = read_study_record(storage)
         return difference(record, spec.with_contents(known_contents(record, read_contents(spec))))
     except (OSError, ValueError, KeyError, TypeError):
         return []

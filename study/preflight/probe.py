@@ -27,12 +27,12 @@ from typing import Any
 
 from study.cluster.ray_cluster import usable_cpus
 from study.preflight.machine import concurrency, count_gpus
-from study.spec.sections import BASE
 from study.spec.study_spec import StudySpec
 from study.storage.layout import CACHE, Storage
 from study.util.provenance import package_versions
 from trainables.config.fields import EvaluationConfig
 from trainables.errors import UserError
+from trainables.methods.registry import BASE
 from trainables.run_config import RunConfig
 from trainables.util.import_paths import import_settings
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.schema import Categorical
-from study.spec.sections import BASE, LENGTHS, SHARE
+from study.spec.sections import LENGTHS, SHARE
 from trainables.config.fields import EMBEDDED, EvaluationConfig, images_on_the_way
-from trainables.methods.registry import method_config_class
+from trainables.methods.registry import BASE, method_config_class
 
 if TYPE_CHECKING:
     from study.preflight.probe import Measured

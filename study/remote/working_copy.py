@@ -41,7 +41,8 @@ from study.storage.layout import (
     Storage,
 )
 from study.storage.run_key import RunKey, is_sound_name
-from study.util.json_files import read_json_or_copy, write_json
+from study.storage.study_record import read_study_record, recorded_spec
+from study.util.json_files import write_json
 from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE
 from trainables.util.file_lock import lock_file
@@ -299,10 +300,10 @@ def _noted(folder: Path) -> _Note | None:
 
 def _has_own_ledger(storage: Storage) -> bool:
     try:
-        record = read_json_or_copy(storage.folder / STUDY_FILE)
+        record = read_study_record(storage)
     except (OSError, ValueError):
         return True
-    return not (record.get("spec", {}).get("storage") or {}).get("ledger_url")
+    return not (recorded_spec(record).get("storage") or {}).get("ledger_url")
 
 
 def _write_events(folder: Path, lines: list[str]) -> None:

@@ -18,7 +18,6 @@ from study.report.measures import (
     ALL,
     CLASS_KEPT,
     FIDELITIES,
-    QUALITY,
     SCALED,
     SUBJECT_PROMPT,
     TOTAL_FLOPS,
@@ -28,10 +27,12 @@ from study.report.measures import (
     measure,
 )
 from study.report.pairing import Contrast, Values, values_of
-from study.report.prepared import BASE, Rows, distinct, section, value_or_none
+from study.report.prepared import Rows, distinct, section, value_or_none
 from study.report.ranking import Standing, standings
 from study.statistics.paired import Estimate, estimate_of, iqm
 from study.statistics.power import MIN_SUBJECTS, smallest_effect
+from trainables.evaluation.metrics_table import QUALITY
+from trainables.methods.registry import BASE
 
 _SCHEDULE_WORDS = re.compile(r"(?i)(?<![a-z])(cosine|constant|cos|const)(?![a-z])")
 DEFAULTS = Settings()
@@ -208,7 +209,7 @@ def margin_of(rows: Rows) -> float:
 
 
 def _search_seconds(budgets: Sequence[Budget], cost: str) -> dict[str, float | None]:
-    """Time of one search of each arm, with class images where the runs' own time has them."""
+    """Training time of one search of each arm, with class images where the runs' own time has them."""
     if cost == TOTAL_SECONDS:
         return {b.arm: b.search.seconds for b in budgets}
     spent = {b.arm: b.search_train_seconds if b.search_runs else 0.0 for b in budgets}

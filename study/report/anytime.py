@@ -14,10 +14,14 @@ import pandas as pd
 
 from study.report.design import PhaseDesign, confirm_design
 from study.report.formatting import plural
-from study.report.measures import CLASS_KEPT, QUALITY, SCALED, SUBJECT_PROMPT, bounded, measure
-from study.report.prepared import BASE, Rows, value_or_none
+from study.report.measures import CLASS_KEPT, SCALED, SUBJECT_PROMPT, bounded, measure
+from study.report.prepared import Rows, value_or_none
 from study.report.tables import Column, Table, assemble, count_cell, estimate_column, number_cell, text_cell
 from study.statistics.paired import Estimate, mean_interval
+from trainables.evaluation.metrics_table import QUALITY
+from trainables.methods.registry import BASE
+
+ENOUGH_POINTS = 5  # of a course, the base model and the end included, from which on its shape can be seen
 
 # What the scales say of the base model; where it was evaluated itself, its own measured values are taken.
 _AT_ZERO = {QUALITY: 0.0, SUBJECT_PROMPT: 0.0, SCALED[0]: 0.0, SCALED[1]: 1.0, CLASS_KEPT: 1.0}
@@ -128,6 +132,20 @@ def images_words(found: Sequence[Courses]) -> str:
     return (
         f"On the way each run was judged on {_images(few[0])}, at the end on {_images(full[0])}, and the base model as "
         "at the end: places on the way are noisier"
+    )
+
+
+def few_points_words(found: Sequence[Courses]) -> tuple[str, ...]:
+    """How many points the courses have and how to get more, where some course has fewer than `ENOUGH_POINTS`."""
+    counts = {len(course.points) for course in found[0].courses} if found else set()
+    if not counts or min(counts) >= ENOUGH_POINTS:
+        return ()
+    low, high = min(counts), max(counts)
+    count = plural(low, "point") if low == high else f"{low} to {high} points"
+    return (
+        f"The curve of an arm has {count}, beginning and end of training included, which shows little of how it bends. "
+        "`evaluation.at` in the study file adds places at which confirm runs are evaluated on the way: "
+        "`at: [0.25, 0.5, 0.75]` makes five points.",
     )
 
 

@@ -10,9 +10,10 @@ import pandas as pd
 
 from study.report.costs import SearchCost, search_cost
 from study.report.factors import is_idle, searched_fields
-from study.report.measures import QUALITY
 from study.report.prepared import Rows, distinct, section, value_or_none
 from study.report.searches import default_trials, repeat_of, repeats_of
+from study.spec.sections import code_of
+from trainables.evaluation.metrics_table import QUALITY
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,20 @@ class Budget:
     Attributes:
         searches: Independent searches (`search.repeats`).
         trials: Of all of them. dimensions: Fields that were searched.
-        method_trials: Of one search of all arms of its method together, where the study file gives trials by method
-            (`search.trials_per_method`), else None.
+        method: What counts as its method (`study.spec.sections.code_of`): methods that differ in their defaults alone
+            are one.
+        method_trials: Of all searches of all arms of that method together.
+        dealt_out: Whether the study file gives trials by method (`search.trials_per_method`), which are dealt out over
+            its arms; else each arm has its own number.
         search: What one search took on the whole, and what a confirm run takes if class images are shared.
     """
 
     arm: str
+    method: str
     searches: int
     trials: int
+    method_trials: int
+    dealt_out: bool
     dimensions: int
     complete: int
     pruned: int
@@ -40,7 +47,6 @@ class Budget:
     confirm_runs: int
     confirm_device_seconds: float | None
     search: SearchCost
-    method_trials: int | None = None
 
     @property
     def trials_per_dimension(self) -> float | None:
@@ -76,8 +82,11 @@ def budget_of(rows: Rows, arm: str) -> Budget:
     complete = sum(s == {"COMPLETE"} for s in states)
     return Budget(
         arm=arm,
+        method=_code(rows, arm),
         searches=searches,
         trials=len(states),
+        method_trials=_method_trials(rows, arm),
+        dealt_out=section(rows.meta, "spec", "search").get("trials_per_method") is not None,
         dimensions=len(searched_fields(rows, arm)),
         complete=complete,
         pruned=pruned,
@@ -88,18 +97,20 @@ def budget_of(rows: Rows, arm: str) -> Budget:
         confirm_runs=len(confirm),
         confirm_device_seconds=_total(confirm, "device_seconds"),
         search=search_cost(rows, arm, searches),
-        method_trials=_method_trials(rows, arm, searches),
     )
 
 
-def _method_trials(rows: Rows, arm: str, searches: int) -> int | None:
-    """Trials of one search that the searched arms of a method had together; None where arms have their own number."""
-    shared = section(rows.meta, "spec", "search").get("trials_per_method")
-    if shared is None or not (rows.search["arm"] == arm).any():
-        return None
-    alike = [other for other in rows.arms if rows.methods.get(other) == rows.methods.get(arm)]
+def _code(rows: Rows, arm: str) -> str:
+    """What counts as an arm's method; the study file tells that of an arm without runs."""
+    stated = section(rows.meta, "spec", "arms", arm).get("method")
+    return code_of(rows.methods.get(arm) or str(stated or arm))
+
+
+def _method_trials(rows: Rows, arm: str) -> int:
+    """Trials of all arms of an arm's method together."""
+    alike = [other for other in rows.arms if _code(rows, other) == _code(rows, arm)]
     own = rows.search[rows.search["arm"].isin(alike)]
-    return round(len(own[["arm", "trial"]].drop_duplicates()) / searches)
+    return len(own[["arm", "trial"]].drop_duplicates())
 
 
 def find_exclusions(rows: Rows) -> tuple[Exclusion, ...]:

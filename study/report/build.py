@@ -9,9 +9,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from study.report.sections import Report, compose
 from study.report.tables import to_csv, to_latex
 from study.report.verdict import Verdict
 from trainables.errors import UserError
+from trainables.util.packages import versions_of
 
 REBUILT = "rebuilt"  # where the manifest's command writes, in the report's own folder
 _PACKAGES = ("diffusion-study", "numpy", "scipy", "pandas", "matplotlib", "jinja2", "pillow")
@@ -59,7 +58,7 @@ def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_s
     report or the new one. What somebody else has put into the earlier report's folder stays there.
 
     Args:
-        results: What ``study.results.from_mlflow.load_results`` gives.
+        results: What ``study.results.loading.load_results`` gives.
         out_dir: The report's folder, e.g. ``reports/quickstart``.
         rng_seed: Seed of all resampling.
 
@@ -142,7 +141,8 @@ def _write(path: Path, content: str | bytes) -> None:
 
 def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
     """Writes the rows, so that this folder alone gives the same report again; of the images those that it shows."""
-    from study.results.from_mlflow import Results, write_csv
+    from study.results.csv_files import write_csv
+    from study.results.frames import Results
 
     images = used_images(report.rows)
     paths = []
@@ -179,20 +179,10 @@ def _manifest(report: Report, folder: Path) -> dict[str, Any]:
             "spec_digest": report.rows.meta.get("spec_digest"),
             "hashes": {name: value for name, value in hashes.items() if name.startswith("data/")},
         },
-        "versions": _versions(_PACKAGES),
+        "versions": versions_of(_PACKAGES),
         "files": {name: value for name, value in hashes.items() if not name.startswith("data/")},
     }
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _versions(packages: Iterable[str]) -> Mapping[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -6,13 +6,14 @@ import pandas as pd
 
 from study.report.analysis import Analysis, ArmResult
 from study.report.budgets import Budget
+from study.report.constraints import constraint_warnings
 from study.report.design import confirm_design
 from study.report.factors import factors_of
-from study.report.formatting import listing, number, plural
-from study.report.measures import measure
+from study.report.formatting import fixed, listing, number, plural
+from study.report.measures import QUALITY, measure
 from study.report.prepared import Rows
 from study.report.searches import repeats_of, search_warnings
-from study.statistics.power import MIN_SUBJECTS
+from study.statistics.power import MIN_SUBJECTS, OWN_SPREAD_FROM, typical_deviation
 from trainables.evaluation.checks import ENOUGH_IMAGES
 
 UNEVEN = 2.0  # times as many trials a dimension: what is still called alike
@@ -41,12 +42,14 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
     found += uneven_budgets(analysis.budgets, {result.arm for result in analysis.arms if result.is_base})
     found += uneven_dimensions(analysis.budgets)
     found += search_warnings(rows)
+    found += constraint_warnings(rows)
     found += _incomplete(analysis)
     uneven = {result.n for result in analysis.arms if result.n and not result.is_base}
     if len(uneven) > 1:
         found.append(
             "Arms have different numbers of complete confirm runs; paired comparisons use common pairs only."
         )
+    found += _reckoned(analysis)
     found += _shared_searches(rows, best)
     found += _mixed_factors(rows, analysis)
     found += _few_images(rows)
@@ -58,6 +61,32 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
             "of memory on a GPU."
         )
     return found
+
+
+def spread_words(analysis: Analysis) -> str:
+    """The spread over subjects that numbers of subjects are reckoned with, e.g. "the spread that it showed"."""
+    pair = max(analysis.pairs, key=lambda c: c.difference.n_subjects, default=None)
+    if pair is None or pair.difference.n_subjects >= OWN_SPREAD_FROM:
+        return "the spread that it showed"
+    few = f"since fewer than {OWN_SPREAD_FROM} subjects show little of it"
+    if analysis.primary != QUALITY:
+        return f"the spread of all pairs together, {few}"
+    seeds = round(pair.difference.n / max(1, pair.difference.n_subjects))
+    usual = f"(standard deviation {fixed(typical_deviation(seeds), 2)})"
+    if pair.difference.n_subjects < 2:
+        return f"the usual spread {usual}, since one subject shows none"
+    return f"the larger of two spreads, that of all pairs together and the usual one {usual}, {few}"
+
+
+def _reckoned(analysis: Analysis) -> list[str]:
+    """What numbers of subjects that would decide a pair rest on."""
+    if not any(c.needed is not None for c in analysis.against_best):
+        return []
+    return [
+        "Numbers of subjects that would decide a pair are no forecast. They are reckoned for 80 % power, with the "
+        f"difference as it was seen and {spread_words(analysis)}. The lead of the best arm was picked as the largest, "
+        "and such a lead is too large on average; if the true one is smaller, it takes more subjects."
+    ]
 
 
 def _shared_searches(rows: Rows, best: ArmResult | None) -> list[str]:
@@ -128,21 +157,28 @@ def _few_images(rows: Rows) -> list[str]:
 
 
 def uneven_budgets(budgets: tuple[Budget, ...], untrained: set[str]) -> list[str]:
-    """A warning where arms had different numbers of search trials, or methods, where those have equal numbers."""
+    """Warnings where arms had different numbers of search trials (unless the study deals a method's trials out over its
+    arms, which is the design), and where methods had, all their arms together.
+    """
     known = [budget for budget in budgets if budget.arm not in untrained]
-    by_method = {b.arm: b.method_trials for b in known if b.method_trials is not None}
-    if by_method:  # dealt out over the arms of each method, which is the design
-        if len(set(by_method.values())) < 2:
-            return []
-        shares = listing(f"that of {arm} had {plural(count, 'trial')}" for arm, count in by_method.items())
-        return [f"Search budgets of the methods differ: {shares}."]
+    found = []
     trials = {budget.arm: budget.trials for budget in known}
-    if len(set(trials.values())) < 2:
-        return []
+    if len(set(trials.values())) > 1 and not any(budget.dealt_out for budget in known):
+        shares = listing(f"{arm} had {plural(count, 'trial')}" for arm, count in trials.items())
+        found.append(f"Search budgets differ: {shares}.")
+    arms: dict[str, list[Budget]] = {}
+    for budget in known:
+        arms.setdefault(budget.method, []).append(budget)
+    if len({own[0].method_trials for own in arms.values()}) < 2 or (found and len(arms) == len(known)):
+        return found  # of methods with one arm each all is said
+    shares = listing(
+        f"{method} had {plural(own[0].method_trials, 'trial')} ({', '.join(b.arm for b in own)})"
+        for method, own in arms.items()
+    )
     return [
-        "Search budgets differ: "
-        + listing(f"{arm} had {plural(count, 'trial')}" for arm, count in trials.items())
-        + "."
+        *found,
+        f"Search budgets of the methods differ: {shares}. The best arm of a method with more trials is the best of "
+        "more attempts; `search.trials_per_method` deals out equal numbers.",
     ]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from study.report.comparisons import Comparison
-from study.report.measures import CLASS_KEPT, QUALITY, SUBJECT_PROMPT
+from study.report.measures import CLASS_KEPT, SUBJECT_PROMPT
 from study.statistics.paired import Estimate
+from trainables.evaluation.metrics_table import QUALITY
 
 
 @dataclass(frozen=True)

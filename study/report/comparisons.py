@@ -24,7 +24,7 @@ from study.statistics.paired import (
     effect_size,
     moments,
 )
-from study.statistics.power import MIN_SUBJECTS, subjects_to_decide, typical_deviation
+from study.statistics.power import OWN_SPREAD_FROM, subjects_to_decide, typical_deviation
 
 SIGNIFICANCE = 0.05
 MARGIN = 0.05  # of quality; the default of `report.margin`
@@ -47,6 +47,21 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Needed:
+    """What would decide a pair with 80 % power, if its difference were the one that was seen.
+
+    Attributes:
+        subjects: None: more than `study.statistics.power.MOST_SUBJECTS`.
+        at_least: Whether it is a lower bound: a difference that stands out, the lead of the best arm above all, is too
+            large on average, and a smaller one takes more subjects. Within the margin it may take fewer, since it may
+            be shown equivalent.
+    """
+
+    subjects: int | None
+    at_least: bool
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two arms on the same subjects and seeds; differences are first minus second.
 
@@ -60,8 +75,7 @@ class Comparison:
         improvement: Chance that a run of the first is better than one of the second on the same subject.
         outcome: The verdict on the first; "better" and "worse" follow the direction of the measure,
             "different" stands in their place where it has none.
-        subjects_needed: Where that is "not enough": subjects that would decide it (80 % power, spread and difference
-            as observed); None where it is decided, unknown, or takes more than `study.statistics.power.MOST_SUBJECTS`.
+        needed: What would decide it where that is "not enough"; None where it is decided, or nothing is known.
     """
 
     first: str
@@ -76,7 +90,12 @@ class Comparison:
     effect: Estimate
     improvement: Estimate
     outcome: Outcome
-    subjects_needed: int | None
+    needed: Needed | None
+
+    @property
+    def subjects_needed(self) -> int | None:
+        """Subjects that would decide it; None where it is decided, unknown, or takes too many to count."""
+        return None if self.needed is None else self.needed.subjects
 
     @property
     def established(self) -> bool:
@@ -176,7 +195,7 @@ def _comparison(
         effect=effect_size(contrast.units, level=settings.level),
         improvement=chance_interval(contrast.chances, contrast.pairs, level=settings.level),
         outcome=outcome,
-        subjects_needed=None
+        needed=None
         if outcome != "not enough"
         else _needed(contrast, margin, spread, settings.significance / found.p.size),
     )
@@ -192,13 +211,29 @@ def outcome_of(found: Decisions, k: int, name: str) -> Outcome:
     return "better" if ahead > 0 else "worse" if ahead < 0 else "different"
 
 
-def _needed(contrast: Contrast, margin: float | None, spread: float | None, alpha: float) -> int | None:
-    """Subjects that would decide a pair; below three subjects with the family's spread, of one with a usual one."""
-    count, mean, deviation = moments(contrast.units)
-    assumed = float(deviation) if count >= MIN_SUBJECTS else spread
-    if assumed is None and count and margin is not None:  # with a margin the scale is that of quality
-        assumed = typical_deviation(round(contrast.pairs / float(count)))
+def _needed(contrast: Contrast, margin: float | None, spread: float | None, alpha: float) -> Needed | None:
+    """What would decide a pair, for the difference that was seen; None without any, or without a spread."""
+    count, mean, _ = moments(contrast.units)
+    assumed = _assumed_spread(contrast, margin, spread)
     if count == 0 or not assumed:
         return None
-    needed = subjects_to_decide(float(mean), assumed, margin, alpha)
-    return None if needed is None else max(needed, int(count) + 1)
+    found = subjects_to_decide(float(mean), assumed, margin, alpha)
+    return Needed(
+        None if found is None else max(found, int(count) + 1), margin is None or abs(float(mean)) >= margin
+    )
+
+
+def _assumed_spread(contrast: Contrast, margin: float | None, spread: float | None) -> float | None:
+    """Standard deviation of the subjects' differences that a number of subjects is reckoned with.
+
+    Of few subjects it is the family's, but no less than what is usual: pairs of the same few subjects share their arms,
+    so that pooling adds less than their number promises, and a spread that happens to be small promises a verdict from
+    a handful of subjects.
+    """
+    count, _, deviation = moments(contrast.units)
+    if count >= OWN_SPREAD_FROM:
+        return float(deviation)
+    known = [] if spread is None else [spread]
+    if count and margin is not None:  # with a margin the scale is that of quality
+        known.append(typical_deviation(round(contrast.pairs / float(count))))
+    return max(known, default=None)

@@ -1,4 +1,4 @@
-"""The tables of cost: what a run takes with its class images, and quality against tuning and training."""
+"""The tables of cost: what a run takes with its class images, and quality against training with that of the search."""
 
 from __future__ import annotations
 
@@ -96,24 +96,46 @@ def costs_table(analysis: Analysis) -> Table:
 
 
 def tuned_table(analysis: Analysis) -> Table | None:
-    """Quality against the cost of tuning and training together; None where the search's cost is unknown."""
+    """Quality against the training of search and run together; None where the search's cost is unknown.
+
+    The evaluation of the search's runs stands beside and is in no sum: rows do not tell what of it was made once for
+    all arms (the base model's images), and count no operations of it.
+    """
     trained = [result for result in analysis.arms if not result.is_base]
     if not any(result.estimates[TUNED_SECONDS].value for result in trained):
         return None
     searches = {budget.arm: budget.search for budget in analysis.budgets}
+    evaluation = _amounts(
+        "search_evaluation_seconds", "Evaluation of one search", "s",
+        [searches[r.arm].evaluation_seconds for r in trained],
+    )  # fmt: skip
     columns = [
         *arm_names(trained),
         *measures(trained, (analysis.primary,)),
-        *_amounts("search_seconds", "One search", "s", [searches[r.arm].seconds for r in trained]),
+        *_amounts(
+            "search_seconds", "Training of one search", "s", [searches[r.arm].seconds for r in trained]
+        ),
+        *evaluation,
         *measures(trained, (TOTAL_SECONDS, TUNED_SECONDS)),
-        *_amounts("search_flops", "FLOPs of one search", "FLOP", [searches[r.arm].flops for r in trained]),
+        *_amounts(
+            "search_flops",
+            "FLOPs of training of one search",
+            "FLOP",
+            [searches[r.arm].flops for r in trained],
+        ),
         *measures(trained, (TOTAL_FLOPS, TUNED_FLOPS)),
     ]
     title = measure(analysis.primary).title
     note = (
         "One search: all its runs, failed and stopped ones included, each set of class images made once; where an arm "
-        "was searched several times, the mean. Tuning and training: one search and one run with its class images."
+        "was searched several times, the mean. Search and run: one search and one run with its class images. Training "
+        "alone: no search does without the evaluation of its runs, but that is in no sum here"
     )
-    return assemble(
-        "tuning-cost", f"{title} against tuning and training.", columns, (note, *cut_note(columns))
+    beside = (
+        "; its wall seconds stand beside, with the base model's images for the scales, which are made once for all "
+        "arms and billed to whichever run came first."
+        if evaluation
+        else ", and nothing measured it."
     )
+    caption = f"{title} against training alone, that of the search included."
+    return assemble("tuning-cost", caption, columns, (note + beside, *cut_note(columns)))

@@ -32,8 +32,10 @@ class SearchCost:
     """What one search of an arm took, failed and stopped runs included, each set of class images made once.
 
     Attributes:
-        seconds, flops: Of one search: the mean over the arm's independent searches; 0 for an arm without a search,
-            None where unknown.
+        seconds, flops: Training of one search: the mean over the arm's independent searches; 0 for an arm without a
+            search, None where unknown.
+        evaluation_seconds: Of the same search. Kept apart, because runs report what they waited for, and the first one
+            of a class or subject makes images of the base model (anchors) that all arms share.
         amortised_seconds, amortised_flops: A confirm run's training and its share of the class images; None where
             unknown.
     """
@@ -41,21 +43,24 @@ class SearchCost:
     arm: str
     seconds: float | None
     flops: float | None
+    evaluation_seconds: float | None
     amortised_seconds: float | None
     amortised_flops: float | None
 
 
 def search_cost(rows: Rows, arm: str, repeats: int) -> SearchCost:
-    """Adds up what tuning an arm once took, and shares its confirm runs' class images out."""
+    """Adds up what searching an arm once took, and shares its confirm runs' class images out."""
     search = rows.search[rows.search["arm"] == arm]
     confirm = rows.confirm[rows.confirm["arm"] == arm]
 
-    def spent(name: str) -> float | None:
+    def summed(name: str) -> float | None:
         if search.empty:
             return 0.0
-        images = made_once(search, _CLASS_IMAGES[name])
-        trained = search[name].sum() if search[name].notna().any() else None
-        return None if trained is None or images is None else (float(trained) + images) / max(1, repeats)
+        return float(search[name].sum()) / max(1, repeats) if search[name].notna().any() else None
+
+    def spent(name: str) -> float | None:
+        trained, images = summed(name), 0.0 if search.empty else made_once(search, _CLASS_IMAGES[name])
+        return None if trained is None or images is None else trained + images / max(1, repeats)
 
     def amortised(name: str) -> float | None:
         images = made_once(confirm, _CLASS_IMAGES[name])
@@ -66,6 +71,7 @@ def search_cost(rows: Rows, arm: str, repeats: int) -> SearchCost:
         arm,
         spent("train_seconds"),
         spent("train_flops"),
+        summed("evaluation_seconds"),
         amortised("train_seconds"),
         amortised("train_flops"),
     )

@@ -15,7 +15,8 @@ from study.spec.sections import Resources, price_of_a_second
 def with_derived(frame: pd.DataFrame, resources: Mapping[str, object]) -> pd.DataFrame:
     """Adds `TOTAL_SECONDS`, `TOTAL_FLOPS` and `DOLLARS` to the rows of runs; NaN where a part of them is unknown.
 
-    Class images are made on the devices that train the run.
+    Class images are made on the devices that train the run. `DOLLARS` are of these two alone: evaluation, which `study
+    plan` counts in its price, is not in them.
 
     Args:
         resources: The section of the study file, with what a run holds and `price_per_hour`.
@@ -31,7 +32,7 @@ def with_derived(frame: pd.DataFrame, resources: Mapping[str, object]) -> pd.Dat
 
 
 def _price_of_a_second(resources: Mapping[str, object]) -> float:
-    """Dollars, as `study plan` counts them; NaN where nothing that a run holds has a price."""
+    """Dollars of a second at the prices of the study file; NaN where nothing that a run holds has a price."""
     try:
         price = price_of_a_second(Resources.model_validate(dict(resources)))
     except ValidationError:  # of another version

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from study.report.prepared import BASE, Rows, distinct, natural_key, value_or_none
+from study.report.prepared import Rows, distinct, natural_key, value_or_none
 from study.statistics.paired import Floats
+from trainables.methods.registry import BASE
 
 FACTORS = {"subject": "subject_scaled", "prompt": "prompt_scaled"}  # of quality; per image, not clipped
 CLASS, CLASS_RAW = "class", "class similarity"  # the third factor, rescaled; as it was measured

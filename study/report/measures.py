@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Literal
 
 from study.statistics.paired import Direction, Estimate
 from trainables.evaluation.copies import SAME_WHOLE
-from trainables.evaluation.metrics_table import METRICS
+from trainables.evaluation.metrics_table import METRICS, QUALITY, listed_after
 from trainables.evaluation.quality import FAILED_PROMPT, FAILED_SUBJECT
 
 
@@ -42,29 +44,25 @@ _DESCRIPTIONS = {
 }
 _DIRECTIONS: dict[str, Direction] = {"higher": "max", "lower": "min", "none": "none"}
 
-QUALITY = "quality"
+
+def _others(
+    kind: Literal["eval", "cost"], *shown: tuple[str, ...], first: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """The listed metrics of a kind that no group in `shown` has."""
+    known = set(chain.from_iterable(shown))
+    return tuple(name for name in listed_after(kind, first) if name not in known)
+
+
 SUBJECT_PROMPT = "quality_subject_prompt"
 FIDELITIES = ("subject_fidelity", "prompt_fidelity")
 SCALED = ("subject_fidelity_scaled", "prompt_fidelity_scaled")  # of the base model 0 and 1; not clipped
 CLASS_KEPT = "class_kept"
 FAILED = "failed_images"
 MAIN_QUALITY = (QUALITY, SUBJECT_PROMPT, *SCALED, CLASS_KEPT, FAILED)
-MORE_QUALITY = (
-    *FIDELITIES,
-    "clip_i",
-    "diversity",
-    "drift",
-    "prior_preservation",
-    "memorisation",
-    "class_kid",
-    "class_kid_low",
-    "class_kid_high",
-    "class_cmmd",
-    "class_cmmd_low",
-    "class_cmmd_high",
-)
 CEILINGS = ("ceiling_quality", "ceiling_subject", "ceiling_prompt")
 ANCHOR_ERRORS = ("subject_anchor_error", "prompt_anchor_error", "class_anchor_error")
+# Whatever else the table of metrics has.
+MORE_QUALITY = _others("eval", MAIN_QUALITY, CEILINGS, ANCHOR_ERRORS)
 
 # Sums that the report makes of a run's costs (study/report/costs.py); empty where a part of them is unknown.
 TOTAL_SECONDS, TOTAL_FLOPS = "total_seconds", "total_flops"
@@ -78,11 +76,13 @@ _DERIVED = {
         Measure(TOTAL_FLOPS, "FLOPs with class images", "FLOP", "min",
                 "Floating-point operations of training and of making the class images, charged in full."),
         Measure(DOLLARS, "Price", "$", "min",
-                "Device time of training and class images at the study file's `resources.price_per_hour`."),
-        Measure(TUNED_SECONDS, "Tuning and training", "s", "min",
-                "Time of one search of the arm, class images made once, and of one run with its class images."),
-        Measure(TUNED_FLOPS, "FLOPs of tuning and training", "FLOP", "min",
-                "Floating-point operations of one search of the arm and of one run, class images included."),
+                "Device time of training and class images at the study file's `resources.price_per_hour`; without "
+                "evaluation, which `study plan` counts too."),
+        Measure(TUNED_SECONDS, "Training of search and run", "s", "min",
+                "Training time of one search of the arm, class images made once, and of one run with its class images. "
+                "The evaluation of the search's runs is not in it."),
+        Measure(TUNED_FLOPS, "FLOPs of training, search and run", "FLOP", "min",
+                "Floating-point operations of training in one search of the arm and in one run, with class images."),
     )
 }  # fmt: skip
 
@@ -104,7 +104,7 @@ CLASS_IMAGE_COSTS = (
     DOLLARS,
     "image_latency_fused_seconds",
 )
-MORE_COSTS = ("train_steps", "preparation_seconds", "evaluation_seconds", "lost_seconds")
+MORE_COSTS = _others("cost", MAIN_COSTS, CLASS_IMAGE_COSTS, first=("train_steps",))
 COSTS = frozenset({*MAIN_COSTS, *CLASS_IMAGE_COSTS, *MORE_COSTS, TUNED_SECONDS, TUNED_FLOPS})
 # Shown with two decimals: scores and distances whose usual values lie between 0 and 1.
 SCORES = frozenset({*MAIN_QUALITY, *MORE_QUALITY, *CEILINGS}) - {

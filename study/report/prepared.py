@@ -26,16 +26,16 @@ from study.results.columns import (
     SCORE_NUMBERS,
 )
 from study.spec.sections import MOST_STEPS
+from trainables.methods.registry import BASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-BASE = "base"  # method of the arm without training
 STEPS_FOLLOW = "steps_follow"  # column: whether the number of steps came of a budget in FLOPs or seconds
 
 
 class ResultsLike(Protocol):
-    """What a report is made of; see ``study/results/from_mlflow.py``."""
+    """What a report is made of; see ``study/results/frames.py``."""
 
     @property
     def frame(self) -> pd.DataFrame: ...

@@ -25,7 +25,7 @@ class Standing:
         rank: Mean rank, 1 for the best. rank_low, rank_high: 95 % of the resamples lie between.
         best: Share of the resamples in which it is best; ties are shared.
         on_front: Share in which no arm is both better and cheaper to train.
-        on_front_with_search: The same, with the time of one search of the arm added to its cost.
+        on_front_with_search: The same, with the training time of one search of the arm added to its cost.
     """
 
     arm: str
@@ -49,7 +49,7 @@ def standings(
     Args:
         quality: The measure that arms are ranked by.
         cost: Seconds of the runs.
-        search_seconds: Seconds of one search of each arm, None where unknown.
+        search_seconds: Training seconds of one search of each arm, None where unknown.
         arms: The trained arms that have a result.
     """
     scores = quality.means(arms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from study.report.analysis import Analysis, ArmResult
+from study.report.caveats import spread_words
 from study.report.choice import Choice
 from study.report.comparisons import Comparison
 from study.report.formatting import (
@@ -30,7 +31,6 @@ from study.report.measures import (
     MAIN_QUALITY,
     MORE_COSTS,
     MORE_QUALITY,
-    QUALITY,
     SCALED,
     SCORES,
     SUBJECT_PROMPT,
@@ -52,6 +52,7 @@ from study.report.tables import (
 )
 from study.statistics.paired import Estimate
 from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS
+from trainables.evaluation.metrics_table import QUALITY
 
 _INTERVAL = (
     "Means over subjects; Student's 95 % intervals over subjects, from 3 on; complete confirm runs only."
@@ -265,11 +266,12 @@ def _needed(comparisons: Sequence[Comparison]) -> Pair:
     """Subjects that would decide a pair; empty where it is decided."""
 
     def cell(c: Comparison) -> Cell:
-        if c.outcome != "not enough" or c.difference.value is None:
+        if c.needed is None or c.difference.value is None:
             return Cell(MISSING)
         if c.subjects_needed is None:
             return Cell(f"> {MOST_SUBJECTS}")
-        return Cell(str(about(c.subjects_needed)), value=c.subjects_needed)
+        least = "≥ " if c.needed.at_least else ""
+        return Cell(f"{least}{about(c.subjects_needed)}", value=c.subjects_needed)
 
     return Column("subjects_needed", "to decide", numeric=True), [cell(c) for c in comparisons]
 
@@ -322,8 +324,8 @@ def ranking_table(analysis: Analysis) -> Table:
     note = (
         f"Over resamples of the subjects, the same for every arm. Rank: mean and 95 % of the resamples. Best: share "
         f"with the highest mean {measure(analysis.primary).title.lower()}. On the front: share in which no arm is both "
-        "better and trained in less time; with search: one search of the arm counts as training time. Shares of few "
-        "subjects are too sure of themselves: the tests above are not."
+        "better and trained in less time; with search: the training of one search of the arm, without its evaluation, "
+        "counts as well. Shares of few subjects are too sure of themselves: the tests above are not."
     )
     return assemble("ranking", "Stability of the order of arms.", columns, (note,))
 
@@ -343,17 +345,8 @@ def test_note(analysis: Analysis) -> str:
         "paired t test over subjects; Holm's adjustment over all pairs of trained arms. Verdict: better or worse if "
         f"the adjusted p is below 0.05, equivalent if the difference is shown to lie within "
         f"±{analysis.margin:g}; not enough: neither is shown. To decide: number of subjects that would show one of "
-        f"them in 80 % of studies if the difference and its spread{pooled_words(analysis)} were the true ones; "
-        "above 20 rounded, since both are estimates."
-    )
-
-
-def pooled_words(analysis: Analysis) -> str:
-    """Where the spread comes from that numbers of subjects are reckoned with, if not from the pair itself."""
-    if analysis.subjects >= MIN_SUBJECTS:
-        return ""
-    return (
-        " (pooled over pairs)" if analysis.subjects > 1 else " (the usual one, since one subject shows none)"
+        f"them with 80 % power, for the difference as it was seen and {spread_words(analysis)}; above 20 rounded. At "
+        "least so many (≥): a difference that stands out is too large on average."
     )
 
 

@@ -20,6 +20,7 @@ def budget_table(budgets: Sequence[Budget]) -> Table:
         return Column(key, title, scale.unit, numeric=True), [number_cell(value, scale) for value in values]
 
     repeated = any(b.searches > 1 for b in budgets)
+    shared = any(b.method_trials != b.trials for b in budgets)
     columns = [
         texts("arm", "Arm", [b.arm for b in budgets]),
         *(
@@ -29,8 +30,8 @@ def budget_table(budgets: Sequence[Budget]) -> Table:
         ),
         counts("trials", "Trials", [b.trials for b in budgets]),
         *(
-            [counts("method_trials", "Trials of the method", [b.method_trials or 0 for b in budgets])]
-            if any(b.method_trials for b in budgets)
+            [counts("method_trials", "Trials of the method", [b.method_trials for b in budgets])]
+            if shared
             else []
         ),
         counts("dimensions", "Dimensions", [b.dimensions for b in budgets]),
@@ -48,10 +49,15 @@ def budget_table(budgets: Sequence[Budget]) -> Table:
         seconds("confirm_device_seconds", "Confirm device time", [b.confirm_device_seconds for b in budgets]),
     ]
     notes = ["Dimensions: fields that were searched. Trials per dimension: of one search."]
-    if any(b.method_trials for b in budgets):
+    if shared:
         notes.append(
-            "Trials of the method: of one search of all its arms together, over which they are dealt out "
-            "(`search.trials_per_method`): methods have equal budgets, and arms what their number leaves them."
+            "Trials of the method: of all its arms together; methods that differ in their defaults alone, as `lora` "
+            "and `dreambooth_lora`, are one."
+        )
+    if any(b.dealt_out for b in budgets):
+        notes.append(
+            "A method's trials are dealt out over its arms (`search.trials_per_method`): methods have equal budgets, "
+            "and arms what their number leaves them."
         )
     return assemble("budget", "Search budget of each arm, failed and stopped runs included.", columns, notes)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from study.report.formatting import listing, number, plural, scale_for
-from study.report.measures import QUALITY, measure
+from study.report.measures import measure
 from study.report.prepared import Rows, distinct, section, value_or_none
 from study.spec.phases import Constraint, SearchSpec
 from study.spec.sections import code_of
-from trainables.evaluation.metrics_table import METRICS
+from trainables.evaluation.metrics_table import METRICS, QUALITY
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,13 @@ class Objective:
     def words(self) -> str:
         """E.g. "quality (subject, prompt), where class kept >= 0.8"."""
         names = listing(measure(name).title.lower() for name in self.metrics)
-        bounds = listing(
-            f"{measure(c.metric).title.lower()} {c.relation} {c.bound:g}" for c in self.constraints
-        )
+        bounds = listing(map(bound_words, self.constraints))
         return f"{names}, where {bounds}" if bounds else names
+
+
+def bound_words(constraint: Constraint) -> str:
+    """E.g. "class kept >= 0.8"."""
+    return f"{measure(constraint.metric).title.lower()} {constraint.relation} {constraint.bound:g}"
 
 
 def search_objective(rows: Rows) -> Objective:

@@ -11,7 +11,7 @@ from typing import Any
 from study.report import cost_tables, design_tables, image_tables, search_tables
 from study.report import results_tables as tables
 from study.report.analysis import DEFAULTS, Analysis, analyse
-from study.report.anytime import anytime_table
+from study.report.anytime import anytime_table, few_points_words
 from study.report.budgets import default_choices
 from study.report.comparisons import Settings
 from study.report.design import PhaseDesign, design_of
@@ -224,10 +224,11 @@ def _pairs(analysis: Analysis) -> Section | None:
 def _curves(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
     data = curves.known_courses(rows, analysis)
     figures = curves.curves_figure(data, styles), curves.anytime_figure(data, analysis, styles)
-    table = anytime_table(data)
-    return Section(
-        "curves", "Quality on the way", figures=figures, tables=(table,) if table is not None else ()
-    )
+    drawn = any(
+        isinstance(figure, Figure) for figure in figures
+    )  # else the figure's reason says how to get it
+    words = few_points_words(data) if drawn else ()
+    return Section("curves", "Quality on the way", words, figures, _known(anytime_table(data)))
 
 
 def _search(

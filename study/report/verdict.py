@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from study.report.analysis import Analysis, ArmResult, ScheduleEffect
 from study.report.caveats import n_words, uneven_budgets, warnings_of
-from study.report.comparisons import Comparison
+from study.report.comparisons import Comparison, Needed
+from study.report.constraints import best_words, objective_words
 from study.report.formatting import (
     MISSING,
     about,
@@ -17,11 +18,11 @@ from study.report.formatting import (
     plural,
     scale_for,
 )
-from study.report.measures import SCALED, TOTAL_SECONDS, bounded, measure
+from study.report.measures import QUALITY, SCALED, TOTAL_SECONDS, bounded, measure
 from study.report.prepared import Rows
 from study.report.tables import score_cell, score_decimals
 from study.statistics.paired import Estimate
-from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS
+from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS, OWN_SPREAD_FROM
 
 RESAMPLED_FROM = 5  # subjects; shares of resamples of fewer are too sure of themselves for a headline
 CLASS_LOST = 0.5  # of class kept: class images nearer to the subject than to the base model's
@@ -74,6 +75,7 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
     best = analysis.arm(analysis.best)
     rivals = analysis.against_best
     points = [
+        *objective_words(rows, analysis.primary),
         *_rivals(analysis),
         *_pairs(analysis),
         *_against_base(analysis),
@@ -81,7 +83,7 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
         *_stability(analysis),
         *_schedules(analysis),
     ]
-    headline = _with_choice(analysis, _headline(analysis, best, rivals))
+    headline = _with_choice(analysis, _headline(analysis, best, rivals)) + best_words(rows, best.arm)
     return Verdict(headline, tuple(points), tuple(warnings_of(rows, analysis)))
 
 
@@ -150,38 +152,40 @@ def _leads(analysis: Analysis, arm: str) -> bool:
     return bool(own) and all(c.outcome == "better" for c in own)
 
 
-def needed_text(comparison: Comparison) -> str:
-    """E.g. "about 12 subjects" would decide a pair."""
-    if comparison.subjects_needed is None:
+def needed_text(needed: Needed) -> str:
+    """E.g. "at least about 12 subjects" would decide a pair."""
+    if needed.subjects is None:
         return f"more than {MOST_SUBJECTS:,} subjects"
-    return f"about {about(comparison.subjects_needed)} subjects"
+    return f"{_least(needed)}about {about(needed.subjects)} subjects"
+
+
+def _least(needed: Needed) -> str:
+    return "at least " if needed.at_least else ""
 
 
 def _missing(undecided: Sequence[Comparison]) -> str:
-    """What would decide the pairs: subjects, of the easiest and of the hardest."""
-    counts = [c.subjects_needed for c in undecided if c.subjects_needed is not None]
+    """What would decide the pairs: subjects, of the easiest and of the hardest, and why these are no promise."""
     seen = max(c.difference.n_subjects for c in undecided)
     if seen == 0:
         return "they have no subject and seed in common"
     text = f"it has {plural(seen, 'subject')}"
     if seen < MIN_SUBJECTS:
         text += f", and nothing can be said of chance with fewer than {MIN_SUBJECTS}"
-    pooled = {1: "", 2: " (pooled over pairs)"}.get(seen, "")
-    one = len(undecided) == 1
-    if one:
-        given = f"if this difference and its spread{pooled} were the true ones"
-    else:
-        given = f"if these differences and spreads{pooled} were the true ones"
-    if seen == 1:
-        what = "this difference were the true one" if one else "these differences were the true ones"
-        given = f"if {what} and subjects varied as they usually do"
-    if not counts:
-        return f"{text}; {given}, more than {MOST_SUBJECTS:,} would be needed"
-    low, high = str(about(min(counts))), str(about(max(counts)))
-    if len(counts) < len(undecided):
-        high = f"more than {MOST_SUBJECTS:,}"
+    known = [c.needed for c in undecided if c.needed is not None]
+    if not known:
+        return text
+    ordered = sorted(known, key=lambda needed: needed.subjects or MOST_SUBJECTS + 1)
+    easiest, hardest = ordered[0], ordered[-1]
+    if easiest.subjects is None:
+        return f"{text}; to decide takes {needed_text(easiest)}"
+    low = str(about(easiest.subjects))
+    high = f"more than {MOST_SUBJECTS:,}" if hardest.subjects is None else str(about(hardest.subjects))
     span = low if low == high else f"{low} to {high}"
-    return f"{text}; {given}, about {span} subjects would show {'it' if one else 'them'} in 80 % of studies"
+    text += f"; to decide takes {_least(easiest)}about {span} subjects"
+    if seen < OWN_SPREAD_FROM and undecided[0].measure == QUALITY:
+        text += " (if they vary as usual)"
+    why = ", since a lead that was picked as the largest is too large on average"
+    return text + why if easiest.at_least else text
 
 
 def difference_text(estimate: Estimate) -> str:
@@ -224,7 +228,7 @@ def _rivals(analysis: Analysis) -> list[str]:
 def _undecided(comparison: Comparison) -> str:
     """E.g. "lora (+0.04 [-0.01, 0.09]; about 14 subjects)"."""
     text = _difference(comparison)
-    return text if comparison.difference.value is None else f"{text[:-1]}; {needed_text(comparison)})"
+    return text if comparison.needed is None else f"{text[:-1]}; {needed_text(comparison.needed)})"
 
 
 def _pairs(analysis: Analysis) -> list[str]:
@@ -345,7 +349,7 @@ def _stability(analysis: Analysis) -> list[str]:
             for s in fronts
         )
         search = (
-            " (in brackets: with the time of the search)"
+            " (in brackets: with the training time of the search)"
             if fronts[0].on_front_with_search is not None
             else ""
         )

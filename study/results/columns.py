@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from trainables.evaluation.metrics_table import METRICS, listed_after, metric_names
+
 # What one run was.
 IDENTITY = ("study", "arm", "method", "phase", "trial", "subject", "seed", "state")
 
-# How good it is; bare names of MLflow's `eval/...` and of the evaluation in `result.json`.
+# What comes first, in the order that others rely on: of how good it is (bare names of MLflow's `eval/...` and of the
+# evaluation in `result.json`), and of what it cost (`cost/...`).
 EVALUATION = ("quality", "subject_fidelity", "prompt_fidelity", "diversity", "drift", "memorisation")
-
-# What it cost; bare names of MLflow's `cost/...`.
 COST = (
     "train_seconds",
     "device_seconds",
@@ -27,40 +28,35 @@ TRAINING = ("learning_rate", "lr_scheduler", "max_train_steps")
 # The columns that others rely on, in this order.
 RUN_COLUMNS = (*IDENTITY, *EVALUATION, *COST, *TRAINING, "mlflow_run_id")
 
-MORE_EVALUATION = (
-    "subject_fidelity_scaled",
-    "prompt_fidelity_scaled",
-    "quality_subject_prompt",
-    "class_kept",
-    "failed_images",
-    "prior_preservation",
-    "clip_i",
-    "class_kid",
-    "class_kid_low",
-    "class_kid_high",
-    "class_cmmd",
-    "class_cmmd_low",
-    "class_cmmd_high",
-    "ceiling_quality",
-    "ceiling_subject",
-    "ceiling_prompt",
-    "subject_anchor_error",
-    "prompt_anchor_error",
-    "class_anchor_error",
+# All listed metrics: after the first ones those whose order was settled before the table's, then the table's others.
+EVALUATION_METRICS = listed_after(
+    "eval",
+    (
+        *EVALUATION,
+        "subject_fidelity_scaled",
+        "prompt_fidelity_scaled",
+        "quality_subject_prompt",
+        "class_kept",
+        "failed_images",
+        "prior_preservation",
+    ),
 )
-MORE_COST = (
-    "train_steps",
-    "class_image_seconds",
-    "class_image_flops",
-    "energy_joules",
-    "image_latency_fused_seconds",
-    "lost_seconds",
+COST_METRICS = listed_after(
+    "cost",
+    (
+        *COST,
+        "train_steps",
+        "class_image_seconds",
+        "class_image_flops",
+        "energy_joules",
+        "image_latency_fused_seconds",
+    ),
 )
 
 # After RUN_COLUMNS, in this order; then metrics that no list names, sorted; then `param.<name>`, sorted.
 MORE_COLUMNS = (
-    *MORE_EVALUATION,
-    *MORE_COST,
+    *EVALUATION_METRICS[len(EVALUATION) :],
+    *COST_METRICS[len(COST) :],
     "peak_memory_kind",
     "attempts",
     "host",
@@ -70,9 +66,6 @@ MORE_COLUMNS = (
     "run_key",
     "config_digest",
 )
-
-EVALUATION_METRICS = (*EVALUATION, *MORE_EVALUATION)
-COST_METRICS = (*COST, *MORE_COST)
 
 PARAM_PREFIX = "param."
 STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
@@ -98,16 +91,7 @@ TEXTS = frozenset(
 INTEGERS = frozenset({"trial", "seed", "max_train_steps", "attempts"})
 TIMES = frozenset({"started", "ended"})
 # Whole numbers that are kept as float64 in the frame (arithmetic with NaN) but written without a fraction.
-COUNTS = frozenset(
-    {
-        "peak_memory_bytes",
-        "trainable_parameters",
-        "artifact_bytes",
-        "train_flops",
-        "train_steps",
-        "class_image_flops",
-    }
-)
+COUNTS = frozenset(name for name in metric_names("cost") if METRICS[name].unit in ("", "B", "FLOP"))
 
 CURVE_COLUMNS = ("run_key", "arm", "method", "phase", "trial", "subject", "seed", "step", "metric", "value")
 IMAGE_COLUMNS = ("run_key", "step", "key", "path")

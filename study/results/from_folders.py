@@ -1,4 +1,4 @@
-"""Results from the run folders themselves: what a report is made of while the tracking store is away."""
+"""Results from the run folders: the runs' own records, which MLflow only shows."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
 from study.storage.safe_paths import inside
+from study.storage.study_record import published_spec, spec_digest
 from study.tracking.event_metrics import batches, corrections
-from study.tracking.mlflow_store import published_spec, spec_digest
+from study.tracking.progress import read_state
 from study.tracking.run_ids import read_record
 from trainables.events import read_events
 
 
-def local_results(storage: Storage) -> Results:
-    """Returns what `study.results.from_mlflow.load_results` gives, without MLflow; needs the storage at hand."""
+def local_results(storage: Storage, *, images: bool = True) -> Results:
+    """Returns a study's results, without MLflow; needs the storage at hand.
+
+    Args:
+        images: Whether sample grids are listed.
+    """
     found = rows(storage)
     points: list[dict[str, Any]] = []
-    images: list[dict[str, Any]] = []
+    grids: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     for row in found:
         folder = storage.run_folder(RunKey.parse(row["run_key"]))
@@ -40,24 +45,24 @@ def local_results(storage: Storage) -> Results:
             for (name, step), value in sorted(values.items())
         ]
         shown = sorted((image.key, image.step, image.path) for part in parts for image in part.images)
-        images += [
+        grids += [
             {"run_key": row["run_key"], "step": step, "key": key, "path": str(folder / path)}
             for key, step, path in shown
-            if inside(folder, path) is not None
+            if images and inside(folder, path) is not None
         ]
-    record = read_record(storage)
+    record, tracking = read_record(storage), read_state(storage)
     meta = {
         "study": storage.study,
         "study_id": record.study_id if record else None,
         "spec": published_spec(storage) or None,
         "spec_digest": spec_digest(storage),
         "launches": [asdict(launch) for launch in record.launches] if record else [],
-        "tracking_uri": None,
+        "tracking_uri": tracking.uri if tracking else None,
     }
     return Results(
         frame_of(found),
         table_of(points, CURVE_COLUMNS),
-        table_of(images, IMAGE_COLUMNS),
+        table_of(grids, IMAGE_COLUMNS),
         meta,
         scores_of(scores),
     )

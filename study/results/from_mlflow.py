@@ -1,4 +1,4 @@
-"""Results as tables: read from MLflow, or from CSV files written from it. Both give the same frames."""
+"""Results from MLflow: those of a study whose run folders are not at hand, or on request."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS
-from study.results.csv_files import read_csv, write_csv
 from study.results.frames import Results, frame_of, scores_of, table_of
 from study.results.image_scores import read_scores
-from study.results.run_rows import finished_rows, make_row, rows
+from study.results.run_rows import finished_rows, make_row, parse_param
 from study.storage.layout import STUDY_FILE, Storage
 from study.storage.run_key import RunKey
+from study.storage.study_record import published_spec
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
     configure_client,
-    published_spec,
     resolve_tracking_uri,
     sqlite_path,
     tracking_command,
@@ -36,29 +35,20 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from pandas import DataFrame
 
-__all__ = ["Results", "load_results", "read_csv", "rows", "write_csv"]
-
 _READERS = 8
 
 
-def load_results(
-    storage: Storage,
-    *,
-    tracking_uri: str | None = None,
-    csv_folder: Path | None = None,
-    images: bool = True,
-) -> Results:
-    """Reads a study's results from MLflow, or from the folder of an earlier `write_csv`.
+def mlflow_results(storage: Storage, tracking_uri: str | None = None, *, images: bool = True) -> Results:
+    """Reads a study's results from MLflow.
 
     Args:
-        storage: Names the study; its folder need not exist when `tracking_uri` or `csv_folder` is given.
+        storage: Names the study; its folder need not exist when `tracking_uri` is given.
+        tracking_uri: None: MLFLOW_TRACKING_URI, the study file's, or the storage's own store.
         images: Whether sample grids are fetched (from a server they are downloaded under the study's folder).
 
     Raises:
-        UserError: MLflow does not answer, or knows no such study; the CSV files are missing.
+        UserError: MLflow does not answer, or knows no such study.
     """
-    if csv_folder is not None:
-        return read_csv(csv_folder)
     uri = resolve_tracking_uri(storage, tracking_uri)
     configure_client()
     store = MlflowStore(uri, storage.study, storage.artifact_root)
@@ -146,7 +136,7 @@ def _row(run: Run) -> dict[str, Any]:
             for name, value in run.data.metrics.items()
             if name.removeprefix("eval/") not in missing
         },
-        params=run.data.params,
+        params={name: parse_param(text) for name, text in run.data.params.items()},
         facts={
             "mlflow_run_id": run.info.run_id,
             "peak_memory_kind": tags.get("peak_memory_kind"),

@@ -12,7 +12,7 @@ from study.results.columns import COUNTS, MORE_COLUMNS, PARAM_PREFIX, RUN_COLUMN
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
-from study.tracking.event_metrics import flat_params, latest_metrics
+from study.tracking.event_metrics import flat_fields, latest_metrics
 from study.tracking.run_ids import read_record
 from study.util.units import iso_time
 from trainables.events import EVENTS_FILE, RUN_FILE, Event, read_events
@@ -60,7 +60,7 @@ def _row(study: str, key: RunKey, folder: Path) -> dict[str, Any] | None:
         method=str(document["method"]),
         state=str(result.get("state", "RUNNING")),
         metrics=metrics,
-        params=flat_params(document),
+        params={name: _cell(value) for name, value in flat_fields(document).items()},
         facts={
             "peak_memory_kind": _text(events, result),
             "attempts": result.get("attempts") or _attempts(events),
@@ -80,14 +80,14 @@ def make_row(
     method: str,
     state: str,
     metrics: Mapping[str, float],
-    params: Mapping[str, str],
+    params: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Puts a row together, from wherever its parts come.
 
     Args:
         metrics: Under MLflow's names (``eval/quality``).
-        params: Under MLflow's names (``training.learning_rate``), as texts.
+        params: Under MLflow's names (``training.learning_rate``): numbers, booleans and texts.
         facts: Further columns.
     """
     row: dict[str, Any] = {
@@ -106,10 +106,10 @@ def make_row(
         group, _, bare = name.partition("/")
         if group in ("eval", "cost") and math.isfinite(value):
             row[bare] = value + 0.0  # no -0.0
-    for name, text in params.items():
+    for name, value in params.items():
         if name.startswith("training."):
             field = name.removeprefix("training.")
-            row[field if field in TRAINING else PARAM_PREFIX + field] = parse_param(text)
+            row[field if field in TRAINING else PARAM_PREFIX + field] = value
     return row
 
 
@@ -143,8 +143,13 @@ def _varies(found: list[dict[str, Any]], name: str) -> bool:
     return len({json.dumps(row.get(name)) for row in found}) > 1
 
 
+def _cell(value: Any) -> Any:
+    """A field's value as it stands in a table: lists as JSON."""
+    return value if isinstance(value, str | int | float) else json.dumps(value)
+
+
 def parse_param(text: str) -> Any:
-    """Returns a param's value: a number or a boolean; lists and other texts stay texts."""
+    """Returns what a text of MLflow or of a CSV file stands for: a number, a boolean, or (lists as well) a text."""
     try:
         value = json.loads(text)
     except ValueError:

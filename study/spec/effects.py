@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from search_spaces.schema import Categorical
-from study.spec.sections import BASE, Arm, Budget, arm_space, code_of, dump, merged_training, method_defaults
+from study.spec.sections import Arm, Budget, arm_space, code_of, dump, merged_training, method_defaults
 from trainables.config.fields import EMBEDDED, ModelConfig
 from trainables.config.messages import Loc
-from trainables.methods.registry import method_config_class
+from trainables.methods.registry import BASE, method_config_class
 
 if TYPE_CHECKING:
     from study.spec.sound_sections import Sections

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from study.spec.study_spec import StudySpec
-from study.storage.layout import STUDY_FILE, Storage, root_and_url, storage_at
+from study.storage.layout import Storage, root_and_url, storage_at
 from study.storage.run_key import is_sound_name
+from study.storage.study_record import is_recorded, read_study_record, recorded_studies
 from trainables.errors import UserError
 
 
@@ -27,8 +28,8 @@ def readable_storage(place: str | Path, name: str) -> Storage:
         from study.remote.working_copy import refresh
 
         refresh(storage)
-    if not sound or not (storage.folder / STUDY_FILE).exists():
-        known = sorted(path.parent.name for path in readable_root(place).glob(f"*/{STUDY_FILE}"))
+    if not sound or not is_recorded(storage):
+        known = recorded_studies(readable_root(place))
         there = (
             f"studies there: {', '.join(known)}" if known else "there are none; launch one, or give --storage"
         )
@@ -48,6 +49,4 @@ def readable_root(place: str | Path) -> Path:
 
 def stored_spec(storage: Storage) -> StudySpec:
     """Returns the study as it was launched."""
-    from study.util.json_files import read_json_or_copy
-
-    return StudySpec.from_record(read_json_or_copy(storage.folder / STUDY_FILE))
+    return StudySpec.from_record(read_study_record(storage))

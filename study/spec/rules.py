@@ -15,7 +15,6 @@ from search_spaces.loader import check_space
 from search_spaces.schema import SearchSpace
 from study.spec.effects import duplicate_arms, fields_without_effect, values_of
 from study.spec.sections import (
-    BASE,
     LENGTHS,
     SHARE,
     Arm,
@@ -33,7 +32,7 @@ from study.spec.separation import (
 from study.spec.sound_sections import Problem, Sections
 from trainables.config.fields import ModelConfig, TrainingConfig
 from trainables.config.messages import Loc, describe, did_you_mean, unknown_key
-from trainables.methods.registry import method_config_class
+from trainables.methods.registry import BASE, method_config_class
 
 
 def broken_rules(sections: Sections, *, recorded: bool = False) -> list[Problem]:

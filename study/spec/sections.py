@@ -15,9 +15,8 @@ from study.util.redaction import carries_password
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig
 from trainables.config.messages import did_you_mean
 from trainables.config.yaml_reader import RuleError
-from trainables.methods.registry import method_config_class, method_names
+from trainables.methods.registry import BASE, method_config_class, method_names
 
-BASE = "base"
 NAME_RULE = "letters, digits, '_', '-' and '.', beginning with a letter or digit, at most 64 characters"
 
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")

@@ -21,7 +21,6 @@ from study.spec.defaults import default_point
 from study.spec.phases import ConfirmSpec, EvaluationSpec, SearchSpec
 from study.spec.rules import broken_rules
 from study.spec.sections import (
-    BASE,
     Arm,
     Budget,
     Name,
@@ -43,7 +42,7 @@ from study.storage.run_key import RunKey
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig, SubjectConfig
 from trainables.config.yaml_reader import RuleError
 from trainables.errors import UserError
-from trainables.methods.registry import method_config_class
+from trainables.methods.registry import BASE, method_config_class
 from trainables.run.contents import digests
 from trainables.run_config import RunConfig
 

@@ -12,6 +12,9 @@ from scipy import optimize, stats
 POWER = 0.8
 MIN_SUBJECTS = 3  # below, a Student's interval is so wide (two: 13 standard errors) that it says nothing
 MOST_SUBJECTS = 1_000  # where the search for a number of subjects ends
+OWN_SPREAD_FROM = (
+    5  # subjects; the spread that four show is between .27 and 1.77 of the true one (in 95 % of studies)
+)
 
 # Standard deviations of the difference in quality of two arms, between subjects and between seeds of one subject:
 # root mean squares over the pairs of arms of two quickstarts (.12 and .095; .065 and .13), of two subjects each.

@@ -63,11 +63,12 @@ class Driver:
             return "ended"
         if lock_is_held(storage):
             return "alive"
-        same_lock = self.host == socket.gethostname() and self.folder in (None, _place(storage))
+        same_lock = self.host == socket.gethostname() and self.folder in (None, location_of(storage))
         return "dead" if same_lock or time.time() - self.beat >= SILENT_SECONDS else "alive"
 
 
-def _place(storage: Storage) -> str:
+def location_of(storage: Storage) -> str:
+    """Returns the absolute path of a study's folder, without links."""
     return str(storage.folder.resolve())
 
 

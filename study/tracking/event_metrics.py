@@ -14,10 +14,12 @@ from typing import Any
 
 from study.tracking.mlflow_store import MAX_METRICS, Metric
 from trainables.events import Event
+from trainables.run_config import WITHOUT_EFFECT
 
 _GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost"}
 # Where a run keeps its files and how it uses the machine: no parameters of the experiment.
-_NO_PARAMS = ("output_dir", "cache_dir", "cpu_threads", "device", "located", "contents")
+# The share of a GPU has always been shown.
+_NO_PARAMS = {*WITHOUT_EFFECT, "contents"} - {"gpu_share"}
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
@@ -161,14 +163,22 @@ def corrections(events: Sequence[Event], result: Mapping[str, Any]) -> list[Metr
 
 def flat_params(document: Mapping[str, Any]) -> dict[str, str]:
     """Flattens a run's configuration to MLflow params: dotted names, texts as they are, the rest as JSON."""
-    params: dict[str, str] = {}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in flat_fields(document).items()
+    }
+
+
+def flat_fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattens a run's configuration: dotted names, values as they are; what is None is left out."""
+    fields: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
         if isinstance(value, Mapping):
             for name, item in value.items():
                 visit(f"{prefix}.{name}" if prefix else str(name), item)
         elif value is not None:
-            params[prefix] = value if isinstance(value, str) else json.dumps(value)
+            fields[prefix] = value
 
     visit("", {name: value for name, value in document.items() if name not in _NO_PARAMS})
-    return params
+    return fields

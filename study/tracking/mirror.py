@@ -24,14 +24,13 @@ from study.storage.event_tail import EventTail
 from study.storage.layout import TRACKING_LOCK_FILE, Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
+from study.storage.study_record import published_spec, spec_digest
 from study.tracking.event_metrics import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
     is_missing,
     is_server,
-    published_spec,
-    spec_digest,
 )
 from study.tracking.parallel import side_by_side
 from study.tracking.parents import Child, Parents

@@ -1,4 +1,4 @@
-"""The only room that talks to MLflow: one experiment, found or made, and the few calls that the study needs.
+"""The only module that talks to MLflow: one experiment, found or made, and the few calls that the study needs.
 
 A tracking URI is chosen in this order: given explicitly (``--tracking-uri``), ``MLFLOW_TRACKING_URI``,
 ``tracking.uri`` of the study file, the storage's own SQLite file.
@@ -13,11 +13,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from study.storage.layout import STUDY_FILE, Storage, sqlite_problem
-from study.util.json_files import read_json_or_copy
+from study.storage.layout import Storage, sqlite_problem
+from study.storage.study_record import frozen_spec
 from study.util.redaction import without_credentials
 from trainables.errors import UserError
 
@@ -120,34 +120,6 @@ def _address_problem(uri: str, shown: str) -> str | None:
     return None if host else f"a server needs a host, got {shown!r}; write http://127.0.0.1:5000"
 
 
-def frozen_spec(storage: Storage) -> dict[str, Any] | None:
-    """Returns the study file as it was frozen at the first launch; None before that."""
-    path = storage.folder / STUDY_FILE
-    if not path.exists():
-        return None
-    try:
-        document = read_json_or_copy(path)
-    except ValueError as error:
-        raise UserError(f"{error}; restore it, or start again under another name or --storage") from None
-    spec: dict[str, Any] = document.get("spec", document)
-    return spec
-
-
-def published_spec(storage: Storage) -> dict[str, Any]:
-    """Returns the frozen study file without credentials, as others may see it; empty before the launch."""
-    spec = dict(frozen_spec(storage) or {})
-    for section, name in (("tracking", "uri"), ("storage", "ledger_url")):
-        if (spec.get(section) or {}).get(name):
-            spec[section] = {**spec[section], name: without_credentials(spec[section][name])}
-    return spec
-
-
-def spec_digest(storage: Storage) -> str:
-    """Returns the digest of the frozen study file; empty before the launch."""
-    path = storage.folder / STUDY_FILE
-    return str(read_json_or_copy(path).get("digest", "")) if path.exists() else ""
-
-
 def is_server(uri: str) -> bool:
     """Whether a store is asked over HTTP; otherwise it is a database."""
     return uri.split(":", 1)[0] in _SERVERS
@@ -156,37 +128,6 @@ def is_server(uri: str) -> bool:
 def sqlite_path(uri: str) -> Path | None:
     """Returns the file of a SQLite store, None for another store."""
     return Path(uri.split("://", 1)[1].split("?")[0].removeprefix("/")) if uri.startswith("sqlite") else None
-
-
-def check_tracking(uri: str) -> None:
-    """Raises UserError unless the tracking store answers; creates nothing (a SQLite file may be missing)."""
-    shown = without_credentials(uri)
-    path = sqlite_path(uri)
-    if path is not None:
-        if path.exists() and not os.access(path, os.W_OK):
-            raise UserError(
-                f"the MLflow store {path} is not writable; change its mode or give another --tracking-uri"
-            )
-        return
-    configure_client()
-    import mlflow
-
-    try:
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
-    except Exception as error:
-        raise UserError(f"MLflow does not answer at {shown} ({brief(error)}); {_remedy(error)}") from None
-
-
-def _remedy(error: Exception) -> str:
-    text = str(error)
-    if "error code 401" in text:
-        return "give user and password: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.netrc (mode 0600)"
-    if "error code 403" in text:
-        return "let this host in (`mlflow server --allowed-hosts HOST,HOST:PORT`), or ask for the permission"
-    return (
-        "start it (`mlflow server`), or give another --tracking-uri, or unset MLFLOW_TRACKING_URI to keep results in "
-        "the storage"
-    )
 
 
 def configure_client() -> None:

@@ -1,4 +1,4 @@
-"""Whether an MLflow tracking server or store can be reached, and why not."""
+"""Whether an MLflow server or store can be reached: before a launch without loading MLflow, later by asking it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from study.storage.layout import sqlite_file_problem
-from study.tracking.mlflow_store import chosen_uri, tracking_uri_problem
+from study.tracking.mlflow_store import brief, chosen_uri, configure_client, sqlite_path, tracking_uri_problem
 from study.util.disk import existing
 from study.util.network import connection_problem, reason_of
 from study.util.redaction import without_credentials
+from trainables.errors import UserError
 
 TIMEOUT = 3.0  # seconds
-
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
-def check_tracking(explicit: str | None, study_file: str | None = None) -> list[str]:
+def tracking_problems(explicit: str | None, study_file: str | None = None) -> list[str]:
     """Tells whether the MLflow that a study would write to can be used; the default store always can.
 
     Args:
@@ -67,3 +67,34 @@ def _http_problem(uri: str) -> str | None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         return reason_of(reason if isinstance(reason, BaseException) else error)
+
+
+def check_tracking(uri: str) -> None:
+    """Raises UserError unless the tracking store answers; creates nothing (a SQLite file may be missing)."""
+    shown = without_credentials(uri)
+    path = sqlite_path(uri)
+    if path is not None:
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UserError(
+                f"the MLflow store {path} is not writable; change its mode or give another --tracking-uri"
+            )
+        return
+    configure_client()
+    import mlflow
+
+    try:
+        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as error:
+        raise UserError(f"MLflow does not answer at {shown} ({brief(error)}); {_remedy(error)}") from None
+
+
+def _remedy(error: Exception) -> str:
+    text = str(error)
+    if "error code 401" in text:
+        return "give user and password: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.netrc (mode 0600)"
+    if "error code 403" in text:
+        return "let this host in (`mlflow server --allowed-hosts HOST,HOST:PORT`), or ask for the permission"
+    return (
+        "start it (`mlflow server`), or give another --tracking-uri, or unset MLFLOW_TRACKING_URI to keep results in "
+        "the storage"
+    )

@@ -21,6 +21,7 @@ from study.tracking.run_ids import Launch
 from study.tracking.ui_defaults import IMAGE_SECTION
 from trainables.data.images import MAX_PIXELS
 from trainables.events import IMAGE_SCORES, RESULT_FILE
+from trainables.methods.registry import BASE
 from trainables.run_config import config_digest
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def describe(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any]
         f"**{key.arm}** ({document['method']}), {key.phase} phase, trial {key.trial}: "
         f"subject {key.subject}, seed {key.seed}"
     ]
-    if document["method"] != "base":
+    if document["method"] != BASE:
         lines.append(
             f"learning rate {training.get('learning_rate', 0):.3g}, {training.get('lr_scheduler')} schedule, "
             f"{_length(training, result)}"

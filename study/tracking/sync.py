@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from study.storage.driver_record import read_driver
 from study.storage.layout import Storage
+from study.storage.study_record import frozen_spec
 from study.tracking.mirror import BusyError, Mirror, OutageError
 from study.tracking.mlflow_store import (
     brief,
-    check_tracking,
     configure_client,
-    frozen_spec,
     resolve_tracking_uri,
     tracking_command,
 )
 from study.tracking.progress import write_state
+from study.tracking.reachable import check_tracking
 from study.tracking.run_ids import RunIds, TrackingRecord
 from study.util.redaction import without_credentials
 from trainables.errors import UserError

@@ -15,12 +15,8 @@ from typing import TYPE_CHECKING
 from study.tracking.mirror import BusyError, Counts, Mirror, OutageError
 from study.tracking.mlflow_store import (
     brief,
-    check_tracking,
     configure_client,
-    frozen_spec,
-    resolve_tracking_uri,
     tracking_command,
-    tracking_uri_problem,
 )
 from study.tracking.progress import StateWriter
 from study.tracking.run_ids import WRITE_SECONDS, RunIds, TrackingRecord
@@ -30,16 +26,6 @@ if TYPE_CHECKING:
     from study.storage.layout import Storage
     from study.storage.planned_run import PlannedRun
     from study.storage.run_key import RunKey
-
-__all__ = [
-    "RunIds",
-    "Tracker",
-    "TrackingRecord",
-    "check_tracking",
-    "frozen_spec",
-    "resolve_tracking_uri",
-    "tracking_uri_problem",
-]
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 LAST_TRIES = 4  # at the end, for runs that MLflow refuses: one that has just come back refuses for a moment

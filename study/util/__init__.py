@@ -1,1 +1,1 @@
-"""JSON files, redaction, units, printing, network: what any room may use."""
+"""JSON files, redaction, units, printing, network: what any package may use."""

@@ -103,3 +103,9 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title
         natural = Measurement.get(console, console.options.update(width=10_000), table).maximum
         console.width = max(console.width, natural)
     console.print(table)
+
+
+def say(*lines: str) -> None:
+    """Prints lines for a person."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)

@@ -7,9 +7,10 @@ import platform
 import re
 import subprocess
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from trainables.util.packages import versions_of
 
 PACKAGES = (
     "diffusion-study", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "ray",
@@ -57,13 +58,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def package_versions() -> dict[str, str]:
     """Returns the versions of the packages that results depend on, and of Python; imports none of them."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {"python": platform.python_version(), **versions_of(PACKAGES)}
 
 
 def machine() -> dict[str, Any]:

@@ -17,8 +17,8 @@ LAUNCH = """
 import sys
 sys.path[:] = [sys.argv[1], *sys.path[1:]]
 from pathlib import Path
-from study.execute import Workers, launch
-from tests.study.small_studies import RESIDENT, RUNNER, small_study, storage_of
+from study.driver.launch import Workers, launch
+from tests.helpers.small_studies import RESIDENT, RUNNER, small_study, storage_of
 spec = small_study(arms={"base": {"method": "base"}}, confirm={"seeds": [100]})
 outcome = launch(spec, storage_of(Path("storage").absolute(), spec), workers=Workers(RUNNER, RESIDENT))
 print("COMPLETE", outcome.complete, outcome.failed, outcome.notes)

@@ -49,9 +49,19 @@ def test_the_default_of_every_dimension_can_be_searched(method: str, embedded: b
     assert space["text_encoder_learning_rate"].when == {"train_text_encoder": (True,)}
 
 
-def test_full_fine_tuning_is_searched_where_its_result_does_not_hang_on_the_processor() -> None:
-    """Above 4e-4 the same configuration differed by up to .08 in quality between two processors."""
-    assert load_space("dreambooth", embedded=True).parameters["learning_rate"].probes()[1] <= 4e-4
+@pytest.mark.parametrize("name", COMPARISONS[:2])
+def test_all_weights_of_the_embedded_model_train_at_4e_4_at_most(name: str) -> None:
+    """Ranges went up to 1e-3, where a configuration came out up to .08 apart in quality on two processors. How far it
+    comes apart below is measured by `python -m benchmarks.embedded_processors`, and not here.
+    """
+    assert max(load_space("dreambooth", embedded=True).parameters["learning_rate"].probes()) <= 4e-4
+    spec = preset(name)
+    full = [arm for arm, content in spec.arms.items() if content.method == "dreambooth"]
+    assert len(full) >= 3
+    for arm in full:  # an arm may have a range, or a rate, of its own
+        dimension = spec.space(arm).parameters.get("learning_rate")
+        rates = dimension.probes() if dimension else (spec.method_fields(arm)["learning_rate"],)
+        assert max(rates) <= 4e-4, arm
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -97,20 +107,69 @@ def test_the_study_that_decides_has_a_search_for_each_subject() -> None:
     assert spec.evaluation.of_phase("confirm").images_per_prompt * 16 >= 64
 
 
-def test_bars_are_where_they_were_first() -> None:
-    """The bar for prior preservation had been moved from .5 to .7, and one on prompts kept was dropped."""
-    assert embedded_model.PRIOR_BAR == 0.5
-    assert embedded_model.PROMPTS_BAR == 0.8
-    missed = embedded_model.Line("class drift", 0.6, embedded_model.PRIOR_BAR, at_most=True)
-    assert not missed.reached
-    assert "MISS" in str(missed)
+def figures(kept: float, drift: float) -> dict[str, float]:
+    """What a made-up run of the fine-tuning benchmark reports; all else reaches its bar."""
+    return {
+        "subject_fidelity_scaled": 0.9,
+        "prompt_fidelity_scaled": kept,
+        "prior_preservation": drift,
+        "train_seconds": 10.0,
+    }
 
 
-def test_no_document_states_shares_that_nothing_computes() -> None:
-    for path in [
+def test_what_misses_the_bars_of_the_first_day_is_printed_as_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar for prior preservation had been moved from .5 to .7, and the one on prompts kept was dropped where an arm
+    is no default: .6 of the drift and .7 of the prompts passed in silence.
+    """
+    made = {
+        "LoRA": figures(kept=0.85, drift=0.5),
+        "DreamBooth": figures(kept=0.81, drift=0.3),
+        "DreamBooth without prior": figures(kept=0.7, drift=0.5),
+    }
+
+    def fine_tune(settings: object, arm: embedded_model.Arm, *others: object) -> dict[str, float]:
+        return made[arm.name]
+
+    monkeypatch.setattr(embedded_model, "fine_tune", fine_tune)
+    lines = embedded_model.measure_fine_tuning(embedded_model.Settings(subjects=2, seeds=1))
+    missed = {line.what: str(line) for line in lines if not line.reached}
+    assert set(missed) == {"DreamBooth without prior: prompts kept", "class drift left by prior preservation"}
+    assert ">= 0.8" in missed["DreamBooth without prior: prompts kept"]
+    assert "<= 0.5" in missed["class drift left by prior preservation"]
+    assert all("MISS by 0.1" in text for text in missed.values())
+    assert sum("MISS" in str(line) for line in lines) == 2
+
+
+_SHARES = re.compile(r"\d\s*(?:-|–|to)\s*\d+(?:\.\d+)?\s*%")  # e.g. "62-78 %", "94.6 to 95.4 %"
+_COMMAND = re.compile(r"benchmarks\.([a-z_]+)")
+
+
+def shares_without_a_command(text: str) -> list[str]:
+    """Lines with a measured range of shares in sections that name no benchmark of this project."""
+    found = []
+    for section in re.split(r"^## ", text, flags=re.MULTILINE):
+        commands = [
+            name for name in _COMMAND.findall(section) if (ROOT / "benchmarks" / f"{name}.py").exists()
+        ]
+        if not commands:
+            found += [line for line in section.splitlines() if _SHARES.search(line)]
+    return found
+
+
+def test_a_document_that_states_measured_shares_names_the_benchmark_that_measures_them() -> None:
+    """Concepts once said how often few runs order two configurations like many, and nothing computed it."""
+    old = (
+        "## Seeds\n\nSubjects vary more than seeds. One\n"
+        "seed orders two configurations like the full average in 62-78 % of cases; five subjects with three seeds in "
+        "89-98 %.\n\n## Held to it\n\n`python -m benchmarks.statistics` finds 94 to 96 %.\n"
+    )
+    assert [line[:4] for line in shares_without_a_command(old)] == ["seed"]
+    assert len(shares_without_a_command("1 to 2 %: `python -m benchmarks.never_written`")) == 1
+    documents = [
         ROOT / "README.md",
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "study" / "presets").glob("*.yaml"),
-    ]:
-        text = path.read_text(encoding="utf-8")
-        assert not re.search(r"62\s*(?:-|–|to)\s*78\s*%|89\s*(?:-|–|to)\s*98\s*%", text), path.name
+    ]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in documents}
+    assert {name: lines for name, text in texts.items() if (lines := shares_without_a_command(text))} == {}
+    assert any(_SHARES.search(text) for text in texts.values())

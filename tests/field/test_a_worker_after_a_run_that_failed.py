@@ -44,12 +44,12 @@ def half_attached(backbone: Backbone, *_: Any) -> None:
     """PEFT stops at a module that it does not know, others being wrapped already."""
     from peft import LoraConfig
 
-    backbone.unet.add_adapter(LoraConfig(target_modules=["to_q", "norm3"]))
+    backbone.denoiser.add_adapter(LoraConfig(target_modules=["to_q", "norm3"]))
 
 
 def spoiled(backbone: Backbone, *_: Any) -> None:
     with torch.no_grad():
-        backbone.unet.conv_in.weight.add_(1.0)  # announced to nobody
+        backbone.denoiser.conv_in.weight.add_(1.0)  # announced to nobody
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 

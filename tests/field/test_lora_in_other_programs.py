@@ -89,13 +89,13 @@ def test_every_program_gives_the_trained_strength(
             for value in group["params"]:
                 with torch.no_grad():
                     value.normal_(generator=torch.Generator().manual_seed(value.numel()))
-        unet, text = changes(backbone.unet), changes(backbone.text_encoder)
+        unet, text = changes(backbone.denoiser), changes(backbone.text_encoders[0])
         method.save(backbone, config, tmp_path)
     finally:
         method.detach(backbone)
     ours, kohya = tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "lora_kohya.safetensors"
-    assert_equal(read_by_alpha(kohya, "lora_unet_", backbone.unet), unet)
-    assert_equal(read_by_alpha(kohya, "lora_te_", backbone.text_encoder), text)
+    assert_equal(read_by_alpha(kohya, "lora_unet_", backbone.denoiser), unet)
+    assert_equal(read_by_alpha(kohya, "lora_te_", backbone.text_encoders[0]), text)
     assert_equal(read_without_metadata(ours, "unet."), unet)
     assert_equal(read_without_metadata(ours, "text_encoder."), text)
 
@@ -117,7 +117,7 @@ def test_diffusers_reads_the_other_layout_too(backbone: Backbone, tmp_path: Path
         for group in method.attach(backbone, config, torch.Generator().manual_seed(0)):
             for value in group["params"]:
                 torch.nn.init.normal_(value)
-        unet = changes(backbone.unet)
+        unet = changes(backbone.denoiser)
         method.save(backbone, config, tmp_path)
     finally:
         method.detach(backbone)

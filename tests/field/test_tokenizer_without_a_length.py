@@ -30,7 +30,7 @@ def model(tmp_path: Path) -> Path:
 def test_the_text_encoders_positions_are_the_limit(model: Path, tmp_path: Path) -> None:
     assert check_model(ModelConfig(path=str(model))) == []
     backbone = load_backbone(ModelConfig(path=str(model)))
-    assert backbone.tokenizer.model_max_length == 77
+    assert backbone.tokenizers[0].model_max_length == 77
     rows = backbone.encode_prompts([LONG, "a sks cat"])["encoder_hidden_states"]
     assert rows.shape[1] == 77
     stock = backbone.pipeline()  # what `study generate` draws with

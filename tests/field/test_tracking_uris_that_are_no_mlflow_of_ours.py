@@ -8,7 +8,7 @@ import pytest
 
 from study.storage.layout import Storage
 from study.tracking.mlflow_store import resolve_tracking_uri, tracking_command
-from study.tracking.reachable import check_tracking
+from study.tracking.reachable import tracking_problems
 from trainables.errors import UserError
 
 SAID = {
@@ -43,7 +43,7 @@ def test_it_is_refused_by_its_name(
     if origin == "MLFLOW_TRACKING_URI":
         monkeypatch.setenv(origin, uri)
     given = (uri if origin == "--tracking-uri" else None, uri if origin == "tracking.uri" else None)
-    (message,) = check_tracking(*given)
+    (message,) = tracking_problems(*given)
     assert message.startswith(f"{origin}: ")
     assert SAID[uri] in message
     assert "s3cret" not in message

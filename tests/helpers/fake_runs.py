@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
+from trainables.evaluation.metrics_table import metric_names
 from trainables.events import EventLog
 
 STUDY = "fake"
@@ -216,13 +217,13 @@ def training_metrics(run: FakeRun, step: int, steps: int, chance: random.Random)
 
 
 def evaluation_metrics(run: FakeRun, fraction: float, chance: random.Random) -> dict[str, float | None]:
-    """What an evaluation event carries; class_kid is missing (None) in short evaluations."""
+    """What an evaluation event carries: all metrics; class_kid is missing (None) in short evaluations."""
     miss = math.log10(run.learning_rate / run.arm.best_rate)
     grown = run.arm.gain * (1 - math.exp(-4 * fraction)) * math.exp(-(miss**2))
     subject = min(1.0, max(0.0, grown + 0.15 + chance.gauss(0, 0.03)))
     prompt = min(1.0, max(0.0, 1 - 0.3 * grown + chance.gauss(0, 0.02)))
     kid = abs(chance.gauss(0.02, 0.005)) if fraction == 1.0 else None
-    return {
+    known: dict[str, float | None] = {
         "quality": subject * prompt,
         "subject_fidelity": 0.17 + 0.73 * subject,
         "prompt_fidelity": 0.20 + 0.12 * prompt,
@@ -249,6 +250,7 @@ def evaluation_metrics(run: FakeRun, fraction: float, chance: random.Random) -> 
         "prompt_anchor_error": 0.03,
         "class_anchor_error": 0.02,
     }
+    return known | {name: 0.5 for name in metric_names("eval") if name not in known}
 
 
 def cost_metrics(run: FakeRun, steps: int, chance: random.Random) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from study.report.comparisons import Settings
 from study.report.prepared import Rows, prepare
 from study.report.sections import Report
 from study.report.tables import Table
-from study.results.from_mlflow import Results
+from study.results.frames import Results
 from tests.helpers.synthetic_results import Study, make_results
 
 QUICK = Settings(resamples=300)

@@ -14,8 +14,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS, MORE_COLUMNS, RUN_COLUMNS, SCORE_RUN
-from study.results.frames import scores_of
-from study.results.from_mlflow import Results, frame_of
+from study.results.frames import Results, frame_of, scores_of
 
 STEPS = 150
 

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from study.driver.claim import claimed
 from study.remote import working_copy
+from study.results.csv_files import read_csv, write_csv
 from study.results.from_folders import local_results
-from study.results.from_mlflow import read_csv, write_csv
 from study.spec.launched import readable_storage
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey

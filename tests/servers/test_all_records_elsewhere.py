@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.support.mlflow_server import mlflow_server
 from benchmarks.support.s3_server import CREDENTIALS, Proxy, proxy, s3_server
-from study.results.from_mlflow import rows
+from study.results.run_rows import rows
 from study.storage.layout import Storage, storage_at
 from study.tracking.mlflow_store import MlflowStore
 from study.worker.workspace import scratch_root
@@ -33,14 +33,15 @@ PATIENCE = 240.0
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = f"""
 import sys
-import study.execute as execute
-execute.Workers.__init__.__defaults__ = ({RUNNER!r}, {RESIDENT!r}, 5.0)  # the fake runner; all else is real
-from study.cli import main
+import study.driver.launch as launch
+launch.Workers.__init__.__defaults__ = ({RUNNER!r}, {RESIDENT!r}, 5.0)  # the fake runner; all else is real
+from study.cli.main import main
 main(sys.argv[1:])
 """
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_driver_s_machine_burns_down(
     fast_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

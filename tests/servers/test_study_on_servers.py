@@ -23,7 +23,8 @@ from study.driver.launch import Workers, launch
 from study.ledger.database_lock import database_lock
 from study.ledger.open_ledger import open_ledger
 from study.spec.study_spec import StudySpec
-from study.tracking.mlflow_store import MlflowStore, check_tracking
+from study.tracking.mlflow_store import MlflowStore
+from study.tracking.reachable import check_tracking
 from study.tracking.sync import sync
 from study.tracking.tracker import Tracker
 from study.util.redaction import without_credentials

@@ -12,12 +12,12 @@ from tests.helpers.private_names import has
         "torch.distributed.distributed_c10d:_abort_process_group",
         "torch.distributed.distributed_c10d:_get_default_store",
         "torch:_foreach_mul_",
-        "torch:_foreach_lerp_",
         "torch:Tensor._version",
         "torch:Tensor._backward_hooks",
         "torch.optim.lr_scheduler:LRScheduler._last_lr",
         "accelerate.state:AcceleratorState._reset_state",
         "accelerate.state:GradientState._reset_state",
+        "transformers:PreTrainedModel._no_split_modules",
     ],
 )
 def test_the_installed_package_has_it(name: str) -> None:

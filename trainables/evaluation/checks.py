@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from trainables.config.fields import EMBEDDED, EvaluationConfig
 from trainables.data.path_map import folder_of
 from trainables.models.model_files import (
+    HUB_ID,
     TRANSFORMERS,
     has_weights,
     json_fault,
@@ -24,7 +24,6 @@ ENOUGH_IMAGES = (
     64  # of the subject, a confirm run; on few, the same weights scored .29 to .78 with four noises
 )
 _NEED_TWO_PROMPTS = ("quality", "quality_subject_prompt", "prompt_fidelity_scaled", "failed_images")
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -69,7 +68,7 @@ def check_metric_models(image_encoder: str = EMBEDDED, clip: str = EMBEDDED) -> 
                 f"evaluation.{field} {name!r}: the folder {fault}"
                 for fault in _faults(folder, field == "clip")
             ]
-        elif not _HUB_ID.match(name) or name.startswith("."):
+        elif not HUB_ID.match(name) or name.startswith("."):
             example = "facebook/dino-vits16" if field == "image_encoder" else "openai/clip-vit-base-patch32"
             problems.append(
                 f"evaluation.{field} {name!r} is neither {EMBEDDED!r}, nor an existing folder, nor a hub id "

@@ -1,12 +1,13 @@
 """The names, meanings and units of everything that a run reports; a plain table that needs no other module.
 
-The study file is checked against it ("wrong metric"), and the report takes its titles, arrows and units from
-it. How the numbers of kind ``eval`` are computed stands in ``trainables/evaluation``;
+The study file is checked against it ("wrong metric"), the columns of ``runs.csv`` follow from it, and the report takes
+its titles, arrows and units from it. How the numbers of kind ``eval`` are computed stands in ``trainables/evaluation``;
 ``cost`` is measured by the meter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,7 @@ class Metric:
         unit: Empty for pure numbers.
         kind: ``eval``: how good the result is; ``cost``: what it took.
         description: One sentence.
+        listed: Whether tables have its column even where no run reports it.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Metric:
     unit: str
     kind: Literal["eval", "cost"]
     description: str
+    listed: bool = True
 
     @property
     def key(self) -> str:
@@ -37,8 +40,10 @@ class Metric:
         return f"{self.kind}/{self.name}"
 
 
+QUALITY = "quality"  # the metric that the default search, the ranking and the verdict go by
+
 _EVALUATION = (
-    Metric("quality", "Quality", "higher", "", "eval",
+    Metric(QUALITY, "Quality", "higher", "", "eval",
            "Subject fidelity times prompt fidelity times class kept, each rescaled and clipped to 0..1."),
     Metric("quality_subject_prompt", "Quality (subject, prompt)", "higher", "", "eval",
            "Subject fidelity times prompt fidelity, each rescaled and clipped to 0..1; blind to the class."),
@@ -100,9 +105,9 @@ _COST = (
     Metric("evaluation_seconds", "Evaluation", "lower", "s", "cost",
            "Wall seconds of sampling and scoring."),
     Metric("startup_seconds", "Start-up", "lower", "s", "cost",
-           "Wall seconds of loading models into memory; near 0 in a warm process."),
+           "Wall seconds of loading models into memory; near 0 in a warm process.", listed=False),
     Metric("saving_seconds", "Saving", "lower", "s", "cost",
-           "Wall seconds of writing checkpoints and weights."),
+           "Wall seconds of writing checkpoints and weights.", listed=False),
     Metric("class_image_seconds", "Class images", "lower", "s", "cost",
            "Wall seconds of making the class images that the run trains on, whichever run has made them."),
     Metric("class_image_flops", "Class image FLOPs", "lower", "FLOP", "cost",
@@ -133,6 +138,12 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_EVALUATION, *
 def metric_names(kind: Literal["eval", "cost"] | None = None) -> tuple[str, ...]:
     """Returns the names of all metrics, or of one kind, in the table's order."""
     return tuple(name for name, metric in METRICS.items() if kind in (None, metric.kind))
+
+
+def listed_after(kind: Literal["eval", "cost"], first: Iterable[str]) -> tuple[str, ...]:
+    """Returns the listed metrics of a kind: those of `first` in their order, then all others in the table's order."""
+    rest = [name for name, metric in METRICS.items() if metric.kind == kind and metric.listed]
+    return tuple(dict.fromkeys((*first, *rest)))
 
 
 def unknown_metric(name: str) -> str | None:

@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
 from trainables.methods.kohya import write_kohya
+from trainables.models.families import family_of
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 
     from trainables.config.fields import ModelConfig
     from trainables.models.backbone import Backbone
+    from trainables.models.families import Family, Part
 
 ADAPTER = "default"
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 KOHYA_FILE = "lora_kohya.safetensors"
+# Fields that name the modules which get adapters: of the denoiser, and of the text encoders.
+_MODULES, _TEXT_MODULES = "target_modules", "text_encoder_target_modules"
 
 #: Short names for common choices of target modules; anything else is a list of suffixes or a regular
 # expression.
@@ -52,7 +56,7 @@ class AdapterConfig(TrainingConfig):
         init_lora_weights: True: A Kaiming uniform; "gaussian": A normal with deviation 1/r; B zero in both.
             "orthogonal" as in PEFT. Initialisations that alter the base weights are left out: their adapters
             do not load in stock tools.
-        text_encoder_target_modules: The same for the text encoder, where `train_text_encoder` is set.
+        text_encoder_target_modules: The same for the text encoders, where `train_text_encoder` is set.
     """
 
     # The text encoder's rate and the prior's weight have an effect where an arm switches those on.
@@ -146,10 +150,18 @@ class AdapterMethod:
     trains: bool = True
     artifact: str = "adapter"
     copies: tuple[str, ...] = (KOHYA_FILE,)
+    stock_loader: bool = True
 
     def check(self, config: Any, model: ModelConfig) -> list[str]:
         """Names target modules that the model does not have, or that take no adapters."""
         return check_targets(config, model)
+
+    def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
+        """Those that get adapters."""
+        return tuple(_trained_parts(family, config))
+
+    def prepare(self, backbone: Backbone, config: Any) -> None:
+        """Adds no words."""
 
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Injects the adapters."""
@@ -178,37 +190,42 @@ def check_targets(config: AdapterConfig, model: ModelConfig) -> list[str]:
     The defaults fit every model of the supported layout, so that nothing is looked up for them.
     """
     from trainables.methods.targets import kinds_in
+    from trainables.models.families import family_in
     from trainables.models.folders import local_folder
 
     defaults = {name: field.default for name, field in type(config).model_fields.items()}
-    wanted = {
-        part: name
-        for part, name in _trained_parts(config).items()
-        if getattr(config, name) != defaults[name] and not (part == "unet" and config.preset(name))
-    }
+    wanted = [
+        name
+        for name in (_MODULES, _TEXT_MODULES)
+        if getattr(config, name) != defaults[name] and not (name == _MODULES and config.preset(name))
+    ]
     folder = local_folder(model) if wanted else None
     if folder is None:
         return []
+    family = family_in(folder)
     problems = []
-    for part, name in wanted.items():
-        with suppress(OSError, ValueError, TypeError):  # what is wrong with the folder is told elsewhere
-            problems += _part_problems(config, part, name, kinds_in(folder, part))
+    for part, name in _trained_parts(family, config).items():
+        if name in wanted:
+            with suppress(OSError, ValueError, TypeError):  # what is wrong with the folder is told elsewhere
+                problems += _part_problems(
+                    config, family.part(part), name, kinds_in(folder, family.part(part))
+                )
     return problems
 
 
-def _trained_parts(config: AdapterConfig) -> dict[str, str]:
+def _trained_parts(family: Family, config: AdapterConfig) -> dict[str, str]:
     """Parts that get adapters -> the field that names their modules."""
-    parts = {"unet": "target_modules"}
-    return parts | ({"text_encoder": "text_encoder_target_modules"} if config.train_text_encoder else {})
+    parts = family.trainable(text_encoders=config.train_text_encoder)
+    return {part.name: _MODULES if part is family.denoiser else _TEXT_MODULES for part in parts}
 
 
-def _part_problems(config: AdapterConfig, part: str, name: str, kinds: Mapping[str, str]) -> list[str]:
+def _part_problems(config: AdapterConfig, part: Part, name: str, kinds: Mapping[str, str]) -> list[str]:
     from trainables.methods.targets import target_problems
 
     # PEFT's orthogonal start is made for linear layers alone.
     linear_only = config.init_lora_weights == "orthogonal"
-    words = TARGET_PRESETS if part == "unet" else ()
-    found = target_problems(config.modules(name), kinds, part, linear_only=linear_only, words=words)
+    words = TARGET_PRESETS if name == _MODULES else ()
+    found = target_problems(config.modules(name), kinds, part.title, linear_only=linear_only, words=words)
     because = " (init_lora_weights: orthogonal)" if linear_only else ""
     return [f"{name}: {problem}{because}" for problem in found]
 
@@ -216,7 +233,7 @@ def _part_problems(config: AdapterConfig, part: str, name: str, kinds: Mapping[s
 def attach_adapters(
     backbone: Backbone, config: AdapterConfig, generator: torch.Generator
 ) -> list[dict[str, Any]]:
-    """Injects float32 adapters into UNet and, if asked for, text encoder; returns parameter groups.
+    """Injects float32 adapters into denoiser and, if asked for, text encoders; returns parameter groups.
 
     Raises:
         UserError: Target modules match nothing in the model, or what takes no adapters.
@@ -224,23 +241,23 @@ def attach_adapters(
     from trainables.methods.targets import kinds_of
     from trainables.randomness import global_seed
 
+    family = backbone.family
+    trained = _trained_parts(family, config)
     problems = [
         problem
-        for part, name in _trained_parts(config).items()
-        for problem in _part_problems(config, part, name, kinds_of(backbone.modules[part]))
+        for part, name in trained.items()
+        for problem in _part_problems(config, family.part(part), name, kinds_of(backbone.modules[part]))
     ]
     if problems:
         raise UserError(*problems)
     backbone.freeze()
     groups = []
     with global_seed(generator):
-        backbone.unet.add_adapter(_lora_config(config, "target_modules"), adapter_name=ADAPTER)
-        groups.append(_group("unet", backbone.unet, config.learning_rate))
-        if config.train_text_encoder:
-            text_config = _lora_config(config, "text_encoder_target_modules")
-            backbone.text_encoder.add_adapter(text_config, adapter_name=ADAPTER)
-            rate = config.text_encoder_learning_rate or config.learning_rate
-            groups.append(_group("text_encoder", backbone.text_encoder, rate))
+        for part, name in trained.items():
+            module: Any = backbone.modules[part]
+            module.add_adapter(_lora_config(config, name), adapter_name=ADAPTER)
+            rate = config.text_encoder_learning_rate if name == _TEXT_MODULES else None
+            groups.append(_group(part, module, rate or config.learning_rate))
     return groups
 
 
@@ -249,7 +266,8 @@ def detach_adapters(backbone: Backbone) -> None:
     from diffusers.utils.peft_utils import recurse_remove_peft_layers
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for module in (backbone.unet, backbone.text_encoder):
+    for part in backbone.family.trainable(text_encoders=True):
+        module = backbone.modules[part.name]
         if any(isinstance(child, BaseTunerLayer) for child in module.modules()):
             recurse_remove_peft_layers(module)
         # Not by what PEFT says of itself: it marks a module before it has wrapped it, or after.
@@ -290,32 +308,33 @@ def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> No
     Some loaders of diffusers' layout read the scale from the file's metadata, others take 1: with a scale of 1 all of
     them give the same weights.
     """
-    from diffusers import StableDiffusionPipeline
     from peft.utils import get_peft_model_state_dict
 
+    family = backbone.family
     states: dict[str, dict[str, torch.Tensor]] = {}
-    arguments: dict[str, Any] = {}
-    for name, module in (("unet", backbone.unet), ("text_encoder", backbone.text_encoder)):
+    scaled: dict[str, dict[str, torch.Tensor]] = {}
+    metadata: dict[str, dict[str, Any]] = {}
+    for part in family.trainable(text_encoders=True):
+        module = backbone.modules[part.name]
         if getattr(module, "peft_config", None):
             state = get_peft_model_state_dict(module)
-            states[name] = {key: value.detach().to("cpu").contiguous() for key, value in state.items()}
-            arguments[f"{name}_lora_layers"] = {
+            states[part.name] = {key: value.detach().to("cpu").contiguous() for key, value in state.items()}
+            scaled[part.name] = {
                 key: value * config.scaling if ".lora_B." in key and config.scaling != 1 else value
-                for key, value in states[name].items()
+                for key, value in states[part.name].items()
             }
-            arguments[f"{name}_lora_adapter_metadata"] = _metadata(module)
-    StableDiffusionPipeline.save_lora_weights(
-        str(folder), weight_name=WEIGHTS_FILE, safe_serialization=True, **arguments
-    )
-    width = backbone.unet.config.cross_attention_dim
-    write_kohya(folder / KOHYA_FILE, states, config.scaling * config.r, config.r, width)
+            metadata[part.name] = _metadata(module)
+    family.save_lora(folder, WEIGHTS_FILE, scaled, metadata)
+    model = family.kohya_metadata(backbone.denoiser.config)
+    layers = {family.part(name): state for name, state in states.items()}
+    write_kohya(folder / KOHYA_FILE, layers, config.scaling * config.r, config.r, model)
     for path in folder.glob("*.safetensors"):
         _sort_header(path)
 
 
 def load_adapters(pipeline: Any, folder: Path) -> Any:
     """Loads what `save_adapters` wrote by the stock loader."""
-    pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS_FILE, use_safetensors=True)
+    family_of(pipeline).load_lora(pipeline, folder, WEIGHTS_FILE)
     return pipeline
 
 

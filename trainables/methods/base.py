@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from trainables.config.fields import ModelConfig
     from trainables.models.backbone import Backbone
+    from trainables.models.families import Family
 
 
 class BaseConfig(TrainingConfig):
@@ -33,10 +34,18 @@ class Base:
     trains: bool = False
     artifact: str = "none"
     copies: tuple[str, ...] = ()
+    stock_loader: bool = True
 
     def check(self, config: Any, model: ModelConfig) -> list[str]:
         """Fits every model."""
         return []
+
+    def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
+        """Trains nothing."""
+        return ()
+
+    def prepare(self, backbone: Backbone, config: Any) -> None:
+        """Adds no words."""
 
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Returns no parameter groups."""

@@ -1,7 +1,7 @@
-"""DreamBooth (Ruiz et al. 2022, arXiv:2208.12242): all weights of the UNet, beside class images that keep the
-class.
+"""DreamBooth (Ruiz et al. 2022, arXiv:2208.12242): all weights of the denoiser, beside class images that keep
+the class.
 
-The text encoder trains too if asked for. The result is a complete pipeline folder.
+The text encoders train too if asked for. The result is a complete pipeline folder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from trainables.config.fields import TrainingConfig
+from trainables.models.families import family_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from trainables.config.fields import ModelConfig
     from trainables.models.backbone import Backbone
+    from trainables.models.families import Family
 
 
 class DreamBoothConfig(TrainingConfig):
@@ -42,7 +44,7 @@ class DreamBoothConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class DreamBooth:
-    """Trains every weight of the UNet and, if asked for, of the text encoder."""
+    """Trains every weight of the denoiser and, if asked for, of the text encoders."""
 
     name: str = "dreambooth"
     title: str = "DreamBooth"
@@ -50,19 +52,28 @@ class DreamBooth:
     trains: bool = True
     artifact: str = "pipeline"
     copies: tuple[str, ...] = ()
+    stock_loader: bool = True
 
     def check(self, config: Any, model: ModelConfig) -> list[str]:
         """Fits every model."""
         return []
 
+    def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
+        """The denoiser and, if asked for, the text encoders."""
+        return tuple(part.name for part in family.trainable(text_encoders=config.train_text_encoder))
+
+    def prepare(self, backbone: Backbone, config: Any) -> None:
+        """Adds no words."""
+
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Makes all weights trainable, in float32; nothing is drawn."""
         backbone.freeze()
-        groups = [_train_all(backbone, "unet", config.learning_rate)]
-        if config.train_text_encoder:
-            rate = config.text_encoder_learning_rate or config.learning_rate
-            groups.append(_train_all(backbone, "text_encoder", rate))
-        return groups
+        denoiser, *text_encoders = self.trained_parts(backbone.family, config)
+        rate = config.text_encoder_learning_rate or config.learning_rate
+        return [
+            _train_all(backbone, denoiser, config.learning_rate),
+            *(_train_all(backbone, part, rate) for part in text_encoders),
+        ]
 
     def detach(self, backbone: Backbone) -> None:
         """Has added nothing to the modules; the core restores the weights."""
@@ -86,7 +97,7 @@ class DreamBooth:
     def load(self, pipeline: Any, folder: Path) -> Any:
         """Returns the pipeline of `folder`; the given one only says of which class and where."""
         loaded = type(pipeline).from_pretrained(
-            str(folder), use_safetensors=True, safety_checker=None, requires_safety_checker=False
+            str(folder), use_safetensors=True, **family_of(pipeline).load_options
         )
         return loaded.to(pipeline.device)
 

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# Stable Diffusion has one text encoder; only two of them are numbered.
-_PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
-_ENCODER = "text_model"  # in which the layout nests the text encoder's layers; transformers 5 does not
-_V2_WIDTH = 1024  # of the text embeddings of Stable Diffusion 2.x
+    from trainables.models.families import Part
 
 
 def write_kohya(
-    path: Path, states: Mapping[str, Mapping[str, torch.Tensor]], alpha: float, rank: int, width: int
+    path: Path,
+    states: Mapping[Part, Mapping[str, torch.Tensor]],
+    alpha: float,
+    rank: int,
+    model: Mapping[str, str],
 ) -> None:
     """Writes adapters as one safetensors file.
 
@@ -27,7 +28,7 @@ def write_kohya(
         states: Part of the model -> ``<module>.lora_A.weight`` [r, in, ...] and ``<module>.lora_B.weight``
             [out, r, ...].
         alpha: alpha / rank is the factor of the product of the two.
-        width: Of the text embeddings; tells the generations of Stable Diffusion apart.
+        model: What the layout says of the base model.
     """
     import torch
     from safetensors.torch import save_file
@@ -39,10 +40,8 @@ def write_kohya(
             name = _name(part, module)
             tensors[f"{name}.{'lora_down' if matrix == 'lora_A' else 'lora_up'}.weight"] = value
             tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
-    second = width == _V2_WIDTH
     metadata = {
-        "ss_base_model_version": "sd_v2" if second else "sd_v1",
-        "ss_v2": str(second),
+        **model,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
@@ -50,7 +49,7 @@ def write_kohya(
     save_file(tensors, path, metadata)
 
 
-def _name(part: str, module: str) -> str:
-    if part == "text_encoder" and not module.startswith(f"{_ENCODER}."):
-        module = f"{_ENCODER}.{module}"
-    return f"{_PREFIXES[part]}_{module.replace('.', '_')}"
+def _name(part: Part, module: str) -> str:
+    if part.kohya_root and not module.startswith(f"{part.kohya_root}."):
+        module = f"{part.kohya_root}.{module}"
+    return f"{part.kohya}_{module.replace('.', '_')}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from trainables.config.fields import ModelConfig, TrainingConfig
     from trainables.models.backbone import Backbone
+    from trainables.models.families import Family
 
 
 class Method(Protocol):
@@ -30,6 +31,8 @@ class Method(Protocol):
         artifact: "adapter" (small, logged to MLflow) or "pipeline" (a whole model, logged by reference).
         copies: Files of the saved folder that hold the same weights again, in a layout for other tools. They do
             not count as the weights' size.
+        stock_loader: diffusers loads what `save` writes, into modules of its own and its libraries. False where no
+            stock tool can: then `load` is the only loader that there is.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Method(Protocol):
     trains: bool
     artifact: str
     copies: tuple[str, ...]
+    stock_loader: bool
 
     def check(self, config: Any, model: ModelConfig) -> list[str]:
         """Returns what keeps a configuration from being trained on a base model, one message a problem.
@@ -46,13 +50,33 @@ class Method(Protocol):
         """
         ...
 
+    def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
+        """Returns the names of the parts of a model that hold what trains, one for each parameter group.
+
+        Where a text encoder is among them, captions are encoded anew in every step.
+        """
+        ...
+
+    def prepare(self, backbone: Backbone, config: Any) -> None:
+        """Adds to the base model what captions need to be encoded: words of the method's own (`Backbone.add_tokens`).
+
+        It comes before captions are encoded and class images are made; a prompt without those words must give what it
+        has always given. Everything else is added by `attach`. `Backbone.restore` undoes both.
+
+        Raises:
+            UserError: The configuration does not fit the model; nothing has been changed then.
+        """
+        ...
+
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Makes the method's parameters trainable and returns the optimizer's parameter groups.
 
         Every other parameter has ``requires_grad`` False afterwards; what trains is float32. Each group has
-        ``params`` (a list), ``lr`` and ``name`` ("unet" or "text_encoder"). A method that changes parameters
-        of the base model calls `Backbone.will_change` on their component first. `generator` is the
-        initialisation stream.
+        ``params`` (a list), ``lr`` and ``name``, one of `trained_parts`, whose module holds the parameters: weights of
+        the base model, or of modules that the method has added to it. A method that changes parameters of the base
+        model calls `Backbone.will_change` on their part first; one that registers a hook or puts a module in another's
+        place says how to undo it by `Backbone.on_restore`, or undoes it in `detach`. `generator` is the initialisation
+        stream.
 
         Raises:
             UserError: The configuration does not fit the model; nothing has been changed then.
@@ -60,7 +84,10 @@ class Method(Protocol):
         ...
 
     def detach(self, backbone: Backbone) -> None:
-        """Removes what `attach` added to the modules. The core puts the base model's weights back."""
+        """Removes what `attach` added to the modules, as far as `Backbone.on_restore` does not know of it.
+
+        The core puts the base model's weights back.
+        """
         ...
 
     def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
@@ -71,9 +98,9 @@ class Method(Protocol):
         ...
 
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
-        """Writes the weights in the format that stock tools load (safetensors only)."""
+        """Writes the weights, as safetensors only: in the format that stock tools load, where there is one."""
         ...
 
     def load(self, pipeline: Any, folder: Path) -> Any:
-        """Returns a pipeline with the weights of `folder`, using only stock diffusers loaders."""
+        """Returns a pipeline with the weights of `folder`, by diffusers' own loaders unless `stock_loader` is False."""
         ...

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from trainables.config.fields import TrainingConfig
     from trainables.methods.protocol import Method
 
+BASE = "base"  # the method that trains nothing
 _MODULES = {
-    "base": "trainables.methods.base",
+    BASE: "trainables.methods.base",
     "lora": "trainables.methods.lora",
     "dreambooth": "trainables.methods.dreambooth",
     "dreambooth_lora": "trainables.methods.dreambooth_lora",

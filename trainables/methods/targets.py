@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
+    from trainables.models.families import Part
+
 ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer
 LINEAR, CONVOLUTION = "Linear", "Conv2d"
-_PARTS = {"unet": "the UNet", "text_encoder": "the text encoder"}
 
 
 def target_problems(
@@ -31,7 +32,7 @@ def target_problems(
     Args:
         targets: Ends of modules' names, or one regular expression for whole names.
         kinds: Name of each module -> its kind, from `kinds_of` or `kinds_in`.
-        part: "unet" or "text_encoder".
+        part: What messages call it.
         linear_only: The adapters cannot be put on convolutions.
         words: What may stand for several modules by itself; for messages.
     """
@@ -63,24 +64,18 @@ def kinds_of(module: nn.Module) -> dict[str, str]:
 
 
 @functools.cache
-def kinds_in(folder: Path, part: str) -> dict[str, str]:
+def kinds_in(folder: Path, part: Part) -> dict[str, str]:
     """Returns the same for a part of a model folder, of which it reads the configuration and no weights.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is not one of a UNet or a CLIP text encoder; TypeError likewise.
+        ValueError: It is not one of the part's class; TypeError likewise.
     """
     import torch
 
-    config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / part.name / "config.json").read_text(encoding="utf-8"))
     with torch.device("meta"):  # modules without memory
-        if part == "unet":
-            from diffusers import UNet2DConditionModel
-
-            return kinds_of(UNet2DConditionModel.from_config(config))
-        from transformers import CLIPTextConfig, CLIPTextModel
-
-        return kinds_of(CLIPTextModel(CLIPTextConfig(**config)))
+        return kinds_of(part.make(config))
 
 
 def _matches(entry: str, name: str, *, is_pattern: bool) -> bool:
@@ -96,7 +91,7 @@ def _lost(entries: list[str], kinds: Mapping[str, str], part: str, fit: Collecti
     hint = f"did you mean {' and '.join(map(repr, dict.fromkeys(near)))}? It" if near else "it"
     named = ", ".join(map(repr, entries))
     verb = "matches" if len(entries) == 1 else "match"
-    return f"{named} {verb} no module of {_PARTS[part]}; {hint} has: {', '.join(sound)}"
+    return f"{named} {verb} no module of {part}; {hint} has: {', '.join(sound)}"
 
 
 def _about_words(lost: list[str], targets: str | Iterable[str], words: Collection[str]) -> str:
@@ -116,10 +111,7 @@ def _unfit(entry: str, names: list[str], kinds: Mapping[str, str], part: str, fi
     number = f"{len(names)} modules" if len(names) > 1 else "a module"
     example = f"{names[0]} ({kinds[names[0]]})"
     what = "linear layers" if CONVOLUTION not in fit else "linear layers and convolutions"
-    return (
-        f"{entry!r} matches {number} of {_PARTS[part]} that cannot be adapted, such as {example}; "
-        f"name {what} only"
-    )
+    return f"{entry!r} matches {number} of {part} that cannot be adapted, such as {example}; name {what} only"
 
 
 def _ending(name: str) -> str:

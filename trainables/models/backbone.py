@@ -1,46 +1,23 @@
-"""A base model in memory: trained by a run, and given back as it was, bit by bit.
-
-Conditioning is a dictionary of tensors whose rows belong to prompts, so that any family's can be cached and
-indexed.
-"""
+"""A base model in memory: trained by a run, and given back as it was, bit by bit."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from trainables.models.added_tokens import ExtendedEmbedding, extended
+from trainables.models.families import Conditioning, Family
 from trainables.models.folders import component_digest, latent_factor
 from trainables.models.structure import Structure, versions_of
-
-Conditioning = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One layout of models.
-
-    Attributes:
-        pipeline_class: Of ``model_index.json``, and the stock class that loads and runs the model.
-        modules: Parts with weights, under diffusers' names; the first is the denoiser.
-        text_parts: Parts on which prompts' conditioning depends.
-        tokenize: Prompts to integer tensors, one row a prompt.
-        encode: Those tensors to conditioning, differentiable in the text encoder's weights.
-        unet_arguments: Rows of conditioning to the denoiser's keyword arguments.
-    """
-
-    pipeline_class: str
-    modules: tuple[str, ...]
-    text_parts: tuple[str, ...]
-    tokenize: Callable[[Backbone, Sequence[str]], Conditioning]
-    encode: Callable[[Backbone, Conditioning], Conditioning]
-    unet_arguments: Callable[[Conditioning], dict[str, Any]]
 
 
 @dataclass(eq=False)
@@ -48,6 +25,7 @@ class Backbone:
     """A base model in memory, which a run trains and gives back as it was.
 
     Attributes:
+        family: What the table of families says of it.
         modules: Parts with weights, by diffusers' names.
         others: The remaining arguments of the pipeline's class (tokenizer, scheduler, ...).
         alphas_cumprod: Noise schedule of training, [steps], float32, on the device.
@@ -68,44 +46,53 @@ class Backbone:
     _changed: set[str] = field(default_factory=set)
     _loaded: Structure | None = None
     _versions: dict[str, list[int]] = field(default_factory=dict)
+    _vocabularies: list[tuple[int, int]] = field(default_factory=list)
+    _undo: list[Callable[[], Any]] = field(default_factory=list)
+    _words: dict[str, str] = field(default_factory=dict)
     _pipeline: Any = None
 
     @property
-    def unet(self) -> Any:
-        """The denoiser."""
-        return self.modules["unet"]
+    def denoiser(self) -> Any:
+        """What every step calls."""
+        return self.modules[self.family.denoiser.name]
 
     @property
     def vae(self) -> Any:
         """The autoencoder."""
-        return self.modules["vae"]
+        return self.modules[self.family.autoencoder.name]
 
     @property
-    def text_encoder(self) -> Any:
-        """The (first) text encoder."""
-        return self.modules["text_encoder"]
+    def text_encoders(self) -> list[Any]:
+        """All text encoders."""
+        return [self.modules[part.name] for part in self.family.text_encoders]
 
     @property
-    def tokenizer(self) -> Any:
-        """The (first) tokenizer."""
-        return self.others["tokenizer"]
+    def tokenizers(self) -> list[Any]:
+        """The tokenizer of each text encoder."""
+        return [self.others[name] for name in self.family.tokenizers]
 
     @property
     def scheduler(self) -> Any:
         """The sampler that the model's folder names."""
         return self.others["scheduler"]
 
-    @property
+    @cached_property
     def latent_factor(self) -> int:
         """By how much the autoencoder shrinks an image's sides."""
         return latent_factor(self.folder)
 
-    def digest(self, *parts: str) -> str:
-        """Hex SHA-256 of the files of some parts of the base model, all of them by default."""
-        names = parts or (*self.modules, "tokenizer", "scheduler")
-        return hashlib.sha256(
-            "".join(component_digest(self.folder, name) for name in names).encode()
-        ).hexdigest()
+    def digest(self, *parts: str, prompts: Iterable[str] = ()) -> str:
+        """Hex SHA-256 of the files of some parts of the base model, all of them by default.
+
+        Args:
+            prompts: What they read: words that have been added since (`add_tokens`) make a difference where a prompt
+                holds one.
+        """
+        content = "".join(component_digest(self.folder, name) for name in parts or self.family.parts)
+        read = list(prompts)
+        words = {word: text for word, text in self._words.items() if any(word in prompt for prompt in read)}
+        content += json.dumps(words, sort_keys=True) if words else ""
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def parameter_digest(self) -> str:
         """Hex SHA-256 of all parameters and buffers in memory with their names and types."""
@@ -121,17 +108,30 @@ class Backbone:
     def pipeline(self) -> Any:
         """Returns the stock pipeline around the modules in memory, whatever they hold at the moment."""
         if self._pipeline is None:
-            import diffusers
-
-            kind = getattr(diffusers, self.family.pipeline_class)
-            self._pipeline = kind(**self.modules, **self.others)
+            self._pipeline = self.family.stock_pipeline()(**self.modules, **self.others)
             self._pipeline.set_progress_bar_config(disable=True)
         return self._pipeline
+
+    def tokenize(self, prompts: Sequence[str]) -> Conditioning:
+        """Returns the tokens of prompts, one row a prompt, on the device."""
+        tokens = self.family.tokenize(self.tokenizers, prompts)
+        return {name: rows.to(self.device) for name, rows in tokens.items()}
+
+    def encode(self, tokens: Conditioning) -> Conditioning:
+        """Returns the conditioning of tokens, differentiable in the text encoders' weights."""
+        return self.family.encode(self.text_encoders, tokens)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Returns the conditioning of prompts, one row a prompt."""
-        return self.family.encode(self, self.family.tokenize(self, prompts))
+        return self.encode(self.tokenize(prompts))
+
+    def denoise(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
+        """Returns what the denoiser predicts for noisy latents, given as many rows of conditioning."""
+        side = latents.shape[-1] * self.latent_factor
+        return self.family.denoise(self.denoiser, latents, timesteps, conditioning, side)
 
     def freeze(self) -> None:
         """Makes no parameter trainable."""
@@ -145,6 +145,50 @@ class Backbone:
                 parameter.detach().to("cpu", copy=True) for parameter in self._parameters[part]
             ]
         self._changed.add(part)
+
+    def on_restore(self, undo: Callable[[], Any]) -> None:
+        """States how to undo what is about to be done to the model, such as the ``remove`` of a hook.
+
+        `restore` makes these calls, the last one first.
+        """
+        self._undo.append(undo)
+
+    def add_tokens(self, words: Mapping[str, str]) -> None:
+        """Adds words to the tokenizers, with embeddings beside those of the base model (`added_embeddings`).
+
+        Args:
+            words: Each with a text that the model knows, whose tokens it begins as the mean of.
+
+        Raises:
+            UserError: A word is a token already, or its text has no token; nothing has been changed then.
+        """
+        if self._words:
+            raise ValueError("words have been added already; all of them must be added at once")
+        tables = [text_encoder.get_input_embeddings() for text_encoder in self.text_encoders]
+        longer = [
+            extended(tokenizer, table, words)
+            for tokenizer, table in zip(self.tokenizers, tables, strict=True)
+        ]
+        self.on_restore(partial(self._read_with, self.tokenizers, tables, {}))
+        self._read_with([tokenizer for tokenizer, _ in longer], [table for _, table in longer], words)
+
+    def _read_with(
+        self, tokenizers: Sequence[Any], tables: Sequence[nn.Embedding], words: Mapping[str, str]
+    ) -> None:
+        self.others.update(zip(self.family.tokenizers, tokenizers, strict=True))
+        for text_encoder, table in zip(self.text_encoders, tables, strict=True):
+            text_encoder.set_input_embeddings(table)
+        self._words = dict(words)
+        self._pipeline = None  # it holds the tokenizers
+
+    @property
+    def added_embeddings(self) -> dict[str, nn.Parameter]:
+        """Embeddings of the words that were added, [words, width], by the text encoder that has them."""
+        tables = {
+            part.name: text_encoder.get_input_embeddings()
+            for part, text_encoder in zip(self.family.text_encoders, self.text_encoders, strict=True)
+        }
+        return {part: table.added for part, table in tables.items() if isinstance(table, ExtendedEmbedding)}
 
     def lower_precision(self, dtype: torch.dtype) -> None:
         """Converts every parameter that does not train to a type of lower precision."""
@@ -185,7 +229,9 @@ class Backbone:
                 parameter.data = parameter.data.to(dtype)
 
     def restore(self) -> None:
-        """Makes the modules the base model again, bit by bit, once what wrapped them is removed."""
+        """Makes the model the base model again, bit by bit, once what `on_restore` does not know of is removed."""
+        while self._undo:
+            self._undo.pop()()
         for part in self._changed:
             _copy_back(zip(self._parameters[part], self._originals[part], strict=True))
             self._versions[part] = [parameter._version for parameter in self._parameters[part]]
@@ -201,17 +247,19 @@ class Backbone:
         """Takes the modules as they are for those of the base model."""
         self._loaded = Structure(self.modules)
         self._versions = {part: versions_of(module) for part, module in self.modules.items()}
+        self._vocabularies = _vocabularies(self.tokenizers)
 
     def is_base_model(self) -> bool:
         """Whether the modules are what was loaded, once `restore` has put back what `will_change` announced.
 
-        Looks at submodules, parameters, hooks and modes, and for changes in place that nobody has announced;
-        it compares no values.
+        Looks at submodules, parameters, hooks, modes and sizes of vocabularies, and for changes in place that nobody
+        has announced; it compares no values.
         """
         return (
             self._loaded is not None
             and not self._changed
             and self._loaded.holds_for(self.modules)
+            and self._vocabularies == _vocabularies(self.tokenizers)
             and all(versions_of(module) == self._versions[part] for part, module in self.modules.items())
         )
 
@@ -233,6 +281,10 @@ def enable_gradient_checkpointing(module: Any) -> None:
 def _call_first(module: Any, *methods: str) -> None:
     """Calls the first of some methods that a module has."""
     getattr(module, next(name for name in methods if hasattr(module, name)))()
+
+
+def _vocabularies(tokenizers: Iterable[Any]) -> list[tuple[int, int]]:
+    return [(id(tokenizer), len(tokenizer)) for tokenizer in tokenizers]
 
 
 def _copy_back(pairs: Iterable[tuple[nn.Parameter, torch.Tensor]]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from urllib.parse import urlsplit
 from trainables.config.fields import EMBEDDED, ModelConfig
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
+from trainables.models.families import FAMILIES, Family, Part, family_in
 from trainables.models.model_files import (
-    DIFFUSERS,
-    TRANSFORMERS,
+    HUB_ID,
     applied_variant,
     has_weights,
     json_fault,
@@ -27,21 +26,12 @@ from trainables.models.model_files import (
     weight_faults,
 )
 
-#: Pipeline classes whose layout the training code knows (see ``trainables/models/backbone.py``).
-SUPPORTED_PIPELINES = ("StableDiffusionPipeline",)
+#: Pipeline classes whose layout the training code knows.
+SUPPORTED_PIPELINES = tuple(FAMILIES)
 
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _LIBRARIES = ("diffusers", "transformers")
 _SUFFIXES = (".json", ".safetensors", ".model")
 _VOCABULARIES = ("merges.txt", "vocab.txt")
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_WITH_WEIGHTS = {
-    "unet": DIFFUSERS,
-    "vae": DIFFUSERS,
-    "text_encoder": TRANSFORMERS,
-    "image_encoder": TRANSFORMERS,
-}
-_NEVER_LOADED = ("safety_checker", "feature_extractor")
 
 
 def resolve_model(model: ModelConfig) -> Path:
@@ -57,7 +47,7 @@ def resolve_model(model: ModelConfig) -> Path:
     folder = folder_of(model.path)
     if folder.is_dir():
         return folder
-    if not _HUB_ID.match(model.path):
+    if not HUB_ID.match(model.path):
         raise UserError(_missing(model))
     from diffusers import DiffusionPipeline
 
@@ -86,14 +76,14 @@ def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:
     if model.path == EMBEDDED or folder_of(model.path).is_dir():
         folder = resolve_model(model)
         return _check_folder(folder, str(folder), model.variant, resolution)
-    return _check_hub_id(model, resolution) if _HUB_ID.match(model.path) else [_missing(model)]
+    return _check_hub_id(model, resolution) if HUB_ID.match(model.path) else [_missing(model)]
 
 
 def local_folder(model: ModelConfig) -> Path | None:
     """Returns the folder of a base model if it is on this machine (a hub id: in the hub's cache), or None."""
     if model.path == EMBEDDED or folder_of(model.path).is_dir():
         return resolve_model(model)
-    if not _HUB_ID.match(model.path):
+    if not HUB_ID.match(model.path):
         return None
     from huggingface_hub import try_to_load_from_cache
 
@@ -106,7 +96,7 @@ def _check_folder(folder: Path, shown: str, variant: str | None, resolution: int
     if index is None:
         return [
             f"model {shown!r} has no readable model_index.json; it must be a folder in diffusers' "
-            "layout (convert a single-file checkpoint with StableDiffusionPipeline.from_single_file(...)"
+            f"layout (convert a single-file checkpoint with {SUPPORTED_PIPELINES[0]}.from_single_file(...)"
             ".save_pretrained(folder))"
         ]
     kind = index.get("_class_name")
@@ -115,7 +105,7 @@ def _check_folder(folder: Path, shown: str, variant: str | None, resolution: int
             f"model {shown!r} is a {kind}, which is not supported; take one of: "
             f"{', '.join(SUPPORTED_PIPELINES)}"
         ]
-    problems = [f"model {shown!r} {fault}" for fault in _faults(folder, index, variant)]
+    problems = [f"model {shown!r} {fault}" for fault in _faults(folder, FAMILIES[kind], index, variant)]
     if not problems and resolution is not None:
         factor = latent_factor(folder)
         if resolution % factor:
@@ -126,44 +116,40 @@ def _check_folder(folder: Path, shown: str, variant: str | None, resolution: int
     return problems
 
 
-def _faults(folder: Path, index: dict[str, Any], variant: str | None) -> list[str]:
+def _faults(folder: Path, family: Family, index: dict[str, Any], variant: str | None) -> list[str]:
     """Returns what is wrong with the parts of a pipeline, as predicates of the model."""
-    parts = [*PARTS, *(["image_encoder"] if _is_loaded(index, "image_encoder") else [])]
+    optional = [part for part in family.optional if _is_loaded(index, part.name)]
+    parts = [*family.parts, *(part.name for part in optional)]
     faults = [
         f"names no class for its part {part} in model_index.json; fetch it again"
         for part in parts
         if not _is_loaded(index, part)
     ]
-    faults += _foreign_parts(index)
+    faults += _foreign_parts(index, family.not_loaded)
     there = [part for part in parts if (folder / part).is_dir()]
     faults += [
         f"lacks the part {part}/; the folder is incomplete, fetch it again"
         for part in parts
         if part not in there
     ]
-    weighted = [part for part in there if part in _WITH_WEIGHTS]
-    configs = [f"{part}/config.json" for part in weighted]
+    weighted = [part for part in (*family.modules, *optional) if part.name in there]
+    configs = [f"{part.name}/config.json" for part in weighted]
     configs += ["scheduler/scheduler_config.json"] if "scheduler" in there else []
     faults += [fault for fault in (json_fault(folder, name) for name in configs) if fault]
-    if "tokenizer" in there:
-        faults += tokenizer_faults(folder, "tokenizer")
+    for tokenizer in family.tokenizers:
+        if tokenizer in there:
+            faults += tokenizer_faults(folder, tokenizer)
     if not faults:
-        faults += _misfits(folder)
+        faults += _misfits(folder, family)
     return faults + _weight_faults(folder, weighted, variant, named=[name for name in there if name in index])
 
 
-def _misfits(folder: Path) -> list[str]:
+def _misfits(folder: Path, family: Family) -> list[str]:
     """Returns which parts do not fit each other, by their configurations: every run would break off at once."""
-    unet, vae, text = (
-        read_json(folder / part / "config.json") or {} for part in ("unet", "vae", "text_encoder")
-    )
-    pairs = [
-        ("unet", "cross_attention_dim", unet, "text_encoder", "hidden_size", text),
-        ("unet", "in_channels", unet, "vae", "latent_channels", vae),
-    ]
+    configs = {part.name: read_json(folder / part.name / "config.json") or {} for part in family.modules}
     faults = []
-    for part, key, config, other, other_key, other_config in pairs:
-        value, wanted = config.get(key), other_config.get(other_key)
+    for part, key, other, other_key in family.fitting:
+        value, wanted = configs[part].get(key), configs[other].get(other_key)
         if not isinstance(value, int | list):
             faults.append(f"states no {key} in {part}/config.json; fetch that file again")
         elif wanted is not None and set(value if isinstance(value, list) else [value]) != {wanted}:
@@ -174,7 +160,7 @@ def _misfits(folder: Path) -> list[str]:
     return faults
 
 
-def _weight_faults(folder: Path, parts: list[str], variant: str | None, named: list[str]) -> list[str]:
+def _weight_faults(folder: Path, parts: list[Part], variant: str | None, named: list[str]) -> list[str]:
     """Returns what is wrong with the weights of some parts.
 
     Args:
@@ -183,11 +169,11 @@ def _weight_faults(folder: Path, parts: list[str], variant: str | None, named: l
     without = [
         part
         for part in parts
-        if not has_weights(folder / part, _WITH_WEIGHTS[part], None)
-        and not variants_of(folder / part, _WITH_WEIGHTS[part])
+        if not has_weights(folder / part.name, part.weights, None)
+        and not variants_of(folder / part.name, part.weights)
     ]
     faults = [
-        f"has no safetensors weights in {part}/ ({_WITH_WEIGHTS[part]}.safetensors); other formats are not read "
+        f"has no safetensors weights in {part.name}/ ({part.weights}.safetensors); other formats are not read "
         "because they can run code: save the pipeline again with safe_serialization=True"
         for part in without
     ]
@@ -202,20 +188,21 @@ def _weight_faults(folder: Path, parts: list[str], variant: str | None, named: l
             for name in undotted(folder / part)
         ]
     for part in parts:
-        faults += weight_faults(folder, part, _WITH_WEIGHTS[part], applied_variant(folder / part, variant))
+        applied = applied_variant(folder / part.name, variant)
+        faults += weight_faults(folder, part.name, part.weights, applied)
     return faults
 
 
-def _variant_will_do(folder: Path, parts: list[str], variant: str | None) -> bool:
+def _variant_will_do(folder: Path, parts: list[Part], variant: str | None) -> bool:
     """Whether diffusers finds weights of all parts: of the variant where there are such, else those without one."""
-    applied = {part: applied_variant(folder / part, variant) for part in parts}
+    applied = {part.name: applied_variant(folder / part.name, variant) for part in parts}
     if variant is not None and parts and not any(applied.values()):
         return False
-    return all(has_weights(folder / part, _WITH_WEIGHTS[part], applied[part]) for part in parts)
+    return all(has_weights(folder / part.name, part.weights, applied[part.name]) for part in parts)
 
 
-def _variant_fault(folder: Path, parts: list[str], variant: str | None) -> str:
-    found = {part: sorted(variants_of(folder / part, _WITH_WEIGHTS[part])) for part in parts}
+def _variant_fault(folder: Path, parts: list[Part], variant: str | None) -> str:
+    found = {part.name: sorted(variants_of(folder / part.name, part.weights)) for part in parts}
     names = sorted({name for each in found.values() for name in each})
     remedies = [
         f"write model: {{path: ..., variant: {name}}}"
@@ -224,7 +211,7 @@ def _variant_fault(folder: Path, parts: list[str], variant: str | None) -> str:
     ]
     if variant is not None and _variant_will_do(folder, parts, None):
         remedies.append("leave variant out")
-    plain = [part for part in parts if has_weights(folder / part, _WITH_WEIGHTS[part], None)]
+    plain = [part.name for part in parts if has_weights(folder / part.name, part.weights, None)]
     said = [f"{part}/ has {' and '.join(each)}" for part, each in found.items() if each]
     said += [f"{', '.join(f'{part}/' for part in plain)} those without a variant"] if plain else []
     return (
@@ -238,12 +225,12 @@ def _is_loaded(index: dict[str, Any], part: str) -> bool:
     return isinstance(value, list) and len(value) == 2 and value[0] is not None
 
 
-def _foreign_parts(index: dict[str, Any]) -> list[str]:
+def _foreign_parts(index: dict[str, Any], not_loaded: tuple[str, ...]) -> list[str]:
     """Names parts whose class lies elsewhere than in the two libraries: loading them would import that code."""
     named = {
         part: value
         for part, value in index.items()
-        if isinstance(value, list) and not part.startswith("_") and part not in _NEVER_LOADED
+        if isinstance(value, list) and not part.startswith("_") and part not in not_loaded
     }
     return [
         f"wants code of {value[0]!r} for its part {part}; only parts of diffusers and transformers are loaded: "
@@ -255,13 +242,13 @@ def _foreign_parts(index: dict[str, Any]) -> list[str]:
 
 def latent_factor(folder: Path) -> int:
     """Returns by how much the autoencoder of a model folder shrinks an image's sides."""
-    config = read_json(folder / "vae" / "config.json") or {}
+    config = read_json(folder / family_in(folder).autoencoder.name / "config.json") or {}
     return int(2 ** (len(config.get("block_out_channels", (0,) * 4)) - 1))
 
 
 def native_resolution(folder: Path) -> int:
     """Returns the side in pixels at which a model was made to be used."""
-    config = read_json(folder / "unet" / "config.json") or {}
+    config = read_json(folder / family_in(folder).denoiser.name / "config.json") or {}
     size = config.get("sample_size") or 64
     return int(size if isinstance(size, int) else size[0]) * latent_factor(folder)
 
@@ -297,11 +284,6 @@ def file_digest(path: Path) -> str:
 def _file_digest(path: Path, *_status: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def model_digest(folder: Path) -> str:
-    """Returns the hex SHA-256 of all parts of a model."""
-    return hashlib.sha256("".join(component_digest(folder, part) for part in PARTS).encode()).hexdigest()
 
 
 def _check_hub_id(model: ModelConfig, resolution: int | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from trainables.config.fields import ModelConfig
 from trainables.errors import UserError
 from trainables.models.backbone import Backbone
-from trainables.models.families import FAMILIES
+from trainables.models.families import family_in
 from trainables.models.folders import check_model, native_resolution, resolve_model
 
 
@@ -27,29 +26,27 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
     if problems:
         raise UserError(*problems)
     folder = resolve_model(model)
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    family = FAMILIES[index["_class_name"]]
-    pipeline = getattr(diffusers, family.pipeline_class).from_pretrained(
+    family = family_in(folder)
+    pipeline = family.stock_pipeline().from_pretrained(
         str(folder),
         variant=model.variant,
         dtype=torch.float32,
         use_safetensors=True,
         local_files_only=True,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        **family.load_options,
     )
-    _limit_tokenizer(pipeline.tokenizer, pipeline.text_encoder)
     parts = pipeline.components
-    modules = {name: parts.pop(name).to(device) for name in family.modules}
-    for name in ("unet", "vae"):
-        modules[name].to(memory_format=torch.channels_last)
+    for tokenizer, text_encoder in zip(family.tokenizers, family.text_encoders, strict=True):
+        _limit_tokenizer(parts[tokenizer], parts[text_encoder.name])
+    modules = {part.name: parts.pop(part.name).to(device) for part in family.modules}
+    for part in (family.denoiser, family.autoencoder):
+        modules[part.name].to(memory_format=torch.channels_last)
     noise = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
     backbone = Backbone(
         family=family,
         folder=folder,
         modules=modules,
-        others={**parts, "requires_safety_checker": False},
+        others={**parts, **family.options},
         device=torch.device(device),
         alphas_cumprod=noise.alphas_cumprod.to(device, torch.float32),
         prediction_type=noise.config.prediction_type,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.errors import UserError
+from trainables.models.families import family_in
 from trainables.models.model_files import read_json, tokenizer_faults
 
 if TYPE_CHECKING:
@@ -88,10 +89,11 @@ class PromptReader:
 
 def pipeline_reader(folder: Path) -> PromptReader | None:
     """Returns what reads prompts as the pipeline in a folder does; None if its tokenizer cannot be loaded."""
-    part = folder / "tokenizer"
-    if not part.is_dir() or tokenizer_faults(folder, "tokenizer"):
+    family = family_in(folder)
+    part = folder / family.tokenizers[0]
+    if not part.is_dir() or tokenizer_faults(folder, part.name):
         return None
-    positions = _positions(read_json(folder / "text_encoder" / "config.json"))
+    positions = _positions(read_json(folder / family.text_encoders[0].name / "config.json"))
     limit = (read_json(part / "tokenizer_config.json") or {}).get("model_max_length")
     if isinstance(limit, int | float) and limit > 0:  # without one transformers takes 1e30
         positions = int(min(positions, limit))

@@ -16,11 +16,12 @@ from PIL import Image
 from torch import nn
 
 from trainables.models.backbone import Backbone
+from trainables.models.families import Conditioning
 from trainables.randomness import stream_seed
 
 _DECODE_PIXELS = (
     4 * 512 * 512
-)  # decoded at once; the autoencoder's activations need far more memory than the UNet's
+)  # decoded at once; the autoencoder's activations need far more memory than the denoiser's
 
 
 def image_seed(seed: int, purpose: str, prompt: int, image: int) -> int:
@@ -37,7 +38,7 @@ def initial_noise(backbone: Backbone, seeds: Sequence[int], resolution: int | No
         Shape (len(seeds), channels, resolution / factor, resolution / factor), float32, on the CPU.
     """
     side = (resolution or backbone.resolution) // backbone.latent_factor
-    shape = (backbone.unet.config.in_channels, side, side)
+    shape = (backbone.denoiser.config.in_channels, side, side)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
@@ -75,7 +76,7 @@ def generate(
         seeds: One an image; the same seed gives the same noise for any model with latents of this shape.
         num_inference_steps: Solver steps.
         guidance_scale: Weight of classifier-free guidance.
-        batch_size: Images at a time (with guidance, twice as many rows pass the UNet).
+        batch_size: Images at a time (with guidance, twice as many rows pass the denoiser).
         resolution: Image side in pixels; None: the model's own.
 
     Returns:
@@ -94,7 +95,7 @@ def generate(
     images: list[Image.Image] = []
     with torch.no_grad(), _undisturbed(backbone), _autocast(backbone):
         distinct = list(dict.fromkeys(["", *prompts]))
-        rows = backbone.encode_prompts(distinct)
+        rows = _encode_with_empty(backbone, distinct)
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
             chosen = [distinct.index(prompt) for prompt in batch]
@@ -108,18 +109,26 @@ def generate(
     return images
 
 
+def _encode_with_empty(backbone: Backbone, prompts: Sequence[str]) -> Conditioning:
+    """Encodes prompts of which the first is empty, and stands for no prompt in guidance."""
+    rows = backbone.encode_prompts(prompts)
+    if backbone.family.zero_unconditional:
+        for values in rows.values():
+            values[0] = 0
+    return rows
+
+
 def _denoise(
     backbone: Backbone,
     solver: Any,
     latents: torch.Tensor,
-    conditioning: dict[str, torch.Tensor],
+    conditioning: Conditioning,
     guidance_scale: float,
 ) -> torch.Tensor:
-    arguments = backbone.family.unet_arguments(conditioning)
     latents = latents * solver.init_noise_sigma
     for timestep in solver.timesteps:
         rows = torch.cat([latents, latents]) if guidance_scale > 1 else latents
-        output = backbone.unet(solver.scale_model_input(rows, timestep), timestep, **arguments).sample.float()
+        output = backbone.denoise(solver.scale_model_input(rows, timestep), timestep, conditioning).float()
         if guidance_scale > 1:
             unconditional, conditional = output.chunk(2)
             output = unconditional + guidance_scale * (conditional - unconditional)

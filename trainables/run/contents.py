@@ -18,7 +18,8 @@ from trainables.data.images import list_images
 from trainables.data.path_map import folder_of
 from trainables.data.subjects import training_captions
 from trainables.errors import InputsChanged, UserError
-from trainables.models.folders import PARTS, file_digest, hub_is_reachable, local_folder, part_files
+from trainables.models.families import family_in
+from trainables.models.folders import file_digest, hub_is_reachable, local_folder, part_files
 from trainables.run_config import RunConfig
 from trainables.util.text import name_bytes, same_name
 
@@ -45,7 +46,8 @@ def caption_contents(subject: SubjectConfig) -> Contents:
 
 def model_contents(folder: Path) -> Contents:
     """Returns the files of a base model (diffusers' layout) that loading may read."""
-    files = [folder / "model_index.json", *(path for part in PARTS for path in part_files(folder, part))]
+    parts = family_in(folder).parts
+    files = [folder / "model_index.json", *(path for part in parts for path in part_files(folder, part))]
     return _hashed(folder, files)
 
 

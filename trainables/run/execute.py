@@ -59,6 +59,7 @@ from trainables.training.loop import Trainer, train
 from trainables.training.meter import Meter, device_name, folder_bytes
 from trainables.training.trainer import build_trainer, choose_device, count_step_flops, shard, spread
 from trainables.util.file_lock import lock_file
+from trainables.util.packages import versions_of
 
 
 def execute(
@@ -276,7 +277,8 @@ class _Attempt:
         training = self.config.training
         resolution = training.resolution or self.backbone.resolution
         subject = resolve_subject(self.config.subject, resolution, training.captions)
-        refuse_cut_prompts(subject, self.config.evaluation, self.backbone.tokenizer, self.config.model.path)
+        tokenizer = self.backbone.tokenizers[0]
+        refuse_cut_prompts(subject, self.config.evaluation, tokenizer, self.config.model.path)
         return subject, Cache(self.config.cache_dir)
 
     def _prepare(self, subject: Subject, cache: Cache) -> None:
@@ -433,7 +435,5 @@ def _write_json(path: Path, content: dict[str, Any]) -> int:
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
     names = ("torch", "diffusers", "transformers", "peft", "accelerate")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return {"python": platform.python_version(), **versions_of(names)}

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from trainables.data.cache import Cache
-from trainables.models.backbone import Backbone, Conditioning
+from trainables.models.backbone import Backbone
+from trainables.models.families import Conditioning
 from trainables.randomness import Streams
 from trainables.training.objective import share_of_samples
 
@@ -43,7 +44,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Texts:
-    """The distinct captions of a run, as conditioning (frozen text encoder) or tokens (one that trains)."""
+    """The distinct captions of a run, as conditioning, or as tokens where a part of a text encoder trains."""
 
     captions: tuple[str, ...]
     rows: Conditioning
@@ -118,7 +119,7 @@ def encode_images(
     """
     pixels = numpy.stack([numpy.asarray(image.convert("RGB")) for image in images])
     identity = {
-        "vae": backbone.digest("vae"),
+        "vae": backbone.digest(backbone.family.autoencoder.name),
         "pixels": _digest(pixels),
         "shape": list(pixels.shape),
         "flip": flip,
@@ -138,15 +139,13 @@ def encode_images(
     return found["mean"].to(backbone.device), found["std"].to(backbone.device)
 
 
-def embed_texts(
-    backbone: Backbone, cache: Cache, captions: Sequence[str], text_encoder_trains: bool
-) -> Texts:
-    """Returns the distinct captions as conditioning, or as tokens if the text encoder trains."""
+def embed_texts(backbone: Backbone, cache: Cache, captions: Sequence[str], as_tokens: bool) -> Texts:
+    """Returns the distinct captions as conditioning, or as tokens where what encodes them trains."""
     distinct = tuple(dict.fromkeys(captions))
-    if text_encoder_trains:
-        return Texts(distinct, backbone.family.tokenize(backbone, distinct), are_tokens=True)
+    if as_tokens:
+        return Texts(distinct, backbone.tokenize(distinct), are_tokens=True)
     identity = {
-        "text": backbone.digest(*backbone.family.text_parts),
+        "text": backbone.digest(*backbone.family.texts, prompts=distinct),
         "captions": list(distinct),
         "device": backbone.device.type,
     }

@@ -33,7 +33,7 @@ class ClassImages:
 
     Attributes:
         seconds: Wall seconds as measured by whoever made them.
-        flops: Counted floating-point operations of text encoder, UNet and decoder.
+        flops: Counted floating-point operations of text encoders, denoiser and decoder.
     """
 
     images: list[Image.Image]
@@ -64,7 +64,7 @@ def _chunk(
 ) -> Tensors:
     identity = {
         "version": _VERSION,
-        "model": backbone.digest(),
+        "model": backbone.digest(prompts=[prompt]),
         "prompt": prompt,
         "resolution": resolution,
         "steps": training.class_num_inference_steps,
@@ -103,8 +103,8 @@ def _chunk(
 def _count_flops(backbone: Backbone, prompt: str, draw: Any, steps: int) -> int:
     """Returns the operations of a chunk, counted on one image and one solver step.
 
-    Captions are encoded once a chunk, the UNet runs once an image and step (twice with guidance), and the decoder once
-    an image.
+    Captions are encoded once a chunk, the denoiser runs once an image and step (twice with guidance), and the decoder
+    once an image.
     """
     texts = count_flops(lambda: backbone.encode_prompts(["", prompt]))
     one, two = count_flops(lambda: draw(1, 1)), count_flops(lambda: draw(1, 2))

@@ -23,6 +23,7 @@ from trainables.distributed.worker_group import Team
 from trainables.errors import TrainingFailure
 from trainables.events import Event, EventLog
 from trainables.models.backbone import Backbone
+from trainables.models.families import Conditioning
 from trainables.randomness import Streams, draw_seed
 from trainables.training.batches import Batch, Batches, Texts
 from trainables.training.checkpoint import Checkpoint, join_state, save_checkpoint, split_state, to_host
@@ -223,7 +224,7 @@ def batch_loss(trainer: Trainer, batch: Batch) -> torch.Tensor:
     schedule = backbone.alphas_cumprod
     noisy = add_noise(batch.latents, batch.noise, batch.timesteps, schedule)
     target = target_of(backbone.prediction_type, batch.latents, batch.noise, batch.timesteps, schedule)
-    prediction = backbone.unet(noisy, batch.timesteps, **_conditioning(trainer, batch), return_dict=False)[0]
+    prediction = backbone.denoise(noisy, batch.timesteps, _conditioning(trainer, batch))
     weights = None
     if config.snr_gamma is not None:
         weights = min_snr_weights(backbone.prediction_type, batch.timesteps, schedule, config.snr_gamma)
@@ -325,16 +326,15 @@ def _next_stop(step: int, last: int, every: int, checkpointing: int, evaluations
     return min([*stops, *(stop for stop in evaluations if stop > step)])
 
 
-def _conditioning(trainer: Trainer, batch: Batch) -> dict[str, Any]:
-    family, texts = trainer.backbone.family, trainer.texts
+def _conditioning(trainer: Trainer, batch: Batch) -> Conditioning:
+    backbone, texts = trainer.backbone, trainer.texts
     if not texts.are_tokens:
-        return family.unet_arguments({name: rows[batch.captions] for name, rows in texts.rows.items()})
+        return {name: rows[batch.captions] for name, rows in texts.rows.items()}
     if len(texts.captions) <= len(batch.captions):
         # Few captions, many images: encode each caption once.
-        encoded = family.encode(trainer.backbone, texts.rows)
-        return family.unet_arguments({name: rows[batch.captions] for name, rows in encoded.items()})
-    tokens = {name: rows[batch.captions] for name, rows in texts.rows.items()}
-    return family.unet_arguments(family.encode(trainer.backbone, tokens))
+        encoded = backbone.encode(texts.rows)
+        return {name: rows[batch.captions] for name, rows in encoded.items()}
+    return backbone.encode({name: rows[batch.captions] for name, rows in texts.rows.items()})
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

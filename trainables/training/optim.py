@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 _PACKAGES = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", "prodigy")}
 
 
-def check_optimizer(name: str) -> list[str]:
-    """Returns what keeps an optimizer from being used here, one message a problem; imports none of them."""
+def missing_package(name: str) -> tuple[str, str] | None:
+    """Returns the package that an optimizer lacks here and the command that installs it; imports none of them."""
     package, extra = _PACKAGES.get(name, (None, None))
     if package is None or importlib.util.find_spec(package) is not None:
+        return None
+    return package, f"pip install 'diffusion-study[{extra}]'"
+
+
+def check_optimizer(name: str) -> list[str]:
+    """Returns what keeps an optimizer from being used here, one message a problem."""
+    if (missing := missing_package(name)) is None:
         return []
+    package, install = missing
     return [
         f"optimizer {name!r} needs the package {package}, which is not installed; "
-        f"install it (pip install 'diffusion-study[{extra}]') or take optimizer: adamw"
+        f"install it ({install}) or take optimizer: adamw"
     ]
 
 

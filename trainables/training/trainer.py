@@ -53,7 +53,8 @@ def build_trainer(
     """Prepares data and parameters of a run.
 
     What the frozen base model computes (latents, embeddings, class images) comes first and in float32, so
-    that the caches do not depend on the precision that a run trains in. Only then do parameters change.
+    that the caches do not depend on the precision that a run trains in. Only then do parameters change. Before it
+    come the words that a method adds to the base model's, for captions to hold them.
 
     Args:
         subject: None in a follower of a team, which gets what the leader has prepared; likewise `cache`.
@@ -61,9 +62,11 @@ def build_trainer(
     """
     training, method, team = config.training, get_method(config.method), team or Team()
     streams = Streams(subject_seed(config.seed, config.subject.name))
+    method.prepare(backbone, training)
     encoded = None
     if subject is not None and cache is not None:
-        encoded = _encode(backbone, cache, subject, training, meter or Meter(backbone.device, 1))
+        meter = meter or Meter(backbone.device, 1)
+        encoded = _encode(backbone, cache, subject, config, meter)
     texts, examples, priors = _share(team, encoded, backbone.device)
     groups = method.attach(backbone, training, streams["initialisation"])
     if training.mixed_precision != "no":
@@ -71,11 +74,12 @@ def build_trainer(
         if not texts.are_tokens:
             dtype = _LOW_PRECISION[training.mixed_precision]
             texts = Texts(texts.captions, {name: rows.to(dtype) for name, rows in texts.rows.items()}, False)
-    for group in groups:
-        module = backbone.modules[group["name"]]
-        module.train()
-        if training.gradient_checkpointing:
-            enable_gradient_checkpointing(module)
+    trained = [str(group["name"]) for group in groups]
+    for part in trained:
+        backbone.modules[part].train()
+    if training.gradient_checkpointing:  # gradients pass the denoiser, whatever trains
+        for part in dict.fromkeys((backbone.family.denoiser.name, *trained)):
+            enable_gradient_checkpointing(backbone.modules[part])
     return Trainer(
         config=training,
         batches=Batches(
@@ -122,8 +126,8 @@ def shard(trainer: Trainer) -> None:
     assert isinstance(trainer.team, ProcessTeam)
     whole, texts = trainer.backbone, trainer.texts
     trained = [str(group["name"]) for group in trainer.optimizer.param_groups]
-    read = [part for part in whole.family.text_parts if part in whole.modules] if texts.are_tokens else []
-    parts = list(dict.fromkeys([whole.family.modules[0], *trained, *read]))
+    read = [part.name for part in whole.family.text_encoders] if texts.are_tokens else []
+    parts = list(dict.fromkeys([whole.family.denoiser.name, *trained, *read]))
     shards = Shards(whole, parts, trainer.team)
     copies = parameters_of(shards.backbone)
     names = {id(parameter): name for name, parameter in trainer.parameters.items()}
@@ -195,7 +199,7 @@ def count_step_flops(trainer: Trainer) -> int:
     """Returns the floating-point operations of one optimizer step, counted on a smaller one that is thrown
     away.
 
-    The UNet's operations are proportional to the number of images, so that one image of each kind is enough;
+    The denoiser's operations are proportional to the number of images, so that one image of each kind is enough;
     those of a text encoder that trains to the number of captions. Neither parameters nor random streams nor
     the position in the data change.
     """
@@ -210,7 +214,7 @@ def count_step_flops(trainer: Trainer) -> int:
     def one_caption() -> None:
         first = {name: rows[:1] for name, rows in texts.rows.items()}
         with trainer.accelerator.autocast():
-            encoded = trainer.backbone.family.encode(trainer.backbone, first)
+            encoded = trainer.backbone.encode(first)
         torch.stack([rows.float().sum() for rows in encoded.values()]).sum().backward()
 
     with _without_traces(trainer), _without_gradients(trainer):
@@ -222,12 +226,14 @@ def count_step_flops(trainer: Trainer) -> int:
 
 
 def _encode(
-    backbone: Backbone, cache: Cache, subject: Subject, training: TrainingConfig, meter: Meter
+    backbone: Backbone, cache: Cache, subject: Subject, config: RunConfig, meter: Meter
 ) -> tuple[Texts, Examples, Examples | None]:
+    training, family = config.training, backbone.family
+    trained = get_method(config.method).trained_parts(family, training)
     captions = list(subject.captions)
     if training.with_prior_preservation:
         captions.append(subject.class_prompt)
-    texts = embed_texts(backbone, cache, captions, training.train_text_encoder)
+    texts = embed_texts(backbone, cache, captions, as_tokens=any(part in family.texts for part in trained))
     examples = _examples(backbone, cache, subject.images, subject.captions, texts, training)
     if not training.with_prior_preservation:
         return texts, examples, None

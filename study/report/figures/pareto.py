@@ -155,7 +155,7 @@ def quality_cost_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figu
 
 
 def tuning_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
-    """The same with the cost of searching in it."""
+    """The same with the training of the search in it."""
     front = compute_front(analysis, TUNED_SECONDS, analysis.primary)
     if not front.points:
         return Skipped("pareto-tuning", "the cost of the search, or that of class images, is not known")
@@ -164,9 +164,9 @@ def tuning_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | S
         "pareto-tuning",
         front,
         styles,
-        f"{title} against the time of tuning and training: one search of the arm and one run, class images included. "
-        "Marks and lines as in the figure without the search.",
-        f"Scatter plot of {title.lower()} against the time of tuning and training with the Pareto front.",
+        f"{title} against the time of training alone: that of one search of the arm and of one run, class images "
+        "included, without the evaluation that the search needs. Marks and lines as in the figure without the search.",
+        f"Scatter plot of {title.lower()} against the training time of search and run with the Pareto front.",
     )
 
 

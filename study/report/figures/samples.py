@@ -16,8 +16,9 @@ from PIL import Image
 from study.report.design import confirm_design
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import PAGE, shorten
-from study.report.prepared import BASE, Rows, distinct, natural_key
+from study.report.prepared import Rows, distinct, natural_key
 from study.results.columns import IMAGE_COLUMNS
+from trainables.methods.registry import BASE
 
 MAX_SUBJECTS = 4
 MAX_PIXELS = 1400  # width of one picture; larger ones are made smaller

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from trainables.methods.registry import BASE
+
 COLUMN = 3.25  # inches: one column of a two-column paper
 PAGE = 6.75  # inches: both columns
 LABEL = 28  # letters of an arm's name in a figure
@@ -74,7 +76,7 @@ def arm_styles(arms: Sequence[str], methods: Mapping[str, str]) -> dict[str, Arm
     Where every method has at most two arms (say cosine and constant), they share the method's colour and marker;
     the second is open and dashed. Otherwise each arm has its own. The base model is grey.
     """
-    trained = [arm for arm in arms if methods.get(arm) != "base"]
+    trained = [arm for arm in arms if methods.get(arm) != BASE]
     of_method: dict[str, list[str]] = {}
     for arm in trained:
         of_method.setdefault(methods.get(arm, ""), []).append(arm)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from study.results.from_mlflow import rows
+from study.results.run_rows import rows
 from study.storage.layout import Storage
 from trainables.events import EVENTS_FILE, read_events
 

@@ -22,12 +22,10 @@ pytestmark = pytest.mark.slow
 JOINED = """
 import sys
 from pathlib import Path
-from study import operations
-from study.execute import Workers
-import study.execute as execute
+import study.driver.launch as launch
 
-execute.Workers.__init__.__defaults__ = (%r, %r, 5.0)  # the fake runner, so that a run takes milliseconds
-from study.cli import main
+launch.Workers.__init__.__defaults__ = (%r, %r, 5.0)  # the fake runner, so that a run takes milliseconds
+from study.cli.main import main
 main(sys.argv[1:])
 """
 
@@ -140,7 +138,7 @@ import json, sys
 import ray
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated import gcs_service_pb2 as pb, gcs_service_pb2_grpc as rpc
-from study.cluster.local_ray import check_cluster
+from study.cluster.ray_cluster import check_cluster
 here = ".".join(map(str, sys.version_info[:2]))
 store = rpc.InternalKVGcsServiceStub(init_grpc_channel({head.address!r}))
 name = dict(key=b"CLUSTER_METADATA", namespace=b"cluster")
@@ -167,7 +165,7 @@ def test_a_machine_that_is_no_node_is_told_what_to_do(head: Head) -> None:
 import json
 from ray._private import services
 services.find_node_ids = lambda: set()
-from study.cluster.local_ray import check_cluster
+from study.cluster.ray_cluster import check_cluster
 print(json.dumps(check_cluster({head.address!r})))
 """
     (message,) = question(head, code)

@@ -48,7 +48,8 @@ NAMES = (
     "ray.tune.execution.tune_controller:TuneController._trial_to_actor",
     "ray.tune.execution.tune_controller:TuneController._actor_manager",
     "ray.tune.execution.tune_controller:TuneController._resetting_trials",
-    "ray.air.execution:RayActorManager.is_actor_started",
+    "ray.air.execution._internal.actor_manager:RayActorManager.is_actor_started",
+    "ray.autoscaler._private.kuberay.autoscaling_config:_derive_autoscaling_config_from_ray_cr",
     "ray.autoscaler._private.util:prepare_config",
     "ray.autoscaler._private.util:validate_config",
 )

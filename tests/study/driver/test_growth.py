@@ -95,6 +95,7 @@ def attempts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "attempts.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.nightly
 def test_an_autoscaler_brings_the_nodes_that_the_study_asks_for(fast_path: Path) -> None:
     asked = {"max_concurrent_runs": 2}
     spec = small_study(resources=asked, search={"trials": 2}, confirm={"seeds": [100]})

@@ -57,9 +57,9 @@ def test_a_killed_driver_is_dead_at_once_on_its_own_machine(tmp_path: Path) -> N
     code = """
 import os, signal, sys, time
 from pathlib import Path
-from study.claim import claimed
-from study.driver import Heart
-from tests.study.small_studies import small_study, storage_of
+from study.driver.claim import claimed
+from study.driver.heartbeat import Heart
+from tests.helpers.small_studies import small_study, storage_of
 spec = small_study()
 storage = storage_of(Path(sys.argv[1]), spec)
 with claimed(spec, storage), Heart(storage, print):

@@ -212,7 +212,7 @@ def test_a_worker_that_can_never_begin_is_given_up(ray_here: Cluster, fast_path:
     spec = small_study(
         arms={"base": {"method": "base"}}, confirm={"seeds": [7]}, resources={"max_attempts": 2}
     )
-    outcome = run(spec, storage_of(fast_path, spec), workers=Workers(RUNNER, "tests.study.nowhere:Nothing"))
+    outcome = run(spec, storage_of(fast_path, spec), workers=Workers(RUNNER, "tests.helpers.nowhere:Nothing"))
     assert [reason for _, reason in outcome.failed] == ["worker_died"]
     assert not outcome.interrupted
 

@@ -1,6 +1,6 @@
 """Drivers that are killed: the same command again loses nothing, doubles nothing, and trains nothing twice.
 
-With a runner that trains nothing; `tests/faults` kills drivers and workers of real training.
+With a runner that trains nothing, at many moments; `tests/study/cli/test_launch.py` kills one driver of real training.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def without_interruption(folder: Path, place: Path) -> RunResult:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_drivers_that_are_killed_or_interrupted_at_several_moments(fast_path: Path) -> None:
     spec = small_study(budget={"max_train_steps": 20})
     storage = storage_of(fast_path, spec, {"": {"step_seconds": 0.05}})

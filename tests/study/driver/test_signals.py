@@ -13,7 +13,7 @@ import os, signal, time
 
 asked = []
 signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-from study.cluster.local_ray import cluster
+from study.cluster.ray_cluster import cluster
 
 with cluster(cpus=1):
     os.kill(os.getpid(), signal.SIGTERM)

@@ -21,7 +21,7 @@ from study.preflight.checks import check_study
 from study.preflight.machine import check_disk, check_resources, concurrency, count_gpus
 from study.spec.sections import Resources
 from study.spec.study_spec import StudySpec
-from study.tracking.reachable import check_tracking
+from study.tracking.reachable import tracking_problems
 from study.util.units import size
 from tests.helpers.study_files import study_dict
 
@@ -153,22 +153,22 @@ def test_ray_addresses() -> None:
 
 
 def test_mlflow_servers(server: str) -> None:
-    assert check_tracking(None) == []
-    assert check_tracking(f"{server}/200") == []
-    assert check_tracking(f"{server}/401") == [], "it is there, and wants credentials"
-    assert "it says 503" in check_tracking(f"{server}/503")[0]
-    (message,) = check_tracking(f"http://user:secret@127.0.0.1:{closed_port()}")
+    assert tracking_problems(None) == []
+    assert tracking_problems(f"{server}/200") == []
+    assert tracking_problems(f"{server}/401") == [], "it is there, and wants credentials"
+    assert "it says 503" in tracking_problems(f"{server}/503")[0]
+    (message,) = tracking_problems(f"http://user:secret@127.0.0.1:{closed_port()}")
     assert "MLflow server http://127.0.0.1" in message
     assert "connection refused" in message
     assert "secret" not in message
 
 
 def test_mlflow_stores(tmp_path: Path) -> None:
-    assert check_tracking(f"sqlite:///{tmp_path}/mlflow.db") == []
-    assert "write sqlite:////" in check_tracking("sqlite:///mlflow.db")[0]
+    assert tracking_problems(f"sqlite:///{tmp_path}/mlflow.db") == []
+    assert "write sqlite:////" in tracking_problems("sqlite:///mlflow.db")[0]
     for folder in ("mlruns", "./mlruns", f"file://{tmp_path}", str(tmp_path)):
-        assert "no runs in plain folders" in check_tracking(folder)[0]
-    (message,) = check_tracking(f"postgresql+psycopg2://user:secret@127.0.0.1:{closed_port()}/mlflow")
+        assert "no runs in plain folders" in tracking_problems(folder)[0]
+    (message,) = tracking_problems(f"postgresql+psycopg2://user:secret@127.0.0.1:{closed_port()}/mlflow")
     assert "database" in message
     assert "secret" not in message
 

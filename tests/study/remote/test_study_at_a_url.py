@@ -25,7 +25,7 @@ from study.monitor.stop import stop_study
 from study.remote.ledger_backup import LedgerCopy, pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.working_copy import fetch_weights
-from study.results.from_mlflow import rows
+from study.results.run_rows import rows
 from study.spec.launched import readable_storage
 from study.storage.driver_record import read_driver
 from study.storage.layout import DRIVER_FILE, RUNS, STORAGE_ENTRIES, Storage, storage_at

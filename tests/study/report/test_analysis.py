@@ -15,7 +15,7 @@ from study.report.pairing import values_of
 from study.report.prepared import Rows, prepare
 from study.report.ranking import ranks_of
 from study.report.verdict import judge
-from study.statistics.power import subjects_to_decide
+from study.statistics.power import subjects_to_decide, typical_deviation
 from tests.helpers.made_reports import QUICK, analysed, edited
 from tests.helpers.synthetic_results import ARMS, Arm, Study, make_results
 
@@ -127,7 +127,9 @@ def test_one_subject_is_judged_by_the_spread_that_is_usual() -> None:
     assert close.subjects_needed is not None
     assert close.subjects_needed > 20
     verdict = judge(*analysed(Study(subjects=("a",))))
-    assert "were the true ones and subjects varied as they usually do" in verdict.headline
+    assert "subjects (if they vary as usual)" in verdict.headline
+    beware = " ".join(verdict.warnings)
+    assert "the usual spread (standard deviation 0.13), since one subject shows none" in beware
 
 
 def test_the_best_is_compared_within_the_family_of_all_pairs(large: tuple[Rows, Analysis]) -> None:
@@ -225,6 +227,42 @@ def test_what_would_decide_a_pair_follows_from_its_spread() -> None:
     assert expected is not None
     assert expected > 4
     assert two_arms([0.5, -0.5, 0.5, -0.5], margin=None).subjects_needed is None
+
+
+@pytest.mark.parametrize("subjects", [2, 3, 4])
+def test_a_small_spread_of_few_subjects_promises_no_verdict_from_a_handful(subjects: int) -> None:
+    """Of two subjects, three pairs of arms have but two independent spreads of one degree of freedom each."""
+    shifts = {"a": 0.06, "b": 0.03, "c": 0.0}
+    frame = pd.DataFrame(
+        [
+            {"arm": arm, "subject": f"s{k}", "seed": 1, "quality": 0.5 + (-1) ** k * 0.4 * shift + shift}
+            for k in range(subjects)
+            for arm, shift in shifts.items()
+        ]
+    )
+    values = values_of(frame, "quality")
+    found = compare([values.contrast(*pair) for pair in (("a", "b"), ("a", "c"), ("b", "c"))], MARGIN, QUICK)
+    lead = next(c for c in found if (c.first, c.second) == ("a", "c"))
+    usual = subjects_to_decide(lead.difference.value or 0.0, typical_deviation(1), MARGIN, 0.05 / 3)
+    assert (lead.outcome, lead.subjects_needed) == ("not enough", usual)
+    assert lead.needed is not None
+    assert lead.needed.at_least
+    wide = [1.2 - 0.6 * k for k in range(subjects)]  # more than is usual
+    own = float(np.std(wide, ddof=1))
+    assert two_arms(wide).subjects_needed == subjects_to_decide(float(np.mean(wide)), own, MARGIN)
+
+
+def test_costs_have_no_usual_spread() -> None:
+    frame = pd.DataFrame(
+        {
+            "arm": ["a", "a", "b", "b"],
+            "subject": ["s", "t"] * 2,
+            "seed": 1,
+            "train_seconds": [9.0, 9.2, 8.0, 7.9],
+        }
+    )
+    (found,) = compare([values_of(frame, "train_seconds").contrast("a", "b")], None, QUICK)
+    assert found.subjects_needed == subjects_to_decide(1.15, float(np.std([1.0, 1.3], ddof=1)), None)
 
 
 def test_lower_costs_are_better() -> None:

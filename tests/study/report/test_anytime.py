@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from study.report.anytime import anytime_table, compute_courses
+from study.report.anytime import anytime_table, compute_courses, few_points_words
 from study.report.comparisons import Settings
-from study.report.figures.canvas import figure_style
+from study.report.figures.canvas import Figure, figure_style
 from study.report.prepared import prepare
 from study.report.sections import compose
 from study.report.tables import to_csv
@@ -85,9 +85,42 @@ def test_table_and_figures_show_every_measure() -> None:
             assert len(canvas.axes) == (4 if figure.key == "curves" else 2)
 
 
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ((75, STEPS), "has 3 points, beginning and end of training included"),
+        ((38, 75, STEPS), "has 4 points"),
+        ((38, 75, 112, STEPS), None),
+    ],
+)
+def test_few_points_are_counted_beside_the_figure(steps: tuple[int, ...], said: str | None) -> None:
+    results = make_results(STUDY)
+    kept = results.curves[results.curves["step"].isin((0, *steps))]
+    report = compose(replace(results, curves=kept), QUICK)
+    section = next(section for section in report.sections if section.key == "curves")
+    assert section.figures
+    assert all(isinstance(figure, Figure) for figure in section.figures)
+    if said is None:
+        assert section.paragraphs == ()
+    else:
+        (text,) = section.paragraphs
+        assert said in text
+        assert "`evaluation.at` in the study file adds places" in text
+
+
+def test_arms_with_unlike_numbers_of_points() -> None:
+    results = make_results(STUDY)
+    fewer = results.curves["arm"].eq("lora-cosine") & results.curves["step"].isin((15, 38))
+    found = [compute_courses(prepare(replace(results, curves=results.curves[~fewer])), "quality", 0.95)]
+    assert "has 4 to 6 points" in few_points_words(found)[0]
+    assert few_points_words([]) == ()
+
+
 def test_nothing_on_the_way_says_so() -> None:
     results = make_results(STUDY)
     last = results.curves[results.curves["step"].isin((0, STEPS))]
     report = compose(replace(results, curves=last), QUICK)
     assert not {"curves", "anytime"} & {figure.key for figure in report.figures}
+    section = next(section for section in report.sections if section.key == "curves")
+    assert section.paragraphs == ()  # the reason why there is no figure names evaluation.at
     assert anytime_table([]) is None

@@ -21,7 +21,8 @@ from study.report import ReportFiles, build_report
 from study.report import build as build_module
 from study.report.figures import canvas
 from study.results.columns import RUN_COLUMNS
-from study.results.from_mlflow import Results, read_csv
+from study.results.csv_files import read_csv
+from study.results.frames import Results
 from tests.helpers.synthetic_results import ARMS, Arm, Study, make_results
 from trainables.errors import UserError
 

@@ -14,6 +14,7 @@ from study.report.cost_tables import costs_table, tuned_table
 from study.report.costs import made_once, search_cost
 from study.report.derived import with_derived
 from study.report.figures.canvas import Figure, figure_style
+from study.report.measures import measure
 from study.report.prepared import Rows, prepare
 from study.report.sections import Report, compose
 from study.report.tables import Table
@@ -109,6 +110,46 @@ def test_quality_against_tuning_and_training(rows: Rows) -> None:
     assert {"tuned_flops", "search_flops", "quality"} <= keys(table)
 
 
+def test_the_evaluation_of_the_search_stands_beside_its_training(rows: Rows, priced: Report) -> None:
+    """No search does without it, and in small studies it takes longer than training."""
+    table = tuned_table(analyse(rows, QUICK))
+    assert table is not None
+    spent = rows.search.groupby("arm")["evaluation_seconds"].sum()
+    shown = column(table, "search_evaluation_seconds")
+    assert {arm: shown[arm] for arm in rows.trained_arms} == pytest.approx(
+        spent[list(rows.trained_arms)].to_dict()
+    )
+    assert table.caption == "Quality against training alone, that of the search included."
+    assert (
+        "the evaluation of its runs, but that is in no sum here; its wall seconds stand beside"
+        in table.notes[0]
+    )
+    assert "billed to whichever run came first" in table.notes[0]
+    figure = next(f for f in priced.figures if f.key == "pareto-tuning")
+    assert "training alone" in figure.caption
+    assert "without the evaluation that the search needs" in figure.caption
+    notes = {t.key: " ".join(t.notes) for t in priced.tables}
+    assert "the training of one search of the arm, without its evaluation, counts as well" in notes["ranking"]
+    assert measure("tuned_seconds").title == "Training of search and run"
+    assert "without evaluation, which `study plan` counts too" in measure("dollars").description
+
+
+def test_evaluation_of_a_search_that_nothing_measured_is_said_to_be_unknown(rows: Rows) -> None:
+    bare = replace(rows, frame=rows.frame.assign(evaluation_seconds=np.nan))
+    table = tuned_table(analyse(bare, QUICK))
+    assert table is not None
+    assert "search_evaluation_seconds" not in keys(table)
+    assert "in no sum here, and nothing measured it." in table.notes[0]
+
+
+def test_several_searches_are_averaged_in_their_evaluation_too() -> None:
+    twice = prepare(make_results(replace(STUDY, repeats=2)))
+    own = twice.search[twice.search["arm"] == "lora-cosine"]
+    found = search_cost(twice, "lora-cosine", 2)
+    assert found.evaluation_seconds == pytest.approx(own["evaluation_seconds"].sum() / 2)
+    assert search_cost(twice, "base", 2).evaluation_seconds == 0.0
+
+
 def test_dollars_need_a_price_and_count_class_images(priced: Report, rows: Rows) -> None:
     table = next(t for t in priced.tables if t.key == "costs")
     dollars, seconds = column(table, "dollars"), column(table, "total_seconds")
@@ -116,7 +157,7 @@ def test_dollars_need_a_price_and_count_class_images(priced: Report, rows: Rows)
     assert "dollars" not in keys(costs_table(analyse(rows, QUICK)))
 
 
-def test_dollars_are_those_of_the_plan() -> None:
+def test_dollars_are_those_of_training_and_class_images() -> None:
     frame = pd.DataFrame(
         {
             "train_seconds": [10.0, 10.0, 10.0, 0.0],

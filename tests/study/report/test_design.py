@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from study.report.analysis import analyse
@@ -21,7 +22,7 @@ from study.report.searches import budget_words, repeats_words
 from study.report.sections import Report, compose
 from study.report.tables import to_markdown
 from study.report.verdict import judge
-from study.results.from_mlflow import Results
+from study.results.frames import Results
 from tests.helpers.made_reports import QUICK, cells, edited, table
 from tests.helpers.synthetic_results import ARMS, Arm, Study, make_results
 
@@ -202,25 +203,70 @@ def test_steps_that_came_of_another_budget_are_no_dimension() -> None:
     assert "max_train_steps" not in found
 
 
-def test_equal_budgets_of_methods_are_no_warning() -> None:
-    results = make_results(STUDY)
-    frame = results.frame
-    few = (frame["arm"] == "lora-cosine") & (frame["trial"] > 1) & (frame["phase"] == "search")
-    single = (frame["arm"] == "dreambooth_lora") & (frame["phase"] == "search") & (frame["trial"] > 2)
-    rows = prepare(replace(results, frame=frame[~few & ~single]))
-    assert "Search budgets differ" in warnings(rows)
+def searched(frame: pd.DataFrame, **trials: int) -> pd.DataFrame:
+    """The frame with so many trials of each arm (dashes are underscores here)."""
+    most = frame["arm"].map({arm.name: trials.get(arm.name.replace("-", "_"), 0) for arm in ARMS})
+    return frame[(frame["phase"] == "confirm") | (frame["trial"] < most)]
 
-    rows.meta["spec"]["search"].update(trials=None, trials_per_method=5)
+
+def test_trials_that_are_dealt_out_over_a_methods_arms_are_no_warning() -> None:
+    """LoRA and DreamBooth+LoRA are one method: its six trials make two an arm, against three of DreamBooth's."""
+    results = make_results(STUDY)
+    frame = searched(
+        results.frame,
+        lora_cosine=2,
+        lora_constant=2,
+        dreambooth_lora=2,
+        dreambooth_cosine=3,
+        dreambooth_constant=3,
+    )
+    results = replace(results, frame=frame)
+    results.meta["spec"]["search"].update(trials=None, trials_per_method=6)
+    rows = prepare(results)
     budgets = {arm: budget_of(rows, arm) for arm in rows.trained_arms}
-    assert budgets["lora-cosine"].method_trials == budgets["lora-constant"].method_trials == 5
-    assert budgets["dreambooth_lora"].method_trials == 3
-    lora = tuple(budget for arm, budget in budgets.items() if arm.startswith("lora"))
-    assert uneven_budgets(lora, set()) == []
-    (text,) = uneven_budgets(tuple(budgets.values()), set())
-    assert text.startswith("Search budgets of the methods differ")
-    results.meta["spec"]["search"].update(trials=None, trials_per_method=5)
-    report = compose(replace(results, frame=frame[~few & ~single]), QUICK)
-    assert cells(table(report, "budget"), "method_trials")[1:] == ["5", "5", "6", "6", "3"]
+    assert {(b.method, b.method_trials) for b in budgets.values()} == {("lora", 6), ("dreambooth", 6)}
+    assert uneven_budgets(tuple(budgets.values()), set()) == []
+    assert "Search budgets" not in warnings(rows)
+    report = compose(results, QUICK)
+    assert cells(table(report, "budget"), "method_trials") == ["0", "6", "6", "6", "6", "6"]
+    assert "dealt out" in " ".join(table(report, "budget").notes)
+
+    fewer = prepare(
+        replace(results, frame=searched(frame, **dict.fromkeys(("lora_cosine", "dreambooth_cosine"), 3)))
+    )
+    text = warnings(fewer)
+    assert "lora had 2 trials (lora-cosine, lora-constant, dreambooth_lora)" in text
+    assert "dreambooth had 3 trials (dreambooth-cosine, dreambooth-constant)" in text
+    assert "Search budgets differ" not in text
+
+
+def test_methods_whose_arms_had_more_trials_together_are_a_warning() -> None:
+    """As many an arm is twice as many a method that has two arms."""
+    results = make_results(replace(STUDY, arms=ARMS[:4], trials=6))
+    text = warnings(prepare(results))
+    assert (
+        "Search budgets of the methods differ: lora had 12 trials (lora-cosine, lora-constant) and dreambooth had 6"
+        in text
+    )
+    assert "Search budgets differ" not in text
+    budget = table(compose(results, QUICK), "budget")
+    assert cells(budget, "trials") == ["0", "6", "6", "6"]
+    assert cells(budget, "method_trials") == ["0", "12", "12", "6"]
+    assert "dealt out" not in " ".join(budget.notes)
+
+
+def test_uneven_arms_of_equal_methods_are_told_once() -> None:
+    results = make_results(STUDY)
+    frame = searched(
+        results.frame, lora_cosine=1, lora_constant=2, dreambooth_cosine=3, dreambooth_constant=0
+    )
+    text = warnings(prepare(replace(results, frame=frame)))
+    assert "Search budgets differ: lora-cosine had 1 trial" in text
+    assert "budgets of the methods" not in text
+    two = make_results(replace(STUDY, arms=(ARMS[0], ARMS[1], ARMS[3])))
+    alone = warnings(prepare(replace(two, frame=searched(two.frame, lora_cosine=1, dreambooth_cosine=3))))
+    assert "Search budgets differ: lora-cosine had 1 trial and dreambooth-cosine had 3 trials." in alone
+    assert "budgets of the methods" not in alone
 
 
 @pytest.mark.parametrize(

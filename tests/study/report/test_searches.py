@@ -23,7 +23,7 @@ from study.report.searches import (
 )
 from study.report.sections import Section, compose
 from study.report.verdict import judge
-from study.results.from_mlflow import Results
+from study.results.frames import Results
 from tests.helpers.synthetic_results import Study, make_results
 
 QUICK = Settings(resamples=300)

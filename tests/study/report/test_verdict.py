@@ -21,14 +21,21 @@ def test_verdict_of_a_small_study_is_modest(small: tuple[Rows, Analysis]) -> Non
     assert "n = 4 runs on 2 subjects" in verdict.headline
     assert "it has 2 subjects, and nothing can be said of chance with fewer than 3" in verdict.headline
     assert re.search(
-        r"\(pooled over pairs\) were the true ones, about \d+ to \d+ subjects would show them in 80 % of",
+        r"to decide takes at least about \d+ to \d+ subjects \(if they vary as usual\), since a lead that was picked "
+        "as the largest is too large on average",
         verdict.headline,
     )
+    assert "80 %" not in verdict.headline
     text = " ".join((verdict.headline, *verdict.points))
     assert "[" not in text  # no interval
     assert "Pareto" not in text
     beware = " ".join(verdict.warnings)
     assert "No intervals: n = 4 runs on 2 subjects" in beware
+    assert (
+        "the larger of two spreads, that of all pairs together and the usual one (standard deviation 0.13)"
+        in beware
+    )
+    assert "such a lead is too large on average; if the true one is smaller, it takes more subjects" in beware
     assert "resident set" in beware
 
 
@@ -44,10 +51,33 @@ def test_verdict_of_a_large_study_names_leads_and_ties(large: tuple[Rows, Analys
     assert "Cost of dreambooth-cosine per run" in text
     assert "Highest mean quality when subjects are resampled: dreambooth-cosine" in text
     assert (
-        "On the Pareto front of quality and training time (in brackets: with the time of the search)" in text
+        "On the Pareto front of quality and training time (in brackets: with the training time of the search)"
+        in text
     )
     assert "is found in 80 % of studies" in text
     assert not any("No intervals" in warning for warning in verdict.warnings)
+
+
+def test_enough_subjects_are_reckoned_with_their_own_spread() -> None:
+    chance = np.random.default_rng(0)
+    results = make_results(Study(arms=ARMS[1:3], trials=1, subjects=tuple("abcdef"), seeds=(1,)))
+    first = results.frame["arm"].eq(ARMS[1].name) & results.frame["phase"].eq("confirm")
+    frame = results.frame.assign(quality=0.5 + 0.15 * first + chance.normal(0, 0.2, len(first)))
+    rows = prepare(replace(results, frame=frame))
+    analysis = analyse(rows, QUICK)
+    (pair,) = analysis.against_best
+    assert pair.outcome == "not enough"
+    verdict = judge(rows, analysis)
+    assert re.search(r"at least about \d+ subjects, since a lead", verdict.headline)
+    assert "with the difference as it was seen and the spread that it showed." in " ".join(verdict.warnings)
+
+
+def test_a_lead_within_the_margin_may_take_fewer_subjects() -> None:
+    """Smaller than it was seen, it is shown to be equivalent sooner: the number is no lower bound."""
+    results = make_results(Study(arms=ARMS[1:3], trials=1, subjects=("a", "b"), seeds=(1,)))
+    rows = prepare(edited(results, quality=0.5 + 0.04 * results.frame["arm"].eq(ARMS[1].name)))
+    headline = judge(rows, analyse(rows, QUICK)).headline
+    assert re.search(r"to decide takes about \d+ subjects \(if they vary as usual\)\.$", headline)
 
 
 def test_verdict_says_that_arms_are_equivalent() -> None:

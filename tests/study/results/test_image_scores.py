@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from study.results.columns import SCORE_COLUMNS
-from study.results.frames import scores_of
+from study.results.csv_files import read_csv, write_csv
+from study.results.frames import Results, scores_of
 from study.results.from_folders import local_results
-from study.results.from_mlflow import Results, load_results, read_csv, write_csv
+from study.results.from_mlflow import mlflow_results
 from study.results.image_scores import SCORES_PARQUET, read_scores
 from study.storage.layout import Storage
 from study.tracking.run_ids import TrackingRecord
@@ -61,7 +62,7 @@ def test_scores_come_back_from_folders_and_from_mlflow_alike(storage: Storage) -
     TrackingRecord(storage).add_launch()
     sync(storage)
     local = local_results(storage).image_scores
-    tracked = load_results(storage, tracking_uri=storage.tracking_uri).image_scores
+    tracked = mlflow_results(storage, storage.tracking_uri).image_scores
     pd.testing.assert_frame_equal(local, tracked)
     assert list(local.columns) == list(SCORE_COLUMNS)
     assert set(local["run_key"]) == {SCORED}
@@ -84,9 +85,9 @@ def test_syncing_again_changes_nothing(storage: Storage) -> None:
     prepare_store(storage)
     TrackingRecord(storage).add_launch()
     sync(storage)
-    before = load_results(storage, tracking_uri=storage.tracking_uri)
+    before = mlflow_results(storage, storage.tracking_uri)
     sync(storage)
-    after = load_results(storage, tracking_uri=storage.tracking_uri)
+    after = mlflow_results(storage, storage.tracking_uri)
     pd.testing.assert_frame_equal(before.image_scores, after.image_scores)
     pd.testing.assert_frame_equal(before.frame, after.frame)
 
@@ -97,7 +98,7 @@ def test_an_artifact_that_was_deleted_is_done_without(storage: Storage) -> None:
     sync(storage)
     for path in storage.artifact_root.rglob(IMAGE_SCORES):
         path.unlink()
-    results = load_results(storage, tracking_uri=storage.tracking_uri)
+    results = mlflow_results(storage, storage.tracking_uri)
     assert results.image_scores.empty
     assert len(results.frame) == 2
 

@@ -6,14 +6,22 @@ import csv
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+import study
+from study.api import report_study
 from study.results import columns
+from study.results.csv_files import write_csv
+from study.results.frames import Results
 from study.results.from_folders import local_results
-from study.results.from_mlflow import Results, load_results, rows, write_csv
+from study.results.from_mlflow import mlflow_results
+from study.results.loading import load_results
+from study.results.run_rows import rows
 from study.storage.layout import Storage
 from study.tracking.run_ids import TrackingRecord
 from study.tracking.sync import sync
@@ -57,7 +65,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def results(storage: Storage) -> Results:
-    return load_results(storage, tracking_uri=storage.tracking_uri)
+    return mlflow_results(storage, storage.tracking_uri)
 
 
 def test_the_columns_that_others_rely_on_come_first_in_their_order(results: Results) -> None:
@@ -78,6 +86,39 @@ def test_the_columns_that_others_rely_on_come_first_in_their_order(results: Resu
         "param.target_modules",
         "param.with_prior_preservation",
     ]
+
+
+def test_a_new_metric_has_a_column_a_measure_and_a_line_of_the_listing() -> None:
+    """Nothing but the table of metrics names it."""
+    code = (
+        "from pathlib import Path; from trainables.evaluation import metrics_table as table\n"
+        "before = list(table.METRICS)\n"
+        "for kind, name, unit in (('eval', 'sharpness', ''), ('cost', 'disk_bytes', 'B')):\n"
+        "    table.METRICS[name] = table.Metric(name, name.title(), 'higher', unit, kind, 'About it.')\n"
+        "from study.cli.listing import listing; from study.report import measures; from study.results import columns\n"
+        "assert columns.EVALUATION_METRICS[-1] == 'sharpness' and columns.COST_METRICS[-1] == 'disk_bytes'\n"
+        "assert {'sharpness', 'disk_bytes'} <= set(columns.MORE_COLUMNS)\n"
+        "assert 'disk_bytes' in columns.COUNTS and 'sharpness' not in columns.COUNTS\n"
+        "assert 'sharpness' in measures.MORE_QUALITY and 'disk_bytes' in measures.MORE_COSTS\n"
+        "assert measures.measure('sharpness').sign == 1 and measures.measure('sharpness').title == 'Sharpness'\n"
+        "assert [row['name'] for row in listing('metrics', Path())[0]] == [*before, 'sharpness', 'disk_bytes']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_counts_are_those_that_have_ever_been() -> None:
+    names = "artifact_bytes class_image_flops peak_memory_bytes train_flops train_steps trainable_parameters"
+    assert sorted(columns.COUNTS) == names.split()
+
+
+def test_the_order_of_all_columns() -> None:
+    assert " ".join(columns.MORE_COLUMNS) == (
+        "subject_fidelity_scaled prompt_fidelity_scaled quality_subject_prompt class_kept failed_images "
+        "prior_preservation clip_i class_kid class_kid_low class_kid_high class_cmmd class_cmmd_low class_cmmd_high "
+        "ceiling_quality ceiling_subject ceiling_prompt subject_anchor_error prompt_anchor_error class_anchor_error "
+        "train_steps class_image_seconds class_image_flops energy_joules image_latency_fused_seconds lost_seconds "
+        "peak_memory_kind attempts host reason started ended run_key config_digest"
+    )
 
 
 def test_values_and_types(results: Results) -> None:
@@ -127,7 +168,7 @@ def test_a_metric_that_the_last_evaluation_lacks_is_missing_in_all_ways(tmp_path
     (folder / "result.json").write_text(json.dumps(result))
     prepare_store(storage)
     sync(storage)
-    for frame in (load_results(storage).frame, local_results(storage).frame):
+    for frame in (mlflow_results(storage).frame, local_results(storage).frame):
         assert pd.isna(frame.loc[0, "clip_i"])
         assert frame.loc[0, "quality"] == 0.125
 
@@ -142,7 +183,7 @@ def test_all_ways_give_the_same(storage: Storage, results: Results, way: str, tm
     else:
         other = local_results(storage)
         pd.testing.assert_frame_equal(other.images.drop(columns="path"), results.images.drop(columns="path"))
-        assert {**other.meta, "tracking_uri": results.meta["tracking_uri"]} == results.meta
+        assert other.meta == results.meta
     pd.testing.assert_frame_equal(other.frame, results.frame)
     pd.testing.assert_frame_equal(other.curves, results.curves)
 
@@ -227,12 +268,58 @@ def test_rows_need_no_mlflow_no_pandas_and_survive_a_run_that_just_begins(storag
 
 def test_a_study_that_mlflow_does_not_know(tmp_path: Path, storage: Storage) -> None:
     with pytest.raises(UserError, match="study sync nobody"):
-        load_results(Storage(tmp_path, "nobody"))
+        mlflow_results(Storage(tmp_path, "nobody"))
     assert list(tmp_path.iterdir()) == [], "reading must not create a store"
     with pytest.raises(UserError, match="study sync nobody"):
-        load_results(Storage(storage.root, "nobody"))
+        mlflow_results(Storage(storage.root, "nobody"))
     with pytest.raises(UserError, match=r"runs\.csv"):
         load_results(storage, csv_folder=tmp_path)
+
+
+def test_run_folders_are_read_unless_another_source_is_named(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*args: object, **options: object) -> Results:
+        raise AssertionError("read")
+
+    write_csv(local_results(storage), tmp_path)
+    monkeypatch.setattr("study.results.from_mlflow.mlflow_results", refuse)
+    found = load_results(storage).frame
+    pd.testing.assert_frame_equal(found, local_results(storage).frame)
+    assert load_results(storage, images=False).images.empty
+    assert study.load_results("fake", storage=storage.root).frame.equals(found)
+    assert study.load_results("fake", storage=tmp_path, csv_folder=tmp_path).frame.equals(found)
+    for options in ({"from_mlflow": True}, {"tracking_uri": storage.tracking_uri}):
+        for load in (
+            lambda **how: load_results(storage, **how),
+            partial(study.load_results, "fake", storage=tmp_path),
+        ):
+            with pytest.raises(AssertionError, match="read"):
+                load(**options)
+    with pytest.raises(UserError, match="not from both"):
+        load_results(storage, from_mlflow=True, csv_folder=tmp_path)
+
+
+def test_a_study_of_which_no_run_has_begun(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run of study 'new' has begun"):
+        load_results(Storage(tmp_path, "new"))
+    with pytest.raises(UserError, match="no study called 'new'"):
+        study.load_results("new", storage=tmp_path)
+    assert list(tmp_path.iterdir()) == [], "reading must leave nothing behind"
+
+
+def test_reports_from_all_sources_are_the_same_bytes(storage: Storage, tmp_path: Path) -> None:
+    folders = report_study(storage, tmp_path / "folders").folder
+    sources: dict[str, dict[str, Any]] = {
+        "mlflow": {"from_mlflow": True},
+        "uri": {"tracking_uri": storage.tracking_uri},
+        "csv": {"csv_folder": folders},
+    }
+    for source, options in sources.items():
+        other = report_study(storage, tmp_path / source, **options).folder
+        for path in (path for path in folders.rglob("*") if path.is_file()):
+            again = other / path.relative_to(folders)
+            assert again.read_bytes() == path.read_bytes(), f"{source}: {path.relative_to(folders)}"
 
 
 def test_a_study_can_be_read_from_mlflow_alone(storage: Storage, results: Results, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from study.storage.layout import Storage
-from study.tracking.mlflow_store import check_tracking, resolve_tracking_uri
+from study.tracking.mlflow_store import resolve_tracking_uri
+from study.tracking.reachable import check_tracking
 from trainables.errors import UserError
 
 

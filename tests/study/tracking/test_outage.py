@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from study.results.from_folders import local_results
-from study.results.from_mlflow import load_results
+from study.results.from_mlflow import mlflow_results
 from study.storage.layout import Storage
 from study.tracking.mirror import Mirror, OutageError
 from study.tracking.mlflow_store import MlflowStore
@@ -124,7 +124,7 @@ def test_a_server_that_is_killed_and_comes_back(
         wait_for(lambda: not tracker.unsynced)
         # The ids are in a file of their own some seconds later.
         wait_for(lambda: local_results(storage).frame["mlflow_run_id"].notna().all())
-        found = load_results(storage, tracking_uri=server.uri)  # images come over HTTP
+        found = mlflow_results(storage, server.uri)  # images come over HTTP
         pd.testing.assert_frame_equal(found.frame, local_results(storage).frame)
         pd.testing.assert_frame_equal(found.curves, local_results(storage).curves)
         assert [Path(path).read_bytes()[:4] for path in found.images["path"]] == [b"\x89PNG"] * 4
@@ -143,7 +143,7 @@ def test_a_server_that_is_killed_and_comes_back(
     with pytest.raises(UserError, match="does not answer"):
         sync(storage, server.uri)
     with pytest.raises(UserError, match="cannot be read"):
-        load_results(storage, tracking_uri=server.uri)
+        mlflow_results(storage, server.uri)
 
     elsewhere = prepare_store(storage)
     assert sync(storage).created == 3

@@ -231,7 +231,8 @@ def test_kill_9_between_create_run_and_the_stored_id(tmp_path: Path) -> None:
     store = prepare_store(storage)
     code = (
         "import os, signal, sys, time; from pathlib import Path\n"
-        "from study.storage.layout import Storage; from study.tracking.tracker import Tracker, TrackingRecord\n"
+        "from study.storage.layout import Storage; from study.tracking.run_ids import TrackingRecord\n"
+        "from study.tracking.tracker import Tracker\n"
         "TrackingRecord.set_mlflow_run_id = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "storage = Storage(Path(sys.argv[1]), 'kill9'); Tracker(storage, storage.tracking_uri)\n"
         "time.sleep(60)"
@@ -386,10 +387,10 @@ def test_mlflow_is_silent(tmp_path: Path) -> None:
     write_run(Storage(tmp_path, "silent"), ONE)
     code = (
         "import sys; from pathlib import Path; from study.storage.layout import Storage\n"
-        "from study.results.from_mlflow import load_results; from study.tracking.tracker import Tracker\n"
+        "from study.results.from_mlflow import mlflow_results; from study.tracking.tracker import Tracker\n"
         "storage = Storage(Path(sys.argv[1]), 'silent')\n"
         "tracker = Tracker(storage, storage.tracking_uri); tracker.close(); assert not tracker.unsynced\n"
-        "assert len(load_results(storage).frame) == 1"
+        "assert len(mlflow_results(storage).frame) == 1"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
     done = subprocess.run(

@@ -69,6 +69,7 @@ def test_the_number_of_processes_does_not_change_the_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_fault_of_one_percent_in_the_exchange_is_seen(
     make_config: MakeConfig, resident: Resident, tmp_path: Path
 ) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, CLIPTokenizer
 
+from benchmarks.pretraining.tokens import apply_merges, make_merges
 from trainables import embedded
 from trainables.embedded.captions import VOCABULARY
-from trainables.embedded.pretraining.tokens import apply_merges, make_merges
 
 FOLDERS = (embedded.GENERATOR / "tokenizer", embedded.CLIP)
 

@@ -13,11 +13,11 @@ from transformers import (
     AutoProcessor,
 )
 
+from benchmarks.pretraining.common import to_tensor
+from benchmarks.pretraining.judge import read
+from benchmarks.pretraining.pool import PARTS, draw_pool
 from trainables import embedded
 from trainables.embedded import world
-from trainables.embedded.pretraining.common import to_tensor
-from trainables.embedded.pretraining.judge import read
-from trainables.embedded.pretraining.pool import PARTS, draw_pool
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.pretraining.pool import PARTS, VIEWS, draw_pool
 from trainables import embedded
 from trainables.embedded import captions, world
-from trainables.embedded.pretraining.pool import PARTS, VIEWS, draw_pool
 from trainables.embedded.render import render
 
 
@@ -144,7 +144,7 @@ def test_the_first_two_of_each_class_are_who_they_were() -> None:
 
 
 def test_subjects_are_none_of_the_identities_of_pretraining_nor_each_other() -> None:
-    from trainables.embedded.pretraining.common import IDENTITIES
+    from benchmarks.pretraining.common import IDENTITIES
 
     def look(one: world.Identity) -> tuple[object, ...]:
         """What can be seen without looking closely: two that differ in more are no twins."""

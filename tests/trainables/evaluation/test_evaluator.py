@@ -51,7 +51,7 @@ def tuned(models: Path) -> Backbone:
     backbone = load_backbone(ModelConfig(path=str(models / "model")))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in backbone.unet.parameters():
+        for parameter in backbone.denoiser.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     return backbone
 

@@ -24,7 +24,7 @@ from trainables.training.loop import train_step
 def output(backbone: Backbone) -> torch.Tensor:
     inputs = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     text = backbone.encode_prompts(["a sks cat"])["encoder_hidden_states"]
-    result: torch.Tensor = backbone.unet(inputs, 500, encoder_hidden_states=text).sample
+    result: torch.Tensor = backbone.denoiser(inputs, 500, encoder_hidden_states=text).sample
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,37 +84,37 @@ def test_noise_is_fixed_by_seed_prompt_and_image() -> None:
 
 def test_no_side_effects(models: Path) -> None:
     backbone = load_backbone(ModelConfig(path=str(models / "model")))
-    backbone.unet.train()
-    backbone.unet.mid_block.eval()
-    backbone.unet.requires_grad_(True)
-    backbone.unet.enable_gradient_checkpointing()
-    modes = [module.training for module in backbone.unet.modules()]
+    backbone.denoiser.train()
+    backbone.denoiser.mid_block.eval()
+    backbone.denoiser.requires_grad_(True)
+    backbone.denoiser.enable_gradient_checkpointing()
+    modes = [module.training for module in backbone.denoiser.modules()]
     before = backbone.parameter_digest()
     torch.manual_seed(5)
     state = torch.get_rng_state()
     first = generate(backbone, PROMPTS[:2], seeds=SEEDS[:2], num_inference_steps=2)
     assert torch.equal(torch.get_rng_state(), state)
-    assert [module.training for module in backbone.unet.modules()] == modes
+    assert [module.training for module in backbone.denoiser.modules()] == modes
     assert backbone.parameter_digest() == before
-    assert all(parameter.grad is None for parameter in backbone.unet.parameters())
+    assert all(parameter.grad is None for parameter in backbone.denoiser.parameters())
     torch.manual_seed(99)
     assert apart(first, generate(backbone, PROMPTS[:2], seeds=SEEDS[:2], num_inference_steps=2)) == 0
 
 
 def test_modes_are_restored_after_an_error(models: Path) -> None:
     backbone = load_backbone(ModelConfig(path=str(models / "model")))
-    backbone.unet.train()
+    backbone.denoiser.train()
     with pytest.raises(RuntimeError):
         generate(backbone, ["a cat"], noise=torch.zeros(1, 9, 8, 8), num_inference_steps=2)
-    assert backbone.unet.training
+    assert backbone.denoiser.training
 
 
 def test_lower_precision_weights_beside_trained_ones(models: Path, backbone: Backbone) -> None:
     mixed = load_backbone(ModelConfig(path=str(models / "model")))
-    for name, parameter in mixed.unet.named_parameters():
+    for name, parameter in mixed.denoiser.named_parameters():
         parameter.requires_grad_("attn" in name)
     mixed.lower_precision(torch.bfloat16)
-    assert {parameter.dtype for parameter in mixed.unet.parameters()} == {torch.float32, torch.bfloat16}
+    assert {parameter.dtype for parameter in mixed.denoiser.parameters()} == {torch.float32, torch.bfloat16}
     low = as_array(generate(mixed, PROMPTS[:2], seeds=SEEDS[:2], num_inference_steps=4))
     full = as_array(generate(backbone, PROMPTS[:2], seeds=SEEDS[:2], num_inference_steps=4))
     assert np.abs(low - full).mean() < 8
@@ -134,6 +135,33 @@ def test_other_resolution_and_nothing(backbone: Backbone) -> None:
 def test_a_diverged_model_gives_black_images(models: Path) -> None:
     backbone = load_backbone(ModelConfig(path=str(models / "model")))
     with torch.no_grad():
-        backbone.unet.conv_out.bias.fill_(float("nan"))
+        backbone.denoiser.conv_out.bias.fill_(float("nan"))
     (image,) = generate(backbone, PROMPTS[:1], seeds=SEEDS[:1], num_inference_steps=2)
     assert np.asarray(image).max() == 0
+
+
+def test_a_family_may_guide_away_from_zeros_and_not_from_an_empty_prompt(backbone: Backbone) -> None:
+    plain = {scale: draw_one(backbone, scale) for scale in (1.0, 3.0)}
+    backbone.family = replace(backbone.family, zero_unconditional=True)
+    zeroed = {scale: draw_one(backbone, scale) for scale in (1.0, 3.0)}
+    assert apart(plain[1.0], zeroed[1.0]) == 0
+    assert apart(plain[3.0], zeroed[3.0]) > 0
+    conditioning = backbone.encode_prompts(["", "a sks cat"])
+    states = conditioning["encoder_hidden_states"]
+    states[0] = 0
+    noise = initial_noise(backbone, SEEDS[:1])
+    solver = make_solver(backbone)
+    solver.set_timesteps(1)
+    (timestep,) = solver.timesteps
+    with torch.no_grad():
+        without, along = backbone.denoise(torch.cat([noise, noise]), timestep, conditioning).chunk(2)
+        latents = solver.step(without + 3 * (along - without), timestep, noise).prev_sample
+        pixels = backbone.vae.decode(latents / backbone.vae.config.scaling_factor).sample
+    expected = ((pixels[0] / 2 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).round().numpy()
+    assert np.abs(as_array(zeroed[3.0])[0] - expected).max() <= 1
+
+
+def draw_one(backbone: Backbone, guidance_scale: float) -> list[Image.Image]:
+    return generate(
+        backbone, ["a sks cat"], seeds=SEEDS[:1], num_inference_steps=1, guidance_scale=guidance_scale
+    )

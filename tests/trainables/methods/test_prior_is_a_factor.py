@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.helpers.training_runs import MakeTrainer
+from trainables.methods.registry import get_method, method_names
 from trainables.training.loop import train_step
 
 
@@ -33,3 +34,9 @@ def test_lora_and_dreambooth_lora_are_one_code(
 def test_prior_preservation_doubles_the_batch_of_any_method(method: str, make_trainer: MakeTrainer) -> None:
     images = [make_trainer(method, with_prior_preservation=prior).batches.images for prior in (False, True)]
     assert images == [2, 4]
+
+
+def test_it_is_what_dreambooth_begins_with() -> None:
+    begins = {name: get_method(name).config_class().with_prior_preservation for name in method_names()}
+    known = {"base": False, "lora": False, "dreambooth": True, "dreambooth_lora": True}
+    assert {name: begins[name] for name in known} == known

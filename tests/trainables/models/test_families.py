@@ -105,12 +105,12 @@ def test_prompts_are_encoded_as_by_the_stock_pipeline(backbone: Backbone, models
 def test_restore_puts_every_bit_back(backbone: Backbone) -> None:
     before = backbone.parameter_digest()
     backbone.will_change("unet")
-    backbone.unet.requires_grad_(True).train()
+    backbone.denoiser.requires_grad_(True).train()
     backbone.lower_precision(torch.bfloat16)
     assert {p.dtype for p in backbone.vae.parameters()} == {torch.bfloat16}
-    assert {p.dtype for p in backbone.unet.parameters()} == {torch.float32}
+    assert {p.dtype for p in backbone.denoiser.parameters()} == {torch.float32}
     with torch.no_grad():
-        for parameter in backbone.unet.parameters():
+        for parameter in backbone.denoiser.parameters():
             parameter.add_(1.0)
             parameter.grad = torch.ones_like(parameter)
     changed = backbone.parameter_digest()

@@ -94,7 +94,7 @@ def test_min_snr_with_prior_preservation(
     weights = min_snr_weights(backbone.prediction_type, batch.timesteps, backbone.alphas_cumprod, 5.0)
     texts = trainer.texts.rows["encoder_hidden_states"][batch.captions]
     with torch.no_grad():
-        output = backbone.unet(noisy, batch.timesteps, encoder_hidden_states=texts).sample
+        output = backbone.denoiser(noisy, batch.timesteps, encoder_hidden_states=texts).sample
         loss = batch_loss(trainer, batch)
     errors = (output - target).square().mean((1, 2, 3)) * weights
     expected = errors[:size].mean() + 0.7 * errors[size:].mean()
@@ -116,7 +116,7 @@ def test_alpha_over_r_is_applied_saved_and_loaded(
     """Trainers disagree on alpha; a scale that is not stored with the adapter changes what it does."""
     trainer = make_trainer("lora", **fields)
     assert trainer.config.scaling == pytest.approx(scale)  # type: ignore[attr-defined]
-    unet = trainer.backbone.unet
+    unet = trainer.backbone.denoiser
     layer = unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
     with torch.no_grad():
         layer.lora_B["default"].weight.normal_(generator=torch.Generator().manual_seed(0))

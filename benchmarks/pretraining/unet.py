@@ -21,12 +21,12 @@ from diffusers import (
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from benchmarks.pretraining.common import Budget, Stage, stream, warmup_stable_decay
+from benchmarks.pretraining.latents import Latents
+from benchmarks.pretraining.norms import speed_up_group_norms
+from benchmarks.pretraining.pool import load_pool
+from benchmarks.pretraining.tokens import MAX_LENGTH, write_tokenizer
 from trainables.embedded.captions import random_caption
-from trainables.embedded.pretraining.common import Budget, Stage, stream, warmup_stable_decay
-from trainables.embedded.pretraining.latents import Latents
-from trainables.embedded.pretraining.norms import speed_up_group_norms
-from trainables.embedded.pretraining.pool import load_pool
-from trainables.embedded.pretraining.tokens import MAX_LENGTH, write_tokenizer
 
 TEXT_WIDTH = 160
 SNR_GAMMA = 5.0

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from trainables.embedded.pretraining.common import Budget, Stage, cosine, stream, to_tensor
-from trainables.embedded.pretraining.pool import PART_NAMES, PARTS, load_pool
+from benchmarks.pretraining.common import Budget, Stage, cosine, stream, to_tensor
+from benchmarks.pretraining.pool import PART_NAMES, PARTS, load_pool
 
 SIZES = tuple(len(part) for part in PARTS)
 

@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, ViTModel
 
+from benchmarks.pretraining.common import Budget, Stage, cosine, stream, to_tensor
+from benchmarks.pretraining.judge import augment
+from benchmarks.pretraining.pool import PART_NAMES, PARTS, Pool, load_pool
+from benchmarks.pretraining.tokens import MAX_LENGTH, write_tokenizer
 from trainables.embedded.captions import attributes, full_caption, random_caption
-from trainables.embedded.pretraining.common import Budget, Stage, cosine, stream, to_tensor
-from trainables.embedded.pretraining.judge import augment
-from trainables.embedded.pretraining.pool import PART_NAMES, PARTS, Pool, load_pool
-from trainables.embedded.pretraining.tokens import MAX_LENGTH, write_tokenizer
 
 
 def build(vocabulary: int, tiny: bool = False) -> CLIPModel:

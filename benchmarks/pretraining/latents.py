@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from trainables.embedded.pretraining.common import to_tensor
-from trainables.embedded.pretraining.pool import Pool
+from benchmarks.pretraining.common import to_tensor
+from benchmarks.pretraining.pool import Pool
 
 
 class Latents:

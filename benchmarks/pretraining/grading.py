@@ -13,11 +13,11 @@ import torch
 from torch.nn import functional as F
 from transformers import ViTModel
 
+from benchmarks.pretraining.common import Budget, Stage, cosine, stream, to_tensor
+from benchmarks.pretraining.image_encoder import pick_identities
+from benchmarks.pretraining.judge import augment
+from benchmarks.pretraining.pool import VIEWS, load_pool, pool_identity
 from trainables.embedded import world
-from trainables.embedded.pretraining.common import Budget, Stage, cosine, stream, to_tensor
-from trainables.embedded.pretraining.image_encoder import pick_identities
-from trainables.embedded.pretraining.judge import augment
-from trainables.embedded.pretraining.pool import VIEWS, load_pool, pool_identity
 
 # How much of a picture each trait makes up; the sum is 1.
 WEIGHTS = {

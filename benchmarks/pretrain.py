@@ -1,4 +1,4 @@
-"""Make the embedded model's weights from nothing: `python -m trainables.embedded.pretrain --out DIR`.
+"""Make the embedded model's weights from nothing: `python -m benchmarks.pretrain --out DIR`.
 
 Each stage prints its progress and checkpoints into `DIR/state`; running the same command again
 goes on where it stopped. Finished stages are not run again unless given more steps.
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from trainables.embedded.pretraining import autoencoder, clip, grading, image_encoder, judge, unet
-from trainables.embedded.pretraining.common import IDENTITIES, STAGES, Budget
+from benchmarks.pretraining import autoencoder, clip, grading, image_encoder, judge, unet
+from benchmarks.pretraining.common import IDENTITIES, STAGES, Budget
 
 # Steps and pictures a step of the shipped weights, and minutes on one core of a 2-core machine.
 SHIPPED: dict[str, tuple[int, int, float]] = {
@@ -132,7 +132,7 @@ def export(state: Path, out: Path) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: train the stages asked for, then export what exists."""
-    parser = argparse.ArgumentParser(prog="python -m trainables.embedded.pretrain", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pretrain", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for state/ and weights/")
     parser.add_argument("--stage", action="append", choices=STAGES, help="default: all, in order")
     parser.add_argument("--minutes", type=float, help="about how long all stages take together")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables.embedded import pretrain
-from trainables.embedded.pretraining import common, muon, norms
-from trainables.embedded.pretraining.common import Budget, cosine, warmup_stable_decay
+from benchmarks import pretrain
+from benchmarks.pretraining import common, muon, norms
+from benchmarks.pretraining.common import Budget, cosine, warmup_stable_decay
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainables.embedded.pretraining.muon import Muon, split_parameters
+from benchmarks.pretraining.muon import Muon, split_parameters
 
 Optimizers = list[tuple[torch.optim.Optimizer, float]]
 IDENTITIES = 16384

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
-from trainables.embedded.pretraining.common import Budget, Stage, cosine, stream, to_tensor
-from trainables.embedded.pretraining.judge import augment
-from trainables.embedded.pretraining.pool import VIEWS, load_pool
+from benchmarks.pretraining.common import Budget, Stage, cosine, stream, to_tensor
+from benchmarks.pretraining.judge import augment
+from benchmarks.pretraining.pool import VIEWS, load_pool
 
 TEMPERATURE = 0.1
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from trainables.embedded.pretraining.common import Budget, Stage, cosine, stream, to_tensor
-from trainables.embedded.pretraining.latents import Latents
-from trainables.embedded.pretraining.norms import speed_up_group_norms
-from trainables.embedded.pretraining.pool import load_pool
+from benchmarks.pretraining.common import Budget, Stage, cosine, stream, to_tensor
+from benchmarks.pretraining.latents import Latents
+from benchmarks.pretraining.norms import speed_up_group_norms
+from benchmarks.pretraining.pool import load_pool
 
 KL_WEIGHT = 5e-5
 

@@ -1,0 +1,72 @@
+"""Words that a method adds to a base model: tokens of its tokenizers, and embeddings beside the base model's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from trainables.errors import UserError
+
+
+class ExtendedEmbedding(nn.Embedding):
+    """A table of embeddings with further rows, which can train while the table stays as it is.
+
+    Attributes:
+        weight: The base model's own parameter.
+        added: The further rows, [words, width], float32.
+
+    Args:
+        table: Of the base model.
+        rows: The first values of the further rows.
+        first: Token of the first of them.
+    """
+
+    def __init__(self, table: nn.Embedding, rows: torch.Tensor, first: int) -> None:
+        super().__init__(
+            table.num_embeddings, table.embedding_dim, table.padding_idx, _weight=table.weight.detach()
+        )
+        self.weight = table.weight
+        self.added = nn.Parameter(rows.to(torch.float32), requires_grad=False)
+        self.first = first
+        self.train(table.training)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Returns the embeddings of tokens, in the table's type."""
+        known = super().forward(input.clamp(max=self.first - 1))
+        added = F.embedding((input - self.first).clamp(min=0), self.added)
+        return torch.where((input >= self.first)[..., None], added.to(known.dtype), known)
+
+
+def extended(tokenizer: Any, table: nn.Embedding, words: Mapping[str, str]) -> tuple[Any, ExtendedEmbedding]:
+    """Returns a tokenizer that knows further words, and the table with their embeddings; changes neither.
+
+    Args:
+        words: Each with a text whose tokens it begins as the mean of.
+
+    Raises:
+        UserError: A word is a token already, or its text has no token.
+    """
+    first = len(tokenizer)
+    known = [word for word in words if word in tokenizer.get_vocab()]
+    if known:
+        raise UserError(
+            f"{', '.join(map(repr, known))}: a token of the base model already; take another word"
+        )
+    rows = [_mean_of(text, tokenizer, table) for text in words.values()]
+    longer = copy.deepcopy(tokenizer)
+    longer.add_tokens(list(words))
+    return longer, ExtendedEmbedding(table, torch.stack(rows), first)
+
+
+def _mean_of(text: str, tokenizer: Any, table: nn.Embedding) -> torch.Tensor:
+    tokens = tokenizer(text, add_special_tokens=False).input_ids
+    if not tokens:
+        raise UserError(
+            f"{text!r} has no token that a word could begin as; write a word that the model knows"
+        )
+    return table.weight.detach()[tokens].float().mean(0)
