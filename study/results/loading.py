@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from study.results.frames import Results
 from study.storage.layout import Storage
+from study.tracking.run_ids import read_record
 from trainables.errors import UserError
 
 
@@ -33,9 +35,7 @@ def load_results(
         from study.results.csv_files import read_csv
 
         if from_mlflow:
-            raise UserError(
-                "results are read from CSV files or from MLflow, not from both; leave out one of the two"
-            )
+            raise UserError("--from-csv and --from-mlflow name two sources of results; leave one of them out")
         return read_csv(csv_folder)
     if from_mlflow or tracking_uri:
         from study.results.from_mlflow import mlflow_results
@@ -49,4 +49,16 @@ def load_results(
             f"no run of study {storage.study!r} has begun in {storage.folder}; launch it, or read MLflow "
             "(--from-mlflow) or the CSV of an earlier report (--from-csv)"
         )
+    if lost := runs_without_folder(storage, set(results.frame["run_key"])):
+        print(
+            f"note: {lost} runs that were written to MLflow have no folder in {storage.folder} any more and are left "
+            "out; --from-mlflow has them, too",
+            file=sys.stderr,
+        )
     return results
+
+
+def runs_without_folder(storage: Storage, there: set[str]) -> int:
+    """Counts the runs that MLflow was told of and that are not among those `there`: somebody removed their folders."""
+    record = read_record(storage)
+    return len(record.run_names() - there) if record else 0

@@ -85,6 +85,10 @@ class TrackingRecord:
         """Returns the id of a run's MLflow run in the store written last, None if there is none yet."""
         return self._runs.get(key.name)
 
+    def run_names(self) -> set[str]:
+        """Names of the runs that were written to MLflow."""
+        return set(self._runs)
+
     def set_mlflow_run_id(self, key: RunKey, run_id: str) -> None:
         """Remembers the MLflow run of a run."""
         if self._runs.get(key.name) != run_id:

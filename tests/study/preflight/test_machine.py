@@ -235,7 +235,7 @@ def test_metric_models(tmp_path: Path) -> None:
 def test_precision_and_optimizers_that_this_machine_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
     fp16 = StudySpec.model_validate(study_dict(training={"mixed_precision": "fp16"}))
     assert any("fp16 needs a GPU" in problem for problem in check_study(fp16))
-    monkeypatch.setattr("study.preflight.checks.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("trainables.training.optim.importlib.util.find_spec", lambda _: None)
     choices = {"optimizer": {"type": "categorical", "choices": ["adamw", "prodigy"]}}
     searched = study_dict(arms={"lora": {"method": "lora", "search_space": choices}})
     (message,) = check_study(StudySpec.model_validate(searched))

@@ -296,8 +296,25 @@ def test_run_folders_are_read_unless_another_source_is_named(
         ):
             with pytest.raises(AssertionError, match="read"):
                 load(**options)
-    with pytest.raises(UserError, match="not from both"):
+    with pytest.raises(UserError, match="leave one of them out"):
         load_results(storage, from_mlflow=True, csv_folder=tmp_path)
+
+
+def test_runs_whose_folders_were_removed_are_missed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = Storage(tmp_path, "thinned")
+    kept, removed = (RUNS[name] for name in NAMES[:2])
+    write_run(storage, kept)
+    record = TrackingRecord(storage)
+    record.set_mlflow_run_id(kept.key, "one")
+    record.flush()
+    load_results(storage)
+    assert capsys.readouterr().err == ""
+    record.set_mlflow_run_id(removed.key, "two")
+    record.flush()
+    assert len(load_results(storage).frame) == 1
+    assert "note: 1 runs that were written to MLflow have no folder" in capsys.readouterr().err
 
 
 def test_a_study_of_which_no_run_has_begun(tmp_path: Path) -> None:
