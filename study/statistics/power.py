@@ -16,11 +16,11 @@ OWN_SPREAD_FROM = (
     5  # subjects; the spread that four show is between .27 and 1.77 of the true one (in 95 % of studies)
 )
 
-# Standard deviations of the difference in quality of two arms, between subjects and between seeds of one subject:
-# root mean squares over the pairs of arms of two quickstarts (.12 and .095; .065 and .13), of two subjects each.
+# Standard deviations of the difference in quality of two arms, between subjects and between seeds of one subject: root
+# mean squares over the 28 pairs of arms of the shipped lora-vs-dreambooth, on 8 subjects (python -m benchmarks.spread).
 # Assumed where a study has not run yet.
-BETWEEN_SUBJECTS = 0.11
-BETWEEN_SEEDS = 0.10
+BETWEEN_SUBJECTS = 0.062
+BETWEEN_SEEDS = 0.051
 
 Floats = NDArray[np.float64]
 
