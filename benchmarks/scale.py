@@ -72,7 +72,7 @@ class Followers:
         self._view: ProgressView | None = None
 
     def follow(self, run: PlannedRun) -> None:
-        """See `study.storage.planned_run.Follower`."""
+        """See `study.storage.planned_run.RunListener`."""
         if self._tracker is None:
             ids = open_ledger(self._spec, self._storage)
             self._tracker = Tracker(self._storage, self._uri, ids=ids, close_seconds=CATCH_UP_SECONDS)
@@ -109,7 +109,7 @@ def measure(runs: int, slots: int, folder: Path, ledger: str | None, tracking: s
         ):
             begin, cpu = time.perf_counter(), time.process_time()
             workers = Workers("benchmarks.trivial:execute", "")
-            outcome = launch(spec, storage, followers=(followers,), workers=workers)
+            outcome = launch(spec, storage, listeners=(followers,), workers=workers)
             launched = time.perf_counter() - begin
             followers.close()
             caught_up = time.perf_counter() - begin - launched

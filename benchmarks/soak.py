@@ -152,7 +152,7 @@ def soak(runs: int, slots: int, folder: Path, *, warm_up: float, every: float = 
 
     begin = time.perf_counter()
     with cluster(cpus=slots), Sampler(ended, every=every, more=object_store) as sampler:
-        outcome = launch(spec, storage, followers=(followers,))
+        outcome = launch(spec, storage, listeners=(followers,))
         seconds = time.perf_counter() - begin
         followers.close()
     if outcome.failed or outcome.interrupted:

@@ -90,7 +90,7 @@ def launch_study(
     watchers = _Watchers(spec, storage, uri, console)
     expected = forecast(spec, storage, local=address is None)
     try:
-        outcome = launch(spec, storage, address=address, followers=(watchers,), dashboard=ray_dashboard)
+        outcome = launch(spec, storage, address=address, listeners=(watchers,), dashboard=ray_dashboard)
         try:
             watchers.open()  # also where nothing was left to run: an earlier launch may have left MLflow behind
         except OSError:
@@ -156,7 +156,7 @@ class _Watchers:
         self._view.start()
 
     def follow(self, run: PlannedRun) -> None:
-        """See `study.storage.planned_run.Follower`."""
+        """See `study.storage.planned_run.RunListener`."""
         self.open()
         assert self._tracker is not None
         assert self._view is not None

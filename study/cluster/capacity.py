@@ -106,7 +106,7 @@ def first_limit(resources: Resources, nodes: Sequence[Node], *, local: bool) -> 
     return min(fits, wanted or fits)
 
 
-class Room:
+class ClusterCapacity:
     """Follows a cluster while a study runs on it.
 
     Args:

@@ -73,7 +73,7 @@ def look(address: str, mode: str) -> list[str]:
         return [_no_token(target)]
     except grpc.RpcError as error:
         return [_refusal(target, mode, error.code(), str(error.details()))]
-    return [*_versions(target, answer.metadata), *_place(target, answer.alive)]
+    return [*_versions(target, answer.metadata), *check_this_machine_is_a_node(target, answer.alive)]
 
 
 def _no_token(target: str) -> str:
@@ -141,7 +141,7 @@ def _minor(python: str) -> str:
     return ".".join(python.split(".")[:2])
 
 
-def _place(target: str, alive: frozenset[str]) -> Iterator[str]:
+def check_this_machine_is_a_node(target: str, alive: frozenset[str]) -> Iterator[str]:
     """A driver works through the Ray of its own machine; from elsewhere there is only the job API."""
     if alive and not alive & node_ids_here():
         yield (

@@ -16,7 +16,7 @@ from typing import Any
 from study.remote.inputs import files_of
 from study.remote.object_store import ObjectStore, StoreError
 from study.storage.layout import STUDY_FILE, Storage
-from study.storage.shared_marker import VISIBLE_SECONDS, sees
+from study.storage.shared_marker import VISIBLE_SECONDS, is_visible
 from trainables.data.path_map import folder_of
 from trainables.models.folders import file_digest
 from trainables.util.packages import versions_of
@@ -132,7 +132,7 @@ def node_problems(reports: Sequence[NodeReport], storage: Storage) -> list[str]:
             "a URL such as --storage s3://bucket/prefix"
         )
         problems.append(
-            f"{len(bad)} of {len(reports)} nodes cannot use the storage {storage.place}:\n{listed}\n{remedy}"
+            f"{len(bad)} of {len(reports)} nodes cannot use the storage {storage.uri}:\n{listed}\n{remedy}"
         )
     ours = versions()
     for report in reports:
@@ -191,7 +191,7 @@ def _problem(question: Question) -> str | None:
         except (StoreError, OSError, ValueError) as error:
             return str(error)
         return None if content is not None else f"it finds nothing at {question.url}"
-    if question.folder and not sees(Path(question.folder), question.session, question.patience):
+    if question.folder and not is_visible(Path(question.folder), question.session, question.patience):
         return f"it does not see the driver's folder {question.folder}"
     return None
 

@@ -9,14 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from study.dispatch.run_hooks import NotNow, Upkeep
+from study.dispatch.run_hooks import RunHooks, StorageUnavailable
 from study.dispatch.run_queue import RunQueue
 from study.remote.run_manifest import attempt_name
-from study.storage.attempts import EXCUSED, attempts, brief_cause, crash_report, deaths, note_death, place
+from study.storage.attempts import (
+    NOT_COUNTED,
+    attempts,
+    brief_cause,
+    crash_report,
+    node_label,
+    note_worker_failure,
+    worker_failures,
+)
 from study.storage.planned_run import PlannedRun
 from study.storage.run_result import read_result, write_failure
 from study.worker.order import REPORT_SECONDS, Order
-from study.worker.workspace import PlaceError
+from study.worker.workspace import WorkspaceError
 from trainables.events import read_events
 from trainables.methods.registry import BASE
 
@@ -46,7 +54,7 @@ class Dispatcher:
         max_concurrent: Runs under way at most; may be changed at any time.
         on_start: Called with each run that is handed out.
         note: Takes a line about a worker that died.
-        upkeep: What is done around each run for a storage at a URL.
+        hooks: What is done around each run for a storage at a URL.
         url: Of the storage, or empty; see `study.worker.order.Order` for it and `home`.
         release: Gives a placement group back, if it is still held.
         preempted: Words that say of a worker's death that its node was taken away.
@@ -68,7 +76,7 @@ class Dispatcher:
         max_concurrent: int,
         on_start: Callable[[PlannedRun], None],
         note: Callable[[str], None],
-        upkeep: Upkeep | None = None,
+        hooks: RunHooks | None = None,
         url: str = "",
         home: str = "",
         study: str = "",
@@ -81,7 +89,7 @@ class Dispatcher:
         self.broken: Exception | None = None
         self.announced: dict[str, float] = {}
         self._given: dict[str, float] = {}
-        self._upkeep = upkeep or Upkeep()
+        self._hooks = hooks or RunHooks()
         self._url, self._home, self._study, self._early_stopping = url, home, study, early_stopping
         self.located: Mapping[str, str] = {}
         self._misplaced: Counter[str] = Counter()
@@ -166,8 +174,8 @@ class Dispatcher:
             return None
         self.touch()
         try:
-            self._upkeep.before(planned, self.session)
-        except NotNow:
+            self._hooks.before_start(planned, self.session)
+        except StorageUnavailable:
             self.queue.put_back(planned.key)
             return None
         self._planned[trial_id] = planned
@@ -199,7 +207,7 @@ class Dispatcher:
     def _ended(self, trial_id: str) -> None:
         planned = self._planned.get(trial_id)
         if planned is not None:
-            self._upkeep.collect(planned, self.session)
+            self._hooks.after_attempt(planned, self.session)
         self._settle(trial_id)
 
     def _settle(self, trial_id: str) -> None:
@@ -228,16 +236,16 @@ class Dispatcher:
 
     def _died(self, trial_id: str, cause: str) -> None:
         planned = self._planned.get(trial_id)
-        known = planned is not None and self._upkeep.collect(planned, self.session)
+        known = planned is not None and self._hooks.after_attempt(planned, self.session)
         # What it left cannot be seen now: perhaps its result, so that nothing may be said of it.
         if planned is None or not known or read_result(planned.folder) is not None:
             return self._settle(trial_id)
-        if PlaceError.__name__ in cause:
+        if WorkspaceError.__name__ in cause:
             self._note_place(planned, cause)
             return self._settle(trial_id)
         if self._was_preempted(planned, cause, self._given.get(trial_id, math.inf)):
-            note_death(planned.folder, self.session, reason="preempted", cause=cause)
-            self._upkeep.publish(planned, self.session)
+            note_worker_failure(planned.folder, self.session, reason="preempted", cause=cause)
+            self._hooks.publish(planned, self.session)
             return self._settle(trial_id)
         failure = self._failure(planned, cause)
         if failure is not None:
@@ -250,7 +258,7 @@ class Dispatcher:
                 config=planned.config,
                 attempts=len(attempts(planned.folder)),
             )
-        self._upkeep.publish(planned, self.session)
+        self._hooks.publish(planned, self.session)
         return self._settle(trial_id)
 
     def _was_preempted(self, planned: PlannedRun, cause: str, given: float) -> bool:
@@ -262,7 +270,7 @@ class Dispatcher:
         if any(words in cause for words in self._preempted):
             return True
         begun = attempts(planned.folder)
-        known = {death["attempt"] for death in deaths(planned.folder)}
+        known = {death["attempt"] for death in worker_failures(planned.folder)}
         if not begun or begun[-1]["session"] != self.session or len(begun) in known:
             return any(seen >= given - LOOK_SECONDS for seen in self.announced.values())
         node = str(begun[-1].get("node") or "").rpartition("/")[2]
@@ -273,10 +281,10 @@ class Dispatcher:
 
         That counts as no attempt, and never as a failure of the run. What lasts ends the launch.
         """
-        lines = [line for line in cause.splitlines() if PlaceError.__name__ in line]
-        said = lines[-1].partition(f"{PlaceError.__name__}: ")[2] or cause
+        lines = [line for line in cause.splitlines() if WorkspaceError.__name__ in line]
+        said = lines[-1].partition(f"{WorkspaceError.__name__}: ")[2] or cause
         self._note(f"{planned.key.name} was put back: {said}")
-        note_death(planned.folder, self.session, reason="storage", cause=said)
+        note_worker_failure(planned.folder, self.session, reason="storage", cause=said)
         self._misplaced[planned.key.name] += 1
         self._refusals += 1
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (self._refusals - 1), LONGEST_PAUSE_SECONDS)
@@ -292,21 +300,23 @@ class Dispatcher:
         self._deaths[planned.key.name] += 1
         excused = [
             death
-            for death in deaths(planned.folder)
-            if death.get("session") == self.session and death["attempt"] and death.get("reason") in EXCUSED
+            for death in worker_failures(planned.folder)
+            if death.get("session") == self.session
+            and death["attempt"]
+            and death.get("reason") in NOT_COUNTED
         ]
         tried = max(len(mine) - len(excused), self._deaths[planned.key.name])
         out_of_memory = "OutOfMemory" in cause or "memory monitor" in cause or "OOM" in cause.split("(1)")[0]
         reason = "out_of_memory" if out_of_memory else "worker_died"
-        note_death(planned.folder, self.session, reason=reason, cause=cause)
-        where = place(mine[-1]) if mine else "a node that it never reported from"
+        note_worker_failure(planned.folder, self.session, reason=reason, cause=cause)
+        where = node_label(mine[-1]) if mine else "a node that it never reported from"
         self._note(
             f"{planned.key.name}: its worker died in attempt {tried} on {where} ({reason}): {brief_cause(cause)}"
         )
         if tried >= self._resources.max_attempts:
             return reason, f"its worker died in each of {tried} attempts, last on {where}"
         known_cause = out_of_memory or crash_report(planned.folder) is not None
-        stuck = len(mine) >= 2 and _place(planned, mine[-1]["after"]) == _place(planned, math.inf)
+        stuck = len(mine) >= 2 and _progress_at(planned, mine[-1]["after"]) == _progress_at(planned, math.inf)
         if known_cause and stuck:
             what = "ran out of memory" if out_of_memory else "crashed"
             return (
@@ -319,12 +329,12 @@ class Dispatcher:
 def report_seconds(runs: int) -> float:
     """Seconds between two reports of a run, so that so many runs together do not swamp the driver.
 
-    Reports are signs of life, no data. Tune waits five seconds for workers that it ends, so they stay below that.
+    Reports are heartbeats and carry no data. Tune waits five seconds for workers that it ends, so they stay below that.
     """
     return min(LONGEST_REPORT_SECONDS, max(REPORT_SECONDS, runs / REPORTS_A_SECOND))
 
 
-def _place(planned: PlannedRun, until: float) -> tuple[int, str]:
+def _progress_at(planned: PlannedRun, until: float) -> tuple[int, str]:
     """How far a run had come by the event of that number: the highest step, and the phase it was in."""
     step, phase = 0, ""
     for event in read_events(planned.folder):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from study.storage.planned_run import PlannedRun
 
 
-class NotNow(Exception):
+class StorageUnavailable(Exception):
     """A run must not be given out now: the storage cannot be written."""
 
 
@@ -21,16 +21,16 @@ def _at_hand(run: PlannedRun, session: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Upkeep:
+class RunHooks:
     """What is done around every run; nothing where the storage is a folder.
 
     Attributes:
-        before: Called before a run is given out; may raise `NotNow`.
-        collect: Called when an attempt has ended: its folder then holds what it left; returns False if that cannot be
-            told now.
+        before_start: Called before a run is given out; may raise `StorageUnavailable`.
+        after_attempt: Called when an attempt has ended: its folder then holds what it left; returns False if that
+            cannot be told now.
         publish: Called when the driver itself has written the end of a run.
     """
 
-    before: Callable[[PlannedRun, str], None] = _nothing
-    collect: Callable[[PlannedRun, str], bool] = _at_hand
+    before_start: Callable[[PlannedRun, str], None] = _nothing
+    after_attempt: Callable[[PlannedRun, str], bool] = _at_hand
     publish: Callable[[PlannedRun, str], None] = _nothing

@@ -21,8 +21,8 @@ BEAT_SECONDS = 5.0
 LOOK_SECONDS = 1.0
 
 
-class Heart:
-    """Beats while a driver holds its study; use it as a context manager, inside the study's claim.
+class Heartbeat:
+    """Renews the driver's record while it holds its study; use it as a context manager, inside the study's claim.
 
     Args:
         on_stop: Called with the reason when somebody asks this driver to stop.
@@ -66,7 +66,7 @@ class Heart:
         (self._storage.folder / STOP_REQUEST_FILE).unlink(missing_ok=True)
 
     def beat(self, **changes: Any) -> None:
-        """Writes the sign of life; a storage that cannot be written now is the business of others."""
+        """Writes the record; whether the storage can be written is found out elsewhere."""
         with contextlib.suppress(Exception):  # the driver's thread may be changing it: the last one will do
             self._said = self.describe()
         content = asdict(self._driver) | {"beat": time.time()} | self._said | changes

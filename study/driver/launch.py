@@ -16,21 +16,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from study.cluster.capacity import WAIT_SECONDS, Room
+from study.cluster.capacity import WAIT_SECONDS, ClusterCapacity
 from study.cluster.ray_cluster import Cluster, alive_nodes, cluster, dead_daemons
-from study.dispatch.run_hooks import Upkeep
+from study.dispatch.run_hooks import RunHooks
 from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
 from study.driver.failures import records_failed, what_failed
-from study.driver.heartbeat import Heart
+from study.driver.heartbeat import Heartbeat
 from study.driver.remote_sync import upkeep
 from study.driver.watchdog import Watchdog
 from study.ledger.open_ledger import open_ledger
 from study.spec.loading import read_contents
 from study.storage.layout import Storage
-from study.storage.planned_run import Follower, PlannedRun
+from study.storage.planned_run import PlannedRun, RunListener
 from study.storage.run_key import RunKey
-from study.storage.shared_marker import mark
+from study.storage.shared_marker import write_marker
 from trainables.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Workers:
     Attributes:
         runner: ``module:function`` that trains a run (see `trainables.run.execute.execute`).
         resident: ``module:class`` of what stays loaded between runs; empty for nothing.
-        watchdog_minutes: Without any sign of life for so long a launch ends.
+        watchdog_minutes: Without a report or an end of a run for so long a launch ends.
     """
 
     runner: str = RUNNER
@@ -109,13 +109,13 @@ class LaunchContext:
 
     spec: StudySpec
     storage: Storage
-    followers: Sequence[Follower]
+    listeners: Sequence[RunListener]
     workers: Workers
     say: Callable[[str], None]
     ending: Ending
     notes: list[str]
-    heart: Heart
-    hooks: Upkeep
+    heart: Heartbeat
+    hooks: RunHooks
     watchdog: Watchdog
     started: float
 
@@ -125,7 +125,7 @@ def launch(
     storage: Storage,
     *,
     address: str | None = None,
-    followers: Sequence[Follower] = (),
+    listeners: Sequence[RunListener] = (),
     workers: Workers | None = None,
     say: Callable[[str], None] | None = None,
     dashboard: bool = False,
@@ -136,7 +136,7 @@ def launch(
         spec: The study.
         storage: Its place; absolute.
         address: Of a running Ray cluster; None starts one on this machine.
-        followers: Told of every run that is started; closing them is the caller's.
+        listeners: Told of every run that is started; closing them is the caller's.
         workers: Other than the default only in tests and benchmarks.
         say: Takes a line for the user while the study runs; default: standard error.
         dashboard: Give the cluster that is started here Ray's dashboard, on loopback and behind its token.
@@ -160,7 +160,7 @@ def launch(
         upkeep(
             spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ending.ask, say=say
         ) as hooks,
-        Heart(storage, _obey(ending, say)) as heart,
+        Heartbeat(storage, _obey(ending, say)) as heart,
         Watchdog(
             60 * max(2 * workers.watchdog_minutes, LONGEST_CALL_MINUTES), say, lambda: waiting()
         ) as watchdog,
@@ -173,12 +173,12 @@ def launch(
             return ", ".join(key.name for key in queue.live) or "Ray or the ledger"
 
         context = LaunchContext(
-            spec, storage, followers, workers, say, ending, notes, heart, hooks, watchdog, started
+            spec, storage, listeners, workers, say, ending, notes, heart, hooks, watchdog, started
         )
 
         while not queue.finished and ending.reason is None:
             ended, rounds = len(queue.ended), rounds + 1
-            watchdog.pat()
+            watchdog.reset()
             try:
                 with cluster(address, dashboard=dashboard) as joined:
                     if dashboard and joined.dashboard:
@@ -232,33 +232,33 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
     workers = context.workers
 
     def on_start(run: PlannedRun) -> None:
-        for follower in context.followers:
-            follower.follow(run)
+        for listener in context.listeners:
+            listener.follow(run)
 
     def tick() -> None:
-        context.watchdog.pat()
+        context.watchdog.reset()
         if dispatcher.broken is not None:
             raise dispatcher.broken
         if joined.local and (dead := dead_daemons()):
             if "gcs_server" in dead:
                 say("Ray's control service died, upon which Ray ends this process within a minute; " + GO_ON)
             raise RuntimeError(f"Ray's {' and '.join(dead)} died")
-        room.update()
-        dispatcher.max_concurrent = room.limit
+        capacity.update()
+        dispatcher.max_concurrent = capacity.limit
         if dispatcher.starved_seconds() > WAIT_SECONDS and not said:
-            said.append(room.shortage(len(dispatcher.queue.live)))
+            said.append(capacity.shortage(len(dispatcher.queue.live)))
             say(
                 f"{said[0]}. Without a sign of life the launch ends after {workers.watchdog_minutes:g} minutes"
             )
         elif not dispatcher.starved_seconds():
             said.clear()
-        _maybe_end(context, dispatcher, room)
+        _maybe_end(context, dispatcher, capacity)
         if dispatcher.trouble is not None:
             ending.ask(dispatcher.trouble)
         dispatcher.stopping = ending.reason is not None
 
     said: list[str] = []
-    room = Room(
+    capacity = ClusterCapacity(
         spec.resources,
         joined.nodes,
         alive_nodes,
@@ -270,10 +270,10 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
         spec.resources,
         runner=workers.runner,
         resident=workers.resident,
-        max_concurrent=room.limit,
+        max_concurrent=capacity.limit,
         on_start=on_start,
         note=context.notes.append,
-        upkeep=context.hooks,
+        hooks=context.hooks,
         url=storage.url or "",
         home=str(storage.folder) if storage.url is None and not joined.local else "",
         study=spec.name,
@@ -281,30 +281,30 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
         release=remove_placement_group,
         preempted=PREEMPTED,
     )
-    mark(storage.folder, dispatcher.session)
+    write_marker(storage.folder, dispatcher.session)
     if not joined.local:
         dispatcher.located = prepared_nodes(spec, storage, dispatcher.session, say)
-    context.heart.describe = lambda: _told(dispatcher, room, joined)
+    context.heart.describe = lambda: _told(dispatcher, capacity, joined)
     failure = place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
     if dispatcher.trouble is not None:
         ending.ask(dispatcher.trouble)
     return None if failure is None else what_failed(failure)
 
 
-def _told(dispatcher: Dispatcher, room: Room, joined: Cluster) -> dict[str, Any]:
+def _told(dispatcher: Dispatcher, capacity: ClusterCapacity, joined: Cluster) -> dict[str, Any]:
     """What the driver says of itself while it works (`study.storage.driver_record.Driver`)."""
     return {
         "session": dispatcher.session,
         "live": [key.name for key in dispatcher.queue.live],
         "pending": dispatcher.pending,
-        "limit": room.limit,
-        "nodes": [asdict(node) for node in room.nodes],
+        "limit": capacity.limit,
+        "nodes": [asdict(node) for node in capacity.nodes],
         "dashboard": joined.dashboard,
         "token_file": joined.token_file,
     }
 
 
-def _maybe_end(context: LaunchContext, dispatcher: Dispatcher, room: Room) -> None:
+def _maybe_end(context: LaunchContext, dispatcher: Dispatcher, capacity: ClusterCapacity) -> None:
     now, ending, watchdog_minutes = time.monotonic(), context.ending, context.workers.watchdog_minutes
     hours = context.spec.budget.max_hours
     if hours is not None and now - context.started > hours * 3600:
@@ -313,7 +313,7 @@ def _maybe_end(context: LaunchContext, dispatcher: Dispatcher, room: Room) -> No
         live = dispatcher.queue.live
         waiting = ", ".join(key.name for key in live) or "resources for the next run"
         if dispatcher.starved_seconds():
-            waiting += f" ({room.shortage(len(live))})"
+            waiting += f" ({capacity.shortage(len(live))})"
         ending.ask(f"no sign of life for {watchdog_minutes:g} minutes while waiting for {waiting}")
 
 

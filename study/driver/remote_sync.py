@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from study.dispatch.run_hooks import NotNow, Upkeep
+from study.dispatch.run_hooks import RunHooks, StorageUnavailable
 from study.remote.lease import leased
 from study.remote.ledger_backup import LedgerCopy, drop_older, noted_generation
 from study.remote.object_store import ObjectStore, StoreError
@@ -46,7 +46,7 @@ def upkeep(
     open_ledger: Callable[[], Ledger],
     end: Callable[[str], None],
     say: Callable[[str], None],
-) -> Iterator[Upkeep]:
+) -> Iterator[RunHooks]:
     """Brings the working copy of a URL up to date and keeps it so; does nothing for a folder.
 
     Args:
@@ -58,7 +58,7 @@ def upkeep(
         UserError: The URL cannot be used, another driver runs the study, or its runs are not those of the ledger.
     """
     if storage.url is None:
-        yield Upkeep()
+        yield RunHooks()
         return
     own_ledger = spec.storage.ledger_url is None
     store = ObjectStore(storage.url, patience=PATIENCE_SECONDS)
@@ -82,7 +82,7 @@ def upkeep(
             raise UserError(f"{error}; check its address, your credentials and the network") from None
         driver = _Driver(store, storage, copies, ledger, end)
         try:
-            yield Upkeep(driver.before, driver.collect, driver.publish)
+            yield RunHooks(driver.before_start, driver.after_attempt, driver.publish)
         finally:
             driver.close()
 
@@ -112,18 +112,18 @@ class _Driver:
         self._thread = threading.Thread(target=self._work, name="storage-follower", daemon=True)
         self._thread.start()
 
-    def before(self, run: PlannedRun, session: str) -> None:
+    def before_start(self, run: PlannedRun, session: str) -> None:
         """Copies the ledger, which knows of the run now; then the run may begin."""
         try:
             self._push_ledger()
         except StoreError as error:
             self._end(f"{error}; mend that")
-            raise NotNow(str(error)) from None
+            raise StorageUnavailable(str(error)) from None
         now = time.monotonic()
         with self._live_lock:
             self._live[run.key.name] = attempt_name(run.attempt, session), now, now + FIRST_SECONDS
 
-    def collect(self, run: PlannedRun, session: str) -> bool:
+    def after_attempt(self, run: PlannedRun, session: str) -> bool:
         """Fetches all that a run left; if the store is away, the run counts as interrupted."""
         with self._live_lock:
             self._live.pop(run.key.name, None)
@@ -189,7 +189,7 @@ class _Driver:
                         self._push_ledger()
 
     def _tell(self) -> None:
-        """Copies the driver's sign of life to the URL, and a request to stop from there."""
+        """Copies the driver's heartbeat to the URL, and a request to stop from there."""
         folder, study = self._storage.folder, self._storage.study
         with contextlib.suppress(StoreError, OSError):
             self._store.put_file(f"{study}/{DRIVER_FILE}", folder / DRIVER_FILE)

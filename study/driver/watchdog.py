@@ -19,7 +19,7 @@ class Watchdog:
         seconds: So long it may be silent.
         say: Takes the line that says why the process ends.
         describe: What it was waiting for.
-        leave: Ends the process at once, with an exit code.
+        exit_process: Ends the process at once, with an exit code.
     """
 
     def __init__(
@@ -28,9 +28,9 @@ class Watchdog:
         say: Callable[[str], None],
         describe: Callable[[], str],
         *,
-        leave: Callable[[int], object] = os._exit,
+        exit_process: Callable[[int], object] = os._exit,
     ) -> None:
-        self._seconds, self._say, self._describe, self._leave = seconds, say, describe, leave
+        self._seconds, self._say, self._describe, self._exit_process = seconds, say, describe, exit_process
         self._last = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -42,7 +42,7 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._over.set()
 
-    def pat(self) -> None:
+    def reset(self) -> None:
         """The driver goes on."""
         self._last = time.monotonic()
 
@@ -54,5 +54,5 @@ class Watchdog:
                     f"{self._describe()}. It ends now. Interrupted runs keep their checkpoints: to go on, run the "
                     "same command again"
                 )
-                self._leave(1)
+                self._exit_process(1)
                 return

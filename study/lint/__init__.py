@@ -30,14 +30,14 @@ def lint_file(path: Path) -> list[tuple[Fault, str]] | None:
             continue
         if data.get("kind") in KINDS:
             known = True
-            found += [(fault, document.place(fault.loc)) for fault in lint_manifest(document)]
+            found += [(fault, document.position(fault.loc)) for fault in lint_manifest(document)]
         elif "cluster_name" in data or ("provider" in data and "arms" not in data):
             known = True
-            found += [(fault, document.place(fault.loc)) for fault in lint_cluster(document)]
+            found += [(fault, document.position(fault.loc)) for fault in lint_cluster(document)]
         elif "apiVersion" in data and "kind" in data:
             known = True  # another object of a manifest, such as a volume claim
             faults = (*secrets(document), *placeholders(document))
-            found += [(fault, document.place(fault.loc)) for fault in faults]
+            found += [(fault, document.position(fault.loc)) for fault in faults]
     return found if known else None
 
 

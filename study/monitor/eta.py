@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from study.monitor.run_status import UNDER_WAY, RunStatus, Standing
+from study.monitor.run_status import UNDER_WAY, RunPhase, RunStatus
 from study.storage.run_key import RunKey
 
 WINDOW_SECONDS = 3600.0
@@ -30,7 +30,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Eta:
     """The time left.
 
     Attributes:
@@ -52,13 +52,13 @@ def recent_rate(ended: Sequence[RunStatus], now: float, since: float | None, *, 
     return Rate(3600 * count / seconds if known else None, count, seconds)
 
 
-def outlook(
-    stands: Mapping[RunKey, Standing],
+def eta(
+    stands: Mapping[RunKey, RunPhase],
     runs: Mapping[RunKey, RunStatus],
     waiting: Mapping[tuple[str, str], int],
     *,
     alive: bool,
-) -> Outlook:
+) -> Eta:
     """Estimates the time left: the runs that are left, at the mean time of those that have ended, so many at once
     as there are now.
 
@@ -69,16 +69,14 @@ def outlook(
     counts = Counter(stands.values())
     left = sum(waiting.values()) + counts["running"] + counts["pending"] + counts["interrupted"]
     if not left:
-        return Outlook(
-            0.0 if alive else None, "nothing is left" if alive else "nothing is left; no driver runs"
-        )
+        return Eta(0.0 if alive else None, "nothing is left" if alive else "nothing is left; no driver runs")
     if not alive:
-        return Outlook(None, "no driver runs")
+        return Eta(None, "no driver runs")
     if not counts["running"]:
-        return Outlook(None, "no run is under way")
+        return Eta(None, "no run is under way")
     means, basis = _mean_seconds(stands, runs)
     if not means:
-        return Outlook(None, basis)
+        return Eta(None, basis)
     typical = statistics.fmean(means.values())
     work = sum(count * means.get(arm, typical) for (arm, _), count in waiting.items())
     longest = 0.0
@@ -90,17 +88,17 @@ def outlook(
             work += rest
             longest = max(longest, rest)
     at_once = counts["running"]
-    return Outlook(max(work / at_once, longest), f"{basis}; {left} left, {at_once} at once")
+    return Eta(max(work / at_once, longest), f"{basis}; {left} left, {at_once} at once")
 
 
 def _rest(run: RunStatus, whole: float) -> float:
     """Seconds that a run still takes: at its own speed as soon as that can be told, else at the typical one."""
     share = run.share or 0.0
-    return run.lived / share * (1 - share) if share >= LEAST_SHARE else whole * (1 - share)
+    return run.active_seconds / share * (1 - share) if share >= LEAST_SHARE else whole * (1 - share)
 
 
 def _mean_seconds(
-    stands: Mapping[RunKey, Standing], runs: Mapping[RunKey, RunStatus]
+    stands: Mapping[RunKey, RunPhase], runs: Mapping[RunKey, RunStatus]
 ) -> tuple[dict[str, float], str]:
     """Returns the mean time of a run of each arm as far as it is known, and from what."""
     ended: dict[str, list[float]] = defaultdict(list)
@@ -115,7 +113,7 @@ def _mean_seconds(
     for key, standing in stands.items():
         share = runs[key].share if standing == "running" and key in runs else None
         if share is not None and share >= LEAST_SHARE:
-            ended[key.arm].append(runs[key].lived / share)
+            ended[key.arm].append(runs[key].active_seconds / share)
     if ended:
         return {arm: statistics.fmean(found) for arm, found in ended.items()}, "speed of the running runs"
     return {}, "no run has ended yet"

@@ -191,7 +191,7 @@ def _view(run: PlannedRun) -> RunView:
 
 
 class ProgressView:
-    """A `study.storage.planned_run.Follower` that draws.
+    """A `study.storage.planned_run.RunListener` that draws.
 
     Args:
         name: The study's name.

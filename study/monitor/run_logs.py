@@ -11,7 +11,7 @@ from typing import Any
 
 from study.monitor.status import RUNS_COLUMNS, StatusReader
 from study.spec.launched import readable_storage, stored_spec
-from study.storage.attempts import Try, attempts, brief_cause, tries
+from study.storage.attempts import AttemptInfo, attempt_history, attempts, brief_cause
 from study.storage.driver_record import read_driver
 from study.storage.layout import LOG_FILE, Storage
 from study.storage.run_key import RunKey
@@ -113,7 +113,7 @@ def follow_log(
         time.sleep(pause)
 
 
-def attempt_lines(found: Sequence[Try]) -> list[str]:
+def attempt_lines(found: Sequence[AttemptInfo]) -> list[str]:
     """Says of each attempt where it ran, when, how far it came and how it ended."""
     lines = []
     for one in found:
@@ -167,7 +167,7 @@ def show_log(
     key = find_run(wanted, known_runs(storage))
     folder = storage.run_folder(key)
     session = _living_session(storage)
-    say(f"{key.name} in {folder}", *attempt_lines(tries(folder, session=session)))
+    say(f"{key.name} in {folder}", *attempt_lines(attempt_history(folder, session=session)))
     if follow and session is not None:
         fetched = time.monotonic()
 
@@ -191,7 +191,7 @@ def show_log(
         if not text:
             say("(it printed nothing)")
     failure = failure_text(folder)
-    if failure is not None and attempt in (None, len(tries(folder))):
+    if failure is not None and attempt in (None, len(attempt_history(folder))):
         sys.stdout.write(failure + "\n")
 
 

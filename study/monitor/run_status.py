@@ -18,10 +18,10 @@ from study.storage.run_key import RunKey
 from study.storage.run_result import RunResult, read_result
 from trainables.events import RUN_FILE, Event, settled_steps
 
-Standing = Literal["complete", "pruned", "failed", "running", "interrupted", "pending"]
+RunPhase = Literal["complete", "pruned", "failed", "running", "interrupted", "pending"]
 
-UNDER_WAY: tuple[Standing, ...] = ("running", "pending", "interrupted")
-STATES: dict[str, Standing] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+UNDER_WAY: tuple[RunPhase, ...] = ("running", "pending", "interrupted")
+STATES: dict[str, RunPhase] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 TAIL_BYTES = 65_536
 # Of a result's cost: what adds up to the time that a run held its devices.
 WALL = ("train_seconds", "evaluation_seconds", "preparation_seconds", "startup_seconds", "saving_seconds")
@@ -36,7 +36,7 @@ class RunStatus:
         step: Of `steps`, as far as the latest attempt has come.
         doing: Phase of the run (prepare, train, evaluate, save).
         last_sign: Time of the last event.
-        lived: Seconds from beginning to last event, over all attempts.
+        active_seconds: Seconds from beginning to last event, over all attempts.
         quality: Of the last evaluation.
     """
 
@@ -49,7 +49,7 @@ class RunStatus:
     steps_per_second: float | None = None
     doing: str | None = None
     last_sign: float | None = None
-    lived: float = 0.0
+    active_seconds: float = 0.0
     quality: float | None = None
     _tail: EventTail | None = None
     _began: float | None = None
@@ -71,7 +71,7 @@ class RunStatus:
             return None
         parts = [self.result.value(name) for name in (*WALL, "lost_seconds")]
         known = [part for part in parts if part is not None]
-        return sum(known) if known else (self.lived or None)
+        return sum(known) if known else (self.active_seconds or None)
 
     def refresh(self) -> None:
         """Takes in what has changed."""
@@ -106,7 +106,7 @@ class RunStatus:
             self._began, self._progress = now, None
             self.steps_per_second = None
         elif self._began is not None and self.last_sign is not None:
-            self.lived += max(0.0, now - self.last_sign)
+            self.active_seconds += max(0.0, now - self.last_sign)
         self.last_sign = now
         self.steps = settled_steps(event) or self.steps
         if event.step is not None:

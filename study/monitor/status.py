@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.monitor.eta import Outlook, Rate, outlook, recent_rate
-from study.monitor.run_status import STATES, UNDER_WAY, WALL, RunStatus, Standing
+from study.monitor.eta import Eta, Rate, eta, recent_rate
+from study.monitor.run_status import STATES, UNDER_WAY, WALL, RunPhase, RunStatus
 from study.storage.driver_record import Driver, lock_is_held, read_driver
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
@@ -42,7 +42,7 @@ class StudyStatus:
 
     Attributes:
         at: When it was looked at, seconds since the epoch.
-        driver: state (alive, ended, dead, none), host, pid, since, silent (age of the last sign of life), how, limit.
+        driver: state (alive, ended, dead, none), host, pid, since, silent (age of the last heartbeat), how, limit.
         queue: Runs: planned, complete, pruned, failed, running, pending (in Ray), interrupted, waiting.
         cost: Device-seconds of ended runs: train, evaluation, preparation, lost; and of those under_way.
         mlflow: state (up_to_date, behind, silent, none), behind, problem, remedy.
@@ -54,7 +54,7 @@ class StudyStatus:
     driver: dict[str, Any]
     queue: dict[str, int]
     rate: Rate
-    left: Outlook
+    left: Eta
     cost: dict[str, float]
     mlflow: dict[str, Any]
     arms: list[dict[str, Any]] = field(default_factory=list)
@@ -98,7 +98,7 @@ class StatusReader:
                 "waiting": sum(waiting.values()),
             },
             rate=rate,
-            left=outlook(stands, runs, waiting, alive=alive),
+            left=eta(stands, runs, waiting, alive=alive),
             cost=self._cost(runs),
             mlflow=self._mlflow(runs, now, alive=alive),
             arms=_arms(planned, stands, runs),
@@ -156,7 +156,7 @@ class StatusReader:
         cost = dict.fromkeys(("train", "evaluation", "preparation", "lost", "under_way"), 0.0)
         for run in runs.values():
             if run.result is None:
-                cost["under_way"] += held * run.lived
+                cost["under_way"] += held * run.active_seconds
                 continue
             spent = {
                 name: run.result.value(name) or 0.0 for name in (*WALL, "lost_seconds", "device_seconds")
@@ -169,7 +169,7 @@ class StatusReader:
             cost["preparation"] += devices * sum(spent[name] for name in other)
             # A run whose worker died for good has no cost of its own: all that it lived was lost.
             bare = run.result.state == "FAIL" and not any(spent[name] for name in WALL)
-            cost["lost"] += devices * (run.lived if bare else spent["lost_seconds"])
+            cost["lost"] += devices * (run.active_seconds if bare else spent["lost_seconds"])
         return cost
 
     def _mlflow(self, runs: Mapping[RunKey, RunStatus], now: float, *, alive: bool) -> dict[str, Any]:
@@ -190,10 +190,10 @@ class StatusReader:
         return {"state": "silent" if silent else "up_to_date", "behind": 0, "problem": None, "remedy": None}
 
 
-def standings(runs: Mapping[RunKey, RunStatus], driver: Driver | None) -> dict[RunKey, Standing]:
+def standings(runs: Mapping[RunKey, RunStatus], driver: Driver | None) -> dict[RunKey, RunPhase]:
     """Says of each run that has begun or was given out where it stands; `driver` is one that is alive, or None."""
     given = set(driver.live) if driver is not None else set()
-    found: dict[RunKey, Standing] = {}
+    found: dict[RunKey, RunPhase] = {}
     for key, run in runs.items():
         mine = (
             driver is not None and driver.session is not None and run.latest.get("session") == driver.session
@@ -223,7 +223,7 @@ def _driver(driver: Driver | None, life: str, now: float) -> dict[str, Any]:
 
 def _arms(
     planned: Mapping[tuple[str, str], int],
-    stands: Mapping[RunKey, Standing],
+    stands: Mapping[RunKey, RunPhase],
     runs: Mapping[RunKey, RunStatus],
 ) -> list[dict[str, Any]]:
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -272,7 +272,7 @@ def _named(attempt: Mapping[str, Any], names: Mapping[tuple[str, str], str]) -> 
 
 def _nodes(
     runs: Mapping[RunKey, RunStatus],
-    stands: Mapping[RunKey, Standing],
+    stands: Mapping[RunKey, RunPhase],
     names: Mapping[tuple[str, str], str],
     driver: Driver | None,
     now: float,
@@ -316,7 +316,7 @@ def _host_of(node: str, names: Mapping[tuple[str, str], str], driver: Driver | N
 
 
 def _running(
-    stands: Mapping[RunKey, Standing],
+    stands: Mapping[RunKey, RunPhase],
     runs: Mapping[RunKey, RunStatus],
     names: Mapping[tuple[str, str], str],
     now: float,

@@ -25,7 +25,7 @@ from study.cluster.ray_private import draining_nodes
 from study.ray_tune.placement import nodes_of
 from study.worker.attempt import SCORE, Attempt
 from study.worker.order import REPORT_SECONDS, Order, load_object
-from study.worker.workspace import followers_config
+from study.worker.workspace import worker_config
 
 _EXCHANGE_MINUTES = 30  # before workers that exchange gradients give each other up
 _FAREWELL_SECONDS = 20.0  # for Ray Train to end its workers when the run has ended
@@ -37,7 +37,7 @@ class WorkersPreempted(RuntimeError):
     """The workers of a run are gone, and a node of theirs had been announced to be taken away."""
 
 
-class TeamAttempt:
+class DistributedAttempt:
     """Runs one order by several workers; the interface of `study.worker.attempt.Attempt`.
 
     Args:
@@ -157,21 +157,21 @@ def train_member(job: dict[str, Any]) -> None:
     Args:
         job: ``order`` as a dictionary, and the ``owner`` that takes the reports of the first worker.
     """
-    from trainables.distributed.worker_group import surrounding_team
+    from trainables.distributed.worker_group import surrounding_group
 
     # Ray Train numbers the GPUs of a machine's workers in its own order, accelerate in that of the workers.
     os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
     order = Order(**job["order"])
     resident = load_object(order.resident)() if order.resident else None
-    team = surrounding_team(sharded=order.sharded)
-    if team.leads:
+    team = surrounding_group(sharded=order.sharded)
+    if team.is_main_process:
         try:
             _lead(order, resident, team, job["owner"])
         finally:
             team.end()
         return
     runner = load_object(order.runner)
-    for _ in runner(followers_config(order), resident, team=team):
+    for _ in runner(worker_config(order), resident, team=team):
         pass
 
 

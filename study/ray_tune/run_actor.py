@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from study.ray_tune.distributed_attempt import TeamAttempt
+from study.ray_tune.distributed_attempt import DistributedAttempt
 from study.ray_tune.placement import node_name
 from study.worker.attempt import Attempt
 from study.worker.order import Order, load_object
@@ -38,7 +38,7 @@ class RunWorker(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Prepares the process, before anything loads torch; `config` is the first order."""
         self._order = _order(config)
-        self._attempt: Attempt | TeamAttempt | None = None
+        self._attempt: Attempt | DistributedAttempt | None = None
         prepare_process(self._order)
 
     def __repr__(self) -> str:
@@ -65,11 +65,11 @@ class RunWorker(tune.Trainable):
     def take(self, attempt: str, report: dict[str, Any]) -> bool:
         """Takes a report from the workers of a run that has several; returns whether the run goes on."""
         here = self._attempt
-        return isinstance(here, TeamAttempt) and here.take(attempt, report)
+        return isinstance(here, DistributedAttempt) and here.take(attempt, report)
 
-    def _begin(self) -> Attempt | TeamAttempt:
+    def _begin(self) -> Attempt | DistributedAttempt:
         if self._order.workers > 1:
-            return TeamAttempt(self._order, ray.get_runtime_context().current_actor)
+            return DistributedAttempt(self._order, ray.get_runtime_context().current_actor)
         return Attempt(self._order, _resident(self._order.resident), capture=True, node=node_name())
 
     def cleanup(self) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from study.remote.object_store import ObjectStore
 from study.storage.layout import CACHE
-from trainables.data.cache_backend import put_behind, shelf_behind
+from trainables.data.cache_backend import backend_of, register_backend
 
 REST_SECONDS = 300.0  # after a failure: a store that is away must not be waited for at every entry
 
 
-class CacheShelf:
+class RemoteCacheBackend:
     """Fetches and keeps entries under ``cache/`` of a storage URL.
 
     Args:
@@ -28,7 +28,7 @@ class CacheShelf:
         self._lock = threading.Lock()
 
     def fetch(self, name: str, path: Path) -> bool:
-        """See `trainables.data.cache_backend.Shelf`."""
+        """See `trainables.data.cache_backend.CacheBackend`."""
         if time.monotonic() < self._rest_until:
             return False
         try:
@@ -53,7 +53,7 @@ class CacheShelf:
             self._rest_until = time.monotonic() + REST_SECONDS
 
 
-def use_shelf(url: str, cache: Path) -> None:
+def use_backend(url: str, cache: Path) -> None:
     """Puts the storage behind a node's cache folder, once a process."""
-    if shelf_behind(cache) is None:
-        put_behind(cache, CacheShelf(url))
+    if backend_of(cache) is None:
+        register_backend(cache, RemoteCacheBackend(url))

@@ -44,7 +44,7 @@ def ship(names: list[str], storage: Storage, limit_gb: float, say: Callable[[str
         index = {str(path.relative_to(folder)): path for path in files_of(folder)}
         digests = {relative: digest_of(path) for relative, path in index.items()}
         digest = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:32]
-        say(f"copying {name} ({size(sizes[name])}) to {storage.place}/{INPUTS}/{digest}, unless it is there")
+        say(f"copying {name} ({size(sizes[name])}) to {storage.uri}/{INPUTS}/{digest}, unless it is there")
         try:
             located[name] = (
                 _to_url(storage, digest, index, digests)

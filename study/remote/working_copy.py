@@ -203,7 +203,7 @@ def fetch_record(storage: Storage) -> None:
 
 
 def fetch_sign(storage: Storage) -> None:
-    """Fetches the driver's last sign of life, unless its driver runs on this machine's copy."""
+    """Fetches the driver's last heartbeat, unless its driver runs on this machine's copy."""
     assert storage.url is not None
     with _reading(storage.url) as store, copy_locked(storage, driver=False) as held:
         if held:

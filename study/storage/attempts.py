@@ -20,12 +20,15 @@ from study.storage.run_result import RunResult, read_result
 from study.util.json_files import append_json_line, read_json_lines
 from trainables.events import Event, read_events
 
-EXCUSED = ("preempted", "storage")  # deaths that no run is to blame for, which use up none of its attempts
+NOT_COUNTED = (
+    "preempted",
+    "storage",
+)  # deaths that no run is to blame for, which use up none of its attempts
 CAUSE_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
-class Try:
+class AttemptInfo:
     """One attempt at a run.
 
     Attributes:
@@ -52,17 +55,17 @@ class Try:
     cause: str | None = None
 
 
-def place(attempt: Mapping[str, Any]) -> str:
+def node_label(attempt: Mapping[str, Any]) -> str:
     """Names where an attempt of ``attempts.jsonl`` ran: its host, and Ray's name of the node if it is known."""
     host, node = str(attempt.get("host") or ""), str(attempt.get("node") or "")
     return f"{host} ({node})" if host and node else host or node or "an unknown node"
 
 
-def note_death(folder: Path, session: str, *, reason: str, cause: str) -> None:
+def note_worker_failure(folder: Path, session: str, *, reason: str, cause: str) -> None:
     """Adds to a run's folder what its latest attempt died of; called by the driver."""
     begun = attempts(folder)
     number = len(begun) if begun and begun[-1].get("session") == session else None
-    if any(death.get("attempt") == number for death in deaths(folder)):
+    if any(death.get("attempt") == number for death in worker_failures(folder)):
         number = None  # that one was dead already: this worker died before it could begin
     line = {
         "session": session,
@@ -78,12 +81,14 @@ def note_death(folder: Path, session: str, *, reason: str, cause: str) -> None:
         append_json_line(folder / DEATHS_FILE, line)
 
 
-def deaths(folder: Path) -> list[dict[str, Any]]:
-    """Returns what `note_death` wrote, oldest first."""
+def worker_failures(folder: Path) -> list[dict[str, Any]]:
+    """Returns what `note_worker_failure` wrote, oldest first."""
     return [{"attempt": None, **death} for death in read_json_lines(folder / DEATHS_FILE)]
 
 
-def tries(folder: Path, *, session: str | None = None, events: Sequence[Event] | None = None) -> list[Try]:
+def attempt_history(
+    folder: Path, *, session: str | None = None, events: Sequence[Event] | None = None
+) -> list[AttemptInfo]:
     """Returns the attempts at the run in `folder`, oldest first.
 
     Args:
@@ -92,7 +97,7 @@ def tries(folder: Path, *, session: str | None = None, events: Sequence[Event] |
     """
     begun = attempts(folder)
     events = read_events(folder) if events is None else events
-    died = {death["attempt"]: death for death in deaths(folder)}
+    died = {death["attempt"]: death for death in worker_failures(folder)}
     result = read_result(folder)
     found = []
     for index, attempt in enumerate(begun):
@@ -107,10 +112,10 @@ def tries(folder: Path, *, session: str | None = None, events: Sequence[Event] |
             end = "interrupted"
         began = float(attempt.get("time") or 0.0)
         found.append(
-            Try(
+            AttemptInfo(
                 number=index + 1,
                 session=str(attempt.get("session", "")),
-                node=place(attempt),
+                node=node_label(attempt),
                 pid=attempt.get("pid"),
                 began=began,
                 last_sign=max([began, *(event.time for event in mine)]),
@@ -141,7 +146,7 @@ def where_failed(folder: Path) -> str:
     begun = attempts(folder)
     if not begun:
         return "before its first attempt began"
-    return f"on {place(begun[-1])}, attempt {len(begun)}"
+    return f"on {node_label(begun[-1])}, attempt {len(begun)}"
 
 
 def brief_cause(cause: str) -> str:

@@ -1,4 +1,4 @@
-"""The driver's sign of life, for whoever sees the study's folder: who drives it, on which nodes, and a request to stop.
+"""The driver's heartbeat in the study's folder: who drives it, on which nodes, and a request to stop it.
 
 A thread of the driver writes ``driver.json`` every few seconds and looks for ``stop-request.json``. A request names
 the driver that it is meant for, so that one which comes too late can never end a later launch.
@@ -27,7 +27,7 @@ class Driver:
     Attributes:
         id: Of this launch; a stop request names it.
         folder: Of the study as this driver sees it; the lock that it holds lies there.
-        since: When it began; `beat` is its last sign of life, `ended` when it let go of the study.
+        since: When it began; `beat` is its last heartbeat, `ended` when it let go of the study.
         how: After its end: ``finished``, or why it was interrupted.
         session: Of the attempts that it gives out now.
         live: Names of the runs that it has given out.
@@ -57,7 +57,7 @@ class Driver:
         """Says whether it is at work now.
 
         On its own machine the study's lock tells. Elsewhere, and in another working copy of the same URL, a lock that
-        is not seen says nothing, and the last sign of life decides.
+        is not seen says nothing, and the last heartbeat decides.
         """
         if self.ended is not None:
             return "ended"

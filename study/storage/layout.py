@@ -81,7 +81,7 @@ class Storage:
     url: str | None = None
 
     @property
-    def place(self) -> str:
+    def uri(self) -> str:
         """What ``--storage`` takes to name it: the URL, or the absolute folder."""
         return self.url or str(self.root)
 

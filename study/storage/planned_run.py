@@ -26,7 +26,7 @@ class PlannedRun:
     attempt: int = 1
 
 
-class Follower(Protocol):
+class RunListener(Protocol):
     """Something that shows or stores the progress of runs by following their event files."""
 
     def follow(self, run: PlannedRun) -> None:

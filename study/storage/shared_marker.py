@@ -12,7 +12,7 @@ from study.storage.layout import MARKER_FILE
 VISIBLE_SECONDS = 10.0  # network file systems remember for some seconds what was not there
 
 
-def mark(folder: Path, session: str) -> None:
+def write_marker(folder: Path, session: str) -> None:
     """Leaves the driver's mark in a study's folder, by which nodes know that they see the same one."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{MARKER_FILE}.partial"
@@ -20,7 +20,7 @@ def mark(folder: Path, session: str) -> None:
     os.replace(partial, folder / MARKER_FILE)
 
 
-def sees(folder: Path, session: str, seconds: float = 0.0) -> bool:
+def is_visible(folder: Path, session: str, seconds: float = 0.0) -> bool:
     """Whether this process sees the mark of that driver, at once or within some seconds."""
     until = time.monotonic() + seconds
     while True:

@@ -28,7 +28,7 @@ _CODE = ("search_spaces", "study", "trainables")
 
 
 @dataclass(frozen=True)
-class Parcel:
+class JobPackage:
     """A folder that is ready to be sent.
 
     Attributes:
@@ -41,9 +41,9 @@ class Parcel:
     shipped: dict[str, str]
 
 
-def pack(
+def build_package(
     spec: StudySpec, folder: Path, *, inputs: str, shared: Sequence[str] = (), code: bool = True
-) -> Parcel:
+) -> JobPackage:
     """Puts together in `folder` what a study needs on its cluster.
 
     Args:
@@ -72,7 +72,7 @@ def pack(
             shutil.copytree(
                 root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", ".*")
             )
-    return Parcel(folder, moved, places)
+    return JobPackage(folder, moved, places)
 
 
 def unpack(folder: Path) -> None:

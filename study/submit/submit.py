@@ -23,7 +23,7 @@ from study.lint.findings import LOOPBACK
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import INPUTS, REPORTS, folder_problem
-from study.submit.package import Parcel, pack
+from study.submit.package import JobPackage, build_package
 from study.util.network import connection_problem
 from study.util.redaction import without_credentials
 from trainables.errors import UserError
@@ -90,7 +90,7 @@ def submit_study(
     with token_mode(), without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         client = _client(address)
         with tempfile.TemporaryDirectory(prefix="study-submit-") as name:
-            parcel = pack(
+            parcel = build_package(
                 spec,
                 Path(name),
                 inputs=_inputs(asked.storage),
@@ -221,7 +221,7 @@ def _token_problem(address: str, error: str) -> str:
     return f"the cluster at {address} does not take our token; {remedy}"
 
 
-def _send(client: Any, parcel: Parcel, asked: Submission) -> str:
+def _send(client: Any, parcel: JobPackage, asked: Submission) -> str:
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS, "PYTHONUNBUFFERED": "1"}
     job = f"study-{parcel.spec.name}-{secrets.token_hex(3)}"

@@ -22,7 +22,7 @@ from study.storage.attempts import attempts, note_attempt
 from study.storage.layout import LOG_FILE, STOP_FILE, WORKER_LOCK_FILE
 from study.storage.run_result import RunResult, read_result, write_failure
 from study.worker.order import REPORT_SECONDS, Order, load_object
-from study.worker.workspace import PlaceError, place_of
+from study.worker.workspace import WorkspaceError, workspace_of
 from trainables.errors import InputsChanged
 from trainables.evaluation.metrics_table import METRICS
 from trainables.events import Event, settled_steps
@@ -40,7 +40,7 @@ class Attempt:
         resident: Passed to the runner; None if it wants none.
         capture: Send the process's output to the run's ``log.txt`` while it runs.
         node: Where this process runs, as the executor calls it; only written down.
-        team: Passed to the runner, in the process that leads several workers (`worker_group.Team`).
+        team: Passed to the runner, in the process that leads several workers (`worker_group.WorkerGroup`).
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Attempt:
         team: Any = None,
     ) -> None:
         self.order = order
-        self._place = place_of(order)
+        self._place = workspace_of(order)
         self.config = self._place.config
         self.folder = Path(self.config.output_dir)
         self._resident = resident
@@ -75,19 +75,19 @@ class Attempt:
             end; and ``done``, then with ``state`` and ``reason``.
 
         Raises:
-            PlaceError: This node cannot work on the run, or its storage did not take what the run left.
+            WorkspaceError: This node cannot work on the run, or its storage did not take what the run left.
         """
         until = time.monotonic() + seconds
         try:
             report = self._advance(until)
             if report["done"] and not self._place.finish(max(0.1, until - time.monotonic())):
                 report = {"budget": 1.0, "done": False}  # what it left is still being copied
-        except PlaceError:
+        except WorkspaceError:
             self.close()
             raise
         except OSError as error:  # not even the run's failure could be written down
             self.close()
-            raise PlaceError(f"{storage_failure(error) or error} (on {self._here()})") from error
+            raise WorkspaceError(f"{storage_failure(error) or error} (on {self._here()})") from error
         if report["done"]:
             self.close()
         return report
@@ -99,13 +99,13 @@ class Attempt:
             if self._events is None:
                 self._events = self._begin()
             return self._pull(until)
-        except PlaceError:
+        except WorkspaceError:
             raise
         except InputsChanged as error:
-            raise PlaceError(f"{'; '.join(error.problems)} (on {self._here()})") from error
+            raise WorkspaceError(f"{'; '.join(error.problems)} (on {self._here()})") from error
         except Exception as error:
             if failure := storage_failure(error, self.folder):
-                raise PlaceError(f"{failure} (on {self._here()})") from error
+                raise WorkspaceError(f"{failure} (on {self._here()})") from error
             # The runner catches what runs die of; this is a failure before it began, or a mistake of its own.
             return self._failed("exception", f"{type(error).__name__}: {error}", traceback.format_exc())
 
@@ -197,7 +197,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             lock_file(file, wait_seconds=LOCK_WAIT_SECONDS)
         except BlockingIOError:
-            raise PlaceError(
+            raise WorkspaceError(
                 f"another process still works in {path.parent} after {LOCK_WAIT_SECONDS:g} s; if it is none of "
                 "this study's, end it"
             ) from None

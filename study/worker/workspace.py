@@ -1,7 +1,7 @@
 """Where a worker works on a run: in the run's own folder, or, if the storage is a URL, in a scratch folder of its node.
 
 A node that cannot see the storage must not train into a folder of its own that nobody will ever read: both places
-say so with a `PlaceError`, upon which the run is handed out again.
+say so with a `WorkspaceError`, upon which the run is handed out again.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from study.remote.cache_backend import use_shelf
+from study.remote.cache_backend import use_backend
 from study.remote.inputs import fetch_inputs, named_folders
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import RunView, run_prefix
 from study.remote.run_upload import RunPusher, Superseded, pull_run
 from study.storage.layout import CACHE, INPUTS, RUNS, WORKER_LOCK_FILE
-from study.storage.shared_marker import VISIBLE_SECONDS, sees
+from study.storage.shared_marker import VISIBLE_SECONDS, is_visible
 from trainables.data.path_map import place_folders
 from trainables.errors import UserError
 from trainables.run.contents import sealed
@@ -37,11 +37,11 @@ PULL_PATIENCE_SECONDS = 300.0
 LEFTOVER_SECONDS = 3600.0
 
 
-class PlaceError(RuntimeError):
+class WorkspaceError(RuntimeError):
     """This node cannot work on the run, or what it did could not be kept; the run itself is not to blame."""
 
 
-class Place(Protocol):
+class Workspace(Protocol):
     """A folder to work on one run in.
 
     Attributes:
@@ -51,7 +51,7 @@ class Place(Protocol):
     config: RunConfig
 
     def open(self) -> None:
-        """Makes the folder ready, before anything is written to it; raises PlaceError."""
+        """Makes the folder ready, before anything is written to it; raises WorkspaceError."""
         ...
 
     def begin(self) -> None:
@@ -59,7 +59,7 @@ class Place(Protocol):
         ...
 
     def finish(self, seconds: float) -> bool:
-        """Waits so long for what the run left to be kept; returns whether it is. Raises PlaceError."""
+        """Waits so long for what the run left to be kept; returns whether it is. Raises WorkspaceError."""
         ...
 
     def close(self) -> None:
@@ -67,13 +67,13 @@ class Place(Protocol):
         ...
 
 
-def place_of(order: Order) -> Place:
+def workspace_of(order: Order) -> Workspace:
     """Returns where this process works on an order."""
     config = RunConfig.model_validate_json(order.config)
-    return ScratchPlace(order, config) if order.url else SharedPlace(order, config)
+    return ScratchWorkspace(order, config) if order.url else SharedWorkspace(order, config)
 
 
-class SharedPlace:
+class SharedWorkspace:
     """The run's own folder, which driver and workers see under the same path."""
 
     def __init__(self, order: Order, config: RunConfig) -> None:
@@ -97,7 +97,7 @@ class SharedPlace:
         """Nothing is held."""
 
 
-class ScratchPlace:
+class ScratchWorkspace:
     """A folder of this node for one attempt; a `RunPusher` copies it to the storage's URL."""
 
     def __init__(self, order: Order, config: RunConfig) -> None:
@@ -124,9 +124,9 @@ class ScratchPlace:
             self._base = pull_run(self._store, run_prefix(order.study, order.key), self.folder)
             self.config = _with_inputs(self.config, self._store)
         except (OSError, ValueError) as error:
-            raise PlaceError(f"{error} (from node {socket.gethostname()})") from error
+            raise WorkspaceError(f"{error} (from node {socket.gethostname()})") from error
         check_inputs(self.config)
-        use_shelf(order.url, Path(self.config.cache_dir))
+        use_backend(order.url, Path(self.config.cache_dir))
         self._ended = self._base is not None and self._base.ended
 
     def begin(self) -> None:
@@ -152,7 +152,7 @@ class ScratchPlace:
         try:
             return self._pusher.finish(seconds)
         except (StoreError, Superseded, OSError) as error:
-            raise PlaceError(f"{self._order.key} could not be kept: {error}") from error
+            raise WorkspaceError(f"{self._order.key} could not be kept: {error}") from error
 
     def close(self) -> None:
         """Ends the copying and removes the folder."""
@@ -163,17 +163,17 @@ class ScratchPlace:
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Raises PlaceError if this node lacks a folder that the run's configuration names."""
+    """Raises WorkspaceError if this node lacks a folder that the run's configuration names."""
     for name in named_folders(config):
         place = expanded(config.located.get(name, name))
         if not place.is_dir():
-            raise PlaceError(
+            raise WorkspaceError(
                 f"node {socket.gethostname()} lacks the folder {place}; put it there, or run the same command again: "
                 "what not every node has is copied into the storage when a study is launched"
             )
 
 
-def followers_config(order: Order) -> RunConfig:
+def worker_config(order: Order) -> RunConfig:
     """Returns the configuration for a worker that helps to train a run, with its folders as they lie on its node."""
     config = RunConfig.model_validate_json(order.config)
     try:
@@ -182,9 +182,9 @@ def followers_config(order: Order) -> RunConfig:
         place_folders(config.located)
         return sealed(config)
     except (OSError, ValueError) as error:
-        raise PlaceError(f"{error} (from node {socket.gethostname()})") from error
+        raise WorkspaceError(f"{error} (from node {socket.gethostname()})") from error
     except UserError as error:
-        raise PlaceError(f"{'; '.join(error.problems)} (on node {socket.gethostname()})") from error
+        raise WorkspaceError(f"{'; '.join(error.problems)} (on node {socket.gethostname()})") from error
 
 
 def _with_inputs(config: RunConfig, store: ObjectStore) -> RunConfig:
@@ -211,9 +211,9 @@ def remove_leftovers(root: Path) -> None:
 
 
 def check_visible(folder: Path, session: str) -> None:
-    """Raises PlaceError if this node does not see the driver's storage; writes nothing."""
-    if not sees(folder, session, VISIBLE_SECONDS):
-        raise PlaceError(
+    """Raises WorkspaceError if this node does not see the driver's storage; writes nothing."""
+    if not is_visible(folder, session, VISIBLE_SECONDS):
+        raise WorkspaceError(
             f"node {socket.gethostname()} does not see the storage folder {folder}: it must lie on a file system that "
             "every node mounts at the same path, or --storage must be a URL such as s3://bucket/prefix"
         )

@@ -15,14 +15,14 @@ import torch
 from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
 from study.ledger.open_ledger import open_ledger
-from study.storage.attempts import attempts, deaths
+from study.storage.attempts import attempts, worker_failures
 from study.storage.layout import STUDY_FILE, TRACKING_FILE, Storage
 from study.storage.run_result import mend_result, read_result
 from study.tracking.run_ids import TrackingRecord
 from study.util.json_files import copy_of
 from study.worker.attempt import Attempt
 from study.worker.order import Order
-from study.worker.workspace import PlaceError
+from study.worker.workspace import WorkspaceError
 from tests.helpers.small_studies import small_study, storage_of
 from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, TakenOver, is_over, read_events
@@ -124,7 +124,7 @@ def test_a_run_without_an_end_gets_no_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_damaged_diaries_are_read_as_far_as_they_go(tmp_path: Path, garbage: bytes) -> None:
     sound = json.dumps({"session": "s", "attempt": 1, "reason": "worker_died"}).encode()
-    for name, read in (("attempts.jsonl", attempts), ("deaths.jsonl", deaths)):
+    for name, read in (("attempts.jsonl", attempts), ("deaths.jsonl", worker_failures)):
         (tmp_path / name).write_bytes(garbage + b"\n" + sound + b"\n" + sound[:9])
         found = [line for line in read(tmp_path) if line.get("session") == "s"]
         assert len(found) == 1
@@ -200,7 +200,7 @@ def test_a_disk_that_fails_is_not_the_failure_of_a_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        with pytest.raises(PlaceError, match=rf"the storage failed: .*{os.strerror(number)}.*; "):
+        with pytest.raises(WorkspaceError, match=rf"the storage failed: .*{os.strerror(number)}.*; "):
             to_the_end(attempt)
     assert read_result(attempt.folder) is None
     assert to_the_end(Attempt(given))["state"] == "COMPLETE"

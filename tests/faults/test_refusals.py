@@ -17,13 +17,15 @@ from study.driver.failures import what_failed
 from study.ledger.open_ledger import open_ledger
 from study.ray_tune import searcher as search
 from study.spec.study_spec import StudySpec
-from study.storage.attempts import deaths, note_attempt
+from study.storage.attempts import note_attempt, worker_failures
 from study.storage.layout import Storage
 from study.storage.run_result import read_result
 from tests.helpers.small_studies import small_study, storage_of
 from trainables.errors import UserError
 
-FULL = "ray::RunWorker.train()\nstudy.run_place.PlaceError: the storage failed: no room; make room (on here)"
+FULL = (
+    "ray::RunWorker.train()\nstudy.run_place.WorkspaceError: the storage failed: no room; make room (on here)"
+)
 
 
 def dispatcher(storage: Storage, spec: StudySpec, notes: list[str]) -> Dispatcher:
@@ -58,7 +60,7 @@ def test_a_storage_that_refuses_is_given_time_and_then_ends_the_launch(
         assert here.trouble is None
         here.died(str(number), FULL)
         assert read_result(folder) is None
-        assert deaths(folder)[-1]["reason"] == "storage"
+        assert worker_failures(folder)[-1]["reason"] == "storage"
     assert waited == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0]
     assert here.trouble == "the storage failed: no room; make room (on here)"
     clock[0] += 1000.0
@@ -95,7 +97,7 @@ def test_refusals_and_preemptions_use_up_no_attempts(fast_path: Path, clock: lis
         )
     ]
     folders += [attempt("reset", "a warm worker of a node that is going died before it began", begins=False)]
-    assert [death["reason"] for death in deaths(folders[0])] == ["storage"] + 7 * ["preempted"]
+    assert [death["reason"] for death in worker_failures(folders[0])] == ["storage"] + 7 * ["preempted"]
     folders += [attempt("c", "SIGKILL before it began, and long after those nodes", begins=False)]
     assert len(set(folders)) == 1, "interrupted runs come first"
     assert read_result(folders[0]) is None

@@ -13,11 +13,11 @@ def test_a_driver_that_hangs_is_ended_and_says_what_it_waited_for() -> None:
     codes: list[int] = []
     left = threading.Event()
 
-    def leave(code: int) -> None:
+    def exit_process(code: int) -> None:
         codes.append(code)
         left.set()
 
-    with Watchdog(0.3, said.append, lambda: "confirm/base/0000-cat-s1", leave=leave):
+    with Watchdog(0.3, said.append, lambda: "confirm/base/0000-cat-s1", exit_process=exit_process):
         assert left.wait(60)
     assert codes == [1]
     assert "waiting for confirm/base/0000-cat-s1" in said[0]
@@ -26,11 +26,11 @@ def test_a_driver_that_hangs_is_ended_and_says_what_it_waited_for() -> None:
 
 def test_one_that_goes_on_or_has_ended_is_left_alone() -> None:
     said: list[str] = []
-    with Watchdog(30.0, said.append, lambda: "nothing", leave=said.append) as dog:  # type: ignore[arg-type]
+    with Watchdog(30.0, said.append, lambda: "nothing", exit_process=said.append) as dog:  # type: ignore[arg-type]
         for _ in range(5):
-            dog.pat()
+            dog.reset()
             time.sleep(0.02)
-    dog = Watchdog(0.2, said.append, lambda: "nothing", leave=said.append)  # type: ignore[arg-type]
+    dog = Watchdog(0.2, said.append, lambda: "nothing", exit_process=said.append)  # type: ignore[arg-type]
     with dog:
         pass
     time.sleep(0.6)

@@ -20,7 +20,7 @@ from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.worker.attempt import Attempt
 from study.worker.order import Order
-from study.worker.workspace import PlaceError
+from study.worker.workspace import WorkspaceError
 from tests.helpers.photographs import photograph, photographs
 from trainables.data.subjects import hold_out
 from trainables.errors import InputsChanged, UserError
@@ -161,7 +161,7 @@ def test_what_changed_between_two_launches_is_named_and_refused(
     with pytest.raises(InputsChanged, match=told.partition(r"\.")[2].partition(": ")[2] or "changed"):
         list(execute(config))
     assert not (Path(config.output_dir) / "result.json").exists()
-    with pytest.raises(PlaceError, match="does not hold what this run was begun with"):
+    with pytest.raises(WorkspaceError, match="does not hold what this run was begun with"):
         Attempt(order_of(config)).advance()
     assert not (Path(config.output_dir) / "result.json").exists(), "the run is not to blame"
 

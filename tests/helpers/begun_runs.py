@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from study.driver.claim import claimed
-from study.driver.heartbeat import Heart
+from study.driver.heartbeat import Heartbeat
 from study.spec.study_spec import StudySpec
-from study.storage.attempts import note_death
+from study.storage.attempts import note_worker_failure
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import write_failure
@@ -52,14 +52,14 @@ def begun_study(folder: Path) -> tuple[StudySpec, Storage]:
     """A study of 8 runs: two complete after a death, one failed, one left by an earlier driver, one under way."""
     spec = small_study()
     storage = storage_of(folder, spec, {"": {"step_seconds": 0.001}, FAILED.name: {"fail_at": 3}})
-    with claimed(spec, storage), Heart(storage, lambda reason: None):
+    with claimed(spec, storage), Heartbeat(storage, lambda reason: None):
         pass  # an earlier launch
     for key in (COMPLETE, FAILED):
         advance(attempt_at(spec, storage, key, SESSION, "10.0.0.7/aaaa1111"))
     first = attempt_at(spec, storage, KILLED, SESSION, "10.0.0.7/aaaa1111")
     advance(first, 0.3)
     first.interrupt()
-    note_death(
+    note_worker_failure(
         storage.run_folder(KILLED), SESSION, reason="worker_died", cause="The actor died\nThe actor is dead"
     )
     advance(attempt_at(spec, storage, KILLED, SESSION, "10.0.0.8/bbbb2222"))
@@ -76,7 +76,7 @@ def driven(spec: StudySpec, storage: Storage) -> Iterator[list[str]]:
     running = attempt_at(spec, storage, RUNNING, SESSION, "10.0.0.8/bbbb2222")
     advance(running, 0.5)
     nodes = [{"name": "10.0.0.8/bbbb2222", "cpus": 4.0, "gpus": 1.0}, {"name": "10.0.0.10/dddd4444"}]
-    with claimed(spec, storage), Heart(storage, reasons.append) as heart:
+    with claimed(spec, storage), Heartbeat(storage, reasons.append) as heart:
         heart.describe = lambda: {
             "session": SESSION,
             "live": [RUNNING.name, PENDING.name],

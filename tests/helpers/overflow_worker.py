@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.helpers.worker_meeting import meet
 from trainables.distributed.fsdp import Shards
-from trainables.distributed.worker_group import ProcessTeam
+from trainables.distributed.worker_group import ProcessWorkerGroup
 from trainables.models.backbone import Backbone
 
 
@@ -29,7 +29,7 @@ def overflow(rank: int, folder: str) -> None:
     model = Backbone(
         nothing, Path(), {"unet": nn.Linear(3, 4)}, {}, torch.device("cpu"), torch.ones(1), "epsilon", 8
     )
-    team = ProcessTeam(sharded=True)
+    team = ProcessWorkerGroup(sharded=True)
     shards = Shards(model, ["unet"], team)
     module = shards.share(nn.Sequential(shards.backbone.denoiser))
     weights: list[Any] = list(module.parameters())

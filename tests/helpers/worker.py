@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from tests.helpers.worker_meeting import meet
-from trainables.distributed.worker_group import TeamLost, surrounding_team
+from trainables.distributed.worker_group import WorkerGroupLost, surrounding_group
 from trainables.run.execute import execute
 from trainables.run.resident import Resident
 from trainables.run_config import RunConfig
@@ -53,12 +53,12 @@ def _do(job: dict[str, Any], rank: int, resident: Resident, place: Path) -> str:
     original = loop.batch_loss
     loop.batch_loss = _breaking(job["break"], rank) if job["break"] else original
     try:
-        team = surrounding_team(sharded=job["sharded"])
+        team = surrounding_group(sharded=job["sharded"])
         if str(rank) in job["factors"]:
             _exchange_wrongly(team, job["factors"][str(rank)])
         events = list(execute(RunConfig.model_validate(job["config"]), resident, team))
         return f"{len(events)} events"
-    except (Exception, TeamLost) as error:
+    except (Exception, WorkerGroupLost) as error:
         return f"{type(error).__name__}: {error}"
     finally:
         loop.batch_loss = original

@@ -84,7 +84,7 @@ def test_a_study_survives_a_restart_of_the_database_of_its_ledger_and_of_mlflow(
         restarting = threading.Thread(target=trouble)
         restarting.start()
         try:
-            outcome = launch(spec, storage, followers=(tracker,), workers=Workers(RUNNER, RESIDENT))
+            outcome = launch(spec, storage, listeners=(tracker,), workers=Workers(RUNNER, RESIDENT))
         finally:
             finished.set()
             restarting.join()

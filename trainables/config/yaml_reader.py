@@ -76,7 +76,7 @@ class Document:
                 return self.lines[loc[:end]]
         return 1
 
-    def place(self, loc: Loc) -> str:
+    def position(self, loc: Loc) -> str:
         """Returns the place of `loc` for a message, e.g. ``study.yaml:12 arms.lora.r``."""
         for end in range(len(loc), 0, -1):
             if loc[:end] in self.overrides:
@@ -94,7 +94,7 @@ class Document:
 
     def problem(self, loc: Loc, message: str) -> str:
         """Returns `message` with its place."""
-        return f"{self.place(loc)}: {message}"
+        return f"{self.position(loc)}: {message}"
 
 
 class RuleError(ValueError):

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from trainables.data.cache_backend import shelf_behind
+from trainables.data.cache_backend import backend_of
 from trainables.util.file_lock import FOREVER, lock_file
 
 Tensors = dict[str, torch.Tensor]
@@ -50,7 +50,7 @@ class Cache:
             return found
         with _lock(path.with_suffix(".lock")):
             found = _read(path)  # another process may have written it while this one waited
-            shelf = shelf_behind(self.folder)
+            shelf = backend_of(self.folder)
             name = str(path.relative_to(self.folder))
             if found is None and shelf is not None and shelf.fetch(name, path):
                 found = _read(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 
-class Shelf(Protocol):
+class CacheBackend(Protocol):
     """Keeps files by name; neither method raises for what is not there, or not to be had now."""
 
     def fetch(self, name: str, path: Path) -> bool:
@@ -21,14 +21,14 @@ class Shelf(Protocol):
         ...
 
 
-_shelves: dict[str, Shelf] = {}
+_shelves: dict[str, CacheBackend] = {}
 
 
-def put_behind(folder: Path, shelf: Shelf) -> None:
+def register_backend(folder: Path, shelf: CacheBackend) -> None:
     """Puts a shelf behind all caches of this process in that folder."""
     _shelves[str(folder)] = shelf
 
 
-def shelf_behind(folder: Path) -> Shelf | None:
+def backend_of(folder: Path) -> CacheBackend | None:
     """Returns the shelf of a cache's folder, if it has one."""
     return _shelves.get(str(folder))

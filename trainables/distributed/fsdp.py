@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DeviceMesh, DTensor
 
-from trainables.distributed.worker_group import ProcessTeam
+from trainables.distributed.worker_group import ProcessWorkerGroup
 from trainables.models.backbone import Backbone
 
 
@@ -37,7 +37,7 @@ class Shards:
         team: All of its processes do the same.
     """
 
-    def __init__(self, whole: Backbone, parts: Iterable[str], team: ProcessTeam) -> None:
+    def __init__(self, whole: Backbone, parts: Iterable[str], team: ProcessWorkerGroup) -> None:
         self._whole = whole
         self._team = team
         self.park()
@@ -87,12 +87,12 @@ class Shards:
 
         All members call it; those that follow only hand their parts over.
         """
-        if self._team.leads:
+        if self._team.is_main_process:
             unpark(self._whole)
         parameters = parameters_of(self._whole)
         for name, value in values.items():
             whole = self.together(value)
-            if self._team.leads:
+            if self._team.is_main_process:
                 parameters[name].copy_(whole)
 
     def park(self) -> None:
@@ -169,17 +169,17 @@ def _channels_last(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...
     )
 
 
-class _ThroughTeam:
+class _ThroughWorkerGroup:
     """An exchange of torch's FSDP: allocates like torch's own, and leaves the rest to the team."""
 
-    def __init__(self, team: ProcessTeam) -> None:
+    def __init__(self, team: ProcessWorkerGroup) -> None:
         self._team = team
 
     def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
 
 
-class _Gather(_ThroughTeam):
+class _Gather(_ThroughWorkerGroup):
     """Puts the parameters of a unit together."""
 
     def __call__(
@@ -188,7 +188,7 @@ class _Gather(_ThroughTeam):
         self._team.collect(output_tensor, input_tensor)
 
 
-class _AddUp(_ThroughTeam):
+class _AddUp(_ThroughWorkerGroup):
     """Adds gradients up, and leaves each member its part of the sum; torch would divide by the number of members."""
 
     def __call__(

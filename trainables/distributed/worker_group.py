@@ -1,9 +1,9 @@
-"""The processes that train one run together: rank 0 leads, the others follow, and all fall together.
+"""The processes that train one run together. If one fails, all are aborted with the first failure's reason.
 
-A team of one costs nothing: all that it does is return what it is given. A larger one is made of the torch
-process group that surrounds the process (Ray Train, torchrun, or a test that spawns processes). Gradients
-travel through that group; everything else through a second one of the CPU, which may wait for hours, because
-the followers wait while the leader evaluates.
+Rank 0 is the main process (the leader), which alone has the run's folder. A group of one costs nothing: its methods
+return what they are given. A larger one is made of the torch process group that surrounds the process (Ray Train,
+torchrun, or a test that spawns processes). Gradients travel through that group; everything else through a second one
+of the CPU, which may wait for hours, because the other ranks wait while the leader evaluates.
 
 What goes wrong in one process must end all of them, for the right reason. Whoever fails first leaves word in
 the group's key-value store and breaks its connections, which wakes those that wait for it; a thread of each
@@ -40,15 +40,15 @@ class Dismissed(Exception):
     """Tells a follower that the leader has ended the run."""
 
 
-class TeamLost(BaseException):
+class WorkerGroupLost(BaseException):
     """A member of the team is gone: nothing is known of the run, which can go on from its checkpoint.
 
     No Exception, so that nothing takes it for a failure of the run.
     """
 
 
-class Team:
-    """A team of one; `ProcessTeam` says what the methods mean for more.
+class WorkerGroup:
+    """A team of one; `ProcessWorkerGroup` says what the methods mean for more.
 
     Attributes:
         rank: Of this process; the leader's is 0.
@@ -64,11 +64,11 @@ class Team:
     sharded = False
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process is the leader."""
         return self.rank == 0
 
-    def tell(self, message: Any = None) -> Any:
+    def broadcast(self, message: Any = None) -> Any:
         """Sends a message of the leader, JSON values, to all; each returns it.
 
         Raises:
@@ -76,7 +76,7 @@ class Team:
         """
         return message
 
-    def share(
+    def broadcast_tensors(
         self, tensors: Tensors | None = None, message: Any = None, take: Take | None = None
     ) -> tuple[Tensors, Any]:
         """Sends named tensors of the leader, with a message, to all; they arrive on the CPU.
@@ -86,11 +86,11 @@ class Team:
         """
         return tensors or {}, message
 
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns the sum of the members' tensors, on their device."""
         return tensor
 
-    def largest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """Returns the largest of the members' numbers."""
         return value
 
@@ -98,19 +98,19 @@ class Team:
         """Waits for all members."""
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def collective(self) -> Iterator[None]:
         """Marks what all members do at the same time, so that one that fails here leaves the others waiting."""
         yield
 
-    def verdict(self, own: dict[str, Any]) -> dict[str, Any]:
+    def failure_reason(self, own: dict[str, Any]) -> dict[str, Any]:
         """Returns, in the leader, what the run has failed of, given what this process has failed of.
 
         Raises:
-            TeamLost: A member died, and this failure is but the consequence.
+            WorkerGroupLost: A member died, and this failure is but the consequence.
         """
         return own
 
-    def answer_for(self, outcome: dict[str, Any]) -> bool:
+    def report_failure(self, outcome: dict[str, Any]) -> bool:
         """Tells the others, in a follower, what this process has failed of.
 
         Returns:
@@ -122,10 +122,10 @@ class Team:
         """Ends the team, whatever has happened: the leader dismisses the followers."""
 
 
-class ProcessTeam(Team):
+class ProcessWorkerGroup(WorkerGroup):
     """The processes of torch's default process group.
 
-    Its methods `mesh`, `collect`, `deal_out` and `add`, which only a shared model needs, are not in `Team`.
+    Its methods `mesh`, `collect`, `deal_out` and `add`, which only a shared model needs, are not in `WorkerGroup`.
     """
 
     def __init__(self, *, sharded: bool = False) -> None:
@@ -142,25 +142,25 @@ class ProcessTeam(Team):
         self._over = threading.Event()
         threading.Thread(target=self._watch, args=(_another_client(self._store),), daemon=True).start()
 
-    def tell(self, message: Any = None) -> Any:
-        """See `Team`."""
+    def broadcast(self, message: Any = None) -> Any:
+        """See `WorkerGroup`."""
         content = [message]
-        with self.together():
+        with self.collective():
             self._dist.broadcast_object_list(content, src=0, group=self._waiting)
-        if content[0] == _END and not self.leads:
+        if content[0] == _END and not self.is_main_process:
             raise Dismissed
         return content[0]
 
-    def share(
+    def broadcast_tensors(
         self, tensors: Tensors | None = None, message: Any = None, take: Take | None = None
     ) -> tuple[Tensors, Any]:
-        """See `Team`."""
+        """See `WorkerGroup`."""
         mine = {name: value.detach().cpu().contiguous() for name, value in (tensors or {}).items()}
         shapes = {name: (str(value.dtype), list(value.shape)) for name, value in mine.items()}
-        shapes, message = self.tell((shapes, message))
-        with self.together():
+        shapes, message = self.broadcast((shapes, message))
+        with self.collective():
             for name, (kind, shape) in shapes.items():
-                if not self.leads:
+                if not self.is_main_process:
                     mine[name] = torch.empty(shape, dtype=getattr(torch, kind.removeprefix("torch.")))
                 if mine[name].numel():
                     self._dist.broadcast(mine[name], src=0, group=self._waiting)
@@ -168,23 +168,23 @@ class ProcessTeam(Team):
                     mine[name] = take(name, mine[name])
         return mine, message
 
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """See `Team`."""
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """See `WorkerGroup`."""
         total = tensor.detach().to("cpu", copy=True)
-        with self.together():
+        with self.collective():
             self._dist.all_reduce(total, group=self._waiting)
         return total.to(tensor.device)
 
-    def largest(self, value: int) -> int:
-        """See `Team`."""
+    def all_reduce_max(self, value: int) -> int:
+        """See `WorkerGroup`."""
         most = torch.tensor(value, dtype=torch.int64)
-        with self.together():
+        with self.collective():
             self._dist.all_reduce(most, op=self._dist.ReduceOp.MAX, group=self._waiting)
         return int(most)
 
     def barrier(self) -> None:
-        """See `Team`."""
-        self.largest(0)
+        """See `WorkerGroup`."""
+        self.all_reduce_max(0)
 
     def exchange(self, bucket: Any) -> Any:
         """Adds up a bucket of DDP's gradients over the members: a hook of its communication."""
@@ -213,29 +213,29 @@ class ProcessTeam(Team):
         self._dist.all_reduce(tensor, group=self._gradients)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """See `Team`."""
+    def collective(self) -> Iterator[None]:
+        """See `WorkerGroup`."""
         try:
             yield
         except BaseException:
             self._broken = True
             raise
 
-    def verdict(self, own: dict[str, Any]) -> dict[str, Any]:
-        """See `Team`."""
+    def failure_reason(self, own: dict[str, Any]) -> dict[str, Any]:
+        """See `WorkerGroup`."""
         if not self._broken:
             return own  # the others wait for the next message, and will hear that it is over
         self._fail(own)
         until = time.monotonic() + _SIGN_OF_LIFE_SECONDS
         while not self._store.check([f"{_ALIVE}/{rank}" for rank in range(self.size)]):
             if time.monotonic() > until:
-                raise TeamLost("a worker of the run is gone")
+                raise WorkerGroupLost("a worker of the run is gone")
             time.sleep(_LOOK_SECONDS / 5)
         cause: dict[str, Any] = json.loads(self._store.get(_CAUSE))
         return cause
 
-    def answer_for(self, outcome: dict[str, Any]) -> bool:
-        """See `Team`."""
+    def report_failure(self, outcome: dict[str, Any]) -> bool:
+        """See `WorkerGroup`."""
         with suppress(Exception):  # the store goes with the leader
             self._fail(outcome)
             until = time.monotonic() + _FAREWELL_SECONDS
@@ -246,31 +246,31 @@ class ProcessTeam(Team):
         return False
 
     def end(self) -> None:
-        """See `Team`."""
+        """See `WorkerGroup`."""
         over = self._over.is_set()
         self._over.set()
-        if over or not self.leads:
+        if over or not self.is_main_process:
             return
         with suppress(Exception):  # nobody may be left to hear it
             if not self._broken:
-                self.tell(_END)
+                self.broadcast(_END)
             self._store.set(_ENDED, "")
 
     def _fail(self, outcome: dict[str, Any]) -> None:
         """Leaves word of what this process has failed of, if it is the first, and wakes all that wait."""
         self._broken = True
         self._store.compare_set(_CAUSE, "", json.dumps(outcome))
-        self._give_up(self._store)
+        self._abort(self._store)
 
     def _watch(self, store: Any) -> None:
         """Looks for word of a failure, for as long as the team lasts."""
         with suppress(Exception):  # the store went with the leader
             while not self._over.wait(_LOOK_SECONDS):
                 if store.check([_CAUSE]):
-                    return self._give_up(store)
+                    return self._abort(store)
         return None
 
-    def _give_up(self, store: Any) -> None:
+    def _abort(self, store: Any) -> None:
         """Shows that this process is alive, and breaks its connections."""
         store.set(f"{_ALIVE}/{self.rank}", "")
         with suppress(Exception):
@@ -284,13 +284,13 @@ def _another_client(store: Any) -> Any:
     return store.clone()
 
 
-def surrounding_team(*, sharded: bool = False) -> Team:
+def surrounding_group(*, sharded: bool = False) -> WorkerGroup:
     """Returns the team that this process belongs to: that of torch's process group, or itself alone.
 
     Args:
-        sharded: Of several processes; see `Team`.
+        sharded: Of several processes; see `WorkerGroup`.
     """
     import torch.distributed as dist
 
     grouped = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return ProcessTeam(sharded=sharded) if grouped else Team()
+    return ProcessWorkerGroup(sharded=sharded) if grouped else WorkerGroup()

@@ -21,7 +21,7 @@ import torch
 from trainables.data.cache import Cache
 from trainables.data.path_map import place_folders
 from trainables.data.subjects import Subject, resolve_subject
-from trainables.distributed.worker_group import Team
+from trainables.distributed.worker_group import WorkerGroup
 from trainables.errors import UserError
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.grids import save_samples
@@ -49,7 +49,7 @@ from trainables.run.earlier import length_of, spans
 from trainables.run.outcomes import describe, is_provided_for, outcome
 from trainables.run.prompt_checks import refuse_cut_prompts
 from trainables.run.resident import Resident
-from trainables.run.worker_loop import follow, share_checkpoint, undoing
+from trainables.run.worker_loop import run_rank, share_checkpoint, undoing
 from trainables.run_config import RunConfig
 from trainables.storage_errors import storage_failure
 from trainables.training.checkpoint import load_latest, remove_torn
@@ -63,7 +63,7 @@ from trainables.util.packages import versions_of
 
 
 def execute(
-    config: RunConfig, resident: Resident | None = None, team: Team | None = None
+    config: RunConfig, resident: Resident | None = None, team: WorkerGroup | None = None
 ) -> Generator[Event]:
     """Trains and evaluates one run; yields each event after it has been written to the run's event file.
 
@@ -84,11 +84,11 @@ def execute(
         UserError: The folder belongs to another configuration.
         OSError: The storage failed (`trainables.storage_errors.storage_failure`); the run is left to be resumed.
         RuntimeError: Another process is working in the folder.
-        TeamLost: A member of the team died; the run is left to be resumed.
+        WorkerGroupLost: A member of the team died; the run is left to be resumed.
     """
-    team = team or Team()
-    if not team.leads:
-        follow(config, resident or Resident(), team)
+    team = team or WorkerGroup()
+    if not team.is_main_process:
+        run_rank(config, resident or Resident(), team)
         return
     try:
         yield from _lead(config, resident or Resident(), team)
@@ -97,7 +97,7 @@ def execute(
             team.end()
 
 
-def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]:
+def _lead(config: RunConfig, resident: Resident, team: WorkerGroup) -> Generator[Event]:
     folder = Path(config.output_dir)
     begun = _begun(folder)
     if begun is not None:  # what it found when it began counts, where the configuration says nothing of it
@@ -132,7 +132,7 @@ def _lead(config: RunConfig, resident: Resident, team: Team) -> Generator[Event]
             if storage_failure(error, folder):
                 raise  # the run is not to blame, and what it was doing can be done again
             # The text only: a traceback object would keep the run's tensors alive.
-            ending = team.verdict(describe(error))
+            ending = team.failure_reason(describe(error))
         finally:
             attempt.give_back()
         if ending["state"] == "FAIL":
@@ -144,7 +144,7 @@ class _Attempt:
     """One try at a run, in the process that leads it."""
 
     def __init__(
-        self, config: RunConfig, folder: Path, log: EventLog, resident: Resident, team: Team
+        self, config: RunConfig, folder: Path, log: EventLog, resident: Resident, team: WorkerGroup
     ) -> None:
         self.config = config
         self.folder = folder
@@ -193,7 +193,7 @@ class _Attempt:
         """Prepares, trains, saves and evaluates."""
         if self.device.type == "cpu":
             torch.set_num_threads(self.config.cpu_threads)
-        self.team.tell("begin")
+        self.team.broadcast("begin")
         remove_torn(self.folder / CHECKPOINTS)
         yield self.log.append("phase", name="prepare")
         with self.meter.measure("start"):  # what the first run of a process pays for all
@@ -354,7 +354,7 @@ class _Attempt:
         return self.facts["artifact_bytes"]
 
 
-def _strategy(team: Team) -> str | None:
+def _strategy(team: WorkerGroup) -> str | None:
     """How the processes of a team hold the model; None for one that is alone."""
     if team.size == 1:
         return None

@@ -8,7 +8,7 @@ import torch
 
 from trainables.data.path_map import place_folders
 from trainables.distributed.fsdp import unpark
-from trainables.distributed.worker_group import Dismissed, Take, Team
+from trainables.distributed.worker_group import Dismissed, Take, WorkerGroup
 from trainables.methods.protocol import Method
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone
@@ -23,7 +23,7 @@ from trainables.training.meter import Meter
 from trainables.training.trainer import build_trainer, choose_device, shard, spread
 
 
-def follow(config: RunConfig, resident: Resident, team: Team) -> None:
+def run_rank(config: RunConfig, resident: Resident, team: WorkerGroup) -> None:
     """Does a follower's part of a run, of which it neither reads nor writes the folder.
 
     What it needs beside the base model (latents, conditioning, resume state) comes from the leader, so that
@@ -38,7 +38,7 @@ def follow(config: RunConfig, resident: Resident, team: Team) -> None:
         torch.set_num_threads(config.cpu_threads)
     method, backbone, failure, sound = get_method(config.method), None, None, False
     try:
-        team.tell()  # nothing is loaded for a run that is over already
+        team.broadcast()  # nothing is loaded for a run that is over already
         backbone = resident.backbone(config.model, device)
         _train(config, backbone, team)
     except Dismissed:
@@ -50,13 +50,13 @@ def follow(config: RunConfig, resident: Resident, team: Team) -> None:
     finally:
         if backbone is not None:
             resident.take_back(backbone, undoing(backbone, method, team), sound=sound)
-        answered = failure is None or team.answer_for(failure)
+        answered = failure is None or team.report_failure(failure)
         team.end()
     if not answered:
         raise RuntimeError(str(failure))
 
 
-def undoing(backbone: Backbone, method: Method, team: Team) -> Callable[[], None]:
+def undoing(backbone: Backbone, method: Method, team: WorkerGroup) -> Callable[[], None]:
     """Returns a call that removes what a run has added to the modules, in any member of a team."""
 
     def undo() -> None:
@@ -67,18 +67,18 @@ def undoing(backbone: Backbone, method: Method, team: Team) -> Callable[[], None
     return undo
 
 
-def share_checkpoint(team: Team, checkpoint: Checkpoint | None, take: Take) -> Checkpoint | None:
+def share_checkpoint(team: WorkerGroup, checkpoint: Checkpoint | None, take: Take) -> Checkpoint | None:
     """Returns the leader's checkpoint, or None where there is none, in every process.
 
     Args:
         take: Says what a process keeps of each tensor (`trainables.training.loop.Trainer.own_part`).
     """
     known = None if checkpoint is None else (checkpoint.step, checkpoint.state)
-    tensors, known = team.share(None if checkpoint is None else checkpoint.tensors, known, take)
+    tensors, known = team.broadcast_tensors(None if checkpoint is None else checkpoint.tensors, known, take)
     return None if known is None else Checkpoint(known[0], tensors, known[1])
 
 
-def _train(config: RunConfig, backbone: Backbone, team: Team) -> None:
+def _train(config: RunConfig, backbone: Backbone, team: WorkerGroup) -> None:
     trainer = build_trainer(config, backbone, None, None, team)
     meter = Meter(backbone.device, 1, energy_counter(backbone.device, config.cpu_threads, config.gpu_share))
     if team.sharded:

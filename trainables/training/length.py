@@ -103,10 +103,12 @@ def settle_length(
     config, team = trainer.config, trainer.team
     if trainer.step > 0 or (config.max_train_flops is None and config.max_train_seconds is None):
         return
-    known = team.tell(known)
+    known = team.broadcast(known)
     if known is None:
         seconds = _seconds_per_step(trainer) if config.max_train_seconds is not None else None
-        known = team.tell(steps_within(config, flops_per_step, seconds, spent) if team.leads else None)
+        known = team.broadcast(
+            steps_within(config, flops_per_step, seconds, spent) if team.is_main_process else None
+        )
     trainer.set_length(known)
 
 
@@ -114,7 +116,7 @@ def _seconds_per_step(trainer: Trainer) -> float:
     """Returns the median wall seconds of a few steps, which leave no trace."""
     device = trainer.backbone.device
     seconds = []
-    with trainer.team.together(), _undone(trainer):
+    with trainer.team.collective(), _undone(trainer):
         for _ in range(_WARM_UP + _TIMED):
             begin = time.perf_counter()
             train_step(trainer)

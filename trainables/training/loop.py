@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from trainables.config.fields import TrainingConfig
 from trainables.distributed.fsdp import Shards, like_part
-from trainables.distributed.worker_group import Team
+from trainables.distributed.worker_group import WorkerGroup
 from trainables.errors import TrainingFailure
 from trainables.events import Event, EventLog
 from trainables.models.backbone import Backbone
@@ -68,7 +68,7 @@ class Trainer:
     batches: Batches
     texts: Texts
     streams: Streams
-    team: Team = field(default_factory=Team)
+    team: WorkerGroup = field(default_factory=WorkerGroup)
     shared_loss: Any = None
     shards: Shards | None = None
     step: int = 0
@@ -92,9 +92,9 @@ class Trainer:
         """
         if self.shards is None:
             return self._checkpoint(meter)
-        if self.team.leads:
-            self.team.tell(_CHECKPOINT)
-        with self.team.together():
+        if self.team.is_main_process:
+            self.team.broadcast(_CHECKPOINT)
+        with self.team.collective():
             return self._checkpoint(meter)
 
     def _checkpoint(self, meter: Meter) -> Checkpoint:
@@ -119,7 +119,7 @@ class Trainer:
     def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns a copy of a tensor, put together if it is shared, in the leader's memory."""
         whole = tensor if self.shards is None else self.shards.together(tensor.detach())
-        return to_host(whole) if self.team.leads else torch.empty(0)
+        return to_host(whole) if self.team.is_main_process else torch.empty(0)
 
     def own_part(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Returns what this process needs of a tensor of a checkpoint."""
@@ -130,10 +130,10 @@ class Trainer:
     def show_whole(self) -> None:
         """Puts the weights, or their moving average, into the leader's ordinary model; the team does so together."""
         assert self.shards is not None
-        if self.team.leads:
-            self.team.tell(_WEIGHTS)
+        if self.team.is_main_process:
+            self.team.broadcast(_WEIGHTS)
         weights = self.parameters.values() if self.average is None else self.average.shadow_params
-        with self.team.together():
+        with self.team.collective():
             self.shards.fill(dict(zip(self.parameters, weights, strict=True)))
 
     def restore(self, checkpoint: Checkpoint, meter: Meter) -> None:
@@ -259,7 +259,7 @@ def train(
     while trainer.step < last:
         until = _next_stop(trainer.step, last, every, config.checkpointing_steps, evaluations)
         begin, steps = time.perf_counter(), until - trainer.step
-        trainer.team.tell(steps)
+        trainer.team.broadcast(steps)
         mean, norm_value = _train_steps(trainer, meter, steps)
         _require_finite(trainer, mean, norm_value, steps)
         if trainer.step > reported:
@@ -287,7 +287,7 @@ def train_with_leader(trainer: Trainer, meter: Meter) -> None:
         Dismissed: The leader has ended the run.
     """
     while True:
-        task = trainer.team.tell()
+        task = trainer.team.broadcast()
         if task == _CHECKPOINT:
             trainer.checkpoint(meter)
         elif task == _WEIGHTS:
@@ -298,12 +298,12 @@ def train_with_leader(trainer: Trainer, meter: Meter) -> None:
 
 def _train_steps(trainer: Trainer, meter: Meter, steps: int) -> tuple[float, float]:
     """Returns the mean loss, that of the team, and the last gradient norm."""
-    with meter.measure("train"), trainer.team.together():
+    with meter.measure("train"), trainer.team.collective():
         total = torch.zeros((), device=trainer.backbone.device)
         for _ in range(steps):
             loss, norm = train_step(trainer)
             total += loss
-        mean, norm_value = float(trainer.team.sum(total)) / steps, float(norm)
+        mean, norm_value = float(trainer.team.all_reduce_sum(total)) / steps, float(norm)
     meter.share_with(trainer.team)
     return mean, norm_value
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from trainables.distributed.worker_group import Team
+from trainables.distributed.worker_group import WorkerGroup
 from trainables.training.energy import EnergyCounter
 
 Phase = Literal["start", "prepare", "class_images", "train", "evaluate", "save"]
@@ -86,11 +86,11 @@ class Meter:
             return None
         return self._energy.between(before, after)
 
-    def share_with(self, team: Team) -> None:
+    def share_with(self, team: WorkerGroup) -> None:
         """Takes in what the members of a team have measured since the last call; all of them call it."""
-        self.peak_memory = team.largest(self.peak_memory)
+        self.peak_memory = team.all_reduce_max(self.peak_memory)
         new = math.nan if self._new_energy is None else self._new_energy
-        total = float(team.sum(torch.tensor(new, dtype=torch.float64)))
+        total = float(team.all_reduce_sum(torch.tensor(new, dtype=torch.float64)))
         self.energy_joules = _sum(self.energy_joules, None if math.isnan(total) else total)
         self._new_energy = 0.0
 

@@ -14,7 +14,7 @@ from trainables.config.fields import TrainingConfig
 from trainables.data.cache import Cache
 from trainables.data.subjects import Subject
 from trainables.distributed.fsdp import Shards, parameters_of
-from trainables.distributed.worker_group import ProcessTeam, Team
+from trainables.distributed.worker_group import ProcessWorkerGroup, WorkerGroup
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone, enable_gradient_checkpointing
 from trainables.randomness import Streams, subject_seed
@@ -28,7 +28,7 @@ from trainables.training.optim import build_optimizer, build_schedule
 _LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def choose_device(name: str, team: Team | None = None) -> torch.device:
+def choose_device(name: str, team: WorkerGroup | None = None) -> torch.device:
     """Returns the device that a configuration names; "auto" takes CUDA where there is one.
 
     Of a team, each process of a machine takes a GPU of its own, and makes it torch's current one.
@@ -47,7 +47,7 @@ def build_trainer(
     backbone: Backbone,
     subject: Subject | None,
     cache: Cache | None,
-    team: Team | None = None,
+    team: WorkerGroup | None = None,
     meter: Meter | None = None,
 ) -> Trainer:
     """Prepares data and parameters of a run.
@@ -60,7 +60,7 @@ def build_trainer(
         subject: None in a follower of a team, which gets what the leader has prepared; likewise `cache`.
         meter: Is told what the class images took; None where nobody asks.
     """
-    training, method, team = config.training, get_method(config.method), team or Team()
+    training, method, team = config.training, get_method(config.method), team or WorkerGroup()
     streams = Streams(subject_seed(config.seed, config.subject.name))
     method.prepare(backbone, training)
     encoded = None
@@ -95,7 +95,7 @@ def build_trainer(
         texts=texts,
         streams=streams,
         team=team,
-        **_what_trains(training, backbone, groups, averages=team.leads and not team.sharded),
+        **_what_trains(training, backbone, groups, averages=team.is_main_process and not team.sharded),
     )
 
 
@@ -123,7 +123,7 @@ def shard(trainer: Trainer) -> None:
 
     For a trainer that has done no step and was not restored; `restore` comes after it.
     """
-    assert isinstance(trainer.team, ProcessTeam)
+    assert isinstance(trainer.team, ProcessWorkerGroup)
     whole, texts = trainer.backbone, trainer.texts
     trained = [str(group["name"]) for group in trainer.optimizer.param_groups]
     read = [part.name for part in whole.family.text_encoders] if texts.are_tokens else []
@@ -157,7 +157,7 @@ def spread(trainer: Trainer) -> None:
     trainer.accelerator.ddp_handler = DistributedDataParallelKwargs(
         find_unused_parameters=_some_are_unused(trainer)
     )
-    with trainer.team.together():
+    with trainer.team.collective():
         trainer.shared_loss = trainer.accelerator.prepare_model(SharedLoss(trainer), device_placement=False)
         trainer.shared_loss.register_comm_hook(trainer.team, lambda team, bucket: team.exchange(bucket))
 
@@ -245,7 +245,7 @@ def _encode(
 
 
 def _share(
-    team: Team, encoded: tuple[Texts, Examples, Examples | None] | None, device: torch.device
+    team: WorkerGroup, encoded: tuple[Texts, Examples, Examples | None] | None, device: torch.device
 ) -> tuple[Texts, Examples, Examples | None]:
     """Returns what the leader of a team has encoded; `encoded` is None in the followers."""
     if team.size == 1:
@@ -259,7 +259,7 @@ def _share(
         for number, source in enumerate(source for source in sources if source is not None):
             tensors |= {f"{number}.{column.name}": getattr(source, column.name) for column in fields(source)}
         known = (texts.captions, texts.are_tokens)
-    tensors, known = team.share(tensors, known)
+    tensors, known = team.broadcast_tensors(tensors, known)
     tensors = {name: value.to(device) for name, value in tensors.items()}
     if encoded is not None:
         return encoded

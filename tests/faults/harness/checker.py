@@ -13,7 +13,7 @@ from typing import Any
 from study.cluster.ray_cluster import environment
 from study.ledger.ledger import Ledger
 from study.spec.launched import stored_spec
-from study.storage.attempts import attempts, deaths
+from study.storage.attempts import attempts, worker_failures
 from study.storage.layout import Storage
 from study.storage.run_result import read_result
 from tests.faults.harness.at_url import brought_down
@@ -178,7 +178,7 @@ def _check_devices(driven: Driven, name: str, folder: Path, found: Findings) -> 
 def _check_deaths(name: str, folder: Path, found: Findings) -> None:
     """Of an attempt that another of the same launch followed it is known what it died of."""
     begun = attempts(folder)
-    noted = {death["attempt"] for death in deaths(folder)}
+    noted = {death["attempt"] for death in worker_failures(folder)}
     for number, (one, next_one) in enumerate(itertools.pairwise(begun), start=1):
         if one["session"] == next_one["session"] and number not in noted:
             found.lost.append(f"{name}: nobody noted what attempt {number} died of")

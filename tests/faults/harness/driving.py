@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import yaml
 
-from study.storage.attempts import attempts, deaths
+from study.storage.attempts import attempts, worker_failures
 from study.storage.layout import Storage, storage_at
 from study.worker.workspace import scratch_root
 from tests.faults.harness.drive import MACHINE, WATCHDOG
@@ -105,7 +105,7 @@ class Driven:
             "launch",
             str(self.folder / "study.yaml"),
         ]
-        words += ["--storage", self.storage.place, "--no-report"]
+        words += ["--storage", self.storage.uri, "--no-report"]
         words += ["--address", self.cluster.address] if self.cluster is not None else []
         words += ["--tracking-uri", self.tracking.uri] if self.tracking is not None else []
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
@@ -305,7 +305,7 @@ class Driven:
         """How many attempts at runs there were in all."""
         return sum(map(self.attempts, run_folders(self.storage)))
 
-    def deaths(self) -> dict[str, int]:
+    def worker_failures(self) -> dict[str, int]:
         """How many of them the driver saw die, by the reason that it noted."""
-        found = [death for folder in run_folders(self.storage).values() for death in deaths(folder)]
+        found = [death for folder in run_folders(self.storage).values() for death in worker_failures(folder)]
         return dict(Counter(str(death.get("reason")) for death in found))

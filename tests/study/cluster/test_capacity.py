@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from study.cluster import capacity
-from study.cluster.capacity import Demand, Node, Room, described, first_limit, places
+from study.cluster.capacity import ClusterCapacity, Demand, Node, described, first_limit, places
 from study.spec.sections import Resources
 from trainables.errors import UserError
 
@@ -74,7 +74,7 @@ def always_looking(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_limit_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     always_looking(monkeypatch)
     nodes, changes = [Node(2, 0)], []
-    room = Room(resources(), nodes, lambda: nodes, on_change=lambda: changes.append(len(nodes)))
+    room = ClusterCapacity(resources(), nodes, lambda: nodes, on_change=lambda: changes.append(len(nodes)))
     assert room.limit == 2
     room.update()
     assert (room.limit, changes) == (2, [])
@@ -93,7 +93,7 @@ def test_the_limit_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_growing_cluster_is_always_asked_for_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
     always_looking(monkeypatch)
     nodes: list[Node] = []
-    room = Room(resources(max_concurrent_runs=5), nodes, lambda: nodes)
+    room = ClusterCapacity(resources(max_concurrent_runs=5), nodes, lambda: nodes)
     nodes.append(Node(2, 0))
     room.update()
     assert room.limit == 5
@@ -113,7 +113,7 @@ def test_looking_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch
         clock[0] += 0.2  # hundreds of nodes
         return [Node(1, 0)]
 
-    room = Room(resources(), [Node(1, 0)], look)
+    room = ClusterCapacity(resources(), [Node(1, 0)], look)
     for _ in range(1000):
         clock[0] += 0.1
         room.update()
@@ -133,7 +133,7 @@ def test_a_head_that_does_not_answer_changes_nothing(monkeypatch: pytest.MonkeyP
     def look() -> list[Node]:
         raise ConnectionError("no answer")
 
-    room = Room(resources(), [Node(3, 0)], look)
+    room = ClusterCapacity(resources(), [Node(3, 0)], look)
     room.update()
     assert room.limit == 3
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from study.driver.claim import claimed
-from study.driver.heartbeat import Heart
+from study.driver.heartbeat import Heartbeat
 from study.monitor.stop import request_stop
 from study.storage.driver_record import Driver, lock_is_held, read_driver
 from study.storage.layout import Storage
@@ -39,7 +39,7 @@ def test_a_driver_is_alive_while_it_holds_the_study_and_says_how_it_ended(tmp_pa
     storage = storage_of(tmp_path, spec)
     assert read_driver(storage) is None
     assert not lock_is_held(storage)
-    with claimed(spec, storage), Heart(storage, lambda reason: None) as heart:
+    with claimed(spec, storage), Heartbeat(storage, lambda reason: None) as heart:
         heart.describe = lambda: {"session": "s", "live": ["a/b/c"], "limit": 4, "nodes": [{"name": "n"}]}
         wait_for(lambda: seen(storage).live == ("a/b/c",))
         first = seen(storage)
@@ -58,11 +58,11 @@ def test_a_killed_driver_is_dead_at_once_on_its_own_machine(tmp_path: Path) -> N
 import os, signal, sys, time
 from pathlib import Path
 from study.driver.claim import claimed
-from study.driver.heartbeat import Heart
+from study.driver.heartbeat import Heartbeat
 from tests.helpers.small_studies import small_study, storage_of
 spec = small_study()
 storage = storage_of(Path(sys.argv[1]), spec)
-with claimed(spec, storage), Heart(storage, print):
+with claimed(spec, storage), Heartbeat(storage, print):
     print("beats", flush=True)
     time.sleep(600)
 """
@@ -93,7 +93,7 @@ def test_a_request_reaches_the_driver_that_it_names_and_no_other(tmp_path: Path)
     spec = small_study()
     storage = storage_of(tmp_path, spec)
     reasons: list[str] = []
-    with claimed(spec, storage), Heart(storage, reasons.append) as heart:
+    with claimed(spec, storage), Heartbeat(storage, reasons.append) as heart:
         request_stop(storage, replace(seen(storage), id="an earlier launch"))
         time.sleep(0.3)
         assert reasons == []
@@ -104,7 +104,7 @@ def test_a_request_reaches_the_driver_that_it_names_and_no_other(tmp_path: Path)
     assert not (storage.folder / "stop-request.json").exists()
     request_stop(storage, replace(seen(storage), id=first))  # too late: that driver has let go
     later: list[str] = []
-    with claimed(spec, storage), Heart(storage, later.append):
+    with claimed(spec, storage), Heartbeat(storage, later.append):
         time.sleep(0.2)
     assert later == []
 

@@ -92,7 +92,7 @@ def test_failures_of_every_kind_end_their_own_run_only(ray_here: Cluster, fast_p
     }
     storage = storage_of(fast_path, spec, rules)
     followed = Names()
-    outcome = run(spec, storage, followers=[followed])
+    outcome = run(spec, storage, listeners=[followed])
 
     assert not outcome.interrupted
     assert {key.name: reason for key, reason in outcome.failed} == {

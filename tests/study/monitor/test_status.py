@@ -15,7 +15,7 @@ from rich.console import Console
 
 from study.api import status_reader, study_status
 from study.driver.claim import claimed
-from study.driver.heartbeat import Heart
+from study.driver.heartbeat import Heartbeat
 from study.monitor.run_status import RunStatus
 from study.monitor.status_view import glance
 from study.monitor.status_watch import watch_status
@@ -243,7 +243,7 @@ def test_a_study_that_has_not_begun_a_run(fast_path: Path) -> None:
 def test_a_local_cluster_is_known_by_its_host_before_anything_ran(fast_path: Path) -> None:
     spec = small_study()
     storage = Storage(fast_path, spec.name)
-    with claimed(spec, storage), Heart(storage, lambda reason: None) as heart:
+    with claimed(spec, storage), Heartbeat(storage, lambda reason: None) as heart:
         heart.describe = lambda: {"session": "s", "nodes": [{"name": "127.0.0.1/aaaa1111", "cpus": 2.0}]}
         heart.beat()
         status = study_status(storage)

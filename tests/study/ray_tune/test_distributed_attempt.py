@@ -1,4 +1,4 @@
-"""What a `TeamAttempt` makes of what its workers report; Ray Train is replaced by a function here."""
+"""What a `DistributedAttempt` makes of what its workers report; Ray Train is replaced by a function here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from study.ray_tune import distributed_attempt as team_attempt
-from study.ray_tune.distributed_attempt import TeamAttempt, WorkersPreempted
+from study.ray_tune.distributed_attempt import DistributedAttempt, WorkersPreempted
 from study.worker.order import Order
 
 FINAL = {"budget": 1.0, "done": True, "state": "COMPLETE", "reason": None}
 
 
-def make(monkeypatch: pytest.MonkeyPatch, fit: Callable[[TeamAttempt], None]) -> TeamAttempt:
+def make(monkeypatch: pytest.MonkeyPatch, fit: Callable[[DistributedAttempt], None]) -> DistributedAttempt:
     """An attempt whose workers are `fit`."""
     order = Order(
         key="search/lora/0000-cat-1-s0",
@@ -30,7 +30,7 @@ def make(monkeypatch: pytest.MonkeyPatch, fit: Callable[[TeamAttempt], None]) ->
         workers=2,
         attempt="0001-s",
     )
-    attempt = TeamAttempt(order, None)
+    attempt = DistributedAttempt(order, None)
 
     class Trainer:
         def fit(self) -> None:
@@ -44,7 +44,7 @@ def report(budget: float, **more: Any) -> dict[str, Any]:
     return {"budget": budget, "done": False, **more}
 
 
-def until_the_end(attempt: TeamAttempt) -> list[dict[str, Any]]:
+def until_the_end(attempt: DistributedAttempt) -> list[dict[str, Any]]:
     seen = [attempt.advance(0.01)]
     while not seen[-1]["done"]:
         seen.append(attempt.advance(0.01))
@@ -56,7 +56,7 @@ def test_evaluations_are_all_told_and_the_end_once_the_workers_are_gone(
 ) -> None:
     asked, told, gone = threading.Event(), threading.Event(), threading.Event()
 
-    def fit(attempt: TeamAttempt) -> None:
+    def fit(attempt: DistributedAttempt) -> None:
         asked.wait(30)
         reports = [report(0.1), report(0.2, score=0.5), report(0.3), report(0.4, score=0.6), FINAL]
         assert all(attempt.take("0001-s", entry) for entry in reports)
@@ -76,12 +76,12 @@ def test_evaluations_are_all_told_and_the_end_once_the_workers_are_gone(
 
 
 def test_workers_that_die_are_an_error_with_what_they_died_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(attempt: TeamAttempt) -> None:
+    def fit(attempt: DistributedAttempt) -> None:
         attempt.take("0001-s", report(0.5))
-        raise ValueError("PlaceError: the node does not see the storage")
+        raise ValueError("WorkspaceError: the node does not see the storage")
 
     attempt = make(monkeypatch, fit)
-    with pytest.raises(RuntimeError, match=r"workers .* are gone: ValueError: PlaceError: the node"):
+    with pytest.raises(RuntimeError, match=r"workers .* are gone: ValueError: WorkspaceError: the node"):
         until_the_end(attempt)
 
 
@@ -103,7 +103,7 @@ def test_workers_that_go_with_a_drained_node_of_theirs_are_preempted(
         team_attempt, "draining_nodes", lambda: frozenset([drained] if announced.is_set() else [])
     )
 
-    def fit(attempt: TeamAttempt) -> None:
+    def fit(attempt: DistributedAttempt) -> None:
         announced.wait(30)
         raise ValueError("a worker of the run is gone")
 

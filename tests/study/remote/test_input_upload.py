@@ -35,10 +35,10 @@ from study.storage.layout import Storage, storage_at
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey
 from study.storage.run_result import read_result
-from study.storage.shared_marker import mark
+from study.storage.shared_marker import write_marker
 from study.worker.attempt import Attempt
 from study.worker.order import Order
-from study.worker.workspace import PlaceError
+from study.worker.workspace import WorkspaceError
 from tests.helpers.runs_at_a_url import drive
 from tests.helpers.waiting import wait_for
 from trainables.data.path_map import place_folders
@@ -219,7 +219,7 @@ def test_what_is_too_large_is_refused_with_the_remedy(tmp_path: Path) -> None:
 def test_nodes_that_do_not_see_the_storage_are_named(tmp_path: Path) -> None:
     spec = photographed(tmp_path / "photos")
     folder = tmp_path / "shared" / spec.name
-    mark(folder, "session-1")
+    write_marker(folder, "session-1")
     question = Question(str(folder), "session-1", inputs=tuple(inputs_of(spec)))
     sound = answer(question, "10.0.0.1/aaaa")
     assert sound.problem is None
@@ -243,12 +243,12 @@ def test_a_node_that_does_not_see_the_storage_trains_nothing(
     spec = photographed(tmp_path / "photos")
     storage = Storage(tmp_path / "node-local", spec.name)
     order = dataclasses.replace(order_of(spec, storage), home=str(storage.folder))
-    with pytest.raises(PlaceError, match="does not see the storage folder"):
+    with pytest.raises(WorkspaceError, match="does not see the storage folder"):
         drive(Attempt(order))
     assert not storage.root.exists()
-    mark(storage.folder, order.session)
+    write_marker(storage.folder, order.session)
     shutil.rmtree(tmp_path / "photos")
-    with pytest.raises(PlaceError, match=r"lacks the folder .*photos"):
+    with pytest.raises(WorkspaceError, match=r"lacks the folder .*photos"):
         drive(Attempt(order))
     assert not storage.run_folder(RUN).exists()
 
@@ -259,7 +259,7 @@ def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path, monkeypatch: pyte
 
     spec = photographed(tmp_path / "photos")
     storage = Storage(tmp_path / "shared", spec.name)
-    mark(storage.folder, "session-1")
+    write_marker(storage.folder, "session-1")
     monkeypatch.setattr("study.remote.input_upload.Question", functools.partial(Question, patience=0.5))
     with cluster(cpus=2):
         assert prepared_nodes(spec, storage, "nobody asks", lambda line: None) == {}  # there is one machine
@@ -293,7 +293,7 @@ def test_a_run_that_no_node_can_place_ends_the_launch_with_the_reason(
         order = dispatcher.next_order(f"t{number}")
         assert order is not None
         assert order.attempt.startswith(f"{number + 1:04d}-")
-        dispatcher.died(f"t{number}", "Traceback\nstudy.run_place.PlaceError: node n7 does not see /data")
+        dispatcher.died(f"t{number}", "Traceback\nstudy.run_place.WorkspaceError: node n7 does not see /data")
     assert dispatcher.trouble == "node n7 does not see /data"
     assert "was put back: node n7 does not see /data" in notes[0]
     assert dispatcher.queue.ended == {}
@@ -301,7 +301,7 @@ def test_a_run_that_no_node_can_place_ends_the_launch_with_the_reason(
 
 def test_a_run_is_not_given_out_while_the_ledger_cannot_be_copied(fast_path: Path) -> None:
     from study.dispatch.dispatcher import Dispatcher
-    from study.dispatch.run_hooks import NotNow, Upkeep
+    from study.dispatch.run_hooks import RunHooks, StorageUnavailable
     from study.dispatch.run_queue import RunQueue
     from study.ledger.open_ledger import open_ledger
     from tests.helpers.small_studies import small_study
@@ -313,11 +313,11 @@ def test_a_run_is_not_given_out_while_the_ledger_cannot_be_copied(fast_path: Pat
 
     def before(run: PlannedRun, session: str) -> None:
         if away[0]:
-            raise NotNow("the store is away")
+            raise StorageUnavailable("the store is away")
 
     dispatcher = Dispatcher(
         RunQueue(spec, storage, open_ledger(spec, storage)), spec.resources, runner="", resident="",
-        max_concurrent=1, on_start=given.append, note=lambda line: None, upkeep=Upkeep(before=before),
+        max_concurrent=1, on_start=given.append, note=lambda line: None, upkeep=RunHooks(before=before),
     )  # fmt: skip
     assert dispatcher.next_order("t1") is None
     assert given == []
@@ -333,7 +333,7 @@ def test_what_one_node_has_computed_no_other_computes(
 ) -> None:
     import torch
 
-    from study.remote.cache_backend import use_shelf
+    from study.remote.cache_backend import use_backend
     from study.storage.layout import CACHE
     from trainables.data.cache import Cache
 
@@ -344,7 +344,7 @@ def test_what_one_node_has_computed_no_other_computes(
         return {"x": torch.arange(4.0)}
 
     def entry(node: str) -> torch.Tensor:
-        use_shelf(url, tmp_path / node)
+        use_backend(url, tmp_path / node)
         return Cache(tmp_path / node).tensors("latents", {"of": "this"}, compute)["x"]
 
     first = entry("one")

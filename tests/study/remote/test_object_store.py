@@ -54,7 +54,7 @@ def test_the_working_copy_of_a_url_is_always_the_same(
     first, again = storage_at("s3://bucket/p/", "a"), storage_at("s3://bucket/p", "a")
     assert first == again
     assert first.root.parent == tmp_path
-    assert first.url == first.place == "s3://bucket/p"
+    assert first.url == first.uri == "s3://bucket/p"
     assert root_and_url("s3://bucket/q")[0] != first.root
     assert storage_at(tmp_path, "a").url is None
 

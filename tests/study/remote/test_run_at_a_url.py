@@ -17,7 +17,7 @@ from study.storage.layout import storage_at
 from study.storage.run_result import read_result
 from study.worker.attempt import Attempt
 from study.worker.stop_order import order_stop
-from study.worker.workspace import PlaceError
+from study.worker.workspace import WorkspaceError
 from tests.helpers.runs_at_a_url import NAME, RUN, drive, order
 from tests.helpers.waiting import wait_for
 from trainables.events import EVENTS_FILE, EventLog, read_events
@@ -126,7 +126,7 @@ def test_a_stale_attempt_cannot_end_a_run_that_a_newer_one_works_on(s3: Proxy, t
     prefix = run_prefix("small", NAME)
     store = ObjectStore(url)
     wait_for(lambda: any("0002-newdrive" in name for name in store.list(prefix)))
-    with pytest.raises(PlaceError, match="0002-newdrive works on this run"):
+    with pytest.raises(WorkspaceError, match="0002-newdrive works on this run"):
         drive(stale)
     assert drive(newer)["state"] == "COMPLETE"
     names = relative(store.list(prefix), prefix)
@@ -179,7 +179,7 @@ def test_a_run_that_cannot_be_kept_is_interrupted_and_not_finished(
     url = s3.url("full")
     attempt = Attempt(order(url))
     s3.answer = lambda method, path: 507 if method in ("PUT", "POST") else None
-    with pytest.raises(PlaceError, match=r"could not be kept: storage s3://studies/full.*it is full"):
+    with pytest.raises(WorkspaceError, match=r"could not be kept: storage s3://studies/full.*it is full"):
         drive(attempt)
     s3.answer = lambda method, path: None
     assert not RunCopies(ObjectStore(url), storage_at(url, "small")).fetch(NAME)
@@ -204,7 +204,7 @@ def test_a_node_without_the_store_puts_the_run_back(
 ) -> None:
     monkeypatch.setattr("study.worker.workspace.PULL_PATIENCE_SECONDS", 0.0)
     s3.answer = lambda method, path: 503
-    with pytest.raises(PlaceError, match="from node"):
+    with pytest.raises(WorkspaceError, match="from node"):
         drive(Attempt(order(s3.url("nothing"))))
 
 

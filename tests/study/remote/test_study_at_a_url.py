@@ -17,7 +17,7 @@ from study.api import best_rows, status_rows
 from study.cluster.ray_cluster import cluster
 from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
-from study.driver.heartbeat import Heart
+from study.driver.heartbeat import Heartbeat
 from study.driver.launch import Outcome, Workers, launch
 from study.driver.remote_sync import upkeep
 from study.ledger.open_ledger import open_ledger
@@ -374,7 +374,7 @@ def test_what_only_the_driver_wrote_is_at_the_url(
     found = TrackingRecord(another)
     assert (found.study_id, found.launches) == (record.study_id, record.launches)
     # While its driver lives, nobody else writes to MLflow.
-    with Heart(storage, lambda reason: None):
+    with Heartbeat(storage, lambda reason: None):
         store_of = ObjectStore(storage.url or "")
         store_of.put_file(f"{spec.name}/{DRIVER_FILE}", storage.folder / DRIVER_FILE)
         another = readable_storage(s3.url("drivers-own"), spec.name)

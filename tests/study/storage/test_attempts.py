@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from study.results.run_rows import rows
-from study.storage.attempts import attempts, brief_cause, deaths, note_death, place, tries, where_failed
+from study.storage.attempts import (
+    attempt_history,
+    attempts,
+    brief_cause,
+    node_label,
+    note_worker_failure,
+    where_failed,
+    worker_failures,
+)
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey
@@ -38,12 +46,12 @@ def test_attempts_name_node_steps_and_end(fast_path: Path) -> None:
     while (first.advance(0.0)["budget"] or 0) < 0.3:
         pass
     first.interrupt()
-    note_death(run.folder, "one", reason="worker_died", cause="The actor died unexpectedly\nmore")
-    note_death(run.folder, "one", reason="worker_died", cause="its successor could not even begin")
+    note_worker_failure(run.folder, "one", reason="worker_died", cause="The actor died unexpectedly\nmore")
+    note_worker_failure(run.folder, "one", reason="worker_died", cause="its successor could not even begin")
     second = begin(run, "one", "10.0.0.8/bbbb2222")
     while not second.advance(10)["done"]:
         pass
-    lost, done = tries(run.folder)
+    lost, done = attempt_history(run.folder)
     assert (lost.number, lost.end, lost.reason) == (1, "died", "worker_died")
     assert lost.node.endswith("(10.0.0.7/aaaa1111)")
     assert 0 < lost.last_step < 8
@@ -51,16 +59,16 @@ def test_attempts_name_node_steps_and_end(fast_path: Path) -> None:
     assert lost.last_step - 1 <= done.first_step <= lost.last_step  # it goes on from the last checkpoint
     assert done.node.endswith("(10.0.0.8/bbbb2222)")
     assert lost.began <= lost.last_sign <= done.began <= done.last_sign
-    assert [death["attempt"] for death in deaths(run.folder)] == [1, None]
+    assert [death["attempt"] for death in worker_failures(run.folder)] == [1, None]
 
 
 def test_only_the_living_drivers_last_attempt_is_under_way(fast_path: Path) -> None:
     run = planned(fast_path)
     attempt = begin(run, "one", "")
     attempt.advance(0.0)
-    assert [one.end for one in tries(run.folder, session="one")] == [None]
-    assert [one.end for one in tries(run.folder, session="two")] == ["interrupted"]
-    assert [one.end for one in tries(run.folder)] == ["interrupted"]
+    assert [one.end for one in attempt_history(run.folder, session="one")] == [None]
+    assert [one.end for one in attempt_history(run.folder, session="two")] == ["interrupted"]
+    assert [one.end for one in attempt_history(run.folder)] == ["interrupted"]
     attempt.interrupt()
 
 
@@ -75,7 +83,7 @@ def test_failures_say_where(fast_path: Path) -> None:
     )
     host = attempts(run.folder)[0]["host"]
     assert where_failed(run.folder) == f"on {host} (10.0.0.7/aaaa1111), attempt 1"
-    (told,) = tries(run.folder)
+    (told,) = attempt_history(run.folder)
     assert (told.end, told.reason, told.cause) == (
         "failed",
         "worker_died",
@@ -84,9 +92,9 @@ def test_failures_say_where(fast_path: Path) -> None:
 
 
 def test_places_and_causes_are_short() -> None:
-    assert place({"host": "gpu-3", "node": "10.0.0.7/aaaa1111"}) == "gpu-3 (10.0.0.7/aaaa1111)"
-    assert place({"host": "gpu-3"}) == "gpu-3"
-    assert place({}) == "an unknown node"
+    assert node_label({"host": "gpu-3", "node": "10.0.0.7/aaaa1111"}) == "gpu-3 (10.0.0.7/aaaa1111)"
+    assert node_label({"host": "gpu-3"}) == "gpu-3"
+    assert node_label({}) == "an unknown node"
     text = "Traceback ...\n  File x\nRuntimeError: a cause\n\tclass_name: RunWorker"
     assert brief_cause(text) == "RuntimeError: a cause"
     assert len(brief_cause("x" * 5000)) == 160

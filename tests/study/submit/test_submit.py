@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.support.ports import free_ports
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
-from study.submit.package import INPUTS, PLACE_FILE, STUDY_FILE, pack, unpack
+from study.submit.package import INPUTS, PLACE_FILE, STUDY_FILE, build_package, unpack
 from study.submit.submit import Submission, entrypoint, submit_study
 from tests.helpers.ray_head import DEADLINE, ROOT, Head, ray_head, user_environment
 from tests.helpers.waiting import wait_for
@@ -69,7 +69,7 @@ def refused(file: Path, asked: Submission, address: str = "http://127.0.0.1:8265
 
 def test_photographs_get_a_lasting_place_that_their_content_names(study_file: Path, tmp_path: Path) -> None:
     spec = load_study(study_file)
-    parcel = pack(spec, _empty(tmp_path, "one"), inputs="/mnt/study/inputs", code=False)
+    parcel = build_package(spec, _empty(tmp_path, "one"), inputs="/mnt/study/inputs", code=False)
     place = parcel.shipped[str(study_file.parent / "photos")]
     assert place.startswith("/mnt/study/inputs/")
     assert place.endswith("-photos")
@@ -81,16 +81,20 @@ def test_photographs_get_a_lasting_place_that_their_content_names(study_file: Pa
     # The same photographs from another folder are the same study; others are another.
     (study_file.parent / "photos").rename(study_file.parent / "aside")
     (study_file.parent / "aside").rename(study_file.parent / "photos")
-    again = pack(load_study(study_file), _empty(tmp_path, "two"), inputs="/mnt/study/inputs", code=False)
+    again = build_package(
+        load_study(study_file), _empty(tmp_path, "two"), inputs="/mnt/study/inputs", code=False
+    )
     assert again.spec.digest() == parcel.spec.digest()
     Image.new("RGB", (96, 96)).save(study_file.parent / "photos" / "0.png")
-    other = pack(load_study(study_file), _empty(tmp_path, "three"), inputs="/mnt/study/inputs", code=False)
+    other = build_package(
+        load_study(study_file), _empty(tmp_path, "three"), inputs="/mnt/study/inputs", code=False
+    )
     assert other.spec.digest() != parcel.spec.digest()
 
 
 def test_unpacking_twice_or_after_a_crash_is_harmless(study_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "shared" / "inputs"
-    parcel = pack(load_study(study_file), _empty(tmp_path, "one"), inputs=str(target), code=False)
+    parcel = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs=str(target), code=False)
     name = Path(next(iter(parcel.shipped.values()))).name
     (target / f".{name}.1").mkdir(parents=True)  # a copy that was broken off
     unpack(parcel.folder)
@@ -100,7 +104,7 @@ def test_unpacking_twice_or_after_a_crash_is_harmless(study_file: Path, tmp_path
 
 
 def test_code_goes_along_whole_and_alone(study_file: Path, tmp_path: Path) -> None:
-    parcel = pack(load_study(study_file), _empty(tmp_path, "one"), inputs="/mnt/study/inputs")
+    parcel = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs="/mnt/study/inputs")
     assert {path.name for path in parcel.folder.iterdir()} == {
         STUDY_FILE, PLACE_FILE, INPUTS, "search_spaces", "study", "trainables",
     }  # fmt: skip
@@ -116,9 +120,11 @@ def test_a_model_that_is_too_large_is_refused_with_the_way_out(
     with pytest.raises(
         UserError, match=r"most of it .*/photos .*put the folder where all nodes see it.*--shared"
     ):
-        pack(spec, _empty(tmp_path, "one"), inputs="/mnt/study/inputs")
+        build_package(spec, _empty(tmp_path, "one"), inputs="/mnt/study/inputs")
     # What the cluster sees under the same path is not shipped at all.
-    parcel = pack(spec, _empty(tmp_path, "two"), inputs="/x", shared=[str(study_file.parent)], code=False)
+    parcel = build_package(
+        spec, _empty(tmp_path, "two"), inputs="/x", shared=[str(study_file.parent)], code=False
+    )
     assert parcel.shipped == {}
     assert parcel.spec == spec
 
@@ -301,7 +307,9 @@ def test_driver_and_workers_use_the_code_that_came_along(
     head: Head, study_file: Path, tmp_path: Path
 ) -> None:
     """Whatever the image has: the cluster runs the code of whoever submits."""
-    parcel = pack(load_study(study_file), _empty(tmp_path, "parcel"), inputs=str(tmp_path / "inputs"))
+    parcel = build_package(
+        load_study(study_file), _empty(tmp_path, "parcel"), inputs=str(tmp_path / "inputs")
+    )
     (parcel.folder / "where.py").write_text(WHERE)
     code = f"""
 import time

@@ -82,7 +82,7 @@ def test_every_value_knows_its_line(tmp_path: Path) -> None:
     assert document.line_of(("arms", "lora", "r")) == 4
     assert document.line_of(("arms", "lora", "choices", 1)) == 6
     assert document.line_of(("arms", "lora", "absent")) == 3, "the nearest enclosing value"
-    assert document.place(("arms", "lora", "r")) == "study.yaml:4 arms.lora.r"
+    assert document.position(("arms", "lora", "r")) == "study.yaml:4 arms.lora.r"
 
 
 def test_duplicate_keys_are_refused_all_at_once() -> None:

@@ -102,7 +102,7 @@ def test_a_shared_model_goes_on_from_any_checkpoint_and_leaves_one_for_all(
         ended = result(failed)
         assert (ended["state"], ended["message"]) == ("FAIL", "a mistake of one process")
         assert "in batch_loss" in ended["traceback"]
-    assert first[3] == "TeamLost: a worker of the run is gone"
+    assert first[3] == "WorkerGroupLost: a worker of the run is gone"
 
     list(execute(killed, resident))  # two began it, one process goes on
     yardstick = Yardstick(whole, 2, resident)

@@ -11,7 +11,7 @@ import torch
 from tests.helpers.rounding import ORDERS, Yardstick, weights
 from tests.helpers.training_runs import MakeConfig
 from tests.helpers.worker_jobs import DREAMBOOTH, LORA, do, job, result
-from trainables.distributed.worker_group import Team, surrounding_team
+from trainables.distributed.worker_group import WorkerGroup, surrounding_group
 from trainables.events import read_events
 from trainables.run.execute import execute
 from trainables.run.resident import Resident
@@ -28,12 +28,12 @@ def test_the_parts_of_a_batch_are_the_batch() -> None:
 
 
 def test_a_process_alone_is_a_team_of_one() -> None:
-    team = surrounding_team()
-    assert type(team) is Team
-    assert (team.rank, team.size, team.leads) == (0, 1, True)
+    team = surrounding_group()
+    assert type(team) is WorkerGroup
+    assert (team.rank, team.size, team.is_main_process) == (0, 1, True)
     value = torch.ones(2)
-    assert team.sum(value) is value
-    assert team.share({"a": value}, [1]) == ({"a": value}, [1])
+    assert team.all_reduce_sum(value) is value
+    assert team.broadcast_tensors({"a": value}, [1]) == ({"a": value}, [1])
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_what_one_process_fails_of_ends_all_for_that_reason(
     assert result(config("nan"))["reason"] == "nan_loss"
 
     # A process that died says nothing of the run, which goes on from its checkpoint: here by one process.
-    assert leader[3] == "TeamLost: a worker of the run is gone"
+    assert leader[3] == "WorkerGroupLost: a worker of the run is gone"
     killed, whole = config("killed"), config("whole")
     assert not (Path(killed.output_dir) / "result.json").exists()
     list(execute(killed, resident))

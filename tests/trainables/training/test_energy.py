@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.distributed.worker_group import Team
+from trainables.distributed.worker_group import WorkerGroup
 from trainables.training import energy
 from trainables.training.energy import Nvml, Rapl, energy_counter
 from trainables.training.meter import Meter
@@ -110,7 +110,7 @@ def measured(meter: Meter, times: int = 1) -> Any:
     for _ in range(times):
         with meter.measure("train"):
             pass
-        meter.share_with(Team())
+        meter.share_with(WorkerGroup())
     return meter.cost(times)["energy_joules"]
 
 
@@ -133,7 +133,7 @@ def test_energy_of_which_a_part_was_not_counted_is_not_known() -> None:
 
 
 def test_a_team_adds_up_its_members() -> None:
-    class Two(Team):
+    class Two(WorkerGroup):
         def sum(self, tensor: torch.Tensor) -> torch.Tensor:
             return 2 * tensor
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from study.storage.attempts import attempts, deaths
+from study.storage.attempts import attempts, worker_failures
 from tests.faults.harness.driving import Driven, Hung
 from tests.faults.harness.studies import run_folders
 
@@ -40,11 +40,11 @@ def runs_on(driven: Driven, node: Any) -> dict[str, Path]:
 
 def nothing_dies(driven: Driven, node: Any, of: str) -> Recovered:
     """A condition that holds as long as no attempt at a run that is on a node now has died; raises Hung if one has."""
-    before = {name: len(deaths(folder)) for name, folder in runs_on(driven, node).items()}
+    before = {name: len(worker_failures(folder)) for name, folder in runs_on(driven, node).items()}
 
     def condition() -> bool:
         folders = run_folders(driven.storage)
-        if more := [name for name, count in before.items() if len(deaths(folders[name])) > count]:
+        if more := [name for name, count in before.items() if len(worker_failures(folders[name])) > count]:
             raise Hung(f"{', '.join(more)} died of {of}")
         return True
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from study.storage.attempts import deaths
+from study.storage.attempts import worker_failures
 from tests.faults.harness.driving import Driven, Hung
 from tests.faults.harness.injectors.common import Recovered, runs_on
 from tests.faults.harness.studies import run_folders
@@ -43,7 +43,7 @@ def drain(driven: Driven, node: Any, hit_by: Callable[[], list[str]]) -> Recover
 def _was_excused(driven: Driven, name: str, number: int) -> bool:
     """Whether an attempt that a drained node took away is noted as that, or had been the run's last."""
     folder = run_folders(driven.storage)[name]
-    said = [death["reason"] for death in deaths(folder) if death["attempt"] == number]
+    said = [death["reason"] for death in worker_failures(folder) if death["attempt"] == number]
     if said and said != ["preempted"]:
         raise Hung(f"attempt {number} at {name} died with a drained node and was noted as {said}")
     return bool(said) or ((folder / "result.json").exists() and driven.begun(name) == number)
