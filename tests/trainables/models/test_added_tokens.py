@@ -71,11 +71,12 @@ def state(backbone: Backbone) -> dict[str, Any]:
         for name, module in root.named_modules()
     ]
     return {
+        # First, since a tokenizer writes down how it was called last.
+        "tokens": backbone.tokenize([PROMPT])["input_ids"].tolist(),
         "weights": backbone.parameter_digest(),
         "modules": modules,
         "tokenizers": [tokenizer.backend_tokenizer.to_str() for tokenizer in backbone.tokenizers],
         "ids": [id(tokenizer) for tokenizer in backbone.tokenizers],
-        "tokens": backbone.tokenize([PROMPT])["input_ids"].tolist(),
         "configurations": [str(part.config) for part in backbone.modules.values()],
         "digest": backbone.digest(prompts=[PROMPT]),
         "pixels": [
