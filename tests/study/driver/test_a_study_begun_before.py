@@ -86,7 +86,7 @@ def trials(storage: Storage) -> dict[tuple[Any, ...], Any]:
     spec = stored_spec(storage)
     ledger = Ledger(storage.ledger_url, storage.study)
     return {
-        (arm.name, phase, record.number, record.subject, record.seed): (
+        (arm, phase, record.number, record.subject, record.seed): (
             record.params,
             {key: run["state"] for key, run in record.runs.items()},
         )
