@@ -59,9 +59,9 @@ class Point:
         }
 
 
-def points() -> Iterator[Point]:
+def points(methods: Sequence[str]) -> Iterator[Point]:
     """All configurations of the table, in its order."""
-    for method, prior in itertools.product(RATES, (False, True)):
+    for method, prior in itertools.product(methods, (False, True)):
         for value in RATES[method]:
             yield Point(method, prior, "learning_rate", value)
         for value in TEXT_ENCODER_RATES[method]:
@@ -104,10 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: a Markdown table with a row for each configuration, means over the subjects."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded_ranges", description=__doc__)
     parser.add_argument("--subjects", nargs="+", default=["dog-1", "bird-1"])
+    parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
     given = parser.parse_args(arguments)
-    table = list(points())
+    table = list(points(given.methods))
     print(f"| {given.steps} steps, {', '.join(given.subjects)} | prior | {' | '.join(FIGURES)} |")
     print(f"|---|---|{'--:|' * len(FIGURES)}", flush=True)
     with (
