@@ -184,11 +184,12 @@ class Backbone:
     @property
     def added_embeddings(self) -> dict[str, nn.Parameter]:
         """Embeddings of the words that were added, [words, width], by the text encoder that has them."""
-        tables = {
-            part.name: text_encoder.get_input_embeddings()
-            for part, text_encoder in zip(self.family.text_encoders, self.text_encoders, strict=True)
+        tables = [text_encoder.get_input_embeddings() for text_encoder in self.text_encoders]
+        return {
+            part.name: table.added
+            for part, table in zip(self.family.text_encoders, tables, strict=True)
+            if isinstance(table, ExtendedEmbedding)
         }
-        return {part: table.added for part, table in tables.items() if isinstance(table, ExtendedEmbedding)}
 
     def lower_precision(self, dtype: torch.dtype) -> None:
         """Converts every parameter that does not train to a type of lower precision."""
