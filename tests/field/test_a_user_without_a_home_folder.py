@@ -23,7 +23,7 @@ COMMAND = """
 import pwd, sys
 def nobody(_): raise KeyError("uid not found")
 pwd.getpwuid = nobody
-from study.cli import main
+from study.cli.main import main
 main(sys.argv[1:])
 """
 URL = "s3://bucket/prefix?endpoint_override=127.0.0.1:9&scheme=http"

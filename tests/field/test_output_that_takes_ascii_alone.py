@@ -30,7 +30,7 @@ ENCODINGS = [
 # All in one process, for speed: what `main` does to the output is what is tested.
 EVERY = """
 import json, sys
-from study.cli import main
+from study.cli.main import main
 for words in json.loads(sys.argv[1]):
     print(">>", words)
     try:

@@ -130,7 +130,7 @@ class Session:
         result = {
             "record": "study", "study": driven.name, "setting": plan.setting, "kinds": plan.kinds[:injected],
             "launches": driven.launches, "exit_codes": driven.exit_codes,
-            "attempts": driven.all_attempts(), "deaths": driven.deaths(),
+            "attempts": driven.all_attempts(), "deaths": driven.worker_failures(),
             "lost": findings.lost, "doubled": findings.doubled, "hung": problem,
         }  # fmt: skip
         self.record(result)

@@ -260,10 +260,10 @@ def test_every_node_of_a_real_cluster_is_asked(tmp_path: Path, monkeypatch: pyte
     spec = photographed(tmp_path / "photos")
     storage = Storage(tmp_path / "shared", spec.name)
     write_marker(storage.folder, "session-1")
-    monkeypatch.setattr("study.remote.input_upload.Question", functools.partial(Question, patience=0.5))
+    monkeypatch.setattr("study.driver.node_preparation.Question", functools.partial(Question, patience=0.5))
     with cluster(cpus=2):
         assert prepared_nodes(spec, storage, "nobody asks", lambda line: None) == {}  # there is one machine
-        monkeypatch.setattr("study.remote.input_upload.is_one_machine", lambda: False)
+        monkeypatch.setattr("study.driver.node_preparation.is_one_machine", lambda: False)
         assert prepared_nodes(spec, storage, "session-1", lambda line: None) == {}
         with pytest.raises(UserError, match=r"1 of 1 nodes cannot use the storage(.|\n)*does not see"):
             prepared_nodes(spec, storage, "another-session", lambda line: None)
@@ -317,7 +317,7 @@ def test_a_run_is_not_given_out_while_the_ledger_cannot_be_copied(fast_path: Pat
 
     dispatcher = Dispatcher(
         RunQueue(spec, storage, open_ledger(spec, storage)), spec.resources, runner="", resident="",
-        max_concurrent=1, on_start=given.append, note=lambda line: None, upkeep=RunHooks(before=before),
+        max_concurrent=1, on_start=given.append, note=lambda line: None, hooks=RunHooks(before_start=before),
     )  # fmt: skip
     assert dispatcher.next_order("t1") is None
     assert given == []

@@ -283,7 +283,7 @@ def test_a_run_whose_result_never_came_to_the_url_is_brought_to_its_end_there(s3
         ):
             run = RunQueue(spec, storage, open_ledger(spec, storage)).next()
             assert run is not None
-            keep.before(run, session)
+            keep.before_start(run, session)
             return run
 
     def work(run: PlannedRun, session: str) -> dict[str, object]:
@@ -331,7 +331,7 @@ def test_of_a_ledger_of_its_own_url_nothing_is_copied(s3: Proxy, tmp_path: Path)
         queue = RunQueue(spec, storage, open_ledger(spec, storage))
         run = queue.next()
         assert run is not None
-        keep.before(run, "session-of-a-driver")
+        keep.before_start(run, "session-of-a-driver")
     assert store.list("small/ledger") == {}
     assert ended == []
     shutil.rmtree(storage.root)
@@ -361,7 +361,7 @@ def test_what_only_the_driver_wrote_is_at_the_url(
         queue = RunQueue(spec, storage, open_ledger(spec, storage))
         run = queue.next()
         assert run is not None
-        keep.before(run, "session-of-a-driver")
+        keep.before_start(run, "session-of-a-driver")
         write_failure(run.folder, reason="worker_died", message="it died at once", config=run.config)
         keep.publish(run, "session-of-a-driver")
         record = TrackingRecord(storage)

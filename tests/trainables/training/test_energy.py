@@ -134,7 +134,7 @@ def test_energy_of_which_a_part_was_not_counted_is_not_known() -> None:
 
 def test_a_team_adds_up_its_members() -> None:
     class Two(WorkerGroup):
-        def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
             return 2 * tensor
 
     meter = Meter(CPU, 1, Fake(1.0, 3.0))
