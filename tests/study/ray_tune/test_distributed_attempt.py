@@ -98,7 +98,7 @@ def test_workers_that_go_with_a_drained_node_of_theirs_are_preempted(
     monkeypatch: pytest.MonkeyPatch, drained: str, expected: type[Exception]
 ) -> None:
     announced = threading.Event()
-    monkeypatch.setattr(team_attempt, "nodes_of", lambda room: frozenset("ab") if room == "r1" else None)
+    monkeypatch.setattr(team_attempt, "nodes_of", lambda group: frozenset("ab") if group == "r1" else None)
     monkeypatch.setattr(
         team_attempt, "draining_nodes", lambda: frozenset([drained] if announced.is_set() else [])
     )
@@ -108,7 +108,7 @@ def test_workers_that_go_with_a_drained_node_of_theirs_are_preempted(
         raise ValueError("a worker of the run is gone")
 
     attempt = make(monkeypatch, fit)
-    assert attempt.take("0001-s", report(0.5, room="r1"))
+    assert attempt.take("0001-s", report(0.5, placement_group="r1"))
     assert not attempt.advance(0.01)["done"]
     announced.set()
     with pytest.raises(RuntimeError, match="are gone") as caught:
