@@ -16,6 +16,7 @@ from study.dispatch.run_queue import RunQueue
 from study.driver.failures import what_failed
 from study.ledger.open_ledger import open_ledger
 from study.ray_tune import searcher as search
+from study.ray_tune.experiment import PREEMPTED
 from study.spec.study_spec import StudySpec
 from study.storage.attempts import note_attempt, worker_failures
 from study.storage.layout import Storage
@@ -23,15 +24,13 @@ from study.storage.run_result import read_result
 from tests.helpers.small_studies import small_study, storage_of
 from trainables.errors import UserError
 
-FULL = (
-    "ray::RunWorker.train()\nstudy.run_place.WorkspaceError: the storage failed: no room; make room (on here)"
-)
+FULL = "ray::RunWorker.train()\nstudy.worker.workspace.WorkspaceError: the storage failed: no room; make room (on here)"
 
 
 def dispatcher(storage: Storage, spec: StudySpec, notes: list[str]) -> Dispatcher:
     return Dispatcher(
         RunQueue(spec, storage, open_ledger(spec, storage)), spec.resources, runner="", resident="", max_concurrent=4,
-        on_start=lambda run: None, note=notes.append, study=spec.name,
+        on_start=lambda run: None, note=notes.append, study=spec.name, preempted=PREEMPTED,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from tests.helpers.worker_meeting import meet
 from trainables.distributed.fsdp import Shards
 from trainables.distributed.worker_group import ProcessWorkerGroup
 from trainables.models.backbone import Backbone
+from trainables.models.families import FAMILIES
 
 
 def overflow(rank: int, folder: str) -> None:
@@ -25,9 +26,15 @@ def overflow(rank: int, folder: str) -> None:
     os.environ.update(GLOO_SOCKET_IFNAME="lo")
     dist.init_process_group("gloo", store=meet(Path(folder, "port"), rank, 2), rank=rank, world_size=2)
     torch.manual_seed(0)
-    nothing: Any = None
     model = Backbone(
-        nothing, Path(), {"unet": nn.Linear(3, 4)}, {}, torch.device("cpu"), torch.ones(1), "epsilon", 8
+        FAMILIES["StableDiffusionPipeline"],
+        Path(),
+        {"unet": nn.Linear(3, 4)},
+        {},
+        torch.device("cpu"),
+        torch.ones(1),
+        "epsilon",
+        8,
     )
     team = ProcessWorkerGroup(sharded=True)
     shards = Shards(model, ["unet"], team)
