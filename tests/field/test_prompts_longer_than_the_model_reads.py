@@ -59,6 +59,7 @@ def write(path: Path, *, prompts: list[str] | None = None, **subject: str) -> Pa
         "evaluation": {
             "prompts": prompts,
             "images_per_prompt": -(-64 // len(prompts)),
+            "num_class_images": 64,
             "search": {"prompts": prompts},
         },
     }

@@ -85,14 +85,14 @@ def test_a_node_that_sees_another_disk(half_blind: tuple[str, Path], monkeypatch
     # Long enough for the other node to begin one as well, however slowly its worker starts.
     storage = storage_of(shared, spec, {"": {"step_seconds": 1.0}})
     monkeypatch.setattr(
-        "study.remote.input_upload.is_one_machine", lambda: False
+        "study.driver.node_preparation.is_one_machine", lambda: False
     )  # by their addresses they could be
-    monkeypatch.setattr("study.remote.input_upload.Question", functools.partial(Question, patience=1.0))
+    monkeypatch.setattr("study.driver.node_preparation.Question", functools.partial(Question, patience=1.0))
     with pytest.raises(UserError, match=r"1 of 2 nodes cannot use the storage(.|\n)*does not see"):
         launch(spec, storage, address=address, workers=Workers(RUNNER, RESIDENT))
     assert not list(storage.folder.glob("runs/*/*/*"))
     # As if the node had come later: its run is put back and done by the other.
-    monkeypatch.setattr("study.remote.input_upload.is_one_machine", lambda: True)
+    monkeypatch.setattr("study.driver.node_preparation.is_one_machine", lambda: True)
     outcome = launch(spec, storage, address=address, workers=Workers(RUNNER, RESIDENT))
     assert (outcome.complete, outcome.total) == (3, 3)
     assert any("was put back" in note and "does not see" in note for note in outcome.notes), outcome.notes

@@ -129,7 +129,8 @@ def test_one_subject_is_judged_by_the_spread_that_is_usual() -> None:
     verdict = judge(*analysed(Study(subjects=("a",))))
     assert "subjects (if they vary as usual)" in verdict.headline
     beware = " ".join(verdict.warnings)
-    assert "the usual spread (standard deviation 0.13), since one subject shows none" in beware
+    usual = f"{typical_deviation(2):.2f}"
+    assert f"the usual spread (standard deviation {usual}), since one subject shows none" in beware
 
 
 def test_the_best_is_compared_within_the_family_of_all_pairs(large: tuple[Rows, Analysis]) -> None:

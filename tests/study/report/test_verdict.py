@@ -11,6 +11,7 @@ from study.report.analysis import Analysis, analyse
 from study.report.prepared import Rows, prepare
 from study.report.search_history import histories
 from study.report.verdict import judge, percent
+from study.statistics.power import typical_deviation
 from tests.helpers.made_reports import QUICK, analysed, edited
 from tests.helpers.synthetic_results import ARMS, Arm, Study, make_results
 
@@ -31,10 +32,8 @@ def test_verdict_of_a_small_study_is_modest(small: tuple[Rows, Analysis]) -> Non
     assert "Pareto" not in text
     beware = " ".join(verdict.warnings)
     assert "No intervals: n = 4 runs on 2 subjects" in beware
-    assert (
-        "the larger of two spreads, that of all pairs together and the usual one (standard deviation 0.13)"
-        in beware
-    )
+    usual = f"the usual one (standard deviation {typical_deviation(2):.2f})"
+    assert f"the larger of two spreads, that of all pairs together and {usual}" in beware
     assert "such a lead is too large on average; if the true one is smaller, it takes more subjects" in beware
     assert "resident set" in beware
 
