@@ -375,8 +375,10 @@ def _schedules(analysis: Analysis) -> list[str]:
         d = comparison.difference
         if d.value is None:
             continue
+        several = sum(other.method == effect.method for other in analysis.schedules) > 1
+        arms = f" ({effect.cosine} minus {effect.constant})" if several else ""
         found.append(
-            f"Cosine minus constant for {effect.method}: {difference_text(d)} over "
+            f"Cosine minus constant for {effect.method}{arms}: {difference_text(d)} over "
             f"{plural(d.n_subjects, 'subject')} ({words[comparison.outcome]}){_tuned_apart(effect)}."
         )
     return found

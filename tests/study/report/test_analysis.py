@@ -384,11 +384,13 @@ def test_schedules_are_paired_by_name_where_a_method_has_many_arms() -> None:
         for rank in ("r4", "r16")
         for schedule in ("cosine", "constant")
     )
-    rows, _ = analysed(Study(arms=arms, trials=1))
+    rows, analysis = analysed(Study(arms=arms, trials=1))
     assert schedule_pairs(rows) == [
         ("lora", "r4_cosine_lora", "r4_constant_lora"),
         ("lora", "r16_cosine_lora", "r16_constant_lora"),
     ]
+    points = " ".join(judge(rows, analysis).points)
+    assert "Cosine minus constant for lora (r4_cosine_lora minus r4_constant_lora): " in points
 
 
 def test_arms_named_otherwise_are_paired_if_there_is_one_of_each() -> None:
