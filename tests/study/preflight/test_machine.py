@@ -61,7 +61,7 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 10**9))
     assert check_disk(tmp_path, 0) == []
     (message,) = check_disk(tmp_path, 10**9)
-    assert "needs about 1.21 GB" in message
+    assert "needs about 1.27 GB" in message
     assert "1 GB are free" in message
     assert "--storage" in message
     assert list(tmp_path.iterdir()) == []
