@@ -44,7 +44,7 @@ def test_the_text_encoders_positions_are_the_limit(model: Path, tmp_path: Path) 
 @pytest.mark.parametrize(("said", "limit"), [(None, 77), (40, 40), (512, 77), (1e30, 77)])
 def test_the_smaller_of_both_is_the_limit(model: Path, said: float | None, limit: int) -> None:
     (model / "tokenizer/tokenizer_config.json").write_text(json.dumps({"model_max_length": said}))
-    assert load_backbone(ModelConfig(path=str(model))).tokenizer.model_max_length == limit
+    assert load_backbone(ModelConfig(path=str(model))).tokenizers[0].model_max_length == limit
     reader = pipeline_reader(model)
     assert reader is not None
     assert reader.limit == limit

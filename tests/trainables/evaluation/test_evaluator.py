@@ -337,7 +337,7 @@ def test_base_values_are_computed_once(
 def test_preparing_refuses_a_model_that_trains(
     tuned: Backbone, subject: Subject, config: EvaluationConfig, metric_models: MetricModels, cache: Cache
 ) -> None:
-    tuned.unet.requires_grad_(True)
+    tuned.denoiser.requires_grad_(True)
     with pytest.raises(RuntimeError, match="base model"):
         prepare_evaluation(tuned, subject, config, metric_models, cache, 0)
 
@@ -358,7 +358,7 @@ def test_what_the_data_cannot_give_is_none(
 def test_a_diverged_model_is_scored_without_nan(evaluator: Evaluator, models: Path) -> None:
     broken = load_backbone(ModelConfig(path=str(models / "model")))
     with torch.no_grad():
-        broken.unet.conv_out.bias.fill_(float("nan"))
+        broken.denoiser.conv_out.bias.fill_(float("nan"))
     values = evaluate(evaluator, broken).metrics
     assert all(value is None or math.isfinite(value) for value in values.values())
     assert values["diversity"] == pytest.approx(0, abs=1e-6)  # black images all
