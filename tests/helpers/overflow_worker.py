@@ -38,7 +38,7 @@ def overflow(rank: int, folder: str) -> None:
     )
     team = ProcessWorkerGroup(sharded=True)
     shards = Shards(model, ["unet"], team)
-    module = shards.share(nn.Sequential(shards.backbone.denoiser))
+    module = shards.share(nn.Sequential(shards.backbone.modules["unet"]))
     weights: list[Any] = list(module.parameters())
     optimizer = torch.optim.AdamW(weights, foreach=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
