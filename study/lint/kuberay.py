@@ -19,6 +19,8 @@ from trainables.config.yaml_reader import Document, Loc
 KINDS = ("RayJob", "RayCluster")
 
 _PERSISTENT = ("persistentVolumeClaim", "nfs", "csi", "cephfs", "glusterfs")
+# What KubeRay fills in; a missing name is told by a rule of its own.
+_DEFAULTS = {"groupName": "", "minReplicas": 0, "maxReplicas": 2**31 - 1}
 _URL = re.compile(r"\b(?:s3|gs|gcs|abfss?|postgresql)(?:\+\w+)?://")
 
 
@@ -51,6 +53,11 @@ class _Cluster:
     def workers(self) -> list[_Group]:
         groups = items(self.data.get("workerGroupSpecs"))
         return [_Group((*self.loc, "workerGroupSpecs", i), mapping(g)) for i, g in enumerate(groups)]
+
+    @property
+    def grows(self) -> bool:
+        """Whether Ray's autoscaler adds and removes workers."""
+        return self.data.get("enableInTreeAutoscaling") is True
 
     @property
     def groups(self) -> list[_Group]:
@@ -146,20 +153,29 @@ def _workers(cluster: _Cluster) -> Iterator[Fault]:
         message = "there are no workers, so no run can be placed; write a group with GPUs"
         yield Fault("workers", (*cluster.loc, "workerGroupSpecs"), message)
     for group in cluster.workers:
-        if cluster.data.get("enableInTreeAutoscaling") is not True and not group.data.get("replicas"):
+        if not cluster.grows and not group.data.get("replicas"):
             yield Fault(
                 "cap",
                 group.loc,
-                "the group has no replicas and nothing adds any; write replicas, or enableInTreeAutoscaling: true",
+                "the group has no replicas and nothing adds any; write replicas, or "
+                "enableInTreeAutoscaling: true",
+            )
+        if cluster.grows and not isinstance(group.data.get("maxReplicas"), int):
+            yield Fault(
+                "cap",
+                group.loc,
+                "maxReplicas is missing: it caps what the group can cost, and is 2,147,483,647 otherwise",
             )
 
 
 def _ray_reads(cluster: _Cluster) -> Iterator[Fault]:
     """What Ray's autoscaler cannot read, group by group; and what the schema of KubeRay has as texts."""
-    for group in cluster.workers:
-        if problem := autoscaler_problem({**cluster.data, "workerGroupSpecs": [group.data]}):
+    for group in cluster.workers if cluster.grows else ():
+        if problem := autoscaler_problem({**cluster.data, "workerGroupSpecs": [_DEFAULTS | group.data]}):
             yield Fault("schema", group.loc, f"Ray's autoscaler cannot read the group: {problem}")
     for group in cluster.groups:
+        if not group.data.get("groupName") and group.loc != cluster.head.loc:
+            yield Fault("schema", group.loc, "a group of workers needs a groupName")
         for key, value in mapping(group.data.get("rayStartParams")).items():
             if not isinstance(value, str):
                 message = f'values of rayStartParams are texts; write {key}: "{value}"'

@@ -90,7 +90,7 @@ MISTAKES: dict[str, tuple[str, str, Any]] = {
     "runs on the head": ("head", f"{CLUSTER}/headGroupSpec/rayStartParams/num-cpus", None),
     "a public service": ("exposure", f"{CLUSTER}/headGroupSpec/serviceType", "LoadBalancer"),
     "an ingress": ("exposure", f"{CLUSTER}/headGroupSpec/enableIngress", True),
-    "no cap": ("schema", f"{CLUSTER}/workerGroupSpecs/0/maxReplicas", None),
+    "no cap": ("cap", f"{CLUSTER}/workerGroupSpecs/0/maxReplicas", None),
     "a cap that is no number": ("schema", f"{CLUSTER}/workerGroupSpecs/1/maxReplicas", "three"),
     "more workers than the cap": ("schema", f"{CLUSTER}/workerGroupSpecs/1/minReplicas", 9),
     "a group without a name": ("schema", f"{CLUSTER}/workerGroupSpecs/0/groupName", None),
@@ -125,10 +125,25 @@ def test_the_lint_sees(mistake: str, job: dict[str, Any]) -> None:
 
 def test_the_lint_says_what_rays_autoscaler_cannot_read(job: dict[str, Any]) -> None:
     data = copy.deepcopy(job)
-    del data["spec"]["rayClusterSpec"]["workerGroupSpecs"][1]["maxReplicas"]
+    data["spec"]["rayClusterSpec"]["workerGroupSpecs"][1] |= {"minReplicas": 3}
     (fault,) = (f for f in lint_manifest(Document(Path("rayjob.yaml"), data)) if f.rule == "schema")
     assert fault.loc == ("spec", "rayClusterSpec", "workerGroupSpecs", 1)
-    assert fault.message == "Ray's autoscaler cannot read the group: maxReplicas is missing"
+    assert fault.message.startswith(
+        "Ray's autoscaler cannot read the group: The specified global `max_workers`"
+    )
+
+
+def test_what_kuberay_fills_in_need_not_be_written(job: dict[str, Any]) -> None:
+    data = copy.deepcopy(job)
+    cluster = data["spec"]["rayClusterSpec"]
+    for group in cluster["workerGroupSpecs"]:
+        del group["minReplicas"]
+    assert rules(data) == {"placeholder"}
+    cluster["enableInTreeAutoscaling"] = False
+    for group in cluster["workerGroupSpecs"]:
+        del group["maxReplicas"]
+        group["replicas"] = 2
+    assert rules(data) == {"placeholder"}
 
 
 def test_rays_autoscaler_reads_the_shipped_manifest_as_it_is_meant(job: dict[str, Any]) -> None:
