@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -87,16 +86,16 @@ def shared_photographs(spec: StudySpec) -> list[str]:
 
 def _photographs(spec: StudySpec, subjects: Iterable[str]) -> dict[str, list[Path]]:
     """The photographs of some subjects by their SHA-256; without those that cannot be read, which others tell."""
-    from trainables.data.images import list_images
     from trainables.data.path_map import folder_of
+    from trainables.run.contents import image_contents
 
     found: dict[str, list[Path]] = {}
     named = (spec.subject(name) for name in subjects)
     folders = {folder for one in named for folder in (one.images, one.references) if folder}
     for folder in map(folder_of, sorted(folders)):
         with suppress(OSError, UserError):
-            for file in list_images(folder)[0]:
-                found.setdefault(hashlib.sha256(file.read_bytes()).hexdigest(), []).append(file)
+            for name, digest in image_contents(folder).items():
+                found.setdefault(digest, []).append(folder / name)
     return found
 
 
