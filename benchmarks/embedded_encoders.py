@@ -3,8 +3,9 @@
 The embedded image encoder is graded: its second stage pulls cosines to the share of traits that two creatures have in
 common. So the same images are scored by four judges: that encoder, the image tower of the embedded CLIP (trained by
 contrast of images and captions, and never graded), and the true traits, read off each picture by drawing it again
-(`embedded_traits`), weighed as in grading and weighed equally. Contrast alone, the encoder's own first stage, is no
-judge here: its weights are not shipped.
+(`embedded_traits`), weighed as in grading and weighed equally. A fifth is the encoder's own first stage, contrast
+alone. Its weights are not shipped; `python -m benchmarks.pretrain --out DIR --stage image_encoder` makes them, and
+`--contrastive DIR/state/image_encoder` takes them.
 
 For every judge S, C and quality follow from its own similarities as in `trainables/evaluation/quality.py`: S is 0 for
 the base model and 1 for real pictures, C is 0 where pictures of the class look like the subject and 1 where they look
@@ -17,8 +18,8 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from trainables.run.resident import Resident
 
 SEED = 23
-JUDGES = ("graded encoder", "CLIP image tower", "traits, as visible", "traits, all alike")
+GRADED, CONTRAST, TOWER = "graded encoder", "contrast alone", "CLIP image tower"
+TRAITS = ("traits, as visible", "traits, all alike")
+Embed = Callable[[Sequence[Image.Image]], np.ndarray]
 Images = list[Image.Image]
 Scores = dict[str, np.ndarray]
 
@@ -97,44 +100,44 @@ class Panel:
     """The judges of one subject's pictures, with what real pictures of it score.
 
     Attributes:
-        references: Of the subject, embedded by the encoder and by CLIP.
+        embed: The judges that embed pictures, by name.
+        references: Of the subject, embedded by each of these.
         real: Score of real pictures, by judge.
         texts: Embeddings of the prompts, one row a prompt.
     """
 
     subject: EmbeddedSubject
-    encoder: ImageEncoder
+    embed: Mapping[str, Embed]
     clip: Clip
     references: dict[str, np.ndarray]
     real: dict[str, float]
     texts: np.ndarray
 
     @classmethod
-    def of(cls, subject: EmbeddedSubject, encoder: ImageEncoder, clip: Clip) -> Panel:
+    def of(cls, subject: EmbeddedSubject, encoders: Mapping[str, ImageEncoder], clip: Clip) -> Panel:
         """Embeds and reads the real pictures."""
         real, training = subject.reference_images(), subject.training_images()
-        references = {JUDGES[0]: encoder.embed(real), JUDGES[1]: clip.embed_images(real)}
-        learnt = {JUDGES[0]: encoder.embed(training), JUDGES[1]: clip.embed_images(training)}
+        embed = {name: encoder.embed for name, encoder in encoders.items()} | {TOWER: clip.embed_images}
+        references = {judge: features(real) for judge, features in embed.items()}
         scores: dict[str, float] = {}
-        for judge, features in references.items():
-            alike = metrics.real_similarity(features, learnt[judge])
+        for judge, features in embed.items():
+            alike = metrics.real_similarity(references[judge], features(training))
             assert alike is not None
             scores[judge] = alike
         visible, equal = shared_traits(read_identities(real), subject.identity)
-        scores |= {JUDGES[2]: float(visible.mean()), JUDGES[3]: float(equal.mean())}
+        scores |= {TRAITS[0]: float(visible.mean()), TRAITS[1]: float(equal.mean())}
         templates = embedded.evaluation_prompts()
         texts = clip.embed_texts([fill(template, subject.class_prompt) for template in templates])
-        return cls(subject, encoder, clip, references, scores, texts)
+        return cls(subject, embed, clip, references, scores, texts)
 
     def scores(self, images: Images) -> Scores:
         """How much of the subject each picture shows, by judge."""
-        features = {JUDGES[0]: self.encoder.embed(images), JUDGES[1]: self.clip.embed_images(images)}
         found = {
-            judge: metrics.cosines(rows, self.references[judge]).mean(axis=1)
-            for judge, rows in features.items()
+            judge: metrics.cosines(features(images), self.references[judge]).mean(axis=1)
+            for judge, features in self.embed.items()
         }
         visible, equal = shared_traits(read_identities(images), self.subject.identity)
-        return found | {JUDGES[2]: visible, JUDGES[3]: equal}
+        return found | {TRAITS[0]: visible, TRAITS[1]: equal}
 
     def prompt(self, images: Images, prompt_of_image: Sequence[int]) -> tuple[float, float]:
         """Mean cosine with the image's own prompt and with all others."""
@@ -144,6 +147,14 @@ class Panel:
         assert own is not None
         assert other is not None
         return own, other
+
+
+def first_stage(folder: Path, graded: ImageEncoder) -> ImageEncoder:
+    """The encoder as it was before grading, from the folder that `benchmarks.pretrain` keeps it in."""
+    from transformers import ViTModel
+
+    model = ViTModel.from_pretrained(folder, add_pooling_layer=False).eval().requires_grad_(False)
+    return replace(graded, model=model)
 
 
 def trained(arm: Arm, subject: str, settings: Settings, folder: Path, resident: Resident) -> Any:
@@ -185,11 +196,16 @@ def draw(pipeline: Any, prompts: Sequence[str], seed: int) -> Images:
 
 
 def measure_subject(
-    name: str, settings: Settings, folder: Path, resident: Resident, encoder: ImageEncoder, clip: Clip
+    name: str,
+    settings: Settings,
+    folder: Path,
+    resident: Resident,
+    encoders: Mapping[str, ImageEncoder],
+    clip: Clip,
 ) -> dict[str, Result]:
     """Trains all arms on a subject and scores their pictures; by arm."""
     subject = embedded.load_subject(name)
-    panel = Panel.of(subject, encoder, clip)
+    panel = Panel.of(subject, encoders, clip)
     templates = [one for one in embedded.evaluation_prompts() for _ in range(settings.images)]
     groups = [number // settings.images for number in range(len(templates))]
     of_class = [subject.class_prompt] * settings.class_images
@@ -205,8 +221,7 @@ def measure_subject(
         scores, class_scores = panel.scores(images), panel.scores(draw(pipeline, of_class, SEED + 1))
         prompt = _between(panel.prompt(images, groups)[0], prompt_floor, prompt_base)
         alike, quality = {}, {}
-        for judge in JUDGES:
-            real = panel.real[judge]
+        for judge, real in panel.real.items():
             alike[judge] = _between(scores[judge].mean(), base[judge].mean(), real)
             kept = _between(class_scores[judge].mean(), real, base_class[judge].mean())
             quality[judge] = float(np.prod(np.clip([alike[judge], prompt, kept], 0, 1)))
@@ -221,25 +236,28 @@ def _between(value: float, zero: float, one: float) -> float:
 
 def table(results: Sequence[dict[str, Result]]) -> str:
     """Markdown: each arm's mean and rank under every judge, for S and for quality, and how far the judges agree."""
-    lines = []
+    lines: list[str] = []
+    judges = list(results[0][ARMS[0].name].subject)
+    others = [judge for judge in judges if judge != GRADED]
     for what in ("subject", "quality"):
         # Shape (subjects, arms, judges).
         values = np.array(
             [
-                [[getattr(of_one[arm.name], what)[judge] for judge in JUDGES] for arm in ARMS]
+                [[getattr(of_one[arm.name], what)[judge] for judge in judges] for arm in ARMS]
                 for of_one in results
             ]
         )
         means = values.mean(axis=0)
         ranks = (-means).argsort(axis=0).argsort(axis=0) + 1
         title = "S" if what == "subject" else "quality"
-        lines += [f"| {title}, mean (rank) | {' | '.join(JUDGES)} |", f"|---|{'--:|' * len(JUDGES)}"]
+        lines += [f"| {title}, mean (rank) | {' | '.join(judges)} |", f"|---|{'--:|' * len(judges)}"]
         for number, arm in enumerate(ARMS):
             cells = [f"{m:.2f} ({r})" for m, r in zip(means[number], ranks[number], strict=True)]
             lines.append(f"| {arm.name} | {' | '.join(cells)} |")
-        for label, flat in (("the means", means), ("all runs", values.reshape(-1, len(JUDGES)))):
-            taus = [kendalltau(flat[:, 0], flat[:, column]).statistic for column in range(len(JUDGES))]
-            cells = ["", *(f"{tau:.2f}" for tau in taus[1:])]
+        for label, flat in (("the means", means), ("all runs", values.reshape(-1, len(judges)))):
+            of_judge = dict(zip(judges, flat.T, strict=True))
+            taus = {judge: kendalltau(of_judge[GRADED], of_judge[judge]).statistic for judge in others}
+            cells = ["" if judge == GRADED else f"{taus[judge]:.2f}" for judge in judges]
             lines.append(f"| Kendall's tau with the graded encoder, {label} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
@@ -254,12 +272,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=100, help="of training")
     parser.add_argument("--images", type=int, default=1, help="of each prompt")
     parser.add_argument("--class-images", type=int, default=8)
-    settings = Settings(**vars(parser.parse_args(arguments)))
+    parser.add_argument(
+        "--contrastive", type=Path, metavar="DIR", help="weights of the encoder's first stage"
+    )
+    given = vars(parser.parse_args(arguments))
+    contrastive: Path | None = given.pop("contrastive")
+    settings = Settings(**given)
     torch.set_num_threads(1)
-    encoder, clip, resident = load_image_encoder("embedded"), load_clip("embedded"), Resident()
+    clip, resident = load_clip("embedded"), Resident()
+    encoders = {GRADED: load_image_encoder("embedded")}
+    if contrastive:
+        encoders[CONTRAST] = first_stage(contrastive, encoders[GRADED])
     with tempfile.TemporaryDirectory() as folder:
         results = [
-            measure_subject(name, settings, Path(folder), resident, encoder, clip)
+            measure_subject(name, settings, Path(folder), resident, encoders, clip)
             for name in embedded.subject_names()[: settings.subjects]
         ]
     print(table(results))

@@ -86,13 +86,13 @@ def measure(server: int, seconds: float) -> dict[str, Any]:
     """Returns requests by method, of the worker and of the driver that follows it."""
     os.environ["STEP_SECONDS"] = str(seconds / STEPS)
     with proxy(server) as workers, proxy(server) as drivers:
-        spec, session = _study(), f"s{time.monotonic_ns()}"[-8:]
-        url, seen_by_driver = _url(workers, session), _url(drivers, session)
+        spec, driver_id = _study(), f"s{time.monotonic_ns()}"[-8:]
+        url, seen_by_driver = _url(workers, driver_id), _url(drivers, driver_id)
         config = spec.run_config(RUN, {}, storage_at(url, spec.name))
         order = Order(
-            key=RUN.name, phase="confirm", group="", config=config.model_dump_json(), session=session,
+            key=RUN.name, phase="confirm", group="", config=config.model_dump_json(), driver_id=driver_id,
             runner="benchmarks.storage_requests:steps", resident="", cpus=1, gpus=0, study=spec.name,
-            attempt=attempt_name(1, session), url=url,
+            attempt=attempt_name(1, driver_id), url=url,
         )  # fmt: skip
         attempt = Attempt(order)
         copies = RunCopies(ObjectStore(seen_by_driver), storage_at(seen_by_driver, spec.name))

@@ -33,14 +33,14 @@ class Question:
 
     Attributes:
         folder: The study's, on a path that should be the same everywhere; empty for a storage at a URL.
-        session: The mark that the driver left there.
+        driver_id: The mark that the driver left there.
         url: Of the storage, or empty; `study` names what must be readable there.
         inputs: Named folders.
         patience: Seconds within which a node must see the mark.
     """
 
     folder: str
-    session: str
+    driver_id: str
     url: str = ""
     study: str = ""
     inputs: tuple[str, ...] = ()
@@ -191,7 +191,7 @@ def _problem(question: Question) -> str | None:
         except (StoreError, OSError, ValueError) as error:
             return str(error)
         return None if content is not None else f"it finds nothing at {question.url}"
-    if question.folder and not is_visible(Path(question.folder), question.session, question.patience):
+    if question.folder and not is_visible(Path(question.folder), question.driver_id, question.patience):
         return f"it does not see the driver's folder {question.folder}"
     return None
 

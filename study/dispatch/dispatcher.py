@@ -95,7 +95,7 @@ class Dispatcher:
         self._misplaced: Counter[str] = Counter()
         self._refusals = 0
         self._pause_until = 0.0
-        self.session = uuid.uuid4().hex
+        self.driver_id = uuid.uuid4().hex
         self.last_activity = time.monotonic()
         self.stopping = False
         self._resources = resources
@@ -174,7 +174,7 @@ class Dispatcher:
             return None
         self.touch()
         try:
-            self._hooks.before_start(planned, self.session)
+            self._hooks.before_start(planned, self.driver_id)
         except StorageUnavailable:
             self.queue.put_back(planned.key)
             return None
@@ -188,7 +188,7 @@ class Dispatcher:
             phase=key.phase,
             group=f"{key.arm}/{key.subject}/{key.seed}",
             config=planned.config.model_copy(update={"located": dict(self.located)}).model_dump_json(),
-            session=self.session,
+            driver_id=self.driver_id,
             runner=self._runner,
             resident=self._resident,
             cpus=float(self._resources.worker_cpus),
@@ -197,7 +197,7 @@ class Dispatcher:
             workers=self._resources.num_workers if planned.config.method != BASE else 1,
             sharded=self._resources.sharded,
             study=self._study,
-            attempt=attempt_name(planned.attempt, self.session),
+            attempt=attempt_name(planned.attempt, self.driver_id),
             url=self._url,
             home=self._home,
             stoppable=bool(self._early_stopping) and key.phase == "search",
@@ -207,7 +207,7 @@ class Dispatcher:
     def _ended(self, trial_id: str) -> None:
         planned = self._planned.get(trial_id)
         if planned is not None:
-            self._hooks.after_attempt(planned, self.session)
+            self._hooks.after_attempt(planned, self.driver_id)
         self._settle(trial_id)
 
     def _settle(self, trial_id: str) -> None:
@@ -236,7 +236,7 @@ class Dispatcher:
 
     def _died(self, trial_id: str, cause: str) -> None:
         planned = self._planned.get(trial_id)
-        known = planned is not None and self._hooks.after_attempt(planned, self.session)
+        known = planned is not None and self._hooks.after_attempt(planned, self.driver_id)
         # What it left cannot be seen now: perhaps its result, so that nothing may be said of it.
         if planned is None or not known or read_result(planned.folder) is not None:
             return self._settle(trial_id)
@@ -244,8 +244,8 @@ class Dispatcher:
             self._note_place(planned, cause)
             return self._settle(trial_id)
         if self._was_preempted(planned, cause, self._given.get(trial_id, math.inf)):
-            note_worker_failure(planned.folder, self.session, reason="preempted", cause=cause)
-            self._hooks.publish(planned, self.session)
+            note_worker_failure(planned.folder, self.driver_id, reason="preempted", cause=cause)
+            self._hooks.publish(planned, self.driver_id)
             return self._settle(trial_id)
         failure = self._failure(planned, cause)
         if failure is not None:
@@ -258,7 +258,7 @@ class Dispatcher:
                 config=planned.config,
                 attempts=len(attempts(planned.folder)),
             )
-        self._hooks.publish(planned, self.session)
+        self._hooks.publish(planned, self.driver_id)
         return self._settle(trial_id)
 
     def _was_preempted(self, planned: PlannedRun, cause: str, given: float) -> bool:
@@ -271,7 +271,7 @@ class Dispatcher:
             return True
         begun = attempts(planned.folder)
         known = {death["attempt"] for death in worker_failures(planned.folder)}
-        if not begun or begun[-1]["session"] != self.session or len(begun) in known:
+        if not begun or begun[-1]["session"] != self.driver_id or len(begun) in known:
             return any(seen >= given - LOOK_SECONDS for seen in self.announced.values())
         node = str(begun[-1].get("node") or "").rpartition("/")[2]
         return bool(node) and any(name.startswith(node) for name in self.announced)
@@ -284,7 +284,7 @@ class Dispatcher:
         lines = [line for line in cause.splitlines() if WorkspaceError.__name__ in line]
         said = lines[-1].partition(f"{WorkspaceError.__name__}: ")[2] or cause
         self._note(f"{planned.key.name} was put back: {said}")
-        note_worker_failure(planned.folder, self.session, reason="storage", cause=said)
+        note_worker_failure(planned.folder, self.driver_id, reason="storage", cause=said)
         self._misplaced[planned.key.name] += 1
         self._refusals += 1
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (self._refusals - 1), LONGEST_PAUSE_SECONDS)
@@ -295,20 +295,20 @@ class Dispatcher:
 
     def _failure(self, planned: PlannedRun, cause: str) -> tuple[str, str] | None:
         """Returns reason and message if the run must not be tried again."""
-        mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self.session]
+        mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self.driver_id]
         # A worker that cannot even begin (it lacks a package, say) leaves no attempt in the folder.
         self._deaths[planned.key.name] += 1
         excused = [
             death
             for death in worker_failures(planned.folder)
-            if death.get("session") == self.session
+            if death.get("session") == self.driver_id
             and death["attempt"]
             and death.get("reason") in NOT_COUNTED
         ]
         tried = max(len(mine) - len(excused), self._deaths[planned.key.name])
         out_of_memory = "OutOfMemory" in cause or "memory monitor" in cause or "OOM" in cause.split("(1)")[0]
         reason = "out_of_memory" if out_of_memory else "worker_died"
-        note_worker_failure(planned.folder, self.session, reason=reason, cause=cause)
+        note_worker_failure(planned.folder, self.driver_id, reason=reason, cause=cause)
         where = node_label(mine[-1]) if mine else "a node that it never reported from"
         self._note(
             f"{planned.key.name}: its worker died in attempt {tried} on {where} ({reason}): {brief_cause(cause)}"

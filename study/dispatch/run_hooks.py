@@ -12,11 +12,11 @@ class StorageUnavailable(Exception):
     """A run must not be given out now: the storage cannot be written."""
 
 
-def _nothing(run: PlannedRun, session: str) -> None:
+def _nothing(run: PlannedRun, driver_id: str) -> None:
     pass
 
 
-def _at_hand(run: PlannedRun, session: str) -> bool:
+def _at_hand(run: PlannedRun, driver_id: str) -> bool:
     return True
 
 

@@ -28,7 +28,7 @@ class Heartbeat:
         on_stop: Called with the reason when somebody asks this driver to stop.
 
     Attributes:
-        describe: Returns what else `Driver` knows: session, live, pending, limit, nodes. Called from a thread.
+        describe: Returns what else `Driver` knows: driver_id, live, pending, limit, nodes. Called from a thread.
         how: Written at the end; see `Driver`.
     """
 

@@ -281,9 +281,9 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
         release=remove_placement_group,
         preempted=PREEMPTED,
     )
-    write_marker(storage.folder, dispatcher.session)
+    write_marker(storage.folder, dispatcher.driver_id)
     if not joined.local:
-        dispatcher.located = prepared_nodes(spec, storage, dispatcher.session, say)
+        dispatcher.located = prepared_nodes(spec, storage, dispatcher.driver_id, say)
     context.heart.describe = lambda: _told(dispatcher, capacity, joined)
     failure = place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
     if dispatcher.trouble is not None:
@@ -294,7 +294,7 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
 def _told(dispatcher: Dispatcher, capacity: ClusterCapacity, joined: Cluster) -> dict[str, Any]:
     """What the driver says of itself while it works (`study.storage.driver_record.Driver`)."""
     return {
-        "session": dispatcher.session,
+        "driver_id": dispatcher.driver_id,
         "live": [key.name for key in dispatcher.queue.live],
         "pending": dispatcher.pending,
         "limit": capacity.limit,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def prepared_nodes(
-    spec: StudySpec, storage: Storage, session: str, say: Callable[[str], None]
+    spec: StudySpec, storage: Storage, driver_id: str, say: Callable[[str], None]
 ) -> dict[str, str]:
     """Makes sure that every node of the joined cluster can work on the study, shipping what some lack.
 
@@ -32,7 +32,7 @@ def prepared_nodes(
     names = tuple(inputs_of(spec))
     question = Question(
         folder="" if storage.url else str(storage.folder),
-        session=session,
+        driver_id=driver_id,
         url=storage.url or "",
         study=storage.study,
         inputs=names,

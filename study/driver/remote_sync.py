@@ -16,9 +16,9 @@ from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import FileRef, attempt_name, digest_of, encode, run_prefix
 from study.remote.working_copy import AT_ONCE, RunCopies, copy_locked, fetch_all, fetch_study
 from study.storage.layout import (
-    ALL_SEGMENTS_FILE,
     DEATHS_FILE,
     DRIVER_FILE,
+    MANIFEST_FILE,
     STOP_REQUEST_FILE,
     STUDY_FILE,
     Storage,
@@ -112,7 +112,7 @@ class _Driver:
         self._thread = threading.Thread(target=self._work, name="storage-follower", daemon=True)
         self._thread.start()
 
-    def before_start(self, run: PlannedRun, session: str) -> None:
+    def before_start(self, run: PlannedRun, driver_id: str) -> None:
         """Copies the ledger, which knows of the run now; then the run may begin."""
         try:
             self._push_ledger()
@@ -121,9 +121,9 @@ class _Driver:
             raise StorageUnavailable(str(error)) from None
         now = time.monotonic()
         with self._live_lock:
-            self._live[run.key.name] = attempt_name(run.attempt, session), now, now + FIRST_SECONDS
+            self._live[run.key.name] = attempt_name(run.attempt, driver_id), now, now + FIRST_SECONDS
 
-    def after_attempt(self, run: PlannedRun, session: str) -> bool:
+    def after_attempt(self, run: PlannedRun, driver_id: str) -> bool:
         """Fetches all that a run left; if the store is away, the run counts as interrupted."""
         with self._live_lock:
             self._live.pop(run.key.name, None)
@@ -133,12 +133,12 @@ class _Driver:
             return False
         return True
 
-    def publish(self, run: PlannedRun, session: str) -> None:
+    def publish(self, run: PlannedRun, driver_id: str) -> None:
         """Writes what the driver knows of a dead worker: the death, and, if it ended the run, the end.
 
         The end is an attempt of its own, right after the dead worker's.
         """
-        attempt = f"{attempt_name(run.attempt, session)}-end"
+        attempt = f"{attempt_name(run.attempt, driver_id)}-end"
         prefix = run_prefix(self._storage.study, run.key.name)
         if (run.folder / DEATHS_FILE).exists():
             with contextlib.suppress(StoreError):
@@ -148,12 +148,12 @@ class _Driver:
         lines = (run.folder / EVENTS_FILE).read_text(encoding="utf-8").splitlines()
         try:
             view = self._copies.view(run.key.name)
-            files: dict[str, FileRef | None] = dict(view.files) if view else {}
+            files: dict[str, FileRef] = dict(view.files) if view else {}
             if RUN_FILE not in files:  # the run died before it began
                 key, path = f"{attempt}/{RUN_FILE}", run.folder / RUN_FILE
                 self._store.put_file(f"{prefix}/{key}", path)
                 files[RUN_FILE] = FileRef(key, path.stat().st_size, digest_of(path))
-            self._store.put(f"{prefix}/{attempt}/{ALL_SEGMENTS_FILE}", encode(lines, files))
+            self._store.put(f"{prefix}/{attempt}/{MANIFEST_FILE}", encode(lines, files))
             self._store.put_file(f"{prefix}/{attempt}/{RESULT_FILE}", run.folder / RESULT_FILE)
         except StoreError as error:
             self._end(f"{error}; mend that")

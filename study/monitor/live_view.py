@@ -78,7 +78,7 @@ class Snapshot:
 
     Attributes:
         waiting: Runs that were given out and have not begun: there is no room for them yet.
-        failed: Runs that failed in this session.
+        failed: Runs that failed since this launch began.
     """
 
     total: int
@@ -102,10 +102,10 @@ class Snapshot:
 
 
 def snapshot(views: list[RunView], total: int, already_done: int, elapsed: float) -> Snapshot:
-    """Summarises the views; the time left extrapolates the share of runs that this session has done.
+    """Summarises the views; the time left extrapolates the share of runs that this launch has done.
 
     Args:
-        already_done: Runs that had ended before this session, which say nothing about its speed.
+        already_done: Runs that had ended before this launch, which say nothing about its speed.
     """
     shot = Snapshot(total=total, elapsed=elapsed)
     partial = 0.0

@@ -166,9 +166,9 @@ def show_log(
     """Prints the log of a run; raises UserError if the run or the attempt is not there."""
     key = find_run(wanted, known_runs(storage))
     folder = storage.run_folder(key)
-    session = _living_session(storage)
-    say(f"{key.name} in {folder}", *attempt_lines(attempt_history(folder, session=session)))
-    if follow and session is not None:
+    driver_id = _living_driver(storage)
+    say(f"{key.name} in {folder}", *attempt_lines(attempt_history(folder, driver_id=driver_id)))
+    if follow and driver_id is not None:
         fetched = time.monotonic()
 
         def over() -> bool:
@@ -176,7 +176,7 @@ def show_log(
             if storage.url is not None and time.monotonic() - fetched > FETCH_SECONDS:
                 readable_storage(place, storage.study)
                 fetched = time.monotonic()
-            return _living_session(storage) is None
+            return _living_driver(storage) is None
 
         try:
             for text in follow_log(folder, over=over, tail=tail):
@@ -195,6 +195,6 @@ def show_log(
         sys.stdout.write(failure + "\n")
 
 
-def _living_session(storage: Storage) -> str | None:
+def _living_driver(storage: Storage) -> str | None:
     driver = read_driver(storage)
-    return driver.session if driver is not None and driver.life(storage) == "alive" else None
+    return driver.driver_id if driver is not None and driver.life(storage) == "alive" else None

@@ -196,7 +196,9 @@ def standings(runs: Mapping[RunKey, RunStatus], driver: Driver | None) -> dict[R
     found: dict[RunKey, RunPhase] = {}
     for key, run in runs.items():
         mine = (
-            driver is not None and driver.session is not None and run.latest.get("session") == driver.session
+            driver is not None
+            and driver.driver_id is not None
+            and run.latest.get("session") == driver.driver_id
         )
         if run.result is not None:
             found[key] = STATES[run.result.state]

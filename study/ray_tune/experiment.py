@@ -52,7 +52,7 @@ def place_runs(
             trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name=dispatcher.session[:12],
+            name=dispatcher.driver_id[:12],
             storage_path=str(folder),
             verbose=0,
             # The queue hands out again what was interrupted; Tune itself tries nothing twice.

@@ -5,30 +5,29 @@ nothing that a newer attempt writes::
 
     <study>/runs/<phase>/<arm>/<run>/
         stop.json                 a stop order for whoever works on the run
-        0002-1f0c77ab/            an attempt: its number by the ledger, and the driver's session
-            s/000001.json         segments: events, and where the files lie that they speak of
-            f000001/...           files that came with a segment
+        0002-1f0c77ab/            an attempt: its number by the ledger, and the beginning of the driver's id
+            manifest.json         all events so far, and where the files lie that they speak of; rewritten
+            f000001/...           files that came with the first copying
             c000001/...           files of a checkpoint, deleted when two newer ones are there
-            all.json              all segments in one, written when the attempt is over
             result.json           the last object of all: with it the run is over
 
-A segment is written after the files that it names, each with its size and SHA-256: what it does not name, such as
-a checkpoint whose upload tore, is not there. The first segment of an attempt holds everything of the attempt
-that it goes on from, so that a reader needs one attempt only: the newest with a result, or else the newest.
+A manifest is written after the files that it names, each with its size and SHA-256: what it does not name, such as
+a checkpoint whose upload tore, is not there. Stores replace an object as a whole, so that events and files always
+belong together. The first manifest of an attempt holds everything of the attempt that it goes on from, so that a
+reader needs one attempt only: the newest with a result, or else the newest.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from study.remote.object_store import ObjectInfo, ObjectStore
-from study.storage.layout import ALL_SEGMENTS_FILE, RUNS, SEGMENTS
+from study.storage.layout import MANIFEST_FILE, OLD_MANIFEST_FILE, RUNS
 from trainables.events import CHECKPOINTS, RESULT_FILE, SAMPLES, WEIGHTS
 
 UNDER_CHECKPOINTS, UNDER_SAMPLES, UNDER_WEIGHTS = f"{CHECKPOINTS}/", f"{SAMPLES}/", f"{WEIGHTS}/"
@@ -52,40 +51,19 @@ class FileRef:
 
 @dataclass
 class RunView:
-    """A run as an attempt's segments tell it.
+    """A run as an attempt's manifest tells it.
 
     Attributes:
         attempt: Prefix of the attempt.
-        segments: How many of them have been read.
         events: Lines of ``events.jsonl``.
         files: Path relative to the run's folder -> where it lies.
         ended: Whether the run has a result.
     """
 
     attempt: str
-    segments: int = 0
     events: list[str] = field(default_factory=list)
     files: dict[str, FileRef] = field(default_factory=dict)
     ended: bool = False
-
-    def take(self, content: bytes) -> None:
-        """Adds a segment; raises ValueError if it is damaged."""
-        try:
-            document = json.loads(content)
-            events = [str(line) for line in document["events"]]
-            files = {
-                safe_path(path): None if ref is None else FileRef(safe_path(ref[0]), int(ref[1]), str(ref[2]))
-                for path, ref in document["files"].items()
-            }
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"not a segment: {error}") from None
-        self.events += events
-        for path, ref in files.items():
-            if ref is None:
-                self.files.pop(path, None)
-            else:
-                self.files[path] = ref
-        self.segments += 1
 
 
 def run_prefix(study: str, run: str) -> str:
@@ -93,41 +71,52 @@ def run_prefix(study: str, run: str) -> str:
     return f"{study}/{RUNS}/{run}"
 
 
-def attempt_name(number: int, session: str) -> str:
+def attempt_name(number: int, driver_id: str) -> str:
     """The prefix of an attempt: attempts sort by their number."""
-    return f"{number:04d}-{session[:8]}"
+    return f"{number:04d}-{driver_id[:8]}"
 
 
-def segment_name(number: int) -> str:
-    """The name of the n-th segment (from 1) under its attempt."""
-    return f"{SEGMENTS}/{number:06d}.json"
-
-
-def encode(events: Iterable[str], files: dict[str, FileRef | None]) -> bytes:
-    """Returns a segment's content."""
-    refs = {
-        path: None if ref is None else [ref.key, ref.size, ref.sha256] for path, ref in sorted(files.items())
-    }
+def encode(events: Iterable[str], files: Mapping[str, FileRef]) -> bytes:
+    """Returns a manifest's content."""
+    refs = {path: [ref.key, ref.size, ref.sha256] for path, ref in sorted(files.items())}
     return json.dumps({"events": list(events), "files": refs}, separators=(",", ":")).encode()
 
 
+def decode(attempt: str, content: bytes, *, ended: bool = False) -> RunView | None:
+    """Returns what a manifest says; None if it is damaged."""
+    try:
+        document = json.loads(content)
+        events = [str(line) for line in document["events"]]
+        files = {
+            safe_path(path): FileRef(safe_path(ref[0]), int(ref[1]), str(ref[2]))
+            for path, ref in document["files"].items()
+        }
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
+    return RunView(attempt, events, files, ended)
+
+
 def choose_attempt(names: Iterable[str]) -> tuple[str, bool] | None:
-    """Returns the attempt to read, and whether it ended the run.
+    """Returns the attempt to read, and whether it ended the run; None if none has told anything yet.
 
     Args:
         names: Keys relative to the run.
     """
-    begun: set[str] = set()
+    return next(((attempt, ended) for attempt, _, ended in _attempts(names)), None)
+
+
+def _attempts(names: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
+    """Yields attempts with their manifests' names, the one to read first: those that ended the run, then the newest."""
+    manifests: dict[str, str] = {}
     ended: set[str] = set()
     for name in names:
         attempt, _, rest = name.partition("/")
-        if rest in (ALL_SEGMENTS_FILE, segment_name(1)):
-            begun.add(attempt)
+        if rest == MANIFEST_FILE or (rest == OLD_MANIFEST_FILE and attempt not in manifests):
+            manifests[attempt] = name
         elif rest == RESULT_FILE:
             ended.add(attempt)
-    if ended & begun:
-        return max(ended & begun), True
-    return (max(begun), False) if begun else None
+    for attempt in sorted(manifests, key=lambda one: (one in ended, one), reverse=True):
+        yield attempt, manifests[attempt], attempt in ended
 
 
 def newer_attempt(names: Iterable[str], attempt: str) -> str | None:
@@ -137,10 +126,8 @@ def newer_attempt(names: Iterable[str], attempt: str) -> str | None:
     return newest if newest > attempt else None
 
 
-def read_view(
-    store: ObjectStore, prefix: str, names: Iterable[str], known: RunView | None = None
-) -> RunView | None:
-    """Reads a run as far as it is there, or goes on from what is `known` of the same attempt.
+def read_view(store: ObjectStore, prefix: str, names: Iterable[str]) -> RunView | None:
+    """Reads a run as far as it is there; of an attempt whose manifest is damaged, the attempt before it.
 
     Args:
         prefix: Of the run.
@@ -149,43 +136,12 @@ def read_view(
     Returns:
         None if nothing has been written yet.
     """
-    names = set(names)
-    chosen = choose_attempt(names)
-    if chosen is None:
-        return None
-    attempt, ended = chosen
-    if f"{attempt}/{ALL_SEGMENTS_FILE}" in names:
-        content = store.get(f"{prefix}/{attempt}/{ALL_SEGMENTS_FILE}")
-        view = RunView(attempt, ended=ended)
-        if content is not None:
-            with contextlib.suppress(ValueError):  # damaged: the segments may still be there
-                view.take(content)
-                view.segments = -1
-                return view
-    view = known if known is not None and known.attempt == attempt else RunView(attempt)
-    view.ended = ended
-    while read_next(store, prefix, view, names):
-        pass
-    return view if view.segments else None
-
-
-def read_next(store: ObjectStore, prefix: str, view: RunView, names: set[str] | None = None) -> bool:
-    """Reads one more segment into the view; returns whether there was one (and it was whole).
-
-    Args:
-        names: What was listed, so that nothing that is not there is asked for; None asks.
-    """
-    name = f"{view.attempt}/{segment_name(view.segments + 1)}"
-    if view.segments < 0 or (names is not None and name not in names):
-        return False
-    content = store.get(f"{prefix}/{name}")
-    if content is None:
-        return False
-    try:
-        view.take(content)
-    except ValueError:
-        return False
-    return True
+    for attempt, name, ended in _attempts(names):
+        content = store.get(f"{prefix}/{name}")
+        view = None if content is None else decode(attempt, content, ended=ended)
+        if view is not None:
+            return view
+    return None
 
 
 def fetch_file(store: ObjectStore, prefix: str, ref: FileRef, path: Path) -> bool:

@@ -28,13 +28,11 @@ from study.remote.run_manifest import (
     newer_attempt,
     read_view,
     relative,
-    segment_name,
 )
 from study.storage.layout import (
-    ALL_SEGMENTS_FILE,
     ATTEMPTS_FILE,
     LOG_FILE,
-    SEGMENTS,
+    MANIFEST_FILE,
     STOP_FILE,
     WORKER_LOCK_FILE,
 )
@@ -136,10 +134,8 @@ class RunPusher:
         self.trouble: str | None = None
         self._store, self._prefix, self._attempt, self._folder = store, prefix, attempt, folder
         self._files: dict[str, FileRef] = dict(base.files) if base else {}
-        self._told: dict[str, FileRef] = {}
+        self._told: tuple[list[str], dict[str, FileRef]] = [], {}
         self._signatures: dict[str, tuple[int, int, int]] = {}
-        self._lines = 0
-        self._segments = 0
         self._pushes = 0
         self._log_time = 0.0
         self._next_checkpoint = 0.0
@@ -207,10 +203,10 @@ class RunPusher:
             self.trouble = str(error)
 
     def _push(self, *, last: bool = False) -> None:
-        """Pushes files that are new or have changed, then a segment that names them with the events so far."""
-        lines = self._new_lines()
+        """Pushes files that are new or have changed, then the manifest that names them with the events so far."""
+        lines = _lines(self._folder)
         staged = self._stage(last)
-        if staged or lines:
+        if staged:
             self._pushes += 1
         began, has_checkpoint = time.monotonic(), False
         found: dict[str, tuple[FileRef, tuple[int, int, int]]] = {}
@@ -225,16 +221,9 @@ class RunPusher:
             self._next_checkpoint = time.monotonic() + (time.monotonic() - began) * (1 / UPLOAD_SHARE - 1)
         self._files |= {path: ref for path, (ref, _) in found.items()}
         outdated = self._prune(last)
-        changes: dict[str, FileRef | None] = {
-            path: ref for path, ref in self._files.items() if self._told.get(path) != ref
-        }
-        changes |= {path: None for path in self._told if path not in self._files}
-        if (lines or changes) and not last:  # at the end one object says it all
-            content = encode(lines, changes)
-            self._store.put(f"{self._prefix}/{self._attempt}/{segment_name(self._segments + 1)}", content)
-            self._segments += 1
-            self._lines += len(lines)
-            self._told = dict(self._files)
+        if (lines, self._files) != self._told:
+            self._store.put(f"{self._prefix}/{self._attempt}/{MANIFEST_FILE}", encode(lines, self._files))
+            self._told = lines, dict(self._files)
         self._signatures |= {path: signature for path, (_, signature) in found.items()}
         if last:
             return
@@ -243,16 +232,11 @@ class RunPusher:
             self._store.get_file(f"{self._prefix}/{STOP_FILE}", self._folder / STOP_FILE)
 
     def _leftovers(self, names: set[str]) -> list[str]:
-        """Returns what nobody needs any more when the attempt has told its end: its segments, and other checkpoints
-        than its list names; those of earlier attempts too, even if their upload tore so that nothing names them.
+        """Returns what nobody needs any more when the attempt has told its end: other checkpoints than its manifest
+        names; those of earlier attempts too, even if their upload tore so that nothing names them.
         """
         used = {_place(ref.key) for ref in self._files.values()}
-        places = {_place(name) for name in names}
-        return sorted(
-            place
-            for place in places - used
-            if _is_checkpoint(place) or place == f"{self._attempt}/{SEGMENTS}"
-        )
+        return sorted(place for place in {_place(name) for name in names} - used if _is_checkpoint(place))
 
     def _remove(self, outdated: list[str]) -> None:
         """Deletes what is no longer needed, unless a newer attempt works on the run: it may go on from any of them.
@@ -273,14 +257,9 @@ class RunPusher:
         newer = newer_attempt(names, self._attempt)
         if newer is not None:
             raise Superseded(f"attempt {newer} works on this run, {self._attempt} gives way")
-        own = f"{self._prefix}/{self._attempt}"
-        self._store.put(f"{own}/{ALL_SEGMENTS_FILE}", encode(_lines(self._folder), dict(self._files)))
         if (self._folder / RESULT_FILE).exists():
-            self._store.put_file(f"{own}/{RESULT_FILE}", self._folder / RESULT_FILE)
+            self._store.put_file(f"{self._prefix}/{self._attempt}/{RESULT_FILE}", self._folder / RESULT_FILE)
         return names
-
-    def _new_lines(self) -> list[str]:
-        return _lines(self._folder)[self._lines :]
 
     def _stage(self, last: bool) -> dict[str, tuple[Path, tuple[int, int, int]]]:
         """Holds every file that must be pushed by a second name, so that the run may replace or remove it meanwhile."""
@@ -318,7 +297,7 @@ class RunPusher:
         for path in (path for paths in outdated for path in paths):
             self._files.pop(path)
         used = {_place(ref.key) for ref in self._files.values()}
-        before = {_place(ref.key) for ref in self._told.values()}
+        before = {_place(ref.key) for ref in self._told[1].values()}
         return sorted(place for place in before - used if _is_checkpoint(place))
 
     def _remember_pulled(self) -> None:

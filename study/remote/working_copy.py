@@ -23,8 +23,8 @@ from study.remote.run_manifest import (
     FileRef,
     RunView,
     choose_attempt,
+    decode,
     fetch_file,
-    read_next,
     read_view,
     relative,
     run_prefix,
@@ -33,6 +33,7 @@ from study.storage.layout import (
     COPY_LOCK_FILE,
     DEATHS_FILE,
     DRIVER_FILE,
+    MANIFEST_FILE,
     RUN_NOTE_FILE,
     RUNS,
     STUDY_FILE,
@@ -54,10 +55,9 @@ _LOCK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class _Note:
-    """How far a run's folder is brought up to date: attempt, segments (-1: all), and whether it has ended."""
+    """How far a run's folder is brought up to date: attempt, and whether it has ended."""
 
     attempt: str
-    segments: int
     ended: bool
 
 
@@ -67,7 +67,7 @@ class RunCopies:
     def __init__(self, store: ObjectStore, storage: Storage) -> None:
         self.store, self.storage = store, storage
         self._locks: dict[str, threading.Lock] = {}
-        self._views: dict[str, RunView] = {}
+        self._told: dict[str, tuple[str, bytes]] = {}
         self._have: dict[str, dict[str, FileRef]] = {}
         self._guard = threading.Lock()
 
@@ -91,22 +91,20 @@ class RunCopies:
                 self.store.get_file(f"{prefix}/{DEATHS_FILE}", folder / DEATHS_FILE)
             if note is not None and note.ended and (note.attempt, True) == chosen:
                 return True
-            view = read_view(self.store, prefix, names, self._views.get(run))
+            view = read_view(self.store, prefix, names)
             return view is not None and self._apply(run, view)
 
     def follow(self, run: str, attempt: str) -> bool:
-        """Fetches the next segments of an attempt that is under way; returns whether there were any."""
-        prefix = run_prefix(self.storage.study, run)
+        """Fetches what an attempt that is under way has told since the last call; returns whether it was anything."""
         with self._lock(run):
-            view = self._views.get(run)
-            if view is None or view.attempt != attempt:
-                view = RunView(attempt)
-            before = view.segments
-            while read_next(self.store, prefix, view):
-                pass
-            if view.segments == before:
+            content = self.store.get(f"{run_prefix(self.storage.study, run)}/{attempt}/{MANIFEST_FILE}")
+            if content is None or self._told.get(run) == (attempt, content):
+                return False
+            view = decode(attempt, content)
+            if view is None:
                 return False
             self._apply(run, view)
+            self._told[run] = attempt, content
             return True
 
     def view(self, run: str) -> RunView | None:
@@ -141,14 +139,10 @@ class RunCopies:
         ended = view.ended and self.store.get_file(
             f"{prefix}/{view.attempt}/{RESULT_FILE}", folder / RESULT_FILE
         )
-        write_json(
-            folder / RUN_NOTE_FILE, {"attempt": view.attempt, "segments": view.segments, "ended": ended}
-        )
+        write_json(folder / RUN_NOTE_FILE, {"attempt": view.attempt, "ended": ended})
         if ended:
-            self._views.pop(run, None)
+            self._told.pop(run, None)
             self._have.pop(run, None)
-        else:
-            self._views[run] = view
         return ended
 
     def _lock(self, run: str) -> threading.Lock:
@@ -292,7 +286,7 @@ def _reading(url: str) -> Iterator[ObjectStore]:
 def _noted(folder: Path) -> _Note | None:
     try:
         content = json.loads((folder / RUN_NOTE_FILE).read_text(encoding="utf-8"))
-        note = _Note(str(content["attempt"]), int(content["segments"]), bool(content["ended"]))
+        note = _Note(str(content["attempt"]), bool(content["ended"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return note if not note.ended or (folder / RESULT_FILE).exists() else None

@@ -33,7 +33,7 @@ class AttemptInfo:
 
     Attributes:
         number: 1, 2, ... in the order of the beginnings.
-        session: Of the driver that gave it out.
+        driver_id: Of the driver that gave it out.
         node: ``host`` or ``host (address/Ray's node id)``.
         began: Seconds since the epoch; `last_sign` is the time of its last event, or when it began.
         first_step: Where it went on; `last_step` is how far it came.
@@ -43,7 +43,7 @@ class AttemptInfo:
     """
 
     number: int
-    session: str
+    driver_id: str
     node: str
     pid: int | None
     began: float
@@ -61,14 +61,14 @@ def node_label(attempt: Mapping[str, Any]) -> str:
     return f"{host} ({node})" if host and node else host or node or "an unknown node"
 
 
-def note_worker_failure(folder: Path, session: str, *, reason: str, cause: str) -> None:
+def note_worker_failure(folder: Path, driver_id: str, *, reason: str, cause: str) -> None:
     """Adds to a run's folder what its latest attempt died of; called by the driver."""
     begun = attempts(folder)
-    number = len(begun) if begun and begun[-1].get("session") == session else None
+    number = len(begun) if begun and begun[-1].get("session") == driver_id else None
     if any(death.get("attempt") == number for death in worker_failures(folder)):
         number = None  # that one was dead already: this worker died before it could begin
     line = {
-        "session": session,
+        "session": driver_id,
         "attempt": number,
         "time": time.time(),
         "reason": reason,
@@ -87,12 +87,12 @@ def worker_failures(folder: Path) -> list[dict[str, Any]]:
 
 
 def attempt_history(
-    folder: Path, *, session: str | None = None, events: Sequence[Event] | None = None
+    folder: Path, *, driver_id: str | None = None, events: Sequence[Event] | None = None
 ) -> list[AttemptInfo]:
     """Returns the attempts at the run in `folder`, oldest first.
 
     Args:
-        session: Of the driver that is at work now: only its latest attempt can still be under way.
+        driver_id: Of the driver that is at work now: only its latest attempt can still be under way.
         events: Those of the run if they are at hand.
     """
     begun = attempts(folder)
@@ -108,13 +108,13 @@ def attempt_history(
         resumed = next((event.data.get("resumed_step") or 0 for event in mine if event.kind == "started"), 0)
         death = died.get(index + 1)
         end, reason, cause = _end(death, result if last else None)
-        if end is None and not (last and session is not None and attempt.get("session") == session):
+        if end is None and not (last and driver_id is not None and attempt.get("session") == driver_id):
             end = "interrupted"
         began = float(attempt.get("time") or 0.0)
         found.append(
             AttemptInfo(
                 number=index + 1,
-                session=str(attempt.get("session", "")),
+                driver_id=str(attempt.get("session", "")),
                 node=node_label(attempt),
                 pid=attempt.get("pid"),
                 began=began,
@@ -162,11 +162,11 @@ def brief_cause(cause: str) -> str:
 FATAL = "Fatal Python error"
 
 
-def note_attempt(folder: Path, session: str, node: str = "") -> None:
+def note_attempt(folder: Path, driver_id: str, node: str = "") -> None:
     """Adds an attempt to the run's list, with the number of the last event and the size of the log before it."""
     events = read_events(folder)
     line = {
-        "session": session,
+        "session": driver_id,
         "time": time.time(),
         "host": socket.gethostname(),
         "node": node,

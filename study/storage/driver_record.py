@@ -29,7 +29,7 @@ class Driver:
         folder: Of the study as this driver sees it; the lock that it holds lies there.
         since: When it began; `beat` is its last heartbeat, `ended` when it let go of the study.
         how: After its end: ``finished``, or why it was interrupted.
-        session: Of the attempts that it gives out now.
+        driver_id: Of the attempts that it gives out now.
         live: Names of the runs that it has given out.
         pending: Those of them that still wait in Ray for room.
         limit: How many runs it gives out at once.
@@ -44,7 +44,7 @@ class Driver:
     beat: float
     ended: float | None = None
     how: str | None = None
-    session: str | None = None
+    driver_id: str | None = None
     live: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     limit: int | None = None

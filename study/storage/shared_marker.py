@@ -12,20 +12,20 @@ from study.storage.layout import MARKER_FILE
 VISIBLE_SECONDS = 10.0  # network file systems remember for some seconds what was not there
 
 
-def write_marker(folder: Path, session: str) -> None:
+def write_marker(folder: Path, driver_id: str) -> None:
     """Leaves the driver's mark in a study's folder, by which nodes know that they see the same one."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{MARKER_FILE}.partial"
-    partial.write_text(session, encoding="utf-8")
+    partial.write_text(driver_id, encoding="utf-8")
     os.replace(partial, folder / MARKER_FILE)
 
 
-def is_visible(folder: Path, session: str, seconds: float = 0.0) -> bool:
+def is_visible(folder: Path, driver_id: str, seconds: float = 0.0) -> bool:
     """Whether this process sees the mark of that driver, at once or within some seconds."""
     until = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError):
-            if (folder / MARKER_FILE).read_text(encoding="utf-8") == session:
+            if (folder / MARKER_FILE).read_text(encoding="utf-8") == driver_id:
                 return True
         if time.monotonic() > until:
             return False

@@ -135,7 +135,7 @@ class Attempt:
             self._open.enter_context(_output_to(self.folder / LOG_FILE))
         if read_result(self.folder) is not None:
             return iter(())
-        note_attempt(self.folder, self.order.session, self._node)
+        note_attempt(self.folder, self.order.driver_id, self._node)
         self._place.begin()
         runner = load_object(self.order.runner)
         arguments = [self._resident] if self._resident is not None else []

@@ -23,7 +23,7 @@ class Order:
         phase: ``search`` or ``confirm``.
         group: Runs with the same group compete under early stopping.
         config: The RunConfig as JSON.
-        session: Names the driver's life; attempts of another session ended with their driver.
+        driver_id: Names the driver; attempts of another driver ended with their driver.
         runner: ``module:function`` that yields the run's events.
         resident: ``module:class`` of what stays loaded between runs, or empty.
         cpus: Of each worker; also the number of torch's threads.
@@ -43,7 +43,7 @@ class Order:
     phase: str
     group: str
     config: str
-    session: str
+    driver_id: str
     runner: str
     resident: str
     cpus: float

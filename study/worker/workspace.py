@@ -83,7 +83,7 @@ class SharedWorkspace:
     def open(self) -> None:
         """Makes sure that this node sees the driver's storage and what the run is to be taught."""
         if self._order.home:
-            check_visible(Path(self._order.home), self._order.session)
+            check_visible(Path(self._order.home), self._order.driver_id)
             check_inputs(self.config)
 
     def begin(self) -> None:
@@ -210,9 +210,9 @@ def remove_leftovers(root: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_visible(folder: Path, session: str) -> None:
+def check_visible(folder: Path, driver_id: str) -> None:
     """Raises WorkspaceError if this node does not see the driver's storage; writes nothing."""
-    if not is_visible(folder, session, VISIBLE_SECONDS):
+    if not is_visible(folder, driver_id, VISIBLE_SECONDS):
         raise WorkspaceError(
             f"node {socket.gethostname()} does not see the storage folder {folder}: it must lie on a file system that "
             "every node mounts at the same path, or --storage must be a URL such as s3://bucket/prefix"

@@ -181,7 +181,7 @@ def order(storage: Storage, **more: Any) -> Order:
     assert planned is not None
     values: dict[str, Any] = {
         "key": planned.key.name, "phase": planned.key.phase, "group": "", "config": planned.config.model_dump_json(),
-        "session": "s", "runner": "tests.helpers.fake_runner:execute", "resident": "", "cpus": 1.0, "gpus": 0.0,
+        "driver_id": "s", "runner": "tests.helpers.fake_runner:execute", "resident": "", "cpus": 1.0, "gpus": 0.0,
     }  # fmt: skip
     return Order(**{**values, **more})
 

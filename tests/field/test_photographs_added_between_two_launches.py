@@ -172,7 +172,7 @@ def order_of(config: RunConfig) -> Order:
         phase="confirm",
         group="",
         config=config.model_dump_json(),
-        session="here",
+        driver_id="here",
         runner="trainables.run.execute:execute",
         resident="",
         cpus=1,

@@ -33,10 +33,10 @@ def config_of(spec: StudySpec, storage: Storage, key: RunKey) -> RunConfig:
     return spec.run_config(key, params, storage)
 
 
-def attempt_at(spec: StudySpec, storage: Storage, key: RunKey, session: str, node: str) -> Attempt:
+def attempt_at(spec: StudySpec, storage: Storage, key: RunKey, driver_id: str, node: str) -> Attempt:
     """An attempt that captures its output, as a worker makes it."""
     config = config_of(spec, storage, key)
-    order = Order(key.name, key.phase, "", config.model_dump_json(), session, RUNNER, "", 1, 0)
+    order = Order(key.name, key.phase, "", config.model_dump_json(), driver_id, RUNNER, "", 1, 0)
     return Attempt(order, capture=True, node=node)
 
 
@@ -78,7 +78,7 @@ def driven(spec: StudySpec, storage: Storage) -> Iterator[list[str]]:
     nodes = [{"name": "10.0.0.8/bbbb2222", "cpus": 4.0, "gpus": 1.0}, {"name": "10.0.0.10/dddd4444"}]
     with claimed(spec, storage), Heartbeat(storage, reasons.append) as heart:
         heart.describe = lambda: {
-            "session": SESSION,
+            "driver_id": SESSION,
             "live": [RUNNING.name, PENDING.name],
             "pending": [PENDING.name],
             "limit": 2,

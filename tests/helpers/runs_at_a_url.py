@@ -14,7 +14,7 @@ from study.worker.order import Order
 from tests.helpers.small_studies import RUNNER, small_study
 
 
-def order(url: str, number: int = 1, session: str = "driver00", *, steps: int = 8, **changes: Any) -> Order:
+def order(url: str, number: int = 1, driver_id: str = "driver00", *, steps: int = 8, **changes: Any) -> Order:
     spec = small_study(budget={"max_train_steps": steps})
     config = spec.run_config(RUN, {"learning_rate": 1e-3, "r": 2}, storage_at(url, spec.name))
     values: dict[str, Any] = {
@@ -22,13 +22,13 @@ def order(url: str, number: int = 1, session: str = "driver00", *, steps: int = 
         "phase": "search",
         "group": "g",
         "config": config.model_dump_json(),
-        "session": session,
+        "driver_id": driver_id,
         "runner": RUNNER,
         "resident": "",
         "cpus": 1.0,
         "gpus": 0.0,
         "study": spec.name,
-        "attempt": attempt_name(number, session),
+        "attempt": attempt_name(number, driver_id),
         "url": url,
     }
     return Order(**{**values, **changes})

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from study.report.analysis import Analysis, paired
 from study.report.comparisons import Comparison, Outcome
 from study.report.figures.canvas import Figure, Skipped, new_canvas
-from study.report.figures.style import COLUMN, PAGE, ArmStyle
+from study.report.figures.style import COLUMN, PAGE, ArmStyle, axis_label
 from study.report.formatting import listing, plural
 from study.report.measures import bounded, measure
 from study.report.prepared import Rows
@@ -51,7 +51,7 @@ def compute_intervals(rows: Rows, analysis: Analysis, name: str) -> tuple[Interv
     return tuple(found)
 
 
-def draw_intervals(ax: Any, data: tuple[IntervalRow, ...], styles: dict[str, ArmStyle], name: str) -> None:
+def draw_intervals(ax: Any, data: tuple[IntervalRow, ...], styles: dict[str, ArmStyle], label: str) -> None:
     """Draws one line an arm, the first on top: interval, mean, and single runs as small dots."""
     for place, row in enumerate(data):
         style = styles[row.arm]
@@ -85,7 +85,7 @@ def draw_intervals(ax: Any, data: tuple[IntervalRow, ...], styles: dict[str, Arm
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ax.locator_params(axis="x", nbins=4)
-    ax.set_xlabel(measure(name).title)
+    ax.set_xlabel(label)
 
 
 def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
@@ -103,7 +103,7 @@ def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
         canvas = new_canvas(PAGE, max(1.6, height))
         panels = canvas.subplots(1, len(data), squeeze=False)[0]
         for k, (ax, (name, found)) in enumerate(zip(panels, data.items(), strict=True)):
-            draw_intervals(ax, found, styles, name)
+            draw_intervals(ax, found, styles, axis_label(measure(name).title, len(data)))
             if k and [row.arm for row in found] == [row.arm for row in next(iter(data.values()))]:
                 ax.set_yticklabels([])
         return canvas
@@ -218,7 +218,8 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
         for k, (ax, name) in enumerate(zip(panels, names, strict=True)):
             data = tuple(forest_row(rows, e.comparisons[name], label(e), e.cosine) for e in known)
             margin = analysis.margin if name == analysis.primary else None
-            draw_forest(ax, data, styles, f"Δ {measure(name).title.lower()}", margin)
+            title = axis_label(f"Δ {measure(name).title.lower()}", len(names))
+            draw_forest(ax, data, styles, title, margin)
             ax.locator_params(axis="x", nbins=3)
             if k:
                 ax.set_yticklabels([])

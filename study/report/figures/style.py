@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,11 +11,12 @@ from trainables.methods.registry import BASE
 
 COLUMN = 3.25  # inches: one column of a two-column paper
 PAGE = 6.75  # inches: both columns
+PAGE_LETTERS = 80  # of axis labels beside each other, on a page
 LABEL = 28  # letters of an arm's name in a figure
 BASE_COLOR = "#5a5a5a"
 
-# Okabe and Ito (2008), without the yellow that vanishes on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4FB0")
+# Okabe and Ito (2008), without the yellow that vanishes on white, and two more.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4FB0", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 
@@ -130,6 +132,11 @@ def common_part(names: Sequence[str], at_end: bool) -> int:
     while count and sample[0][count - 1] not in "-_. ":
         count -= 1
     return count if min(map(len, names)) > 2 * count or not at_end else 0
+
+
+def axis_label(text: str, panels: int) -> str:
+    """An axis label in as many lines as keep it within one of so many panels side by side on a page."""
+    return "\n".join(textwrap.wrap(text, max(12, PAGE_LETTERS // panels), break_long_words=False))
 
 
 def shorten(name: str, limit: int = LABEL) -> str:

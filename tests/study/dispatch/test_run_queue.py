@@ -27,13 +27,13 @@ class Killed(BaseException):
     """Stands for SIGKILL of the driver: nothing may catch it."""
 
 
-def order_for(run: PlannedRun, session: str = "one") -> Order:
+def order_for(run: PlannedRun, driver_id: str = "one") -> Order:
     return Order(
         run.key.name,
         run.key.phase,
         "",
         run.config.model_dump_json(),
-        session,
+        driver_id,
         RUNNER,
         "",
         1,

@@ -89,7 +89,7 @@ def test_what_a_worker_reports(tmp_path: Path) -> None:
         phase=KEY.phase,
         group="lora",
         config=config(folder, **FLOPS).model_dump_json(),
-        session="s",
+        driver_id="s",
         runner="unused:unused",
         resident="",
         cpus=1,

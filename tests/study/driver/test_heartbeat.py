@@ -40,10 +40,10 @@ def test_a_driver_is_alive_while_it_holds_the_study_and_says_how_it_ended(tmp_pa
     assert read_driver(storage) is None
     assert not lock_is_held(storage)
     with claimed(spec, storage), Heartbeat(storage, lambda reason: None) as heart:
-        heart.describe = lambda: {"session": "s", "live": ["a/b/c"], "limit": 4, "nodes": [{"name": "n"}]}
+        heart.describe = lambda: {"driver_id": "s", "live": ["a/b/c"], "limit": 4, "nodes": [{"name": "n"}]}
         wait_for(lambda: seen(storage).live == ("a/b/c",))
         first = seen(storage)
-        assert (first.pid, first.session, first.limit, first.id) == (os.getpid(), "s", 4, heart.id)
+        assert (first.pid, first.driver_id, first.limit, first.id) == (os.getpid(), "s", 4, heart.id)
         assert first.life(storage) == "alive"
         wait_for(lambda: seen(storage).beat > first.beat)
         heart.how = "interrupted by a test"

@@ -244,7 +244,7 @@ def test_a_local_cluster_is_known_by_its_host_before_anything_ran(fast_path: Pat
     spec = small_study()
     storage = Storage(fast_path, spec.name)
     with claimed(spec, storage), Heartbeat(storage, lambda reason: None) as heart:
-        heart.describe = lambda: {"session": "s", "nodes": [{"name": "127.0.0.1/aaaa1111", "cpus": 2.0}]}
+        heart.describe = lambda: {"driver_id": "s", "nodes": [{"name": "127.0.0.1/aaaa1111", "cpus": 2.0}]}
         heart.beat()
         status = study_status(storage)
         text = shown(glance(status))

@@ -22,7 +22,7 @@ def make(monkeypatch: pytest.MonkeyPatch, fit: Callable[[DistributedAttempt], No
         phase="search",
         group="",
         config="{}",
-        session="s",
+        driver_id="s",
         runner="",
         resident="",
         cpus=1.0,

@@ -87,11 +87,11 @@ def order_of(
     spec: StudySpec, storage: Storage, number: int = 1, located: dict[str, str] | None = None
 ) -> Order:
     config = spec.run_config(RUN, {}, storage).model_copy(update={"located": located or {}})
-    session = f"session{number}"
+    driver_id = f"session{number}"
     return Order(
-        key=RUN.name, phase="search", group="g", config=config.model_dump_json(), session=session,
+        key=RUN.name, phase="search", group="g", config=config.model_dump_json(), driver_id=driver_id,
         runner="trainables.run.execute:execute", resident="", cpus=1.0, gpus=0.0, study=spec.name,
-        attempt=attempt_name(number, session), url=storage.url or "",
+        attempt=attempt_name(number, driver_id), url=storage.url or "",
     )  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_nodes_that_do_not_see_the_storage_are_named(tmp_path: Path) -> None:
     assert sound.problem is None
     assert unseen_inputs([sound], question.inputs) == []
     assert unseen_inputs([], question.inputs) == list(question.inputs)  # nodes that will come are not known
-    stray = answer(dataclasses.replace(question, session="another", patience=0.0), "10.0.0.2/bbbb")
+    stray = answer(dataclasses.replace(question, driver_id="another", patience=0.0), "10.0.0.2/bbbb")
     old = NodeReport("10.0.0.3/cccc", versions={**versions(), "torch": "0.1"})
     problems = node_problems([sound, stray, old], Storage(tmp_path / "shared", spec.name))
     assert "1 of 3 nodes cannot use the storage" in problems[0]
@@ -246,7 +246,7 @@ def test_a_node_that_does_not_see_the_storage_trains_nothing(
     with pytest.raises(WorkspaceError, match="does not see the storage folder"):
         drive(Attempt(order))
     assert not storage.root.exists()
-    write_marker(storage.folder, order.session)
+    write_marker(storage.folder, order.driver_id)
     shutil.rmtree(tmp_path / "photos")
     with pytest.raises(WorkspaceError, match=r"lacks the folder .*photos"):
         drive(Attempt(order))
@@ -311,7 +311,7 @@ def test_a_run_is_not_given_out_while_the_ledger_cannot_be_copied(fast_path: Pat
     away = [True]
     given: list[PlannedRun] = []
 
-    def before(run: PlannedRun, session: str) -> None:
+    def before(run: PlannedRun, driver_id: str) -> None:
         if away[0]:
             raise StorageUnavailable("the store is away")
 

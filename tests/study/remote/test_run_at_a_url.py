@@ -13,7 +13,7 @@ from study.remote.run_manifest import attempt_name, choose_attempt, read_view, r
 from study.remote.run_upload import RunPusher, pull_run
 from study.remote.working_copy import RunCopies
 from study.storage.attempts import attempts
-from study.storage.layout import storage_at
+from study.storage.layout import MANIFEST_FILE, OLD_MANIFEST_FILE, storage_at
 from study.storage.run_result import read_result
 from study.worker.attempt import Attempt
 from study.worker.stop_order import order_stop
@@ -32,7 +32,12 @@ def rules(tmp_path: Path, url: str, content: dict[str, Any]) -> None:
     (cache / "fake.json").write_text(json.dumps({"": content}))
 
 
-def test_a_run_is_kept_at_the_url_and_its_scratch_folder_is_removed(s3: Proxy, tmp_path: Path) -> None:
+def test_a_run_is_kept_at_the_url_and_its_scratch_folder_is_removed(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "study.remote.run_upload.FIRST_SECONDS", 60.0
+    )  # over before the first copying, on any machine
     url = s3.url("one")
     attempt = Attempt(order(url))
     report = drive(attempt)
@@ -102,6 +107,8 @@ def test_a_driver_can_follow_a_run(s3: Proxy, tmp_path: Path) -> None:
     assert seen == sorted(seen)
     assert copies.fetch(NAME)
     assert read_events(storage.run_folder(RUN))[-1].kind == "finished"
+    assert copies.follow(NAME, attempt.order.attempt)
+    assert not copies.follow(NAME, attempt.order.attempt)  # nothing has been told since
 
 
 def test_a_stop_order_reaches_a_run_at_a_url(s3: Proxy, tmp_path: Path) -> None:
@@ -162,7 +169,7 @@ def test_a_stale_attempt_removes_no_checkpoint_that_a_newer_one_goes_on_from(
     wait_for(lambda: (view := read_view(store, prefix, names())) is not None and len(view.files) == 2)
     newer = RunPusher(ObjectStore(url), prefix, "0002-newer", folders[1], pull_run(store, prefix, folders[1]))
     EventLog(folders[1]).append("started", attempt=2)
-    wait_for(lambda: "0002-newer/s/000001.json" in names())
+    wait_for(lambda: "0002-newer/manifest.json" in names())
     newer.abandon()  # it dies before it has saved anything itself
 
     save(folders[0], 12)  # and the first one wakes up
@@ -226,6 +233,42 @@ def test_a_damaged_checkpoint_is_passed_over(s3: Proxy, tmp_path: Path) -> None:
     assert [event.data["resumed_step"] for event in events if event.kind == "started"] == [0, 0]
 
 
+def test_of_a_damaged_manifest_the_attempt_before_it_is_read(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("manifest")
+    rules(tmp_path, url, {"step_seconds": 0.1})
+    store, prefix = ObjectStore(url), run_prefix("small", NAME)
+    first = Attempt(order(url, steps=30))
+    drive(first, lambda report: report["budget"] > 0.3)
+    first.interrupt()
+    store.put(f"{prefix}/0002-driver01/{MANIFEST_FILE}", b'{"events": ["{\\"number')
+    assert not RunCopies(store, storage_at(url, "small")).follow(NAME, "0002-driver01")
+    assert drive(Attempt(order(url, 3, "driver02", steps=30)))["state"] == "COMPLETE"
+    storage = storage_at(url, "small")
+    assert RunCopies(store, storage).fetch(NAME)
+    begun = [
+        event.data["resumed_step"]
+        for event in read_events(storage.run_folder(RUN))
+        if event.kind == "started"
+    ]
+    assert begun[0] == 0
+    assert begun[1] >= 9
+
+
+def test_a_run_that_an_earlier_version_ended_is_read(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("earlier")
+    store, prefix = ObjectStore(url), run_prefix("small", NAME)
+    drive(Attempt(order(url)))
+    own = f"{prefix}/{attempt_name(1, 'driver00')}"
+    content = store.get(f"{own}/{MANIFEST_FILE}")
+    assert content is not None
+    store.put(f"{own}/{OLD_MANIFEST_FILE}", content)
+    names = relative(store.list(prefix), prefix) - {f"{attempt_name(1, 'driver00')}/{MANIFEST_FILE}"}
+    view = read_view(store, prefix, names)
+    assert view is not None
+    assert view.ended
+    assert view == read_view(store, prefix, relative(store.list(prefix), prefix))
+
+
 def test_checkpoints_stay_until_the_result_is_at_the_url(s3: Proxy, tmp_path: Path) -> None:
     """A worker may be killed in the middle of its last copying, when the run itself needs no checkpoint any more."""
     store, prefix, folder = ObjectStore(s3.url("last-words")), run_prefix("small", NAME), tmp_path / "here"
@@ -237,7 +280,7 @@ def test_checkpoints_stay_until_the_result_is_at_the_url(s3: Proxy, tmp_path: Pa
     def listed(part: str) -> bool:
         return any(part in name for name in store.list(prefix))
 
-    wait_for(lambda: listed("/c0") and listed("/s/"))
+    wait_for(lambda: listed("/c0") and listed("/manifest.json"))
     shutil.rmtree(folder / "checkpoint")
     (folder / "result.json").write_text('{"state": "COMPLETE"}')
     s3.answer = lambda method, path: 403 if method == "PUT" else None
@@ -262,8 +305,8 @@ def test_names_cannot_leave_the_folder(s3: Proxy, tmp_path: Path) -> None:
     url = s3.url("evil")
     storage, store = storage_at(url, "small"), ObjectStore(url)
     prefix = run_prefix("small", NAME)
-    segment = {"events": [], "files": {"../../../../../../stolen": ["0001-x/f/x", 1, "00"]}}
-    store.put(f"{prefix}/0001-x/s/000001.json", json.dumps(segment).encode())
+    manifest = {"events": [], "files": {"../../../../../../stolen": ["0001-x/f/x", 1, "00"]}}
+    store.put(f"{prefix}/0001-x/manifest.json", json.dumps(manifest).encode())
     assert not RunCopies(store, storage).fetch(NAME)
     assert not (tmp_path / "stolen").exists()
     assert not (storage.run_folder(RUN) / EVENTS_FILE).exists()

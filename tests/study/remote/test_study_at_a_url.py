@@ -270,7 +270,7 @@ def test_a_run_whose_result_never_came_to_the_url_is_brought_to_its_end_there(s3
     storage, store = storage_at(url, spec.name), ObjectStore(url)
     said: list[str] = []
 
-    def given_out(session: str) -> PlannedRun:
+    def given_out(driver_id: str) -> PlannedRun:
         with (
             claimed(spec, storage),
             upkeep(
@@ -283,12 +283,12 @@ def test_a_run_whose_result_never_came_to_the_url_is_brought_to_its_end_there(s3
         ):
             run = RunQueue(spec, storage, open_ledger(spec, storage)).next()
             assert run is not None
-            keep.before_start(run, session)
+            keep.before_start(run, driver_id)
             return run
 
-    def work(run: PlannedRun, session: str) -> dict[str, object]:
+    def work(run: PlannedRun, driver_id: str) -> dict[str, object]:
         name, config = run.key.name, run.config.model_dump_json()
-        attempt = Attempt(order(url, run.attempt, session, key=name, config=config, study=spec.name))
+        attempt = Attempt(order(url, run.attempt, driver_id, key=name, config=config, study=spec.name))
         assert drive(attempt)["state"] == "COMPLETE"
         return view_of(run)
 

@@ -24,7 +24,7 @@ from study.report.figures.samples import (
     side_by_side,
     used_images,
 )
-from study.report.figures.style import MARKERS, PALETTE, arm_labels, arm_styles, shorten
+from study.report.figures.style import MARKERS, PALETTE, arm_labels, arm_styles, axis_label, shorten
 from study.report.prepared import Drawn, prepare
 from study.report.sections import Report, compose
 from tests.helpers.synthetic_results import ARMS, PROMPTS, STEPS, Arm, Study, make_results
@@ -263,6 +263,12 @@ def test_many_arms_are_told_apart() -> None:
     assert len({(style.color, style.marker) for style in styles.values()}) == 12
     assert len(MARKERS) >= 12
     assert len(set(PALETTE)) == len(PALETTE)
+    assert len({styles[name].color for name in names[:8]}) == 8  # {adapter, full} x {prior, no prior} x two schedules
+
+
+def test_axis_labels_stay_within_their_panels() -> None:
+    assert axis_label("Δ subject fidelity (scaled)", 1) == "Δ subject fidelity (scaled)"
+    assert axis_label("Δ subject fidelity (scaled)", 4) == "Δ subject fidelity\n(scaled)"
 
 
 def test_labels_of_long_names_stay_different() -> None:

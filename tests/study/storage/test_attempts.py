@@ -34,8 +34,8 @@ def planned(folder: Path, **rules: object) -> PlannedRun:
     )
 
 
-def begin(run: PlannedRun, session: str, node: str) -> Attempt:
-    order = Order(run.key.name, run.key.phase, "", run.config.model_dump_json(), session, RUNNER, "", 1, 0)
+def begin(run: PlannedRun, driver_id: str, node: str) -> Attempt:
+    order = Order(run.key.name, run.key.phase, "", run.config.model_dump_json(), driver_id, RUNNER, "", 1, 0)
     return Attempt(order, node=node)
 
 
@@ -66,8 +66,8 @@ def test_only_the_living_drivers_last_attempt_is_under_way(fast_path: Path) -> N
     run = planned(fast_path)
     attempt = begin(run, "one", "")
     attempt.advance(0.0)
-    assert [one.end for one in attempt_history(run.folder, session="one")] == [None]
-    assert [one.end for one in attempt_history(run.folder, session="two")] == ["interrupted"]
+    assert [one.end for one in attempt_history(run.folder, driver_id="one")] == [None]
+    assert [one.end for one in attempt_history(run.folder, driver_id="two")] == ["interrupted"]
     assert [one.end for one in attempt_history(run.folder)] == ["interrupted"]
     attempt.interrupt()
 

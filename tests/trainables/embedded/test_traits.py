@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from benchmarks import embedded_model
-from benchmarks.embedded_encoders import ARMS, JUDGES, Result, table
+from benchmarks.embedded_encoders import ARMS, CONTRAST, GRADED, TRAITS, Result, first_stage, table
 from benchmarks.embedded_traits import read_identities, shared_traits
+from benchmarks.pretraining import image_encoder
 from trainables.embedded import world
 from trainables.embedded.render import render
+from trainables.evaluation.encoders import load_image_encoder
 
 torch.set_num_threads(1)
 
@@ -39,7 +41,7 @@ def test_an_identity_shares_all_its_traits_with_itself() -> None:
 
 def test_judges_are_ranked_by_the_mean_and_compared() -> None:
     def of(value: float, other: float) -> Result:
-        scores = dict.fromkeys(JUDGES, value) | {JUDGES[1]: other}
+        scores = {GRADED: value, CONTRAST: other} | dict.fromkeys(TRAITS, value)
         return Result(scores, scores)
 
     values = dict(
@@ -48,6 +50,16 @@ def test_judges_are_ranked_by_the_mean_and_compared() -> None:
     text = table([{name: of(*pair) for name, pair in values.items()}] * 2)
     assert "| LoRA | 0.40 (1) | 0.10 (4) | 0.40 (1) | 0.40 (1) |" in text
     assert "| Kendall's tau with the graded encoder, the means |  | -1.00 | 1.00 | 1.00 |" in text
+
+
+def test_the_first_stage_judges_beside_the_graded_encoder(tmp_path: Path) -> None:
+    image_encoder.build(tiny=True).save_pretrained(tmp_path)
+    graded = load_image_encoder("embedded")
+    rng = np.random.default_rng(1)
+    who = world.draw_identity(rng, "cat")
+    picture = render(who, world.draw_setting(rng, who))
+    assert first_stage(tmp_path, graded).embed([picture]).shape == (1, 32)
+    assert graded.embed([picture]).shape == (1, 160)
 
 
 def test_the_bars_of_fine_tuning_stand_where_they_stood_first(monkeypatch: pytest.MonkeyPatch) -> None:
