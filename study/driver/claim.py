@@ -84,7 +84,7 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> StudySpec:
     Raises:
         UserError: It was begun with other contents under the same name; with the difference, file by file.
     """
-    from study.spec.difference import difference
+    from study.spec.difference import difference, recorded_identity
 
     try:
         record = read_study_record(storage)
@@ -95,7 +95,7 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> StudySpec:
             f"{storage.folder / STUDY_FILE} is damaged; restore it, or start again under another name or --storage"
         ) from None
     spec = spec.with_contents(known_contents(record, spec.contents))
-    if record["digest"] == spec.digest():
+    if record["digest"] == spec.digest() or recorded_identity(record) == spec.identity():
         return spec
     changes = difference(record, spec) or ["defaults of this program's version"]
     if changes == [NOT_RECORDED]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from study.spec.contents import NOT_RECORDED, differing
 from study.spec.study_spec import StudySpec
+from trainables.errors import UserError
 
 
 def difference(old: Mapping[str, Any] | StudySpec, new: StudySpec) -> list[str]:
@@ -17,7 +18,7 @@ def difference(old: Mapping[str, Any] | StudySpec, new: StudySpec) -> list[str]:
         old: A study, or the record of one.
         new: The study to compare with it.
     """
-    before = dict(old.identity() if isinstance(old, StudySpec) else old["identity"])
+    before = old.identity() if isinstance(old, StudySpec) else recorded_identity(old)
     held = before.pop("contents", None)
     after = (new if held is not None else new.with_contents({})).identity()
     after.pop("contents", None)
@@ -32,6 +33,31 @@ def difference(old: Mapping[str, Any] | StudySpec, new: StudySpec) -> list[str]:
     if held is None:
         return lines + ([NOT_RECORDED] if new.contents else [])
     return lines + differing(held, new.contents)
+
+
+def recorded_identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the identity in a study's record, as a version of this program writes it that knows more fields.
+
+    A field that the record lacks has its default: what the study did when there was no such field. Search spaces are
+    left as they were recorded, since a dimension more is another search.
+    """
+    identity = dict(record["identity"])
+    try:
+        known: dict[str, Any] = _completed(identity, StudySpec.from_record(record).identity())
+    except UserError:
+        return identity
+    return known
+
+
+def _completed(recorded: Any, filled: Any, key: str = "") -> Any:
+    if key == "search_space":
+        return recorded
+    if isinstance(recorded, dict) and isinstance(filled, dict):
+        both = {name: _completed(value, filled.get(name), name) for name, value in recorded.items()}
+        return {**filled, **both}
+    if isinstance(recorded, list) and isinstance(filled, list) and len(recorded) == len(filled):
+        return [_completed(*pair) for pair in zip(recorded, filled, strict=True)]
+    return recorded
 
 
 _ABSENT = object()

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from study.driver.claim import check_unchanged
 from study.spec.difference import difference
 from study.spec.loading import load_study, preset_names, preset_path
 from study.spec.study_spec import StudySpec
+from study.storage.layout import STUDY_FILE, Storage
 from tests.helpers.study_files import study_dict
 from trainables.errors import UserError
 
@@ -90,6 +92,28 @@ def test_records_come_back(tmp_path: Path) -> None:
     file = tmp_path / "written.yaml"
     file.write_text(original.to_yaml())
     assert load_study(file) == original
+
+
+def test_a_field_that_a_later_version_has_is_no_change(tmp_path: Path) -> None:
+    """A study that was begun before there was such a field did what its default does."""
+    record = json.loads(json.dumps(spec().record()))
+    for content in (record["identity"], record["spec"]):
+        del content["evaluation"]["anchor_images"]
+        del content["subjects"][1]["holdout"]
+    record["digest"] = "of an earlier version"
+    storage = Storage(tmp_path, spec().name)
+    storage.folder.mkdir(parents=True)
+    (storage.folder / STUDY_FILE).write_text(json.dumps(record))
+    assert check_unchanged(spec(), storage).digest() == spec().digest()
+    changed = spec(evaluation={"anchor_images": 32})
+    assert difference(record, changed) == ["evaluation.anchor_images: 64 -> 32"]
+    with pytest.raises(UserError, match=r"evaluation\.anchor_images: 64 -> 32"):
+        check_unchanged(changed, storage)
+    arm = next(name for name, content in record["identity"]["arms"].items() if content["search_space"])
+    record["identity"]["arms"][arm]["search_space"].popitem()
+    (storage.folder / STUDY_FILE).write_text(json.dumps(record))
+    with pytest.raises(UserError, match=rf"arms\.{arm}\.search_space"):
+        check_unchanged(spec(), storage)  # a dimension more is another search
 
 
 def test_a_record_of_another_version_is_refused_in_words() -> None:
