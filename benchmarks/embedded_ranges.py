@@ -1,8 +1,9 @@
 """What each end of the embedded model's ranges comes to: `python -m benchmarks.embedded_ranges`.
 
 One dimension at a time, the others at their defaults: LoRA and DreamBooth, each without and with prior preservation,
-the text encoder trained in all of them. Ranges and defaults in ``search_spaces/`` name this table. The subjects are
-those that defaults may be chosen on; no preset's verdict rests on them.
+the text encoder trained in all of them. With `--pairs` both rates together, without prior preservation, where the best
+ones lie far from those of subject and prompt alone. Ranges and defaults in ``search_spaces/`` name this table. The
+subjects are those that defaults may be chosen on; no preset's verdict rests on them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ TEXT_ENCODER_RATES = {
     "lora": (1e-4, 3e-4, 1e-3, 3e-3, 5e-3),
     "dreambooth": (5e-5, 1e-4, 3e-4, 1e-3, 2e-3),
 }
+#: Both rates together, by method.
+PAIRS = {
+    "lora": ((1e-4, 3e-4, 1e-3, 2e-3), (1e-4, 3e-4, 1e-3)),
+    "dreambooth": ((1e-5, 3e-5, 1e-4), (1e-4, 3e-4, 1e-3)),
+}
 WEIGHTS = (0.05, 0.3, 1.0, 2.0)
 FIGURES = (
     "quality",
@@ -38,12 +44,16 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Point:
-    """A configuration: a method with or without class images, and the one field that is moved."""
+    """A configuration: a method with or without class images, and the fields that are moved."""
 
     method: str
     prior: bool
-    field: str
-    value: float
+    moved: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        """The first column of the table."""
+        return ", ".join([self.method, *(f"{field} {value:g}" for field, value in self.moved.items())])
 
     def training(self, steps: int) -> dict[str, Any]:
         """The training fields that differ from the method's defaults."""
@@ -55,19 +65,25 @@ class Point:
             "with_prior_preservation": self.prior,
             "num_class_images": 16,
             "class_num_inference_steps": 8,
-            self.field: self.value,
+            **self.moved,
         }
 
 
-def points(methods: Sequence[str]) -> Iterator[Point]:
+def points(methods: Sequence[str], pairs: bool = False) -> Iterator[Point]:
     """All configurations of the table, in its order."""
+    rate, text_encoder = "learning_rate", "text_encoder_learning_rate"
+    if pairs:
+        for method in methods:
+            for values in itertools.product(*PAIRS[method]):
+                yield Point(method, False, dict(zip((rate, text_encoder), values, strict=True)))
+        return
     for method, prior in itertools.product(methods, (False, True)):
         for value in RATES[method]:
-            yield Point(method, prior, "learning_rate", value)
+            yield Point(method, prior, {rate: value})
         for value in TEXT_ENCODER_RATES[method]:
-            yield Point(method, prior, "text_encoder_learning_rate", value)
+            yield Point(method, prior, {text_encoder: value})
         for value in WEIGHTS if prior else ():
-            yield Point(method, prior, "prior_loss_weight", value)
+            yield Point(method, prior, {"prior_loss_weight": value})
 
 
 def measured(job: tuple[Point, str, int, str]) -> dict[str, float]:
@@ -107,8 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
+    parser.add_argument(
+        "--pairs", action="store_true", help="both rates together, without prior preservation"
+    )
     given = parser.parse_args(arguments)
-    table = list(points(given.methods))
+    table = list(points(given.methods, given.pairs))
     print(f"| {given.steps} steps, {', '.join(given.subjects)} | prior | {' | '.join(FIGURES)} |")
     print(f"|---|---|{'--:|' * len(FIGURES)}", flush=True)
     with (
@@ -122,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cells = [f"{fmean(one[name] for one in found):.2f}" for name in FIGURES]
             prior = "yes" if point.prior else "no"
             print(
-                f"| {point.method}, {point.field} {point.value:g} | {prior} | {' | '.join(cells)} |",
+                f"| {point.label} | {prior} | {' | '.join(cells)} |",
                 flush=True,
             )
 

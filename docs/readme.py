@@ -98,7 +98,7 @@ def _report(folder: str, figure: str, about: str) -> str:
         "subject_fidelity_scaled": "subject",
         "prompt_fidelity_scaled": "prompt",
         "class_kept": "class kept",
-        "train_seconds": "training (s)",
+        "total_seconds": "training with class images (s)",
     }
     lines = [f"| arm | n | {' | '.join(names.values())} |", f"|---|--:|{'--:|' * len(names)}"]
     lines += [

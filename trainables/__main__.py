@@ -72,10 +72,11 @@ def load_run(path: Path) -> RunConfig:
 
 def _chosen(training: TrainingConfig) -> list[str]:
     """Names the fields that somebody has set to what is no default."""
+    embedded = training.embedded_defaults(training.model_dump())
     return [
         name
         for name, field in type(training).model_fields.items()
-        if getattr(training, name) not in (field.default, training.EMBEDDED_DEFAULTS.get(name, field.default))
+        if getattr(training, name) not in (field.default, embedded.get(name, field.default))
     ]
 
 

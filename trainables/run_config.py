@@ -74,7 +74,7 @@ class RunConfig(Frozen):
             value = value.model_dump(exclude_unset=True)
         model = info.data.get("model")
         if isinstance(value, dict) and isinstance(model, ModelConfig) and model.path == EMBEDDED:
-            value = {**config_class.EMBEDDED_DEFAULTS, **value}
+            value = {**config_class.embedded_defaults(value), **value}
         return config_class.model_validate(value)
 
     def digest(self) -> str:

@@ -30,11 +30,12 @@ def make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampl
     Args:
         name: One of `SAMPLERS`. ``grid`` draws nothing itself (see `grid_points`).
         seed: Of its generator.
-        trials: Budget of the arm; a small budget gets fewer purely random trials at the start.
+        trials: Budget of the search.
     """
     import optuna
 
-    startup = max(2, min(10, trials // 3))
+    # A model of fewer points proposes next to one of them: the third of three trials would be the second once more.
+    startup = max(8, min(10, trials // 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":

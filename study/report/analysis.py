@@ -192,7 +192,7 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
         pairs=pairs,
         choice=choice if primary == QUALITY else None,
         pairs_subject_prompt=blind,
-        against_base=_against_base(tables, scored, margin, settings),
+        against_base=_against_base(tables, scored, settings),
         standings=standings(tables[primary], tables[cost], _search_seconds(budgets, cost), names, settings),
         detectable=_detectable(contrasts, pairs, settings),
         schedules=_schedules(rows, tables, pairs, (primary, *axes), settings),
@@ -258,21 +258,23 @@ def _raised(estimate: Estimate, by: float | None) -> Estimate:
 
 
 def _against_base(
-    tables: dict[str, Values], scored: Sequence[ArmResult], margin: float, settings: Settings
+    tables: dict[str, Values], scored: Sequence[ArmResult], settings: Settings
 ) -> tuple[Comparison, ...]:
-    """Subject and prompt fidelity, rescaled and *not* clipped: a clipped quality can only be above the base's 0."""
+    """Subject and prompt fidelity, rescaled and *not* clipped: a clipped quality can only be above the base's 0.
+
+    Nothing is called equivalent to the base: the study file's margin is one of quality, which is neither.
+    """
     base = next((result.arm for result in scored if result.is_base), None)
     if base is None:
         return ()
-    scaled = all(base in tables[name].arms for name in SCALED)
-    names = SCALED if scaled else FIDELITIES
+    names = SCALED if all(base in tables[name].arms for name in SCALED) else FIDELITIES
     contrasts = [
         tables[name].contrast(result.arm, base, seeded=False)
         for name in names
         for result in scored
         if not result.is_base
     ]
-    return compare(contrasts, margin if scaled else None, settings)
+    return compare(contrasts, None, settings)
 
 
 def _detectable(

@@ -70,6 +70,11 @@ _UNRANKED = {
     "preparation_seconds",
     "evaluation_seconds",
     "lost_seconds",
+    # Ends of each run's own bootstrap interval: their means over runs are no interval of the arm's mean.
+    "class_kid_low",
+    "class_kid_high",
+    "class_cmmd_low",
+    "class_cmmd_high",
 }
 _NOTHING_AT_ZERO = {*MORE_COSTS, *CLASS_IMAGE_COSTS}  # columns that say nothing where every arm has 0
 _N = (

@@ -25,7 +25,15 @@ from study.statistics.paired import Estimate
 from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS, OWN_SPREAD_FROM
 
 RESAMPLED_FROM = 5  # subjects; shares of resamples of fewer are too sure of themselves for a headline
+_PAIRS_NAMED = 3  # in a sentence on many
 CLASS_LOST = 0.5  # of class kept: class images nearer to the subject than to the base model's
+_OUTCOMES = {
+    "better": "better than",
+    "worse": "worse than",
+    "different": "different from",
+    "equivalent": "equivalent to",
+    "not enough": "not decided against",
+}
 _PLAIN = {SCALED[0]: "subject fidelity", SCALED[1]: "prompt fidelity"}
 
 
@@ -103,9 +111,9 @@ def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison])
             f"{best.arm} has the highest mean ({score}), but {where}: missing runs decide the order of means."
         )
     if not open_ and not equal:
-        return f"{best.arm} is best: {score}. It is ahead of every other arm beyond chance."
+        return f"{best.arm} is best: {score}. It is ahead of every other trained arm beyond chance."
     if not open_:
-        rest = " and ahead of every other arm beyond chance" if len(equal) < len(rivals) else ""
+        rest = " and ahead of every other trained arm beyond chance" if len(equal) < len(rivals) else ""
         return f"{best.arm} has the highest mean ({score}); it is equivalent to {listing(equal)}{rest}."
     if tied := [c.second for c in open_ if c.difference.value == 0]:
         names = listing([best.arm, *tied])
@@ -127,8 +135,9 @@ def _with_choice(analysis: Analysis, headline: str) -> str:
         return headline
     if choice.best != choice.other_best:
         other = choice.of(choice.other_best)
-        kept = other.class_kept.value
-        loses = "" if kept is None else f", which keeps less of the class (class kept {fixed(kept, 2)})"
+        kept, best_kept = other.class_kept.value, choice.of(choice.best).class_kept.value
+        less = kept is not None and best_kept is not None and kept < best_kept
+        loses = f", which keeps less of the class (class kept {fixed(kept, 2)})" if less else ""
         if kept is not None and kept < CLASS_LOST:
             loses = f", which loses the class (class kept {fixed(kept, 2)})"
         sure = "" if _leads(analysis, other.arm) else " (not established)"
@@ -136,9 +145,7 @@ def _with_choice(analysis: Analysis, headline: str) -> str:
     pair, other_pair = choice.changed[0]
     if pair.second == choice.best:
         pair, other_pair = pair.reversed(), other_pair.reversed()
-    words = {"not enough": "not decided against", "equivalent": "equivalent to", "better": "better than"}
-    words |= {"worse": "worse than", "different": "different from"}
-    said = [words[c.outcome] for c in (pair, other_pair)]
+    said = [_OUTCOMES[c.outcome] for c in (pair, other_pair)]
     return (
         f"{headline} But the verdict depends on the class: {pair.first} is {said[0]} {pair.second} by "
         f"quality, and {said[1]} it by subject and prompt alone."
@@ -242,15 +249,39 @@ def _pairs(analysis: Analysis) -> list[str]:
         return [
             f"None of the {len(pairs)} pairs of trained arms was tested: that takes {MIN_SUBJECTS} subjects."
         ]
+    other = _other_pairs(analysis)
     text = (
         f"Of the {len(pairs)} pairs of trained arms: {different} differ beyond chance, {count['equivalent']} "
         f"equivalent within {margin_text(analysis)}, {count['not enough']} not decided"
     )
     if analysis.detectable is None:
-        return [f"{text}."]
+        return [f"{text}.", *other]
     return [
         f"{text}. With as many subjects, and the spread that was seen, a difference of "
-        f"{fixed(analysis.detectable, 2)} or more is found in 80 % of studies."
+        f"{fixed(analysis.detectable, 2)} or more is found in 80 % of studies.",
+        *other,
+    ]
+
+
+def _other_pairs(analysis: Analysis) -> list[str]:
+    """How many pairs have another verdict where the class does not count, and some of them."""
+    if analysis.choice is None:
+        return []
+    found = {(c.first, c.second): c for c in analysis.pairs_subject_prompt}
+    changed = [
+        other
+        for c in analysis.pairs
+        if (other := found.get((c.first, c.second))) is not None and other.outcome != c.outcome
+    ]
+    if not changed:
+        return []
+    ahead = [c.reversed() if c.outcome == "worse" else c for c in changed]
+    ahead.sort(key=lambda c: list(_OUTCOMES).index(c.outcome))
+    shown = listing(f"{c.first} is {_OUTCOMES[c.outcome]} {c.second}" for c in ahead[:_PAIRS_NAMED])
+    more = f", and {len(ahead) - _PAIRS_NAMED} more" if len(ahead) > _PAIRS_NAMED else ""
+    return [
+        f"By subject and prompt alone {len(changed)} of the {len(analysis.pairs)} pairs have another verdict: "
+        f"{shown}{more}."
     ]
 
 

@@ -338,7 +338,7 @@ def arm_space(arm: Arm, training: Mapping[str, Any], budget: Budget, model: Mode
 def method_defaults(method: str, embedded: bool = False) -> dict[str, Any]:
     """Returns the default of every field of a method: for Stable Diffusion, or for the embedded model."""
     fields = method_config_class(method)
-    return {**fields().model_dump(), **(fields.EMBEDDED_DEFAULTS if embedded else {})}
+    return {**fields().model_dump(), **(fields.embedded_defaults({}) if embedded else {})}
 
 
 def dump(value: Any) -> Any:

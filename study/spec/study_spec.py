@@ -144,9 +144,10 @@ class StudySpec(Frozen):
         """Returns the value of every training field of an arm where nothing is searched."""
         method = self.arms[arm].method
         fixed = self.method_config(arm, {})
-        embedded = method_config_class(method).EMBEDDED_DEFAULTS if self.model.path == EMBEDDED else {}
         searched = self.space(arm).parameters
         stated = {name: value for name, value in fixed.items() if name not in searched}
+        fields = method_config_class(method)
+        embedded = fields.embedded_defaults(stated) if self.model.path == EMBEDDED else {}
         return {**method_defaults(method), **embedded, **stated}
 
     def search_keys(self, arm: str, trial: int) -> list[RunKey]:

@@ -37,14 +37,16 @@ def preset(name: str) -> StudySpec:
 def test_the_default_of_every_dimension_can_be_searched(method: str, embedded: bool) -> None:
     """The search never could have found DreamBooth's default: prior weights below .1 were out of reach."""
     fields = method_config_class(method)
-    defaults = fields().model_dump() | (fields.EMBEDDED_DEFAULTS if embedded else {})
     space = load_space(method, embedded).parameters
-    for name, dimension in space.items():
-        value = defaults[name]
-        if value is None:  # the text encoder's rate follows the other one
-            continue
-        ends = dimension.probes()
-        assert value in ends or min(ends) <= value <= max(ends), (name, value)
+    for prior in (True, False):
+        stated = {"with_prior_preservation": prior}
+        defaults = fields().model_dump() | (fields.embedded_defaults(stated) if embedded else {})
+        for name, dimension in space.items():
+            value = defaults[name]
+            if value is None:  # the text encoder's rate follows the other one
+                continue
+            ends = dimension.probes()
+            assert value in ends or min(ends) <= value <= max(ends), (name, value)
     assert space["prior_loss_weight"].probes()[0] <= 0.05
     assert space["text_encoder_learning_rate"].when == {"train_text_encoder": (True,)}
 

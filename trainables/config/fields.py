@@ -7,7 +7,7 @@ here and nowhere else. Nothing in this module imports torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -88,12 +88,14 @@ class TrainingConfig(Frozen):
     """Fields that every method has; a method's own class adds its own (see ``trainables/methods/``).
 
     Defaults are those of Stable Diffusion. `EMBEDDED_DEFAULTS` names what differs for the embedded model, a thousand
-    times smaller, where a run's configuration does not say otherwise. `NEEDS` names the fields that do nothing by
-    themselves: each has an effect only where another field has one of some values. `READ` names the fields that a
+    times smaller, where a run's configuration does not say otherwise, and `EMBEDDED_WITHOUT_PRIOR` what differs further
+    without prior preservation, where the rates that teach most lose the class. `NEEDS` names the fields that do nothing
+    by themselves: each has an effect only where another field has one of some values. `READ` names the fields that a
     method reads at all; None: every one.
     """
 
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {}
+    EMBEDDED_WITHOUT_PRIOR: ClassVar[dict[str, Any]] = {}
     NEEDS: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {
         "lr_num_cycles": _RESTARTS,
         "lr_power": _POLYNOMIAL,
@@ -175,6 +177,14 @@ class TrainingConfig(Frozen):
                 "is given; state fewer max_train_steps"
             )
         return self
+
+    @classmethod
+    def embedded_defaults(cls, stated: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the defaults of the embedded model that differ from Stable Diffusion's, beside the fields stated."""
+        switch = "with_prior_preservation"
+        usual = cls.EMBEDDED_DEFAULTS.get(switch, cls.model_fields[switch].default)
+        without = {} if stated.get(switch, usual) else cls.EMBEDDED_WITHOUT_PRIOR
+        return {**cls.EMBEDDED_DEFAULTS, **without}
 
     @property
     def stated_steps(self) -> int | None:

@@ -57,8 +57,14 @@ class Draw:
         )
 
     def first(self, count: int) -> tuple[int, ...]:
-        """Returns where `count` images stand: the first of each prompt before second ones, in this draw's order."""
+        """Returns where `count` images stand: the first of each prompt before second ones, in this draw's order.
+
+        Fewer images than prompts are of prompts at equal distances in the list, whose neighbours are alike.
+        """
         ranked = sorted(range(len(self)), key=lambda index: (self.numbers[index], self.groups[index]))
+        prompts = len(set(self.groups))
+        if count < prompts:
+            ranked = [ranked[index * prompts // count] for index in range(count)]
         return tuple(sorted(ranked[:count]))
 
 
@@ -109,8 +115,8 @@ class Protocol:
     def part(self, *, final: bool) -> Part:
         """Returns what an evaluation draws: everything at the end, on the way as many as `images_on_the_way` says.
 
-        Both take the first image of every prompt before any second one. With fewer images than prompts they are of the
-        first prompts, one each, and the scales are those of these prompts (`AnchorTable.of`).
+        Both take the first image of every prompt before any second one. With fewer images than prompts they are of some
+        prompts, one each, and the scales are those of these prompts (`AnchorTable.of`).
         """
         count, classes = len(self.instance), len(self.classes)
         if not final:

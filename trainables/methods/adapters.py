@@ -65,6 +65,10 @@ class AdapterConfig(TrainingConfig):
         "text_encoder_learning_rate": 1e-3,
         "prior_loss_weight": 0.3,
     }
+    EMBEDDED_WITHOUT_PRIOR: ClassVar[dict[str, Any]] = {
+        "learning_rate": 5e-4,
+        "text_encoder_learning_rate": 3e-4,
+    }
     NEEDS: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {
         **TrainingConfig.NEEDS,
         "text_encoder_target_modules": {"train_text_encoder": (True,)},

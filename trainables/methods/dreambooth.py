@@ -37,6 +37,10 @@ class DreamBoothConfig(TrainingConfig):
         "prior_loss_weight": 0.3,
         "max_train_steps": 130,
     }
+    EMBEDDED_WITHOUT_PRIOR: ClassVar[dict[str, Any]] = {
+        "learning_rate": 3e-5,
+        "text_encoder_learning_rate": 3e-4,
+    }
 
     learning_rate: float = Field(default=5e-6, gt=0, le=10)
     with_prior_preservation: bool = True
