@@ -18,7 +18,7 @@ from study.remote.working_copy import AT_ONCE, RunCopies, copy_locked, fetch_all
 from study.storage.layout import (
     DEATHS_FILE,
     DRIVER_FILE,
-    MANIFEST_FILE,
+    LAST_MANIFEST_FILE,
     STOP_REQUEST_FILE,
     STUDY_FILE,
     Storage,
@@ -153,7 +153,7 @@ class _Driver:
                 key, path = f"{attempt}/{RUN_FILE}", run.folder / RUN_FILE
                 self._store.put_file(f"{prefix}/{key}", path)
                 files[RUN_FILE] = FileRef(key, path.stat().st_size, digest_of(path))
-            self._store.put(f"{prefix}/{attempt}/{MANIFEST_FILE}", encode(lines, files))
+            self._store.put(f"{prefix}/{attempt}/{LAST_MANIFEST_FILE}", encode(lines, files))
             self._store.put_file(f"{prefix}/{attempt}/{RESULT_FILE}", run.folder / RESULT_FILE)
         except StoreError as error:
             self._end(f"{error}; mend that")

@@ -6,15 +6,18 @@ nothing that a newer attempt writes::
     <study>/runs/<phase>/<arm>/<run>/
         stop.json                 a stop order for whoever works on the run
         0002-1f0c77ab/            an attempt: its number by the ledger, and the beginning of the driver's id
+            begun.json            first of all, so that an older attempt that is still alive gives way
             manifest.json         all events so far, and where the files lie that they speak of; rewritten
             f000001/...           files that came with the first copying
             c000001/...           files of a checkpoint, deleted when two newer ones are there
+            all.json              the last manifest, once the attempt is over, which no late writing of another undoes
             result.json           the last object of all: with it the run is over
 
 A manifest is written after the files that it names, each with its size and SHA-256: what it does not name, such as
 a checkpoint whose upload tore, is not there. Stores replace an object as a whole, so that events and files always
 belong together. The first manifest of an attempt holds everything of the attempt that it goes on from, so that a
-reader needs one attempt only: the newest with a result, or else the newest.
+reader needs one attempt only: the newest with a result, or else the newest. What an earlier version left, numbered
+pieces of a manifest, is read too.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.remote.object_store import ObjectInfo, ObjectStore
-from study.storage.layout import MANIFEST_FILE, OLD_MANIFEST_FILE, RUNS
+from study.remote.object_store import ObjectInfo, ObjectStore, StoreError
+from study.storage.layout import ANNOUNCEMENT_FILE, LAST_MANIFEST_FILE, MANIFEST_FILE, RUNS, SEGMENTS
 from trainables.events import CHECKPOINTS, RESULT_FILE, SAMPLES, WEIGHTS
 
 UNDER_CHECKPOINTS, UNDER_SAMPLES, UNDER_WEIGHTS = f"{CHECKPOINTS}/", f"{SAMPLES}/", f"{WEIGHTS}/"
@@ -82,18 +85,26 @@ def encode(events: Iterable[str], files: Mapping[str, FileRef]) -> bytes:
     return json.dumps({"events": list(events), "files": refs}, separators=(",", ":")).encode()
 
 
-def decode(attempt: str, content: bytes, *, ended: bool = False) -> RunView | None:
-    """Returns what a manifest says; None if it is damaged."""
+def decode(attempt: str, *pieces: bytes, ended: bool = False) -> RunView | None:
+    """Returns what a manifest says, or the pieces of one, of which each adds to those before; None if it is damaged."""
+    view = RunView(attempt, ended=ended)
     try:
-        document = json.loads(content)
-        events = [str(line) for line in document["events"]]
-        files = {
-            safe_path(path): FileRef(safe_path(ref[0]), int(ref[1]), str(ref[2]))
-            for path, ref in document["files"].items()
-        }
+        for piece in pieces:
+            document = json.loads(piece)
+            view.events += [str(line) for line in document["events"]]
+            for path, ref in document["files"].items():
+                if ref is None:  # of a piece: no longer kept
+                    view.files.pop(path, None)
+                else:
+                    view.files[safe_path(path)] = FileRef(safe_path(ref[0]), int(ref[1]), str(ref[2]))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
-    return RunView(attempt, events, files, ended)
+    return view
+
+
+def announce(store: ObjectStore, prefix: str, attempt: str) -> None:
+    """Lets older attempts at a run see that this one has begun, before it reads what they left."""
+    store.put(f"{prefix}/{attempt}/{ANNOUNCEMENT_FILE}", b"{}")
 
 
 def choose_attempt(names: Iterable[str]) -> tuple[str, bool] | None:
@@ -105,18 +116,22 @@ def choose_attempt(names: Iterable[str]) -> tuple[str, bool] | None:
     return next(((attempt, ended) for attempt, _, ended in _attempts(names)), None)
 
 
-def _attempts(names: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
-    """Yields attempts with their manifests' names, the one to read first: those that ended the run, then the newest."""
-    manifests: dict[str, str] = {}
-    ended: set[str] = set()
+def _attempts(names: Iterable[str]) -> Iterator[tuple[str, list[str], bool]]:
+    """Yields attempts that have told something, with the objects that say it, the one to read first: those that ended
+    the run, then the newest.
+    """
+    found: dict[str, set[str]] = {}
     for name in names:
         attempt, _, rest = name.partition("/")
-        if rest == MANIFEST_FILE or (rest == OLD_MANIFEST_FILE and attempt not in manifests):
-            manifests[attempt] = name
-        elif rest == RESULT_FILE:
-            ended.add(attempt)
-    for attempt in sorted(manifests, key=lambda one: (one in ended, one), reverse=True):
-        yield attempt, manifests[attempt], attempt in ended
+        found.setdefault(attempt, set()).add(rest)
+    told: dict[str, list[str]] = {}
+    for attempt, there in found.items():
+        whole = [name for name in (LAST_MANIFEST_FILE, MANIFEST_FILE) if name in there]
+        pieces = sorted(name for name in there if name.startswith(f"{SEGMENTS}/"))
+        if whole or pieces:
+            told[attempt] = [f"{attempt}/{name}" for name in whole[:1] or pieces]
+    for attempt in sorted(told, key=lambda one: (RESULT_FILE in found[one], one), reverse=True):
+        yield attempt, told[attempt], RESULT_FILE in found[attempt]
 
 
 def newer_attempt(names: Iterable[str], attempt: str) -> str | None:
@@ -127,7 +142,7 @@ def newer_attempt(names: Iterable[str], attempt: str) -> str | None:
 
 
 def read_view(store: ObjectStore, prefix: str, names: Iterable[str]) -> RunView | None:
-    """Reads a run as far as it is there; of an attempt whose manifest is damaged, the attempt before it.
+    """Reads a run as far as it is there; of an attempt under way whose manifest is damaged, the attempt before it.
 
     Args:
         prefix: Of the run.
@@ -135,12 +150,20 @@ def read_view(store: ObjectStore, prefix: str, names: Iterable[str]) -> RunView 
 
     Returns:
         None if nothing has been written yet.
+
+    Raises:
+        StoreError: The manifest of an attempt that ended the run is damaged: a run that has ended is not done again.
     """
-    for attempt, name, ended in _attempts(names):
-        content = store.get(f"{prefix}/{name}")
-        view = None if content is None else decode(attempt, content, ended=ended)
+    for attempt, told, ended in _attempts(names):
+        pieces = [store.get(f"{prefix}/{name}") for name in told]
+        view = decode(attempt, *(piece or b"" for piece in pieces), ended=ended)
         if view is not None:
             return view
+        if ended:
+            raise StoreError(
+                f"storage {store.url}: {prefix}/{told[0]} is damaged, and tells of a run that has ended; put it back, "
+                f"or delete {prefix}/ to do the run anew"
+            )
     return None
 
 

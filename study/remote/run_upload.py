@@ -31,11 +31,13 @@ from study.remote.run_manifest import (
 )
 from study.storage.layout import (
     ATTEMPTS_FILE,
+    LAST_MANIFEST_FILE,
     LOG_FILE,
     MANIFEST_FILE,
     STOP_FILE,
     WORKER_LOCK_FILE,
 )
+from study.storage.run_result import read_result
 from trainables.events import CHECKPOINTS, EVENTS_FILE, LOCK_FILE, RESULT_FILE
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
@@ -75,8 +77,11 @@ def pull_run(store: ObjectStore, prefix: str, folder: Path) -> RunView | None:
     if not view.ended:
         _pull_checkpoint(store, prefix, view, folder)
     (folder / EVENTS_FILE).write_text("".join(f"{line}\n" for line in view.events), encoding="utf-8")
-    if view.ended and not store.get_file(f"{prefix}/{view.attempt}/{RESULT_FILE}", folder / RESULT_FILE):
-        view.ended = False
+    if view.ended:
+        store.get_file(f"{prefix}/{view.attempt}/{RESULT_FILE}", folder / RESULT_FILE)
+        if read_result(folder) is None:  # gone or damaged: what the events tell is summed up anew
+            (folder / RESULT_FILE).unlink(missing_ok=True)
+            view.ended = False
     return view
 
 
@@ -134,7 +139,7 @@ class RunPusher:
         self.trouble: str | None = None
         self._store, self._prefix, self._attempt, self._folder = store, prefix, attempt, folder
         self._files: dict[str, FileRef] = dict(base.files) if base else {}
-        self._told: tuple[list[str], dict[str, FileRef]] = [], {}
+        self._told: tuple[list[str], dict[str, FileRef]] = list(base.events) if base else [], {}
         self._signatures: dict[str, tuple[int, int, int]] = {}
         self._pushes = 0
         self._log_time = 0.0
@@ -205,6 +210,8 @@ class RunPusher:
     def _push(self, *, last: bool = False) -> None:
         """Pushes files that are new or have changed, then the manifest that names them with the events so far."""
         lines = _lines(self._folder)
+        if len(lines) < len(self._told[0]):  # the attempt was abandoned, and its folder removed
+            raise FileNotFoundError(f"{self._folder / EVENTS_FILE} is no longer whole")
         staged = self._stage(last)
         if staged:
             self._pushes += 1
@@ -221,9 +228,9 @@ class RunPusher:
             self._next_checkpoint = time.monotonic() + (time.monotonic() - began) * (1 / UPLOAD_SHARE - 1)
         self._files |= {path: ref for path, (ref, _) in found.items()}
         outdated = self._prune(last)
-        if (lines, self._files) != self._told:
+        if (lines, self._files) != self._told and not last:  # `_push_end` tells the end
             self._store.put(f"{self._prefix}/{self._attempt}/{MANIFEST_FILE}", encode(lines, self._files))
-            self._told = lines, dict(self._files)
+        self._told = lines, dict(self._files)
         self._signatures |= {path: signature for path, (_, signature) in found.items()}
         if last:
             return
@@ -257,8 +264,10 @@ class RunPusher:
         newer = newer_attempt(names, self._attempt)
         if newer is not None:
             raise Superseded(f"attempt {newer} works on this run, {self._attempt} gives way")
+        own = f"{self._prefix}/{self._attempt}"
+        self._store.put(f"{own}/{LAST_MANIFEST_FILE}", encode(*self._told))
         if (self._folder / RESULT_FILE).exists():
-            self._store.put_file(f"{self._prefix}/{self._attempt}/{RESULT_FILE}", self._folder / RESULT_FILE)
+            self._store.put_file(f"{own}/{RESULT_FILE}", self._folder / RESULT_FILE)
         return names
 
     def _stage(self, last: bool) -> dict[str, tuple[Path, tuple[int, int, int]]]:
@@ -325,10 +334,10 @@ def _files_of(folder: Path) -> Iterator[Path]:
 
 
 def _lines(folder: Path) -> list[str]:
-    """The whole lines of a run's event file."""
+    """The whole lines of a run's event file; none before its first event."""
     try:
         content = (folder / EVENTS_FILE).read_bytes()
-    except OSError:
+    except FileNotFoundError:
         return []
     return [line.decode("utf-8", errors="replace") for line in content.split(b"\n")[:-1]]
 

@@ -42,6 +42,7 @@ from study.storage.layout import (
     Storage,
 )
 from study.storage.run_key import RunKey, is_sound_name
+from study.storage.run_result import read_result
 from study.storage.study_record import read_study_record, recorded_spec
 from study.util.json_files import write_json
 from trainables.errors import UserError
@@ -68,6 +69,7 @@ class RunCopies:
         self.store, self.storage = store, storage
         self._locks: dict[str, threading.Lock] = {}
         self._told: dict[str, tuple[str, bytes]] = {}
+        self._fetched: dict[str, str] = {}  # run -> the attempt that it was brought up to date with
         self._have: dict[str, dict[str, FileRef]] = {}
         self._guard = threading.Lock()
 
@@ -91,12 +93,18 @@ class RunCopies:
                 self.store.get_file(f"{prefix}/{DEATHS_FILE}", folder / DEATHS_FILE)
             if note is not None and note.ended and (note.attempt, True) == chosen:
                 return True
+            self._fetched[run] = chosen[0]
             view = read_view(self.store, prefix, names)
             return view is not None and self._apply(run, view)
 
     def follow(self, run: str, attempt: str) -> bool:
-        """Fetches what an attempt that is under way has told since the last call; returns whether it was anything."""
+        """Fetches what an attempt that is under way has told since the last call; returns whether it was anything.
+
+        After `fetch` has found it at its end there is nothing more to follow.
+        """
         with self._lock(run):
+            if attempt <= self._fetched.get(run, ""):
+                return False
             content = self.store.get(f"{run_prefix(self.storage.study, run)}/{attempt}/{MANIFEST_FILE}")
             if content is None or self._told.get(run) == (attempt, content):
                 return False
@@ -136,14 +144,20 @@ class RunCopies:
             ]
             write_json(folder / WEIGHTS_NOTE_FILE, {"url": self.store.url, "files": files})
         _write_events(folder, view.events)
-        ended = view.ended and self.store.get_file(
-            f"{prefix}/{view.attempt}/{RESULT_FILE}", folder / RESULT_FILE
-        )
+        ended = view.ended and self._fetch_result(f"{prefix}/{view.attempt}", folder)
         write_json(folder / RUN_NOTE_FILE, {"attempt": view.attempt, "ended": ended})
         if ended:
             self._told.pop(run, None)
             self._have.pop(run, None)
         return ended
+
+    def _fetch_result(self, attempt: str, folder: Path) -> bool:
+        """Whether there is a sound result; a damaged one is left out, and made anew by the next attempt."""
+        self.store.get_file(f"{attempt}/{RESULT_FILE}", folder / RESULT_FILE)
+        if read_result(folder) is not None:
+            return True
+        (folder / RESULT_FILE).unlink(missing_ok=True)
+        return False
 
     def _lock(self, run: str) -> threading.Lock:
         with self._guard:

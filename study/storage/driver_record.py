@@ -76,6 +76,7 @@ def read_driver(storage: Storage) -> Driver | None:
     """Returns what the last driver of a study said of itself; None if there was none, or it is unreadable."""
     try:
         content = json.loads((storage.folder / DRIVER_FILE).read_text(encoding="utf-8"))
+        content.setdefault("driver_id", content.get("session"))  # its name before
         known = {field.name for field in fields(Driver)}
         lists = {name: tuple(content[name]) for name in ("live", "pending", "nodes") if name in content}
         return Driver(**{name: content[name] for name in content if name in known} | lists)

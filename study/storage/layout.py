@@ -44,8 +44,9 @@ WEIGHTS_NOTE_FILE = "weights.json"  # where weights lie that were left elsewhere
 # At a URL alone.
 LEASES, CLAIM_FILE = "driver", "claim.json"
 LEDGER_COPIES = "ledger"
-MANIFEST_FILE = "manifest.json"
-OLD_MANIFEST_FILE = "all.json"  # what an earlier version called the manifest of an attempt that was over
+ANNOUNCEMENT_FILE = "begun.json"
+MANIFEST_FILE, LAST_MANIFEST_FILE = "manifest.json", "all.json"
+SEGMENTS = "s"  # where an earlier version kept what a manifest says, in numbered pieces
 INPUTS_INDEX_FILE = "index.json"
 
 # What runs write below lies up to 600 bytes deeper, and systems end paths at 4096 bytes, names at 255.

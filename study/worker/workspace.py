@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from study.remote.cache_backend import use_backend
 from study.remote.inputs import fetch_inputs, named_folders
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_manifest import RunView, run_prefix
+from study.remote.run_manifest import RunView, announce, run_prefix
 from study.remote.run_upload import RunPusher, Superseded, pull_run
 from study.storage.layout import CACHE, INPUTS, RUNS, WORKER_LOCK_FILE
 from study.storage.shared_marker import VISIBLE_SECONDS, is_visible
@@ -121,7 +121,9 @@ class ScratchWorkspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._store = ObjectStore(order.url, patience=PULL_PATIENCE_SECONDS)
-            self._base = pull_run(self._store, run_prefix(order.study, order.key), self.folder)
+            prefix = run_prefix(order.study, order.key)
+            announce(self._store, prefix, order.attempt)
+            self._base = pull_run(self._store, prefix, self.folder)
             self.config = _with_inputs(self.config, self._store)
         except (OSError, ValueError) as error:
             raise WorkspaceError(f"{error} (from node {socket.gethostname()})") from error

@@ -254,6 +254,10 @@ def train(
     config, last = trainer.config, trainer.steps
     every = max(1, min(_LONGEST_STRETCH, last // _REPORTS))
     reported = log.last_step("progress")
+    if (
+        trainer.step in evaluations and trainer.step < last
+    ):  # its checkpoint comes first: the run may have broken off then
+        yield from evaluate(trainer.step)
     if trainer.step < last:
         yield log.append("phase", trainer.step, name="train", steps=last)
     while trainer.step < last:

@@ -1,5 +1,6 @@
 """One run at a storage URL: kept, resumed elsewhere, disturbed by stale attempts and by failures."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,11 +10,19 @@ import pytest
 
 from benchmarks.support.s3_server import Proxy
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_manifest import attempt_name, choose_attempt, read_view, relative, run_prefix, safe_path
-from study.remote.run_upload import RunPusher, pull_run
+from study.remote.run_manifest import (
+    announce,
+    attempt_name,
+    choose_attempt,
+    read_view,
+    relative,
+    run_prefix,
+    safe_path,
+)
+from study.remote.run_upload import RunPusher, Superseded, pull_run
 from study.remote.working_copy import RunCopies
 from study.storage.attempts import attempts
-from study.storage.layout import MANIFEST_FILE, OLD_MANIFEST_FILE, storage_at
+from study.storage.layout import LAST_MANIFEST_FILE, MANIFEST_FILE, storage_at
 from study.storage.run_result import read_result
 from study.worker.attempt import Attempt
 from study.worker.stop_order import order_stop
@@ -107,8 +116,7 @@ def test_a_driver_can_follow_a_run(s3: Proxy, tmp_path: Path) -> None:
     assert seen == sorted(seen)
     assert copies.fetch(NAME)
     assert read_events(storage.run_folder(RUN))[-1].kind == "finished"
-    assert copies.follow(NAME, attempt.order.attempt)
-    assert not copies.follow(NAME, attempt.order.attempt)  # nothing has been told since
+    assert not copies.follow(NAME, attempt.order.attempt)  # or an older manifest would undo the end
 
 
 def test_a_stop_order_reaches_a_run_at_a_url(s3: Proxy, tmp_path: Path) -> None:
@@ -177,6 +185,40 @@ def test_a_stale_attempt_removes_no_checkpoint_that_a_newer_one_goes_on_from(
     stale.abandon()
     pull_run(store, prefix, folders[2])
     assert [path.name for path in sorted((folders[2] / "checkpoint").iterdir())] == ["step-00000008"]
+
+
+def test_an_attempt_that_still_reads_is_seen_by_older_ones(s3: Proxy, tmp_path: Path) -> None:
+    """Large checkpoints take minutes to fetch; an older attempt that wakes up meanwhile must not end the run."""
+    store, prefix = ObjectStore(s3.url("reading")), run_prefix("small", NAME)
+    stale = pushed(store, prefix, tmp_path / "stale", events=1)
+    (tmp_path / "stale" / "result.json").write_text('{"state": "COMPLETE"}')
+    announce(store, prefix, "0002-newer")
+    with pytest.raises(Superseded, match="0002-newer works on this run"):
+        stale.finish(60)
+    assert not any(name.endswith("result.json") for name in store.list(prefix))
+
+
+def test_an_abandoned_attempt_takes_nothing_back(s3: Proxy, tmp_path: Path) -> None:
+    """Its folder may be gone before its thread has seen that it shall end."""
+    store, prefix, folder = ObjectStore(s3.url("abandoned")), run_prefix("small", NAME), tmp_path / "run"
+    pusher = pushed(store, prefix, folder, events=3)
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError, match="no longer whole"):
+        pusher.finish(60)
+    view = pull_run(store, prefix, tmp_path / "next")
+    assert view is not None
+    assert len(view.events) == 3
+
+
+def pushed(store: ObjectStore, prefix: str, folder: Path, *, events: int) -> RunPusher:
+    """The first attempt at a run, with so many events at the URL."""
+    folder.mkdir()
+    log = EventLog(folder)
+    for number in range(events):
+        log.append("progress", number, loss=1.0)
+    pusher = RunPusher(store, prefix, "0001-first", folder)
+    wait_for(lambda: any(name.endswith(MANIFEST_FILE) for name in store.list(prefix)))
+    return pusher
 
 
 def test_a_run_that_cannot_be_kept_is_interrupted_and_not_finished(
@@ -254,19 +296,58 @@ def test_of_a_damaged_manifest_the_attempt_before_it_is_read(s3: Proxy, tmp_path
     assert begun[1] >= 9
 
 
-def test_a_run_that_an_earlier_version_ended_is_read(s3: Proxy, tmp_path: Path) -> None:
-    url = s3.url("earlier")
+def test_of_a_damaged_end_nothing_is_done_again(s3: Proxy, tmp_path: Path) -> None:
+    url = s3.url("end")
     store, prefix = ObjectStore(url), run_prefix("small", NAME)
-    drive(Attempt(order(url)))
+    assert drive(Attempt(order(url)))["state"] == "COMPLETE"
     own = f"{prefix}/{attempt_name(1, 'driver00')}"
-    content = store.get(f"{own}/{MANIFEST_FILE}")
-    assert content is not None
-    store.put(f"{own}/{OLD_MANIFEST_FILE}", content)
-    names = relative(store.list(prefix), prefix) - {f"{attempt_name(1, 'driver00')}/{MANIFEST_FILE}"}
-    view = read_view(store, prefix, names)
+    storage, sound = storage_at(url, "small"), store.get(f"{own}/result.json")
+    store.put(f"{own}/result.json", b'{"state": "COMP')
+    assert not RunCopies(store, storage).fetch(NAME)
+    assert drive(Attempt(order(url, 2, "driver01")))["state"] == "COMPLETE"
+    assert RunCopies(store, storage).fetch(NAME)
+    assert [event.kind for event in read_events(storage.run_folder(RUN))].count("progress") == 8
+    assert sound is not None
+    for attempt in (own, f"{prefix}/{attempt_name(2, 'driver01')}"):
+        store.put(f"{attempt}/{LAST_MANIFEST_FILE}", b"{")
+    with pytest.raises(
+        StoreError, match=r"all\.json is damaged, and tells of a run that has ended; put it back"
+    ):
+        RunCopies(store, storage_at(url, "small")).fetch(NAME)
+    with pytest.raises(WorkspaceError, match="is damaged"):
+        drive(Attempt(order(url, 3, "driver02")))
+
+
+def test_pieces_of_a_manifest_that_an_earlier_version_left_are_read(s3: Proxy, tmp_path: Path) -> None:
+    store, prefix, folder = ObjectStore(s3.url("earlier")), run_prefix("small", NAME), tmp_path / "run"
+    pieces: list[dict[str, Any]] = [
+        {
+            "events": ['{"number": 1}'],
+            "files": {"run.json": ref(store, prefix, "0001-a/f000001/run.json", b"{}")},
+        },
+        {
+            "events": ['{"number": 2}'],
+            "files": {
+                "checkpoint/step-00000004/state.json": ref(store, prefix, "0001-a/c000002/state", b"4"),
+                "sample.png": ref(store, prefix, "0001-a/f000002/sample.png", b"p"),
+            },
+        },
+        {"events": [], "files": {"sample.png": None}},
+    ]
+    for number, piece in enumerate(pieces, start=1):
+        store.put(f"{prefix}/0001-a/s/{number:06d}.json", json.dumps(piece).encode())
+    view = pull_run(store, prefix, folder)
     assert view is not None
-    assert view.ended
-    assert view == read_view(store, prefix, relative(store.list(prefix), prefix))
+    assert (view.attempt, view.ended) == ("0001-a", False)
+    assert view.events == ['{"number": 1}', '{"number": 2}']
+    assert set(view.files) == {"run.json", "checkpoint/step-00000004/state.json"}
+    assert (folder / "checkpoint/step-00000004/state.json").read_text() == "4"
+
+
+def ref(store: ObjectStore, prefix: str, key: str, content: bytes) -> list[Any]:
+    """Puts a file of a run; what a manifest says of it."""
+    store.put(f"{prefix}/{key}", content)
+    return [key, len(content), hashlib.sha256(content).hexdigest()]
 
 
 def test_checkpoints_stay_until_the_result_is_at_the_url(s3: Proxy, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_launches_that_the_url_refuses(s3: Proxy, tmp_path: Path, monkeypatch: p
     storage, store = storage_at(url, spec.name), ObjectStore(url)
     # Runs of another ledger.
     prefix = f"small/{RUNS}/search/cosine/0000-cat-1-s0/0001-abcdef01"
-    store.put(f"{prefix}/s/000001.json", json.dumps({"events": [], "files": {}}).encode())
+    store.put(f"{prefix}/manifest.json", json.dumps({"events": [], "files": {}}).encode())
     assert "its ledger does not know: search/cosine/0000-cat-1-s0" in refused(spec, storage)
     store.delete_under(f"small/{RUNS}")
     # A driver that lives, on another machine.

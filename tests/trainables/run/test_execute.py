@@ -369,6 +369,26 @@ def test_evaluations_on_the_way_change_nothing_of_training(
     assert weights[0]
 
 
+def test_an_evaluation_that_broke_off_is_made_by_the_next_attempt(
+    make_config: MakeConfig, resident: Resident
+) -> None:
+    """The checkpoint of its step is there before it begins, so that nothing of that step is trained again."""
+    found = []
+    for folder, broken in (("whole", False), ("broken", True)):
+        config = make_config("lora", folder, at=(0.5,), checkpointing_steps=2)
+        run = execute(config, resident)
+        for event in run if broken else ():
+            if event.kind == "phase" and event.data["name"] == "evaluate" and event.step == 2:
+                with pytest.raises(KeyboardInterrupt):
+                    run.throw(KeyboardInterrupt())
+                break
+        list(execute(config, resident) if broken else run)
+        events = [event for event in read_events(Path(config.output_dir)) if event.kind == "evaluation"]
+        found.append([(event.step, event.data) for event in events])
+    assert [step for step, _ in found[0]] == [2, 4]
+    assert found[1] == found[0]
+
+
 def test_a_run_leaves_the_scores_of_its_images(make_config: MakeConfig, resident: Resident) -> None:
     config = make_config("lora", at=(0.5,))
     events = list(execute(config, resident))
