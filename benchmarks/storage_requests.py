@@ -100,7 +100,7 @@ def measure(server: int, seconds: float) -> dict[str, Any]:
         due = begun + FIRST_SECONDS
         while not attempt.advance(0.5)["done"]:
             if (now := time.monotonic()) >= due:
-                copies.follow(RUN.name, order.attempt)
+                copies.fetch_new(RUN.name, order.attempt)
                 due = now + min(LONGEST_SECONDS, FIRST_SECONDS + (now - begun) / 20)
         assert copies.fetch(RUN.name)
         return {"seconds": time.monotonic() - begun, "worker": workers.requests, "driver": drivers.requests}

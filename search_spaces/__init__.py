@@ -1,1 +1,1 @@
-"""What is searched: one YAML file a method, the schema of its dimensions, the strict YAML reader."""
+"""What is searched: one YAML file a method, and the schema of its dimensions."""

@@ -58,7 +58,7 @@ class Event:
 
 
 class TakenOver(OSError):
-    """Another process has written to the run's folder since: this one is stale, and must leave it alone.
+    """This process lost ownership of the run's folder, to which another has written since, and must not write to it.
 
     That is what a worker finds that was silent for so long (a paused machine, a node that the network had parted
     from the others) that its locks were let go of and its run was given to another.
@@ -68,8 +68,8 @@ class TakenOver(OSError):
 class EventLog:
     """Appends events to a run's file; continues the numbering of earlier attempts and drops a torn last line.
 
-    There is one writer at a time. A log whose file has changed under another hand belongs to a stale one, which must
-    write nothing more: `append` raises TakenOver.
+    There is one writer at a time. Once another process has changed the file, `append` writes nothing and raises
+    TakenOver.
 
     Attributes:
         last_kind: Kind of the newest event, or None.

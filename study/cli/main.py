@@ -1,4 +1,4 @@
-"""The command line: validate, plan, launch, submit, generate, doctor, ls, and what watches a study (`cli_watch`).
+"""The command line: validate, plan, launch, submit, generate, doctor, ls, and what watches a study.
 
 Exit codes: 0 success, 1 something failed (a run, a check), 2 the user's mistake. Data goes to the standard output,
 everything else to the standard error. Nothing heavy is imported before a command needs it.

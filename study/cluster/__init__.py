@@ -1,1 +1,1 @@
-"""Ray clusters: started here, joined, examined node by node, or handed a study through Ray's job API."""
+"""Ray clusters: started here, joined, and examined node by node."""

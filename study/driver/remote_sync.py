@@ -198,7 +198,7 @@ class _Driver:
     def _follow(self, name: str, place: tuple[str, float, float]) -> None:
         attempt, begun, _ = place
         with contextlib.suppress(StoreError):
-            self._copies.follow(name, attempt)
+            self._copies.fetch_new(name, attempt)
         now = time.monotonic()
         pause = min(LONGEST_SECONDS, FIRST_SECONDS + (now - begun) / 20)
         with self._live_lock:

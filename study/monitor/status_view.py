@@ -85,15 +85,13 @@ def _driver(status: StudyStatus) -> Text:
             if driver["since"]
             else ""
         )
-        beat = (
-            f", sign of life {short_duration(driver['silent'])} ago" if driver["silent"] is not None else ""
-        )
+        beat = f", heartbeat {short_duration(driver['silent'])} ago" if driver["silent"] is not None else ""
         return Text(f"driven by {who}{since}{beat}", style=_STYLES["alive"])
     if driver["state"] == "ended":
         return Text(f"no driver; the last one ended {_clock(driver['ended'])}: {driver['how']}")
     if driver["state"] == "dead":
         return Text(
-            f"no driver: {who} died, last sign of life {short_duration(driver['silent'])} ago; "
+            f"no driver: {who} died, last heartbeat {short_duration(driver['silent'])} ago; "
             "launch it again to go on",
             style=_STYLES["dead"],
         )

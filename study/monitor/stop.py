@@ -31,7 +31,7 @@ def stop_study(storage: Storage, *, wait: bool, timeout: float) -> int:
     while (now := read_driver(storage)) is not None and now.id == driver.id and now.life(storage) == "alive":
         if time.monotonic() > until:
             silent = time.time() - now.beat
-            heard = f"; its last sign of life is {silent:.0f} s old" if silent > SILENT_SECONDS else ""
+            heard = f"; its last heartbeat is {silent:.0f} s old" if silent > SILENT_SECONDS else ""
             say(
                 f"{who} still drives it after {timeout:g} s{heard}. Wait longer, or end it there: kill {driver.pid}"
             )

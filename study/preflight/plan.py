@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -248,14 +248,6 @@ def make_plan(
         + max((cost.start_up_seconds for cost in (measured or {}).values()), default=0.0),
         detectable=detectable_line(spec),
     )
-
-
-def planned_keys(spec: StudySpec, arm: str, confirmed: int | None = None) -> Iterator[RunKey]:
-    """Yields the runs of an arm; those of the confirm phase only if `confirmed`, the chosen trial, is known."""
-    for trial in range(spec.search.repeats * spec.trials_of(arm)):
-        yield from spec.search_keys(arm, trial)
-    if confirmed is not None:
-        yield from spec.confirm_keys(arm, confirmed)
 
 
 def _arm_plan(

@@ -97,7 +97,7 @@ class RunCopies:
             view = read_view(self.store, prefix, names)
             return view is not None and self._apply(run, view)
 
-    def follow(self, run: str, attempt: str) -> bool:
+    def fetch_new(self, run: str, attempt: str) -> bool:
         """Fetches what an attempt that is under way has told since the last call; returns whether it was anything.
 
         After `fetch` has found it at its end there is nothing more to follow.

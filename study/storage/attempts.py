@@ -74,9 +74,8 @@ def note_worker_failure(folder: Path, driver_id: str, *, reason: str, cause: str
         "reason": reason,
         "cause": cause.strip()[-CAUSE_CHARACTERS:],
     }
-    with contextlib.suppress(
-        OSError
-    ):  # a diary: nothing hangs on it, least of all where the disk is what failed
+    # Best effort: losing this record is harmless, and the disk may be what failed.
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         append_json_line(folder / DEATHS_FILE, line)
 

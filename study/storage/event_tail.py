@@ -1,4 +1,4 @@
-"""Follows a run's event file: each look costs one stat, and what is new is read once."""
+"""Reads the new events of a run's file incrementally; an unchanged file costs one stat call."""
 
 from __future__ import annotations
 

@@ -5,10 +5,10 @@ return what they are given. A larger one is made of the torch process group that
 torchrun, or a test that spawns processes). Gradients travel through that group; everything else through a second one
 of the CPU, which may wait for hours, because the other ranks wait while the leader evaluates.
 
-What goes wrong in one process must end all of them, for the right reason. Whoever fails first leaves word in
-the group's key-value store and breaks its connections, which wakes those that wait for it; a thread of each
-process looks into the store for those that no broken connection wakes, and shows that its process is alive.
-A member that says nothing is dead, and then nobody can tell what the run would have come to.
+If one process fails, all are aborted with the first failure's reason. The first to fail writes the reason into the
+group's key-value store and closes its connections, which ends the calls of processes that wait for it. A thread of
+each process polls the store, for processes that wait for no connection, and writes its heartbeat there. A process
+without a heartbeat counts as dead, and the attempt as interrupted.
 """
 
 from __future__ import annotations

@@ -165,17 +165,6 @@ def draw_identity(
     )
 
 
-def _held_out_setting(rng: np.random.Generator, identity: Identity) -> tuple[str, str]:
-    options = [
-        (scene, accessory)
-        for class_name, colour, scene, accessory in held_out_combinations()
-        if (class_name, colour) == (identity.class_name, identity.colour)
-    ]
-    if not options:
-        raise ValueError(f"no held-out setting for a {identity.colour} {identity.class_name}")
-    return options[int(rng.integers(len(options)))]
-
-
 def draw_setting(rng: np.random.Generator, identity: Identity, held_out: bool = False) -> Setting:
     """A random setting in which the identity's combination is (not) a held-out one."""
     for _ in range(10_000):

@@ -226,7 +226,7 @@ def _remember(folder: Path, digest: str, contents: Contents) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(contents, indent=0), encoding="utf-8")
         os.replace(partial, path)
-    except OSError:  # the storage's failures are told where something hangs on it
+    except OSError:  # best effort: a storage that fails is reported where the run needs it
         return
 
 

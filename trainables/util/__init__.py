@@ -1,1 +1,1 @@
-"""Text as users write it, and what a command puts right in its own process."""
+"""What any package may use: text as users write it, file locks, package versions, import paths, this process."""

@@ -1,4 +1,4 @@
-"""The driver's sign of life and the request to stop, without Ray."""
+"""The driver's heartbeat and the request to stop, without Ray."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from study.api import plan_study
 from study.preflight import probe
 from study.preflight.estimates import rough_bytes
 from study.preflight.forecast import Forecast, forecast
-from study.preflight.plan import make_plan, planned_keys
+from study.preflight.plan import make_plan
 from study.preflight.probe import Measured, known_probe, probe_machine
 from study.preflight.workload import expected_share, images_of, once_image_steps
 from study.spec.loading import read_contents
@@ -102,7 +102,7 @@ def test_runs_that_are_there_are_resumed(storage: Storage) -> None:
 
 def test_a_finished_study_takes_no_time(storage: Storage) -> None:
     small = spec(arms={"base": {"method": "base"}})
-    for key in planned_keys(small, "base", confirmed=0):
+    for key in small.confirm_keys("base", 0):
         touch(storage, key.name, "events.jsonl", "result.json")
     assert make_plan(small, storage, measured(small), available={"CPU": 1}).seconds == 0
 

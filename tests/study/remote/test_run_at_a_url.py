@@ -109,14 +109,14 @@ def test_a_driver_can_follow_a_run(s3: Proxy, tmp_path: Path) -> None:
     copies = RunCopies(ObjectStore(url), storage)
     seen: list[int] = []
     while not (report := attempt.advance(0.2))["done"]:
-        copies.follow(NAME, attempt.order.attempt)
+        copies.fetch_new(NAME, attempt.order.attempt)
         seen.append(len(read_events(storage.run_folder(RUN))))
     assert report["state"] == "COMPLETE"
     assert len({count for count in seen if count}) >= 2  # it grew while the run lasted
     assert seen == sorted(seen)
     assert copies.fetch(NAME)
     assert read_events(storage.run_folder(RUN))[-1].kind == "finished"
-    assert not copies.follow(NAME, attempt.order.attempt)  # or an older manifest would undo the end
+    assert not copies.fetch_new(NAME, attempt.order.attempt)  # or an older manifest would undo the end
 
 
 def test_a_stop_order_reaches_a_run_at_a_url(s3: Proxy, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_of_a_damaged_manifest_the_attempt_before_it_is_read(s3: Proxy, tmp_path
     drive(first, lambda report: report["budget"] > 0.3)
     first.interrupt()
     store.put(f"{prefix}/0002-driver01/{MANIFEST_FILE}", b'{"events": ["{\\"number')
-    assert not RunCopies(store, storage_at(url, "small")).follow(NAME, "0002-driver01")
+    assert not RunCopies(store, storage_at(url, "small")).fetch_new(NAME, "0002-driver01")
     assert drive(Attempt(order(url, 3, "driver02", steps=30)))["state"] == "COMPLETE"
     storage = storage_at(url, "small")
     assert RunCopies(store, storage).fetch(NAME)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from study.preflight.checks import check_study, shared_photographs
-from study.preflight.plan import make_plan, planned_keys
+from study.preflight.plan import make_plan
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from tests.helpers.study_files import only, problems, study_dict
@@ -169,7 +169,7 @@ def test_keys_of_repeated_searches() -> None:
     assert whole == set(study.confirm.subjects or ())
     assert study.search_runs_of("full") == 2 * 4 * 2
     assert study.number_of_runs() == 2 * 2 * 4 * 2 + 3 * 4 * 2
-    keys = list(planned_keys(study, "full"))
+    keys = [key for number in numbers for key in study.search_keys("full", number)]
     assert len(keys) == len(set(keys)) == study.search_runs_of("full")
 
 
