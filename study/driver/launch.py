@@ -26,11 +26,13 @@ from study.driver.heartbeat import Heartbeat
 from study.driver.remote_sync import upkeep
 from study.driver.watchdog import Watchdog
 from study.ledger.open_ledger import open_ledger
+from study.spec.difference import not_taken
 from study.spec.loading import read_contents
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun, RunListener
 from study.storage.run_key import RunKey
 from study.storage.shared_marker import write_marker
+from study.storage.study_record import read_study_record
 from trainables.errors import UserError
 
 if TYPE_CHECKING:
@@ -165,6 +167,9 @@ def launch(
             60 * max(2 * workers.watchdog_minutes, LONGEST_CALL_MINUTES), say, lambda: waiting()
         ) as watchdog,
     ):
+        for line in not_taken(read_study_record(storage), spec):
+            notes.append(line)
+            say(line)
         queue = _queue(spec, storage)
         ended_before = len(queue.ended)
         stalls = rounds = 0

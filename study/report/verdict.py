@@ -136,8 +136,9 @@ def _with_choice(analysis: Analysis, headline: str) -> str:
     if choice.best != choice.other_best:
         other = choice.of(choice.other_best)
         kept, best_kept = other.class_kept.value, choice.of(choice.best).class_kept.value
-        less = kept is not None and best_kept is not None and kept < best_kept
-        loses = f", which keeps less of the class (class kept {fixed(kept, 2)})" if less else ""
+        loses = ""
+        if kept is not None and best_kept is not None and kept < best_kept:
+            loses = f", which keeps less of the class (class kept {fixed(kept, 2)})"
         if kept is not None and kept < CLASS_LOST:
             loses = f", which loses the class (class kept {fixed(kept, 2)})"
         sure = "" if _leads(analysis, other.arm) else " (not established)"

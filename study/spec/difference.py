@@ -49,6 +49,29 @@ def recorded_identity(record: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
+def not_taken(record: Mapping[str, Any], new: StudySpec) -> list[str]:
+    """Returns a line for each value that a study file has changed in vain: margin and prices are those of the first
+    launch, since they say what the results mean.
+    """
+    sections = record.get("spec") or {}
+    before = {
+        "report": sections.get("report"),
+        "prices": (sections.get("resources") or {}).get("price_per_hour"),
+    }
+    content = new.model_dump(mode="json")
+    after = {"report": content["report"], "prices": content["resources"]["price_per_hour"]}
+    left, right = _flatten({"report": before["report"] or {}}), _flatten({"report": after["report"] or {}})
+    if before["prices"] is not None:
+        left |= {"resources.price_per_hour": before["prices"]}
+        right |= {"resources.price_per_hour": after["prices"]}
+    return [
+        f"{path}: {_show(left[path])} -> {_show(right.get(path, _ABSENT))} is not taken: what the first launch stated "
+        "counts; a study of another name may state another"
+        for path in left
+        if left[path] != right.get(path, _ABSENT)
+    ]
+
+
 def _completed(recorded: Any, filled: Any, key: str = "") -> Any:
     if key == "search_space":
         return recorded

@@ -65,9 +65,9 @@ def test_the_best_trial_that_meets_the_constraint_is_confirmed(fast_path: Path, 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_samplers_learn_from_constraints(fast_path: Path, sampler: str) -> None:
-    free = study("quality_subject_prompt", sampler=sampler)
+    free = study("quality_subject_prompt", sampler=sampler, trials=12)
     one = Drive(outcome=forgetting()).work(free, storage_of(fast_path / "free", free))
-    bound = study(sampler=sampler)
+    bound = study(sampler=sampler, trials=12)
     other = Drive(outcome=forgetting()).work(bound, storage_of(fast_path / "bound", bound))
     assert proposals(one, "lora")[:2] == proposals(other, "lora")[:2]
     assert proposals(one, "lora") != proposals(other, "lora")

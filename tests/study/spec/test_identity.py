@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from study.driver.claim import check_unchanged
-from study.spec.difference import difference
+from study.spec.difference import difference, not_taken
 from study.spec.loading import load_study, preset_names, preset_path
 from study.spec.study_spec import StudySpec
 from study.storage.layout import STUDY_FILE, Storage
@@ -114,6 +114,17 @@ def test_a_field_that_a_later_version_has_is_no_change(tmp_path: Path) -> None:
     (storage.folder / STUDY_FILE).write_text(json.dumps(record))
     with pytest.raises(UserError, match=rf"arms\.{arm}\.search_space"):
         check_unchanged(spec(), storage)  # a dimension more is another search
+
+
+def test_margin_and_prices_of_the_first_launch_count_and_a_change_is_told() -> None:
+    record = json.loads(
+        json.dumps(spec(report={"margin": 0.05}, resources={"price_per_hour": {"cpu": 1}}).record())
+    )
+    same = spec(report={"margin": 0.05}, resources={"price_per_hour": {"cpu": 1}})
+    assert not_taken(record, same) == []
+    margin, price = not_taken(record, spec(report={"margin": 0.03}, resources={"price_per_hour": {"cpu": 2}}))
+    assert margin.startswith("report.margin: 0.05 -> 0.03 is not taken")
+    assert price.startswith('resources.price_per_hour: {"cpu": 1.0} -> {"cpu": 2.0} is not taken')
 
 
 def test_a_record_of_another_version_is_refused_in_words() -> None:
