@@ -57,9 +57,10 @@ class Arm:
     training: dict[str, Any]
 
 
+# The text encoder trains in all of them, as in the presets: what differs is what a method's name says.
 ARMS = (
-    Arm("LoRA", "lora", {}),
-    Arm("LoRA with prior", "dreambooth_lora", {}),
+    Arm("LoRA", "lora", {"train_text_encoder": True}),
+    Arm("LoRA with prior", "dreambooth_lora", {"train_text_encoder": True}),
     Arm("DreamBooth without prior", "dreambooth", {"with_prior_preservation": False}),
     Arm("DreamBooth", "dreambooth", {}),
 )

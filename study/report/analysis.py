@@ -13,6 +13,7 @@ import pandas as pd
 from study.report.budgets import Budget, Exclusion, budget_of, chosen_configurations, find_exclusions
 from study.report.choice import Choice, compare_choices
 from study.report.comparisons import MARGIN, Comparison, Settings, compare, planning_deviation
+from study.report.factor_effects import FactorEffect, factor_effects
 from study.report.factors import differing_fields
 from study.report.measures import (
     ALL,
@@ -107,6 +108,7 @@ class Analysis:
         against_base: Every trained arm against the untrained model, in subject and in prompt fidelity: a family of
             its own.
         standings: How stable the order of the trained arms is.
+        factor_effects: What each crossed factor does, over all arms; a family of its own.
         detectable: Smallest difference that a study of this size finds with 80 % power, for the spread that it saw.
     """
 
@@ -124,6 +126,7 @@ class Analysis:
     standings: tuple[Standing, ...]
     detectable: float | None
     schedules: tuple[ScheduleEffect, ...]
+    factor_effects: tuple[FactorEffect, ...]
     budgets: tuple[Budget, ...]
     exclusions: tuple[Exclusion, ...]
     chosen: dict[str, dict[str, Any]]
@@ -196,6 +199,9 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
         standings=standings(tables[primary], tables[cost], _search_seconds(budgets, cost), names, settings),
         detectable=_detectable(contrasts, pairs, settings),
         schedules=_schedules(rows, tables, pairs, (primary, *axes), settings),
+        factor_effects=factor_effects(
+            rows, tables, (primary, *axes), margin if primary == QUALITY else None, settings
+        ),
         budgets=budgets,
         exclusions=find_exclusions(rows),
         chosen=chosen_configurations(rows),

@@ -197,7 +197,7 @@ def details_table(analysis: Analysis, notes: Sequence[str] = ()) -> Table:
     )
 
 
-def _difference_columns(comparisons: Sequence[Comparison], name: str) -> list[Pair]:
+def difference_columns(comparisons: Sequence[Comparison], name: str) -> list[Pair]:
     """The paired differences in one measure, or in several of the same scale (no name)."""
     about = measure(name)
     estimates = [comparison.difference for comparison in comparisons]
@@ -234,7 +234,7 @@ def comparison_table(
         *_arms_of(comparisons),
         *([texts("measure", "Measure", [_TITLES.get(n, measure(n).title) for n in names])] if several else []),
         counts("subjects", "subjects", [c.difference.n_subjects for c in comparisons]),
-        *_difference_columns(comparisons, QUALITY if not names else "" if several else names[0]),
+        *difference_columns(comparisons, QUALITY if not names else "" if several else names[0]),
         (
             Column("simultaneous", "simultaneous", numeric=True, has_interval=True),
             _interval_cells([c.simultaneous for c in comparisons], score=set(names) <= SCORES),
@@ -242,7 +242,7 @@ def comparison_table(
         p_values("p", "p", [c.p for c in comparisons]),
         p_values("p_holm", "p (Holm)", [c.p_holm for c in comparisons]),
         texts("verdict", "Verdict", [c.outcome for c in comparisons]),
-        _needed(comparisons),
+        needed_column(comparisons),
     ]  # fmt: skip
     return assemble(key, caption, columns, notes)
 
@@ -267,7 +267,7 @@ def _interval_cells(estimates: Sequence[Estimate], *, score: bool) -> list[Cell]
     return cells
 
 
-def _needed(comparisons: Sequence[Comparison]) -> Pair:
+def needed_column(comparisons: Sequence[Comparison]) -> Pair:
     """Subjects that would decide a pair; empty where it is decided."""
 
     def cell(c: Comparison) -> Cell:
@@ -380,7 +380,7 @@ def schedules_table(analysis: Analysis) -> Table:
         )
     )
     for name in effects[0].comparisons if effects else (analysis.primary,):
-        columns += _difference_columns([e.comparisons[name] for e in effects], name)
+        columns += difference_columns([e.comparisons[name] for e in effects], name)
     columns += [
         p_values("p", "p", [c.p for c in primary]),
         p_values("p_holm", "p (Holm)", [c.p_holm for c in primary]),

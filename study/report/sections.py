@@ -15,6 +15,7 @@ from study.report.anytime import anytime_table, few_points_words
 from study.report.budgets import default_choices
 from study.report.comparisons import Settings
 from study.report.design import PhaseDesign, design_of
+from study.report.factor_tables import factor_effects_table
 from study.report.factors import factors_of
 from study.report.figures import comparison, curves, pareto, samples, search
 from study.report.figures.canvas import Figure, Skipped
@@ -83,6 +84,7 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _results(rows, analysis, styles, design),
         _fronts(analysis, styles),
         _samples(rows),
+        _factor_effects(analysis),
         _schedules(rows, analysis, styles),
         _pairs(analysis),
         _curves(rows, analysis, styles),
@@ -183,6 +185,12 @@ def _appendix(rows: Rows) -> Section | None:
 
 def _samples(rows: Rows) -> Section:
     return Section("samples", "Sample images", figures=tuple(samples.sample_figures(rows)))
+
+
+def _factor_effects(analysis: Analysis) -> Section | None:
+    if not analysis.factor_effects:
+        return None
+    return Section("factor-effects", "Factors", tables=(factor_effects_table(analysis),))
 
 
 def _schedules(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:

@@ -9,6 +9,7 @@ from study.report.analysis import Analysis, ArmResult, ScheduleEffect
 from study.report.caveats import n_words, uneven_budgets, warnings_of
 from study.report.comparisons import Comparison, Needed
 from study.report.constraints import best_words, objective_words
+from study.report.factor_tables import factor_words
 from study.report.formatting import (
     MISSING,
     about,
@@ -89,6 +90,7 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
         *_against_base(analysis),
         *_costs(analysis, best),
         *_stability(analysis),
+        *factor_words(analysis),
         *_schedules(analysis),
     ]
     headline = _with_choice(analysis, _headline(analysis, best, rivals)) + best_words(rows, best.arm)

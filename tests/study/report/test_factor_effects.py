@@ -1,0 +1,113 @@
+"""Effects of crossed factors: against plain arithmetic, on noise alone, and where nothing is crossed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ttest_1samp
+
+from study.report.analysis import analyse
+from study.report.comparisons import compare
+from study.report.factor_effects import effect_of
+from study.report.factor_tables import factor_effects_table, factor_words
+from study.report.pairing import Values
+from study.report.prepared import Rows, prepare
+from study.report.tables import to_markdown
+from tests.helpers.made_reports import QUICK
+from tests.helpers.synthetic_results import Arm, Study, make_results
+
+SUBJECTS = ("dog-1", "bird-1", "cat-2", "fox-1", "cow-1", "owl-1")
+CROSSED = tuple(
+    Arm(f"{method}-{prior}-{schedule}", method, schedule, gain=0.5 + 0.2 * (prior == "prior") + 0.02 * k)
+    for k, (method, prior, schedule) in enumerate(
+        product(("lora", "dreambooth"), ("plain", "prior"), ("cosine", "constant"))
+    )
+)
+
+
+def crossed(arms: tuple[Arm, ...] = CROSSED, **stated: dict[str, Any]) -> Rows:
+    results = make_results(
+        Study(arms=(Arm("base", "base", gain=0.0), *arms), subjects=SUBJECTS, trials=2, failing=())
+    )
+    for arm in arms:
+        fields = {"with_prior_preservation": "-prior-" in arm.name, "lr_scheduler": arm.schedule}
+        results.meta["spec"]["arms"][arm.name] |= fields | stated.get(arm.name, {})
+    results.meta["spec"]["training"] = {"train_text_encoder": True}
+    prior = results.frame["arm"].str.contains("-prior-")
+    columns = [name for name in results.frame if name.endswith("with_prior_preservation")]
+    return prepare(replace(results, frame=results.frame.assign(**dict.fromkeys(columns, prior))))
+
+
+def test_an_effect_is_the_mean_of_all_pairs_that_differ_in_it_alone() -> None:
+    rows = crossed()
+    effects = {effect.factor: effect for effect in analyse(rows, QUICK).factor_effects}
+    assert list(effects) == ["What is trained", "Prior preservation", "Schedule"]
+    prior = effects["Prior preservation"]
+    assert (prior.first, prior.second) == ("yes", "no")
+    assert len(prior.arms) == 4
+    means = rows.confirm.groupby(["arm", "subject"])["quality"].mean().unstack()
+    chosen = means.index.str.contains("-prior-")
+    trained = means.index != "base"
+    expected = means[chosen & trained].mean() - means[~chosen & trained].mean()
+    comparison = prior.comparisons["quality"]
+    assert comparison.difference.value == pytest.approx(expected.mean())
+    assert comparison.difference.n_subjects == len(SUBJECTS)
+    assert comparison.p == pytest.approx(ttest_1samp(expected, 0).pvalue)
+    assert comparison.outcome == "better"
+    assert comparison.p_holm == pytest.approx(min(1.0, 3 * ttest_1samp(expected, 0).pvalue))
+
+
+def test_a_design_that_is_not_crossed_has_no_effects() -> None:
+    assert analyse(crossed(CROSSED[:7]), QUICK).factor_effects == ()  # an arm lacks its partner
+    one_question = analyse(crossed(CROSSED[:4]), QUICK).factor_effects
+    assert [effect.factor for effect in one_question] == ["Prior preservation", "Schedule"]
+    other_rank = {"lora-prior-cosine": {"r": 4}}
+    assert [e.factor for e in analyse(crossed(**other_rank), QUICK).factor_effects] == ["What is trained"]
+
+
+def test_a_missing_run_leaves_its_subject_and_seed_out() -> None:
+    rows = crossed()
+    whole = analyse(rows, QUICK).factor_effects[0].comparisons["quality"].difference
+    first = (
+        (rows.frame["arm"] == CROSSED[0].name)
+        & (rows.frame["subject"] == "dog-1")
+        & (rows.frame["phase"] == "confirm")
+    )
+    frame = rows.frame.assign(quality=rows.frame["quality"].mask(first))
+    less = analyse(replace(rows, frame=frame), QUICK).factor_effects[0].comparisons["quality"].difference
+    assert (whole.n_subjects, less.n_subjects) == (6, 5)
+
+
+def test_of_nothing_an_effect_is_found_as_seldom_as_stated() -> None:
+    """Eight arms on eight subjects and two seeds that differ by chance alone, subject by arm and run by run."""
+    rng, arms, subjects = np.random.default_rng(3), tuple("abcdefgh"), tuple("12345678")
+    factors = {  # arms of the first level, paired with those of the second
+        "one": [("a", "e"), ("b", "f"), ("c", "g"), ("d", "h")],
+        "two": [("a", "c"), ("b", "d"), ("e", "g"), ("f", "h")],
+        "three": [("a", "b"), ("c", "d"), ("e", "f"), ("g", "h")],
+    }
+    found = 0
+    for _ in range(600):
+        array = (
+            rng.normal(0, 0.2, (1, 8, 1)) + rng.normal(0, 0.06, (8, 8, 1)) + rng.normal(0, 0.05, (8, 8, 2))
+        )
+        values = Values("quality", arms, subjects, array)
+        family = compare([effect_of(values, "yes", "no", pairs) for pairs in factors.values()], None, QUICK)
+        found += any(comparison.established for comparison in family)
+    assert found / 600 < 0.05 + 2.6 * (0.05 * 0.95 / 600) ** 0.5  # 99.5 %, one-sided
+
+
+def test_the_table_and_the_sentences_say_the_same() -> None:
+    analysis = analyse(crossed(), QUICK)
+    table = to_markdown(factor_effects_table(analysis))
+    words = factor_words(analysis)
+    assert len(words) == 3
+    assert "Prior preservation, yes minus no, over 4 pairs of arms that differ in nothing else: +" in words[1]
+    assert words[1].endswith("on 6 subjects (better).")
+    assert "| Prior preservation | yes minus no | 4 |" in table
+    assert not pd.isna(analysis.factor_effects[1].comparisons["quality"].p_holm)
