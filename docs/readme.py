@@ -93,16 +93,20 @@ def _report(folder: str, figure: str, about: str) -> str:
     """Returns a figure and the table of a committed report."""
     with (ROOT / folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    # Title, divisor and decimals of each column.
     names = {
-        "quality": "quality",
-        "subject_fidelity_scaled": "subject",
-        "prompt_fidelity_scaled": "prompt",
-        "class_kept": "class kept",
-        "total_seconds": "training with class images (s)",
+        "quality": ("quality", 1, 2),
+        "subject_fidelity_scaled": ("subject", 1, 2),
+        "prompt_fidelity_scaled": ("prompt", 1, 2),
+        "class_kept": ("class kept", 1, 2),
+        "total_seconds": ("training with class images (s)", 1, 1),
+        "total_flops": ("(TFLOP)", 1e12, 2),
     }
-    lines = [f"| arm | n | {' | '.join(names.values())} |", f"|---|--:|{'--:|' * len(names)}"]
+    titles = [title for title, _, _ in names.values()]
+    lines = [f"| arm | n | {' | '.join(titles)} |", f"|---|--:|{'--:|' * len(names)}"]
     lines += [
-        f"| {row['arm']} | {row['n']} | {' | '.join(_cell(row, name) for name in names)} |" for row in rows
+        f"| {row['arm']} | {row['n']} | {' | '.join(_cell(row, name, *how[1:]) for name, how in names.items())} |"
+        for row in rows
     ]
     return "\n".join(
         [
@@ -126,12 +130,14 @@ def _about(intervals: bool) -> list[str]:
     ]
 
 
-def _cell(row: dict[str, str], name: str) -> str:
+def _cell(row: dict[str, str], name: str, divisor: float, decimals: int) -> str:
     if not row.get(name):
         return "--"
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    text = f"{float(row[name]):.3g}"
-    return f"{text} [{float(low):.3g}, {float(high):.3g}]" if low and high else text
+    value, low, high = (
+        f"{float(found) / divisor:.{decimals}f}" if (found := row.get(column)) else ""
+        for column in (name, f"{name}_low", f"{name}_high")
+    )
+    return f"{value} [{low}, {high}]" if low and high else value
 
 
 PARTS: dict[str, Callable[[], str]] = {"quickstart": quickstart, "main-study": main_study, "tree": tree}
