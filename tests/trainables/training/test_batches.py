@@ -247,7 +247,7 @@ def test_areas_follow_their_images_and_their_mirrored_masks() -> None:
 
 
 def test_training_with_masks_is_seen_by_the_loss_alone(make_trainer: MakeTrainer) -> None:
-    """Same images, noise and steps: without a weight for the background other gradients, and with all of it the same."""
+    """Images, noise and steps are drawn as without masks."""
     plain = make_trainer("lora")
     masked = make_trainer("lora", masked_loss=True, background_weight=0.0)
     batches = [trainer.batches.draw() for trainer in (plain, masked)]
