@@ -89,6 +89,7 @@ WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device
 _PATHS = {
     "subject.images": ("subject", "images"),
     "subject.references": ("subject", "references"),
+    "subject.masks": ("subject", "masks"),
     "model": ("model", "path"),
     "evaluation.image_encoder": ("evaluation", "image_encoder"),
     "evaluation.clip": ("evaluation", "clip"),

@@ -66,7 +66,12 @@ def check_images(spec: StudySpec) -> list[str]:
 
     captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
     resolution = max((value for value in spec.values_of("resolution") if value), default=_native(spec))
-    return [problem for subject in spec.subjects for problem in check_subject(subject, resolution, captions)]
+    masked = True in spec.values_of("masked_loss")
+    return [
+        problem
+        for subject in spec.subjects
+        for problem in check_subject(subject, resolution, captions, masked=masked)
+    ]
 
 
 def shared_photographs(spec: StudySpec) -> list[str]:
@@ -101,9 +106,7 @@ def _photographs(spec: StudySpec, subjects: Iterable[str]) -> dict[str, list[Pat
 
 def _folder_names(spec: StudySpec, storage: Path | str | None) -> list[str]:
     """Ray, SQLite and MLflow take paths as text; photographs below such a folder may have any names."""
-    folders = [
-        folder for subject in spec.subjects for folder in (subject.images, subject.references) if folder
-    ]
+    folders = [folder for subject in spec.subjects for folder in subject.folders.values()]
     paths = dict.fromkeys(map(str, (Path.cwd(), *folders, storage or "")))
     return [
         f"{shown(path)}: the path is not UTF-8, which Ray and the databases need; rename it, or work in another"

@@ -396,7 +396,8 @@ def _measure_method(
     if not method.trains:
         return Measured(**found)
     resolution = config.training.resolution or backbone.resolution
-    subject = resolve_subject(config.subject, resolution, config.training.captions)
+    training = config.training
+    subject = resolve_subject(config.subject, resolution, training.captions, masked=training.masked_loss)
     try:
         build_trainer(config, backbone, subject, Cache(config.cache_dir))  # fills the caches
         method.detach(backbone)

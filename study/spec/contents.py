@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trainables.config.fields import SUBJECT_FOLDERS
 from trainables.run.contents import Contents, changes, is_revision
 
 #: Field of a study -> what lies in the folder that it names, e.g. ``subjects.teapot.images`` or ``model``.
@@ -46,7 +47,7 @@ def of_run(digests: Mapping[str, str], subject: str, *, captions: bool) -> dict[
 def without_paths(identity: dict[str, Any], contents: Mapping[str, Contents]) -> None:
     """Takes the paths out of a study's identity, in place, of what is known by its content."""
     for subject in identity["subjects"]:
-        for key in ("images", "references"):
+        for key in SUBJECT_FOLDERS:
             if f"subjects.{subject['name']}.{key}" in contents:
                 subject[key] = None
     for field, key in (("model", "path"), ("evaluation", "image_encoder"), ("evaluation", "clip")):

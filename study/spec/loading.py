@@ -13,7 +13,7 @@ from study.spec.overrides import apply_overrides
 from study.spec.rules import broken_rules
 from study.spec.sound_sections import Sections
 from study.spec.study_spec import StudySpec
-from trainables.config.fields import EMBEDDED
+from trainables.config.fields import ALPHA, EMBEDDED, SUBJECT_FOLDERS
 from trainables.config.messages import did_you_mean
 from trainables.config.yaml_reader import Document, load_document, problems_of, tell
 from trainables.errors import UserError
@@ -99,7 +99,7 @@ def _subject_paths(subject: Any, folder: Path) -> Any:
         return subject
     return {
         key: str(_absolute(value, folder))
-        if key in ("images", "references") and isinstance(value, str) and value
+        if isinstance(value, str) and value and (key, value) != ("masks", ALPHA) and key in SUBJECT_FOLDERS
         else value
         for key, value in subject.items()
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.support.tiny_models import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
 from tests.helpers.training_runs import RESOLUTION, WITH_PRIOR, MakeConfig, MakeTrainer
@@ -39,10 +40,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five photographs with a caption each; three are trained on."""
-    folder = make_photos(tmp_path_factory.mktemp("photos"), count=5)
+    """Five photographs with a caption each, and a mask in `masks` beside the folder; three are trained on."""
+    folder = make_photos(tmp_path_factory.mktemp("photos") / "photos", count=5)
+    (folder.parent / "masks").mkdir()
     for number, path in enumerate(sorted(folder.glob("*.png"))):
         path.with_suffix(".txt").write_text(f"a sks cat with {number} red hat")
+        with Image.open(path) as image:
+            mask = Image.new("L", image.size)
+        mask.paste(255, (0, 0, mask.width // 2, mask.height - number))
+        mask.save(folder.parent / "masks" / path.name)
     return folder
 
 
@@ -89,6 +95,7 @@ def make_config(models: Path, photos: Path, cache: Path, tmp_path: Path) -> Make
                 "subject": {
                     "name": "cat",
                     "images": str(photos),
+                    "masks": str(photos.parent / "masks"),
                     "instance_prompt": "a sks cat",
                     "class_prompt": "a cat",
                 },
@@ -130,7 +137,8 @@ def make_trainer(make_config: MakeConfig, backbone: Backbone) -> MakeTrainer:
         backbone.restore()
         config = make_config(method, **arguments)
         attached[:] = [config.method]
-        subject = resolve_subject(config.subject, RESOLUTION, config.training.captions)
+        training = config.training
+        subject = resolve_subject(config.subject, RESOLUTION, training.captions, masked=training.masked_loss)
         return build_trainer(config, backbone, subject, Cache(config.cache_dir))
 
     return make

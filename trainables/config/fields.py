@@ -21,6 +21,8 @@ from pydantic import (
 from trainables.util.text import is_blank
 
 EMBEDDED = "embedded"
+ALPHA = "alpha"  # of `SubjectConfig.masks`
+SUBJECT_FOLDERS = ("images", "references", "masks")
 REVISION = "revision"  # of a model of the hub: what stands for its files
 
 LrScheduler = Literal["constant", "cosine", "linear", "cosine_with_restarts", "polynomial"]
@@ -50,6 +52,8 @@ class SubjectConfig(Frozen):
         references: Folder of held-out photographs. Without it, `holdout` images of `images` are held out.
         holdout: How many of `images` are held out as references (chosen by a hash of the file names,
             in Unicode's composed form).
+        masks: Where the training images show the subject, for `TrainingConfig.masked_loss`: a folder with a grey image
+            of each one's name and size (white: subject), or ``alpha``, the images' own transparency.
         instance_prompt: Prompt with the rare token, e.g. "a sks dog".
         class_prompt: The same without it, e.g. "a dog".
     """
@@ -57,6 +61,7 @@ class SubjectConfig(Frozen):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     images: str | None = None
     references: str | None = None
+    masks: str | None = None
     holdout: int = Field(default=2, ge=1)
     instance_prompt: str | None = None
     class_prompt: str | None = None
@@ -75,13 +80,26 @@ class SubjectConfig(Frozen):
                 f"subject {self.name!r} is a folder of photographs and needs instance_prompt and "
                 'class_prompt, for example "a sks dog" and "a dog"'
             )
+        if self.images is None and self.masks is not None:
+            raise ValueError(
+                f"subject {self.name!r}: masks need images; leave it out (embedded subjects bring their own masks)"
+            )
         return self
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folders that it names, by field."""
+        named = {field: getattr(self, field) for field in SUBJECT_FOLDERS}
+        return {
+            field: folder for field, folder in named.items() if folder and (field, folder) != ("masks", ALPHA)
+        }
 
 
 _RESTARTS = {"lr_scheduler": ("cosine_with_restarts",)}
 _POLYNOMIAL = {"lr_scheduler": ("polynomial",)}
 _TEXT_ENCODER = {"train_text_encoder": (True,)}
 _PRIOR = {"with_prior_preservation": (True,)}
+_MASKED = {"masked_loss": (True,)}
 
 
 class TrainingConfig(Frozen):
@@ -106,6 +124,7 @@ class TrainingConfig(Frozen):
         "class_num_inference_steps": _PRIOR,
         "class_guidance_scale": _PRIOR,
         "ema_decay": {"use_ema": (True,)},
+        "background_weight": _MASKED,
     }
     READ: ClassVar[tuple[str, ...] | None] = None
 
@@ -142,6 +161,8 @@ class TrainingConfig(Frozen):
     # Objective.
     snr_gamma: float | None = Field(default=None, gt=0)
     noise_offset: float = Field(default=0.0, ge=0)
+    masked_loss: bool = False
+    background_weight: float = Field(default=0.1, ge=0, lt=1, description="of the loss outside the mask")
     with_prior_preservation: bool = False
     prior_loss_weight: float = Field(default=1.0, ge=0)
     num_class_images: int = Field(default=32, ge=1)

@@ -132,6 +132,43 @@ def read_image(path: Path, resolution: int | None = None) -> Image.Image:
     raise UserError(problem)
 
 
+def read_mask(path: Path, size: tuple[int, int], *, alpha: bool = False) -> Image.Image:
+    """Reads where an image shows its subject, 8-bit grey and upright: 255 is the subject, 0 the background.
+
+    Args:
+        path: Of the mask, or of the image itself.
+        size: Of the upright image in pixels, which the mask must have.
+        alpha: Take the image's own transparency; without one the mask is an image that is read as grey.
+
+    Raises:
+        UserError: Naming the file: it cannot be read, has another size, or no transparency.
+    """
+    place = shown(str(path))
+    mask = _alpha(path) if alpha else read_image(path).convert("L")
+    if mask.size != size:
+        raise UserError(
+            f"{place}: has {mask.width}x{mask.height} pixels and its image {size[0]}x{size[1]}; a mask must have its "
+            "image's size"
+        )
+    return mask
+
+
+def _alpha(path: Path) -> Image.Image:
+    """The transparency of the first frame of an image that `read_image` can read, upright."""
+    content = read_file(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Image.open(io.BytesIO(content))
+        image.seek(0)
+        image.load()
+        if not image.has_transparency_data:
+            raise UserError(
+                f"{shown(str(path))}: has no transparency, which masks: alpha takes for the subject's place; cut the "
+                "subject out of its background, or give a folder of masks"
+            )
+        return _upright(image).convert("RGBA").getchannel("A")
+
+
 def read_file(path: Path, what: str = "an image file") -> bytes:
     """Returns the content of a regular file: reading from a named pipe or a device would never end.
 

@@ -19,8 +19,8 @@ from typing import Literal
 
 from PIL import Image
 
-from trainables.config.fields import SubjectConfig
-from trainables.data.images import list_images, read_file, read_image, square
+from trainables.config.fields import ALPHA, SubjectConfig
+from trainables.data.images import list_images, read_file, read_image, read_mask, square
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
 from trainables.util.text import decoded, is_blank, name_bytes, same_name, shown
@@ -29,6 +29,7 @@ Captions = Literal["instance_prompt", "files"]
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 _CAPTIONS_RULE = "captions: files needs a text file (.txt, or kohya's .caption) beside each training image"
+_MASKS_RULE = "masked_loss: true needs to know where each training image shows the subject"
 _FINGERPRINT_SIDE = 64  # pixels at which two files are compared for being the same picture
 
 
@@ -46,6 +47,8 @@ class Subject:
         embedded: Whether it belongs to the embedded world, which has evaluation prompts of its own.
         image_names: File names (or made-up ones) of the training images, for messages and grids.
         reference_names: The same of the references.
+        masks: Where each training image shows the subject, 8-bit grey of the same size (255: subject); empty unless
+            they were asked for.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Subject:
     embedded: bool = False
     image_names: tuple[str, ...] = ()
     reference_names: tuple[str, ...] = ()
+    masks: tuple[Image.Image, ...] = ()
 
     @property
     def resolution(self) -> int:
@@ -74,6 +78,8 @@ class Subject:
             "images": [image_digest(image) for image in self.images],
             "references": [image_digest(image) for image in self.references],
         }
+        if self.masks:
+            content["masks"] = [image_digest(mask) for mask in self.masks]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -84,7 +90,11 @@ def image_digest(image: Image.Image) -> str:
 
 
 def check_subject(
-    config: SubjectConfig, resolution: int | None = None, captions: Captions = "instance_prompt"
+    config: SubjectConfig,
+    resolution: int | None = None,
+    captions: Captions = "instance_prompt",
+    *,
+    masked: bool = False,
 ) -> list[str]:
     """Returns everything that is wrong with a subject, one message a problem; reads all its images to the
     end.
@@ -92,16 +102,21 @@ def check_subject(
     Args:
         resolution: Pixels that the images will be resized to; None leaves out the rule on enlargement.
         captions: "files" also demands a text file beside each training image.
+        masked: Also demands a mask of each training image.
     """
     if config.images is None:
         return _embedded_problems(config)
-    return _read_folders(config, resolution, captions)[1]
+    return _read_folders(config, resolution, captions, masked)[1]
 
 
 def resolve_subject(
-    config: SubjectConfig, resolution: int, captions: Captions = "instance_prompt"
+    config: SubjectConfig,
+    resolution: int,
+    captions: Captions = "instance_prompt",
+    *,
+    masked: bool = False,
 ) -> Subject:
-    """Loads a subject's images as RGB squares of `resolution` pixels.
+    """Loads a subject's images as RGB squares of `resolution` pixels, and their masks if those are asked for.
 
     Raises:
         UserError: With every problem that `check_subject` would find.
@@ -110,8 +125,8 @@ def resolve_subject(
         problems = _embedded_problems(config)
         if problems:
             raise UserError(*problems)
-        return _embedded_subject(config, resolution, captions)
-    split, problems = _read_folders(config, resolution, captions)
+        return _embedded_subject(config, resolution, captions, masked)
+    split, problems = _read_folders(config, resolution, captions, masked)
     if problems:
         raise UserError(*problems)
     assert config.instance_prompt is not None
@@ -125,6 +140,7 @@ def resolve_subject(
         references=tuple(photo.image for photo in split.references),
         image_names=tuple(photo.name for photo in split.training),
         reference_names=tuple(photo.name for photo in split.references),
+        masks=split.masks,
     )
 
 
@@ -161,6 +177,7 @@ class _Photo:
     path: Path
     image: Image.Image
     fingerprint: str  # the same for two files that show the same pixels
+    size: tuple[int, int]  # of the file, upright
 
     @property
     def name(self) -> str:
@@ -173,6 +190,7 @@ class _Split:
     training: tuple[_Photo, ...]
     references: tuple[_Photo, ...]
     captions: tuple[str, ...]  # empty unless they are read from files
+    masks: tuple[Image.Image, ...]  # empty unless they are asked for
 
 
 def _embedded_problems(config: SubjectConfig) -> list[str]:
@@ -199,7 +217,7 @@ def _embedded_captions(config: SubjectConfig) -> dict[str, str]:
     return {f"training-{number}": caption for number, caption in enumerate(captions)}
 
 
-def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions) -> Subject:
+def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions, masked: bool) -> Subject:
     from trainables.embedded import load_subject
 
     source = load_subject(config.name)
@@ -217,11 +235,12 @@ def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions
         embedded=True,
         image_names=tuple(f"training-{number}" for number in range(len(images))),
         reference_names=tuple(f"reference-{number}" for number in range(len(references))),
+        masks=tuple(square(mask, resolution) for mask in source.training_masks()) if masked else (),
     )
 
 
 def _read_folders(
-    config: SubjectConfig, resolution: int | None, captions: Captions
+    config: SubjectConfig, resolution: int | None, captions: Captions, masked: bool
 ) -> tuple[_Split, list[str]]:
     """Reads and splits a subject of photographs; what could be read is returned beside the problems."""
     assert config.images is not None
@@ -234,7 +253,7 @@ def _read_folders(
                 f"references and images are the same folder, {shown(str(folder))}; references must not be trained on: "
                 "leave references out to hold some images out, or name another folder"
             )
-            return _Split((), (), ()), _of_subject(config, problems)
+            return _Split((), (), (), ()), _of_subject(config, problems)
         references, more = _read_photos(reference_folder, resolution)
         problems += more
         training = photos
@@ -252,7 +271,11 @@ def _read_folders(
     if captions == "files":
         texts, more = _read_captions(folder, training)
         problems += more
-    return _Split(training, references, texts), _of_subject(config, problems)
+    masks: tuple[Image.Image, ...] = ()
+    if masked:
+        masks, more = _read_masks(config, training, resolution)
+        problems += more
+    return _Split(training, references, texts, masks), _of_subject(config, problems)
 
 
 def _is_same(folder: Path, other: Path) -> bool:
@@ -282,7 +305,7 @@ def _read_photos(folder: Path, resolution: int | None) -> tuple[tuple[_Photo, ..
         # One decoded photograph at a time: a folder of large ones must not be held in memory at full size.
         small = square(image, _FINGERPRINT_SIDE)
         kept = square(image, resolution) if resolution else small
-        photos.append(_Photo(path, kept, image_digest(small) + str(image.size)))
+        photos.append(_Photo(path, kept, image_digest(small) + str(image.size), image.size))
     return tuple(photos), problems
 
 
@@ -297,6 +320,42 @@ def _overlaps(training: Sequence[_Photo], references: Sequence[_Photo]) -> list[
         for photo in references
         if photo.fingerprint in trained
     ]
+
+
+def _read_masks(
+    config: SubjectConfig, training: Sequence[_Photo], resolution: int | None
+) -> tuple[tuple[Image.Image, ...], list[str]]:
+    """The mask of each training image, cut and resized like it."""
+    if config.masks is None:
+        return (), [f"{_MASKS_RULE}; give a folder of masks (masks: PATH), or masks: {ALPHA}"]
+    problems: list[str] = []
+    files: dict[str, list[Path]] = {}
+    if config.masks != ALPHA:
+        paths, problems = list_images(folder_of(config.masks))
+        for path in paths:
+            files.setdefault(same_name(path.stem), []).append(path)
+    masks, missing = [], []
+    for photo in training:
+        found = [photo.path] if config.masks == ALPHA else files.get(same_name(photo.path.stem), [])
+        if len(found) != 1:
+            missing.append(shown(photo.path.stem) + (f" ({len(found)} files)" if found else ""))
+            continue
+        try:
+            mask = read_mask(found[0], photo.size, alpha=config.masks == ALPHA)
+        except UserError as error:
+            problems += error.problems
+            continue
+        mask = square(mask, resolution or min(mask.size))
+        if not mask.getextrema()[1]:
+            problems.append(
+                f"{shown(str(found[0]))}: marks nothing of the central square; white (255) is the subject"
+            )
+        masks.append(mask)
+    if missing and not problems:
+        problems.append(
+            f"{_MASKS_RULE}; in {shown(str(config.masks))} there is not one mask of the name of: {', '.join(missing)}"
+        )
+    return tuple(masks), problems
 
 
 def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str, ...], list[str]]:

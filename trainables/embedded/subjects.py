@@ -90,6 +90,15 @@ class EmbeddedSubject:
         """The 5 images to train on, in the order of `training_captions`."""
         return self._draw(list(TRAINING_SETTINGS), 1000)
 
+    def training_masks(self) -> list[Image.Image]:
+        """Where the training images show the creature, 64x64 8-bit grey, 255 where it covers a pixel."""
+        from trainables.embedded.render import render_mask
+
+        return [
+            render_mask(self.identity, Setting(scene, accessory, 1000 + index))
+            for index, (scene, accessory) in enumerate(TRAINING_SETTINGS)
+        ]
+
     def training_captions(self) -> list[str]:
         """One caption an image: the instance prompt plus the scene and accessory shown."""
         return [compose(self.instance_prompt, *setting) for setting in TRAINING_SETTINGS]

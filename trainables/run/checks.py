@@ -19,7 +19,7 @@ def check_run(config: RunConfig) -> list[str]:
     resolution = training.resolution
     if not problems and resolution is None:
         resolution = native_resolution(resolve_model(config.model))
-    problems += check_subject(config.subject, resolution, training.captions)
+    problems += check_subject(config.subject, resolution, training.captions, masked=training.masked_loss)
     problems += [*prompts, *check_evaluation(config.evaluation)]
     problems += get_method(config.method).check(training, config.model)
     if get_method(config.method).trains:

@@ -78,6 +78,8 @@ def contents_of(
             found["subject.captions"] = caption_contents(subject)
         if subject.references is not None and folder_of(subject.references).is_dir():
             found["subject.references"] = image_contents(folder_of(subject.references))
+        if (masks := subject.folders.get("masks")) is not None and folder_of(masks).is_dir():
+            found["subject.masks"] = image_contents(folder_of(masks))
     if model is not None and (folder := local_folder(model)) is not None:
         found["model"] = model_contents(folder) if _is_local(model.path) else _snapshot(folder)
     for field, name in (metric_models or {}).items():
@@ -205,6 +207,7 @@ def _changed(config: RunConfig, field: str, before: Contents | None, after: Cont
         "subject.images": config.subject.images,
         "subject.captions": config.subject.images,
         "subject.references": config.subject.references,
+        "subject.masks": config.subject.masks,
         "model": config.model.path,
         "evaluation.image_encoder": config.evaluation.image_encoder,
         "evaluation.clip": config.evaluation.clip,

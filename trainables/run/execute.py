@@ -276,7 +276,9 @@ class _Attempt:
         assert self.backbone is not None
         training = self.config.training
         resolution = training.resolution or self.backbone.resolution
-        subject = resolve_subject(self.config.subject, resolution, training.captions)
+        subject = resolve_subject(
+            self.config.subject, resolution, training.captions, masked=training.masked_loss
+        )
         tokenizer = self.backbone.tokenizers[0]
         refuse_cut_prompts(subject, self.config.evaluation, tokenizer, self.config.model.path)
         return subject, Cache(self.config.cache_dir)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy
 import torch
@@ -19,7 +20,7 @@ from trainables.data.cache import Cache
 from trainables.models.backbone import Backbone
 from trainables.models.families import Conditioning
 from trainables.randomness import Streams
-from trainables.training.objective import share_of_samples
+from trainables.training.objective import area_weights, share_of_samples
 
 _ENCODE_AT_ONCE = 16  # images through the autoencoder
 
@@ -32,11 +33,14 @@ class Examples:
         mean: Of the latents' posterior, [images, orientations, c, h, w], unscaled, float32.
         std: Its deviation, of the same shape.
         captions: Row of `Texts` that belongs to each image, [images].
+        areas: Factors of the latent pixels' errors (`objective.area_weights`), [images, orientations, 1, h, w]; None
+            where all count alike.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     captions: torch.Tensor
+    areas: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.mean.shape[0]
@@ -61,6 +65,7 @@ class Batch:
         timesteps: [b], in [0, training steps of the noise schedule).
         captions: Rows of `Texts`, [b].
         shares: Factor of each sample's loss, [b].
+        areas: Factors of the latent pixels' errors, [b, 1, h, w]; None where all count alike.
     """
 
     latents: torch.Tensor
@@ -68,6 +73,7 @@ class Batch:
     timesteps: torch.Tensor
     captions: torch.Tensor
     shares: torch.Tensor
+    areas: torch.Tensor | None = None
 
     def part(self, rank: int, size: int) -> Batch:
         """Returns every `size`-th sample from `rank` on: one of `size` parts that differ by one sample at most.
@@ -76,7 +82,8 @@ class Batch:
         """
         if size == 1:
             return self
-        return Batch(*(getattr(self, column.name)[rank::size] for column in fields(self)))
+        columns = (getattr(self, column.name) for column in fields(self))
+        return Batch(*(None if column is None else column[rank::size] for column in columns))
 
 
 class Shuffle:
@@ -139,6 +146,20 @@ def encode_images(
     return found["mean"].to(backbone.device), found["std"].to(backbone.device)
 
 
+def mask_areas(masks: Sequence[Image.Image], background_weight: float, latents: torch.Tensor) -> torch.Tensor:
+    """Returns the factors of the latent pixels' errors, [images, orientations, 1, h, w], on the latents' device.
+
+    Args:
+        masks: 8-bit grey, one for each image; see `Subject.masks`.
+        latents: Of the images, [images, orientations, c, h, w]; a second orientation is the mirrored image.
+    """
+    shown = torch.from_numpy(numpy.stack([numpy.asarray(mask) for mask in masks])).float()[:, None] / 255
+    height, width = latents.shape[-2:]
+    orientations = [shown, shown.flip(3)][: latents.shape[1]]
+    areas = [area_weights(one, background_weight, (height, width)) for one in orientations]
+    return torch.stack(areas, 1).to(latents.device)
+
+
 def embed_texts(backbone: Backbone, cache: Cache, captions: Sequence[str], as_tokens: bool) -> Texts:
     """Returns the distinct captions as conditioning, or as tokens where what encodes them trains."""
     distinct = tuple(dict.fromkeys(captions))
@@ -199,10 +220,11 @@ class Batches:
     def draw(self) -> Batch:
         """Draws the next batch."""
         parts = [self._draw(prefix, source) for prefix, source in self._sources]
+        *columns, areas = zip(*parts, strict=True)
         latents, noise, timesteps, captions = (
-            torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)
+            torch.cat(column) if len(parts) > 1 else column[0] for column in columns
         )
-        return Batch(latents, noise, timesteps, captions, self._shares)
+        return Batch(latents, noise, timesteps, captions, self._shares, _areas_of(latents, areas))
 
     def sample(self) -> Batch:
         """Returns a batch of one image of each kind; draws nothing and moves nothing."""
@@ -213,7 +235,7 @@ class Batches:
         shares = torch.ones(len(latents), device=latents.device)
         return Batch(latents, torch.zeros_like(latents), timesteps, captions, shares)
 
-    def _draw(self, prefix: str, source: Examples) -> tuple[torch.Tensor, ...]:
+    def _draw(self, prefix: str, source: Examples) -> tuple[Any, ...]:
         size, device = self._size, source.mean.device
         indices = self._shuffles[prefix].take(size)
         orientations = source.mean.shape[1]
@@ -230,7 +252,8 @@ class Batches:
         timesteps = torch.randint(self._timesteps, (size,), generator=self._streams[f"{prefix}timesteps"])
         indices, flips = indices.to(device), flips.to(device)
         latents = (source.mean[indices, flips] + source.std[indices, flips] * sample.to(device)) * self._scale
-        return latents, noise.to(device), timesteps.to(device), source.captions[indices]
+        areas = None if source.areas is None else source.areas[indices, flips]
+        return latents, noise.to(device), timesteps.to(device), source.captions[indices], areas
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Returns the positions in the epochs; the generators' states belong to `Streams`."""
@@ -240,6 +263,15 @@ class Batches:
         """Goes on from positions that `state_dict` returned."""
         for prefix, shuffle in self._shuffles.items():
             shuffle.load_state(state[f"{prefix}order"])
+
+
+def _areas_of(latents: torch.Tensor, areas: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """The factors of a batch of several sources, 1 for those that have none."""
+    if all(part is None for part in areas):
+        return None
+    size = len(latents) // len(areas)
+    ones = torch.ones((size, 1, *latents.shape[2:]), device=latents.device)
+    return torch.cat([ones if part is None else part for part in areas])
 
 
 @torch.no_grad()

@@ -228,7 +228,7 @@ def batch_loss(trainer: Trainer, batch: Batch) -> torch.Tensor:
     weights = None
     if config.snr_gamma is not None:
         weights = min_snr_weights(backbone.prediction_type, batch.timesteps, schedule, config.snr_gamma)
-    return diffusion_loss(prediction, target, batch.shares, weights)
+    return diffusion_loss(prediction, target, batch.shares, weights, batch.areas)
 
 
 def train(

@@ -87,8 +87,27 @@ def share_of_samples(instances: int, priors: int, prior_loss_weight: float) -> t
     )
 
 
+def area_weights(masks: torch.Tensor, background_weight: float, size: tuple[int, int]) -> torch.Tensor:
+    """Returns the factor of each latent pixel's squared error, with mean 1 over every image: [n, 1, h, w].
+
+    It is in proportion to 1 on the subject and to `background_weight` beside it. With mean 1 the loss is a weighted
+    mean, of the same size whatever share of its picture a subject takes, so that rates and clipping mean the same.
+
+    Args:
+        masks: How much of each pixel shows the subject, [n, 1, H, W] in 0..1, not all 0 in any image.
+        size: (h, w) of the latents; each of their pixels has the mean of the mask that it covers.
+    """
+    shown = torch.nn.functional.adaptive_avg_pool2d(masks, size)
+    weights = background_weight + (1 - background_weight) * shown
+    return weights / weights.mean(dim=(1, 2, 3), keepdim=True)
+
+
 def diffusion_loss(
-    prediction: torch.Tensor, target: torch.Tensor, shares: torch.Tensor, weights: torch.Tensor | None = None
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    shares: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    areas: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Returns the sum over samples of share * weight * mean squared error, a scalar in float32.
 
@@ -97,8 +116,10 @@ def diffusion_loss(
         target: Of the same shape.
         shares: From `share_of_samples`, [b].
         weights: From `min_snr_weights`, [b]; every sample has its own, class images too.
+        areas: From `area_weights`, [b, 1, h, w]; None weighs all pixels alike.
     """
-    errors = (prediction.float() - target.float()).square().flatten(1).mean(1)
+    squares = (prediction.float() - target.float()).square()
+    errors = (squares if areas is None else squares * areas).flatten(1).mean(1)
     if weights is not None:
         errors = errors * weights
     return (errors * shares).sum()

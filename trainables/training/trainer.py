@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone, enable_gradient_checkpointing
 from trainables.randomness import Streams, subject_seed
 from trainables.run_config import RunConfig
-from trainables.training.batches import Batches, Examples, Texts, embed_texts, encode_images
+from trainables.training.batches import Batches, Examples, Texts, embed_texts, encode_images, mask_areas
 from trainables.training.class_images import make_class_images
 from trainables.training.loop import SharedLoss, Trainer, batch_loss
 from trainables.training.meter import Meter, count_flops
@@ -235,6 +235,10 @@ def _encode(
         captions.append(subject.class_prompt)
     texts = embed_texts(backbone, cache, captions, as_tokens=any(part in family.texts for part in trained))
     examples = _examples(backbone, cache, subject.images, subject.captions, texts, training)
+    if training.masked_loss:
+        examples = replace(
+            examples, areas=mask_areas(subject.masks, training.background_weight, examples.mean)
+        )
     if not training.with_prior_preservation:
         return texts, examples, None
     with meter.measure("class_images"):
@@ -257,7 +261,8 @@ def _share(
         texts, *sources = encoded
         tensors = {f"text.{name}": rows for name, rows in texts.rows.items()}
         for number, source in enumerate(source for source in sources if source is not None):
-            tensors |= {f"{number}.{column.name}": getattr(source, column.name) for column in fields(source)}
+            columns = {f"{number}.{column.name}": getattr(source, column.name) for column in fields(source)}
+            tensors |= {name: column for name, column in columns.items() if column is not None}
         known = (texts.captions, texts.are_tokens)
     tensors, known = team.broadcast_tensors(tensors, known)
     tensors = {name: value.to(device) for name, value in tensors.items()}
@@ -265,7 +270,7 @@ def _share(
         return encoded
     rows = {name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")}
     examples = [
-        Examples(*(tensors[f"{number}.{column.name}"] for column in fields(Examples)))
+        Examples(*(tensors.get(f"{number}.{column.name}") for column in fields(Examples)))  # type: ignore[arg-type]
         for number in range(2)
         if f"{number}.mean" in tensors
     ]

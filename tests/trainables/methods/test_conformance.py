@@ -220,6 +220,7 @@ def test_interrupted_and_resumed_is_bit_identical(
         "use_ema": True,
         "random_flip": True,
         "noise_offset": 0.1,
+        "masked_loss": True,
         "gradient_accumulation_steps": 2,
         "train_text_encoder": True,
     }

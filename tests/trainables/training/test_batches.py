@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -13,7 +14,7 @@ from tests.helpers.training_runs import MakeTrainer
 from trainables.data.cache import Cache
 from trainables.models.backbone import Backbone
 from trainables.randomness import STREAMS, Streams, global_seed, stream_seed, subject_seed
-from trainables.training.batches import Batches, Examples, Shuffle, encode_images
+from trainables.training.batches import Batches, Examples, Shuffle, encode_images, mask_areas
 
 
 def make_examples(count: int, orientations: int = 1) -> Examples:
@@ -215,3 +216,42 @@ def test_latents_are_the_autoencoders_and_resampled_each_step(
     sampled = batches.draw().latents / 0.5
     assert (sampled.mean(0) - mean[0, 0]).abs().max() < 5 * std[0, 0].max() / 2000**0.5
     torch.testing.assert_close(sampled.std(0), std[0, 0], rtol=0.1, atol=0)
+
+
+def test_areas_follow_their_images_and_their_mirrored_masks() -> None:
+    left = numpy.zeros((16, 16), dtype=numpy.uint8)
+    left[:, :8] = 255
+    masks = [Image.fromarray(mask) for mask in (left, 255 - left, left, 255 - left, left)]
+    examples = make_examples(5, orientations=2)
+    areas = mask_areas(masks, 0.0, examples.mean)
+    assert areas.shape == (5, 2, 1, 2, 2)
+    assert areas[0, 0, 0].tolist() == [[2, 0], [2, 0]]
+    assert areas[0, 1, 0].tolist() == areas[1, 0, 0].tolist() == [[0, 2], [0, 2]]
+    batches = Batches(
+        replace(examples, areas=areas), make_examples(7), Streams(0), size=3, scale=1.0, timesteps=1000,
+        prior_loss_weight=1.0, noise_offset=0.0,
+    )  # fmt: skip
+    seen = set()
+    for _ in range(20):
+        batch = batches.draw()
+        assert batch.areas is not None
+        for latents, area in zip(batch.latents[:3], batch.areas[:3], strict=True):
+            image, orientation = divmod(int(latents[0, 0, 0]), 10)
+            assert torch.equal(area, areas[image, orientation])
+            seen.add((image, orientation))
+        assert torch.equal(batch.areas[3:], torch.ones(3, 1, 2, 2))  # class images have no mask
+        part = batch.part(1, 2).areas
+        assert part is not None
+        assert torch.equal(part, batch.areas[1::2])
+    assert len(seen) == 10
+
+
+def test_training_with_masks_is_seen_by_the_loss_alone(make_trainer: MakeTrainer) -> None:
+    """Images, noise and steps are drawn as without masks."""
+    plain = make_trainer("lora")
+    masked = make_trainer("lora", masked_loss=True, background_weight=0.0)
+    batches = [trainer.batches.draw() for trainer in (plain, masked)]
+    assert torch.equal(batches[0].latents, batches[1].latents)
+    assert batches[0].areas is None
+    assert batches[1].areas is not None
+    torch.testing.assert_close(batches[1].areas.mean(dim=(1, 2, 3)), torch.ones(len(batches[1].latents)))

@@ -9,6 +9,7 @@ from diffusers.training_utils import compute_snr
 
 from trainables.training.objective import (
     add_noise,
+    area_weights,
     diffusion_loss,
     min_snr_weights,
     share_of_samples,
@@ -120,3 +121,37 @@ def test_loss_is_computed_in_float32() -> None:
     loss = diffusion_loss(prediction, torch.zeros_like(prediction), share_of_samples(1, 0, 1.0))
     assert loss.dtype == torch.float32
     assert float(loss) == 90_000.0  # overflows in float16
+
+
+def test_the_loss_of_areas_is_a_weighted_mean(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    prediction, target = pair
+    masks = torch.zeros(4, 1, 8, 8)
+    masks[:, :, :4, :4] = 1  # the first of 2 x 2 latent pixels
+    masks[3, :, :4, 4:] = 0.5
+    shares = share_of_samples(4, 0, 1.0)
+    areas = area_weights(masks, 0.2, (2, 2))
+    expected = 0.0
+    for sample in range(4):
+        weights = [1.0, 0.6 if sample == 3 else 0.2, 0.2, 0.2]
+        squares = ((prediction[sample] - target[sample]) ** 2).mean(0).flatten().tolist()
+        expected += sum(w * s for w, s in zip(weights, squares, strict=True)) / sum(weights) / 4
+    assert float(diffusion_loss(prediction, target, shares, areas=areas)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_mask_of_the_whole_image_changes_nothing(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    shares = share_of_samples(2, 2, 0.5)
+    areas = area_weights(torch.ones(4, 1, 16, 16), 0.0, (2, 2))
+    torch.testing.assert_close(diffusion_loss(*pair, shares, areas=areas), diffusion_loss(*pair, shares))
+
+
+def test_without_weight_the_background_has_no_gradient(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    prediction, target = pair[0].requires_grad_(), pair[1]
+    masks = torch.zeros(4, 1, 2, 2)
+    masks[:, :, 1, 0] = 1
+    diffusion_loss(
+        prediction, target, share_of_samples(4, 0, 1.0), areas=area_weights(masks, 0.0, (2, 2))
+    ).backward()
+    gradient = prediction.grad
+    assert gradient is not None
+    assert gradient[:, :, 1, 0].abs().min() > 0
+    assert gradient[:, :, 0].abs().max() == gradient[:, :, 1, 1].abs().max() == 0
