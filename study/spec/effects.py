@@ -136,8 +136,8 @@ def _common(sections: Sections) -> tuple[Mapping[str, Any], Budget, ModelConfig]
 def _merged(arm: Arm, training: Mapping[str, Any], budget: Budget, model: ModelConfig) -> dict[str, Any]:
     """The fields of a run of an arm without what is searched, as its configuration takes them."""
     fields = method_config_class(arm.method)
-    defaults = fields.EMBEDDED_DEFAULTS if model.path == EMBEDDED else {}
-    return {**defaults, **merged_training(training, budget, arm.fixed, {})}
+    stated = merged_training(training, budget, arm.fixed, {})
+    return {**fields.defaults_beside(stated, embedded=model.path == EMBEDDED), **stated}
 
 
 def _plain(value: Any) -> str:

@@ -144,10 +144,11 @@ class StudySpec(Frozen):
         """Returns the value of every training field of an arm where nothing is searched."""
         method = self.arms[arm].method
         fixed = self.method_config(arm, {})
-        embedded = method_config_class(method).EMBEDDED_DEFAULTS if self.model.path == EMBEDDED else {}
         searched = self.space(arm).parameters
         stated = {name: value for name, value in fixed.items() if name not in searched}
-        return {**method_defaults(method), **embedded, **stated}
+        embedded = self.model.path == EMBEDDED
+        beside = method_config_class(method).defaults_beside(stated, embedded=embedded)
+        return {**method_defaults(method), **beside, **stated}
 
     def search_keys(self, arm: str, trial: int) -> list[RunKey]:
         """Returns the runs of one search trial, on the subjects of its search (see `repeat_of`)."""

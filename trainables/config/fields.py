@@ -7,7 +7,7 @@ here and nowhere else. Nothing in this module imports torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -182,6 +182,16 @@ class TrainingConfig(Frozen):
         if self.max_train_flops is None and self.max_train_seconds is None:
             return self.max_train_steps
         return None
+
+    @classmethod
+    def defaults_beside(cls, stated: Mapping[str, Any], *, embedded: bool) -> dict[str, Any]:
+        """Returns the defaults of fields that are not the class's own: for the embedded model, or beside other fields.
+
+        Args:
+            stated: Fields that somebody has set.
+            embedded: The base model is the embedded one.
+        """
+        return dict(cls.EMBEDDED_DEFAULTS) if embedded else {}
 
     @classmethod
     def needs_of(cls, name: str) -> dict[str, tuple[Any, ...]]:
