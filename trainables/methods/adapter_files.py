@@ -9,7 +9,8 @@ in PEFT's layout: ``PeftModel.from_pretrained(pipe.unet, folder / "unet")`` puts
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,8 +181,27 @@ def _load_with_peft(pipeline: Any, family: Family, folder: Path) -> None:
         if (folder / part.name / _PEFT_CONFIG).exists():
             from peft import PeftModel
 
-            # The part itself is changed; the model that PEFT puts around it is not needed.
-            PeftModel.from_pretrained(getattr(pipeline, part.name), str(folder / part.name))
+            module = getattr(pipeline, part.name)
+            with (
+                without_extension()
+            ):  # the part itself is changed; the model that PEFT puts around it is not needed
+                PeftModel.from_pretrained(module, str(folder / part.name))
+            for layer in _layers(module).values():
+                weight = layer.get_base_layer().weight
+                weight.data = weight.data.contiguous()  # PEFT views it as rows, in BOFT and HRA
+
+
+@contextmanager
+def without_extension() -> Iterator[None]:
+    """Keeps PEFT from compiling BOFT's CUDA extension, on which the number of butterfly factors would depend."""
+    from peft.tuners.boft import layer
+
+    known = layer._FBD_CUDA
+    layer._FBD_CUDA = False
+    try:
+        yield
+    finally:
+        layer._FBD_CUDA = known
 
 
 def _keys(path: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """The kinds of adapters: what each trains, which layers take it, how PEFT is asked for it, and who loads its file.
 
-Which layers a kind fits was tried on the installed PEFT, and is held by a test (``test_adapter_kinds.py``): on each kind
+Which layers a kind fits was tried on the installed PEFT, and a test holds it (``test_adapter_kinds.py``): on each kind
 of layer it begins as the base model, its gradients flow, and merged it gives what it gives unmerged. Nothing here needs
 torch to be imported.
 """

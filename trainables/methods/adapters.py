@@ -6,15 +6,15 @@ loaded: ``adapter_files.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.errors import UserError
 from trainables.methods.adapter_checks import adapted_parts, adapter_problems, check_adapters
-from trainables.methods.adapter_config import TEXT_MODULES, AdapterConfig
+from trainables.methods.adapter_config import TEXT_MODULES, AdapterConfig, matches_pattern
 from trainables.methods.adapter_files import (
     ADAPTER,
     KOHYA_FILE,
@@ -22,7 +22,9 @@ from trainables.methods.adapter_files import (
     load_adapters,
     note_beginning,
     save_adapters,
+    without_extension,
 )
+from trainables.methods.targets import Layer, layers_of, targeted
 
 if TYPE_CHECKING:
     import torch
@@ -88,23 +90,21 @@ def attach_adapters(
     Raises:
         UserError: Target modules match nothing in the model, or what takes no adapters of this kind.
     """
-    from trainables.methods.targets import layers_of
     from trainables.randomness import global_seed
 
     parts = adapted_parts(backbone.family, config)
-    problems = adapter_problems(
-        config, backbone.family, {part: layers_of(backbone.modules[part]) for part in parts}
-    )
+    layers = {part: layers_of(backbone.modules[part]) for part in parts}
+    problems = adapter_problems(config, backbone.family, layers)
     if problems:
         raise UserError(*problems)
     backbone.freeze()
     groups = []
-    with global_seed(generator), _plain_torch(config):
+    with global_seed(generator), without_extension():
         for part, name in parts.items():
             module: Any = backbone.modules[part]
             if config.alters_base:
                 backbone.will_change(part)
-            module.add_adapter(_peft_config(config, name), adapter_name=ADAPTER)
+            module.add_adapter(peft_config(config, name, layers[part]), adapter_name=ADAPTER)
             if config.alters_base:
                 note_beginning(module)
                 backbone.keep_as_frozen(part, _base_weights(module))
@@ -121,7 +121,7 @@ def detach_adapters(backbone: Backbone) -> None:
 
     for part in backbone.family.trainable(text_encoders=True):
         module = backbone.modules[part.name]
-        if _adapter_layers(module):
+        if adapter_layers(module):
             recurse_remove_peft_layers(module)
         # Not by what PEFT says of itself: it marks a module before it has wrapped it, or after.
         for mark in ("peft_config", "_hf_peft_config_loaded"):
@@ -138,7 +138,7 @@ def merged(backbone: Backbone) -> Iterator[bool]:
         layer
         for module in backbone.modules.values()
         if getattr(module, "peft_config", None)
-        for layer in _adapter_layers(module)
+        for layer in adapter_layers(module)
     ]
     kept = [
         (parameter, parameter.data) for layer in layers for parameter in layer.get_base_layer().parameters()
@@ -156,33 +156,31 @@ def merged(backbone: Backbone) -> Iterator[bool]:
             parameter.data = data
 
 
-def _peft_config(config: AdapterConfig, name: str) -> Any:
+def peft_config(config: AdapterConfig, name: str, layers: Mapping[str, Layer]) -> Any:
+    """Returns PEFT's configuration of the adapters of a part.
+
+    Args:
+        name: The field with the part's target modules.
+        layers: Its modules; patterns that match none of those with adapters are for other parts.
+    """
     import peft
 
     targets = config.modules(name)
+    adapted = targeted(targets, layers, config.kind.fits)
+    arguments = config.kind.arguments(config)
+    for field in {"rank_pattern", "alpha_pattern"} & set(arguments):
+        arguments[field] = {
+            key: value
+            for key, value in arguments[field].items()
+            if any(matches_pattern(key, module) for module in adapted)
+        }
     return getattr(peft, config.kind.config_class)(
-        target_modules=targets if isinstance(targets, str) else list(targets), **config.kind.arguments(config)
+        target_modules=targets if isinstance(targets, str) else list(targets), **arguments
     )
 
 
-@contextmanager
-def _without_extension() -> Iterator[None]:
-    """Keeps PEFT from compiling BOFT's CUDA extension, on which the number of butterfly factors would depend."""
-    from peft.tuners.boft import layer
-
-    known = layer._FBD_CUDA
-    layer._FBD_CUDA = False
-    try:
-        yield
-    finally:
-        layer._FBD_CUDA = known
-
-
-def _plain_torch(config: AdapterConfig) -> AbstractContextManager[None]:
-    return _without_extension() if config.adapter == "boft" else nullcontext()
-
-
-def _adapter_layers(module: nn.Module) -> list[Any]:
+def adapter_layers(module: nn.Module) -> list[Any]:
+    """Returns PEFT's layers inside a module."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [child for child in module.modules() if isinstance(child, BaseTunerLayer)]
@@ -190,7 +188,7 @@ def _adapter_layers(module: nn.Module) -> list[Any]:
 
 def _base_weights(module: nn.Module) -> list[nn.Parameter]:
     """Weights beside which a module's adapters stand."""
-    return [layer.get_base_layer().weight for layer in _adapter_layers(module)]
+    return [layer.get_base_layer().weight for layer in adapter_layers(module)]
 
 
 def _lay_out_by_rows(backbone: Backbone, part: str) -> None:
