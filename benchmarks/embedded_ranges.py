@@ -1,8 +1,9 @@
 """What each end of the embedded model's ranges comes to: `python -m benchmarks.embedded_ranges`.
 
 One dimension at a time, the others at their defaults: LoRA and DreamBooth, each without and with prior preservation,
-the text encoder trained in all of them. Ranges and defaults in ``search_spaces/`` name this table. The subjects are
-those that defaults may be chosen on; no preset's verdict rests on them.
+the text encoder trained in all of them; of other kinds of adapters (``--methods loha oft ...``) the rate alone, without
+prior preservation. Ranges and defaults in ``search_spaces/`` name this table. The subjects are those that defaults may
+be chosen on; no preset's verdict rests on them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,17 @@ TEXT_ENCODER_RATES = {
     "dreambooth": (5e-5, 1e-4, 3e-4, 1e-3, 2e-3),
 }
 WEIGHTS = (0.05, 0.3, 1.0, 2.0)
+#: The same for kinds of adapters, each with the method `lora`.
+ADAPTER_RATES = {
+    "rslora": (3e-4, 1e-3, 3e-3),
+    "dora": (1e-3, 3e-3, 5e-3),
+    "loha": (3e-3, 1e-2, 3e-2),
+    "lokr": (3e-3, 1e-2, 3e-2),
+    "oft": (1e-3, 3e-3, 1e-2),
+    "boft": (1e-3, 3e-3, 1e-2),
+    "hra": (1e-3, 3e-3, 1e-2),
+    "ia3": (1e-2, 3e-2, 1e-1),
+}
 FIGURES = (
     "quality",
     "quality_subject_prompt",
@@ -44,6 +56,7 @@ class Point:
     prior: bool
     field: str
     value: float
+    adapter: str | None = None
 
     def training(self, steps: int) -> dict[str, Any]:
         """The training fields that differ from the method's defaults."""
@@ -56,12 +69,16 @@ class Point:
             "num_class_images": 16,
             "class_num_inference_steps": 8,
             self.field: self.value,
+            **({"adapter": self.adapter} if self.adapter else {}),
         }
 
 
 def points(methods: Sequence[str]) -> Iterator[Point]:
     """All configurations of the table, in its order."""
-    for method, prior in itertools.product(methods, (False, True)):
+    for adapter in [method for method in methods if method in ADAPTER_RATES]:
+        for value in ADAPTER_RATES[adapter]:
+            yield Point("lora", False, "learning_rate", value, adapter)
+    for method, prior in itertools.product([method for method in methods if method in RATES], (False, True)):
         for value in RATES[method]:
             yield Point(method, prior, "learning_rate", value)
         for value in TEXT_ENCODER_RATES[method]:
@@ -104,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: a Markdown table with a row for each configuration, means over the subjects."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded_ranges", description=__doc__)
     parser.add_argument("--subjects", nargs="+", default=["dog-1", "bird-1"])
-    parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
+    parser.add_argument("--methods", nargs="+", choices=[*RATES, *ADAPTER_RATES], default=list(RATES))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
     given = parser.parse_args(arguments)
@@ -122,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cells = [f"{fmean(one[name] for one in found):.2f}" for name in FIGURES]
             prior = "yes" if point.prior else "no"
             print(
-                f"| {point.method}, {point.field} {point.value:g} | {prior} | {' | '.join(cells)} |",
+                f"| {point.adapter or point.method}, {point.field} {point.value:g} | {prior} | {' | '.join(cells)} |",
                 flush=True,
             )
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from search_spaces.loader import check_space, load_space, merge, space_names
+from search_spaces.loader import check_space, load_space, merge, space_names, variants_of
 from search_spaces.schema import Categorical, Dimension, Float, Int, SearchSpace
 from study.spec.sections import method_defaults
 from trainables.methods.registry import get_method, method_config_class, method_names

@@ -2,8 +2,9 @@
 
 LoRA, rsLoRA and DoRA go to ``pytorch_lora_weights.safetensors``, for ``pipe.load_lora_weights``; LoRA and rsLoRA once
 more to kohya's layout. LoKr of the denoiser goes to the same file, for the denoiser's own ``load_lora_adapter``, since
-the pipeline's loader takes LoRA alone. What diffusers does not load at all goes to a folder for each part of the model,
-in PEFT's layout: ``PeftModel.from_pretrained(pipe.unet, folder / "unet")`` puts it on the part in place.
+the pipeline's loader takes LoRA alone. What diffusers does not load, or not rightly (DoRA and LoKr of text encoders),
+goes to a folder for each part of the model, in PEFT's layout: ``PeftModel.from_pretrained(pipe.unet, folder / "unet")``
+puts it on the part in place.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> No
     layers: dict[Part, dict[str, KohyaLayer]] = {}
     for name, module in adapted.items():
         part = family.part(name)
-        if loader == "diffusers":
-            states[name], layers[part] = _lora_state(config, module)
-            metadata[name] = _lora_metadata(config, module)
-        elif loader == "diffusers module" and part is family.denoiser:
+        if loader == "peft" or (loader != "diffusers" and part is not family.denoiser):
+            _save_for_peft(module, folder / name)
+        elif loader == "diffusers module":
             states[name], metadata[name] = _lokr_state(module), _unscaled_metadata(module, "alpha")
         else:
-            _save_for_peft(module, folder / name)
+            states[name], layers[part] = _lora_state(config, module)
+            metadata[name] = _lora_metadata(config, module)
     if states:
         family.save_lora(folder, WEIGHTS_FILE, states, metadata)
     if layers and config.adapter != "dora":  # which programs that read this layout compute in two wrong ways

@@ -34,9 +34,9 @@ class AdapterKind:
         fits: The most that it can be put on: all convolutions, those with kernels of one pixel, or linear layers alone.
         ranked: It has a rank `r` that must not be above a layer's width.
         scaled: It has an alpha, so that what it adds is multiplied with alpha / r.
-        loader: Who loads a denoiser's adapters: "diffusers" (``load_lora_weights``), "diffusers module" (the denoiser's
-            own ``load_lora_adapter``), or "peft" (``PeftModel.from_pretrained``). Adapters of text encoders are loaded
-            by diffusers where this is "diffusers", and by PEFT otherwise.
+        loader: Who loads them again: "diffusers" (``load_lora_weights``) or "peft" (``PeftModel.from_pretrained``); or
+            PEFT those of text encoders, and diffusers those of the denoiser: by ``load_lora_weights`` ("diffusers
+            denoiser") or by the denoiser's own ``load_lora_adapter`` ("diffusers module").
         block: The field that holds the size of its blocks, which must divide a layer's inputs.
         by_rows: PEFT views a convolution's weight as rows, which a channels-last weight does not allow.
         defaults: Of fields where they are not LoRA's, for Stable Diffusion.
@@ -49,7 +49,7 @@ class AdapterKind:
     fits: Fits = "convolutions"
     ranked: bool = False
     scaled: bool = False
-    loader: Literal["diffusers", "diffusers module", "peft"] = "peft"
+    loader: Literal["diffusers", "diffusers denoiser", "diffusers module", "peft"] = "peft"
     block: str | None = None
     by_rows: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -119,18 +119,13 @@ def _ia3(config: AdapterConfig) -> dict[str, Any]:
     return {"feedforward_modules": _MLP_OUTPUTS}
 
 
-_LORA = {
-    "config_class": "LoraConfig",
-    "arguments": _lora,
-    "ranked": True,
-    "scaled": True,
-    "loader": "diffusers",
-}
+_LORA: dict[str, Any] = {"config_class": "LoraConfig", "arguments": _lora, "ranked": True, "scaled": True}
 
 KINDS: dict[str, AdapterKind] = {
-    "lora": AdapterKind("LoRA", **_LORA),  # type: ignore[arg-type]
-    "rslora": AdapterKind("rsLoRA", **_LORA),  # type: ignore[arg-type]
-    "dora": AdapterKind("DoRA", **_LORA),  # type: ignore[arg-type]
+    "lora": AdapterKind("LoRA", **_LORA, loader="diffusers"),
+    "rslora": AdapterKind("rsLoRA", **_LORA, loader="diffusers"),
+    # Of text encoders diffusers loads A and B without the magnitudes, and says nothing.
+    "dora": AdapterKind("DoRA", **_LORA, loader="diffusers denoiser"),
     "loha": AdapterKind("LoHa", "LoHaConfig", _loha, ranked=True, scaled=True),
     "lokr": AdapterKind("LoKr", "LoKrConfig", _lokr, scaled=True, loader="diffusers module"),
     "oft": AdapterKind("OFT", "OFTConfig", _oft, fits="1x1 convolutions", block="oft_block_size"),

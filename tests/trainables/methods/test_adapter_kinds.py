@@ -115,9 +115,12 @@ def test_oft_is_refused_where_peft_is_wrong() -> None:
 def test_beginnings_for_linear_layers_are_refused_where_peft_fails(start: str, layer: str) -> None:
     config = config_of(init_lora_weights=start)
     assert not fits(layer, config)
-    with pytest.raises(Exception, match=r"."):
+    try:
         toy, original, inputs = adapted(layer, config)
-        torch.testing.assert_close(toy(inputs), original(inputs))
+        output = toy(inputs)
+    except (ValueError, RuntimeError):
+        return
+    assert not torch.allclose(output, original(inputs), atol=1e-4)
 
 
 def test_beginnings_that_alter_the_base_weights_are_named() -> None:
