@@ -2,8 +2,9 @@
 
 One dimension at a time, the others at their defaults: LoRA and DreamBooth, each without and with prior preservation,
 the text encoder trained in all of them. With `--pairs` both rates together, without prior preservation, where the best
-ones lie far from those of subject and prompt alone. Ranges and defaults in ``search_spaces/`` name this table. The
-subjects are those that defaults may be chosen on; no preset's verdict rests on them.
+ones lie far from those of subject and prompt alone; of other kinds of adapters (``--methods loha oft ...``) the rate
+alone, without prior preservation. Ranges and defaults in ``search_spaces/`` name this table. The subjects are those that
+defaults may be chosen on; no preset's verdict rests on them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,17 @@ PAIRS = {
     "dreambooth": ((1e-5, 3e-5, 1e-4), (1e-4, 3e-4, 1e-3)),
 }
 WEIGHTS = (0.05, 0.3, 1.0, 2.0)
+#: The same for kinds of adapters, each with the method `lora`.
+ADAPTER_RATES = {
+    "rslora": (3e-4, 1e-3, 3e-3),
+    "dora": (1e-3, 3e-3, 5e-3),
+    "loha": (3e-3, 1e-2, 3e-2),
+    "lokr": (3e-3, 1e-2, 3e-2),
+    "oft": (1e-3, 3e-3, 1e-2),
+    "boft": (1e-3, 3e-3, 1e-2),
+    "hra": (1e-3, 3e-3, 1e-2),
+    "ia3": (1e-2, 3e-2, 1e-1),
+}
 FIGURES = (
     "quality",
     "quality_subject_prompt",
@@ -49,11 +61,13 @@ class Point:
     method: str
     prior: bool
     moved: dict[str, float]
+    adapter: str | None = None
 
     @property
     def label(self) -> str:
         """The first column of the table."""
-        return ", ".join([self.method, *(f"{field} {value:g}" for field, value in self.moved.items())])
+        fields = (f"{field} {value:g}" for field, value in self.moved.items())
+        return ", ".join([self.adapter or self.method, *fields])
 
     def training(self, steps: int) -> dict[str, Any]:
         """The training fields that differ from the method's defaults."""
@@ -66,18 +80,23 @@ class Point:
             "num_class_images": 16,
             "class_num_inference_steps": 8,
             **self.moved,
+            **({"adapter": self.adapter} if self.adapter else {}),
         }
 
 
 def points(methods: Sequence[str], pairs: bool = False) -> Iterator[Point]:
     """All configurations of the table, in its order."""
     rate, text_encoder = "learning_rate", "text_encoder_learning_rate"
+    named = [method for method in methods if method in RATES]
     if pairs:
-        for method in methods:
+        for method in named:
             for values in itertools.product(*PAIRS[method]):
                 yield Point(method, False, dict(zip((rate, text_encoder), values, strict=True)))
         return
-    for method, prior in itertools.product(methods, (False, True)):
+    for adapter in [method for method in methods if method in ADAPTER_RATES]:
+        for value in ADAPTER_RATES[adapter]:
+            yield Point("lora", False, {rate: value}, adapter)
+    for method, prior in itertools.product(named, (False, True)):
         for value in RATES[method]:
             yield Point(method, prior, {rate: value})
         for value in TEXT_ENCODER_RATES[method]:
@@ -120,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: a Markdown table with a row for each configuration, means over the subjects."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded_ranges", description=__doc__)
     parser.add_argument("--subjects", nargs="+", default=["dog-1", "bird-1"])
-    parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
+    parser.add_argument("--methods", nargs="+", choices=[*RATES, *ADAPTER_RATES], default=list(RATES))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
     parser.add_argument(

@@ -2,14 +2,17 @@
 
 Each ``search_spaces/<method>.yaml`` has a section ``default`` (for Stable Diffusion) and may have a section
 ``embedded``, which replaces single dimensions for the embedded model: a model a hundred times smaller
-learns at other rates. A dimension set to null in a later section is not searched.
+learns at other rates. ``variants`` replaces dimensions where an arm fixes a field to some value: a kind of adapter has
+rates of its own. A dimension set to null in a later section is not searched.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,13 +26,33 @@ from trainables.errors import UserError
 FOLDER = Path(__file__).parent
 
 
+class _Changes(BaseModel):
+    """Dimensions that replace others, for Stable Diffusion and beyond that for the embedded model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default: dict[str, Dimension | None] = {}
+    embedded: dict[str, Dimension | None] = {}
+
+
 class _SpaceFile(BaseModel):
-    """A file of this folder."""
+    """A file of this folder; `variants`: field -> value that an arm fixes it to -> what changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     default: dict[str, Dimension]
     embedded: dict[str, Dimension | None] = {}
+    variants: dict[str, dict[str, _Changes]] = {}
+
+    def changes(self, embedded: bool, fixed: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """What replaces dimensions of `default`, the later over the earlier."""
+        if embedded:
+            yield self.embedded
+        for field, by_value in self.variants.items():
+            if (variant := by_value.get(str(fixed.get(field)))) is not None:
+                yield variant.default
+                if embedded:
+                    yield variant.embedded
 
 
 def space_names() -> tuple[str, ...]:
@@ -37,12 +60,15 @@ def space_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
-def load_space(method: str, embedded: bool = False) -> SearchSpace:
+def load_space(
+    method: str, embedded: bool = False, fixed: Mapping[str, Any] = MappingProxyType({})
+) -> SearchSpace:
     """Returns the search space of a method; a method without a file (``base``) has an empty one.
 
     Args:
         method: Name of a method.
         embedded: For the embedded model; otherwise for Stable Diffusion.
+        fixed: Fields that do not vary, for the variants of a space.
 
     Raises:
         UserError: The file is malformed, with every problem and its line.
@@ -50,7 +76,17 @@ def load_space(method: str, embedded: bool = False) -> SearchSpace:
     file = _read(method)
     if file is None:
         return SearchSpace()
-    return merge(SearchSpace(parameters=file.default), file.embedded if embedded else {})
+    space = SearchSpace(parameters=file.default)
+    for changes in file.changes(embedded, fixed):
+        space = merge(space, changes)
+    return space
+
+
+def variants_of(method: str) -> list[dict[str, str]]:
+    """Returns what an arm may fix for other dimensions than a method's own, one field and value each."""
+    file = _read(method)
+    variants = {} if file is None else file.variants
+    return [{field: value} for field, by_value in variants.items() for value in by_value]
 
 
 def merge(space: SearchSpace, changes: Mapping[str, Any]) -> SearchSpace:
@@ -106,8 +142,11 @@ def _read(method: str) -> _SpaceFile | None:
     document = load_document(path)
     file = validate_document(document, _SpaceFile)
     try:
-        for changes in ({}, file.embedded):
-            merge(SearchSpace(parameters=file.default), changes)
+        variants = [{field: value} for field, by_value in file.variants.items() for value in by_value]
+        for embedded, fixed in itertools.product((False, True), ({}, *variants)):
+            space = SearchSpace(parameters=file.default)
+            for changes in file.changes(embedded, fixed):
+                space = merge(space, changes)
     except ValidationError as error:
         raise UserError(*locate(error, document, SearchSpace)) from None
     return file

@@ -72,11 +72,13 @@ def load_run(path: Path) -> RunConfig:
 
 def _chosen(training: TrainingConfig) -> list[str]:
     """Names the fields that somebody has set to what is no default."""
-    embedded = training.embedded_defaults(training.model_dump())
+    stated = training.model_dump()
+    defaults = [type(training).defaults_beside(stated, embedded=embedded) for embedded in (False, True)]
     return [
         name
         for name, field in type(training).model_fields.items()
-        if getattr(training, name) not in (field.default, embedded.get(name, field.default))
+        if getattr(training, name)
+        not in (field.default, *(each.get(name, field.default) for each in defaults))
     ]
 
 

@@ -73,8 +73,8 @@ class RunConfig(Frozen):
         if isinstance(value, TrainingConfig) and not isinstance(value, config_class):
             value = value.model_dump(exclude_unset=True)
         model = info.data.get("model")
-        if isinstance(value, dict) and isinstance(model, ModelConfig) and model.path == EMBEDDED:
-            value = {**config_class.embedded_defaults(value), **value}
+        if isinstance(value, dict) and isinstance(model, ModelConfig):
+            value = {**config_class.defaults_beside(value, embedded=model.path == EMBEDDED), **value}
         return config_class.model_validate(value)
 
     def digest(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -29,16 +29,13 @@ def check_methods(spec: StudySpec) -> list[str]:
 
 
 def _configurations(spec: StudySpec, name: str) -> Iterator[Any]:
-    """The configurations of an arm; of numbers that are searched one stands for all."""
+    """The configurations of an arm; of numbers that are searched the smallest stand for all, and the largest."""
     space = spec.space(name).parameters
-    options = [
-        dim.probes()
-        if all(isinstance(value, str | bool | None) for value in dim.probes())
-        else dim.probes()[:1]
-        for dim in space.values()
-    ]
+    products = (
+        itertools.product(*(_options(dim.probes(), pick) for dim in space.values())) for pick in (min, max)
+    )
     fields = method_config_class(spec.arms[name].method)
-    for values in itertools.islice(itertools.product(*options), _MOST):
+    for values in itertools.islice(itertools.chain.from_iterable(products), _MOST):
         params: dict[str, Any] = {}
         for (key, dimension), value in zip(space.items(), values, strict=True):
             if dimension.applies({**spec.method_config(name, params), **params}):
@@ -47,3 +44,10 @@ def _configurations(spec: StudySpec, name: str) -> Iterator[Any]:
             yield fields.model_validate(spec.method_config(name, params))
         except ValidationError:
             continue  # told by the rules of the study file
+
+
+def _options(values: Sequence[Any], pick: Callable[[Sequence[Any]], Any]) -> list[Any]:
+    """The values of a dimension, but one number for all of its numbers."""
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    others = [value for value in values if value is None or isinstance(value, str | bool)]
+    return others + ([pick(numbers)] if numbers else [])

@@ -12,6 +12,7 @@ from study.report.prepared import Rows, distinct, section
 from study.results.columns import PARAM_PREFIX
 from study.spec.sections import Arm, Budget, arm_space, method_defaults
 from trainables.config.fields import EMBEDDED, ModelConfig
+from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.registry import method_names
 
 PRIOR, TEXT_ENCODER, SCHEDULE = "with_prior_preservation", "train_text_encoder", "lr_scheduler"
@@ -25,7 +26,8 @@ NEEDS = {
     "text_encoder_target_modules": TEXT_ENCODER,
 }
 # What of a model a method trains; `lora` and `dreambooth_lora` are one method with other defaults.
-_TRAINS = {"lora": "an adapter (LoRA)", "dreambooth_lora": "an adapter (LoRA)", "dreambooth": "all weights"}
+_TRAINS = {"dreambooth": "all weights"}
+_ON_ADAPTERS = ("lora", "dreambooth_lora")
 _PLACES = ("trial", "max_train_steps", "max_train_flops", "max_train_seconds", "budget_share")
 
 
@@ -57,8 +59,15 @@ def factors_of(rows: Rows) -> tuple[Factors, ...]:
         method = rows.methods.get(arm)
         if method is not None:
             words = (_words(settings_of(rows, arm, name)) for name in (PRIOR, TEXT_ENCODER, SCHEDULE))
-            found.append(Factors(arm, _TRAINS.get(method, method), *words))
+            found.append(Factors(arm, _trains(rows, arm, method), *words))
     return tuple(found)
+
+
+def _trains(rows: Rows, arm: str, method: str) -> str:
+    if method not in _ON_ADAPTERS:
+        return _TRAINS.get(method, method)
+    kinds = settings_of(rows, arm, "adapter") or ["lora"]  # of records that say nothing: there was one kind
+    return f"an adapter ({listing(KINDS[kind].title if kind in KINDS else str(kind) for kind in kinds)})"
 
 
 def _words(values: list[Any]) -> str:

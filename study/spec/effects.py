@@ -137,7 +137,7 @@ def _merged(arm: Arm, training: Mapping[str, Any], budget: Budget, model: ModelC
     """The fields of a run of an arm without what is searched, as its configuration takes them."""
     fields = method_config_class(arm.method)
     stated = merged_training(training, budget, arm.fixed, {})
-    return {**(fields.embedded_defaults(stated) if model.path == EMBEDDED else {}), **stated}
+    return {**fields.defaults_beside(stated, embedded=model.path == EMBEDDED), **stated}
 
 
 def _plain(value: Any) -> str:

@@ -329,7 +329,7 @@ def arm_space(arm: Arm, training: Mapping[str, Any], budget: Budget, model: Mode
         own = {**budget.tuned, **own}
     fixed = merged_training(training, budget, arm.fixed, {})
     fixed = {name: value for name, value in fixed.items() if name not in own}
-    return merge(load_space(arm.method, embedded=embedded), own).resolve(
+    return merge(load_space(arm.method, embedded=embedded, fixed=fixed), own).resolve(
         fixed, method_defaults(arm.method, embedded=embedded)
     )
 
@@ -338,7 +338,7 @@ def arm_space(arm: Arm, training: Mapping[str, Any], budget: Budget, model: Mode
 def method_defaults(method: str, embedded: bool = False) -> dict[str, Any]:
     """Returns the default of every field of a method: for Stable Diffusion, or for the embedded model."""
     fields = method_config_class(method)
-    return {**fields().model_dump(), **(fields.embedded_defaults({}) if embedded else {})}
+    return {**fields().model_dump(), **fields.defaults_beside({}, embedded=embedded)}
 
 
 def dump(value: Any) -> Any:

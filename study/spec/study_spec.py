@@ -146,9 +146,9 @@ class StudySpec(Frozen):
         fixed = self.method_config(arm, {})
         searched = self.space(arm).parameters
         stated = {name: value for name, value in fixed.items() if name not in searched}
-        fields = method_config_class(method)
-        embedded = fields.embedded_defaults(stated) if self.model.path == EMBEDDED else {}
-        return {**method_defaults(method), **embedded, **stated}
+        embedded = self.model.path == EMBEDDED
+        beside = method_config_class(method).defaults_beside(stated, embedded=embedded)
+        return {**method_defaults(method), **beside, **stated}
 
     def search_keys(self, arm: str, trial: int) -> list[RunKey]:
         """Returns the runs of one search trial, on the subjects of its search (see `repeat_of`)."""

@@ -8,6 +8,7 @@ last word.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ _GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost"}
 # Where a run keeps its files and how it uses the machine: no parameters of the experiment.
 # The share of a GPU has always been shown.
 _NO_PARAMS = {*WITHOUT_EFFECT, "contents"} - {"gpu_share"}
+_NAME = re.compile(
+    r"[\w./ :-]+"
+)  # what MLflow takes in a parameter's name; patterns for modules may hold more
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
@@ -174,7 +178,7 @@ def flat_fields(document: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and all(_NAME.fullmatch(str(name)) for name in value):
             for name, item in value.items():
                 visit(f"{prefix}.{name}" if prefix else str(name), item)
         elif value is not None:

@@ -40,7 +40,7 @@ def test_the_default_of_every_dimension_can_be_searched(method: str, embedded: b
     space = load_space(method, embedded).parameters
     for prior in (True, False):
         stated = {"with_prior_preservation": prior}
-        defaults = fields().model_dump() | (fields.embedded_defaults(stated) if embedded else {})
+        defaults = fields().model_dump() | fields.defaults_beside(stated, embedded=embedded)
         for name, dimension in space.items():
             value = defaults[name]
             if value is None:  # the text encoder's rate follows the other one

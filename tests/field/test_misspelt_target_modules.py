@@ -103,7 +103,10 @@ def test_what_fits_is_taken() -> None:
 @pytest.mark.parametrize(
     ("targets", "told"),
     [
-        ("atention", "none of attention, attention_mlp, all-linear (did you mean 'attention'?)"),
+        (
+            "atention",
+            "attention_mlp_conv, all-linear (did you mean 'attention'?) is one regular expression",
+        ),
         ("to_q, to_v", "write several names as a list, [to_q, to_v]"),
         (["attention"], "'attention' stands alone, without brackets"),
         (["all-linear"], "'all-linear' stands alone, without brackets"),

@@ -14,3 +14,4 @@ MakeConfig = Callable[..., RunConfig]
 MakeTrainer = Callable[..., Trainer]
 
 WITH_PRIOR = "+prior"  # after a method's name: with prior preservation
+OF_KIND = ":"  # between a method's name and its kind of adapter

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from search_spaces.loader import check_space, load_space, merge, space_names
+from search_spaces.loader import check_space, load_space, merge, space_names, variants_of
 from search_spaces.schema import Categorical, Dimension, Float, Int, SearchSpace
 from study.spec.sections import method_defaults
+from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.registry import get_method, method_config_class, method_names
 
 
@@ -160,6 +161,40 @@ def test_every_default_lies_in_its_range(method: str, embedded: bool) -> None:
             default = defaults["learning_rate"]
         inside = default in dim.choices if isinstance(dim, Categorical) else dim.low <= default <= dim.high
         assert inside, f"{name}: {default} is not in {dim.describe()}"
+
+
+VARIANTS = [(method, fixed) for method in space_names() for fixed in variants_of(method)]
+
+
+@pytest.mark.parametrize(("method", "fixed"), VARIANTS)
+@pytest.mark.parametrize("embedded", [False, True])
+def test_what_an_arm_fixes_may_change_what_is_searched(
+    method: str, fixed: dict[str, str], embedded: bool
+) -> None:
+    """Kinds of adapters differ in rates by orders of magnitude; their defaults are each arm's first trial."""
+    fields = method_config_class(method)
+    defaults = {**method_defaults(method), **fields.defaults_beside(fixed, embedded=embedded), **fixed}
+    config = fields.model_validate(fixed)
+    searched = load_space(method, embedded=embedded, fixed=fixed)
+    assert searched != load_space(method, embedded=embedded)
+    assert {"learning_rate", "lr_scheduler", "prior_loss_weight"} <= set(searched.parameters)
+    for name, dim in searched.parameters.items():
+        assert fixed["adapter"] in config.needs_of(name).get("adapter", KINDS)  # it has an effect
+        default = defaults[name]
+        if name == "text_encoder_learning_rate" and default is None:
+            default = defaults["learning_rate"]
+        inside = default in dim.choices if isinstance(dim, Categorical) else dim.low <= default <= dim.high
+        assert inside, f"{name}: {default} is not in {dim.describe()}"
+    for corner in searched.corners():
+        fields.model_validate({**fixed, **corner})
+
+
+def test_variants_name_kinds_of_adapters() -> None:
+    kinds = {fixed["adapter"] for method, fixed in VARIANTS if method == "lora"}
+    assert kinds == set(KINDS) - {"lora", "rslora", "dora"}  # which share LoRA's ranges
+    assert [fixed for method, fixed in VARIANTS if method == "lora"] == [
+        fixed for method, fixed in VARIANTS if method == "dreambooth_lora"
+    ]
 
 
 @pytest.mark.parametrize("method", space_names())

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.support.tiny_models import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
-from tests.helpers.training_runs import RESOLUTION, WITH_PRIOR, MakeConfig, MakeTrainer
+from tests.helpers.training_runs import OF_KIND, RESOLUTION, WITH_PRIOR, MakeConfig, MakeTrainer
 from trainables.config.fields import ModelConfig
 from trainables.data.cache import Cache
 from trainables.data.subjects import resolve_subject
@@ -78,7 +78,10 @@ def make_config(models: Path, photos: Path, cache: Path, tmp_path: Path) -> Make
         **training: Any,
     ) -> RunConfig:
         method, prior = method.removesuffix(WITH_PRIOR), method.endswith(WITH_PRIOR)
+        method, _, adapter = method.partition(OF_KIND)
         defaults: dict[str, Any] = {"with_prior_preservation": True} if prior else {}
+        if adapter:
+            defaults |= {"adapter": adapter, "oft_block_size": 8}
         defaults |= {
             "max_train_steps": 4,
             "train_batch_size": 2,

@@ -18,6 +18,7 @@ from tests.helpers.private_names import has
         "accelerate.state:AcceleratorState._reset_state",
         "accelerate.state:GradientState._reset_state",
         "transformers:PreTrainedModel._no_split_modules",
+        "peft.tuners.boft.layer:_FBD_CUDA",
     ],
 )
 def test_the_installed_package_has_it(name: str) -> None:

@@ -199,20 +199,27 @@ class TrainingConfig(Frozen):
             )
         return self
 
-    @classmethod
-    def embedded_defaults(cls, stated: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the defaults of the embedded model that differ from Stable Diffusion's, beside the fields stated."""
-        switch = "with_prior_preservation"
-        usual = cls.EMBEDDED_DEFAULTS.get(switch, cls.model_fields[switch].default)
-        without = {} if stated.get(switch, usual) else cls.EMBEDDED_WITHOUT_PRIOR
-        return {**cls.EMBEDDED_DEFAULTS, **without}
-
     @property
     def stated_steps(self) -> int | None:
         """The number of optimizer steps; None where it is settled when the run begins, by another budget."""
         if self.max_train_flops is None and self.max_train_seconds is None:
             return self.max_train_steps
         return None
+
+    @classmethod
+    def defaults_beside(cls, stated: Mapping[str, Any], *, embedded: bool) -> dict[str, Any]:
+        """Returns the defaults of fields that are not the class's own: for the embedded model, or beside other fields.
+
+        Args:
+            stated: Fields that somebody has set.
+            embedded: The base model is the embedded one.
+        """
+        if not embedded:
+            return {}
+        switch = "with_prior_preservation"
+        usual = cls.EMBEDDED_DEFAULTS.get(switch, cls.model_fields[switch].default)
+        without = {} if stated.get(switch, usual) else cls.EMBEDDED_WITHOUT_PRIOR
+        return {**cls.EMBEDDED_DEFAULTS, **without}
 
     @classmethod
     def needs_of(cls, name: str) -> dict[str, tuple[Any, ...]]:

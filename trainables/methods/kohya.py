@@ -5,7 +5,9 @@ diffusers has a converter to this layout, which writes alpha = rank whatever the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,31 +17,41 @@ if TYPE_CHECKING:
     from trainables.models.families import Part
 
 
-def write_kohya(
-    path: Path,
-    states: Mapping[Part, Mapping[str, torch.Tensor]],
-    alpha: float,
-    rank: int,
-    model: Mapping[str, str],
-) -> None:
+@dataclass(frozen=True)
+class KohyaLayer:
+    """A layer's LoRA.
+
+    Attributes:
+        down: [rank, in, ...].
+        up: [out, rank, ...].
+        alpha: alpha / rank is the factor of the product of the two.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    alpha: float
+
+
+def write_kohya(path: Path, parts: Mapping[Part, Mapping[str, KohyaLayer]], model: Mapping[str, str]) -> None:
     """Writes adapters as one safetensors file.
 
     Args:
-        states: Part of the model -> ``<module>.lora_A.weight`` [r, in, ...] and ``<module>.lora_B.weight``
-            [out, r, ...].
-        alpha: alpha / rank is the factor of the product of the two.
+        parts: Part of the model -> module -> its adapter.
         model: What the layout says of the base model.
     """
     import torch
     from safetensors.torch import save_file
 
     tensors = {}
-    for part, state in states.items():
-        for key, value in state.items():
-            module, matrix = key.removesuffix(".weight").rsplit(".", 1)
+    sizes: Counter[tuple[int, float]] = Counter()
+    for part, layers in parts.items():
+        for module, layer in layers.items():
             name = _name(part, module)
-            tensors[f"{name}.{'lora_down' if matrix == 'lora_A' else 'lora_up'}.weight"] = value
-            tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
+            tensors[f"{name}.lora_down.weight"] = layer.down
+            tensors[f"{name}.lora_up.weight"] = layer.up
+            tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
+            sizes[len(layer.down), layer.alpha] += 1
+    (rank, alpha), _ = sizes.most_common(1)[0]
     metadata = {
         **model,
         "ss_network_module": "networks.lora",

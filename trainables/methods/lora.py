@@ -1,4 +1,7 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685): low-rank adapters, with or without prior preservation."""
+"""LoRA (Hu et al. 2021, arXiv:2106.09685) and its relatives, with or without prior preservation.
+
+`adapter` names the kind (``adapter_kinds.py``).
+"""
 
 from __future__ import annotations
 

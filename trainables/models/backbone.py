@@ -44,6 +44,7 @@ class Backbone:
     _parameters: dict[str, list[nn.Parameter]] = field(default_factory=dict)
     _originals: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
+    _frozen: dict[nn.Parameter, torch.Tensor] = field(default_factory=dict)
     _loaded: Structure | None = None
     _versions: dict[str, list[int]] = field(default_factory=dict)
     _vocabularies: list[tuple[int, int]] = field(default_factory=list)
@@ -146,6 +147,15 @@ class Backbone:
             ]
         self._changed.add(part)
 
+    def keep_as_frozen(self, part: str, parameters: Iterable[nn.Parameter]) -> None:
+        """Takes what parameters of a part hold now for what `restore_frozen` gives again, until `restore`.
+
+        For a method that alters weights which then do not train, after `will_change`.
+        """
+        if part not in self._changed:
+            raise ValueError(f"{part} is altered without a copy of its base weights; call will_change first")
+        self._frozen |= {parameter: parameter.detach().to("cpu", copy=True) for parameter in parameters}
+
     def on_restore(self, undo: Callable[[], Any]) -> None:
         """States how to undo what is about to be done to the model, such as the ``remove`` of a hook.
 
@@ -201,10 +211,10 @@ class Backbone:
                 parameter.data = parameter.data.to(dtype)
 
     def restore_frozen(self) -> None:
-        """Gives the parameters that do not train their base weights and precision again."""
+        """Gives the parameters that do not train their base weights and precision again (see `keep_as_frozen`)."""
         for part in self._changed:
             _copy_back(
-                (parameter, original)
+                (parameter, self._frozen.get(parameter, original))
                 for parameter, original in zip(self._parameters[part], self._originals[part], strict=True)
                 if not parameter.requires_grad
             )
@@ -233,6 +243,7 @@ class Backbone:
         """Makes the model the base model again, bit by bit, once what `on_restore` does not know of is removed."""
         while self._undo:
             self._undo.pop()()
+        self._frozen.clear()
         for part in self._changed:
             _copy_back(zip(self._parameters[part], self._originals[part], strict=True))
             self._versions[part] = [parameter._version for parameter in self._parameters[part]]

@@ -109,7 +109,7 @@ def _what_trains(
     parameters = _named(backbone, groups)
     return {
         "backbone": backbone,
-        "modules": [backbone.modules[group["name"]] for group in groups],
+        "modules": [backbone.modules[part] for part in dict.fromkeys(group["name"] for group in groups)],
         "accelerator": accelerator,
         "parameters": parameters,
         "optimizer": accelerator.prepare_optimizer(optimizer, device_placement=False),

@@ -1,0 +1,230 @@
+"""The files of adapters: how they are written, and who loads them again.
+
+LoRA, rsLoRA and DoRA go to ``pytorch_lora_weights.safetensors``, for ``pipe.load_lora_weights``; LoRA and rsLoRA once
+more to kohya's layout. LoKr of the denoiser goes to the same file, for the denoiser's own ``load_lora_adapter``, since
+the pipeline's loader takes LoRA alone. What diffusers does not load, or not rightly (DoRA and LoKr of text encoders),
+goes to a folder for each part of the model, in PEFT's layout: ``PeftModel.from_pretrained(pipe.unet, folder / "unet")``
+puts it on the part in place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.methods.kohya import KohyaLayer, write_kohya
+from trainables.models.families import family_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from trainables.methods.adapter_config import AdapterConfig
+    from trainables.models.backbone import Backbone
+    from trainables.models.families import Family, Part
+
+ADAPTER = "default"
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+KOHYA_FILE = "lora_kohya.safetensors"
+_PEFT_WEIGHTS, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_BEGINNING = "study_beginning"  # attribute of an adapter's layer: A and B as they were when the base weight was altered
+
+State = dict[str, "torch.Tensor"]
+
+
+def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> None:
+    """Writes the adapters of every part, for diffusers or PEFT, and for loaders of kohya's layout where they fit in.
+
+    Some loaders of diffusers' layout read the scale from the file's metadata, others take 1: what goes there has the
+    scale multiplied in, so that all of them give the same weights.
+    """
+    family = backbone.family
+    loader, adapted = config.kind.loader, _adapted(backbone)
+    folder.mkdir(parents=True, exist_ok=True)
+    states: dict[str, State] = {}
+    metadata: dict[str, dict[str, Any]] = {}
+    layers: dict[Part, dict[str, KohyaLayer]] = {}
+    for name, module in adapted.items():
+        part = family.part(name)
+        if loader == "peft" or (loader != "diffusers" and part is not family.denoiser):
+            _save_for_peft(module, folder / name)
+        elif loader == "diffusers module":
+            states[name], metadata[name] = _lokr_state(module), _unscaled_metadata(module, "alpha")
+        else:
+            states[name], layers[part] = _lora_state(config, module)
+            metadata[name] = _lora_metadata(config, module)
+    if states:
+        family.save_lora(folder, WEIGHTS_FILE, states, metadata)
+    if layers and config.adapter != "dora":  # which programs that read this layout compute in two wrong ways
+        write_kohya(folder / KOHYA_FILE, layers, family.kohya_metadata(backbone.denoiser.config))
+    for path in folder.rglob("*.safetensors"):
+        _sort_header(path)
+
+
+def load_adapters(pipeline: Any, folder: Path) -> Any:
+    """Loads what `save_adapters` wrote by the stock loaders."""
+    family = family_of(pipeline)
+    file = folder / WEIGHTS_FILE
+    if file.exists():
+        denoiser = family.denoiser.name
+        if any(".lokr_" in key for key in _keys(file)):
+            getattr(pipeline, denoiser).load_lora_adapter(
+                str(folder), prefix=denoiser, weight_name=WEIGHTS_FILE, use_safetensors=True
+            )
+        else:
+            family.load_lora(pipeline, folder, WEIGHTS_FILE)
+    _load_with_peft(pipeline, family, folder)
+    return pipeline
+
+
+def note_beginning(module: nn.Module) -> None:
+    """Keeps A and B of each LoRA as they are, with which the base weights have just been altered.
+
+    The result is saved as the difference to the base model: what is trained, less what was taken out.
+    """
+    for layer in _layers(module).values():
+        beginning = (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
+        setattr(layer, _BEGINNING, tuple(value.detach().clone() for value in beginning))
+
+
+def _adapted(backbone: Backbone) -> dict[str, Any]:
+    modules = {
+        part.name: backbone.modules[part.name] for part in backbone.family.trainable(text_encoders=True)
+    }
+    return {name: module for name, module in modules.items() if getattr(module, "peft_config", None)}
+
+
+def _layers(module: nn.Module) -> dict[str, Any]:
+    """The layers with adapters, by the name of the module that they stand for."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: child for name, child in module.named_modules() if isinstance(child, BaseTunerLayer)}
+
+
+def _state(module: nn.Module) -> State:
+    from peft.utils import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(module)
+    return {key: value.detach().to("cpu").contiguous() for key, value in state.items()}
+
+
+def _lora_state(config: AdapterConfig, module: nn.Module) -> tuple[State, dict[str, KohyaLayer]]:
+    """Tensors in diffusers' layout, with the scale in B, and layers for kohya's."""
+    import torch
+
+    state, layers, kohya = _state(module), _layers(module), {}
+    for name, layer in layers.items():
+        down, up = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+        if config.alters_base:
+            first, second = (value.to("cpu") for value in getattr(layer, _BEGINNING))
+            state[down] = torch.cat([state[down], first]).contiguous()
+            state[up] = torch.cat([state[up], -second], 1).contiguous()
+        scale = layer.scaling[ADAPTER]
+        kohya[name] = KohyaLayer(state[down], state[up], scale * len(state[down]))
+        state[up] = state[up] * scale if scale != 1 else state[up]
+    return state, kohya
+
+
+def _lokr_state(module: nn.Module) -> State:
+    """Tensors of LoKr with the scale in the first factor."""
+    state = _state(module)
+    for name, layer in _layers(module).items():
+        scale = layer.scaling[ADAPTER]
+        key = next(key for key in (f"{name}.lokr_w1", f"{name}.lokr_w1_a") if key in state)
+        state[key] = state[key] * scale if scale != 1 else state[key]
+    return state
+
+
+def _lora_metadata(config: AdapterConfig, module: nn.Module) -> dict[str, Any]:
+    content = _unscaled_metadata(module, "lora_alpha") | {"use_rslora": False}
+    if config.alters_base:
+        ranks = {key: 2 * rank for key, rank in content["rank_pattern"].items()}
+        content |= {
+            "r": 2 * config.r,
+            "lora_alpha": 2 * config.r,
+            "rank_pattern": ranks,
+            "alpha_pattern": ranks,
+        }
+        content["init_lora_weights"] = True  # a loader must not alter the base weights once more
+    return content
+
+
+def _unscaled_metadata(module: nn.Module, alpha: str) -> dict[str, Any]:
+    """PEFT's configuration of an adapter whose scale is in the weights."""
+    content = _plain_config(module)
+    ranks = content["rank_pattern"]
+    return content | {alpha: content["r"], "alpha_pattern": dict(ranks)}
+
+
+def _plain_config(module: Any) -> dict[str, Any]:
+    """Returns the configuration of an adapter, the same in every process and on every machine."""
+    content = module.peft_config[ADAPTER].to_dict()
+    content["base_model_name_or_path"] = None  # a path of this machine
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
+
+
+def _save_for_peft(module: nn.Module, folder: Path) -> None:
+    """Writes what ``PeftModel.save_pretrained`` would: it wraps a model, so that names have a prefix."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    tensors = {f"base_model.model.{key}": value for key, value in _state(module).items()}
+    save_file(tensors, folder / _PEFT_WEIGHTS, {"format": "pt"})
+    content = _plain_config(module) | {"inference_mode": True}
+    (folder / _PEFT_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _load_with_peft(pipeline: Any, family: Family, folder: Path) -> None:
+    for part in family.trainable(text_encoders=True):
+        if (folder / part.name / _PEFT_CONFIG).exists():
+            from peft import PeftModel
+
+            module = getattr(pipeline, part.name)
+            with (
+                without_extension()
+            ):  # the part itself is changed; the model that PEFT puts around it is not needed
+                PeftModel.from_pretrained(module, str(folder / part.name))
+            for layer in _layers(module).values():
+                weight = layer.get_base_layer().weight
+                weight.data = weight.data.contiguous()  # PEFT views it as rows, in BOFT and HRA
+
+
+@contextmanager
+def without_extension() -> Iterator[None]:
+    """Keeps PEFT from compiling BOFT's CUDA extension, on which the number of butterfly factors would depend."""
+    from peft.tuners.boft import layer
+
+    known = layer._FBD_CUDA
+    layer._FBD_CUDA = False
+    try:
+        yield
+    finally:
+        layer._FBD_CUDA = known
+
+
+def _keys(path: Path) -> list[str]:
+    return [key for key in _header(path.read_bytes())[0] if key != "__metadata__"]
+
+
+def _header(content: bytes) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and its end: 8 bytes with the length of JSON, the JSON, and the tensors."""
+    size = int.from_bytes(content[:8], "little")
+    header: Mapping[str, Any] = json.loads(content[8 : 8 + size])
+    return dict(header), 8 + size
+
+
+def _sort_header(path: Path) -> None:
+    """Puts a safetensors file's metadata in order, which the library writes in a random one.
+
+    Equal weights then are equal files.
+    """
+    content = path.read_bytes()
+    header, end = _header(content)
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    entries = sorted(header.items(), key=lambda entry: entry[0] != "__metadata__")  # tensors keep their order
+    text = json.dumps(dict(entries), separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
