@@ -259,9 +259,9 @@ class StudySpec(Frozen):
         for name, arm in self.arms.items():
             if name in begun and _stated(stated.get(name) or {}) == _stated(arm.model_dump(mode="json")):
                 with contextlib.suppress(ValidationError):  # of a version that this one does not understand
-                    copy._spaces[name] = SearchSpace.model_validate(
-                        {"parameters": begun[name]["search_space"]}
-                    )
+                    own = SearchSpace.model_validate({"parameters": begun[name]["search_space"]})
+                    if own != copy.space(name):
+                        copy._spaces[name] = own
         return copy
 
     def identity(self) -> dict[str, Any]:
