@@ -94,7 +94,7 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> StudySpec:
         raise UserError(
             f"{storage.folder / STUDY_FILE} is damaged; restore it, or start again under another name or --storage"
         ) from None
-    spec = spec.with_contents(known_contents(record, spec.contents))
+    spec = spec.with_contents(known_contents(record, spec.contents)).resuming(record)
     if record["digest"] == spec.digest() or recorded_identity(record) == spec.identity():
         return spec
     changes = difference(record, spec) or ["defaults of this program's version"]

@@ -19,6 +19,7 @@ def difference(old: Mapping[str, Any] | StudySpec, new: StudySpec) -> list[str]:
         new: The study to compare with it.
     """
     before = old.identity() if isinstance(old, StudySpec) else recorded_identity(old)
+    new = new if isinstance(old, StudySpec) else new.resuming(old)
     held = before.pop("contents", None)
     after = (new if held is not None else new.with_contents({})).identity()
     after.pop("contents", None)

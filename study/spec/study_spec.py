@@ -7,6 +7,7 @@ depends on the machine and on other files in ``study/preflight/checks.py``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -96,6 +97,9 @@ class StudySpec(Frozen):
     storage: StorageSpec = StorageSpec()
     _contents: StudyContents = PrivateAttr(default_factory=dict)
     _digests: dict[str, str] = PrivateAttr(default_factory=dict)  # of `_contents`, for each run
+    _spaces: dict[str, SearchSpace] = PrivateAttr(
+        default_factory=dict
+    )  # of a study that has begun; see `resuming`
 
     @model_validator(mode="after")
     def _complete_and_check(self, info: ValidationInfo) -> Self:
@@ -116,7 +120,8 @@ class StudySpec(Frozen):
 
     def space(self, arm: str) -> SearchSpace:
         """Returns what is searched in an arm: the method's space, changed by the arm, less what is fixed."""
-        return arm_space(self.arms[arm], self.training, self.budget, self.model)
+        begun_with = self._spaces.get(arm)
+        return begun_with or arm_space(self.arms[arm], self.training, self.budget, self.model)
 
     def trials_of(self, arm: str) -> int:
         """Returns the number of trials of each search of an arm: 0 without a space, at most the points of a grid."""
@@ -242,6 +247,23 @@ class StudySpec(Frozen):
         copy._contents, copy._digests = dict(contents), digests(contents)
         return copy
 
+    def resuming(self, record: Mapping[str, Any]) -> Self:
+        """Returns the study with the search spaces that it was begun with, by its record.
+
+        Ranges that come with the program may change from version to version: a study that has begun keeps its own, in
+        every arm of which the study file still says the same.
+        """
+        begun, stated = record.get("identity", {}).get("arms", {}), record.get("spec", {}).get("arms", {})
+        copy = self.model_copy()
+        copy._spaces = {}
+        for name, arm in self.arms.items():
+            if name in begun and _stated(stated.get(name) or {}) == _stated(arm.model_dump(mode="json")):
+                with contextlib.suppress(ValidationError):  # of a version that this one does not understand
+                    own = SearchSpace.model_validate({"parameters": begun[name]["search_space"]})
+                    if own != copy.space(name):
+                        copy._spaces[name] = own
+        return copy
+
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON values, everything that decides which runs there are and what they do.
 
@@ -273,7 +295,7 @@ class StudySpec(Frozen):
         """Returns the spec of a ``study.json``; raises UserError if this version no longer understands it."""
         try:
             spec = cls.model_validate(record["spec"], context=RECORDED)
-            return spec.with_contents(record.get("identity", {}).get("contents") or {})
+            return spec.with_contents(record.get("identity", {}).get("contents") or {}).resuming(record)
         except (ValidationError, KeyError) as error:
             raise UserError(f"study.json is not a study of this version: {error}") from None
 
@@ -281,6 +303,10 @@ class StudySpec(Frozen):
         """Returns the study as a YAML file that loads to the same study."""
         content = self.model_dump(mode="json", exclude_defaults=True)
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _stated(arm: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arm.items() if value is not None}
 
 
 # ---------------------------------------------------------------------- loading

@@ -109,11 +109,26 @@ def test_a_field_that_a_later_version_has_is_no_change(tmp_path: Path) -> None:
     assert difference(record, changed) == ["evaluation.anchor_images: 64 -> 32"]
     with pytest.raises(UserError, match=r"evaluation\.anchor_images: 64 -> 32"):
         check_unchanged(changed, storage)
-    arm = next(name for name, content in record["identity"]["arms"].items() if content["search_space"])
-    record["identity"]["arms"][arm]["search_space"].popitem()
+
+
+def test_a_study_that_has_begun_keeps_its_search_spaces(tmp_path: Path) -> None:
+    """Whatever ranges a later version of the program comes with; what the study file says is still compared."""
+    arm = next(name for name in spec().arms if "learning_rate" in spec().space(name).parameters)
+    record = json.loads(json.dumps(spec().record()))
+    record["identity"]["arms"][arm]["search_space"]["learning_rate"] |= {"low": 0.011, "high": 0.012}
+    record["digest"] = "of an earlier version"
+    storage = Storage(tmp_path, spec().name)
+    storage.folder.mkdir(parents=True)
     (storage.folder / STUDY_FILE).write_text(json.dumps(record))
+    resumed = check_unchanged(spec(), storage)
+    for known in (resumed, StudySpec.from_record(record)):
+        assert known.space(arm).parameters["learning_rate"].probes()[0] == 0.011
+    assert difference(record, spec()) == []
+    arms = study_dict()["arms"]
+    own = {"learning_rate": {"type": "float", "low": 0.011, "high": 0.02}}
+    edited = spec(arms={**arms, arm: {**arms[arm], "search_space": own}})
     with pytest.raises(UserError, match=rf"arms\.{arm}\.search_space"):
-        check_unchanged(spec(), storage)  # a dimension more is another search
+        check_unchanged(edited, storage)
 
 
 def test_margin_and_prices_of_the_first_launch_count_and_a_change_is_told() -> None:
