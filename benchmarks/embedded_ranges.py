@@ -3,8 +3,8 @@
 One dimension at a time, the others at their defaults: LoRA and DreamBooth, each without and with prior preservation,
 the text encoder trained in all of them. With `--pairs` both rates together, without prior preservation, where the best
 ones lie far from those of subject and prompt alone; of other kinds of adapters (``--methods loha oft ...``) the rate
-alone, without prior preservation. Ranges and defaults in ``search_spaces/`` name this table. The subjects are those that
-defaults may be chosen on; no preset's verdict rests on them.
+alone, without prior preservation. Ranges and defaults in ``search_spaces/`` name this table. The subjects are those
+that defaults may be chosen on; no preset's verdict rests on them.
 """
 
 from __future__ import annotations
