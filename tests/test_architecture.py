@@ -75,7 +75,6 @@ PRIVATE: dict[str, set[str]] = {
     "study/ledger/retrying_storage.py": {"_rdb"},
     "trainables/distributed/fsdp.py": {"_foreach_mul_", "_no_split_modules"},
     "trainables/distributed/worker_group.py": {"_abort_process_group", "_get_default_store"},
-    "trainables/evaluation/encoders.py": {"_commit_hash"},
     "trainables/methods/adapter_files.py": {"_FBD_CUDA"},
     "trainables/models/backbone.py": {"_version"},
     "trainables/models/structure.py": {

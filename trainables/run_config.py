@@ -81,6 +81,15 @@ class RunConfig(Frozen):
         """Returns `config_digest` of this configuration."""
         return config_digest(self.model_dump(mode="json"))
 
+    def comes_to(self) -> str:
+        """Returns the digest of what this configuration comes to.
+
+        Fields of training without an effect are left out, and with them their defaults, which may change from version
+        to version.
+        """
+        effective = self.training.effective()
+        return config_digest({**self.model_dump(mode="json"), "training": json.loads(json.dumps(effective))})
+
 
 #: Fields of a run's configuration that cannot change its result.
 WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")

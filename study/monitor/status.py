@@ -28,7 +28,11 @@ ARMS_COLUMNS = (
     "arm", "phase", "planned", "complete", "running", "pruned", "failed", "best_quality", "interrupted", "pending",
 )  # fmt: skip
 NODES_COLUMNS = ("node", "alive", "running", "ended", "lost", "last_sign", "cpus", "gpus")
+RUNNING_COLUMNS = (
+    "run", "state", "node", "attempt", "doing", "step", "steps", "percent", "steps_per_second", "last_sign",
+)  # fmt: skip
 RUNS_COLUMNS = ("run", "state", "node", "attempts", "reason", "last_sign")
+FAILED_COLUMNS = ("run", "node", "attempt", "reason", "message")
 SILENT_TRACKER_SECONDS = 90.0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from study.preflight.machine import check_disk
 from study.util.disk import free_bytes
 from study.util.redaction import without_credentials
+from trainables.training.optim import PACKAGES as OPTIMIZER_PACKAGES
 from trainables.util.packages import versions_of
 from trainables.util.process import expanded
 
@@ -20,8 +21,7 @@ PACKAGES = (
     "ray", "torch", "diffusers", "transformers", "peft", "accelerate", "optuna", "mlflow", "pandas", "safetensors",
 )  # fmt: skip
 OPTIONAL = {
-    "bitsandbytes": "optimizer: adamw_8bit",
-    "prodigyopt": "optimizer: prodigy",
+    **{package: f"optimizer: {name}" for name, (package, _) in OPTIMIZER_PACKAGES.items()},
     "pynvml": "energy of GPU runs",
     "lpips": "LPIPS diversity",
     "psycopg2": "PostgreSQL ledger",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from study.report.analysis import Analysis
+from study.report.comparisons import Comparison
 from study.report.factor_effects import FactorEffect
 from study.report.formatting import plural
 from study.report.measures import measure
-from study.report.results_tables import Pair, difference_columns, needed_column, p_values, texts
+from study.report.results_tables import Pair, difference_columns, needed_column, p_values, signed, texts
 from study.report.tables import Table, assemble
 
 
@@ -37,6 +38,24 @@ def factor_effects_table(analysis: Analysis) -> Table:
     return assemble("factor-effects", "What each factor does, over all arms.", columns, (note,))
 
 
+def factor_headline(analysis: Analysis) -> str:
+    """What the factors are shown to do, for the headline: it takes fewer subjects than a verdict on single arms."""
+    shown = []
+    for effect in analysis.factor_effects:
+        comparison = effect.comparisons[analysis.primary]
+        name = f"{effect.factor[0].lower()}{effect.factor[1:]}"
+        if comparison.outcome == "equivalent":
+            shown.append(
+                f"{name}, {effect.first} or {effect.second}, makes no difference above {analysis.margin:g}"
+            )
+        elif comparison.established:
+            ahead, behind = effect.first, effect.second
+            if comparison.outcome == "worse":
+                ahead, behind = behind, ahead
+            shown.append(f"{name}: {ahead} is better than {behind} ({_difference(comparison)})")
+    return f" Over all arms: {'; '.join(shown)}." if shown else ""
+
+
 def factor_words(analysis: Analysis) -> list[str]:
     """A sentence for each factor."""
     return [_sentence(analysis, effect) for effect in analysis.factor_effects]
@@ -46,11 +65,14 @@ def _sentence(analysis: Analysis, effect: FactorEffect) -> str:
     comparison = effect.comparisons[analysis.primary]
     d = comparison.difference
     words = {"not enough": "not decided"}
-    known = "" if d.value is None else f"{d.value:+.2f}"
-    if d.low is not None and d.high is not None:
-        known += f" [{d.low:.2f}, {d.high:.2f}]"
     return (
         f"{effect.factor}, {effect.first} minus {effect.second}, over {plural(len(effect.arms), 'pair')} of arms that "
-        f"differ in nothing else: {known} in {measure(analysis.primary).title.lower()} on "
+        f"differ in nothing else: {_difference(comparison)} in {measure(analysis.primary).title.lower()} on "
         f"{plural(d.n_subjects, 'subject')} ({words.get(comparison.outcome, comparison.outcome)})."
     )
+
+
+def _difference(comparison: Comparison) -> str:
+    """E.g. "+0.04 [0.01, 0.06]"."""
+    cell = signed(comparison.difference, score=True)
+    return f"{cell.text} {cell.detail}".strip()

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from study.storage.layout import DEFAULT_STORAGE, REPORTS, STORAGE_ENTRIES, Storage, is_url
+from study.storage.layout import MANIFEST_FILE as MANIFEST
 from trainables.errors import UserError
 from trainables.util.process import expanded
 
-MANIFEST = "manifest.json"
 KIND = "study-report"
 MIN_FREE_BYTES = 64 * 2**20  # a report of the quickstart has 8 MB
 

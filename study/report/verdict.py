@@ -9,7 +9,7 @@ from study.report.analysis import Analysis, ArmResult, ScheduleEffect
 from study.report.caveats import n_words, uneven_budgets, warnings_of
 from study.report.comparisons import Comparison, Needed
 from study.report.constraints import best_words, objective_words
-from study.report.factor_tables import factor_words
+from study.report.factor_tables import factor_headline, factor_words
 from study.report.formatting import (
     MISSING,
     about,
@@ -94,6 +94,7 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
         *_schedules(analysis),
     ]
     headline = _with_choice(analysis, _headline(analysis, best, rivals)) + best_words(rows, best.arm)
+    headline += factor_headline(analysis)
     return Verdict(headline, tuple(points), tuple(warnings_of(rows, analysis)))
 
 
@@ -283,7 +284,7 @@ def _other_pairs(analysis: Analysis) -> list[str]:
     shown = listing(f"{c.first} is {_OUTCOMES[c.outcome]} {c.second}" for c in ahead[:_PAIRS_NAMED])
     more = f", and {len(ahead) - _PAIRS_NAMED} more" if len(ahead) > _PAIRS_NAMED else ""
     return [
-        f"By subject and prompt alone {len(changed)} of the {len(analysis.pairs)} pairs have another verdict: "
+        f"By subject and prompt alone the verdict of {len(changed)} of the {len(analysis.pairs)} pairs is another: "
         f"{shown}{more}."
     ]
 

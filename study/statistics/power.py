@@ -16,9 +16,9 @@ OWN_SPREAD_FROM = (
     5  # subjects; the spread that four show is between .27 and 1.77 of the true one (in 95 % of studies)
 )
 
-# Standard deviations of the difference in quality of two arms, between subjects and between seeds of one subject: root
-# mean squares over the 28 pairs of arms of the shipped lora-vs-dreambooth, on 8 subjects (python -m benchmarks.spread).
-# Assumed where a study has not run yet.
+# Standard deviations of the difference in quality of two arms, between subjects and between seeds of one subject, that
+# are assumed where a study has not run yet. They are to be no less than those of shipped studies (python -m
+# benchmarks.spread: .038 and .044 over the 28 pairs of arms of lora-vs-dreambooth, .054 and .032 in the quickstart).
 BETWEEN_SUBJECTS = 0.062
 BETWEEN_SEEDS = 0.051
 

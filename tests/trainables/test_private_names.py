@@ -25,6 +25,13 @@ def test_the_installed_package_has_it(name: str) -> None:
     assert has(name)
 
 
+def test_a_name_that_is_asked_for_with_a_default_is_there() -> None:
+    """It would be missed silently."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.register_post_accumulate_grad_hook(lambda given: None)
+    assert len(parameter._post_accumulate_grad_hooks) == 1
+
+
 def test_a_module_keeps_parameters_and_buffers_by_name() -> None:
     norm = torch.nn.BatchNorm1d(2)
     assert list(norm._parameters) == ["weight", "bias"]

@@ -137,9 +137,7 @@ def load_image_encoder(name: str, device: torch.device | str = "cpu") -> ImageEn
             source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
         processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-    return ImageEncoder(
-        name, model.to(device).eval().requires_grad_(False), processor, _digest(source, model)
-    )
+    return ImageEncoder(name, model.to(device).eval().requires_grad_(False), processor, _digest(source))
 
 
 def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
@@ -157,9 +155,7 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> Clip:
         raise UserError(
             f"evaluation.clip {name!r} is a {type(model).__name__}, which has no text tower; name a CLIP"
         )
-    return Clip(
-        name, model.to(device).eval().requires_grad_(False), processor, tokenizer, _digest(source, model)
-    )
+    return Clip(name, model.to(device).eval().requires_grad_(False), processor, tokenizer, _digest(source))
 
 
 def _source(name: str, attribute: str) -> str:
@@ -195,12 +191,24 @@ def _loading(field: str, name: str) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _digest(source: str, model: Any) -> str:
+def commit_of(name: str) -> str | None:
+    """Returns the commit of a hub's model in this machine's cache; None for a folder, and what is not there.
+
+    transformers no longer notes it in the configuration.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if name == EMBEDDED or folder_of(name).is_dir():
+        return None
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def _digest(source: str) -> str:
     """Hex SHA-256 of a folder's files, or of the hub id with its commit."""
     folder = Path(source)
     if not folder.is_dir():
-        commit = getattr(model.config, "_commit_hash", None)
-        return hashlib.sha256(f"{source}@{commit}".encode()).hexdigest()
+        return hashlib.sha256(f"{source}@{commit_of(source)}".encode()).hexdigest()
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".safetensors", ".bin", ".txt"):
@@ -240,7 +248,7 @@ def _provenance(encoder: ImageEncoder | Clip) -> dict[str, Any]:
     return {
         "model": encoder.name,
         "class": type(encoder.model).__name__,
-        "commit": getattr(encoder.model.config, "_commit_hash", None),
+        "commit": commit_of(encoder.name),
         "digest": encoder.digest,
         "preprocessing": {key: settings[key] for key in keys if key in settings},
         "transformers": transformers.__version__,

@@ -412,7 +412,7 @@ def _claim(folder: Path, config: RunConfig) -> None:
 
 
 def _require_same(folder: Path, begun: RunConfig | None, config: RunConfig) -> None:
-    if begun is not None and begun.digest() != config.digest():
+    if begun is not None and begun.comes_to() != config.comes_to():
         raise UserError(
             f"{folder} holds a run of another configuration; name another output_dir, or remove it"
         )

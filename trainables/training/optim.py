@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
     from trainables.config.fields import TrainingConfig
 
-_PACKAGES = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", "prodigy")}
+#: Optimizer -> the package that it needs, and the extra of this project that installs it.
+PACKAGES = {"adamw_8bit": ("bitsandbytes", "gpu"), "prodigy": ("prodigyopt", "prodigy")}
 
 
 def missing_package(name: str) -> tuple[str, str] | None:
     """Returns the package that an optimizer lacks here and the command that installs it; imports none of them."""
-    package, extra = _PACKAGES.get(name, (None, None))
+    package, extra = PACKAGES.get(name, (None, None))
     if package is None or importlib.util.find_spec(package) is not None:
         return None
     return package, f"pip install 'diffusion-study[{extra}]'"

@@ -226,13 +226,20 @@ def test_a_run_that_cannot_be_kept_is_interrupted_and_not_finished(
 ) -> None:
     monkeypatch.setattr("study.remote.run_upload.FINAL_PATIENCE_SECONDS", 0.5)
     url = s3.url("full")
+    rules(tmp_path, url, {"step_seconds": 0.05})
     attempt = Attempt(order(url))
+    attempt.advance(0.1)
     s3.answer = lambda method, path: 507 if method in ("PUT", "POST") else None
     with pytest.raises(WorkspaceError, match=r"could not be kept: storage s3://studies/full.*it is full"):
         drive(attempt)
     s3.answer = lambda method, path: None
     assert not RunCopies(ObjectStore(url), storage_at(url, "small")).fetch(NAME)
     assert drive(Attempt(order(url, 2)))["state"] == "COMPLETE"
+    s3.answer = lambda method, path: 507 if method in ("PUT", "POST") else None
+    with pytest.raises(
+        WorkspaceError, match=r"it is full \(from node"
+    ):  # nothing is begun that cannot be kept
+        drive(Attempt(order(s3.url("full-before"))))
 
 
 def test_training_goes_on_while_the_store_is_away(s3: Proxy, tmp_path: Path) -> None:
@@ -310,6 +317,7 @@ def test_of_a_damaged_end_nothing_is_done_again(s3: Proxy, tmp_path: Path) -> No
     assert sound is not None
     for attempt in (own, f"{prefix}/{attempt_name(2, 'driver01')}"):
         store.put(f"{attempt}/{LAST_MANIFEST_FILE}", b"{")
+    shutil.rmtree(storage.folder)  # another machine knows nothing of it
     with pytest.raises(
         StoreError, match=r"all\.json is damaged, and tells of a run that has ended; put it back"
     ):

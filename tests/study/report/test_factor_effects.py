@@ -18,6 +18,7 @@ from study.report.factor_tables import factor_effects_table, factor_words
 from study.report.pairing import Values
 from study.report.prepared import Rows, prepare
 from study.report.tables import to_markdown
+from study.report.verdict import judge
 from tests.helpers.made_reports import QUICK
 from tests.helpers.synthetic_results import Arm, Study, make_results
 
@@ -111,3 +112,6 @@ def test_the_table_and_the_sentences_say_the_same() -> None:
     assert words[1].endswith("on 6 subjects (better).")
     assert "| Prior preservation | yes minus no | 4 |" in table
     assert not pd.isna(analysis.factor_effects[1].comparisons["quality"].p_holm)
+    headline = judge(crossed(), analysis).headline
+    assert "Over all arms: " in headline
+    assert "prior preservation: yes is better than no (+0." in headline

@@ -17,7 +17,13 @@ from trainables.data.subjects import resolve_subject
 from trainables.errors import UserError
 from trainables.evaluation import checks, metrics
 from trainables.evaluation.checks import check_evaluation, check_metric_models
-from trainables.evaluation.encoders import MetricModels, load_clip, load_image_encoder, load_metric_models
+from trainables.evaluation.encoders import (
+    MetricModels,
+    commit_of,
+    load_clip,
+    load_image_encoder,
+    load_metric_models,
+)
 
 
 def noise_images(count: int, size: tuple[int, int] = (32, 32)) -> list[Image.Image]:
@@ -26,6 +32,27 @@ def noise_images(count: int, size: tuple[int, int] = (32, 32)) -> list[Image.Ima
         Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
         for _ in range(count)
     ]
+
+
+def test_a_hub_model_is_known_by_its_commit(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 5 no longer notes it in the configuration, where it was looked for: other weights were the same."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    digests = []
+    for commit in ("a" * 40, "b" * 40):
+        repository = tmp_path / "models--somebody--vit"
+        shutil.copytree(models / "vit", repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text(commit)
+        assert commit_of("somebody/vit") == commit
+        encoder = load_image_encoder("somebody/vit")
+        assert encoder.provenance()["commit"] == commit
+        digests.append(encoder.digest)
+    assert digests[0] != digests[1]
+    assert commit_of(str(models / "vit")) is None
 
 
 def test_image_embedding_is_the_cls_token(models: Path, metric_models: MetricModels) -> None:
