@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
-__all__ = ["KOHYA_FILE", "WEIGHTS_FILE", "AdapterConfig", "AdapterMethod"]
+__all__ = ["KOHYA_FILE", "WEIGHTS_FILE", "AdapterConfig", "AdapterMethod", "load_adapters"]
 
 
 @dataclass(frozen=True)
