@@ -126,6 +126,7 @@ def test_presets_mean_what_they_say(models: Path) -> None:
         ({"decompose_factor": 0}, "must be -1 (near the square root) or at least 2, got 0"),
         ({"rank_pattern": {"to_(q": 4}}, "'to_(q' is neither the end of a module's name nor"),
         ({"rank_pattern": {"to_q": 0}}, "greater than or equal to 1"),
+        ({"rank_pattern": 4}, "maps ends of modules' names to numbers, such as {to_q: 4}; got 4"),
         ({"adapter": "lora+"}, "Input should be 'lora', 'rslora', 'dora'"),
     ],
 )
