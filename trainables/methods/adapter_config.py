@@ -216,6 +216,11 @@ class AdapterConfig(TrainingConfig):
         return self.adapter == "rslora" or (self.use_rslora and self.adapter in ("lora", "dora"))
 
     @property
+    def ratio_of_rates(self) -> float | None:
+        """LoRA+'s ratio; None where all numbers have one rate."""
+        return self.loraplus_lr_ratio if self.adapter in LORAS else None
+
+    @property
     def alters_base(self) -> bool:
         """Whether the base weights change when the adapters are put on."""
         return self.adapter in LORAS and self.init_lora_weights in ALTER_BASE
