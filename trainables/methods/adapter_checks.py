@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -96,7 +96,8 @@ def _target_problems(
         fits, because = "linear layers", f" (init_lora_weights: {config.init_lora_weights})"
     elif fits != "convolutions":
         because = f" (adapter: {config.adapter})"
-    words, place = (TARGET_PRESETS if name == MODULES else ()), name
+    words: Collection[str] | None = TARGET_PRESETS if name == MODULES else ()
+    place = name
     if config.preset(name):
         words, place = None, f"{name}: {getattr(config, name)}"
     found = target_problems(config.modules(name), layers, part.title, fits=fits, words=words)
