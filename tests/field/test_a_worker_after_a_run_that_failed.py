@@ -61,7 +61,7 @@ def raising(kind: type[BaseException], message: str = "") -> Callable[..., Any]:
 
 
 FAULTS = {
-    "attach half done": (adapters, "_group", half_attached),
+    "attach half done": (adapters, "_groups", half_attached),
     "attach": (adapters, "attach_adapters", half_attached),
     "a weight changed": (adapters, "attach_adapters", spoiled),
     "optimizer": (trainables.training.trainer, "build_optimizer", raising(ValueError, "no such kernel")),

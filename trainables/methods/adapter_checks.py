@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -96,9 +96,12 @@ def _target_problems(
         fits, because = "linear layers", f" (init_lora_weights: {config.init_lora_weights})"
     elif fits != "convolutions":
         because = f" (adapter: {config.adapter})"
-    words = TARGET_PRESETS if name == MODULES else ()
+    words: Collection[str] | None = TARGET_PRESETS if name == MODULES else ()
+    place = name
+    if config.preset(name):
+        words, place = None, f"{name}: {getattr(config, name)}"
     found = target_problems(config.modules(name), layers, part.title, fits=fits, words=words)
-    return [f"{name}: {problem}{because}" for problem in found], fits
+    return [f"{place}: {problem}{because}" for problem in found], fits
 
 
 def _rank_problems(config: AdapterConfig, part: Part, layers: Mapping[str, Layer]) -> list[str]:

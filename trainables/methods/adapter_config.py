@@ -39,7 +39,11 @@ TARGET_PRESETS: dict[str, str | tuple[str, ...]] = {
 
 def _pairs(value: Any) -> Any:
     """A mapping as pairs, in its order: the first key that matches a layer counts."""
-    return tuple(value.items()) if isinstance(value, Mapping) else value
+    if isinstance(value, list | tuple):  # as they are recorded
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"maps ends of modules' names to numbers, such as {{to_q: 4}}; got {value!r}")
+    return tuple(value.items())
 
 
 _Ranks = Annotated[tuple[tuple[str, Annotated[int, Field(ge=1, le=4096)]], ...], BeforeValidator(_pairs)]
@@ -214,6 +218,11 @@ class AdapterConfig(TrainingConfig):
     def rank_stabilized(self) -> bool:
         """Whether alpha is divided by the root of the rank."""
         return self.adapter == "rslora" or (self.use_rslora and self.adapter in ("lora", "dora"))
+
+    @property
+    def ratio_of_rates(self) -> float | None:
+        """LoRA+'s ratio; None where all numbers have one rate."""
+        return self.loraplus_lr_ratio if self.adapter in LORAS else None
 
     @property
     def alters_base(self) -> bool:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables.errors import UserError
 from trainables.methods.kohya import KohyaLayer, write_kohya
 from trainables.models.families import family_of
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from trainables.methods.adapter_config import AdapterConfig
     from trainables.models.backbone import Backbone
-    from trainables.models.families import Family, Part
+    from trainables.models.families import Part
 
 ADAPTER = "default"
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
@@ -65,18 +66,19 @@ def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> No
 
 
 def load_adapters(pipeline: Any, folder: Path) -> Any:
-    """Loads what `save_adapters` wrote by the stock loaders."""
+    """Loads what `save_adapters` wrote by the stock loaders, from safetensors only."""
     family = family_of(pipeline)
-    file = folder / WEIGHTS_FILE
-    if file.exists():
-        denoiser = family.denoiser.name
-        if any(".lokr_" in key for key in _keys(file)):
-            getattr(pipeline, denoiser).load_lora_adapter(
-                str(folder), prefix=denoiser, weight_name=WEIGHTS_FILE, use_safetensors=True
-            )
-        else:
-            family.load_lora(pipeline, folder, WEIGHTS_FILE)
-    _load_with_peft(pipeline, family, folder)
+    parts = [part.name for part in family.trainable(text_encoders=True)]
+    for_peft = [name for name in parts if (folder / name / _PEFT_CONFIG).exists()]
+    file, denoiser = folder / WEIGHTS_FILE, family.denoiser.name
+    if file.exists() and _is_lokr(file):
+        getattr(pipeline, denoiser).load_lora_adapter(
+            str(folder), prefix=denoiser, weight_name=WEIGHTS_FILE, use_safetensors=True
+        )
+    elif file.exists() or not for_peft:  # of a folder that has neither, the loader says so
+        family.load_lora(pipeline, folder, WEIGHTS_FILE)
+    for name in for_peft:
+        _load_with_peft(getattr(pipeline, name), folder / name)
     return pipeline
 
 
@@ -177,19 +179,27 @@ def _save_for_peft(module: nn.Module, folder: Path) -> None:
     (folder / _PEFT_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def _load_with_peft(pipeline: Any, family: Family, folder: Path) -> None:
-    for part in family.trainable(text_encoders=True):
-        if (folder / part.name / _PEFT_CONFIG).exists():
-            from peft import PeftModel
+def _load_with_peft(module: nn.Module, folder: Path) -> None:
+    from peft import PeftModel
 
-            module = getattr(pipeline, part.name)
-            with (
-                without_extension()
-            ):  # the part itself is changed; the model that PEFT puts around it is not needed
-                PeftModel.from_pretrained(module, str(folder / part.name))
-            for layer in _layers(module).values():
-                weight = layer.get_base_layer().weight
-                weight.data = weight.data.contiguous()  # PEFT views it as rows, in BOFT and HRA
+    if not (
+        folder / _PEFT_WEIGHTS
+    ).is_file():  # PEFT would look for a pickle in its place, here or at the hub
+        raise UserError(f"{folder} holds an adapter's configuration, but no {_PEFT_WEIGHTS}")
+    with (
+        without_extension()
+    ):  # the module itself is changed; the model that PEFT puts around it is not needed
+        PeftModel.from_pretrained(module, str(folder))
+    for layer in _layers(module).values():
+        weight = layer.get_base_layer().weight
+        weight.data = weight.data.contiguous()  # PEFT views it as rows, in BOFT and HRA
+
+
+def _is_lokr(file: Path) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as content:
+        return any(".lokr_" in key for key in content.keys())  # noqa: SIM118
 
 
 @contextmanager
@@ -203,10 +213,6 @@ def without_extension() -> Iterator[None]:
         yield
     finally:
         layer._FBD_CUDA = known
-
-
-def _keys(path: Path) -> list[str]:
-    return [key for key in _header(path.read_bytes())[0] if key != "__metadata__"]
 
 
 def _header(content: bytes) -> tuple[dict[str, Any], int]:

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from trainables.methods.adapter_config import AdapterConfig
+from typing import Any, Literal
 
 #: Beginnings of LoRA that move a part of the base weight into the adapter, so that the base weight changes.
 ALTER_BASE = ("pissa", "pissa_niter_16", "olora")
@@ -30,7 +27,7 @@ class AdapterKind:
     Attributes:
         title: For tables, figures and messages.
         config_class: Of PEFT.
-        arguments: The fields that PEFT's configuration takes, but target modules, from ours.
+        arguments: The fields that PEFT's configuration takes, but target modules, from an `AdapterConfig`.
         fits: The most that it can be put on: all convolutions, those with kernels of one pixel, or linear layers alone.
         ranked: It has a rank `r` that must not be above a layer's width.
         scaled: It has an alpha, so that what it adds is multiplied with alpha / r.
@@ -45,7 +42,7 @@ class AdapterKind:
 
     title: str
     config_class: str
-    arguments: Callable[[AdapterConfig], dict[str, Any]]
+    arguments: Callable[[Any], dict[str, Any]]
     fits: Fits = "convolutions"
     ranked: bool = False
     scaled: bool = False
@@ -60,7 +57,7 @@ def _alpha(value: float) -> float | int:
     return int(value) if float(value).is_integer() else value
 
 
-def _ranks(config: AdapterConfig, alpha: str) -> dict[str, Any]:
+def _ranks(config: Any, alpha: str) -> dict[str, Any]:
     """Rank, alpha and their patterns; where no alpha is given, each layer's alpha is its rank."""
     ranks = dict(config.rank_pattern)
     alphas: dict[str, float] = dict(config.alpha_pattern)
@@ -74,7 +71,7 @@ def _ranks(config: AdapterConfig, alpha: str) -> dict[str, Any]:
     }
 
 
-def _lora(config: AdapterConfig) -> dict[str, Any]:
+def _lora(config: Any) -> dict[str, Any]:
     return {
         **_ranks(config, "lora_alpha"),
         "lora_dropout": config.lora_dropout,
@@ -84,11 +81,11 @@ def _lora(config: AdapterConfig) -> dict[str, Any]:
     }
 
 
-def _loha(config: AdapterConfig) -> dict[str, Any]:
+def _loha(config: Any) -> dict[str, Any]:
     return {**_ranks(config, "alpha"), "use_effective_conv2d": config.use_effective_conv2d}
 
 
-def _lokr(config: AdapterConfig) -> dict[str, Any]:
+def _lokr(config: Any) -> dict[str, Any]:
     return {
         **_loha(config),
         "decompose_factor": config.decompose_factor,
@@ -97,7 +94,7 @@ def _lokr(config: AdapterConfig) -> dict[str, Any]:
     }
 
 
-def _oft(config: AdapterConfig) -> dict[str, Any]:
+def _oft(config: Any) -> dict[str, Any]:
     return {
         "r": 0,
         "oft_block_size": config.oft_block_size,
@@ -106,16 +103,16 @@ def _oft(config: AdapterConfig) -> dict[str, Any]:
     }
 
 
-def _boft(config: AdapterConfig) -> dict[str, Any]:
+def _boft(config: Any) -> dict[str, Any]:
     # Without its CUDA extension PEFT computes one butterfly factor, whatever is asked for.
     return {"boft_block_size": config.boft_block_size, "boft_block_num": 0, "boft_n_butterfly_factor": 1}
 
 
-def _hra(config: AdapterConfig) -> dict[str, Any]:
+def _hra(config: Any) -> dict[str, Any]:
     return {"r": config.r}
 
 
-def _ia3(config: AdapterConfig) -> dict[str, Any]:
+def _ia3(config: Any) -> dict[str, Any]:
     return {"feedforward_modules": _MLP_OUTPUTS}
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
-__all__ = ["KOHYA_FILE", "WEIGHTS_FILE", "AdapterConfig", "AdapterMethod"]
+__all__ = ["KOHYA_FILE", "WEIGHTS_FILE", "AdapterConfig", "AdapterMethod", "load_adapters"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class AdapterMethod:
 
     def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
         """Those that get adapters, twice where A and B have rates of their own."""
-        groups = 1 if config.loraplus_lr_ratio is None else 2
+        groups = 1 if config.ratio_of_rates is None else 2
         return tuple(part for part in adapted_parts(family, config) for _ in range(groups))
 
     def prepare(self, backbone: Backbone, config: Any) -> None:
@@ -111,7 +111,7 @@ def attach_adapters(
             if config.kind.by_rows:
                 _lay_out_by_rows(backbone, part)
             rate = config.text_encoder_learning_rate if name == TEXT_MODULES else None
-            groups += _groups(part, module, rate or config.learning_rate, config.loraplus_lr_ratio)
+            groups += _groups(part, module, rate or config.learning_rate, config.ratio_of_rates)
     return groups
 
 

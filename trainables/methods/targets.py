@@ -65,7 +65,7 @@ def target_problems(
     part: str,
     *,
     fits: str = "convolutions",
-    words: Collection[str] = (),
+    words: Collection[str] | None = (),
 ) -> list[str]:
     """Returns what is wrong with target modules of one part of a model, one message a problem.
 
@@ -74,7 +74,7 @@ def target_problems(
         layers: Modules by name, from `layers_of` or `layers_in`.
         part: What messages call it.
         fits: What the adapters can be put on at most, see `fitting`.
-        words: What may stand for several modules by itself; for messages.
+        words: What may stand for several modules by itself, for messages; None: the targets are such a word's.
     """
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         return []
@@ -86,8 +86,10 @@ def target_problems(
             lost.append(entry)
         elif unfit:
             problems.append(_unfit(entry, unfit, layers, part, fits))
-    told = [_lost(lost, layers, part, fits) + _about_words(lost, targets, words)] if lost else []
-    return told + problems
+    if not lost:
+        return problems
+    about = "" if words is None else _about_words(lost, targets, words)
+    return [_lost(lost, layers, part, fits) + about, *problems]
 
 
 def targeted(targets: str | Iterable[str], layers: Mapping[str, Layer], fits: str) -> dict[str, Layer]:

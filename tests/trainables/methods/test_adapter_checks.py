@@ -32,6 +32,10 @@ def config_of(**fields: Any) -> AdapterConfig:
         ({"adapter": "oft", "target_modules": CONV}, "(Conv2d 3x3); name linear layers and 1x1 convolutions only"),
         ({"adapter": "oft", "target_modules": "attention_mlp_conv"}, "cannot be adapted"),
         ({"adapter": "oft", "target_modules": CONV}, "(adapter: oft)"),
+        (
+            {"train_text_encoder": True, "text_encoder_target_modules": "cross_attention"},
+            r"cross_attention: '.*\\.attn2\\.to_(k|q|v|out\\.0)' matches no module of the text encoder",
+        ),
         ({"init_lora_weights": "pissa", "target_modules": CONV}, "(init_lora_weights: pissa)"),
         ({"init_lora_weights": "olora", "target_modules": ["proj_in"]}, "(Conv2d 1x1); name linear layers only"),
         ({"init_lora_weights": "orthogonal", "target_modules": "attention_mlp_conv"}, "name linear layers only"),
@@ -122,6 +126,7 @@ def test_presets_mean_what_they_say(models: Path) -> None:
         ({"decompose_factor": 0}, "must be -1 (near the square root) or at least 2, got 0"),
         ({"rank_pattern": {"to_(q": 4}}, "'to_(q' is neither the end of a module's name nor"),
         ({"rank_pattern": {"to_q": 0}}, "greater than or equal to 1"),
+        ({"rank_pattern": 4}, "maps ends of modules' names to numbers, such as {to_q: 4}; got 4"),
         ({"adapter": "lora+"}, "Input should be 'lora', 'rslora', 'dora'"),
     ],
 )

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from tests.helpers.training_runs import MakeConfig, MakeTrainer
 from trainables.config.fields import ModelConfig
+from trainables.errors import UserError
+from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.adapters import KOHYA_FILE, WEIGHTS_FILE
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone
@@ -100,6 +102,19 @@ def test_stock_tools_load_what_was_trained(
         assert str(models) not in config.read_text()
 
 
+def test_no_pickle_is_loaded_in_place_of_safetensors(
+    make_trainer: MakeTrainer, models: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer("lora", adapter="ia3")
+    LORA.save(trainer.backbone, trainer.config, tmp_path / "weights")
+    weights = tmp_path / "weights" / "unet" / "adapter_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    again = load_backbone(ModelConfig(path=str(models / "model")))
+    with pytest.raises(UserError, match=r"but no adapter_model\.safetensors"):
+        LORA.load(again.pipeline(), tmp_path / "weights")
+    assert again.is_base_model()
+
+
 def test_equal_weights_are_equal_files(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     found = []
     for number in range(2):
@@ -157,19 +172,36 @@ def test_an_altered_base_is_kept_while_it_trains_and_comes_back(
     assert backbone.is_base_model()
 
 
-@pytest.mark.parametrize("adapter", ["boft", "hra"])
-def test_convolutions_get_their_memory_layout_back(
+@pytest.mark.parametrize("adapter", [kind for kind in KINDS if kind != "lora"])
+def test_on_the_models_own_layers_merged_is_unmerged_and_leaves_no_trace(
     adapter: str, make_trainer: MakeTrainer, backbone: Backbone
 ) -> None:
-    """PEFT views their weights as rows, which the layout of the loaded model does not allow."""
-    trainer = make_trainer("lora", adapter=adapter, target_modules=["conv1"], mixed_precision="bf16")
-    train_step(trainer)
-    with backbone.in_full_precision():
-        outputs(backbone)
-    train_step(trainer)
+    """For BOFT and HRA PEFT views convolutions as rows, which the memory layout of the loaded model does not allow."""
+    before = backbone.parameter_digest()
+    targets = ["to_q", "proj_in"] if adapter == "oft" else ["to_q", "proj_in", "conv1"]
+    trainer = make_trainer(
+        "lora",
+        adapter=adapter,
+        target_modules=targets,
+        oft_block_size=8,
+        mixed_precision="bf16",
+        learning_rate=3e-2,
+    )
+    for _ in range(2):
+        train_step(trainer)
+        with backbone.in_full_precision():
+            beside = outputs(backbone)
+    backbone.restore_frozen()
+    with LORA.fused(backbone) as merged:
+        assert merged
+        fused = outputs(backbone)
+    torch.testing.assert_close(fused, beside, rtol=1e-3, atol=1e-4)
+    for name, value in outputs(backbone).items():
+        assert torch.equal(value, beside[name])
     LORA.detach(backbone)
     backbone.restore()
     assert backbone.is_base_model()
+    assert backbone.parameter_digest() == before
 
 
 def test_a_run_that_alters_the_base_is_resumed_with_the_same_bits(
@@ -196,6 +228,7 @@ def test_a_run_that_alters_the_base_is_resumed_with_the_same_bits(
     for config in (whole, broken):
         folder = Path(config.output_dir)
         result = json.loads((folder / "result.json").read_text())
+        assert result["cost"]["artifact_bytes"] == (folder / "weights" / WEIGHTS_FILE).stat().st_size
         results.append(
             (result["state"], result["evaluation"], (folder / "weights" / WEIGHTS_FILE).read_bytes())
         )

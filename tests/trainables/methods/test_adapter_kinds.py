@@ -101,6 +101,32 @@ def test_it_begins_as_the_base_model_learns_and_merges_where_it_is_allowed(layer
     torch.testing.assert_close(toy(inputs), beside, rtol=1e-4, atol=1e-5)
 
 
+def numbers(kind: str, layer: Layer) -> int:
+    """How many numbers train beside a layer, by the sizes above: rank 2, blocks of 4."""
+    both, blocks = layer.inputs + layer.outputs, layer.inputs // 4
+    return {
+        "lora": 2 * both,
+        "rslora": 2 * both,
+        "dora": 2 * both + layer.outputs,
+        "loha": 2 * 2 * both,
+        "oft": blocks * (4 * 3 // 2),
+        "boft": blocks * 4 * 4 + layer.outputs,
+        "hra": 2 * layer.inputs,
+        "ia3": layer.outputs,
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "lokr"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_as_many_numbers_train_as_the_equations_have(layer: str, kind: str) -> None:
+    config = config_of(adapter=kind)
+    if not fits(layer, config):
+        return
+    toy, _, _ = adapted(layer, config)
+    trained = sum(value.numel() for value in toy.parameters() if value.requires_grad)
+    assert trained == numbers(kind, layers_of(Toy(LAYERS[layer]()))["layer"])
+
+
 def test_oft_is_refused_where_peft_is_wrong() -> None:
     """Its patches overlap: each pixel is added as often as kernels see it, before anything is learnt."""
     for layer in ("conv3x3", "stride2"):
