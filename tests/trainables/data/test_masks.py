@@ -117,5 +117,5 @@ def test_masks_of_the_embedded_world_cover_the_creature_and_nothing_else() -> No
         assert 0.05 < (np.asarray(mine) > 127).mean() < 0.7
         if setting.accessory == "none":
             pair = [np.asarray(render(who.identity, setting), dtype=int) for who in (one, other)]
-            assert np.abs(pair[0] - pair[1])[covered == 0].max() <= 1
+            assert np.abs(pair[0] - pair[1])[covered == 0].max() <= 3  # of 255: masks are rounded
             assert np.abs(pair[0] - pair[1])[covered > 127].mean() > 10
