@@ -82,8 +82,8 @@ class Batch:
         """
         if size == 1:
             return self
-        columns = (getattr(self, column.name) for column in fields(self))
-        return Batch(*(None if column is None else column[rank::size] for column in columns))
+        columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
+        return Batch(**{name: None if part is None else part[rank::size] for name, part in columns.items()})
 
 
 class Shuffle:

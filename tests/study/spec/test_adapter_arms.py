@@ -53,7 +53,7 @@ def test_a_run_gets_the_defaults_of_its_kind() -> None:
             run = RunConfig.model_validate({**config, "model": {"path": model}, "training": training})
             rates[model, *training.values()] = run.training.learning_rate
     assert list(rates.values()) == [
-        KINDS["lokr"].embedded["learning_rate"], 3e-3, 0.5, KINDS["lokr"].defaults["learning_rate"], 1e-4, 0.5,
+        KINDS["lokr"].embedded["learning_rate"], 5e-4, 0.5, KINDS["lokr"].defaults["learning_rate"], 1e-4, 0.5,
     ]  # fmt: skip
 
 
