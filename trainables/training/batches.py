@@ -82,8 +82,9 @@ class Batch:
         """
         if size == 1:
             return self
-        columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
-        return Batch(**{name: None if part is None else part[rank::size] for name, part in columns.items()})
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        own: dict[str, Any] = {n: None if part is None else part[rank::size] for n, part in columns.items()}
+        return Batch(**own)
 
 
 class Shuffle:
