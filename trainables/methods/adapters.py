@@ -329,7 +329,7 @@ def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> No
     layers = {family.part(name): state for name, state in states.items()}
     write_kohya(folder / KOHYA_FILE, layers, config.scaling * config.r, config.r, model)
     for path in folder.glob("*.safetensors"):
-        _sort_header(path)
+        sort_header(path)
 
 
 def load_adapters(pipeline: Any, folder: Path) -> Any:
@@ -371,7 +371,7 @@ def _metadata(module: Any) -> dict[str, Any]:
     return {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
 
 
-def _sort_header(path: Path) -> None:
+def sort_header(path: Path) -> None:
     """Puts a safetensors file's metadata in order, which the library writes in a random one.
 
     Equal weights then are equal files. The format is 8 bytes with the length of a JSON header, the header,
