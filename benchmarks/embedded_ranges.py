@@ -1,8 +1,8 @@
 """What each end of the embedded model's ranges comes to: `python -m benchmarks.embedded_ranges`.
 
-One dimension at a time, the others at their defaults: LoRA and DreamBooth, each without and with prior preservation,
-the text encoder trained in all of them. Ranges and defaults in ``search_spaces/`` name this table. The subjects are
-those that defaults may be chosen on; no preset's verdict rests on them.
+One dimension at a time, the others at their defaults: LoRA, DreamBooth and the hypernetwork, each without and with
+prior preservation, the text encoder trained where the method can. Ranges and defaults in ``search_spaces/`` name this
+table. The subjects are those that defaults may be chosen on; no preset's verdict rests on them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,21 @@ from typing import Any
 RATES = {
     "lora": (2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3),
     "dreambooth": (2e-5, 5e-5, 1e-4, 2e-4, 3e-4, 4e-4),
+    "hypernetwork": (1e-4, 3e-4, 5e-4, 1e-3, 2e-3, 3e-3),
 }
 TEXT_ENCODER_RATES = {
     "lora": (1e-4, 3e-4, 1e-3, 3e-3, 5e-3),
     "dreambooth": (5e-5, 1e-4, 3e-4, 1e-3, 2e-3),
+}
+#: Choices that a method has beside its rates, moved without prior preservation alone.
+CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "hypernetwork": {
+        "attention_layers": ("cross",),
+        "layer_structure": ("1,1", "1,2,2,1"),
+        "activation_func": ("relu", "swish"),
+        "add_layer_norm": (True,),
+        "weight_initialization": ("normal",),
+    }
 }
 WEIGHTS = (0.05, 0.3, 1.0, 2.0)
 FIGURES = (
@@ -43,7 +54,7 @@ class Point:
     method: str
     prior: bool
     field: str
-    value: float
+    value: Any
 
     def training(self, steps: int) -> dict[str, Any]:
         """The training fields that differ from the method's defaults."""
@@ -64,10 +75,13 @@ def points(methods: Sequence[str]) -> Iterator[Point]:
     for method, prior in itertools.product(methods, (False, True)):
         for value in RATES[method]:
             yield Point(method, prior, "learning_rate", value)
-        for value in TEXT_ENCODER_RATES[method]:
+        for value in TEXT_ENCODER_RATES.get(method, ()):
             yield Point(method, prior, "text_encoder_learning_rate", value)
         for value in WEIGHTS if prior else ():
             yield Point(method, prior, "prior_loss_weight", value)
+        for field, values in CHOICES.get(method, {}).items() if not prior else ():
+            for value in values:
+                yield Point(method, prior, field, value)
 
 
 def measured(job: tuple[Point, str, int, str]) -> dict[str, float]:
@@ -100,15 +114,20 @@ def measured(job: tuple[Point, str, int, str]) -> dict[str, float]:
     return {name: evaluation.get(name, float("nan")) for name in FIGURES}
 
 
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: a Markdown table with a row for each configuration, means over the subjects."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded_ranges", description=__doc__)
     parser.add_argument("--subjects", nargs="+", default=["dog-1", "bird-1"])
     parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
+    parser.add_argument("--fields", nargs="+", help="only these dimensions")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
     given = parser.parse_args(arguments)
-    table = list(points(given.methods))
+    table = [point for point in points(given.methods) if not given.fields or point.field in given.fields]
     print(f"| {given.steps} steps, {', '.join(given.subjects)} | prior | {' | '.join(FIGURES)} |")
     print(f"|---|---|{'--:|' * len(FIGURES)}", flush=True)
     with (
@@ -122,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cells = [f"{fmean(one[name] for one in found):.2f}" for name in FIGURES]
             prior = "yes" if point.prior else "no"
             print(
-                f"| {point.method}, {point.field} {point.value:g} | {prior} | {' | '.join(cells)} |",
+                f"| {point.method}, {point.field} {_shown(point.value)} | {prior} | {' | '.join(cells)} |",
                 flush=True,
             )
 

@@ -51,7 +51,8 @@ class HypernetworkConfig(TrainingConfig):
         strength: Factor on what the networks add to the context, in training and in use; it is saved in the weights.
         weight_initialization: "zero_last" starts as the base model: torch's own draws, the last layer zero. "normal"
             is A1111's default: deviation 0.01 throughout, which changes the images before the first step.
-        attention_layers: "cross": the contexts of the text. "all": those of self-attention too, as A1111 by default.
+        attention_layers: "all": contexts of cross-attention and self-attention, as A1111 by default. "cross": of the
+            text alone.
     """
 
     # Text encoders do not train: a file of this method could not hold them.
@@ -72,7 +73,7 @@ class HypernetworkConfig(TrainingConfig):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     strength: float = Field(default=1.0, gt=0, le=10)
     weight_initialization: Literal["zero_last", "normal"] = "zero_last"
-    attention_layers: Literal["cross", "all"] = "cross"
+    attention_layers: Literal["all", "cross"] = "all"
 
     @field_validator("layer_structure", mode="before")
     @classmethod
@@ -176,13 +177,11 @@ class HypernetworkMethod:
 
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
         """Writes ``hypernetwork.safetensors``, with `strength` multiplied into the last layers."""
-
         folder.mkdir(parents=True, exist_ok=True)
         write_hypernetwork(folder / WEIGHTS_FILE, stored_of(backbone.denoiser))
 
     def load(self, pipeline: Any, folder: Path) -> Any:
         """Loads it by `load_hypernetwork`, since no stock tool can."""
-
         return load_hypernetwork(pipeline, folder / WEIGHTS_FILE)
 
 

@@ -138,7 +138,7 @@ def test_a_fresh_method_gives_the_base_models_output(
 
 
 def test_the_loss_of_a_constant_batch_falls(method: str, make_trainer: MakeTrainer) -> None:
-    rate, left = (1e-2 if "lora" in method else 2e-3), 0.9
+    rate, left = (1e-2 if method_of(method).artifact == "adapter" else 2e-3), 0.9
     if not trains_denoiser(method):  # one word among the noise cannot do much
         rate, left = 1e-1, 0.999
     trainer = make_trainer(method, learning_rate=rate, max_train_steps=40, adam_weight_decay=0.0)
