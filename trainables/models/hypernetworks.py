@@ -195,7 +195,8 @@ class _BeforeAttention:
         self._hooked: dict[str, tuple[nn.Module, Any]] = {}
 
     def __call__(self, module: Any, args: tuple[Any, ...]) -> None:
-        if module.fused_projections:
+        # Not by `fused_projections`, which unfusing leaves as it is.
+        if type(module.processor).__name__.startswith("Fused"):
             raise UserError(
                 "a hypernetwork needs the projections to keys and values apart, and they are fused; call "
                 "unfuse_qkv_projections() first"

@@ -120,7 +120,7 @@ def test_twelve_steps_are_those_of_plain_torch(make_trainer: MakeTrainer, models
     for mine, other in zip(ours, theirs, strict=True):
         for name, value in mine.items():
             torch.testing.assert_close(value.double(), other[name], rtol=1e-3, atol=2e-5)
-    moved = [float((ours[-1][name] - start[name]).abs().max()) for name in start]
+    moved = [float((ours[-1][name] - start[name]).abs().max()) for name in start if name.endswith("weight")]
     assert min(moved) > 100 * 2e-5
 
 
@@ -243,7 +243,7 @@ def test_strength_multiplies_what_the_networks_add(make_trainer: MakeTrainer) ->
         context = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
         weights.append(network.changed(context, "k") - context)
     torch.testing.assert_close(weights[1], weights[0] / 2, rtol=1e-4, atol=1e-7)
-    assert float(weights[0].abs().max()) > 0
+    assert float(weights[0].detach().abs().max()) > 0
 
 
 def test_it_learns_beside_class_images_in_bfloat16_with_checkpointing(make_trainer: MakeTrainer) -> None:
