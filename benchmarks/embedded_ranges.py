@@ -1,10 +1,10 @@
 """What each end of the embedded model's ranges comes to: `python -m benchmarks.embedded_ranges`.
 
-One dimension at a time, the others at their defaults: LoRA and DreamBooth, each without and with prior preservation,
-the text encoder trained in all of them. With `--pairs` both rates together, without prior preservation, where the best
-ones lie far from those of subject and prompt alone; of other kinds of adapters (``--methods loha oft ...``) the rate
-alone, without prior preservation. Ranges and defaults in ``search_spaces/`` name this table. The subjects are those
-that defaults may be chosen on; no preset's verdict rests on them.
+One dimension at a time, the others at their defaults: LoRA, DreamBooth and the hypernetwork, each without and with
+prior preservation, the text encoder trained where the method can. With `--pairs` both rates together, without prior
+preservation, where the best ones lie far from those of subject and prompt alone; of other kinds of adapters
+(``--methods loha oft ...``) the rate alone, without prior preservation. Ranges and defaults in ``search_spaces/`` name
+this table. The subjects are those that defaults may be chosen on; no preset's verdict rests on them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 RATES = {
     "lora": (2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3),
     "dreambooth": (2e-5, 5e-5, 1e-4, 2e-4, 3e-4, 4e-4),
+    "hypernetwork": (1e-4, 3e-4, 5e-4, 1e-3, 2e-3, 3e-3),
 }
 TEXT_ENCODER_RATES = {
     "lora": (1e-4, 3e-4, 1e-3, 3e-3, 5e-3),
@@ -32,6 +33,16 @@ TEXT_ENCODER_RATES = {
 PAIRS = {
     "lora": ((1e-4, 3e-4, 1e-3, 2e-3), (1e-4, 3e-4, 1e-3)),
     "dreambooth": ((1e-5, 3e-5, 1e-4), (1e-4, 3e-4, 1e-3)),
+}
+#: Choices that a method has beside its rates, moved without prior preservation alone.
+CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "hypernetwork": {
+        "attention_layers": ("cross",),
+        "layer_structure": ("1,1", "1,2,2,1"),
+        "activation_func": ("relu", "swish"),
+        "add_layer_norm": (True,),
+        "weight_initialization": ("normal",),
+    }
 }
 WEIGHTS = (0.05, 0.3, 1.0, 2.0)
 #: The same for kinds of adapters, each with the method `lora`.
@@ -60,13 +71,13 @@ class Point:
 
     method: str
     prior: bool
-    moved: dict[str, float]
+    moved: dict[str, Any]
     adapter: str | None = None
 
     @property
     def label(self) -> str:
         """The first column of the table."""
-        fields = (f"{field} {value:g}" for field, value in self.moved.items())
+        fields = (f"{field} {_shown(value)}" for field, value in self.moved.items())
         return ", ".join([self.adapter or self.method, *fields])
 
     def training(self, steps: int) -> dict[str, Any]:
@@ -89,7 +100,7 @@ def points(methods: Sequence[str], pairs: bool = False) -> Iterator[Point]:
     rate, text_encoder = "learning_rate", "text_encoder_learning_rate"
     named = [method for method in methods if method in RATES]
     if pairs:
-        for method in named:
+        for method in [method for method in named if method in PAIRS]:
             for values in itertools.product(*PAIRS[method]):
                 yield Point(method, False, dict(zip((rate, text_encoder), values, strict=True)))
         return
@@ -99,10 +110,13 @@ def points(methods: Sequence[str], pairs: bool = False) -> Iterator[Point]:
     for method, prior in itertools.product(named, (False, True)):
         for value in RATES[method]:
             yield Point(method, prior, {rate: value})
-        for value in TEXT_ENCODER_RATES[method]:
+        for value in TEXT_ENCODER_RATES.get(method, ()):
             yield Point(method, prior, {text_encoder: value})
         for value in WEIGHTS if prior else ():
             yield Point(method, prior, {"prior_loss_weight": value})
+        for field, values in CHOICES.get(method, {}).items() if not prior else ():
+            for value in values:
+                yield Point(method, prior, {field: value})
 
 
 def measured(job: tuple[Point, str, int, str]) -> dict[str, float]:
@@ -135,18 +149,27 @@ def measured(job: tuple[Point, str, int, str]) -> dict[str, float]:
     return {name: evaluation.get(name, float("nan")) for name in FIGURES}
 
 
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: a Markdown table with a row for each configuration, means over the subjects."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded_ranges", description=__doc__)
     parser.add_argument("--subjects", nargs="+", default=["dog-1", "bird-1"])
     parser.add_argument("--methods", nargs="+", choices=[*RATES, *ADAPTER_RATES], default=list(RATES))
+    parser.add_argument("--fields", nargs="+", help="only these dimensions")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
     parser.add_argument(
         "--pairs", action="store_true", help="both rates together, without prior preservation"
     )
     given = parser.parse_args(arguments)
-    table = list(points(given.methods, given.pairs))
+    table = [
+        point
+        for point in points(given.methods, given.pairs)
+        if not given.fields or set(given.fields) & set(point.moved)
+    ]
     print(f"| {given.steps} steps, {', '.join(given.subjects)} | prior | {' | '.join(FIGURES)} |")
     print(f"|---|---|{'--:|' * len(FIGURES)}", flush=True)
     with (

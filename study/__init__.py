@@ -1,7 +1,7 @@
 """Which runs happen and what they mean: study file, plan, ledger, Ray, MLflow, results, reports.
 
-The functions of a notebook are here: ``load_study``, ``launch``, ``load_results``, ``build_report``. Each loads what it
-needs on first use.
+The functions of a notebook are here: ``load_study``, ``launch``, ``load_results``, ``build_report``, and for weights
+that no stock tool loads ``load_hypernetwork``. Each loads what it needs on first use.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from study.results.frames import Results
     from study.spec.loading import load_study
     from study.spec.study_spec import StudySpec
+    from trainables.methods.hypernetwork_files import load_hypernetwork, unload_hypernetwork
 
-__all__ = ["build_report", "launch", "load_results", "load_study"]
+__all__ = ["build_report", "launch", "load_hypernetwork", "load_results", "load_study", "unload_hypernetwork"]
 
 
 def launch(
@@ -59,4 +60,8 @@ def __getattr__(name: str) -> Any:
         from study.report import build_report
 
         return build_report
+    if name in ("load_hypernetwork", "unload_hypernetwork"):
+        from trainables.methods import hypernetwork_files
+
+        return getattr(hypernetwork_files, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

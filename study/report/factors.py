@@ -13,7 +13,7 @@ from study.results.columns import PARAM_PREFIX
 from study.spec.sections import Arm, Budget, arm_space, method_defaults
 from trainables.config.fields import EMBEDDED, ModelConfig
 from trainables.methods.adapter_kinds import KINDS
-from trainables.methods.registry import method_names
+from trainables.methods.registry import method_config_class, method_names
 
 PRIOR, TEXT_ENCODER, SCHEDULE = "with_prior_preservation", "train_text_encoder", "lr_scheduler"
 # Fields that do nothing unless another field is on.
@@ -26,7 +26,7 @@ NEEDS = {
     "text_encoder_target_modules": TEXT_ENCODER,
 }
 # What of a model a method trains; `lora` and `dreambooth_lora` are one method with other defaults.
-_TRAINS = {"dreambooth": "all weights"}
+_TRAINS = {"dreambooth": "all weights", "hypernetwork": "networks before keys and values"}
 _ON_ADAPTERS = ("lora", "dreambooth_lora")
 _PLACES = ("trial", "max_train_steps", "max_train_flops", "max_train_seconds", "budget_share")
 
@@ -77,7 +77,12 @@ def _words(values: list[Any]) -> str:
 def settings_of(rows: Rows, arm: str, field: str) -> list[Any]:
     """Values of a training field in an arm's confirm runs, or its search's; where the rows do not have it (it is the
     same in all), what the study file says, or else the method's default. Empty where nothing is known.
+
+    Of a field that the method does not read it is the default, whatever the study sets for all arms.
     """
+    method = rows.methods.get(arm)
+    if method in method_names() and "method" in method_config_class(method).needs_of(field):
+        return [method_defaults(method)[field]]
     own = rows.frame[rows.frame["arm"] == arm]
     for column in (field, f"{PARAM_PREFIX}{field}"):
         if column in own:
@@ -87,7 +92,6 @@ def settings_of(rows: Rows, arm: str, field: str) -> list[Any]:
     for place in (section(rows.meta, "spec", "arms", arm), section(rows.meta, "spec", "training")):
         if place.get(field) is not None:
             return [place[field]]
-    method = rows.methods.get(arm)
     if not section(rows.meta, "spec") or method not in method_names():
         return []
     default = method_defaults(method, embedded=_model(rows).path == EMBEDDED).get(field)

@@ -47,6 +47,11 @@ def problems(folder: Path, **sections: Any) -> str:
         ({"method": "dreambooth", "ema_decay": 0.9}, "ema_decay", "use_ema: true"),
         ({"method": "base", "learning_rate": 2e-4}, "learning_rate", "reads resolution alone"),
         (
+            {"method": "hypernetwork", "train_text_encoder": True},
+            "train_text_encoder",
+            "the method hypernetwork does not read it",
+        ),
+        (
             {
                 "method": "lora",
                 "lr_scheduler": "cosine",
@@ -112,6 +117,12 @@ def test_common_fields_must_act_in_some_arm(tmp_path: Path) -> None:
     assert "warmup" not in text
     arms["dreambooth"] = {"method": "dreambooth"}
     assert problems(tmp_path, training={"num_class_images": 4}, arms=arms) == ""
+    arms["hypernetwork"] = {"method": "hypernetwork"}  # what all arms share need not be for it
+    assert problems(tmp_path, training={"train_text_encoder": True}, arms=arms) == ""
+    text = problems(
+        tmp_path, training={"train_text_encoder": True}, arms={"hypernetwork": {"method": "hypernetwork"}}
+    )
+    assert "training.train_text_encoder: has no effect in any arm, as in 'hypernetwork'" in text
 
 
 @pytest.mark.parametrize(

@@ -200,14 +200,16 @@ def test_variants_name_kinds_of_adapters() -> None:
 @pytest.mark.parametrize("method", space_names())
 @pytest.mark.parametrize("embedded", [False, True])
 def test_prior_and_text_encoder_are_searched_where_they_are_on(method: str, embedded: bool) -> None:
-    """In every method, so that what is on in two arms is searched in both."""
+    """In every method that reads them, so that what is on in two arms is searched in both."""
     full = load_space(method, embedded=embedded)
-    rate, weight = full.parameters["text_encoder_learning_rate"], full.parameters["prior_loss_weight"]
-    assert rate.when == {"train_text_encoder": (True,)}
+    weight, both = full.parameters["prior_loss_weight"], {"prior_loss_weight"}
+    if "method" not in method_config_class(method).needs_of("train_text_encoder"):
+        both.add("text_encoder_learning_rate")
+        assert full.parameters["text_encoder_learning_rate"].when == {"train_text_encoder": (True,)}
+    assert both == set(full.parameters) & {"prior_loss_weight", "text_encoder_learning_rate"}
     assert weight.when == {"with_prior_preservation": (True,)}
     assert isinstance(weight, Float)
     assert (weight.low, weight.log) == (0.05, True)
-    both = {"text_encoder_learning_rate", "prior_loss_weight"}
     for on in (False, True):
         fixed = {"train_text_encoder": on, "with_prior_preservation": on}
         assert both & set(full.resolve(fixed, {}).parameters) == (both if on else set())

@@ -62,7 +62,7 @@ def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> No
     if layers and config.adapter != "dora":  # which programs that read this layout compute in two wrong ways
         write_kohya(folder / KOHYA_FILE, layers, family.kohya_metadata(backbone.denoiser.config))
     for path in folder.rglob("*.safetensors"):
-        _sort_header(path)
+        sort_header(path)
 
 
 def load_adapters(pipeline: Any, folder: Path) -> Any:
@@ -222,7 +222,7 @@ def _header(content: bytes) -> tuple[dict[str, Any], int]:
     return dict(header), 8 + size
 
 
-def _sort_header(path: Path) -> None:
+def sort_header(path: Path) -> None:
     """Puts a safetensors file's metadata in order, which the library writes in a random one.
 
     Equal weights then are equal files.

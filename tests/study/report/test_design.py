@@ -138,6 +138,15 @@ def test_arms_that_differ_in_several_factors_are_a_warning() -> None:
     assert "factors" not in warnings(prepare(make_results(Study(arms=close, trials=2, subjects=SUBJECTS))))
 
 
+def test_a_field_that_a_method_does_not_read_is_no_factor_of_it() -> None:
+    arms = (Arm("networks", "hypernetwork", gain=0.8), Arm("adapter", "lora", gain=0.6))
+    results = make_results(Study(arms=arms, trials=2, subjects=SUBJECTS))
+    results.meta["spec"]["training"] = {"train_text_encoder": True}
+    found = {f.arm: (f.trains, f.text_encoder) for f in factors_of(prepare(results))}
+    assert found["networks"] == ("networks before keys and values", "no")
+    assert found["adapter"] == ("an adapter (LoRA)", "yes")
+
+
 def test_fields_without_effect_are_in_no_chosen_configuration() -> None:
     results = make_results(STUDY)
     frame = results.frame.assign(**{"param.prior_loss_weight": 0.3, "param.text_encoder_learning_rate": 1e-3})
