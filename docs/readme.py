@@ -134,7 +134,9 @@ def _cell(row: dict[str, str], name: str, divisor: float, decimals: int) -> str:
     if not row.get(name):
         return "--"
     value, low, high = (
-        f"{float(found) / divisor + 0.0:.{decimals}f}".replace("-0.00", "0.00") if (found := row.get(column)) else ""
+        f"{float(found) / divisor + 0.0:.{decimals}f}".replace("-0.00", "0.00")
+        if (found := row.get(column))
+        else ""
         for column in (name, f"{name}_low", f"{name}_high")
     )
     return f"{value} [{low}, {high}]" if low and high else value
