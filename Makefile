@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-quickstart: $(READY)  ## plan and run the quickstart study on the embedded model, and write its report (about 6 minutes)
+quickstart: $(READY)  ## plan and run the quickstart study on the embedded model, and write its report (about 7 minutes)
 	$(BIN)/study plan quickstart
 	$(BIN)/study launch quickstart
 

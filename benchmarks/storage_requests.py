@@ -29,7 +29,7 @@ from study.worker.order import Order
 from trainables.events import RESULT_FILE, RUN_FILE, Event, EventLog
 from trainables.run_config import RunConfig
 
-RUN = RunKey("confirm", "cosine", 0, "dog-1", 100)
+RUN = RunKey("confirm", "lora", 0, "dog-1", 100)
 STEPS = 200
 IMAGES = 5
 
