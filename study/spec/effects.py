@@ -84,8 +84,9 @@ def _idle(key: str, arm: Arm, sections: Sections) -> str | None:
         return None  # told elsewhere
     for other, wanted in fields.needs_of(key).items():
         if other == "method":
-            read = " and ".join(fields.READ or ())
-            return f"the method {arm.method} trains nothing and reads {read} alone"
+            if fields.READ is None:
+                return f"the method {arm.method} does not read it"
+            return f"the method {arm.method} trains nothing and reads {' and '.join(fields.READ)} alone"
         possible = values_of(other, arm, training, budget, model)
         if key in (arm.search_space or {}):
             try:

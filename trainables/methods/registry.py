@@ -17,6 +17,7 @@ _MODULES = {
     "lora": "trainables.methods.lora",
     "dreambooth": "trainables.methods.dreambooth",
     "dreambooth_lora": "trainables.methods.dreambooth_lora",
+    "textual_inversion": "trainables.methods.textual_inversion",
 }
 
 
