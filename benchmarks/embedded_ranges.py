@@ -1,8 +1,9 @@
 """What each end of the embedded model's ranges comes to: `python -m benchmarks.embedded_ranges`.
 
 One dimension at a time, the others at their defaults: LoRA and DreamBooth, each without and with prior preservation,
-the text encoder trained in all of them. Ranges and defaults in ``search_spaces/`` name this table. The subjects are
-those that defaults may be chosen on; no preset's verdict rests on them.
+the text encoder trained in all of them; and textual inversion, which has neither. Ranges and defaults in
+``search_spaces/`` name this table. The subjects are those that defaults may be chosen on; no preset's verdict rests on
+them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,15 @@ TEXT_ENCODER_RATES = {
     "dreambooth": (5e-5, 1e-4, 3e-4, 1e-3, 2e-3),
 }
 WEIGHTS = (0.05, 0.3, 1.0, 2.0)
+#: The same of methods that train no text encoder and have no prior.
+ALONE: dict[str, dict[str, tuple[Any, ...]]] = {
+    "textual_inversion": {
+        "learning_rate": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        "num_vectors": (1, 2, 4, 8),
+        "keep_class_noun": (False, True),
+        "preserve_norm": (False, True),
+    }
+}
 FIGURES = (
     "quality",
     "quality_subject_prompt",
@@ -43,31 +53,39 @@ class Point:
     method: str
     prior: bool
     field: str
-    value: float
+    value: Any
 
     def training(self, steps: int) -> dict[str, Any]:
         """The training fields that differ from the method's defaults."""
-        return {
+        common = {
             "max_train_steps": steps,
             "train_batch_size": 2,
             "lr_warmup_steps": 5,
+            self.field: self.value,
+        }
+        if self.method in ALONE:
+            return common
+        return {
+            **common,
             "train_text_encoder": True,
             "with_prior_preservation": self.prior,
             "num_class_images": 16,
             "class_num_inference_steps": 8,
-            self.field: self.value,
         }
 
 
 def points(methods: Sequence[str]) -> Iterator[Point]:
     """All configurations of the table, in its order."""
-    for method, prior in itertools.product(methods, (False, True)):
+    for method, prior in itertools.product((name for name in methods if name in RATES), (False, True)):
         for value in RATES[method]:
             yield Point(method, prior, "learning_rate", value)
         for value in TEXT_ENCODER_RATES[method]:
             yield Point(method, prior, "text_encoder_learning_rate", value)
         for value in WEIGHTS if prior else ():
             yield Point(method, prior, "prior_loss_weight", value)
+    for method in (name for name in methods if name in ALONE):
+        for field, values in ALONE[method].items():
+            yield from (Point(method, False, field, value) for value in values)
 
 
 def measured(job: tuple[Point, str, int, str]) -> dict[str, float]:
@@ -100,11 +118,15 @@ def measured(job: tuple[Point, str, int, str]) -> dict[str, float]:
     return {name: evaluation.get(name, float("nan")) for name in FIGURES}
 
 
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: a Markdown table with a row for each configuration, means over the subjects."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded_ranges", description=__doc__)
     parser.add_argument("--subjects", nargs="+", default=["dog-1", "bird-1"])
-    parser.add_argument("--methods", nargs="+", choices=list(RATES), default=list(RATES))
+    parser.add_argument("--methods", nargs="+", choices=[*RATES, *ALONE], default=[*RATES, *ALONE])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
     given = parser.parse_args(arguments)
@@ -122,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cells = [f"{fmean(one[name] for one in found):.2f}" for name in FIGURES]
             prior = "yes" if point.prior else "no"
             print(
-                f"| {point.method}, {point.field} {point.value:g} | {prior} | {' | '.join(cells)} |",
+                f"| {point.method}, {point.field} {_shown(point.value)} | {prior} | {' | '.join(cells)} |",
                 flush=True,
             )
 

@@ -25,7 +25,12 @@ NEEDS = {
     "text_encoder_target_modules": TEXT_ENCODER,
 }
 # What of a model a method trains; `lora` and `dreambooth_lora` are one method with other defaults.
-_TRAINS = {"lora": "an adapter (LoRA)", "dreambooth_lora": "an adapter (LoRA)", "dreambooth": "all weights"}
+_TRAINS = {
+    "lora": "an adapter (LoRA)",
+    "dreambooth_lora": "an adapter (LoRA)",
+    "dreambooth": "all weights",
+    "textual_inversion": "embeddings of a new word",
+}
 _PLACES = ("trial", "max_train_steps", "max_train_flops", "max_train_seconds", "budget_share")
 
 
