@@ -134,7 +134,8 @@ class PlaceholderConfig(TrainingConfig):
             raise ValueError("the words of the subject are not known; call for_subject first")
         if self._holds_placeholder(text):
             return text
-        pattern = rf"(?<!\w){re.escape(self._replaced)}(?!\w)"
+        words = r"\s+".join(map(re.escape, self._replaced.split()))
+        pattern = rf"(?<!\w){words}(?!\w)"
         if not re.search(pattern, text):
             raise UserError(
                 f"{text!r} does not hold {self._replaced!r}, in whose place {self.placeholder_token} would stand; "

@@ -41,7 +41,9 @@ class TextualInversionConfig(PlaceholderConfig):
     """
 
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
-        "learning_rate": 1e-2,
+        "learning_rate": 3e-2,
+        "num_vectors": 4,
+        "keep_class_noun": True,
         # The embedded text encoder knows the words of its world alone; the paper's templates are noise to it.
         "learnable_property": None,
         "max_train_steps": 200,

@@ -208,6 +208,7 @@ def test_the_class_noun_is_what_it_begins_as_and_no_global_number_is_drawn(backb
         ("a sks berry bowl", "a berry bowl", {}, "a <sks>"),
         ("a sks berry bowl", "a berry bowl", {"keep_class_noun": True}, "a <sks> berry bowl"),
         ("sks", "a cat", {}, "<sks>"),
+        ("a  sks\tcat", "a cat", {}, "a  <sks>"),
         ("a sks cartoon", "a cartoon", {"learnable_property": "style"}, "a cartoon in the style of <sks>"),
         (
             "a picture like sks",
