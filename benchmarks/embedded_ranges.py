@@ -28,13 +28,13 @@ TEXT_ENCODER_RATES = {
     "dreambooth": (5e-5, 1e-4, 3e-4, 1e-3, 2e-3),
 }
 WEIGHTS = (0.05, 0.3, 1.0, 2.0)
-#: The same of methods that train no text encoder and have no prior.
+#: The same of methods that train no text encoder and have no prior; a default's own row is that of its rate.
 ALONE: dict[str, dict[str, tuple[Any, ...]]] = {
     "textual_inversion": {
-        "learning_rate": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-        "num_vectors": (1, 2, 4, 8),
-        "keep_class_noun": (False, True),
-        "preserve_norm": (False, True),
+        "learning_rate": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+        "num_vectors": (1, 2, 8),
+        "keep_class_noun": (False,),
+        "preserve_norm": (True,),
     }
 }
 FIGURES = (
