@@ -1,10 +1,11 @@
 """What each end of the embedded model's ranges comes to: `python -m benchmarks.embedded_ranges`.
 
 One dimension at a time, the others at their defaults: LoRA, DreamBooth and the hypernetwork, each without and with
-prior preservation, the text encoder trained where the method can. With `--pairs` both rates together, without prior
-preservation, where the best ones lie far from those of subject and prompt alone; of other kinds of adapters
-(``--methods loha oft ...``) the rate alone, without prior preservation. Ranges and defaults in ``search_spaces/`` name
-this table. The subjects are those that defaults may be chosen on; no preset's verdict rests on them.
+prior preservation, the text encoder trained where the method can, and textual inversion, which has neither. With
+`--pairs` both rates together, without prior preservation, where the best ones lie far from those of subject and prompt
+alone; of other kinds of adapters (``--methods loha oft ...``) the rate alone, without prior preservation. Ranges and
+defaults in ``search_spaces/`` name this table. The subjects are those that defaults may be chosen on; no preset's
+verdict rests on them.
 """
 
 from __future__ import annotations
@@ -56,6 +57,15 @@ ADAPTER_RATES = {
     "hra": (1e-3, 3e-3, 1e-2),
     "ia3": (1e-2, 3e-2, 1e-1),
 }
+#: The same of methods that train no text encoder and have no prior; a default's own row is that of its rate.
+ALONE: dict[str, dict[str, tuple[Any, ...]]] = {
+    "textual_inversion": {
+        "learning_rate": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+        "num_vectors": (1, 2, 8),
+        "keep_class_noun": (False,),
+        "preserve_norm": (True,),
+    }
+}
 FIGURES = (
     "quality",
     "quality_subject_prompt",
@@ -82,15 +92,20 @@ class Point:
 
     def training(self, steps: int) -> dict[str, Any]:
         """The training fields that differ from the method's defaults."""
-        return {
+        common = {
             "max_train_steps": steps,
             "train_batch_size": 2,
             "lr_warmup_steps": 5,
+            **self.moved,
+        }
+        if self.method in ALONE:
+            return common
+        return {
+            **common,
             "train_text_encoder": True,
             "with_prior_preservation": self.prior,
             "num_class_images": 16,
             "class_num_inference_steps": 8,
-            **self.moved,
             **({"adapter": self.adapter} if self.adapter else {}),
         }
 
@@ -107,6 +122,9 @@ def points(methods: Sequence[str], pairs: bool = False) -> Iterator[Point]:
     for adapter in [method for method in methods if method in ADAPTER_RATES]:
         for value in ADAPTER_RATES[adapter]:
             yield Point("lora", False, {rate: value}, adapter)
+    for method in [method for method in methods if method in ALONE]:
+        for field, choices in ALONE[method].items():
+            yield from (Point(method, False, {field: value}) for value in choices)
     for method, prior in itertools.product(named, (False, True)):
         for value in RATES[method]:
             yield Point(method, prior, {rate: value})
@@ -150,6 +168,8 @@ def measured(job: tuple[Point, str, int, str]) -> dict[str, float]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -157,7 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: a Markdown table with a row for each configuration, means over the subjects."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded_ranges", description=__doc__)
     parser.add_argument("--subjects", nargs="+", default=["dog-1", "bird-1"])
-    parser.add_argument("--methods", nargs="+", choices=[*RATES, *ADAPTER_RATES], default=list(RATES))
+    parser.add_argument(
+        "--methods", nargs="+", choices=[*RATES, *ADAPTER_RATES, *ALONE], default=[*RATES, *ALONE]
+    )
     parser.add_argument("--fields", nargs="+", help="only these dimensions")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")

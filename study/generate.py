@@ -62,7 +62,7 @@ def draw_images(
 
     Args:
         run: Name of a run or an arm, see `complete_run`.
-        prompts: ``{subject}`` stands for the run's instance prompt.
+        prompts: ``{subject}`` stands for the run's instance prompt, in the words of its method.
         seed: Image i of each prompt starts from the noise of generator seed + i, so arms can be compared.
 
     Returns:
@@ -84,6 +84,7 @@ def draw_images(
     from trainables.evaluation.prompts import fill
     from trainables.methods.registry import get_method
     from trainables.models.loading import load_backbone
+    from trainables.models.placeholders import expand
     from trainables.models.prompt_lengths import memory_reader
     from trainables.run.prompt_checks import find_cut
 
@@ -98,8 +99,10 @@ def draw_images(
         pipeline = method.load(pipeline, place).to(device)
         pipeline.set_progress_bar_config(disable=True)
     subject = resolve_subject(config.subject, backbone.resolution)
-    texts = [fill(prompt, subject.instance_prompt) for prompt in prompts]
-    print_notes(find_cut(texts, memory_reader(pipeline.tokenizer), config.model.path))
+    training = config.training.for_subject(subject.instance_prompt, subject.class_prompt)
+    texts = [fill(prompt, training.reword(subject.instance_prompt)) for prompt in prompts]
+    read = [expand(text, training.added_words) for text in texts]
+    print_notes(find_cut(read, memory_reader(pipeline.tokenizer), config.model.path))
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, text in enumerate(texts):

@@ -25,12 +25,14 @@ STREAMS = (
     "noise",
     "noise_offset",
     "timesteps",
+    "captions",
     "prior_order",
     "prior_flip",
     "prior_latents",
     "prior_noise",
     "prior_noise_offset",
     "prior_timesteps",
+    "prior_captions",
 )
 
 
@@ -58,9 +60,12 @@ class Streams:
         return {name: generator.get_state() for name, generator in self._generators.items()}
 
     def load_state_dict(self, states: dict[str, torch.Tensor]) -> None:
-        """Sets every stream to a state that `state_dict` returned."""
-        for name, generator in self._generators.items():
-            generator.set_state(states[name])
+        """Sets every stream to a state that `state_dict` returned.
+
+        A stream that an earlier version did not have yet is left at its beginning.
+        """
+        for name, state in states.items():
+            self._generators[name].set_state(state)
 
 
 def draw_seed(generator: torch.Generator) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from study.cluster.ray_cluster import HERE, check_cluster
 from study.preflight.machine import check_disk, check_resources
-from study.preflight.method_checks import check_methods
+from study.preflight.method_checks import check_methods, methods_with_words
 from study.spec.separation import ASKED_FOR
 from study.spec.study_spec import StudySpec
 from study.storage.layout import root_and_url, sqlite_file_problem
@@ -123,9 +123,10 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
 
     captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
     return [
-        find_cut_prompts(spec.model, subject, settings, captions)
+        find_cut_prompts(spec.model, subject, settings, captions, training)
         for subject in spec.subjects
         for settings in dict.fromkeys(spec.evaluation.of_phase(phase) for phase in _PHASES)
+        for training in (None, *methods_with_words(spec))
     ]
 
 

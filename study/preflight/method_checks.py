@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from trainables.config.fields import EMBEDDED, TrainingConfig
 from trainables.methods.registry import BASE, get_method, method_config_class
 
 if TYPE_CHECKING:
@@ -22,28 +24,47 @@ def check_methods(spec: StudySpec) -> list[str]:
         f"arm {name!r}: {problem}"
         for name, arm in spec.arms.items()
         if arm.method != BASE
-        for config in _configurations(spec, name)
+        for config in itertools.chain(_configurations(spec, name), _extremes(spec, name))
         for problem in get_method(arm.method).check(config, spec.model)
     ]
     return list(dict.fromkeys(problems))
 
 
-def _configurations(spec: StudySpec, name: str) -> Iterator[Any]:
+def methods_with_words(spec: StudySpec) -> list[TrainingConfig]:
+    """Returns configurations of the arms whose methods speak of subjects in words of their own: those at the ends of
+    what is searched.
+    """
+    found = (config for name in spec.arms for config in _extremes(spec, name))
+    return [config for config in found if config.added_words]
+
+
+def _extremes(spec: StudySpec, name: str) -> Iterator[TrainingConfig]:
+    """The two configurations of an arm in which all that is searched is at its first, or at its last, value."""
+    for params in spec.space(name).corners():
+        with suppress(ValidationError):
+            yield _configuration(spec, name, params)
+
+
+def _configurations(spec: StudySpec, name: str) -> Iterator[TrainingConfig]:
     """The configurations of an arm; of numbers that are searched the smallest stand for all, and the largest."""
     space = spec.space(name).parameters
     products = (
         itertools.product(*(_options(dim.probes(), pick) for dim in space.values())) for pick in (min, max)
     )
-    fields = method_config_class(spec.arms[name].method)
     for values in itertools.islice(itertools.chain.from_iterable(products), _MOST):
         params: dict[str, Any] = {}
         for (key, dimension), value in zip(space.items(), values, strict=True):
             if dimension.applies({**spec.method_config(name, params), **params}):
                 params[key] = value
-        try:
-            yield fields.model_validate(spec.method_config(name, params))
-        except ValidationError:
-            continue  # told by the rules of the study file
+        with suppress(ValidationError):  # told by the rules of the study file
+            yield _configuration(spec, name, params)
+
+
+def _configuration(spec: StudySpec, name: str, params: Mapping[str, Any]) -> TrainingConfig:
+    fields, stated = method_config_class(spec.arms[name].method), spec.method_config(name, params)
+    return fields.model_validate(
+        {**fields.defaults_beside(stated, embedded=spec.model.path == EMBEDDED), **stated}
+    )
 
 
 def _options(values: Sequence[Any], pick: Callable[[Sequence[Any]], Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from study.preflight.checks import check_prompts, evaluation_notes
 from study.preflight.detectable import detectable_notes
 from study.spec.sections import code_of
 from study.spec.study_spec import StudySpec
-from trainables.methods.registry import BASE
+from trainables.methods.registry import BASE, method_config_class
 
 #: What can be switched in every method, and must not be taken for the method.
 FACTORS = ("with_prior_preservation", "train_text_encoder")
@@ -41,6 +41,8 @@ def _confounded(spec: StudySpec) -> list[str]:
         if arm.method == BASE:
             continue
         for factor, known in values.items():
+            if "method" in method_config_class(arm.method).needs_of(factor):
+                continue  # the method does not read it, so that it cannot be crossed with it
             dimension = spec.space(name).parameters.get(factor)
             found = dimension.probes() if dimension is not None else (spec.method_fields(name)[factor],)
             known.setdefault(code_of(arm.method), set()).update(found)

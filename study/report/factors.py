@@ -26,7 +26,11 @@ NEEDS = {
     "text_encoder_target_modules": TEXT_ENCODER,
 }
 # What of a model a method trains; `lora` and `dreambooth_lora` are one method with other defaults.
-_TRAINS = {"dreambooth": "all weights", "hypernetwork": "networks before keys and values"}
+_TRAINS = {
+    "dreambooth": "all weights",
+    "hypernetwork": "networks before keys and values",
+    "textual_inversion": "embeddings of a new word",
+}
 _ON_ADAPTERS = ("lora", "dreambooth_lora")
 _PLACES = ("trial", "max_train_steps", "max_train_flops", "max_train_seconds", "budget_share")
 

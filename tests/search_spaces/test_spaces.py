@@ -202,8 +202,12 @@ def test_variants_name_kinds_of_adapters() -> None:
 def test_prior_and_text_encoder_are_searched_where_they_are_on(method: str, embedded: bool) -> None:
     """In every method that reads them, so that what is on in two arms is searched in both."""
     full = load_space(method, embedded=embedded)
+    fields = method_config_class(method)
+    if "method" in fields.needs_of("with_prior_preservation"):
+        assert not {"text_encoder_learning_rate", "prior_loss_weight"} & set(full.parameters)
+        return
     weight, both = full.parameters["prior_loss_weight"], {"prior_loss_weight"}
-    if "method" not in method_config_class(method).needs_of("train_text_encoder"):
+    if "method" not in fields.needs_of("train_text_encoder"):
         both.add("text_encoder_learning_rate")
         assert full.parameters["text_encoder_learning_rate"].when == {"train_text_encoder": (True,)}
     assert both == set(full.parameters) & {"prior_loss_weight", "text_encoder_learning_rate"}

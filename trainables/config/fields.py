@@ -109,7 +109,7 @@ class TrainingConfig(Frozen):
     times smaller, where a run's configuration does not say otherwise, and `EMBEDDED_WITHOUT_PRIOR` what differs further
     without prior preservation, where the rates that teach most lose the class. `NEEDS` names the fields that do nothing
     by themselves: each has an effect only where another field has one of some values. `READ` names the fields that a
-    method reads at all; None: every one.
+    method reads at all; None: every one. `UNREAD` names single fields that a method does not read.
     """
 
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {}
@@ -127,6 +127,7 @@ class TrainingConfig(Frozen):
         "background_weight": _MASKED,
     }
     READ: ClassVar[tuple[str, ...] | None] = None
+    UNREAD: ClassVar[tuple[str, ...]] = ()
 
     # Optimisation. The warm-up applies to every schedule, constant too: a comparison of schedules
     # must not be one of warm-ups.
@@ -224,7 +225,7 @@ class TrainingConfig(Frozen):
     @classmethod
     def needs_of(cls, name: str) -> dict[str, tuple[Any, ...]]:
         """Returns what a field needs to have an effect: other fields and the values of each that give it one."""
-        if cls.READ is not None and name not in cls.READ:
+        if name in cls.UNREAD or (cls.READ is not None and name not in cls.READ):
             return {"method": ()}
         return cls.NEEDS.get(name, {})
 
@@ -267,6 +268,31 @@ class TrainingConfig(Frozen):
         if rate in content and content[rate] is None and "learning_rate" not in varied:
             content[rate] = self.learning_rate
         return content
+
+    def for_subject(self, instance_prompt: str, class_prompt: str) -> Self:
+        """Returns the configuration for a subject: what a method leaves to the subject's prompts is settled.
+
+        Raises:
+            UserError: The method cannot be taught by these prompts.
+        """
+        return self
+
+    def reword(self, text: str) -> str:
+        """Returns a prompt or caption of the subject in the words by which the method teaches it, see `for_subject`.
+
+        Raises:
+            UserError: The text does not name the subject.
+        """
+        return text
+
+    def training_prompts(self, caption: str) -> tuple[str, ...]:
+        """Returns the prompts for an image with this caption, of which each step that shows the image draws one."""
+        return (caption,)
+
+    @property
+    def added_words(self) -> tuple[str, ...]:
+        """Words of the prompts that are none of the base model's: one token each."""
+        return ()
 
 
 def _without(content: dict[str, Any], *names: str) -> dict[str, Any]:

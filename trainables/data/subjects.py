@@ -129,19 +129,37 @@ def resolve_subject(
     split, problems = _read_folders(config, resolution, captions, masked)
     if problems:
         raise UserError(*problems)
-    assert config.instance_prompt is not None
-    assert config.class_prompt is not None
+    instance_prompt, class_prompt = prompts_of(config)
     return Subject(
         name=config.name,
-        instance_prompt=config.instance_prompt,
-        class_prompt=config.class_prompt,
+        instance_prompt=instance_prompt,
+        class_prompt=class_prompt,
         images=tuple(photo.image for photo in split.training),
-        captions=split.captions or (config.instance_prompt,) * len(split.training),
+        captions=split.captions or (instance_prompt,) * len(split.training),
         references=tuple(photo.image for photo in split.references),
         image_names=tuple(photo.name for photo in split.training),
         reference_names=tuple(photo.name for photo in split.references),
         masks=split.masks,
     )
+
+
+def prompts_of(config: SubjectConfig) -> tuple[str, str]:
+    """Returns the instance prompt and the class prompt of a subject; reads no image.
+
+    Raises:
+        UserError: It has no images and is none of the embedded world's.
+    """
+    if config.images is not None:
+        assert config.instance_prompt is not None
+        assert config.class_prompt is not None
+        return config.instance_prompt, config.class_prompt
+    problems = _embedded_problems(config)
+    if problems:
+        raise UserError(*problems)
+    from trainables.embedded import load_subject
+
+    source = load_subject(config.name)
+    return config.instance_prompt or source.instance_prompt, config.class_prompt or source.class_prompt
 
 
 def training_captions(config: SubjectConfig) -> dict[str, str]:
@@ -223,12 +241,12 @@ def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions
     source = load_subject(config.name)
     images = tuple(square(image, resolution) for image in source.training_images())
     references = tuple(square(image, resolution) for image in source.reference_images())
-    instance_prompt = config.instance_prompt or source.instance_prompt
+    instance_prompt, class_prompt = prompts_of(config)
     texts = tuple(source.training_captions()) if captions == "files" else (instance_prompt,) * len(images)
     return Subject(
         name=config.name,
         instance_prompt=instance_prompt,
-        class_prompt=config.class_prompt or source.class_prompt,
+        class_prompt=class_prompt,
         images=images,
         captions=texts,
         references=references,

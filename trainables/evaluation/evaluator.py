@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,13 @@ class Evaluator:
     def anchors(self) -> AnchorTable:
         """Where the scales begin and end."""
         return self.scale.anchors
+
+    def spoken_of(self, instance_prompt: str) -> Evaluator:
+        """Returns the evaluator for a model that knows the subject by other words than those of the study file.
+
+        What the base model has drawn stays: it is shown, and judged, by the study's own words.
+        """
+        return replace(self, protocol=self.protocol.spoken_of(instance_prompt))
 
     def provenance(self) -> dict[str, Any]:
         """What every number of this evaluation rests on, as JSON values: models, preprocessing, versions,

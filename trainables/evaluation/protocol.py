@@ -10,7 +10,7 @@ so that search and confirm share none of it, not even for the class prompt alone
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainables.config.fields import EvaluationConfig, images_on_the_way
@@ -122,6 +122,11 @@ class Protocol:
         if not final:
             count, classes = images_on_the_way(count, classes, self.images_between)
         return Part(self.instance.first(count), self.classes.first(classes))
+
+    def spoken_of(self, instance_prompt: str) -> Protocol:
+        """Returns the protocol with other words for the subject: those by which a method has taught it."""
+        prompts = tuple(fill(self.templates[group], instance_prompt) for group in self.instance.groups)
+        return replace(self, instance=replace(self.instance, prompts=prompts))
 
     def identity(self, draw: Draw) -> dict[str, Any]:
         """Everything that determines a draw, beside the model, as JSON values."""

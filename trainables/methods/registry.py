@@ -18,6 +18,7 @@ _MODULES = {
     "dreambooth": "trainables.methods.dreambooth",
     "dreambooth_lora": "trainables.methods.dreambooth_lora",
     "hypernetwork": "trainables.methods.hypernetwork",
+    "textual_inversion": "trainables.methods.textual_inversion",
 }
 
 

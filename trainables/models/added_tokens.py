@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from trainables.errors import UserError
@@ -41,6 +42,22 @@ class ExtendedEmbedding(nn.Embedding):
         added = F.embedding((input - self.first).clamp(min=0), self.added)
         return torch.where((input >= self.first)[..., None], added.to(known.dtype), known)
 
+    @torch.no_grad()
+    def rescale(self, norm: float) -> None:
+        """Gives the further rows a norm; where processes share them, each does so with its own."""
+        rows = self.added.to_local() if isinstance(self.added, DTensor) else self.added
+        rows.mul_(norm / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny))
+
+    @property
+    def median_norm(self) -> float:
+        """Median norm of the table's rows."""
+        return float(self.weight.detach().float().norm(dim=1).median())
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the table's entries."""
+        return float(self.weight.detach().float().std())
+
 
 def extended(tokenizer: Any, table: nn.Embedding, words: Mapping[str, str]) -> tuple[Any, ExtendedEmbedding]:
     """Returns a tokenizer that knows further words, and the table with their embeddings; changes neither.
@@ -70,3 +87,30 @@ def _mean_of(text: str, tokenizer: Any, table: nn.Embedding) -> torch.Tensor:
             f"{text!r} has no token that a word could begin as; write a word that the model knows"
         )
     return table.weight.detach()[tokens].float().mean(0)
+
+
+def pool_at_end(text_encoder: Any, end: int) -> Callable[[], None]:
+    """Lets a CLIP text encoder pool at the end token, and returns how to undo it.
+
+    With the configuration of most CLIP files (``eos_token_id`` 2) transformers pools at the highest token of a prompt:
+    the end token, until words are added, whose tokens are higher (transformers issues 21029 and 24650). An encoder of
+    another kind, which knows no end token, is left alone.
+
+    Args:
+        end: The tokenizer's end token.
+    """
+    places = [vars(module) for module in text_encoder.modules() if "eos_token_id" in vars(module)]
+    before = [place["eos_token_id"] for place in places]
+    config, of_config = text_encoder.config, getattr(text_encoder.config, "eos_token_id", None)
+
+    def undo() -> None:
+        for place, value in zip(places, before, strict=True):
+            place["eos_token_id"] = value
+        if places:
+            config.eos_token_id = of_config
+
+    for place in places:
+        place["eos_token_id"] = end
+    if places:
+        config.eos_token_id = end
+    return undo

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.models.added_tokens import ExtendedEmbedding, extended
+from trainables.models.added_tokens import ExtendedEmbedding, extended, pool_at_end
 from trainables.models.families import Conditioning, Family
 from trainables.models.folders import component_digest, latent_factor
+from trainables.models.placeholders import expand
 from trainables.models.structure import Structure, versions_of
 
 
@@ -49,6 +50,7 @@ class Backbone:
     _versions: dict[str, list[int]] = field(default_factory=dict)
     _vocabularies: list[tuple[int, int]] = field(default_factory=list)
     _undo: list[Callable[[], Any]] = field(default_factory=list)
+    _after_step: list[Callable[[Backbone], None]] = field(default_factory=list)
     _words: dict[str, str] = field(default_factory=dict)
     _pipeline: Any = None
 
@@ -90,7 +92,7 @@ class Backbone:
                 holds one.
         """
         content = "".join(component_digest(self.folder, name) for name in parts or self.family.parts)
-        read = list(prompts)
+        read = [expand(prompt, self._words) for prompt in prompts]
         words = {word: text for word, text in self._words.items() if any(word in prompt for prompt in read)}
         content += json.dumps(words, sort_keys=True) if words else ""
         return hashlib.sha256(content.encode()).hexdigest()
@@ -114,8 +116,12 @@ class Backbone:
         return self._pipeline
 
     def tokenize(self, prompts: Sequence[str]) -> Conditioning:
-        """Returns the tokens of prompts, one row a prompt, on the device."""
-        tokens = self.family.tokenize(self.tokenizers, prompts)
+        """Returns the tokens of prompts, one row a prompt, on the device.
+
+        A placeholder of several vectors (see ``trainables/models/placeholders.py``) stands there as all its tokens.
+        """
+        whole = [expand(prompt, self._words) for prompt in prompts]
+        tokens = self.family.tokenize(self.tokenizers, whole)
         return {name: rows.to(self.device) for name, rows in tokens.items()}
 
     def encode(self, tokens: Conditioning) -> Conditioning:
@@ -163,8 +169,23 @@ class Backbone:
         """
         self._undo.append(undo)
 
+    def after_step(self, change: Callable[[Backbone], None]) -> None:
+        """States what is done to what trains after each step of the optimizer, until `restore`.
+
+        Args:
+            change: Called with the model that trains: this one, or the copy that a team shares.
+        """
+        self._after_step.append(change)
+
+    def finish_step(self) -> None:
+        """Does what `after_step` stated."""
+        for change in self._after_step:
+            change(self)
+
     def add_tokens(self, words: Mapping[str, str]) -> None:
         """Adds words to the tokenizers, with embeddings beside those of the base model (`added_embeddings`).
+
+        Text encoders pool at the end token from then on, not at a word that was added.
 
         Args:
             words: Each with a text that the model knows, whose tokens it begins as the mean of.
@@ -180,6 +201,8 @@ class Backbone:
             for tokenizer, table in zip(self.tokenizers, tables, strict=True)
         ]
         self.on_restore(partial(self._read_with, self.tokenizers, tables, {}))
+        for text_encoder, tokenizer in zip(self.text_encoders, self.tokenizers, strict=True):
+            self.on_restore(pool_at_end(text_encoder, tokenizer.eos_token_id))
         self._read_with([tokenizer for tokenizer, _ in longer], [table for _, table in longer], words)
 
     def _read_with(
@@ -194,9 +217,14 @@ class Backbone:
     @property
     def added_embeddings(self) -> dict[str, nn.Parameter]:
         """Embeddings of the words that were added, [words, width], by the text encoder that has them."""
+        return {part: table.added for part, table in self.added_tables.items()}
+
+    @property
+    def added_tables(self) -> dict[str, ExtendedEmbedding]:
+        """The tables that hold them, by the text encoder."""
         tables = [text_encoder.get_input_embeddings() for text_encoder in self.text_encoders]
         return {
-            part.name: table.added
+            part.name: table
             for part, table in zip(self.family.text_encoders, tables, strict=True)
             if isinstance(table, ExtendedEmbedding)
         }
@@ -244,6 +272,7 @@ class Backbone:
         while self._undo:
             self._undo.pop()()
         self._frozen.clear()
+        self._after_step.clear()
         for part in self._changed:
             _copy_back(zip(self._parameters[part], self._originals[part], strict=True))
             self._versions[part] = [parameter._version for parameter in self._parameters[part]]

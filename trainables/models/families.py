@@ -33,6 +33,8 @@ class Part:
         model_class: In that library.
         kohya: What the names of its layers begin with in kohya's layout of adapters.
         kohya_root: Module in which that layout nests the layers.
+        embeddings: Of a text encoder: the key of learned embeddings in files for models that have several of them
+            (``clip_l``, ``clip_g``, ``t5xxl``).
     """
 
     name: str
@@ -41,6 +43,7 @@ class Part:
     model_class: str = ""
     kohya: str = ""
     kohya_root: str = ""
+    embeddings: str = ""
 
     def make(self, config: Mapping[str, Any]) -> Any:
         """Returns the part with weights of its own, from the content of its ``config.json``."""

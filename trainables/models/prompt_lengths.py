@@ -64,6 +64,20 @@ class PromptReader:
         self._load = load
         self._tokenizer: Tokenizer | None = None
 
+    def knowing(self, words: Sequence[str]) -> PromptReader:
+        """Returns a reader that knows further words, each as one token."""
+        if not words:
+            return self
+
+        def load() -> Tokenizer:
+            from tokenizers import Tokenizer
+
+            longer = Tokenizer.from_str(self._load().to_str())
+            longer.add_tokens(list(words))
+            return longer
+
+        return PromptReader(self.limit, load)
+
     def could_cut(self, text: str) -> bool:
         """Whether a text may be too long: in byte-level BPE a token is one byte at least, of the normalised text."""
         normalised = unicodedata.normalize("NFC", text).lower()
@@ -79,6 +93,12 @@ class PromptReader:
             self._tokenizer = self._load()
         return [self._reading(text, self._tokenizer.encode(text)) for text in texts]
 
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Returns the tokens of a text, begin and end left out."""
+        if self._tokenizer is None:
+            self._tokenizer = self._load()
+        return self._reading(text, self._tokenizer.encode(text)).all_ids
+
     def _reading(self, text: str, encoding: Encoding) -> Reading:
         own = [number for number, mark in enumerate(encoding.special_tokens_mask) if not mark]
         kept = max(0, self.limit - (len(encoding.ids) - len(own)))
@@ -87,13 +107,17 @@ class PromptReader:
         return Reading(text, len(encoding.ids), ids, ids[:kept], cut_at)
 
 
-def pipeline_reader(folder: Path) -> PromptReader | None:
-    """Returns what reads prompts as the pipeline in a folder does; None if its tokenizer cannot be loaded."""
+def pipeline_reader(folder: Path, number: int = 0) -> PromptReader | None:
+    """Returns what reads prompts as the pipeline in a folder does; None if its tokenizer cannot be loaded.
+
+    Args:
+        number: Of the text encoder, and its tokenizer.
+    """
     family = family_in(folder)
-    part = folder / family.tokenizers[0]
+    part = folder / family.tokenizers[number]
     if not part.is_dir() or tokenizer_faults(folder, part.name):
         return None
-    positions = _positions(read_json(folder / family.text_encoders[0].name / "config.json"))
+    positions = _positions(read_json(folder / family.text_encoders[number].name / "config.json"))
     limit = (read_json(part / "tokenizer_config.json") or {}).get("model_max_length")
     if isinstance(limit, int | float) and limit > 0:  # without one transformers takes 1e30
         positions = int(min(positions, limit))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from trainables.data.subjects import check_subject
+from contextlib import suppress
+
+from trainables.data.subjects import check_subject, prompts_of
+from trainables.errors import UserError
 from trainables.evaluation.checks import check_evaluation
 from trainables.methods.registry import get_method
 from trainables.models.folders import check_model, native_resolution, resolve_model
@@ -21,6 +24,8 @@ def check_run(config: RunConfig) -> list[str]:
         resolution = native_resolution(resolve_model(config.model))
     problems += check_subject(config.subject, resolution, training.captions, masked=training.masked_loss)
     problems += [*prompts, *check_evaluation(config.evaluation)]
+    with suppress(UserError):  # told with the subject, or its prompts
+        training = training.for_subject(*prompts_of(config.subject))
     problems += get_method(config.method).check(training, config.model)
     if get_method(config.method).trains:
         problems += check_optimizer(training.optimizer)

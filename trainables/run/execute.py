@@ -152,6 +152,7 @@ class _Attempt:
         self.resident = resident
         self.team = team
         self.method = get_method(config.method)
+        self.training = config.training  # settled for the subject when that is loaded
         self.device = choose_device(config.device, team)
         each = config.cpu_threads if self.device.type == "cpu" else 1
         counter = energy_counter(self.device, config.cpu_threads, config.gpu_share)
@@ -210,7 +211,7 @@ class _Attempt:
                 cache,
                 self.config.seed,
                 subject.resolution,
-            )
+            ).spoken_of(self.training.reword(subject.instance_prompt))
         with self.meter.measure("prepare"):
             self._prepare(subject, cache)
         self.meter.account_for_attempts(self.spans)
@@ -280,7 +281,8 @@ class _Attempt:
             self.config.subject, resolution, training.captions, masked=training.masked_loss
         )
         tokenizer = self.backbone.tokenizers[0]
-        refuse_cut_prompts(subject, self.config.evaluation, tokenizer, self.config.model.path)
+        refuse_cut_prompts(subject, self.config.evaluation, tokenizer, self.config.model.path, training)
+        self.training = training.for_subject(subject.instance_prompt, subject.class_prompt)
         return subject, Cache(self.config.cache_dir)
 
     def _prepare(self, subject: Subject, cache: Cache) -> None:
@@ -350,7 +352,7 @@ class _Attempt:
         for path in (partial, target):
             shutil.rmtree(path, ignore_errors=True)
         self.backbone.restore_frozen()
-        self.method.save(self.backbone, self.config.training, partial)
+        self.method.save(self.backbone, self.training, partial)
         os.replace(partial, target)
         self.facts["artifact_bytes"] = folder_bytes(target, without=self.method.copies)
         return self.facts["artifact_bytes"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trainables.config.fields import EMBEDDED, EvaluationConfig, ModelConfig, SubjectConfig
+from trainables.config.fields import EMBEDDED, EvaluationConfig, ModelConfig, SubjectConfig, TrainingConfig
 from trainables.data.path_map import folder_of
-from trainables.data.subjects import Captions, Subject, training_captions
+from trainables.data.subjects import Captions, Subject, prompts_of, training_captions
 from trainables.errors import UserError
 from trainables.evaluation.prompts import fill, spans_of, templates_of
 from trainables.models.folders import local_folder
+from trainables.models.placeholders import expand
 from trainables.models.prompt_lengths import (
     PromptReader,
     Reading,
@@ -55,27 +56,43 @@ class Prompts:
 
 
 def find_cut_prompts(
-    model: ModelConfig, subject: SubjectConfig, evaluation: EvaluationConfig, captions: Captions
+    model: ModelConfig,
+    subject: SubjectConfig,
+    evaluation: EvaluationConfig,
+    captions: Captions,
+    training: TrainingConfig | None = None,
 ) -> Findings:
-    """Returns what is said of a subject's prompts before anything is loaded; nothing, if the model is not here."""
+    """Returns what is said of a subject's prompts before anything is loaded; nothing, if the model is not here.
+
+    Args:
+        training: Of the method that may have words of its own for the subject; None: none.
+    """
     folder, prompts = local_folder(model), _prompts_of(subject, evaluation, captions)
     reader = pipeline_reader(folder) if folder is not None else None
     if reader is None or prompts is None:
         return Findings()
+    try:
+        prompts, reader = _in_words_of(training, prompts, reader)
+    except UserError as error:
+        return Findings(list(error.problems))
     return check_prompts(prompts, reader, model.path, _clip(evaluation))
 
 
 def find_cut_prompts_of_run(config: RunConfig) -> Findings:
     """Returns what is said of a run's prompts before anything is loaded."""
-    return find_cut_prompts(config.model, config.subject, config.evaluation, config.training.captions)
+    training = config.training
+    return find_cut_prompts(config.model, config.subject, config.evaluation, training.captions, training)
 
 
-def refuse_cut_prompts(subject: Subject, evaluation: EvaluationConfig, tokenizer: Any, model: str) -> None:
+def refuse_cut_prompts(
+    subject: Subject, evaluation: EvaluationConfig, tokenizer: Any, model: str, training: TrainingConfig
+) -> None:
     """Refuses a loaded subject whose prompts do not fit a loaded model, which may not have been here before.
 
     Args:
         tokenizer: Of transformers, with the model's limit.
         model: As the user names it.
+        training: Says how the subject is spoken of.
 
     Raises:
         UserError: With every problem that `check_prompts` finds.
@@ -91,7 +108,8 @@ def refuse_cut_prompts(subject: Subject, evaluation: EvaluationConfig, tokenizer
         },
         templates=templates_of(subject.embedded, evaluation),
     )
-    problems = check_prompts(prompts, memory_reader(tokenizer), model).problems
+    prompts, reader = _in_words_of(training, prompts, memory_reader(tokenizer))
+    problems = check_prompts(prompts, reader, model).problems
     if problems:
         raise UserError(*problems)
 
@@ -205,17 +223,44 @@ def _become_one(readings: Sequence[Reading]) -> list[list[int]]:
 
 def _prompts_of(subject: SubjectConfig, evaluation: EvaluationConfig, captions: Captions) -> Prompts | None:
     """Returns the texts of a subject that is not loaded, or None if it is not known what they are."""
-    instance, class_ = subject.instance_prompt, subject.class_prompt
-    if subject.images is None:
-        from trainables.embedded import load_subject, subject_names
-
-        if subject.name not in subject_names():
-            return None
-        source = load_subject(subject.name)
-        instance, class_ = instance or source.instance_prompt, class_ or source.class_prompt
+    try:
+        instance, class_ = prompts_of(subject)
+    except UserError:  # told where subjects are checked
+        return None
     texts = training_captions(subject) if captions == "files" else {}
     templates = templates_of(subject.images is None, evaluation)
-    return Prompts(subject.name, instance or "", class_ or "", texts, templates)
+    return Prompts(subject.name, instance, class_, texts, templates)
+
+
+def _in_words_of(
+    training: TrainingConfig | None, prompts: Prompts, reader: PromptReader
+) -> tuple[Prompts, PromptReader]:
+    """Returns prompts as a method has them, and what reads its words.
+
+    Raises:
+        UserError: The method cannot be taught by these prompts.
+    """
+    if training is None:
+        return prompts, reader
+    problems: list[str] = []
+    said: dict[str, str] = {}
+    try:
+        training = training.for_subject(prompts.instance, prompts.class_)
+        instance = training.reword(prompts.instance)
+    except UserError as error:
+        raise UserError(*(f"subject {prompts.subject!r}: {problem}" for problem in error.problems)) from None
+    words = training.added_words
+    for file, text in prompts.captions.items():
+        try:
+            said[file] = expand(training.reword(text), words)
+        except UserError as error:
+            problems += [
+                f"subject {prompts.subject!r}: the caption {file}: {problem}" for problem in error.problems
+            ]
+    if problems:
+        raise UserError(*problems)
+    prompts = replace(prompts, instance=expand(instance, words), captions=said)
+    return prompts, reader.knowing(words)
 
 
 def _clip(evaluation: EvaluationConfig) -> PromptReader | None:

@@ -32,7 +32,8 @@ class Examples:
     Attributes:
         mean: Of the latents' posterior, [images, orientations, c, h, w], unscaled, float32.
         std: Its deviation, of the same shape.
-        captions: Row of `Texts` that belongs to each image, [images].
+        captions: Row of `Texts` that belongs to each image, [images]; or several, of which each draw of the image
+            takes one, [images, captions].
         areas: Factors of the latent pixels' errors (`objective.area_weights`), [images, orientations, 1, h, w]; None
             where all count alike.
     """
@@ -231,7 +232,7 @@ class Batches:
         """Returns a batch of one image of each kind; draws nothing and moves nothing."""
         firsts = [source.mean[:1, 0] * self._scale for _, source in self._sources]
         latents = torch.cat(firsts)
-        captions = torch.cat([source.captions[:1] for _, source in self._sources])
+        captions = torch.cat([source.captions.flatten()[:1] for _, source in self._sources])
         timesteps = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
         shares = torch.ones(len(latents), device=latents.device)
         return Batch(latents, torch.zeros_like(latents), timesteps, captions, shares)
@@ -254,7 +255,12 @@ class Batches:
         indices, flips = indices.to(device), flips.to(device)
         latents = (source.mean[indices, flips] + source.std[indices, flips] * sample.to(device)) * self._scale
         areas = None if source.areas is None else source.areas[indices, flips]
-        return latents, noise.to(device), timesteps.to(device), source.captions[indices], areas
+        captions = source.captions[indices]
+        if captions.dim() > 1:
+            stream = self._streams[f"{prefix}captions"]
+            chosen = torch.randint(captions.shape[1], (size, 1), generator=stream)
+            captions = captions.gather(1, chosen.to(device)).squeeze(1)
+        return latents, noise.to(device), timesteps.to(device), captions, areas
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Returns the positions in the epochs; the generators' states belong to `Streams`."""

@@ -200,6 +200,7 @@ def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
             total += loss.detach()
     norm = _clip_gradients(trainer)
     trainer.optimizer.step()
+    trainer.backbone.finish_step()
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.schedule.step()
     if trainer.average is not None:

@@ -12,9 +12,10 @@ from PIL import Image
 
 from trainables.config.fields import TrainingConfig
 from trainables.data.cache import Cache
-from trainables.data.subjects import Subject
+from trainables.data.subjects import Subject, prompts_of
 from trainables.distributed.fsdp import Shards, parameters_of
 from trainables.distributed.worker_group import ProcessWorkerGroup, WorkerGroup
+from trainables.methods.protocol import Method
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone, enable_gradient_checkpointing
 from trainables.randomness import Streams, subject_seed
@@ -60,13 +61,14 @@ def build_trainer(
         subject: None in a follower of a team, which gets what the leader has prepared; likewise `cache`.
         meter: Is told what the class images took; None where nobody asks.
     """
-    training, method, team = config.training, get_method(config.method), team or WorkerGroup()
+    method, team = get_method(config.method), team or WorkerGroup()
+    training = config.training.for_subject(*prompts_of(config.subject))
     streams = Streams(subject_seed(config.seed, config.subject.name))
     method.prepare(backbone, training)
     encoded = None
     if subject is not None and cache is not None:
         meter = meter or Meter(backbone.device, 1)
-        encoded = _encode(backbone, cache, subject, config, meter)
+        encoded = _encode(backbone, cache, subject, method, training, meter)
     texts, examples, priors = _share(team, encoded, backbone.device)
     groups = method.attach(backbone, training, streams["initialisation"])
     if training.mixed_precision != "no":
@@ -136,6 +138,7 @@ def shard(trainer: Trainer) -> None:
             "name": group["name"],
             "params": [copies[names[id(parameter)]] for parameter in group["params"]],
             "lr": group["initial_lr"],
+            "weight_decay": group["weight_decay"],
         }
         for group in trainer.optimizer.param_groups
     ]
@@ -226,15 +229,21 @@ def count_step_flops(trainer: Trainer) -> int:
 
 
 def _encode(
-    backbone: Backbone, cache: Cache, subject: Subject, config: RunConfig, meter: Meter
+    backbone: Backbone,
+    cache: Cache,
+    subject: Subject,
+    method: Method,
+    training: TrainingConfig,
+    meter: Meter,
 ) -> tuple[Texts, Examples, Examples | None]:
-    training, family = config.training, backbone.family
-    trained = get_method(config.method).trained_parts(family, training)
-    captions = list(subject.captions)
+    family = backbone.family
+    trained = method.trained_parts(family, training)
+    prompts = [training.training_prompts(caption) for caption in subject.captions]
+    captions = [prompt for several in prompts for prompt in several]
     if training.with_prior_preservation:
         captions.append(subject.class_prompt)
     texts = embed_texts(backbone, cache, captions, as_tokens=any(part in family.texts for part in trained))
-    examples = _examples(backbone, cache, subject.images, subject.captions, texts, training)
+    examples = _examples(backbone, cache, subject.images, prompts, texts, training)
     if training.masked_loss:
         examples = replace(
             examples, areas=mask_areas(subject.masks, training.background_weight, examples.mean)
@@ -244,8 +253,8 @@ def _encode(
     with meter.measure("class_images"):
         made = make_class_images(backbone, cache, subject.class_prompt, training, subject.resolution)
     meter.class_image_seconds, meter.class_image_flops = made.seconds, made.flops
-    captions = [subject.class_prompt] * len(made.images)
-    return texts, examples, _examples(backbone, cache, made.images, captions, texts, training)
+    prompts = [(subject.class_prompt,)] * len(made.images)
+    return texts, examples, _examples(backbone, cache, made.images, prompts, texts, training)
 
 
 def _share(
@@ -282,13 +291,15 @@ def _examples(
     backbone: Backbone,
     cache: Cache,
     images: Sequence[Image.Image],
-    captions: Sequence[str],
+    prompts: Sequence[Sequence[str]],
     texts: Texts,
     training: TrainingConfig,
 ) -> Examples:
+    """Returns images as a step takes them; each has as many prompts as any other."""
     mean, std = encode_images(backbone, cache, images, training.random_flip)
-    rows = torch.tensor([texts.captions.index(caption) for caption in captions], device=backbone.device)
-    return Examples(mean, std, rows)
+    rows = [[texts.captions.index(prompt) for prompt in several] for several in prompts]
+    captions = torch.tensor(rows, device=backbone.device)
+    return Examples(mean, std, captions.squeeze(1) if captions.shape[1] == 1 else captions)
 
 
 def _named(backbone: Backbone, groups: list[dict[str, Any]]) -> dict[str, torch.nn.Parameter]:

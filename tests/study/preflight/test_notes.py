@@ -49,6 +49,14 @@ def test_a_factor_that_stands_for_a_method_is_a_note() -> None:
     )
 
 
+def test_a_factor_that_a_method_does_not_read_is_none() -> None:
+    arms = {
+        "a": {"method": "textual_inversion"},
+        "b": {"method": "dreambooth", "train_text_encoder": True, "with_prior_preservation": True},
+    }
+    assert "in every arm of" not in notes_of(arms)
+
+
 def test_the_example_of_the_readme_is_fair(tmp_path: Path) -> None:
     """The first study that anybody copies compares methods, and not their budgets, text encoders or class images."""
     (text,) = re.findall(r"```yaml\n# my-study.yaml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

@@ -187,6 +187,50 @@ def test_flips_draw_both_orientations_of_the_right_image() -> None:
     assert seen == {0, 1}
 
 
+def test_of_several_captions_an_image_gets_one_in_each_draw() -> None:
+    """From a stream of its own: all else is drawn as with one caption."""
+    one = make_examples(5)
+    several = Examples(one.mean, one.std, 10 * one.captions[:, None] + torch.arange(3))
+
+    def batches(examples: Examples) -> Batches:
+        return Batches(
+            examples,
+            None,
+            Streams(0),
+            size=4,
+            scale=1.0,
+            timesteps=10,
+            prior_loss_weight=1.0,
+            noise_offset=0.0,
+        )
+
+    single, many, again = batches(one), batches(several), batches(several)
+    seen = Counter[int]()
+    for _ in range(30):
+        expected, batch = single.draw(), many.draw()
+        assert torch.equal(batch.captions // 10, expected.captions)
+        assert torch.equal(batch.noise, expected.noise)
+        assert torch.equal(batch.timesteps, expected.timesteps)
+        assert torch.equal(again.draw().captions, batch.captions)
+        seen.update((batch.captions % 10).tolist())
+    assert set(seen) == {0, 1, 2}
+    assert min(seen.values()) > 20
+    assert many.sample().captions.tolist() == [50]
+
+
+def test_a_checkpoint_of_a_version_with_fewer_streams_is_taken_over() -> None:
+    streams = Streams(0)
+    torch.rand(100, generator=streams["noise"])
+    state = {name: value for name, value in streams.state_dict().items() if name != "captions"}
+    expected = torch.rand(4, generator=streams["noise"])
+    later = Streams(0)
+    later.load_state_dict(state)
+    assert torch.equal(torch.rand(4, generator=later["noise"]), expected)
+    assert torch.equal(
+        torch.rand(4, generator=later["captions"]), torch.rand(4, generator=Streams(0)["captions"])
+    )
+
+
 def test_latents_are_the_autoencoders_and_resampled_each_step(
     backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,0 +1,220 @@
+"""What methods with a placeholder token share: its fields, and the words by which they speak of a subject.
+
+A subject's instance prompt names it by a rare word of the base model's ("a sks cat"), as DreamBooth needs it. Here a
+word of the method's own takes its place in every prompt: in training, in evaluation, and where images are generated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, PrivateAttr, field_validator
+
+from trainables.config.fields import TrainingConfig
+from trainables.errors import UserError
+from trainables.methods.prompt_templates import TEMPLATES
+from trainables.models.placeholders import placeholder_tokens, spread
+from trainables.models.prompt_lengths import PromptReader
+from trainables.util.text import is_blank
+
+_MARKS = 2  # begin and end, which count among what a model reads
+_ARTICLES = ("a", "an", "the")
+
+
+class PlaceholderConfig(TrainingConfig):
+    """Fields of the placeholder, under the names of diffusers' scripts.
+
+    Attributes:
+        placeholder_token: The new word; must not be one of the base model's.
+        num_vectors: Embeddings that stand for the subject, of which each takes a token of the prompt.
+        initializer_token: Words whose embeddings they begin as, each a single token of the base model, spread over the
+            vectors in their order (`trainables.models.placeholders.spread`). None: the last word of the class prompt.
+        learnable_property: "object" and "style" train with the paper's sets of prompts (``prompt_templates.py``), from
+            which every step draws one for each image; None with the instance prompt alone. With "style" the
+            placeholder is the style's name: "a cartoon in the style of <sks>" for "a sks cartoon".
+        keep_class_noun: Whether the noun stays beside the placeholder. False, as in the paper: "a <sks>" stands for "a
+            sks cat"; True: "a <sks> cat".
+    """
+
+    # The base model's own weights stay as they are, so that its class is kept: class images hold no placeholder, and
+    # their loss would not depend on what trains.
+    UNREAD: ClassVar[tuple[str, ...]] = (
+        "adam_weight_decay",
+        "train_text_encoder",
+        "text_encoder_learning_rate",
+        "with_prior_preservation",
+        "prior_loss_weight",
+        "num_class_images",
+        "class_num_inference_steps",
+        "class_guidance_scale",
+    )
+    NEEDS: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {
+        **TrainingConfig.NEEDS,
+        "keep_class_noun": {"learnable_property": ("object", None)},
+    }
+
+    adam_weight_decay: float = Field(default=0.0, ge=0)
+    placeholder_token: str = Field(default="<sks>", max_length=64)
+    num_vectors: int = Field(default=1, ge=1, le=512)
+    initializer_token: str | None = None
+    learnable_property: Literal["object", "style"] | None = "object"
+    keep_class_noun: bool = False
+
+    _instance: str = PrivateAttr("")  # the subject's instance prompt
+    _replaced: str = PrivateAttr("")  # the words of it that stand for the subject
+    _spoken: str = PrivateAttr("")  # what takes their place
+    _noun: str = PrivateAttr("")  # what the vectors begin as, where nothing is said
+
+    @field_validator("placeholder_token")
+    @classmethod
+    def _is_one_word(cls, value: str) -> str:
+        if is_blank(value) or re.search(r"\s", value):
+            raise ValueError(f"{value!r} must be one word without spaces, for example <my-cat>")
+        if re.search(r"_\d+$", value):
+            raise ValueError(f"{value!r} must not end with '_' and a number, which name further vectors")
+        return value
+
+    @field_validator("initializer_token")
+    @classmethod
+    def _has_words(cls, value: str | None) -> str | None:
+        if value is not None and is_blank(value):
+            raise ValueError(f"{value!r} has no word; write what the placeholder begins as, for example toy")
+        return value
+
+    @field_validator("adam_weight_decay", "train_text_encoder", "with_prior_preservation")
+    @classmethod
+    def _has_no_effect(cls, value: Any) -> Any:
+        """What is not read stands in the records as what it comes to: nothing."""
+        return type(value)(0)
+
+    @property
+    def added_words(self) -> tuple[str, ...]:
+        """The tokens of the placeholder."""
+        return placeholder_tokens(self.placeholder_token, self.num_vectors)
+
+    @property
+    def initial_texts(self) -> tuple[str, ...]:
+        """What each vector begins as; after `for_subject`."""
+        words = (self.initializer_token or self._noun).split()
+        return spread(words, self.num_vectors)
+
+    def for_subject(self, instance_prompt: str, class_prompt: str) -> Self:
+        """See `TrainingConfig`: finds the words of the instance prompt in whose place the placeholder stands.
+
+        Raises:
+            UserError: They cannot be told.
+        """
+        settled = self.model_copy()
+        settled._instance = instance_prompt
+        settled._noun = class_prompt.split()[-1]
+        if self._holds_placeholder(instance_prompt):
+            settled._replaced = settled._spoken = self.placeholder_token
+            return settled
+        rare, after = _words_of_subject(instance_prompt, class_prompt)
+        if not rare:
+            raise UserError(
+                f"instance_prompt {instance_prompt!r} and class_prompt {class_prompt!r}: the placeholder "
+                f"{self.placeholder_token} takes the place of what the instance prompt alone has, which must stand in "
+                f"one place, as in 'a sks cat' and 'a cat'; or write {self.placeholder_token} in the instance prompt"
+            )
+        if self.learnable_property == "style":
+            settled._replaced = " ".join([*rare, *after])
+            settled._spoken = " ".join([*after, "in the style of", self.placeholder_token])
+        else:
+            settled._replaced = " ".join(rare if self.keep_class_noun else [*rare, *after])
+            settled._spoken = self.placeholder_token
+        return settled
+
+    def reword(self, text: str) -> str:
+        """See `TrainingConfig`; a text that holds the placeholder is left as it is."""
+        if not self._replaced:
+            raise ValueError("the words of the subject are not known; call for_subject first")
+        if self._holds_placeholder(text):
+            return text
+        words = r"\s+".join(map(re.escape, self._replaced.split()))
+        pattern = rf"(?<!\w){words}(?!\w)"
+        if not re.search(pattern, text):
+            raise UserError(
+                f"{text!r} does not hold {self._replaced!r}, in whose place {self.placeholder_token} would stand; "
+                f"write these words, or {self.placeholder_token}, in it"
+            )
+        return re.sub(pattern, lambda _: self._spoken, text)
+
+    def training_prompts(self, caption: str) -> tuple[str, ...]:
+        """See `TrainingConfig`: all templates, or the caption."""
+        text = self.reword(caption)
+        if self.captions == "files" or self.learnable_property is None:
+            return (text,)
+        noun = " ".join(_without_article(text.split()))
+        if self.learnable_property == "style":
+            noun = self.placeholder_token
+        return tuple(template.replace("{}", noun) for template in TEMPLATES[self.learnable_property])
+
+    def _holds_placeholder(self, text: str) -> bool:
+        return re.search(rf"(?<!\w){re.escape(self.placeholder_token)}(?!\w)", text) is not None
+
+
+def word_problems(config: PlaceholderConfig, readers: Iterable[PromptReader], model: str) -> list[str]:
+    """Returns what keeps a model from taking a placeholder, one message a problem.
+
+    Args:
+        config: After `for_subject` its training prompts are looked at too.
+        readers: Of each of the model's tokenizers.
+        model: As the user names it.
+    """
+    problems: list[str] = []
+    for reader in readers:
+        known = [word for word in config.added_words if len(reader.ids(word)) == 1]
+        if known:
+            problems.append(
+                f"placeholder_token: {', '.join(map(repr, known))} is a token of {model!r} already; take a word that "
+                "is none, for example <my-cat>"
+            )
+        for word in (config.initializer_token or "").split():
+            count = len(reader.ids(word))
+            if count != 1:
+                problems.append(
+                    f"initializer_token: {word!r} is {count} tokens of {model!r}, and a vector begins as one; take "
+                    "another word, or several words that are one token each"
+                )
+        problems += _length_problems(config, reader, model)
+    return list(dict.fromkeys(problems))
+
+
+def _length_problems(config: PlaceholderConfig, reader: PromptReader, model: str) -> list[str]:
+    most = reader.limit - _MARKS
+    if config.num_vectors > most:
+        return [
+            f"num_vectors: {config.num_vectors} vectors are as many tokens, and {model!r} reads {reader.limit}, begin "
+            f"and end among them; take {most} at most, and fewer for the other words of the prompts"
+        ]
+    if not config._instance:
+        return []
+    prompts = config.training_prompts(config._instance) if config.captions != "files" else ()
+    for prompt in prompts:
+        rest = len(reader.ids(prompt.replace(config.placeholder_token, " ")))
+        if rest + config.num_vectors > most:
+            return [
+                f"num_vectors: the training prompt {prompt!r} has {rest + config.num_vectors + _MARKS} tokens with "
+                f"{config.num_vectors} vectors, and {model!r} reads {reader.limit}, begin and end among them; take "
+                "fewer vectors, or learnable_property: null, which trains with the instance prompt alone"
+            ]
+    return []
+
+
+def _words_of_subject(instance_prompt: str, class_prompt: str) -> tuple[list[str], list[str]]:
+    """Returns the words that the instance prompt alone has, and those after them; none if they are not in one place."""
+    whole, plain = instance_prompt.split(), class_prompt.split()
+    matcher = SequenceMatcher(None, plain, whole, autojunk=False)
+    changes = [change for change in matcher.get_opcodes() if change[0] != "equal"]
+    if len(changes) != 1 or changes[0][0] == "delete":
+        return [], []
+    _, _, _, begin, end = changes[0]
+    return whole[begin:end], whole[end:]
+
+
+def _without_article(words: list[str]) -> list[str]:
+    return words[1:] if len(words) > 1 and words[0].lower() in _ARTICLES else words

@@ -1,0 +1,189 @@
+"""Textual inversion (Gal et al. 2022, arXiv:2208.01618): one or a few embeddings of a new word, and nothing else.
+
+They are a parameter of their own beside the text encoder's table, in float32 and without weight decay, so that neither
+the table nor a moment of it is touched.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from trainables.config.fields import TrainingConfig
+from trainables.errors import UserError
+from trainables.methods.placeholder_config import PlaceholderConfig, word_problems
+from trainables.models.families import family_in, family_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import torch
+
+    from trainables.config.fields import ModelConfig
+    from trainables.models.backbone import Backbone
+    from trainables.models.families import Family, Part
+
+WEIGHTS_FILE = "learned_embeds.safetensors"
+PLACEHOLDER = "placeholder_token"  # in the file's metadata
+NOISE = 0.1  # of the deviation of the table's entries, for vectors that begin as the same word
+
+
+class TextualInversionConfig(PlaceholderConfig):
+    """The placeholder's fields.
+
+    Attributes:
+        preserve_norm: Whether each vector gets, after every step, the median norm of the table's rows (OneTrainer's
+            ``preserve_embedding_norm``): without it vectors grow out of the shell in which words lie.
+    """
+
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
+        "learning_rate": 3e-2,
+        "num_vectors": 4,
+        "keep_class_noun": True,
+        # The embedded text encoder knows the words of its world alone; the paper's templates are noise to it.
+        "learnable_property": None,
+        "max_train_steps": 200,
+    }
+
+    learning_rate: float = Field(default=5e-4, gt=0, le=10)
+    max_train_steps: int = Field(default=3000, ge=1)
+    preserve_norm: bool = False
+
+
+@dataclass(frozen=True)
+class TextualInversion:
+    """Trains the embeddings of the placeholder in every text encoder."""
+
+    name: str = "textual_inversion"
+    title: str = "Textual inversion"
+    config_class: type[TrainingConfig] = TextualInversionConfig
+    trains: bool = True
+    artifact: str = "adapter"
+    copies: tuple[str, ...] = ()
+    stock_loader: bool = True
+
+    def check(self, config: Any, model: ModelConfig) -> list[str]:
+        """Names a placeholder or initializer that the model's tokenizers do not take, and too many vectors."""
+        from trainables.models.folders import local_folder
+        from trainables.models.prompt_lengths import pipeline_reader
+
+        folder = local_folder(model)
+        if folder is None:
+            return []
+        numbers = range(len(family_in(folder).tokenizers))
+        readers = [reader for number in numbers if (reader := pipeline_reader(folder, number)) is not None]
+        return word_problems(config, readers, model.path)
+
+    def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
+        """The text encoders, which hold the embeddings."""
+        return tuple(part.name for part in family.text_encoders)
+
+    def prepare(self, backbone: Backbone, config: Any) -> None:
+        """Adds the placeholder's tokens; each begins as the embedding of its word."""
+        from trainables.models.prompt_lengths import memory_reader
+
+        readers = [memory_reader(tokenizer) for tokenizer in backbone.tokenizers]
+        problems = word_problems(config, readers, str(backbone.folder))
+        if problems:
+            raise UserError(*problems)
+        backbone.add_tokens(dict(zip(config.added_words, config.initial_texts, strict=True)))
+
+    def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
+        """Lets the placeholder's embeddings train; those that begin as the same word are told apart by some noise."""
+        backbone.freeze()
+        groups = []
+        for part, table in backbone.added_tables.items():
+            _tell_apart(table.added, config.initial_texts, NOISE * table.deviation, generator)
+            table.added.requires_grad_(True)
+            groups.append(
+                {"name": part, "params": [table.added], "lr": config.learning_rate, "weight_decay": 0.0}
+            )
+        if config.preserve_norm:
+            norms = {part: table.median_norm for part, table in backbone.added_tables.items()}
+            backbone.after_step(lambda model: _rescale(model, norms))
+        return groups
+
+    def detach(self, backbone: Backbone) -> None:
+        """Leaves it to `Backbone.restore`, which takes the words out."""
+
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+        """Has nothing to merge."""
+        return nullcontext(False)
+
+    def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
+        """Writes ``learned_embeds.safetensors``.
+
+        For one text encoder it holds the placeholder's vectors [vectors, width] under the placeholder's name, as
+        diffusers' script writes them; for several under the encoders' names (``clip_l``, ``clip_g``), as kohya's and
+        other programs have them.
+        """
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        keys = _keys(backbone.family.text_encoders, config.placeholder_token)
+        rows = backbone.added_embeddings
+        tensors = {
+            keys[part]: value.detach().to("cpu", copy=True).contiguous() for part, value in rows.items()
+        }
+        save_file(tensors, folder / WEIGHTS_FILE, {PLACEHOLDER: config.placeholder_token})
+
+    def load(self, pipeline: Any, folder: Path) -> Any:
+        """Loads the vectors by ``load_textual_inversion``, for each text encoder its own.
+
+        The encoders then pool at the end token, which stock pipelines with a second encoder do not do by themselves.
+        """
+        import torch
+        from safetensors import safe_open
+        from safetensors.torch import load_file
+
+        from trainables.models.added_tokens import pool_at_end
+
+        family = family_of(pipeline)
+        file = folder / WEIGHTS_FILE
+        with safe_open(file, "pt") as opened:
+            placeholder = opened.metadata()[PLACEHOLDER]
+        tensors = load_file(file)
+        keys = _keys(family.text_encoders, placeholder)
+        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+        for part, name in zip(family.text_encoders, family.tokenizers, strict=True):
+            text_encoder, tokenizer = getattr(pipeline, part.name), getattr(pipeline, name)
+            with torch.random.fork_rng(devices=devices):  # it draws rows before it fills them
+                pipeline.load_textual_inversion(
+                    {placeholder: tensors[keys[part.name]]}, text_encoder=text_encoder, tokenizer=tokenizer
+                )
+            pool_at_end(text_encoder, tokenizer.eos_token_id)
+        return pipeline
+
+
+def _keys(text_encoders: Sequence[Part], placeholder: str) -> dict[str, str]:
+    """Text encoder -> key of its vectors in the file."""
+    if len(text_encoders) == 1:
+        return {text_encoders[0].name: placeholder}
+    return {part.name: part.embeddings or part.name for part in text_encoders}
+
+
+def _tell_apart(
+    rows: torch.nn.Parameter, texts: Sequence[str], deviation: float, generator: torch.Generator
+) -> None:
+    """Adds normal noise to each row that begins as an earlier one does: equal rows have almost equal gradients.
+
+    Noise is drawn for all rows, so that what a row gets depends on its place alone.
+    """
+    import torch
+
+    noise = torch.randn(rows.shape, generator=generator) * deviation
+    for number, text in enumerate(texts):
+        if text in texts[:number]:
+            rows.data[number] += noise[number].to(rows.device)
+
+
+def _rescale(model: Backbone, norms: dict[str, float]) -> None:
+    for part, table in model.added_tables.items():
+        table.rescale(norms[part])
+
+
+METHOD = TextualInversion()
