@@ -99,7 +99,8 @@ def draw_images(
         pipeline.set_progress_bar_config(disable=True)
     subject = resolve_subject(config.subject, backbone.resolution)
     texts = [fill(prompt, subject.instance_prompt) for prompt in prompts]
-    print_notes(find_cut(texts, memory_reader(pipeline.tokenizer), config.model.path))
+    reads = getattr(pipeline, backbone.family.tokenizers[backbone.family.reader])
+    print_notes(find_cut(texts, memory_reader(reads), config.model.path))
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, text in enumerate(texts):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from trainables.methods.fit import check_fit
 from trainables.methods.registry import BASE, get_method, method_config_class
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def check_methods(spec: StudySpec) -> list[str]:
         for name, arm in spec.arms.items()
         if arm.method != BASE
         for config in _configurations(spec, name)
-        for problem in get_method(arm.method).check(config, spec.model)
+        for problem in check_fit(get_method(arm.method), config, spec.model)
     ]
     return list(dict.fromkeys(problems))
 

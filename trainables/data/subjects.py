@@ -20,7 +20,7 @@ from typing import Literal
 from PIL import Image
 
 from trainables.config.fields import SubjectConfig
-from trainables.data.images import list_images, read_file, read_image, square
+from trainables.data.images import geometry_of, list_images, read_file, read_image, square
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
 from trainables.util.text import decoded, is_blank, name_bytes, same_name, shown
@@ -46,6 +46,7 @@ class Subject:
         embedded: Whether it belongs to the embedded world, which has evaluation prompts of its own.
         image_names: File names (or made-up ones) of the training images, for messages and grids.
         reference_names: The same of the references.
+        sizes: Width and height of each training image as it was before it was cut and resized.
     """
 
     name: str
@@ -57,6 +58,13 @@ class Subject:
     embedded: bool = False
     image_names: tuple[str, ...] = ()
     reference_names: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def geometry(self) -> tuple[tuple[float, ...], ...]:
+        """Size and crop of each training image, see `geometry_of`."""
+        sizes = self.sizes or tuple(image.size for image in self.images)
+        return tuple(geometry_of(size, self.resolution) for size in sizes)
 
     @property
     def resolution(self) -> int:
@@ -125,6 +133,7 @@ def resolve_subject(
         references=tuple(photo.image for photo in split.references),
         image_names=tuple(photo.name for photo in split.training),
         reference_names=tuple(photo.name for photo in split.references),
+        sizes=tuple(photo.size for photo in split.training),
     )
 
 
@@ -161,6 +170,7 @@ class _Photo:
     path: Path
     image: Image.Image
     fingerprint: str  # the same for two files that show the same pixels
+    size: tuple[int, int]  # width and height before it was cut and resized
 
     @property
     def name(self) -> str:
@@ -203,7 +213,8 @@ def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions
     from trainables.embedded import load_subject
 
     source = load_subject(config.name)
-    images = tuple(square(image, resolution) for image in source.training_images())
+    pictures = source.training_images()
+    images = tuple(square(image, resolution) for image in pictures)
     references = tuple(square(image, resolution) for image in source.reference_images())
     instance_prompt = config.instance_prompt or source.instance_prompt
     texts = tuple(source.training_captions()) if captions == "files" else (instance_prompt,) * len(images)
@@ -217,6 +228,7 @@ def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions
         embedded=True,
         image_names=tuple(f"training-{number}" for number in range(len(images))),
         reference_names=tuple(f"reference-{number}" for number in range(len(references))),
+        sizes=tuple(picture.size for picture in pictures),
     )
 
 
@@ -282,7 +294,7 @@ def _read_photos(folder: Path, resolution: int | None) -> tuple[tuple[_Photo, ..
         # One decoded photograph at a time: a folder of large ones must not be held in memory at full size.
         small = square(image, _FINGERPRINT_SIDE)
         kept = square(image, resolution) if resolution else small
-        photos.append(_Photo(path, kept, image_digest(small) + str(image.size)))
+        photos.append(_Photo(path, kept, image_digest(small) + str(image.size), image.size))
     return tuple(photos), problems
 
 

@@ -325,9 +325,10 @@ def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> No
             }
             metadata[part.name] = _metadata(module)
     family.save_lora(folder, WEIGHTS_FILE, scaled, metadata)
-    model = family.kohya_metadata(backbone.denoiser.config)
-    layers = {family.part(name): state for name, state in states.items()}
-    write_kohya(folder / KOHYA_FILE, layers, config.scaling * config.r, config.r, model)
+    if family.denoiser.kohya:
+        model = family.kohya_metadata(backbone.denoiser.config)
+        layers = {family.part(name): state for name, state in states.items()}
+        write_kohya(folder / KOHYA_FILE, layers, config.scaling * config.r, config.r, model)
     for path in folder.glob("*.safetensors"):
         _sort_header(path)
 

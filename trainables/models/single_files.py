@@ -1,7 +1,7 @@
 """Models in one ``.safetensors`` file, in their publishers' own layouts: told by their tensors, and made folders of.
 
 The file holds weights alone. Configurations, tokenizers and the noise schedule come from a folder in diffusers' layout
-of the same kind of model (`ModelConfig.config`), which needs no weights, except for parts that the file lacks (most files
+of the same kind of model (`ModelConfig.config`). It needs no weights, except for parts that the file lacks (most files
 of FLUX.1 hold the transformer alone). The folder that is made of the two is kept, and is what everything else reads.
 """
 
@@ -96,7 +96,7 @@ def misfits(path: Path, configs: Path) -> list[str]:
 
 
 def _width(headers: Mapping[str, Any], kind: SingleFile) -> int | None:
-    shape = headers.get(kind.width, {}).get("shape") or ()
+    shape: list[int] = headers.get(kind.width, {}).get("shape") or []
     return int(shape[1]) if len(shape) > 1 else None
 
 

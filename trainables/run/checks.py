@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainables.data.subjects import check_subject
 from trainables.evaluation.checks import check_evaluation
+from trainables.methods.fit import check_fit
 from trainables.methods.registry import get_method
 from trainables.models.folders import check_model, native_resolution, resolve_model
 from trainables.run.prompt_checks import find_cut_prompts_of_run
@@ -21,7 +22,7 @@ def check_run(config: RunConfig) -> list[str]:
         resolution = native_resolution(resolve_model(config.model))
     problems += check_subject(config.subject, resolution, training.captions)
     problems += [*prompts, *check_evaluation(config.evaluation)]
-    problems += get_method(config.method).check(training, config.model)
+    problems += check_fit(get_method(config.method), training, config.model)
     if get_method(config.method).trains:
         problems += check_optimizer(training.optimizer)
         problems += check_device(config.device, training.mixed_precision)

@@ -277,7 +277,7 @@ class _Attempt:
         training = self.config.training
         resolution = training.resolution or self.backbone.resolution
         subject = resolve_subject(self.config.subject, resolution, training.captions)
-        tokenizer = self.backbone.tokenizers[0]
+        tokenizer = self.backbone.prompt_tokenizer
         refuse_cut_prompts(subject, self.config.evaluation, tokenizer, self.config.model.path)
         return subject, Cache(self.config.cache_dir)
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 from trainables.data.cache import Cache
 from trainables.models.backbone import Backbone
-from trainables.models.families import Conditioning
+from trainables.models.conditioning import Conditioning
 from trainables.randomness import Streams
+from trainables.training.noise import NoiseProcess
 from trainables.training.objective import share_of_samples
 
 _ENCODE_AT_ONCE = 16  # images through the autoencoder
@@ -32,11 +33,13 @@ class Examples:
         mean: Of the latents' posterior, [images, orientations, c, h, w], unscaled, float32.
         std: Its deviation, of the same shape.
         captions: Row of `Texts` that belongs to each image, [images].
+        geometry: Sizes and crops, [images, 6], float32 (see `trainables.data.images.geometry_of`).
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     captions: torch.Tensor
+    geometry: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.mean.shape[0]
@@ -58,9 +61,10 @@ class Batch:
     Attributes:
         latents: Scaled samples, [b, c, h, w].
         noise: Of the same shape.
-        timesteps: [b], in [0, training steps of the noise schedule).
+        timesteps: Noise levels, [b], of the noise process (``noise.py``).
         captions: Rows of `Texts`, [b].
         shares: Factor of each sample's loss, [b].
+        geometry: Sizes and crops of the images, [b, 6], float32, or None where they are not known.
     """
 
     latents: torch.Tensor
@@ -68,6 +72,7 @@ class Batch:
     timesteps: torch.Tensor
     captions: torch.Tensor
     shares: torch.Tensor
+    geometry: torch.Tensor | None = None
 
     def part(self, rank: int, size: int) -> Batch:
         """Returns every `size`-th sample from `rank` on: one of `size` parts that differ by one sample at most.
@@ -76,7 +81,9 @@ class Batch:
         """
         if size == 1:
             return self
-        return Batch(*(getattr(self, column.name)[rank::size] for column in fields(self)))
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        known = {name: value[rank::size] for name, value in columns.items() if value is not None}
+        return Batch(**known)
 
 
 class Shuffle:
@@ -163,8 +170,9 @@ class Batches:
     Args:
         examples: Of the subject.
         priors: Class images, or None.
+        process: Draws noise levels.
         scale: Of latents (the autoencoder's scaling factor).
-        timesteps: Length of the noise schedule.
+        shift: What is taken from latents before that (its shift factor).
     """
 
     def __init__(
@@ -173,11 +181,12 @@ class Batches:
         priors: Examples | None,
         streams: Streams,
         *,
+        process: NoiseProcess,
         size: int,
         scale: float,
-        timesteps: int,
         prior_loss_weight: float,
         noise_offset: float,
+        shift: float = 0.0,
     ) -> None:
         self._sources = [("", examples)] if priors is None else [("", examples), ("prior_", priors)]
         self._streams = streams
@@ -186,7 +195,8 @@ class Batches:
         }
         self._size = size
         self._scale = scale
-        self._timesteps = timesteps
+        self._shift = shift
+        self._process = process
         self._noise_offset = noise_offset
         shares = share_of_samples(size, 0 if priors is None else size, prior_loss_weight)
         self._shares = shares.to(examples.mean.device)
@@ -199,19 +209,22 @@ class Batches:
     def draw(self) -> Batch:
         """Draws the next batch."""
         parts = [self._draw(prefix, source) for prefix, source in self._sources]
-        latents, noise, timesteps, captions = (
+        latents, noise, timesteps, captions, *geometry = (
             torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)
         )
-        return Batch(latents, noise, timesteps, captions, self._shares)
+        return Batch(latents, noise, timesteps, captions, self._shares, *geometry)
 
     def sample(self) -> Batch:
         """Returns a batch of one image of each kind; draws nothing and moves nothing."""
-        firsts = [source.mean[:1, 0] * self._scale for _, source in self._sources]
+        firsts = [(source.mean[:1, 0] - self._shift) * self._scale for _, source in self._sources]
         latents = torch.cat(firsts)
         captions = torch.cat([source.captions[:1] for _, source in self._sources])
-        timesteps = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
+        # The kind of number that is drawn, from a generator of its own.
+        timesteps = torch.zeros_like(self._process.draw(len(latents), torch.Generator())).to(latents.device)
         shares = torch.ones(len(latents), device=latents.device)
-        return Batch(latents, torch.zeros_like(latents), timesteps, captions, shares)
+        known = [source.geometry for _, source in self._sources if source.geometry is not None]
+        geometry = torch.cat([each[:1] for each in known]) if len(known) == len(self._sources) else None
+        return Batch(latents, torch.zeros_like(latents), timesteps, captions, shares, geometry)
 
     def _draw(self, prefix: str, source: Examples) -> tuple[torch.Tensor, ...]:
         size, device = self._size, source.mean.device
@@ -227,10 +240,13 @@ class Batches:
             # One shift a channel lets the model learn to change overall brightness (Guttenberg 2023).
             shift = torch.randn((*shape[:2], 1, 1), generator=self._streams[f"{prefix}noise_offset"])
             noise = noise + self._noise_offset * shift
-        timesteps = torch.randint(self._timesteps, (size,), generator=self._streams[f"{prefix}timesteps"])
+        timesteps = self._process.draw(size, self._streams[f"{prefix}timesteps"])
         indices, flips = indices.to(device), flips.to(device)
-        latents = (source.mean[indices, flips] + source.std[indices, flips] * sample.to(device)) * self._scale
-        return latents, noise.to(device), timesteps.to(device), source.captions[indices]
+        drawn = source.mean[indices, flips] + source.std[indices, flips] * sample.to(device)
+        latents = (drawn - self._shift) * self._scale
+        # A mirrored image has the same crop: it is cut out of the middle.
+        geometry = () if source.geometry is None else (source.geometry[indices],)
+        return latents, noise.to(device), timesteps.to(device), source.captions[indices], *geometry
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Returns the positions in the epochs; the generators' states belong to `Streams`."""

@@ -12,6 +12,7 @@ from PIL import Image
 
 from trainables.config.fields import TrainingConfig
 from trainables.data.cache import Cache
+from trainables.data.images import geometry_of
 from trainables.data.subjects import Subject
 from trainables.distributed.fsdp import Shards, parameters_of
 from trainables.distributed.worker_group import ProcessWorkerGroup, WorkerGroup
@@ -23,6 +24,7 @@ from trainables.training.batches import Batches, Examples, Texts, embed_texts, e
 from trainables.training.class_images import make_class_images
 from trainables.training.loop import SharedLoss, Trainer, batch_loss
 from trainables.training.meter import Meter, count_flops
+from trainables.training.noise import process_of
 from trainables.training.optim import build_optimizer, build_schedule
 
 _LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -86,9 +88,10 @@ def build_trainer(
             examples,
             priors,
             streams,
+            process=process_of(backbone, training),
             size=training.train_batch_size,
-            scale=backbone.vae.config.scaling_factor,
-            timesteps=len(backbone.alphas_cumprod),
+            scale=backbone.latent_scale,
+            shift=backbone.latent_shift,
             prior_loss_weight=training.prior_loss_weight,
             noise_offset=training.noise_offset,
         ),
@@ -234,14 +237,16 @@ def _encode(
     if training.with_prior_preservation:
         captions.append(subject.class_prompt)
     texts = embed_texts(backbone, cache, captions, as_tokens=any(part in family.texts for part in trained))
-    examples = _examples(backbone, cache, subject.images, subject.captions, texts, training)
+    sizes = torch.tensor(subject.geometry)
+    examples = _examples(backbone, cache, subject.images, subject.captions, texts, training, sizes)
     if not training.with_prior_preservation:
         return texts, examples, None
     with meter.measure("class_images"):
         made = make_class_images(backbone, cache, subject.class_prompt, training, subject.resolution)
     meter.class_image_seconds, meter.class_image_flops = made.seconds, made.flops
     captions = [subject.class_prompt] * len(made.images)
-    return texts, examples, _examples(backbone, cache, made.images, captions, texts, training)
+    sizes = torch.tensor([geometry_of(image.size, image.width) for image in made.images])
+    return texts, examples, _examples(backbone, cache, made.images, captions, texts, training, sizes)
 
 
 def _share(
@@ -257,20 +262,23 @@ def _share(
         texts, *sources = encoded
         tensors = {f"text.{name}": rows for name, rows in texts.rows.items()}
         for number, source in enumerate(source for source in sources if source is not None):
-            tensors |= {f"{number}.{column.name}": getattr(source, column.name) for column in fields(source)}
+            columns = {column.name: getattr(source, column.name) for column in fields(source)}
+            tensors |= {f"{number}.{name}": value for name, value in columns.items() if value is not None}
         known = (texts.captions, texts.are_tokens)
     tensors, known = team.broadcast_tensors(tensors, known)
     tensors = {name: value.to(device) for name, value in tensors.items()}
     if encoded is not None:
         return encoded
-    rows = {name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")}
+    rows = _with_prefix(tensors, "text.")
     examples = [
-        Examples(*(tensors[f"{number}.{column.name}"] for column in fields(Examples)))
-        for number in range(2)
-        if f"{number}.mean" in tensors
+        Examples(**_with_prefix(tensors, f"{number}.")) for number in range(2) if f"{number}.mean" in tensors
     ]
     priors = examples[1] if len(examples) > 1 else None
     return Texts(tuple(known[0]), rows, known[1]), examples[0], priors
+
+
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _examples(
@@ -280,10 +288,11 @@ def _examples(
     captions: Sequence[str],
     texts: Texts,
     training: TrainingConfig,
+    geometry: torch.Tensor,
 ) -> Examples:
     mean, std = encode_images(backbone, cache, images, training.random_flip)
     rows = torch.tensor([texts.captions.index(caption) for caption in captions], device=backbone.device)
-    return Examples(mean, std, rows)
+    return Examples(mean, std, rows, geometry.to(backbone.device, torch.float32))
 
 
 def _named(backbone: Backbone, groups: list[dict[str, Any]]) -> dict[str, torch.nn.Parameter]:

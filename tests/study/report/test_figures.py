@@ -263,7 +263,9 @@ def test_many_arms_are_told_apart() -> None:
     assert len({(style.color, style.marker) for style in styles.values()}) == 12
     assert len(MARKERS) >= 12
     assert len(set(PALETTE)) == len(PALETTE)
-    assert len({styles[name].color for name in names[:8]}) == 8  # {adapter, full} x {prior, no prior} x two schedules
+    assert (
+        len({styles[name].color for name in names[:8]}) == 8
+    )  # {adapter, full} x {prior, no prior} x two schedules
 
 
 def test_axis_labels_stay_within_their_panels() -> None:
