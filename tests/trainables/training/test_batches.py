@@ -14,6 +14,7 @@ from trainables.data.cache import Cache
 from trainables.models.backbone import Backbone
 from trainables.randomness import STREAMS, Streams, global_seed, stream_seed, subject_seed
 from trainables.training.batches import Batches, Examples, Shuffle, encode_images
+from trainables.training.noise import Diffusion
 
 
 def make_examples(count: int, orientations: int = 1) -> Examples:
@@ -31,7 +32,7 @@ def make_batches(seed: int = 0, priors: int = 0, **fields: float) -> Batches:
         Streams(seed),
         size=3,
         scale=0.5,
-        timesteps=1000,
+        process=Diffusion(torch.ones(1000), "epsilon"),
         **settings,
     )
 
@@ -173,7 +174,7 @@ def test_flips_draw_both_orientations_of_the_right_image() -> None:
         Streams(0),
         size=4,
         scale=1.0,
-        timesteps=10,
+        process=Diffusion(torch.ones(10), "epsilon"),
         prior_loss_weight=1.0,
         noise_offset=0.0,
     )
@@ -208,7 +209,7 @@ def test_latents_are_the_autoencoders_and_resampled_each_step(
         Streams(0),
         size=2000,
         scale=0.5,
-        timesteps=10,
+        process=Diffusion(torch.ones(10), "epsilon"),
         prior_loss_weight=1.0,
         noise_offset=0.0,
     )
