@@ -240,7 +240,7 @@ def list_things(
         str, typer.Argument(help="methods, spaces, presets, metrics, subjects or studies")
     ] = "studies",
     families: Annotated[
-        bool, typer.Option("--families", help="of methods: on which families of models each runs")
+        bool, typer.Option("--families", help="Of methods: on which families of models each runs.")
     ] = False,
     storage: StorageOption = STORAGE,
     form: FormatOption = Format.table,
