@@ -22,9 +22,6 @@ _UNET_ENDS = {
     "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
 }  # fmt: skip
-_VAE_ATTENTION = {
-    "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
-}  # fmt: skip
 _OPEN_CLIP = {
     "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
@@ -34,7 +31,7 @@ _OPEN_CLIP = {
 def write_single_file(pipeline: Any, path: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Writes a Stable Diffusion (1.x: CLIP, 2.x: OpenCLIP) or SDXL pipeline as one file."""
     tensors = {f"model.diffusion_model.{_unet(name, 1)}": value for name, value in _state(pipeline.unet)}
-    tensors |= {f"first_stage_model.{_vae(name, value)}": value for name, value in _state(pipeline.vae)}
+    tensors |= {f"first_stage_model.{_vae(name)}": value for name, value in _state(pipeline.vae)}
     if hasattr(pipeline, "text_encoder_2"):
         tensors |= _clip(pipeline.text_encoder, "conditioner.embedders.0.transformer.")
         tensors |= _open_clip(pipeline.text_encoder_2, "conditioner.embedders.1.model.")
@@ -91,7 +88,7 @@ def _unet(name: str, layers: int) -> str:
     return name
 
 
-def _vae(name: str, value: torch.Tensor) -> str:
+def _vae(name: str) -> str:
     levels = 3
     name = name.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
     name = re.sub(r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2", name)

@@ -6,7 +6,7 @@ from trainables.data.subjects import check_subject
 from trainables.evaluation.checks import check_evaluation
 from trainables.methods.fit import check_fit
 from trainables.methods.registry import get_method
-from trainables.models.folders import check_model, native_resolution, resolve_model
+from trainables.models.folders import check_model, local_folder, native_resolution, resolve_model
 from trainables.run.prompt_checks import find_cut_prompts_of_run
 from trainables.run_config import RunConfig
 from trainables.training.optim import check_optimizer
@@ -19,7 +19,7 @@ def check_run(config: RunConfig) -> list[str]:
     prompts = [] if problems else find_cut_prompts_of_run(config).problems
     resolution = training.resolution
     if not problems and resolution is None:
-        resolution = native_resolution(resolve_model(config.model))
+        resolution = native_resolution(local_folder(config.model) or resolve_model(config.model))
     problems += check_subject(config.subject, resolution, training.captions)
     problems += [*prompts, *check_evaluation(config.evaluation)]
     problems += check_fit(get_method(config.method), training, config.model)

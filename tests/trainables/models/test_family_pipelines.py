@@ -200,3 +200,22 @@ def test_pooled_states_are_taken_at_the_end_beside_added_words(folders: dict[str
         after = backbone.encode_prompts(["a <new>"])
     torch.testing.assert_close(after["pooled"], before["pooled"])
     backbone.restore()
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_weights_of_half_precision_under_a_variant(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    stock(folders[name]).to(torch.float16).save_pretrained(str(folder), variant="fp16")
+    assert "variant: fp16" in faults(folder)
+    model = ModelConfig(path=str(folder), variant="fp16")
+    assert check_model(model) == []
+    backbone = load_backbone(model)
+    whole = load(folders[name])
+    for part, module in backbone.modules.items():
+        expected = whole.modules[part].state_dict()
+        for key, value in module.state_dict().items():
+            if value.is_floating_point():
+                assert value.dtype == torch.float32
+                torch.testing.assert_close(value, expected[key].half().float(), rtol=0, atol=0)
