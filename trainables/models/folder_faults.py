@@ -56,7 +56,7 @@ def folder_faults(
         if tokenizer in there:  # one whose length is stated is no CLIP
             faults += tokenizer_faults(folder, tokenizer, any_kind=bool(encoder.reads))
     if not faults:
-        faults += _misfits(folder, family) + _noise_faults(folder, family)
+        faults += _misfits(folder, family) + noise_faults(folder, family)
     weighted = [part for part in weighted if part.name not in elsewhere]
     return faults + _weight_faults(folder, weighted, variant, named=[name for name in there if name in index])
 
@@ -85,7 +85,7 @@ def _misfits(folder: Path, family: Family) -> list[str]:
     return faults
 
 
-def _noise_faults(folder: Path, family: Family) -> list[str]:
+def noise_faults(folder: Path, family: Family) -> list[str]:
     """Returns why the noise that a model's sampler states is not what its family is trained with."""
     config = read_json(folder / "scheduler" / "scheduler_config.json") or {}
     kind = str(config.get("_class_name", ""))

@@ -98,8 +98,10 @@ def local_folder(model: ModelConfig) -> Path | None:
         if single_files.file_faults(path):
             return None
         configs = _local_configurations(model, path)
-        made = _converted(path, configs) if configs is not None else None
-        return made if made is not None and made.is_dir() else configs
+        if configs is None or not (configs / "model_index.json").is_file():
+            return configs
+        made = _converted(path, configs)
+        return made if made.is_dir() else configs
     if model.path == EMBEDDED or path.is_dir():
         return resolve_model(model)
     return _cached(model.path, model.revision)

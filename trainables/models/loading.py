@@ -11,6 +11,7 @@ from trainables.errors import UserError
 from trainables.models.backbone import Backbone
 from trainables.models.families import family_in
 from trainables.models.family import Family, Part
+from trainables.models.folder_faults import noise_faults
 from trainables.models.folders import check_model, native_resolution, resolve_model
 
 _NO_END = 2  # what configurations of CLIP said of the end token before transformers 4.31
@@ -29,6 +30,9 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
         raise UserError(*problems)
     folder = resolve_model(model)
     family = family_in(folder)
+    # Of a model that has just been fetched nothing else has been looked at yet.
+    if faults := noise_faults(folder, family):
+        raise UserError(*(f"model {model.path!r} {fault}" for fault in faults))
     pipeline = family.stock_pipeline().from_pretrained(
         str(folder),
         variant=model.variant,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.helpers.stock_images import draw_stock
 from tests.helpers.tiny_families import RESOLUTION, TINY, make_tiny
@@ -180,3 +181,38 @@ def test_the_base_model_is_judged(
     config = make_config(BASE, model=str(folders[name]), resolution=RESOLUTION)
     last = list(execute(config, resident))[-1]
     assert (last.kind, last.data["state"]) == ("finished", "COMPLETE")
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_kohyas_layout_is_written_where_it_has_names(
+    name: str, make_config: MakeConfig, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of SDXL it numbers the text encoders, and stock diffusers reads the same weights out of it."""
+    backbone = load(folders[name])
+    trainer = trainer_of(
+        make_config,
+        "lora",
+        backbone,
+        train_text_encoder=True,
+        learning_rate=2e-2,
+        text_encoder_learning_rate=1e-2,
+        lora_alpha=1,
+    )
+    for _ in range(3):
+        train_step(trainer)
+    get_method("lora").save(backbone, trainer.config, tmp_path / "weights")
+    file = tmp_path / "weights" / "lora_kohya.safetensors"
+    assert file.exists() == (name == "sdxl")
+    if name != "sdxl":
+        return
+    with safe_open(file, "pt") as opened:
+        begins = {key.split("_")[1] for key in opened.keys()}  # noqa: SIM118 - it is no mapping
+        assert opened.metadata()["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert begins == {"unet", "te1", "te2"}
+    noise = initial_noise(backbone, [1], RESOLUTION)
+    for module in backbone.modules.values():
+        module.eval()
+    ours = draw_stock(backbone.pipeline(), ["a sks cat"], noise)
+    stock = backbone.family.stock_pipeline().from_pretrained(str(folders[name]), local_files_only=True)
+    stock.load_lora_weights(str(file.parent), weight_name=file.name)
+    torch.testing.assert_close(draw_stock(stock, ["a sks cat"], noise), ours, rtol=0, atol=2e-3)

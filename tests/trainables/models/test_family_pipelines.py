@@ -13,6 +13,7 @@ import torch
 from tests.helpers.stock_images import STEPS, TOKENS, draw_stock
 from tests.helpers.tiny_families import RESOLUTION, TINY, change_json, make_tiny
 from trainables.config.fields import ModelConfig
+from trainables.errors import UserError
 from trainables.models.conditioning import pack, unpack
 from trainables.models.folders import check_model
 from trainables.models.loading import load_backbone
@@ -219,3 +220,14 @@ def test_weights_of_half_precision_under_a_variant(
             if value.is_floating_point():
                 assert value.dtype == torch.float32
                 torch.testing.assert_close(value, expected[key].half().float(), rtol=0, atol=0)
+
+
+def test_a_model_that_has_just_been_fetched_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a hub id that is not here nothing is known but its class, before it is loaded."""
+    folder = make_tiny("sd2", tmp_path / "sd2", rescale_betas_zero_snr=True, prediction_type="epsilon")
+    monkeypatch.setattr("trainables.models.loading.check_model", lambda model: [])
+    monkeypatch.setattr("trainables.models.loading.resolve_model", lambda model: folder)
+    with pytest.raises(UserError, match="model 'some/model' states rescale_betas_zero_snr"):
+        load_backbone(ModelConfig(path="some/model"))
