@@ -144,6 +144,7 @@ def _check_single_file(model: ModelConfig, path: Path, resolution: int | None) -
     except UserError as error:
         return list(error.problems)
     problems = [f"model {shown!r} {fault}" for fault in single_files.misfits(path, configs)]
+    problems = problems or [f"model {shown!r} {fault}" for fault in single_files.lacking(path, configs)]
     return problems or _check_folder(configs, str(configs), None, resolution, single_files.parts_in(path))
 
 

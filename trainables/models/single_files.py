@@ -18,7 +18,7 @@ from typing import Any
 from trainables.errors import UserError
 from trainables.models.families import FAMILIES
 from trainables.models.family import Family, SingleFile
-from trainables.models.model_files import DIFFUSERS, read_json, tensor_headers
+from trainables.models.model_files import DIFFUSERS, has_weights, read_json, tensor_headers
 from trainables.util.file_lock import FOREVER, lock_file
 
 SUFFIX = ".safetensors"
@@ -93,6 +93,23 @@ def misfits(path: Path, configs: Path) -> list[str]:
             f"{wanted}; {remedy}"
         ]
     return []
+
+
+def lacking(path: Path, configs: Path) -> list[str]:
+    """Returns which parts neither a single file nor the folder beside it has weights of, as predicates."""
+    found, inside = kind_of(tensor_headers(path)), parts_in(path)
+    assert found is not None
+    nowhere = [
+        f"{part.title} ({part.name}/)"
+        for part in found[0].modules
+        if part.name not in inside and not has_weights(configs / part.name, part.weights, None)
+    ]
+    if not nowhere:
+        return []
+    return [
+        f"holds no weights of {' and '.join(nowhere)}, and the folder with its configurations, {str(configs)!r}, has none "
+        "either; name a whole folder of the same kind of model (model: {path: ..., config: FOLDER})"
+    ]
 
 
 def _width(headers: Mapping[str, Any], kind: SingleFile) -> int | None:

@@ -53,7 +53,7 @@ def test_a_node_is_asked_for_both(spec: StudySpec, tmp_path: Path) -> None:
         check_inputs(config)
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "configs").rmdir()
-    with pytest.raises(WorkspaceError, match="lacks the folder .*configs"):
+    with pytest.raises(WorkspaceError, match=r"lacks the folder .*configs"):
         check_inputs(config)
 
 

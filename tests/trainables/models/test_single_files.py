@@ -111,7 +111,8 @@ def test_parts_that_the_file_lacks_come_from_the_folder(whole: Path, tmp_path: P
     tensors = load_file(whole / "sd1.safetensors")
     alone = tmp_path / "alone.safetensors"
     save_file({name: value for name, value in tensors.items() if not name.startswith("first_stage")}, alone)
-    assert "has no safetensors weights in vae/" in faults(alone, whole / "sd1-configs")
+    text = faults(alone, whole / "sd1-configs")
+    assert "holds no weights of the autoencoder (vae/), and the folder with its configurations" in text
     config = model(alone, whole / "sd1")
     assert check_model(config) == []
     folder = load_backbone(ModelConfig(path=str(whole / "sd1")))
