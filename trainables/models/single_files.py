@@ -107,8 +107,8 @@ def lacking(path: Path, configs: Path) -> list[str]:
     if not nowhere:
         return []
     return [
-        f"holds no weights of {' and '.join(nowhere)}, and the folder with its configurations, {str(configs)!r}, has none "
-        "either; name a whole folder of the same kind of model (model: {path: ..., config: FOLDER})"
+        f"holds no weights of {' and '.join(nowhere)}, and the folder with its configurations, {str(configs)!r}, has "
+        "none either; name a whole folder of the same kind of model (model: {path: ..., config: FOLDER})"
     ]
 
 
