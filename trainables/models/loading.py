@@ -64,6 +64,8 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
         _parameters={name: list(module.parameters()) for name, module in modules.items()},
     )
     backbone.restore()
+    # transformers hooks modules in the first call that asks for hidden states, and leaves the hooks there.
+    backbone.encode_prompts([""])
     backbone.note_loaded()
     return backbone
 

@@ -136,6 +136,7 @@ def test_trains_its_parameters_alone_and_is_loaded_by_the_stock_pipeline(
     chosen.detach(backbone)
     backbone.restore()
     assert backbone.parameter_digest() == untouched
+    assert backbone.is_base_model()
 
 
 @pytest.mark.parametrize(("method", "name"), cases(RESUME_SAMPLE))
