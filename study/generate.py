@@ -102,7 +102,8 @@ def draw_images(
     training = config.training.for_subject(subject.instance_prompt, subject.class_prompt)
     texts = [fill(prompt, training.reword(subject.instance_prompt)) for prompt in prompts]
     read = [expand(text, training.added_words) for text in texts]
-    print_notes(find_cut(read, memory_reader(pipeline.tokenizer), config.model.path))
+    reads = getattr(pipeline, backbone.family.tokenizers[backbone.family.reader])
+    print_notes(find_cut(read, memory_reader(reads), config.model.path))
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, text in enumerate(texts):

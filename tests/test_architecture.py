@@ -15,6 +15,7 @@ from study.storage import layout
 from tests.helpers.imports import ROOT, Import, circles, file_of, imports, room_of, sources
 from tests.helpers.private_names import private_names
 from trainables import events
+from trainables.models.families import FAMILIES
 
 PACKAGES = ("search_spaces", "trainables", "study")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 450, 120
@@ -319,6 +320,54 @@ def test_a_spelt_name_would_be_found(tmp_path: Path) -> None:
         '"""runs/x"""\na = b / "runs"\nc = f"{d}/study.json"\ne = f.get("runs")\ng = "a lock/runs is"\n'
     )
     assert path_literals(path) == [(2, "runs"), (3, "study.json")]
+
+
+# Families of models
+
+# What knows of models only by asking the family. `Backbone` has an autoencoder by that name.
+FAMILY_BLIND = ("trainables/methods", "trainables/training", "trainables/evaluation", "trainables/distributed",
+                "trainables/run", "trainables/models/sampling.py", "trainables/models/solvers.py",
+                "trainables/models/backbone.py", "trainables/models/loading.py")  # fmt: skip
+
+
+def names_of_families() -> set[str]:
+    """Returns the names of pipelines and of their parts with weights."""
+    parts = {part.name for family in FAMILIES.values() for part in (family.denoiser, *family.text_encoders)}
+    return parts | set(FAMILIES)
+
+
+def uses_of(path: Path, names: set[str]) -> list[str]:
+    """Returns where a file names something: as a text of its own, an attribute, an argument or an import.
+
+    What a loop calls each of several things is its own affair.
+    """
+    found = []
+    for node in ast.walk(ast.parse(text(path))):
+        spelt = {
+            ast.Constant: lambda node: [node.value],
+            ast.Attribute: lambda node: [node.attr],
+            ast.keyword: lambda node: [node.arg],
+            ast.ImportFrom: lambda node: [each.name for each in node.names],
+        }.get(type(node), lambda node: [])
+        found += [f"{path.name}:{getattr(node, 'lineno', 0)} {name}" for name in spelt(node) if name in names]
+    return found
+
+
+def test_methods_and_sampling_name_no_part_of_a_family() -> None:
+    names = names_of_families()
+    assert {"StableDiffusionPipeline", "FluxPipeline", "unet", "transformer", "text_encoder_2"} <= names
+    paths = [path for path in sources("trainables") if name_of(path).startswith(FAMILY_BLIND)]
+    assert len(paths) > 30
+    wrong = [use for path in paths for use in uses_of(path, names)]
+    assert wrong == []
+
+
+def test_a_part_that_is_named_would_be_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(
+        '"""unet"""\nfrom diffusers import FluxPipeline\na = b.unet\nc = d["unet"]\ne(unet=1)\nf = "a unet"\n'
+    )
+    assert len(uses_of(path, {"unet", "FluxPipeline"})) == 5  # the text on the first line is the word alone
 
 
 # Tests and benchmarks

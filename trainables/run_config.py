@@ -120,4 +120,5 @@ def config_digest(document: Mapping[str, Any]) -> str:
         section, key = _PATHS.get(field, (None, None))
         if section in content and not held.startswith(REVISION):  # a hub's id means the same everywhere
             content[section][key] = None
+            content[section].pop("config", None)  # of a single file: its content is among that of the model
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -38,6 +38,24 @@ def _methods(_: Path) -> Rows:
     return rows
 
 
+def family_listing() -> tuple[Rows, list[str]]:
+    """Returns which method runs on which family of models, and the columns."""
+    from trainables.methods.fit import matrix
+
+    rows: Rows = [
+        {"method": method, **{title: "no" if against else "yes" for title, against in families.items()}}
+        for method, families in matrix().items()
+    ]
+    return rows, list(rows[0])
+
+
+def family_obstacles() -> list[str]:
+    """Returns the reason for each pair of method and family that does not go together."""
+    from trainables.methods.fit import matrix
+
+    return [against for families in matrix().values() for against in families.values() if against]
+
+
 def _spaces(_: Path) -> Rows:
     from search_spaces.loader import load_space
     from trainables.methods.registry import get_method, method_names

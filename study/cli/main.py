@@ -239,15 +239,26 @@ def list_things(
     what: Annotated[
         str, typer.Argument(help="methods, spaces, presets, metrics, subjects or studies")
     ] = "studies",
+    families: Annotated[
+        bool, typer.Option("--families", help="Of methods: on which families of models each runs.")
+    ] = False,
     storage: StorageOption = STORAGE,
     form: FormatOption = Format.table,
 ) -> None:
     """List what there is: methods, search spaces, presets, metrics, embedded subjects, studies."""
-    from study.cli.listing import LISTINGS, listing
+    from study.cli.listing import LISTINGS, family_listing, family_obstacles, listing
     from study.spec.launched import readable_root
 
     if what not in LISTINGS:
         raise UserError(f"study ls knows {', '.join(LISTINGS)}; got {what!r}")
+    if families:
+        if what != "methods":
+            raise UserError(f"--families is of `study ls methods`, not of `study ls {what}`; leave it out")
+        from study.preflight.notes import print_notes
+
+        print_rows(*family_listing(), form)
+        print_notes(family_obstacles())
+        return
     rows, columns = listing(what, readable_root(storage) if what == "studies" else Path())
     print_rows(rows, columns, form)
 

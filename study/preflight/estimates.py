@@ -33,6 +33,8 @@ def model_bytes(spec: StudySpec) -> int:
     """Returns the size of the base model's weights on disk; 0 if it is not here yet (a hub id)."""
     from trainables.models.folders import resolve_model
 
+    if Path(spec.model.path).is_file():
+        return Path(spec.model.path).stat().st_size
     if spec.model.path != EMBEDDED and not Path(spec.model.path).is_dir():
         return 0
     return sum(path.stat().st_size for path in resolve_model(spec.model).rglob("*.safetensors"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from trainables.config.fields import EMBEDDED, TrainingConfig
+from trainables.methods.fit import check_fit
 from trainables.methods.registry import BASE, get_method, method_config_class
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def check_methods(spec: StudySpec) -> list[str]:
         for name, arm in spec.arms.items()
         if arm.method != BASE
         for config in itertools.chain(_configurations(spec, name), _extremes(spec, name))
-        for problem in get_method(arm.method).check(config, spec.model)
+        for problem in check_fit(get_method(arm.method), config, spec.model)
     ]
     return list(dict.fromkeys(problems))
 

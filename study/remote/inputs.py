@@ -16,10 +16,11 @@ from trainables.util.text import is_utf8, name_bytes
 
 
 def named_folders(config: RunConfig) -> list[str]:
-    """Returns the folders that a run's configuration names by an absolute path."""
+    """Returns the folders (and a model in one file) that a run's configuration names by an absolute path."""
     subject, evaluation = config.subject, config.evaluation
-    names = [*subject.folders.values(), config.model.path, evaluation.image_encoder, evaluation.clip]
-    return [name for name in names if name.startswith(("/", "~"))]
+    model = config.model
+    names = [*subject.folders.values(), model.path, model.config, evaluation.image_encoder, evaluation.clip]
+    return [name for name in names if name and name.startswith(("/", "~"))]
 
 
 def object_of(relative: str) -> str:

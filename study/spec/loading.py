@@ -82,7 +82,13 @@ def absolute_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(data.get("model"), str):
         data["model"] = _model_path(data["model"], folder)
     elif isinstance(data.get("model"), dict) and isinstance(data["model"].get("path"), str):
-        data["model"] = {**data["model"], "path": _model_path(data["model"]["path"], folder)}
+        paths = {
+            key: data["model"][key] for key in ("path", "config") if isinstance(data["model"].get(key), str)
+        }
+        data["model"] = {
+            **data["model"],
+            **{key: _model_path(value, folder) for key, value in paths.items()},
+        }
     evaluation = data.get("evaluation")
     if isinstance(evaluation, dict):
         data["evaluation"] = {
@@ -106,11 +112,12 @@ def _subject_paths(subject: Any, folder: Path) -> Any:
 
 
 def _model_path(value: str, folder: Path) -> str:
-    """A folder as an absolute path; ``embedded`` and hub ids (``organisation/model``) stay as they are."""
+    """A folder or file as an absolute path; ``embedded`` and hub ids (``organisation/model``) stay as they are."""
     is_path = (
         value.startswith((".", "/", "~"))
         or value.count("/") > 1
         or (value != EMBEDDED and (folder / value).is_dir())
+        or value.endswith(".safetensors")
     )
     return str(_absolute(value, folder)) if is_path else value
 

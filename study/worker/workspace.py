@@ -168,10 +168,11 @@ def check_inputs(config: RunConfig) -> None:
     """Raises WorkspaceError if this node lacks a folder that the run's configuration names."""
     for name in named_folders(config):
         place = expanded(config.located.get(name, name))
-        if not place.is_dir():
+        is_single_file = name == config.model.path and place.is_file()
+        if not place.is_dir() and not is_single_file:
             raise WorkspaceError(
                 f"node {socket.gethostname()} lacks the folder {place}; put it there, or run the same command again: "
-                "what not every node has is copied into the storage when a study is launched"
+                "what not every node has is copied into the storage when a study is launched (folders, no single files)"
             )
 
 

@@ -28,6 +28,7 @@ REVISION = "revision"  # of a model of the hub: what stands for its files
 LrScheduler = Literal["constant", "cosine", "linear", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw_8bit", "prodigy"]
 Precision = Literal["no", "fp16", "bf16"]
+TimestepSampling = Literal["logit_normal", "uniform"]
 
 
 class Frozen(BaseModel):
@@ -37,11 +38,17 @@ class Frozen(BaseModel):
 
 
 class ModelConfig(Frozen):
-    """The base model: ``embedded``, a folder in diffusers' layout, or a hub id."""
+    """The base model: ``embedded``, a folder in diffusers' layout, a hub id, or one ``.safetensors`` file.
+
+    Attributes:
+        config: Of a single file: folder or hub id with the configurations and tokenizers of that kind of model; None
+            takes those that its publisher put on the hub.
+    """
 
     path: str = EMBEDDED
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None
 
 
 class SubjectConfig(Frozen):
@@ -100,6 +107,7 @@ _POLYNOMIAL = {"lr_scheduler": ("polynomial",)}
 _TEXT_ENCODER = {"train_text_encoder": (True,)}
 _PRIOR = {"with_prior_preservation": (True,)}
 _MASKED = {"masked_loss": (True,)}
+_LOGIT_NORMAL = {"timestep_sampling": ("logit_normal",)}
 
 
 class TrainingConfig(Frozen):
@@ -125,6 +133,8 @@ class TrainingConfig(Frozen):
         "class_guidance_scale": _PRIOR,
         "ema_decay": {"use_ema": (True,)},
         "background_weight": _MASKED,
+        "logit_mean": _LOGIT_NORMAL,
+        "logit_std": _LOGIT_NORMAL,
     }
     READ: ClassVar[tuple[str, ...] | None] = None
     UNREAD: ClassVar[tuple[str, ...]] = ()
@@ -164,6 +174,12 @@ class TrainingConfig(Frozen):
     noise_offset: float = Field(default=0.0, ge=0)
     masked_loss: bool = False
     background_weight: float = Field(default=0.1, ge=0, lt=1, description="of the loss outside the mask")
+    # Of flow-matching models alone. Sigma is the share of noise: a shift above 1, and a mean above 0, train on noisier
+    # images (see trainables/training/noise.py).
+    shift: float | None = Field(default=None, gt=0, description="None: that of the model's own sampler")
+    timestep_sampling: TimestepSampling = "logit_normal"
+    logit_mean: float = 0.0
+    logit_std: float = Field(default=1.0, gt=0)
     with_prior_preservation: bool = False
     prior_loss_weight: float = Field(default=1.0, ge=0)
     num_class_images: int = Field(default=32, ge=1)

@@ -231,6 +231,20 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
     return cropped.resize((resolution, resolution), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
+def geometry_of(size: tuple[int, int], resolution: int) -> tuple[float, ...]:
+    """Returns what SDXL is told of an image: height and width of the file, top, left, height and width of the crop.
+
+    The crop is that of `square`; top and left count pixels of the image resized to where the crop has `resolution`.
+
+    Args:
+        size: Width and height of the upright image, before anything was done to it.
+    """
+    width, height = size
+    side = min(width, height)
+    top, left = (round((edge - side) // 2 * resolution / side) for edge in (height, width))
+    return tuple(map(float, (height, width, top, left, resolution, resolution)))
+
+
 def _missing_remedy(folder: Path) -> str:
     with contextlib.suppress(OSError):
         names = {path.name for path in folder.parent.iterdir()} - {folder.name}

@@ -20,7 +20,7 @@ from typing import Literal
 from PIL import Image
 
 from trainables.config.fields import ALPHA, SubjectConfig
-from trainables.data.images import list_images, read_file, read_image, read_mask, square
+from trainables.data.images import geometry_of, list_images, read_file, read_image, read_mask, square
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
 from trainables.util.text import decoded, is_blank, name_bytes, same_name, shown
@@ -49,6 +49,7 @@ class Subject:
         reference_names: The same of the references.
         masks: Where each training image shows the subject, 8-bit grey of the same size (255: subject); empty unless
             they were asked for.
+        sizes: Width and height of each training image as it was before it was cut and resized.
     """
 
     name: str
@@ -61,6 +62,13 @@ class Subject:
     image_names: tuple[str, ...] = ()
     reference_names: tuple[str, ...] = ()
     masks: tuple[Image.Image, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def geometry(self) -> tuple[tuple[float, ...], ...]:
+        """Size and crop of each training image, see `geometry_of`."""
+        sizes = self.sizes or tuple(image.size for image in self.images)
+        return tuple(geometry_of(size, self.resolution) for size in sizes)
 
     @property
     def resolution(self) -> int:
@@ -140,6 +148,7 @@ def resolve_subject(
         image_names=tuple(photo.name for photo in split.training),
         reference_names=tuple(photo.name for photo in split.references),
         masks=split.masks,
+        sizes=tuple(photo.size for photo in split.training),
     )
 
 
@@ -195,7 +204,7 @@ class _Photo:
     path: Path
     image: Image.Image
     fingerprint: str  # the same for two files that show the same pixels
-    size: tuple[int, int]  # of the file, upright
+    size: tuple[int, int]  # width and height before it was cut and resized
 
     @property
     def name(self) -> str:
@@ -239,7 +248,8 @@ def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions
     from trainables.embedded import load_subject
 
     source = load_subject(config.name)
-    images = tuple(square(image, resolution) for image in source.training_images())
+    pictures = source.training_images()
+    images = tuple(square(image, resolution) for image in pictures)
     references = tuple(square(image, resolution) for image in source.reference_images())
     instance_prompt, class_prompt = prompts_of(config)
     texts = tuple(source.training_captions()) if captions == "files" else (instance_prompt,) * len(images)
@@ -254,6 +264,7 @@ def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions
         image_names=tuple(f"training-{number}" for number in range(len(images))),
         reference_names=tuple(f"reference-{number}" for number in range(len(references))),
         masks=tuple(square(mask, resolution) for mask in source.training_masks()) if masked else (),
+        sizes=tuple(picture.size for picture in pictures),
     )
 
 

@@ -29,7 +29,7 @@ from trainables.evaluation.scoring import BaseFeatures, Drawn, Reality, embed, s
 from trainables.models.backbone import Backbone
 from trainables.models.sampling import generate
 
-_VERSION = 3  # of what is cached; raised when sampling or embedding changes its results
+_VERSION = 4  # of what is cached; raised when sampling or embedding changes its results
 
 
 @dataclass(frozen=True)

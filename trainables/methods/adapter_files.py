@@ -59,7 +59,8 @@ def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> No
             metadata[name] = _lora_metadata(config, module)
     if states:
         family.save_lora(folder, WEIGHTS_FILE, states, metadata)
-    if layers and config.adapter != "dora":  # which programs that read this layout compute in two wrong ways
+    # DoRA: programs that read this layout compute it in two wrong ways.
+    if layers and family.denoiser.kohya and config.adapter != "dora":
         write_kohya(folder / KOHYA_FILE, layers, family.kohya_metadata(backbone.denoiser.config))
     for path in folder.rglob("*.safetensors"):
         sort_header(path)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 _TEXT_WIDTH = "cross_attention_dim"  # of a denoiser's configuration, where it has cross-attention
 _NO_CROSS_ATTENTION = (
-    "has no cross-attention: text and image attend to each other jointly, so that there is no context of text alone "
-    "for a hypernetwork to change; take a method that trains adapters, such as lora"
+    "has no cross-attention, and no context of text alone for a hypernetwork to change; take a method that trains "
+    "adapters, such as lora"
 )
 
 
@@ -109,9 +109,10 @@ class HypernetworkMethod:
     artifact: str = "adapter"
     copies: tuple[str, ...] = ()
     stock_loader: bool = False
+    needs: tuple[str, ...] = ("cross_attention",)
 
     def check(self, config: Any, model: ModelConfig) -> list[str]:
-        """Says of a base model on this machine whether it has cross-attention, wide enough for the layers."""
+        """Says of a base model on this machine whether its cross-attention is wide enough for the layers."""
         from trainables.models.families import family_in
         from trainables.models.folders import local_folder
         from trainables.models.model_files import read_json
@@ -119,13 +120,10 @@ class HypernetworkMethod:
         folder = None
         with suppress(UserError, OSError):  # what is wrong with the folder is told elsewhere
             folder = local_folder(model)
-        part = family_in(folder).denoiser if folder is not None else None
-        content = read_json(folder / part.name / "config.json") if folder is not None and part else None
-        if content is None or part is None:
+        if folder is None:
             return []
-        widths = content.get(_TEXT_WIDTH)
-        if widths is None:
-            return [f"hypernetwork: {part.title or part.name} {_NO_CROSS_ATTENTION}"]
+        content = read_json(folder / family_in(folder).denoiser.name / "config.json")
+        widths = content.get(_TEXT_WIDTH) if content is not None else None
         found = {
             width for width in (widths if isinstance(widths, list) else [widths]) if isinstance(width, int)
         }

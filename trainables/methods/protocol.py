@@ -31,6 +31,7 @@ class Method(Protocol):
         artifact: "adapter" (small, logged to MLflow) or "pipeline" (a whole model, logged by reference).
         copies: Files of the saved folder that hold the same weights again, in a layout for other tools. They do
             not count as the weights' size.
+        needs (may be missing): Features of a family (`Family.features`) without which it cannot carry the method.
         stock_loader: diffusers loads what `save` writes, into modules of its own and its libraries. False where no
             stock tool can: then `load` is the only loader that there is.
     """

@@ -65,6 +65,7 @@ class TextualInversion:
     artifact: str = "adapter"
     copies: tuple[str, ...] = ()
     stock_loader: bool = True
+    needs: tuple[str, ...] = ("textual_inversion",)
 
     def check(self, config: Any, model: ModelConfig) -> list[str]:
         """Names a placeholder or initializer that the model's tokenizers do not take, and too many vectors."""

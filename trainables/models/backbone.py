@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from trainables.models.added_tokens import ExtendedEmbedding, extended, pool_at_end
-from trainables.models.families import Conditioning, Family
+from trainables.models.conditioning import Aside, Conditioning
+from trainables.models.family import Family
 from trainables.models.folders import component_digest, latent_factor
 from trainables.models.placeholders import expand
 from trainables.models.structure import Structure, versions_of
@@ -29,8 +30,8 @@ class Backbone:
         family: What the table of families says of it.
         modules: Parts with weights, by diffusers' names.
         others: The remaining arguments of the pipeline's class (tokenizer, scheduler, ...).
-        alphas_cumprod: Noise schedule of training, [steps], float32, on the device.
-        prediction_type: "epsilon", "v_prediction" or "sample".
+        alphas_cumprod: Noise schedule of training, [steps], float32, on the device; empty for flow matching.
+        prediction_type: "epsilon", "v_prediction", "sample", or "flow" (noise minus image, of flow matching).
         resolution: The model's own image side in pixels.
     """
 
@@ -79,6 +80,33 @@ class Backbone:
         """The sampler that the model's folder names."""
         return self.others["scheduler"]
 
+    @property
+    def prompt_tokenizer(self) -> Any:
+        """The tokenizer of the text encoder that reads most of a prompt."""
+        return self.tokenizers[self.family.reader]
+
+    @property
+    def latent_shift(self) -> float:
+        """What is taken from the autoencoder's latents before they are scaled."""
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+    @property
+    def latent_scale(self) -> float:
+        """By what the autoencoder's latents, shifted, are multiplied."""
+        return float(self.vae.config.scaling_factor)
+
+    @property
+    def sigma_shift(self) -> float:
+        """Shift of noise levels that the sampler of a flow-matching model states; 1 where it follows the resolution."""
+        config = self.scheduler.config
+        return 1.0 if config.get("use_dynamic_shifting") else float(config.get("shift") or 1.0)
+
+    @property
+    def zero_unconditional(self) -> bool:
+        """Whether guidance starts from zeros, as the model itself says or else its family."""
+        family = self.family
+        return bool(self.others.get(family.zero_option, family.zero_unconditional))
+
     @cached_property
     def latent_factor(self) -> int:
         """By how much the autoencoder shrinks an image's sides."""
@@ -95,6 +123,8 @@ class Backbone:
         read = [expand(prompt, self._words) for prompt in prompts]
         words = {word: text for word, text in self._words.items() if any(word in prompt for prompt in read)}
         content += json.dumps(words, sort_keys=True) if words else ""
+        if self.family.zero_option and not parts:  # it is in no part's files
+            content += f" {self.family.zero_option}: {self.zero_unconditional}"
         return hashlib.sha256(content.encode()).hexdigest()
 
     def parameter_digest(self) -> str:
@@ -134,11 +164,21 @@ class Backbone:
         return self.encode(self.tokenize(prompts))
 
     def denoise(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        geometry: torch.Tensor | None = None,
+        guidance: float = 1.0,
     ) -> torch.Tensor:
-        """Returns what the denoiser predicts for noisy latents, given as many rows of conditioning."""
-        side = latents.shape[-1] * self.latent_factor
-        return self.family.denoise(self.denoiser, latents, timesteps, conditioning, side)
+        """Returns what the denoiser predicts for noisy latents, given as many rows of conditioning.
+
+        Args:
+            timesteps: Noise levels from 0 to 1000, one for all or one a row.
+            geometry: See `Aside`; likewise `guidance`.
+        """
+        aside = Aside(latents.shape[-1] * self.latent_factor, geometry, guidance)
+        return self.family.denoise(self.denoiser, latents, timesteps, conditioning, aside)
 
     def freeze(self) -> None:
         """Makes no parameter trainable."""

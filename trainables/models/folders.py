@@ -6,39 +6,38 @@ import functools
 import hashlib
 import os
 import socket
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from trainables.config.fields import EMBEDDED, ModelConfig
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
-from trainables.models.families import FAMILIES, Family, Part, family_in
+from trainables.models import single_files
+from trainables.models.families import FAMILIES, family_in
+from trainables.models.folder_faults import folder_faults
 from trainables.models.model_files import (
     HUB_ID,
-    applied_variant,
-    has_weights,
-    json_fault,
     read_json,
-    tokenizer_faults,
-    undotted,
-    variants_of,
-    weight_faults,
+    tensor_headers,
 )
 
 #: Pipeline classes whose layout the training code knows.
 SUPPORTED_PIPELINES = tuple(FAMILIES)
 
-_LIBRARIES = ("diffusers", "transformers")
 _SUFFIXES = (".json", ".safetensors", ".model")
 _VOCABULARIES = ("merges.txt", "vocab.txt")
+#: Of a model of the hub: what says how it is made, without weights.
+_CONFIGURATIONS = ("*.json", "*/*.json", "*/merges.txt", "*/vocab.txt", "*/*.model")
 
 
 def resolve_model(model: ModelConfig) -> Path:
     """Returns the folder of a base model, downloading a hub id into the hub's cache where that is possible.
 
+    Of a single file it is the folder that has been made of it, which is made now if it is not there.
+
     Raises:
-        UserError: The model is neither ``embedded``, a folder, nor a hub id that can be had.
+        UserError: The model is neither ``embedded``, a folder, a single file, nor a hub id that can be had.
     """
     if model.path == EMBEDDED:
         from trainables.embedded import GENERATOR
@@ -47,6 +46,11 @@ def resolve_model(model: ModelConfig) -> Path:
     folder = folder_of(model.path)
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        if problems := _check_single_file(model, folder, None):
+            raise UserError(*problems)
+        configs = _configurations(model, folder)
+        return single_files.convert(folder, configs, _converted(folder, configs))
     if not HUB_ID.match(model.path):
         raise UserError(_missing(model))
     from diffusers import DiffusionPipeline
@@ -73,31 +77,139 @@ def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:
         model: The model as the user names it.
         resolution: Pixels that a run wants to train at, or None for the model's own.
     """
-    if model.path == EMBEDDED or folder_of(model.path).is_dir():
+    path = folder_of(model.path)
+    if model.path != EMBEDDED and path.is_file():
+        return _check_single_file(model, path, resolution)
+    if model.config is not None:
+        return [f"model.config is read beside a single file alone, and {model.path!r} is none; leave it out"]
+    if model.path == EMBEDDED or path.is_dir():
         folder = resolve_model(model)
         return _check_folder(folder, str(folder), model.variant, resolution)
     return _check_hub_id(model, resolution) if HUB_ID.match(model.path) else [_missing(model)]
 
 
 def local_folder(model: ModelConfig) -> Path | None:
-    """Returns the folder of a base model if it is on this machine (a hub id: in the hub's cache), or None."""
-    if model.path == EMBEDDED or folder_of(model.path).is_dir():
+    """Returns the folder of a base model if it is on this machine (a hub id: in the hub's cache), or None.
+
+    Of a single file of which no folder has been made yet, it is that of its configurations.
+    """
+    path = folder_of(model.path)
+    if model.path != EMBEDDED and path.is_file():
+        if single_files.file_faults(path):
+            return None
+        configs = _local_configurations(model, path)
+        if configs is None or not (configs / "model_index.json").is_file():
+            return configs
+        made = _converted(path, configs)
+        return made if made.is_dir() else configs
+    if model.path == EMBEDDED or path.is_dir():
         return resolve_model(model)
-    if not HUB_ID.match(model.path):
+    return _cached(model.path, model.revision)
+
+
+def single_file(model: ModelConfig) -> tuple[Path, Path | None] | None:
+    """Returns the single file that a model is, and the folder with its configurations if it is on this machine."""
+    path = folder_of(model.path)
+    if model.path == EMBEDDED or not path.is_file():
+        return None
+    return path, None if single_files.file_faults(path) else _local_configurations(model, path)
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    if not HUB_ID.match(name):
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(model.path, "model_index.json", revision=model.revision)
+    index = try_to_load_from_cache(name, "model_index.json", revision=revision)
     return Path(index).parent if isinstance(index, str) else None
 
 
-def _check_folder(folder: Path, shown: str, variant: str | None, resolution: int | None) -> list[str]:
+def _check_single_file(model: ModelConfig, path: Path, resolution: int | None) -> list[str]:
+    """Returns what keeps a single file, with its configurations, from being read as a model."""
+    shown = model.path
+    if single_files.is_pickle(path):
+        return [
+            f"model {shown!r} is in a format that can run code when it is read; take a .safetensors file, or convert "
+            "it in a place where that does no harm"
+        ]
+    if path.suffix.lower() != single_files.SUFFIX:
+        return [_missing(model)]
+    faults = single_files.file_faults(path)
+    if faults:
+        return [f"model {shown!r} {fault}" for fault in faults]
+    if model.variant is not None:
+        return [f"model {shown!r} is a single file, which has no variants; leave variant out"]
+    try:
+        configs = _configurations(model, path)
+    except UserError as error:
+        return list(error.problems)
+    problems = [f"model {shown!r} {fault}" for fault in single_files.misfits(path, configs)]
+    problems = problems or [f"model {shown!r} {fault}" for fault in single_files.lacking(path, configs)]
+    return problems or _check_folder(configs, str(configs), None, resolution, single_files.parts_in(path))
+
+
+def _configurations(model: ModelConfig, path: Path) -> Path:
+    """Returns the folder with the configurations of a single file, fetched from the hub where that is possible."""
+    found = _local_configurations(model, path)
+    if found is not None:
+        return found
+    name = _configurations_name(model, path)
+    if HUB_ID.match(name) and hub_is_reachable():
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(name, allow_patterns=list(_CONFIGURATIONS)))
+        except Exception as error:
+            raise UserError(f"{_no_configurations(model, name)} ({type(error).__name__})") from error
+    raise UserError(_no_configurations(model, name))
+
+
+def _local_configurations(model: ModelConfig, path: Path) -> Path | None:
+    name = _configurations_name(model, path)
+    folder = folder_of(name)
+    return folder if folder.is_dir() else _cached(name, None)
+
+
+def _configurations_name(model: ModelConfig, path: Path) -> str:
+
+    if model.config is not None:
+        return model.config
+    found = single_files.kind_of(tensor_headers(path))
+    assert found is not None
+    return found[1].configs
+
+
+def _no_configurations(model: ModelConfig, name: str) -> str:
+    return (
+        f"model {model.path!r} is a single file, which holds weights alone, and its configurations and tokenizers, "
+        f"{name!r}, cannot be had from here; name a folder in diffusers' layout of the same kind of model (model: "
+        "{path: ..., config: FOLDER}; it needs no weights)"
+    )
+
+
+def _converted(path: Path, configs: Path) -> Path:
+    parts = family_in(configs).parts
+    content = file_digest(path) + "".join(component_digest(configs, part) for part in parts)
+    return single_files.converted(path, content + file_digest(configs / "model_index.json"))
+
+
+def _check_folder(
+    folder: Path,
+    shown: str,
+    variant: str | None,
+    resolution: int | None,
+    elsewhere: Collection[str] = (),
+) -> list[str]:
+    """Returns what is wrong with a folder in diffusers' layout.
+
+    Args:
+        elsewhere: Parts that need no weights in it.
+    """
     index = read_json(folder / "model_index.json")
     if index is None:
         return [
-            f"model {shown!r} has no readable model_index.json; it must be a folder in diffusers' "
-            f"layout (convert a single-file checkpoint with {SUPPORTED_PIPELINES[0]}.from_single_file(...)"
-            ".save_pretrained(folder))"
+            f"model {shown!r} has no readable model_index.json; it must be a folder in diffusers' layout, or one "
+            f"{single_files.SUFFIX} file"
         ]
     kind = index.get("_class_name")
     if kind not in SUPPORTED_PIPELINES:
@@ -105,139 +217,18 @@ def _check_folder(folder: Path, shown: str, variant: str | None, resolution: int
             f"model {shown!r} is a {kind}, which is not supported; take one of: "
             f"{', '.join(SUPPORTED_PIPELINES)}"
         ]
-    problems = [f"model {shown!r} {fault}" for fault in _faults(folder, FAMILIES[kind], index, variant)]
+    family = FAMILIES[kind]
+    problems = [
+        f"model {shown!r} {fault}" for fault in folder_faults(folder, family, index, variant, elsewhere)
+    ]
     if not problems and resolution is not None:
-        factor = latent_factor(folder)
+        factor = latent_factor(folder) * family.patch
         if resolution % factor:
             problems.append(
                 f"resolution {resolution} does not fit model {shown!r}: its autoencoder needs a "
                 f"multiple of {factor}; take {max(factor, round(resolution / factor) * factor)}"
             )
     return problems
-
-
-def _faults(folder: Path, family: Family, index: dict[str, Any], variant: str | None) -> list[str]:
-    """Returns what is wrong with the parts of a pipeline, as predicates of the model."""
-    optional = [part for part in family.optional if _is_loaded(index, part.name)]
-    parts = [*family.parts, *(part.name for part in optional)]
-    faults = [
-        f"names no class for its part {part} in model_index.json; fetch it again"
-        for part in parts
-        if not _is_loaded(index, part)
-    ]
-    faults += _foreign_parts(index, family.not_loaded)
-    there = [part for part in parts if (folder / part).is_dir()]
-    faults += [
-        f"lacks the part {part}/; the folder is incomplete, fetch it again"
-        for part in parts
-        if part not in there
-    ]
-    weighted = [part for part in (*family.modules, *optional) if part.name in there]
-    configs = [f"{part.name}/config.json" for part in weighted]
-    configs += ["scheduler/scheduler_config.json"] if "scheduler" in there else []
-    faults += [fault for fault in (json_fault(folder, name) for name in configs) if fault]
-    for tokenizer in family.tokenizers:
-        if tokenizer in there:
-            faults += tokenizer_faults(folder, tokenizer)
-    if not faults:
-        faults += _misfits(folder, family)
-    return faults + _weight_faults(folder, weighted, variant, named=[name for name in there if name in index])
-
-
-def _misfits(folder: Path, family: Family) -> list[str]:
-    """Returns which parts do not fit each other, by their configurations: every run would break off at once."""
-    configs = {part.name: read_json(folder / part.name / "config.json") or {} for part in family.modules}
-    faults = []
-    for part, key, other, other_key in family.fitting:
-        value, wanted = configs[part].get(key), configs[other].get(other_key)
-        if not isinstance(value, int | list):
-            faults.append(f"states no {key} in {part}/config.json; fetch that file again")
-        elif wanted is not None and set(value if isinstance(value, list) else [value]) != {wanted}:
-            faults.append(
-                f"has parts that do not fit: {key} of {part}/ is {value}, {other_key} of {other}/ is {wanted}; "
-                "take parts of one model"
-            )
-    return faults
-
-
-def _weight_faults(folder: Path, parts: list[Part], variant: str | None, named: list[str]) -> list[str]:
-    """Returns what is wrong with the weights of some parts.
-
-    Args:
-        named: Parts of ``model_index.json`` that there are; diffusers looks at them all for the variant.
-    """
-    without = [
-        part
-        for part in parts
-        if not has_weights(folder / part.name, part.weights, None)
-        and not variants_of(folder / part.name, part.weights)
-    ]
-    faults = [
-        f"has no safetensors weights in {part.name}/ ({part.weights}.safetensors); other formats are not read "
-        "because they can run code: save the pipeline again with safe_serialization=True"
-        for part in without
-    ]
-    parts = [part for part in parts if part not in without]
-    if not _variant_will_do(folder, parts, variant):
-        return [*faults, _variant_fault(folder, parts, variant)]
-    if variant is not None:
-        faults += [
-            f"has a file whose name has no ending, {part}/{name}, at which loading a variant breaks off; move it "
-            "out of the folder"
-            for part in named
-            for name in undotted(folder / part)
-        ]
-    for part in parts:
-        applied = applied_variant(folder / part.name, variant)
-        faults += weight_faults(folder, part.name, part.weights, applied)
-    return faults
-
-
-def _variant_will_do(folder: Path, parts: list[Part], variant: str | None) -> bool:
-    """Whether diffusers finds weights of all parts: of the variant where there are such, else those without one."""
-    applied = {part.name: applied_variant(folder / part.name, variant) for part in parts}
-    if variant is not None and parts and not any(applied.values()):
-        return False
-    return all(has_weights(folder / part.name, part.weights, applied[part.name]) for part in parts)
-
-
-def _variant_fault(folder: Path, parts: list[Part], variant: str | None) -> str:
-    found = {part.name: sorted(variants_of(folder / part.name, part.weights)) for part in parts}
-    names = sorted({name for each in found.values() for name in each})
-    remedies = [
-        f"write model: {{path: ..., variant: {name}}}"
-        for name in names
-        if _variant_will_do(folder, parts, name)
-    ]
-    if variant is not None and _variant_will_do(folder, parts, None):
-        remedies.append("leave variant out")
-    plain = [part.name for part in parts if has_weights(folder / part.name, part.weights, None)]
-    said = [f"{part}/ has {' and '.join(each)}" for part, each in found.items() if each]
-    said += [f"{', '.join(f'{part}/' for part in plain)} those without a variant"] if plain else []
-    return (
-        f"has weights of {'a variant only' if variant is None else f'no variant {variant!r}'} "
-        f"({'; '.join(said)}): {' or '.join(remedies) or 'no variant covers all parts, fetch one of them whole'}"
-    )
-
-
-def _is_loaded(index: dict[str, Any], part: str) -> bool:
-    value = index.get(part)
-    return isinstance(value, list) and len(value) == 2 and value[0] is not None
-
-
-def _foreign_parts(index: dict[str, Any], not_loaded: tuple[str, ...]) -> list[str]:
-    """Names parts whose class lies elsewhere than in the two libraries: loading them would import that code."""
-    named = {
-        part: value
-        for part, value in index.items()
-        if isinstance(value, list) and not part.startswith("_") and part not in not_loaded
-    }
-    return [
-        f"wants code of {value[0]!r} for its part {part}; only parts of diffusers and transformers are loaded: "
-        "replace that part, or take another model"
-        for part, value in named.items()
-        if value and value[0] is not None and value[0] not in _LIBRARIES
-    ]
 
 
 def latent_factor(folder: Path) -> int:
@@ -249,7 +240,7 @@ def latent_factor(folder: Path) -> int:
 def native_resolution(folder: Path) -> int:
     """Returns the side in pixels at which a model was made to be used."""
     config = read_json(folder / family_in(folder).denoiser.name / "config.json") or {}
-    size = config.get("sample_size") or 64
+    size = config.get("sample_size") or family_in(folder).sample_size
     return int(size if isinstance(size, int) else size[0]) * latent_factor(folder)
 
 
@@ -326,5 +317,6 @@ def hub_is_reachable() -> bool:
 def _missing(model: ModelConfig) -> str:
     return (
         f"model {model.path!r} is neither {EMBEDDED!r}, nor an existing folder, nor a hub id that can be had "
-        "from here; write the path of a folder in diffusers' layout (it has a model_index.json)"
+        "from here; write the path of a folder in diffusers' layout (it has a model_index.json) or of a single "
+        ".safetensors file"
     )

@@ -10,7 +10,12 @@ from trainables.config.fields import ModelConfig
 from trainables.errors import UserError
 from trainables.models.backbone import Backbone
 from trainables.models.families import family_in
+from trainables.models.family import Family, Part
+from trainables.models.folder_faults import noise_faults
 from trainables.models.folders import check_model, native_resolution, resolve_model
+
+_NO_END = 2  # what configurations of CLIP said of the end token before transformers 4.31
+FLOW = "flow"  # what a flow-matching model predicts: noise minus image
 
 
 def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Backbone:
@@ -19,14 +24,15 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
     Raises:
         UserError: With every problem that `check_model` would find.
     """
-    import diffusers
-
     _quiet()
     problems = check_model(model)
     if problems:
         raise UserError(*problems)
     folder = resolve_model(model)
     family = family_in(folder)
+    # Of a model that has just been fetched nothing else has been looked at yet.
+    if faults := noise_faults(folder, family):
+        raise UserError(*(f"model {model.path!r} {fault}" for fault in faults))
     pipeline = family.stock_pipeline().from_pretrained(
         str(folder),
         variant=model.variant,
@@ -35,27 +41,43 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
         local_files_only=True,
         **family.load_options,
     )
+    options = dict(family.options)
+    if family.zero_option:
+        options[family.zero_option] = pipeline.config.get(family.zero_option, family.zero_unconditional)
     parts = pipeline.components
-    for tokenizer, text_encoder in zip(family.tokenizers, family.text_encoders, strict=True):
-        _limit_tokenizer(parts[tokenizer], parts[text_encoder.name])
+    for tokenizer, part in zip(family.tokenizers, family.text_encoders, strict=True):
+        _limit_tokenizer(parts[tokenizer], parts[part.name], part)
+        _pool_at_the_end(parts[part.name], parts[tokenizer])
     modules = {part.name: parts.pop(part.name).to(device) for part in family.modules}
     for part in (family.denoiser, family.autoencoder):
         modules[part.name].to(memory_format=torch.channels_last)
-    noise = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config)
+    alphas_cumprod, prediction_type = _noise(family, pipeline.scheduler)
     backbone = Backbone(
         family=family,
         folder=folder,
         modules=modules,
-        others={**parts, **family.options},
+        others={**parts, **options},
         device=torch.device(device),
-        alphas_cumprod=noise.alphas_cumprod.to(device, torch.float32),
-        prediction_type=noise.config.prediction_type,
+        alphas_cumprod=alphas_cumprod.to(device, torch.float32),
+        prediction_type=prediction_type,
         resolution=native_resolution(folder),
         _parameters={name: list(module.parameters()) for name, module in modules.items()},
     )
     backbone.restore()
+    # transformers hooks modules in the first call that asks for hidden states, and leaves the hooks there.
+    backbone.encode_prompts([""])
     backbone.note_loaded()
     return backbone
+
+
+def _noise(family: Family, scheduler: Any) -> tuple[torch.Tensor, str]:
+    """Returns the noise schedule of training, as the model's sampler states it, and what the model predicts."""
+    import diffusers
+
+    if family.flow:
+        return torch.empty(0), FLOW
+    noise = diffusers.DDPMScheduler.from_config(scheduler.config)
+    return noise.alphas_cumprod, noise.config.prediction_type
 
 
 def _quiet() -> None:
@@ -69,9 +91,21 @@ def _quiet() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def _limit_tokenizer(tokenizer: Any, text_encoder: Any) -> None:
+def _limit_tokenizer(tokenizer: Any, text_encoder: Any, part: Part) -> None:
     """Gives a tokenizer that knows no limit, or too large a one, that of the text encoder: its positions.
 
     The stock pipeline, and what is saved of it, take the limit from the tokenizer.
     """
-    tokenizer.model_max_length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+    limit = part.reads or text_encoder.config.max_position_embeddings
+    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+
+
+def _pool_at_the_end(text_encoder: Any, tokenizer: Any) -> None:
+    """Lets a CLIP take its pooled state at the end token.
+
+    With the old value transformers takes it at the token with the largest number. That is the same place, unless words
+    have been added: their numbers are larger.
+    """
+    clip = getattr(text_encoder, "text_model", text_encoder)
+    if getattr(clip, "eos_token_id", None) == _NO_END:
+        clip.eos_token_id = tokenizer.eos_token_id

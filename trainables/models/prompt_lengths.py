@@ -107,21 +107,24 @@ class PromptReader:
         return Reading(text, len(encoding.ids), ids, ids[:kept], cut_at)
 
 
-def pipeline_reader(folder: Path, number: int = 0) -> PromptReader | None:
+def pipeline_reader(folder: Path, number: int | None = None) -> PromptReader | None:
     """Returns what reads prompts as the pipeline in a folder does; None if its tokenizer cannot be loaded.
 
     Args:
-        number: Of the text encoder, and its tokenizer.
+        number: Of the text encoder, and its tokenizer. None: of the one that reads most; the others do not see what is
+            beyond their own limit.
     """
     family = family_in(folder)
-    part = folder / family.tokenizers[number]
-    if not part.is_dir() or tokenizer_faults(folder, part.name):
+    number = family.reader if number is None else number
+    encoder = family.text_encoders[number]
+    part, is_clip = folder / family.tokenizers[number], not encoder.reads
+    if not part.is_dir() or tokenizer_faults(folder, part.name, any_kind=not is_clip):
         return None
-    positions = _positions(read_json(folder / family.text_encoders[number].name / "config.json"))
+    positions = encoder.reads or _positions(read_json(folder / encoder.name / "config.json"))
     limit = (read_json(part / "tokenizer_config.json") or {}).get("model_max_length")
     if isinstance(limit, int | float) and limit > 0:  # without one transformers takes 1e30
         positions = int(min(positions, limit))
-    return PromptReader(positions, lambda: _load_tokenizer(part))
+    return PromptReader(positions, lambda: _load_tokenizer(part, is_clip=is_clip))
 
 
 def clip_reader(folder: Path) -> PromptReader | None:
@@ -142,24 +145,25 @@ def _positions(config: Any) -> int:
     return found if isinstance(found, int) and found > 0 else _CLIP_POSITIONS
 
 
-def _load_tokenizer(folder: Path) -> Tokenizer:
+def _load_tokenizer(folder: Path, *, is_clip: bool = True) -> Tokenizer:
     try:
-        return _whole(_tokenizer_of(folder))
+        return _whole(_tokenizer_of(folder, is_clip))
     except Exception as error:  # the library in Rust raises nothing narrower
         raise UserError(f"the tokenizer in {folder} cannot be loaded ({error}); fetch it again") from error
 
 
-def _tokenizer_of(folder: Path) -> Tokenizer:
+def _tokenizer_of(folder: Path, is_clip: bool) -> Tokenizer:
     file = folder / "tokenizer.json"
     if file.is_file():
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(file))
-        if tokenizer.num_special_tokens_to_add(False) == _MARKS:
+        if not is_clip or tokenizer.num_special_tokens_to_add(False) == _MARKS:
             return tokenizer
-    from transformers import CLIPTokenizer  # which loads torch
+    from transformers import CLIPTokenizer, T5TokenizerFast  # which load torch
 
-    found: Tokenizer = CLIPTokenizer.from_pretrained(str(folder)).backend_tokenizer
+    kind = CLIPTokenizer if is_clip else T5TokenizerFast
+    found: Tokenizer = kind.from_pretrained(str(folder)).backend_tokenizer
     return found
 
 

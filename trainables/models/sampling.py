@@ -16,7 +16,8 @@ from PIL import Image
 from torch import nn
 
 from trainables.models.backbone import Backbone
-from trainables.models.families import Conditioning
+from trainables.models.conditioning import Conditioning
+from trainables.models.solvers import make_solver as make_solver
 from trainables.randomness import stream_seed
 
 _DECODE_PIXELS = (
@@ -38,19 +39,8 @@ def initial_noise(backbone: Backbone, seeds: Sequence[int], resolution: int | No
         Shape (len(seeds), channels, resolution / factor, resolution / factor), float32, on the CPU.
     """
     side = (resolution or backbone.resolution) // backbone.latent_factor
-    shape = (backbone.denoiser.config.in_channels, side, side)
+    shape = (backbone.vae.config.latent_channels, side, side)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
-def make_solver(backbone: Backbone) -> Any:
-    """Returns a DPM-Solver++ (2M, arXiv 2211.01095) with the noise schedule and prediction type of the
-    model's own.
-    """
-    from diffusers import DPMSolverMultistepScheduler
-
-    return DPMSolverMultistepScheduler.from_config(
-        backbone.scheduler.config, algorithm_type="dpmsolver++", solver_order=2
-    )
 
 
 def generate(
@@ -75,7 +65,7 @@ def generate(
         noise: Initial latents as `initial_noise` gives them. Either these or `seeds`.
         seeds: One an image; the same seed gives the same noise for any model with latents of this shape.
         num_inference_steps: Solver steps.
-        guidance_scale: Weight of classifier-free guidance.
+        guidance_scale: Weight of classifier-free guidance; a family with embedded guidance is told it instead.
         batch_size: Images at a time (with guidance, twice as many rows pass the denoiser).
         resolution: Image side in pixels; None: the model's own.
 
@@ -91,7 +81,8 @@ def generate(
         return []
     if noise is None:
         noise = initial_noise(backbone, seeds or (), resolution)
-    solver = make_solver(backbone)
+    side = noise.shape[-1]
+    guided = guidance_scale > 1 and not backbone.family.embedded_guidance
     images: list[Image.Image] = []
     with torch.no_grad(), _undisturbed(backbone), _autocast(backbone):
         distinct = list(dict.fromkeys(["", *prompts]))
@@ -99,11 +90,11 @@ def generate(
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
             chosen = [distinct.index(prompt) for prompt in batch]
-            if guidance_scale > 1:
+            if guided:
                 chosen = [0] * len(batch) + chosen
             conditioning = {name: value[chosen] for name, value in rows.items()}
             latents = noise[start : start + batch_size].to(backbone.device, torch.float32)
-            solver.set_timesteps(num_inference_steps, device=backbone.device)
+            solver = make_solver(backbone, num_inference_steps, side)
             latents = _denoise(backbone, solver, latents, conditioning, guidance_scale)
             images += _decode(backbone, latents)
     return images
@@ -112,7 +103,7 @@ def generate(
 def _encode_with_empty(backbone: Backbone, prompts: Sequence[str]) -> Conditioning:
     """Encodes prompts of which the first is empty, and stands for no prompt in guidance."""
     rows = backbone.encode_prompts(prompts)
-    if backbone.family.zero_unconditional:
+    if backbone.zero_unconditional:
         for values in rows.values():
             values[0] = 0
     return rows
@@ -125,11 +116,11 @@ def _denoise(
     conditioning: Conditioning,
     guidance_scale: float,
 ) -> torch.Tensor:
-    latents = latents * solver.init_noise_sigma
+    guided = guidance_scale > 1 and not backbone.family.embedded_guidance
     for timestep in solver.timesteps:
-        rows = torch.cat([latents, latents]) if guidance_scale > 1 else latents
-        output = backbone.denoise(solver.scale_model_input(rows, timestep), timestep, conditioning).float()
-        if guidance_scale > 1:
+        rows = torch.cat([latents, latents]) if guided else latents
+        output = backbone.denoise(rows, timestep, conditioning, guidance=guidance_scale).float()
+        if guided:
             unconditional, conditional = output.chunk(2)
             output = unconditional + guidance_scale * (conditional - unconditional)
         latents = solver.step(output, timestep, latents, return_dict=False)[0]
@@ -137,12 +128,12 @@ def _denoise(
 
 
 def _decode(backbone: Backbone, latents: torch.Tensor) -> list[Image.Image]:
-    scale = backbone.vae.config.scaling_factor
     side = latents.shape[-1] * backbone.latent_factor
     at_once = max(1, _DECODE_PIXELS // side**2)
     images = []
     for part in latents.split(at_once):
-        pixels = backbone.vae.decode(part / scale, return_dict=False)[0].float()
+        unscaled = part / backbone.latent_scale + backbone.latent_shift
+        pixels = backbone.vae.decode(unscaled, return_dict=False)[0].float()
         values = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
         # A diverged model gives NaN, which clamp lets through; its images are black, and its loss is caught
         # elsewhere.

@@ -7,8 +7,9 @@ from contextlib import suppress
 from trainables.data.subjects import check_subject, prompts_of
 from trainables.errors import UserError
 from trainables.evaluation.checks import check_evaluation
+from trainables.methods.fit import check_fit
 from trainables.methods.registry import get_method
-from trainables.models.folders import check_model, native_resolution, resolve_model
+from trainables.models.folders import check_model, local_folder, native_resolution, resolve_model
 from trainables.run.prompt_checks import find_cut_prompts_of_run
 from trainables.run_config import RunConfig
 from trainables.training.optim import check_optimizer
@@ -21,12 +22,12 @@ def check_run(config: RunConfig) -> list[str]:
     prompts = [] if problems else find_cut_prompts_of_run(config).problems
     resolution = training.resolution
     if not problems and resolution is None:
-        resolution = native_resolution(resolve_model(config.model))
+        resolution = native_resolution(local_folder(config.model) or resolve_model(config.model))
     problems += check_subject(config.subject, resolution, training.captions, masked=training.masked_loss)
     problems += [*prompts, *check_evaluation(config.evaluation)]
     with suppress(UserError):  # told with the subject, or its prompts
         training = training.for_subject(*prompts_of(config.subject))
-    problems += get_method(config.method).check(training, config.model)
+    problems += check_fit(get_method(config.method), training, config.model)
     if get_method(config.method).trains:
         problems += check_optimizer(training.optimizer)
         problems += check_device(config.device, training.mixed_precision)

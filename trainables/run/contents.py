@@ -19,7 +19,13 @@ from trainables.data.path_map import folder_of
 from trainables.data.subjects import training_captions
 from trainables.errors import InputsChanged, UserError
 from trainables.models.families import family_in
-from trainables.models.folders import file_digest, hub_is_reachable, local_folder, part_files
+from trainables.models.folders import (
+    file_digest,
+    hub_is_reachable,
+    local_folder,
+    part_files,
+    single_file,
+)
 from trainables.run_config import RunConfig
 from trainables.util.text import name_bytes, same_name
 
@@ -51,6 +57,12 @@ def model_contents(folder: Path) -> Contents:
     return _hashed(folder, files)
 
 
+def single_file_contents(path: Path, configs: Path | None) -> Contents:
+    """Returns a base model in one file, and the configurations beside it if they are on this machine."""
+    beside = model_contents(configs) if configs is not None else {}
+    return {**beside, **_hashed(path.parent, [path])}
+
+
 def metric_model_contents(folder: Path) -> Contents:
     """Returns the files of a metric model in transformers' layout that loading may read."""
     return _hashed(folder, part_files(folder, "."))
@@ -80,7 +92,10 @@ def contents_of(
             found["subject.references"] = image_contents(folder_of(subject.references))
         if (masks := subject.folders.get("masks")) is not None and folder_of(masks).is_dir():
             found["subject.masks"] = image_contents(folder_of(masks))
-    if model is not None and (folder := local_folder(model)) is not None:
+    file = single_file(model) if model is not None else None
+    if file is not None:
+        found["model"] = single_file_contents(*file)
+    elif model is not None and (folder := local_folder(model)) is not None:
         found["model"] = model_contents(folder) if _is_local(model.path) else _snapshot(folder)
     for field, name in (metric_models or {}).items():
         if (folder := _metric_model_folder(field, name)) is not None:

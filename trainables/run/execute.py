@@ -280,7 +280,7 @@ class _Attempt:
         subject = resolve_subject(
             self.config.subject, resolution, training.captions, masked=training.masked_loss
         )
-        tokenizer = self.backbone.tokenizers[0]
+        tokenizer = self.backbone.prompt_tokenizer
         refuse_cut_prompts(subject, self.config.evaluation, tokenizer, self.config.model.path, training)
         self.training = training.for_subject(subject.instance_prompt, subject.class_prompt)
         return subject, Cache(self.config.cache_dir)

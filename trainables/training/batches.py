@@ -18,8 +18,9 @@ from PIL import Image
 
 from trainables.data.cache import Cache
 from trainables.models.backbone import Backbone
-from trainables.models.families import Conditioning
+from trainables.models.conditioning import Conditioning
 from trainables.randomness import Streams
+from trainables.training.noise import NoiseProcess
 from trainables.training.objective import area_weights, share_of_samples
 
 _ENCODE_AT_ONCE = 16  # images through the autoencoder
@@ -36,12 +37,14 @@ class Examples:
             takes one, [images, captions].
         areas: Factors of the latent pixels' errors (`objective.area_weights`), [images, orientations, 1, h, w]; None
             where all count alike.
+        geometry: Sizes and crops, [images, 6], float32 (see `trainables.data.images.geometry_of`).
     """
 
     mean: torch.Tensor
     std: torch.Tensor
     captions: torch.Tensor
     areas: torch.Tensor | None = None
+    geometry: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.mean.shape[0]
@@ -63,10 +66,11 @@ class Batch:
     Attributes:
         latents: Scaled samples, [b, c, h, w].
         noise: Of the same shape.
-        timesteps: [b], in [0, training steps of the noise schedule).
+        timesteps: Noise levels, [b], of the noise process (``noise.py``).
         captions: Rows of `Texts`, [b].
         shares: Factor of each sample's loss, [b].
         areas: Factors of the latent pixels' errors, [b, 1, h, w]; None where all count alike.
+        geometry: Sizes and crops of the images, [b, 6], float32, or None where they are not known.
     """
 
     latents: torch.Tensor
@@ -75,6 +79,7 @@ class Batch:
     captions: torch.Tensor
     shares: torch.Tensor
     areas: torch.Tensor | None = None
+    geometry: torch.Tensor | None = None
 
     def part(self, rank: int, size: int) -> Batch:
         """Returns every `size`-th sample from `rank` on: one of `size` parts that differ by one sample at most.
@@ -84,8 +89,8 @@ class Batch:
         if size == 1:
             return self
         columns = {column.name: getattr(self, column.name) for column in fields(self)}
-        own: dict[str, Any] = {n: None if part is None else part[rank::size] for n, part in columns.items()}
-        return Batch(**own)
+        known = {name: value[rank::size] for name, value in columns.items() if value is not None}
+        return Batch(**known)
 
 
 class Shuffle:
@@ -186,8 +191,9 @@ class Batches:
     Args:
         examples: Of the subject.
         priors: Class images, or None.
+        process: Draws noise levels.
         scale: Of latents (the autoencoder's scaling factor).
-        timesteps: Length of the noise schedule.
+        shift: What is taken from latents before that (its shift factor).
     """
 
     def __init__(
@@ -196,11 +202,12 @@ class Batches:
         priors: Examples | None,
         streams: Streams,
         *,
+        process: NoiseProcess,
         size: int,
         scale: float,
-        timesteps: int,
         prior_loss_weight: float,
         noise_offset: float,
+        shift: float = 0.0,
     ) -> None:
         self._sources = [("", examples)] if priors is None else [("", examples), ("prior_", priors)]
         self._streams = streams
@@ -209,7 +216,8 @@ class Batches:
         }
         self._size = size
         self._scale = scale
-        self._timesteps = timesteps
+        self._shift = shift
+        self._process = process
         self._noise_offset = noise_offset
         shares = share_of_samples(size, 0 if priors is None else size, prior_loss_weight)
         self._shares = shares.to(examples.mean.device)
@@ -222,20 +230,31 @@ class Batches:
     def draw(self) -> Batch:
         """Draws the next batch."""
         parts = [self._draw(prefix, source) for prefix, source in self._sources]
-        *columns, areas = zip(*parts, strict=True)
+        *columns, areas, geometry = zip(*parts, strict=True)
         latents, noise, timesteps, captions = (
             torch.cat(column) if len(parts) > 1 else column[0] for column in columns
         )
-        return Batch(latents, noise, timesteps, captions, self._shares, _areas_of(latents, areas))
+        return Batch(
+            latents,
+            noise,
+            timesteps,
+            captions,
+            self._shares,
+            _areas_of(latents, areas),
+            _where_known(geometry),
+        )
 
     def sample(self) -> Batch:
         """Returns a batch of one image of each kind; draws nothing and moves nothing."""
-        firsts = [source.mean[:1, 0] * self._scale for _, source in self._sources]
+        firsts = [(source.mean[:1, 0] - self._shift) * self._scale for _, source in self._sources]
         latents = torch.cat(firsts)
         captions = torch.cat([source.captions.flatten()[:1] for _, source in self._sources])
-        timesteps = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
+        # The kind of number that is drawn, from a generator of its own.
+        timesteps = torch.zeros_like(self._process.draw(len(latents), torch.Generator())).to(latents.device)
         shares = torch.ones(len(latents), device=latents.device)
-        return Batch(latents, torch.zeros_like(latents), timesteps, captions, shares)
+        sizes = [source.geometry for _, source in self._sources]
+        geometry = _where_known([part if part is None else part[:1] for part in sizes])
+        return Batch(latents, torch.zeros_like(latents), timesteps, captions, shares, geometry=geometry)
 
     def _draw(self, prefix: str, source: Examples) -> tuple[Any, ...]:
         size, device = self._size, source.mean.device
@@ -251,16 +270,19 @@ class Batches:
             # One shift a channel lets the model learn to change overall brightness (Guttenberg 2023).
             shift = torch.randn((*shape[:2], 1, 1), generator=self._streams[f"{prefix}noise_offset"])
             noise = noise + self._noise_offset * shift
-        timesteps = torch.randint(self._timesteps, (size,), generator=self._streams[f"{prefix}timesteps"])
+        timesteps = self._process.draw(size, self._streams[f"{prefix}timesteps"])
         indices, flips = indices.to(device), flips.to(device)
-        latents = (source.mean[indices, flips] + source.std[indices, flips] * sample.to(device)) * self._scale
+        drawn = source.mean[indices, flips] + source.std[indices, flips] * sample.to(device)
+        latents = (drawn - self._shift) * self._scale
         areas = None if source.areas is None else source.areas[indices, flips]
+        # A mirrored image has the same crop: it is cut out of the middle.
+        geometry = None if source.geometry is None else source.geometry[indices]
         captions = source.captions[indices]
         if captions.dim() > 1:
             stream = self._streams[f"{prefix}captions"]
             chosen = torch.randint(captions.shape[1], (size, 1), generator=stream)
             captions = captions.gather(1, chosen.to(device)).squeeze(1)
-        return latents, noise.to(device), timesteps.to(device), captions, areas
+        return latents, noise.to(device), timesteps.to(device), captions, areas, geometry
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Returns the positions in the epochs; the generators' states belong to `Streams`."""
@@ -270,6 +292,12 @@ class Batches:
         """Goes on from positions that `state_dict` returned."""
         for prefix, shuffle in self._shuffles.items():
             shuffle.load_state(state[f"{prefix}order"])
+
+
+def _where_known(geometry: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """The sizes and crops of a batch of several sources, or None where those of one are not known."""
+    known = [part for part in geometry if part is not None]
+    return torch.cat(known) if len(known) == len(geometry) else None
 
 
 def _areas_of(latents: torch.Tensor, areas: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

@@ -22,9 +22,9 @@ from trainables.randomness import stream_seed
 from trainables.training.meter import count_flops, device_name
 
 _AT_ONCE = 16  # a cache entry each, so that asking for more reuses those that are there
-_VERSION = (
-    3  # of the entries: from 2 on they hold what making them took, from 3 on each prompt has its own noise
-)
+# Of the entries: from 2 on they hold what making them took, from 3 on each prompt has its own noise, from 4 on models
+# that predict velocity draw in other steps.
+_VERSION = 4
 
 
 @dataclass(frozen=True)

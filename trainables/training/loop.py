@@ -23,12 +23,13 @@ from trainables.distributed.worker_group import WorkerGroup
 from trainables.errors import TrainingFailure
 from trainables.events import Event, EventLog
 from trainables.models.backbone import Backbone
-from trainables.models.families import Conditioning
+from trainables.models.conditioning import Conditioning
 from trainables.randomness import Streams, draw_seed
 from trainables.training.batches import Batch, Batches, Texts
 from trainables.training.checkpoint import Checkpoint, join_state, save_checkpoint, split_state, to_host
 from trainables.training.meter import Meter
-from trainables.training.objective import add_noise, diffusion_loss, min_snr_weights, target_of
+from trainables.training.noise import process_of
+from trainables.training.objective import diffusion_loss
 from trainables.training.optim import build_schedule
 
 _REPORTS = 20  # progress events in a run, at least
@@ -221,15 +222,13 @@ def _clip_gradients(trainer: Trainer) -> torch.Tensor:
 
 def batch_loss(trainer: Trainer, batch: Batch) -> torch.Tensor:
     """Returns the loss of one batch, a scalar."""
-    backbone, config = trainer.backbone, trainer.config
-    schedule = backbone.alphas_cumprod
-    noisy = add_noise(batch.latents, batch.noise, batch.timesteps, schedule)
-    target = target_of(backbone.prediction_type, batch.latents, batch.noise, batch.timesteps, schedule)
-    prediction = backbone.denoise(noisy, batch.timesteps, _conditioning(trainer, batch))
-    weights = None
-    if config.snr_gamma is not None:
-        weights = min_snr_weights(backbone.prediction_type, batch.timesteps, schedule, config.snr_gamma)
-    return diffusion_loss(prediction, target, batch.shares, weights, batch.areas)
+    backbone, levels = trainer.backbone, batch.timesteps
+    process = process_of(backbone, trainer.config)
+    noisy = process.add(batch.latents, batch.noise, levels)
+    target = process.target(batch.latents, batch.noise, levels)
+    conditioning = _conditioning(trainer, batch)
+    prediction = backbone.denoise(noisy, process.times(levels), conditioning, batch.geometry)
+    return diffusion_loss(prediction, target, batch.shares, process.weights(levels), batch.areas)
 
 
 def train(

@@ -2,7 +2,8 @@
 
 With x the clean latents, n the noise and a_t the cumulative product of the schedule, the noisy latents are
 ``sqrt(a_t) x + sqrt(1 - a_t) n`` (Ho et al. 2020, eq. 4) and the model predicts the noise, the velocity
-``sqrt(a_t) n - sqrt(1 - a_t) x`` (Salimans & Ho 2022, app. D) or the clean latents.
+``sqrt(a_t) n - sqrt(1 - a_t) x`` (Salimans & Ho 2022, app. D) or the clean latents. In flow matching the noisy latents
+are ``(1 - s) x + s n`` with s, or sigma, in [0, 1], and the model predicts ``n - x``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,22 @@ def target_of(
         alphas = _per_sample(alphas_cumprod[timesteps], latents)
         return alphas.sqrt() * noise - (1 - alphas).sqrt() * latents
     raise ValueError(f"prediction_type must be epsilon, v_prediction or sample, got {prediction_type!r}")
+
+
+def flow_noise(latents: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+    """Returns the latents [b, c, h, w] at the shares of noise `sigmas` [b], in float32."""
+    share = _per_sample(sigmas.float(), latents)
+    return (1 - share) * latents + share * noise
+
+
+def flow_target(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Returns the velocity from image to noise, of the latents' shape: the change of noisy latents with sigma."""
+    return noise - latents
+
+
+def shifted(sigmas: torch.Tensor, shift: float) -> torch.Tensor:
+    """Returns shift * s / (1 + (shift - 1) * s) of each s (Esser et al. 2024, eq. 23): noisier for a shift above 1."""
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
 def snr(timesteps: torch.Tensor, alphas_cumprod: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from trainables.config.fields import TrainingConfig
 from trainables.data.cache import Cache
+from trainables.data.images import geometry_of
 from trainables.data.subjects import Subject, prompts_of
 from trainables.distributed.fsdp import Shards, parameters_of
 from trainables.distributed.worker_group import ProcessWorkerGroup, WorkerGroup
@@ -24,6 +25,7 @@ from trainables.training.batches import Batches, Examples, Texts, embed_texts, e
 from trainables.training.class_images import make_class_images
 from trainables.training.loop import SharedLoss, Trainer, batch_loss
 from trainables.training.meter import Meter, count_flops
+from trainables.training.noise import process_of
 from trainables.training.optim import build_optimizer, build_schedule
 
 _LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -88,9 +90,10 @@ def build_trainer(
             examples,
             priors,
             streams,
+            process=process_of(backbone, training),
             size=training.train_batch_size,
-            scale=backbone.vae.config.scaling_factor,
-            timesteps=len(backbone.alphas_cumprod),
+            scale=backbone.latent_scale,
+            shift=backbone.latent_shift,
             prior_loss_weight=training.prior_loss_weight,
             noise_offset=training.noise_offset,
         ),
@@ -243,7 +246,8 @@ def _encode(
     if training.with_prior_preservation:
         captions.append(subject.class_prompt)
     texts = embed_texts(backbone, cache, captions, as_tokens=any(part in family.texts for part in trained))
-    examples = _examples(backbone, cache, subject.images, prompts, texts, training)
+    sizes = torch.tensor(subject.geometry)
+    examples = _examples(backbone, cache, subject.images, prompts, texts, training, sizes)
     if training.masked_loss:
         examples = replace(
             examples, areas=mask_areas(subject.masks, training.background_weight, examples.mean)
@@ -254,7 +258,8 @@ def _encode(
         made = make_class_images(backbone, cache, subject.class_prompt, training, subject.resolution)
     meter.class_image_seconds, meter.class_image_flops = made.seconds, made.flops
     prompts = [(subject.class_prompt,)] * len(made.images)
-    return texts, examples, _examples(backbone, cache, made.images, prompts, texts, training)
+    sizes = torch.tensor([geometry_of(image.size, image.width) for image in made.images])
+    return texts, examples, _examples(backbone, cache, made.images, prompts, texts, training, sizes)
 
 
 def _share(
@@ -270,21 +275,23 @@ def _share(
         texts, *sources = encoded
         tensors = {f"text.{name}": rows for name, rows in texts.rows.items()}
         for number, source in enumerate(source for source in sources if source is not None):
-            columns = {f"{number}.{column.name}": getattr(source, column.name) for column in fields(source)}
-            tensors |= {name: column for name, column in columns.items() if column is not None}
+            columns = {column.name: getattr(source, column.name) for column in fields(source)}
+            tensors |= {f"{number}.{name}": value for name, value in columns.items() if value is not None}
         known = (texts.captions, texts.are_tokens)
     tensors, known = team.broadcast_tensors(tensors, known)
     tensors = {name: value.to(device) for name, value in tensors.items()}
     if encoded is not None:
         return encoded
-    rows = {name.removeprefix("text."): value for name, value in tensors.items() if name.startswith("text.")}
+    rows = _with_prefix(tensors, "text.")
     examples = [
-        Examples(*(tensors.get(f"{number}.{column.name}") for column in fields(Examples)))  # type: ignore[arg-type]
-        for number in range(2)
-        if f"{number}.mean" in tensors
+        Examples(**_with_prefix(tensors, f"{number}.")) for number in range(2) if f"{number}.mean" in tensors
     ]
     priors = examples[1] if len(examples) > 1 else None
     return Texts(tuple(known[0]), rows, known[1]), examples[0], priors
+
+
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _examples(
@@ -294,12 +301,18 @@ def _examples(
     prompts: Sequence[Sequence[str]],
     texts: Texts,
     training: TrainingConfig,
+    geometry: torch.Tensor,
 ) -> Examples:
     """Returns images as a step takes them; each has as many prompts as any other."""
     mean, std = encode_images(backbone, cache, images, training.random_flip)
     rows = [[texts.captions.index(prompt) for prompt in several] for several in prompts]
     captions = torch.tensor(rows, device=backbone.device)
-    return Examples(mean, std, captions.squeeze(1) if captions.shape[1] == 1 else captions)
+    return Examples(
+        mean,
+        std,
+        captions.squeeze(1) if captions.shape[1] == 1 else captions,
+        geometry=geometry.to(backbone.device, torch.float32),
+    )
 
 
 def _named(backbone: Backbone, groups: list[dict[str, Any]]) -> dict[str, torch.nn.Parameter]:

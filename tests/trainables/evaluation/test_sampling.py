@@ -38,7 +38,8 @@ def test_equals_the_stock_pipeline(models: Path, name: str, guidance_scale: floa
     )
     pipeline = StableDiffusionPipeline.from_pretrained(models / name, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    spacing = {"timestep_spacing": "trailing"} if name == "v_model" else {}
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, **spacing)
     stock = pipeline(
         PROMPTS,
         latents=initial_noise(backbone, SEEDS),

@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from tests.helpers.training_runs import MakeConfig, MakeTrainer
 from trainables.config.fields import ModelConfig
 from trainables.errors import UserError
+from trainables.methods.fit import check_fit
 from trainables.methods.hypernetwork import METHOD, HypernetworkConfig
 from trainables.models.backbone import Backbone
 from trainables.run.checks import check_run
@@ -177,10 +178,14 @@ def denoiser_config(folder: Path, **content: Any) -> ModelConfig:
 
 
 def test_a_model_without_cross_attention_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    model = denoiser_config(tmp_path / "joint", joint_attention_dim=4096)
-    (problem,) = METHOD.check(HypernetworkConfig(), model)
-    assert "hypernetwork: the UNet has no cross-attention" in problem
-    assert "take a method that trains adapters, such as lora" in problem
+    (tmp_path / "joint").mkdir()
+    (tmp_path / "joint" / "model_index.json").write_text(
+        json.dumps({"_class_name": "StableDiffusion3Pipeline"})
+    )
+    (problem,) = check_fit(METHOD, HypernetworkConfig(), ModelConfig(path=str(tmp_path / "joint")))
+    assert problem.startswith(
+        "Hypernetwork does not run on Stable Diffusion 3: its denoiser has no cross-attention"
+    )
     assert METHOD.check(HypernetworkConfig(), denoiser_config(tmp_path / "sd", cross_attention_dim=768)) == []
     assert METHOD.check(HypernetworkConfig(), ModelConfig(path="owner/not-here")) == []
     assert METHOD.check(HypernetworkConfig(), ModelConfig()) == []

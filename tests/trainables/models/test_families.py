@@ -56,10 +56,10 @@ def test_a_hub_id_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch, tm
 def test_a_folder_that_is_no_pipeline(copy: Path) -> None:
     (copy / "model_index.json").write_text("{")
     assert "model_index.json" in problems(copy)
-    index = {"_class_name": "FluxPipeline"}
+    index = {"_class_name": "KandinskyPipeline"}
     (copy / "model_index.json").write_text(json.dumps(index))
-    assert "FluxPipeline" in problems(copy)
-    with pytest.raises(UserError, match="FluxPipeline"):
+    assert "KandinskyPipeline" in problems(copy)
+    with pytest.raises(UserError, match="KandinskyPipeline"):
         load_backbone(ModelConfig(path=str(copy)))
 
 

@@ -15,6 +15,7 @@ from trainables.data.cache import Cache
 from trainables.models.backbone import Backbone
 from trainables.randomness import STREAMS, Streams, global_seed, stream_seed, subject_seed
 from trainables.training.batches import Batches, Examples, Shuffle, encode_images, mask_areas
+from trainables.training.noise import Diffusion
 
 
 def make_examples(count: int, orientations: int = 1) -> Examples:
@@ -32,7 +33,7 @@ def make_batches(seed: int = 0, priors: int = 0, **fields: float) -> Batches:
         Streams(seed),
         size=3,
         scale=0.5,
-        timesteps=1000,
+        process=Diffusion(torch.ones(1000), "epsilon"),
         **settings,
     )
 
@@ -174,7 +175,7 @@ def test_flips_draw_both_orientations_of_the_right_image() -> None:
         Streams(0),
         size=4,
         scale=1.0,
-        timesteps=10,
+        process=Diffusion(torch.ones(10), "epsilon"),
         prior_loss_weight=1.0,
         noise_offset=0.0,
     )
@@ -199,7 +200,7 @@ def test_of_several_captions_an_image_gets_one_in_each_draw() -> None:
             Streams(0),
             size=4,
             scale=1.0,
-            timesteps=10,
+            process=Diffusion(torch.ones(10), "epsilon"),
             prior_loss_weight=1.0,
             noise_offset=0.0,
         )
@@ -253,7 +254,7 @@ def test_latents_are_the_autoencoders_and_resampled_each_step(
         Streams(0),
         size=2000,
         scale=0.5,
-        timesteps=10,
+        process=Diffusion(torch.ones(10), "epsilon"),
         prior_loss_weight=1.0,
         noise_offset=0.0,
     )
@@ -272,8 +273,8 @@ def test_areas_follow_their_images_and_their_mirrored_masks() -> None:
     assert areas[0, 0, 0].tolist() == [[2, 0], [2, 0]]
     assert areas[0, 1, 0].tolist() == areas[1, 0, 0].tolist() == [[0, 2], [0, 2]]
     batches = Batches(
-        replace(examples, areas=areas), make_examples(7), Streams(0), size=3, scale=1.0, timesteps=1000,
-        prior_loss_weight=1.0, noise_offset=0.0,
+        replace(examples, areas=areas), make_examples(7), Streams(0), size=3, scale=1.0,
+        process=Diffusion(torch.ones(1000), "epsilon"), prior_loss_weight=1.0, noise_offset=0.0,
     )  # fmt: skip
     seen = set()
     for _ in range(20):

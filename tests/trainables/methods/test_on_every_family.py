@@ -1,0 +1,219 @@
+"""Every method on every family that can carry it: it trains, is saved for stock loaders, undone, goes on after a stop.
+
+A sample of the pairs is in the default suite, all of them in `make test-all`. New methods and families are in them by
+being in their tables.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tests.helpers.stock_images import draw_stock
+from tests.helpers.tiny_families import RESOLUTION, TINY, make_tiny
+from tests.helpers.training_runs import MakeConfig
+from trainables.config.fields import ModelConfig
+from trainables.data.cache import Cache
+from trainables.data.subjects import resolve_subject
+from trainables.methods.fit import obstacle
+from trainables.methods.registry import BASE, get_method, method_names
+from trainables.models.backbone import Backbone
+from trainables.models.families import FAMILIES
+from trainables.models.loading import load_backbone
+from trainables.models.sampling import initial_noise
+from trainables.run.execute import execute
+from trainables.run.resident import Resident
+from trainables.training.loop import Trainer, batch_loss, train_step
+from trainables.training.trainer import build_trainer
+
+METHODS = [name for name in method_names() if name != BASE]
+NEW = [name for name in TINY if name != "sd1"]  # which the conformance suite of methods has
+TRAIN_SAMPLE = {
+    ("lora", "sd2", False),
+    ("lora", "sdxl", True),
+    ("lora", "sd3", False),
+    ("lora", "flux", True),
+    ("dreambooth", "sdxl", True),
+    ("dreambooth", "sd3", False),
+    ("dreambooth", "flux", False),
+}
+RESUME_SAMPLE = {("lora", "sdxl"), ("dreambooth", "flux")}
+
+
+def cases(sample: set[Any], *choices: Any) -> list[Any]:
+    """All pairs that fit each other; those that are not in the sample are nightly."""
+    found = []
+    for method in METHODS:
+        for name in NEW:
+            if obstacle(get_method(method), FAMILIES[TINY[name]]) is None:
+                for more in choices or ((),):
+                    case = (method, name, *((more,) if choices else ()))
+                    marks = () if case in sample else (pytest.mark.nightly,)
+                    found.append(pytest.param(*case, marks=marks, id="-".join(map(str, case))))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("families")
+    return {name: make_tiny(name, place / name) for name in TINY}
+
+
+def load(folder: Path) -> Backbone:
+    return load_backbone(ModelConfig(path=str(folder)))
+
+
+def trainer_of(make_config: MakeConfig, method: str, backbone: Backbone, **fields: Any) -> Trainer:
+    config = make_config(method, model=str(backbone.folder), resolution=RESOLUTION, **fields)
+    subject = resolve_subject(config.subject, RESOLUTION)
+    return build_trainer(config, backbone, subject, Cache(config.cache_dir))
+
+
+def reached(trainer: Trainer) -> set[str]:
+    """What trains and a gradient comes to: SDXL and SD 3 do not use the last layer of a text encoder."""
+    batch_loss(trainer, trainer.batches.sample()).backward()
+    found = {name for name, value in trainer.parameters.items() if value.grad is not None}
+    trainer.optimizer.optimizer.zero_grad(set_to_none=True)
+    return found
+
+
+def frozen(backbone: Backbone, trained: set[str]) -> dict[str, torch.Tensor]:
+    return {
+        f"{part}.{name}": value.detach().clone()
+        for part, module in backbone.modules.items()
+        for name, value in module.named_parameters()
+        if f"{part}.{name}" not in trained
+    }
+
+
+@pytest.mark.parametrize(("method", "name", "text_encoder"), cases(TRAIN_SAMPLE, False, True))
+def test_trains_its_parameters_alone_and_is_loaded_by_the_stock_pipeline(
+    method: str,
+    name: str,
+    text_encoder: bool,
+    make_config: MakeConfig,
+    folders: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    backbone = load(folders[name])
+    untouched = backbone.parameter_digest()
+    fields = (
+        {"learning_rate": 2e-2, "text_encoder_learning_rate": 1e-2}
+        if text_encoder
+        else {"learning_rate": 2e-2}
+    )
+    trainer = trainer_of(make_config, method, backbone, train_text_encoder=text_encoder, **fields)
+    chosen, family = get_method(method), backbone.family
+    said = chosen.trained_parts(family, trainer.config)
+    assert {key.split(".")[0] for key in trainer.parameters} == set(said)
+    assert {value.dtype for value in trainer.parameters.values()} == {torch.float32}
+    with_gradient = reached(trainer)
+    assert {key.split(".")[0] for key in with_gradient} == set(said)
+    before = {key: value.detach().clone() for key, value in trainer.parameters.items()}
+    others = frozen(backbone, set(before))
+    losses = [train_step(trainer)[0] for _ in range(3)]  # adapters' B begins at zero: A moves in the second
+    assert all(torch.isfinite(loss) for loss in losses)
+    moved = {key for key, value in trainer.parameters.items() if not torch.equal(value, before[key])}
+    assert moved >= with_gradient
+    assert all(torch.equal(value, others[key]) for key, value in frozen(backbone, set(before)).items())
+
+    noise = initial_noise(backbone, [1], RESOLUTION)
+    prompts = ["a sks cat"]
+    for module in backbone.modules.values():
+        module.eval()
+    ours = draw_stock(backbone.pipeline(), prompts, noise)
+    chosen.save(backbone, trainer.config, tmp_path / "weights")
+    stock = family.stock_pipeline().from_pretrained(str(folders[name]), local_files_only=True)
+    base = draw_stock(stock, prompts, noise)
+    loaded = chosen.load(stock, tmp_path / "weights")
+    assert (ours - base).abs().max() > 0.01
+    torch.testing.assert_close(draw_stock(loaded, prompts, noise), ours, rtol=0, atol=2e-3)
+
+    chosen.detach(backbone)
+    backbone.restore()
+    assert backbone.parameter_digest() == untouched
+    assert backbone.is_base_model()
+
+
+@pytest.mark.parametrize(("method", "name"), cases(RESUME_SAMPLE))
+def test_a_run_that_was_stopped_ends_with_the_same_bits(
+    method: str, name: str, make_config: MakeConfig, folders: dict[str, Path], resident: Resident
+) -> None:
+    """With all that may be on: text encoders, mirrored images, low precision, recomputation, prior preservation."""
+    fields = {
+        "model": str(folders[name]),
+        "resolution": RESOLUTION,
+        "train_text_encoder": True,
+        "with_prior_preservation": True,
+        "mixed_precision": "bf16",
+        "gradient_checkpointing": True,
+        "random_flip": True,
+        "max_train_steps": 4,
+    }
+    whole, broken = make_config(method, "whole", **fields), make_config(method, "broken", **fields)
+    list(execute(whole, resident))
+    run = execute(broken, resident)
+    for event in run:
+        if event.kind == "progress" and event.step == 3:
+            break
+    with pytest.raises(KeyboardInterrupt):
+        run.throw(KeyboardInterrupt())
+    events = list(execute(broken, resident))
+    assert events[0].data["resumed_step"] == 2
+    weights = [
+        {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+        for folder in (Path(config.output_dir) / "weights" for config in (whole, broken))
+    ]
+    assert weights[0]
+    assert weights[0] == weights[1]
+    assert resident._kept["backbone"][1].is_base_model()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "flux" else (pytest.mark.nightly,)) for name in NEW]
+)
+def test_the_base_model_is_judged(
+    name: str, make_config: MakeConfig, folders: dict[str, Path], resident: Resident
+) -> None:
+    config = make_config(BASE, model=str(folders[name]), resolution=RESOLUTION)
+    last = list(execute(config, resident))[-1]
+    assert (last.kind, last.data["state"]) == ("finished", "COMPLETE")
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_kohyas_layout_is_written_where_it_has_names(
+    name: str, make_config: MakeConfig, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of SDXL it numbers the text encoders, and stock diffusers reads the same weights out of it."""
+    backbone = load(folders[name])
+    trainer = trainer_of(
+        make_config,
+        "lora",
+        backbone,
+        train_text_encoder=True,
+        learning_rate=2e-2,
+        text_encoder_learning_rate=1e-2,
+        lora_alpha=1,
+    )
+    for _ in range(3):
+        train_step(trainer)
+    get_method("lora").save(backbone, trainer.config, tmp_path / "weights")
+    file = tmp_path / "weights" / "lora_kohya.safetensors"
+    assert file.exists() == (name == "sdxl")
+    if name != "sdxl":
+        return
+    with safe_open(file, "pt") as opened:
+        begins = {key.split("_")[1] for key in opened.keys()}  # noqa: SIM118 - it is no mapping
+        assert opened.metadata()["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert begins == {"unet", "te1", "te2"}
+    noise = initial_noise(backbone, [1], RESOLUTION)
+    for module in backbone.modules.values():
+        module.eval()
+    ours = draw_stock(backbone.pipeline(), ["a sks cat"], noise)
+    stock = backbone.family.stock_pipeline().from_pretrained(str(folders[name]), local_files_only=True)
+    stock.load_lora_weights(str(file.parent), weight_name=file.name)
+    torch.testing.assert_close(draw_stock(stock, ["a sks cat"], noise), ours, rtol=0, atol=2e-3)
