@@ -151,12 +151,9 @@ class TextualInversion:
         keys = _keys(family.text_encoders, placeholder)
         devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
         for part, name in zip(family.text_encoders, family.tokenizers, strict=True):
-            text_encoder, tokenizer = getattr(pipeline, part.name), getattr(pipeline, name)
             with torch.random.fork_rng(devices=devices):  # it draws rows before it fills them
-                pipeline.load_textual_inversion(
-                    {placeholder: tensors[keys[part.name]]}, text_encoder=text_encoder, tokenizer=tokenizer
-                )
-            pool_at_end(text_encoder, tokenizer.eos_token_id)
+                family.load_embeddings(pipeline, part, placeholder, tensors[keys[part.name]])
+            pool_at_end(getattr(pipeline, part.name), getattr(pipeline, name).eos_token_id)
         return pipeline
 
 

@@ -80,6 +80,26 @@ def extended(tokenizer: Any, table: nn.Embedding, words: Mapping[str, str]) -> t
     return longer, ExtendedEmbedding(table, torch.stack(rows), first)
 
 
+def tables_in_place(text_encoder: nn.Module) -> Callable[[], None]:
+    """Returns how to put a text encoder's tables of embeddings where they are now.
+
+    A T5 has two modules with one weight, of which ``set_input_embeddings`` makes one.
+    """
+    weight = text_encoder.get_input_embeddings().weight  # type: ignore[operator]
+    places = [
+        (module, name, child)
+        for module in text_encoder.modules()
+        for name, child in module.named_children()
+        if isinstance(child, nn.Embedding) and child.weight is weight
+    ]
+
+    def undo() -> None:
+        for module, name, child in places:
+            setattr(module, name, child)
+
+    return undo
+
+
 def _mean_of(text: str, tokenizer: Any, table: nn.Embedding) -> torch.Tensor:
     tokens = tokenizer(text, add_special_tokens=False).input_ids
     if not tokens:

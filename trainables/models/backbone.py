@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.models.added_tokens import ExtendedEmbedding, extended, pool_at_end
+from trainables.models.added_tokens import ExtendedEmbedding, extended, pool_at_end, tables_in_place
 from trainables.models.conditioning import Aside, Conditioning
 from trainables.models.family import Family
 from trainables.models.folders import component_digest, latent_factor
@@ -240,6 +240,8 @@ class Backbone:
             extended(tokenizer, table, words)
             for tokenizer, table in zip(self.tokenizers, tables, strict=True)
         ]
+        for text_encoder in self.text_encoders:
+            self.on_restore(tables_in_place(text_encoder))
         self.on_restore(partial(self._read_with, self.tokenizers, tables, {}))
         for text_encoder, tokenizer in zip(self.text_encoders, self.tokenizers, strict=True):
             self.on_restore(pool_at_end(text_encoder, tokenizer.eos_token_id))

@@ -212,3 +212,12 @@ class Family:
     def load_lora(self, pipeline: Any, folder: Path, file: str) -> None:
         """Loads what `save_lora` wrote into a stock pipeline, by its own loader."""
         pipeline.load_lora_weights(str(folder), weight_name=file, use_safetensors=True)
+
+    def load_embeddings(self, pipeline: Any, text_encoder: Part, word: str, rows: torch.Tensor) -> None:
+        """Loads a word's embeddings [vectors, width] of one text encoder into a stock pipeline, by its own loader."""
+        tokenizer = self.tokenizers[self.text_encoders.index(text_encoder)]
+        pipeline.load_textual_inversion(
+            {word: rows},
+            text_encoder=getattr(pipeline, text_encoder.name),
+            tokenizer=getattr(pipeline, tokenizer),
+        )

@@ -14,7 +14,7 @@ from tests.helpers.tiny_families import make_tiny
 from trainables.config.fields import ModelConfig
 from trainables.methods import registry
 from trainables.methods.base import Base
-from trainables.methods.fit import check_fit, families_of, matrix, obstacle
+from trainables.methods.fit import REASONS, check_fit, families_of, matrix, obstacle
 from trainables.methods.registry import get_method, method_names
 from trainables.models.families import FAMILIES
 
@@ -51,6 +51,20 @@ def test_methods_of_the_catalogue_run_on_every_family() -> None:
     for name in ("base", "lora", "dreambooth", "dreambooth_lora"):
         assert table[name] == {family.title: None for family in FAMILIES.values()}
     assert len({family.title for family in FAMILIES.values()}) == len(FAMILIES) == 4
+
+
+def test_a_feature_that_a_family_states_is_one_that_a_method_can_need() -> None:
+    assert {feature for family in FAMILIES.values() for feature in family.features} == set(REASONS)
+
+
+def test_embeddings_are_learnt_where_the_stock_pipeline_loads_them() -> None:
+    carries = {
+        title: against is None for title, against in families_of(get_method("textual_inversion")).items()
+    }
+    assert carries == {
+        family.title: hasattr(family.stock_pipeline(), "load_textual_inversion")
+        for family in FAMILIES.values()
+    }
 
 
 def test_a_family_without_what_a_method_needs_cannot_carry_it() -> None:
