@@ -62,6 +62,33 @@ def cases(sample: set[Any], *choices: Any) -> list[Any]:
     return found
 
 
+# The tiny models' layers are 16 and 32 wide, and no convolution is among the targets.
+KINDS: dict[str, dict[str, Any]] = {
+    "rslora": {"r": 2},
+    "dora": {"r": 2},
+    "loha": {"r": 2},
+    "lokr": {"r": 2},
+    "oft": {"oft_block_size": 4},
+    "boft": {"boft_block_size": 4},
+    "hra": {"r": 2},
+    "ia3": {},
+}
+KIND_SAMPLE = {("dora", "flux"), ("lokr", "sd3"), ("oft", "sdxl")}
+
+
+def kinds() -> list[Any]:
+    return [
+        pytest.param(
+            kind,
+            name,
+            marks=() if (kind, name) in KIND_SAMPLE else (pytest.mark.nightly,),
+            id=f"{kind}-{name}",
+        )
+        for kind in KINDS
+        for name in NEW
+    ]
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("families")
@@ -104,12 +131,28 @@ def test_trains_its_parameters_alone_and_is_loaded_by_the_stock_pipeline(
     folders: dict[str, Path],
     tmp_path: Path,
 ) -> None:
-    backbone = load(folders[name])
-    untouched = backbone.parameter_digest()
     fields = {"learning_rate": 2e-2} | OWN_FIELDS.get(method, {})
     if text_encoder:
         fields["text_encoder_learning_rate"] = 1e-2
-    trainer = trainer_of(make_config, method, backbone, train_text_encoder=text_encoder, **fields)
+    fields["train_text_encoder"] = text_encoder
+    train_save_and_load(method, fields, folders[name], make_config, tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "name"), kinds())
+def test_adapters_of_every_kind_are_loaded_again(
+    kind: str, name: str, make_config: MakeConfig, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    fields = {"adapter": kind, "learning_rate": 5e-2, "text_encoder_learning_rate": 1e-2, **KINDS[kind]}
+    train_save_and_load("lora", fields | {"train_text_encoder": True}, folders[name], make_config, tmp_path)
+
+
+def train_save_and_load(
+    method: str, fields: dict[str, Any], folder: Path, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """Trains three steps; the stock pipeline then draws what the model in memory does, which is undone."""
+    backbone = load(folder)
+    untouched = backbone.parameter_digest()
+    trainer = trainer_of(make_config, method, backbone, **fields)
     chosen, family = get_method(method), backbone.family
     said = chosen.trained_parts(family, trainer.config)
     assert {key.split(".")[0] for key in trainer.parameters} == set(said)
@@ -130,7 +173,7 @@ def test_trains_its_parameters_alone_and_is_loaded_by_the_stock_pipeline(
         module.eval()
     ours = draw_stock(backbone.pipeline(), prompts, noise)
     chosen.save(backbone, trainer.config, tmp_path / "weights")
-    stock = family.stock_pipeline().from_pretrained(str(folders[name]), local_files_only=True)
+    stock = family.stock_pipeline().from_pretrained(str(folder), local_files_only=True)
     base = draw_stock(stock, prompts, noise)
     loaded = chosen.load(stock, tmp_path / "weights")
     assert (ours - base).abs().max() > 0.01
