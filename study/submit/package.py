@@ -98,9 +98,9 @@ def unpack(folder: Path) -> None:
 
 def _local_folders(spec: StudySpec, shared: Sequence[str]) -> Iterator[Path]:
     """The folders of this machine that a study names; what does not exist here is taken to exist on the cluster."""
-    named = [path for subject in spec.subjects for path in (subject.images, subject.references)]
-    named += [spec.model.path, spec.model.config, *_evaluation_models(spec)]
-    for name in dict.fromkeys(filter(None, named)):
+    named = [path for subject in spec.subjects for path in subject.folders.values()]
+    named += [path for path in (spec.model.path, spec.model.config) if path]
+    for name in dict.fromkeys([*named, *_evaluation_models(spec)]):
         path = Path(name)
         if path.is_absolute() and path.is_dir() and not any(_below(path, folder) for folder in shared):
             yield path

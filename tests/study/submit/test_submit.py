@@ -92,6 +92,24 @@ def test_photographs_get_a_lasting_place_that_their_content_names(study_file: Pa
     assert other.spec.digest() != parcel.spec.digest()
 
 
+def test_every_folder_that_a_study_names_goes_along(study_file: Path, tmp_path: Path) -> None:
+    """Masks, and the configurations of a model in one file; the file itself does not."""
+    folder = study_file.parent
+    for name in ("masks", "configs"):
+        (folder / name).mkdir()
+        (folder / name / "one").write_text(name)
+    (folder / "model.safetensors").write_bytes(b"x")
+    content = yaml.safe_load(study_file.read_text())
+    content["subjects"][1]["masks"] = "masks"
+    content["model"] = {"path": str(folder / "model.safetensors"), "config": str(folder / "configs")}
+    study_file.write_text(yaml.safe_dump(content))
+    parcel = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs="/mnt/inputs", code=False)
+    assert set(parcel.shipped) == {str(folder / name) for name in ("photos", "masks", "configs")}
+    assert parcel.spec.subject("mug").masks == parcel.shipped[str(folder / "masks")]
+    assert parcel.spec.model.config == parcel.shipped[str(folder / "configs")]
+    assert parcel.spec.model.path == str(folder / "model.safetensors")
+
+
 def test_unpacking_twice_or_after_a_crash_is_harmless(study_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "shared" / "inputs"
     parcel = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs=str(target), code=False)

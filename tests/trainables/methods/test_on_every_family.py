@@ -189,7 +189,7 @@ def train_save_and_load(
 def test_a_run_that_was_stopped_ends_with_the_same_bits(
     method: str, name: str, make_config: MakeConfig, folders: dict[str, Path], resident: Resident
 ) -> None:
-    """With all that may be on: text encoders, mirrored images, low precision, recomputation, prior preservation."""
+    """With all that may be on: text encoders, mirrored images, masks, low precision, recomputation, class images."""
     fields = {
         "model": str(folders[name]),
         "resolution": RESOLUTION,
@@ -198,6 +198,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(
         "mixed_precision": "bf16",
         "gradient_checkpointing": True,
         "random_flip": True,
+        "masked_loss": True,
         "max_train_steps": 4,
         **OWN_FIELDS.get(method, {}),
     }

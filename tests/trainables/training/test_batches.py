@@ -291,6 +291,34 @@ def test_areas_follow_their_images_and_their_mirrored_masks() -> None:
     assert len(seen) == 10
 
 
+@pytest.mark.parametrize("sized", [True, False])
+def test_sizes_and_areas_are_those_of_their_images(sized: bool) -> None:
+    """Where the sizes of class images are not known, none are told."""
+    examples, priors = make_examples(5), make_examples(7)
+    areas = torch.arange(5.0).reshape(5, 1, 1, 1, 1).expand(-1, -1, -1, 2, 2)
+    examples = replace(examples, areas=areas, geometry=torch.arange(5.0)[:, None].expand(-1, 6))
+    if sized:
+        priors = replace(priors, geometry=100 + torch.arange(7.0)[:, None].expand(-1, 6))
+    batches = Batches(
+        examples, priors, Streams(0), size=3, scale=1.0, process=Diffusion(torch.ones(1000), "epsilon"),
+        prior_loss_weight=1.0, noise_offset=0.0,
+    )  # fmt: skip
+    batch = batches.draw()
+    images = batch.latents[:, 0, 0, 0] / 10
+    assert batch.areas is not None
+    assert torch.equal(batch.areas[:, 0, 0, 0], torch.cat([images[:3], torch.ones(3)]))
+    part, first = batch.part(1, 2), batches.sample()
+    if not sized:
+        assert batch.geometry is part.geometry is first.geometry is None
+        return
+    assert batch.geometry is not None
+    assert part.geometry is not None
+    assert first.geometry is not None
+    assert torch.equal(batch.geometry[:, 0], images + torch.tensor([0.0] * 3 + [100.0] * 3))
+    assert torch.equal(part.geometry, batch.geometry[1::2])
+    assert first.geometry[:, 0].tolist() == [0, 100]
+
+
 def test_training_with_masks_is_seen_by_the_loss_alone(make_trainer: MakeTrainer) -> None:
     """Images, noise and steps are drawn as without masks."""
     plain = make_trainer("lora")
