@@ -45,8 +45,7 @@ TRAIN_SAMPLE = {
     ("textual_inversion", "flux", False),
 }
 RESUME_SAMPLE = {("lora", "sdxl"), ("dreambooth", "flux"), ("textual_inversion", "sdxl")}
-# The tiny models know few words: a prompt of the paper's is longer than their T5 reads.
-OWN_FIELDS = {"textual_inversion": {"learnable_property": None, "num_vectors": 2}}
+OWN_FIELDS: dict[str, dict[str, Any]] = {"textual_inversion": {"num_vectors": 2}}
 
 
 def cases(sample: set[Any], *choices: Any) -> list[Any]:
