@@ -98,7 +98,7 @@ def unpack(folder: Path) -> None:
 
 def _local_folders(spec: StudySpec, shared: Sequence[str]) -> Iterator[Path]:
     """The folders of this machine that a study names; what does not exist here is taken to exist on the cluster."""
-    named = [path for subject in spec.subjects for path in (subject.images, subject.references)]
+    named = [path for subject in spec.subjects for path in subject.folders.values()]
     named += [spec.model.path, *_evaluation_models(spec)]
     for name in dict.fromkeys(filter(None, named)):
         path = Path(name)

@@ -92,6 +92,18 @@ def test_photographs_get_a_lasting_place_that_their_content_names(study_file: Pa
     assert other.spec.digest() != parcel.spec.digest()
 
 
+def test_masks_go_along_with_their_photographs(study_file: Path, tmp_path: Path) -> None:
+    masks = study_file.parent / "masks"
+    masks.mkdir()
+    (masks / "one").write_text("a mask")
+    content = yaml.safe_load(study_file.read_text())
+    content["subjects"][1]["masks"] = "masks"
+    study_file.write_text(yaml.safe_dump(content))
+    parcel = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs="/mnt/inputs", code=False)
+    assert set(parcel.shipped) == {str(study_file.parent / "photos"), str(masks)}
+    assert parcel.spec.subject("mug").masks == parcel.shipped[str(masks)]
+
+
 def test_unpacking_twice_or_after_a_crash_is_harmless(study_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "shared" / "inputs"
     parcel = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs=str(target), code=False)
