@@ -17,9 +17,8 @@ import numpy as np
 
 from study.report.comparisons import Comparison, Settings, compare
 from study.report.factors import PRIOR, SCHEDULE, TEXT_ENCODER, Factors, factors_of
-from study.report.pairing import Contrast, Values
+from study.report.pairing import Contrast, Values, mean_of_known
 from study.report.prepared import Rows, section
-from study.statistics.paired import Floats
 from trainables.methods.registry import method_config_class, method_names
 
 FEWEST_PAIRS = 2  # of arms; a single one stands in the table of pairs
@@ -88,17 +87,11 @@ def effect_of(values: Values, first: str, second: str, arms: Sequence[tuple[str,
     single = [values.contrast(one, other) for one, other in arms]
     differences = np.stack([values.of(one) - values.of(other) for one, other in arms])
     mean = differences.mean(axis=0)  # (subjects, seeds), NaN where a pair is missing
-    units = _mean_of_seeds(mean)
+    units = mean_of_known(mean)
     chances = np.stack([contrast.chances for contrast in single]).mean(axis=0)
     chances = np.where(np.isfinite(units), chances, np.nan)
     found = mean[np.isfinite(mean)]
     return Contrast(first, second, values.measure, units, tuple(found.tolist()), chances)
-
-
-def _mean_of_seeds(values: Floats) -> Floats:
-    count = np.isfinite(values).sum(axis=1)
-    total = np.where(np.isfinite(values), values, 0.0).sum(axis=1)
-    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), dtype=float)
 
 
 def _pairs(

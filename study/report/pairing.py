@@ -55,7 +55,7 @@ class Values:
         """Means within each subject, shape ``(arms, subjects)``."""
         if not arms:
             return np.empty((0, len(self.subjects)))
-        return np.stack([_mean(self.of(arm)) for arm in arms])
+        return np.stack([mean_of_known(self.of(arm)) for arm in arms])
 
     def contrast(self, first: str, second: str, *, seeded: bool = True) -> Contrast:
         """Compares two arms.
@@ -66,15 +66,15 @@ class Values:
         """
         one, two = self.of(first), self.of(second)
         if not seeded:
-            two = np.broadcast_to(_mean(two)[:, None], one.shape)
+            two = np.broadcast_to(mean_of_known(two)[:, None], one.shape)
         difference = one - two
         sign = measure(self.measure).sign  # NaN where neither way is better: no chance of being better then
         crossed = sign * (one[:, :, None] - two[:, None, :])
         chance = np.where(np.isfinite(crossed), (crossed > 0) + 0.5 * (crossed == 0), np.nan)
         found = difference[np.isfinite(difference)]
         return Contrast(
-            first, second, self.measure, _mean(difference), tuple(found.tolist()),
-            _mean(chance.reshape(len(chance), math.prod(chance.shape[1:]))),
+            first, second, self.measure, mean_of_known(difference), tuple(found.tolist()),
+            mean_of_known(chance.reshape(len(chance), math.prod(chance.shape[1:]))),
         )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def values_of(confirm: pd.DataFrame, name: str) -> Values:
     return Values(name, tuple(map(str, arms)), tuple(map(str, subjects)), array)
 
 
-def _mean(array: Floats) -> Floats:
+def mean_of_known(array: Floats) -> Floats:
     """Mean along the last axis over what is known; NaN where nothing is."""
     known = np.isfinite(array)
     count = known.sum(-1)

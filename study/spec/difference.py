@@ -54,23 +54,24 @@ def not_taken(record: Mapping[str, Any], new: StudySpec) -> list[str]:
     """Returns a line for each value that a study file has changed in vain: margin and prices are those of the first
     launch, since they say what the results mean.
     """
-    sections = record.get("spec") or {}
-    before = {
-        "report": sections.get("report"),
-        "prices": (sections.get("resources") or {}).get("price_per_hour"),
-    }
-    content = new.model_dump(mode="json")
-    after = {"report": content["report"], "prices": content["resources"]["price_per_hour"]}
-    left, right = _flatten({"report": before["report"] or {}}), _flatten({"report": after["report"] or {}})
-    if before["prices"] is not None:
-        left |= {"resources.price_per_hour": before["prices"]}
-        right |= {"resources.price_per_hour": after["prices"]}
+    before, after = (
+        _of_first_launch(spec) for spec in (record.get("spec") or {}, new.model_dump(mode="json"))
+    )
     return [
-        f"{path}: {_show(left[path])} -> {_show(right.get(path, _ABSENT))} is not taken: what the first launch stated "
+        f"{path}: {_show(value)} -> {_show(after.get(path, _ABSENT))} is not taken: what the first launch stated "
         "counts; a study of another name may state another"
-        for path in left
-        if left[path] != right.get(path, _ABSENT)
+        for path, value in before.items()
+        if value != after.get(path, _ABSENT)
     ]
+
+
+def _of_first_launch(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a study file that are those of its first launch, by dotted path; without what it does not say."""
+    report, resources = spec.get("report") or {}, spec.get("resources") or {}
+    found = _flatten(report, "report") if report else {}
+    if "price_per_hour" in resources:
+        found["resources.price_per_hour"] = resources["price_per_hour"]
+    return found
 
 
 def _completed(recorded: Any, filled: Any, key: str = "") -> Any:

@@ -55,7 +55,7 @@ def test_a_storage_that_refuses_is_given_time_and_then_ends_the_launch(
         waited.append(clock[0] - begin)
         folder = fast_path / spec.name / "runs" / given.key
         folder.mkdir(parents=True, exist_ok=True)
-        note_attempt(folder, here.session)
+        note_attempt(folder, here.driver_id)
         assert here.trouble is None
         here.died(str(number), FULL)
         assert read_result(folder) is None
@@ -78,7 +78,7 @@ def test_refusals_and_preemptions_use_up_no_attempts(fast_path: Path, clock: lis
         folder = fast_path / spec.name / "runs" / given.key
         folder.mkdir(parents=True, exist_ok=True)
         if begins:
-            note_attempt(folder, here.session, node)
+            note_attempt(folder, here.driver_id, node)
         if trial == "reset":
             here.announced["c" * 56] = clock[0]
         here.died(trial, cause)

@@ -133,10 +133,10 @@ def test_common_fields_must_act_in_some_arm(tmp_path: Path) -> None:
         ({"r": 8, "lora_alpha": 8}, {"r": 8}),
         ({"r": 16, "lora_alpha": 8, "use_rslora": True}, {"r": 16, "lora_alpha": 32}),
         (
-            {"train_text_encoder": True, "learning_rate": 1e-3, "text_encoder_learning_rate": 1e-3},
+            {"train_text_encoder": True, "learning_rate": 1e-3, "text_encoder_learning_rate": 3e-4},
             {"train_text_encoder": True, "learning_rate": 1e-3},
         ),
-        ({"learning_rate": 3e-3}, {"search_space": "fixed"}),  # the embedded model's default
+        ({"learning_rate": 5e-4}, {"search_space": "fixed"}),  # the embedded model's default
         (
             {"lr_num_cycles": 1, "lr_scheduler": "cosine_with_restarts"},
             {"lr_scheduler": "cosine_with_restarts"},

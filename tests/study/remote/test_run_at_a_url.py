@@ -225,6 +225,7 @@ def test_a_run_that_cannot_be_kept_is_interrupted_and_not_finished(
     s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("study.remote.run_upload.FINAL_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("study.worker.workspace.PULL_PATIENCE_SECONDS", 0.0)
     url = s3.url("full")
     rules(tmp_path, url, {"step_seconds": 0.05})
     attempt = Attempt(order(url))

@@ -139,6 +139,8 @@ def test_margin_and_prices_of_the_first_launch_count_and_a_change_is_told() -> N
     assert not_taken(record, same) == []
     margin, price = not_taken(record, spec(report={"margin": 0.03}, resources={"price_per_hour": {"cpu": 2}}))
     assert margin.startswith("report.margin: 0.05 -> 0.03 is not taken")
+    del record["spec"]["report"], record["spec"]["resources"]["price_per_hour"]  # of a version without them
+    assert not_taken(record, spec(report={"margin": 0.03})) == []
     assert price.startswith('resources.price_per_hour: {"cpu": 1.0} -> {"cpu": 2.0} is not taken')
 
 
