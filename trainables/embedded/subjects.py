@@ -65,6 +65,7 @@ _SETTINGS: dict[PromptSet, tuple[tuple[str, str], ...]] = {
     "search": _SEARCH_SETTINGS,
 }
 RENDERS_A_TEMPLATE = 2  # of a template, as perfect pictures
+_REFERENCE_ROUNDS = 4  # of the 16 settings: as many images as the other end of the scales rests on
 _PERFECT_SEED = 3000  # apart from those of training (1000) and references (2000)
 
 
@@ -104,16 +105,16 @@ class EmbeddedSubject:
         return [compose(self.instance_prompt, *setting) for setting in TRAINING_SETTINGS]
 
     def reference_images(self) -> list[Image.Image]:
-        """16 held-out images in four scenes that no training image shows.
+        """64 held-out images in four scenes that no training image shows, each with each accessory four times.
 
         The scales of an evaluation rest on them and on the base model's images: where scales begin, on at least 64
         images of the base model (`EvaluationConfig.anchor_images`); the one of the subject scale, how
-        similar real images are to each other, on these 16 and their 120 pairs. Their number is pinned, so that older
-        studies stay comparable; how sure the end is therefore stands beside it as a jackknife error
-        (`trainables.evaluation.metrics.real_similarity_error`), which enters the error of every scaled score.
+        similar real images are to each other, on these and their 2,016 pairs. How sure the end is stands beside it
+        as a jackknife error (`trainables.evaluation.metrics.real_similarity_error`), which enters the error of every
+        scaled score.
         """
         settings = [(s, a) for a in REFERENCE_ACCESSORIES for s in REFERENCE_SCENES]
-        return self._draw(settings, 2000)
+        return self._draw(settings * _REFERENCE_ROUNDS, 2000)
 
     def perfect_images(self, templates: Sequence[str]) -> list[Image.Image] | None:
         """What a perfect model would draw of this identity: `RENDERS_A_TEMPLATE` pictures of each template in turn.
