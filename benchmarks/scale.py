@@ -32,6 +32,7 @@ from study.driver.launch import Workers, launch
 from study.ledger.ledger import Ledger
 from study.ledger.open_ledger import open_ledger
 from study.monitor.live_view import ProgressView
+from study.monitor.status import StatusReader
 from study.results.from_folders import local_results
 from study.results.from_mlflow import mlflow_results
 from study.results.run_rows import rows
@@ -77,11 +78,9 @@ class Followers:
             ids = open_ledger(self._spec, self._storage)
             self._tracker = Tracker(self._storage, self._uri, ids=ids, close_seconds=CATCH_UP_SECONDS)
             console = Console(file=io.StringIO(), width=120)
-            self._view = ProgressView(self._spec.name, self._spec.number_of_runs(), 0, console)
+            self._view = ProgressView(StatusReader(self._storage, self._spec), console)
             self._view.start()
-        assert self._view is not None
         self._tracker.follow(run)
-        self._view.follow(run)
 
     def close(self) -> None:
         """Waits until MLflow has everything."""

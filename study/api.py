@@ -143,6 +143,7 @@ class _Watchers:
             return
         from study.ledger.open_ledger import open_ledger
         from study.monitor.live_view import ProgressView
+        from study.monitor.status import StatusReader
         from study.tracking.tracker import Tracker
 
         self._tracker = Tracker(
@@ -151,17 +152,14 @@ class _Watchers:
             ids=open_ledger(self._spec, self._storage),
             log_weights_limit_mb=self._spec.tracking.log_weights_limit_mb,
         )
-        total = self._spec.number_of_runs()
-        self._view = ProgressView(self._spec.name, total, _finished(self._storage), self._console)
+        self._view = ProgressView(StatusReader(self._storage, self._spec), self._console)
         self._view.start()
 
     def follow(self, run: PlannedRun) -> None:
         """See `study.storage.planned_run.RunListener`."""
         self.open()
         assert self._tracker is not None
-        assert self._view is not None
         self._tracker.follow(run)
-        self._view.follow(run)
 
     def close(self, *, at_once: bool = False) -> None:
         """Closes both; MLflow gets a bounded time to catch up, or none."""
@@ -282,12 +280,6 @@ def _failures(storage: Storage, failed: Sequence[tuple[RunKey, str]]) -> list[st
 
     lines = [f"FAIL {key.name}: {reason}, {where_failed(storage.run_folder(key))}" for key, reason in failed]
     return [*lines, f"why: {storage.command('logs', 'RUN')}"] if lines else []
-
-
-def _finished(storage: Storage) -> int:
-    from trainables.events import RESULT_FILE
-
-    return sum(1 for _ in (storage.runs).glob(f"*/*/*/{RESULT_FILE}"))
 
 
 def result_table(folder: Path) -> list[dict[str, Any]]:

@@ -1,15 +1,14 @@
-"""The live view of a study in the terminal: a table on a terminal, plain lines elsewhere.
+"""The live view of a study that is launched: a table on a terminal, plain lines elsewhere.
 
-Like every follower it reads the runs' event files; it shows, and decides nothing.
+It draws what `study.monitor.status.StatusReader` says, as `study status` does; it shows, and decides nothing.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,160 +17,112 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from study.spec.sections import MOST_STEPS
-from study.storage.event_tail import EventTail
+from study.monitor.run_status import STATES, RunStatus
+from study.monitor.status import StatusReader, StudyStatus
+from study.storage.run_key import RunKey
 from study.util.units import short_duration
-from trainables.events import Event, settled_steps
-
-if TYPE_CHECKING:
-    from study.storage.planned_run import PlannedRun
-    from study.storage.run_key import RunKey
 
 POLL_SECONDS = 0.5
+MOST_OF_A_CORE = (
+    0.05  # that looking may take: in a study of thousands of runs a look takes long, and comes less often
+)
 PLAIN_LINE_SECONDS = 20.0
 MOST_ROWS, MOST_FAILURES = 16, 3
 
 
-@dataclass
-class RunView:
-    """What is known of one run so far.
-
-    Attributes:
-        steps: Optimizer steps of the whole run; None where they are settled when it begins, and not yet.
-        tail: Its event file; None when it has ended.
-        host: Where its latest attempt runs, and which `attempt` that is.
-    """
-
-    key: RunKey
-    steps: int | None
-    tail: EventTail | None
-    seen: int = 0
-    phase: str = "waiting"
-    step: int = 0
-    loss: float | None = None
-    quality: float | None = None
-    state: str = "RUNNING"
-    reason: str | None = None
-    host: str | None = None
-    attempt: int = 1
-
-    def update(self, event: Event) -> None:
-        """Takes in one event."""
-        self.seen = event.number
-        self.steps = settled_steps(event) or self.steps
-        if event.kind == "started":
-            self.state, self.phase, self.step = "RUNNING", "prepare", event.data.get("resumed_step") or 0
-            self.host, self.attempt = event.data.get("host"), int(event.data.get("attempt") or 1)
-        elif event.kind == "phase":
-            self.phase = str(event.data.get("name", self.phase))
-        elif event.kind == "progress":
-            self.step, self.loss = event.step or 0, event.data.get("loss")
-        elif event.kind == "evaluation":
-            self.quality = event.data.get("quality")
-        elif event.kind == "finished":
-            self.state, self.reason = str(event.data["state"]), event.data.get("reason")
-
-
-@dataclass
-class Snapshot:
-    """The state of the whole study at one moment, computed apart from its drawing.
-
-    Attributes:
-        waiting: Runs that were given out and have not begun: there is no room for them yet.
-        failed: Runs that failed since this launch began.
-    """
-
-    total: int
-    ended: dict[str, int] = field(default_factory=lambda: {"COMPLETE": 0, "PRUNED": 0, "FAIL": 0})
-    running: list[RunView] = field(default_factory=list)
-    waiting: int = 0
-    failed: list[RunView] = field(default_factory=list)
-    best: dict[str, float] = field(default_factory=dict)
-    elapsed: float = 0.0
-    left: float | None = None
-
-    @property
-    def hosts(self) -> set[str]:
-        """Machines that runs are under way on."""
-        return {view.host for view in self.running if view.host}
-
-    @property
-    def done(self) -> int:
-        """Runs that have ended, in whatever way."""
-        return sum(self.ended.values())
-
-
-def snapshot(views: list[RunView], total: int, already_done: int, elapsed: float) -> Snapshot:
-    """Summarises the views; the time left extrapolates the share of runs that this launch has done.
+def draw(status: StudyStatus, losses: Mapping[str, float], failed: Sequence[Mapping[str, Any]]) -> Group:
+    """Draws a study for `rich.live.Live`.
 
     Args:
-        already_done: Runs that had ended before this launch, which say nothing about its speed.
+        losses: Training loss of the runs that are under way and have one, by name.
+        failed: Rows of `StudyStatus.failed` to tell of, in the order in which the runs failed.
     """
-    shot = Snapshot(total=total, elapsed=elapsed)
-    partial = 0.0
-    for view in views:
-        key = view.key
-        if view.state == "RUNNING" and not view.seen:
-            shot.waiting += 1
-        elif view.state == "RUNNING":
-            shot.running.append(view)
-            partial += 0.8 * min(1.0, view.step / max(1, view.steps or MOST_STEPS))
-        else:
-            shot.ended[view.state] = shot.ended.get(view.state, 0) + 1
-            if view.state == "FAIL":
-                shot.failed.append(view)
-        if view.quality is not None and key.phase == "search":
-            shot.best[key.arm] = max(view.quality, shot.best.get(key.arm, view.quality))
-    shot.ended["COMPLETE"] += already_done
-    fresh = shot.done - already_done + partial
-    if fresh >= 1:
-        shot.left = elapsed * max(0.0, total - already_done - fresh) / fresh
-    return shot
-
-
-def draw(shot: Snapshot, name: str) -> Group:
-    """Draws a snapshot for `rich.live.Live`."""
+    queue, running = status.queue, _running(status)
+    nodes = len(_nodes(running)) > 1
     head = Text.assemble(
-        (name, "bold"),
-        f"  {shot.done}/{shot.total} runs",
-        f"  {len(shot.running)} running" + (f" on {len(shot.hosts)} nodes" if len(shot.hosts) > 1 else ""),
-        f"  {shot.waiting} waiting" if shot.waiting else "",
-        (f"  {shot.ended['FAIL']} failed", "red") if shot.ended["FAIL"] else "",
-        f"  {shot.ended['PRUNED']} pruned" if shot.ended["PRUNED"] else "",
-        f"  {short_duration(shot.elapsed)} gone, {short_duration(shot.left)} left",
+        (status.study, "bold"),
+        f"  {_ended(queue)}/{queue['planned']} runs",
+        f"  {queue['running']} running{_on(running)}",
+        f"  {queue['pending']} pending" if queue["pending"] else "",
+        (f"  {queue['failed']} failed", "red") if queue["failed"] else "",
+        f"  {queue['pruned']} pruned" if queue["pruned"] else "",
+        f"  {_times(status)}",
     )
+    parts: list[RenderableType] = [
+        head,
+        # Padding ends the bar's line, which the bar itself does not.
+        Padding(ProgressBar(total=max(1, queue["planned"]), completed=_ended(queue), width=60), 0),
+    ]
+    if running:
+        parts.append(_table(running, losses, nodes=nodes))
+    for row in failed[-MOST_FAILURES:]:
+        parts.append(Text(f"failed: {row['run']}  {_why(row)}", style="red"))
+    if len(failed) > MOST_FAILURES:
+        parts.append(Text(f"and {len(failed) - MOST_FAILURES} failed before: study status", style="red"))
+    if best := _best(status):
+        told = ", ".join(f"{arm} {quality:.3f}" for arm, quality in sorted(best.items(), key=lambda x: -x[1]))
+        parts.append(Text(f"best quality in search: {told}", style="dim"))
+    return Group(*parts)
+
+
+def line(status: StudyStatus) -> str:
+    """The same in one line."""
+    queue, best = status.queue, _best(status)
+    return (
+        f"{_ended(queue)}/{queue['planned']} runs, {queue['running']} running{_on(_running(status))}, "
+        + (f"{queue['pending']} pending, " if queue["pending"] else "")
+        + f"{queue['failed']} failed, {_times(status)}"
+        + (f", best quality in search {max(best.values()):.3f}" if best else "")
+    )
+
+
+def _running(status: StudyStatus) -> list[dict[str, Any]]:
+    return [row for row in status.running if row["state"] == "running"]
+
+
+def _nodes(running: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {row["node"] for row in running if row["node"]}
+
+
+def _on(running: Sequence[Mapping[str, Any]]) -> str:
+    return f" on {len(_nodes(running))} nodes" if len(_nodes(running)) > 1 else ""
+
+
+def _ended(queue: Mapping[str, int]) -> int:
+    return sum(queue[state] for state in STATES.values())
+
+
+def _times(status: StudyStatus) -> str:
+    since = status.driver["since"]
+    gone = max(0.0, status.at - since) if since is not None else None
+    return f"{short_duration(gone)} gone, {short_duration(status.left.seconds)} left"
+
+
+def _best(status: StudyStatus) -> dict[str, float]:
+    return {row["arm"]: row["best_quality"] for row in status.arms if row["best_quality"] is not None}
+
+
+def _table(running: Sequence[Mapping[str, Any]], losses: Mapping[str, float], *, nodes: bool) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
-    nodes = len(shot.hosts) > 1
     table.add_column("running", overflow="fold", ratio=1)
     if nodes:
         table.add_column("node", overflow="ellipsis", no_wrap=True, max_width=16)
     table.add_column("now", no_wrap=True)
     table.add_column("step", justify="right")
     table.add_column("loss", justify="right")
-    for view in shot.running[:MOST_ROWS]:
-        loss = f"{view.loss:.4f}" if view.loss is not None else "--"
-        where = [_short(view.host)] if nodes else []
-        again = f" (attempt {view.attempt})" if view.attempt > 1 else ""
-        table.add_row(view.key.name + again, *where, view.phase, f"{view.step}/{view.steps or '?'}", loss)
-    if len(shot.running) > MOST_ROWS:
-        table.add_row(f"and {len(shot.running) - MOST_ROWS} more")
-    parts: list[RenderableType] = [
-        head,
-        # Padding ends the bar's line, which the bar itself does not.
-        Padding(ProgressBar(total=max(1, shot.total), completed=shot.done, width=60), 0),
-    ]
-    if shot.running:
-        parts.append(table)
-    for view in shot.failed[-MOST_FAILURES:]:
-        parts.append(Text(f"failed: {view.key.name}  {_why(view)}", style="red"))
-    if len(shot.failed) > MOST_FAILURES:
-        parts.append(Text(f"and {len(shot.failed) - MOST_FAILURES} failed before: study status", style="red"))
-    if shot.best:
-        best = ", ".join(
-            f"{arm} {quality:.3f}" for arm, quality in sorted(shot.best.items(), key=lambda x: -x[1])
+    for row in running[:MOST_ROWS]:
+        name, loss = row["run"], losses.get(row["run"])
+        again = f" (attempt {row['attempt']})" if row["attempt"] > 1 else ""
+        table.add_row(
+            name + again,
+            *([_short(row["node"])] if nodes else []),
+            row["doing"] or "starts",
+            f"{row['step']}/{row['steps'] or '?'}",
+            f"{loss:.4f}" if loss is not None else "--",
         )
-        parts.append(Text(f"best quality in search: {best}", style="dim"))
-    return Group(*parts)
+    if len(running) > MOST_ROWS:
+        table.add_row(f"and {len(running) - MOST_ROWS} more")
+    return table
 
 
 def _short(host: str | None) -> str:
@@ -180,45 +131,34 @@ def _short(host: str | None) -> str:
     return head if not head.isdigit() else str(host)
 
 
-def _why(view: RunView) -> str:
-    """Reason, place and attempt of a failure; a driver that gave up a run knows no more than its last attempt."""
-    where = f", on {view.host}, attempt {view.attempt}" if view.host else ", before it began"
-    return f"{view.reason or 'unknown'}{where}"
-
-
-def _view(run: PlannedRun) -> RunView:
-    return RunView(run.key, run.config.training.stated_steps, EventTail(run.folder))
+def _why(row: Mapping[str, Any]) -> str:
+    """Reason, node and attempt of a failure; a driver that gave up a run knows no more than its last attempt."""
+    where = f", on {row['node']}, attempt {row['attempt']}" if row["node"] else ", before it began"
+    return f"{row['reason'] or 'unknown'}{where}"
 
 
 class ProgressView:
-    """A `study.storage.planned_run.RunListener` that draws.
+    """Draws a study while it is launched, in a thread of its own.
 
     Args:
-        name: The study's name.
-        total: Runs of the whole study.
-        already_done: Runs that had ended before.
-        console: Where to draw; a live table if it is a terminal, else a line an event that matters.
+        reader: Looks at the study; nobody else may use it meanwhile.
+        console: Where to draw; a live table if it is a terminal, else a line a run that ends, and one now and then.
     """
 
-    def __init__(self, name: str, total: int, already_done: int = 0, console: Console | None = None) -> None:
-        self._name, self._total, self._already_done = name, total, already_done
+    def __init__(self, reader: StatusReader, console: Console | None = None) -> None:
+        self._reader = reader
         self._console = console or Console(stderr=True)
-        self._views: dict[str, RunView] = {}
-        self._lock = threading.Lock()
+        self._told: set[RunKey] = set()  # runs whose end is known: before this launch, or told since
         self._stop = threading.Event()
-        self._start = time.monotonic()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts to draw, in a thread of its own."""
-        loop = self._live_loop if self._console.is_terminal else self._plain_loop
+        """Starts to draw; runs that have ended by now are not told of one by one."""
+        self._reader.look()
+        self._told = {key for key, run in self._reader.known.items() if run.result is not None}
+        loop = self._table_loop if self._console.is_terminal else self._line_loop
         self._thread = threading.Thread(target=loop, name="console", daemon=True)
         self._thread.start()
-
-    def follow(self, run: PlannedRun) -> None:
-        """Adds a run to the view."""
-        with self._lock:
-            self._views.setdefault(run.key.name, _view(run))
 
     def close(self) -> None:
         """Draws the last state and stops."""
@@ -227,57 +167,49 @@ class ProgressView:
             self._thread.join()
             self._thread = None
 
-    def _poll(self, on_end: Callable[[RunView], None] | None = None) -> Snapshot:
-        with self._lock:
-            views = list(self._views.values())
-        for view in views:
-            if view.state != "RUNNING":
-                continue
-            for event in view.tail.new() if view.tail is not None else ():
-                if event.number > view.seen:
-                    view.update(event)
-            if view.state != "RUNNING":
-                view.tail = None
-                if on_end is not None:
-                    on_end(view)
-        return snapshot(views, self._total, self._already_done, time.monotonic() - self._start)
+    def _looks(self) -> Iterator[tuple[StudyStatus, list[RunStatus], bool]]:
+        """The study again and again, the runs that have ended since the last look, and whether it is the last one."""
+        pause, last = POLL_SECONDS, False
+        while not last:
+            last = self._stop.wait(pause)
+            begin = time.monotonic()
+            status, known = self._reader.look(), self._reader.known
+            ended = [run for key, run in known.items() if run.result is not None and key not in self._told]
+            self._told.update(run.key for run in ended)
+            pause = max(POLL_SECONDS, (time.monotonic() - begin) / MOST_OF_A_CORE)
+            yield status, ended, last
 
-    def _live_loop(self) -> None:
+    def _table_loop(self) -> None:
+        failed: list[Mapping[str, Any]] = []
         with Live(console=self._console, refresh_per_second=4, transient=False) as live:
-            while not self._stop.wait(POLL_SECONDS):
-                live.update(draw(self._poll(), self._name))
-            live.update(draw(self._poll(), self._name))
+            for status, ended, _ in self._looks():
+                fresh = {run.key.name for run in ended}
+                failed += [row for row in status.failed if row["run"] in fresh]
+                known = self._reader.known.items()
+                losses = {key.name: run.loss for key, run in known if run.loss is not None}
+                live.update(draw(status, losses, failed))
 
-    def _plain_loop(self) -> None:
-        last = 0.0
-        while True:
-            stopping = self._stop.wait(POLL_SECONDS)
-            shot = self._poll(self._say_ended)
+    def _line_loop(self) -> None:
+        told_at = 0.0
+        for status, ended, last in self._looks():
+            failed = {row["run"]: row for row in status.failed}
+            for run in ended:
+                self._say(_end_of(run, failed.get(run.key.name)))
             now = time.monotonic()
-            if stopping or now - last >= PLAIN_LINE_SECONDS:
-                last = now
-                best = max(shot.best.values(), default=None)
-                places = f" on {len(shot.hosts)} nodes" if len(shot.hosts) > 1 else ""
-                self._say(
-                    f"{shot.done}/{shot.total} runs, {len(shot.running)} running{places}, "
-                    + (f"{shot.waiting} waiting, " if shot.waiting else "")
-                    + f"{shot.ended['FAIL']} failed, "
-                    f"{short_duration(shot.elapsed)} gone, {short_duration(shot.left)} left"
-                    + (f", best quality in search {best:.3f}" if best is not None else "")
-                )
-            if stopping:
-                return
+            if last or now - told_at >= PLAIN_LINE_SECONDS:
+                told_at = now
+                self._say(line(status))
 
-    def _say_ended(self, view: RunView) -> None:
-        quality = f"quality {view.quality:.3f}" if view.quality is not None else "no quality"
-        detail = (
-            _why(view)
-            if view.state == "FAIL"
-            else quality
-            if view.state == "COMPLETE"
-            else view.reason or quality
-        )
-        self._say(f"{view.state:<8} {view.key.name}  {detail}")
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+def _end_of(run: RunStatus, failed: Mapping[str, Any] | None) -> str:
+    """One line of a run that has ended."""
+    assert run.result is not None
+    quality = f"quality {run.quality:.3f}" if run.quality is not None else "no quality"
+    if failed is not None:
+        detail = _why(failed)
+    else:
+        detail = quality if run.result.state == "COMPLETE" else run.result.reason or quality
+    return f"{run.result.state:<8} {run.key.name}  {detail}"

@@ -38,6 +38,7 @@ class RunStatus:
         last_sign: Time of the last event.
         active_seconds: Seconds from beginning to last event, over all attempts.
         quality: Of the last evaluation.
+        loss: Of the latest attempt's last report, while it trains.
     """
 
     key: RunKey
@@ -51,6 +52,7 @@ class RunStatus:
     last_sign: float | None = None
     active_seconds: float = 0.0
     quality: float | None = None
+    loss: float | None = None
     _tail: EventTail | None = None
     _began: float | None = None
     _progress: tuple[int, float] | None = None
@@ -104,7 +106,7 @@ class RunStatus:
         if kind == "started":
             self.step, self.doing = int(data.get("resumed_step") or 0), None
             self._began, self._progress = now, None
-            self.steps_per_second = None
+            self.steps_per_second = self.loss = None
         elif self._began is not None and self.last_sign is not None:
             self.active_seconds += max(0.0, now - self.last_sign)
         self.last_sign = now
@@ -115,6 +117,7 @@ class RunStatus:
             self.doing = str(data.get("name"))
         elif kind == "progress":
             self._speed(self.step, now, data.get("steps_per_second"))
+            self.loss = data.get("loss")
         elif kind == "evaluation" and data.get("quality") is not None:
             self.quality = float(data["quality"])
 

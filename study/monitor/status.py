@@ -70,6 +70,11 @@ class StatusReader:
         self._storage, self._spec = storage, spec
         self._runs: dict[RunKey, RunStatus] = {}
 
+    @property
+    def known(self) -> Mapping[RunKey, RunStatus]:
+        """The runs that had begun at the last look."""
+        return self._runs
+
     def look(self) -> StudyStatus:
         """Returns the study as it is now."""
         now = time.time()

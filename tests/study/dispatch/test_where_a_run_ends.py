@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from study.monitor.live_view import RunView
 from study.monitor.run_status import RunStatus
 from study.spec.study_spec import StudySpec
 from study.storage.run_key import RunKey
@@ -57,15 +56,6 @@ def test_status(tmp_path: Path, training: dict[str, Any], before: int | None) ->
     settle(tmp_path)
     status.refresh()
     assert (status.step, status.steps, status.share) == (10, 40, 0.25)
-
-
-def test_console() -> None:
-    view = RunView(KEY, None, None)
-    view.update(Event(1, 0.0, "started", None, {"attempt": 1, "steps": None}))
-    assert view.steps is None
-    view.update(Event(2, 0.0, "phase", 0, {"name": "train", "steps": 40}))
-    view.update(Event(3, 0.0, "phase", 20, {"name": "evaluate"}))
-    assert view.steps == 40
 
 
 def test_resumed_runs_say_at_once() -> None:

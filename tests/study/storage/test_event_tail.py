@@ -1,15 +1,10 @@
-"""Following event files, and the view that does."""
+"""Following event files."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-from rich.console import Console
-
-from study.monitor.live_view import MOST_ROWS, RunView, draw, snapshot
 from study.storage.event_tail import EventTail
-from study.storage.run_key import RunKey
 from trainables.events import EVENTS_FILE, EventLog
 
 
@@ -47,18 +42,3 @@ def test_a_file_that_was_made_anew_is_read_from_its_beginning(tmp_path: Path) ->
     assert tail.new() == []
     EventLog(tmp_path).append("started", attempt=1)
     assert [event.kind for event in tail.new()] == ["started"]
-
-
-def test_the_view_tells_waiting_from_running_and_stays_short(tmp_path: Path) -> None:
-    views = []
-    for number in range(MOST_ROWS + 5):
-        key = RunKey("search", "lora", number, "cat", 0)
-        views.append(RunView(key, 10, None, seen=0 if number < 2 else 1))
-    shot = snapshot(views, total=40, already_done=0, elapsed=1.0)
-    assert (len(shot.running), shot.waiting) == (MOST_ROWS + 3, 2)
-    out = io.StringIO()
-    Console(file=out, width=120).print(draw(shot, "small"))
-    text = out.getvalue()
-    assert f"{MOST_ROWS + 3} running  2 waiting" in text
-    assert "and 3 more" in text
-    assert text.count("search/lora/") == MOST_ROWS
