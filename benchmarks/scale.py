@@ -64,7 +64,7 @@ def study(runs: int, slots: int, ledger: str | None) -> StudySpec:
     )
 
 
-class Followers:
+class Listeners:
     """Terminal and MLflow as a launch has them, opened with the first run."""
 
     def __init__(self, spec: StudySpec, storage: Storage, uri: str) -> None:
@@ -97,7 +97,7 @@ def measure(runs: int, slots: int, folder: Path, ledger: str | None, tracking: s
     spec = study(runs, slots, ledger)
     storage = Storage(folder, spec.name)
     storage.root.mkdir(parents=True, exist_ok=True)
-    followers = Followers(spec, storage, tracking or storage.tracking_uri)
+    listeners = Listeners(spec, storage, tracking or storage.tracking_uri)
     begin = time.perf_counter()
     with cluster(cpus=slots):
         ray_seconds = time.perf_counter() - begin
@@ -108,9 +108,9 @@ def measure(runs: int, slots: int, folder: Path, ledger: str | None, tracking: s
         ):
             begin, cpu = time.perf_counter(), time.process_time()
             workers = Workers("benchmarks.trivial:execute", "")
-            outcome = launch(spec, storage, listeners=(followers,), workers=workers)
+            outcome = launch(spec, storage, listeners=(listeners,), workers=workers)
             launched = time.perf_counter() - begin
-            followers.close()
+            listeners.close()
             caught_up = time.perf_counter() - begin - launched
             cpu = time.process_time() - cpu
     if outcome.failed or outcome.interrupted or outcome.complete != spec.number_of_runs():

@@ -25,7 +25,7 @@ from typing import Any
 os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 
 from benchmarks.measuring import Sample, Sampler, object_store, slope
-from benchmarks.scale import Followers
+from benchmarks.scale import Listeners
 from study.cluster.ray_cluster import cluster
 from study.driver.launch import launch
 from study.spec.study_spec import StudySpec
@@ -145,16 +145,16 @@ def soak(runs: int, slots: int, folder: Path, *, warm_up: float, every: float = 
     storage = Storage(folder / "storage", spec.name)
     storage.root.mkdir()
     results = storage.folder / "runs"
-    followers = Followers(spec, storage, storage.tracking_uri)
+    listeners = Listeners(spec, storage, storage.tracking_uri)
 
     def ended() -> int:
         return sum(1 for _ in results.glob(f"*/*/*/{RESULT_FILE}"))
 
     begin = time.perf_counter()
     with cluster(cpus=slots), Sampler(ended, every=every, more=object_store) as sampler:
-        outcome = launch(spec, storage, listeners=(followers,))
+        outcome = launch(spec, storage, listeners=(listeners,))
         seconds = time.perf_counter() - begin
-        followers.close()
+        listeners.close()
     if outcome.failed or outcome.interrupted:
         raise SystemExit(f"the study did not end well: {outcome}")
     starts = [

@@ -11,6 +11,7 @@ from study.storage.run_key import RunKey
 from study.storage.run_result import read_result
 from study.storage.safe_paths import inside
 from trainables.errors import UserError
+from trainables.evaluation.metrics_table import QUALITY
 from trainables.events import RESULT_FILE, RUN_FILE
 from trainables.run.contents import contents_of, digests
 from trainables.run_config import RunConfig
@@ -135,4 +136,4 @@ def _is_complete(folder: Path) -> bool:
 
 def _quality(folder: Path) -> float:
     result = read_result(folder)
-    return (result.value("quality") if result is not None else None) or 0.0
+    return (result.value(QUALITY) if result is not None else None) or 0.0

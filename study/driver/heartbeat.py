@@ -42,7 +42,7 @@ class Heartbeat:
         )
         self._said: dict[str, Any] = {}
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
 
     @property
     def id(self) -> str:

@@ -23,7 +23,7 @@ from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
 from study.driver.failures import records_failed, what_failed
 from study.driver.heartbeat import Heartbeat
-from study.driver.remote_sync import upkeep
+from study.driver.remote_sync import storage_hooks
 from study.driver.watchdog import Watchdog
 from study.ledger.open_ledger import open_ledger
 from study.spec.difference import not_taken
@@ -116,7 +116,7 @@ class LaunchContext:
     say: Callable[[str], None]
     ending: Ending
     notes: list[str]
-    heart: Heartbeat
+    heartbeat: Heartbeat
     hooks: RunHooks
     watchdog: Watchdog
     started: float
@@ -159,10 +159,10 @@ def launch(
     with (
         claimed(spec, storage, lost=ending.ask) as spec,
         _signals(ending, say),
-        upkeep(
+        storage_hooks(
             spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ending.ask, say=say
         ) as hooks,
-        Heartbeat(storage, _obey(ending, say)) as heart,
+        Heartbeat(storage, _obey(ending, say)) as heartbeat,
         Watchdog(
             60 * max(2 * workers.watchdog_minutes, LONGEST_CALL_MINUTES), say, lambda: waiting()
         ) as watchdog,
@@ -178,7 +178,7 @@ def launch(
             return ", ".join(key.name for key in queue.live) or "Ray or the ledger"
 
         context = LaunchContext(
-            spec, storage, listeners, workers, say, ending, notes, heart, hooks, watchdog, started
+            spec, storage, listeners, workers, say, ending, notes, heartbeat, hooks, watchdog, started
         )
 
         while not queue.finished and ending.reason is None:
@@ -206,7 +206,7 @@ def launch(
             if stalls >= MAX_STALLS:
                 ending.ask(f"the work broke off {stalls} times without finishing a run ({failure})")
         shutil.rmtree(storage.folder / "ray", ignore_errors=True)
-        heart.how = "finished" if queue.finished else ending.reason or "interrupted"
+        heartbeat.how = "finished" if queue.finished else ending.reason or "interrupted"
         return replace(
             _outcome(spec, queue, ending, notes),
             seconds=time.monotonic() - started,
@@ -289,7 +289,7 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
     write_marker(storage.folder, dispatcher.driver_id)
     if not joined.local:
         dispatcher.located = prepared_nodes(spec, storage, dispatcher.driver_id, say)
-    context.heart.describe = lambda: _told(dispatcher, capacity, joined)
+    context.heartbeat.describe = lambda: _told(dispatcher, capacity, joined)
     failure = place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
     if dispatcher.trouble is not None:
         ending.ask(dispatcher.trouble)

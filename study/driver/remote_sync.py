@@ -39,7 +39,7 @@ PATIENCE_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def upkeep(
+def storage_hooks(
     spec: StudySpec,
     storage: Storage,
     *,
@@ -109,7 +109,7 @@ class _Driver:
         self._live: dict[str, tuple[str, float, float]] = {}
         self._live_lock = threading.Lock()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="storage-follower", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="storage-sync", daemon=True)
         self._thread.start()
 
     def before_start(self, run: PlannedRun, driver_id: str) -> None:

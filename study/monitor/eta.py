@@ -53,7 +53,7 @@ def recent_rate(ended: Sequence[RunStatus], now: float, since: float | None, *, 
 
 
 def eta(
-    stands: Mapping[RunKey, RunPhase],
+    states: Mapping[RunKey, RunPhase],
     runs: Mapping[RunKey, RunStatus],
     waiting: Mapping[tuple[str, str], int],
     *,
@@ -63,10 +63,10 @@ def eta(
     as there are now.
 
     Args:
-        stands: Where each run stands that has begun or was given out.
+        states: Where each run stands that has begun or was given out.
         waiting: Runs of each (arm, phase) that nobody has begun.
     """
-    counts = Counter(stands.values())
+    counts = Counter(states.values())
     left = sum(waiting.values()) + counts["running"] + counts["pending"] + counts["interrupted"]
     if not left:
         return Eta(0.0 if alive else None, "nothing is left" if alive else "nothing is left; no driver runs")
@@ -74,14 +74,14 @@ def eta(
         return Eta(None, "no driver runs")
     if not counts["running"]:
         return Eta(None, "no run is under way")
-    means, basis = _mean_seconds(stands, runs)
+    means, basis = _mean_seconds(states, runs)
     if not means:
         return Eta(None, basis)
     typical = statistics.fmean(means.values())
     work = sum(count * means.get(arm, typical) for (arm, _), count in waiting.items())
     longest = 0.0
-    for key, standing in stands.items():
-        if standing in UNDER_WAY:
+    for key, state in states.items():
+        if state in UNDER_WAY:
             whole = means.get(key.arm, typical)
             run = runs.get(key)
             rest = _rest(run, whole) if run is not None else whole
@@ -98,7 +98,7 @@ def _rest(run: RunStatus, whole: float) -> float:
 
 
 def _mean_seconds(
-    stands: Mapping[RunKey, RunPhase], runs: Mapping[RunKey, RunStatus]
+    states: Mapping[RunKey, RunPhase], runs: Mapping[RunKey, RunStatus]
 ) -> tuple[dict[str, float], str]:
     """Returns the mean time of a run of each arm as far as it is known, and from what."""
     ended: dict[str, list[float]] = defaultdict(list)
@@ -110,8 +110,8 @@ def _mean_seconds(
         total = sum(len(found) for found in ended.values())
         means = {arm: statistics.fmean(found) for arm, found in ended.items()}
         return means, f"mean of {total} complete run{'s' * (total > 1)}"
-    for key, standing in stands.items():
-        share = runs[key].share if standing == "running" and key in runs else None
+    for key, state in states.items():
+        share = runs[key].share if state == "running" and key in runs else None
         if share is not None and share >= LEAST_SHARE:
             ended[key.arm].append(runs[key].active_seconds / share)
     if ended:

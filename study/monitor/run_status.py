@@ -16,6 +16,7 @@ from study.storage.attempts import attempts
 from study.storage.event_tail import EventTail
 from study.storage.run_key import RunKey
 from study.storage.run_result import RunResult, read_result
+from trainables.evaluation.metrics_table import QUALITY
 from trainables.events import RUN_FILE, Event, settled_steps
 
 RunPhase = Literal["complete", "pruned", "failed", "running", "interrupted", "pending"]
@@ -96,7 +97,7 @@ class RunStatus:
                     self._take(event)
         self.result = result
         if result is not None:
-            self.quality = result.value("quality")
+            self.quality = result.value(QUALITY)
             done = result.value("train_steps")
             if self.steps is None and done:  # whose beginning has not been read
                 self.steps = int(done)
@@ -118,8 +119,8 @@ class RunStatus:
         elif kind == "progress":
             self._speed(self.step, now, data.get("steps_per_second"))
             self.loss = data.get("loss")
-        elif kind == "evaluation" and data.get("quality") is not None:
-            self.quality = float(data["quality"])
+        elif kind == "evaluation" and data.get(QUALITY) is not None:
+            self.quality = float(data[QUALITY])
 
     def _speed(self, step: int, now: float, said: float | None) -> None:
         before, self._progress = self._progress, (step, now)

@@ -84,11 +84,11 @@ class StatusReader:
             life = "alive"
         alive = life == "alive"
         runs = self._refreshed()
-        stands = standings(runs, driver if alive else None)
-        counts = Counter(stands.values())
+        states = states_of(runs, driver if alive else None)
+        counts = Counter(states.values())
         planned = self._planned()
         over = life == "ended" and driver is not None and driver.how == "finished"
-        begun: Counter[tuple[str, str]] = Counter((key.arm, key.phase) for key in stands)
+        begun: Counter[tuple[str, str]] = Counter((key.arm, key.phase) for key in states)
         waiting = {} if over else {place: max(0, count - begun[place]) for place, count in planned.items()}
         names = _node_names([*runs.values()], driver if alive else None)
         since = driver.since if driver is not None else None
@@ -103,12 +103,12 @@ class StatusReader:
                 "waiting": sum(waiting.values()),
             },
             rate=rate,
-            left=eta(stands, runs, waiting, alive=alive),
+            left=eta(states, runs, waiting, alive=alive),
             cost=self._cost(runs),
             mlflow=self._mlflow(runs, now, alive=alive),
-            arms=_arms(planned, stands, runs),
-            nodes=_nodes(runs, stands, names, driver if alive else None, now),
-            running=_running(stands, runs, names, now),
+            arms=_arms(planned, states, runs),
+            nodes=_nodes(runs, states, names, driver if alive else None, now),
+            running=_running(states, runs, names, now),
             failed=_failed(runs, names),
         )
 
@@ -120,8 +120,8 @@ class StatusReader:
         names = _node_names([*runs.values()], driver if alive else None)
         order = ("failed", "interrupted", "running", "pending", "pruned", "complete")
         found = sorted(
-            (order.index(standing), key)
-            for key, standing in standings(runs, driver if alive else None).items()
+            (order.index(state), key)
+            for key, state in states_of(runs, driver if alive else None).items()
             if key in runs
         )
         return [
@@ -172,7 +172,7 @@ class StatusReader:
             cost["evaluation"] += devices * spent["evaluation_seconds"]
             other = ("preparation_seconds", "startup_seconds", "saving_seconds")
             cost["preparation"] += devices * sum(spent[name] for name in other)
-            # A run whose worker died for good has no cost of its own: all that it lived was lost.
+            # A run whose worker died for good has no cost of its own: all the time that it held was lost.
             bare = run.result.state == "FAIL" and not any(spent[name] for name in WALL)
             cost["lost"] += devices * (run.active_seconds if bare else spent["lost_seconds"])
         return cost
@@ -195,7 +195,7 @@ class StatusReader:
         return {"state": "silent" if silent else "up_to_date", "behind": 0, "problem": None, "remedy": None}
 
 
-def standings(runs: Mapping[RunKey, RunStatus], driver: Driver | None) -> dict[RunKey, RunPhase]:
+def states_of(runs: Mapping[RunKey, RunStatus], driver: Driver | None) -> dict[RunKey, RunPhase]:
     """Says of each run that has begun or was given out where it stands; `driver` is one that is alive, or None."""
     given = set(driver.live) if driver is not None else set()
     found: dict[RunKey, RunPhase] = {}
@@ -230,13 +230,13 @@ def _driver(driver: Driver | None, life: str, now: float) -> dict[str, Any]:
 
 def _arms(
     planned: Mapping[tuple[str, str], int],
-    stands: Mapping[RunKey, RunPhase],
+    states: Mapping[RunKey, RunPhase],
     runs: Mapping[RunKey, RunStatus],
 ) -> list[dict[str, Any]]:
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     best: dict[str, float] = {}
-    for key, standing in stands.items():
-        counts[key.arm, key.phase][standing] += 1
+    for key, state in states.items():
+        counts[key.arm, key.phase][state] += 1
         quality = runs[key].quality if key in runs else None
         if quality is not None and key.phase == "search":
             best[key.arm] = max(quality, best.get(key.arm, quality))
@@ -279,7 +279,7 @@ def _named(attempt: Mapping[str, Any], names: Mapping[tuple[str, str], str]) -> 
 
 def _nodes(
     runs: Mapping[RunKey, RunStatus],
-    stands: Mapping[RunKey, RunPhase],
+    states: Mapping[RunKey, RunPhase],
     names: Mapping[tuple[str, str], str],
     driver: Driver | None,
     now: float,
@@ -298,7 +298,7 @@ def _nodes(
             )
             age = max(0.0, now - moment)
             mine["last_sign"] = age if mine["last_sign"] is None else min(age, mine["last_sign"])
-            mine["running"] += last and stands[key] == "running"
+            mine["running"] += last and states[key] == "running"
             mine["ended"] += last and run.result is not None
             mine["lost"] += not last
     by_ray = {node: name for (_, node), name in names.items() if node}
@@ -323,21 +323,21 @@ def _host_of(node: str, names: Mapping[tuple[str, str], str], driver: Driver | N
 
 
 def _running(
-    stands: Mapping[RunKey, RunPhase],
+    states: Mapping[RunKey, RunPhase],
     runs: Mapping[RunKey, RunStatus],
     names: Mapping[tuple[str, str], str],
     now: float,
 ) -> list[dict[str, Any]]:
     table = []
-    mine = [(UNDER_WAY.index(standing), key) for key, standing in stands.items() if standing in UNDER_WAY]
+    mine = [(UNDER_WAY.index(state), key) for key, state in states.items() if state in UNDER_WAY]
     for position, key in sorted(mine):
-        standing = UNDER_WAY[position]
+        state = UNDER_WAY[position]
         run = runs.get(key) or RunStatus(key, Path())
-        moving = standing == "running"
+        moving = state == "running"
         table.append(
             {
                 "run": key.name,
-                "state": standing,
+                "state": state,
                 "node": _named(run.latest, names) if run.begun else None,
                 "attempt": len(run.begun) or None,
                 "doing": run.doing if moving else None,

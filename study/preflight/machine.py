@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
+from study.cluster.capacity import Node, demand_of, places
 from study.cluster.ray_cluster import usable_cpus
 from study.spec.sections import Resources
 from study.util.disk import SPARE_BYTES, existing, free_bytes
@@ -44,27 +44,26 @@ def check_disk(folder: Path, needed: int) -> list[str]:
     return []
 
 
-def check_resources(resources: Resources, available: Mapping[str, float] | None = None) -> list[str]:
-    """Tells whether a run can ever be placed; Ray would otherwise wait for ever.
+def this_machine() -> Node:
+    """Returns what this machine offers to runs."""
+    return Node(float(usable_cpus()), float(count_gpus()))
 
-    Args:
-        resources: What one run reserves.
-        available: Ray's resources of a cluster (``CPU``, ``GPU``); None: this machine.
-    """
-    where = "this machine" if available is None else "the cluster"
-    cpus = usable_cpus() if available is None else available.get("CPU", 0)
-    gpus = count_gpus() if available is None else available.get("GPU", 0)
+
+def check_resources(resources: Resources) -> list[str]:
+    """Tells whether a run can ever be placed on this machine; Ray would otherwise wait for ever."""
+    here = this_machine()
+    cpus, gpus = here.cpus, here.gpus
     problems = []
     if resources.num_workers * resources.worker_cpus > cpus:
         asked, remedy = _asked(resources, "CPUs", resources.worker_cpus, "cpus")
-        problems.append(f"each run asks for {asked}, but {where} has {cpus:g}; {remedy}")
+        problems.append(f"each run asks for {asked}, but this machine has {cpus:g}; {remedy}")
     if resources.num_workers * resources.worker_gpus > gpus:
         asked, remedy = _asked(resources, "GPUs" if gpus else "GPU", resources.worker_gpus, "gpus")
         if gpus == 0:
             field = _field(resources, "gpus")
             remedy = f"set resources.{field} to 0, or join a cluster that has GPUs with --address"
         has = f"{gpus:g}" if gpus else "none"
-        problems.append(f"each run asks for {asked}, but {where} has {has}; {remedy}")
+        problems.append(f"each run asks for {asked}, but this machine has {has}; {remedy}")
     return problems
 
 
@@ -84,18 +83,9 @@ def _field(resources: Resources, kind: str) -> str:
     return f"{kind}_per_worker" if given or resources.num_workers > 1 else f"{kind}_per_run"
 
 
-def concurrency(resources: Resources, available: Mapping[str, float] | None = None) -> int:
-    """Returns how many runs there can be at once, each with all its workers; at least 1."""
-    cpus = usable_cpus() if available is None else available.get("CPU", 0)
-    gpus = count_gpus() if available is None else available.get("GPU", 0)
-    workers = int(cpus // resources.worker_cpus)
-    if resources.worker_gpus > 0:
-        # A run of a fraction never straddles two GPUs.
-        per_gpu = (
-            int(1 / resources.worker_gpus + 1e-9) if resources.worker_gpus <= 1 else 1 / resources.worker_gpus
-        )
-        workers = min(workers, int(gpus * per_gpu))
-    most = workers // resources.num_workers
+def concurrency(resources: Resources) -> int:
+    """Returns how many runs there can be at once on this machine, each with all its workers; at least 1."""
+    most = places([this_machine()], demand_of(resources))
     return max(1, min(most, resources.max_concurrent_runs or most))
 
 

@@ -221,7 +221,6 @@ def make_plan(
     storage: Storage,
     measured: Mapping[str, Measured] | None = None,
     *,
-    available: Mapping[str, float] | None = None,
     at_once: int | None = None,
 ) -> Plan:
     """Returns what a launch of the study would do; writes nothing.
@@ -230,15 +229,14 @@ def make_plan(
         spec: The study.
         storage: Where it would lie; what is there already is counted.
         measured: Cost by arm (see ``study/preflight/probe.py``); without it there is no estimate of time and memory.
-        available: Ray's resources of one node; None: this machine.
-        at_once: Runs that a cluster holds at once, counted node by node; None: what `available` holds.
+        at_once: Runs that a cluster holds at once, counted node by node; None: what this machine holds.
     """
     arms = tuple(_arm_plan(spec, name, storage, measured) for name in spec.arms)
     return Plan(
         study=spec.name,
         storage=storage.root,
         arms=arms,
-        concurrent=at_once or concurrency(spec.resources, available),
+        concurrent=at_once or concurrency(spec.resources),
         workers=spec.resources.num_workers,
         free_disk=free_bytes(storage.root),
         changed=tuple(_changed(spec, storage)),

@@ -23,7 +23,7 @@ class RemoteCacheBackend:
 
     def __init__(self, url: str) -> None:
         self._store = ObjectStore(url, patience=0)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cache-shelf")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cache-backend")
         self._rest_until = 0.0
         self._lock = threading.Lock()
 

@@ -28,6 +28,7 @@ from study.report.searches import budget_words, default_trials, repeats_of, repe
 from study.report.tables import Table
 from study.report.verdict import Verdict, judge
 from study.statistics.power import MIN_SUBJECTS
+from trainables.evaluation.metrics_table import QUALITY
 from trainables.evaluation.quality import RULE as QUALITY_RULE
 
 
@@ -167,7 +168,7 @@ def _fronts(analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
 def _images(rows: Rows, analysis: Analysis) -> Section | None:
     """Images as levels of the analysis, and what could be reached."""
     spreads = components(rows)
-    best = analysis.arm(analysis.best).estimates["quality"].value if analysis.best else None
+    best = analysis.arm(analysis.best).estimates[QUALITY].value if analysis.best else None
     spread = image_tables.components_table(spreads) if spreads else None
     found = _known(image_tables.ceilings_table(rows), spread)
     if not found:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from trainables.evaluation.metrics_table import METRICS, listed_after, metric_names
+from trainables.evaluation.metrics_table import METRICS, QUALITY, listed_after, metric_names
 
 # What one run was.
 IDENTITY = ("study", "arm", "method", "phase", "trial", "subject", "seed", "state")
 
 # What comes first, in the order that others rely on: of how good it is (bare names of MLflow's `eval/...` and of the
 # evaluation in `result.json`), and of what it cost (`cost/...`).
-EVALUATION = ("quality", "subject_fidelity", "prompt_fidelity", "diversity", "drift", "memorisation")
+EVALUATION = (QUALITY, "subject_fidelity", "prompt_fidelity", "diversity", "drift", "memorisation")
 COST = (
     "train_seconds",
     "device_seconds",

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_serializer, 
 
 from trainables.config.fields import EvaluationConfig, Frozen
 from trainables.config.yaml_reader import RuleError
-from trainables.evaluation.metrics_table import METRICS, unknown_metric
+from trainables.evaluation.metrics_table import METRICS, QUALITY, unknown_metric
 
 
 def _metric(value: Any) -> Any:
@@ -189,7 +189,7 @@ class SearchSpec(Frozen):
         """The metrics that are optimised; ``quality`` by default."""
         if self.objectives:
             return self.objectives
-        return (self.objective.metric if self.objective is not None else "quality",)
+        return (self.objective.metric if self.objective is not None else QUALITY,)
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:

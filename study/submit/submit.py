@@ -90,16 +90,16 @@ def submit_study(
     with token_mode(), without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         client = _client(address)
         with tempfile.TemporaryDirectory(prefix="study-submit-") as name:
-            parcel = build_package(
+            package = build_package(
                 spec,
                 Path(name),
                 inputs=_inputs(asked.storage),
                 shared=(asked.storage, *asked.shared),
                 code=asked.code,
             )
-            for source, place in parcel.shipped.items():
+            for source, place in package.shipped.items():
                 say(f"shipped: {source} -> {place}")
-            job = _send(client, parcel, asked)
+            job = _send(client, package, asked)
         try:
             say(f"submitted: {job}")
             if not wait:
@@ -221,17 +221,17 @@ def _token_problem(address: str, error: str) -> str:
     return f"the cluster at {address} does not take our token; {remedy}"
 
 
-def _send(client: Any, parcel: JobPackage, asked: Submission) -> str:
+def _send(client: Any, package: JobPackage, asked: Submission) -> str:
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS, "PYTHONUNBUFFERED": "1"}
-    job = f"study-{parcel.spec.name}-{secrets.token_hex(3)}"
+    job = f"study-{package.spec.name}-{secrets.token_hex(3)}"
     try:
         return str(
             client.submit_job(
                 entrypoint=entrypoint(asked),
                 submission_id=job,
-                runtime_env={"working_dir": str(parcel.folder), "env_vars": variables},
-                metadata={"study": parcel.spec.name},
+                runtime_env={"working_dir": str(package.folder), "env_vars": variables},
+                metadata={"study": package.spec.name},
             )
         )
     except (RuntimeError, ValueError, ConnectionError) as error:

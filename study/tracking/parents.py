@@ -13,6 +13,7 @@ from study.storage.layout import STUDY_FILE
 from study.storage.run_key import RunKey
 from study.tracking.event_metrics import flat_params
 from study.tracking.mlflow_store import Metric, MlflowStore
+from trainables.evaluation.metrics_table import QUALITY
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ def summary(children: Iterable[Child]) -> dict[str, float]:
     """Counts of states, and over complete runs the mean and the best of quality."""
     group = list(children)
     qualities = [
-        float(child.evaluation["quality"])
+        float(child.evaluation[QUALITY])
         for child in group
-        if child.state == "COMPLETE" and child.evaluation.get("quality") is not None
+        if child.state == "COMPLETE" and child.evaluation.get(QUALITY) is not None
     ]
     found = {
         f"summary/n_{state.lower()}": float(sum(child.state == state for child in group))

@@ -20,6 +20,7 @@ from study.tracking.mlflow_store import MlflowStore
 from study.tracking.run_ids import Launch
 from study.tracking.ui_defaults import IMAGE_SECTION
 from trainables.data.images import MAX_PIXELS
+from trainables.evaluation.metrics_table import QUALITY
 from trainables.events import IMAGE_SCORES, RESULT_FILE
 from trainables.methods.registry import BASE
 from trainables.run_config import config_digest
@@ -168,7 +169,7 @@ def describe(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any]
             f"{_length(training, result)}"
         )
     if result is not None and result["state"] == "COMPLETE":
-        quality = (result.get("evaluation") or {}).get("quality")
+        quality = (result.get("evaluation") or {}).get(QUALITY)
         seconds = (result.get("cost") or {}).get("train_seconds")
         scores = [f"quality {quality:.3f}"] if quality is not None else []
         scores += [f"trained in {seconds:.1f} s"] if seconds is not None else []

@@ -32,7 +32,7 @@ LAST_TRIES = 4  # at the end, for runs that MLflow refuses: one that has just co
 
 
 class Tracker:
-    """A follower (``study.storage.planned_run.RunListener``) that writes to MLflow.
+    """A `study.storage.planned_run.RunListener` that writes to MLflow.
 
     Runs that an earlier, killed driver left are taken into care as well, so that none stays RUNNING.
 

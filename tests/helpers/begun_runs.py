@@ -76,15 +76,15 @@ def driven(spec: StudySpec, storage: Storage) -> Iterator[list[str]]:
     running = attempt_at(spec, storage, RUNNING, SESSION, "10.0.0.8/bbbb2222")
     advance(running, 0.5)
     nodes = [{"name": "10.0.0.8/bbbb2222", "cpus": 4.0, "gpus": 1.0}, {"name": "10.0.0.10/dddd4444"}]
-    with claimed(spec, storage), Heartbeat(storage, reasons.append) as heart:
-        heart.describe = lambda: {
+    with claimed(spec, storage), Heartbeat(storage, reasons.append) as heartbeat:
+        heartbeat.describe = lambda: {
             "driver_id": SESSION,
             "live": [RUNNING.name, PENDING.name],
             "pending": [PENDING.name],
             "limit": 2,
             "nodes": nodes,
         }
-        heart.beat()
+        heartbeat.beat()
         yield reasons
     running.interrupt()
 

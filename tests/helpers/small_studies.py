@@ -69,7 +69,7 @@ def attempts_of(folder: Path) -> list[int]:
 
 
 class Names:
-    """A follower that remembers what it was told."""
+    """A listener that remembers what it was told."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

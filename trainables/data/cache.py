@@ -50,15 +50,15 @@ class Cache:
             return found
         with _lock(path.with_suffix(".lock")):
             found = _read(path)  # another process may have written it while this one waited
-            shelf = backend_of(self.folder)
+            backend = backend_of(self.folder)
             name = str(path.relative_to(self.folder))
-            if found is None and shelf is not None and shelf.fetch(name, path):
+            if found is None and backend is not None and backend.fetch(name, path):
                 found = _read(path)
             if found is None:
                 found = {name: tensor.detach().cpu().contiguous() for name, tensor in compute().items()}
                 _write(path, found)
-                if shelf is not None:
-                    shelf.keep(name, path)
+                if backend is not None:
+                    backend.keep(name, path)
         return found
 
     def path(self, kind: str, identity: Mapping[str, Any]) -> Path:

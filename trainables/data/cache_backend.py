@@ -21,14 +21,14 @@ class CacheBackend(Protocol):
         ...
 
 
-_shelves: dict[str, CacheBackend] = {}
+_backends: dict[str, CacheBackend] = {}
 
 
-def register_backend(folder: Path, shelf: CacheBackend) -> None:
-    """Puts a shelf behind all caches of this process in that folder."""
-    _shelves[str(folder)] = shelf
+def register_backend(folder: Path, backend: CacheBackend) -> None:
+    """Puts a backend behind all caches of this process in that folder."""
+    _backends[str(folder)] = backend
 
 
 def backend_of(folder: Path) -> CacheBackend | None:
-    """Returns the shelf of a cache's folder, if it has one."""
-    return _shelves.get(str(folder))
+    """Returns the backend of a cache's folder, if it has one."""
+    return _backends.get(str(folder))

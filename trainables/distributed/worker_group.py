@@ -28,16 +28,16 @@ from torch.distributed.distributed_c10d import _abort_process_group, _get_defaul
 Tensors = dict[str, torch.Tensor]
 Take = Callable[[str, torch.Tensor], torch.Tensor]
 
-_LONGEST_WAIT = timedelta(days=1)  # of followers, for the leader to evaluate, or to make class images
+_LONGEST_WAIT = timedelta(days=1)  # of the other ranks, for the leader to evaluate, or to make class images
 _LOOK_SECONDS = 0.5  # between two looks into the store
 _SIGN_OF_LIFE_SECONDS = 15.0
-_FAREWELL_SECONDS = 120.0  # in which the leader writes the end of a run that a follower has failed
+_FAREWELL_SECONDS = 120.0  # in which the leader writes the end of a run that another rank has failed
 _CAUSE, _ALIVE, _ENDED = "team/cause", "team/alive", "team/ended"
 _END = "end"
 
 
 class Dismissed(Exception):
-    """Tells a follower that the leader has ended the run."""
+    """Tells a rank above 0 that the leader has ended the run."""
 
 
 class WorkerGroupLost(BaseException):
@@ -72,7 +72,7 @@ class WorkerGroup:
         """Sends a message of the leader, JSON values, to all; each returns it.
 
         Raises:
-            Dismissed: In a follower, if the leader has ended the run instead.
+            Dismissed: In a rank above 0, if the leader has ended the run instead.
         """
         return message
 
@@ -111,7 +111,7 @@ class WorkerGroup:
         return own
 
     def report_failure(self, outcome: dict[str, Any]) -> bool:
-        """Tells the others, in a follower, what this process has failed of.
+        """Tells the others, in a rank above 0, what this process has failed of.
 
         Returns:
             Whether the leader has written that as the end of the run.
@@ -119,7 +119,7 @@ class WorkerGroup:
         return False
 
     def end(self) -> None:
-        """Ends the team, whatever has happened: the leader dismisses the followers."""
+        """Ends the team, whatever has happened: the leader dismisses the other ranks."""
 
 
 class ProcessWorkerGroup(WorkerGroup):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainables.config.fields import EMBEDDED, EvaluationConfig
 from trainables.data.path_map import folder_of
+from trainables.evaluation.metrics_table import QUALITY
 from trainables.models.model_files import (
     HUB_ID,
     TRANSFORMERS,
@@ -23,7 +24,7 @@ MIN_DISTRIBUTION_IMAGES = 50
 ENOUGH_IMAGES = (
     64  # of the subject, a confirm run; on few, the same weights scored .29 to .78 with four noises
 )
-_NEED_TWO_PROMPTS = ("quality", "quality_subject_prompt", "prompt_fidelity_scaled", "failed_images")
+_NEED_TWO_PROMPTS = (QUALITY, "quality_subject_prompt", "prompt_fidelity_scaled", "failed_images")
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from trainables.evaluation.metrics_table import QUALITY
+
 if TYPE_CHECKING:
     from trainables.evaluation.evaluator import Evaluation, Evaluator
 
@@ -91,7 +93,7 @@ def sample_grid(evaluator: Evaluator, evaluation: Evaluation, title: str) -> Ima
         )
     )
     references = GridRow("held-out references", subject.references[: max(4, 2 * shown)])
-    shown_metrics = (("quality", "quality"), ("class kept", "class_kept"))
+    shown_metrics = (("quality", QUALITY), ("class kept", "class_kept"))
     scores = "".join(
         f", {title} {value:.2f}"
         for title, name in shown_metrics

@@ -9,7 +9,7 @@ from trainables.events import Event, settled_steps
 
 
 def spans(events: Iterable[Event]) -> list[float]:
-    """Returns how many seconds each earlier attempt lived, as far as its events tell."""
+    """Returns how many seconds each earlier attempt ran, as far as its events tell."""
     found: list[float] = []
     begin = 0.0
     for event in events:

@@ -77,7 +77,7 @@ def execute(
         config: The run; its folder must be its own.
         resident: Models that stay in memory from run to run.
         team: The processes that train the run together, each of which calls this; None: this one alone. The
-            leader alone touches the folder and yields events; a follower returns when the run is over.
+            leader alone touches the folder and yields events; a rank above 0 returns when the run is over.
 
     Raises:
         InputsChanged: Images, captions or models are not those that the run was begun with.

@@ -1,4 +1,4 @@
-"""What the followers of a team do: prepare as the leader did, and train with it until it says that it is over."""
+"""What the ranks above 0 of a team do: prepare as the leader did, and train with it until it says that it is over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainables.training.trainer import build_trainer, choose_device, shard, spr
 
 
 def run_rank(config: RunConfig, resident: Resident, team: WorkerGroup) -> None:
-    """Does a follower's part of a run, of which it neither reads nor writes the folder.
+    """Does the part of a rank above 0 in a run, of which it neither reads nor writes the folder.
 
     What it needs beside the base model (latents, conditioning, resume state) comes from the leader, so that
     it is the same everywhere and images, caches and storage need not be within reach.

@@ -95,7 +95,7 @@ class Meter:
         self._new_energy = 0.0
 
     def account_for_attempts(self, spans: list[float]) -> None:
-        """States how long earlier attempts lived; what no checkpoint has kept of that is lost."""
+        """States how long earlier attempts ran; what no checkpoint has kept of that is lost."""
         self.lost_seconds = max(0.0, sum(spans) - self._kept)
 
     def state_dict(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def build_trainer(
     come the words that a method adds to the base model's, for captions to hold them.
 
     Args:
-        subject: None in a follower of a team, which gets what the leader has prepared; likewise `cache`.
+        subject: None in a rank above 0, which gets what the leader has prepared; likewise `cache`.
         meter: Is told what the class images took; None where nobody asks.
     """
     method, team = get_method(config.method), team or WorkerGroup()
@@ -265,7 +265,7 @@ def _encode(
 def _share(
     team: WorkerGroup, encoded: tuple[Texts, Examples, Examples | None] | None, device: torch.device
 ) -> tuple[Texts, Examples, Examples | None]:
-    """Returns what the leader of a team has encoded; `encoded` is None in the followers."""
+    """Returns what the leader of a team has encoded; `encoded` is None in the other ranks."""
     if team.size == 1:
         assert encoded is not None
         return encoded

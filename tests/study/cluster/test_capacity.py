@@ -74,32 +74,32 @@ def always_looking(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_limit_follows_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     always_looking(monkeypatch)
     nodes, changes = [Node(2, 0)], []
-    room = ClusterCapacity(resources(), nodes, lambda: nodes, on_change=lambda: changes.append(len(nodes)))
-    assert room.limit == 2
-    room.update()
-    assert (room.limit, changes) == (2, [])
+    held = ClusterCapacity(resources(), nodes, lambda: nodes, on_change=lambda: changes.append(len(nodes)))
+    assert held.limit == 2
+    held.update()
+    assert (held.limit, changes) == (2, [])
     nodes.append(Node(4, 0))
-    room.update()
-    assert (room.limit, changes) == (6, [2])
+    held.update()
+    assert (held.limit, changes) == (6, [2])
     nodes.clear()
-    room.update()
-    assert room.limit == 1  # one run waits, so that an autoscaler sees that something is wanted
+    held.update()
+    assert held.limit == 1  # one run waits, so that an autoscaler sees that something is wanted
     assert (
         "1 run waits for 1 CPU on one node; the cluster has no node: a run fits on none of them"
-        in room.shortage(1)
+        in held.shortage(1)
     )
 
 
 def test_a_growing_cluster_is_always_asked_for_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
     always_looking(monkeypatch)
     nodes: list[Node] = []
-    room = ClusterCapacity(resources(max_concurrent_runs=5), nodes, lambda: nodes)
+    held = ClusterCapacity(resources(max_concurrent_runs=5), nodes, lambda: nodes)
     nodes.append(Node(2, 0))
-    room.update()
-    assert room.limit == 5
+    held.update()
+    assert held.limit == 5
     assert (
         "5 runs wait for 1 CPU on one node; the cluster has 1 node with 2 CPUs and no GPU: other work"
-        in room.shortage(5)
+        in held.shortage(5)
     )
 
 
@@ -113,10 +113,10 @@ def test_looking_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch
         clock[0] += 0.2  # hundreds of nodes
         return [Node(1, 0)]
 
-    room = ClusterCapacity(resources(), [Node(1, 0)], look)
+    held = ClusterCapacity(resources(), [Node(1, 0)], look)
     for _ in range(1000):
         clock[0] += 0.1
-        room.update()
+        held.update()
     assert 8 <= len(looks) <= 12
 
 
@@ -133,9 +133,9 @@ def test_a_head_that_does_not_answer_changes_nothing(monkeypatch: pytest.MonkeyP
     def look() -> list[Node]:
         raise ConnectionError("no answer")
 
-    room = ClusterCapacity(resources(), [Node(3, 0)], look)
-    room.update()
-    assert room.limit == 3
+    held = ClusterCapacity(resources(), [Node(3, 0)], look)
+    held.update()
+    assert held.limit == 3
 
 
 @pytest.mark.parametrize(("runs", "seconds"), [(1, 1.0), (50, 1.0), (100, 2.0), (500, 4.0)])

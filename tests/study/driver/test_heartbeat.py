@@ -39,14 +39,19 @@ def test_a_driver_is_alive_while_it_holds_the_study_and_says_how_it_ended(tmp_pa
     storage = storage_of(tmp_path, spec)
     assert read_driver(storage) is None
     assert not lock_is_held(storage)
-    with claimed(spec, storage), Heartbeat(storage, lambda reason: None) as heart:
-        heart.describe = lambda: {"driver_id": "s", "live": ["a/b/c"], "limit": 4, "nodes": [{"name": "n"}]}
+    with claimed(spec, storage), Heartbeat(storage, lambda reason: None) as heartbeat:
+        heartbeat.describe = lambda: {
+            "driver_id": "s",
+            "live": ["a/b/c"],
+            "limit": 4,
+            "nodes": [{"name": "n"}],
+        }
         wait_for(lambda: seen(storage).live == ("a/b/c",))
         first = seen(storage)
-        assert (first.pid, first.driver_id, first.limit, first.id) == (os.getpid(), "s", 4, heart.id)
+        assert (first.pid, first.driver_id, first.limit, first.id) == (os.getpid(), "s", 4, heartbeat.id)
         assert first.life(storage) == "alive"
         wait_for(lambda: seen(storage).beat > first.beat)
-        heart.how = "interrupted by a test"
+        heartbeat.how = "interrupted by a test"
     last = seen(storage)
     assert (last.life(storage), last.how, last.live) == ("ended", "interrupted by a test", ())
     assert last.ended is not None
@@ -93,14 +98,14 @@ def test_a_request_reaches_the_driver_that_it_names_and_no_other(tmp_path: Path)
     spec = small_study()
     storage = storage_of(tmp_path, spec)
     reasons: list[str] = []
-    with claimed(spec, storage), Heartbeat(storage, reasons.append) as heart:
+    with claimed(spec, storage), Heartbeat(storage, reasons.append) as heartbeat:
         request_stop(storage, replace(seen(storage), id="an earlier launch"))
         time.sleep(0.3)
         assert reasons == []
         request_stop(storage, seen(storage))
         wait_for(lambda: bool(reasons))
         assert "study stop" in reasons[0]
-        first = heart.id
+        first = heartbeat.id
     assert not (storage.folder / "stop-request.json").exists()
     request_stop(storage, replace(seen(storage), id=first))  # too late: that driver has let go
     later: list[str] = []

@@ -243,9 +243,12 @@ def test_a_study_that_has_not_begun_a_run(fast_path: Path) -> None:
 def test_a_local_cluster_is_known_by_its_host_before_anything_ran(fast_path: Path) -> None:
     spec = small_study()
     storage = Storage(fast_path, spec.name)
-    with claimed(spec, storage), Heartbeat(storage, lambda reason: None) as heart:
-        heart.describe = lambda: {"driver_id": "s", "nodes": [{"name": "127.0.0.1/aaaa1111", "cpus": 2.0}]}
-        heart.beat()
+    with claimed(spec, storage), Heartbeat(storage, lambda reason: None) as heartbeat:
+        heartbeat.describe = lambda: {
+            "driver_id": "s",
+            "nodes": [{"name": "127.0.0.1/aaaa1111", "cpus": 2.0}],
+        }
+        heartbeat.beat()
         status = study_status(storage)
         text = shown(glance(status))
     assert [(row["node"], row["alive"], row["cpus"]) for row in status.nodes] == [(gethostname(), True, 2.0)]

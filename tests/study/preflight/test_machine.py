@@ -73,9 +73,14 @@ def test_a_storage_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: py
     assert "cannot be written" in message
 
 
+def has(monkeypatch: pytest.MonkeyPatch, cpus: int, gpus: int = 0) -> None:
+    """This machine has so many."""
+    monkeypatch.setattr(machine, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(machine, "count_gpus", lambda: gpus)
+
+
 def test_resources_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "usable_cpus", lambda: 2)
-    monkeypatch.setattr(machine, "count_gpus", lambda: 0)
+    has(monkeypatch, 2)
     assert check_resources(Resources()) == []
     (message,) = check_resources(Resources(gpus_per_run=1))
     assert message.startswith(
@@ -83,42 +88,46 @@ def test_resources_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     (message,) = check_resources(Resources(cpus_per_run=4))
     assert "asks for 4 CPUs, but this machine has 2" in message
+    has(monkeypatch, 64, 1)
+    (message,) = check_resources(Resources(gpus_per_run=2, cpus_per_run=8))
+    assert "asks for 2 GPUs, but this machine has 1; lower resources.gpus_per_run" in message
 
 
-def test_resources_of_a_cluster() -> None:
-    assert check_resources(Resources(gpus_per_run=2, cpus_per_run=8), {"CPU": 64, "GPU": 8}) == []
-    (message,) = check_resources(Resources(gpus_per_run=2), {"CPU": 64, "GPU": 1})
-    assert "asks for 2 GPUs, but the cluster has 1" in message
-
-
-def test_resources_of_runs_with_several_workers() -> None:
+def test_resources_of_runs_with_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     team = Resources(num_workers=4, cpus_per_worker=2, gpus_per_worker=1)
-    assert check_resources(team, {"CPU": 8, "GPU": 4}) == []
-    cpus, gpus = check_resources(team, {"CPU": 7, "GPU": 3})
-    assert "asks for 8 CPUs (4 workers with 2 each), but the cluster has 7; lower resources.num_w" in cpus
-    assert "asks for 4 GPUs (4 workers with 1 each), but the cluster has 3" in gpus
-    (message,) = check_resources(team, {"CPU": 8})
-    assert "but the cluster has none; set resources.gpus_per_worker to 0" in message
+    has(monkeypatch, 8, 4)
+    assert check_resources(team) == []
+    has(monkeypatch, 7, 3)
+    cpus, gpus = check_resources(team)
+    assert "asks for 8 CPUs (4 workers with 2 each), but this machine has 7; lower resources.num_w" in cpus
+    assert "asks for 4 GPUs (4 workers with 1 each), but this machine has 3" in gpus
+    has(monkeypatch, 8)
+    (message,) = check_resources(team)
+    assert "but this machine has none; set resources.gpus_per_worker to 0" in message
 
 
 @pytest.mark.parametrize(
-    ("resources", "available", "runs"),
+    ("resources", "cpus", "gpus", "runs"),
     [
-        ({}, {"CPU": 2}, 2),
-        ({"cpus_per_run": 2}, {"CPU": 3}, 1),
-        ({"max_concurrent_runs": 3}, {"CPU": 8}, 3),
-        ({"max_concurrent_runs": 30}, {"CPU": 8}, 8),
-        ({"gpus_per_run": 1}, {"CPU": 64, "GPU": 4}, 4),
-        ({"gpus_per_run": 0.5}, {"CPU": 64, "GPU": 4}, 8),
-        ({"gpus_per_run": 0.4}, {"CPU": 64, "GPU": 2}, 4),
-        ({"gpus_per_run": 2}, {"CPU": 64, "GPU": 5}, 2),
-        ({"gpus_per_run": 0.1, "cpus_per_run": 4}, {"CPU": 8, "GPU": 1}, 2),
-        ({"num_workers": 2}, {"CPU": 5}, 2),
-        ({"num_workers": 4, "cpus_per_worker": 2, "gpus_per_worker": 1}, {"CPU": 64, "GPU": 11}, 2),
+        ({}, 2, 0, 2),
+        ({"cpus_per_run": 2}, 3, 0, 1),
+        ({"max_concurrent_runs": 3}, 8, 0, 3),
+        ({"max_concurrent_runs": 30}, 8, 0, 8),
+        ({"gpus_per_run": 1}, 64, 4, 4),
+        ({"gpus_per_run": 0.5}, 64, 4, 8),
+        ({"gpus_per_run": 0.4}, 64, 2, 4),
+        ({"gpus_per_run": 2}, 64, 5, 2),
+        ({"gpus_per_run": 0.1, "cpus_per_run": 4}, 8, 1, 2),
+        ({"num_workers": 2}, 5, 0, 2),
+        ({"num_workers": 4, "cpus_per_worker": 2, "gpus_per_worker": 1}, 64, 11, 2),
+        ({"gpus_per_run": 1}, 64, 0, 1),  # that it fits nowhere is told elsewhere
     ],
 )
-def test_how_many_runs_fit_at_once(resources: dict[str, Any], available: dict[str, float], runs: int) -> None:
-    assert concurrency(Resources(**resources), available) == runs
+def test_how_many_runs_fit_at_once(
+    monkeypatch: pytest.MonkeyPatch, resources: dict[str, Any], cpus: int, gpus: int, runs: int
+) -> None:
+    has(monkeypatch, cpus, gpus)
+    assert concurrency(Resources(**resources)) == runs
 
 
 @pytest.mark.parametrize(

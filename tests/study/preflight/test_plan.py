@@ -66,7 +66,7 @@ def touch(storage: Storage, name: str, *files: str) -> None:
 
 
 def test_counts_of_a_study_that_was_never_launched(storage: Storage) -> None:
-    plan = make_plan(spec(), storage, available={"CPU": 2})
+    plan = make_plan(spec(), storage, at_once=2)
     rows = {row["arm"]: row for row in plan.rows()}
     assert (rows["base"]["trials"], rows["base"]["search_runs"], rows["base"]["confirm_runs"]) == (0, 0, 4)
     assert rows["base"]["steps"] == 0, "nothing is trained"
@@ -90,11 +90,11 @@ def test_runs_that_are_there_are_resumed(storage: Storage) -> None:
     touch(storage, "confirm/cosine/0000-dog-1-s100", "events.jsonl", "result.json")
     touch(storage, "confirm/cosine/0000-dog-1-s999", "events.jsonl", "result.json")  # of no planned run
     touch(storage, "confirm/cosine/notes")
-    plan = make_plan(spec(), storage, measured(spec()), available={"CPU": 1})
+    plan = make_plan(spec(), storage, measured(spec()), at_once=1)
     row = next(row for row in plan.rows() if row["arm"] == "cosine")
     assert (row["finished"], row["interrupted"], row["to_do"]) == (2, 1, 4)
     assert "resumes small: 2 runs are finished, 1 interrupted ones continue, 15 are to do" in plan.summary()
-    fresh = make_plan(spec(), Storage(storage.root, "other"), measured(spec()), available={"CPU": 1})
+    fresh = make_plan(spec(), Storage(storage.root, "other"), measured(spec()), at_once=1)
     assert plan.seconds is not None
     assert fresh.seconds is not None
     assert plan.seconds < fresh.seconds
@@ -104,7 +104,7 @@ def test_a_finished_study_takes_no_time(storage: Storage) -> None:
     small = spec(arms={"base": {"method": "base"}})
     for key in small.confirm_keys("base", 0):
         touch(storage, key.name, "events.jsonl", "result.json")
-    assert make_plan(small, storage, measured(small), available={"CPU": 1}).seconds == 0
+    assert make_plan(small, storage, measured(small), at_once=1).seconds == 0
 
 
 def test_a_changed_study_is_announced(storage: Storage) -> None:
@@ -133,7 +133,7 @@ def test_estimates_add_up(storage: Storage) -> None:
         confirm={"seeds": []},
         evaluation=evaluation,
     )
-    plan = make_plan(one, storage, measured(one), available={"CPU": 1})
+    plan = make_plan(one, storage, measured(one), at_once=1)
     images = 8 * 2 + 8 + 4 + 8  # at the end, and on the way with at least 8 class images
     drawing = images * (0.05 + 10 * 0.01)
     run = 0.5 + 1.0 + 50 * 1.0 + 0.5 + drawing  # between runs, preparation, steps, saving, evaluations
@@ -143,7 +143,7 @@ def test_estimates_add_up(storage: Storage) -> None:
     assert plan.once_seconds == pytest.approx(once)
     assert plan.seconds == pytest.approx(15 + 9 + 3 * run + once)
     assert plan.memory == 2 * 10**9
-    halved = make_plan(one, storage, measured(one), available={"CPU": 2})
+    halved = make_plan(one, storage, measured(one), at_once=2)
     assert halved.seconds == pytest.approx(15 + 9 + (3 * run + once) / 2 + run / 2)
     assert halved.memory == 4 * 10**9
 
@@ -211,7 +211,7 @@ def test_dollars_only_where_prices_are_given(
     resources: dict[str, Any], hourly: float | None, storage: Storage
 ) -> None:
     one = spec(arms={"a": {"method": "lora"}}, resources=resources)
-    plan = make_plan(one, storage, measured(one), available={"CPU": 4, "GPU": 1})
+    plan = make_plan(one, storage, measured(one), at_once=1)
     text = "\n".join(plan.summary())
     if hourly is None:
         assert plan.dollars is None

@@ -19,7 +19,7 @@ from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
 from study.driver.heartbeat import Heartbeat
 from study.driver.launch import Outcome, Workers, launch
-from study.driver.remote_sync import upkeep
+from study.driver.remote_sync import storage_hooks
 from study.ledger.open_ledger import open_ledger
 from study.monitor.stop import stop_study
 from study.remote.ledger_backup import LedgerCopy, pull_ledger
@@ -273,7 +273,7 @@ def test_a_run_whose_result_never_came_to_the_url_is_brought_to_its_end_there(s3
     def given_out(driver_id: str) -> PlannedRun:
         with (
             claimed(spec, storage),
-            upkeep(
+            storage_hooks(
                 spec,
                 storage,
                 open_ledger=lambda: open_ledger(spec, storage),
@@ -324,7 +324,7 @@ def test_of_a_ledger_of_its_own_url_nothing_is_copied(s3: Proxy, tmp_path: Path)
     said: list[str] = []
     with (
         claimed(spec, storage),
-        upkeep(
+        storage_hooks(
             spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ended.append, say=said.append
         ) as keep,
     ):
@@ -338,7 +338,7 @@ def test_of_a_ledger_of_its_own_url_nothing_is_copied(s3: Proxy, tmp_path: Path)
     # The ledger is at hand, and knows the run that was given out.
     with (
         claimed(spec, storage),
-        upkeep(
+        storage_hooks(
             spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=ended.append, say=said.append
         ),
     ):
@@ -356,7 +356,9 @@ def test_what_only_the_driver_wrote_is_at_the_url(
     storage = storage_at(s3.url("drivers-own"), spec.name)
     with (
         claimed(spec, storage),
-        upkeep(spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=print, say=print) as keep,
+        storage_hooks(
+            spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=print, say=print
+        ) as keep,
     ):
         queue = RunQueue(spec, storage, open_ledger(spec, storage))
         run = queue.next()

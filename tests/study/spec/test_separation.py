@@ -175,7 +175,7 @@ def test_keys_of_repeated_searches() -> None:
 
 def test_a_plan_names_the_searches(tmp_path: Path) -> None:
     study = spec(subjects=SIX, search={"trials": 8, "repeats": 2})
-    plan = make_plan(study, Storage(tmp_path, "small"), available={"CPU": 1})
+    plan = make_plan(study, Storage(tmp_path, "small"), at_once=1)
     row = next(row for row in plan.rows() if row["arm"] == "full")
     assert (row["trials"], row["search_runs"]) == (16, 16)
     assert plan.runs == study.number_of_runs()
@@ -184,7 +184,7 @@ def test_a_plan_names_the_searches(tmp_path: Path) -> None:
     assert any(
         line.startswith("full searches ") and line.endswith(", in 2 searches of 8 trials") for line in lines
     )
-    single = make_plan(spec(), Storage(tmp_path, "small"), available={"CPU": 1}).summary()
+    single = make_plan(spec(), Storage(tmp_path, "small"), at_once=1).summary()
     assert any(line.endswith(", in 1 search of 3 trials") for line in single)
 
 

@@ -69,14 +69,14 @@ def refused(file: Path, asked: Submission, address: str = "http://127.0.0.1:8265
 
 def test_photographs_get_a_lasting_place_that_their_content_names(study_file: Path, tmp_path: Path) -> None:
     spec = load_study(study_file)
-    parcel = build_package(spec, _empty(tmp_path, "one"), inputs="/mnt/study/inputs", code=False)
-    place = parcel.shipped[str(study_file.parent / "photos")]
+    package = build_package(spec, _empty(tmp_path, "one"), inputs="/mnt/study/inputs", code=False)
+    place = package.shipped[str(study_file.parent / "photos")]
     assert place.startswith("/mnt/study/inputs/")
     assert place.endswith("-photos")
-    sent = load_study(parcel.folder / STUDY_FILE)
+    sent = load_study(package.folder / STUDY_FILE)
     assert sent.subject("mug").images == place
-    assert sent.digest() == parcel.spec.digest()
-    names = {path.name for path in (parcel.folder / INPUTS / Path(place).name).iterdir()}
+    assert sent.digest() == package.spec.digest()
+    names = {path.name for path in (package.folder / INPUTS / Path(place).name).iterdir()}
     assert names == {f"{index}.png" for index in range(4)}
     # The same photographs from another folder are the same study; others are another.
     (study_file.parent / "photos").rename(study_file.parent / "aside")
@@ -84,12 +84,12 @@ def test_photographs_get_a_lasting_place_that_their_content_names(study_file: Pa
     again = build_package(
         load_study(study_file), _empty(tmp_path, "two"), inputs="/mnt/study/inputs", code=False
     )
-    assert again.spec.digest() == parcel.spec.digest()
+    assert again.spec.digest() == package.spec.digest()
     Image.new("RGB", (96, 96)).save(study_file.parent / "photos" / "0.png")
     other = build_package(
         load_study(study_file), _empty(tmp_path, "three"), inputs="/mnt/study/inputs", code=False
     )
-    assert other.spec.digest() != parcel.spec.digest()
+    assert other.spec.digest() != package.spec.digest()
 
 
 def test_every_folder_that_a_study_names_goes_along(study_file: Path, tmp_path: Path) -> None:
@@ -103,31 +103,31 @@ def test_every_folder_that_a_study_names_goes_along(study_file: Path, tmp_path: 
     content["subjects"][1]["masks"] = "masks"
     content["model"] = {"path": str(folder / "model.safetensors"), "config": str(folder / "configs")}
     study_file.write_text(yaml.safe_dump(content))
-    parcel = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs="/mnt/inputs", code=False)
-    assert set(parcel.shipped) == {str(folder / name) for name in ("photos", "masks", "configs")}
-    assert parcel.spec.subject("mug").masks == parcel.shipped[str(folder / "masks")]
-    assert parcel.spec.model.config == parcel.shipped[str(folder / "configs")]
-    assert parcel.spec.model.path == str(folder / "model.safetensors")
+    package = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs="/mnt/inputs", code=False)
+    assert set(package.shipped) == {str(folder / name) for name in ("photos", "masks", "configs")}
+    assert package.spec.subject("mug").masks == package.shipped[str(folder / "masks")]
+    assert package.spec.model.config == package.shipped[str(folder / "configs")]
+    assert package.spec.model.path == str(folder / "model.safetensors")
 
 
 def test_unpacking_twice_or_after_a_crash_is_harmless(study_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "shared" / "inputs"
-    parcel = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs=str(target), code=False)
-    name = Path(next(iter(parcel.shipped.values()))).name
+    package = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs=str(target), code=False)
+    name = Path(next(iter(package.shipped.values()))).name
     (target / f".{name}.1").mkdir(parents=True)  # a copy that was broken off
-    unpack(parcel.folder)
-    unpack(parcel.folder)
+    unpack(package.folder)
+    unpack(package.folder)
     assert len(list((target / name).iterdir())) == 4
-    assert json.loads((parcel.folder / PLACE_FILE).read_text()) == {"inputs": str(target)}
+    assert json.loads((package.folder / PLACE_FILE).read_text()) == {"inputs": str(target)}
 
 
 def test_code_goes_along_whole_and_alone(study_file: Path, tmp_path: Path) -> None:
-    parcel = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs="/mnt/study/inputs")
-    assert {path.name for path in parcel.folder.iterdir()} == {
+    package = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs="/mnt/study/inputs")
+    assert {path.name for path in package.folder.iterdir()} == {
         STUDY_FILE, PLACE_FILE, INPUTS, "search_spaces", "study", "trainables",
     }  # fmt: skip
-    assert not list(parcel.folder.rglob("__pycache__"))
-    assert (parcel.folder / "trainables" / "embedded" / "weights").is_dir()
+    assert not list(package.folder.rglob("__pycache__"))
+    assert (package.folder / "trainables" / "embedded" / "weights").is_dir()
 
 
 def test_a_model_that_is_too_large_is_refused_with_the_way_out(
@@ -140,11 +140,11 @@ def test_a_model_that_is_too_large_is_refused_with_the_way_out(
     ):
         build_package(spec, _empty(tmp_path, "one"), inputs="/mnt/study/inputs")
     # What the cluster sees under the same path is not shipped at all.
-    parcel = build_package(
+    package = build_package(
         spec, _empty(tmp_path, "two"), inputs="/x", shared=[str(study_file.parent)], code=False
     )
-    assert parcel.shipped == {}
-    assert parcel.spec == spec
+    assert package.shipped == {}
+    assert package.spec == spec
 
 
 def _empty(tmp_path: Path, name: str) -> Path:
@@ -325,16 +325,16 @@ def test_driver_and_workers_use_the_code_that_came_along(
     head: Head, study_file: Path, tmp_path: Path
 ) -> None:
     """Whatever the image has: the cluster runs the code of whoever submits."""
-    parcel = build_package(
-        load_study(study_file), _empty(tmp_path, "parcel"), inputs=str(tmp_path / "inputs")
+    package = build_package(
+        load_study(study_file), _empty(tmp_path, "package"), inputs=str(tmp_path / "inputs")
     )
-    (parcel.folder / "where.py").write_text(WHERE)
+    (package.folder / "where.py").write_text(WHERE)
     code = f"""
 import time
 from ray.job_submission import JobSubmissionClient
 
 client = JobSubmissionClient({head.dashboard!r})
-job = client.submit_job(entrypoint="python where.py", runtime_env={{"working_dir": {str(parcel.folder)!r}}})
+job = client.submit_job(entrypoint="python where.py", runtime_env={{"working_dir": {str(package.folder)!r}}})
 while not client.get_job_status(job).is_terminal():
     time.sleep(0.5)
 print(client.get_job_logs(job))
