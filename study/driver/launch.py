@@ -28,7 +28,7 @@ from study.driver.watchdog import Watchdog
 from study.ledger.open_ledger import open_ledger
 from study.spec.difference import not_taken
 from study.spec.loading import read_contents
-from study.storage.layout import Storage
+from study.storage.layout import TUNE_FOLDER, Storage
 from study.storage.planned_run import PlannedRun, RunListener
 from study.storage.run_key import RunKey
 from study.storage.shared_marker import write_marker
@@ -205,7 +205,7 @@ def launch(
                 _pause(STALL_SECONDS * stalls, ending)
             if stalls >= MAX_STALLS:
                 ending.ask(f"the work broke off {stalls} times without finishing a run ({failure})")
-        shutil.rmtree(storage.folder / "ray", ignore_errors=True)
+        shutil.rmtree(storage.folder / TUNE_FOLDER, ignore_errors=True)
         heartbeat.how = "finished" if queue.finished else ending.reason or "interrupted"
         return replace(
             _outcome(spec, queue, ending, notes),
@@ -290,7 +290,9 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
     if not joined.local:
         dispatcher.located = prepared_nodes(spec, storage, dispatcher.driver_id, say)
     context.heartbeat.describe = lambda: _told(dispatcher, capacity, joined)
-    failure = place_runs(dispatcher, folder=storage.folder / "ray", asha=spec.search.scheduler, tick=tick)
+    failure = place_runs(
+        dispatcher, folder=storage.folder / TUNE_FOLDER, asha=spec.search.scheduler, tick=tick
+    )
     if dispatcher.trouble is not None:
         ending.ask(dispatcher.trouble)
     return None if failure is None else what_failed(failure)

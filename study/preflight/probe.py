@@ -28,7 +28,7 @@ from typing import Any
 from study.cluster.ray_cluster import usable_cpus
 from study.preflight.machine import concurrency, count_gpus
 from study.spec.study_spec import StudySpec
-from study.storage.layout import CACHE, Storage
+from study.storage.layout import CACHE, PROBES, Storage
 from study.util.provenance import package_versions
 from trainables.config.fields import EvaluationConfig
 from trainables.errors import UserError
@@ -129,7 +129,7 @@ def known_probe(spec: StudySpec, storage: Storage) -> dict[str, Measured] | None
 def _places(spec: StudySpec, storage: Storage) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Where the measurement of each arm lies or would lie, and how it is asked for."""
     requests = {name: _request(spec, name) for name in spec.arms}
-    folder = storage.cache / "probes"
+    folder = storage.cache / PROBES
     return {name: (folder / f"{_digest(one, spec)}.json", one) for name, one in requests.items()}
 
 

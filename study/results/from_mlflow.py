@@ -12,7 +12,7 @@ from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS
 from study.results.frames import Results, frame_of, scores_of, table_of
 from study.results.image_scores import read_scores
 from study.results.run_rows import finished_rows, make_row, parse_param
-from study.storage.layout import STUDY_FILE, Storage
+from study.storage.layout import DOWNLOADS, STUDY_FILE, Storage
 from study.storage.run_key import RunKey
 from study.storage.study_record import published_spec
 from study.tracking.mlflow_store import (
@@ -199,7 +199,7 @@ def _scores_folder(store: MlflowStore, storage: Storage, run: Run) -> Path:
     here = store.artifact_folder(run)
     if here is not None and (here / IMAGE_SCORES).exists():
         return here
-    target = storage.folder / "downloads" / run.info.run_id / f"scores-{run.info.end_time or 0}"
+    target = storage.folder / DOWNLOADS / run.info.run_id / f"scores-{run.info.end_time or 0}"
     if not (target / IMAGE_SCORES).exists():
         target.mkdir(parents=True, exist_ok=True)
         store.client.download_artifacts(run.info.run_id, IMAGE_SCORES, str(target))
@@ -234,7 +234,7 @@ def _local(store: MlflowStore, storage: Storage, run: Run, name: str) -> Path:
     here = store.artifact_folder(run)
     if here is not None and (here / "images" / name).exists():
         return here / "images" / name
-    target = storage.folder / "downloads" / run.info.run_id
+    target = storage.folder / DOWNLOADS / run.info.run_id
     if not (target / name).exists():
         target.mkdir(parents=True, exist_ok=True)
         store.client.download_artifacts(run.info.run_id, f"images/{name}", str(target))

@@ -34,6 +34,9 @@ TRACKING_FILE, TRACKING_STATE_FILE, TRACKING_LOCK_FILE = "tracking.json", "mlflo
 MLFLOW_UI_LOG, OPTUNA_UI_LOG = "ui.log", "optuna-ui.log"
 COPY_LOCK_FILE, LEDGER_NOTE_FILE = "copy.lock", "ledger.copy.json"  # of the working copy of a URL
 RUNS = "runs"
+TUNE_FOLDER = "ray"  # Ray Tune's own records of a launch
+DOWNLOADS = "downloads"  # of images and scores that a report takes from MLflow
+PROBES = "probes"  # in the cache: what a run of each kind costs on this machine
 
 # In a run's folder, beside what the run itself writes (`trainables.events`).
 ATTEMPTS_FILE, DEATHS_FILE = "attempts.jsonl", "deaths.jsonl"
