@@ -173,6 +173,7 @@ def launch(
         queue = _queue(spec, storage)
         ended_before = len(queue.ended)
         stalls = rounds = 0
+        stale = False
 
         def waiting() -> str:
             return ", ".join(key.name for key in queue.live) or "Ray or the ledger"
@@ -181,10 +182,14 @@ def launch(
             spec, storage, listeners, workers, say, ending, notes, heartbeat, hooks, watchdog, started
         )
 
-        while not queue.finished and ending.reason is None:
-            ended, rounds = len(queue.ended), rounds + 1
+        while (stale or not queue.finished) and ending.reason is None:
+            ended, rounds, failure = len(queue.ended), rounds + 1, None
             watchdog.reset()
             try:
+                if stale:  # what was under way is in ledger and folders, not in memory
+                    queue, stale = RunQueue(spec, storage, open_ledger(spec, storage)), False
+                    if queue.finished:
+                        break
                 with cluster(address, dashboard=dashboard) as joined:
                     if dashboard and joined.dashboard:
                         say(f"Ray dashboard: {joined.dashboard}; its token is in {joined.token_file}")
@@ -193,11 +198,8 @@ def launch(
                 if rounds == 1 and isinstance(error, UserError):
                     raise  # the study cannot be run at all
                 failure = what_failed(error)
-            try:
-                if failure is not None:  # what was under way is in ledger and folders, not in memory
-                    queue = RunQueue(spec, storage, open_ledger(spec, storage))
-            except Exception as error:
-                failure = what_failed(error)
+            # A queue whose ledger failed takes runs for given out that nobody has, and would wait for them for ever.
+            stale = failure is not None
             stalls = 0 if len(queue.ended) > ended else stalls + 1
             if failure is not None:
                 notes.append(f"the work broke off and was begun again: {failure}")
@@ -206,9 +208,10 @@ def launch(
             if stalls >= MAX_STALLS:
                 ending.ask(f"the work broke off {stalls} times without finishing a run ({failure})")
         shutil.rmtree(storage.folder / TUNE_FOLDER, ignore_errors=True)
-        heartbeat.how = "finished" if queue.finished else ending.reason or "interrupted"
+        finished = queue.finished and not stale
+        heartbeat.how = "finished" if finished else ending.reason or "interrupted"
         return replace(
-            _outcome(spec, queue, ending, notes),
+            _outcome(spec, queue, ending, notes, finished=finished),
             seconds=time.monotonic() - started,
             ended=len(queue.ended) - ended_before,
         )
@@ -331,10 +334,12 @@ def _pause(seconds: float, ending: Ending) -> None:
         time.sleep(0.1)
 
 
-def _outcome(spec: StudySpec, queue: RunQueue, ending: Ending, notes: list[str]) -> Outcome:
+def _outcome(
+    spec: StudySpec, queue: RunQueue, ending: Ending, notes: list[str], *, finished: bool
+) -> Outcome:
     results = dict(sorted(queue.ended.items()))
     message = None
-    if not queue.finished:
+    if not finished:
         left = spec.number_of_runs() - len(results)
         message = (
             f"{ending.reason or 'interrupted'}; {len(results)} runs have ended, up to {left} are left. "
@@ -347,7 +352,7 @@ def _outcome(spec: StudySpec, queue: RunQueue, ending: Ending, notes: list[str])
         complete=sum(result.state == "COMPLETE" for result in results.values()),
         pruned=sum(result.state == "PRUNED" for result in results.values()),
         total=len(results),
-        interrupted=not queue.finished,
+        interrupted=not finished,
         message=message,
         notes=[*queue.notes, *notes],
     )

@@ -44,7 +44,7 @@ def place_runs(
     tuner = tune.Tuner(
         RunWorker,
         tune_config=tune.TuneConfig(
-            search_alg=LedgerSearcher(dispatcher),
+            search_alg=LedgerSearcher(dispatcher, tick),
             scheduler=SearchScheduler(asha),
             num_samples=-1,
             reuse_actors=True,

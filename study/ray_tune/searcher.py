@@ -23,17 +23,24 @@ if TYPE_CHECKING:
 
 
 class LedgerSearcher(Searcher):
-    """Tune asks this what to run."""
+    """Tune asks this what to run.
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    Args:
+        tick: Called where there is nothing to run. While none is under way Tune asks again and again, for up to ten
+            minutes, and does nothing else: without it nobody would look at signals, nodes and the clock.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, tick: Callable[[], None]) -> None:
         super().__init__(metric=None, mode=None)
         self._dispatcher = dispatcher
+        self._tick = tick
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Returns an order, None if none is ready, or that all is done."""
         order = self._dispatcher.next_order(trial_id)
         if order is not None:
             return order.to_dict()
+        self._tick()
         return Searcher.FINISHED if self._dispatcher.over else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
