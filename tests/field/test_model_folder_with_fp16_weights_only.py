@@ -194,14 +194,26 @@ def test_all_problems_are_named_at_once(model: Path) -> None:
 
 
 def test_a_vocabulary_in_two_files(model: Path) -> None:
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(GENERATOR / "tokenizer" / name, model / "tokenizer")
+    whole = json.loads((model / "tokenizer/tokenizer.json").read_text())["model"]
+    (model / "tokenizer/vocab.json").write_text(json.dumps(whole["vocab"]))
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in whole["merges"]]
+    (model / "tokenizer/merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
     (model / "tokenizer/tokenizer.json").unlink()
     (model / "tokenizer/tokenizer_config.json").unlink()
     assert problems(model) == []
     assert loads(model)
     (model / "tokenizer/merges.txt").unlink()
     assert "lacks tokenizer/merges.txt" in problems(model)[0]
+
+
+def test_a_tokenizer_of_another_model(model: Path) -> None:
+    """It knows tokens for which the text encoder has no embedding."""
+    shutil.rmtree(model / "tokenizer")
+    shutil.copytree(GENERATOR / "tokenizer", model / "tokenizer")
+    with pytest.raises(
+        UserError, match=r"tokenizer/ knows 652 tokens, text_encoder/ has \d+ embeddings; take parts"
+    ):
+        loads(model)
 
 
 def test_a_folder_with_a_safety_checker(model: Path) -> None:

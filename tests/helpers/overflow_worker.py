@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from tests.helpers.worker_meeting import meet
 from trainables.distributed.fsdp import Shards
-from trainables.distributed.worker_group import ProcessWorkerGroup
+from trainables.distributed.worker_group import WATCHER, ProcessWorkerGroup
 from trainables.models.backbone import Backbone
 from trainables.models.families import FAMILIES
 
@@ -58,5 +59,7 @@ def overflow(rank: int, folder: str) -> None:
         )
         scales.append(scaler.get_scale())
     Path(folder, f"{rank}.json").write_text(json.dumps([moved, scales]))
-    team.end()  # or its thread would outlive what it looks at
+    team.end()
+    # It would outlive what it looks at, and abort the process at its end.
+    assert WATCHER not in {thread.name for thread in threading.enumerate()}
     dist.destroy_process_group()

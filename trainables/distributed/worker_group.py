@@ -31,6 +31,8 @@ Take = Callable[[str, torch.Tensor], torch.Tensor]
 _LONGEST_WAIT = timedelta(days=1)  # of the other ranks, for the leader to evaluate, or to make class images
 _LOOK_SECONDS = 0.5  # between two looks into the store
 _SIGN_OF_LIFE_SECONDS = 15.0
+WATCHER = "worker-group-watch"  # the thread's name
+_JOIN_SECONDS = 5.0  # for the thread that watches, whose store may not answer any more
 _FAREWELL_SECONDS = 120.0  # in which the leader writes the end of a run that another rank has failed
 _CAUSE, _ALIVE, _ENDED = "team/cause", "team/alive", "team/ended"
 _END = "end"
@@ -140,7 +142,10 @@ class ProcessWorkerGroup(WorkerGroup):
         self._store = _get_default_store()
         self._broken = False
         self._over = threading.Event()
-        threading.Thread(target=self._watch, args=(_another_client(self._store),), daemon=True).start()
+        self._watcher = threading.Thread(
+            target=self._watch, args=(_another_client(self._store),), name=WATCHER, daemon=True
+        )
+        self._watcher.start()
 
     def broadcast(self, message: Any = None) -> Any:
         """See `WorkerGroup`."""
@@ -249,12 +254,13 @@ class ProcessWorkerGroup(WorkerGroup):
         """See `WorkerGroup`."""
         over = self._over.is_set()
         self._over.set()
-        if over or not self.is_main_process:
-            return
-        with suppress(Exception):  # nobody may be left to hear it
-            if not self._broken:
-                self.broadcast(_END)
-            self._store.set(_ENDED, "")
+        if not over and self.is_main_process:
+            with suppress(Exception):  # nobody may be left to hear it
+                if not self._broken:
+                    self.broadcast(_END)
+                self._store.set(_ENDED, "")
+        # An interpreter that ends while a thread of it is inside the store aborts (SIGABRT).
+        self._watcher.join(_JOIN_SECONDS)
 
     def _fail(self, outcome: dict[str, Any]) -> None:
         """Leaves word of what this process has failed of, if it is the first, and wakes all that wait."""

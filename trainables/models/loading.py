@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
     if family.zero_option:
         options[family.zero_option] = pipeline.config.get(family.zero_option, family.zero_unconditional)
     parts = pipeline.components
+    if unknown := list(_words_without_embeddings(family, parts)):
+        raise UserError(*(f"model {model.path!r} {fault}" for fault in unknown))
     for tokenizer, part in zip(family.tokenizers, family.text_encoders, strict=True):
         _limit_tokenizer(parts[tokenizer], parts[part.name], part)
         _pool_at_the_end(parts[part.name], parts[tokenizer])
@@ -89,6 +92,17 @@ def _quiet() -> None:
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+
+
+def _words_without_embeddings(family: Family, parts: Mapping[str, Any]) -> Iterator[str]:
+    """Yields which tokenizers know more tokens than their text encoder has embeddings: they are of another model."""
+    for tokenizer, part in zip(family.tokenizers, family.text_encoders, strict=True):
+        known, embedded = len(parts[tokenizer]), parts[part.name].get_input_embeddings().num_embeddings
+        if known > embedded:
+            yield (
+                f"has parts that do not fit: {tokenizer}/ knows {known} tokens, {part.name}/ has {embedded} "
+                "embeddings; take parts of one model"
+            )
 
 
 def _limit_tokenizer(tokenizer: Any, text_encoder: Any, part: Part) -> None:
