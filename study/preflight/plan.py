@@ -280,7 +280,8 @@ def _arm_plan(
         each = _BETWEEN_RUNS_SECONDS
         images = images_of(spec, phase)
         drawn = images.final + (0 if arm.method == BASE else images.between)
-        each += cost.seconds_of_run(expected, drawn, drawn * images.steps, workers)
+        image_steps = drawn * images.steps + cost.latency_figures * images.timed_steps
+        each += cost.seconds_of_run(expected, drawn, image_steps, workers)
         if workers > 1:
             each += _TEAM_SECONDS + cost.start_up_seconds
         # An interrupted run has on average half of its work behind it.
@@ -325,4 +326,4 @@ def _once_seconds(spec: StudySpec, measured: Mapping[str, Measured]) -> float:
     if not measured:
         return 0.0
     any_cost = next(iter(measured.values()))
-    return any_cost.seconds_of_images(*once_image_steps(spec))
+    return any_cost.seconds_of_base_images(*once_image_steps(spec))

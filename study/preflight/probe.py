@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ _WITHOUT_COST = (  # fields that say nothing of what a step takes
     "lr_end_fraction",
     "prior_loss_weight",
 )
-_VERSION = 3  # of the measurement: a new one makes old results in the cache void
+_VERSION = 4  # of the measurement: a new one makes old results in the cache void
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Measured:
         flops_per_step: Counted operations of a step.
         seconds_per_image_step: Of sampling: one image, one solver step, in the evaluation's batches.
         flops_per_image_step: Counted operations of the same.
+        seconds_per_trained_image_step: The same with what a run has trained, its adapters beside the weights.
+        latency_figures: How often sampling is timed at the end of a run: once more with adapters merged.
         seconds_per_image: Of decoding and judging an image.
         preparation_seconds: Before the first step, once caches are filled.
         saving_seconds: Writing the weights.
@@ -76,6 +78,8 @@ class Measured:
     flops_per_step: int
     seconds_per_image_step: float
     flops_per_image_step: int
+    seconds_per_trained_image_step: float
+    latency_figures: int
     seconds_per_image: float
     preparation_seconds: float
     saving_seconds: float
@@ -83,9 +87,9 @@ class Measured:
     artifact_bytes: int | None
     start_up_seconds: float
 
-    def seconds_of_images(self, images: float, image_steps: float) -> float:
-        """Returns the estimated wall seconds of drawing and judging images, by their number and that of all their
-        solver steps together.
+    def seconds_of_base_images(self, images: float, image_steps: float) -> float:
+        """Returns the estimated wall seconds in which the base model's images are drawn and judged, by their number and
+        that of all their solver steps together.
         """
         return images * self.seconds_per_image + image_steps * self.seconds_per_image_step
 
@@ -94,7 +98,8 @@ class Measured:
         training = (
             0.0 if self.method == BASE else steps * self.seconds_per_step / workers + self.saving_seconds
         )
-        return self.preparation_seconds + training + self.seconds_of_images(images, image_steps)
+        judging = images * self.seconds_per_image + image_steps * self.seconds_per_trained_image_step
+        return self.preparation_seconds + training + judging
 
 
 def probe_machine(spec: StudySpec, storage: Storage) -> dict[str, Measured]:
@@ -267,7 +272,7 @@ def _means(results: Sequence[Sequence[Measured]]) -> list[Measured]:
             numbers = [getattr(measured, field.name) for measured in same]
             known = [number for number in numbers if number is not None]
             mean = statistics.fmean(known) if known else None
-            whole = mean is not None and field.name.endswith(("_bytes", "flops_per_step"))
+            whole = mean is not None and field.name.endswith(("_bytes", "flops_per_step", "figures"))
             values[field.name] = int(mean) if whole and mean is not None else mean
         means.append(Measured(**values))
     return means
@@ -292,11 +297,27 @@ def _write(place: Path, measured: Measured) -> None:
 
 @dataclass(frozen=True)
 class _Sampling:
-    """Seconds of drawing and judging images, and the operations of one step of one; the same for every method."""
+    """Drawing and judging images: one batch of the subject, again and again.
 
-    per_image_step: float
-    per_image: float
-    flops: int
+    Attributes:
+        draw: Draws the batch in so many solver steps; returns the seconds and the images.
+        count: Images of a batch.
+        per_image_step, flops: Seconds and counted operations of one step of one image, of the base model.
+        per_image: Seconds of decoding and judging an image; the same for every method.
+    """
+
+    draw: Callable[[int], tuple[float, Any]]
+    count: int
+    per_image_step: float = 0.0
+    per_image: float = 0.0
+    flops: int = 0
+
+    def seconds_per_step(self) -> float:
+        """Times a solver step of one image with the model as it is now."""
+        self.draw(1)  # the first is slower
+        short, _ = self.draw(1)
+        long, _ = self.draw(1 + _SOLVER_STEPS)
+        return max(0.0, long - short) / _SOLVER_STEPS / self.count
 
 
 def main(request_file: str, result_file: str) -> None:
@@ -355,16 +376,16 @@ def _measure_sampling(
         )
         return time.perf_counter() - begin, drawn
 
-    draw(1)  # the first is slower
-    short, _ = draw(1)
-    long, drawn = draw(1 + _SOLVER_STEPS)
-    per_step = max(0.0, long - short) / _SOLVER_STEPS
+    sampling = _Sampling(draw, count)
+    per_step = sampling.seconds_per_step()
+    short, drawn = draw(1)
     begin = time.perf_counter()
     models.image_encoder.embed(drawn)
     models.clip.embed_images(drawn)
     judging = time.perf_counter() - begin
     flops = count_flops(lambda: draw(2)) - count_flops(lambda: draw(1))
-    return _Sampling(per_step / count, (max(0.0, short - per_step) + judging) / count, flops // count)
+    per_image = max(0.0, short / count - per_step) + judging / count
+    return replace(sampling, per_image_step=per_step, per_image=per_image, flops=flops // count)
 
 
 def _measure_method(
@@ -385,6 +406,8 @@ def _measure_method(
         "flops_per_step": 0,
         "seconds_per_image_step": sampling.per_image_step,
         "flops_per_image_step": sampling.flops,
+        "seconds_per_trained_image_step": sampling.per_image_step,
+        "latency_figures": 1,
         "seconds_per_image": sampling.per_image,
         "preparation_seconds": 0.0,
         "saving_seconds": 0.0,
@@ -413,6 +436,9 @@ def _measure_method(
                 train_step(trainer)
             seconds.append(time.perf_counter() - begin)
         backbone.restore_frozen()
+        found["seconds_per_trained_image_step"] = sampling.seconds_per_step()
+        with method.fused(backbone) as merged:
+            found["latency_figures"] += merged
         begin = time.perf_counter()
         method.save(backbone, config.training, folder / config.method)
         found["saving_seconds"] = time.perf_counter() - begin

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.schema import Categorical
 from study.spec.sections import LENGTHS, SHARE
-from trainables.config.fields import EMBEDDED, EvaluationConfig, images_on_the_way
+from trainables.config.fields import EMBEDDED, EvaluationConfig, images_on_the_way, latency_image_steps
 from trainables.methods.registry import BASE, method_config_class
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Images:
         base: That the base model draws for each pair of subject and seed.
         anchors: That the base model draws for each class.
         steps: Solver steps of each image.
+        timed_steps: Of all images together that are drawn for one figure of latency.
     """
 
     final: int
@@ -41,6 +42,7 @@ class Images:
     base: int
     anchors: int
     steps: int
+    timed_steps: int
 
 
 def images_of(spec: StudySpec, phase: Phase) -> Images:
@@ -55,6 +57,7 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
         base=templates + classes,
         anchors=math.ceil(evaluation.anchor_images / templates) * (templates + 1),
         steps=evaluation.num_inference_steps,
+        timed_steps=latency_image_steps(evaluation.num_inference_steps),
     )
 
 

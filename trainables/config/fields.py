@@ -319,6 +319,16 @@ def _without(content: dict[str, Any], *names: str) -> dict[str, Any]:
 FEWEST_CLASS_IMAGES = 8
 
 
+# Of the one batch that is timed for a figure of latency, and how often: of the times the smallest is taken, since
+# whatever else the machine does can only add.
+LATENCY_IMAGES, LATENCY_REPEATS = 4, 2
+
+
+def latency_image_steps(num_inference_steps: int) -> int:
+    """Returns the solver steps of all images together that one figure of latency takes."""
+    return LATENCY_IMAGES * LATENCY_REPEATS * (1 + num_inference_steps)
+
+
 def images_on_the_way(images: int, class_images: int, between: int | None) -> tuple[int, int]:
     """Returns how many images of the subject, and of the class, an evaluation on the way draws.
 

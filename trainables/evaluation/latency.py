@@ -9,14 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from trainables.config.fields import LATENCY_IMAGES, LATENCY_REPEATS
 from trainables.evaluation.protocol import Protocol
 from trainables.methods.protocol import Method
 from trainables.models.backbone import Backbone
 from trainables.models.sampling import generate
-
-IMAGES = 4  # of the one batch that is timed
-REPEATS = 2  # of each figure, of which the smaller is taken: whatever else the machine does can only add
-
 
 @dataclass(frozen=True)
 class Latency:
@@ -34,12 +31,12 @@ class Latency:
 def measure_latency(backbone: Backbone, method: Method, protocol: Protocol) -> Latency:
     """Times sampling with the model as it is now, and with adapters merged.
 
-    One batch of `IMAGES` images of the evaluation's first prompts, at its number of solver steps; each time after a
+    One batch of `LATENCY_IMAGES` images of the evaluation's first prompts, at its number of solver steps; each time after a
     solver step that is not timed, since the first use of weights is slower. The two figures are taken in turn,
-    `REPEATS` times, and the smaller of each counts. Base weights are afterwards what they were before, bit by bit.
+    `LATENCY_REPEATS` times, and the smaller of each counts. Base weights are afterwards what they were before, bit by bit.
     """
     beside, fused = [], []
-    for _ in range(REPEATS):
+    for _ in range(LATENCY_REPEATS):
         beside.append(_seconds_per_image(backbone, protocol))
         with method.fused(backbone) as merged:
             if merged:
@@ -49,7 +46,7 @@ def measure_latency(backbone: Backbone, method: Method, protocol: Protocol) -> L
 
 def _seconds_per_image(backbone: Backbone, protocol: Protocol) -> float:
     templates = protocol.beside
-    chosen = templates.chosen([index % len(templates) for index in range(IMAGES)])
+    chosen = templates.chosen([index % len(templates) for index in range(LATENCY_IMAGES)])
 
     def draw(steps: int) -> None:
         generate(
@@ -58,11 +55,11 @@ def _seconds_per_image(backbone: Backbone, protocol: Protocol) -> float:
             seeds=chosen.seeds,
             num_inference_steps=steps,
             guidance_scale=protocol.guidance_scale,
-            batch_size=IMAGES,
+            batch_size=LATENCY_IMAGES,
             resolution=protocol.resolution,
         )
 
     draw(1)
     begin = time.perf_counter()
     draw(protocol.num_inference_steps)
-    return (time.perf_counter() - begin) / IMAGES
+    return (time.perf_counter() - begin) / LATENCY_IMAGES

@@ -31,6 +31,8 @@ COST = Measured(
     flops_per_step=10**9,
     seconds_per_image_step=0.01,
     flops_per_image_step=2 * 10**7,
+    seconds_per_trained_image_step=0.02,
+    latency_figures=1,
     seconds_per_image=0.05,
     preparation_seconds=1.0,
     saving_seconds=0.5,
@@ -135,7 +137,7 @@ def test_estimates_add_up(storage: Storage) -> None:
     )
     plan = make_plan(one, storage, measured(one), at_once=1)
     images = 8 * 2 + 8 + 4 + 8  # at the end, and on the way with at least 8 class images
-    drawing = images * (0.05 + 10 * 0.01)
+    drawing = images * (0.05 + 10 * 0.02) + 4 * 2 * (1 + 10) * 0.02  # and the latency's images
     run = 0.5 + 1.0 + 50 * 1.0 + 0.5 + drawing  # between runs, preparation, steps, saving, evaluations
     assert plan.arms[0].seconds == pytest.approx(3 * run)
     # Once: the anchors of one class, and what the base model makes of its subject and seed; and the start.
@@ -382,8 +384,11 @@ def test_the_probe_measures_every_method(tiny: Path, tmp_path: Path) -> None:
     for measured in (lora, full):
         assert measured.seconds_per_step > 0
         assert measured.flops_per_step > 0
-        assert measured.seconds_of_images(1, 1) > 0
+        assert measured.seconds_of_base_images(1, 1) > 0
+        assert measured.seconds_per_trained_image_step > 0
         assert (measured.peak_memory_bytes or 0) > 10**6
+    # Only adapters can be merged, and are timed twice.
+    assert [one.latency_figures for one in (base, lora, full)] == [1, 2, 1]
     assert 0 < (lora.artifact_bytes or 0) < (full.artifact_bytes or 0)
     assert full.seconds_of_run(10, 1, 2) > base.seconds_of_run(10, 1, 2)
 
