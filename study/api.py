@@ -164,7 +164,7 @@ class _Watchers:
     def close(self, *, at_once: bool = False) -> None:
         """Closes both; MLflow gets a bounded time to catch up, or none."""
         if self._view is not None:
-            self._view.close()
+            self._view.close(at_once=at_once)
         if self._tracker is not None:
             self._tracker.close(at_once=at_once)
 

@@ -333,7 +333,10 @@ class RunQueue:
         for key in started:
             self._interrupted.append((trial, key))
             self.resumed.append(key)
+        # All are under way until they are taken, or the first would settle the trial without the others.
+        trial.running.update(key for key, _ in finished)
         for key, result in finished:
+            trial.running.discard(key)
             self._take(search, trial, key, result)
 
     def _remember(self, record: TrialRecord) -> None:

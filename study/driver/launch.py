@@ -176,7 +176,7 @@ def launch(
         stale = False
 
         def waiting() -> str:
-            return ", ".join(key.name for key in queue.live) or "Ray or the ledger"
+            return ", ".join(key.name for key in queue.live if not stale) or "Ray or the ledger"
 
         context = LaunchContext(
             spec, storage, listeners, workers, say, ending, notes, heartbeat, hooks, watchdog, started
@@ -200,6 +200,8 @@ def launch(
                 failure = what_failed(error)
             # A queue whose ledger failed takes runs for given out that nobody has, and would wait for them for ever.
             stale = failure is not None
+            if stale:
+                heartbeat.describe = dict  # nothing is given out until there is a new queue
             stalls = 0 if len(queue.ended) > ended else stalls + 1
             if failure is not None:
                 notes.append(f"the work broke off and was begun again: {failure}")
@@ -293,6 +295,7 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
     if not joined.local:
         dispatcher.located = prepared_nodes(spec, storage, dispatcher.driver_id, say)
     context.heartbeat.describe = lambda: _told(dispatcher, capacity, joined)
+    context.heartbeat.beat()  # or the first runs would count as those of an earlier driver
     failure = place_runs(
         dispatcher, folder=storage.folder / TUNE_FOLDER, asha=spec.search.scheduler, tick=tick
     )

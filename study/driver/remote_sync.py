@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
 LEDGER_SECONDS = 30.0
 TELL_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
+# What may pass: a store, a disk or a ledger that cannot be reached now. The thread tries again, and never ends of it.
+_PASSING = (StoreError, OSError, sqlite3.Error)
 
 
 @contextlib.contextmanager
@@ -162,8 +165,9 @@ class _Driver:
         """Ends the thread and copies the ledger a last time."""
         self._closing.set()
         self._thread.join(PATIENCE_SECONDS)
-        with contextlib.suppress(StoreError, OSError):
+        with contextlib.suppress(*_PASSING):
             self._push_ledger()
+        with contextlib.suppress(*_PASSING):
             self._store.put_file(f"{self._storage.study}/{DRIVER_FILE}", self._storage.folder / DRIVER_FILE)
 
     def _push_ledger(self) -> None:
@@ -185,7 +189,7 @@ class _Driver:
                     self._tell()
                 if now - pushed > LEDGER_SECONDS:
                     pushed = now
-                    with contextlib.suppress(StoreError):
+                    with contextlib.suppress(*_PASSING):
                         self._push_ledger()
 
     def _tell(self) -> None:
@@ -197,7 +201,7 @@ class _Driver:
 
     def _follow(self, name: str, place: tuple[str, float, float]) -> None:
         attempt, begun, _ = place
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(*_PASSING):
             self._copies.fetch_new(name, attempt)
         now = time.monotonic()
         pause = min(LONGEST_SECONDS, FIRST_SECONDS + (now - begun) / 20)

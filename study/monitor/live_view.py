@@ -22,7 +22,7 @@ from study.monitor.status import StatusReader, StudyStatus
 from study.storage.run_key import RunKey
 from study.util.units import short_duration
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, AT_ONCE_SECONDS = 0.5, 2.0
 MOST_OF_A_CORE = (
     0.05  # that looking may take: in a study of thousands of runs a look takes long, and comes less often
 )
@@ -93,9 +93,9 @@ def _ended(queue: Mapping[str, int]) -> int:
 
 
 def _times(status: StudyStatus) -> str:
-    since = status.driver["since"]
+    since, over = status.driver["since"], _ended(status.queue) >= status.queue["planned"]
     gone = max(0.0, status.at - since) if since is not None else None
-    return f"{short_duration(gone)} gone, {short_duration(status.left.seconds)} left"
+    return f"{short_duration(gone)} gone, {short_duration(0.0 if over else status.left.seconds)} left"
 
 
 def _best(status: StudyStatus) -> dict[str, float]:
@@ -126,9 +126,10 @@ def _table(running: Sequence[Mapping[str, Any]], losses: Mapping[str, float], *,
 
 
 def _short(host: str | None) -> str:
-    """The host without its domain, for a narrow column; an address as it is."""
-    head = (host or "--").partition(".")[0]
-    return head if not head.isdigit() else str(host)
+    """The host without its domain, for a narrow column; an address, and a Ray node's id behind it, as they are."""
+    name, slash, node = (host or "--").partition("/")
+    head = name.partition(".")[0]
+    return (name if head.isdigit() else head) + slash + node
 
 
 def _why(row: Mapping[str, Any]) -> str:
@@ -154,17 +155,16 @@ class ProgressView:
 
     def start(self) -> None:
         """Starts to draw; runs that have ended by now are not told of one by one."""
-        self._reader.look()
-        self._told = {key for key, run in self._reader.known.items() if run.result is not None}
+        self._told = self._reader.ended()
         loop = self._table_loop if self._console.is_terminal else self._line_loop
         self._thread = threading.Thread(target=loop, name="console", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Draws the last state and stops."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Draws the last state and stops; `at_once` does not wait for a storage that is slow to answer."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(AT_ONCE_SECONDS if at_once else None)
             self._thread = None
 
     def _looks(self) -> Iterator[tuple[StudyStatus, list[RunStatus], bool]]:
@@ -173,10 +173,13 @@ class ProgressView:
         while not last:
             last = self._stop.wait(pause)
             begin = time.monotonic()
-            status, known = self._reader.look(), self._reader.known
+            try:
+                status, known = self._reader.look(), self._reader.known
+            except OSError:  # a storage that is away: the next look may find it
+                continue
             ended = [run for key, run in known.items() if run.result is not None and key not in self._told]
             self._told.update(run.key for run in ended)
-            pause = max(POLL_SECONDS, (time.monotonic() - begin) / MOST_OF_A_CORE)
+            pause = min(max(POLL_SECONDS, (time.monotonic() - begin) / MOST_OF_A_CORE), PLAIN_LINE_SECONDS)
             yield status, ended, last
 
     def _table_loop(self) -> None:

@@ -6,9 +6,10 @@ storage, and after the driver died: then nothing is running, whatever the record
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.tracking.mlflow_store import tracking_command
 from study.tracking.progress import read_state
+from trainables.events import RESULT_FILE
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec
@@ -74,6 +76,10 @@ class StatusReader:
     def known(self) -> Mapping[RunKey, RunStatus]:
         """The runs that had begun at the last look."""
         return self._runs
+
+    def ended(self) -> set[RunKey]:
+        """Returns the runs that have ended by now; their folders are not looked into."""
+        return {key for key, path in self._folders() if (path / RESULT_FILE).exists()}
 
     def look(self) -> StudyStatus:
         """Returns the study as it is now."""
@@ -137,16 +143,16 @@ class StatusReader:
         ]
 
     def _refreshed(self) -> dict[RunKey, RunStatus]:
-        folder = self._storage.runs
-        for path in folder.glob("*/*/*"):
-            try:
-                key = RunKey.parse("/".join(path.parts[-3:]))
-            except ValueError:
-                continue
+        for key, path in self._folders():
             self._runs.setdefault(key, RunStatus(key, path))
         for run in self._runs.values():
             run.refresh()
         return self._runs
+
+    def _folders(self) -> Iterator[tuple[RunKey, Path]]:
+        for path in self._storage.runs.glob("*/*/*"):
+            with contextlib.suppress(ValueError):
+                yield RunKey.parse("/".join(path.parts[-3:])), path
 
     def _planned(self) -> dict[tuple[str, str], int]:
         counts = {}

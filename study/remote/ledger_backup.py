@@ -16,7 +16,9 @@ import json
 import os
 import sqlite3
 import tempfile
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from study.remote.object_store import ObjectStore
@@ -25,6 +27,7 @@ from study.storage.layout import LEDGER_COPIES, LEDGER_FILE, LEDGER_NOTE_FILE, S
 from study.util.json_files import write_json
 from trainables.errors import UserError
 
+LOCK_SECONDS = 60.0  # that a copy waits for another process that has locked the ledger
 _SLOTS = 2
 _LEVEL = 3
 
@@ -124,18 +127,33 @@ def _prefix(storage: Storage) -> str:
 
 
 def _snapshot(path: Path) -> bytes:
-    """A consistent copy of a SQLite file that is in use."""
+    """A consistent copy of a SQLite file that is in use.
+
+    Raises:
+        sqlite3.OperationalError: Another process has locked it for longer than `LOCK_SECONDS`.
+    """
     handle, name = tempfile.mkstemp(prefix=".ledger-", dir=path.parent)
     os.close(handle)
     try:
         with (
-            contextlib.closing(sqlite3.connect(path, timeout=60)) as source,
+            contextlib.closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as source,
             contextlib.closing(sqlite3.connect(name)) as copy,
         ):
-            source.backup(copy)
+            source.backup(copy, progress=_give_up_after(LOCK_SECONDS))
         return Path(name).read_bytes()
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _give_up_after(seconds: float) -> Callable[[int, int, int], None]:
+    """Ends a backup of a locked database, which would try for ever."""
+    until = time.monotonic() + seconds
+
+    def look(status: int, remaining: int, total: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() >= until:
+            raise sqlite3.OperationalError("database is locked")
+
+    return look
 
 
 def _encode(generation: int, number: int, packed: bytes) -> bytes:

@@ -27,7 +27,7 @@ class PlannedRun:
 
 
 class RunListener(Protocol):
-    """Something that shows or stores the progress of runs by following their event files."""
+    """Something that stores the progress of runs elsewhere, by following their event files."""
 
     def follow(self, run: PlannedRun) -> None:
         """Starts to follow a run; following it again is harmless."""

@@ -15,6 +15,7 @@ from trainables.methods.protocol import Method
 from trainables.models.backbone import Backbone
 from trainables.models.sampling import generate
 
+
 @dataclass(frozen=True)
 class Latency:
     """Wall seconds per image.
@@ -31,9 +32,10 @@ class Latency:
 def measure_latency(backbone: Backbone, method: Method, protocol: Protocol) -> Latency:
     """Times sampling with the model as it is now, and with adapters merged.
 
-    One batch of `LATENCY_IMAGES` images of the evaluation's first prompts, at its number of solver steps; each time after a
-    solver step that is not timed, since the first use of weights is slower. The two figures are taken in turn,
-    `LATENCY_REPEATS` times, and the smaller of each counts. Base weights are afterwards what they were before, bit by bit.
+    One batch of `LATENCY_IMAGES` images of the evaluation's first prompts, at its number of solver steps; each time
+    after a solver step that is not timed, since the first use of weights is slower. The two figures are taken in turn,
+    `LATENCY_REPEATS` times, and the smaller of each counts. Base weights are afterwards what they were before, bit by
+    bit.
     """
     beside, fused = [], []
     for _ in range(LATENCY_REPEATS):

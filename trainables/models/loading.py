@@ -95,12 +95,17 @@ def _quiet() -> None:
 
 
 def _words_without_embeddings(family: Family, parts: Mapping[str, Any]) -> Iterator[str]:
-    """Yields which tokenizers know more tokens than their text encoder has embeddings: they are of another model."""
-    for tokenizer, part in zip(family.tokenizers, family.text_encoders, strict=True):
-        known, embedded = len(parts[tokenizer]), parts[part.name].get_input_embeddings().num_embeddings
-        if known > embedded:
+    """Yields which tokenizers end every prompt with a token that their text encoder has no embedding of.
+
+    They are of another model. Further tokens without an embedding, which no prompt need hold, are left alone.
+    """
+    for name, part in zip(family.tokenizers, family.text_encoders, strict=True):
+        tokenizer, embedded = parts[name], parts[part.name].get_input_embeddings().num_embeddings
+        used = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+        highest = max((number for number in used if number is not None), default=0)
+        if highest >= embedded:
             yield (
-                f"has parts that do not fit: {tokenizer}/ knows {known} tokens, {part.name}/ has {embedded} "
+                f"has parts that do not fit: {name}/ uses token {highest} in every prompt, {part.name}/ has {embedded} "
                 "embeddings; take parts of one model"
             )
 

@@ -293,3 +293,31 @@ def test_a_result_that_the_ledger_was_not_told_is_told_at_the_next_start(fast_pa
     assert list(itertools.chain(*states(spec, storage).values())).count("COMPLETE") == 3
     work(resumed)
     assert all(len(attempts_of(folder)) == 1 for folder in run_folders(storage).values())
+
+
+@pytest.mark.parametrize("told", [0, 1, 3])
+def test_a_trial_of_several_runs_that_ended_untold_is_told_of_all(fast_path: Path, told: int) -> None:
+    """One that was told of its first results alone had their mean for ever."""
+    spec = small_study(
+        subjects=["cat-1", "dog-1", "bird-1"],
+        arms={"cosine": {"method": "lora"}},
+        search={"subjects": ["cat-1", "dog-1"], "seeds": [0, 1]},
+        confirm={"subjects": ["bird-1"]},
+    )
+    values = {"cat-1-s0": 0.2, "cat-1-s1": 0.4, "dog-1-s0": 0.6, "dog-1-s1": 0.8}
+    rules = {f"search/cosine/0000-{name}": {"quality": value} for name, value in values.items()}
+    storage = storage_of(fast_path, spec, rules)
+    queue = queue_of(spec, storage)
+    runs = [queue.next() for _ in values]
+    for number, run in enumerate(runs):
+        assert run is not None
+        assert run.key.trial == 0
+        train(run)
+        if number < told:
+            result = read_result(run.folder)
+            assert result is not None
+            queue.end(run.key, result)
+    resumed = queue_of(spec, storage)
+    (first, *_) = Ledger(storage.ledger_url, spec.name).trials("cosine")
+    assert first.values == pytest.approx((0.5,))
+    work(resumed)

@@ -1,8 +1,11 @@
 """Whole studies on a storage URL: resumed on another machine, read from a third, one driver at a time."""
 
+import contextlib
+import errno
 import json
 import random
 import shutil
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -20,11 +23,12 @@ from study.driver.claim import claimed
 from study.driver.heartbeat import Heartbeat
 from study.driver.launch import Outcome, Workers, launch
 from study.driver.remote_sync import storage_hooks
+from study.ledger.ledger import Ledger
 from study.ledger.open_ledger import open_ledger
 from study.monitor.stop import stop_study
-from study.remote.ledger_backup import LedgerCopy, pull_ledger
+from study.remote.ledger_backup import LedgerCopy, ledger_file, pull_ledger
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.working_copy import fetch_weights
+from study.remote.working_copy import RunCopies, fetch_weights
 from study.results.run_rows import rows
 from study.spec.launched import readable_storage
 from study.storage.driver_record import read_driver
@@ -203,8 +207,6 @@ def test_a_dead_drivers_lease_is_taken_over(s3: Proxy, monkeypatch: pytest.Monke
 
 
 def test_a_damaged_copy_of_the_ledger_is_passed_over(s3: Proxy, tmp_path: Path) -> None:
-    from study.ledger.ledger import Ledger
-
     url = s3.url("ledger")
     storage, store = storage_at(url, "small"), ObjectStore(url)
     ledger = Ledger(storage.ledger_url, "small")
@@ -261,6 +263,63 @@ def test_whatever_is_altered_in_a_copy_of_the_ledger_is_seen(tmp_path: Path) -> 
         )
         assert _whole(copy[:place]) is None
     assert _whole(None) is None
+
+
+def test_a_locked_ledger_is_not_waited_for_without_end(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's own backup tries again for ever; the launch could not even be ended."""
+    monkeypatch.setattr("study.remote.ledger_backup.LOCK_SECONDS", 0.3)
+    storage, store = storage_at(s3.url("locked"), "small"), ObjectStore(s3.url("locked"))
+    ledger = Ledger(storage.ledger_url, "small")
+    copy = LedgerCopy(store, storage, 1)
+    copy.push()
+    ledger.open_confirm("arm", "lora", ["quality"])
+    with contextlib.closing(sqlite3.connect(ledger_file(storage), isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            copy.push()
+        other.execute("rollback")
+    copy.push()
+    assert len(store.list("small/ledger")) == 2
+
+
+def test_the_thread_that_follows_runs_outlives_what_passes(
+    s3: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk or a locked ledger for a moment: it goes on following, and tells the URL that the driver lives."""
+    monkeypatch.setattr("study.driver.remote_sync.LEDGER_SECONDS", 0.0)
+    spec = small_study()
+    storage = storage_at(s3.url("passing"), spec.name)
+    failing, asked = threading.Event(), threading.Event()
+    push, fetch = LedgerCopy.push, RunCopies.fetch_new
+
+    def locked(copy: LedgerCopy) -> None:
+        if failing.is_set() and threading.current_thread().name == "storage-sync":
+            raise sqlite3.OperationalError("database is locked")
+        push(copy)
+
+    def full(copies: RunCopies, name: str, attempt: str) -> bool:
+        if failing.is_set():
+            failing.clear()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        asked.set()
+        return fetch(copies, name, attempt)
+
+    monkeypatch.setattr(LedgerCopy, "push", locked)
+    monkeypatch.setattr(RunCopies, "fetch_new", full)
+    with (
+        claimed(spec, storage),
+        storage_hooks(
+            spec, storage, open_ledger=lambda: open_ledger(spec, storage), end=print, say=print
+        ) as keep,
+    ):
+        run = RunQueue(spec, storage, open_ledger(spec, storage)).next()
+        assert run is not None
+        failing.set()
+        keep.before_start(run, "a-driver")
+        assert asked.wait(60)
+        assert not failing.is_set()
 
 
 def test_a_run_whose_result_never_came_to_the_url_is_brought_to_its_end_there(s3: Proxy) -> None:
