@@ -22,10 +22,9 @@ from study.monitor.status import StatusReader, StudyStatus
 from study.storage.run_key import RunKey
 from study.util.units import short_duration
 
-POLL_SECONDS, AT_ONCE_SECONDS = 0.5, 2.0
-MOST_OF_A_CORE = (
-    0.05  # that looking may take: in a study of thousands of runs a look takes long, and comes less often
-)
+POLL_SECONDS, AT_ONCE_SECONDS = 1.0, 2.0
+# That looking may take; in a study of thousands of runs a look takes long, and comes less often.
+MOST_OF_A_CORE = 0.02
 PLAIN_LINE_SECONDS = 20.0
 MOST_ROWS, MOST_FAILURES = 16, 3
 

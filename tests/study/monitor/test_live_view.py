@@ -154,7 +154,7 @@ def test_looking_takes_a_small_part_of_a_core(fast_path: Path, monkeypatch: pyte
     monkeypatch.setattr(live_view, "POLL_SECONDS", 0.01)
     view = ProgressView(reader, Console(file=io.StringIO()))
     view.start()
-    time.sleep(1.5)
+    time.sleep(4.5)
     view.close()
     gaps = [later - sooner for sooner, later in itertools.pairwise(looks[2:-1])]
     assert gaps
