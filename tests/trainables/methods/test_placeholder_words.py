@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from benchmarks.support.tiny_models import make_photos
+from study.preflight.checks import check_prompts
+from study.preflight.method_checks import check_methods
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
 from tests.helpers.training_runs import MakeConfig
 from trainables.errors import UserError
 from trainables.methods.textual_inversion import METHOD, TextualInversionConfig
@@ -161,3 +168,48 @@ def test_a_placeholder_that_occurs_in_another_prompt_is_refused(
         assert problems == []
     else:
         assert said in problems[0]
+
+
+# What a study is told
+
+
+def study(folder: Path, *arms: dict[str, Any]) -> StudySpec:
+    photos = make_photos(folder / "photos", count=4, size=(80, 80))
+    for path in photos.glob("*.png"):
+        path.with_suffix(".txt").write_text("a picture of a cat")
+    content = {
+        "name": "words",
+        "subjects": [
+            {
+                "name": name,
+                "images": str(photos),
+                "instance_prompt": f"a sks {name}",
+                "class_prompt": f"a {name}",
+            }
+            for name in ("cat", "dog")
+        ],
+        "arms": {f"arm-{number}": {"search_space": "fixed", **arm} for number, arm in enumerate(arms)},
+        "confirm": {"seeds": [1]},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+    return load_study(folder / "study.yaml")
+
+
+def test_captions_that_another_arm_reads_need_not_name_the_subject(tmp_path: Path) -> None:
+    lora = {"method": "lora", "captions": "files"}
+
+    def problems(*arms: dict[str, Any]) -> list[str]:
+        return [problem for found in check_prompts(study(tmp_path, *arms)) for problem in found.problems]
+
+    assert problems(lora, {"method": NAME}) == []
+    own = problems(lora, {"method": NAME, "captions": "files"})
+    assert own
+    assert all("'a picture of a cat' does not hold 'sks'" in problem for problem in own)
+
+
+def test_too_many_vectors_for_the_templates_are_told_before_a_launch(tmp_path: Path) -> None:
+    arm = {"method": NAME, "learnable_property": "object"}
+    assert check_methods(study(tmp_path, arm | {"num_vectors": 4})) == []
+    one, other = check_methods(study(tmp_path, arm | {"num_vectors": 30}))
+    assert "num_vectors: the training prompt 'a photo of a <sks> cat' has" in one
+    assert "num_vectors: the training prompt 'a photo of a <sks> dog' has" in other
