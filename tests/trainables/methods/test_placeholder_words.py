@@ -7,17 +7,21 @@ from typing import Any
 
 import pytest
 import yaml
+from diffusers import StableDiffusionPipeline
 
 from benchmarks.support.tiny_models import make_photos
+from study.generate import draw_images
 from study.preflight.checks import check_prompts
 from study.preflight.method_checks import check_methods
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
+from study.storage.layout import Storage
 from tests.helpers.training_runs import MakeConfig
 from trainables.errors import UserError
 from trainables.methods.textual_inversion import METHOD, TextualInversionConfig
 from trainables.models.backbone import Backbone
 from trainables.run.checks import check_run
+from trainables.run.execute import execute
 from trainables.run.prompt_checks import find_cut_prompts_of_run
 from trainables.run_config import RunConfig
 
@@ -213,3 +217,32 @@ def test_too_many_vectors_for_the_templates_are_told_before_a_launch(tmp_path: P
     one, other = check_methods(study(tmp_path, arm | {"num_vectors": 30}))
     assert "num_vectors: the training prompt 'a photo of a <sks> cat' has" in one
     assert "num_vectors: the training prompt 'a photo of a <sks> dog' has" in other
+
+
+# Images of a run
+
+
+def test_generated_images_are_asked_for_in_the_words_of_the_method(
+    make_config: MakeConfig,
+    resident: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = f"confirm/{NAME}/0000-cat-s1"
+    config = make_config(NAME, f"storage/words/runs/{run}", num_vectors=2)
+    assert list(execute(config, resident))[-1].data["state"] == "COMPLETE"
+    drawn: list[str] = []
+    original = StableDiffusionPipeline.__call__
+
+    def call(self: Any, prompt: list[str], **arguments: Any) -> Any:
+        drawn.extend(prompt)
+        return original(self, prompt, **arguments)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", call)
+    capsys.readouterr()
+    prompts = ["{subject} in a city", "a sks cat on the moon", "a <sks> at night", "a sks dog"]
+    draw_images(Storage(tmp_path / "storage", "words"), run, prompts, tmp_path / "out", count=1, steps=1)
+    assert drawn == ["a <sks> in a city", "a <sks> on the moon", "a <sks> at night", "a sks dog"]
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert "nothing that was learnt is in a prompt: 'a sks dog' does not hold 'sks cat'" in note
