@@ -10,6 +10,7 @@ from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import read_result
 from study.storage.safe_paths import inside
+from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import QUALITY
 from trainables.events import RESULT_FILE, RUN_FILE
@@ -63,7 +64,8 @@ def draw_images(
 
     Args:
         run: Name of a run or an arm, see `complete_run`.
-        prompts: ``{subject}`` stands for the run's instance prompt, in the words of its method.
+        prompts: ``{subject}`` stands for the run's instance prompt. What names the subject there is said in the words
+            of the run's method.
         seed: Image i of each prompt starts from the noise of generator seed + i, so arms can be compared.
 
     Returns:
@@ -82,7 +84,6 @@ def draw_images(
     import torch
 
     from trainables.data.subjects import resolve_subject
-    from trainables.evaluation.prompts import fill
     from trainables.methods.registry import get_method
     from trainables.models.loading import load_backbone
     from trainables.models.placeholders import expand
@@ -101,10 +102,10 @@ def draw_images(
         pipeline.set_progress_bar_config(disable=True)
     subject = resolve_subject(config.subject, backbone.resolution)
     training = config.training.for_subject(subject.instance_prompt, subject.class_prompt)
-    texts = [fill(prompt, training.reword(subject.instance_prompt)) for prompt in prompts]
+    texts, notes = _reworded(training, prompts, subject.instance_prompt)
     read = [expand(text, training.added_words) for text in texts]
     reads = getattr(pipeline, backbone.family.tokenizers[backbone.family.reader])
-    print_notes(find_cut(read, memory_reader(reads), config.model.path))
+    print_notes([*notes, *find_cut(read, memory_reader(reads), config.model.path)])
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, text in enumerate(texts):
@@ -117,6 +118,28 @@ def draw_images(
             image.save(path)
             paths.append(path)
     return paths
+
+
+def _reworded(
+    training: TrainingConfig, prompts: Sequence[str], instance_prompt: str
+) -> tuple[list[str], list[str]]:
+    """Returns prompts in the words by which a method was taught, and a note on each that has none of them.
+
+    Args:
+        training: After `for_subject`.
+        prompts: ``{subject}`` in them stands for the instance prompt.
+    """
+    from trainables.evaluation.prompts import fill
+
+    texts, notes = [], []
+    for prompt in prompts:
+        text = fill(prompt, training.reword(instance_prompt))
+        try:
+            text = training.reword(text)
+        except UserError as error:
+            notes += [f"nothing that was learnt is in a prompt: {problem}" for problem in error.problems]
+        texts.append(text)
+    return texts, notes
 
 
 def _require_same_model(run: str, config: RunConfig) -> None:

@@ -122,11 +122,13 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
     from trainables.run.prompt_checks import find_cut_prompts
 
     captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
+    # Captions that are files of other arms need not hold the words that a method has of its own.
+    read = ((captions, None), *((config.captions, config) for config in methods_with_words(spec)))
     return [
-        find_cut_prompts(spec.model, subject, settings, captions, training)
+        find_cut_prompts(spec.model, subject, settings, texts, training)
         for subject in spec.subjects
         for settings in dict.fromkeys(spec.evaluation.of_phase(phase) for phase in _PHASES)
-        for training in (None, *methods_with_words(spec))
+        for texts, training in read
     ]
 
 

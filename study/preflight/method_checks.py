@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from trainables.config.fields import EMBEDDED, TrainingConfig
+from trainables.errors import UserError
 from trainables.methods.fit import check_fit
 from trainables.methods.registry import BASE, get_method, method_config_class
 
@@ -25,10 +26,33 @@ def check_methods(spec: StudySpec) -> list[str]:
         f"arm {name!r}: {problem}"
         for name, arm in spec.arms.items()
         if arm.method != BASE
-        for config in itertools.chain(_configurations(spec, name), _extremes(spec, name))
+        for config in _for_subjects(spec, itertools.chain(_configurations(spec, name), _extremes(spec, name)))
         for problem in check_fit(get_method(arm.method), config, spec.model)
     ]
     return list(dict.fromkeys(problems))
+
+
+def _for_subjects(spec: StudySpec, configs: Iterable[TrainingConfig]) -> Iterator[TrainingConfig]:
+    """Yields configurations, and those that have words of their own again for subjects that differ in their prompts.
+
+    What a method trains with may then be another prompt for each subject. A check reads the model's tokenizers, so that
+    it is not repeated for what would read the same.
+    """
+    from trainables.data.subjects import prompts_of
+
+    seen: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+    for config in configs:
+        yield config
+        if not config.added_words or config.captions == "files":  # captions are looked at with the prompts
+            continue
+        for subject in spec.subjects:
+            with suppress(UserError):  # told with the prompts
+                instance, plain = prompts_of(subject)
+                settled = config.for_subject(instance, plain)
+                read = (settled.added_words, settled.training_prompts(instance))
+                if read not in seen:
+                    seen.add(read)
+                    yield settled
 
 
 def methods_with_words(spec: StudySpec) -> list[TrainingConfig]:

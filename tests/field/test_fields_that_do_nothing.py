@@ -156,6 +156,16 @@ def test_arms_that_are_the_same_are_named(
     assert "arms.two: is the same arm as 'one'" in text
 
 
+def test_what_a_method_of_words_trains_with_is_not_read_where_captions_are_files(tmp_path: Path) -> None:
+    arm = {"method": "textual_inversion", "captions": "files", "search_space": "fixed"}
+    kinds = {kind or "none": {**arm, "learnable_property": kind} for kind in ("object", None, "style")}
+    text = problems(tmp_path, arms=kinds)
+    assert "arms.object: is the same arm as 'none'" in text
+    assert "style" not in text
+    plain = {name: {**kind, "captions": "instance_prompt"} for name, kind in kinds.items()}
+    assert problems(tmp_path, arms=plain) == ""
+
+
 def test_arms_that_differ_are_no_duplicates(tmp_path: Path) -> None:
     fields: list[dict[str, Any]] = [
         {"r": 8},

@@ -221,7 +221,7 @@ def _flux(changes: dict[str, Any]) -> Any:
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(**(dynamic | changes)),
         vae=_vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
-        text_encoder=_clip(FIRST_WIDTH),
+        text_encoder=_clip(FIRST_WIDTH, old_end=True),
         tokenizer=make_tokenizer(),
         text_encoder_2=_t5(),
         tokenizer_2=make_t5_tokenizer(),

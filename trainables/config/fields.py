@@ -306,6 +306,11 @@ class TrainingConfig(Frozen):
         return (caption,)
 
     @property
+    def subject_notes(self) -> tuple[str, ...]:
+        """What was taken for granted of a subject's prompts, one note each; after `for_subject`."""
+        return ()
+
+    @property
     def added_words(self) -> tuple[str, ...]:
         """Words of the prompts that are none of the base model's: one token each."""
         return ()

@@ -7,8 +7,8 @@ keys with a pair of state dicts each, and the settings beside them; they are rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +59,19 @@ class StoredHypernetwork:
         """The widths of contexts that are changed."""
         return tuple(sorted({int(name.split(".")[0]) for name in self.tensors}))
 
+    def of_widths(self, widths: Collection[int]) -> StoredHypernetwork:
+        """Returns the same without the networks for contexts of other widths."""
+        tensors = {name: value for name, value in self.tensors.items() if int(name.split(".")[0]) in widths}
+        return replace(self, tensors=tensors)
+
 
 def load_hypernetwork(pipeline: Any, path: str | Path, strength: float = 1.0) -> Any:
     """Puts a hypernetwork into a diffusers pipeline, whose images it then changes; returns the pipeline.
 
     It becomes the submodule ``hypernetwork`` of the UNet: it moves with ``pipeline.to``, and its attribute ``strength``
     may be changed at any time. LoRA may be loaded before or after. Take it out by `unload_hypernetwork` before the
-    pipeline is saved, or another one is loaded.
+    pipeline is saved, or another one is loaded. Of a file of A1111 that has networks for the width of the model's text,
+    those for widths that the model has not are left out.
 
     Args:
         pipeline: Of a model with cross-attention.
@@ -83,6 +89,9 @@ def load_hypernetwork(pipeline: Any, path: str | Path, strength: float = 1.0) ->
     denoiser = _denoiser_of(pipeline)
     found = attention_widths(denoiser)
     known = set(found["cross"]) if stored.cross_only else {*found["cross"], *found["self"]}
+    if path.suffix == A1111_SUFFIX and found["cross"] and set(found["cross"]) <= set(stored.widths):
+        # Users of A1111 may tick any widths, also of other models, and it uses those that a model has.
+        stored = stored.of_widths(known)
     foreign = [width for width in stored.widths if width not in known]
     if foreign:
         kind = "cross-attention" if stored.cross_only else "attention"

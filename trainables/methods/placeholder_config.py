@@ -7,8 +7,7 @@ word of the method's own takes its place in every prompt: in training, in evalua
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from difflib import SequenceMatcher
+from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator
@@ -16,12 +15,12 @@ from pydantic import Field, PrivateAttr, field_validator
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
 from trainables.methods.prompt_templates import TEMPLATES
+from trainables.methods.subject_words import SubjectWords, subject_words
 from trainables.models.placeholders import placeholder_tokens, spread
 from trainables.models.prompt_lengths import PromptReader
 from trainables.util.text import is_blank
 
 _MARKS = 2  # begin and end, which count among what a model reads
-_ARTICLES = ("a", "an", "the")
 
 
 class PlaceholderConfig(TrainingConfig):
@@ -31,10 +30,12 @@ class PlaceholderConfig(TrainingConfig):
         placeholder_token: The new word; must not be one of the base model's.
         num_vectors: Embeddings that stand for the subject, of which each takes a token of the prompt.
         initializer_token: Words whose embeddings they begin as, each a single token of the base model, spread over the
-            vectors in their order (`trainables.models.placeholders.spread`). None: the last word of the class prompt.
+            vectors in their order (`trainables.models.placeholders.spread`). None: the last word of the class's noun
+            (`trainables.methods.subject_words`).
         learnable_property: "object" and "style" train with the paper's sets of prompts (``prompt_templates.py``), from
-            which every step draws one for each image; None with the instance prompt alone. With "style" the
-            placeholder is the style's name: "a cartoon in the style of <sks>" for "a sks cartoon".
+            which every step draws one for each image; None with the instance prompt alone. Captions
+            from files are what trains, so that there "style" alone makes a difference: the placeholder is then the
+            name of a style, "a cartoon in the style of <sks>" for "a sks cartoon".
         keep_class_noun: Whether the noun stays beside the placeholder. False, as in the paper: "a <sks>" stands for "a
             sks cat"; True: "a <sks> cat".
     """
@@ -66,7 +67,10 @@ class PlaceholderConfig(TrainingConfig):
     _instance: str = PrivateAttr("")  # the subject's instance prompt
     _replaced: str = PrivateAttr("")  # the words of it that stand for the subject
     _spoken: str = PrivateAttr("")  # what takes their place
-    _noun: str = PrivateAttr("")  # what the vectors begin as, where nothing is said
+    _noun: tuple[str, ...] = PrivateAttr(
+        ()
+    )  # of the class; where nothing is said, vectors begin as its last word
+    _assumed: str = PrivateAttr("")  # the noun, where some of its words might be another thing's
 
     @field_validator("placeholder_token")
     @classmethod
@@ -98,35 +102,60 @@ class PlaceholderConfig(TrainingConfig):
     @property
     def initial_texts(self) -> tuple[str, ...]:
         """What each vector begins as; after `for_subject`."""
-        words = (self.initializer_token or self._noun).split()
+        words = self.initializer_token.split() if self.initializer_token else self._noun[-1:]
         return spread(words, self.num_vectors)
 
     def for_subject(self, instance_prompt: str, class_prompt: str) -> Self:
         """See `TrainingConfig`: finds the words of the instance prompt in whose place the placeholder stands.
 
         Raises:
-            UserError: They cannot be told.
+            UserError: They cannot be told, or what the vectors begin as cannot.
         """
         settled = self.model_copy()
         settled._instance = instance_prompt
-        settled._noun = class_prompt.split()[-1]
-        if self._holds_placeholder(instance_prompt):
-            settled._replaced = settled._spoken = self.placeholder_token
-            return settled
-        rare, after = _words_of_subject(instance_prompt, class_prompt)
-        if not rare:
+        holds = self._holds_placeholder(instance_prompt)
+        found = subject_words(instance_prompt, class_prompt, self.placeholder_token if holds else None)
+        if not found.rare:
             raise UserError(
                 f"instance_prompt {instance_prompt!r} and class_prompt {class_prompt!r}: the placeholder "
                 f"{self.placeholder_token} takes the place of what the instance prompt alone has, which must stand in "
                 f"one place, as in 'a sks cat' and 'a cat'; or write {self.placeholder_token} in the instance prompt"
             )
-        if self.learnable_property == "style":
-            settled._replaced = " ".join([*rare, *after])
-            settled._spoken = " ".join([*after, "in the style of", self.placeholder_token])
+        style = self.learnable_property == "style"
+        goes = found.follows and not holds and (style or not self.keep_class_noun)
+        self._require_noun(found, goes, instance_prompt, class_prompt)
+        settled._noun = found.noun or ()
+        noun = settled._noun if goes else ()
+        if holds:
+            settled._replaced = settled._spoken = self.placeholder_token
         else:
-            settled._replaced = " ".join(rare if self.keep_class_noun else [*rare, *after])
+            settled._replaced = " ".join([*found.rare, *noun])
             settled._spoken = self.placeholder_token
+            if style:
+                settled._spoken = " ".join([*noun, "in the style of", self.placeholder_token])
+        read = goes or self.initializer_token is None
+        settled._assumed = " ".join(settled._noun) if read and len(settled._noun) > 1 else ""
         return settled
+
+    def _require_noun(self, found: SubjectWords, goes: bool, instance_prompt: str, class_prompt: str) -> None:
+        """Refuses prompts that do not tell the class's noun, if it is asked for.
+
+        Args:
+            goes: The placeholder takes its place.
+        """
+        begins = self.initializer_token is None
+        if found.noun is not None or not (goes or begins):
+            return
+        wanted = ["takes the place of"] * goes + ["begins as the last word of"] * begins
+        remedy = ["keep_class_noun: true"] * goes + ["initializer_token (the class in one word)"] * begins
+        if goes and self.learnable_property == "style":
+            remedy[0] = f"{self.placeholder_token} in the instance prompt"
+        raise UserError(
+            f"instance_prompt {instance_prompt!r} and class_prompt {class_prompt!r}: which words name the class cannot "
+            f"be told, and the placeholder {self.placeholder_token} {' and '.join(wanted)} them; let one word follow "
+            f"the rare one, or several that end the prompt, as in 'a sks dog on grass' and 'a sks stuffed animal', or "
+            f"write {' and '.join(remedy)}"
+        )
 
     def reword(self, text: str) -> str:
         """See `TrainingConfig`; a text that holds the placeholder is left as it is."""
@@ -143,18 +172,45 @@ class PlaceholderConfig(TrainingConfig):
             )
         return re.sub(pattern, lambda _: self._spoken, text)
 
+    @property
+    def subject_notes(self) -> tuple[str, ...]:
+        """See `TrainingConfig`: the noun, where it has several words, of which some may be no part of it."""
+        if not self._assumed:
+            return ()
+        said = [f"{self._assumed!r} is taken for the noun of the class"]
+        if self._replaced.endswith(self._assumed):
+            said.append(f"{self.placeholder_token} takes its place")
+        if self.initializer_token is None:
+            said.append(f"the placeholder begins as {self._noun[-1]!r}")
+        return (
+            f"{', '.join(said)}; if some of these words are no part of it, leave them out of the prompts",
+        )
+
     def training_prompts(self, caption: str) -> tuple[str, ...]:
         """See `TrainingConfig`: all templates, or the caption."""
         text = self.reword(caption)
         if self.captions == "files" or self.learnable_property is None:
             return (text,)
-        noun = " ".join(_without_article(text.split()))
+        # Templates have an article, and words of their own for what stands before the placeholder.
+        place = self._place(text)
+        noun = text[place.start() :] if place else text
         if self.learnable_property == "style":
             noun = self.placeholder_token
         return tuple(template.replace("{}", noun) for template in TEMPLATES[self.learnable_property])
 
+    def effective(self, varied: Collection[str] = ()) -> dict[str, Any]:
+        """See `TrainingConfig`; where captions are files, no template of an object is read."""
+        content = super().effective(varied)
+        known = not {"captions", "learnable_property"} & set(varied)
+        if known and self.captions == "files" and self.learnable_property != "style":
+            content["learnable_property"] = None
+        return content
+
     def _holds_placeholder(self, text: str) -> bool:
-        return re.search(rf"(?<!\w){re.escape(self.placeholder_token)}(?!\w)", text) is not None
+        return self._place(text) is not None
+
+    def _place(self, text: str) -> re.Match[str] | None:
+        return re.search(rf"(?<!\w){re.escape(self.placeholder_token)}(?!\w)", text)
 
 
 def word_problems(config: PlaceholderConfig, readers: Iterable[PromptReader], model: str) -> list[str]:
@@ -191,30 +247,15 @@ def _length_problems(config: PlaceholderConfig, reader: PromptReader, model: str
             f"num_vectors: {config.num_vectors} vectors are as many tokens, and {model!r} reads {reader.limit}, begin "
             f"and end among them; take {most} at most, and fewer for the other words of the prompts"
         ]
-    if not config._instance:
+    if not config._instance or config.captions == "files":  # captions are looked at by themselves
         return []
-    prompts = config.training_prompts(config._instance) if config.captions != "files" else ()
-    for prompt in prompts:
+    instead = ", or learnable_property: null, which trains with the instance prompt alone"
+    for prompt in config.training_prompts(config._instance):
         rest = len(reader.ids(prompt.replace(config.placeholder_token, " ")))
         if rest + config.num_vectors > most:
             return [
                 f"num_vectors: the training prompt {prompt!r} has {rest + config.num_vectors + _MARKS} tokens with "
                 f"{config.num_vectors} vectors, and {model!r} reads {reader.limit}, begin and end among them; take "
-                "fewer vectors, or learnable_property: null, which trains with the instance prompt alone"
+                f"fewer vectors{instead if config.learnable_property else ''}"
             ]
     return []
-
-
-def _words_of_subject(instance_prompt: str, class_prompt: str) -> tuple[list[str], list[str]]:
-    """Returns the words that the instance prompt alone has, and those after them; none if they are not in one place."""
-    whole, plain = instance_prompt.split(), class_prompt.split()
-    matcher = SequenceMatcher(None, plain, whole, autojunk=False)
-    changes = [change for change in matcher.get_opcodes() if change[0] != "equal"]
-    if len(changes) != 1 or changes[0][0] == "delete":
-        return [], []
-    _, _, _, begin, end = changes[0]
-    return whole[begin:end], whole[end:]
-
-
-def _without_article(words: list[str]) -> list[str]:
-    return words[1:] if len(words) > 1 and words[0].lower() in _ARTICLES else words

@@ -37,10 +37,17 @@ class ExtendedEmbedding(nn.Embedding):
         self.train(table.training)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Returns the embeddings of tokens, in the table's type."""
-        known = super().forward(input.clamp(max=self.first - 1))
+        """Returns the embeddings of tokens, in the table's type.
+
+        A tokenizer may know more tokens than the table has rows: one of those is refused, as by the base model.
+
+        Raises:
+            IndexError: A token that was not added has no row (on a GPU: whatever torch raises there).
+        """
+        is_added = input >= self.first
+        known = super().forward(input.masked_fill(is_added, 0))
         added = F.embedding((input - self.first).clamp(min=0), self.added)
-        return torch.where((input >= self.first)[..., None], added.to(known.dtype), known)
+        return torch.where(is_added[..., None], added.to(known.dtype), known)
 
     @torch.no_grad()
     def rescale(self, norm: float) -> None:
@@ -105,6 +112,11 @@ def _mean_of(text: str, tokenizer: Any, table: nn.Embedding) -> torch.Tensor:
     if not tokens:
         raise UserError(
             f"{text!r} has no token that a word could begin as; write a word that the model knows"
+        )
+    if max(tokens) >= table.num_embeddings:
+        raise UserError(
+            f"{text!r} is token {max(tokens)} of the tokenizer, and the text encoder has {table.num_embeddings} "
+            "embeddings, so that no word can begin as it; write another word"
         )
     return table.weight.detach()[tokens].float().mean(0)
 

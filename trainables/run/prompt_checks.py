@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,12 @@ def find_cut_prompts(
     if reader is None or prompts is None:
         return Findings()
     try:
-        prompts, reader = _in_words_of(training, prompts, reader)
+        prompts, reader, notes = _in_words_of(training, prompts, reader)
     except UserError as error:
         return Findings(list(error.problems))
-    return check_prompts(prompts, reader, model.path, _clip(evaluation))
+    found = check_prompts(prompts, reader, model.path, _clip(evaluation))
+    found.notes += notes
+    return found
 
 
 def find_cut_prompts_of_run(config: RunConfig) -> Findings:
@@ -108,7 +111,7 @@ def refuse_cut_prompts(
         },
         templates=templates_of(subject.embedded, evaluation),
     )
-    prompts, reader = _in_words_of(training, prompts, memory_reader(tokenizer))
+    prompts, reader, _ = _in_words_of(training, prompts, memory_reader(tokenizer))
     problems = check_prompts(prompts, reader, model).problems
     if problems:
         raise UserError(*problems)
@@ -234,33 +237,60 @@ def _prompts_of(subject: SubjectConfig, evaluation: EvaluationConfig, captions: 
 
 def _in_words_of(
     training: TrainingConfig | None, prompts: Prompts, reader: PromptReader
-) -> tuple[Prompts, PromptReader]:
-    """Returns prompts as a method has them, and what reads its words.
+) -> tuple[Prompts, PromptReader, list[str]]:
+    """Returns prompts as a method has them, what reads its words, and notes on what was taken for granted.
 
     Raises:
         UserError: The method cannot be taught by these prompts.
     """
     if training is None:
-        return prompts, reader
+        return prompts, reader, []
+    begin = f"subject {prompts.subject!r}: "
     problems: list[str] = []
     said: dict[str, str] = {}
     try:
         training = training.for_subject(prompts.instance, prompts.class_)
         instance = training.reword(prompts.instance)
     except UserError as error:
-        raise UserError(*(f"subject {prompts.subject!r}: {problem}" for problem in error.problems)) from None
+        raise UserError(*(f"{begin}{problem}" for problem in error.problems)) from None
     words = training.added_words
     for file, text in prompts.captions.items():
         try:
-            said[file] = expand(training.reword(text), words)
+            said[file] = training.reword(text)
         except UserError as error:
-            problems += [
-                f"subject {prompts.subject!r}: the caption {file}: {problem}" for problem in error.problems
-            ]
+            problems += [f"{begin}the caption {file}: {problem}" for problem in error.problems]
+    if words:
+        taught = [instance, *said.values(), *training.training_prompts(prompts.instance)]
+        problems += [f"{begin}{problem}" for problem in _words_elsewhere(words[0], taught, prompts)]
     if problems:
         raise UserError(*problems)
-    prompts = replace(prompts, instance=expand(instance, words), captions=said)
-    return prompts, reader.knowing(words)
+    captions = {file: expand(text, words) for file, text in said.items()}
+    prompts = replace(prompts, instance=expand(instance, words), captions=captions)
+    return prompts, reader.knowing(words), [f"{begin}{note}" for note in training.subject_notes]
+
+
+def _words_elsewhere(word: str, taught: Iterable[str], prompts: Prompts) -> Iterator[str]:
+    """Names prompts in which tokenizers would find an added word that nobody has put there.
+
+    They look for it in the lower-cased text, within other words too.
+
+    Args:
+        taught: Prompts that hold the word where it is meant.
+    """
+    alone = rf"(?<!\w){re.escape(word)}(?!\w)"
+    rest = {text: re.sub(alone, " ", text) for text in taught}
+    places = {
+        "class_prompt": {prompts.class_: prompts.class_},
+        "the evaluation prompt": {template: template for template in prompts.templates},
+        "the training prompt": rest,
+    }
+    for kind, texts in places.items():
+        found = next((text for text, read in texts.items() if word.lower() in read.lower()), None)
+        if found is not None:
+            yield (
+                f"placeholder_token: {word!r} is found in {kind} {_shown(found)} (tokenizers look within words too), "
+                "where the model would read what was learnt; take one that occurs in no prompt, for example <my-cat>"
+            )
 
 
 def _clip(evaluation: EvaluationConfig) -> PromptReader | None:

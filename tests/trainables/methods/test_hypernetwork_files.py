@@ -459,6 +459,24 @@ def test_a_file_of_a1111_is_loaded_too(models: Path, tmp_path: Path) -> None:
     assert torch.equal(*images)
 
 
+def test_networks_of_a1111_for_widths_of_another_model_are_left_out(models: Path, tmp_path: Path) -> None:
+    """A1111 lets one tick any widths, and leaves alone those that a model does not have."""
+    path = tmp_path / "cat.pt"
+    content = stored(LayerPlan(), (16, 24, 1024))
+    write_a1111(path, content)
+    pipeline = load_hypernetwork(pipeline_of(models), path)
+    assert list(pipeline.unet.hypernetwork.banks) == ["16"]
+    own = tmp_path / "hypernetwork.safetensors"
+    write_hypernetwork(own, content.of_widths([16]))
+    assert torch.equal(drawn(pipeline), drawn(load_hypernetwork(pipeline_of(models), own)))
+    write_hypernetwork(own, content)
+    with pytest.raises(UserError, match="contexts of width 24, 1024"):  # of ours: of another model
+        load_hypernetwork(pipeline_of(models), own)
+    write_a1111(path, stored(LayerPlan(), (32, 1024)))
+    with pytest.raises(UserError, match="contexts of width 1024, but attention"):  # without the text's
+        load_hypernetwork(pipeline_of(models), path)
+
+
 def test_lora_of_a_file_beside_it_in_either_order(
     make_trainer: MakeTrainer, file: Path, models: Path, tmp_path: Path
 ) -> None:

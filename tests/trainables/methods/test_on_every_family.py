@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
-from tests.helpers.stock_images import draw_stock
+from tests.helpers.stock_images import TOKENS, draw_stock
 from tests.helpers.tiny_families import RESOLUTION, TINY, make_tiny
 from tests.helpers.training_runs import MakeConfig
 from trainables.config.fields import ModelConfig
@@ -264,3 +265,33 @@ def test_kohyas_layout_is_written_where_it_has_names(
     stock = backbone.family.stock_pipeline().from_pretrained(str(folders[name]), local_files_only=True)
     stock.load_lora_weights(str(file.parent), weight_name=file.name)
     torch.testing.assert_close(draw_stock(stock, ["a sks cat"], noise), ours, rtol=0, atol=2e-3)
+
+
+def test_a_stock_flux_with_a_learnt_word_pools_at_the_end_once_it_is_told(
+    make_config: MakeConfig, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """As docs/methods.md has it; the CLIP of FLUX.1 says 2 of its end token, as that of Stable Diffusion XL does."""
+    backbone = load(folders["flux"])
+    trainer = trainer_of(make_config, "textual_inversion", backbone, num_vectors=2, learning_rate=2e-2)
+    train_step(trainer)
+    get_method("textual_inversion").save(backbone, trainer.config, tmp_path)
+    prompts = [trainer.config.reword("a sks cat")]
+    for module in backbone.modules.values():
+        module.eval()
+    ours = backbone.encode_prompts(prompts)
+    stock = backbone.family.stock_pipeline().from_pretrained(str(folders["flux"]), local_files_only=True)
+    state = load_file(tmp_path / "learned_embeds.safetensors")
+    places = {
+        "clip_l": {"text_encoder": stock.text_encoder, "tokenizer": stock.tokenizer},
+        "t5xxl": {"text_encoder": stock.text_encoder_2, "tokenizer": stock.tokenizer_2},
+    }
+    for key, place in places.items():
+        stock.load_textual_inversion(state[key], token="<sks>", **place)
+
+    def pooled() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.as_tensor(stock.encode_prompt(prompts, device="cpu", max_sequence_length=TOKENS)[1])
+
+    assert not torch.allclose(pooled(), ours["pooled"], atol=1e-3)
+    stock.text_encoder.eos_token_id = stock.tokenizer.eos_token_id
+    torch.testing.assert_close(pooled(), ours["pooled"])

@@ -208,3 +208,17 @@ def test_a_model_with_something_that_nobody_announced_is_loaded_anew(change: Any
     assert again is not first
     resident.take_back(again, lambda: None, sound=True)
     assert resident.backbone(model, torch.device("cpu")) is again
+
+
+def test_a_tokenizer_may_know_tokens_that_the_model_does_not(backbone: Backbone) -> None:
+    """Some tokenizers of the hub have more tokens than their text encoder has embeddings."""
+    backbone.tokenizers[0].add_tokens(["<gap>", "<other>"])
+    plain = backbone.encode_prompts(["a teapot cat"])["encoder_hidden_states"]
+    with pytest.raises(IndexError):
+        backbone.encode_prompts(["a <gap> cat"])
+    with pytest.raises(UserError, match=r"'<gap>' is token \d+ of the tokenizer, .* has \d+ embeddings"):
+        backbone.add_tokens({"<mine>": "<gap>"})
+    backbone.add_tokens({"<mine>": "teapot"})
+    assert torch.equal(backbone.encode_prompts([PROMPT])["encoder_hidden_states"], plain)
+    with pytest.raises(IndexError):
+        backbone.encode_prompts(["a <gap> cat"])
