@@ -2,11 +2,8 @@
 
 Each method, in each way in which the arms train it (with and without prior preservation, ...), is run for a few steps
 and a few images by the same code that a study runs, in as many processes at once as there will be workers, because
-cores and memory bandwidth are shared. It happens outside this
-process, so that the one that launches a study holds neither a model nor a CUDA context. The result is kept
-in the storage's cache.
-
-As a program (``python -m study.preflight.probe REQUEST RESULT``) this module is one of those processes.
+cores and memory bandwidth are shared (`study.preflight.measuring`). It happens outside this process, so that the one
+that launches a study holds neither a model nor a CUDA context. The result is kept in the storage's cache.
 """
 
 from __future__ import annotations
@@ -20,26 +17,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from study.cluster.ray_cluster import usable_cpus
 from study.preflight.machine import concurrency, count_gpus
 from study.spec.study_spec import StudySpec
-from study.storage.layout import CACHE, PROBES, Storage
+from study.storage.layout import PROBES, Storage
 from study.util.provenance import package_versions
-from trainables.config.fields import EvaluationConfig
 from trainables.errors import UserError
 from trainables.methods.registry import BASE
 from trainables.run_config import RunConfig
 from trainables.util.import_paths import import_settings
 
-_STEPS = 6
-_WARM_UP = 2  # steps that are not counted: allocation, caches of the compiler
-_IMAGES = 8  # drawn at once to time sampling
-_SOLVER_STEPS = 3
+STEPS = 6
 _TIMEOUT = 1800.0  # seconds; Stable Diffusion on a slow CPU takes long, but not for ever
 _MOST_PROCESSES = 4
 _WITHOUT_COST = (  # fields that say nothing of what a step takes
@@ -148,9 +141,9 @@ def _request(spec: StudySpec, arm: str) -> dict[str, Any]:
         "max_train_flops": None,
         "max_train_seconds": None,
         "budget_share": 1.0,
-        "max_train_steps": _STEPS,
+        "max_train_steps": STEPS,
         "lr_warmup_steps": 0,
-        "checkpointing_steps": 10 * _STEPS,
+        "checkpointing_steps": 10 * STEPS,
         "num_class_images": 1,
         "class_num_inference_steps": 1,
     }
@@ -214,7 +207,7 @@ def _measure(requests: Sequence[Mapping[str, Any]], processes: int) -> list[Meas
                 command = [
                     sys.executable,
                     "-m",
-                    "study.preflight.probe",
+                    "study.preflight.measuring",
                     str(place / "request.json"),
                     str(place / "answer.json"),
                 ]
@@ -290,173 +283,3 @@ def _write(place: Path, measured: Measured) -> None:
     partial = place.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(asdict(measured)))
     partial.replace(place)
-
-
-# ---------------------------------------------------------------------- in the measuring process
-
-
-@dataclass(frozen=True)
-class _Sampling:
-    """Drawing and judging images: one batch of the subject, again and again.
-
-    Attributes:
-        draw: Draws the batch in so many solver steps; returns the seconds and the images.
-        count: Images of a batch.
-        per_image_step, flops: Seconds and counted operations of one step of one image, of the base model.
-        per_image: Seconds of decoding and judging an image; the same for every method.
-    """
-
-    draw: Callable[[int], tuple[float, Any]]
-    count: int
-    per_image_step: float = 0.0
-    per_image: float = 0.0
-    flops: int = 0
-
-    def seconds_per_step(self) -> float:
-        """Times a solver step of one image with the model as it is now."""
-        self.draw(1)  # the first is slower
-        short, _ = self.draw(1)
-        long, _ = self.draw(1 + _SOLVER_STEPS)
-        return max(0.0, long - short) / _SOLVER_STEPS / self.count
-
-
-def main(request_file: str, result_file: str) -> None:
-    """Measures every request of a file and writes the results."""
-    place = Path(result_file)
-    try:
-        measured = _measure_here(json.loads(Path(request_file).read_text()), place.parent)
-        content: dict[str, Any] = {"measured": [asdict(entry) for entry in measured]}
-    except UserError as error:
-        content = {"problems": list(error.problems)}
-    place.write_text(json.dumps(content))
-
-
-def _measure_here(requests: Sequence[Mapping[str, Any]], folder: Path) -> list[Measured]:
-    begin = time.perf_counter()
-    import torch
-
-    from trainables.run.resident import Resident
-    from trainables.training.trainer import choose_device
-
-    places = {"output_dir": str(folder), "cache_dir": str(folder / CACHE)}
-    configs = [RunConfig.model_validate({**request["config"], **places}) for request in requests]
-    device = choose_device(configs[0].device)
-    if device.type == "cpu":
-        torch.set_num_threads(configs[0].cpu_threads)
-    resident = Resident()
-    backbone = resident.backbone(configs[0].model, device)
-    models = resident.metric_models(configs[0].evaluation, device)
-    start_up = time.perf_counter() - begin
-    evaluation = EvaluationConfig.model_validate(requests[0]["evaluation"])
-    sampling = _measure_sampling(configs[0], evaluation, backbone, models)
-    return [_measure_method(config, backbone, sampling, start_up, folder) for config in configs]
-
-
-def _measure_sampling(
-    config: RunConfig, evaluation: EvaluationConfig, backbone: Any, models: Any
-) -> _Sampling:
-    from trainables.data.subjects import resolve_subject
-    from trainables.models.sampling import generate
-    from trainables.training.meter import count_flops
-
-    resolution = config.training.resolution or backbone.resolution
-    prompt = resolve_subject(config.subject, resolution).instance_prompt
-    count = min(_IMAGES, evaluation.batch_size)
-
-    def draw(steps: int) -> tuple[float, Any]:
-        begin = time.perf_counter()
-        drawn = generate(
-            backbone,
-            [prompt] * count,
-            seeds=range(count),
-            num_inference_steps=steps,
-            guidance_scale=evaluation.guidance_scale,
-            batch_size=count,
-            resolution=resolution,
-        )
-        return time.perf_counter() - begin, drawn
-
-    sampling = _Sampling(draw, count)
-    per_step = sampling.seconds_per_step()
-    short, drawn = draw(1)
-    begin = time.perf_counter()
-    models.image_encoder.embed(drawn)
-    models.clip.embed_images(drawn)
-    judging = time.perf_counter() - begin
-    flops = count_flops(lambda: draw(2)) - count_flops(lambda: draw(1))
-    per_image = max(0.0, short / count - per_step) + judging / count
-    return replace(sampling, per_image_step=per_step, per_image=per_image, flops=flops // count)
-
-
-def _measure_method(
-    config: RunConfig, backbone: Any, sampling: _Sampling, start_up: float, folder: Path
-) -> Measured:
-    """Trains a few steps; raises UserError if that fails, which it would in the study too."""
-    from trainables.data.cache import Cache
-    from trainables.data.subjects import resolve_subject
-    from trainables.errors import TrainingFailure
-    from trainables.methods.registry import get_method
-    from trainables.training.loop import train_step
-    from trainables.training.meter import Meter, folder_bytes
-    from trainables.training.trainer import build_trainer, count_step_flops
-
-    found: dict[str, Any] = {
-        "method": config.method,
-        "seconds_per_step": 0.0,
-        "flops_per_step": 0,
-        "seconds_per_image_step": sampling.per_image_step,
-        "flops_per_image_step": sampling.flops,
-        "seconds_per_trained_image_step": sampling.per_image_step,
-        "latency_figures": 1,
-        "seconds_per_image": sampling.per_image,
-        "preparation_seconds": 0.0,
-        "saving_seconds": 0.0,
-        "peak_memory_bytes": None,
-        "artifact_bytes": 0,
-        "start_up_seconds": start_up,
-    }
-    method, meter = get_method(config.method), Meter(backbone.device, 1)
-    if not method.trains:
-        return Measured(**found)
-    resolution = config.training.resolution or backbone.resolution
-    training = config.training
-    subject = resolve_subject(config.subject, resolution, training.captions, masked=training.masked_loss)
-    try:
-        build_trainer(config, backbone, subject, Cache(config.cache_dir))  # fills the caches
-        method.detach(backbone)
-        backbone.restore()
-        begin = time.perf_counter()
-        trainer = build_trainer(config, backbone, subject, Cache(config.cache_dir))
-        found["flops_per_step"] = count_step_flops(trainer)
-        found["preparation_seconds"] = time.perf_counter() - begin
-        seconds = []
-        for _ in range(_STEPS):
-            begin = time.perf_counter()
-            with meter.measure("train"):
-                train_step(trainer)
-            seconds.append(time.perf_counter() - begin)
-        backbone.restore_frozen()
-        found["seconds_per_trained_image_step"] = sampling.seconds_per_step()
-        with method.fused(backbone) as merged:
-            found["latency_figures"] += merged
-        begin = time.perf_counter()
-        method.save(backbone, config.training, folder / config.method)
-        found["saving_seconds"] = time.perf_counter() - begin
-    except UserError:
-        raise
-    except (TrainingFailure, RuntimeError, MemoryError, ValueError, OSError) as error:
-        reason = str(error).strip() or type(error).__name__
-        raise UserError(
-            f"method {config.method} failed in a short trial on this machine: {reason}"
-        ) from error
-    finally:
-        method.detach(backbone)
-        backbone.restore()
-    found["seconds_per_step"] = statistics.median(seconds[_WARM_UP:])
-    found["peak_memory_bytes"] = meter.peak_memory or None
-    found["artifact_bytes"] = folder_bytes(folder / config.method, without=method.copies)
-    return Measured(**found)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.support.tiny_models import make_tiny_model
 from study.api import plan_study
-from study.preflight import probe
+from study.preflight import measuring, probe
 from study.preflight.estimates import rough_bytes
 from study.preflight.forecast import Forecast, forecast
 from study.preflight.plan import make_plan
@@ -377,7 +377,7 @@ def tiny_requests(tiny: Path) -> list[dict[str, Any]]:
 
 def test_the_probe_measures_every_method(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text(json.dumps(tiny_requests(tiny)))
-    probe.main(str(tmp_path / "request.json"), str(tmp_path / "answer.json"))
+    measuring.main(str(tmp_path / "request.json"), str(tmp_path / "answer.json"))
     base, lora, full = probe._result(tmp_path)
     assert (base.method, lora.method, full.method) == ("base", "lora", "dreambooth")
     assert base.seconds_per_step == 0
@@ -401,7 +401,7 @@ def test_a_method_that_fails_in_the_probe_is_named(
 
     monkeypatch.setattr("trainables.training.loop.train_step", out_of_memory)
     (tmp_path / "request.json").write_text(json.dumps(tiny_requests(tiny)))
-    probe.main(str(tmp_path / "request.json"), str(tmp_path / "answer.json"))
+    measuring.main(str(tmp_path / "request.json"), str(tmp_path / "answer.json"))
     with pytest.raises(UserError, match="method lora failed in a short trial on this machine: out of memory"):
         probe._result(tmp_path)
 
