@@ -96,13 +96,13 @@ def launch_study(
         except OSError:
             if not outcome.interrupted:  # else it may be the disk that is full, and that has been said
                 raise
-        if expected is not None and outcome.ended and not outcome.interrupted:
-            print(expected.against(outcome.seconds, outcome.ended), file=sys.stderr, flush=True)
     except KeyboardInterrupt:  # the second signal
         watchers.close(at_once=True)
         raise
     finally:
         watchers.close()
+    if expected is not None and outcome.ended and not outcome.interrupted:  # below the live view, not in it
+        print(expected.against(outcome.seconds, outcome.ended), file=sys.stderr, flush=True)
     lines = _failures(storage, outcome.failed) + list(outcome.notes)
     lines += [message for message in [watchers.unsynced(), outcome.message] if message]
     if outcome.interrupted:
