@@ -37,8 +37,8 @@ _TRANSFORMER = "the transformer"
 _VAE = Part("vae", DIFFUSERS, "the autoencoder", "AutoencoderKL")
 _CLIP_WITH_PROJECTION = "CLIPTextModelWithProjection"
 
-# kohya's layout numbers text encoders where there are two of them. It nests the layers as transformers did before its
-# version 5.
+# kohya's layout numbers text encoders where there are two of them. Files of adapters nest the layers as transformers
+# did before its version 5.6.
 _NESTED = "text_model"
 
 _LDM = "model.diffusion_model."
@@ -226,7 +226,14 @@ _FLUX = Family(
     denoiser=Part("transformer", DIFFUSERS, _TRANSFORMER, "FluxTransformer2DModel"),
     autoencoder=_VAE,
     text_encoders=(
-        Part("text_encoder", TRANSFORMERS, "the text encoder", "CLIPTextModel", embeddings="clip_l"),
+        Part(
+            "text_encoder",
+            TRANSFORMERS,
+            "the text encoder",
+            "CLIPTextModel",
+            nested=_NESTED,
+            embeddings="clip_l",
+        ),
         Part(
             "text_encoder_2",
             TRANSFORMERS,

@@ -29,7 +29,8 @@ class Part:
         title: For messages; this and all that follows is of parts that can be trained.
         model_class: In that library.
         kohya: What the names of its layers begin with in kohya's layout of adapters; empty: it is not written.
-        kohya_root: Module in which that layout nests the layers.
+        nested: Module in which files of adapters nest the layers. There transformers before 5.6 had those of a CLIP,
+            and other programs look for them.
         reads: Of a text encoder: tokens that the stock pipeline gives it; 0: as many as it has positions.
         trains: Of a text encoder: methods that train text encoders train it too. A T5 stays as it is, as in diffusers'
             scripts: it has more weights than most denoisers.
@@ -42,10 +43,16 @@ class Part:
     title: str = ""
     model_class: str = ""
     kohya: str = ""
-    kohya_root: str = ""
+    nested: str = ""
     reads: int = 0
     trains: bool = True
     embeddings: str = ""
+
+    def name_in_files(self, module: str) -> str:
+        """Returns the name that a module has in files of adapters."""
+        return (
+            f"{self.nested}.{module}" if self.nested and not module.startswith(f"{self.nested}.") else module
+        )
 
     def make(self, config: Mapping[str, Any]) -> Any:
         """Returns the part with weights of its own, from the content of its ``config.json``."""
