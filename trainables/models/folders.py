@@ -108,6 +108,22 @@ def local_folder(model: ModelConfig) -> Path | None:
     return _cached(model.path, model.revision)
 
 
+def model_notes(model: ModelConfig) -> list[str]:
+    """Returns what is allowed of a base model, but probably not meant, if the model is on this machine."""
+    folder = local_folder(model)
+    if folder is None:
+        return []
+    family = family_in(folder)
+    config = read_json(folder / family.denoiser.name / "config.json") or {}
+    if not family.embedded_guidance or config.get("guidance_embeds", True):
+        return []
+    return [
+        f"model {model.path!r} takes no guidance (guidance_embeds: false in {family.denoiser.name}/config.json), as "
+        "FLUX.1-schnell, which is distilled to draw in few steps: training undoes that; take FLUX.1-dev, if this is "
+        "such a model"
+    ]
+
+
 def single_file(model: ModelConfig) -> tuple[Path, Path | None] | None:
     """Returns the single file that a model is, and the folder with its configurations if it is on this machine."""
     path = folder_of(model.path)
