@@ -103,6 +103,35 @@ def test_a_preset_of_layers_that_a_family_has_not_is_refused(name: str, tmp_path
         assert LORA.check(config_of(target_modules=sound), model) == []
 
 
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_what_presets_reach_where_text_and_image_attend_jointly(name: str, tmp_path: Path) -> None:
+    """As docs/methods.md says: the image's stream, and in blocks of one stream the projections."""
+    folder = make_tiny(name, tmp_path / name)
+    layers = layers_in(folder, family_in(folder).denoiser)
+    image = {"attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2"}
+    text = [
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+    ]
+
+    def reached(targets: Any, block: str) -> set[str]:
+        found = targeted(targets, layers, "convolutions")
+        return {path.split(".", 2)[2] for path in found if path.startswith(f"{block}.0.")}
+
+    assert reached(TARGET_PRESETS["attention_mlp"], "transformer_blocks") == image
+    assert {end.removeprefix("attn.") for end in reached(text, "transformer_blocks")} == set(text)
+    if name == "flux":
+        single = {"attn.to_q", "attn.to_k", "attn.to_v"}
+        assert reached(TARGET_PRESETS["attention_mlp"], "single_transformer_blocks") == single
+        assert reached(TARGET_PRESETS["attention_mlp_conv"], "single_transformer_blocks") == single | {
+            "proj_out"
+        }
+
+
 def test_nothing_is_looked_up_for_what_fits_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """A study file is checked without torch, where its arms take what every model has."""
 
