@@ -57,16 +57,20 @@ def draw_images(
     *,
     count: int = 4,
     seed: int = 0,
-    steps: int = 25,
-    guidance: float = 3.0,
+    steps: int | None = None,
+    guidance: float | None = None,
 ) -> list[Path]:
-    """Draws `count` images of each prompt and writes them as PNG.
+    """Draws `count` images of each prompt as the run was judged, and writes them as PNG.
+
+    They are of the resolution that it was trained and judged at, and drawn by the solver of its evaluation (see
+    `make_solver`), not by the sampler that the model's folder names.
 
     Args:
         run: Name of a run or an arm, see `complete_run`.
         prompts: ``{subject}`` stands for the run's instance prompt. What names the subject there is said in the words
             of the run's method.
         seed: Image i of each prompt starts from the noise of generator seed + i, so arms can be compared.
+        steps: Of the solver; None: as many as in the run's evaluation. `guidance` likewise.
 
     Returns:
         The files' paths.
@@ -88,6 +92,7 @@ def draw_images(
     from trainables.models.loading import load_backbone
     from trainables.models.placeholders import expand
     from trainables.models.prompt_lengths import memory_reader
+    from trainables.models.solvers import make_solver
     from trainables.run.prompt_checks import find_cut
 
     method = get_method(config.method)
@@ -100,7 +105,9 @@ def draw_images(
             raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")
         pipeline = method.load(pipeline, place).to(device)
         pipeline.set_progress_bar_config(disable=True)
-    subject = resolve_subject(config.subject, backbone.resolution)
+    side = config.training.resolution or backbone.resolution
+    pipeline.scheduler = make_solver(backbone)
+    subject = resolve_subject(config.subject, side)
     training = config.training.for_subject(subject.instance_prompt, subject.class_prompt)
     texts, notes = _reworded(training, prompts, subject.instance_prompt)
     read = [expand(text, training.added_words) for text in texts]
@@ -111,7 +118,12 @@ def draw_images(
     for index, text in enumerate(texts):
         generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
         images = pipeline(
-            [text] * count, generator=generators, num_inference_steps=steps, guidance_scale=guidance
+            [text] * count,
+            generator=generators,
+            height=side,
+            width=side,
+            num_inference_steps=steps or config.evaluation.num_inference_steps,
+            guidance_scale=config.evaluation.guidance_scale if guidance is None else guidance,
         ).images
         for number, image in enumerate(images):
             path = out / f"{index:02d}-{number:02d}.png"

@@ -186,8 +186,16 @@ def generate(
     ],
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=256, help="Images of each prompt.")] = 4,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Solver steps.")] = 25,
-    guidance: Annotated[float, typer.Option(min=0.0, help="Classifier-free guidance scale.")] = 3.0,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Solver steps; by default those of the run's evaluation."),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Classifier-free guidance scale; by default that of the run's evaluation."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNG files.")] = Path("images"),
     storage: StorageOption = STORAGE,
 ) -> None:

@@ -12,6 +12,7 @@ from study.preflight.detectable import detectable_notes
 from study.spec.sections import code_of
 from study.spec.study_spec import StudySpec
 from trainables.methods.registry import BASE, method_config_class
+from trainables.models.folders import model_notes
 
 #: What can be switched in every method, and must not be taken for the method.
 FACTORS = ("with_prior_preservation", "train_text_encoder")
@@ -28,6 +29,7 @@ def study_notes(spec: StudySpec) -> list[str]:
                 *evaluation_notes(spec),
                 *_confounded(spec),
                 *_uneven(spec),
+                *model_notes(spec.model),
                 *detectable_notes(spec),
             ]
         )

@@ -21,6 +21,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -34,6 +35,7 @@ from benchmarks.support.tiny_models import WORDS, make_tokenizer
 
 RESOLUTION = 16  # pixels; the autoencoder's factor is 4
 T5_WIDTH, FIRST_WIDTH, SECOND_WIDTH, SD2_WIDTH = 48, 16, 24, 1024
+CONTRAST = 3.0
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 #: Names of tiny models -> the pipeline's class.
@@ -56,6 +58,14 @@ def make_tiny(name: str, folder: Path, *, seed: int = 0, **changes: Any) -> Path
         torch.manual_seed(seed)
         pipeline = _MAKERS[name](changes)
         pipeline.save_pretrained(str(folder), safe_serialization=True)
+    return folder
+
+
+def add_contrast(folder: Path, factor: float = CONTRAST) -> Path:
+    """Multiplies what the decoder of a model gives: images of random weights are almost grey, so almost the same."""
+    file, name = folder / "vae" / "diffusion_pytorch_model.safetensors", "decoder.conv_out.weight"
+    tensors = load_file(file)
+    save_file({**tensors, name: factor * tensors[name]}, file, {"format": "pt"})
     return folder
 
 

@@ -42,7 +42,7 @@ class ModelConfig(Frozen):
 
     Attributes:
         config: Of a single file: folder or hub id with the configurations and tokenizers of that kind of model; None
-            takes those that its publisher put on the hub.
+            takes those that its publisher put on the hub, if they are those of every file of that kind.
     """
 
     path: str = EMBEDDED

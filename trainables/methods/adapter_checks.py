@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from trainables.methods.adapter_config import (
+    CROSS_ATTENTION,
     MODULES,
     TARGET_PRESETS,
     TEXT_MODULES,
@@ -63,6 +64,9 @@ def adapter_problems(
     problems: list[str] = []
     adapted: dict[str, Layer] = {}
     for part, name in adapted_parts(family, config).items():
+        if name == MODULES and (problem := _preset_problem(config, family)):
+            problems.append(problem)
+            continue
         found, fits = _target_problems(config, family.part(part), name, layers[part])
         chosen = targeted(config.modules(name), layers[part], fits)
         problems += found
@@ -70,6 +74,20 @@ def adapter_problems(
         problems += _block_problems(config, family.part(part), chosen)
         adapted |= chosen
     return problems + _pattern_problems(config, adapted)
+
+
+def _preset_problem(config: AdapterConfig, family: Family) -> str | None:
+    """Names a preset that means layers which a family has not; it may have others of the same name.
+
+    ``attn2`` of Stable Diffusion 3.5-medium is a second attention of the image to itself.
+    """
+    if config.target_modules != CROSS_ATTENTION or CROSS_ATTENTION in family.features:
+        return None
+    return (
+        f"{MODULES}: {CROSS_ATTENTION} means the attention from image to text, for which {family.title} has no "
+        "layers of its own: text and image attend to each other in the same layers; take attention or attention_mlp, "
+        "or name the projections of the text ([add_q_proj, add_k_proj, add_v_proj, to_add_out])"
+    )
 
 
 def _need_the_model(config: AdapterConfig) -> bool:

@@ -20,6 +20,8 @@ from trainables.methods.adapter_kinds import (
     AdapterKind,
 )
 
+#: The preset that needs a family with the feature of the same name.
+CROSS_ATTENTION = "cross_attention"
 #: Fields that name the modules which get adapters: of the denoiser, and of the text encoders.
 MODULES, TEXT_MODULES = "target_modules", "text_encoder_target_modules"
 
@@ -29,7 +31,7 @@ _AROUND = r"proj_in|proj_out|time_emb_proj|conv1|conv2|conv_shortcut|(down|up)sa
 #: Short names for common choices of target modules; anything else is a list of suffixes or a regular
 # expression.
 TARGET_PRESETS: dict[str, str | tuple[str, ...]] = {
-    "cross_attention": r".*\.attn2\.to_(k|q|v|out\.0)",
+    CROSS_ATTENTION: r".*\.attn2\.to_(k|q|v|out\.0)",
     "attention": _ATTENTION,
     "attention_mlp": (*_ATTENTION, *_MLP),
     # What LyCORIS calls "full", and sd-scripts trains where it is given a `conv_dim`.

@@ -10,6 +10,7 @@ puts it on the part in place.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +56,9 @@ def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> No
         elif loader == "diffusers module":
             states[name], metadata[name] = _lokr_state(module), _unscaled_metadata(module, "alpha")
         else:
-            states[name], layers[part] = _lora_state(config, module)
-            metadata[name] = _lora_metadata(config, module)
+            state, layers[part] = _lora_state(config, module)
+            states[name] = {part.name_in_files(key): value for key, value in state.items()}
+            metadata[name] = _for_nested(_lora_metadata(config, module), part)
     if states:
         family.save_lora(folder, WEIGHTS_FILE, states, metadata)
     # DoRA: programs that read this layout compute it in two wrong ways.
@@ -153,6 +155,14 @@ def _lora_metadata(config: AdapterConfig, module: nn.Module) -> dict[str, Any]:
         }
         content["init_lora_weights"] = True  # a loader must not alter the base weights once more
     return content
+
+
+def _for_nested(metadata: dict[str, Any], part: Part) -> dict[str, Any]:
+    """PEFT's configuration, for layers that are nested as in files too: a regular expression is of whole names."""
+    targets = metadata["target_modules"]
+    if not part.nested or not isinstance(targets, str):
+        return metadata
+    return metadata | {"target_modules": rf"({re.escape(part.nested)}\.)?({targets})"}
 
 
 def _unscaled_metadata(module: nn.Module, alpha: str) -> dict[str, Any]:

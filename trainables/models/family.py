@@ -29,7 +29,8 @@ class Part:
         title: For messages; this and all that follows is of parts that can be trained.
         model_class: In that library.
         kohya: What the names of its layers begin with in kohya's layout of adapters; empty: it is not written.
-        kohya_root: Module in which that layout nests the layers.
+        nested: Module in which files of adapters nest the layers. There transformers before 5.6 had those of a CLIP,
+            and other programs look for them.
         reads: Of a text encoder: tokens that the stock pipeline gives it; 0: as many as it has positions.
         trains: Of a text encoder: methods that train text encoders train it too. A T5 stays as it is, as in diffusers'
             scripts: it has more weights than most denoisers.
@@ -42,10 +43,16 @@ class Part:
     title: str = ""
     model_class: str = ""
     kohya: str = ""
-    kohya_root: str = ""
+    nested: str = ""
     reads: int = 0
     trains: bool = True
     embeddings: str = ""
+
+    def name_in_files(self, module: str) -> str:
+        """Returns the name that a module has in files of adapters."""
+        return (
+            f"{self.nested}.{module}" if self.nested and not module.startswith(f"{self.nested}.") else module
+        )
 
     def make(self, config: Mapping[str, Any]) -> Any:
         """Returns the part with weights of its own, from the content of its ``config.json``."""
@@ -80,8 +87,12 @@ class SingleFile:
     Attributes:
         title: Of the kind of model, for messages.
         keys: Tensors of the denoiser by which it is known; each entry is a choice of names, one of which must be there.
-        configs: Model of the hub with the configurations and tokenizers; a mirror where the original is gone.
+        configs: Model of the hub with the configurations and tokenizers; a mirror where the original is gone. Empty:
+            the tensors do not tell `choices` apart, so that the user must name one.
+        choices: Such models of the hub -> what a file is whose configurations they have.
         width: Tensor of the denoiser whose second dimension is the width of text embeddings; empty: none is.
+        guidance: What the names of the denoiser's layers that take guidance begin with; empty: it has no such layers.
+        unguided: Like `configs`, for a model without these layers.
         prefixes: Part to what the names of its tensors begin with; parts that are not in the file come from the folder
             with the configurations.
     """
@@ -91,6 +102,17 @@ class SingleFile:
     configs: str
     prefixes: Mapping[str, tuple[str, ...]]
     width: str = ""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    guidance: str = ""
+    unguided: str = ""
+
+    @property
+    def remedy(self) -> str:
+        """What to write for configurations of this kind of model."""
+        if not self.choices:
+            return f"model: {{path: ..., config: {self.configs}}}"
+        named = [f"config: {name} where it {what}" for name, what in self.choices.items()]
+        return f"model: {{path: ..., config: ...}} with {', '.join(named)}"
 
 
 @dataclass(frozen=True)

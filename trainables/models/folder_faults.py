@@ -86,7 +86,17 @@ def _misfits(folder: Path, family: Family) -> list[str]:
 
 
 def noise_faults(folder: Path, family: Family) -> list[str]:
-    """Returns why the noise that a model's sampler states is not what its family is trained with."""
+    """Returns why a model is not trained as its family is.
+
+    Its sampler states other noise, or its UNet takes guidance as a condition (latent consistency models, arXiv
+    2310.04378), which a step would leave out.
+    """
+    denoiser = read_json(folder / family.denoiser.name / "config.json") or {}
+    if denoiser.get("time_cond_proj_dim") is not None:
+        return [
+            f"states time_cond_proj_dim in {family.denoiser.name}/config.json: it is distilled to take guidance as an "
+            "input (LCM), which is not trained here; take the model that it was distilled from"
+        ]
     config = read_json(folder / "scheduler" / "scheduler_config.json") or {}
     kind = str(config.get("_class_name", ""))
     if family.flow != kind.startswith("FlowMatch"):

@@ -1,4 +1,4 @@
-"""Where a base model lies and what its folder says, read without loading a weight or importing torch."""
+"""Where a base model lies and what its folder says, read without loading a weight, nor torch but for single files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from trainables.config.fields import EMBEDDED, ModelConfig
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
-from trainables.models import single_files
+from trainables.models import single_file_checks, single_files
 from trainables.models.families import FAMILIES, family_in
+from trainables.models.family import SingleFile
 from trainables.models.folder_faults import folder_faults
 from trainables.models.model_files import (
     HUB_ID,
@@ -107,6 +108,22 @@ def local_folder(model: ModelConfig) -> Path | None:
     return _cached(model.path, model.revision)
 
 
+def model_notes(model: ModelConfig) -> list[str]:
+    """Returns what is allowed of a base model, but probably not meant, if the model is on this machine."""
+    folder = local_folder(model)
+    if folder is None:
+        return []
+    family = family_in(folder)
+    config = read_json(folder / family.denoiser.name / "config.json") or {}
+    if not family.embedded_guidance or config.get("guidance_embeds", True):
+        return []
+    return [
+        f"model {model.path!r} takes no guidance (guidance_embeds: false in {family.denoiser.name}/config.json), as "
+        "FLUX.1-schnell, which is distilled to draw in few steps: training undoes that; take FLUX.1-dev, if this is "
+        "such a model"
+    ]
+
+
 def single_file(model: ModelConfig) -> tuple[Path, Path | None] | None:
     """Returns the single file that a model is, and the folder with its configurations if it is on this machine."""
     path = folder_of(model.path)
@@ -143,8 +160,8 @@ def _check_single_file(model: ModelConfig, path: Path, resolution: int | None) -
         configs = _configurations(model, path)
     except UserError as error:
         return list(error.problems)
-    problems = [f"model {shown!r} {fault}" for fault in single_files.misfits(path, configs)]
-    problems = problems or [f"model {shown!r} {fault}" for fault in single_files.lacking(path, configs)]
+    problems = [f"model {shown!r} {fault}" for fault in single_file_checks.misfits(path, configs)]
+    problems = problems or [f"model {shown!r} {fault}" for fault in single_file_checks.lacking(path, configs)]
     return problems or _check_folder(configs, str(configs), None, resolution, single_files.parts_in(path))
 
 
@@ -154,6 +171,8 @@ def _configurations(model: ModelConfig, path: Path) -> Path:
     if found is not None:
         return found
     name = _configurations_name(model, path)
+    if name is None:
+        raise UserError(_unnamed(model, path))
     if HUB_ID.match(name) and hub_is_reachable():
         from huggingface_hub import snapshot_download
 
@@ -166,17 +185,29 @@ def _configurations(model: ModelConfig, path: Path) -> Path:
 
 def _local_configurations(model: ModelConfig, path: Path) -> Path | None:
     name = _configurations_name(model, path)
+    if name is None:
+        return None
     folder = folder_of(name)
     return folder if folder.is_dir() else _cached(name, None)
 
 
-def _configurations_name(model: ModelConfig, path: Path) -> str:
+def _configurations_name(model: ModelConfig, path: Path) -> str | None:
+    """Returns what the user names, or else the model of the hub of that kind; None where the user must name one."""
+    return model.config if model.config is not None else _kind(path).configs or None
 
-    if model.config is not None:
-        return model.config
+
+def _kind(path: Path) -> SingleFile:
     found = single_files.kind_of(tensor_headers(path))
     assert found is not None
-    return found[1].configs
+    return found[1]
+
+
+def _unnamed(model: ModelConfig, path: Path) -> str:
+    kind = _kind(path)
+    return (
+        f"model {model.path!r} is a {kind.title}, whose tensors do not say what it predicts; write {kind.remedy}, or "
+        "a folder with such configurations"
+    )
 
 
 def _no_configurations(model: ModelConfig, name: str) -> str:

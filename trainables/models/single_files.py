@@ -18,7 +18,7 @@ from typing import Any
 from trainables.errors import UserError
 from trainables.models.families import FAMILIES
 from trainables.models.family import Family, SingleFile
-from trainables.models.model_files import DIFFUSERS, has_weights, read_json, tensor_headers
+from trainables.models.model_files import DIFFUSERS, tensor_headers
 from trainables.util.file_lock import FOREVER, lock_file
 
 SUFFIX = ".safetensors"
@@ -26,6 +26,10 @@ _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _ADAPTERS = ("lora_", "lora_A.", "lora_B.", "hada_w1", "lokr_w1", "lora_down")
 _DIFFUSERS_PARTS = ("down_blocks.", "transformer_blocks.", "text_model.", "encoder.down_blocks.")
 _TYPES = {"F16": "float16", "BF16": "bfloat16"}
+# Marks that ComfyUI writes: of weights that are to be multiplied with a scale of their own, and of EDM's noise
+# (arXiv 2206.00364: Playground 2.5, CosXL), with which the same tensors mean another denoiser.
+_SCALES = (".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant", "scaled_fp8")
+_EDM = ("edm_mean", "edm_std", "edm_vpred.")
 
 
 def is_pickle(path: Path) -> bool:
@@ -51,7 +55,23 @@ def file_faults(path: Path) -> list[str]:
     except ValueError as error:
         said = str(error) if type(error) is ValueError else "its header is no JSON"
         return [f"is a damaged safetensors file ({said}); fetch it again"]
-    return [] if kind_of(headers) else [_unknown(headers)]
+    return _strange_weights(headers) if kind_of(headers) else [_unknown(headers)]
+
+
+def _strange_weights(headers: Mapping[str, Any]) -> list[str]:
+    scales = [name for name in headers if name.endswith(_SCALES)]
+    if scales:
+        return [
+            f"holds weights in fp8 with scales of their own ({scales[0]!r}), which are not read here; take the file in "
+            "fp16 or bf16"
+        ]
+    marks = [name for name in headers if name.startswith(_EDM)]
+    if marks:
+        return [
+            f"is trained with EDM's preconditioning (it has a tensor {marks[0]!r}), which is not trained here; take "
+            "another model"
+        ]
+    return []
 
 
 def _unknown(headers: Mapping[str, Any]) -> str:
@@ -73,48 +93,6 @@ def parts_in(path: Path) -> frozenset[str]:
     return frozenset(
         part for part, prefixes in kind.prefixes.items() if any(name.startswith(prefixes) for name in headers)
     )
-
-
-def misfits(path: Path, configs: Path) -> list[str]:
-    """Returns where a single file and the folder with its configurations are not of one kind, as predicates."""
-    headers = tensor_headers(path)
-    found = kind_of(headers)
-    assert found is not None
-    family, kind = found
-    said = (read_json(configs / "model_index.json") or {}).get("_class_name")
-    remedy = f"name those of a {kind.title} (model: {{path: ..., config: {kind.configs}}})"
-    if said != family.pipeline_class:
-        return [f"is a {kind.title}, but the configurations in {str(configs)!r} are of a {said}; {remedy}"]
-    config = read_json(configs / family.denoiser.name / "config.json") or {}
-    width, wanted = _width(headers, kind), config.get("cross_attention_dim")
-    if width is not None and isinstance(wanted, int) and width != wanted:
-        return [
-            f"is a {kind.title} with text embeddings of {width}, but the configurations in {str(configs)!r} are of "
-            f"{wanted}; {remedy}"
-        ]
-    return []
-
-
-def lacking(path: Path, configs: Path) -> list[str]:
-    """Returns which parts neither a single file nor the folder beside it has weights of, as predicates."""
-    found, inside = kind_of(tensor_headers(path)), parts_in(path)
-    assert found is not None
-    nowhere = [
-        f"{part.title} ({part.name}/)"
-        for part in found[0].modules
-        if part.name not in inside and not has_weights(configs / part.name, part.weights, None)
-    ]
-    if not nowhere:
-        return []
-    return [
-        f"holds no weights of {' and '.join(nowhere)}, and the folder with its configurations, {str(configs)!r}, has "
-        "none either; name a whole folder of the same kind of model (model: {path: ..., config: FOLDER})"
-    ]
-
-
-def _width(headers: Mapping[str, Any], kind: SingleFile) -> int | None:
-    shape: list[int] = headers.get(kind.width, {}).get("shape") or []
-    return int(shape[1]) if len(shape) > 1 else None
 
 
 def converted(path: Path, digest: str) -> Path:
@@ -183,6 +161,8 @@ def _load(path: Path, configs: Path) -> Any:
             f"model {str(path)!r} does not fit the configurations in {str(configs)!r} "
             f"({type(error).__name__}: {error}); name those of its own model (model: {{path: ..., config: ...}})"
         ) from error
+    for part in family.text_encoders:  # of two tables that are one, the file has one
+        getattr(pipeline, part.name).tie_weights()
     lacking = [
         part.title or part.name
         for part in family.modules

@@ -18,7 +18,7 @@ from trainables.distributed.fsdp import Shards, parameters_of
 from trainables.distributed.worker_group import ProcessWorkerGroup, WorkerGroup
 from trainables.methods.protocol import Method
 from trainables.methods.registry import get_method
-from trainables.models.backbone import Backbone, enable_gradient_checkpointing
+from trainables.models.backbone import Backbone, enable_gradient_checkpointing, stop_dropout
 from trainables.randomness import Streams, subject_seed
 from trainables.run_config import RunConfig
 from trainables.training.batches import Batches, Examples, Texts, embed_texts, encode_images, mask_areas
@@ -81,6 +81,8 @@ def build_trainer(
     trained = [str(group["name"]) for group in groups]
     for part in trained:
         backbone.modules[part].train()
+    for part in _read_alone(backbone, groups):
+        stop_dropout(backbone.modules[part])
     if training.gradient_checkpointing:  # gradients pass the denoiser, whatever trains
         for part in dict.fromkeys((backbone.family.denoiser.name, *trained)):
             enable_gradient_checkpointing(backbone.modules[part])
@@ -102,6 +104,17 @@ def build_trainer(
         team=team,
         **_what_trains(training, backbone, groups, averages=team.is_main_process and not team.sharded),
     )
+
+
+def _read_alone(backbone: Backbone, groups: list[dict[str, Any]]) -> set[str]:
+    """Returns the parts of which nothing trains but embeddings of added words.
+
+    Dropout in them (0.1 in a T5) would hold back no weight: it would teach the words under another text encoder than
+    the one that reads them.
+    """
+    added = {id(value) for value in backbone.added_embeddings.values()}
+    trained = {str(group["name"]) for group in groups for value in group["params"] if id(value) not in added}
+    return {str(group["name"]) for group in groups} - trained
 
 
 def _what_trains(

@@ -73,3 +73,8 @@ def test_presets_tune_their_methods_alike(name: str) -> None:
     said = "\n".join(study_notes(load_study(name)))
     assert "numbers of trials" not in said
     assert "in every arm of" not in said
+
+
+def test_what_is_said_of_the_model_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.preflight.notes.model_notes", lambda model: [f"{model.path} is distilled"])
+    assert "embedded is distilled" in notes_of({"a": {"method": "lora"}}).splitlines()

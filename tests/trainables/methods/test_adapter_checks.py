@@ -10,13 +10,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.helpers.tiny_families import change_json, make_tiny
 from trainables.config.fields import ModelConfig
 from trainables.errors import UserError
 from trainables.methods.adapter_config import TARGET_PRESETS, AdapterConfig
 from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.lora import LoraTrainingConfig
 from trainables.methods.registry import get_method
+from trainables.methods.targets import layers_in, targeted
 from trainables.models.backbone import Backbone
+from trainables.models.families import family_in
 
 LORA = get_method("lora")
 CONV = ["to_q", "conv1"]
@@ -84,6 +87,51 @@ def test_what_fits_is_taken(fields: dict[str, Any], models: Path) -> None:
     assert LORA.check(config_of(**fields), ModelConfig(path=str(models / "model"))) == []
 
 
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_a_preset_of_layers_that_a_family_has_not_is_refused(name: str, tmp_path: Path) -> None:
+    """`attn2` of Stable Diffusion 3.5-medium is a second attention of the image to itself."""
+    folder = make_tiny(name, tmp_path / name)
+    if name == "sd3":
+        change_json(folder / "transformer" / "config.json", dual_attention_layers=[0])
+        layers = layers_in(folder, family_in(folder).denoiser)
+        assert targeted(TARGET_PRESETS["cross_attention"], layers, "convolutions")
+    model = ModelConfig(path=str(folder))
+    (problem,) = LORA.check(config_of(target_modules="cross_attention"), model)
+    assert "target_modules: cross_attention means the attention from image to text" in problem
+    assert "take attention or attention_mlp" in problem
+    for sound in ("attention", ["add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]):
+        assert LORA.check(config_of(target_modules=sound), model) == []
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_what_presets_reach_where_text_and_image_attend_jointly(name: str, tmp_path: Path) -> None:
+    """As docs/methods.md says: the image's stream, and in blocks of one stream the projections."""
+    folder = make_tiny(name, tmp_path / name)
+    layers = layers_in(folder, family_in(folder).denoiser)
+    image = {"attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2"}
+    text = [
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+    ]
+
+    def reached(targets: Any, block: str) -> set[str]:
+        found = targeted(targets, layers, "convolutions")
+        return {path.split(".", 2)[2] for path in found if path.startswith(f"{block}.0.")}
+
+    assert reached(TARGET_PRESETS["attention_mlp"], "transformer_blocks") == image
+    assert {end.removeprefix("attn.") for end in reached(text, "transformer_blocks")} == set(text)
+    if name == "flux":
+        single = {"attn.to_q", "attn.to_k", "attn.to_v"}
+        assert reached(TARGET_PRESETS["attention_mlp"], "single_transformer_blocks") == single
+        assert reached(TARGET_PRESETS["attention_mlp_conv"], "single_transformer_blocks") == single | {
+            "proj_out"
+        }
+
+
 def test_nothing_is_looked_up_for_what_fits_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """A study file is checked without torch, where its arms take what every model has."""
 
@@ -98,9 +146,6 @@ def test_nothing_is_looked_up_for_what_fits_everywhere(monkeypatch: pytest.Monke
 
 
 def test_presets_mean_what_they_say(models: Path) -> None:
-    from trainables.methods.targets import layers_in, targeted
-    from trainables.models.families import family_in
-
     family = family_in(models / "model")
     layers = layers_in(models / "model", family.denoiser)
     found = {name: targeted(value, layers, "convolutions") for name, value in TARGET_PRESETS.items()}

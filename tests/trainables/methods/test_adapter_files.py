@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.helpers.training_runs import MakeConfig, MakeTrainer
 from trainables.config.fields import ModelConfig
@@ -259,3 +261,52 @@ def test_lora_plus_gives_b_another_rate(make_trainer: MakeTrainer) -> None:
         for matrix in ("lora_B", "lora_magnitude_vector")
     }
     assert largest == pytest.approx({"lora_B": 8e-3, "lora_magnitude_vector": 8e-3}, rel=0.05)
+
+
+WHOLE_NAME = r"encoder\.layers\.0\.self_attn\.(q|v)_proj"  # a regular expression
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "fc1"], WHOLE_NAME])
+def test_files_nest_text_encoders_as_other_readers_expect_it(
+    targets: Any, make_trainer: MakeTrainer, models: Path, tmp_path: Path
+) -> None:
+    """ComfyUI, and diffusers with transformers before 5.6, look for the layers inside `text_model`."""
+    trainer = trained(make_trainer, text_encoder_target_modules=targets)
+    LORA.save(trainer.backbone, trainer.config, tmp_path / "weights")
+    file = tmp_path / "weights" / WEIGHTS_FILE
+    with safe_open(file, "pt") as opened:
+        names = [name for name in opened.keys() if name.startswith("text_encoder.")]  # noqa: SIM118
+        config = json.loads(opened.metadata()["lora_adapter_metadata"])
+    assert names
+    assert all(name.startswith("text_encoder.text_model.encoder.layers.") for name in names)
+    said = config["text_encoder.target_modules"]
+    for name in names:
+        module = name.removeprefix("text_encoder.").rsplit(".lora_", 1)[0]
+        flat = module.removeprefix("text_model.")
+        for each in (module, flat):
+            assert re.fullmatch(said, each) if isinstance(said, str) else each.endswith(tuple(said))
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "fc1"], WHOLE_NAME])
+def test_files_that_nest_nothing_are_loaded_too(
+    targets: Any, make_trainer: MakeTrainer, models: Path, tmp_path: Path
+) -> None:
+    """Earlier versions wrote them, and such runs may be gone on with."""
+    trainer = trained(make_trainer, text_encoder_target_modules=targets)
+    trainer.backbone.restore_frozen()
+    LORA.save(trainer.backbone, trainer.config, tmp_path / "weights")
+    ours = outputs(trainer.backbone)
+    file = tmp_path / "weights" / WEIGHTS_FILE
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    config = json.loads(metadata["lora_adapter_metadata"]) | {"text_encoder.target_modules": targets}
+    earlier = {name.replace(".text_model.", "."): value for name, value in load_file(file).items()}
+    for state, said in (
+        (load_file(file), metadata),
+        (earlier, metadata | {"lora_adapter_metadata": json.dumps(config)}),
+    ):
+        save_file(state, file, said)
+        again = load_backbone(ModelConfig(path=str(models / "model")))
+        LORA.load(again.pipeline(), tmp_path / "weights")
+        for name, value in outputs(again).items():
+            assert torch.equal(value, ours[name])

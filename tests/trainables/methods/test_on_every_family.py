@@ -295,3 +295,35 @@ def test_a_stock_flux_with_a_learnt_word_pools_at_the_end_once_it_is_told(
     assert not torch.allclose(pooled(), ours["pooled"], atol=1e-3)
     stock.text_encoder.eos_token_id = stock.tokenizer.eos_token_id
     torch.testing.assert_close(pooled(), ours["pooled"])
+
+
+def test_a_text_encoder_that_is_read_alone_draws_no_dropout(
+    make_config: MakeConfig, folders: dict[str, Path]
+) -> None:
+    """The words are taught under the T5 that reads them, which has dropout in training mode; it still recomputes."""
+    backbone = load(folders["flux"])
+    t5 = backbone.modules["text_encoder_2"]
+    assert t5.config.dropout_rate > 0
+    trainer = trainer_of(make_config, "textual_inversion", backbone, gradient_checkpointing=True)
+    calls: list[int] = []
+    hook = t5.encoder.block[0].layer[0].register_forward_hook(lambda *_: calls.append(1))  # type: ignore[union-attr]
+    first = backbone.encode(trainer.texts.rows)
+    assert len(calls) == 1
+    torch.stack([rows.float().sum() for rows in first.values()]).sum().backward()
+    assert len(calls) == 2  # once more in the backward pass
+    hook.remove()
+    again = backbone.encode(trainer.texts.rows)
+    assert all(torch.equal(again[name], rows) for name, rows in first.items())
+    backbone.restore()
+    assert backbone.is_base_model()
+
+
+def test_a_text_encoder_that_trains_is_in_training_mode(
+    make_config: MakeConfig, folders: dict[str, Path]
+) -> None:
+    backbone = load(folders["flux"])
+    trainer_of(make_config, "lora", backbone, train_text_encoder=True)
+    modes = {
+        name: all(part.training for part in module.modules()) for name, module in backbone.modules.items()
+    }
+    assert modes == {"transformer": True, "vae": False, "text_encoder": True, "text_encoder_2": False}

@@ -11,23 +11,27 @@ import pytest
 import torch
 
 from tests.helpers.stock_images import STEPS, TOKENS, draw_stock
-from tests.helpers.tiny_families import RESOLUTION, TINY, change_json, make_tiny
+from tests.helpers.tiny_families import RESOLUTION, TINY, add_contrast, change_json, make_tiny
 from trainables.config.fields import ModelConfig
 from trainables.errors import UserError
 from trainables.models.conditioning import pack, unpack
-from trainables.models.folders import check_model
+from trainables.models.folders import check_model, model_notes
 from trainables.models.loading import load_backbone
 from trainables.models.prompt_lengths import pipeline_reader
 from trainables.models.sampling import generate, initial_noise
 from trainables.models.solvers import make_solver
 
 PROMPTS = ["a sks cat", "a dog in the snow"]
+LEVELS, CONTRASTING = (
+    1.5,
+    30,
+)  # of 255: how far images may be apart, by rounding alone, and how far their pixels must be
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("families")
-    return {name: make_tiny(name, place / name) for name in TINY}
+    return {name: add_contrast(make_tiny(name, place / name)) for name in TINY}
 
 
 def load(folder: Path) -> Any:
@@ -42,6 +46,12 @@ def stock(folder: Path) -> Any:
 
 def faults(folder: Path, resolution: int | None = None) -> str:
     return "\n".join(check_model(ModelConfig(path=str(folder)), resolution))
+
+
+def farthest(ours: list[Any], expected: torch.Tensor) -> float:
+    """The largest difference between images, in levels of 255."""
+    drawn = np.stack([np.asarray(image) for image in ours]).astype(float)
+    return float(np.abs(drawn - 255 * expected.permute(0, 2, 3, 1).numpy()).max())
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -79,9 +89,30 @@ def test_images_are_those_of_the_stock_pipeline(name: str, guidance: float, fold
         resolution=RESOLUTION,
     )
     expected = draw_stock(stock(folders[name]), PROMPTS, noise, guidance)
-    drawn = np.stack([np.asarray(image) for image in ours]).astype(float)
-    assert drawn.std() > 1
-    assert np.abs(drawn - 255 * expected.permute(0, 2, 3, 1).numpy()).max() <= 1.5
+    assert np.stack([np.asarray(image) for image in ours]).std() > CONTRASTING
+    assert farthest(ours, expected) <= LEVELS
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("sdxl", {}), ("sd3", {"shift": 1.0}), ("flux", {"base_shift": 1.0, "max_shift": 2.0})],
+)
+def test_other_sizes_or_another_shift_would_be_seen(
+    name: str, change: dict[str, float], folders: dict[str, Path]
+) -> None:
+    """The test above would fail if the denoiser were told another size, or noise levels were shifted otherwise."""
+    backbone = load(folders[name])
+    noise = initial_noise(backbone, [1, 2], RESOLUTION)
+    if change:
+        backbone.others["scheduler"] = type(backbone.scheduler).from_config(
+            backbone.scheduler.config, **change
+        )
+    else:
+        vars(backbone)["latent_factor"] = (
+            2 * backbone.latent_factor
+        )  # images twice as large of the same latents
+    ours = generate(backbone, PROMPTS, noise=noise, num_inference_steps=STEPS, guidance_scale=3.0)
+    assert farthest(ours, draw_stock(stock(folders[name]), PROMPTS, noise, 3.0)) > 4 * LEVELS
 
 
 def test_guidance_of_zeros_follows_the_models_own_option(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -147,6 +178,27 @@ def test_noise_of_another_kind_is_refused(
     folder = Path(shutil.copytree(folders[name], tmp_path / name))
     change_json(folder / "scheduler" / "scheduler_config.json", _class_name=scheduler)
     assert expected in faults(folder)
+
+
+def test_a_denoiser_that_takes_guidance_as_a_condition_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """A latent consistency model would be trained as if it had none."""
+    folder = Path(shutil.copytree(folders["sd1"], tmp_path / "lcm"))
+    change_json(folder / "unet" / "config.json", time_cond_proj_dim=256)
+    text = faults(folder)
+    assert "states time_cond_proj_dim in unet/config.json" in text
+    assert "take the model that it was distilled from" in text
+
+
+def test_a_distilled_model_is_a_note(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["flux"], tmp_path / "schnell"))
+    change_json(folder / "transformer" / "config.json", guidance_embeds=False)
+    assert faults(folder) == ""
+    (note,) = model_notes(ModelConfig(path=str(folder)))
+    assert "guidance_embeds: false in transformer/config.json" in note
+    for name in ("flux", "sd3", "sdxl"):
+        assert model_notes(ModelConfig(path=str(folders[name]))) == []
 
 
 def test_an_unknown_prediction_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

