@@ -200,7 +200,11 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
         detectable=_detectable(contrasts, pairs, settings),
         schedules=_schedules(rows, tables, pairs, (primary, *axes), settings),
         factor_effects=factor_effects(
-            rows, tables, (primary, *axes), margin if primary == QUALITY else None, settings
+            rows,
+            tables,
+            (primary, *([SUBJECT_PROMPT] if ranked_twice else []), *axes),
+            margin if primary == QUALITY else None,
+            settings,
         ),
         budgets=budgets,
         exclusions=find_exclusions(rows),

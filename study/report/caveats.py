@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from study.report.analysis import Analysis, ArmResult
-from study.report.budgets import Budget
+from study.report.budgets import Budget, default_choices
 from study.report.constraints import constraint_warnings
 from study.report.design import confirm_design
 from study.report.factors import factors_of
@@ -16,6 +16,8 @@ from study.report.searches import repeats_of, search_warnings
 from study.statistics.power import MIN_SUBJECTS, OWN_SPREAD_FROM, typical_deviation
 from trainables.evaluation.checks import ENOUGH_IMAGES
 
+SMALL_SEARCH = 8  # trials; below it a search draws at random after the default
+FEWEST_OF_A_FAMILY = 2
 UNEVEN = 2.0  # times as many trials a dimension: what is still called alike
 CLOCK = (
     1.25  # seconds a step of the same configuration: the largest over the smallest that is still called alike
@@ -42,6 +44,7 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
     found += uneven_budgets(analysis.budgets, {result.arm for result in analysis.arms if result.is_base})
     found += uneven_dimensions(analysis.budgets)
     found += search_warnings(rows)
+    found += _small_searches(rows, analysis)
     found += constraint_warnings(rows)
     found += _incomplete(analysis)
     uneven = {result.n for result in analysis.arms if result.n and not result.is_base}
@@ -50,6 +53,7 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
             "Arms have different numbers of complete confirm runs; paired comparisons use common pairs only."
         )
     found += _reckoned(analysis)
+    found += _two_families(analysis)
     found += _shared_searches(rows, best)
     found += _mixed_factors(rows, analysis)
     found += _few_images(rows)
@@ -199,10 +203,49 @@ def _incomplete(analysis: Analysis) -> list[str]:
     missing = [
         e for e in analysis.exclusions if e.phase == "confirm" and e.state in ("FAIL", "RUNNING", "PRUNED")
     ]
-    if not missing:
-        return []
-    arms = listing(dict.fromkeys(e.arm for e in missing))
+    blank = [e for e in analysis.exclusions if e.phase == "confirm" and e.state == "COMPLETE"]
+    kinds = {
+        "did not complete and are missing from the means": missing,
+        "came without a quality and are missing from its means, though n counts them": blank,
+    }
     return [
-        f"{plural(len(missing), 'confirm run')} of {arms} did not complete and are missing from the means "
-        f"(listed below)."
+        f"{plural(len(runs), 'confirm run')} of {listing(dict.fromkeys(e.arm for e in runs))} {what} (listed below)."
+        for what, runs in kinds.items()
+        if runs
+    ]
+
+
+def _small_searches(rows: Rows, analysis: Analysis) -> list[str]:
+    """Says how often small searches chose what they began with: then defaults are compared, and not methods."""
+    small = [b for b in analysis.budgets if b.searches and 0 < b.trials / b.searches < SMALL_SEARCH]
+    if not small:
+        return []
+    defaults, shares = default_choices(rows, analysis.chosen), []
+    for budget in small:
+        own = [
+            name
+            for name in analysis.chosen
+            if name == budget.arm or name.startswith(f"{budget.arm} (search ")
+        ]
+        shares.append((budget.arm, len(defaults.intersection(own)), len(own)))
+    sizes = sorted({round(b.trials / b.searches) for b in small})
+    trials = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    told = listing(f"{arm} {chosen} of {of}" for arm, chosen, of in shares)
+    return [
+        f"Searches were small: {trials} trials each, the first of them the arm's default. The default was chosen in "
+        f"{sum(s[1] for s in shares)} of {sum(s[2] for s in shares)} searches ({told}). Where it nearly always is, the "
+        "arm's interval holds hardly any chance of tuning, and what is compared is that default with what other "
+        "searches drew: with more trials the others may gain more."
+    ]
+
+
+def _two_families(analysis: Analysis) -> list[str]:
+    """Says what the families of pairs and of factors come to together."""
+    if not analysis.factor_effects or len(analysis.pairs) < FEWEST_OF_A_FAMILY:
+        return []
+    alpha = 1 - analysis.settings.level
+    return [
+        f"Pairs of arms and factors are two families. Each by itself shows a false difference in at most "
+        f"{100 * alpha:.0f} % of studies in which nothing differs; the headline, which speaks of both, in up to "
+        f"{200 * alpha:.0f} %."
     ]

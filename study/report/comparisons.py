@@ -28,6 +28,7 @@ from study.statistics.power import OWN_SPREAD_FROM, subjects_to_decide, typical_
 
 SIGNIFICANCE = 0.05
 MARGIN = 0.05  # of quality; the default of `report.margin`
+ROUNDING = 1e-12  # of means of the same numbers in another order
 Outcome = Literal["better", "worse", "different", "equivalent", "not enough"]
 
 
@@ -101,6 +102,11 @@ class Comparison:
     def established(self) -> bool:
         """Whether a difference is shown that is not within the margin."""
         return self.outcome in ("better", "worse", "different")
+
+    @property
+    def trails(self) -> bool:
+        """Whether the first is behind on the subjects that both have, by more than rounding."""
+        return measure(self.measure).sign * (self.difference.value or 0.0) < -ROUNDING
 
     def reversed(self) -> Comparison:
         """The same, seen from the second arm."""

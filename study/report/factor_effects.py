@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from study.report.comparisons import Comparison, Settings, compare
-from study.report.factors import PRIOR, SCHEDULE, TEXT_ENCODER, Factors, factors_of
+from study.report.factors import LENGTH, PRIOR, SCHEDULE, TEXT_ENCODER, Factors, differing_fields, factors_of
+from study.report.measures import SUBJECT_PROMPT
 from study.report.pairing import Contrast, Values, mean_of_known
 from study.report.prepared import Rows, section
 from trainables.methods.registry import method_config_class, method_names
@@ -30,6 +31,11 @@ QUESTIONS = {
     "schedule": "Schedule",
 }
 _FIELDS = {PRIOR, TEXT_ENCODER, SCHEDULE}
+#: Fields that one level of a factor has and the other has not.
+_OF_THE_FACTOR = {
+    "prior": {"prior_loss_weight"},
+    "text_encoder": {"text_encoder_learning_rate", "text_encoder_target_modules"},
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class FactorEffect:
         factor: As in `QUESTIONS`.
         first, second: The levels, e.g. "yes" and "no".
         arms: The pairs of arms behind it, first level first.
+        differs: What else the confirmed configurations of these pairs differ in: fields that were searched, or whose
+            default is another at the other level.
         comparisons: By measure; the verdict is that of the primary one.
     """
 
@@ -47,6 +55,7 @@ class FactorEffect:
     first: str
     second: str
     arms: tuple[tuple[str, str], ...]
+    differs: tuple[str, ...]
     comparisons: dict[str, Comparison]
 
 
@@ -58,7 +67,7 @@ def factor_effects(
     Args:
         tables: Confirm runs by measure.
         names: The primary measure, then those behind it; each is a family of its own.
-        margin: Of equivalence in the primary measure.
+        margin: Of equivalence in quality, with the class kept or blind to it.
     """
     primary = names[0]
     known = [one for one in factors_of(rows) if one.arm in tables[primary].arms]
@@ -66,17 +75,32 @@ def factor_effects(
     families = {
         name: compare(
             [effect_of(tables[name], first, second, arms) for _, first, second, arms in crossed],
-            margin if name == primary else None,
+            margin if name in (primary, SUBJECT_PROMPT) else None,
             settings,
         )
         for name in dict.fromkeys(names)
     }
     return tuple(
         FactorEffect(
-            QUESTIONS[factor], first, second, arms, {name: family[k] for name, family in families.items()}
+            QUESTIONS[factor],
+            first,
+            second,
+            arms,
+            _also_differing(rows, factor, arms),
+            {name: family[k] for name, family in families.items()},
         )
         for k, (factor, first, second, arms) in enumerate(crossed)
     )
+
+
+def _also_differing(rows: Rows, factor: str, arms: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """What the confirmed configurations of the pairs differ in beside the factor, of what both of a pair have."""
+    found: dict[str, None] = {}
+    for pair in arms:
+        shared = _fields(rows, pair[0]) & _fields(rows, pair[1]) - _FIELDS - _OF_THE_FACTOR.get(factor, set())
+        known = {LENGTH, *(name.replace("_", " ") for name in shared)}
+        found |= dict.fromkeys(field for field in differing_fields(rows, *pair) if field in known)
+    return tuple(found)
 
 
 def effect_of(values: Values, first: str, second: str, arms: Sequence[tuple[str, str]]) -> Contrast:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from study.report.analysis import Analysis
 from study.report.comparisons import Comparison
 from study.report.factor_effects import FactorEffect
-from study.report.formatting import plural
-from study.report.measures import measure
+from study.report.formatting import listing, plural
+from study.report.measures import SUBJECT_PROMPT, measure
 from study.report.results_tables import Pair, difference_columns, needed_column, p_values, signed, texts
 from study.report.tables import Table, assemble
+
+_OUTCOMES = {"not enough": "not decided"}
 
 
 def factor_effects_table(analysis: Analysis) -> Table:
@@ -30,7 +32,8 @@ def factor_effects_table(analysis: Analysis) -> Table:
     ]
     note = (
         "For each subject the mean difference of all pairs of arms that differ in this factor and in nothing else that "
-        "the study file states; every arm was tuned by its own search. Student's interval and t test over subjects, "
+        "the study file states; every arm was tuned by its own search, so that they may differ in what was searched, "
+        "and in defaults that are others beside another level. Student's interval and t test over subjects, "
         f"Holm's adjustment over the factors for {measure(analysis.primary).title.lower()}: a family of its own beside "
         "that of all pairs of arms, since the factors follow from the study file and not from results. A factor may "
         "act otherwise beside another level of the other factors: see the pairs."
@@ -47,12 +50,16 @@ def factor_headline(analysis: Analysis) -> str:
         if comparison.outcome == "equivalent":
             shown.append(
                 f"{name}, {effect.first} or {effect.second}, makes no difference above {analysis.margin:g}"
+                f"{_otherwise(analysis, effect, '(', ')')}"
             )
         elif comparison.established:
             ahead, behind = effect.first, effect.second
             if comparison.outcome == "worse":
                 ahead, behind = behind, ahead
-            shown.append(f"{name}: {ahead} is better than {behind} ({_difference(comparison)})")
+            shown.append(
+                f"{name}: {ahead} is better than {behind} "
+                f"({_difference(comparison)}{_otherwise(analysis, effect, '; ', '')})"
+            )
     return f" Over all arms: {'; '.join(shown)}." if shown else ""
 
 
@@ -64,12 +71,31 @@ def factor_words(analysis: Analysis) -> list[str]:
 def _sentence(analysis: Analysis, effect: FactorEffect) -> str:
     comparison = effect.comparisons[analysis.primary]
     d = comparison.difference
-    words = {"not enough": "not decided"}
     return (
         f"{effect.factor}, {effect.first} minus {effect.second}, over {plural(len(effect.arms), 'pair')} of arms that "
-        f"differ in nothing else: {_difference(comparison)} in {measure(analysis.primary).title.lower()} on "
-        f"{plural(d.n_subjects, 'subject')} ({words.get(comparison.outcome, comparison.outcome)})."
+        f"the study file sets apart in nothing else: {_difference(comparison)} in "
+        f"{measure(analysis.primary).title.lower()} on {plural(d.n_subjects, 'subject')} "
+        f"({_OUTCOMES.get(comparison.outcome, comparison.outcome)}){_blind(effect)}; each arm tuned by its own search"
+        + (f", so that they also differ in {listing(effect.differs)}." if effect.differs else ".")
     )
+
+
+def _otherwise(analysis: Analysis, effect: FactorEffect, before: str, after: str) -> str:
+    """What subject and prompt alone say of a factor, where that is something else: e.g. " (not decided by ...)"."""
+    blind = effect.comparisons.get(SUBJECT_PROMPT)
+    if blind is None or blind.outcome == effect.comparisons[analysis.primary].outcome:
+        return ""
+    said = f"{_OUTCOMES.get(blind.outcome, blind.outcome)} by subject and prompt alone"
+    return f"{' ' if before == '(' else ''}{before}{said}{after}"
+
+
+def _blind(effect: FactorEffect) -> str:
+    """The same difference by subject and prompt alone, where it is known."""
+    blind = effect.comparisons.get(SUBJECT_PROMPT)
+    if blind is None or blind.difference.value is None:
+        return ""
+    said = _OUTCOMES.get(blind.outcome, blind.outcome)
+    return f", {_difference(blind)} by subject and prompt alone ({said})"
 
 
 def _difference(comparison: Comparison) -> str:

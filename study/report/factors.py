@@ -16,6 +16,7 @@ from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.registry import method_config_class, method_names
 
 PRIOR, TEXT_ENCODER, SCHEDULE = "with_prior_preservation", "train_text_encoder", "lr_scheduler"
+LENGTH = "length of training"  # whatever its currency
 # Fields that do nothing unless another field is on.
 NEEDS = {
     "prior_loss_weight": PRIOR,
@@ -127,7 +128,7 @@ def differing_fields(rows: Rows, first: str, second: str) -> list[str]:
         idle = is_idle(rows, first, field) and is_idle(rows, second, field)
         if field == SCHEDULE or idle or distinct(one[column]) == distinct(two[column]):
             continue
-        found.append("length of training" if field in _PLACES else field.replace("_", " "))
+        found.append(LENGTH if field in _PLACES else field.replace("_", " "))
     return list(dict.fromkeys(found))
 
 

@@ -108,16 +108,16 @@ def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison])
         return f"Only the untrained base model has results: {score}."
     if not rivals:
         return f"{best.arm} is the only trained arm with results: {score}."
-    if behind := [c.second for c in rivals if c.outcome == "worse"]:
+    if behind := [c.second for c in rivals if c.outcome == "worse" or c.trails]:
         where = f"is behind {listing(behind)} on the subjects that they have in common"
-        return (
-            f"{best.arm} has the highest mean ({score}), but {where}: missing runs decide the order of means."
-        )
+        return f"{best.arm} has the highest mean ({score}), but {where}: missing runs order the means."
     if not open_ and not equal:
         return f"{best.arm} is best: {score}. It is ahead of every other trained arm beyond chance."
     if not open_:
         rest = " and ahead of every other trained arm beyond chance" if len(equal) < len(rivals) else ""
-        return f"{best.arm} has the highest mean ({score}); it is equivalent to {listing(equal)}{rest}."
+        same = [c.second for c in rivals if not c.difference.value]
+        leads, it = (f"{listing([best.arm, *same])} share", best.arm) if same else (f"{best.arm} has", "it")
+        return f"{leads} the highest mean ({score}); {it} is equivalent to {listing(equal)}{rest}."
     if tied := [c.second for c in open_ if c.difference.value == 0]:
         names = listing([best.arm, *tied])
         return f"{names} share the highest mean ({score}), and nothing is decided between them: {_missing(open_)}."
@@ -232,7 +232,8 @@ def _rivals(analysis: Analysis) -> list[str]:
         found.append(f"Equivalent in {title} (within {margin_text(analysis)}) to {names}.")
     if undecided := by_outcome.get("not enough"):
         names = listing(_undecided(c) for c in undecided)
-        found.append(f"Lead in {title} that is not established, and what would decide it: over {names}.")
+        what = f"{'Difference' if any(c.trails for c in undecided) else 'Lead'} in {title} that is not established"
+        found.append(f"{what}, and what would decide it: over {names}.")
     return found
 
 

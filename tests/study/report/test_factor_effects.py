@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from study.report.analysis import analyse
+from study.report.caveats import warnings_of
 from study.report.comparisons import compare
 from study.report.factor_effects import effect_of
 from study.report.factor_tables import factor_effects_table, factor_words
@@ -108,10 +109,56 @@ def test_the_table_and_the_sentences_say_the_same() -> None:
     table = to_markdown(factor_effects_table(analysis))
     words = factor_words(analysis)
     assert len(words) == 3
-    assert "Prior preservation, yes minus no, over 4 pairs of arms that differ in nothing else: +" in words[1]
-    assert words[1].endswith("on 6 subjects (better).")
+    assert words[1].startswith(
+        "Prior preservation, yes minus no, over 4 pairs of arms that the study file sets apart in nothing else: +"
+    )
+    assert " on 6 subjects (better)" in words[1]
+    assert "each arm tuned by its own search" in words[1]
     assert "| Prior preservation | yes minus no | 4 |" in table
     assert not pd.isna(analysis.factor_effects[1].comparisons["quality"].p_holm)
     headline = judge(crossed(), analysis).headline
     assert "Over all arms: " in headline
     assert "prior preservation: yes is better than no (+0." in headline
+
+
+def test_the_headline_says_where_a_factor_hangs_on_the_class() -> None:
+    """Prior preservation may gain by the class that it keeps alone: then subject and prompt say something else."""
+    rows = crossed()
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0.4, 0.2, len(rows.frame))
+    blind = replace(rows, frame=rows.frame.assign(quality_subject_prompt=noise))
+    analysis = analyse(blind, QUICK)
+    effect = analysis.factor_effects[1]
+    assert effect.comparisons["quality"].outcome == "better"
+    assert effect.comparisons["quality_subject_prompt"].outcome == "not enough"
+    assert "; not decided by subject and prompt alone)" in judge(blind, analysis).headline
+    assert "by subject and prompt alone (not decided)" in factor_words(analysis)[1]
+    same = replace(rows, frame=rows.frame.assign(quality_subject_prompt=rows.frame["quality"]))
+    assert (
+        "by subject and prompt alone"
+        not in judge(same, analyse(same, QUICK)).headline.partition("Over all")[2]
+    )
+
+
+def test_a_reader_is_told_of_small_searches_and_of_two_families() -> None:
+    rows = crossed()
+    told = warnings_of(rows, analyse(rows, QUICK))
+    (small,) = [line for line in told if line.startswith("Searches were small: 2 trials each")]
+    assert "The default was chosen in " in small
+    assert f"{CROSSED[0].name} " in small
+    (families,) = [line for line in told if line.startswith("Pairs of arms and factors are two families.")]
+    assert "in at most 5 % of studies" in families
+    assert "in up to 10 %" in families
+    single = crossed(CROSSED[:7])
+    assert not any("two families" in line for line in warnings_of(single, analyse(single, QUICK)))
+
+
+def test_what_else_two_levels_differ_in_is_said() -> None:
+    rows = crossed()
+    prior = rows.frame["arm"].str.contains("-prior-")
+    rates = np.where(prior, 1e-4, 1e-5)
+    other = replace(rows, frame=rows.frame.assign(learning_rate=rates))
+    effects = {effect.factor: effect for effect in analyse(other, QUICK).factor_effects}
+    assert "learning rate" in effects["Prior preservation"].differs
+    assert "with prior preservation" not in effects["Prior preservation"].differs
+    assert "learning rate" not in effects["Schedule"].differs

@@ -103,6 +103,49 @@ def test_a_mean_that_is_highest_for_want_of_runs_is_not_called_best() -> None:
     assert "Worse in quality" in verdict.points[0]
 
 
+def test_a_lead_for_want_of_runs_is_none_where_nothing_is_decided() -> None:
+    """Behind by little wherever both have run, and ahead by its mean: that is neither a lead nor the best."""
+    arms = (Arm("lucky", "lora", gain=0.6), Arm("steady", "lora", gain=0.6), Arm("other", "lora", gain=0.6))
+    results = make_results(Study(arms=arms, trials=1, subjects=tuple("abcdef"), seeds=(1,)))
+    frame, rng = results.frame, np.random.default_rng(1)
+    easy = frame["subject"].isin(list("abc"))
+    noise = rng.normal(0, 0.1, len(frame))
+    frame = frame.assign(quality=np.where(easy, 0.8, 0.2) + noise)
+    both = frame[easy & (frame["phase"] == "confirm")].pivot(index="subject", columns="arm", values="quality")
+    shift = (both["lucky"] - both["steady"]).mean() + 0.03
+    frame.loc[frame["arm"] == "lucky", "quality"] -= shift
+    rows = prepare(replace(results, frame=frame[easy | (frame["arm"] != "lucky")]))
+    analysis = analyse(rows, QUICK)
+    assert analysis.best == "lucky"
+    (behind,) = (c for c in analysis.against_best if c.second == "steady")
+    assert behind.outcome == "not enough"
+    verdict = judge(rows, analysis)
+    assert "is behind" in verdict.headline
+    assert "steady" in verdict.headline
+    assert "Lead in quality" not in " ".join(verdict.points)
+    assert "Difference in quality that is not established" in " ".join(verdict.points)
+
+
+def test_arms_that_score_the_same_to_the_last_digit_share_the_lead_where_they_are_equivalent() -> None:
+    arms = tuple(Arm(name, "lora", gain=0.6) for name in ("a", "b"))
+    results = make_results(Study(arms=arms, trials=1, subjects=tuple("abcdef"), seeds=(1, 2)))
+    level = {subject: 0.3 + 0.05 * number for number, subject in enumerate("abcdef")}
+    rows = prepare(replace(results, frame=results.frame.assign(quality=results.frame["subject"].map(level))))
+    analysis = analyse(rows, QUICK)
+    assert [c.outcome for c in analysis.pairs] == ["equivalent"]
+    assert "a and b share the highest mean" in judge(rows, analysis).headline
+
+
+def test_runs_without_a_quality_are_told_of() -> None:
+    rows = prepare(edited(make_results(Study(failing=())), quality=0.5))
+    confirm = rows.frame["phase"] == "confirm"
+    first = rows.frame.index[confirm & (rows.frame["arm"] == rows.trained_arms[0])][0]
+    frame = rows.frame.assign(quality=rows.frame["quality"].where(rows.frame.index != first))
+    less = replace(rows, frame=frame)
+    told = judge(less, analyse(less, QUICK)).warnings
+    assert any(line.startswith("1 confirm run of") and "without a quality" in line for line in told)
+
+
 def test_shares_that_are_not_certain_are_not_shown_as_certain() -> None:
     assert [percent(x) for x in (None, 0.0, 0.001, 0.834, 0.9999, 1.0)] == [
         "--",
