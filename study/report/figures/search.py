@@ -143,9 +143,8 @@ def importance_figure(data: tuple[Importance, ...], styles: dict[str, ArmStyle])
                 ax.set_visible(False)
                 continue
             draw_importance(ax, known[k], styles[known[k].arm])
-            ax.set_title(
-                f"{styles[known[k].arm].label} ({known[k].count_text} trials)", loc="left", fontsize=7
-            )
+            # In few words: a title that is longer than its panel is cut off.
+            ax.set_title(f"{styles[known[k].arm].label} ({known[k].trials} trials)", loc="left", fontsize=7)
             if k + columns >= len(known):
                 ax.set_xlabel("Share of variance explained")
                 ax.tick_params(labelbottom=True)
