@@ -150,9 +150,13 @@ def default_choices(rows: Rows, chosen: Mapping[str, Mapping[str, Any]]) -> set[
     found = set()
     for arm in rows.trained_arms:
         defaults = default_trials(rows, arm)
-        own = [name for name in chosen if name == arm or name.startswith(f"{arm} (search ")]
-        found |= {name for name in own if chosen[name].get("trial") in defaults}
+        found |= {name for name in choices_of(arm, chosen) if chosen[name].get("trial") in defaults}
     return found
+
+
+def choices_of(arm: str, chosen: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns what the confirmed configurations of an arm are called: one for each of its searches."""
+    return [name for name in chosen if name == arm or name.startswith(f"{arm} (search ")]
 
 
 def chosen_configurations(rows: Rows) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from study.report.analysis import Analysis, ArmResult
-from study.report.budgets import Budget, default_choices
+from study.report.budgets import Budget, choices_of, default_choices
 from study.report.constraints import constraint_warnings
 from study.report.design import confirm_design
 from study.report.factors import factors_of
@@ -17,7 +17,6 @@ from study.statistics.power import MIN_SUBJECTS, OWN_SPREAD_FROM, typical_deviat
 from trainables.evaluation.checks import ENOUGH_IMAGES
 
 SMALL_SEARCH = 8  # trials; below it a search draws at random after the default
-FEWEST_OF_A_FAMILY = 2
 UNEVEN = 2.0  # times as many trials a dimension: what is still called alike
 CLOCK = (
     1.25  # seconds a step of the same configuration: the largest over the smallest that is still called alike
@@ -222,11 +221,7 @@ def _small_searches(rows: Rows, analysis: Analysis) -> list[str]:
         return []
     defaults, shares = default_choices(rows, analysis.chosen), []
     for budget in small:
-        own = [
-            name
-            for name in analysis.chosen
-            if name == budget.arm or name.startswith(f"{budget.arm} (search ")
-        ]
+        own = choices_of(budget.arm, analysis.chosen)
         shares.append((budget.arm, len(defaults.intersection(own)), len(own)))
     sizes = sorted({round(b.trials / b.searches) for b in small})
     trials = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -241,7 +236,7 @@ def _small_searches(rows: Rows, analysis: Analysis) -> list[str]:
 
 def _two_families(analysis: Analysis) -> list[str]:
     """Says what the families of pairs and of factors come to together."""
-    if not analysis.factor_effects or len(analysis.pairs) < FEWEST_OF_A_FAMILY:
+    if not analysis.factor_effects or len(analysis.pairs) < 2 or analysis.subjects < MIN_SUBJECTS:
         return []
     alpha = 1 - analysis.settings.level
     return [

@@ -149,6 +149,10 @@ def test_a_reader_is_told_of_small_searches_and_of_two_families() -> None:
     (families,) = [line for line in told if line.startswith("Pairs of arms and factors are two families.")]
     assert "in at most 5 % of studies" in families
     assert "in up to 10 %" in families
+    few = replace(rows, frame=rows.frame[rows.frame["subject"].isin(SUBJECTS[:2])])
+    assert not any(
+        "two families" in line for line in warnings_of(few, analyse(few, QUICK))
+    )  # nothing is tested
     single = crossed(CROSSED[:7])
     assert not any("two families" in line for line in warnings_of(single, analyse(single, QUICK)))
 
