@@ -6,10 +6,11 @@ Studies of known truth are drawn under several models of how runs vary, and judg
 
 Prints a Markdown table and exits 1 if a bar is missed. Most studies take the short way, from the subjects' means to
 verdicts (``study.statistics.paired.decide``); some of each kind go the whole way as well, from rows through
-``prepare``, ``analyse`` and ``judge``, and must come to the same numbers. Four models show what the statistics do not
-cover, and do not count (``--all-count``): confirm runs that rest on one search or two, seeds that are the same draw for
-every subject, and quality near its bound. Two thousand studies of each kind tell a share of 5 % to within 1 %: with so
-few a bar may be missed by chance.
+``prepare``, ``analyse`` and ``judge``, and must come to the same numbers. Beside five arms, eight of a crossed design
+are judged, whose factors share one level with the pairs of arms. Four models show what the statistics do not cover, and
+do not count (``--all-count``): confirm runs that rest on one search or two, seeds that are the same draw for every
+subject, and quality near its bound. Two thousand studies of each kind tell a share of 5 % to within 1 %: with so few a
+bar may be missed by chance.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from study.report.prepared import prepare
 from study.report.verdict import judge
 from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS, RUN_COLUMNS
 from study.results.frames import Results, frame_of, table_of
-from study.statistics.paired import Decisions, Floats, decide, t_interval
+from study.statistics.paired import Decisions, Floats, decide, shares_of, t_interval
 
 ARMS = 5
 COVERAGE = (0.93, 0.97)
@@ -97,6 +98,8 @@ class Cell:
         false_base: Studies that establish anything against the untrained base model where arms are the base plus noise;
             `ahead`: those that call an arm ahead of it.
         false_equivalent: Studies that call arms equivalent which differ by the margin.
+        crossed: Studies of a crossed design that establish any difference, of arms or of a factor, where there is none;
+            `crossed_equivalent`: those that call any arms or levels equivalent which differ by the margin.
         whole: Studies that went the whole way too, and came to something else.
     """
 
@@ -110,6 +113,8 @@ class Cell:
     false_base: float
     ahead: float
     false_equivalent: float
+    crossed: float
+    crossed_equivalent: float
     whole: tuple[str, ...] = ()
 
     def misses(self) -> list[str]:
@@ -126,15 +131,19 @@ class Cell:
                 ("false differences", self.false_pairs),
                 ("false verdicts against the base", self.false_base),
                 ("false equivalence", self.false_equivalent),
+                ("false differences of arms or factors", self.crossed),
+                ("false equivalence of arms or factors", self.crossed_equivalent),
             )
             if share > FALSE
         ]
         return found
 
 
-def draw(model: Model, studies: int, subjects: int, seeds: int, rng: np.random.Generator) -> Floats:
-    """Deviations of runs from the mean of their arm, shape ``(studies, ARMS, subjects, seeds)``."""
-    shape = (studies, ARMS, subjects, seeds)
+def draw(
+    model: Model, studies: int, subjects: int, seeds: int, rng: np.random.Generator, arms: int = ARMS
+) -> Floats:
+    """Deviations of runs from the mean of their arm, shape ``(studies, arms, subjects, seeds)``."""
+    shape = (studies, arms, subjects, seeds)
 
     def part(deviation: float, *axes: int) -> Floats:
         size = tuple(length if axis in axes else 1 for axis, length in enumerate(shape))
@@ -161,9 +170,32 @@ def of_pairs(runs: Floats) -> Decisions:
     return decide(means[:, list(first)] - means[:, list(second)], MARGIN)
 
 
+# A crossed design: what is trained, with prior preservation or without, and the schedule; and what each arm states.
+STATED = ("method", "with_prior_preservation", "lr_scheduler")
+CROSSED = tuple(product(("dreambooth", "lora"), (True, False), ("constant", "cosine")))
+CROSSED_PAIRS = tuple(combinations(range(len(CROSSED)), 2))
+# Of each factor, the arms' part in its effect: its first level minus its second.
+EFFECTS = np.array(
+    [
+        [1.0 if arm[factor] == CROSSED[0][factor] else -1.0 for arm in CROSSED]
+        for factor in range(len(CROSSED[0]))
+    ]
+) / (len(CROSSED) / 2)
+
+
+def of_crossed(runs: Floats) -> Decisions:
+    """Decides all pairs of arms of a crossed design, and its factors after them, which share one level."""
+    means = runs.mean(-1)
+    first, second = zip(*CROSSED_PAIRS, strict=True)
+    pairs = means[:, list(first)] - means[:, list(second)]
+    effects = np.einsum("fa,kas->kfs", EFFECTS, means)
+    shares = shares_of([len(CROSSED_PAIRS), len(EFFECTS)])
+    return decide(np.concatenate([pairs, effects], axis=1), MARGIN, weights=shares)
+
+
 def of_base(subject: Floats, prompt: Floats) -> Decisions:
-    """Decides every arm against the base model, which has 0 and 1 by construction."""
-    return decide(np.concatenate([subject.mean(-1), prompt.mean(-1) - 1], axis=1), MARGIN)
+    """Decides every arm against the base model, which has 0 and 1 by construction; nothing is equivalent to it."""
+    return decide(np.concatenate([subject.mean(-1), prompt.mean(-1) - 1], axis=1), None)
 
 
 def simulate(
@@ -178,6 +210,13 @@ def simulate(
     shift = np.where(np.arange(ARMS) % 2 == 0, 0.0, MARGIN)
     apart = np.array([shift[i] != shift[j] for i, j in PAIRS])
     moved = of_pairs(runs + shift[:, None, None])
+    eight = model.quality(draw(model, studies, subjects, seeds, rng, len(CROSSED)))
+    together = of_crossed(eight)
+    # Prior preservation makes a difference of exactly the margin, and nothing else does.
+    level = EFFECTS[1] * MARGIN
+    first, second = (list(arms) for arms in zip(*CROSSED_PAIRS, strict=True))
+    differ = np.concatenate([level[first] != level[second], np.arange(len(EFFECTS)) == 1])
+    moved_eight = of_crossed(eight + 2 * level[:, None, None])
     return Cell(
         model, subjects, seeds,
         differences=_share((pairs.low <= 0) & (pairs.high >= 0)),
@@ -187,10 +226,15 @@ def simulate(
         false_base=_share((base.p_holm < base.significance).any(-1)),
         ahead=_share(((base.p_holm < base.significance) & (base.mean > 0))[:, :ARMS].any(-1)),
         false_equivalent=_share((moved.equivalent & apart).any(-1)),
+        crossed=_share((together.p_holm < together.significance).any(-1)),
+        crossed_equivalent=_share((moved_eight.equivalent & differ).any(-1)),
         whole=tuple(
             problem
             for k in range(min(whole, studies))
-            for problem in whole_way(runs[k], subject[k], prompt[k], pairs, base, k)
+            for problem in (
+                *whole_way(runs[k], subject[k], prompt[k], pairs, base, k),
+                *crossed_whole_way(eight[k], together, k),
+            )
         ),
     )  # fmt: skip
 
@@ -203,9 +247,9 @@ def _share(hits: Any) -> float:
 
 
 def results_of(runs: Floats, subject: Floats, prompt: Floats) -> Results:
-    """The rows of one study, as ``study.results`` gives them; arrays of shape ``(ARMS, subjects, seeds)``."""
+    """The rows of one study, as ``study.results`` gives them; arrays of shape ``(arms, subjects, seeds)``."""
     rows = []
-    for arm in range(-1, ARMS):
+    for arm in range(-1, len(runs)):
         for s, r in np.ndindex(runs.shape[1:]):
             quality, *scaled = (
                 (0.0, 0.0, 1.0) if arm < 0 else (float(x[arm, s, r]) for x in (runs, subject, prompt))
@@ -233,11 +277,35 @@ def whole_way(
     return found + _unequal_means(analysis, runs, study)
 
 
+def crossed_results_of(runs: Floats) -> Results:
+    """The rows of one study of a crossed design, runs of shape ``(arms, subjects, seeds)``."""
+    results = results_of(runs, runs, np.ones_like(runs))
+    arms = {f"arm-{k}": dict(zip(STATED, arm, strict=True)) for k, arm in enumerate(CROSSED)}
+    trained = results.frame["arm"].isin(arms)
+    columns = {
+        name: results.frame["arm"].map({arm: stated[name] for arm, stated in arms.items()}) for name in STATED
+    }
+    methods = columns["method"].where(trained, results.frame["method"])
+    frame = results.frame.assign(method=methods, lr_scheduler=columns["lr_scheduler"])
+    return replace(
+        results, frame=frame, meta={"spec": {"arms": arms, "training": {"train_text_encoder": True}}}
+    )
+
+
+def crossed_whole_way(runs: Floats, decided: Decisions, study: int) -> list[str]:
+    """Judges one study of a crossed design from its rows, and says where that differs from the short way."""
+    analysis = analyse(prepare(crossed_results_of(runs)), Settings(resamples=200))
+    effects = [effect.comparisons[QUALITY] for effect in analysis.factor_effects]
+    return [f"crossed {problem}" for problem in _unequal((*analysis.pairs, *effects), decided, study)]
+
+
 def _unequal(family: Any, decided: Decisions, study: int) -> list[str]:
     one = Decisions(
         *(getattr(decided, name)[study] for name in list(Decisions.__dataclass_fields__)[:-1]),
         significance=decided.significance,
     )
+    if len(family) != one.p.size:
+        return [f"study {study}: {len(family)} comparisons instead of {one.p.size}"]
     found = []
     for k, c in enumerate(family):
         here = (c.difference.value, c.difference.low, c.difference.high, c.simultaneous.low, c.p, c.p_holm)
@@ -245,7 +313,7 @@ def _unequal(family: Any, decided: Decisions, study: int) -> list[str]:
         same = np.allclose(np.array(here, dtype=float), [x[k] for x in there], rtol=1e-9, atol=1e-12)
         if not same or c.outcome != outcome_of(one, k, c.measure):
             found.append(f"study {study}: {c.first} against {c.second} in {c.measure}")
-    return found if len(family) == one.p.size else [f"study {study}: {len(family)} comparisons"]
+    return found
 
 
 def _unequal_means(analysis: Analysis, runs: Floats, study: int) -> list[str]:
@@ -265,15 +333,16 @@ def _unequal_means(analysis: Analysis, runs: Floats, study: int) -> list[str]:
 def line(cell: Cell) -> str:
     """One row of the table."""
     shares = (cell.differences, cell.arms, cell.together, cell.false_pairs, cell.ahead, cell.false_base,
-              cell.false_equivalent)  # fmt: skip
+              cell.false_equivalent, cell.crossed, cell.crossed_equivalent)  # fmt: skip
     shown = " | ".join(f"{100 * share:.1f}" for share in shares)
     return f"| {cell.model.name} | {cell.subjects} | {cell.seeds} | {shown} | {'no' if cell.misses() else 'yes'} |"
 
 
 HEAD = (
     "| runs vary | subjects | seeds | coverage of differences | of means | simultaneous | false differences | "
-    "ahead of base | any against base | false equivalence | bars held |\n"
-    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"
+    "ahead of base | any against base | false equivalence | arms and factors: false differences | "
+    "false equivalence | bars held |\n"
+    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"
 )
 
 
@@ -288,7 +357,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all-count", action="store_true", help="apply the bars to what is not covered too")
     options = parser.parse_args(arguments)
     begun, spent = time.perf_counter(), time.process_time()
-    print(f"{options.studies} studies of each kind, {ARMS} arms; shares in %\n\n{HEAD}")
+    print(
+        f"{options.studies} studies of each kind, {ARMS} arms, and {len(CROSSED)} of a crossed design; shares in %"
+        f"\n\n{HEAD}"
+    )
     cells = []
     for number, model in enumerate(MODELS):
         for subjects in SUBJECTS:

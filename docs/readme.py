@@ -99,6 +99,7 @@ def _report(folder: str, figure: str, about: str) -> str:
         "subject_fidelity_scaled": ("subject", 1, 2),
         "prompt_fidelity_scaled": ("prompt", 1, 2),
         "class_kept": ("class kept", 1, 2),
+        "failed_images": ("failed images", 1, 2),
         "total_seconds": ("training with class images (s)", 1, 1),
         "total_flops": ("(TFLOP)", 1e12, 2),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from study.spec.crossing import crossed_in
 from trainables.methods.registry import BASE
 
 if TYPE_CHECKING:
@@ -14,8 +15,7 @@ WORTH_KNOWING = 0.2  # of quality; a study that finds only larger differences mi
 
 
 def trained_pairs(spec: StudySpec) -> int:
-    """Number of pairs of trained arms: the family over which the report adjusts."""
-
+    """Number of pairs of trained arms: a family over which the report adjusts."""
     count = sum(arm.method != BASE for arm in spec.arms.values())
     return count * (count - 1) // 2
 
@@ -24,11 +24,13 @@ def smallest_difference(spec: StudySpec) -> float:
     """Returns the difference in quality that is found with 80 % power; infinite with fewer than three subjects.
 
     For arms that differ between subjects and seeds as `study.statistics.power.typical_deviation` assumes, and for
-    the strictest step of Holm's adjustment over all pairs.
+    the strictest step of Holm's adjustment over all pairs, which share the 5 % with the factors that are crossed.
     """
-    from study.statistics.power import smallest_effect, typical_deviation
+    from study.statistics.paired import shares_of
+    from study.statistics.power import SIGNIFICANCE, smallest_effect, typical_deviation
 
-    effect = smallest_effect(len(spec.confirm.subjects or ()), 0.05 / max(1, trained_pairs(spec)))
+    share = shares_of([max(1, trained_pairs(spec)), len(crossed_in(spec))])[0]
+    effect = smallest_effect(len(spec.confirm.subjects or ()), SIGNIFICANCE * share)
     return effect * typical_deviation(len(spec.confirm.seeds))
 
 

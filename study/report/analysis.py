@@ -12,8 +12,15 @@ import pandas as pd
 
 from study.report.budgets import Budget, Exclusion, budget_of, chosen_configurations, find_exclusions
 from study.report.choice import Choice, compare_choices
-from study.report.comparisons import MARGIN, Comparison, Settings, compare, planning_deviation
-from study.report.factor_effects import FactorEffect, factor_effects
+from study.report.comparisons import (
+    MARGIN,
+    Comparison,
+    Settings,
+    compare,
+    compare_families,
+    planning_deviation,
+)
+from study.report.factor_effects import FactorEffect, crossed_arms, effect_of, factor_effects
 from study.report.factors import differing_fields
 from study.report.measures import (
     ALL,
@@ -27,9 +34,10 @@ from study.report.measures import (
     TUNED_SECONDS,
     measure,
 )
-from study.report.pairing import Contrast, Values, values_of
+from study.report.pairing import Values, values_of
 from study.report.prepared import Rows, distinct, section, value_or_none
 from study.report.ranking import Standing, standings
+from study.spec.crossing import Crossed
 from study.statistics.paired import Estimate, estimate_of, iqm
 from study.statistics.power import MIN_SUBJECTS, smallest_effect
 from trainables.evaluation.metrics_table import QUALITY
@@ -101,14 +109,15 @@ class Analysis:
         axes: The measures behind it that are known: subject, prompt (scaled where they are) and class kept.
         cost: The time that counts: training with class images, or training alone where class images are unknown.
         choice: The ranking under quality and under subject and prompt alone; None where one of them is unknown.
-        pairs_subject_prompt: All pairs of trained arms by subject and prompt alone, a family of its own.
+        pairs_subject_prompt: All pairs of trained arms by subject and prompt alone, likewise.
         margin: Differences of the primary measure within it count as equivalent.
         best: The arm with the highest mean; the base model only where nothing else has a result.
-        pairs: All pairs of trained arms, one family of Holm's adjustment, from which every verdict is read off.
+        pairs: All pairs of trained arms, from which every verdict is read off: Holm's adjustment over all of them, who
+            share its level with `factor_effects` where there are any.
         against_base: Every trained arm against the untrained model, in subject and in prompt fidelity: a family of
             its own.
         standings: How stable the order of the trained arms is.
-        factor_effects: What each crossed factor does, over all arms; a family of its own.
+        factor_effects: What each crossed factor does, over all arms.
         detectable: Smallest difference that a study of this size finds with 80 % power, for the spread that it saw.
     """
 
@@ -134,7 +143,7 @@ class Analysis:
     @property
     def flops(self) -> str:
         """The FLOPs that count beside `cost`: with class images, or training alone where those are unknown."""
-        return TOTAL_FLOPS if self.cost == TOTAL_SECONDS else "train_flops"
+        return _flops_beside(self.cost)
 
     @property
     def subjects(self) -> int:
@@ -157,6 +166,10 @@ class Analysis:
         )
 
 
+def _flops_beside(cost: str) -> str:
+    return TOTAL_FLOPS if cost == TOTAL_SECONDS else "train_flops"
+
+
 def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
     """Computes the comparison. The search's own scores never enter it."""
     # Few columns: selecting rows of a wide frame is slow.
@@ -175,14 +188,22 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
     margin = settings.margin if settings.margin is not None else margin_of(rows)
     known = {name for name in ALL if any(result.estimates[name].value is not None for result in arms)}
     axes = (*(SCALED if known >= set(SCALED) else FIDELITIES), *({CLASS_KEPT} & known))
-    contrasts = [tables[primary].contrast(first, second) for first, second in combinations(names, 2)]
-    pairs = compare(contrasts, margin if primary == QUALITY else None, settings)  # the margin is in quality
-    both = tables[SUBJECT_PROMPT]
-    ranked_twice = primary == QUALITY and len(both.arms) > 0  # unknown in older data
-    others = [both.contrast(*pair) for pair in combinations(names, 2)] if ranked_twice else []
-    blind = compare(others, margin, settings)
+    crossed = crossed_arms(rows, tables[primary].arms)
+    in_quality = margin if primary == QUALITY else None  # the margin is one of quality
+    pairs, effects = _pairs_and_effects(tables[primary], names, crossed, in_quality, settings)
+    compared: dict[str, tuple[Comparison, ...]] = {primary: effects}
+    blind: tuple[Comparison, ...] = ()
+    if primary == QUALITY and tables[SUBJECT_PROMPT].arms:  # unknown in older data
+        blind, compared[SUBJECT_PROMPT] = _pairs_and_effects(
+            tables[SUBJECT_PROMPT], names, crossed, margin, settings
+        )
     paid = any(result.estimates[TOTAL_SECONDS].value is not None for result in trained)
     cost = TOTAL_SECONDS if paid else "train_seconds"
+    compared |= {
+        name: compare([effect_of(tables[name], one) for one in crossed], None, settings)
+        for name in (*axes, cost, _flops_beside(cost))
+        if tables[name].arms and name not in compared
+    }
     choice = compare_choices({result.arm: result.estimates for result in trained}, pairs, blind)
     return Analysis(
         settings=settings,
@@ -197,19 +218,26 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
         pairs_subject_prompt=blind,
         against_base=_against_base(tables, scored, settings),
         standings=standings(tables[primary], tables[cost], _search_seconds(budgets, cost), names, settings),
-        detectable=_detectable(contrasts, pairs, settings),
+        detectable=_detectable(tables[primary], pairs),
         schedules=_schedules(rows, tables, pairs, (primary, *axes), settings),
-        factor_effects=factor_effects(
-            rows,
-            tables,
-            (primary, *([SUBJECT_PROMPT] if ranked_twice else []), *axes),
-            margin if primary == QUALITY else None,
-            settings,
-        ),
+        factor_effects=factor_effects(rows, crossed, compared),
         budgets=budgets,
         exclusions=find_exclusions(rows),
         chosen=chosen_configurations(rows),
     )
+
+
+def _pairs_and_effects(
+    values: Values,
+    arms: Sequence[str],
+    crossed: Sequence[Crossed],
+    margin: float | None,
+    settings: Settings,
+) -> tuple[tuple[Comparison, ...], tuple[Comparison, ...]]:
+    """All pairs of arms, and what the factors do, in one measure: two families that share one level."""
+    pairs = [values.contrast(*pair) for pair in combinations(arms, 2)]
+    found, effects = compare_families([pairs, [effect_of(values, one) for one in crossed]], margin, settings)
+    return found, effects
 
 
 def margin_of(rows: Rows) -> float:
@@ -287,15 +315,13 @@ def _against_base(
     return compare(contrasts, None, settings)
 
 
-def _detectable(
-    contrasts: Sequence[Contrast], pairs: Sequence[Comparison], settings: Settings
-) -> float | None:
+def _detectable(values: Values, pairs: Sequence[Comparison]) -> float | None:
     """Smallest difference found with 80 % power by as many subjects, with the spread over subjects that was seen."""
     subjects = max((c.difference.n_subjects for c in pairs), default=0)
-    spread = planning_deviation([c.units for c in contrasts]) if contrasts else None
+    spread = planning_deviation([values.contrast(c.first, c.second).units for c in pairs]) if pairs else None
     if not spread or subjects < MIN_SUBJECTS:
         return None
-    return spread * smallest_effect(subjects, settings.significance / len(pairs))
+    return spread * smallest_effect(subjects, pairs[0].alpha)
 
 
 def paired(confirm: pd.DataFrame, first: str, second: str, name: str) -> tuple[float, ...]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
 import pandas as pd
 
 from study.report.analysis import Analysis, ArmResult
@@ -11,12 +15,13 @@ from study.report.design import confirm_design
 from study.report.factors import factors_of
 from study.report.formatting import fixed, listing, number, plural
 from study.report.measures import QUALITY, measure
-from study.report.prepared import Rows
+from study.report.prepared import Rows, section
 from study.report.searches import repeats_of, search_warnings
 from study.statistics.power import MIN_SUBJECTS, OWN_SPREAD_FROM, typical_deviation
 from trainables.evaluation.checks import ENOUGH_IMAGES
 
 SMALL_SEARCH = 8  # trials; below it a search draws at random after the default
+EDGE = 0.95  # of the budget: a length that is as long as it may be
 UNEVEN = 2.0  # times as many trials a dimension: what is still called alike
 CLOCK = (
     1.25  # seconds a step of the same configuration: the largest over the smallest that is still called alike
@@ -44,6 +49,7 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
     found += uneven_dimensions(analysis.budgets)
     found += search_warnings(rows)
     found += _small_searches(rows, analysis)
+    found += _at_the_edge(rows, analysis)
     found += constraint_warnings(rows)
     found += _incomplete(analysis)
     uneven = {result.n for result in analysis.arms if result.n and not result.is_base}
@@ -52,7 +58,6 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
             "Arms have different numbers of complete confirm runs; paired comparisons use common pairs only."
         )
     found += _reckoned(analysis)
-    found += _two_families(analysis)
     found += _shared_searches(rows, best)
     found += _mixed_factors(rows, analysis)
     found += _few_images(rows)
@@ -234,13 +239,33 @@ def _small_searches(rows: Rows, analysis: Analysis) -> list[str]:
     ]
 
 
-def _two_families(analysis: Analysis) -> list[str]:
-    """Says what the families of pairs and of factors come to together."""
-    if not analysis.factor_effects or len(analysis.pairs) < 2 or analysis.subjects < MIN_SUBJECTS:
+def _at_the_edge(rows: Rows, analysis: Analysis) -> list[str]:
+    """Says which arms were tuned to the end of the budget: what they would do with more is not known."""
+    budget = section(rows.meta, "spec", "budget")
+    if not budget.get("tuned_from"):
         return []
-    alpha = 1 - analysis.settings.level
+    taken: dict[str, list[float]] = {}
+    for arm in rows.trained_arms:
+        lengths = [_share(analysis.chosen[name], budget) for name in choices_of(arm, analysis.chosen)]
+        if lengths and None not in lengths:
+            taken[arm] = [share for share in lengths if share is not None]
+    edge = {arm: own for arm, own in taken.items() if median(own) >= EDGE}
+    if not edge or len(edge) == len(taken):
+        return []
+    told = listing(f"{arm} in {sum(s >= EDGE for s in own)} of {len(own)}" for arm, own in edge.items())
     return [
-        f"Pairs of arms and factors are two families. Each by itself shows a false difference in at most "
-        f"{100 * alpha:.0f} % of studies in which nothing differs; the headline, which speaks of both, in up to "
-        f"{200 * alpha:.0f} %."
+        f"Most searches of some arms chose to train for (nearly) as long as the budget allows: {told}. With a larger "
+        "budget these arms may gain more than the others."
     ]
+
+
+def _share(chosen: Mapping[str, Any], budget: Mapping[str, Any]) -> float | None:
+    """What a chosen configuration takes of the budget; None where its length was not tuned."""
+    share, steps, most = (
+        chosen.get("budget_share"),
+        chosen.get("max_train_steps"),
+        budget.get("max_train_steps"),
+    )
+    if isinstance(share, int | float):
+        return float(share)
+    return float(steps) / float(most) if most and isinstance(steps, int | float) else None

@@ -23,10 +23,10 @@ from study.statistics.paired import (
     decide,
     effect_size,
     moments,
+    shares_of,
 )
-from study.statistics.power import OWN_SPREAD_FROM, subjects_to_decide, typical_deviation
+from study.statistics.power import OWN_SPREAD_FROM, SIGNIFICANCE, subjects_to_decide, typical_deviation
 
-SIGNIFICANCE = 0.05
 MARGIN = 0.05  # of quality; the default of `report.margin`
 ROUNDING = 1e-12  # of means of the same numbers in another order
 Outcome = Literal["better", "worse", "different", "equivalent", "not enough"]
@@ -68,14 +68,16 @@ class Comparison:
 
     Attributes:
         difference: Mean over subjects of the paired differences, Student's interval; `difference.n` counts pairs.
-        simultaneous: The same with the interval that holds together with those of the whole family (Bonferroni).
+        simultaneous: The same with the interval that holds together with those of all that share its level
+            (Bonferroni).
         check: The same with a bootstrap-t interval over subjects, from five subjects on.
-        p, p_holm: Two-sided t test over subjects, and adjusted over the family.
-        p_equivalent: Of "the difference is at least the margin", adjusted over the family; None without a margin.
+        p, p_holm: Two-sided t test over subjects, and adjusted over all that share its level.
+        p_equivalent: Of "the difference is at least the margin", adjusted likewise; None without a margin.
         effect: Difference in standard deviations of the subjects' differences.
         improvement: Chance that a run of the first is better than one of the second on the same subject.
         outcome: The verdict on the first; "better" and "worse" follow the direction of the measure,
             "different" stands in their place where it has none.
+        alpha: Level at which it is tested at the strictest step: what all together have, times its share.
         needed: What would decide it where that is "not enough"; None where it is decided, or nothing is known.
     """
 
@@ -91,6 +93,7 @@ class Comparison:
     effect: Estimate
     improvement: Estimate
     outcome: Outcome
+    alpha: float
     needed: Needed | None
 
     @property
@@ -138,25 +141,49 @@ def _negative(estimate: Estimate) -> Estimate:
 def compare(
     contrasts: Sequence[Contrast], margin: float | None, settings: Settings
 ) -> tuple[Comparison, ...]:
-    """Compares pairs of arms as one family: adjustments are over all of them.
+    """Compares pairs of arms as one family: adjustments are over all of them. Arguments: see `compare_families`."""
+    return compare_families([contrasts], margin, settings)[0]
+
+
+def compare_families(
+    families: Sequence[Sequence[Contrast]], margin: float | None, settings: Settings
+) -> list[tuple[Comparison, ...]]:
+    """Compares several families of questions under one level, shared out by `study.statistics.paired.shares_of`.
 
     Args:
-        contrasts: The family, in any measures.
+        families: Contrasts, in any measures.
         margin: Differences within it are equivalent; None: equivalence is not asked.
+
+    Returns:
+        The comparisons of each family.
     """
+    contrasts = [contrast for family in families for contrast in family]
     if not contrasts:
-        return ()
+        return [() for _ in families]
     width = max(c.units.size for c in contrasts)
     units = np.full((len(contrasts), width), np.nan)
     for row, contrast in zip(units, contrasts, strict=True):
         row[: contrast.units.size] = contrast.units
-    found = decide(units, margin, level=settings.level, significance=settings.significance)
-    names = np.array([contrast.measure for contrast in contrasts])
-    spreads = {name: planning_deviation(units[names == name]) for name in dict.fromkeys(names.tolist())}
-    return tuple(
-        _comparison(contrast, k, found, margin, spreads[contrast.measure], settings)
-        for k, contrast in enumerate(contrasts)
-    )
+    shares = shares_of([len(family) for family in families])
+    found = decide(units, margin, weights=shares, level=settings.level, significance=settings.significance)
+    told, begin = [], 0
+    for family in families:
+        own = range(begin, begin + len(family))
+        begin += len(family)
+        names = np.array([contrasts[k].measure for k in own])
+        spreads = {
+            name: planning_deviation(units[list(own)][names == name])
+            for name in dict.fromkeys(names.tolist())
+        }
+        told.append(
+            tuple(
+                _comparison(
+                    contrasts[k], k, found, margin, spreads[contrasts[k].measure], float(shares[k]), settings
+                )
+                for k in own
+            )
+        )
+    return told
 
 
 def planning_deviation(units: ArrayLike) -> float | None:
@@ -175,9 +202,11 @@ def _comparison(
     found: Decisions,
     margin: float | None,
     spread: float | None,
+    share: float,
     settings: Settings,
 ) -> Comparison:
     subjects = int(np.isfinite(contrast.units).sum())
+    alpha = settings.significance * share
 
     def known(array: np.ndarray) -> float | None:
         return float(array[k]) if math.isfinite(array[k]) else None
@@ -201,9 +230,8 @@ def _comparison(
         effect=effect_size(contrast.units, level=settings.level),
         improvement=chance_interval(contrast.chances, contrast.pairs, level=settings.level),
         outcome=outcome,
-        needed=None
-        if outcome != "not enough"
-        else _needed(contrast, margin, spread, settings.significance / found.p.size),
+        alpha=alpha,
+        needed=None if outcome != "not enough" else _needed(contrast, margin, spread, alpha),
     )
 
 

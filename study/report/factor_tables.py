@@ -7,7 +7,15 @@ from study.report.comparisons import Comparison
 from study.report.factor_effects import FactorEffect
 from study.report.formatting import listing, plural
 from study.report.measures import SUBJECT_PROMPT, measure
-from study.report.results_tables import Pair, difference_columns, needed_column, p_values, signed, texts
+from study.report.results_tables import (
+    Pair,
+    difference_columns,
+    needed_column,
+    p_values,
+    signed,
+    simultaneous_column,
+    texts,
+)
 from study.report.tables import Table, assemble
 
 _OUTCOMES = {"not enough": "not decided"}
@@ -24,6 +32,8 @@ def factor_effects_table(analysis: Analysis) -> Table:
     ]
     for name in effects[0].comparisons:
         columns += difference_columns([effect.comparisons[name] for effect in effects], name)
+        if name == analysis.primary:
+            columns.append(simultaneous_column(primary))
     columns += [
         p_values("p", "p", [c.p for c in primary]),
         p_values("p_holm", "p (Holm)", [c.p_holm for c in primary]),
@@ -34,9 +44,10 @@ def factor_effects_table(analysis: Analysis) -> Table:
         "For each subject the mean difference of all pairs of arms that differ in this factor and in nothing else that "
         "the study file states; every arm was tuned by its own search, so that they may differ in what was searched, "
         "and in defaults that are others beside another level. Student's interval and t test over subjects, "
-        f"Holm's adjustment over the factors for {measure(analysis.primary).title.lower()}: a family of its own beside "
-        "that of all pairs of arms, since the factors follow from the study file and not from results. A factor may "
-        "act otherwise beside another level of the other factors: see the pairs."
+        f"Holm's adjustment for {measure(analysis.primary).title.lower()}: factors and pairs of arms share one level, "
+        "half of it each, and what one half does not need goes to the other; simultaneous: the interval that holds "
+        "together with those of all factors and pairs (Bonferroni). A factor may act otherwise beside another "
+        "level of the other factors: see the pairs."
     )
     return assemble("factor-effects", "What each factor does, over all arms.", columns, (note,))
 

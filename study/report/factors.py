@@ -10,12 +10,12 @@ from search_spaces.schema import SearchSpace
 from study.report.formatting import listing
 from study.report.prepared import Rows, distinct, section
 from study.results.columns import PARAM_PREFIX
+from study.spec.crossing import ON_ADAPTERS, PRIOR, SCHEDULE, TEXT_ENCODER, UNKNOWN, what_is_trained
 from study.spec.sections import Arm, Budget, arm_space, method_defaults
 from trainables.config.fields import EMBEDDED, ModelConfig
 from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.registry import method_config_class, method_names
 
-PRIOR, TEXT_ENCODER, SCHEDULE = "with_prior_preservation", "train_text_encoder", "lr_scheduler"
 LENGTH = "length of training"  # whatever its currency
 # Fields that do nothing unless another field is on.
 NEEDS = {
@@ -26,13 +26,6 @@ NEEDS = {
     "text_encoder_learning_rate": TEXT_ENCODER,
     "text_encoder_target_modules": TEXT_ENCODER,
 }
-# What of a model a method trains; `lora` and `dreambooth_lora` are one method with other defaults.
-_TRAINS = {
-    "dreambooth": "all weights",
-    "hypernetwork": "networks before keys and values",
-    "textual_inversion": "embeddings of a new word",
-}
-_ON_ADAPTERS = ("lora", "dreambooth_lora")
 _PLACES = ("trial", "max_train_steps", "max_train_flops", "max_train_seconds", "budget_share")
 
 
@@ -69,14 +62,16 @@ def factors_of(rows: Rows) -> tuple[Factors, ...]:
 
 
 def _trains(rows: Rows, arm: str, method: str) -> str:
-    if method not in _ON_ADAPTERS:
-        return _TRAINS.get(method, method)
+    if method not in ON_ADAPTERS:
+        return what_is_trained(method, "")
     kinds = settings_of(rows, arm, "adapter") or ["lora"]  # of records that say nothing: there was one kind
-    return f"an adapter ({listing(KINDS[kind].title if kind in KINDS else str(kind) for kind in kinds)})"
+    return what_is_trained(
+        method, listing(KINDS[kind].title if kind in KINDS else str(kind) for kind in kinds)
+    )
 
 
 def _words(values: list[Any]) -> str:
-    return listing({True: "yes", False: "no"}.get(value, str(value)) for value in values) or "--"
+    return listing({True: "yes", False: "no"}.get(value, str(value)) for value in values) or UNKNOWN
 
 
 def settings_of(rows: Rows, arm: str, field: str) -> list[Any]:

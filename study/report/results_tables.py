@@ -205,7 +205,8 @@ def difference_columns(comparisons: Sequence[Comparison], name: str) -> list[Pai
     scale = scale_for(about.unit, [max(limits, default=None)])
     score = not name or name in SCORES
     decimals = score_decimals(estimates) if score else common_decimals(estimates, scale)
-    key, title = f"{name}_difference".lstrip("_"), f"Δ {about.title.lower()}".strip()
+    plain = about.title if about.title[:2].isupper() else about.title[:1].lower() + about.title[1:]  # "FLOPs"
+    key, title = f"{name}_difference".lstrip("_"), f"Δ {plain}".strip()
     return [
         (
             Column(key, title, scale.unit, numeric=True, has_interval=True),
@@ -235,16 +236,22 @@ def comparison_table(
         *([texts("measure", "Measure", [_TITLES.get(n, measure(n).title) for n in names])] if several else []),
         counts("subjects", "subjects", [c.difference.n_subjects for c in comparisons]),
         *difference_columns(comparisons, QUALITY if not names else "" if several else names[0]),
-        (
-            Column("simultaneous", "simultaneous", numeric=True, has_interval=True),
-            _interval_cells([c.simultaneous for c in comparisons], score=set(names) <= SCORES),
-        ),
+        simultaneous_column(comparisons),
         p_values("p", "p", [c.p for c in comparisons]),
         p_values("p_holm", "p (Holm)", [c.p_holm for c in comparisons]),
         texts("verdict", "Verdict", [c.outcome for c in comparisons]),
         needed_column(comparisons),
     ]  # fmt: skip
     return assemble(key, caption, columns, notes)
+
+
+def simultaneous_column(comparisons: Sequence[Comparison]) -> Pair:
+    """The intervals that hold all together."""
+    score = {c.measure for c in comparisons} <= SCORES
+    return (
+        Column("simultaneous", "simultaneous", numeric=True, has_interval=True),
+        _interval_cells([c.simultaneous for c in comparisons], score=score),
+    )
 
 
 def _arms_of(comparisons: Sequence[Comparison]) -> list[Pair]:
@@ -344,11 +351,13 @@ def _chance_cell(chance: Estimate) -> Cell:
 
 def test_note(analysis: Analysis) -> str:
     """How the comparisons of all pairs are to be read."""
+    beside = " and factors" if analysis.factor_effects else ""
+    shared = " and the factors, half of the level each" if analysis.factor_effects else ""
     return (
         "Differences of runs with the same subject and seed, averaged within each subject. Interval beside the "
-        "difference: Student's, of this pair alone; simultaneous: for all pairs together (Bonferroni). p: two-sided "
-        "paired t test over subjects; Holm's adjustment over all pairs of trained arms. Verdict: better or worse if "
-        f"the adjusted p is below 0.05, equivalent if the difference is shown to lie within "
+        f"difference: Student's, of this pair alone; simultaneous: for all pairs{beside} together (Bonferroni). p: "
+        f"two-sided paired t test over subjects; Holm's adjustment over all pairs of trained arms{shared}. Verdict: "
+        f"better or worse if the adjusted p is below 0.05, equivalent if the difference is shown to lie within "
         f"±{analysis.margin:g}; not enough: neither is shown. To decide: number of subjects that would show one of "
         f"them with 80 % power, for the difference as it was seen and {spread_words(analysis)}; above 20 rounded. At "
         "least so many (≥): a difference that stands out is too large on average."

@@ -188,11 +188,12 @@ def _missing(undecided: Sequence[Comparison]) -> str:
     ordered = sorted(known, key=lambda needed: needed.subjects or MOST_SUBJECTS + 1)
     easiest, hardest = ordered[0], ordered[-1]
     if easiest.subjects is None:
-        return f"{text}; to decide takes {needed_text(easiest)}"
+        return f"{text}; to decide a pair takes {needed_text(easiest)}"
     low = str(about(easiest.subjects))
     high = f"more than {MOST_SUBJECTS:,}" if hardest.subjects is None else str(about(hardest.subjects))
     span = low if low == high else f"{low} to {high}"
-    text += f"; to decide takes {_least(easiest)}about {span} subjects"
+    one = "to decide it" if len(known) == 1 else "to decide a single pair"
+    text += f"; {one} takes {_least(easiest)}about {span} subjects"
     if seen < OWN_SPREAD_FROM and undecided[0].measure == QUALITY:
         text += " (if they vary as usual)"
     why = ", since a lead that was picked as the largest is too large on average"

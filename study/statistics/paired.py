@@ -144,23 +144,33 @@ def equivalence_test(units: ArrayLike, margin: float) -> Floats:
     return _one_sided(margin - np.abs(mean), deviation, count)
 
 
-def holm(p_values: ArrayLike) -> Floats:
-    """Holm's step-down adjustment (1979) along the last axis; NaN stays NaN and is not counted."""
+def holm(p_values: ArrayLike, weights: ArrayLike | None = None) -> Floats:
+    """Holm's step-down adjustment (1979) along the last axis; NaN stays NaN and is not counted.
+
+    Args:
+        weights: Shares of the level, above 0, shape ``(comparisons,)``: the weighted procedure of the same paper
+            (section 3), in which what is rejected leaves its share to the others. None: equal shares.
+    """
     p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p, axis=-1, kind="stable")  # NaN last
-    left = np.isfinite(p).sum(-1, keepdims=True) - np.arange(p.shape[-1])
-    stepped = np.maximum.accumulate(np.minimum(1.0, np.take_along_axis(p, order, -1) * left), axis=-1)
+    shares = np.broadcast_to(1.0 if weights is None else np.asarray(weights, dtype=float), p.shape)
+    order = np.argsort(p / shares, axis=-1, kind="stable")  # NaN last
+    ordered, own = (np.take_along_axis(array, order, -1) for array in (p, shares))
+    counted = np.where(np.isfinite(ordered), own, 0.0)
+    left = np.flip(
+        np.cumsum(np.flip(counted, -1), axis=-1), -1
+    )  # the shares of this one and of those that follow
+    stepped = np.maximum.accumulate(np.minimum(1.0, ordered * left / own), axis=-1)
     adjusted = np.empty_like(p)
     np.put_along_axis(adjusted, order, stepped, -1)
     return adjusted
 
 
-# ------------------------------------------------------------------ one family of comparisons
+# ------------------------------------------------------------------ comparisons that share one level
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What a family of comparisons comes to; arrays of shape ``(..., comparisons)``, NaN where nothing can be said.
+    """What comparisons that share one level come to: arrays of shape ``(..., comparisons)``, NaN where it is unknown.
 
     Attributes:
         mean, low, high: Mean difference over subjects with its own 95 % interval.
@@ -192,17 +202,47 @@ class Decisions:
 
 
 def decide(
-    units: ArrayLike, margin: float | None, *, level: float = LEVEL, significance: float = 1 - LEVEL
+    units: ArrayLike,
+    margin: float | None,
+    *,
+    weights: ArrayLike | None = None,
+    level: float = LEVEL,
+    significance: float = 1 - LEVEL,
 ) -> Decisions:
-    """Decides a family of comparisons from the subjects' differences, shape ``(..., comparisons, subjects)``."""
+    """Decides comparisons that share one level from the subjects' differences, shape ``(..., comparisons, subjects)``.
+
+    Args:
+        margin: Differences within it are equivalent; None: equivalence is not asked.
+        weights: Shares of the level, see `holm` and `shares_of`; None: equal shares.
+    """
     array = np.asarray(units, dtype=float)
     _, mean, _ = moments(array)
     p = t_test(array)
-    size = np.maximum(1, np.isfinite(p).sum(-1, keepdims=True))
+    shares = np.broadcast_to(1.0 if weights is None else np.asarray(weights, dtype=float), p.shape)
+    total = np.where(np.isfinite(p), shares, 0.0).sum(-1, keepdims=True)
+    alone = np.divide(shares, total, out=np.ones_like(p), where=total > 0)
     low, high = t_interval(array, level)
-    family_low, family_high = t_interval(array, 1 - (1 - level) / size)
-    inside = np.full_like(p, np.nan) if margin is None else holm(equivalence_test(array, margin))
-    return Decisions(mean, low, high, family_low, family_high, p, holm(p), inside, significance)
+    family_low, family_high = t_interval(array, 1 - (1 - level) * alone)
+    inside = np.full_like(p, np.nan) if margin is None else holm(equivalence_test(array, margin), shares)
+    return Decisions(mean, low, high, family_low, family_high, p, holm(p, shares), inside, significance)
+
+
+def shares_of(sizes: Sequence[int]) -> Floats:
+    """Shares of one level for several families of questions: equal parts for the families, and within each of them.
+
+    Few questions that a study was built to ask are so not drowned by many that it can also answer, and all of them
+    together are false no more often than one family by itself.
+
+    Args:
+        sizes: Questions in each family; a family without any takes no part.
+
+    Returns:
+        The shares, shape ``(sum of sizes,)``, sum 1; empty without questions.
+    """
+    asked = [size for size in sizes if size]
+    return (
+        np.concatenate([np.full(size, 1 / (len(asked) * size)) for size in asked]) if asked else np.empty(0)
+    )
 
 
 # ------------------------------------------------------------------ beside the tests

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+SIGNIFICANCE = 0.05  # of all questions that share one level
 POWER = 0.8
 MIN_SUBJECTS = 3  # below, a Student's interval is so wide (two: 13 standard errors) that it says nothing
 MOST_SUBJECTS = 1_000  # where the search for a number of subjects ends

@@ -171,10 +171,12 @@ def differences_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyl
         draw_forest(canvas.subplots(), data, styles, label, analysis.margin)
         return canvas
 
+    beside = " and factors" if analysis.factor_effects else ""
     return Figure(
         "differences",
         f"{title} of {best} minus that of every other trained arm on the same subject and seed: mean over "
-        f"subjects{_bars(known, 'of the pair (thick) and of all pairs together (thin)')}, single pairs (small dots)."
+        f"subjects{_bars(known, f'of the pair (thick) and of all pairs{beside} together (thin)')}, single pairs "
+        "(small dots)."
         f"{_verdict_marks(known, ' (Holm-adjusted p < 0.05)')}",
         "Forest plot of paired differences between the arm with the highest mean and the others.",
         draw,

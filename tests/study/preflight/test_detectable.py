@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,10 @@ from study.statistics.power import (
 NAMES = [f"{kind}-{k}" for kind in ("cat", "dog", "bird") for k in (1, 2, 3)]
 
 
-def design(subjects: int, seeds: int = 2, arms: int = 2, **more: object) -> StudySpec:
-    rates = {f"lora-{k}": {"method": "lora", "learning_rate": 1e-4 * (k + 1)} for k in range(arms)}
+def design(
+    subjects: int, seeds: int = 2, arms: int = 2, stated: dict[str, Any] | None = None, **more: object
+) -> StudySpec:
+    rates = stated or {f"lora-{k}": {"method": "lora", "learning_rate": 1e-4 * (k + 1)} for k in range(arms)}
     return StudySpec.model_validate(
         {
             "name": "s",
@@ -103,6 +106,19 @@ def test_more_subjects_find_smaller_differences() -> None:
     assert found[3] == pytest.approx(smallest_effect(9) * typical_deviation(2))
     assert smallest_difference(design(9, arms=4)) > found[3]  # six pairs share the 5 %
     assert trained_pairs(design(9, arms=4)) == 6
+
+
+def test_crossed_factors_take_half_of_the_level() -> None:
+    arms: dict[str, Any] = {
+        f"{method}-{prior}": {"method": method, "with_prior_preservation": prior, "train_text_encoder": True}
+        for method in ("lora", "dreambooth")
+        for prior in (True, False)
+    }
+    found = smallest_difference(design(9, stated=arms))
+    assert found == pytest.approx(smallest_effect(9, 0.05 / 12) * typical_deviation(2))
+    arms["lora-True"] |= {"learning_rate": 1e-3}  # no longer set apart by a factor alone
+    found = smallest_difference(design(9, stated=arms))
+    assert found == pytest.approx(smallest_effect(9, 0.05 / 6) * typical_deviation(2))
 
 
 def test_typical_spread_shrinks_with_seeds_but_not_below_that_of_subjects() -> None:

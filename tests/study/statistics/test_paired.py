@@ -24,6 +24,7 @@ from study.statistics.paired import (
     moments,
     pareto_front,
     resampled_means,
+    shares_of,
     subject_draws,
     t_interval,
     t_test,
@@ -172,6 +173,47 @@ def test_holm_rejects_what_the_sequential_procedure_rejects() -> None:
         some += bool(rejected)
         assert set(np.flatnonzero(holm(ps) <= 0.05).tolist()) == rejected
     assert 10 < some < 50
+
+
+def test_weighted_holm_rejects_what_the_sequential_procedure_rejects() -> None:
+    """Holm (1979), section 3: the least p / weight is compared with the level over the weights that are left."""
+    chance, sizes = rng(17), []
+    for _ in range(300):
+        ps, weights = chance.uniform(0, 0.12, 6) * chance.uniform(0, 1, 6), chance.uniform(0.2, 3, 6)
+        left, rejected = set(range(6)), set()
+        while left:
+            k = min(left, key=lambda k: ps[k] / weights[k])
+            if ps[k] > 0.05 * weights[k] / sum(weights[j] for j in left):
+                break
+            rejected.add(k)
+            left.remove(k)
+        sizes.append(len(rejected))
+        assert set(np.flatnonzero(holm(ps, weights) <= 0.05).tolist()) == rejected
+        assert holm(ps, weights).tolist() == pytest.approx(holm(ps, 7 * weights).tolist())
+        assert holm(ps, np.full(6, 0.3)).tolist() == pytest.approx(holm(ps).tolist())
+    assert {0, 1, 2, 6} <= set(sizes)
+    nan = math.nan  # what was not asked keeps no share
+    assert holm([0.01, nan, 0.02], [0.5, 0.25, 0.25]).tolist() == pytest.approx(
+        [0.015, nan, 0.02], nan_ok=True
+    )
+
+
+def test_families_have_equal_shares_whatever_their_sizes() -> None:
+    assert shares_of([28, 3]).tolist() == pytest.approx([1 / 56] * 28 + [1 / 6] * 3)
+    assert shares_of([4, 0]).tolist() == shares_of([4]).tolist() == [0.25] * 4
+    assert shares_of([0, 0]).tolist() == []
+
+
+def test_weights_reach_intervals_and_both_tests() -> None:
+    units, weights = rng(18).normal(0.03, 0.05, (3, 8)), [0.5, 0.3, 0.2]
+    found = decide(units, 0.05, weights=weights)
+    for k, weight in enumerate(weights):
+        expected = stats.ttest_1samp(units[k], 0).confidence_interval(1 - 0.05 * weight)
+        assert (found.family_low[k], found.family_high[k]) == pytest.approx((expected.low, expected.high))
+    assert found.p_holm.tolist() == pytest.approx(holm(t_test(units), weights).tolist())
+    inside = holm(equivalence_test(units, 0.05), weights)
+    assert found.p_equivalent.tolist() == pytest.approx(inside.tolist())
+    assert found.p_holm.tolist() != pytest.approx(decide(units, 0.05).p_holm.tolist())
 
 
 def test_family_intervals_are_bonferronis_and_agree_with_the_verdict() -> None:
