@@ -268,6 +268,9 @@ def list_things(
         print_notes(family_obstacles())
         return
     rows, columns = listing(what, readable_root(storage) if what == "studies" else Path())
+    if not rows and form is Format.table:
+        print(f"no {what} in {storage}")
+        return
     print_rows(rows, columns, form)
 
 

@@ -116,7 +116,7 @@ def _folder_names(spec: StudySpec, storage: Path | str | None) -> list[str]:
 
 
 def check_prompts(spec: StudySpec) -> list[Findings]:
-    """Returns what is said of each subject's prompts in either phase; nothing, if the model's tokenizer is not on this
+    """Returns what is said of each subject's prompts in its phases; nothing, if the model's tokenizer is not on this
     machine.
     """
     from trainables.run.prompt_checks import find_cut_prompts
@@ -127,7 +127,11 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
     return [
         find_cut_prompts(spec.model, subject, settings, texts, training)
         for subject in spec.subjects
-        for settings in dict.fromkeys(spec.evaluation.of_phase(phase) for phase in _PHASES)
+        for settings in dict.fromkeys(
+            spec.evaluation.of_phase(phase)
+            for phase in _PHASES
+            if subject.name in (getattr(spec, phase).subjects or ())
+        )
         for texts, training in read
     ]
 

@@ -51,16 +51,31 @@ class Constraint(Frozen):
 
 
 def _constraints(value: Any) -> Any:
-    """From a mapping of metrics to bounds."""
-    if not isinstance(value, dict):
+    """From a mapping of metrics to bounds; a list is one of constraints already."""
+    if isinstance(value, list | tuple):
         return value
+    if not isinstance(value, dict):
+        raise ValueError(
+            f'{value!r} is no mapping of metrics to bounds; write for example {{class_kept: ">= 0.8"}}'
+        )
     found = []
     for metric, text in value.items():
         match = _BOUND.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f'{metric}: {text!r} is no bound; write for example {metric}: ">= 0.8"')
+        _check_within_reach(metric, match[1], float(match[2]))
         found.append({"metric": metric, "relation": match[1], "bound": float(match[2])})
     return tuple(found)
+
+
+def _check_within_reach(metric: Any, relation: str, bound: float) -> None:
+    """Refuses a bound that no run can meet."""
+    limits = METRICS[metric].limits if metric in METRICS else None
+    if limits is not None and (bound > limits[1] if relation == ">=" else bound < limits[0]):
+        raise ValueError(
+            f"{metric}: no run has {relation} {bound:g}, since 1 is the top of its scale and 0 the bottom; write for "
+            f'example {metric}: "{relation} 0.8"'
+        )
 
 
 class Objective(Frozen):

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_serializer, model_validator
 
 from search_spaces.loader import load_space, merge
 from search_spaces.schema import Dimension, Float, Int, SearchSpace
@@ -181,6 +181,15 @@ class Resources(Frozen):
     max_concurrent_runs: int | None = Field(default=None, ge=1)
     max_attempts: int = Field(default=3, ge=1)
     price_per_hour: dict[Literal["gpu", "cpu"], Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+    @field_validator("price_per_hour", mode="before")
+    @classmethod
+    def _prices(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{value!r} is no mapping of devices to dollars; write for example {{gpu: 2.5, cpu: 0.05}}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -24,6 +24,7 @@ class Metric:
         kind: ``eval``: how good the result is; ``cost``: what it took.
         description: One sentence.
         listed: Whether tables have its column even where no run reports it.
+        limits: What no run lies beyond; wide where a measure is scaled to 0..1 and not clipped. None: not known.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Metric:
     kind: Literal["eval", "cost"]
     description: str
     listed: bool = True
+    limits: tuple[float, float] | None = None
 
     @property
     def key(self) -> str:
@@ -42,23 +44,31 @@ class Metric:
 
 QUALITY = "quality"  # the metric that the default search, the ranking and the verdict go by
 
+_SHARE, _SCALED = (0.0, 1.0), (-2.0, 3.0)
+
 _EVALUATION = (
     Metric(QUALITY, "Quality", "higher", "", "eval",
-           "Subject fidelity times prompt fidelity times class kept, each rescaled and clipped to 0..1."),
+           "Subject fidelity times prompt fidelity times class kept, each rescaled and clipped to 0..1.",
+           limits=_SHARE),
     Metric("quality_subject_prompt", "Quality (subject, prompt)", "higher", "", "eval",
-           "Subject fidelity times prompt fidelity, each rescaled and clipped to 0..1; blind to the class."),
+           "Subject fidelity times prompt fidelity, each rescaled and clipped to 0..1; blind to the class.",
+           limits=_SHARE),
     Metric("subject_fidelity", "Subject fidelity", "higher", "", "eval",
            "Mean cosine similarity of generated images and held-out references of the subject."),
     Metric("prompt_fidelity", "Prompt fidelity", "higher", "", "eval",
            "Mean cosine similarity of image and prompt, the class named in the place of the subject."),
     Metric("subject_fidelity_scaled", "Subject fidelity (scaled)", "higher", "", "eval",
-           "Subject fidelity where the base model is 0 and real held-out images are 1; not clipped."),
+           "Subject fidelity where the base model is 0 and real held-out images are 1; not clipped.",
+           limits=_SCALED),
     Metric("prompt_fidelity_scaled", "Prompt fidelity (scaled)", "higher", "", "eval",
-           "Prompt fidelity where images of other prompts are 0 and the base model is 1; not clipped."),
+           "Prompt fidelity where images of other prompts are 0 and the base model is 1; not clipped.",
+           limits=_SCALED),
     Metric("class_kept", "Class kept", "higher", "", "eval",
-           "Class images: 0 as like the subject as real images of it, 1 as the base model's; not clipped."),
+           "Class images: 0 as like the subject as real images of it, 1 as the base model's; not clipped.",
+           limits=_SCALED),
     Metric("failed_images", "Failed images", "lower", "", "eval",
-           "Share of the images that show another subject or another prompt (see trainables/evaluation/quality.py)."),
+           "Share of the images that show another subject or another prompt (see trainables/evaluation/quality.py).",
+           limits=_SHARE),
     Metric("clip_i", "CLIP-I", "higher", "", "eval",
            "As subject fidelity, with the CLIP image tower."),
     Metric("diversity", "Diversity", "none", "", "eval",
@@ -68,7 +78,8 @@ _EVALUATION = (
     Metric("prior_preservation", "Class takes after subject", "lower", "", "eval",
            "Mean cosine similarity of images of class prompts and the subject's references."),
     Metric("memorisation", "Memorisation", "lower", "", "eval",
-           "Share of the images that are near copies of a training image."),
+           "Share of the images that are near copies of a training image.",
+           limits=_SHARE),
     Metric("class_kid", "Class KID", "lower", "", "eval",
            "Squared kernel distance (KID) of the tuned model's class images to the base model's; from 50 images on."),
     Metric("class_kid_low", "Class KID, 2.5 %", "lower", "", "eval",
@@ -153,6 +164,6 @@ def unknown_metric(name: str) -> str | None:
     import difflib
 
     bare = name.removeprefix("eval/").removeprefix("cost/")
-    near = difflib.get_close_matches(bare, METRICS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown metric {name!r}: {hint}Metrics: {', '.join(METRICS)}"
+    near = difflib.get_close_matches(bare, METRICS, n=2, cutoff=0.6)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"unknown metric {name!r}: {hint}`study ls metrics` lists all"

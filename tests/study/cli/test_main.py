@@ -99,3 +99,11 @@ def test_presets_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "validate", "quickstart")
     assert code == 0, err
     assert "7 arms" in out
+
+
+def test_a_storage_without_studies_is_said_to_have_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, "ls", "--storage", str(tmp_path))
+    assert (code, out.replace("\n", "")) == (0, f"no studies in {tmp_path}")
+    assert run(capsys, "ls", "--storage", str(tmp_path), "--format", "json")[1] == "[]\n"

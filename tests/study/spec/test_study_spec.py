@@ -343,8 +343,39 @@ def test_duplicate_arms(tmp_path: Path) -> None:
 @pytest.mark.parametrize("search", [{"objective": "fidelty"}, {"objectives": ["quality", "fidelty"]}])
 def test_wrong_metric(tmp_path: Path, search: dict[str, Any]) -> None:
     message = only(tmp_path, study_dict(search=search))
-    assert "unknown metric 'fidelty'" in message
-    assert "subject_fidelity" in message
+    assert (
+        "unknown metric 'fidelty': did you mean 'prompt_fidelity' or 'subject_fidelity'? `study ls metrics` lists all"
+        in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("bound", "words"),
+    [
+        (3, '3 is no mapping of metrics to bounds; write for example {class_kept: ">= 0.8"}'),
+        ({"class_kept": 0.8}, 'class_kept: 0.8 is no bound; write for example class_kept: ">= 0.8"'),
+        ({"class_kept": ">= 8"}, "class_kept: no run has >= 8, since 1 is the top of its scale"),
+        ({"failed_images": "<= -0.1"}, "failed_images: no run has <= -0.1"),
+        ({"clas_kept": ">= 0.8"}, "unknown metric 'clas_kept': did you mean 'class_kept'"),
+    ],
+)
+def test_wrong_bound(tmp_path: Path, bound: Any, words: str) -> None:
+    objective = {"maximize": "quality_subject_prompt", "subject_to": bound}
+    assert words in only(tmp_path, study_dict(search={"objective": objective}))
+
+
+def test_bounds_that_a_run_may_meet_are_taken(tmp_path: Path) -> None:
+    for bound in ({"class_kept": ">= 1.02"}, {"failed_images": "<= 0"}, {"train_seconds": "<= 500"}):
+        objective = {"maximize": "quality_subject_prompt", "subject_to": bound}
+        spec = StudySpec.model_validate(study_dict(search={"objective": objective}))
+        assert spec.search.objective is not None
+        assert len(spec.search.objective.subject_to) == 1
+        assert StudySpec.model_validate(spec.model_dump(mode="json")).search == spec.search
+
+
+def test_prices_want_a_device(tmp_path: Path) -> None:
+    message = only(tmp_path, study_dict(resources={"price_per_hour": 3}))
+    assert "3 is no mapping of devices to dollars; write for example {gpu: 2.5}" in message
 
 
 @pytest.mark.parametrize(
