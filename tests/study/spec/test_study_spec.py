@@ -375,7 +375,7 @@ def test_bounds_that_a_run_may_meet_are_taken(tmp_path: Path) -> None:
 
 def test_prices_want_a_device(tmp_path: Path) -> None:
     message = only(tmp_path, study_dict(resources={"price_per_hour": 3}))
-    assert "3 is no mapping of devices to dollars; write for example {gpu: 2.5}" in message
+    assert "3 is no mapping of devices to dollars; write for example {gpu: 2.5, cpu: 0.05}" in message
 
 
 @pytest.mark.parametrize(
