@@ -4,7 +4,7 @@ The bare loop is what one would write by hand: latents and text embeddings at ha
 error, the backward pass, clipping, AdamW, a schedule; no data loader, no accelerate, no reports. The ratio is ours to
 its speed, the median over the turns; the goal is at least 0.9.
 
-    python benchmarks/training_step.py [--method lora dreambooth] [--model PATH] [--batch 4] [--steps 10] [--turns 7]
+    python -m benchmarks.training_step [--method lora dreambooth] [--model PATH] [--batch 4] [--steps 10] [--turns 7]
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 GOAL = 0.9
 
