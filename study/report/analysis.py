@@ -110,7 +110,8 @@ class Analysis:
         cost: The time that counts: training with class images, or training alone where class images are unknown.
         choice: The ranking under quality and under subject and prompt alone; None where one of them is unknown.
         pairs_subject_prompt: All pairs of trained arms by subject and prompt alone, likewise.
-        margin: Differences of the primary measure within it count as equivalent.
+        margin: Differences of the primary measure within it count as equivalent; None where that is not quality, of
+            which the study file's margin is.
         best: The arm with the highest mean; the base model only where nothing else has a result.
         pairs: All pairs of trained arms, from which every verdict is read off: Holm's adjustment over all of them, who
             share its level with `factor_effects` where there are any.
@@ -125,7 +126,7 @@ class Analysis:
     primary: str
     axes: tuple[str, ...]
     cost: str
-    margin: float
+    margin: float | None
     arms: tuple[ArmResult, ...]
     best: str | None
     pairs: tuple[Comparison, ...]
@@ -144,6 +145,12 @@ class Analysis:
     def flops(self) -> str:
         """The FLOPs that count beside `cost`: with class images, or training alone where those are unknown."""
         return _flops_beside(self.cost)
+
+    @property
+    def family(self) -> str:
+        """What Holm's adjustment of the primary measure is over, e.g. "all pairs of trained arms"."""
+        shared = ", and the factors, half of the level each" if self.factor_effects else ""
+        return f"all pairs of trained arms{shared}"
 
     @property
     def subjects(self) -> int:
@@ -185,12 +192,12 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
     trained = [result for result in scored if not result.is_base]
     ranked = sorted(trained or scored, key=lambda r: -sign * (r.estimates[primary].value or 0.0))
     names = [result.arm for result in trained]
-    margin = settings.margin if settings.margin is not None else margin_of(rows)
+    stated = settings.margin if settings.margin is not None else margin_of(rows)
+    margin = stated if primary == QUALITY else None  # it is one of quality
     known = {name for name in ALL if any(result.estimates[name].value is not None for result in arms)}
     axes = (*(SCALED if known >= set(SCALED) else FIDELITIES), *({CLASS_KEPT} & known))
-    crossed = crossed_arms(rows, tables[primary].arms)
-    in_quality = margin if primary == QUALITY else None  # the margin is one of quality
-    pairs, effects = _pairs_and_effects(tables[primary], names, crossed, in_quality, settings)
+    crossed = crossed_arms(rows)
+    pairs, effects = _pairs_and_effects(tables[primary], names, crossed, margin, settings)
     compared: dict[str, tuple[Comparison, ...]] = {primary: effects}
     blind: tuple[Comparison, ...] = ()
     if primary == QUALITY and tables[SUBJECT_PROMPT].arms:  # unknown in older data

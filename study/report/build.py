@@ -171,7 +171,7 @@ def _manifest(report: Report, folder: Path) -> dict[str, Any]:
             "margin": report.analysis.margin,
             "interval": "Student's t on subject means, from three subjects on",
             "test": "two-sided paired t over subjects and two one-sided tests against the margin, Holm's "
-            "adjustment over all pairs of trained arms",
+            f"adjustment over {report.analysis.family}",
         },
         "inputs": {
             "runs": len(frame),

@@ -210,7 +210,7 @@ def _incomplete(analysis: Analysis) -> list[str]:
     blank = [e for e in analysis.exclusions if e.phase == "confirm" and e.state == "COMPLETE"]
     kinds = {
         "did not complete and are missing from the means": missing,
-        "came without a quality and are missing from its means, though n counts them": blank,
+        "came without a quality and are missing from the means of quality, though n counts them": blank,
     }
     return [
         f"{plural(len(runs), 'confirm run')} of {listing(dict.fromkeys(e.arm for e in runs))} {what} (listed below)."
@@ -231,10 +231,12 @@ def _small_searches(rows: Rows, analysis: Analysis) -> list[str]:
     sizes = sorted({round(b.trials / b.searches) for b in small})
     trials = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     told = listing(f"{arm} {chosen} of {of}" for arm, chosen, of in shares)
+    tested = analysis.subjects >= MIN_SUBJECTS
+    held = "the arm's interval holds hardly any chance of tuning, and " if tested else ""
     return [
         f"Searches were small: {trials} trials each, the first of them the arm's default. The default was chosen in "
-        f"{sum(s[1] for s in shares)} of {sum(s[2] for s in shares)} searches ({told}). Where it nearly always is, the "
-        "arm's interval holds hardly any chance of tuning, and what is compared is that default with what other "
+        f"{sum(s[1] for s in shares)} of {sum(s[2] for s in shares)} searches ({told}). Where it nearly always is, "
+        f"{held}what is compared is that default with what other "
         "searches drew: with more trials the others may gain more."
     ]
 

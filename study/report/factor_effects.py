@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from study.report.comparisons import Comparison
-from study.report.factors import LENGTH, differing_fields, factors_of
+from study.report.factors import LENGTH, differing_fields, factors_of, searched_fields
 from study.report.pairing import Contrast, Values, mean_of_known
 from study.report.prepared import Rows, section
 from study.spec.crossing import (
     FACTOR_FIELDS,
     OF_THE_FACTOR,
+    SEARCHED,
     Crossed,
     crossed_factors,
     fields_of,
@@ -57,12 +58,17 @@ class FactorEffect:
     comparisons: dict[str, Comparison]
 
 
-def crossed_arms(rows: Rows, arms: Sequence[str]) -> tuple[Crossed, ...]:
-    """Returns the factors that several pairs of these arms differ in alone; none where nothing is crossed."""
+def crossed_arms(rows: Rows) -> tuple[Crossed, ...]:
+    """Returns the factors that several pairs of arms differ in alone; none where nothing is crossed.
+
+    Neither what a search drew nor which runs failed changes what is asked: a factor that an arm searches has no level.
+    """
     levels = {
-        one.arm: {factor: getattr(one, factor) for factor in QUESTIONS}
+        one.arm: {
+            factor: SEARCHED if field in searched_fields(rows, one.arm) else getattr(one, factor)
+            for factor, field in FACTOR_FIELDS.items()
+        }
         for one in factors_of(rows)
-        if one.arm in arms
     }
     files = {arm: (rows.methods.get(arm, ""), section(rows.meta, "spec", "arms", arm)) for arm in levels}
     return crossed_factors(levels, lambda factor, one, other: stated_alike(factor, files[one], files[other]))

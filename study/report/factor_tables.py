@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from study.report.analysis import Analysis
+from study.report.analysis import Analysis, ScheduleEffect
 from study.report.comparisons import Comparison
 from study.report.factor_effects import FactorEffect
 from study.report.formatting import listing, plural
@@ -14,11 +14,12 @@ from study.report.results_tables import (
     p_values,
     signed,
     simultaneous_column,
+    size_columns,
     texts,
+    two_tests,
 )
 from study.report.tables import Table, assemble
-
-_OUTCOMES = {"not enough": "not decided"}
+from study.statistics.power import MIN_SUBJECTS
 
 
 def factor_effects_table(analysis: Analysis) -> Table:
@@ -37,6 +38,7 @@ def factor_effects_table(analysis: Analysis) -> Table:
     columns += [
         p_values("p", "p", [c.p for c in primary]),
         p_values("p_holm", "p (Holm)", [c.p_holm for c in primary]),
+        *size_columns(primary),
         texts("verdict", "Verdict", [c.outcome for c in primary]),
         needed_column(primary),
     ]
@@ -46,8 +48,10 @@ def factor_effects_table(analysis: Analysis) -> Table:
         "and in defaults that are others beside another level. Student's interval and t test over subjects, "
         f"Holm's adjustment for {measure(analysis.primary).title.lower()}: factors and pairs of arms share one level, "
         "half of it each, and what one half does not need goes to the other; simultaneous: the interval that holds "
-        "together with those of all factors and pairs (Bonferroni). A factor may act otherwise beside another "
-        "level of the other factors: see the pairs."
+        "together with those of all factors and pairs (Bonferroni). d: mean of the subjects' differences in their "
+        "standard deviations. P(better): chance that a run at the first level is better than one at the second on the "
+        f"same subject. p (equivalent): {two_tests(analysis)}. A factor may act otherwise beside another level of the "
+        "other factors: see the pairs."
     )
     return assemble("factor-effects", "What each factor does, over all arms.", columns, (note,))
 
@@ -79,14 +83,50 @@ def factor_words(analysis: Analysis) -> list[str]:
     return [_sentence(analysis, effect) for effect in analysis.factor_effects]
 
 
+def schedule_words(analysis: Analysis) -> list[str]:
+    """A sentence for each pair of a cosine and a constant arm."""
+    found = []
+    for effect in analysis.schedules:
+        comparison = effect.comparisons[analysis.primary]
+        d = comparison.difference
+        if d.value is None:
+            continue
+        several = sum(other.method == effect.method for other in analysis.schedules) > 1
+        arms = f" ({effect.cosine} minus {effect.constant})" if several else ""
+        found.append(
+            f"Cosine minus constant for {effect.method}{arms}: {_difference(comparison)} over "
+            f"{plural(d.n_subjects, 'subject')} ({outcome_words(comparison)}){_tuned_apart(effect)}."
+        )
+    return found
+
+
+def _tuned_apart(effect: ScheduleEffect) -> str:
+    """What else the two configurations differ in."""
+    tuned = "each tuned by its own search" if effect.searched else ""
+    differs = f"they also differ in {listing(effect.differs)}" if effect.differs else ""
+    return "".join(f"; {part}" for part in (tuned, differs) if part)
+
+
+def outcome_words(comparison: Comparison) -> str:
+    """The verdict in a sentence; what too few subjects were seen for was not even tested."""
+    if comparison.outcome != "not enough":
+        return comparison.outcome
+    return "not decided" if comparison.difference.n_subjects >= MIN_SUBJECTS else "not tested"
+
+
 def _sentence(analysis: Analysis, effect: FactorEffect) -> str:
     comparison = effect.comparisons[analysis.primary]
     d = comparison.difference
+    if d.value is None:
+        return (
+            f"{effect.factor}, {effect.first} minus {effect.second}: not known, since some arm has no run on a subject "
+            "and seed of all others."
+        )
     return (
         f"{effect.factor}, {effect.first} minus {effect.second}, over {plural(len(effect.arms), 'pair')} of arms that "
         f"the study file sets apart in nothing else: {_difference(comparison)} in "
         f"{measure(analysis.primary).title.lower()} on {plural(d.n_subjects, 'subject')} "
-        f"({_OUTCOMES.get(comparison.outcome, comparison.outcome)}){_blind(effect)}; each arm tuned by its own search"
+        f"({outcome_words(comparison)}){_blind(effect)}; each arm tuned by its own search"
         + (f", so that they also differ in {listing(effect.differs)}." if effect.differs else ".")
     )
 
@@ -96,7 +136,7 @@ def _otherwise(analysis: Analysis, effect: FactorEffect, before: str, after: str
     blind = effect.comparisons.get(SUBJECT_PROMPT)
     if blind is None or blind.outcome == effect.comparisons[analysis.primary].outcome:
         return ""
-    said = f"{_OUTCOMES.get(blind.outcome, blind.outcome)} by subject and prompt alone"
+    said = f"{outcome_words(blind)} by subject and prompt alone"
     return f"{' ' if before == '(' else ''}{before}{said}{after}"
 
 
@@ -105,7 +145,7 @@ def _blind(effect: FactorEffect) -> str:
     blind = effect.comparisons.get(SUBJECT_PROMPT)
     if blind is None or blind.difference.value is None:
         return ""
-    said = _OUTCOMES.get(blind.outcome, blind.outcome)
+    said = outcome_words(blind)
     return f", {_difference(blind)} by subject and prompt alone ({said})"
 
 

@@ -291,15 +291,9 @@ def needed_column(comparisons: Sequence[Comparison]) -> Pair:
 def effects_table(analysis: Analysis) -> Table:
     """All pairs once more: effect sizes, probability of improvement, equivalence, and the check by bootstrap."""
     pairs = analysis.pairs
-    effects, chances = [c.effect for c in pairs], [c.improvement for c in pairs]
     columns = [
         *_arms_of(pairs),
-        (Column("effect", "d", numeric=True, has_interval=True), [signed(e) for e in effects]),
-        (
-            Column("probability_of_improvement", "P(better)", numeric=True, has_interval=True),
-            [_chance_cell(e) for e in chances],
-        ),
-        p_values("p_equivalent", "p (equivalent)", [c.p_equivalent for c in pairs]),
+        *size_columns(pairs),
         (
             Column("bootstrap_t", "Δ by bootstrap-t", numeric=True, has_interval=True),
             [signed(c.check, score=c.measure in SCORES) for c in pairs],
@@ -308,10 +302,22 @@ def effects_table(analysis: Analysis) -> Table:
     note = (
         "d: mean of the subjects' differences in their standard deviations. P(better): chance that a run is better "
         "than one of the other arm on the same subject; interval of Clopper and Pearson over subjects. p (equivalent): "
-        f"two one-sided t tests against ±{analysis.margin:g}, Holm's adjustment over all pairs. Bootstrap-t: a "
+        f"{two_tests(analysis)}. Bootstrap-t: a "
         "check of Student's interval, from 5 subjects on; wide with few."
     )
     return assemble("effects", "All pairs of trained arms: size of the effect.", columns, (note,))
+
+
+def size_columns(comparisons: Sequence[Comparison]) -> list[Pair]:
+    """Effect size, probability of improvement, and the p of equivalence."""
+    return [
+        (Column("effect", "d", numeric=True, has_interval=True), [signed(c.effect) for c in comparisons]),
+        (
+            Column("probability_of_improvement", "P(better)", numeric=True, has_interval=True),
+            [_chance_cell(c.improvement) for c in comparisons],
+        ),
+        p_values("p_equivalent", "p (equivalent)", [c.p_equivalent for c in comparisons]),
+    ]
 
 
 def ranking_table(analysis: Analysis) -> Table:
@@ -352,16 +358,28 @@ def _chance_cell(chance: Estimate) -> Cell:
 def test_note(analysis: Analysis) -> str:
     """How the comparisons of all pairs are to be read."""
     beside = " and factors" if analysis.factor_effects else ""
-    shared = " and the factors, half of the level each" if analysis.factor_effects else ""
     return (
         "Differences of runs with the same subject and seed, averaged within each subject. Interval beside the "
         f"difference: Student's, of this pair alone; simultaneous: for all pairs{beside} together (Bonferroni). p: "
-        f"two-sided paired t test over subjects; Holm's adjustment over all pairs of trained arms{shared}. Verdict: "
-        f"better or worse if the adjusted p is below 0.05, equivalent if the difference is shown to lie within "
-        f"±{analysis.margin:g}; not enough: neither is shown. To decide: number of subjects that would show one of "
-        f"them with 80 % power, for the difference as it was seen and {spread_words(analysis)}; above 20 rounded. At "
-        "least so many (≥): a difference that stands out is too large on average."
+        f"two-sided paired t test over subjects; Holm's adjustment over {analysis.family}. Verdict: "
+        f"better or worse if the adjusted p is below 0.05{_within(analysis)}; not enough: that is not shown. To "
+        "decide: number of subjects that would show it with 80 % power, for the difference as it was seen and "
+        f"{spread_words(analysis)}; above 20 rounded. At least so many (≥): a difference that stands out is too large "
+        "on average."
     )
+
+
+def _within(analysis: Analysis) -> str:
+    if analysis.margin is None:
+        return ""
+    return f", equivalent if the difference is shown to lie within ±{analysis.margin:g}"
+
+
+def two_tests(analysis: Analysis) -> str:
+    """How equivalence is tested, for the note of a table."""
+    if analysis.margin is None:
+        return "not asked, since the margin is one of quality"
+    return f"two one-sided t tests against ±{analysis.margin:g}, Holm's adjustment over {analysis.family}"
 
 
 BASE_NOTE = (

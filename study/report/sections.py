@@ -219,7 +219,7 @@ def _pairs(analysis: Analysis) -> Section | None:
             tables.comparison_table("pairs", "All pairs of trained arms.", analysis.pairs, (_AS_ABOVE,))
         )
         if analysis.pairs_subject_prompt:
-            caption = "All pairs of trained arms by subject and prompt alone, blind to the class: a family of its own."
+            caption = "All pairs of trained arms by subject and prompt alone, blind to the class, adjusted likewise."
             found.append(
                 tables.comparison_table(
                     "pairs-subject-prompt", caption, analysis.pairs_subject_prompt, (_AS_ABOVE,)
@@ -309,15 +309,22 @@ def _method(rows: Rows, analysis: Analysis, settings: Settings, design: Sequence
         "there are values only. They speak of subjects like these, of the configurations that the searches chose, and "
         "of these prompts; they assume that subjects are drawn independently of each other.",
         "Differences are paired by subject and seed and averaged within each subject; two-sided t test over subjects, "
-        "Holm's adjustment over all pairs of trained arms, and every verdict is read off from that one family. Four "
-        "verdicts: better and worse (adjusted p below 0.05), equivalent (two one-sided t tests show that the "
-        f"difference lies within ±{analysis.margin:g}, `report.margin` in the study file, adjusted over the same "
-        "family; it goes before better and worse), and not enough, with the number of subjects that would decide "
-        "it. Subject and prompt alone, blind to the class, have a family of their own. The untrained "
+        f"Holm's adjustment over {analysis.family}, and every verdict is read off from it. Verdicts: better and worse "
+        f"(adjusted p below 0.05), {_equivalent(analysis)}and not enough, with the number of subjects that would "
+        "decide it. Subject and prompt alone, blind to the class, are adjusted likewise, by themselves. The untrained "
         "base model is compared in a family of its own, in fidelities that are not clipped. "
         f"Resampling: {settings.resamples:,} resamples of subjects, seed {settings.seed}.",
     )
     return Section("method", "How to read this report", paragraphs, tables=(tables.measures_table(),))
+
+
+def _equivalent(analysis: Analysis) -> str:
+    if analysis.margin is None:
+        return ""
+    return (
+        f"equivalent (two one-sided t tests show that the difference lies within ±{analysis.margin:g}, `report.margin` "
+        "in the study file, adjusted likewise; it goes before better and worse) "
+    )
 
 
 def _provenance(rows: Rows) -> Section | None:

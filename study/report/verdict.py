@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from study.report.analysis import Analysis, ArmResult, ScheduleEffect
+from study.report.analysis import Analysis, ArmResult
 from study.report.caveats import n_words, uneven_budgets, warnings_of
 from study.report.comparisons import Comparison, Needed
 from study.report.constraints import best_words, objective_words
-from study.report.factor_tables import factor_headline, factor_words
+from study.report.factor_tables import factor_headline, factor_words, schedule_words
 from study.report.formatting import (
     MISSING,
     about,
@@ -48,8 +48,8 @@ class Verdict:
 
 
 def margin_text(analysis: Analysis) -> str:
-    """E.g. "±0.05"."""
-    return f"±{analysis.margin:g}"
+    """E.g. "±0.05"; empty where equivalence is not asked."""
+    return "" if analysis.margin is None else f"±{analysis.margin:g}"
 
 
 def estimate_text(estimate: Estimate) -> str:
@@ -91,10 +91,10 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
         *_costs(analysis, best),
         *_stability(analysis),
         *factor_words(analysis),
-        *_schedules(analysis),
+        *schedule_words(analysis),
     ]
     headline = _with_choice(analysis, _headline(analysis, best, rivals)) + best_words(rows, best.arm)
-    headline += factor_headline(analysis)
+    headline += factor_headline(analysis) + _left_out(rows, analysis)
     return Verdict(headline, tuple(points), tuple(warnings_of(rows, analysis)))
 
 
@@ -129,6 +129,14 @@ def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison])
         )
     names = listing(c.second for c in open_)
     return f"{best.arm} has the highest mean ({score}); it is not decided against {names}: {_missing(open_)}."
+
+
+def _left_out(rows: Rows, analysis: Analysis) -> str:
+    """Names the trained arms of which no run can be compared: "every other arm" does not hold them."""
+    title = measure(analysis.primary).title.lower()
+    known = {result.arm for result in analysis.arms if result.estimates[analysis.primary].value is not None}
+    missing = [arm for arm in rows.trained_arms if arm not in known]
+    return f" Not compared, for want of runs with a known {title}: {listing(missing)}." if missing else ""
 
 
 def _with_choice(analysis: Analysis, headline: str) -> str:
@@ -256,9 +264,10 @@ def _pairs(analysis: Analysis) -> list[str]:
             f"None of the {len(pairs)} pairs of trained arms was tested: that takes {MIN_SUBJECTS} subjects."
         ]
     other = _other_pairs(analysis)
+    equal = f" {count['equivalent']} equivalent within {margin_text(analysis)}," if analysis.margin else ""
     text = (
-        f"Of the {len(pairs)} pairs of trained arms: {different} differ beyond chance, {count['equivalent']} "
-        f"equivalent within {margin_text(analysis)}, {count['not enough']} not decided"
+        f"Of the {len(pairs)} pairs of trained arms: {different} differ beyond chance,{equal} "
+        f"{count['not enough']} not decided"
     )
     if analysis.detectable is None:
         return [f"{text}.", *other]
@@ -402,30 +411,6 @@ def percent(share: float | None) -> str:
     if rounded == 100 and share < 1:
         return "> 99 %"
     return "< 1 %" if rounded == 0 and share > 0 else f"{rounded} %"
-
-
-def _schedules(analysis: Analysis) -> list[str]:
-    words = {"better": "better", "worse": "worse", "equivalent": "equivalent", "not enough": "not decided"}
-    found = []
-    for effect in analysis.schedules:
-        comparison = effect.comparisons[analysis.primary]
-        d = comparison.difference
-        if d.value is None:
-            continue
-        several = sum(other.method == effect.method for other in analysis.schedules) > 1
-        arms = f" ({effect.cosine} minus {effect.constant})" if several else ""
-        found.append(
-            f"Cosine minus constant for {effect.method}{arms}: {difference_text(d)} over "
-            f"{plural(d.n_subjects, 'subject')} ({words[comparison.outcome]}){_tuned_apart(effect)}."
-        )
-    return found
-
-
-def _tuned_apart(effect: ScheduleEffect) -> str:
-    """What else the two configurations differ in."""
-    tuned = "each tuned by its own search" if effect.searched else ""
-    differs = f"they also differ in {listing(effect.differs)}" if effect.differs else ""
-    return "".join(f"; {part}" for part in (tuned, differs) if part)
 
 
 def _without_confirmation(rows: Rows, analysis: Analysis) -> Verdict:

@@ -31,7 +31,9 @@ OF_THE_FACTOR = {
     "prior": {"prior_loss_weight"},
     "text_encoder": {"text_encoder_learning_rate", "text_encoder_target_modules"},
 }
-UNKNOWN = "--"
+UNKNOWN, SEARCHED = "--", "searched"
+#: Fields that change what a run needs, and not what it comes to.
+_NO_DIFFERENCE = {"gradient_checkpointing", "checkpointing_steps"}
 Levels = Mapping[str, str]  # of one arm, by factor
 
 
@@ -68,7 +70,7 @@ def _crossed(
     factor: str, levels: Mapping[str, Levels], alike: Callable[[str, str, str], bool]
 ) -> Crossed | None:
     known = list(dict.fromkeys(own[factor] for own in levels.values()))
-    if len(known) != 2 or UNKNOWN in known:
+    if len(known) != 2 or not {UNKNOWN, SEARCHED}.isdisjoint(known):
         return None
     first, second = sorted(known, key=lambda level: (level != "yes", level))
     pairs = tuple(
@@ -93,6 +95,7 @@ def stated_alike(
         one, other: The method, and the arm as it stands in the file.
     """
     shared = fields_of(one[0]) & fields_of(other[0]) - {name for name in FACTOR_FIELDS.values() if name}
+    shared -= _NO_DIFFERENCE
     if any(one[1].get(name) != other[1].get(name) for name in shared):
         return False
     compared = shared - OF_THE_FACTOR.get(factor, set())
@@ -123,11 +126,11 @@ def _levels(spec: StudySpec, arm: str) -> Levels:
     values, searched = spec.method_fields(arm), spec.space(arm).parameters
 
     def level(field: str) -> str:
-        if "method" in method_config_class(method).needs_of(field):
-            found: tuple[Any, ...] = (method_defaults(method)[field],)
-        else:
-            found = tuple(searched[field].probes()) if field in searched else (values[field],)
-        return " and ".join({True: "yes", False: "no"}.get(value, str(value)) for value in found)
+        if field in searched:
+            return SEARCHED
+        read = "method" not in method_config_class(method).needs_of(field)
+        value = values[field] if read else method_defaults(method)[field]
+        return {True: "yes", False: "no"}.get(value, str(value))
 
     trains = what_is_trained(method, level("adapter") if method in ON_ADAPTERS else "")
     return {name: trains if field is None else level(field) for name, field in FACTOR_FIELDS.items()}

@@ -19,7 +19,7 @@ OWN_SPREAD_FROM = (
 
 # Standard deviations of the difference in quality of two arms, between subjects and between seeds of one subject, that
 # are assumed where a study has not run yet. They are to be no less than those of shipped studies (python -m
-# benchmarks.spread: .038 and .044 over the 28 pairs of arms of lora-vs-dreambooth, .054 and .032 in the quickstart).
+# benchmarks.spread: .038 and .044 over the 28 pairs of arms of lora-vs-dreambooth, .054 and .042 in the quickstart).
 BETWEEN_SUBJECTS = 0.062
 BETWEEN_SEEDS = 0.051
 

@@ -227,6 +227,8 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
                 ax.set_yticklabels([])
         return canvas
 
+    beside = " and factors" if analysis.factor_effects else ""
+
     def label(effect: Any) -> str:
         several = sum(e.method == effect.method for e in known) > 1
         return styles[effect.cosine].label if several else str(effect.method)
@@ -234,8 +236,8 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
     return Figure(
         "cosine-vs-constant",
         f"Cosine minus constant schedule on the same subject and seed (n = {plural(subjects, 'subject')}): "
-        f"mean over subjects{_bars(shown, '(thin: together with all pairs of arms, or all methods)')}, single pairs "
-        f"(small dots). Right of 0: cosine is higher.{_verdict_marks(shown)}{tuned}",
+        f"mean over subjects{_bars(shown, f'(thin: together with all pairs of arms{beside}, or all methods)')}, single "
+        f"pairs (small dots). Right of 0: cosine is higher.{_verdict_marks(shown)}{tuned}",
         "Forest plot of the paired differences between cosine and constant learning-rate schedules.",
         draw,
     )

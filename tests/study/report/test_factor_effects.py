@@ -23,6 +23,7 @@ from study.report.verdict import judge
 from study.results.csv_files import read_csv
 from study.spec.crossing import Crossed, crossed_in
 from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
 from study.statistics.paired import holm
 from tests.helpers.imports import ROOT
 from tests.helpers.made_reports import QUICK
@@ -129,15 +130,69 @@ def test_of_nothing_arms_and_factors_together_are_found_as_seldom_as_stated() ->
 def test_plans_ask_what_reports_ask() -> None:
     """The factors that a study file crosses, and those that its report finds in the rows."""
     rows = prepare(read_csv(ROOT / "reports" / "lora-vs-dreambooth" / "data"))
-    found = crossed_arms(rows, rows.trained_arms)
+    found = crossed_arms(rows)
     assert [one.factor for one in found] == ["trains", "prior", "schedule"]
     planned = crossed_in(load_study("lora-vs-dreambooth"))
     assert [(one.factor, set(one.arms)) for one in planned] == [(one.factor, set(one.arms)) for one in found]
     assert planned[1].first == "yes"
     of_two = prepare(read_csv(ROOT / "reports" / "quickstart" / "data"))
     assert [one.factor for one in crossed_in(load_study("quickstart"))] == [
-        one.factor for one in crossed_arms(of_two, of_two.trained_arms)
+        one.factor for one in crossed_arms(of_two)
     ]
+
+
+def test_what_a_search_drew_changes_no_question() -> None:
+    """Schedules that were searched, and came out as they did, make the arms neither a factor nor unlike."""
+    four = CROSSED[::2]
+    rows = crossed(four)
+    for arm in four:
+        del rows.meta["spec"]["arms"][arm.name]["lr_scheduler"]
+    asked = ["trains", "prior"]
+    chance = np.random.default_rng(5)
+    for _ in range(4):
+        drawn = {arm.name: str(chance.choice(["cosine", "constant"])) for arm in four}
+        frame = rows.frame.assign(lr_scheduler=rows.frame["arm"].map(drawn))
+        frame = frame.assign(**{"param.lr_scheduler": frame["lr_scheduler"]})
+        assert [one.factor for one in crossed_arms(replace(rows, frame=frame))] == asked
+    stated = {
+        arm.name: {"method": arm.method, "with_prior_preservation": "-prior-" in arm.name} for arm in four
+    }
+    spec = StudySpec.model_validate(
+        {
+            "name": "s",
+            "subjects": ["cat-1", "dog-1"],
+            "arms": stated,
+            "training": {"train_text_encoder": True},
+        }
+    )
+    assert [one.factor for one in crossed_in(spec)] == asked
+
+
+def test_what_saves_memory_sets_no_arms_apart() -> None:
+    checkpointed = {arm.name: {"gradient_checkpointing": arm.method == "dreambooth"} for arm in CROSSED}
+    assert len(crossed_arms(crossed(**checkpointed))) == 3
+    assert [one.factor for one in crossed_in(load_study("stable-diffusion"))] == [
+        "trains",
+        "prior",
+        "schedule",
+    ]
+
+
+def test_an_arm_without_results_changes_no_question_and_is_named() -> None:
+    rows = crossed()
+    lost = (rows.frame["arm"] == CROSSED[3].name) & (rows.frame["phase"] == "confirm")
+    less = replace(rows, frame=rows.frame.assign(quality=rows.frame["quality"].mask(lost)))
+    analysis = analyse(less, QUICK)
+    assert [effect.factor for effect in analysis.factor_effects] == [
+        effect.factor for effect in analyse(rows, QUICK).factor_effects
+    ]
+    assert all(effect.comparisons["quality"].difference.value is None for effect in analysis.factor_effects)
+    assert all("not known, since some arm has no run" in line for line in factor_words(analysis))
+    assert "not known" not in judge(less, analysis).headline
+    headline = judge(less, analysis).headline
+    assert headline.endswith(f" Not compared, for want of runs with a known quality: {CROSSED[3].name}.")
+    assert "Not compared" not in judge(rows, analyse(rows, QUICK)).headline
+    assert to_markdown(factor_effects_table(analysis)).count("not enough") == 3
 
 
 def test_arms_with_another_search_space_differ_in_more_than_a_factor() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from study.report import results_tables as tables
 from study.report.analysis import Analysis, analyse
 from study.report.prepared import Rows, prepare
 from study.report.search_history import histories
@@ -214,6 +215,18 @@ def test_verdict_falls_back_on_subject_fidelity_where_no_run_has_a_quality() -> 
     assert "subject fidelity" in judge(rows, analysis).headline
     assert all(c.p_equivalent is None for c in analysis.pairs)  # the margin is in quality
     assert len(analysis.pairs) == 10
+    assert analysis.margin is None
+    wide = prepare(
+        edited(
+            make_results(Study(subjects=("dog-1", "bird-1", "cat-2", "fox-1", "cow-1", "owl-1"))),
+            quality=np.nan,
+        )
+    )
+    analysis = analyse(wide, QUICK)
+    words = [*judge(wide, analysis).points, *tables.effects_table(analysis).notes, tables.test_note(analysis)]
+    assert any("differ beyond chance" in line for line in words)
+    assert not any("equivalent within" in line or "±" in line for line in words)
+    assert any("p (equivalent): not asked, since the margin is one of quality" in line for line in words)
 
 
 def test_arms_that_score_the_same_share_the_lead() -> None:
