@@ -5,48 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.export.trained import complete_run, config_of, weights_of
 from study.preflight.notes import print_notes
 from study.storage.layout import Storage
-from study.storage.run_key import RunKey
-from study.storage.run_result import read_result
-from study.storage.safe_paths import inside
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
-from trainables.evaluation.metrics_table import QUALITY
-from trainables.events import RESULT_FILE, RUN_FILE
-from trainables.run.contents import contents_of, digests
-from trainables.run_config import RunConfig
-
-
-def complete_run(storage: Storage, name: str) -> Path:
-    """Returns the folder of a complete run, given its name or that of an arm (its best confirm run by quality).
-
-    Raises:
-        UserError: There is none; the message lists what there is.
-    """
-    runs = storage.runs
-    try:
-        folder = storage.run_folder(RunKey.parse(name))
-    except ValueError:
-        found = (
-            [path.parent for path in sorted(runs.glob(f"*/{name}/*/{RESULT_FILE}"))]
-            if "/" not in name
-            else []
-        )
-        complete = [path for path in found if _is_complete(path)]
-        confirm = [path for path in complete if path.parent.parent.name == "confirm"] or complete
-        if not confirm:
-            arms = sorted({path.name for path in runs.glob("*/*")})
-            raise UserError(
-                f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
-                f"arms with runs: {', '.join(arms) or 'none'}"
-            ) from None
-        return max(confirm, key=_quality)
-    if not _is_complete(folder):
-        raise UserError(
-            f"run {name!r} is not complete; `{storage.command('trials')}` shows the state of each run"
-        )
-    return folder
+from trainables.methods.registry import get_method
 
 
 def draw_images(
@@ -76,34 +40,24 @@ def draw_images(
         The files' paths.
     """
     folder = complete_run(storage, run)
-    config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
-    _require_same_model(run, config)
-    result = read_result(folder)
-    weights = result.weights if result is not None else None
-    if storage.url is not None and weights:
-        from study.remote.working_copy import fetch_weights
-
-        fetch_weights(storage, "/".join(folder.parts[-3:]))
+    config = config_of(run, folder)
+    method = get_method(config.method)
+    weights = weights_of(storage, run, folder) if method.trains else None
 
     import torch
 
     from trainables.data.subjects import resolve_subject
-    from trainables.methods.registry import get_method
     from trainables.models.loading import load_backbone
     from trainables.models.placeholders import expand
     from trainables.models.prompt_lengths import memory_reader
     from trainables.models.solvers import make_solver
     from trainables.run.prompt_checks import find_cut
 
-    method = get_method(config.method)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone = load_backbone(config.model, device)
     pipeline = backbone.pipeline()
-    if method.trains:
-        place = inside(folder, weights) if weights else None
-        if place is None or not place.is_dir():
-            raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")
-        pipeline = method.load(pipeline, place).to(device)
+    if weights is not None:
+        pipeline = method.load(pipeline, weights).to(device)
         pipeline.set_progress_bar_config(disable=True)
     side = config.training.resolution or backbone.resolution
     pipeline.scheduler = make_solver(backbone)
@@ -152,23 +106,3 @@ def _reworded(
             notes += [f"nothing that was learnt is in a prompt: {problem}" for problem in error.problems]
         texts.append(text)
     return texts, notes
-
-
-def _require_same_model(run: str, config: RunConfig) -> None:
-    """Weights mean something on the base model that they were trained on alone."""
-    held, here = config.contents.get("model"), digests(contents_of(None, config.model)).get("model")
-    if held is not None and here is not None and held != here:
-        raise UserError(
-            f"run {run!r} was trained on another base model than lies in {config.model.path!r} now; put back the "
-            "model's files of that time"
-        )
-
-
-def _is_complete(folder: Path) -> bool:
-    result = read_result(folder)
-    return result is not None and result.state == "COMPLETE"
-
-
-def _quality(folder: Path) -> float:
-    result = read_result(folder)
-    return (result.value(QUALITY) if result is not None else None) or 0.0
