@@ -175,7 +175,7 @@ class _Recorded:
         }
         return About(
             title=f"{self.storage.study} {key.arm} {self.folder.name}",
-            description=f"{get_method(config.method).title} of {self.base}, trained on {key.subject!r}.",
+            description=f"{get_method(config.method).title} on the base model {self.base}, trained on {key.subject!r}.",
             date=datetime.fromtimestamp(int(ended[-1]), UTC).isoformat() if ended else "",
             resolution=side,
             trigger=trigger,

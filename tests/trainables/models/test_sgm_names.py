@@ -66,5 +66,5 @@ def test_diffusers_reads_every_name_back(unet: Any) -> None:
 
 
 def test_a_module_without_a_name_is_an_error(unet: Any) -> None:
-    with pytest.raises(ValueError, match="no name for the module 'mid_block.attentions.1.proj_in'"):
+    with pytest.raises(ValueError, match=r"no name for the module 'mid_block\.attentions\.1\.proj_in'"):
         sgm_name("mid_block.attentions.1.proj_in", unet.config)
