@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from study.export.trained import complete_run, config_of, weights_of
 from study.preflight.notes import print_notes
@@ -11,6 +12,12 @@ from study.storage.layout import Storage
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
 from trainables.methods.registry import get_method
+from trainables.methods.strengths import Dial, strength_obstacle
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_STRONGEST = 10
 
 
 def draw_images(
@@ -23,6 +30,7 @@ def draw_images(
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
+    strengths: Sequence[float] = (),
 ) -> list[Path]:
     """Draws `count` images of each prompt as the run was judged, and writes them as PNG.
 
@@ -35,13 +43,19 @@ def draw_images(
             of the run's method.
         seed: Image i of each prompt starts from the noise of generator seed + i, so arms can be compared.
         steps: Of the solver; None: as many as in the run's evaluation. `guidance` likewise.
+        strengths: Of the training, 0: the base model, 1: as trained; each image is drawn at each of them, from the same
+            noise, and there is a grid of strengths and prompts for each number. Empty: as trained. Adapters are merged
+            into the weights for it, so that 1 differs from that by rounding (see ``trainables/methods/strengths.py``).
 
     Returns:
-        The files' paths.
+        The files' paths; ``<prompt>-<image>.png``, with strengths ``<prompt>-<image>-s<strength>.png`` and
+        ``grid-<image>.png``.
     """
     folder = complete_run(storage, run)
     config = config_of(run, folder)
     method = get_method(config.method)
+    if strengths and (problem := strength_obstacle(method)):
+        raise UserError(problem)
     weights = weights_of(storage, run, folder) if method.trains else None
 
     import torch
@@ -56,7 +70,10 @@ def draw_images(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone = load_backbone(config.model, device)
     pipeline = backbone.pipeline()
-    if weights is not None:
+    turn: Dial | None = None
+    if weights is not None and strengths:
+        turn = method.with_strength(backbone, weights)  # type: ignore[attr-defined]
+    elif weights is not None:
         pipeline = method.load(pipeline, weights).to(device)
         pipeline.set_progress_bar_config(disable=True)
     side = config.training.resolution or backbone.resolution
@@ -68,21 +85,71 @@ def draw_images(
     reads = getattr(pipeline, backbone.family.tokenizers[backbone.family.reader])
     print_notes([*notes, *find_cut(read, memory_reader(reads), config.model.path)])
     out.mkdir(parents=True, exist_ok=True)
+    drawn: dict[tuple[int, int, float | None], Image.Image] = {}
+    for strength in strengths or (None,):
+        if turn is not None and strength is not None:
+            turn(strength)
+        for index, text in enumerate(texts):
+            generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
+            images = pipeline(
+                [text] * count,
+                generator=generators,
+                height=side,
+                width=side,
+                num_inference_steps=steps or config.evaluation.num_inference_steps,
+                guidance_scale=config.evaluation.guidance_scale if guidance is None else guidance,
+            ).images
+            drawn |= {(index, number, strength): image for number, image in enumerate(images)}
+    return _written(drawn, texts, tuple(strengths), out)
+
+
+def parse_strengths(text: str) -> tuple[float, ...]:
+    """Returns the strengths of ``--strength``: numbers with commas between them, in the order given.
+
+    Raises:
+        UserError: One is no number from -10 to 10, or stands there twice.
+    """
+    found: list[float] = []
+    for part in text.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            value = float("nan")
+        if not -_STRONGEST <= value <= _STRONGEST:
+            raise UserError(
+                f"--strength takes numbers from -{_STRONGEST} to {_STRONGEST} with commas between them, such as "
+                f"0,0.5,1; got {part.strip()!r} in {text!r}"
+            )
+        if f"{value:g}" in [f"{other:g}" for other in found]:  # it names files
+            raise UserError(f"--strength {text!r} has {value:g} twice; name each strength once")
+        found.append(value)
+    return tuple(found)
+
+
+def _written(
+    drawn: Mapping[tuple[int, int, float | None], Image.Image],
+    texts: Sequence[str],
+    strengths: tuple[float, ...],
+    out: Path,
+) -> list[Path]:
+    """Writes images of (prompt, number, strength), and with strengths a grid for each number."""
+    from trainables.evaluation.grids import GridRow, draw_grid
+
     paths = []
-    for index, text in enumerate(texts):
-        generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
-        images = pipeline(
-            [text] * count,
-            generator=generators,
-            height=side,
-            width=side,
-            num_inference_steps=steps or config.evaluation.num_inference_steps,
-            guidance_scale=config.evaluation.guidance_scale if guidance is None else guidance,
-        ).images
-        for number, image in enumerate(images):
-            path = out / f"{index:02d}-{number:02d}.png"
-            image.save(path)
-            paths.append(path)
+    for (index, number, strength), image in sorted(drawn.items(), key=lambda entry: entry[0][:2]):
+        end = "" if strength is None else f"-s{strength:g}"
+        path = out / f"{index:02d}-{number:02d}{end}.png"
+        image.save(path)
+        paths.append(path)
+    for number in sorted({key[1] for key in drawn}) if strengths else ():
+        rows = [
+            GridRow(text, tuple(drawn[index, number, strength] for strength in strengths))
+            for index, text in enumerate(texts)
+        ]
+        path = out / f"grid-{number:02d}.png"
+        shown = ", ".join(f"{strength:g}" for strength in strengths)
+        draw_grid(rows, f"strength {shown}").save(path)
+        paths.append(path)
     return paths
 
 

@@ -197,14 +197,30 @@ def generate(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNG files.")] = Path("images"),
+    strength: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the training, 0 to 1 and beyond, e.g. 0,0.5,1; with a grid of strengths and prompts."
+        ),
+    ] = None,
     storage: StorageOption = STORAGE,
 ) -> None:
     """Draw images from a run's weights, loaded with stock diffusers."""
-    from study.generate import draw_images
+    from study.generate import draw_images, parse_strengths
 
-    for path in draw_images(
-        stored(storage, name), run, prompt, out, count=count, seed=seed, steps=steps, guidance=guidance
-    ):
+    strengths = () if strength is None else parse_strengths(strength)
+    paths = draw_images(
+        stored(storage, name),
+        run,
+        prompt,
+        out,
+        count=count,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        strengths=strengths,
+    )
+    for path in paths:
         print(path)
 
 

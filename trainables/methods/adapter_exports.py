@@ -24,6 +24,7 @@ from trainables.methods.adapter_files import (
     save_for_peft,
     sort_header,
 )
+from trainables.methods.adapter_merging import adapted_parts_of, merge_adapters
 from trainables.methods.exporting import (
     ONE_FILE,
     Exported,
@@ -103,27 +104,6 @@ def export_adapters(
     return _in_kohyas_names(backbone, config, weights, request, out)
 
 
-def merge_adapters(backbone: Backbone) -> None:
-    """Merges the adapters that were loaded into the weights, by PEFT, and takes them off the modules."""
-    from diffusers.utils.peft_utils import recurse_remove_peft_layers
-
-    for module in _adapted(backbone).values():
-        for layer in adapted_layers(module).values():
-            layer.merge()
-        recurse_remove_peft_layers(module)
-        for mark in ("peft_config", "_hf_peft_config_loaded"):
-            vars(module).pop(mark, None)
-
-
-def _adapted(backbone: Backbone) -> dict[Part, Any]:
-    """Part -> module, of those with adapters."""
-    return {
-        part: backbone.modules[part.name]
-        for part in backbone.family.trainable(text_encoders=True)
-        if adapted_layers(backbone.modules[part.name])
-    }
-
-
 def _adapter_of(layer: Any) -> str:
     """PEFT's name of a layer's one adapter: diffusers and PEFT give other ones."""
     (name,) = layer.active_adapters
@@ -158,7 +138,7 @@ def _for_peft(backbone: Backbone, request: Request, out: Path) -> Exported:
         if not key.startswith("ss_")
     }
     lines = ["from peft import PeftModel", pipeline_usage(backbone.family, "BASE MODEL")]
-    for part, module in _adapted(backbone).items():
+    for part, module in adapted_parts_of(backbone).items():
         layer = next(iter(adapted_layers(module).values()))
         save_for_peft(module, out / part.name, _adapter_of(layer), metadata)
         lines.append(f'PeftModel.from_pretrained(pipeline.{part.name}, "{out.name}/{part.name}")  # in place')
@@ -177,7 +157,7 @@ def _in_kohyas_names(
     trained = load_file(weights / KOHYA_FILE) if (weights / KOHYA_FILE).exists() else {}
     tensors: Tensors = {}
     sizes: Counter[tuple[int, float]] = Counter()
-    for part, module in _adapted(backbone).items():
+    for part, module in adapted_parts_of(backbone).items():
         for name, layer in adapted_layers(module).items():
             usual = kohya_name(part, name)
             found = (

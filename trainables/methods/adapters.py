@@ -25,6 +25,7 @@ from trainables.methods.adapter_files import (
     save_adapters,
     without_extension,
 )
+from trainables.methods.adapter_merging import adapters_with_strength
 from trainables.methods.targets import Layer, layers_of, targeted
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from trainables.config.fields import ModelConfig, TrainingConfig
     from trainables.methods.exporting import Exported, Format, Request
+    from trainables.methods.strengths import Dial
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
@@ -90,6 +92,10 @@ class AdapterMethod:
     def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:
         """Writes the adapters for another program."""
         return export_adapters(backbone, config, weights, request, out)
+
+    def with_strength(self, backbone: Backbone, weights: Path) -> Dial:
+        """Merges the adapters and returns what turns their strength."""
+        return adapters_with_strength(backbone, weights)
 
 
 def attach_adapters(

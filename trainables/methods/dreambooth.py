@@ -21,6 +21,7 @@ from trainables.methods.exporting import (
     pipeline_usage,
     save_pipeline,
 )
+from trainables.methods.strengths import Dial, between
 from trainables.models.families import family_of
 
 if TYPE_CHECKING:
@@ -122,6 +123,19 @@ class DreamBooth:
         """Copies the pipeline, for both formats that are left."""
         copy_pipeline(weights, out)
         return Exported(pipeline_usage(backbone.family, out.name))
+
+    def with_strength(self, backbone: Backbone, weights: Path) -> Dial:
+        """Loads the trained weights beside the base model's and returns what turns between them."""
+        trained = self.load(backbone.pipeline(), weights)
+        parts = [part.name for part in backbone.family.trainable(text_encoders=True)]
+        pairs = [
+            (parameter, parameter.detach(), value.detach())
+            for name in parts
+            for parameter, value in zip(
+                backbone.modules[name].parameters(), getattr(trained, name).parameters(), strict=True
+            )
+        ]
+        return between((held, base, value) for held, base, value in pairs if not base.equal(value))
 
 
 def _train_all(backbone: Backbone, component: str, rate: float) -> dict[str, Any]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from trainables.config.fields import ModelConfig
     from trainables.methods.exporting import Format, Request
+    from trainables.methods.strengths import Dial
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
@@ -217,6 +218,14 @@ class HypernetworkMethod:
             "comfyui": f"Put {request.name}.pt into models/hypernetworks; the node HypernetworkLoader loads it.",
         }[request.form]
         return Exported(usage, code=False, notes=tuple(notes) if request.form == "comfyui" else ())
+
+    def with_strength(self, backbone: Backbone, weights: Path) -> Dial:
+        """Loads the networks and returns what turns their strength: the factor on what they add to contexts."""
+        from trainables.models.hypernetworks import NAME
+
+        self.load(backbone.pipeline(), weights)
+        networks = getattr(backbone.denoiser, NAME)
+        return lambda strength: setattr(networks, "strength", strength)
 
 
 METHOD = HypernetworkMethod()
