@@ -1,4 +1,4 @@
-"""The command line: validate, plan, launch, submit, generate, export, doctor, ls, and what watches a study.
+"""The command line: validate, plan, launch, submit, generate, export, evaluate, doctor, ls, and what watches a study.
 
 Exit codes: 0 success, 1 something failed (a run, a check), 2 the user's mistake. Data goes to the standard output,
 everything else to the standard error. Nothing heavy is imported before a command needs it.
@@ -257,6 +257,43 @@ def export(
     print_notes(done.notes)
     for path in done.files:
         print(path)
+
+
+@app.command()
+def evaluate(
+    name: NameArgument,
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="LoRA, embedding, hypernetwork, or folder of PEFT or of a pipeline."
+        ),
+    ],
+    subject: Annotated[
+        str | None,
+        typer.Option("--subject", help="Confirm subject that the files show; default: the only one."),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", "-p", help="What the files call the subject; default: the study's instance prompt."
+        ),
+    ] = None,
+    arm: Annotated[
+        str | None, typer.Option("--name", help="Of the arm foreign/NAME; default: the file's name.")
+    ] = None,
+    storage: StorageOption = STORAGE,
+    form: FormatOption = Format.table,
+) -> None:
+    """Judge weights that were trained elsewhere by a study's plan of evaluation; files them as foreign/NAME."""
+    from study.export.foreign import COLUMNS, evaluate_files
+    from study.preflight.notes import print_notes
+
+    place = stored(storage, name)
+    rows = evaluate_files(place, files, name=arm, subject=subject, prompt=prompt)
+    if place.url is not None:
+        print_notes([f"these runs lie in this machine's working copy alone, {place.runs}"])
+    print_rows(rows, list(COLUMNS), form)
+    raise typer.Exit(1 if any(row["state"] != "COMPLETE" for row in rows) else 0)
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""A run's weights as files for other programs, with metadata and a model card."""
+"""Weights across programs: a run's as files for others, with a model card, and others' judged by a study's plan."""

@@ -30,10 +30,10 @@ def complete_run(storage: Storage, name: str) -> Path:
             if "/" not in name
             else []
         )
-        complete = [path for path in found if _is_complete(path)]
+        complete = [path for path in found if _is_run(path) and _is_complete(path)]
         confirm = [path for path in complete if path.parent.parent.name == "confirm"] or complete
         if not confirm:
-            arms = sorted({path.name for path in runs.glob("*/*")})
+            arms = sorted({path.parent.name for path in runs.glob("*/*/*") if _is_run(path)})
             raise UserError(
                 f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
                 f"arms with runs: {', '.join(arms) or 'none'}"
@@ -83,6 +83,15 @@ def _require_same_model(run: str, config: RunConfig) -> None:
             f"run {run!r} was trained on another base model than lies in {config.model.path!r} now; put back the "
             "model's files of that time"
         )
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run of the study's design."""
+    try:
+        RunKey.parse("/".join(folder.parts[-3:]))
+    except ValueError:
+        return False
+    return True
 
 
 def _is_complete(folder: Path) -> bool:

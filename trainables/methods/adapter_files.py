@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 KOHYA_FILE = "lora_kohya.safetensors"
-_PEFT_WEIGHTS, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _BEGINNING = "study_beginning"  # attribute of an adapter's layer: A and B as they were when the base weight was altered
 
 State = dict[str, "torch.Tensor"]
@@ -72,7 +72,7 @@ def load_adapters(pipeline: Any, folder: Path) -> Any:
     """Loads what `save_adapters` wrote by the stock loaders, from safetensors only."""
     family = family_of(pipeline)
     parts = [part.name for part in family.trainable(text_encoders=True)]
-    for_peft = [name for name in parts if (folder / name / _PEFT_CONFIG).exists()]
+    for_peft = [name for name in parts if (folder / name / PEFT_CONFIG).exists()]
     file, denoiser = folder / WEIGHTS_FILE, family.denoiser.name
     if file.exists() and _is_lokr(file):
         getattr(pipeline, denoiser).load_lora_adapter(
@@ -81,7 +81,7 @@ def load_adapters(pipeline: Any, folder: Path) -> Any:
     elif file.exists() or not for_peft:  # of a folder that has neither, the loader says so
         family.load_lora(pipeline, folder, WEIGHTS_FILE)
     for name in for_peft:
-        _load_with_peft(getattr(pipeline, name), folder / name)
+        load_with_peft(getattr(pipeline, name), folder / name)
     return pipeline
 
 
@@ -195,10 +195,15 @@ def save_for_peft(
     tensors = {f"base_model.model.{key}": value for key, value in _state(module, adapter).items()}
     save_file(tensors, folder / _PEFT_WEIGHTS, {"format": "pt", **(metadata or {})})
     content = _plain_config(module, adapter) | {"inference_mode": True}
-    (folder / _PEFT_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+    (folder / PEFT_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def _load_with_peft(module: nn.Module, folder: Path) -> None:
+def load_with_peft(module: nn.Module, folder: Path) -> None:
+    """Puts what lies in a folder in PEFT's layout on a module in place.
+
+    Raises:
+        UserError: There are no weights in it.
+    """
     from peft import PeftModel
 
     if not (

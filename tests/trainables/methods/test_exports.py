@@ -13,19 +13,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.helpers.exported_layouts import kohya_keys, read_changes
+from tests.helpers.exported_weights import exported, load, trained
 from tests.helpers.stock_images import draw_stock
 from tests.helpers.tiny_families import RESOLUTION, make_tiny
-from trainables.config.fields import ModelConfig
-from trainables.methods.exporting import FORMATS, About, Exported, Request, files_in, obstacle
+from trainables.methods.exporting import FORMATS, files_in, obstacle
 from trainables.methods.registry import get_method, method_config_class, method_names
 from trainables.models.backbone import Backbone
 from trainables.models.families import FAMILIES, family_in
-from trainables.models.loading import load_backbone
 from trainables.models.sampling import initial_noise
 
-ABOUT = About(
-    "study arm", "A test.", "2026-01-01T00:00:00+00:00", RESOLUTION, "a sks cat", "tiny", own={"run": "r"}
-)
 CONV = ["to_q", "to_v", "conv1", "proj_in"]
 #: Fields of adapters; the largest difference of what other programs compute, in float32, to what was trained.
 KINDS: dict[str, dict[str, Any]] = {
@@ -44,35 +40,6 @@ LYCORIS = {"loha": "loha", "lokr": "lokr", "dora": "full", "oft": "full", "ia3":
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("families")
     return {name: make_tiny(name, place / name) for name in ("sd1", "sd2", "sdxl")}
-
-
-def load(folder: Path) -> Backbone:
-    return load_backbone(ModelConfig(path=str(folder)))
-
-
-def trained(backbone: Backbone, name: str, weights: Path, **fields: Any) -> Any:
-    """Attaches a method, gives what trains random values, saves it, and leaves it on the model."""
-    method = get_method(name)
-    config = method_config_class(name).model_validate(fields)
-    if name == "textual_inversion":
-        config = config.for_subject("a sks cat", "a cat")
-    method.prepare(backbone, config)
-    groups = method.attach(backbone, config, torch.Generator().manual_seed(0))
-    draws = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for group in groups:
-            for value in group["params"]:
-                value.add_(0.1 * torch.randn(value.shape, generator=draws))
-    method.save(backbone, config, weights)
-    return config
-
-
-def exported(folder: Path, name: str, config: Any, weights: Path, form: Any, out: Path) -> Exported:
-    backbone, method = load(folder), get_method(name)
-    assert obstacle(method, backbone.family, config, form) is None
-    out.mkdir()
-    done: Exported = method.export(backbone, config, weights, Request(form, "mine", ABOUT), out)  # type: ignore[attr-defined]
-    return done
 
 
 def images(pipeline: Any, backbone: Backbone, prompt: str = "a sks cat") -> torch.Tensor:
