@@ -14,7 +14,6 @@ from pydantic import Field
 
 from trainables.config.fields import TrainingConfig
 from trainables.methods.exporting import (
-    FORMATS,
     ONE_FILE,
     Exported,
     copy_pipeline,
@@ -113,7 +112,7 @@ class DreamBooth:
             return "DreamBooth trains whole weights and has no adapter for PEFT; take --format merged"
         if form in ONE_FILE:
             return (
-                f"DreamBooth trains a whole model, which {FORMATS[form]} read as one file in the layout of its first "
+                "DreamBooth trains a whole model, which that program reads as one file in the layout of its first "
                 "publisher; that is not written: take --format merged, and diffusers' script "
                 "convert_diffusers_to_original_stable_diffusion.py (convert_diffusers_to_original_sdxl.py)"
             )

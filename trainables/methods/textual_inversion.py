@@ -16,7 +16,6 @@ from pydantic import Field
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
 from trainables.methods.exporting import (
-    FORMATS,
     Exported,
     forget_paths,
     metadata_of,
@@ -174,8 +173,9 @@ class TextualInversion:
             return (
                 "PEFT has no file of embeddings that other programs read; take --format diffusers or merged"
             )
-        if form in ("kohya", "a1111") and not family.denoiser.kohya:
-            return f"{FORMATS[form]} read no embeddings of {family.title}; take --format diffusers, comfyui or merged"
+        programs = {"kohya": "kohya's scripts", "a1111": "A1111 and its descendants"}
+        if form in programs and not family.denoiser.kohya:
+            return f"{programs[form]} read no embeddings of {family.title}; take --format diffusers, comfyui or merged"
         return None
 
     def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:

@@ -39,7 +39,7 @@ LYCORIS = {"loha": "loha", "lokr": "lokr", "dora": "full", "oft": "full", "ia3":
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("families")
-    return {name: make_tiny(name, place / name) for name in ("sd1", "sd2", "sdxl")}
+    return {name: make_tiny(name, place / name) for name in ("sd1", "sd2", "sdxl", "flux")}
 
 
 def images(pipeline: Any, backbone: Backbone, prompt: str = "a sks cat") -> torch.Tensor:
@@ -52,7 +52,7 @@ def images(pipeline: Any, backbone: Backbone, prompt: str = "a sks cat") -> torc
 def stock(folder: Path) -> Any:
     """Returns the stock pipeline of a folder, in the memory layout of the project: kernels round by it."""
     pipeline = family_in(folder).stock_pipeline().from_pretrained(str(folder), local_files_only=True)
-    for module in (pipeline.unet, pipeline.vae):
+    for module in (getattr(pipeline, "unet", None) or pipeline.transformer, pipeline.vae):
         module.to(memory_format=torch.channels_last)
     return pipeline
 
@@ -174,6 +174,7 @@ READERS: dict[str, Callable[[Any, Path], Any]] = {
         ("sd1", "loha", "peft", True),
         ("sd1", "lokr", "peft", True),
         ("sd1", "oft", "merged", False),
+        ("flux", "lora", "diffusers", True),
     ],
 )
 def test_what_is_loaded_again_draws_the_same_image(
@@ -182,13 +183,56 @@ def test_what_is_loaded_again_draws_the_same_image(
     """Bit by bit where the same products are added; merging rounds the weights, a scale in other factors too."""
     folder = folders[name]
     backbone = load(folder)
-    fields = {"oft_block_size": 4} if kind == "oft" else {"r": 2, "target_modules": CONV}
+    fields: dict[str, Any] = {"oft_block_size": 4} if kind == "oft" else {"r": 2}
+    if kind != "oft" and name != "flux":
+        fields["target_modules"] = CONV
     config = trained(backbone, "lora", tmp_path / "weights", adapter=kind, train_text_encoder=True, **fields)
     ours = images(backbone.pipeline(), backbone)
     exported(folder, "lora", config, tmp_path / "weights", form, tmp_path / "out")
     again = images(READERS[form](stock(folder), tmp_path / "out"), backbone)
     assert (ours - images(stock(folder), backbone)).abs().max() > 0.01
     torch.testing.assert_close(again, ours, rtol=0, atol=0.0 if exact else 2e-3)
+
+
+def test_keys_of_diffusers_peft_and_whole_pipelines(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Against lists made from the base model's own modules."""
+    folder = folders["sdxl"]
+    config = trained(
+        load(folder),
+        "lora",
+        tmp_path / "weights",
+        r=2,
+        target_modules=["attn2.to_k"],
+        train_text_encoder=True,
+    )
+    for form in ("diffusers", "peft", "merged"):
+        exported(folder, "lora", config, tmp_path / "weights", form, tmp_path / form)
+    modules = load(folder).modules
+    wanted = {
+        "unet": ("attn2.to_k",),
+        **dict.fromkeys(("text_encoder", "text_encoder_2"), ("q_proj", "k_proj", "v_proj", "out_proj")),
+    }
+    layers = {
+        part: [name for name, _ in modules[part].named_modules() if name.endswith(ends)]
+        for part, ends in wanted.items()
+    }
+    assert all(len(names) >= 3 for names in layers.values())
+    nested = {part: "" if part == "unet" else "text_model." for part in layers}
+    assert set(load_file(tmp_path / "diffusers" / "pytorch_lora_weights.safetensors")) == {
+        f"{part}.{nested[part]}{name.removeprefix('text_model.')}.lora_{side}.weight"
+        for part, names in layers.items()
+        for name in names
+        for side in "AB"
+    }
+    for part, names in layers.items():
+        assert set(load_file(tmp_path / "peft" / part / "adapter_model.safetensors")) == {
+            f"base_model.model.{name}.lora_{side}.weight" for name in names for side in "AB"
+        }
+        file = next((tmp_path / "merged" / part).glob("*.safetensors"))
+        assert set(load_file(file)) == set(load_file(next((folder / part).glob("*.safetensors"))))
+    assert {path.parts[0] for path in files_in(tmp_path / "merged")} == {
+        path.name for path in folder.iterdir()
+    }
 
 
 def test_dora_of_the_denoiser_is_loaded_by_diffusers(folders: dict[str, Path], tmp_path: Path) -> None:
