@@ -159,9 +159,8 @@ def _by_diffusers(backbone: Backbone, path: Path, config: ForeignConfig) -> None
         family.load_lora(pipeline, path.parent, path.name)
     except Exception as error:  # diffusers and PEFT raise of many kinds for a file that does not fit
         raise UserError(f"diffusers cannot load {path} into this model: {_first_line(error)}") from None
-    expected = sum(
-        key.endswith((".lora_B.weight", ".lora.up.weight", ".lora_linear_layer.up.weight")) for key in keys
-    )
+    ends = ("lora_B.weight", "lora.up.weight", "lora_linear_layer.up.weight")
+    expected = sum(key.endswith(ends) for key in keys)
     found = sum(len(adapted_layers(module)) for module in backbone.modules.values())
     if expected > found:
         raise UserError(

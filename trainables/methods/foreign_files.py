@@ -61,9 +61,10 @@ def inspect(path: Path) -> ForeignFile:
         return ForeignFile(path, _layout_of_folder(path), _folder_digest(path))
     digest = file_digest(path)
     if path.suffix == ".pt":
-        content = _read_pt(path)
-        rows = _rows_of_a1111(content)
-        return ForeignFile(path, "hypernetwork" if rows is None else "embedding", digest, len(rows or ()))
+        rows = _rows_of_a1111(_read_pt(path))
+        if rows is None:
+            return ForeignFile(path, "hypernetwork", digest)
+        return ForeignFile(path, "embedding", digest, len(rows))
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: files of this kind may hold code and are not read; name {_KNOWN}")
     shapes, metadata = _header_of(path)

@@ -94,6 +94,38 @@ def test_what_was_exported_comes_back(case: str, folders: dict[str, Path], tmp_p
     assert all(torch.equal(value, base[key]) for key, value in outputs(again, "a sks cat").items())
 
 
+def test_layouts_of_other_programs(folders: dict[str, Path], tmp_path: Path) -> None:
+    """One folder of PEFT, diffusers' names of 2023, and A1111's embedding, against the same values written by hand."""
+    config = trained(load(folders["sd1"]), "lora", tmp_path / "weights", r=2, target_modules=["attn2.to_k"])
+    exported(folders["sd1"], "lora", config, tmp_path / "weights", "peft", tmp_path / "peft")
+    folder = tmp_path / "peft" / "unet"
+    assert inspect(folder).layout == "peft"
+    state = load_file(folder / "adapter_model.safetensors")
+    old = {
+        "unet." + key.removeprefix("base_model.model.").replace("attn2.to_k.lora_A", "attn2.processor.to_k_lora.down")
+        .replace("attn2.to_k.lora_B", "attn2.processor.to_k_lora.up"): value
+        for key, value in state.items()
+    }  # fmt: skip
+    save_file(old, tmp_path / "old.safetensors")
+    found = []
+    for path in (folder, tmp_path / "old.safetensors"):
+        backbone = load(folders["sd1"])
+        base = outputs(backbone, "a sks cat")["denoiser"]
+        installed(backbone, path)
+        found.append(outputs(backbone, "a sks cat")["denoiser"])
+        assert (found[-1] - base).abs().max() > 1e-3
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=5e-5)
+
+    rows = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    torch.save(
+        {"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": "w"}, tmp_path / "w.pt"
+    )
+    backbone = load(folders["sd1"])
+    config = installed(backbone, tmp_path / "w.pt", prompt="a w cat")
+    assert torch.equal(backbone.added_embeddings["text_encoder"], rows)
+    assert config.reword("a sks cat") == "a <w> cat"
+
+
 @pytest.mark.parametrize("outputs_", [True, False])
 def test_dora_in_kohyas_names_is_read_along_the_axis_of_its_shape(
     outputs_: bool, folders: dict[str, Path], tmp_path: Path
