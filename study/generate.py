@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from study.export.trained import complete_run, config_of, weights_of
 from study.preflight.notes import print_notes
 from study.storage.layout import Storage
-from study.storage.run_key import RunKey
-from study.storage.run_result import read_result
-from study.storage.safe_paths import inside
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
-from trainables.evaluation.metrics_table import QUALITY
-from trainables.events import RESULT_FILE, RUN_FILE
-from trainables.run.contents import contents_of, digests
-from trainables.run_config import RunConfig
+from trainables.methods.registry import get_method
+from trainables.methods.strengths import Dial, strength_obstacle
 
+if TYPE_CHECKING:
+    from PIL import Image
 
-def complete_run(storage: Storage, name: str) -> Path:
-    """Returns the folder of a complete run, given its name or that of an arm (its best confirm run by quality).
-
-    Raises:
-        UserError: There is none; the message lists what there is.
-    """
-    runs = storage.runs
-    try:
-        folder = storage.run_folder(RunKey.parse(name))
-    except ValueError:
-        found = (
-            [path.parent for path in sorted(runs.glob(f"*/{name}/*/{RESULT_FILE}"))]
-            if "/" not in name
-            else []
-        )
-        complete = [path for path in found if _is_complete(path)]
-        confirm = [path for path in complete if path.parent.parent.name == "confirm"] or complete
-        if not confirm:
-            arms = sorted({path.name for path in runs.glob("*/*")})
-            raise UserError(
-                f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
-                f"arms with runs: {', '.join(arms) or 'none'}"
-            ) from None
-        return max(confirm, key=_quality)
-    if not _is_complete(folder):
-        raise UserError(
-            f"run {name!r} is not complete; `{storage.command('trials')}` shows the state of each run"
-        )
-    return folder
+_STRONGEST = 10
 
 
 def draw_images(
@@ -59,6 +30,7 @@ def draw_images(
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
+    strengths: Sequence[float] = (),
 ) -> list[Path]:
     """Draws `count` images of each prompt as the run was judged, and writes them as PNG.
 
@@ -71,39 +43,38 @@ def draw_images(
             of the run's method.
         seed: Image i of each prompt starts from the noise of generator seed + i, so arms can be compared.
         steps: Of the solver; None: as many as in the run's evaluation. `guidance` likewise.
+        strengths: Of the training, 0: the base model, 1: as trained; each image is drawn at each of them, from the same
+            noise, and there is a grid of strengths and prompts for each number. Empty: as trained. Adapters are merged
+            into the weights for it, so that 1 differs from that by rounding (see ``trainables/methods/strengths.py``).
 
     Returns:
-        The files' paths.
+        The files' paths; ``<prompt>-<image>.png``, with strengths ``<prompt>-<image>-s<strength>.png`` and
+        ``grid-<image>.png``.
     """
     folder = complete_run(storage, run)
-    config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
-    _require_same_model(run, config)
-    result = read_result(folder)
-    weights = result.weights if result is not None else None
-    if storage.url is not None and weights:
-        from study.remote.working_copy import fetch_weights
-
-        fetch_weights(storage, "/".join(folder.parts[-3:]))
+    config = config_of(run, folder)
+    method = get_method(config.method)
+    if strengths and (problem := strength_obstacle(method)):
+        raise UserError(problem)
+    weights = weights_of(storage, run, folder) if method.trains else None
 
     import torch
 
     from trainables.data.subjects import resolve_subject
-    from trainables.methods.registry import get_method
     from trainables.models.loading import load_backbone
     from trainables.models.placeholders import expand
     from trainables.models.prompt_lengths import memory_reader
     from trainables.models.solvers import make_solver
     from trainables.run.prompt_checks import find_cut
 
-    method = get_method(config.method)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone = load_backbone(config.model, device)
     pipeline = backbone.pipeline()
-    if method.trains:
-        place = inside(folder, weights) if weights else None
-        if place is None or not place.is_dir():
-            raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")
-        pipeline = method.load(pipeline, place).to(device)
+    turn: Dial | None = None
+    if weights is not None and strengths:
+        turn = method.with_strength(backbone, weights)  # type: ignore[attr-defined]
+    elif weights is not None:
+        pipeline = method.load(pipeline, weights).to(device)
         pipeline.set_progress_bar_config(disable=True)
     side = config.training.resolution or backbone.resolution
     pipeline.scheduler = make_solver(backbone)
@@ -114,21 +85,71 @@ def draw_images(
     reads = getattr(pipeline, backbone.family.tokenizers[backbone.family.reader])
     print_notes([*notes, *find_cut(read, memory_reader(reads), config.model.path)])
     out.mkdir(parents=True, exist_ok=True)
+    drawn: dict[tuple[int, int, float | None], Image.Image] = {}
+    for strength in strengths or (None,):
+        if turn is not None and strength is not None:
+            turn(strength)
+        for index, text in enumerate(texts):
+            generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
+            images = pipeline(
+                [text] * count,
+                generator=generators,
+                height=side,
+                width=side,
+                num_inference_steps=steps or config.evaluation.num_inference_steps,
+                guidance_scale=config.evaluation.guidance_scale if guidance is None else guidance,
+            ).images
+            drawn |= {(index, number, strength): image for number, image in enumerate(images)}
+    return _written(drawn, texts, tuple(strengths), out)
+
+
+def parse_strengths(text: str) -> tuple[float, ...]:
+    """Returns the strengths of ``--strength``: numbers with commas between them, in the order given.
+
+    Raises:
+        UserError: One is no number from -10 to 10, or stands there twice.
+    """
+    found: list[float] = []
+    for part in text.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            value = float("nan")
+        if not -_STRONGEST <= value <= _STRONGEST:
+            raise UserError(
+                f"--strength takes numbers from -{_STRONGEST} to {_STRONGEST} with commas between them, such as "
+                f"0,0.5,1; got {part.strip()!r} in {text!r}"
+            )
+        if f"{value:g}" in [f"{other:g}" for other in found]:  # it names files
+            raise UserError(f"--strength {text!r} has {value:g} twice; name each strength once")
+        found.append(value)
+    return tuple(found)
+
+
+def _written(
+    drawn: Mapping[tuple[int, int, float | None], Image.Image],
+    texts: Sequence[str],
+    strengths: tuple[float, ...],
+    out: Path,
+) -> list[Path]:
+    """Writes images of (prompt, number, strength), and with strengths a grid for each number."""
+    from trainables.evaluation.grids import GridRow, draw_grid
+
     paths = []
-    for index, text in enumerate(texts):
-        generators = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
-        images = pipeline(
-            [text] * count,
-            generator=generators,
-            height=side,
-            width=side,
-            num_inference_steps=steps or config.evaluation.num_inference_steps,
-            guidance_scale=config.evaluation.guidance_scale if guidance is None else guidance,
-        ).images
-        for number, image in enumerate(images):
-            path = out / f"{index:02d}-{number:02d}.png"
-            image.save(path)
-            paths.append(path)
+    for (index, number, strength), image in sorted(drawn.items(), key=lambda entry: entry[0][:2]):
+        end = "" if strength is None else f"-s{strength:g}"
+        path = out / f"{index:02d}-{number:02d}{end}.png"
+        image.save(path)
+        paths.append(path)
+    for number in sorted({key[1] for key in drawn}) if strengths else ():
+        rows = [
+            GridRow(text, tuple(drawn[index, number, strength] for strength in strengths))
+            for index, text in enumerate(texts)
+        ]
+        path = out / f"grid-{number:02d}.png"
+        shown = ", ".join(f"{strength:g}" for strength in strengths)
+        draw_grid(rows, f"strength {shown}").save(path)
+        paths.append(path)
     return paths
 
 
@@ -152,23 +173,3 @@ def _reworded(
             notes += [f"nothing that was learnt is in a prompt: {problem}" for problem in error.problems]
         texts.append(text)
     return texts, notes
-
-
-def _require_same_model(run: str, config: RunConfig) -> None:
-    """Weights mean something on the base model that they were trained on alone."""
-    held, here = config.contents.get("model"), digests(contents_of(None, config.model)).get("model")
-    if held is not None and here is not None and held != here:
-        raise UserError(
-            f"run {run!r} was trained on another base model than lies in {config.model.path!r} now; put back the "
-            "model's files of that time"
-        )
-
-
-def _is_complete(folder: Path) -> bool:
-    result = read_result(folder)
-    return result is not None and result.state == "COMPLETE"
-
-
-def _quality(folder: Path) -> float:
-    result = read_result(folder)
-    return (result.value(QUALITY) if result is not None else None) or 0.0

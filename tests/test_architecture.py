@@ -39,6 +39,7 @@ ROOMS = {
     "driver": "ray_tune dispatch cluster ledger remote spec storage util",
     "monitor": "tracking ledger remote spec storage util",
     "report": "results statistics spec storage",
+    "export": "spec remote storage util",
     "submit": "preflight cluster lint spec storage util",
 }
 FACES = ("__init__", "api", "generate", "cli")

@@ -1,4 +1,4 @@
-"""The command line: validate, plan, launch, submit, generate, doctor, ls, and what watches a study.
+"""The command line: validate, plan, launch, submit, generate, export, evaluate, doctor, ls, and what watches a study.
 
 Exit codes: 0 success, 1 something failed (a run, a check), 2 the user's mistake. Data goes to the standard output,
 everything else to the standard error. Nothing heavy is imported before a command needs it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,6 +25,7 @@ from study.cli.options import (
     NameArgument,
     Overrides,
     ReportsOption,
+    RunArgument,
     StorageOption,
     TrackingOption,
     stored,
@@ -178,9 +180,7 @@ def submit(
 @app.command()
 def generate(
     name: NameArgument,
-    run: Annotated[
-        str, typer.Argument(help="A run as `study trials` names it: phase/arm/0000-subject-s0, or an arm.")
-    ],
+    run: RunArgument,
     prompt: Annotated[
         list[str], typer.Option("--prompt", "-p", help="Prompt; {subject} stands for the instance.")
     ],
@@ -197,15 +197,103 @@ def generate(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNG files.")] = Path("images"),
+    strength: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the training, 0 to 1 and beyond, e.g. 0,0.5,1; with a grid of strengths and prompts."
+        ),
+    ] = None,
     storage: StorageOption = STORAGE,
 ) -> None:
     """Draw images from a run's weights, loaded with stock diffusers."""
-    from study.generate import draw_images
+    from study.generate import draw_images, parse_strengths
 
-    for path in draw_images(
-        stored(storage, name), run, prompt, out, count=count, seed=seed, steps=steps, guidance=guidance
-    ):
+    strengths = () if strength is None else parse_strengths(strength)
+    paths = draw_images(
+        stored(storage, name),
+        run,
+        prompt,
+        out,
+        count=count,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        strengths=strengths,
+    )
+    for path in paths:
         print(path)
+
+
+class _Form(StrEnum):
+    """The formats of `trainables.methods.exporting`, which this module does not load."""
+
+    diffusers = "diffusers"
+    kohya = "kohya"
+    a1111 = "a1111"
+    comfyui = "comfyui"
+    peft = "peft"
+    merged = "merged"
+
+
+@app.command()
+def export(
+    name: NameArgument,
+    run: RunArgument,
+    form: Annotated[
+        _Form, typer.Option("--format", "-f", help="Who is to read it; merged: a whole pipeline.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write; must not exist, or be empty.")
+    ] = Path("export"),
+    author: Annotated[str, typer.Option(help="Of the weights, for metadata and model card.")] = "",
+    license: Annotated[str, typer.Option(help="Of the weights, e.g. cc-by-4.0.")] = "",
+    storage: StorageOption = STORAGE,
+) -> None:
+    """Write a run's weights for another program, with metadata and a model card."""
+    from study.export.files import export_run
+    from study.preflight.notes import print_notes
+
+    done = export_run(stored(storage, name), run, form.value, out, author=author, license=license)
+    print_notes(done.notes)
+    for path in done.files:
+        print(path)
+
+
+@app.command()
+def evaluate(
+    name: NameArgument,
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="LoRA, embedding, hypernetwork, or folder of PEFT or of a pipeline."
+        ),
+    ],
+    subject: Annotated[
+        str | None,
+        typer.Option("--subject", help="Confirm subject that the files show; default: the only one."),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", "-p", help="What the files call the subject; default: the study's instance prompt."
+        ),
+    ] = None,
+    arm: Annotated[
+        str | None, typer.Option("--name", help="Of the arm foreign/NAME; default: the file's name.")
+    ] = None,
+    storage: StorageOption = STORAGE,
+    form: FormatOption = Format.table,
+) -> None:
+    """Judge weights that were trained elsewhere by a study's plan of evaluation; files them as foreign/NAME."""
+    from study.export.foreign import COLUMNS, evaluate_files
+    from study.preflight.notes import print_notes
+
+    place = stored(storage, name)
+    rows = evaluate_files(place, files, name=arm, subject=subject, prompt=prompt)
+    if place.url is not None:
+        print_notes([f"these runs lie in this machine's working copy alone, {place.runs}"])
+    print_rows(rows, list(COLUMNS), form)
+    raise typer.Exit(1 if any(row["state"] != "COMPLETE" for row in rows) else 0)
 
 
 @app.command()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ADAPTER = "default"
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 KOHYA_FILE = "lora_kohya.safetensors"
-_PEFT_WEIGHTS, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _BEGINNING = "study_beginning"  # attribute of an adapter's layer: A and B as they were when the base weight was altered
 
 State = dict[str, "torch.Tensor"]
@@ -52,7 +52,7 @@ def save_adapters(backbone: Backbone, config: AdapterConfig, folder: Path) -> No
     for name, module in adapted.items():
         part = family.part(name)
         if loader == "peft" or (loader != "diffusers" and part is not family.denoiser):
-            _save_for_peft(module, folder / name)
+            save_for_peft(module, folder / name)
         elif loader == "diffusers module":
             states[name], metadata[name] = _lokr_state(module), _unscaled_metadata(module, "alpha")
         else:
@@ -72,7 +72,7 @@ def load_adapters(pipeline: Any, folder: Path) -> Any:
     """Loads what `save_adapters` wrote by the stock loaders, from safetensors only."""
     family = family_of(pipeline)
     parts = [part.name for part in family.trainable(text_encoders=True)]
-    for_peft = [name for name in parts if (folder / name / _PEFT_CONFIG).exists()]
+    for_peft = [name for name in parts if (folder / name / PEFT_CONFIG).exists()]
     file, denoiser = folder / WEIGHTS_FILE, family.denoiser.name
     if file.exists() and _is_lokr(file):
         getattr(pipeline, denoiser).load_lora_adapter(
@@ -81,7 +81,7 @@ def load_adapters(pipeline: Any, folder: Path) -> Any:
     elif file.exists() or not for_peft:  # of a folder that has neither, the loader says so
         family.load_lora(pipeline, folder, WEIGHTS_FILE)
     for name in for_peft:
-        _load_with_peft(getattr(pipeline, name), folder / name)
+        load_with_peft(getattr(pipeline, name), folder / name)
     return pipeline
 
 
@@ -90,7 +90,7 @@ def note_beginning(module: nn.Module) -> None:
 
     The result is saved as the difference to the base model: what is trained, less what was taken out.
     """
-    for layer in _layers(module).values():
+    for layer in adapted_layers(module).values():
         beginning = (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
         setattr(layer, _BEGINNING, tuple(value.detach().clone() for value in beginning))
 
@@ -102,17 +102,17 @@ def _adapted(backbone: Backbone) -> dict[str, Any]:
     return {name: module for name, module in modules.items() if getattr(module, "peft_config", None)}
 
 
-def _layers(module: nn.Module) -> dict[str, Any]:
-    """The layers with adapters, by the name of the module that they stand for."""
+def adapted_layers(module: nn.Module) -> dict[str, Any]:
+    """Returns the layers with adapters, by the name of the module that they stand for."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return {name: child for name, child in module.named_modules() if isinstance(child, BaseTunerLayer)}
 
 
-def _state(module: nn.Module) -> State:
+def _state(module: nn.Module, adapter: str = ADAPTER) -> State:
     from peft.utils import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(module)
+    state = get_peft_model_state_dict(module, adapter_name=adapter)
     return {key: value.detach().to("cpu").contiguous() for key, value in state.items()}
 
 
@@ -120,7 +120,7 @@ def _lora_state(config: AdapterConfig, module: nn.Module) -> tuple[State, dict[s
     """Tensors in diffusers' layout, with the scale in B, and layers for kohya's."""
     import torch
 
-    state, layers, kohya = _state(module), _layers(module), {}
+    state, layers, kohya = _state(module), adapted_layers(module), {}
     for name, layer in layers.items():
         down, up = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
         if config.alters_base:
@@ -136,7 +136,7 @@ def _lora_state(config: AdapterConfig, module: nn.Module) -> tuple[State, dict[s
 def _lokr_state(module: nn.Module) -> State:
     """Tensors of LoKr with the scale in the first factor."""
     state = _state(module)
-    for name, layer in _layers(module).items():
+    for name, layer in adapted_layers(module).items():
         scale = layer.scaling[ADAPTER]
         key = next(key for key in (f"{name}.lokr_w1", f"{name}.lokr_w1_a") if key in state)
         state[key] = state[key] * scale if scale != 1 else state[key]
@@ -172,25 +172,38 @@ def _unscaled_metadata(module: nn.Module, alpha: str) -> dict[str, Any]:
     return content | {alpha: content["r"], "alpha_pattern": dict(ranks)}
 
 
-def _plain_config(module: Any) -> dict[str, Any]:
+def _plain_config(module: Any, adapter: str = ADAPTER) -> dict[str, Any]:
     """Returns the configuration of an adapter, the same in every process and on every machine."""
-    content = module.peft_config[ADAPTER].to_dict()
+    content = module.peft_config[adapter].to_dict()
     content["base_model_name_or_path"] = None  # a path of this machine
     return {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
 
 
-def _save_for_peft(module: nn.Module, folder: Path) -> None:
-    """Writes what ``PeftModel.save_pretrained`` would: it wraps a model, so that names have a prefix."""
+def save_for_peft(
+    module: nn.Module, folder: Path, adapter: str = ADAPTER, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes what ``PeftModel.save_pretrained`` would: it wraps a model, so that names have a prefix.
+
+    Args:
+        folder: Must not exist.
+        adapter: PEFT's name of the adapter on the module.
+        metadata: Of the file of weights.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
-    tensors = {f"base_model.model.{key}": value for key, value in _state(module).items()}
-    save_file(tensors, folder / _PEFT_WEIGHTS, {"format": "pt"})
-    content = _plain_config(module) | {"inference_mode": True}
-    (folder / _PEFT_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
+    tensors = {f"base_model.model.{key}": value for key, value in _state(module, adapter).items()}
+    save_file(tensors, folder / _PEFT_WEIGHTS, {"format": "pt", **(metadata or {})})
+    content = _plain_config(module, adapter) | {"inference_mode": True}
+    (folder / PEFT_CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
-def _load_with_peft(module: nn.Module, folder: Path) -> None:
+def load_with_peft(module: nn.Module, folder: Path) -> None:
+    """Puts what lies in a folder in PEFT's layout on a module in place.
+
+    Raises:
+        UserError: There are no weights in it.
+    """
     from peft import PeftModel
 
     if not (
@@ -201,7 +214,7 @@ def _load_with_peft(module: nn.Module, folder: Path) -> None:
         without_extension()
     ):  # the module itself is changed; the model that PEFT puts around it is not needed
         PeftModel.from_pretrained(module, str(folder))
-    for layer in _layers(module).values():
+    for layer in adapted_layers(module).values():
         weight = layer.get_base_layer().weight
         weight.data = weight.data.contiguous()  # PEFT views it as rows, in BOFT and HRA
 
@@ -226,8 +239,11 @@ def without_extension() -> Iterator[None]:
         layer._FBD_CUDA = known
 
 
-def _header(content: bytes) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file, and its end: 8 bytes with the length of JSON, the JSON, and the tensors."""
+def read_header(content: bytes) -> tuple[dict[str, Any], int]:
+    """Returns the header of a safetensors file and its end.
+
+    The file has 8 bytes with the length of the JSON, the JSON, and the tensors.
+    """
     size = int.from_bytes(content[:8], "little")
     header: Mapping[str, Any] = json.loads(content[8 : 8 + size])
     return dict(header), 8 + size
@@ -239,7 +255,7 @@ def sort_header(path: Path) -> None:
     Equal weights then are equal files.
     """
     content = path.read_bytes()
-    header, end = _header(content)
+    header, end = read_header(content)
     header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
     entries = sorted(header.items(), key=lambda entry: entry[0] != "__metadata__")  # tensors keep their order
     text = json.dumps(dict(entries), separators=(",", ":"), ensure_ascii=False).encode()

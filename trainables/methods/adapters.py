@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.errors import UserError
 from trainables.methods.adapter_checks import adapted_parts, adapter_problems, check_adapters
 from trainables.methods.adapter_config import TEXT_MODULES, AdapterConfig, matches_pattern
+from trainables.methods.adapter_exports import adapter_obstacle, export_adapters
 from trainables.methods.adapter_files import (
     ADAPTER,
     KOHYA_FILE,
@@ -24,6 +25,7 @@ from trainables.methods.adapter_files import (
     save_adapters,
     without_extension,
 )
+from trainables.methods.adapter_merging import adapters_with_strength
 from trainables.methods.targets import Layer, layers_of, targeted
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainables.config.fields import ModelConfig, TrainingConfig
+    from trainables.methods.exporting import Exported, Format, Request
+    from trainables.methods.strengths import Dial
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
@@ -80,6 +84,18 @@ class AdapterMethod:
     def load(self, pipeline: Any, folder: Path) -> Any:
         """Loads the adapters by diffusers' loaders, or by PEFT where diffusers has none for their kind."""
         return load_adapters(pipeline, folder)
+
+    def export_obstacle(self, family: Family, config: Any, form: Format) -> str | None:
+        """Says what the kind of adapter cannot be written as."""
+        return adapter_obstacle(family, config, form)
+
+    def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:
+        """Writes the adapters for another program."""
+        return export_adapters(backbone, config, weights, request, out)
+
+    def with_strength(self, backbone: Backbone, weights: Path) -> Dial:
+        """Merges the adapters and returns what turns their strength."""
+        return adapters_with_strength(backbone, weights)
 
 
 def attach_adapters(

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from trainables.config.fields import TrainingConfig
+from trainables.methods.exporting import (
+    ONE_FILE,
+    Exported,
+    copy_pipeline,
+    pipeline_usage,
+    save_pipeline,
+)
+from trainables.methods.strengths import Dial, between
 from trainables.models.families import family_of
 
 if TYPE_CHECKING:
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from trainables.config.fields import ModelConfig
+    from trainables.methods.exporting import Format, Request
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
@@ -88,15 +97,7 @@ class DreamBooth:
 
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
         """Writes the whole pipeline, which ``from_pretrained`` loads."""
-        pipeline = backbone.pipeline()
-        for part in pipeline.components.values():
-            tokenizer = getattr(part, "backend_tokenizer", None)
-            if (
-                tokenizer is not None
-            ):  # it would write down how it was called last: a resumed run's files would differ
-                tokenizer.no_truncation()
-                tokenizer.no_padding()
-        pipeline.save_pretrained(str(folder), safe_serialization=True)
+        save_pipeline(backbone.pipeline(), folder)
 
     def load(self, pipeline: Any, folder: Path) -> Any:
         """Returns the pipeline of `folder`; the given one only says of which class and where."""
@@ -104,6 +105,36 @@ class DreamBooth:
             str(folder), use_safetensors=True, **family_of(pipeline).load_options
         )
         return loaded.to(pipeline.device)
+
+    def export_obstacle(self, family: Family, config: Any, form: Format) -> str | None:
+        """A whole model has no adapter, and its single file is in a layout that is not written."""
+        if form == "peft":
+            return "DreamBooth trains whole weights and has no adapter for PEFT; take --format merged"
+        if form in ONE_FILE:
+            return (
+                "DreamBooth trains a whole model, which that program reads as one file in the layout of its first "
+                "publisher; that is not written: take --format merged, and diffusers' script "
+                "convert_diffusers_to_original_stable_diffusion.py (convert_diffusers_to_original_sdxl.py)"
+            )
+        return None
+
+    def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:
+        """Copies the pipeline, for both formats that are left."""
+        copy_pipeline(weights, out)
+        return Exported(pipeline_usage(backbone.family, out.name))
+
+    def with_strength(self, backbone: Backbone, weights: Path) -> Dial:
+        """Loads the trained weights beside the base model's and returns what turns between them."""
+        trained = self.load(backbone.pipeline(), weights)
+        parts = [part.name for part in backbone.family.trainable(text_encoders=True)]
+        pairs = [
+            (parameter, parameter.detach(), value.detach())
+            for name in parts
+            for parameter, value in zip(
+                backbone.modules[name].parameters(), getattr(trained, name).parameters(), strict=True
+            )
+        ]
+        return between((held, base, value) for held, base, value in pairs if not base.equal(value))
 
 
 def _train_all(backbone: Backbone, component: str, rate: float) -> dict[str, Any]:

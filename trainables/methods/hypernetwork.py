@@ -15,13 +15,16 @@ from pydantic import Field, field_validator, model_validator
 
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
+from trainables.methods.exporting import Exported
 from trainables.methods.hypernetwork_files import (
     WEIGHTS_FILE,
     load_hypernetwork,
+    read_hypernetwork,
     stored_of,
+    write_a1111,
     write_hypernetwork,
 )
-from trainables.models.hypernetwork_layers import LayerPlan, multipliers_of, text_of
+from trainables.models.hypernetwork_layers import SHARED_ACTIVATIONS, LayerPlan, multipliers_of, text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     import torch
 
     from trainables.config.fields import ModelConfig
+    from trainables.methods.exporting import Format, Request
+    from trainables.methods.strengths import Dial
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
@@ -181,6 +186,46 @@ class HypernetworkMethod:
     def load(self, pipeline: Any, folder: Path) -> Any:
         """Loads it by `load_hypernetwork`, since no stock tool can."""
         return load_hypernetwork(pipeline, folder / WEIGHTS_FILE)
+
+    def export_obstacle(self, family: Family, config: Any, form: Format) -> str | None:
+        """Only A1111 and ComfyUI know hypernetworks, and ComfyUI not all of them."""
+        if form == "comfyui":
+            activation = config.activation_func
+            if activation not in SHARED_ACTIVATIONS:
+                return f"ComfyUI refuses hypernetworks with the activation {activation}; take --format a1111"
+            if config.add_layer_norm and activation != "linear":
+                return (
+                    f"ComfyUI lets the activation ({activation}) follow the last linear layer too where there are "
+                    "layer norms, and would draw other images; take --format a1111"
+                )
+        if form in ("a1111", "comfyui"):
+            return None
+        reason = {
+            "diffusers": "diffusers reads no hypernetworks",
+            "kohya": "kohya's scripts train no hypernetworks",
+            "peft": "PEFT has no such networks",
+            "merged": "a hypernetwork cannot be merged: projections to keys and values have no bias, and its "
+            "activations are not linear",
+        }[form]
+        return f"{reason}; take --format a1111 or comfyui, or study.load_hypernetwork with the run's own file"
+
+    def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:
+        """Writes A1111's file, which ComfyUI reads too."""
+        stored = read_hypernetwork(weights / WEIGHTS_FILE)
+        notes = write_a1111(out / f"{request.name}.pt", stored, name=request.name)
+        usage = {
+            "a1111": f"Put {request.name}.pt into models/hypernetworks and write <hypernet:{request.name}:1>.",
+            "comfyui": f"Put {request.name}.pt into models/hypernetworks; the node HypernetworkLoader loads it.",
+        }[request.form]
+        return Exported(usage, code=False, notes=tuple(notes) if request.form == "comfyui" else ())
+
+    def with_strength(self, backbone: Backbone, weights: Path) -> Dial:
+        """Loads the networks and returns what turns their strength: the factor on what they add to contexts."""
+        from trainables.models.hypernetworks import NAME
+
+        self.load(backbone.pipeline(), weights)
+        networks = getattr(backbone.denoiser, NAME)
+        return lambda strength: setattr(networks, "strength", strength)
 
 
 METHOD = HypernetworkMethod()

@@ -46,7 +46,7 @@ def write_kohya(path: Path, parts: Mapping[Part, Mapping[str, KohyaLayer]], mode
     sizes: Counter[tuple[int, float]] = Counter()
     for part, layers in parts.items():
         for module, layer in layers.items():
-            name = _name(part, module)
+            name = kohya_name(part, module)
             tensors[f"{name}.lora_down.weight"] = layer.down
             tensors[f"{name}.lora_up.weight"] = layer.up
             tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
@@ -61,5 +61,10 @@ def write_kohya(path: Path, parts: Mapping[Part, Mapping[str, KohyaLayer]], mode
     save_file(tensors, path, metadata)
 
 
-def _name(part: Part, module: str) -> str:
+def kohya_name(part: Part, module: str) -> str:
+    """Returns the name of a module's tensors in kohya's layout, without the suffix.
+
+    Args:
+        module: In the part, with diffusers' or transformers' name.
+    """
     return f"{part.kohya}_{part.name_in_files(module).replace('.', '_')}"

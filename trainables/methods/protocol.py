@@ -1,7 +1,9 @@
 """What a fine-tuning method is: which parameters train, and how the result is saved and loaded.
 
 The loop, the objective, data, precision, checkpoints, evaluation and cost are the core's and the same for
-all. A method's module is importable without torch (it imports torch, diffusers and peft inside its
+all. Functions that may be missing: ``export_obstacle`` and ``export`` write weights for other programs
+(``exporting.py``), ``with_strength`` draws at other strengths than that of the training (``strengths.py``). A
+method's module is importable without torch (it imports torch, diffusers and peft inside its
 functions), because its configuration class is needed to validate a study file.
 """
 

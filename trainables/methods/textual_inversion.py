@@ -6,6 +6,7 @@ the table nor a moment of it is touched.
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,21 +15,31 @@ from pydantic import Field
 
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
+from trainables.methods.exporting import (
+    Exported,
+    forget_paths,
+    metadata_of,
+    pipeline_usage,
+    save_pipeline,
+    write_file,
+)
 from trainables.methods.placeholder_config import PlaceholderConfig, word_problems
 from trainables.models.families import family_in, family_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
 
     from trainables.config.fields import ModelConfig
+    from trainables.methods.exporting import Format, Request
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family, Part
 
 WEIGHTS_FILE = "learned_embeds.safetensors"
 PLACEHOLDER = "placeholder_token"  # in the file's metadata
+_ONE_ENCODER = "emb_params"  # key of embeddings in files of kohya's scripts for models with one text encoder
 NOISE = 0.1  # of the deviation of the table's entries, for vectors that begin as the same word
 
 
@@ -155,6 +166,69 @@ class TextualInversion:
                 family.load_embeddings(pipeline, part, placeholder, tensors[keys[part.name]])
             pool_at_end(getattr(pipeline, part.name), getattr(pipeline, name).eos_token_id)
         return pipeline
+
+    def export_obstacle(self, family: Family, config: Any, form: Format) -> str | None:
+        """An embedding is no adapter, and not all programs run all families."""
+        if form == "peft":
+            return (
+                "PEFT has no file of embeddings that other programs read; take --format diffusers or merged"
+            )
+        programs = {"kohya": "kohya's scripts", "a1111": "A1111 and its descendants"}
+        if form in programs and not family.denoiser.kohya:
+            return f"{programs[form]} read no embeddings of {family.title}; take --format diffusers, comfyui or merged"
+        return None
+
+    def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:
+        """Writes the embeddings: one file a text encoder for diffusers, one of all for the others, or a pipeline."""
+        from safetensors.torch import load_file
+
+        family, word = backbone.family, config.placeholder_token
+        if request.form == "merged":
+            self.load(backbone.pipeline(), weights)
+            save_pipeline(backbone.pipeline(), out)
+            forget_paths(out)
+            return Exported(pipeline_usage(family, out.name))
+        stored, parts = load_file(weights / WEIGHTS_FILE), family.text_encoders
+        keys, metadata = _keys(parts, word), metadata_of(request, backbone, "textual-inversion")
+        if request.form == "diffusers":
+            lines = [pipeline_usage(family, "BASE MODEL")]
+            for number, part in enumerate(parts):
+                file = WEIGHTS_FILE if number == 0 else WEIGHTS_FILE.replace(".", f"_{number + 1}.")
+                write_file(out / file, {word: stored[keys[part.name]]}, metadata)
+                beside = f"text_encoder=pipeline.{part.name}, tokenizer=pipeline.{family.tokenizers[number]}"
+                lines.append(f'pipeline.load_textual_inversion("{out.name}", weight_name="{file}", {beside})')
+            return Exported("\n".join(lines), notes=_pooling(family))
+        name = file_word(word)
+        tensors = {part.embeddings or _ONE_ENCODER: stored[keys[part.name]] for part in parts}
+        write_file(out / f"{name}.safetensors", tensors, {**metadata, **_named(metadata, name)})
+        usage = {
+            "kohya": f"For sd-scripts: --textual_inversion_embeddings {name}.safetensors; the prompt says {name}.",
+            "a1111": f"Put {name}.safetensors into embeddings; the prompt says {name}.",
+            "comfyui": f"Put {name}.safetensors into models/embeddings; the prompt says embedding:{name}.",
+        }[request.form]
+        note = f"the file's name is the word that prompts say: {name}, where the run was taught {word}"
+        return Exported(usage, code=False, notes=(note,) if name != word else ())
+
+
+def file_word(word: str) -> str:
+    """Returns a placeholder as the name of a file, which programs take for the word: without angle brackets."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", word.strip("<>")).strip("-.") or "word"
+
+
+def _named(metadata: Mapping[str, str], name: str) -> dict[str, str]:
+    """The entries of the metadata that say by which word prompts call the embedding."""
+    key = "modelspec.trigger_phrase"
+    return {key: name, **({"ss_output_name": name} if "ss_output_name" in metadata else {})}
+
+
+def _pooling(family: Family) -> tuple[str, ...]:
+    """What stock pipelines do with a pooled embedding, where the family reads one."""
+    if len(family.text_encoders) == 1:
+        return ()
+    return (
+        "with the configuration of most CLIP files transformers pools at the highest token of a prompt, and added "
+        "words are higher than the end token: see `Known failures` of textual inversion in docs/methods.md",
+    )
 
 
 def _keys(text_encoders: Sequence[Part], placeholder: str) -> dict[str, str]:

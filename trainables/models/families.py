@@ -15,6 +15,7 @@ from trainables.models.family import Family as Family
 from trainables.models.family import Fit, SingleFile
 from trainables.models.family import Part as Part
 from trainables.models.model_files import DIFFUSERS, TRANSFORMERS, read_json
+from trainables.models.sgm_names import sgm_name
 
 _SD2_WIDTH = 1024  # of the text embeddings of Stable Diffusion 2.x
 
@@ -30,6 +31,24 @@ def _sdxl_kohya(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _no_kohya(config: Mapping[str, Any]) -> dict[str, str]:
     return {}
+
+
+def _stable_diffusion_spec(config: Mapping[str, Any], predicts: str) -> tuple[str, str]:
+    if config["cross_attention_dim"] != _SD2_WIDTH:
+        return "stable-diffusion-v1", "diffusers"
+    return f"stable-diffusion-v2-{'768-v' if predicts == 'v_prediction' else '512'}", "diffusers"
+
+
+def _sdxl_spec(config: Mapping[str, Any], predicts: str) -> tuple[str, str]:
+    return "stable-diffusion-xl-v1-base", "https://github.com/Stability-AI/generative-models"
+
+
+def _sd3_spec(config: Mapping[str, Any], predicts: str) -> tuple[str, str]:
+    return "stable-diffusion-3", "diffusers"
+
+
+def _flux_spec(config: Mapping[str, Any], predicts: str) -> tuple[str, str]:
+    return ("flux-1-dev" if config["guidance_embeds"] else "flux-1-schnell"), "diffusers"
 
 
 _UNET = Part("unet", DIFFUSERS, "the UNet", "UNet2DConditionModel", "lora_unet")
@@ -65,6 +84,7 @@ _STABLE_DIFFUSION = Family(
     encode=prompts.encode_clip,
     denoise=prompts.denoise_unet,
     kohya_metadata=_stable_diffusion_kohya,
+    model_spec=_stable_diffusion_spec,
     features=("cross_attention", "textual_inversion"),
     single_files=(
         SingleFile(
@@ -139,6 +159,8 @@ _SDXL = Family(
     encode=prompts.encode_two_clips,
     denoise=prompts.denoise_unet_with_sizes,
     kohya_metadata=_sdxl_kohya,
+    model_spec=_sdxl_spec,
+    kohya_module=sgm_name,
     zero_unconditional=True,
     zero_option="force_zeros_for_empty_prompt",
     features=("cross_attention", "textual_inversion"),
@@ -196,6 +218,7 @@ _SD3 = Family(
     encode=prompts.encode_clips_and_t5,
     denoise=prompts.denoise_joint,
     kohya_metadata=_no_kohya,
+    model_spec=_sd3_spec,
     flow=True,
     patch=2,
     sample_size=128,
@@ -255,6 +278,7 @@ _FLUX = Family(
     encode=prompts.encode_t5_and_pooled_clip,
     denoise=prompts.denoise_packed,
     kohya_metadata=_no_kohya,
+    model_spec=_flux_spec,
     flow=True,
     embedded_guidance=True,
     patch=2,

@@ -145,6 +145,9 @@ class Family:
             the text's keys and values in layers of their own), "textual_inversion" (the stock pipeline loads
             embeddings).
         single_files: The kinds of single files that are read.
+        model_spec: From the denoiser's configuration and what it predicts: architecture and implementation as in model
+            spec 1.0.1 (Stability AI), with which files of adapters and embeddings begin their metadata.
+        kohya_module: From a module of the denoiser and its configuration: the name that kohya's scripts train it by.
     """
 
     pipeline_class: str
@@ -169,6 +172,8 @@ class Family:
     sample_size: int = 64
     features: tuple[str, ...] = ()
     single_files: tuple[SingleFile, ...] = ()
+    model_spec: Callable[[Mapping[str, Any], str], tuple[str, str]] = lambda config, predicts: ("", "")
+    kohya_module: Callable[[str, Mapping[str, Any]], str] = lambda module, config: module
 
     @property
     def modules(self) -> tuple[Part, ...]:

@@ -152,6 +152,7 @@ class _Attempt:
         self.resident = resident
         self.team = team
         self.method = get_method(config.method)
+        self.installs = getattr(self.method, "install", None)  # weights that were trained elsewhere
         self.training = config.training  # settled for the subject when that is loaded
         self.device = choose_device(config.device, team)
         each = config.cpu_threads if self.device.type == "cpu" else 1
@@ -288,6 +289,8 @@ class _Attempt:
     def _prepare(self, subject: Subject, cache: Cache) -> None:
         assert self.backbone is not None
         if not self.method.trains:
+            if self.installs is not None:
+                self.installs(self.backbone, self.training)
             return
         self.trainer = build_trainer(self.config, self.backbone, subject, cache, self.team, self.meter)
         self.facts["trainable_parameters"] = sum(value.numel() for value in self.trainer.parameters.values())
@@ -325,7 +328,8 @@ class _Attempt:
             return
         yield self.log.append("phase", step, name="evaluate")
         with self.meter.measure("evaluate"):
-            result = evaluate(self.evaluator, self.backbone, is_base=not self.method.trains, final=final)
+            is_base = not self.method.trains and self.installs is None
+            result = evaluate(self.evaluator, self.backbone, is_base=is_base, final=final)
             pictures = save_samples(self.evaluator, result, self.folder / SAMPLES, step, final=final)
         for key, path in pictures.items():
             yield self.log.append("image", step, key=key, path=f"{SAMPLES}/{path.name}")

@@ -16,7 +16,7 @@ from study.cli.main import main
 
 COMMANDS = {
     "validate", "plan", "launch", "submit", "status", "logs", "stop", "trials", "best", "report", "ui", "sync",
-    "generate", "doctor", "ls",
+    "generate", "export", "evaluate", "doctor", "ls",
 }  # fmt: skip
 
 

@@ -1,0 +1,195 @@
+"""Writes the weights of a complete run for another program, beside a model card, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from study.export.card import Card, write_card
+from study.export.trained import complete_run, config_of, weights_of
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import RunResult, read_result
+from trainables.config.fields import EMBEDDED
+from trainables.errors import UserError
+from trainables.events import Event, read_events
+from trainables.methods.exporting import About, Format, Request, files_in, obstacle
+from trainables.methods.registry import get_method
+from trainables.models.families import family_in
+from trainables.models.folders import local_folder
+from trainables.run_config import RunConfig
+
+
+@dataclass(frozen=True)
+class ExportedRun:
+    """What was written.
+
+    Attributes:
+        files: All of it, in order.
+        notes: What a user should know of how the files are read, one note each.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def export_run(
+    storage: Storage, run: str, form: Format, out: Path, *, author: str = "", license: str = ""
+) -> ExportedRun:
+    """Writes a run's weights in a format, and ``README.md``, a model card with samples.
+
+    The same run gives the same bytes, at any time and on any machine with the same versions of the libraries.
+
+    Args:
+        run: Name of a run or an arm, see `complete_run`.
+        out: A folder that does not exist, or is empty; it is written in one step at the end.
+        author: Of the weights, for metadata and card; empty: it is not stated. `license` likewise.
+
+    Raises:
+        UserError: There is no such run, its method cannot be had in this format, or the folder holds something.
+    """
+    folder = complete_run(storage, run)
+    config = config_of(run, folder)
+    method = get_method(config.method)
+    known = local_folder(config.model)
+    if known is not None and (problem := obstacle(method, family_in(known), config.training, form)):
+        raise UserError(problem)
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"--out {out} holds something already; name a folder that does not exist, or empty it"
+        )
+    weights = weights_of(storage, run, folder)
+
+    from trainables.data.subjects import resolve_subject
+    from trainables.models.loading import load_backbone
+
+    backbone = load_backbone(config.model)
+    if problem := obstacle(method, backbone.family, config.training, form):
+        raise UserError(problem)
+    side = config.training.resolution or backbone.resolution
+    instance, of_class = config.subject.instance_prompt, config.subject.class_prompt
+    if not instance or not of_class:  # those of an embedded subject
+        subject = resolve_subject(config.subject, side)
+        instance, of_class = subject.instance_prompt, subject.class_prompt
+    training = config.training.for_subject(instance, of_class)
+    recorded = _Recorded.of(storage, folder, config)
+    about = recorded.about(side, training.reword(instance), author, license)
+    request = Request(form, recorded.name, about)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=".export-", dir=out.parent))
+    try:
+        made = place / out.name
+        made.mkdir()
+        written = method.export(backbone, training, weights, request, made)  # type: ignore[attr-defined]
+        notes = (*written.notes, *(() if license else (_NO_LICENSE,)))
+        card = Card(about, form, method.title, method.name, recorded.settings, recorded.evaluation, written)
+        write_card(made, card, recorded.hub_id, recorded.samples)
+        os.replace(made, out)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return ExportedRun(out, tuple(out / path for path in files_in(out)), notes)
+
+
+_NO_LICENSE = "no licence is stated; give one by --license, and mind the base model's own"
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What the records of a run say of it, and nothing of where it lies or of when it is exported."""
+
+    storage: Storage
+    folder: Path
+    config: RunConfig
+    result: RunResult
+    events: tuple[Event, ...]
+
+    @classmethod
+    def of(cls, storage: Storage, folder: Path, config: RunConfig) -> _Recorded:
+        result = read_result(folder)
+        assert result is not None  # it is complete
+        return cls(storage, folder, config, result, tuple(read_events(folder)))
+
+    @property
+    def key(self) -> RunKey:
+        return RunKey.parse("/".join(self.folder.parts[-3:]))
+
+    @property
+    def name(self) -> str:
+        """Of files."""
+        return f"{self.storage.study}-{self.key.arm}-{self.folder.name}"
+
+    @property
+    def base(self) -> str:
+        """The base model's name: a hub's id, or of a folder its last name, since paths are this machine's."""
+        path = self.config.model.path
+        return path if self.hub_id or path == EMBEDDED else Path(path).name
+
+    @property
+    def hub_id(self) -> str:
+        path = self.config.model.path
+        return "" if path == EMBEDDED or Path(path).is_absolute() or path.startswith((".", "~")) else path
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(sorted(json.loads(json.dumps(self.config.training.effective())).items()))
+
+    @property
+    def evaluation(self) -> dict[str, float | None]:
+        return dict(sorted(self.result.evaluation.items()))
+
+    @property
+    def samples(self) -> dict[str, Path]:
+        """Prompt -> strip of images of the last evaluation. What shows the owner's photographs is left out."""
+        found = {}
+        for event in self.events:
+            key = str(event.data.get("key", ""))
+            if event.kind == "image" and key[:2].isdigit() and key[2:3] == " ":
+                found[key] = self.folder / str(event.data.get("path", ""))
+        return dict(sorted(found.items()))
+
+    def about(self, side: int, trigger: str, author: str, license: str) -> About:
+        key, config = self.key, self.config
+        ended = [event.time for event in self.events if event.kind == "finished"]
+        own = {
+            "study": self.storage.study,
+            "run": key.name,
+            "method": config.method,
+            "subject": key.subject,
+            "seed": config.seed,
+            "base_model": self.base,
+            "base_model_sha256": config.contents.get("model", ""),
+            "config_digest": self.result.config_digest or config.digest(),
+            "train_steps": self.result.cost.get("train_steps"),
+            "training": self.settings,
+            "evaluation": self.evaluation,
+            "versions": _versions(self.events),
+        }
+        return About(
+            title=f"{self.storage.study} {key.arm} {self.folder.name}",
+            description=f"{get_method(config.method).title} on the base model {self.base}, trained on {key.subject!r}.",
+            date=datetime.fromtimestamp(int(ended[-1]), UTC).isoformat() if ended else "",
+            resolution=side,
+            trigger=trigger,
+            base=self.base,
+            author=author,
+            license=license,
+            own={name: _text(value) for name, value in own.items() if value not in (None, "")},
+        )
+
+
+def _versions(events: tuple[Event, ...]) -> Mapping[str, Any]:
+    started = [event.data.get("versions") for event in events if event.kind == "started"]
+    return dict(sorted((started[-1] or {}).items())) if started else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,0 +1,186 @@
+"""Weights that were trained elsewhere, judged by a study's frozen plan of evaluation and filed beside its runs.
+
+A file NAME.safetensors is filed as the arm ``foreign/NAME``: ``runs/foreign/NAME/0000-<subject>-s<seed>``, with all
+that a run leaves. What reads the study's runs passes them over, since they are no part of its design: they had no equal
+budget, and perhaps saw the held-out photographs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.spec.launched import stored_spec
+from study.spec.study_spec import StudySpec
+from study.storage.layout import Storage, unportable
+from study.storage.run_key import RunKey, is_sound_name
+from study.storage.run_result import RunResult, read_result
+from trainables.errors import UserError
+from trainables.events import RUN_FILE
+from trainables.methods.foreign import ForeignConfig
+from trainables.methods.foreign_files import ForeignFile, inspect
+from trainables.run_config import RunConfig
+
+FOREIGN = "foreign"  # in the place of a phase, and the name of the method
+COLUMNS = ("arm", "subject", "seed", "state", "quality", "subject_fidelity_scaled", "prompt_fidelity_scaled",
+           "class_kept", "sha256", "message")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One file with its arm."""
+
+    file: ForeignFile
+    name: str
+
+
+def evaluate_files(
+    storage: Storage,
+    files: Sequence[Path],
+    *,
+    name: str | None = None,
+    subject: str | None = None,
+    prompt: str | None = None,
+) -> list[dict[str, Any]]:
+    """Judges files on the confirm prompts of a study with the noise of each of its confirm seeds.
+
+    The base model, the prompts, the held-out references, the solver and the metric models are those that the study was
+    launched with. A file that has been judged is not judged again.
+
+    Args:
+        files: See `trainables.methods.foreign_files.inspect`.
+        name: Of the arm, instead of the file's name; for one file alone.
+        subject: Which of the study's confirm subjects the files show; None: the only one.
+        prompt: What the files call the subject; None: the study's instance prompt.
+
+    Returns:
+        A row a run, with `COLUMNS`.
+
+    Raises:
+        UserError: Before anything is drawn: a file is of no known layout, or its name is that of another file.
+    """
+    spec = stored_spec(storage)
+    chosen = _subject(spec, subject)
+    asked = _named([inspect(Path(path).absolute()) for path in files], name)
+    if problems := [problem for one in asked if (problem := _unspoken(one.file, prompt))]:
+        raise UserError(*problems)
+    planned = [
+        (one, seed, _config(spec, storage, one, chosen, seed, prompt))
+        for one in asked
+        for seed in spec.confirm.seeds
+    ]
+    problems = [problem for one, _, config in planned if (problem := _taken(one, config))]
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+
+    from trainables.run.execute import execute
+    from trainables.run.resident import Resident
+
+    resident = Resident()
+    rows = []
+    for one, seed, config in planned:
+        for _ in execute(config, resident):
+            pass
+        result = read_result(Path(config.output_dir))
+        rows.append(_row(one, chosen, seed, result))
+    return rows
+
+
+def _subject(spec: StudySpec, asked: str | None) -> str:
+    known = spec.confirm.subjects or ()
+    if asked is None and len(known) == 1:
+        return known[0]
+    if asked not in known:
+        what = "has several confirm subjects" if asked is None else f"has no confirm subject {asked!r}"
+        raise UserError(
+            f"study {spec.name} {what}; name by --subject which one the files show: {', '.join(known)}"
+        )
+    return asked
+
+
+def _named(files: Sequence[ForeignFile], name: str | None) -> list[_Asked]:
+    if name is not None and len(files) != 1:
+        raise UserError(f"--name is for one file, and {len(files)} are given; leave it out")
+    asked: dict[str, ForeignFile] = {}
+    for file in files:
+        given = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", file.path.stem).strip("-.")[:64]
+        if not is_sound_name(given) or unportable(given):
+            raise UserError(
+                f"{given!r} cannot be the name of an arm, because names become folders; give another by --name"
+            )
+        if given in asked:
+            raise UserError(
+                f"{asked[given].path} and {file.path} would both be {FOREIGN}/{given}; evaluate "
+                "them one by one, with --name"
+            )
+        asked[given] = file
+    return [_Asked(file, given) for given, file in asked.items()]
+
+
+def _config(
+    spec: StudySpec, storage: Storage, one: _Asked, subject: str, seed: int, prompt: str | None
+) -> RunConfig:
+    """The configuration of a confirm run of the study, with the file in the place of the training."""
+    arm = next(iter(spec.arms))
+    like = spec.run_config(RunKey("confirm", arm, 0, subject, seed), {}, storage)
+    contents = {field: digest for field, digest in like.contents.items() if field != "subject.captions"}
+    training = {
+        "file": one.file.path.name,
+        "sha256": one.file.sha256,
+        "layout": one.file.layout,
+        "prompt": prompt,
+        "word": one.file.path.stem if one.file.vectors else "",
+        "vectors": one.file.vectors,
+        "resolution": like.training.resolution,
+    }
+    run = f"{FOREIGN}/{one.name}/{0:04d}-{subject}-s{seed}"
+    return RunConfig.model_validate(
+        {
+            **like.model_dump(mode="json"),
+            "method": FOREIGN,
+            "training": training,
+            "contents": contents,
+            "device": "auto",  # this machine's, wherever the study ran
+            "located": {one.file.path.name: str(one.file.path)},
+            "output_dir": str(storage.runs / run),
+        }
+    )
+
+
+def _unspoken(file: ForeignFile, prompt: str | None) -> str | None:
+    """Returns why nothing of an embedding would show in the images: no prompt holds its word."""
+    if not file.vectors:
+        return None
+    word = file.path.stem
+    if prompt is not None and ForeignConfig.word_pattern(word).search(prompt):
+        return None
+    return (
+        f"{file.path} is an embedding, which shows where a prompt has its word, {word!r}; name the subject by it, "
+        f'such as --prompt "a photo of {word}"' + ("" if prompt is None else f"; got {prompt!r}")
+    )
+
+
+def _taken(one: _Asked, config: RunConfig) -> str | None:
+    path = Path(config.output_dir) / RUN_FILE
+    if not path.exists():
+        return None
+    begun = RunConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    if begun.comes_to() == config.model_copy(update={"contents": begun.contents}).comes_to():
+        return None
+    return (
+        f"{FOREIGN}/{one.name} is another file, or the same with another --prompt (sha256 "
+        f"{getattr(begun.training, 'sha256', '')[:12]}, here {one.file.sha256[:12]}); give this one another "
+        "name by --name"
+    )
+
+
+def _row(one: _Asked, subject: str, seed: int, result: RunResult | None) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= {"arm": f"{FOREIGN}/{one.name}", "subject": subject, "seed": seed, "sha256": one.file.sha256[:12]}
+    if result is not None:
+        row |= {name: result.value(name) for name in COLUMNS[4:8]}
+        row |= {"state": result.state, "message": result.message}
+    return row

@@ -1,0 +1,104 @@
+"""A complete run: found by its name, its weights fetched, its base model the one that it was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from study.storage.run_result import read_result
+from study.storage.safe_paths import inside
+from trainables.errors import UserError
+from trainables.evaluation.metrics_table import QUALITY
+from trainables.events import RESULT_FILE, RUN_FILE
+from trainables.run.contents import contents_of, digests
+from trainables.run_config import RunConfig
+
+
+def complete_run(storage: Storage, name: str) -> Path:
+    """Returns the folder of a complete run, given its name or that of an arm (its best confirm run by quality).
+
+    Raises:
+        UserError: There is none; the message lists what there is.
+    """
+    runs = storage.runs
+    try:
+        folder = storage.run_folder(RunKey.parse(name))
+    except ValueError:
+        found = (
+            [path.parent for path in sorted(runs.glob(f"*/{name}/*/{RESULT_FILE}"))]
+            if "/" not in name
+            else []
+        )
+        complete = [path for path in found if _is_run(path) and _is_complete(path)]
+        confirm = [path for path in complete if path.parent.parent.name == "confirm"] or complete
+        if not confirm:
+            arms = sorted({path.parent.name for path in runs.glob("*/*/*") if _is_run(path)})
+            raise UserError(
+                f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
+                f"arms with runs: {', '.join(arms) or 'none'}"
+            ) from None
+        return max(confirm, key=_quality)
+    if not _is_complete(folder):
+        raise UserError(
+            f"run {name!r} is not complete; `{storage.command('trials')}` shows the state of each run"
+        )
+    return folder
+
+
+def config_of(run: str, folder: Path) -> RunConfig:
+    """Returns the configuration of a run.
+
+    Raises:
+        UserError: Its base model is another one by now than it was trained on.
+    """
+    config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
+    _require_same_model(run, config)
+    return config
+
+
+def weights_of(storage: Storage, run: str, folder: Path) -> Path:
+    """Returns the folder of a run's weights, fetched from the storage's URL if need be.
+
+    Raises:
+        UserError: They are gone.
+    """
+    result = read_result(folder)
+    weights = result.weights if result is not None else None
+    if storage.url is not None and weights:
+        from study.remote.working_copy import fetch_weights
+
+        fetch_weights(storage, "/".join(folder.parts[-3:]))
+    place = inside(folder, weights) if weights else None
+    if place is None or not place.is_dir():
+        raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")
+    return place
+
+
+def _require_same_model(run: str, config: RunConfig) -> None:
+    """Weights mean something on the base model that they were trained on alone."""
+    held, here = config.contents.get("model"), digests(contents_of(None, config.model)).get("model")
+    if held is not None and here is not None and held != here:
+        raise UserError(
+            f"run {run!r} was trained on another base model than lies in {config.model.path!r} now; put back the "
+            "model's files of that time"
+        )
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run of the study's design."""
+    try:
+        RunKey.parse("/".join(folder.parts[-3:]))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_complete(folder: Path) -> bool:
+    result = read_result(folder)
+    return result is not None and result.state == "COMPLETE"
+
+
+def _quality(folder: Path) -> float:
+    result = read_result(folder)
+    return (result.value(QUALITY) if result is not None else None) or 0.0

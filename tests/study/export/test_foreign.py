@@ -1,0 +1,149 @@
+"""`study evaluate`: files are judged as the study's own runs are, and filed as foreign/NAME."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from study.cli.main import main
+from study.export.files import export_run
+from study.export.foreign import evaluate_files
+from study.export.trained import complete_run
+from study.monitor.run_logs import known_runs
+from study.results.run_rows import rows
+from study.spec.study_spec import StudySpec
+from study.storage.layout import Storage
+from study.storage.run_key import RunKey
+from trainables.errors import UserError
+from trainables.run.execute import execute
+
+RUN = "confirm/lora-x/0000-cat-1-s1"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """A launched study with a confirm run of its own."""
+    spec = StudySpec.model_validate(
+        {
+            "name": "mine",
+            "subjects": ["cat-1", "dog-1"],
+            "training": {"train_batch_size": 1},
+            "budget": {"max_train_steps": 2},
+            "arms": {"lora-x": {"method": "lora", "search_space": "fixed", "learning_rate": 0.3, "r": 2}},
+            "search": {"subjects": ["dog-1"], "seeds": [0]},
+            "confirm": {"subjects": ["cat-1"], "seeds": [1]},
+            "evaluation": {"num_prompts": 2, "images_per_prompt": 1, "num_inference_steps": 2, "anchor_images": 4,
+                           "num_class_images": 4},
+        }
+    )  # fmt: skip
+    found = Storage(tmp_path_factory.mktemp("foreign") / "storage", "mine")
+    list(execute(spec.run_config(RunKey.parse(RUN), {}, found)))
+    assert json.loads((found.runs / RUN / "result.json").read_text())["state"] == "COMPLETE"
+    (found.folder / "study.json").write_text(json.dumps(spec.record()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def file(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's own LoRA, as others would have it."""
+    out = tmp_path_factory.mktemp("files") / "out"
+    export_run(storage, RUN, "kohya", out)
+    return shutil.copy(out / "mine-lora-x-0000-cat-1-s1.safetensors", out / "their lora.safetensors")
+
+
+def test_a_file_is_judged_as_the_run_that_made_it(
+    storage: Storage, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    arguments = ["mine", str(file), "--storage", str(storage.root), "--format", "json"]
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", *arguments])
+    assert not exit_.value.code
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["arm"], row["subject"], row["seed"], row["state"]) == (
+        "foreign/their-lora",
+        "cat-1",
+        1,
+        "COMPLETE",
+    )
+    folder = storage.runs / "foreign/their-lora/0000-cat-1-s1"
+    run, own = (json.loads((place / "run.json").read_text()) for place in (folder, storage.runs / RUN))
+    assert run["method"] == "foreign"
+    assert run["training"]["sha256"].startswith(row["sha256"])
+    assert run["training"]["layout"] == "kohya"
+    same = ("model", "subject", "evaluation", "seed")
+    assert {name: run[name] for name in same} == {name: own[name] for name in same}
+    assert run["contents"] == own["contents"]
+    theirs, ours = (
+        json.loads((place / "result.json").read_text())["evaluation"]
+        for place in (folder, storage.runs / RUN)
+    )
+    assert theirs.keys() == ours.keys()
+    for name, value in ours.items():
+        if value is None:
+            assert theirs[name] is None
+        else:
+            assert theirs[name] == pytest.approx(value, abs=2e-2), name  # weights are merged: images round
+    assert theirs["subject_fidelity"] != 0
+    assert ours["drift"] > 0.01  # the training shows
+    assert (folder / "image_scores.csv").exists()
+    assert list((folder / "samples").iterdir())
+
+
+def test_a_second_time_nothing_is_drawn_and_other_words_are_another_arm(storage: Storage, file: Path) -> None:
+    (first,) = evaluate_files(storage, [file])
+    events = storage.runs / "foreign/their-lora/0000-cat-1-s1/events.jsonl"
+    before = events.read_bytes()
+    assert evaluate_files(storage, [file], subject="cat-1") == [first]
+    assert events.read_bytes() == before
+    with pytest.raises(UserError, match="give this one another name by --name"):
+        evaluate_files(storage, [file], prompt="a photo of a sks cat")
+    (row,) = evaluate_files(storage, [file], prompt="a photo of a sks cat", name="worded")
+    assert (row["arm"], row["state"]) == ("foreign/worded", "COMPLETE")
+    assert events.read_bytes() == before
+
+
+def test_the_study_goes_on_as_if_they_were_not_there(storage: Storage, file: Path) -> None:
+    evaluate_files(storage, [file])
+    assert [row["run_key"] for row in rows(storage)] == [RUN]
+    assert [key.name for key in known_runs(storage)] == [RUN]
+    assert complete_run(storage, "lora-x") == storage.runs / RUN
+    with pytest.raises(UserError, match=r"arms with runs: lora-x$"):
+        complete_run(storage, "their-lora")
+
+
+def test_users_mistakes_are_told_before_anything_is_drawn(
+    storage: Storage, file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "their_lora.safetensors"
+    shutil.copy(file, other)
+    with pytest.raises(UserError, match="no confirm subject 'dog-1'"):
+        evaluate_files(storage, [other], subject="dog-1")
+    with pytest.raises(UserError, match="--name is for one file"):
+        evaluate_files(storage, [other, file], name="x")
+    with pytest.raises(UserError, match="would both be foreign/"):
+        evaluate_files(storage, [other, other])
+    with pytest.raises(UserError, match="cannot be the name of an arm"):
+        evaluate_files(storage, [other], name="a/b")
+    with pytest.raises(UserError, match="may hold code"):
+        evaluate_files(
+            storage, [tmp_path / "run.ckpt" if (tmp_path / "run.ckpt").write_bytes(b"x") else file]
+        )
+    save_file({"emb_params": torch.ones(1, 7)}, tmp_path / "sks.safetensors")
+    for prompt in (None, "a photo of masks"):
+        with pytest.raises(UserError, match="where a prompt has its word, 'sks'"):
+            evaluate_files(storage, [other, tmp_path / "sks.safetensors"], prompt=prompt)
+    assert not (storage.runs / "foreign/their_lora").exists()
+
+
+def test_a_file_for_another_model_fails_with_the_reason(storage: Storage, tmp_path: Path) -> None:
+    wide = tmp_path / "wide.safetensors"
+    save_file({"emb_params": torch.ones(1, 7)}, wide)
+    (row,) = evaluate_files(storage, [wide], prompt="a wide cat")
+    assert row["state"] == "FAIL"
+    assert "vectors of 7 numbers" in row["message"]

@@ -1,0 +1,205 @@
+"""Files that were trained elsewhere are put on the base model as their programs would, and taken off bit by bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.helpers.exported_weights import exported, load, trained
+from tests.helpers.tiny_families import make_tiny
+from trainables.data.path_map import place_folders
+from trainables.errors import UserError
+from trainables.methods.foreign_files import inspect
+from trainables.methods.registry import get_method, method_config_class, method_names
+from trainables.models.backbone import Backbone
+
+CONV = ["to_q", "to_v", "conv1", "proj_in"]
+TEXT = {"train_text_encoder": True}
+#: Case -> family, method, its fields, format, layout as it is found.
+CASES: dict[str, tuple[str, str, dict[str, Any], str, str]] = {
+    "lora-kohya": ("sd1", "lora", {"r": 2, "lora_alpha": 3, "target_modules": CONV, **TEXT}, "kohya", "kohya"),
+    "lora-kohya-sdxl": ("sdxl", "lora", {"r": 2, "lora_alpha": 3, "target_modules": CONV, **TEXT}, "kohya", "kohya"),
+    "lora-diffusers": ("sd1", "lora", {"r": 2, "lora_alpha": 3, **TEXT}, "diffusers", "diffusers"),
+    "lora-peft": ("sd1", "lora", {"r": 2}, "peft", "folders"),
+    "dora-diff": ("sd1", "lora", {"adapter": "dora", "r": 2, "target_modules": CONV}, "comfyui", "kohya"),
+    "loha": ("sd1", "lora", {"adapter": "loha", "r": 2, "use_effective_conv2d": True, "target_modules": CONV},
+             "a1111", "kohya"),
+    "lokr": ("sd1", "lora", {"adapter": "lokr", "r": 2, "decompose_factor": 4, "target_modules": CONV, **TEXT},
+             "a1111", "kohya"),
+    "ia3-diff": ("sd1", "lora", {"adapter": "ia3", "target_modules": CONV}, "kohya", "kohya"),
+    "boft-peft": ("sd1", "lora", {"adapter": "boft", "target_modules": CONV}, "peft", "folders"),
+    "merged": ("sd1", "lora", {"r": 2, **TEXT}, "merged", "pipeline"),
+    "word": ("sdxl", "textual_inversion", {"num_vectors": 2}, "kohya", "embedding"),
+    "hypernetwork": ("sd1", "hypernetwork", {"activation_func": "relu"}, "a1111", "hypernetwork"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("families")
+    return {name: make_tiny(name, place / name) for name in ("sd1", "sdxl")}
+
+
+def outputs(backbone: Backbone, prompt: str) -> dict[str, torch.Tensor]:
+    for module in backbone.modules.values():
+        module.eval()
+    inputs = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        texts = backbone.encode_prompts([prompt])
+        return {"denoiser": backbone.denoise(inputs, torch.tensor([500]), texts), **texts}
+
+
+def installed(backbone: Backbone, path: Path, **fields: Any) -> Any:
+    """Puts a file on a model, as a run does."""
+    found, method = inspect(path), get_method("foreign")
+    word = {"word": path.stem, "vectors": found.vectors} if found.vectors else {}
+    config = method_config_class("foreign").model_validate(
+        {"file": path.name, "sha256": found.sha256, "layout": found.layout, **word, **fields}
+    )
+    place_folders({path.name: str(path)})
+    method.install(backbone, config)  # type: ignore[attr-defined]
+    return config
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_was_exported_comes_back(case: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    family, name, fields, form, layout = CASES[case]
+    backbone = load(folders[family])
+    config = trained(backbone, name, tmp_path / "weights", **fields)
+    prompt = config.reword("a sks cat")
+    ours = outputs(backbone, prompt)
+    exported(folders[family], name, config, tmp_path / "weights", form, tmp_path / "out")
+    files = list((tmp_path / "out").iterdir())
+    path = files[0] if layout in ("kohya", "diffusers", "embedding", "hypernetwork") else tmp_path / "out"
+    assert inspect(path).layout == layout
+
+    again = load(folders[family])
+    untouched, base = again.parameter_digest(), outputs(again, "a sks cat")
+    taken = installed(
+        again, path, **({"prompt": prompt.replace("<sks>", "sks")} if name == "textual_inversion" else {})
+    )
+    said = taken.reword("a sks cat")
+    found = outputs(again, said)
+    assert any((found[key] - value).abs().max() > 1e-3 for key, value in base.items())
+    for key, value in ours.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=5e-5, msg=key)
+    get_method("foreign").detach(again)
+    again.restore()
+    assert again.parameter_digest() == untouched
+    assert again.is_base_model()
+    assert all(torch.equal(value, base[key]) for key, value in outputs(again, "a sks cat").items())
+
+
+def test_layouts_of_other_programs(folders: dict[str, Path], tmp_path: Path) -> None:
+    """One folder of PEFT, diffusers' names of 2023, and A1111's embedding, against the same values written by hand."""
+    config = trained(load(folders["sd1"]), "lora", tmp_path / "weights", r=2, target_modules=["attn2.to_k"])
+    exported(folders["sd1"], "lora", config, tmp_path / "weights", "peft", tmp_path / "peft")
+    folder = tmp_path / "peft" / "unet"
+    assert inspect(folder).layout == "peft"
+    state = load_file(folder / "adapter_model.safetensors")
+    old = {
+        "unet." + key.removeprefix("base_model.model.").replace("attn2.to_k.lora_A", "attn2.processor.to_k_lora.down")
+        .replace("attn2.to_k.lora_B", "attn2.processor.to_k_lora.up"): value
+        for key, value in state.items()
+    }  # fmt: skip
+    save_file(old, tmp_path / "old.safetensors")
+    found = []
+    for path in (folder, tmp_path / "old.safetensors"):
+        backbone = load(folders["sd1"])
+        base = outputs(backbone, "a sks cat")["denoiser"]
+        installed(backbone, path)
+        found.append(outputs(backbone, "a sks cat")["denoiser"])
+        assert (found[-1] - base).abs().max() > 1e-3
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=5e-5)
+
+    rows = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    torch.save(
+        {"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": "w"}, tmp_path / "w.pt"
+    )
+    backbone = load(folders["sd1"])
+    config = installed(backbone, tmp_path / "w.pt", prompt="a w cat")
+    assert torch.equal(backbone.added_embeddings["text_encoder"], rows)
+    assert config.reword("a sks cat") == "a <w> cat"
+
+
+@pytest.mark.parametrize("outputs_", [True, False])
+def test_dora_in_kohyas_names_is_read_along_the_axis_of_its_shape(
+    outputs_: bool, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """DoRA's equation 5 in plain torch, for magnitudes of outputs and of inputs (LyCORIS at first)."""
+    backbone = load(folders["sd1"])
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.2"
+    base = backbone.denoiser.get_submodule(name).weight.detach().clone()
+    draws = torch.Generator().manual_seed(0)
+    down, up = torch.randn(2, base.shape[1], generator=draws), torch.randn(base.shape[0], 2, generator=draws)
+    shape = (base.shape[0], 1) if outputs_ else (1, base.shape[1])
+    scale = torch.rand(shape, generator=draws) + 0.5
+    stem = f"lora_unet_{name.replace('.', '_')}"
+    save_file({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.dora_scale": scale,
+               f"{stem}.alpha": torch.tensor(1.0)}, tmp_path / "d.safetensors")  # fmt: skip
+    installed(backbone, tmp_path / "d.safetensors")
+    merged = base + 0.5 * up @ down
+    expected = scale * merged / merged.norm(dim=1 if outputs_ else 0, keepdim=True)
+    torch.testing.assert_close(backbone.denoiser.get_submodule(name).weight, expected)
+
+
+def test_files_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    config = trained(load(folders["sdxl"]), "lora", tmp_path / "weights", r=2)
+    exported(folders["sdxl"], "lora", config, tmp_path / "weights", "kohya", tmp_path / "out")
+    file = tmp_path / "out" / "mine.safetensors"
+    backbone = load(folders["sd1"])
+    untouched = backbone.parameter_digest()
+    with pytest.raises(UserError, match="another kind of model"):
+        installed(backbone, file)  # its cross-attention is wider
+    state = load_file(file)
+    save_file(
+        {**state, "lora_unet_conv_nowhere.lora_down.weight": torch.ones(1, 1)}, tmp_path / "more.safetensors"
+    )
+    with pytest.raises(UserError, match="lora_unet_conv_nowhere"):
+        installed(load(folders["sdxl"]), tmp_path / "more.safetensors")
+    first = next(key for key in state if key.endswith(".alpha")).removesuffix(".alpha")
+    save_file({f"{first}.oft_blocks": torch.ones(2, 2)}, tmp_path / "oft.safetensors")
+    with pytest.raises(UserError, match="oft_blocks is of a kind that is not read"):
+        installed(load(folders["sdxl"]), tmp_path / "oft.safetensors")
+    save_file({"emb_params": torch.ones(1, 7)}, tmp_path / "narrow.safetensors")
+    with pytest.raises(UserError, match="vectors of 7 numbers"):
+        installed(backbone, tmp_path / "narrow.safetensors")
+    save_file({"clip_l": torch.ones(1, 16), "clip_g": torch.ones(1, 16)}, tmp_path / "two.safetensors")
+    with pytest.raises(UserError, match="clip_g, clip_l"):
+        installed(backbone, tmp_path / "two.safetensors")
+    assert backbone.parameter_digest() == untouched
+    place_folders({"m": str(file)})
+    wrong = {"file": "m", "sha256": "0" * 64, "layout": "kohya"}
+    with pytest.raises(UserError, match="not the file that this run was begun with"):
+        get_method("foreign").install(backbone, method_config_class("foreign").model_validate(wrong))  # type: ignore[attr-defined]
+
+
+def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{broken")
+    (tmp_path / "x.ckpt").write_bytes(b"PK")
+    (tmp_path / "x.pt").write_bytes(b"PK")
+    (tmp_path / "empty").mkdir()
+    save_file({"blocks.0.weight": torch.ones(2, 2, 2)}, tmp_path / "other.safetensors")
+    said = {"x.safetensors": "damaged", "x.ckpt": "may hold code", "x.pt": "damaged, or holds code",
+            "empty": "no weights of a known layout", "other.safetensors": "blocks.0.weight",
+            "none": "there is no"}  # fmt: skip
+    for name, message in said.items():
+        with pytest.raises(UserError, match=message.replace(".", r"\.")):
+            inspect(tmp_path / name)
+
+
+def test_an_embedding_is_said_by_its_word() -> None:
+    fields = {"file": "f", "sha256": "0" * 64, "layout": "embedding", "word": "sks", "vectors": 2}
+    config = method_config_class("foreign").model_validate(fields | {"prompt": "a photo of sks, masks"})
+    assert config.reword("a cat") == "a photo of <sks>, masks"
+    assert config.added_words == ("<sks>", "<sks>_1")
+    with pytest.raises(ValueError, match="does not hold the embedding's word, 'sks'"):
+        method_config_class("foreign").model_validate(fields | {"prompt": "a photo of a cat"})
+
+
+def test_no_study_file_can_name_it() -> None:
+    assert "foreign" not in method_names()

@@ -1,0 +1,208 @@
+"""Files of trained weights for other programs: the formats, what a method says of each, and what every file carries.
+
+A method that can be exported has two functions beside those of the protocol (``protocol.py``):
+``export_obstacle(family, config, form)``, which loads nothing, and ``export(backbone, config, weights, request, out)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trainables.methods.adapter_files import read_header, sort_header
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainables.methods.protocol import Method
+    from trainables.models.backbone import Backbone
+    from trainables.models.families import Family
+
+Format = Literal["diffusers", "kohya", "a1111", "comfyui", "peft", "merged"]
+#: Format -> who reads it.
+FORMATS: dict[Format, str] = {
+    "diffusers": "diffusers' own loaders",
+    "kohya": "kohya's sd-scripts, with LyCORIS for other kinds than LoRA",
+    "a1111": "AUTOMATIC1111's web UI and its descendants",
+    "comfyui": "ComfyUI",
+    "peft": "PEFT",
+    "merged": "a complete pipeline with the training in its weights, in diffusers' layout",
+}
+#: Formats of one file in kohya's names.
+ONE_FILE = ("kohya", "a1111", "comfyui")
+
+_SPEC = "1.0.1"  # of Stability AI's metadata of models
+
+
+@dataclass(frozen=True)
+class About:
+    """What the metadata of a file say of the run that made it; the same run says the same at any time.
+
+    Attributes:
+        title: Of the weights, for people.
+        description: One or two sentences.
+        date: When the run ended, ISO 8601 in UTC.
+        resolution: Pixels.
+        trigger: What a prompt must hold for the training to show.
+        base: Name of the base model.
+        author: Empty: not stated; likewise the licence.
+        own: Further entries, written under ``study.*``.
+    """
+
+    title: str
+    description: str
+    date: str
+    resolution: int
+    trigger: str
+    base: str
+    author: str = ""
+    license: str = ""
+    own: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        name: Of the file, without suffix, where the format does not prescribe one.
+    """
+
+    form: Format
+    name: str
+    about: About
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        usage: Python code, or a sentence, that says how the files are loaded.
+        code: `usage` is Python code.
+        notes: What a user should know of how they are read, one note each.
+    """
+
+    usage: str
+    code: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def obstacle(method: Method, family: Family, config: Any, form: Format) -> str | None:
+    """Returns why the weights of a method cannot be had in a format, with what to take instead; None if they can.
+
+    Args:
+        config: The method's configuration.
+    """
+    if not method.trains:
+        return f"{method.title} trains nothing, so that there are no weights to export; name another run"
+    asked = getattr(method, "export_obstacle", None)
+    if asked is None:
+        return f"{method.title} has no export; its weights lie in the run's folder"
+    found: str | None = asked(family, config, form)
+    return found
+
+
+def metadata_of(
+    request: Request, backbone: Backbone, kind: str, network: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Returns a file's metadata: kohya's ``ss_*`` that readers ask for, model spec 1.0.1, and ours under ``study.*``.
+
+    Args:
+        kind: End of the architecture in model spec: ``lora`` or ``textual-inversion``.
+        network: ``ss_network_*`` of an adapter.
+    """
+    about, denoiser = request.about, backbone.denoiser.config
+    architecture, implementation = backbone.family.model_spec(denoiser, backbone.prediction_type)
+    spec = {
+        "sai_model_spec": _SPEC,
+        "architecture": f"{architecture}/{kind}",
+        "implementation": implementation,
+        "title": about.title,
+        "resolution": f"{about.resolution}x{about.resolution}",
+        "description": about.description,
+        "date": about.date,
+        "author": about.author,
+        "license": about.license,
+        "trigger_phrase": about.trigger,
+        "prediction_type": {"epsilon": "epsilon", "v_prediction": "v"}.get(backbone.prediction_type, ""),
+    }
+    kohya = dict(backbone.family.kohya_metadata(denoiser))
+    version = "ss_base_model_version"
+    if backbone.prediction_type == "v_prediction" and kohya.get(version, "").startswith("sd_v"):
+        kohya[version] += "_v"
+    if kohya:
+        kohya |= {
+            **(network or {}),
+            "ss_output_name": request.name,
+            "ss_sd_model_name": about.base,
+            "ss_resolution": f"({about.resolution}, {about.resolution})",
+            "ss_tag_frequency": json.dumps({about.title: {about.trigger: 1}}),  # readers show the words
+        }
+    return {
+        **kohya,
+        **{f"modelspec.{key}": value for key, value in spec.items() if value},
+        **{f"study.{key}": value for key, value in about.own.items()},
+    }
+
+
+def write_file(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file with the hash of its tensors in its metadata; equal content is equal bytes."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
+    save_file(content, path, dict(metadata))
+    written = path.read_bytes()
+    _, end = read_header(written)
+    digest = hashlib.sha256(written[end:]).hexdigest()
+    hashes = {"modelspec.hash_sha256": f"0x{digest}"}
+    if any(key.startswith("ss_") for key in metadata):
+        hashes["sshs_model_hash"] = digest
+    save_file(content, path, {**metadata, **hashes})
+    sort_header(path)
+
+
+def save_pipeline(pipeline: Any, folder: Path) -> None:
+    """Writes a whole pipeline, which ``from_pretrained`` loads; equal weights are equal files."""
+    for part in pipeline.components.values():
+        tokenizer = getattr(part, "backend_tokenizer", None)
+        if (
+            tokenizer is not None
+        ):  # it would write down how it was called last: a resumed run's files would differ
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+    pipeline.save_pretrained(str(folder), safe_serialization=True)
+
+
+def copy_pipeline(source: Path, folder: Path) -> None:
+    """Copies a pipeline's folder, without the names of folders on this machine."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    forget_paths(folder)
+
+
+def forget_paths(folder: Path) -> None:
+    """Takes out of a pipeline's configurations where its parts were loaded from: a path of this machine."""
+    for path in folder.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "_name_or_path" in content:
+            del content["_name_or_path"]
+            path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """Yields the files below a folder in order, relative to it."""
+    yield from sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def pipeline_usage(family: Family, folder: str) -> str:
+    """Returns the code that loads a complete pipeline."""
+    return (
+        f"from diffusers import {family.pipeline_class}\n\n"
+        f'pipeline = {family.pipeline_class}.from_pretrained("{folder}")'
+    )

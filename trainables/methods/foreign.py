@@ -1,0 +1,289 @@
+"""Weights that were trained elsewhere: put on the base model to be judged, and never trained.
+
+No study file names this method: `study evaluate` makes its runs.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from trainables.config.fields import TrainingConfig
+from trainables.data.path_map import folder_of
+from trainables.errors import UserError
+from trainables.methods.adapter_files import adapted_layers, load_adapters, load_with_peft
+from trainables.methods.adapters import detach_adapters, merged
+from trainables.methods.foreign_files import Layout, embedding_rows, inspect, kohya_changes
+from trainables.models.placeholders import placeholder_tokens
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainables.config.fields import ModelConfig
+    from trainables.models.backbone import Backbone
+    from trainables.models.families import Family
+
+NAME = "foreign"
+
+
+class ForeignConfig(TrainingConfig):
+    """Which file is judged, and by which words.
+
+    Attributes:
+        file: Its name; where it lies is said by `RunConfig.located`, and is no part of the run's identity.
+        sha256: Of its content, see `ForeignFile`.
+        layout: What it was found to be.
+        prompt: What it calls the subject; None: the study's own instance prompt.
+        word: Of an embedding: as prompts say it; `vectors` is the number of its vectors.
+    """
+
+    READ: ClassVar[tuple[str, ...] | None] = (
+        "resolution", "sha256", "layout", "prompt", "word", "vectors",
+    )  # fmt: skip
+
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    layout: Layout
+    prompt: str | None = None
+    word: str = ""
+    vectors: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _embedding_is_said(self) -> Self:
+        if (
+            self.layout == "embedding"
+            and self.prompt is not None
+            and not self.word_pattern(self.word).search(self.prompt)
+        ):
+            raise ValueError(f"prompt {self.prompt!r} does not hold the embedding's word, {self.word!r}")
+        return self
+
+    @property
+    def token(self) -> str:
+        """The embedding's first token: one that no tokenizer has by itself."""
+        return f"<{self.word.strip('<>')}>"
+
+    @staticmethod
+    def word_pattern(word: str) -> re.Pattern[str]:
+        """Returns what finds an embedding's word in a prompt, with and without angle brackets."""
+        bare = re.escape(word.strip("<>"))
+        return re.compile(rf"<{bare}>|(?<!\w){bare}(?!\w)")
+
+    def reword(self, text: str) -> str:
+        """Returns what the file calls the subject, with an embedding's token in the place of its word."""
+        said = self.prompt or text
+        return self.word_pattern(self.word).sub(self.token, said) if self.layout == "embedding" else said
+
+    @property
+    def added_words(self) -> tuple[str, ...]:
+        """The tokens of an embedding."""
+        return placeholder_tokens(self.token, self.vectors) if self.layout == "embedding" else ()
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Judges weights of a file."""
+
+    name: str = NAME
+    title: str = "Trained elsewhere"
+    config_class: type[TrainingConfig] = ForeignConfig
+    trains: bool = False
+    artifact: str = "none"
+    copies: tuple[str, ...] = ()
+    stock_loader: bool = True
+
+    def check(self, config: Any, model: ModelConfig) -> list[str]:
+        """What does not fit is told when it is put on."""
+        return []
+
+    def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
+        """Trains nothing."""
+        return ()
+
+    def prepare(self, backbone: Backbone, config: Any) -> None:
+        """Adds no words: `install` does."""
+
+    def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
+        """Returns no parameter groups."""
+        return []
+
+    def install(self, backbone: Backbone, config: Any) -> None:
+        """Puts the weights on the base model, until `detach` and `Backbone.restore`.
+
+        Raises:
+            UserError: The file is another one by now, or is of another kind of model.
+        """
+        path = folder_of(config.file)
+        found = inspect(path)
+        if found.sha256 != config.sha256:
+            raise UserError(f"{path} is not the file that this run was begun with; put it back")
+        _INSTALL[found.layout](backbone, path, config)
+
+    def detach(self, backbone: Backbone) -> None:
+        """Takes adapters off; `Backbone.restore` puts weights back."""
+        detach_adapters(backbone)
+
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+        """Merges adapters, where there are some."""
+        adapted = any(adapted_layers(module) for module in backbone.modules.values())
+        return merged(backbone) if adapted else nullcontext(False)
+
+    def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
+        """Has nothing to save."""
+
+    def load(self, pipeline: Any, folder: Path) -> Any:
+        """Returns the pipeline as it is."""
+        return pipeline
+
+
+def _by_diffusers(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    from safetensors import safe_open
+
+    family, pipeline = backbone.family, backbone.pipeline()
+    with safe_open(path, "pt") as opened:
+        keys = list(opened.keys())
+    ours = tuple(f"{part.name}." for part in family.trainable(text_encoders=True))
+    if foreign := sorted(key for key in keys if not key.startswith(ours)):
+        raise UserError(f"{path} has tensors of parts that {family.title} has not, such as {foreign[0]}")
+    magnitudes = [key for key in keys if "lora_magnitude" in key and not key.startswith(ours[0])]
+    if magnitudes:
+        raise UserError(
+            f"{path} has DoRA of a text encoder, whose magnitudes diffusers does not load; name a folder of PEFT"
+        )
+    try:
+        family.load_lora(pipeline, path.parent, path.name)
+    except Exception as error:  # diffusers and PEFT raise of many kinds for a file that does not fit
+        raise UserError(f"diffusers cannot load {path} into this model: {_first_line(error)}") from None
+    ends = ("lora_B.weight", "lora.up.weight", "lora_linear_layer.up.weight")
+    expected = sum(key.endswith(ends) for key in keys)
+    found = sum(len(adapted_layers(module)) for module in backbone.modules.values())
+    if expected > found:
+        raise UserError(
+            f"{path} has adapters for {expected} layers, of which diffusers found {found} in this model"
+        )
+
+
+def _by_kohyas_names(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    changes = kohya_changes(path, backbone)
+    for part in {part for part, _ in changes}:
+        backbone.will_change(part)
+    for (part, name), value in changes.items():
+        parameter = backbone.modules[part].get_parameter(name)
+        parameter.data.copy_(value.to(parameter.device, parameter.dtype))
+
+
+def _by_peft(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    part = backbone.family.denoiser
+    _keep_layout(backbone, part.name)
+    try:
+        load_with_peft(backbone.denoiser, path)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"PEFT cannot put {path} on {part.title or part.name}: {_first_line(error)}"
+        ) from None
+
+
+def _keep_layout(backbone: Backbone, part: str) -> None:
+    """States how to undo that PEFT's loader lays weights of convolutions out by rows."""
+    import torch
+
+    backbone.will_change(part)
+    weights = [value for value in backbone.modules[part].parameters() if value.dim() == 4]
+    last = [weight for weight in weights if weight.is_contiguous(memory_format=torch.channels_last)]
+
+    def undo() -> None:
+        for weight in last:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+    backbone.on_restore(undo)
+
+
+def _by_our_loaders(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    for part in backbone.family.trainable(text_encoders=True):
+        if (path / part.name).is_dir():
+            _keep_layout(backbone, part.name)
+    try:
+        load_adapters(backbone.pipeline(), path)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"{path} cannot be loaded into this model: {_first_line(error)}") from None
+
+
+def _as_embedding(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    import torch
+
+    parts = backbone.family.text_encoders
+    rows = embedding_rows(path, [part.embeddings for part in parts])
+    modules: dict[str, Any] = backbone.modules
+    widths = {part.name: modules[part.name].get_input_embeddings().embedding_dim for part in parts}
+    for part in parts:
+        if rows[part.embeddings].shape[1] != widths[part.name]:
+            raise UserError(
+                f"{path} has vectors of {rows[part.embeddings].shape[1]} numbers, and {part.title or part.name} takes "
+                f"{widths[part.name]}: it was trained on another kind of model"
+            )
+    # They begin as some word and are overwritten.
+    backbone.add_tokens(dict.fromkeys(config.added_words, "a"))
+    with torch.no_grad():
+        for part in parts:
+            added = backbone.added_embeddings[part.name]
+            added.copy_(rows[part.embeddings].to(added.device))
+
+
+def _as_hypernetwork(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    from functools import partial
+
+    from trainables.methods.hypernetwork_files import load_hypernetwork
+    from trainables.models.hypernetworks import remove
+
+    load_hypernetwork(backbone.pipeline(), path)
+    backbone.on_restore(partial(remove, backbone.denoiser))
+
+
+def _as_pipeline(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    import torch
+
+    from trainables.models.families import family_in
+
+    family = backbone.family
+    if family_in(path) is not family:
+        raise UserError(f"{path} is a {family_in(path).title}, and the study's base model a {family.title}")
+    try:
+        loaded = family.stock_pipeline().from_pretrained(
+            str(path), use_safetensors=True, local_files_only=True, **family.load_options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"diffusers cannot load the pipeline {path}: {_first_line(error)}") from None
+    for part in family.modules:
+        theirs: dict[str, torch.Tensor] = dict(getattr(loaded, part.name).named_parameters())
+        ours: dict[str, torch.Tensor] = dict(backbone.modules[part.name].named_parameters())
+        shapes = {name: value.shape for name, value in ours.items()}
+        if shapes != {name: value.shape for name, value in theirs.items()}:
+            raise UserError(
+                f"{path}: its {part.name} has other weights than the study's base model has there"
+            )
+        if any(not torch.equal(ours[name], value.to(ours[name])) for name, value in theirs.items()):
+            backbone.will_change(part.name)
+            for name, value in theirs.items():
+                ours[name].data.copy_(value)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+_INSTALL = {
+    "diffusers": _by_diffusers,
+    "kohya": _by_kohyas_names,
+    "peft": _by_peft,
+    "folders": _by_our_loaders,
+    "embedding": _as_embedding,
+    "hypernetwork": _as_hypernetwork,
+    "pipeline": _as_pipeline,
+}
+
+METHOD = Foreign()

@@ -1,0 +1,318 @@
+"""Files of weights that were trained elsewhere: which layout one has, and what it adds to a model's weights.
+
+Layouts: diffusers, kohya (with LyCORIS' loha, lokr and full, and DoRA along either axis), PEFT, embeddings and
+hypernetworks as this project and AUTOMATIC1111 write them, and pipelines in diffusers' layout. Nothing here trusts a
+file: safetensors, JSON, and torch's loader that refuses code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trainables.errors import UserError
+from trainables.methods.kohya import kohya_name
+from trainables.models.folders import file_digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainables.models.backbone import Backbone
+
+Layout = Literal["pipeline", "folders", "peft", "kohya", "diffusers", "embedding", "hypernetwork"]
+State = Mapping[str, "torch.Tensor"]
+
+_KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
+_ENCODERS = ("emb_params", "clip_l", "clip_g", "t5xxl")
+_KNOWN = (
+    "a folder with a pipeline, or with adapters in PEFT's layout, or a .safetensors file of a LoRA (names of kohya, "
+    "LyCORIS or diffusers), an embedding or a hypernetwork of ours, or a .pt file of A1111"
+)
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """What a file or folder was found to be.
+
+    Attributes:
+        sha256: Of the file; of a folder that of its files' names and hashes.
+        vectors: Of an embedding: its number of vectors; else 0.
+    """
+
+    path: Path
+    layout: Layout
+    sha256: str
+    vectors: int = 0
+
+
+def inspect(path: Path) -> ForeignFile:
+    """Returns what a file is, by its content.
+
+    Raises:
+        UserError: It is missing, damaged, of a kind that may hold code, or of no known layout.
+    """
+    if not path.exists():
+        raise UserError(f"there is no {path}; name {_KNOWN}")
+    if path.is_dir():
+        return ForeignFile(path, _layout_of_folder(path), _folder_digest(path))
+    digest = file_digest(path)
+    if path.suffix == ".pt":
+        rows = _rows_of_a1111(_read_pt(path))
+        if rows is None:
+            return ForeignFile(path, "hypernetwork", digest)
+        return ForeignFile(path, "embedding", digest, len(rows))
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: files of this kind may hold code and are not read; name {_KNOWN}")
+    shapes, metadata = _header_of(path)
+    layout = _layout_of(path, shapes, metadata)
+    vectors = (
+        {shape[0] if len(shape) == 2 else 1 for shape in shapes.values()} if layout == "embedding" else {0}
+    )
+    if len(vectors) > 1:
+        raise UserError(f"{path}: its text encoders have {sorted(vectors)} vectors, and not the same number")
+    return ForeignFile(path, layout, digest, vectors.pop())
+
+
+def embedding_rows(path: Path, encoders: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Returns an embedding's vectors [vectors, width] by the key of the text encoder, as `Part.embeddings` has it.
+
+    Args:
+        encoders: Keys of the model's text encoders; one without a key takes the one tensor that there is.
+
+    Raises:
+        UserError: The file has none for one of them.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    wanted = tuple(encoders)
+    rows = _rows_of_a1111(_read_pt(path)) if path.suffix == ".pt" else None
+    state: dict[str, Any] = {"": rows} if rows is not None else dict(load_file(path))
+    if len(wanted) == 1 and len(state) == 1:
+        state = {wanted[0]: next(iter(state.values()))}
+    lacking = [key for key in wanted if key not in state]
+    if lacking:
+        raise UserError(
+            f"{path} is an embedding for {', '.join(state) or 'one text encoder'}, and the base model has the text "
+            f"encoders {', '.join(key or 'without a key' for key in wanted)}: it was trained on another kind of model"
+        )
+    return {key: torch.atleast_2d(state[key]).float() for key in wanted}
+
+
+def kohya_changes(path: Path, backbone: Backbone) -> dict[tuple[str, str], torch.Tensor]:
+    """Returns the weights that a file in kohya's names gives a model: (part, parameter) -> its whole new value.
+
+    Raises:
+        UserError: It names modules that the model has not, or holds what is not known here.
+    """
+    from safetensors.torch import load_file
+
+    state = load_file(path)
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        stem, _, rest = key.partition(".")
+        layers.setdefault(stem, {})[rest] = value.float()
+    places = _places(backbone)
+    unknown = sorted(stem for stem in layers if stem not in places)
+    if unknown:
+        raise UserError(
+            f"{path} has {len(unknown)} of {len(layers)} layers that the base model has not, such as "
+            f"{', '.join(unknown[:_MOST_NAMED])}: it was trained on another kind of model, or trains what is not read"
+        )
+    found: dict[tuple[str, str], torch.Tensor] = {}
+    for stem, layer in sorted(layers.items()):
+        part, module = places[stem]
+        base = backbone.modules[part].get_submodule(module)
+        try:
+            changed = _changed(base, layer)
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise UserError(f"{path}, layer {stem}: {error}") from None
+        found |= {(part, f"{module}.{name}"): value for name, value in changed.items()}
+    return found
+
+
+def _places(backbone: Backbone) -> dict[str, tuple[str, str]]:
+    """Stem in kohya's layout -> part and module; the denoiser's modules by both of their names."""
+    found: dict[str, tuple[str, str]] = {}
+    family = backbone.family
+    for part in (family.denoiser, *family.text_encoders):
+        if not part.kohya:
+            continue
+        for name, module in backbone.modules[part.name].named_modules():
+            if getattr(module, "weight", None) is None:
+                continue
+            found[kohya_name(part, name)] = (part.name, name)
+            if part is family.denoiser:
+                try:
+                    other = family.kohya_module(name, backbone.denoiser.config)
+                except ValueError:  # norms outside of blocks
+                    continue
+                found[kohya_name(part, other)] = (part.name, name)
+            elif len(family.text_encoders) == 1:  # kohya's first encoder, as some tools number it
+                found[kohya_name(part, name).replace(part.kohya, f"{part.kohya}1", 1)] = (part.name, name)
+    return found
+
+
+def _changed(base: Any, layer: State) -> dict[str, torch.Tensor]:
+    """Returns parameter -> value after the change of one layer."""
+    import torch
+
+    weight = base.weight.detach().to("cpu", torch.float32)
+    known = set(layer)
+    change, used = _change(layer)
+    scale = layer.get("dora_scale")
+    if left := sorted(known - used - {"alpha", "dora_scale", "diff_b", "b_norm"}):
+        raise ValueError(f"{', '.join(left[:_MOST_NAMED])} is of a kind that is not read here")
+    found = {}
+    if change is not None:
+        if change.numel() != weight.numel():
+            raise ValueError(
+                f"it changes {change.numel()} numbers where the base model has {tuple(weight.shape)}: another kind of "
+                "model"
+            )
+        merged = weight + change.reshape(weight.shape)
+        found["weight"] = merged if scale is None else _dora(merged, scale)
+    for name in ("diff_b", "b_norm"):
+        if name in layer:
+            found["bias"] = base.bias.detach().to("cpu", torch.float32) + layer[name]
+    return found
+
+
+def _change(layer: State) -> tuple[torch.Tensor | None, set[str]]:
+    """Returns what is added to the weight, of any shape of its size, and the keys that say so."""
+    import torch
+
+    def factor(rank: int) -> float:
+        return float(layer["alpha"]) / rank if "alpha" in layer else 1.0
+
+    if "lora_down.weight" in layer:
+        names = {"lora_down.weight", "lora_up.weight"}
+        down, up = layer["lora_down.weight"], layer["lora_up.weight"]
+        if "lora_mid.weight" not in layer:
+            return up.flatten(1) @ down.flatten(1) * factor(len(down)), names
+        core = _tucker(layer["lora_mid.weight"], up.flatten(1).T, down.flatten(1))
+        return core * factor(len(down)), {*names, "lora_mid.weight"}
+    if "hada_w1_a" in layer:
+        first, second = (
+            _product(layer, f"hada_w{number}", layer.get(f"hada_t{number}")) for number in (1, 2)
+        )
+        used = {key for key in layer if key.startswith("hada_")}
+        return first * second * factor(len(layer["hada_w1_b"])), used
+    if any(key.startswith("lokr_") for key in layer):
+        split = [name for name in ("lokr_w1", "lokr_w2") if name not in layer]
+        first = layer["lokr_w1"] if "lokr_w1" not in split else _product(layer, "lokr_w1")
+        second = (
+            layer["lokr_w2"] if "lokr_w2" not in split else _product(layer, "lokr_w2", layer.get("lokr_t2"))
+        )
+        if second.dim() == 4:
+            first = first[:, :, None, None]
+        # Of two whole factors readers take 1.
+        scale = factor(len(layer[f"{split[-1]}_b"])) if split else 1.0
+        return torch.kron(first, second) * scale, {key for key in layer if key.startswith("lokr_")}
+    for name in ("diff", "w_norm"):
+        if name in layer:
+            return layer[name], {name}
+    return None, set()
+
+
+def _product(layer: State, name: str, core: torch.Tensor | None = None) -> torch.Tensor:
+    """Returns what a factor in two is, or in three with a core."""
+    left, right = layer[f"{name}_a"], layer[f"{name}_b"]
+    return left @ right if core is None else _tucker(core, left, right)
+
+
+def _tucker(core: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """[i, j, h, w], [i, out], [j, in] -> [out, in, h, w]."""
+    import torch
+
+    return torch.einsum("ijkl,ip,jr->prkl", core, first, second)
+
+
+def _dora(merged: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """DoRA (arXiv 2402.09353, equation 5), with magnitudes of outputs or, as LyCORIS at first, of inputs.
+
+    The shape decides: [out, 1, ...] or [1, in, ...].
+    """
+    if scale.shape[0] == merged.shape[0] and scale.numel() == merged.shape[0]:
+        norm = merged.flatten(1).norm(dim=1)
+        return merged * (scale.flatten() / norm).reshape(-1, *[1] * (merged.dim() - 1))
+    if scale.dim() > 1 and scale.shape[0] == 1 and scale.numel() == merged.shape[1]:
+        norm = merged.transpose(0, 1).flatten(1).norm(dim=1)
+        return merged * (scale.flatten() / norm).reshape(1, -1, *[1] * (merged.dim() - 2))
+    raise ValueError(f"its dora_scale of shape {tuple(scale.shape)} fits neither outputs nor inputs")
+
+
+def _layout_of_folder(folder: Path) -> Layout:
+    from trainables.methods.adapter_files import PEFT_CONFIG, WEIGHTS_FILE
+
+    if (folder / "model_index.json").is_file():
+        return "pipeline"
+    if (folder / PEFT_CONFIG).is_file():
+        return "peft"
+    if (folder / WEIGHTS_FILE).is_file() or any(folder.glob(f"*/{PEFT_CONFIG}")):
+        return "folders"
+    raise UserError(f"{folder} holds no weights of a known layout; name {_KNOWN}")
+
+
+def _folder_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()} ".encode())
+        digest.update(bytes.fromhex(file_digest(path)))
+    return digest.hexdigest()
+
+
+def _header_of(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as opened:
+            shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+            return shapes, dict(opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged, or no safetensors file ({error}); fetch it again") from None
+
+
+def _layout_of(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> Layout:
+    from trainables.models.families import FAMILIES
+
+    if metadata.get("study.format") == "hypernetwork":
+        return "hypernetwork"
+    parts = {f"{part.name}." for family in FAMILIES.values() for part in family.trainable(text_encoders=True)}
+    if shapes and all(key.startswith(_KOHYA) for key in shapes):
+        return "kohya"
+    if shapes and all(key.startswith(tuple(parts)) for key in shapes):
+        return "diffusers"
+    few = all(len(shape) <= 2 for shape in shapes.values())
+    if shapes and few and (set(shapes) <= set(_ENCODERS) or len(shapes) == 1):
+        return "embedding"
+    others = [key for key in shapes if not key.startswith((*_KOHYA, *parts))]
+    raise UserError(
+        f"{path} is of no layout that is read here: it has tensors such as "
+        f"{', '.join(others[:_MOST_NAMED]) or 'none'}; name {_KNOWN}"
+    )
+
+
+def _read_pt(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever zip files, unpickling and torch find wrong
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path} is damaged, or holds code ({type(error).__name__}: {reason})") from None
+
+
+def _rows_of_a1111(content: Any) -> torch.Tensor | None:
+    """Returns the vectors of an embedding of A1111; None for a hypernetwork."""
+    import torch
+
+    held = content.get("string_to_param") if isinstance(content, dict) else None
+    if not isinstance(held, dict) or len(held) != 1:
+        return None
+    (rows,) = held.values()
+    return torch.atleast_2d(rows.detach()) if isinstance(rows, torch.Tensor) else None
