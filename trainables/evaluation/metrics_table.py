@@ -42,6 +42,7 @@ class Metric:
         return f"{self.kind}/{self.name}"
 
 
+HELD_OUT_LOSS = "held_out_loss"  # of the model itself, and of no image that it draws
 QUALITY = "quality"  # the metric that the default search, the ranking and the verdict go by
 
 _SHARE, _SCALED = (0.0, 1.0), (-2.0, 3.0)
@@ -92,6 +93,8 @@ _EVALUATION = (
            "Lower end of the 95 % bootstrap interval of the class CMMD."),
     Metric("class_cmmd_high", "Class CMMD, 97.5 %", "lower", "", "eval",
            "Upper end of the 95 % bootstrap interval of the class CMMD."),
+    Metric(HELD_OUT_LOSS, "Held-out loss", "lower", "", "eval",
+           "Denoising loss on the subject's held-out images, at noise and noise levels that are fixed."),
     Metric("ceiling_quality", "Ceiling of quality", "none", "", "eval",
            "What perfect pictures of the subject would score; missing where there are none of the prompts."),
     Metric("ceiling_subject", "Ceiling of subject fidelity", "none", "", "eval",
