@@ -93,8 +93,6 @@ _EVALUATION = (
            "Lower end of the 95 % bootstrap interval of the class CMMD."),
     Metric("class_cmmd_high", "Class CMMD, 97.5 %", "lower", "", "eval",
            "Upper end of the 95 % bootstrap interval of the class CMMD."),
-    Metric(HELD_OUT_LOSS, "Held-out loss", "lower", "", "eval",
-           "Denoising loss on the subject's held-out images, at noise and noise levels that are fixed."),
     Metric("ceiling_quality", "Ceiling of quality", "none", "", "eval",
            "What perfect pictures of the subject would score; missing where there are none of the prompts."),
     Metric("ceiling_subject", "Ceiling of subject fidelity", "none", "", "eval",
@@ -107,6 +105,8 @@ _EVALUATION = (
            "Standard error of this run's scaled prompt fidelity that comes of the ends of the scale: floor and base."),
     Metric("class_anchor_error", "Error of the class scale", "none", "", "eval",
            "Standard error of this run's class kept that comes of the ends of the scale: real and base."),
+    Metric(HELD_OUT_LOSS, "Held-out loss", "lower", "", "eval",
+           "Denoising loss on the subject's held-out images, at noise and noise levels that are fixed."),
 )  # fmt: skip
 
 _COST = (

@@ -21,8 +21,8 @@ from trainables.events import read_events
 from trainables.models.backbone import Backbone
 from trainables.models.loading import load_backbone
 from trainables.run.execute import execute
-from trainables.training.held_out_loss import IMAGES, LEVELS, HeldOutLoss, prepare_held_out_loss
 from trainables.run_config import RunConfig
+from trainables.training.held_out_loss import IMAGES, LEVELS, HeldOutLoss, prepare_held_out_loss
 from trainables.training.loop import train_step
 from trainables.training.trainer import build_trainer
 
@@ -54,7 +54,9 @@ def recomputed(backbone: Backbone, subject: Subject) -> float:
         moments = backbone.vae.encode(pixels.permute(2, 0, 1)[None].float() / 127.5 - 1).latent_dist
         clean = (moments.mean - backbone.latent_shift) * backbone.latent_scale
         for level in range(LEVELS):
-            own = torch.Generator().manual_seed(seed_of(f"{seed_of('0/subject/cat')}/held-out/{image}/{level}"))
+            own = torch.Generator().manual_seed(
+                seed_of(f"{seed_of('0/subject/cat')}/held-out/{image}/{level}")
+            )
             noise = torch.randn(clean.shape[1:], generator=own)[None]
             share = (level + (image + 0.5) / count) / LEVELS
             if backbone.family.flow:
@@ -63,7 +65,11 @@ def recomputed(backbone: Backbone, subject: Subject) -> float:
                 step = math.floor(share * len(backbone.alphas_cumprod))
                 keep = backbone.alphas_cumprod[step]
                 noisy, time = keep.sqrt() * clean + (1 - keep).sqrt() * noise, step
-                target = noise if backbone.prediction_type == "epsilon" else keep.sqrt() * noise - (1 - keep).sqrt() * clean
+                target = (
+                    noise
+                    if backbone.prediction_type == "epsilon"
+                    else keep.sqrt() * noise - (1 - keep).sqrt() * clean
+                )
             given = backbone.denoise(noisy, torch.tensor([time]), conditioning, aside)
             errors.append(float((given - target).square().mean()))
     return sum(errors) / len(errors)
@@ -81,14 +87,18 @@ def test_it_is_the_mean_squared_error_of_the_papers(
     )
 
 
-def test_it_hangs_on_the_model_and_on_nothing_else(make_config: MakeConfig, make_trainer: MakeTrainer, cache: Path) -> None:
+def test_it_hangs_on_the_model_and_on_nothing_else(
+    make_config: MakeConfig, make_trainer: MakeTrainer, cache: Path
+) -> None:
     """Arms differ in their weights alone: neither batches, nor what was drawn before, nor how they train changes it."""
     trainer = make_trainer("dreambooth", learning_rate=0.05, snr_gamma=5.0, noise_offset=0.1, use_ema=True)
     backbone = trainer.backbone
     loss = prepared(backbone, subject_of(make_config), cache)
     first, state = loss.measure(backbone), torch.random.get_rng_state()
     modes = [module.training for module in backbone.denoiser.modules()]
-    assert prepared(backbone, subject_of(make_config), cache, batch_size=64).measure(backbone) == pytest.approx(first, rel=1e-5)
+    assert prepared(backbone, subject_of(make_config), cache, batch_size=64).measure(
+        backbone
+    ) == pytest.approx(first, rel=1e-5)
     torch.manual_seed(7)
     assert loss.measure(backbone) == first
     torch.random.set_rng_state(state)
@@ -109,7 +119,9 @@ def test_a_model_that_has_diverged_has_none(make_config: MakeConfig, backbone: B
     assert loss.measure(backbone) is None
 
 
-def test_many_images_are_thinned_out_evenly_and_levels_cover_the_process(backbone: Backbone, cache: Path) -> None:
+def test_many_images_are_thinned_out_evenly_and_levels_cover_the_process(
+    backbone: Backbone, cache: Path
+) -> None:
     pictures = tuple(Image.new("RGB", (RESOLUTION, RESOLUTION), (k, 0, 0)) for k in range(64))
     subject = Subject("cat", PROMPT, "a cat", pictures[:1], (PROMPT,), pictures)
     loss = prepared(backbone, subject, cache)
@@ -128,7 +140,9 @@ def test_every_evaluation_of_a_run_has_it(make_config: MakeConfig) -> None:
     assert len(losses) == 2
     assert all(loss > 0 for loss in losses)
     assert losses[0] != losses[1]
-    assert [e.data[HELD_OUT_LOSS] for e in read_events(Path(config.output_dir)) if e.kind == "evaluation"] == losses
+    assert [
+        e.data[HELD_OUT_LOSS] for e in read_events(Path(config.output_dir)) if e.kind == "evaluation"
+    ] == losses
 
 
 def test_it_falls_as_a_subject_is_learnt_and_rises_where_images_are_learnt_by_heart(tmp_path: Path) -> None:
