@@ -42,6 +42,7 @@ class Metric:
         return f"{self.kind}/{self.name}"
 
 
+HELD_OUT_LOSS = "held_out_loss"  # of the model itself, and of no image that it draws
 QUALITY = "quality"  # the metric that the default search, the ranking and the verdict go by
 
 _SHARE, _SCALED = (0.0, 1.0), (-2.0, 3.0)
@@ -104,6 +105,8 @@ _EVALUATION = (
            "Standard error of this run's scaled prompt fidelity that comes of the ends of the scale: floor and base."),
     Metric("class_anchor_error", "Error of the class scale", "none", "", "eval",
            "Standard error of this run's class kept that comes of the ends of the scale: real and base."),
+    Metric(HELD_OUT_LOSS, "Held-out loss", "lower", "", "eval",
+           "Denoising loss on the subject's held-out images, at noise and noise levels that are fixed."),
 )  # fmt: skip
 
 _COST = (

@@ -15,9 +15,12 @@ from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.image_scores import ImageScore
 from trainables.evaluation.metrics import Array
-from trainables.evaluation.metrics_table import metric_names
+from trainables.evaluation.metrics_table import HELD_OUT_LOSS, metric_names
 from trainables.evaluation.protocol import Draw
 from trainables.evaluation.quality import Anchors, compute_quality, has_failed
+
+# All that images tell of a model.
+IMAGE_METRICS = tuple(name for name in metric_names("eval") if name != HELD_OUT_LOSS)
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,11 @@ def score(
         **_distances(features, base, seed),
         **ceiling,
     }
-    if set(values) != set(metric_names("eval")):
+    if set(values) != set(IMAGE_METRICS):
         raise AssertionError(
             "the evaluation and trainables/evaluation/metrics_table.py name different metrics"
         )
-    return Scores({name: _finite(values[name]) for name in metric_names("eval")}, (*instance, *classes))
+    return Scores({name: _finite(values[name]) for name in IMAGE_METRICS}, (*instance, *classes))
 
 
 def _instance_scores(

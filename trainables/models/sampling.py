@@ -84,7 +84,7 @@ def generate(
     side = noise.shape[-1]
     guided = guidance_scale > 1 and not backbone.family.embedded_guidance
     images: list[Image.Image] = []
-    with torch.no_grad(), _undisturbed(backbone), _autocast(backbone):
+    with at_rest(backbone):
         distinct = list(dict.fromkeys(["", *prompts]))
         rows = _encode_with_empty(backbone, distinct)
         for start in range(0, len(prompts), batch_size):
@@ -139,6 +139,16 @@ def _decode(backbone: Backbone, latents: torch.Tensor) -> list[Image.Image]:
         # elsewhere.
         images += [Image.fromarray(array) for array in (np.nan_to_num(values) * 255).round().astype(np.uint8)]
     return images
+
+
+@contextmanager
+def at_rest(backbone: Backbone) -> Iterator[None]:
+    """Lets the model be looked at: without gradients, in evaluation mode, in the precision of its weights.
+
+    Afterwards every mode and the random state are as before.
+    """
+    with torch.no_grad(), _undisturbed(backbone), _autocast(backbone):
+        yield
 
 
 @contextmanager

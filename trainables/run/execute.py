@@ -23,7 +23,6 @@ from trainables.data.path_map import place_folders
 from trainables.data.subjects import Subject, resolve_subject
 from trainables.distributed.worker_group import WorkerGroup
 from trainables.errors import UserError
-from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.grids import save_samples
 from trainables.evaluation.image_scores import write_image_scores
 from trainables.evaluation.latency import measure_latency
@@ -49,6 +48,7 @@ from trainables.run.earlier import length_of, spans
 from trainables.run.outcomes import describe, is_provided_for, outcome
 from trainables.run.prompt_checks import refuse_cut_prompts
 from trainables.run.resident import Resident
+from trainables.run.run_evaluation import RunEvaluation, prepare_run_evaluation
 from trainables.run.worker_loop import run_rank, share_checkpoint, undoing
 from trainables.run_config import RunConfig
 from trainables.storage_errors import storage_failure
@@ -161,7 +161,7 @@ class _Attempt:
         events = read_events(folder)
         self.spans, self.known_steps = spans(events), length_of(events, config.training)
         self.backbone: Backbone | None = None
-        self.evaluator: Evaluator | None = None
+        self.evaluation: RunEvaluation | None = None
         self.trainer: Trainer | None = None
         self.sound = False  # it has ended, in a way that is provided for
         self._last_step = 0
@@ -204,15 +204,9 @@ class _Attempt:
         with self.meter.measure("prepare"):
             subject, cache = self._load()
         with self.meter.measure("evaluate"):  # while the model is the base model
-            self.evaluator = prepare_evaluation(
-                self.backbone,
-                subject,
-                self.config.evaluation,
-                models,
-                cache,
-                self.config.seed,
-                subject.resolution,
-            ).spoken_of(self.training.reword(subject.instance_prompt))
+            self.evaluation = prepare_run_evaluation(
+                self.backbone, subject, self.config, self.training, models, cache
+            )
         with self.meter.measure("prepare"):
             self._prepare(subject, cache)
         self.meter.account_for_attempts(self.spans)
@@ -266,7 +260,7 @@ class _Attempt:
     def give_back(self) -> None:
         """Makes the resident model the base model again, or lets it go; fails neither this run nor the next."""
         self._last_step = self.step
-        self.trainer = self.evaluator = None
+        self.trainer = self.evaluation = None
         backbone, self.backbone = self.backbone, None
         if backbone is not None:
             self.resident.take_back(backbone, undoing(backbone, self.method, self.team), sound=self.sound)
@@ -323,29 +317,31 @@ class _Attempt:
     def _evaluate(self, step: int, final: bool) -> Iterator[Event]:
         """Scores the model as it is now, unless an earlier attempt has recorded this step."""
         assert self.backbone is not None
-        assert self.evaluator is not None
+        assert self.evaluation is not None
         if self.log.last_step("evaluation") >= step and not final:
             return
         yield self.log.append("phase", step, name="evaluate")
         with self.meter.measure("evaluate"):
             is_base = not self.method.trains and self.installs is None
-            result = evaluate(self.evaluator, self.backbone, is_base=is_base, final=final)
-            pictures = save_samples(self.evaluator, result, self.folder / SAMPLES, step, final=final)
+            result = self.evaluation.measure(self.backbone, is_base=is_base, final=final)
+            pictures = save_samples(
+                self.evaluation.evaluator, result, self.folder / SAMPLES, step, final=final
+            )
         for key, path in pictures.items():
             yield self.log.append("image", step, key=key, path=f"{SAMPLES}/{path.name}")
         if final:
             size = write_image_scores(result.image_scores, self.folder / IMAGE_SCORES)
             yield self.log.append("artifact", step, path=IMAGE_SCORES, role="scores", bytes=size)
-            size = _write_json(self.folder / EVALUATION_FILE, self.evaluator.provenance())
+            size = _write_json(self.folder / EVALUATION_FILE, self.evaluation.evaluator.provenance())
             yield self.log.append("artifact", step, path=EVALUATION_FILE, role="provenance", bytes=size)
         yield self.log.append("evaluation", step, final=final, **result.metrics)
 
     def _measure_latency(self) -> None:
         """Times sampling with adapters beside the weights and merged into them."""
         assert self.backbone is not None
-        assert self.evaluator is not None
+        assert self.evaluation is not None
         with self.meter.measure("evaluate"):
-            latency = measure_latency(self.backbone, self.method, self.evaluator.protocol)
+            latency = measure_latency(self.backbone, self.method, self.evaluation.evaluator.protocol)
         self.facts["image_latency_seconds"] = latency.beside
         self.facts["image_latency_fused_seconds"] = latency.fused
 

@@ -47,6 +47,10 @@ class NoiseProcess(Protocol):
         """Returns levels as the denoiser is told them, from 0 to 1000."""
         ...
 
+    def at(self, fractions: torch.Tensor) -> torch.Tensor:
+        """Returns the levels at shares in [0, 1) of the way to noise, as a uniform draw would have them."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Diffusion:
@@ -83,6 +87,10 @@ class Diffusion:
     def times(self, levels: torch.Tensor) -> torch.Tensor:
         """The steps themselves."""
         return levels
+
+    def at(self, fractions: torch.Tensor) -> torch.Tensor:
+        """Steps, int64."""
+        return (fractions * len(self.alphas_cumprod)).long()
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +135,10 @@ class FlowMatching:
         """Sigma times 1000."""
         return levels * _TIMES
 
+    def at(self, fractions: torch.Tensor) -> torch.Tensor:
+        """Sigmas, float32, without the shift."""
+        return fractions.float()
+
 
 def process_of(backbone: Backbone, config: TrainingConfig) -> NoiseProcess:
     """Returns the noise process of a model, with what a configuration says of it."""
@@ -134,3 +146,10 @@ def process_of(backbone: Backbone, config: TrainingConfig) -> NoiseProcess:
         return Diffusion(backbone.alphas_cumprod, backbone.prediction_type, config.snr_gamma)
     shift = backbone.sigma_shift if config.shift is None else config.shift
     return FlowMatching(shift, config.timestep_sampling, config.logit_mean, config.logit_std)
+
+
+def unweighted_process(backbone: Backbone) -> NoiseProcess:
+    """Returns the noise process of a model, without what a configuration weighs or shifts in it."""
+    if backbone.family.flow:
+        return FlowMatching()
+    return Diffusion(backbone.alphas_cumprod, backbone.prediction_type)

@@ -116,6 +116,7 @@ def test_the_order_of_all_columns() -> None:
         "subject_fidelity_scaled prompt_fidelity_scaled quality_subject_prompt class_kept failed_images "
         "prior_preservation clip_i class_kid class_kid_low class_kid_high class_cmmd class_cmmd_low class_cmmd_high "
         "ceiling_quality ceiling_subject ceiling_prompt subject_anchor_error prompt_anchor_error class_anchor_error "
+        "held_out_loss "
         "train_steps class_image_seconds class_image_flops energy_joules image_latency_fused_seconds lost_seconds "
         "peak_memory_kind attempts host reason started ended run_key config_digest"
     )

@@ -26,8 +26,9 @@ from trainables.evaluation.copies import copied
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.evaluator import Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.image_scores import write_image_scores
-from trainables.evaluation.metrics_table import METRICS, metric_names, unknown_metric
+from trainables.evaluation.metrics_table import METRICS, unknown_metric
 from trainables.evaluation.protocol import Protocol, make_protocol
+from trainables.evaluation.scoring import IMAGE_METRICS
 from trainables.events import IMAGE_SCORES
 from trainables.models.backbone import Backbone
 from trainables.models.loading import load_backbone
@@ -179,7 +180,7 @@ def test_the_base_model_is_measured_like_any_other(evaluator: Evaluator, backbon
     """Its images are not those of its anchors, so that it is at no end of a scale by construction."""
     result = evaluate(evaluator, backbone, is_base=True)
     values = result.metrics
-    assert list(values) == list(metric_names("eval"))
+    assert list(values) == list(IMAGE_METRICS)
     assert values["drift"] == 0
     anchors = evaluator.anchors.of(result.instance.groups, result.classes.groups)
     assert values["subject_fidelity_scaled"] == anchors.scaled_subject(values["subject_fidelity"])
