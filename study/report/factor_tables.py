@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from study.report.analysis import Analysis, ScheduleEffect
 from study.report.comparisons import Comparison
+from study.report.effect_tables import size_columns, two_tests
 from study.report.factor_effects import FactorEffect
 from study.report.formatting import listing, plural
 from study.report.measures import SUBJECT_PROMPT, measure
@@ -14,9 +15,7 @@ from study.report.results_tables import (
     p_values,
     signed,
     simultaneous_column,
-    size_columns,
     texts,
-    two_tests,
 )
 from study.report.tables import Table, assemble
 from study.statistics.power import MIN_SUBJECTS

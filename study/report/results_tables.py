@@ -14,7 +14,6 @@ from study.report.formatting import (
     Scale,
     about,
     decimals_for,
-    fixed,
     interval,
     p_value,
     scale_for,
@@ -232,7 +231,7 @@ def comparison_table(
     names = [c.measure for c in comparisons]
     several = len(set(names)) > 1
     columns = [
-        *_arms_of(comparisons),
+        *arms_of(comparisons),
         *([texts("measure", "Measure", [_TITLES.get(n, measure(n).title) for n in names])] if several else []),
         counts("subjects", "subjects", [c.difference.n_subjects for c in comparisons]),
         *difference_columns(comparisons, QUALITY if not names else "" if several else names[0]),
@@ -254,7 +253,8 @@ def simultaneous_column(comparisons: Sequence[Comparison]) -> Pair:
     )
 
 
-def _arms_of(comparisons: Sequence[Comparison]) -> list[Pair]:
+def arms_of(comparisons: Sequence[Comparison]) -> list[Pair]:
+    """The columns of the two arms."""
     return [
         texts("first", "Arm", [c.first for c in comparisons]),
         texts("second", "against", [c.second for c in comparisons]),
@@ -288,73 +288,6 @@ def needed_column(comparisons: Sequence[Comparison]) -> Pair:
     return Column("subjects_needed", "to decide", numeric=True), [cell(c) for c in comparisons]
 
 
-def effects_table(analysis: Analysis) -> Table:
-    """All pairs once more: effect sizes, probability of improvement, equivalence, and the check by bootstrap."""
-    pairs = analysis.pairs
-    columns = [
-        *_arms_of(pairs),
-        *size_columns(pairs),
-        (
-            Column("bootstrap_t", "Δ by bootstrap-t", numeric=True, has_interval=True),
-            [signed(c.check, score=c.measure in SCORES) for c in pairs],
-        ),
-    ]
-    note = (
-        "d: mean of the subjects' differences in their standard deviations. P(better): chance that a run is better "
-        "than one of the other arm on the same subject; interval of Clopper and Pearson over subjects. p (equivalent): "
-        f"{two_tests(analysis)}. Bootstrap-t: a "
-        "check of Student's interval, from 5 subjects on; wide with few."
-    )
-    return assemble("effects", "All pairs of trained arms: size of the effect.", columns, (note,))
-
-
-def size_columns(comparisons: Sequence[Comparison]) -> list[Pair]:
-    """Effect size, probability of improvement, and the p of equivalence."""
-    return [
-        (Column("effect", "d", numeric=True, has_interval=True), [signed(c.effect) for c in comparisons]),
-        (
-            Column("probability_of_improvement", "P(better)", numeric=True, has_interval=True),
-            [_chance_cell(c.improvement) for c in comparisons],
-        ),
-        p_values("p_equivalent", "p (equivalent)", [c.p_equivalent for c in comparisons]),
-    ]
-
-
-def ranking_table(analysis: Analysis) -> Table:
-    """How stable the order of the trained arms is."""
-    rows = analysis.standings
-
-    def shares(key: str, title: str, values: Sequence[float | None]) -> Pair:
-        return Column(key, title, numeric=True), [
-            Cell(MISSING) if v is None else Cell(fixed(v, 2), value=v) for v in values
-        ]
-
-    columns = [
-        texts("arm", "Arm", [s.arm for s in rows]),
-        (
-            Column("rank", "Rank", numeric=True, has_interval=True),
-            [estimate_cell(Estimate(s.rank, s.rank_low, s.rank_high), decimals=1) for s in rows],
-        ),
-        shares("best", "Best", [s.best for s in rows]),
-        shares("on_front", "On the front", [s.on_front for s in rows]),
-        shares("on_front_with_search", "with search", [s.on_front_with_search for s in rows]),
-    ]
-    note = (
-        f"Over resamples of the subjects, the same for every arm. Rank: mean and 95 % of the resamples. Best: share "
-        f"with the highest mean {measure(analysis.primary).title.lower()}. On the front: share in which no arm is both "
-        "better and trained in less time; with search: the training of one search of the arm, without its evaluation, "
-        "counts as well. Shares of few subjects are too sure of themselves: the tests above are not."
-    )
-    return assemble("ranking", "Stability of the order of arms.", columns, (note,))
-
-
-def _chance_cell(chance: Estimate) -> Cell:
-    if chance.value is None:
-        return Cell(MISSING)
-    detail = interval(chance.low, chance.high, 2)
-    return Cell(fixed(chance.value, 2), detail, chance.value, chance.low, chance.high)
-
-
 def test_note(analysis: Analysis) -> str:
     """How the comparisons of all pairs are to be read."""
     beside = " and factors" if analysis.factor_effects else ""
@@ -373,13 +306,6 @@ def _within(analysis: Analysis) -> str:
     if analysis.margin is None:
         return ""
     return f", equivalent if the difference is shown to lie within ±{analysis.margin:g}"
-
-
-def two_tests(analysis: Analysis) -> str:
-    """How equivalence is tested, for the note of a table."""
-    if analysis.margin is None:
-        return "not asked, since the margin is one of quality"
-    return f"two one-sided t tests against ±{analysis.margin:g}, Holm's adjustment over {analysis.family}"
 
 
 BASE_NOTE = (

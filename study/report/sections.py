@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from study.report import cost_tables, design_tables, image_tables, search_tables
+from study.report import cost_tables, design_tables, effect_tables, image_tables, search_tables
 from study.report import results_tables as tables
 from study.report.analysis import DEFAULTS, Analysis, analyse
 from study.report.anytime import anytime_table, few_points_words
@@ -226,7 +226,7 @@ def _pairs(analysis: Analysis) -> Section | None:
                 )
             )
         if any(standing.rank is not None for standing in analysis.standings):
-            found += [tables.effects_table(analysis), tables.ranking_table(analysis)]
+            found += [effect_tables.effects_table(analysis), effect_tables.ranking_table(analysis)]
     return Section("pairs", "Paired comparisons", tables=tuple(found))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from study.report import results_tables as tables
 from study.report.analysis import Analysis, analyse
+from study.report.effect_tables import effects_table
 from study.report.prepared import Rows, prepare
 from study.report.search_history import histories
 from study.report.verdict import judge, percent
@@ -223,7 +224,7 @@ def test_verdict_falls_back_on_subject_fidelity_where_no_run_has_a_quality() -> 
         )
     )
     analysis = analyse(wide, QUICK)
-    words = [*judge(wide, analysis).points, *tables.effects_table(analysis).notes, tables.test_note(analysis)]
+    words = [*judge(wide, analysis).points, *effects_table(analysis).notes, tables.test_note(analysis)]
     assert any("differ beyond chance" in line for line in words)
     assert not any("equivalent within" in line or "±" in line for line in words)
     assert any("p (equivalent): not asked, since the margin is one of quality" in line for line in words)
