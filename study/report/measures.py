@@ -9,7 +9,7 @@ from typing import Literal
 
 from study.statistics.paired import Direction, Estimate
 from trainables.evaluation.copies import SAME_WHOLE
-from trainables.evaluation.metrics_table import METRICS, QUALITY, listed_after
+from trainables.evaluation.metrics_table import HELD_OUT_LOSS, METRICS, QUALITY, listed_after
 from trainables.evaluation.quality import FAILED_PROMPT, FAILED_SUBJECT
 
 
@@ -108,7 +108,7 @@ MORE_COSTS = _others("cost", MAIN_COSTS, CLASS_IMAGE_COSTS, first=("train_steps"
 COSTS = frozenset({*MAIN_COSTS, *CLASS_IMAGE_COSTS, *MORE_COSTS, TUNED_SECONDS, TUNED_FLOPS})
 # Shown with two decimals: scores and distances whose usual values lie between 0 and 1.
 SCORES = frozenset({*MAIN_QUALITY, *MORE_QUALITY, *CEILINGS}) - {
-    name for name in MORE_QUALITY if name.startswith(("class_kid", "class_cmmd"))
+    name for name in MORE_QUALITY if name.startswith(("class_kid", "class_cmmd", HELD_OUT_LOSS))
 }
 # Between 0 and 1 by their definition, which Student's interval does not know; costs are at least 0.
 BOUNDED = frozenset({QUALITY, SUBJECT_PROMPT, FAILED, "memorisation"})
