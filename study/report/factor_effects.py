@@ -19,7 +19,7 @@ from study.report.factors import LENGTH, differing_fields, factors_of
 from study.report.pairing import Contrast, Values, mean_of_known
 from study.report.prepared import Rows, section
 from study.spec.crossing import (
-    FACTOR_FIELDS,
+    DECIDING,
     OF_THE_FACTOR,
     Crossed,
     crossed_factors,
@@ -94,9 +94,7 @@ def _also_differing(rows: Rows, factor: str, arms: Sequence[tuple[str, str]]) ->
     found: dict[str, None] = {}
     for pair in arms:
         one, other = (fields_of(rows.methods.get(arm, "")) for arm in pair)
-        shared = one & other - {name for name in FACTOR_FIELDS.values() if name} - OF_THE_FACTOR.get(
-            factor, set()
-        )
+        shared = one & other - DECIDING - OF_THE_FACTOR.get(factor, set())
         known = {LENGTH, *(name.replace("_", " ") for name in shared)}
         found |= dict.fromkeys(field for field in differing_fields(rows, *pair) if field in known)
     return tuple(found)

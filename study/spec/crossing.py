@@ -6,7 +6,8 @@ does follows from the study file alone, so that plans and reports ask the same n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,14 @@ from study.spec.study_spec import StudySpec
 from trainables.methods.registry import BASE, method_config_class, method_names
 
 PRIOR, TEXT_ENCODER, SCHEDULE = "with_prior_preservation", "train_text_encoder", "lr_scheduler"
+TARGET = "prior_preservation_target"
 #: What an arm may be set apart in, with the training field that decides it; what is trained follows from the method.
 FACTOR_FIELDS = {"trains": None, "prior": PRIOR, "text_encoder": TEXT_ENCODER, "schedule": SCHEDULE}
+#: Training fields in which arms of different levels differ by what a factor is.
+DECIDING = {field for field in FACTOR_FIELDS.values() if field is not None} | {TARGET}
+# Of these each pair of levels is a question, where there are more than two: they are of one treatment. What differs in
+# another factor of more than two levels is told by pairs of arms.
+_OF_SEVERAL_LEVELS = ("prior",)
 #: `lora` and `dreambooth_lora` are one method with other defaults.
 ON_ADAPTERS = ("lora", "dreambooth_lora")
 # What of a model the other methods train.
@@ -56,21 +63,30 @@ def crossed_factors(
 ) -> tuple[Crossed, ...]:
     """Returns the factors of two levels by which every arm has exactly one partner that differs in nothing else.
 
+    Of prior preservation, which has three, those two of its levels count whose arms all have one.
+
     Args:
         levels: Of each trained arm.
         alike: Whether two arms are stated alike but for a factor: called with the factor and the arms.
     """
-    found = (_crossed(factor, levels, alike) for factor in FACTOR_FIELDS)
+    found = []
+    for factor in FACTOR_FIELDS:
+        known = list(dict.fromkeys(own[factor] for own in levels.values()))
+        if UNKNOWN in known or (len(known) > 2 and factor not in _OF_SEVERAL_LEVELS):
+            continue
+        for two in itertools.combinations(sorted(known, key=lambda level: (level != "yes", level)), 2):
+            of_these = {arm: own for arm, own in levels.items() if own[factor] in two}
+            found.append(_crossed(factor, two, of_these, alike))
     return tuple(one for one in found if one is not None)
 
 
 def _crossed(
-    factor: str, levels: Mapping[str, Levels], alike: Callable[[str, str, str], bool]
+    factor: str,
+    two: tuple[str, str],
+    levels: Mapping[str, Levels],
+    alike: Callable[[str, str, str], bool],
 ) -> Crossed | None:
-    known = list(dict.fromkeys(own[factor] for own in levels.values()))
-    if len(known) != 2 or UNKNOWN in known:
-        return None
-    first, second = sorted(known, key=lambda level: (level != "yes", level))
+    first, second = two
     pairs = tuple(
         (one, other)
         for one, own in levels.items()
@@ -92,7 +108,7 @@ def stated_alike(
     Args:
         one, other: The method, and the arm as it stands in the file.
     """
-    shared = fields_of(one[0]) & fields_of(other[0]) - {name for name in FACTOR_FIELDS.values() if name}
+    shared = fields_of(one[0]) & fields_of(other[0]) - DECIDING
     if any(one[1].get(name) != other[1].get(name) for name in shared):
         return False
     compared = shared - OF_THE_FACTOR.get(factor, set())
@@ -113,24 +129,57 @@ def crossed_in(spec: StudySpec) -> tuple[Crossed, ...]:
     stated = {name: arm for name, arm in spec.arms.items() if arm.method != BASE}
     files = {name: (arm.method, arm.model_dump(mode="json")) for name, arm in stated.items()}
     return crossed_factors(
-        {name: _levels(spec, name) for name in stated},
+        _levels(spec, list(stated)),
         lambda factor, one, other: stated_alike(factor, files[one], files[other]),
     )
 
 
-def _levels(spec: StudySpec, arm: str) -> Levels:
-    method = spec.arms[arm].method
-    values, searched = spec.method_fields(arm), spec.space(arm).parameters
+def _levels(spec: StudySpec, arms: Sequence[str]) -> dict[str, Levels]:
+    found: dict[str, Levels] = {}
+    priors = {arm: prior_levels(_values(spec, arm, PRIOR), _values(spec, arm, TARGET)) for arm in arms}
+    words = prior_words(priors.values())
+    for arm in arms:
+        method = spec.arms[arm].method
+        kinds = " and ".join(map(str, _values(spec, arm, "adapter"))) if method in ON_ADAPTERS else ""
+        found[arm] = {
+            "trains": what_is_trained(method, kinds),
+            "prior": " and ".join(words[level] for level in priors[arm]),
+            **{
+                factor: " and ".join(_yes_or_no(value) for value in _values(spec, arm, field))
+                for factor, field in (("text_encoder", TEXT_ENCODER), ("schedule", SCHEDULE))
+            },
+        }
+    return found
 
-    def level(field: str) -> str:
-        if "method" in method_config_class(method).needs_of(field):
-            found: tuple[Any, ...] = (method_defaults(method)[field],)
-        else:
-            found = tuple(searched[field].probes()) if field in searched else (values[field],)
-        return " and ".join({True: "yes", False: "no"}.get(value, str(value)) for value in found)
 
-    trains = what_is_trained(method, level("adapter") if method in ON_ADAPTERS else "")
-    return {name: trains if field is None else level(field) for name, field in FACTOR_FIELDS.items()}
+def _values(spec: StudySpec, arm: str, field: str) -> tuple[Any, ...]:
+    """Values that a training field has in an arm."""
+    method, searched = spec.arms[arm].method, spec.space(arm).parameters
+    if "method" in method_config_class(method).needs_of(field):
+        return (method_defaults(method)[field],)
+    return tuple(searched[field].probes()) if field in searched else (spec.method_fields(arm)[field],)
+
+
+def _yes_or_no(value: Any) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value))
+
+
+def prior_levels(switch: Sequence[Any], target: Sequence[Any]) -> tuple[str, ...]:
+    """Levels of prior preservation that an arm has: "no", "images", "base"; none where nothing is known.
+
+    Args:
+        switch: Values of the field that switches it on.
+        target: Values of the field that says what the target is; none in records of versions without it.
+    """
+    found = (level for on in switch for level in ((target or ("images",)) if on else ("no",)))
+    return tuple(dict.fromkeys(str(level) for level in found))
+
+
+def prior_words(arms: Iterable[Sequence[str]]) -> dict[str, str]:
+    """What the levels of prior preservation are called beside each other: yes and no unless an arm has the third."""
+    if any("base" in levels for levels in arms):
+        return {"no": "no", "images": "class images", "base": "frozen base"}
+    return {"no": "no", "images": "yes", "base": "frozen base"}
 
 
 def what_is_trained(method: str, adapter: str) -> str:
