@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from study.preflight.checks import check_prompts, evaluation_notes
+from study.preflight.checks import check_prompts, data_notes, evaluation_notes
 from study.preflight.detectable import detectable_notes
 from study.spec.sections import code_of
 from study.spec.study_spec import StudySpec
@@ -26,6 +26,7 @@ def study_notes(spec: StudySpec) -> list[str]:
             [
                 *_same_prompts(spec),
                 *prompts,
+                *data_notes(spec),
                 *evaluation_notes(spec),
                 *_confounded(spec),
                 *_uneven(spec),
