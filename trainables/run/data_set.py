@@ -35,7 +35,7 @@ class _Look:
         size: Width and height of the upright image, in pixels.
         digest: The same for two files that show the same pixels.
         small: Its central square, `copies.SIDE` pixels.
-        blur: See `blur_of`; `limit` likewise, at `side` pixels.
+        blur: See `blur_of`; `limit` likewise.
     """
 
     path: Path
@@ -44,7 +44,6 @@ class _Look:
     small: Image.Image
     blur: float
     limit: float
-    side: int
 
     @property
     def name(self) -> str:
@@ -96,12 +95,15 @@ def data_set_notes(config: SubjectConfig, resolution: int | None) -> list[str]:
             f"{begin}smaller than the {resolution} pixels that runs train at, so that they are enlarged, and the blur "
             f"of that is learnt: {sizes}; take larger photographs, or a smaller training.resolution"
         )
-    said += [
-        f"{begin}{shown(str(one.path))} is blurred ({one.blur:.2f} at {one.side} pixels, where sharp photographs stay "
-        f"below {one.limit:g}), and what is trained on it draws so; take a sharper one"
-        for one in seen
-        if one.blur > one.limit
-    ]
+    for limit in sorted({one.limit for one in seen}):
+        values = ", ".join(
+            f"{one.name} ({one.blur:.2f})" for one in seen if one.limit == limit and one.blur > limit
+        )
+        if values:
+            said.append(
+                f"{begin}blurred at the size that runs train at: {values}, where sharp photographs have less than "
+                f"{limit:g} (Crete et al. 2007); what is trained on them draws so: take sharper ones"
+            )
     return said
 
 
@@ -157,4 +159,4 @@ def _look(path: Path, changed: int, length: int, side: int) -> _Look:
     small = square(image, SIDE)
     # As in `check_subject`: pixels and size, whatever the file's format and metadata.
     digest = image_digest(small) + str(image.size)
-    return _Look(path, image.size, digest, small, blur_of(seen), blur_limit(seen), seen.width)
+    return _Look(path, image.size, digest, small, blur_of(seen), blur_limit(seen))

@@ -106,8 +106,9 @@ def test_blur_is_noted_at_the_size_at_which_it_is_trained_on(subject: SubjectCon
     place = tmp_path / "images" / "3.png"
     scene(3, 640).filter(ImageFilter.GaussianBlur(6)).save(place)
     (note,) = data_set_notes(subject.model_copy(update={"references": None, "holdout": 1}), 512)[1:]
-    assert note.startswith(f"subject 'dog': {place} is blurred (0.")
-    assert "at 512 pixels, where sharp photographs stay below 0.6)" in note
+    assert note.startswith("subject 'dog': blurred at the size that runs train at: 3.png (0.")
+    assert "where sharp photographs have less than 0.6 (Crete" in note
+    assert note.count(".png") == 1
     assert data_set_notes(subject, 32) == []  # what is reduced to it is sharp
 
 
