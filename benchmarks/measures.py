@@ -3,8 +3,8 @@
 Copies of training images must be found and other scenes of the same creature must not; diversity must not reward a
 model for drawing another creature each time; KID and CMMD of the base model against itself must be near nothing. Each
 line names a figure, its bar and whether it is reached; the command exits with 1 where one is not. Everything is drawn
-from fixed seeds. With `--photos FOLDER` (a folder of photographs for each subject) the copy detector is tried on those
-too.
+from fixed seeds. With `--photos FOLDER` (a folder of photographs for each subject) the copy detector and the measure of
+blur are tried on those too.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from benchmarks.embedded_model import Line
 from trainables import embedded
+from trainables.data.images import read_image, square
+from trainables.data.sharpness import LARGE, blur_limit, blur_of
 from trainables.embedded import world
 from trainables.embedded.render import render
 from trainables.embedded.subjects import TRAINING_SETTINGS, EmbeddedSubject
@@ -42,6 +44,7 @@ DIVERSITY_BAR = (
 )
 MANY, POOL = 200, 800  # images of a large set, and of the pool that sets are drawn from
 PHOTO_SIDES = (64, 512, 1024)  # pixels
+BLUR_SIDES = (64, 128, 256, 512)  # pixels
 NOISE = 5.0  # of 255, standard deviation
 Images = list[Image.Image]
 
@@ -292,7 +295,38 @@ def _coverage(features: np.ndarray, pairs: Sequence[Sequence[np.ndarray]], kerne
     return inside / len(pairs)
 
 
+def measure_blur(settings: Settings) -> list[Line]:
+    """Shares of sharp pictures that are taken for blurred, and of blurred ones that are found."""
+    renders = [
+        picture for name in settings.subjects for picture in embedded.load_subject(name).training_images()
+    ]
+    lines = _blur_lines("renders", renders, 2)
+    if settings.photos is None:
+        return lines
+    for side in BLUR_SIDES:
+        photos = [
+            square(read_image(path), side)
+            for path in sorted(settings.photos.glob("*/*"))
+            if path.suffix in (".jpg", ".png")
+        ]
+        lines += _blur_lines(f"photographs of {side} px", photos, 2 if side < LARGE else 3)
+    return lines
+
+
+def _blur_lines(what: str, images: Images, radius: int) -> list[Line]:
+    blurred = [image.filter(ImageFilter.GaussianBlur(radius)) for image in images]
+    taken, found = (
+        float(np.mean([blur_of(image) > blur_limit(image) for image in each])) for each in (images, blurred)
+    )
+    highest = max(map(blur_of, images))
+    return [
+        Line(f"taken for blurred: {what}", taken, 0.0, f"{len(images)}, at most {highest:.2f}", True),
+        Line(f"blurred by {radius} px: {what}", found, COPIES_BAR, f"least {min(map(blur_of, blurred)):.2f}"),
+    ]
+
+
 SECTIONS: dict[str, Callable[[Settings], list[Line]]] = {
+    "blur": measure_blur,
     "copies": measure_copies,
     "diversity": measure_diversity,
     "distributions": measure_distributions,

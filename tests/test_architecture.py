@@ -78,6 +78,7 @@ PRIVATE: dict[str, set[str]] = {
     "trainables/distributed/fsdp.py": {"_foreach_mul_", "_no_split_modules"},
     "trainables/distributed/worker_group.py": {"_abort_process_group", "_get_default_store"},
     "trainables/methods/adapter_files.py": {"_FBD_CUDA"},
+    "trainables/methods/adapters.py": {"_disable_adapters"},
     "trainables/models/backbone.py": {"_version"},
     "trainables/models/structure.py": {
         "_version", "_backward_hooks", "_post_accumulate_grad_hooks", "_parameters", "_buffers",

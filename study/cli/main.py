@@ -321,10 +321,14 @@ def doctor(
         findings.append(Finding("storage", problem is None, problem or f"{url} can be read and written"))
     if file is not None and deployment is None:
         from study.preflight.checks import check_study
+        from study.preflight.notes import study_notes
         from study.spec.loading import load_study
 
-        findings += [Finding("study", False, problem) for problem in check_study(load_study(file, []))] or [
-            Finding("study", True, f"{file}: nothing is missing")
+        spec = load_study(file, [])
+        problems = [Finding("study", False, problem) for problem in check_study(spec)]
+        findings += problems or [
+            *(Finding("study", None, note) for note in study_notes(spec)),
+            Finding("study", True, f"{file}: nothing is missing"),
         ]
     print_rows([finding.row() for finding in findings], ["topic", "ok", "finding"], form)
     raise typer.Exit(1 if any(finding.ok is False for finding in findings) else 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from study.cluster.ray_cluster import HERE, check_cluster
 from study.preflight.machine import check_disk, check_resources
-from study.preflight.method_checks import check_methods, methods_with_words
+from study.preflight.method_checks import check_methods, has_words, methods_with_words
 from study.spec.separation import ASKED_FOR
 from study.spec.study_spec import StudySpec
 from study.storage.layout import root_and_url, sqlite_file_problem
@@ -17,6 +17,7 @@ from study.tracking.reachable import tracking_problems
 from trainables.config.fields import EMBEDDED
 from trainables.errors import UserError
 from trainables.evaluation.checks import ENOUGH_IMAGES
+from trainables.methods.registry import BASE
 from trainables.training.optim import missing_package
 from trainables.util.text import is_utf8, shown
 
@@ -45,6 +46,7 @@ def check_study(
     return [
         *_folder_names(spec, storage),
         *check_images(spec),
+        *leaks(spec),
         *shared_photographs(spec),
         *_models(spec),
         *dict.fromkeys(problem for found in check_prompts(spec) for problem in found.problems),
@@ -65,13 +67,42 @@ def check_images(spec: StudySpec) -> list[str]:
     from trainables.data.subjects import check_subject
 
     captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
-    resolution = max((value for value in spec.values_of("resolution") if value), default=_native(spec))
+    resolution = _largest_resolution(spec)
     masked = True in spec.values_of("masked_loss")
     return [
         problem
         for subject in spec.subjects
         for problem in check_subject(subject, resolution, captions, masked=masked)
     ]
+
+
+def leaks(spec: StudySpec) -> list[str]:
+    """Tells which held-out photographs are nearly those that are trained on: fidelity to them would be memory."""
+    from trainables.run.data_set import leaks as leaks_of
+
+    return [problem for subject in spec.subjects for problem in leaks_of(subject)]
+
+
+def data_notes(spec: StudySpec) -> list[str]:
+    """Returns what is allowed of the photographs and of the words that name a subject, but probably not meant."""
+    from trainables.run.data_set import data_set_notes
+    from trainables.run.prompt_checks import find_broken_words
+
+    resolution = _largest_resolution(spec)
+    own_words = {name for name, arm in spec.arms.items() if arm.method == BASE or has_words(spec, name)}
+    named = own_words != set(spec.arms)  # some arm trains by the words of the instance prompt
+    return [
+        note
+        for subject in spec.subjects
+        for note in (
+            *data_set_notes(subject, resolution),
+            *(find_broken_words(spec.model, subject) if named else []),
+        )
+    ]
+
+
+def _largest_resolution(spec: StudySpec) -> int | None:
+    return max((value for value in spec.values_of("resolution") if value), default=_native(spec))
 
 
 def shared_photographs(spec: StudySpec) -> list[str]:

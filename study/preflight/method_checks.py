@@ -63,6 +63,11 @@ def methods_with_words(spec: StudySpec) -> list[TrainingConfig]:
     return [config for config in found if config.added_words]
 
 
+def has_words(spec: StudySpec, name: str) -> bool:
+    """Whether an arm's method speaks of subjects in words of its own."""
+    return any(config.added_words for config in _extremes(spec, name))
+
+
 def _extremes(spec: StudySpec, name: str) -> Iterator[TrainingConfig]:
     """The two configurations of an arm in which all that is searched is at its first, or at its last, value."""
     for params in spec.space(name).corners():

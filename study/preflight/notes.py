@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from study.preflight.checks import check_prompts, evaluation_notes
+from study.preflight.checks import check_prompts, data_notes, evaluation_notes
 from study.preflight.detectable import detectable_notes
 from study.spec.sections import code_of
 from study.spec.study_spec import StudySpec
@@ -15,7 +15,7 @@ from trainables.methods.registry import BASE, method_config_class
 from trainables.models.folders import model_notes
 
 #: What can be switched in every method, and must not be taken for the method.
-FACTORS = ("with_prior_preservation", "train_text_encoder")
+FACTORS = ("with_prior_preservation", "prior_preservation_target", "train_text_encoder")
 
 
 def study_notes(spec: StudySpec) -> list[str]:
@@ -26,6 +26,7 @@ def study_notes(spec: StudySpec) -> list[str]:
             [
                 *_same_prompts(spec),
                 *prompts,
+                *data_notes(spec),
                 *evaluation_notes(spec),
                 *_confounded(spec),
                 *_uneven(spec),
@@ -45,9 +46,9 @@ def _confounded(spec: StudySpec) -> list[str]:
         for factor, known in values.items():
             if "method" in method_config_class(arm.method).needs_of(factor):
                 continue  # the method does not read it, so that it cannot be crossed with it
-            dimension = spec.space(name).parameters.get(factor)
-            found = dimension.probes() if dimension is not None else (spec.method_fields(name)[factor],)
-            known.setdefault(code_of(arm.method), set()).update(found)
+            needs = method_config_class(arm.method).needs_of(factor)
+            if all(set(_found(spec, name, other)) & set(values) for other, values in needs.items()):
+                known.setdefault(code_of(arm.method), set()).update(_found(spec, name, factor))
     return [
         f"{factor} is {_only(a)} in every arm of {first} and {_only(b)} in every arm of {second}: a difference between "
         "the two may be that of this factor; hold it equal, or cross it with the methods"
@@ -55,6 +56,12 @@ def _confounded(spec: StudySpec) -> list[str]:
         for (first, a), (second, b) in itertools.combinations(sorted(known.items()), 2)
         if not a & b
     ]
+
+
+def _found(spec: StudySpec, arm: str, field: str) -> tuple[Any, ...]:
+    """Values that a training field has in an arm."""
+    dimension = spec.space(arm).parameters.get(field)
+    return tuple(dimension.probes()) if dimension is not None else (spec.method_fields(arm)[field],)
 
 
 def _uneven(spec: StudySpec) -> list[str]:

@@ -88,7 +88,7 @@ def once_image_steps(spec: StudySpec) -> tuple[float, float]:
     most = steps = 0
     for name, arm in spec.arms.items():
         config = method_config_class(arm.method).model_validate(spec.method_config(name, {}))
-        if config.with_prior_preservation and arm.method != BASE:
+        if config.trains_on_class_images and arm.method != BASE:
             made = math.ceil(config.num_class_images / _CLASS_IMAGES_AT_ONCE) * _CLASS_IMAGES_AT_ONCE
             most, steps = max(most, made), max(steps, made * config.class_num_inference_steps)
     classes = len(_classes(spec, used))
@@ -123,7 +123,7 @@ def most_steps(spec: StudySpec, arm: str, cost: Measured | None) -> int | None:
 def class_image_steps(spec: StudySpec, arm: str) -> int:
     """Returns the class images of a run of an arm times their solver steps: what comes out of its budget first."""
     config = method_config_class(spec.arms[arm].method).model_validate(spec.method_config(arm, {}))
-    return config.num_class_images * config.class_num_inference_steps if config.with_prior_preservation else 0
+    return config.num_class_images * config.class_num_inference_steps if config.trains_on_class_images else 0
 
 
 def expected_share(spec: StudySpec, arm: str) -> float:

@@ -19,13 +19,13 @@ from study.report.factors import LENGTH, differing_fields, factors_of, searched_
 from study.report.pairing import Contrast, Values, mean_of_known
 from study.report.prepared import Rows, section
 from study.spec.crossing import (
-    FACTOR_FIELDS,
+    DECIDING,
     OF_THE_FACTOR,
-    SEARCHED,
     Crossed,
     crossed_factors,
     fields_of,
     stated_alike,
+    without_searched,
 )
 
 #: Fields of `Factors` by what they are called; each is a question that a study may ask.
@@ -64,10 +64,9 @@ def crossed_arms(rows: Rows) -> tuple[Crossed, ...]:
     Neither what a search drew nor which runs failed changes what is asked: a factor that an arm searches has no level.
     """
     levels = {
-        one.arm: {
-            factor: SEARCHED if field in searched_fields(rows, one.arm) else getattr(one, factor)
-            for factor, field in FACTOR_FIELDS.items()
-        }
+        one.arm: without_searched(
+            {factor: getattr(one, factor) for factor in QUESTIONS}, searched_fields(rows, one.arm)
+        )
         for one in factors_of(rows)
     }
     files = {arm: (rows.methods.get(arm, ""), section(rows.meta, "spec", "arms", arm)) for arm in levels}
@@ -100,9 +99,7 @@ def _also_differing(rows: Rows, factor: str, arms: Sequence[tuple[str, str]]) ->
     found: dict[str, None] = {}
     for pair in arms:
         one, other = (fields_of(rows.methods.get(arm, "")) for arm in pair)
-        shared = one & other - {name for name in FACTOR_FIELDS.values() if name} - OF_THE_FACTOR.get(
-            factor, set()
-        )
+        shared = one & other - DECIDING - OF_THE_FACTOR.get(factor, set())
         known = {LENGTH, *(name.replace("_", " ") for name in shared)}
         found |= dict.fromkeys(field for field in differing_fields(rows, *pair) if field in known)
     return tuple(found)

@@ -10,7 +10,17 @@ from search_spaces.schema import SearchSpace
 from study.report.formatting import listing
 from study.report.prepared import Rows, distinct, section
 from study.results.columns import PARAM_PREFIX
-from study.spec.crossing import ON_ADAPTERS, PRIOR, SCHEDULE, TEXT_ENCODER, UNKNOWN, what_is_trained
+from study.spec.crossing import (
+    ON_ADAPTERS,
+    PRIOR,
+    SCHEDULE,
+    TARGET,
+    TEXT_ENCODER,
+    UNKNOWN,
+    prior_levels,
+    prior_words,
+    what_is_trained,
+)
 from study.spec.sections import Arm, Budget, arm_space, method_defaults
 from trainables.config.fields import EMBEDDED, ModelConfig
 from trainables.methods.adapter_kinds import KINDS
@@ -20,12 +30,15 @@ LENGTH = "length of training"  # whatever its currency
 # Fields that do nothing unless another field is on.
 NEEDS = {
     "prior_loss_weight": PRIOR,
+    TARGET: PRIOR,
     "class_num_inference_steps": PRIOR,
     "class_guidance_scale": PRIOR,
     "num_class_images": PRIOR,
     "text_encoder_learning_rate": TEXT_ENCODER,
     "text_encoder_target_modules": TEXT_ENCODER,
 }
+# And those of them that do nothing unless there are class images.
+_OF_CLASS_IMAGES = ("num_class_images", "class_num_inference_steps", "class_guidance_scale")
 _PLACES = ("trial", "max_train_steps", "max_train_flops", "max_train_seconds", "budget_share")
 
 
@@ -52,12 +65,18 @@ class Factors:
 
 def factors_of(rows: Rows) -> tuple[Factors, ...]:
     """The factors of each trained arm that was run."""
+    methods = {arm: rows.methods.get(arm) for arm in rows.trained_arms}
+    priors = {
+        arm: prior_levels(settings_of(rows, arm, PRIOR), settings_of(rows, arm, TARGET))
+        for arm, method in methods.items()
+        if method is not None
+    }
+    called = prior_words(priors.values())
     found = []
-    for arm in rows.trained_arms:
-        method = rows.methods.get(arm)
-        if method is not None:
-            words = (_words(settings_of(rows, arm, name)) for name in (PRIOR, TEXT_ENCODER, SCHEDULE))
-            found.append(Factors(arm, _trains(rows, arm, method), *words))
+    for arm, levels in priors.items():
+        prior = listing(called.get(level, level) for level in levels) or UNKNOWN
+        words = (_words(settings_of(rows, arm, name)) for name in (TEXT_ENCODER, SCHEDULE))
+        found.append(Factors(arm, _trains(rows, arm, methods[arm] or ""), prior, *words))
     return tuple(found)
 
 
@@ -105,6 +124,8 @@ def _model(rows: Rows) -> ModelConfig:
 
 def is_idle(rows: Rows, arm: str, field: str) -> bool:
     """Whether a field has no effect in an arm, because what it belongs to is off."""
+    if field in _OF_CLASS_IMAGES and settings_of(rows, arm, TARGET) == ["base"]:
+        return True
     return field in NEEDS and settings_of(rows, arm, NEEDS[field]) == [False]
 
 

@@ -6,17 +6,30 @@ does follows from the study file alone, so that plans and reports ask the same n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from study.spec.sections import method_defaults
 from study.spec.study_spec import StudySpec
+from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.registry import BASE, method_config_class, method_names
 
 PRIOR, TEXT_ENCODER, SCHEDULE = "with_prior_preservation", "train_text_encoder", "lr_scheduler"
-#: What an arm may be set apart in, with the training field that decides it; what is trained follows from the method.
-FACTOR_FIELDS = {"trains": None, "prior": PRIOR, "text_encoder": TEXT_ENCODER, "schedule": SCHEDULE}
+TARGET = "prior_preservation_target"
+#: What an arm may be set apart in, with the training fields that decide it; what is trained depends on the method, too.
+FACTOR_FIELDS = {
+    "trains": ("adapter",),
+    "prior": (PRIOR, TARGET),
+    "text_encoder": (TEXT_ENCODER,),
+    "schedule": (SCHEDULE,),
+}
+#: Training fields in which arms of different levels differ by what a factor is.
+DECIDING = {field for fields in FACTOR_FIELDS.values() for field in fields}
+# Of these each pair of levels is a question, where there are more than two: they are of one treatment. What differs in
+# another factor of more than two levels is told by pairs of arms.
+_OF_SEVERAL_LEVELS = ("prior",)
 #: `lora` and `dreambooth_lora` are one method with other defaults.
 ON_ADAPTERS = ("lora", "dreambooth_lora")
 # What of a model the other methods train.
@@ -58,21 +71,30 @@ def crossed_factors(
 ) -> tuple[Crossed, ...]:
     """Returns the factors of two levels by which every arm has exactly one partner that differs in nothing else.
 
+    Of prior preservation, which has three, those two of its levels count whose arms all have one.
+
     Args:
         levels: Of each trained arm.
         alike: Whether two arms are stated alike but for a factor: called with the factor and the arms.
     """
-    found = (_crossed(factor, levels, alike) for factor in FACTOR_FIELDS)
+    found = []
+    for factor in FACTOR_FIELDS:
+        known = list(dict.fromkeys(own[factor] for own in levels.values()))
+        if not {UNKNOWN, SEARCHED}.isdisjoint(known) or (len(known) > 2 and factor not in _OF_SEVERAL_LEVELS):
+            continue
+        for two in itertools.combinations(sorted(known, key=lambda level: (level != "yes", level)), 2):
+            of_these = {arm: own for arm, own in levels.items() if own[factor] in two}
+            found.append(_crossed(factor, two, of_these, alike))
     return tuple(one for one in found if one is not None)
 
 
 def _crossed(
-    factor: str, levels: Mapping[str, Levels], alike: Callable[[str, str, str], bool]
+    factor: str,
+    two: tuple[str, str],
+    levels: Mapping[str, Levels],
+    alike: Callable[[str, str, str], bool],
 ) -> Crossed | None:
-    known = list(dict.fromkeys(own[factor] for own in levels.values()))
-    if len(known) != 2 or not {UNKNOWN, SEARCHED}.isdisjoint(known):
-        return None
-    first, second = sorted(known, key=lambda level: (level != "yes", level))
+    first, second = two
     pairs = tuple(
         (one, other)
         for one, own in levels.items()
@@ -94,8 +116,7 @@ def stated_alike(
     Args:
         one, other: The method, and the arm as it stands in the file.
     """
-    shared = fields_of(one[0]) & fields_of(other[0]) - {name for name in FACTOR_FIELDS.values() if name}
-    shared -= _NO_DIFFERENCE
+    shared = fields_of(one[0]) & fields_of(other[0]) - DECIDING - _NO_DIFFERENCE
     if any(one[1].get(name) != other[1].get(name) for name in shared):
         return False
     compared = shared - OF_THE_FACTOR.get(factor, set())
@@ -116,24 +137,64 @@ def crossed_in(spec: StudySpec) -> tuple[Crossed, ...]:
     stated = {name: arm for name, arm in spec.arms.items() if arm.method != BASE}
     files = {name: (arm.method, arm.model_dump(mode="json")) for name, arm in stated.items()}
     return crossed_factors(
-        {name: _levels(spec, name) for name in stated},
+        _levels(spec, list(stated)),
         lambda factor, one, other: stated_alike(factor, files[one], files[other]),
     )
 
 
-def _levels(spec: StudySpec, arm: str) -> Levels:
+def _levels(spec: StudySpec, arms: Sequence[str]) -> dict[str, Levels]:
+    found: dict[str, Levels] = {}
+    priors = {arm: prior_levels((_value(spec, arm, PRIOR),), (_value(spec, arm, TARGET),)) for arm in arms}
+    words = prior_words(priors.values())
+    for arm in arms:
+        method = spec.arms[arm].method
+        kind = KINDS[_value(spec, arm, "adapter")].title if method in ON_ADAPTERS else ""
+        levels = {
+            "trains": what_is_trained(method, kind),
+            "prior": " and ".join(words[level] for level in priors[arm]),
+            "text_encoder": _yes_or_no(_value(spec, arm, TEXT_ENCODER)),
+            "schedule": _yes_or_no(_value(spec, arm, SCHEDULE)),
+        }
+        found[arm] = without_searched(levels, spec.space(arm).parameters)
+    return found
+
+
+def without_searched(levels: Levels, searched: Container[str]) -> Levels:
+    """Returns the levels of an arm, those as `SEARCHED` that its search draws: it has no level of such a factor."""
+    return {
+        factor: SEARCHED if any(field in searched for field in FACTOR_FIELDS[factor]) else level
+        for factor, level in levels.items()
+    }
+
+
+def _value(spec: StudySpec, arm: str, field: str) -> Any:
+    """The value of a training field in an arm where nothing is searched."""
     method = spec.arms[arm].method
-    values, searched = spec.method_fields(arm), spec.space(arm).parameters
+    if "method" in method_config_class(method).needs_of(field):
+        return method_defaults(method)[field]
+    return spec.method_fields(arm)[field]
 
-    def level(field: str) -> str:
-        if field in searched:
-            return SEARCHED
-        read = "method" not in method_config_class(method).needs_of(field)
-        value = values[field] if read else method_defaults(method)[field]
-        return {True: "yes", False: "no"}.get(value, str(value))
 
-    trains = what_is_trained(method, level("adapter") if method in ON_ADAPTERS else "")
-    return {name: trains if field is None else level(field) for name, field in FACTOR_FIELDS.items()}
+def _yes_or_no(value: Any) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value))
+
+
+def prior_levels(switch: Sequence[Any], target: Sequence[Any]) -> tuple[str, ...]:
+    """Levels of prior preservation that an arm has: "no", "images", "base"; none where nothing is known.
+
+    Args:
+        switch: Values of the field that switches it on.
+        target: Values of the field that says what the target is; none in records of versions without it.
+    """
+    found = (level for on in switch for level in ((target or ("images",)) if on else ("no",)))
+    return tuple(dict.fromkeys(str(level) for level in found))
+
+
+def prior_words(arms: Iterable[Sequence[str]]) -> dict[str, str]:
+    """What the levels of prior preservation are called beside each other: yes and no unless an arm has the third."""
+    if any("base" in levels for levels in arms):
+        return {"no": "no", "images": "class images", "base": "frozen base"}
+    return {"no": "no", "images": "yes", "base": "frozen base"}
 
 
 def what_is_trained(method: str, adapter: str) -> str:

@@ -321,6 +321,18 @@ def _strategy(sections: Sections) -> Iterator[Problem]:
                 f"is fsdp, which trains with adamw, but arm {arm_name!r} has optimizer: {value}; take adamw, whose "
                 "state is dealt out to the workers, or parallel_strategy: ddp",
             )
+        targets = [
+            values_of(name, arm, training, budget, sections.model or ModelConfig())
+            for name in ("with_prior_preservation", "prior_preservation_target")
+        ]
+        unread = "method" in method_config_class(arm.method).needs_of("with_prior_preservation")
+        if not unread and True in targets[0] and "base" in targets[1]:
+            yield (
+                ("resources", "parallel_strategy"),
+                f"is fsdp, but arm {arm_name!r} has prior_preservation_target: base, for which each worker needs the "
+                "base model's own weights beside those that train, and fsdp deals them out; take parallel_strategy: "
+                "ddp, or prior_preservation_target: images",
+            )
 
 
 RULES: tuple[Callable[[Sections], Iterator[Problem]], ...] = (

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.support.tiny_models import make_photos
 from study.cli.main import main
 from study.generate import draw_images
 from study.preflight.checks import check_study
@@ -17,6 +16,7 @@ from study.preflight.notes import study_notes
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
+from tests.helpers.scenes import scene
 from trainables.__main__ import main as one_run
 from trainables.errors import UserError
 from trainables.run.execute import execute
@@ -32,8 +32,10 @@ LONG_PHRASE = "a sks dog with an extraordinary embroidered collar"
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A study of five photographs with captions, three of which are trained on."""
-    photos = make_photos(tmp_path / "photos", count=5, size=(80, 80))
-    for number, path in enumerate(sorted(photos.glob("*.png"))):
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        path = tmp_path / "photos" / f"{number}.png"
+        scene(number, 80).save(path)
         path.with_suffix(".txt").write_text(f"{PHRASE} in scene {number}")
     return write(tmp_path / "study.yaml")
 

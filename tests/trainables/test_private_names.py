@@ -19,6 +19,7 @@ from tests.helpers.private_names import has
         "accelerate.state:GradientState._reset_state",
         "transformers:PreTrainedModel._no_split_modules",
         "peft.tuners.boft.layer:_FBD_CUDA",
+        "peft.tuners.tuners_utils:BaseTunerLayer._disable_adapters",
     ],
 )
 def test_the_installed_package_has_it(name: str) -> None:

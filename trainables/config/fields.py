@@ -28,6 +28,7 @@ REVISION = "revision"  # of a model of the hub: what stands for its files
 LrScheduler = Literal["constant", "cosine", "linear", "cosine_with_restarts", "polynomial"]
 Optimizer = Literal["adamw", "adamw_8bit", "prodigy"]
 Precision = Literal["no", "fp16", "bf16"]
+PriorTarget = Literal["images", "base"]
 TimestepSampling = Literal["logit_normal", "uniform"]
 
 
@@ -106,6 +107,7 @@ _RESTARTS = {"lr_scheduler": ("cosine_with_restarts",)}
 _POLYNOMIAL = {"lr_scheduler": ("polynomial",)}
 _TEXT_ENCODER = {"train_text_encoder": (True,)}
 _PRIOR = {"with_prior_preservation": (True,)}
+_CLASS_IMAGES = {**_PRIOR, "prior_preservation_target": ("images",)}
 _MASKED = {"masked_loss": (True,)}
 _LOGIT_NORMAL = {"timestep_sampling": ("logit_normal",)}
 
@@ -128,9 +130,10 @@ class TrainingConfig(Frozen):
         "lr_end_fraction": _POLYNOMIAL,
         "text_encoder_learning_rate": _TEXT_ENCODER,
         "prior_loss_weight": _PRIOR,
-        "num_class_images": _PRIOR,
-        "class_num_inference_steps": _PRIOR,
-        "class_guidance_scale": _PRIOR,
+        "prior_preservation_target": _PRIOR,
+        "num_class_images": _CLASS_IMAGES,
+        "class_num_inference_steps": _CLASS_IMAGES,
+        "class_guidance_scale": _CLASS_IMAGES,
         "ema_decay": {"use_ema": (True,)},
         "background_weight": _MASKED,
         "logit_mean": _LOGIT_NORMAL,
@@ -180,7 +183,10 @@ class TrainingConfig(Frozen):
     timestep_sampling: TimestepSampling = "logit_normal"
     logit_mean: float = 0.0
     logit_std: float = Field(default=1.0, gt=0)
+    # What holds the class: images of it that the base model draws, or, without images, what the frozen base model
+    # predicts for the class prompt on the subject's own noisy latents (see trainables/training/trainer.py).
     with_prior_preservation: bool = False
+    prior_preservation_target: PriorTarget = "images"
     prior_loss_weight: float = Field(default=1.0, ge=0)
     num_class_images: int = Field(default=32, ge=1)
     class_num_inference_steps: int = Field(default=20, ge=1)
@@ -215,6 +221,16 @@ class TrainingConfig(Frozen):
                 "is given; state fewer max_train_steps"
             )
         return self
+
+    @property
+    def trains_on_class_images(self) -> bool:
+        """Whether the base model draws images of the class for the run to train on."""
+        return self.with_prior_preservation and self.prior_preservation_target == "images"
+
+    @property
+    def trains_on_base(self) -> bool:
+        """Whether the run trains on what the frozen base model predicts for the class."""
+        return self.with_prior_preservation and self.prior_preservation_target == "base"
 
     @property
     def stated_steps(self) -> int | None:
@@ -269,6 +285,8 @@ class TrainingConfig(Frozen):
             for other, values in self.needs_of(name).items():
                 if other not in varied and getattr(self, other, None) not in values:
                     content.pop(name, None)
+        if content.get("prior_preservation_target") == "images":  # all that there was before the field
+            content = _without(content, "prior_preservation_target")
         schedule = content.get("lr_scheduler")
         if schedule == "polynomial" and (content.get("lr_power"), content.get("lr_end_fraction")) == (
             1.0,

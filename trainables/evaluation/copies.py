@@ -46,14 +46,19 @@ def copied(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> ND
     Returns:
         Shape (images,).
     """
-    found = np.zeros(len(images), dtype=np.bool_)
+    return np.asarray(copies(images, training).any(axis=1))
+
+
+def copies(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> NDArray[np.bool_]:
+    """Says of each image of which training images it is a copy, see `copied`: shape (images, training)."""
+    found = np.zeros((len(images), len(training)), dtype=np.bool_)
     if not len(images):
         return found
     inner = slice(SHIFT, SHIFT + _INNER)
     rows = np.stack([_standardised(_reduced(image)[inner, inner]) for image in images])
-    for image in training:
+    for column, image in enumerate(training):
         correlation, difference = _compared(rows, _alignments(_reduced(image)))
-        found |= (correlation >= SAME_WHOLE) & (difference <= SAME_PART)
+        found[:, column] = (correlation >= SAME_WHOLE) & (difference <= SAME_PART)
     return found
 
 

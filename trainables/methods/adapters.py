@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,8 @@ def attach_adapters(
                 backbone.keep_as_frozen(part, _base_weights(module))
             if config.kind.by_rows:
                 _lay_out_by_rows(backbone, part)
+            if part == backbone.family.denoiser.name:
+                backbone.set_aside(partial(_without_adapters, module))
             rate = config.text_encoder_learning_rate if name == TEXT_MODULES else None
             groups += _groups(part, module, rate or config.learning_rate, config.ratio_of_rates)
     return groups
@@ -170,6 +173,22 @@ def merged(backbone: Backbone) -> Iterator[bool]:
             layer.merged_adapters.clear()
         for parameter, data in kept:
             parameter.data = data
+
+
+@contextmanager
+def _without_adapters(module: nn.Module) -> Iterator[None]:
+    """Lets a module compute with its base layers alone while the context lasts.
+
+    PEFT's `enable_adapters` would make the adapters' parameters untrainable and then, those of every kind, trainable.
+    """
+    layers = adapter_layers(module)
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def peft_config(config: AdapterConfig, name: str, layers: Mapping[str, Layer]) -> Any:

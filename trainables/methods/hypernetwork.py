@@ -168,6 +168,7 @@ class HypernetworkMethod:
         backbone.freeze()
         backbone.on_restore(partial(remove, backbone.denoiser))
         insert(backbone.denoiser, hypernetwork.to(backbone.device))
+        backbone.set_aside(hypernetwork.idle)
         parameters = list(hypernetwork.parameters())
         return [{"name": part.name, "params": parameters, "lr": config.learning_rate}]
 

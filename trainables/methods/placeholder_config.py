@@ -47,6 +47,7 @@ class PlaceholderConfig(TrainingConfig):
         "train_text_encoder",
         "text_encoder_learning_rate",
         "with_prior_preservation",
+        "prior_preservation_target",
         "prior_loss_weight",
         "num_class_images",
         "class_num_inference_steps",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from trainables.models.added_tokens import ExtendedEmbedding, extended, pool_at_end, tables_in_place
+from trainables.models.base_view import base_copies, evaluating, holding, without_cached_casts
 from trainables.models.conditioning import Aside, Conditioning
 from trainables.models.family import Family
 from trainables.models.folders import component_digest, latent_factor
@@ -52,6 +53,8 @@ class Backbone:
     _vocabularies: list[tuple[int, int]] = field(default_factory=list)
     _undo: list[Callable[[], Any]] = field(default_factory=list)
     _after_step: list[Callable[[Backbone], None]] = field(default_factory=list)
+    _set_aside: list[Callable[[], AbstractContextManager[Any]]] = field(default_factory=list)
+    _kept: list[tuple[nn.Parameter, torch.Tensor]] | None = None
     _words: dict[str, str] = field(default_factory=dict)
     _pipeline: Any = None
 
@@ -222,6 +225,58 @@ class Backbone:
         for change in self._after_step:
             change(self)
 
+    def set_aside(self, suspended: Callable[[], AbstractContextManager[Any]]) -> None:
+        """States how what has been added to the denoiser is without effect for a while, until `restore`.
+
+        Args:
+            suspended: Gives a context in which the denoiser computes as if nothing had been added. It may not change
+                which parameters train.
+        """
+        self._set_aside.append(suspended)
+
+    def keep_base(self) -> int:
+        """Makes ready for `as_base`, once everything is attached and in its precision; returns the bytes that it takes.
+
+        They are those of base weights that train, or were altered: of all the denoiser where a method trains all of
+        it, and 0 beside adapters.
+
+        Raises:
+            ValueError: Something trains in the denoiser that is none of its own weights, and no `set_aside` says how to
+                do without it.
+        """
+        part = self.family.denoiser.name
+        own = {id(parameter) for parameter in self._parameters[part]}
+        added = [
+            value for value in self.denoiser.parameters() if value.requires_grad and id(value) not in own
+        ]
+        if added and not self._set_aside:
+            raise ValueError(
+                f"{len(added)} parameters were added to {part} and no Backbone.set_aside says how the base model "
+                "computes without them"
+            )
+        originals = self._originals[part] if part in self._changed else ()
+        self._kept = base_copies(self._parameters[part], originals, self._frozen)
+        return sum(value.nbytes for _, value in self._kept)
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Lets the denoiser predict as the base model's does, without gradients and dropout, for as long as it lasts.
+
+        It comes after `keep_base`. Afterwards every bit is as before.
+        """
+        if self._kept is None:
+            raise ValueError(
+                "the base model's weights have not been kept beside what trains; call keep_base first"
+            )
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(without_cached_casts())
+            stack.enter_context(evaluating(self.denoiser))
+            stack.enter_context(holding(self._kept))
+            for suspended in self._set_aside:
+                stack.enter_context(suspended())
+            yield
+
     def add_tokens(self, words: Mapping[str, str]) -> None:
         """Adds words to the tokenizers, with embeddings beside those of the base model (`added_embeddings`).
 
@@ -315,6 +370,8 @@ class Backbone:
             self._undo.pop()()
         self._frozen.clear()
         self._after_step.clear()
+        self._set_aside.clear()
+        self._kept = None
         for part in self._changed:
             _copy_back(zip(self._parameters[part], self._originals[part], strict=True))
             self._versions[part] = [parameter._version for parameter in self._parameters[part]]

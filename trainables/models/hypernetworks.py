@@ -9,7 +9,8 @@ on before or after: a LoRA on to_k reads the changed context, as its base layer 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -108,6 +109,7 @@ class Hypernetwork(nn.Module):
         self.plan = plan
         self.cross_only = cross_only
         self.strength = strength
+        self._idle = False
         self._hooks: list[Any] = []
 
     def networks(self) -> list[ContextNetwork]:
@@ -116,9 +118,20 @@ class Hypernetwork(nn.Module):
 
     def changed(self, context: torch.Tensor, role: str) -> torch.Tensor:
         """Returns a context as keys (role "k") or values ("v") are made of it."""
+        if self._idle:
+            return context
         network = self.banks[str(context.shape[-1])][role]  # type: ignore[index]
         result: torch.Tensor = network(context, self.strength)
         return result
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Leaves all contexts as they are for as long as it lasts, and computes nothing."""
+        self._idle = True
+        try:
+            yield
+        finally:
+            self._idle = False
 
     @torch.no_grad()
     def start_at_zero(self) -> None:

@@ -99,6 +99,14 @@ class PromptReader:
             self._tokenizer = self._load()
         return self._reading(text, self._tokenizer.encode(text)).all_ids
 
+    def pieces(self, word: str) -> tuple[str, ...]:
+        """Returns the parts of a word that are tokens of their own, as they stand in it."""
+        if self._tokenizer is None:
+            self._tokenizer = self._load()
+        encoding = self._tokenizer.encode(word)
+        spans = zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+        return tuple(word[begin:end] for (begin, end), mark in spans if not mark)
+
     def _reading(self, text: str, encoding: Encoding) -> Reading:
         own = [number for number, mark in enumerate(encoding.special_tokens_mask) if not mark]
         kept = max(0, self.limit - (len(encoding.ids) - len(own)))

@@ -13,6 +13,7 @@ from trainables.data.path_map import folder_of
 from trainables.data.subjects import Captions, Subject, prompts_of, training_captions
 from trainables.errors import UserError
 from trainables.evaluation.prompts import fill, spans_of, templates_of
+from trainables.models.families import family_in
 from trainables.models.folders import local_folder
 from trainables.models.placeholders import expand
 from trainables.models.prompt_lengths import (
@@ -85,6 +86,38 @@ def find_cut_prompts_of_run(config: RunConfig) -> Findings:
     """Returns what is said of a run's prompts before anything is loaded."""
     training = config.training
     return find_cut_prompts(config.model, config.subject, config.evaluation, training.captions, training)
+
+
+def find_broken_words(model: ModelConfig, subject: SubjectConfig) -> list[str]:
+    """Returns a note where the words that name a subject are no single tokens of its model's; else nothing.
+
+    They are those of the instance prompt that the class prompt does not have: the rare token (Ruiz et al. 2022, sec.
+    3.2). What a word of several tokens is taught, other words with these tokens learn too. Nothing is said of the
+    embedded model, which spells all words but its own, nor of a model that is not here.
+    """
+    folder = local_folder(model)
+    if model.path == EMBEDDED or folder is None:
+        return []
+    try:
+        instance, class_ = prompts_of(subject)
+    except UserError:  # told where subjects are checked
+        return []
+    known = {word.casefold() for word in class_.split()}
+    words = [word for word in dict.fromkeys(instance.split()) if word.casefold() not in known]
+    family = family_in(folder)
+    # A T5's pieces are parts of words, and of rare ones in every case.
+    numbers = [number for number, part in enumerate(family.text_encoders) if not part.reads]
+    found = []
+    for reader in (pipeline_reader(folder, number) for number in numbers):
+        broken = {} if reader is None else {word: reader.pieces(word) for word in words}
+        found += [
+            f"subject {subject.name!r}: the tokenizer of {model.path!r} breaks {word!r} of the instance prompt up, "
+            f"into {', '.join(map(repr, pieces))}, which other words have too; take a rare word that is one token, "
+            "such as sks of Stable Diffusion"
+            for word, pieces in broken.items()
+            if len(pieces) > 1
+        ]
+    return list(dict.fromkeys(found))
 
 
 def refuse_cut_prompts(

@@ -71,6 +71,8 @@ class Batch:
         shares: Factor of each sample's loss, [b].
         areas: Factors of the latent pixels' errors, [b, 1, h, w]; None where all count alike.
         geometry: Sizes and crops of the images, [b, 6], float32, or None where they are not known.
+        from_base: Which samples are to be predicted as the base model predicts them, [b], bool, on the CPU, where it is
+            looked at; None where all have the target of the noise process.
     """
 
     latents: torch.Tensor
@@ -80,6 +82,7 @@ class Batch:
     shares: torch.Tensor
     areas: torch.Tensor | None = None
     geometry: torch.Tensor | None = None
+    from_base: torch.Tensor | None = None
 
     def part(self, rank: int, size: int) -> Batch:
         """Returns every `size`-th sample from `rank` on: one of `size` parts that differ by one sample at most.
@@ -182,15 +185,16 @@ def embed_texts(backbone: Backbone, cache: Cache, captions: Sequence[str], as_to
 
 
 class Batches:
-    """Draws the batches of a run, of `size` instances each, followed by as many class images if there are
-    any.
+    """Draws the batches of a run, of `size` instances each, followed by as many examples of the class if there
+    are any.
 
     A batch is defined for the whole run, not for a process: with several workers each draws it and takes its
         slice.
 
     Args:
         examples: Of the subject.
-        priors: Class images, or None.
+        priors: Of the class, or None.
+        priors_from_base: Examples of the class have the base model's prediction for their target.
         process: Draws noise levels.
         scale: Of latents (the autoencoder's scaling factor).
         shift: What is taken from latents before that (its shift factor).
@@ -208,6 +212,7 @@ class Batches:
         prior_loss_weight: float,
         noise_offset: float,
         shift: float = 0.0,
+        priors_from_base: bool = False,
     ) -> None:
         self._sources = [("", examples)] if priors is None else [("", examples), ("prior_", priors)]
         self._streams = streams
@@ -221,6 +226,7 @@ class Batches:
         self._noise_offset = noise_offset
         shares = share_of_samples(size, 0 if priors is None else size, prior_loss_weight)
         self._shares = shares.to(examples.mean.device)
+        self._priors_from_base = priors_from_base and priors is not None
 
     @property
     def images(self) -> int:
@@ -242,7 +248,12 @@ class Batches:
             self._shares,
             _areas_of(latents, areas),
             _where_known(geometry),
+            self._from_base(self._size),
         )
+
+    def _from_base(self, size: int) -> torch.Tensor | None:
+        """Which samples of a batch of `size` of each kind the base model gives a target."""
+        return torch.tensor([False] * size + [True] * size) if self._priors_from_base else None
 
     def sample(self) -> Batch:
         """Returns a batch of one image of each kind; draws nothing and moves nothing."""
@@ -254,7 +265,8 @@ class Batches:
         shares = torch.ones(len(latents), device=latents.device)
         sizes = [source.geometry for _, source in self._sources]
         geometry = _where_known([part if part is None else part[:1] for part in sizes])
-        return Batch(latents, torch.zeros_like(latents), timesteps, captions, shares, geometry=geometry)
+        noise, from_base = torch.zeros_like(latents), self._from_base(1)
+        return Batch(latents, noise, timesteps, captions, shares, geometry=geometry, from_base=from_base)
 
     def _draw(self, prefix: str, source: Examples) -> tuple[Any, ...]:
         size, device = self._size, source.mean.device

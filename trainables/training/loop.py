@@ -53,6 +53,8 @@ class Trainer:
         team: The processes that train together.
         shared_loss: `SharedLoss` prepared by accelerate or `shards`, in a team of several processes.
         shards: What a team shares that does not hold the whole model in each process, or None.
+        base_text: Conditioning of the class prompt by the base model's text encoders, of one row, where the base model
+            gives targets; else None.
         step: Optimizer steps done.
         steps: Of the whole run, after which the schedule has ended; `max_train_steps` unless another budget ends it
             earlier (see ``trainables/training/length.py``).
@@ -72,6 +74,7 @@ class Trainer:
     team: WorkerGroup = field(default_factory=WorkerGroup)
     shared_loss: Any = None
     shards: Shards | None = None
+    base_text: Conditioning | None = None
     step: int = 0
     steps: int = 0
 
@@ -226,9 +229,28 @@ def batch_loss(trainer: Trainer, batch: Batch) -> torch.Tensor:
     process = process_of(backbone, trainer.config)
     noisy = process.add(batch.latents, batch.noise, levels)
     target = process.target(batch.latents, batch.noise, levels)
+    if batch.from_base is not None:
+        target = _with_base_targets(trainer, batch, noisy, process.times(levels), target)
     conditioning = _conditioning(trainer, batch)
     prediction = backbone.denoise(noisy, process.times(levels), conditioning, batch.geometry)
     return diffusion_loss(prediction, target, batch.shares, process.weights(levels), batch.areas)
+
+
+def _with_base_targets(
+    trainer: Trainer, batch: Batch, noisy: torch.Tensor, times: torch.Tensor, target: torch.Tensor
+) -> torch.Tensor:
+    """Returns targets [b, c, h, w], those of some samples put in place by what the frozen base model predicts."""
+    backbone, text = trainer.backbone, trainer.base_text
+    assert batch.from_base is not None
+    assert text is not None
+    rows = batch.from_base.nonzero().flatten().to(noisy.device)
+    if not len(rows):  # this part of a batch has none
+        return target
+    alike = {name: row.expand(len(rows), *row.shape[1:]) for name, row in text.items()}
+    geometry = None if batch.geometry is None else batch.geometry[rows]
+    with backbone.as_base():
+        predicted = backbone.denoise(noisy[rows], times[rows], alike, geometry)
+    return target.index_copy(0, rows, predicted.to(target.dtype))
 
 
 def train(

@@ -19,6 +19,7 @@ from trainables.distributed.worker_group import ProcessWorkerGroup, WorkerGroup
 from trainables.methods.protocol import Method
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone, enable_gradient_checkpointing, stop_dropout
+from trainables.models.conditioning import Conditioning
 from trainables.randomness import Streams, subject_seed
 from trainables.run_config import RunConfig
 from trainables.training.batches import Batches, Examples, Texts, embed_texts, encode_images, mask_areas
@@ -27,6 +28,8 @@ from trainables.training.loop import SharedLoss, Trainer, batch_loss
 from trainables.training.meter import Meter, count_flops
 from trainables.training.noise import process_of
 from trainables.training.optim import build_optimizer, build_schedule
+
+Encoded = tuple[Texts, Examples, Examples | None, Conditioning | None]
 
 _LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -71,13 +74,16 @@ def build_trainer(
     if subject is not None and cache is not None:
         meter = meter or Meter(backbone.device, 1)
         encoded = _encode(backbone, cache, subject, method, training, meter)
-    texts, examples, priors = _share(team, encoded, backbone.device)
+    texts, examples, priors, base_text = _share(team, encoded, backbone.device)
     groups = method.attach(backbone, training, streams["initialisation"])
     if training.mixed_precision != "no":
         backbone.lower_precision(_LOW_PRECISION[training.mixed_precision])
+        dtype = _LOW_PRECISION[training.mixed_precision]
         if not texts.are_tokens:
-            dtype = _LOW_PRECISION[training.mixed_precision]
-            texts = Texts(texts.captions, {name: rows.to(dtype) for name, rows in texts.rows.items()}, False)
+            texts = Texts(texts.captions, _in(dtype, texts.rows), False)
+        base_text = None if base_text is None else _in(dtype, base_text)
+    if training.trains_on_base:
+        backbone.keep_base()
     trained = [str(group["name"]) for group in groups]
     for part in trained:
         backbone.modules[part].train()
@@ -98,12 +104,18 @@ def build_trainer(
             shift=backbone.latent_shift,
             prior_loss_weight=training.prior_loss_weight,
             noise_offset=training.noise_offset,
+            priors_from_base=training.trains_on_base,
         ),
         texts=texts,
+        base_text=base_text,
         streams=streams,
         team=team,
         **_what_trains(training, backbone, groups, averages=team.is_main_process and not team.sharded),
     )
+
+
+def _in(dtype: torch.dtype, rows: Conditioning) -> Conditioning:
+    return {name: value.to(dtype) for name, value in rows.items()}
 
 
 def _read_alone(backbone: Backbone, groups: list[dict[str, Any]]) -> set[str]:
@@ -251,7 +263,15 @@ def _encode(
     method: Method,
     training: TrainingConfig,
     meter: Meter,
-) -> tuple[Texts, Examples, Examples | None]:
+) -> Encoded:
+    """Returns what a run trains on: captions, images of the subject, examples of the class, and the class prompt as the
+    base model reads it.
+
+    Without class images the class has the subject's images for its examples: what they show is kept out of the class
+    prompt, in noise where training has them (AI Toolkit's "differential output preservation"; there with the draws of
+    the subject's own sample and without training of the text encoder, here with draws of their own, as class images
+    have them, and with the base model's text encoder).
+    """
     family = backbone.family
     trained = method.trained_parts(family, training)
     prompts = [training.training_prompts(caption) for caption in subject.captions]
@@ -266,18 +286,25 @@ def _encode(
             examples, areas=mask_areas(subject.masks, training.background_weight, examples.mean)
         )
     if not training.with_prior_preservation:
-        return texts, examples, None
+        return texts, examples, None, None
+    if training.trains_on_base:
+        row = texts.captions.index(subject.class_prompt)
+        alone = texts
+        if texts.are_tokens:
+            alone, row = embed_texts(backbone, cache, [subject.class_prompt], as_tokens=False), 0
+        base_text = {name: rows[row : row + 1] for name, rows in alone.rows.items()}
+        of_class = torch.full((len(examples),), texts.captions.index(subject.class_prompt))
+        priors = replace(examples, captions=of_class.to(backbone.device), areas=None)
+        return texts, examples, priors, base_text
     with meter.measure("class_images"):
         made = make_class_images(backbone, cache, subject.class_prompt, training, subject.resolution)
     meter.class_image_seconds, meter.class_image_flops = made.seconds, made.flops
     prompts = [(subject.class_prompt,)] * len(made.images)
     sizes = torch.tensor([geometry_of(image.size, image.width) for image in made.images])
-    return texts, examples, _examples(backbone, cache, made.images, prompts, texts, training, sizes)
+    return texts, examples, _examples(backbone, cache, made.images, prompts, texts, training, sizes), None
 
 
-def _share(
-    team: WorkerGroup, encoded: tuple[Texts, Examples, Examples | None] | None, device: torch.device
-) -> tuple[Texts, Examples, Examples | None]:
+def _share(team: WorkerGroup, encoded: Encoded | None, device: torch.device) -> Encoded:
     """Returns what the leader of a team has encoded; `encoded` is None in the other ranks."""
     if team.size == 1:
         assert encoded is not None
@@ -285,8 +312,9 @@ def _share(
     tensors: dict[str, torch.Tensor] = {}
     known: Any = None
     if encoded is not None:
-        texts, *sources = encoded
+        texts, *sources, base_text = encoded
         tensors = {f"text.{name}": rows for name, rows in texts.rows.items()}
+        tensors |= {f"base_text.{name}": rows for name, rows in (base_text or {}).items()}
         for number, source in enumerate(source for source in sources if source is not None):
             columns = {column.name: getattr(source, column.name) for column in fields(source)}
             tensors |= {f"{number}.{name}": value for name, value in columns.items() if value is not None}
@@ -300,7 +328,8 @@ def _share(
         Examples(**_with_prefix(tensors, f"{number}.")) for number in range(2) if f"{number}.mean" in tensors
     ]
     priors = examples[1] if len(examples) > 1 else None
-    return Texts(tuple(known[0]), rows, known[1]), examples[0], priors
+    base_text = _with_prefix(tensors, "base_text.") or None
+    return Texts(tuple(known[0]), rows, known[1]), examples[0], priors, base_text
 
 
 def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -168,6 +168,21 @@ def test_what_a_search_drew_changes_no_question() -> None:
     assert [one.factor for one in crossed_in(spec)] == asked
 
 
+def test_kinds_of_adapters_are_levels_of_what_is_trained() -> None:
+    arms = {
+        f"{kind}-{prior}": {"method": "lora", "adapter": kind, "with_prior_preservation": prior}
+        for kind in ("lora", "dora")
+        for prior in (True, False)
+    }
+    spec = StudySpec.model_validate({"name": "s", "subjects": ["cat-1", "dog-1"], "arms": arms})
+    trains = crossed_in(spec)[0]
+    assert (trains.factor, trains.first, trains.second) == (
+        "trains",
+        "an adapter (DoRA)",
+        "an adapter (LoRA)",
+    )
+
+
 def test_what_saves_memory_sets_no_arms_apart() -> None:
     checkpointed = {arm.name: {"gradient_checkpointing": arm.method == "dreambooth"} for arm in CROSSED}
     assert len(crossed_arms(crossed(**checkpointed))) == 3

@@ -69,6 +69,28 @@ def test_the_number_of_processes_does_not_change_the_weights(
 
 
 @pytest.mark.slow
+def test_each_process_asks_the_frozen_base_for_its_part(
+    make_config: MakeConfig, resident: Resident, tmp_path: Path
+) -> None:
+    """Batches of one image and one of the class, too, of which a process has no sample of the class."""
+    runs: list[list[RunConfig]] = []
+    for method, own in (("dreambooth", DREAMBOOTH), ("lora", LORA | {"train_batch_size": 1})):
+        fields = own | {"with_prior_preservation": True, "prior_preservation_target": "base"}
+        runs.append(
+            [
+                make_config(method, f"{method}-{size}", max_train_steps=20, checkpointing_steps=20, **fields)
+                for size in (1, 2)
+            ]
+        )
+        list(execute(runs[-1][0], resident))
+    ends = do(tmp_path, [job(together, 2) for _, together in runs])
+    assert [end and end.endswith("events") for end in ends[0]] == [True] * 2, ends
+    for alone, together in runs:
+        Yardstick(alone, 2, resident).assert_same(together)
+        assert result(together)["cost"]["train_flops"] == result(alone)["cost"]["train_flops"]
+
+
+@pytest.mark.slow
 @pytest.mark.nightly
 def test_a_fault_of_one_percent_in_the_exchange_is_seen(
     make_config: MakeConfig, resident: Resident, tmp_path: Path

@@ -28,6 +28,7 @@ from trainables.models.loading import load_backbone
 from trainables.models.sampling import initial_noise
 from trainables.run.execute import execute
 from trainables.run.resident import Resident
+from trainables.training.batches import Batch
 from trainables.training.loop import Trainer, batch_loss, train_step
 from trainables.training.trainer import build_trainer
 
@@ -327,3 +328,24 @@ def test_a_text_encoder_that_trains_is_in_training_mode(
         name: all(part.training for part in module.modules()) for name, module in backbone.modules.items()
     }
     assert modes == {"transformer": True, "vae": False, "text_encoder": True, "text_encoder_2": False}
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), cases({("lora", "sdxl"), ("dreambooth", "sd3"), ("lora", "flux")})
+)
+def test_the_frozen_base_is_asked_of_every_family(
+    method: str, name: str, folders: dict[str, Path], make_config: MakeConfig
+) -> None:
+    """Its prediction for the class is what the model itself says before the first step, and not after it."""
+    if "method" in get_method(method).config_class.needs_of("with_prior_preservation"):
+        pytest.skip("the method changes nothing of a class")
+    base = {"with_prior_preservation": True, "prior_preservation_target": "base"}
+    trainer = trainer_of(make_config, method, load(folders[name]), learning_rate=1e-2, **base)
+    batch = trainer.batches.draw()
+    assert batch.from_base is not None
+    shares = torch.where(batch.from_base, batch.shares, torch.zeros(()))
+    of_class = Batch(**{**vars(batch), "shares": shares})
+    assert float(batch_loss(trainer, of_class).detach()) < 1e-9
+    for _ in range(2):
+        train_step(trainer)
+    assert float(batch_loss(trainer, of_class).detach()) > 1e-7

@@ -1,0 +1,162 @@
+"""What is wrong with a subject's photographs as a set, or probably not meant: leaks, duplicates, blur, sizes.
+
+Each photograph by itself is looked at by ``trainables/data/subjects.py``; here it is compared with the others, and with
+what will be made of it. Embedded subjects have no faults of this kind, and are passed over.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from trainables.config.fields import SubjectConfig
+from trainables.data.images import list_images, read_image, square
+from trainables.data.path_map import folder_of
+from trainables.data.sharpness import blur_limit, blur_of
+from trainables.data.subjects import hold_out, image_digest
+from trainables.errors import UserError
+from trainables.evaluation.copies import SIDE, copies
+from trainables.util.text import shown
+
+_LARGEST = 512  # pixels at which blur is looked at, at most: what it is calibrated up to
+_KEPT = 2048  # photographs whose looks are remembered: one study is looked at several times
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A photograph as it is compared.
+
+    Attributes:
+        size: Width and height of the upright image, in pixels.
+        digest: The same for two files that show the same pixels.
+        small: Its central square, `copies.SIDE` pixels.
+        blur: See `blur_of`; `limit` likewise.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    digest: str
+    small: Image.Image
+    blur: float
+    limit: float
+
+    @property
+    def name(self) -> str:
+        """The file's name as it can be shown."""
+        return shown(self.path.name)
+
+
+def leaks(config: SubjectConfig) -> list[str]:
+    """Returns which held-out photographs are nearly the same picture as one that is trained on, one message each.
+
+    Those that show the very same pixels are told by `check_subject`, and so is what cannot be read.
+    """
+    training, references = _looks(config)
+    table = copies([one.small for one in references], [one.small for one in training])
+    found = []
+    for reference, row in zip(references, table, strict=True):
+        alike = [one for one, same in zip(training, row, strict=True) if same]
+        if alike and all(one.digest != reference.digest for one in alike):
+            found.append(
+                f"subject {config.name!r}: {shown(str(reference.path))} is nearly the same picture as "
+                f"{', '.join(one.name for one in alike)}, which is trained on (mirrored, recompressed, brightened and "
+                "slightly shifted copies count); references must be held out, or fidelity to them is memory: remove "
+                "one of them"
+            )
+    return found
+
+
+def data_set_notes(config: SubjectConfig, resolution: int | None) -> list[str]:
+    """Returns what is allowed of a subject's photographs, but probably not meant, one note each.
+
+    Args:
+        resolution: Pixels that runs train at; None where it is not known, which leaves sizes out.
+    """
+    training, references = _looks(config, resolution)
+    begin = f"subject {config.name!r}: "
+    said = [
+        f"{begin}{_listed(group)} are nearly the same picture, which is {what} than the others; remove all but one"
+        for looks, what in (
+            (training, "trained on more often"),
+            (references, "counted more often in every score"),
+        )
+        for group in _groups(looks)
+    ]
+    seen = (*training, *references)
+    small = [one for one in seen if resolution is not None and min(one.size) < resolution]
+    if small:
+        sizes = ", ".join(f"{one.name} ({one.size[0]} x {one.size[1]})" for one in small)
+        said.append(
+            f"{begin}smaller than the {resolution} pixels that runs train at, so that they are enlarged, and the blur "
+            f"of that is learnt: {sizes}; take larger photographs, or a smaller training.resolution"
+        )
+    for limit in sorted({one.limit for one in seen}):
+        values = ", ".join(
+            f"{one.name} ({one.blur:.2f})" for one in seen if one.limit == limit and one.blur > limit
+        )
+        if values:
+            said.append(
+                f"{begin}blurred at the size that runs train at: {values}, where sharp photographs have less than "
+                f"{limit:g} (Crete et al. 2007); what is trained on them draws so: take sharper ones"
+            )
+    return said
+
+
+def _groups(looks: Sequence[_Look]) -> list[list[_Look]]:
+    """Photographs that are copies of each other, two and more."""
+    small = [one.small for one in looks]
+    table = copies(small, small)
+    table |= table.T
+    groups: list[list[int]] = []
+    for number in range(len(looks)):
+        near = [group for group in groups if table[number, group].any()]
+        groups = [group for group in groups if group not in near]
+        groups.append([*(other for group in near for other in group), number])
+    return [[looks[number] for number in group] for group in groups if len(group) > 1]
+
+
+def _listed(looks: Iterable[_Look]) -> str:
+    names = [one.name for one in looks]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _looks(
+    config: SubjectConfig, resolution: int | None = None
+) -> tuple[tuple[_Look, ...], tuple[_Look, ...]]:
+    """Training photographs and references that can be read; those of the embedded world have none."""
+    if config.images is None:
+        return (), ()
+    paths, _ = list_images(folder_of(config.images))
+    if config.references is not None:
+        held_out, _ = list_images(folder_of(config.references))
+    else:
+        names = hold_out([path.name for path in paths], config.holdout)
+        held_out = [path for path in paths if path.name in names]
+        paths = [path for path in paths if path.name not in names]
+    return _looks_at(paths, resolution), _looks_at(held_out, resolution)
+
+
+def _looks_at(paths: Sequence[Path], resolution: int | None) -> tuple[_Look, ...]:
+    found = []
+    for path in paths:
+        with suppress(UserError, OSError):  # told by `check_subject`
+            state = path.stat()
+            found.append(_look(path, state.st_mtime_ns, state.st_size, min(resolution or _LARGEST, _LARGEST)))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _look(path: Path, changed: int, length: int, side: int) -> _Look:
+    """Looks at a photograph; time and length of the file say whether it is still that one."""
+    image = read_image(path)
+    # Enlarging would make it blurred, which is told as what it is.
+    seen = square(image, min(side, *image.size))
+    small = square(image, SIDE)
+    # As in `check_subject`: pixels and size, whatever the file's format and metadata.
+    digest = image_digest(small) + str(image.size)
+    return _Look(path, image.size, digest, small, blur_of(seen), blur_limit(seen))
