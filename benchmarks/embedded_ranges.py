@@ -25,6 +25,7 @@ RATES = {
     "lora": (2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3),
     "dreambooth": (2e-5, 5e-5, 1e-4, 2e-4, 3e-4, 4e-4),
     "hypernetwork": (1e-4, 3e-4, 5e-4, 1e-3, 2e-3, 3e-3),
+    "custom_diffusion": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
 TEXT_ENCODER_RATES = {
     "lora": (1e-4, 3e-4, 1e-3, 3e-3, 5e-3),
@@ -43,7 +44,12 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "activation_func": ("relu", "swish"),
         "add_layer_norm": (True,),
         "weight_initialization": ("normal",),
-    }
+    },
+    "custom_diffusion": {
+        "embedding_learning_rate": (1e-3, 1e-2, 1e-1),
+        "num_vectors": (1,),
+        "freeze_model": ("crossattn",),
+    },
 }
 WEIGHTS = (0.05, 0.3, 1.0, 2.0)
 #: The same for kinds of adapters, each with the method `lora`.

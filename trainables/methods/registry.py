@@ -19,6 +19,7 @@ _MODULES = {
     "dreambooth_lora": "trainables.methods.dreambooth_lora",
     "hypernetwork": "trainables.methods.hypernetwork",
     "textual_inversion": "trainables.methods.textual_inversion",
+    "custom_diffusion": "trainables.methods.custom_diffusion",
 }
 
 

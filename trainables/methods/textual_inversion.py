@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
@@ -49,9 +49,28 @@ class TextualInversionConfig(PlaceholderConfig):
         "max_train_steps": 200,
     }
 
+    # The base model's own weights stay as they are, so that its class is kept: class images hold no placeholder, and
+    # their loss would not depend on what trains.
+    UNREAD: ClassVar[tuple[str, ...]] = (
+        *PlaceholderConfig.UNREAD,
+        "adam_weight_decay",
+        "with_prior_preservation",
+        "prior_loss_weight",
+        "num_class_images",
+        "class_num_inference_steps",
+        "class_guidance_scale",
+    )
+
     learning_rate: float = Field(default=5e-4, gt=0, le=10)
+    adam_weight_decay: float = Field(default=0.0, ge=0)
     max_train_steps: int = Field(default=3000, ge=1)
     preserve_norm: bool = False
+
+    @field_validator("adam_weight_decay", "with_prior_preservation")
+    @classmethod
+    def _has_no_effect(cls, value: Any) -> Any:
+        """What is not read stands in the records as what it comes to: nothing."""
+        return type(value)(0)
 
 
 @dataclass(frozen=True)
@@ -96,17 +115,9 @@ class TextualInversion:
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Lets the placeholder's embeddings train; those that begin as the same word are told apart by some noise."""
         backbone.freeze()
-        groups = []
-        for part, table in backbone.added_tables.items():
-            _tell_apart(table.added, config.initial_texts, NOISE * table.deviation, generator)
-            table.added.requires_grad_(True)
-            groups.append(
-                {"name": part, "params": [table.added], "lr": config.learning_rate, "weight_decay": 0.0}
-            )
-        if config.preserve_norm:
-            norms = {part: table.median_norm for part, table in backbone.added_tables.items()}
-            backbone.after_step(lambda model: _rescale(model, norms))
-        return groups
+        return train_words(
+            backbone, config, config.learning_rate, generator, preserve_norm=config.preserve_norm
+        )
 
     def detach(self, backbone: Backbone) -> None:
         """Leaves it to `Backbone.restore`, which takes the words out."""
@@ -157,6 +168,32 @@ class TextualInversion:
         return pipeline
 
 
+def train_words(
+    backbone: Backbone,
+    config: PlaceholderConfig,
+    rate: float,
+    generator: torch.Generator,
+    *,
+    preserve_norm: bool = False,
+) -> list[dict[str, Any]]:
+    """Lets the placeholder's embeddings train; returns a parameter group without weight decay for each text encoder.
+
+    Args:
+        backbone: After `TextualInversion.prepare` and `Backbone.freeze`.
+        rate: Learning rate of the embeddings.
+        preserve_norm: Each vector gets the table's median norm after every step in which it trains.
+    """
+    groups = []
+    for part, table in backbone.added_tables.items():
+        _tell_apart(table.added, config.initial_texts, NOISE * table.deviation, generator)
+        table.added.requires_grad_(True)
+        groups.append({"name": part, "params": [table.added], "lr": rate, "weight_decay": 0.0})
+    if preserve_norm:
+        norms = {part: table.median_norm for part, table in backbone.added_tables.items()}
+        backbone.after_step(lambda model: _rescale(model, norms))
+    return groups
+
+
 def _keys(text_encoders: Sequence[Part], placeholder: str) -> dict[str, str]:
     """Text encoder -> key of its vectors in the file."""
     if len(text_encoders) == 1:
@@ -181,7 +218,8 @@ def _tell_apart(
 
 def _rescale(model: Backbone, norms: dict[str, float]) -> None:
     for part, table in model.added_tables.items():
-        table.rescale(norms[part])
+        if table.added.requires_grad:
+            table.rescale(norms[part])
 
 
 METHOD = TextualInversion()
