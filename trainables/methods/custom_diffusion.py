@@ -50,8 +50,10 @@ class CustomDiffusionConfig(WordAndWeightsConfig):
         "max_train_steps": 200,
     }
 
-    # The authors' 1e-5, which their script multiplies by the batch size of 2 (``--scale_lr``), on one device.
+    # The authors' 1e-5, which their script multiplies by the batch size of 2 (``--scale_lr``), on one device; there the
+    # embedding has the same rate.
     learning_rate: float = Field(default=2e-5, gt=0, le=10)
+    embedding_learning_rate: float | None = Field(default=2e-5, gt=0, le=10)
     max_train_steps: int = Field(default=500, ge=1)
     placeholder_token: str = Field(default="<new1>", max_length=64)
     with_prior_preservation: bool = True

@@ -20,6 +20,7 @@ _MODULES = {
     "hypernetwork": "trainables.methods.hypernetwork",
     "textual_inversion": "trainables.methods.textual_inversion",
     "custom_diffusion": "trainables.methods.custom_diffusion",
+    "pivotal_tuning": "trainables.methods.pivotal_tuning",
 }
 
 

@@ -115,9 +115,9 @@ class TextualInversion:
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Lets the placeholder's embeddings train; those that begin as the same word are told apart by some noise."""
         backbone.freeze()
-        return train_words(
-            backbone, config, config.learning_rate, generator, preserve_norm=config.preserve_norm
-        )
+        if config.preserve_norm:
+            keep_norms(backbone)
+        return train_words(backbone, config, config.learning_rate, generator)
 
     def detach(self, backbone: Backbone) -> None:
         """Leaves it to `Backbone.restore`, which takes the words out."""
@@ -169,29 +169,36 @@ class TextualInversion:
 
 
 def train_words(
-    backbone: Backbone,
-    config: PlaceholderConfig,
-    rate: float,
-    generator: torch.Generator,
-    *,
-    preserve_norm: bool = False,
+    backbone: Backbone, config: PlaceholderConfig, rate: float, generator: torch.Generator
 ) -> list[dict[str, Any]]:
     """Lets the placeholder's embeddings train; returns a parameter group without weight decay for each text encoder.
 
     Args:
         backbone: After `TextualInversion.prepare` and `Backbone.freeze`.
         rate: Learning rate of the embeddings.
-        preserve_norm: Each vector gets the table's median norm after every step in which it trains.
     """
     groups = []
     for part, table in backbone.added_tables.items():
         _tell_apart(table.added, config.initial_texts, NOISE * table.deviation, generator)
         table.added.requires_grad_(True)
         groups.append({"name": part, "params": [table.added], "lr": rate, "weight_decay": 0.0})
-    if preserve_norm:
-        norms = {part: table.median_norm for part, table in backbone.added_tables.items()}
-        backbone.after_step(lambda model: _rescale(model, norms))
     return groups
+
+
+def keep_norms(backbone: Backbone, *, with_gradient: bool = False) -> None:
+    """States that each vector gets the median norm of the table's rows after every step.
+
+    Args:
+        with_gradient: Only after steps that gave it a gradient: where it is frozen it is not to change by a bit.
+    """
+    norms = {part: table.median_norm for part, table in backbone.added_tables.items()}
+
+    def rescale(model: Backbone) -> None:
+        for part, table in model.added_tables.items():
+            if not with_gradient or table.added.grad is not None:
+                table.rescale(norms[part])
+
+    backbone.after_step(rescale)
 
 
 def _keys(text_encoders: Sequence[Part], placeholder: str) -> dict[str, str]:
@@ -214,12 +221,6 @@ def _tell_apart(
     for number, text in enumerate(texts):
         if text in texts[:number]:
             rows.data[number] += noise[number].to(rows.device)
-
-
-def _rescale(model: Backbone, norms: dict[str, float]) -> None:
-    for part, table in model.added_tables.items():
-        if table.added.requires_grad:
-            table.rescale(norms[part])
 
 
 METHOD = TextualInversion()

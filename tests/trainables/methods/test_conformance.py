@@ -98,13 +98,12 @@ def test_attach_makes_exactly_its_parameters_trainable_in_float32(
     assert tuple(group["name"] for group in groups) == said
     assert {name.split(".")[0] for name in trains} == set(said)
     assert trainer.texts.are_tokens == ("text_encoder" in said)
-    rates = [group["lr"] for group in groups]
+    rates = [group["initial_lr"] for group in groups]
     if not trains_denoiser(method):
         assert rates == [trainer.config.learning_rate] * len(rates)
         return
-    words = bool(
-        trainer.config.added_words
-    )  # whose embeddings train in the text encoder, with a rate of their own
+    # Embeddings of words train in the text encoder, with a rate of their own.
+    words = bool(trainer.config.added_words)
     text_encoder = words or (text_encoder and trains_text_encoder(method))
     assert said == (("unet", "text_encoder") if text_encoder else ("unet",))
     second = trainer.config.rate_of_embeddings if words else 1e-5
@@ -122,7 +121,7 @@ def test_training_changes_its_parameters_and_no_other_and_detach_undoes_it(
     )
     before = {name: value.detach().clone() for name, value in trainer.parameters.items()}
     frozen = digests(backbone, set(before))
-    for _ in range(2):  # adapters' B starts at zero, so that A moves in the second step
+    for _ in range(trainer.stretches[-1][0] + 2):  # two of the last stage, as adapters' B starts at zero
         train_step(trainer)
     assert digests(backbone, set(before)) == frozen
     moved = {name for name, value in trainer.parameters.items() if not torch.equal(value, before[name])}

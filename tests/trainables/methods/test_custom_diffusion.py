@@ -280,14 +280,15 @@ def test_two_rates_are_refused_where_the_optimizer_knows_one() -> None:
         ValidationError, match=r"embedding_learning_rate \(0.5\) differs from learning_rate \(1\)"
     ):
         CustomDiffusionConfig(optimizer="prodigy", learning_rate=1.0, embedding_learning_rate=0.5)
-    same = CustomDiffusionConfig(optimizer="prodigy", learning_rate=1.0, embedding_learning_rate=1.0)
-    assert same.rate_of_embeddings == CustomDiffusionConfig(learning_rate=1.0).rate_of_embeddings == 1.0
+    for own in (1.0, None):
+        one = CustomDiffusionConfig(optimizer="prodigy", learning_rate=1.0, embedding_learning_rate=own)
+        assert one.rate_of_embeddings == 1.0
     with pytest.raises(ValidationError, match="freeze_model"):
         CustomDiffusionConfig.model_validate({"freeze_model": "attn"})
 
 
 def test_arms_that_come_to_the_same_are_known_as_one() -> None:
-    one, other = settled(), settled(embedding_learning_rate=2e-5)
+    one, other = settled(embedding_learning_rate=None), settled(embedding_learning_rate=2e-5)
     assert one.effective() == other.effective()
     assert one.effective() != settled(embedding_learning_rate=1e-5).effective()
     assert "train_text_encoder" not in one.effective()
