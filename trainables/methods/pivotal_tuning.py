@@ -39,13 +39,13 @@ class PivotalTuningConfig(WordAndWeightsConfig, AdapterConfig):
     """
 
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
-        "learning_rate": 2e-3,
+        "learning_rate": 3e-3,
         "embedding_learning_rate": 3e-2,
         "num_vectors": 4,
         "prior_loss_weight": 0.3,
         "max_train_steps": 200,
     }
-    EMBEDDED_WITHOUT_PRIOR: ClassVar[dict[str, Any]] = {"learning_rate": 5e-4}
+    EMBEDDED_WITHOUT_PRIOR: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
     UNREAD: ClassVar[tuple[str, ...]] = (*WordAndWeightsConfig.UNREAD, "text_encoder_target_modules")
     NEEDS: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {
         **AdapterConfig.NEEDS,
