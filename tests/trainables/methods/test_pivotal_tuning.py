@@ -22,6 +22,7 @@ from trainables.methods.pivotal_tuning import METHOD, PivotalTuningConfig
 from trainables.models.loading import load_backbone
 from trainables.run.checks import check_run
 from trainables.run.execute import execute
+from trainables.training import length
 from trainables.training.checkpoint import load_latest, save_checkpoint
 from trainables.training.loop import Trainer, batch_loss, train_step
 from trainables.training.meter import Meter, count_flops
@@ -154,13 +155,13 @@ def test_what_is_frozen_stays_to_the_bit(keep: bool, make_trainer: MakeTrainer) 
 
 @pytest.mark.parametrize("fields", [{}, {"gradient_checkpointing": True}, {"with_prior_preservation": True}])
 def test_flops_are_the_mean_of_both_stages(fields: dict[str, Any], make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(NAME, max_train_steps=8, max_train_steps_ti=2, train_batch_size=3, **fields)
+    trainer = make_trainer(NAME, max_train_steps=3, max_train_steps_ti=1, train_batch_size=3, **fields)
     said = count_step_flops(trainer)
     assert all(value.requires_grad for value in trainer.parameters.values())
     both = count_flops(lambda: batch_loss(trainer, trainer.batches.draw()).backward())
-    counted = [count_flops(lambda: train_step(trainer)) for _ in range(8)]
-    assert said == sum(counted) // 8
-    assert len(set(counted[:2])) == len(set(counted[2:])) == 1
+    counted = [count_flops(lambda: train_step(trainer)) for _ in range(3)]
+    assert said == sum(counted) // 3
+    assert counted[1] == counted[2] != counted[0]
     assert max(counted) < both or fields.get(
         "gradient_checkpointing"
     )  # nothing is computed to be thrown away
@@ -223,30 +224,41 @@ def test_a_run_shows_the_rate_of_what_trains_and_what_it_cost(make_config: MakeC
     assert resident.backbone(config.model, torch.device("cpu")).is_base_model()
 
 
-@pytest.mark.parametrize("budget", ["flops", "seconds"])
 def test_the_threshold_is_a_share_of_what_a_budget_allows(
-    budget: str, make_trainer: MakeTrainer, make_config: MakeConfig, resident: Any
+    make_trainer: MakeTrainer, make_config: MakeConfig, resident: Any
 ) -> None:
     per_step = count_step_flops(make_trainer(NAME, max_train_steps=10))
-    limit = {"max_train_flops": 10.5 * per_step} if budget == "flops" else {"max_train_seconds": 1e-3}
-    config = make_config(
-        NAME, max_train_steps=100, train_text_encoder_ti_frac=0.3, checkpointing_steps=1, **limit
-    )
-    if budget == "seconds":  # so little that none is left: it was timed in both stages and told
-        last = list(execute(config, resident))[-1]
-        assert "budget" in json.dumps(last.data)
-        return
+    fields = {"max_train_steps": 100, "train_text_encoder_ti_frac": 0.3, "checkpointing_steps": 1}
+    config = make_config(NAME, max_train_flops=10.5 * per_step, **fields)
     run = execute(config, resident)
     steps = next(event.data["steps"] for event in run if event.kind == "phase" and "steps" in event.data)
-    for event in run:
-        if event.kind == "checkpoint":
-            break
+    event = next(event for event in run if event.kind == "checkpoint")
     checkpoint = load_latest((Path(config.output_dir) / event.data["path"]).parent)
     run.close()
     assert checkpoint is not None
     pivot = round(0.3 * steps)
     assert checkpoint.state["windows"] == [[pivot, steps], [0, pivot]]
     assert 9 <= steps <= 11
+
+
+def test_seconds_of_a_step_are_the_mean_of_both_stages_and_leave_no_trace(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(timed: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        trainer = make_trainer(NAME, max_train_steps=4, max_train_steps_ti=1, learning_rate=1e-2)
+        if timed:
+            assert length._seconds_per_step(trainer) > 0
+            assert trainer.step == 0
+        for _ in range(4):
+            train_step(trainer)
+        return split(trainer)
+
+    (adapters, rows), (others, words) = trained(timed=True), trained(timed=False)
+    assert torch.equal(rows, words)
+    assert all(torch.equal(value, others[name]) for name, value in adapters.items())
+    monkeypatch.setattr(length, "_timed_step", lambda _, number: 1.0 if number < 1 else 3.0)
+    trainer = make_trainer(NAME, max_train_steps=4, max_train_steps_ti=1)
+    assert length._seconds_per_step(trainer) == (1 * 1.0 + 3 * 3.0) / 4
 
 
 # What is refused, and what comes to the same
