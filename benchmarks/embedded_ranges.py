@@ -1,11 +1,11 @@
 """What each end of the embedded model's ranges comes to: `python -m benchmarks.embedded_ranges`.
 
-One dimension at a time, the others at their defaults: LoRA, DreamBooth and the hypernetwork, each without and with
-prior preservation, the text encoder trained where the method can, and textual inversion, which has neither. With
-`--pairs` both rates together, without prior preservation, where the best ones lie far from those of subject and prompt
-alone; of other kinds of adapters (``--methods loha oft ...``) the rate alone, without prior preservation. Ranges and
-defaults in ``search_spaces/`` name this table. The subjects are those that defaults may be chosen on; no preset's
-verdict rests on them.
+One dimension at a time, the others at their defaults: LoRA, DreamBooth, the hypernetwork, Custom Diffusion and pivotal
+tuning, each without and with prior preservation, the text encoder trained where the method can, and textual inversion,
+which has neither. With `--pairs` both rates together, without prior preservation, where the best ones lie far from
+those of subject and prompt alone; of other kinds of adapters (``--methods loha oft ...``) the rate alone, without
+prior preservation. Ranges and defaults in ``search_spaces/`` name this table. The subjects are those that defaults may
+be chosen on; no preset's verdict rests on them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ RATES = {
     "lora": (2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 5e-3),
     "dreambooth": (2e-5, 5e-5, 1e-4, 2e-4, 3e-4, 4e-4),
     "hypernetwork": (1e-4, 3e-4, 5e-4, 1e-3, 2e-3, 3e-3),
+    "custom_diffusion": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    "pivotal_tuning": (1e-4, 5e-4, 1e-3, 2e-3, 5e-3),
 }
 TEXT_ENCODER_RATES = {
     "lora": (1e-4, 3e-4, 1e-3, 3e-3, 5e-3),
@@ -43,7 +45,16 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "activation_func": ("relu", "swish"),
         "add_layer_norm": (True,),
         "weight_initialization": ("normal",),
-    }
+    },
+    "custom_diffusion": {
+        "embedding_learning_rate": (1e-3, 1e-2, 1e-1),
+        "num_vectors": (1,),
+        "freeze_model": ("crossattn",),
+    },
+    "pivotal_tuning": {
+        "embedding_learning_rate": (3e-3, 1e-1),
+        "train_text_encoder_ti_frac": (0.25, 0.75),
+    },
 }
 WEIGHTS = (0.05, 0.3, 1.0, 2.0)
 #: The same for kinds of adapters, each with the method `lora`.

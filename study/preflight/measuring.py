@@ -159,12 +159,17 @@ def _measure_method(
         trainer = build_trainer(config, backbone, subject, Cache(config.cache_dir))
         found["flops_per_step"] = count_step_flops(trainer)
         found["preparation_seconds"] = time.perf_counter() - begin
-        seconds = []
-        for _ in range(STEPS):
-            begin = time.perf_counter()
-            with meter.measure("train"):
-                train_step(trainer)
-            seconds.append(time.perf_counter() - begin)
+        found["seconds_per_step"] = 0.0
+        for first, end in trainer.stretches:  # of a method with stages the mean over the run's steps
+            seconds = []
+            for _ in range(STEPS):
+                trainer.step = first
+                begin = time.perf_counter()
+                with meter.measure("train"):
+                    train_step(trainer)
+                seconds.append(time.perf_counter() - begin)
+            share = (end - first) / trainer.steps
+            found["seconds_per_step"] += share * statistics.median(seconds[_WARM_UP:])
         backbone.restore_frozen()
         found["seconds_per_trained_image_step"] = sampling.seconds_per_step()
         with method.fused(backbone) as merged:
@@ -182,7 +187,6 @@ def _measure_method(
     finally:
         method.detach(backbone)
         backbone.restore()
-    found["seconds_per_step"] = statistics.median(seconds[_WARM_UP:])
     found["peak_memory_bytes"] = meter.peak_memory or None
     found["artifact_bytes"] = folder_bytes(folder / config.method, without=method.copies)
     return Measured(**found)

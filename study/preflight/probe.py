@@ -38,6 +38,7 @@ _MOST_PROCESSES = 4
 _WITHOUT_COST = (  # fields that say nothing of what a step takes
     "learning_rate",
     "text_encoder_learning_rate",
+    "embedding_learning_rate",
     "lr_scheduler",
     "lr_num_cycles",
     "lr_power",

@@ -37,6 +37,8 @@ _TRAINS = {
     "dreambooth": "all weights",
     "hypernetwork": "networks before keys and values",
     "textual_inversion": "embeddings of a new word",
+    "custom_diffusion": "keys and values of the text, and embeddings of a new word",
+    "pivotal_tuning": "embeddings of a new word, then an adapter",
 }
 FEWEST_PAIRS = 2  # of arms; a single one stands in the table of pairs
 #: Fields that one level of a factor has and the other has not.

@@ -12,7 +12,11 @@ from typing import Any
 from search_spaces.schema import Categorical, Float, Int, SearchSpace
 
 # Fields whose default None stands for the value of another field.
-_FOLLOWS = {"text_encoder_learning_rate": "learning_rate", "lora_alpha": "r"}
+_FOLLOWS = {
+    "text_encoder_learning_rate": "learning_rate",
+    "embedding_learning_rate": "learning_rate",
+    "lora_alpha": "r",
+}
 
 
 def default_point(space: SearchSpace, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def test_the_default_of_every_dimension_can_be_searched(method: str, embedded: b
             assert value in ends or min(ends) <= value <= max(ends), (name, value)
     if method != "textual_inversion":  # whose word of its own cannot take the class along
         assert space["prior_loss_weight"].probes()[0] <= 0.05
-    if method not in ("textual_inversion", "hypernetwork"):  # which train no text encoder
+    if fields.needs_of("train_text_encoder") == {}:  # some train no text encoder
         assert space["text_encoder_learning_rate"].when == {"train_text_encoder": (True,)}
 
 

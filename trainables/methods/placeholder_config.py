@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
@@ -40,25 +40,13 @@ class PlaceholderConfig(TrainingConfig):
             sks cat"; True: "a <sks> cat".
     """
 
-    # The base model's own weights stay as they are, so that its class is kept: class images hold no placeholder, and
-    # their loss would not depend on what trains.
-    UNREAD: ClassVar[tuple[str, ...]] = (
-        "adam_weight_decay",
-        "train_text_encoder",
-        "text_encoder_learning_rate",
-        "with_prior_preservation",
-        "prior_preservation_target",
-        "prior_loss_weight",
-        "num_class_images",
-        "class_num_inference_steps",
-        "class_guidance_scale",
-    )
+    # Of the text encoders the placeholder's embeddings train and nothing else.
+    UNREAD: ClassVar[tuple[str, ...]] = ("train_text_encoder", "text_encoder_learning_rate")
     NEEDS: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {
         **TrainingConfig.NEEDS,
         "keep_class_noun": {"learnable_property": ("object", None)},
     }
 
-    adam_weight_decay: float = Field(default=0.0, ge=0)
     placeholder_token: str = Field(default="<sks>", max_length=64)
     num_vectors: int = Field(default=1, ge=1, le=512)
     initializer_token: str | None = None
@@ -89,11 +77,11 @@ class PlaceholderConfig(TrainingConfig):
             raise ValueError(f"{value!r} has no word; write what the placeholder begins as, for example toy")
         return value
 
-    @field_validator("adam_weight_decay", "train_text_encoder", "with_prior_preservation")
+    @field_validator("train_text_encoder")
     @classmethod
-    def _has_no_effect(cls, value: Any) -> Any:
+    def _trains_no_text_encoder(cls, value: bool) -> bool:
         """What is not read stands in the records as what it comes to: nothing."""
-        return type(value)(0)
+        return False
 
     @property
     def added_words(self) -> tuple[str, ...]:
@@ -212,6 +200,45 @@ class PlaceholderConfig(TrainingConfig):
 
     def _place(self, text: str) -> re.Match[str] | None:
         return re.search(rf"(?<!\w){re.escape(self.placeholder_token)}(?!\w)", text)
+
+
+class WordAndWeightsConfig(PlaceholderConfig):
+    """Fields of methods that train weights of the denoiser, or adapters on it, beside a placeholder.
+
+    The noun stays beside the placeholder by default, as a rare word stands before it in other methods; and the instance
+    prompt alone is what trains, as there.
+
+    Attributes:
+        embedding_learning_rate: Of the placeholder's embeddings; None: `learning_rate`. They have no weight decay.
+    """
+
+    placeholder_token: str = Field(default="<sks>", max_length=64)
+    learnable_property: Literal["object", "style"] | None = None
+    keep_class_noun: bool = True
+    embedding_learning_rate: float | None = Field(default=None, gt=0, le=10)
+
+    @model_validator(mode="after")
+    def _one_rate_for_prodigy(self) -> Self:
+        own = self.embedding_learning_rate
+        if self.optimizer == "prodigy" and own not in (None, self.learning_rate):
+            raise ValueError(
+                f"embedding_learning_rate ({own:g}) differs from learning_rate ({self.learning_rate:g}), and "
+                "optimizer: prodigy estimates one rate for all; take optimizer: adamw, or embedding_learning_rate: null"
+            )
+        return self
+
+    @property
+    def rate_of_embeddings(self) -> float:
+        """`embedding_learning_rate`, or `learning_rate` where it is None."""
+        return self.embedding_learning_rate or self.learning_rate
+
+    def effective(self, varied: Collection[str] = ()) -> dict[str, Any]:
+        """See `TrainingConfig`; a rate of the embeddings that is not stated is that of the weights."""
+        content = super().effective(varied)
+        rate = "embedding_learning_rate"
+        if rate in content and content[rate] is None and "learning_rate" not in varied:
+            content[rate] = self.learning_rate
+        return content
 
 
 def word_problems(config: PlaceholderConfig, readers: Iterable[PromptReader], model: str) -> list[str]:

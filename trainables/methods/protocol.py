@@ -74,11 +74,12 @@ class Method(Protocol):
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Makes the method's parameters trainable and returns the optimizer's parameter groups.
 
-        Every other parameter has ``requires_grad`` False afterwards; what trains is float32. Each group has
-        ``params`` (a list), ``lr`` and ``name``, one of `trained_parts`, whose module holds the parameters: weights of
-        the base model, or of modules that the method has added to it. A method that changes parameters of the base
-        model calls `Backbone.will_change` on their part first; one that registers a hook or puts a module in another's
-        place says how to undo it by `Backbone.on_restore`, or undoes it in `detach`. `generator` is the initialisation
+        Every other parameter has ``requires_grad`` False afterwards; what trains is float32. Each group has ``params``
+        (a list), ``lr`` and ``name``, one of `trained_parts`, whose module holds the parameters: weights of the base
+        model, or of modules that the method has added to it. A group may have ``stage``, the shares of the run's steps
+        between which it trains (``trainables/training/stages.py``). A method that changes parameters of the base model
+        calls `Backbone.will_change` on their part first; one that registers a hook or puts a module in another's place
+        says how to undo it by `Backbone.on_restore`, or undoes it in `detach`. `generator` is the initialisation
         stream.
 
         Raises:

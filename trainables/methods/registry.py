@@ -19,6 +19,8 @@ _MODULES = {
     "dreambooth_lora": "trainables.methods.dreambooth_lora",
     "hypernetwork": "trainables.methods.hypernetwork",
     "textual_inversion": "trainables.methods.textual_inversion",
+    "custom_diffusion": "trainables.methods.custom_diffusion",
+    "pivotal_tuning": "trainables.methods.pivotal_tuning",
 }
 _UNLISTED = {"foreign": "trainables.methods.foreign"}  # of runs that no study file asks for: `study evaluate`
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
@@ -60,9 +60,29 @@ class TextualInversionConfig(PlaceholderConfig):
         "max_train_steps": 200,
     }
 
+    # The base model's own weights stay as they are, so that its class is kept: class images hold no placeholder, and
+    # their loss would not depend on what trains.
+    UNREAD: ClassVar[tuple[str, ...]] = (
+        *PlaceholderConfig.UNREAD,
+        "adam_weight_decay",
+        "with_prior_preservation",
+        "prior_preservation_target",
+        "prior_loss_weight",
+        "num_class_images",
+        "class_num_inference_steps",
+        "class_guidance_scale",
+    )
+
     learning_rate: float = Field(default=5e-4, gt=0, le=10)
+    adam_weight_decay: float = Field(default=0.0, ge=0)
     max_train_steps: int = Field(default=3000, ge=1)
     preserve_norm: bool = False
+
+    @field_validator("adam_weight_decay", "with_prior_preservation")
+    @classmethod
+    def _has_no_effect(cls, value: Any) -> Any:
+        """What is not read stands in the records as what it comes to: nothing."""
+        return type(value)(0)
 
 
 @dataclass(frozen=True)
@@ -107,17 +127,9 @@ class TextualInversion:
     def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
         """Lets the placeholder's embeddings train; those that begin as the same word are told apart by some noise."""
         backbone.freeze()
-        groups = []
-        for part, table in backbone.added_tables.items():
-            _tell_apart(table.added, config.initial_texts, NOISE * table.deviation, generator)
-            table.added.requires_grad_(True)
-            groups.append(
-                {"name": part, "params": [table.added], "lr": config.learning_rate, "weight_decay": 0.0}
-            )
         if config.preserve_norm:
-            norms = {part: table.median_norm for part, table in backbone.added_tables.items()}
-            backbone.after_step(lambda model: _rescale(model, norms))
-        return groups
+            keep_norms(backbone)
+        return train_words(backbone, config, config.learning_rate, generator)
 
     def detach(self, backbone: Backbone) -> None:
         """Leaves it to `Backbone.restore`, which takes the words out."""
@@ -231,6 +243,39 @@ def _pooling(family: Family) -> tuple[str, ...]:
     )
 
 
+def train_words(
+    backbone: Backbone, config: PlaceholderConfig, rate: float, generator: torch.Generator
+) -> list[dict[str, Any]]:
+    """Lets the placeholder's embeddings train; returns a parameter group without weight decay for each text encoder.
+
+    Args:
+        backbone: After `TextualInversion.prepare` and `Backbone.freeze`.
+        rate: Learning rate of the embeddings.
+    """
+    groups = []
+    for part, table in backbone.added_tables.items():
+        _tell_apart(table.added, config.initial_texts, NOISE * table.deviation, generator)
+        table.added.requires_grad_(True)
+        groups.append({"name": part, "params": [table.added], "lr": rate, "weight_decay": 0.0})
+    return groups
+
+
+def keep_norms(backbone: Backbone, *, with_gradient: bool = False) -> None:
+    """States that each vector gets the median norm of the table's rows after every step.
+
+    Args:
+        with_gradient: Only after steps that gave it a gradient: where it is frozen it is not to change by a bit.
+    """
+    norms = {part: table.median_norm for part, table in backbone.added_tables.items()}
+
+    def rescale(model: Backbone) -> None:
+        for part, table in model.added_tables.items():
+            if not with_gradient or table.added.grad is not None:
+                table.rescale(norms[part])
+
+    backbone.after_step(rescale)
+
+
 def _keys(text_encoders: Sequence[Part], placeholder: str) -> dict[str, str]:
     """Text encoder -> key of its vectors in the file."""
     if len(text_encoders) == 1:
@@ -251,11 +296,6 @@ def _tell_apart(
     for number, text in enumerate(texts):
         if text in texts[:number]:
             rows.data[number] += noise[number].to(rows.device)
-
-
-def _rescale(model: Backbone, norms: dict[str, float]) -> None:
-    for part, table in model.added_tables.items():
-        table.rescale(norms[part])
 
 
 METHOD = TextualInversion()

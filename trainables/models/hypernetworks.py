@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainables.errors import UserError
+from trainables.models.cross_attention import attention_layers
 from trainables.models.hypernetwork_layers import ACTIVATION, ACTIVATIONS, LINEAR, LayerPlan
 
 NAME = "hypernetwork"  # the submodule of the denoiser
@@ -252,7 +253,7 @@ class _BeforeProjection:
 def attention_widths(denoiser: nn.Module) -> dict[str, tuple[int, ...]]:
     """Returns the widths of contexts in a denoiser: under "cross" those of cross-attention, under "self" the others."""
     found: dict[str, set[int]] = {"cross": set(), "self": set()}
-    for layer in _attention_layers(denoiser):
+    for _, layer in attention_layers(denoiser):
         found["cross" if layer.is_cross_attention else "self"].add(int(layer.cross_attention_dim))
     return {kind: tuple(sorted(widths)) for kind, widths in found.items()}
 
@@ -271,7 +272,7 @@ def insert(denoiser: nn.Module, hypernetwork: Hypernetwork) -> None:
     if _TEXT in names:
         before = _BeforeDenoiser(hypernetwork, names.index(_TEXT) - 1)  # without self
         hypernetwork._hooks.append(denoiser.register_forward_pre_hook(before, with_kwargs=True))
-    for layer in _attention_layers(denoiser):
+    for _, layer in attention_layers(denoiser):
         if hypernetwork.cross_only and not layer.is_cross_attention:
             continue
         if str(layer.cross_attention_dim) in hypernetwork.banks:
@@ -315,16 +316,3 @@ def make_from(
         raise ValueError(" ".join(str(error).split("\n\t")[1:]) or str(error)) from None
     made.requires_grad_(False)
     return made.eval()
-
-
-def _attention_layers(denoiser: nn.Module) -> list[Any]:
-    """Attention layers that make keys and values of a context of their own; not those in which text and image attend
-    to each other jointly.
-    """
-    from diffusers.models.attention_processor import Attention
-
-    return [
-        layer
-        for layer in denoiser.modules()
-        if isinstance(layer, Attention) and layer.added_kv_proj_dim is None and layer.to_k is not None
-    ]

@@ -113,17 +113,23 @@ def settle_length(
 
 
 def _seconds_per_step(trainer: Trainer) -> float:
-    """Returns the median wall seconds of a few steps, which leave no trace."""
-    device = trainer.backbone.device
-    seconds = []
+    """Returns the median wall seconds of a few steps, which leave no trace; the mean over stages, if there are any."""
+    total = 0.0
     with trainer.team.collective(), _undone(trainer):
-        for _ in range(_WARM_UP + _TIMED):
-            begin = time.perf_counter()
-            train_step(trainer)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds[_WARM_UP:])
+        for first, end in trainer.stretches:
+            seconds = [_timed_step(trainer, first) for _ in range(_WARM_UP + _TIMED)]
+            total += (end - first) * statistics.median(seconds[_WARM_UP:])
+    return total / trainer.steps
+
+
+def _timed_step(trainer: Trainer, number: int) -> float:
+    device = trainer.backbone.device
+    trainer.step = number
+    begin = time.perf_counter()
+    train_step(trainer)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
 
 
 @contextmanager

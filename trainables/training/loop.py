@@ -25,6 +25,7 @@ from trainables.events import Event, EventLog
 from trainables.models.backbone import Backbone
 from trainables.models.conditioning import Conditioning
 from trainables.randomness import Streams, draw_seed
+from trainables.training import stages
 from trainables.training.batches import Batch, Batches, Texts
 from trainables.training.checkpoint import Checkpoint, join_state, save_checkpoint, split_state, to_host
 from trainables.training.meter import Meter
@@ -58,6 +59,7 @@ class Trainer:
         step: Optimizer steps done.
         steps: Of the whole run, after which the schedule has ended; `max_train_steps` unless another budget ends it
             earlier (see ``trainables/training/length.py``).
+        windows: In which steps each of the optimizer's groups trains (see ``trainables/training/stages.py``).
     """
 
     config: TrainingConfig
@@ -77,17 +79,54 @@ class Trainer:
     base_text: Conditioning | None = None
     step: int = 0
     steps: int = 0
+    windows: list[stages.Window] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.steps = self.steps or self.config.max_train_steps
+        self.windows = self.windows or stages.windows_of(self.groups, self.steps)
 
-    def set_length(self, steps: int) -> None:
-        """States after how many steps the run ends; the schedule begins anew."""
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimizer's parameter groups."""
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        return groups
+
+    @property
+    def stretches(self) -> list[stages.Window]:
+        """The stretches of steps in which the same groups train: one, unless the method has stages."""
+        return stages.stretches_of(self.windows, self.steps)
+
+    def set_length(self, steps: int, windows: list[stages.Window] | None = None) -> None:
+        """States after how many steps the run ends; the schedule begins anew.
+
+        Args:
+            windows: Of the groups; None: what their shares of the steps come to.
+        """
         self.steps = steps
         optimizer = self.optimizer.optimizer
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"]
-        self.schedule = build_schedule(optimizer, self.config, steps)
+        self.windows = windows or stages.windows_of(optimizer.param_groups, steps)
+        self.schedule = build_schedule(optimizer, self.config, steps, self.windows)
+
+    def enter_stage(self) -> None:
+        """Prepares the parameters for the next step: those that do not train in it ask for no gradients.
+
+        Torch's FSDP asks once and for all; there the gradients are dropped (`leave_stage`).
+        """
+        if self.shards is None:
+            stages.enter(self.groups, self.windows, self.step)
+
+    def leave_stage(self) -> None:
+        """Drops gradients, if there are any, of parameters that do not train in this step."""
+        stages.drop_gradients(self.groups, self.windows, self.step)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate after the last step, of the first group that trained in it."""
+        last = max(0, self.step - 1)
+        number = next((index for index, one in enumerate(self.windows) if stages.is_in(one, last)), 0)
+        return float(self.schedule.get_last_lr()[number])
 
     def checkpoint(self, meter: Meter) -> Checkpoint:
         """Returns the whole resume state.
@@ -107,6 +146,7 @@ class Trainer:
         tensors |= {f"batches.{name}": value for name, value in self.batches.state_dict().items()}
         content: dict[str, Any] = {
             "steps": self.steps,
+            "windows": self.windows,
             "schedule": {"last_epoch": self.schedule.last_epoch},
             "meter": meter.state_dict(),
         }
@@ -143,7 +183,8 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint, meter: Meter) -> None:
         """Goes on from a checkpoint of the same configuration, of which `own_part` has been taken."""
         tensors, content = checkpoint.tensors, checkpoint.state
-        self.set_length(content.get("steps", self.steps))
+        windows = [(first, end) for first, end in content.get("windows", ())]
+        self.set_length(content.get("steps", self.steps), windows)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 own(parameter).copy_(tensors[f"weights.{name}"])
@@ -194,6 +235,7 @@ def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(draw_seed(trainer.streams["dropout"]) ^ team.rank)
     modules = trainer.modules if trainer.shared_loss is None else [trainer.shared_loss]
     total = torch.zeros((), device=trainer.backbone.device)
+    trainer.enter_stage()
     for _ in range(config.gradient_accumulation_steps):
         batch = trainer.batches.draw().part(team.rank, team.size)
         with accelerator.accumulate(*modules):
@@ -202,6 +244,7 @@ def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
                 loss = batch_loss(trainer, batch) if shared is None else shared(batch)
             accelerator.backward(loss)
             total += loss.detach()
+    trainer.leave_stage()
     norm = _clip_gradients(trainer)
     trainer.optimizer.step()
     trainer.backbone.finish_step()
@@ -293,7 +336,7 @@ def train(
                 "progress",
                 trainer.step,
                 loss=mean,
-                learning_rate=trainer.schedule.get_last_lr()[0],
+                learning_rate=trainer.learning_rate,
                 gradient_norm=norm_value if math.isfinite(norm_value) else None,
                 steps_per_second=steps / (time.perf_counter() - begin),
             )

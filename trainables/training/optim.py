@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainables.errors import UserError
+from trainables.training.stages import Window, windows_of
 
 if TYPE_CHECKING:
     import torch
@@ -66,22 +68,48 @@ def build_optimizer(groups: list[dict[str, Any]], config: TrainingConfig) -> tor
     return Prodigy(groups, safeguard_warmup=True, use_bias_correction=True, **common)
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int | None = None) -> Any:
+def build_schedule(
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    steps: int | None = None,
+    windows: Sequence[Window] | None = None,
+) -> Any:
     """Returns diffusers' schedule of the configured name; the warm-up is part of every one of them.
 
     A comparison of schedules must not be one of warm-ups: diffusers' "constant" has none, so that it is
-    replaced by its "constant_with_warmup". Every parameter group follows it as a fraction of its own rate.
+    replaced by its "constant_with_warmup". Every parameter group follows it as a fraction of its own rate. A group that
+    trains in some steps alone has a whole schedule, with its warm-up, in these.
 
     Args:
         steps: Optimizer steps after which it ends; None: `max_train_steps`.
+        windows: In which steps each group trains; None: what the groups' stages come to.
     """
+    from torch.optim.lr_scheduler import LambdaLR
+
+    steps = steps or config.max_train_steps
+    windows = windows or windows_of(optimizer.param_groups, steps)
+    if all(window == (0, steps) for window in windows):
+        return _schedule(optimizer, config, steps)
+    return LambdaLR(optimizer, [_within(window, optimizer, config) for window in windows])
+
+
+def _within(
+    window: Window, optimizer: torch.optim.Optimizer, config: TrainingConfig
+) -> Callable[[int], float]:
+    """The share of a group's rate in each step of a run, where the group trains in a window of steps."""
+    import torch
+
+    first, end = window
+    alone = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=optimizer.defaults["lr"])
+    (share,) = _schedule(alone, config, end - first).lr_lambdas
+    return lambda step: float(share(min(step, end) - first)) if step >= first else 0.0
+
+
+def _schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int) -> Any:
     from diffusers.optimization import get_polynomial_decay_schedule_with_warmup, get_scheduler
 
     name = "constant_with_warmup" if config.lr_scheduler == "constant" else config.lr_scheduler
-    length = {
-        "num_warmup_steps": config.lr_warmup_steps,
-        "num_training_steps": steps or config.max_train_steps,
-    }
+    length = {"num_warmup_steps": config.lr_warmup_steps, "num_training_steps": steps}
     if name == "polynomial":
         # Through get_scheduler it would end at 1e-7, which is another fraction of each rate.
         end = config.lr_end_fraction * optimizer.defaults["lr"]

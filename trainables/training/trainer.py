@@ -22,12 +22,14 @@ from trainables.models.backbone import Backbone, enable_gradient_checkpointing, 
 from trainables.models.conditioning import Conditioning
 from trainables.randomness import Streams, subject_seed
 from trainables.run_config import RunConfig
+from trainables.training import stages
 from trainables.training.batches import Batches, Examples, Texts, embed_texts, encode_images, mask_areas
 from trainables.training.class_images import make_class_images
 from trainables.training.loop import SharedLoss, Trainer, batch_loss
 from trainables.training.meter import Meter, count_flops
 from trainables.training.noise import process_of
 from trainables.training.optim import build_optimizer, build_schedule
+from trainables.training.stages import STAGE
 
 Encoded = tuple[Texts, Examples, Examples | None, Conditioning | None]
 
@@ -167,6 +169,7 @@ def shard(trainer: Trainer) -> None:
             "params": [copies[names[id(parameter)]] for parameter in group["params"]],
             "lr": group["initial_lr"],
             "weight_decay": group["weight_decay"],
+            **({STAGE: group[STAGE]} if STAGE in group else {}),
         }
         for group in trainer.optimizer.param_groups
     ]
@@ -185,8 +188,9 @@ def spread(trainer: Trainer) -> None:
         return
     from accelerate.utils import DistributedDataParallelKwargs
 
+    staged = len(trainer.stretches) > 1  # all parameters exchange gradients, and in each stage some have none
     trainer.accelerator.ddp_handler = DistributedDataParallelKwargs(
-        find_unused_parameters=_some_are_unused(trainer)
+        find_unused_parameters=staged or _some_are_unused(trainer)
     )
     with trainer.team.collective():
         trainer.shared_loss = trainer.accelerator.prepare_model(SharedLoss(trainer), device_placement=False)
@@ -218,7 +222,8 @@ def _without_gradients(trainer: Trainer) -> Iterator[None]:
     def drop(parameter: torch.Tensor) -> None:
         parameter.grad = None
 
-    hooks = [value.register_post_accumulate_grad_hook(drop) for value in trainer.parameters.values()]
+    asking = [value for value in trainer.parameters.values() if value.requires_grad]
+    hooks = [value.register_post_accumulate_grad_hook(drop) for value in asking]
     try:
         yield
     finally:
@@ -231,9 +236,21 @@ def count_step_flops(trainer: Trainer) -> int:
     away.
 
     The denoiser's operations are proportional to the number of images, so that one image of each kind is enough;
-    those of a text encoder that trains to the number of captions. Neither parameters nor random streams nor
-    the position in the data change.
+    those of a text encoder that trains to the number of captions. Where the method has stages it is the mean over the
+    run's steps. Neither parameters nor random streams nor the position in the data change.
     """
+    total = 0
+    try:
+        for first, end in trainer.stretches:
+            stages.enter(trainer.groups, trainer.windows, first)
+            total += (end - first) * _count_step(trainer)
+    finally:
+        stages.enter_all(trainer.groups)
+    return total // trainer.steps
+
+
+def _count_step(trainer: Trainer) -> int:
+    """Returns the operations of a step with the parameters that ask for gradients now."""
     batch, texts = trainer.batches.sample(), trainer.texts
     counted, wanted = len(batch.latents), trainer.batches.images
 
@@ -246,7 +263,9 @@ def count_step_flops(trainer: Trainer) -> int:
         first = {name: rows[:1] for name, rows in texts.rows.items()}
         with trainer.accelerator.autocast():
             encoded = trainer.backbone.encode(first)
-        torch.stack([rows.float().sum() for rows in encoded.values()]).sum().backward()
+        total = torch.stack([rows.float().sum() for rows in encoded.values()]).sum()
+        if total.requires_grad:
+            total.backward()
 
     with _without_traces(trainer), _without_gradients(trainer):
         flops = count_flops(whole)

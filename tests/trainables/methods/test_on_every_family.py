@@ -45,8 +45,17 @@ TRAIN_SAMPLE = {
     ("hypernetwork", "sdxl", False),
     ("textual_inversion", "sdxl", False),
     ("textual_inversion", "flux", False),
+    ("custom_diffusion", "sdxl", False),
+    ("pivotal_tuning", "sdxl", False),
+    ("pivotal_tuning", "flux", False),
 }
-RESUME_SAMPLE = {("lora", "sdxl"), ("dreambooth", "flux"), ("textual_inversion", "sdxl")}
+RESUME_SAMPLE = {
+    ("lora", "sdxl"),
+    ("dreambooth", "flux"),
+    ("textual_inversion", "sdxl"),
+    ("custom_diffusion", "sdxl"),
+    ("pivotal_tuning", "flux"),
+}
 OWN_FIELDS: dict[str, dict[str, Any]] = {"textual_inversion": {"num_vectors": 2}}
 
 
@@ -162,7 +171,8 @@ def train_save_and_load(
     assert {key.split(".")[0] for key in with_gradient} == set(said)
     before = {key: value.detach().clone() for key, value in trainer.parameters.items()}
     others = frozen(backbone, set(before))
-    losses = [train_step(trainer)[0] for _ in range(3)]  # adapters' B begins at zero: A moves in the second
+    steps = max(3, trainer.stretches[-1][0] + 2)  # adapters' B begins at zero: A moves in the second
+    losses = [train_step(trainer)[0] for _ in range(steps)]
     assert all(torch.isfinite(loss) for loss in losses)
     moved = {key for key, value in trainer.parameters.items() if not torch.equal(value, before[key])}
     assert moved >= with_gradient
