@@ -24,7 +24,7 @@ from trainables.randomness import stream_seed, subject_seed
 from trainables.training.batches import encode_images
 from trainables.training.noise import NoiseProcess, unweighted_process
 
-IMAGES = 16  # at most; of more, so many that lie evenly
+IMAGES = 8  # at most; of more, so many that lie evenly
 LEVELS = 4  # an image; those of all images together cover the process evenly
 
 
