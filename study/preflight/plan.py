@@ -281,6 +281,7 @@ def _arm_plan(
         images = images_of(spec, phase)
         drawn = images.final + (0 if arm.method == BASE else images.between)
         image_steps = drawn * images.steps + cost.latency_figures * images.timed_steps
+        image_steps += images.loss_steps * (1 if arm.method == BASE else images.evaluations)
         each += cost.seconds_of_run(expected, drawn, image_steps, workers)
         if workers > 1:
             each += _TEAM_SECONDS + cost.start_up_seconds

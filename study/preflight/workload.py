@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.schema import Categorical
 from study.spec.sections import LENGTHS, SHARE
-from trainables.config.fields import EMBEDDED, EvaluationConfig, images_on_the_way, latency_image_steps
+from trainables.config.fields import (
+    EMBEDDED,
+    HELD_OUT_IMAGES,
+    HELD_OUT_LEVELS,
+    EvaluationConfig,
+    images_on_the_way,
+    latency_image_steps,
+)
 from trainables.methods.registry import BASE, method_config_class
 
 if TYPE_CHECKING:
@@ -35,6 +42,9 @@ class Images:
         anchors: That the base model draws for each class.
         steps: Solver steps of each image.
         timed_steps: Of all images together that are drawn for one figure of latency.
+        loss_steps: Solver steps of one image that take as long as the loss on held-out images of an evaluation, which
+            has one row where a step of a guided image has two.
+        evaluations: On the way and at the end of a run.
     """
 
     final: int
@@ -43,6 +53,8 @@ class Images:
     anchors: int
     steps: int
     timed_steps: int
+    loss_steps: int
+    evaluations: int
 
 
 def images_of(spec: StudySpec, phase: Phase) -> Images:
@@ -51,13 +63,16 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
     templates = _templates(spec, evaluation)
     instance, classes = templates * evaluation.images_per_prompt, evaluation.num_class_images
     some, of_class = images_on_the_way(instance, classes, evaluation.images_between)
+    on_the_way = len({at for at in evaluation.at if at < 1})
     return Images(
         final=instance + classes,
-        between=(some + of_class) * len({at for at in evaluation.at if at < 1}),
+        between=(some + of_class) * on_the_way,
         base=templates + classes,
         anchors=math.ceil(evaluation.anchor_images / templates) * (templates + 1),
         steps=evaluation.num_inference_steps,
         timed_steps=latency_image_steps(evaluation.num_inference_steps),
+        loss_steps=HELD_OUT_IMAGES * HELD_OUT_LEVELS // (2 if evaluation.guidance_scale > 1 else 1),
+        evaluations=1 + on_the_way,
     )
 
 

@@ -347,6 +347,11 @@ FEWEST_CLASS_IMAGES = 8
 LATENCY_IMAGES, LATENCY_REPEATS = 4, 2
 
 
+# Of the loss on held-out images: images at most, of more so many that lie evenly; and noise levels of each, which
+# cover the process evenly, those of all images together.
+HELD_OUT_IMAGES, HELD_OUT_LEVELS = 8, 4
+
+
 def latency_image_steps(num_inference_steps: int) -> int:
     """Returns the solver steps of all images together that one figure of latency takes."""
     return LATENCY_IMAGES * LATENCY_REPEATS * (1 + num_inference_steps)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
+from trainables.config.fields import HELD_OUT_IMAGES, HELD_OUT_LEVELS
 from trainables.data.cache import Cache
 from trainables.data.images import geometry_of
 from trainables.data.subjects import Subject
@@ -23,9 +24,6 @@ from trainables.models.sampling import at_rest
 from trainables.randomness import stream_seed, subject_seed
 from trainables.training.batches import encode_images
 from trainables.training.noise import NoiseProcess, unweighted_process
-
-IMAGES = 8  # at most; of more, so many that lie evenly
-LEVELS = 4  # an image; those of all images together cover the process evenly
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +90,7 @@ def prepare_held_out_loss(
         seed: Of the run.
         batch_size: Rows that are denoised at once.
     """
-    chosen = _spread(subject.references, IMAGES)
+    chosen = _spread(subject.references, HELD_OUT_IMAGES)
     mean, _ = encode_images(backbone, cache, chosen, flip=False)
     latents = ((mean[:, 0] - backbone.latent_shift) * backbone.latent_scale).cpu()
     count, own = len(chosen), subject_seed(seed, subject.name)
@@ -102,15 +100,19 @@ def prepare_held_out_loss(
             generator=torch.Generator().manual_seed(stream_seed(own, f"held-out/{image}/{level}")),
         )
         for image in range(count)
-        for level in range(LEVELS)
+        for level in range(HELD_OUT_LEVELS)
     ]
-    places = [(level + (image + 0.5) / count) / LEVELS for image in range(count) for level in range(LEVELS)]
+    places = [
+        (level + (image + 0.5) / count) / HELD_OUT_LEVELS
+        for image in range(count)
+        for level in range(HELD_OUT_LEVELS)
+    ]
     geometry = torch.tensor([geometry_of(image.size, image.width) for image in chosen])
     return HeldOutLoss(
-        latents=latents.repeat_interleave(LEVELS, 0),
+        latents=latents.repeat_interleave(HELD_OUT_LEVELS, 0),
         noise=torch.stack(noise),
         fractions=torch.tensor(places),
-        geometry=geometry.repeat_interleave(LEVELS, 0).float(),
+        geometry=geometry.repeat_interleave(HELD_OUT_LEVELS, 0).float(),
         prompt=prompt,
         batch_size=batch_size,
     )

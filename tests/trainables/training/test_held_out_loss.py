@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.helpers.tiny_families import RESOLUTION, make_tiny
 from tests.helpers.training_runs import MakeConfig, MakeTrainer
-from trainables.config.fields import EMBEDDED, ModelConfig
+from trainables.config.fields import EMBEDDED, HELD_OUT_IMAGES, HELD_OUT_LEVELS, ModelConfig
 from trainables.data.cache import Cache
 from trainables.data.subjects import Subject, resolve_subject
 from trainables.evaluation.metrics_table import HELD_OUT_LOSS
@@ -22,7 +22,7 @@ from trainables.models.backbone import Backbone
 from trainables.models.loading import load_backbone
 from trainables.run.execute import execute
 from trainables.run_config import RunConfig
-from trainables.training.held_out_loss import IMAGES, LEVELS, HeldOutLoss, prepare_held_out_loss
+from trainables.training.held_out_loss import HeldOutLoss, prepare_held_out_loss
 from trainables.training.loop import train_step
 from trainables.training.trainer import build_trainer
 
@@ -53,12 +53,12 @@ def recomputed(backbone: Backbone, subject: Subject) -> float:
         pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(size, size, 3)
         moments = backbone.vae.encode(pixels.permute(2, 0, 1)[None].float() / 127.5 - 1).latent_dist
         clean = (moments.mean - backbone.latent_shift) * backbone.latent_scale
-        for level in range(LEVELS):
+        for level in range(HELD_OUT_LEVELS):
             own = torch.Generator().manual_seed(
                 seed_of(f"{seed_of('0/subject/cat')}/held-out/{image}/{level}")
             )
             noise = torch.randn(clean.shape[1:], generator=own)[None]
-            share = (level + (image + 0.5) / count) / LEVELS
+            share = (level + (image + 0.5) / count) / HELD_OUT_LEVELS
             if backbone.family.flow:
                 noisy, target, time = (1 - share) * clean + share * noise, noise - clean, share * 1000
             else:
@@ -125,12 +125,12 @@ def test_many_images_are_thinned_out_evenly_and_levels_cover_the_process(
     pictures = tuple(Image.new("RGB", (RESOLUTION, RESOLUTION), (k, 0, 0)) for k in range(64))
     subject = Subject("cat", PROMPT, "a cat", pictures[:1], (PROMPT,), pictures)
     loss = prepared(backbone, subject, cache)
-    rows = IMAGES * LEVELS
+    rows = HELD_OUT_IMAGES * HELD_OUT_LEVELS
     assert len(loss.latents) == len(loss.noise) == rows
     assert sorted(loss.fractions.tolist()) == pytest.approx([(k + 0.5) / rows for k in range(rows)])
     assert len({tuple(noise.flatten().tolist()) for noise in loss.noise}) == rows
     few = prepared(backbone, Subject("cat", PROMPT, "a cat", pictures[:1], (PROMPT,), pictures[:1]), cache)
-    assert len(few.latents) == LEVELS
+    assert len(few.latents) == HELD_OUT_LEVELS
 
 
 def test_every_evaluation_of_a_run_has_it(make_config: MakeConfig) -> None:
