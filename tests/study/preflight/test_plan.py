@@ -138,7 +138,9 @@ def test_estimates_add_up(storage: Storage) -> None:
     plan = make_plan(one, storage, measured(one), at_once=1)
     images = 8 * 2 + 8 + 4 + 8  # at the end, and on the way with at least 8 class images
     drawing = images * (0.05 + 10 * 0.02) + 4 * 2 * (1 + 10) * 0.02  # and the latency's images
-    drawing += 2 * 8 * 4 / 2 * 0.02  # the held-out loss twice: eight images at four levels, half of a guided step each
+    drawing += (
+        2 * 8 * 4 / 2 * 0.02
+    )  # the held-out loss twice: eight images at four levels, half of a guided step each
     run = 0.5 + 1.0 + 50 * 1.0 + 0.5 + drawing  # between runs, preparation, steps, saving, evaluations
     assert plan.arms[0].seconds == pytest.approx(3 * run)
     # Once: the anchors of one class, and what the base model makes of its subject and seed; and the start.
