@@ -17,6 +17,7 @@ from study.export.trained import complete_run, config_of, weights_of
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import RunResult, read_result
+from study.storage.safe_paths import inside
 from trainables.config.fields import EMBEDDED
 from trainables.errors import UserError
 from trainables.events import Event, read_events
@@ -148,13 +149,16 @@ class _Recorded:
 
     @property
     def samples(self) -> dict[str, Path]:
-        """Prompt -> strip of images of the last evaluation. What shows the owner's photographs is left out."""
-        found = {}
+        """Prompt -> strip of images of the last evaluation. What shows the owner's photographs is left out.
+
+        So is what leads out of the run's folder: these files are published.
+        """
+        found: dict[str, Path | None] = {}
         for event in self.events:
             key = str(event.data.get("key", ""))
             if event.kind == "image" and key[:2].isdigit() and key[2:3] == " ":
-                found[key] = self.folder / str(event.data.get("path", ""))
-        return dict(sorted(found.items()))
+                found[key] = inside(self.folder, str(event.data.get("path", "")))
+        return {key: path for key, path in sorted(found.items()) if path is not None}
 
     def about(self, side: int, trigger: str, author: str, license: str) -> About:
         key, config = self.key, self.config

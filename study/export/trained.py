@@ -61,7 +61,7 @@ def weights_of(storage: Storage, run: str, folder: Path) -> Path:
     """Returns the folder of a run's weights, fetched from the storage's URL if need be.
 
     Raises:
-        UserError: They are gone.
+        UserError: They are gone, or lead out of the run's folder: what is read here is published.
     """
     result = read_result(folder)
     weights = result.weights if result is not None else None
@@ -72,6 +72,11 @@ def weights_of(storage: Storage, run: str, folder: Path) -> Path:
     place = inside(folder, weights) if weights else None
     if place is None or not place.is_dir():
         raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")
+    if outside := sorted(path for path in place.rglob("*") if inside(place, path.relative_to(place)) is None):
+        raise UserError(
+            f"{outside[0]} is a link that leads out of the weights of {run!r}, or nowhere; remove it, or put back the "
+            "run's own file"
+        )
     return place
 
 

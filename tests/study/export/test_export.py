@@ -21,6 +21,7 @@ from study.storage.layout import Storage
 from tests.helpers.short_runs import config_of
 from trainables.config.fields import ModelConfig
 from trainables.evaluation.metrics_table import METRICS
+from trainables.events import read_events
 from trainables.models.loading import load_backbone
 from trainables.models.solvers import make_solver
 from trainables.run.execute import execute
@@ -144,6 +145,50 @@ def test_a_second_export_has_the_same_bytes(storage: Storage, tmp_path: Path) ->
     second = export_run(storage, RUN, "comfyui", tmp_path / "b" / "out")
     assert [path.read_bytes() for path in first.files] == [path.read_bytes() for path in second.files]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["out"]
+
+
+@pytest.fixture
+def copied(storage: Storage, tmp_path: Path) -> Storage:
+    """The same storage again, to be spoilt."""
+    shutil.copytree(storage.root, tmp_path / "storage")
+    return Storage(tmp_path / "storage", "mine")
+
+
+def test_images_that_lie_outside_of_the_run_are_passed_over(copied: Storage, tmp_path: Path) -> None:
+    folder = copied.runs / RUN
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    (folder / "linked.png").symlink_to(secret)
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    image = next(event for event in events if event["kind"] == "image" and event["data"]["key"][:2].isdigit())
+    with (folder / "events.jsonl").open("a") as file:
+        for number, path in enumerate((str(secret), "../../../../../../secret.png", "linked.png")):
+            data = {**image["data"], "key": f"9{number} a prompt", "path": path}
+            file.write(json.dumps({**image, "data": data}) + "\n")
+    assert (folder / "../../../../../../secret.png").exists()
+    assert sum(event.data.get("key", "").startswith("9") for event in read_events(folder)) == 3
+    export_run(copied, RUN, "diffusers", tmp_path / "out")
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 1
+    assert "a prompt" not in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("below", ["pytorch_lora_weights.safetensors", "more/theirs.txt"])
+def test_weights_that_lead_out_of_the_run_are_not_published(
+    below: str, copied: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "outside").mkdir()
+    link = copied.runs / RUN / "weights" / below
+    if link.exists():
+        shutil.move(link, tmp_path / "outside" / "theirs.txt")
+        link.symlink_to(tmp_path / "outside" / "theirs.txt")
+    else:
+        (tmp_path / "outside" / "theirs.txt").write_text("theirs")
+        link.parent.symlink_to(tmp_path / "outside")
+    code, _, errors = cli(capsys, "mine", "lora-x", "-f", "diffusers", "-o", str(tmp_path / "out"), "--storage",
+                          str(copied.root))  # fmt: skip
+    assert code == 2
+    assert "leads out of the weights" in errors
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

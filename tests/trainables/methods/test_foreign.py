@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.exported_weights import exported, load, trained
+from tests.helpers.exported_weights import exported, installed, load, trained
 from tests.helpers.tiny_families import make_tiny
 from trainables.data.path_map import place_folders
 from trainables.errors import UserError
@@ -51,18 +51,6 @@ def outputs(backbone: Backbone, prompt: str) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         texts = backbone.encode_prompts([prompt])
         return {"denoiser": backbone.denoise(inputs, torch.tensor([500]), texts), **texts}
-
-
-def installed(backbone: Backbone, path: Path, **fields: Any) -> Any:
-    """Puts a file on a model, as a run does."""
-    found, method = inspect(path), get_method("foreign")
-    word = {"word": path.stem, "vectors": found.vectors} if found.vectors else {}
-    config = method_config_class("foreign").model_validate(
-        {"file": path.name, "sha256": found.sha256, "layout": found.layout, **word, **fields}
-    )
-    place_folders({path.name: str(path)})
-    method.install(backbone, config)  # type: ignore[attr-defined]
-    return config
 
 
 @pytest.mark.parametrize("case", CASES)
