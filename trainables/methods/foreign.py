@@ -26,6 +26,7 @@ from trainables.methods.adapter_files import (
 )
 from trainables.methods.adapters import detach_adapters, merged
 from trainables.methods.foreign_files import Layout, embedding_rows, inspect, kohya_changes
+from trainables.methods.foreign_pipelines import first_line, put_pipeline
 from trainables.models.placeholders import placeholder_tokens
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _by_diffusers(backbone: Backbone, path: Path, config: ForeignConfig) -> None
     try:
         load_with_diffusers(backbone.pipeline(), path)
     except Exception as error:  # diffusers and PEFT raise of many kinds for a file that does not fit
-        raise UserError(f"diffusers cannot load {path} into this model: {_first_line(error)}") from None
+        raise UserError(f"diffusers cannot load {path} into this model: {first_line(error)}") from None
     found = sum(number_of_tensors(module) for module in backbone.modules.values())
     if len(keys) != found:  # diffusers passes over what it does not find, and leaves as drawn what is missing
         layers = sum(len(adapted_layers(module)) for module in backbone.modules.values())
@@ -208,9 +209,7 @@ def _put_on_by_peft(backbone: Backbone, part: Part, path: Path) -> None:
     try:
         load_with_peft(backbone.modules[part.name], path)
     except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(
-            f"PEFT cannot put {path} on {part.title or part.name}: {_first_line(error)}"
-        ) from None
+        raise UserError(f"PEFT cannot put {path} on {part.title or part.name}: {first_line(error)}") from None
 
 
 def _keep_layout(backbone: Backbone, part: str) -> None:
@@ -274,38 +273,6 @@ def _as_hypernetwork(backbone: Backbone, path: Path, config: ForeignConfig) -> N
     backbone.on_restore(partial(remove, backbone.denoiser))
 
 
-def _as_pipeline(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
-    import torch
-
-    from trainables.models.families import family_in
-
-    family = backbone.family
-    if family_in(path) is not family:
-        raise UserError(f"{path} is a {family_in(path).title}, and the study's base model a {family.title}")
-    try:
-        loaded = family.stock_pipeline().from_pretrained(
-            str(path), use_safetensors=True, local_files_only=True, **family.load_options
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"diffusers cannot load the pipeline {path}: {_first_line(error)}") from None
-    for part in family.modules:
-        theirs: dict[str, torch.Tensor] = dict(getattr(loaded, part.name).named_parameters())
-        ours: dict[str, torch.Tensor] = dict(backbone.modules[part.name].named_parameters())
-        shapes = {name: value.shape for name, value in ours.items()}
-        if shapes != {name: value.shape for name, value in theirs.items()}:
-            raise UserError(
-                f"{path}: its {part.name} has other weights than the study's base model has there"
-            )
-        if any(not torch.equal(ours[name], value.to(ours[name])) for name, value in theirs.items()):
-            backbone.will_change(part.name)
-            for name, value in theirs.items():
-                ours[name].data.copy_(value)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-
-
 _INSTALL = {
     "diffusers": _by_diffusers,
     "kohya": _by_kohyas_names,
@@ -313,7 +280,7 @@ _INSTALL = {
     "folders": _by_our_loaders,
     "embedding": _as_embedding,
     "hypernetwork": _as_hypernetwork,
-    "pipeline": _as_pipeline,
+    "pipeline": lambda backbone, path, config: put_pipeline(backbone, path),
 }
 
 METHOD = Foreign()

@@ -98,7 +98,7 @@ def test_files_in_kohyas_names_hold_what_was_trained(
         load_file(file),
         {part: {key.rpartition(".")[0] for key in changes} for part, changes in expected.items()},
     )
-    assert set(state) == kohya_keys(name, kind, layers, load(folders[name]).modules, state)
+    assert set(state) == kohya_keys(name, kind, layers, load(folders[name]).modules, KINDS[kind])
     found = read_changes(name, state, load(folders[name]).modules)
     for part, changes in expected.items():
         for key, value in changes.items():

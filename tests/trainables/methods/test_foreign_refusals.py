@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.exported_weights import exported, installed, load, trained
-from tests.helpers.tiny_families import make_tiny
+from tests.helpers.tiny_families import change_json, make_tiny
 from trainables.errors import UserError
 from trainables.methods.adapter_files import WEIGHTS_FILE
+from trainables.methods.foreign_files import inspect
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone
 
@@ -124,3 +125,89 @@ def test_lokr_in_diffusers_names_comes_back(whole: bool, folder: Path, tmp_path:
             assert change.abs().max() > 1e-3
             weight = backbone.denoiser.get_submodule(stem).get_base_layer().weight
             torch.testing.assert_close(weight - base[stem], change, rtol=0, atol=2e-6)
+
+
+PIPELINES: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "predicts": ("sd1", "scheduler/scheduler_config.json", {"prediction_type": "v_prediction"},
+                 "prediction_type 'v_prediction', and that of the study's base model 'epsilon'"),
+    "betas": ("sd1", "scheduler/scheduler_config.json", {"beta_end": 0.03}, "beta_end 0.03, and .* model 0.01"),
+    "scale": ("sd1", "vae/config.json", {"scaling_factor": 0.75}, "scaling_factor 0.75, and that .* model 0.5;"),
+    "heads": ("sd1", "text_encoder/config.json", {"hidden_act": "gelu"}, "hidden_act 'gelu', and .* 'quick_gelu'"),
+    "shift": ("sd3", "scheduler/scheduler_config.json", {"shift": 7.0}, "states shift 7.0, and"),
+    "latents": ("sd3", "vae/config.json", {"shift_factor": 0.25}, "vae states shift_factor 0.25, and"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PIPELINES)
+def test_a_pipeline_that_was_trained_otherwise_is_refused(case: str, tmp_path: Path) -> None:
+    family, file, values, said = PIPELINES[case]
+    ours, theirs = (make_tiny(family, tmp_path / name) for name in ("ours", "theirs"))
+    backbone = load(ours)
+    installed(backbone, theirs)  # as it is, it fits
+    change_json(theirs / file, **values)
+    refused(backbone, theirs, said)
+
+
+def test_a_pipeline_with_another_sampler_of_the_same_noise_fits(folder: Path, tmp_path: Path) -> None:
+    from diffusers import DDIMScheduler, EulerDiscreteScheduler
+
+    theirs = make_tiny("sd1", tmp_path / "theirs", seed=1)
+    sampler = DDIMScheduler.from_pretrained(theirs, subfolder="scheduler")
+    EulerDiscreteScheduler.from_config(sampler.config, timestep_spacing="leading").save_pretrained(
+        theirs / "scheduler"
+    )
+    backbone = load(folder)
+    base = backbone.denoiser.conv_in.weight.detach().clone()
+    installed(backbone, theirs)
+    assert torch.equal(backbone.denoiser.conv_in.weight, load(theirs).denoiser.conv_in.weight)
+    assert not torch.equal(backbone.denoiser.conv_in.weight, base)
+
+
+def test_layers_in_kohyas_names_must_fit_in_shape(folder: Path, tmp_path: Path) -> None:
+    """Each of these has a name that the base model has, and was added in another place, or not at all."""
+    backbone = load(folder)
+    wide = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.2"  # [32, 128]
+    outputs, inputs = backbone.denoiser.get_submodule(wide).weight.shape
+    assert outputs != inputs
+    stem = f"lora_unet_{wide.replace('.', '_')}"
+    bare = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    conv = "lora_unet_down_blocks_0_resnets_0_conv1"
+    kernel = tuple(backbone.denoiser.get_submodule("down_blocks.0.resnets.0.conv1").weight.shape)
+    bias = int(backbone.denoiser.get_submodule(wide).bias.numel())
+    cases = {
+        "turned": ({f"{stem}.diff": torch.ones(inputs, outputs)}, "weight of shape .* where the base model has"),
+        "factors": ({f"{stem}.lora_down.weight": torch.ones(2, outputs),
+                     f"{stem}.lora_up.weight": torch.ones(inputs, 2)}, "weight of shape .* where the base model has"),
+        "kernel": ({f"{conv}.diff": torch.ones(kernel[1] + 1, *kernel[1:])}, "weight of shape .* base model has"),
+        "place": ({f"{conv}.diff": torch.ones(kernel[0], kernel[1], 1, kernel[2] * kernel[3])}, "weight of shape"),
+        "row": ({f"{stem}.lora_down.weight": torch.ones(2), f"{stem}.lora_up.weight": torch.ones(2)}, stem),
+        "alpha": ({f"{stem}.alpha": torch.tensor(1.0)}, f"layer {stem}: it has alpha and no change"),
+        "scale": ({f"{stem}.dora_scale": torch.ones(outputs, 1), f"{stem}.diff_b": torch.ones(bias)},
+                  "it has dora_scale and no change"),
+        "bias": ({f"{bare}.diff_b": torch.ones(4)}, f"layer {bare}: it has diff_b .* has no bias"),
+        "one": ({f"{stem}.diff_b": torch.ones(1)}, "it has diff_b of shape .1,. where .* a bias of shape"),
+        "half": ({f"{stem}.lora_down.weight": torch.ones(2, inputs)}, f"layer {stem}: it lacks lora_up.weight"),
+    }  # fmt: skip
+    for name, (state, said) in cases.items():
+        save_file(state, tmp_path / f"{name}.safetensors")
+        refused(backbone, tmp_path / f"{name}.safetensors", said)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"model": torch.ones(2, 2)}, "'model'"),
+        ([1, 2], "holds a list"),
+        (torch.ones(2), "holds a Tensor"),
+        (
+            {"string_to_param": {"*": torch.ones(1, 4), "+": torch.ones(1, 4)}},
+            "string_to_param with one tensor",
+        ),
+        ({768: torch.ones(2)}, "no pair of state dicts"),
+        ({"string_to_param": {"*": torch.ones(0, 4)}}, "string_to_param with one tensor"),
+    ],
+)
+def test_a_pt_file_of_neither_kind_is_no_hypernetwork(content: Any, said: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=said):
+        inspect(tmp_path / "x.pt")
