@@ -282,13 +282,19 @@ def _dora(merged: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def _layout_of_folder(folder: Path) -> Layout:
-    from trainables.methods.adapter_files import PEFT_CONFIG, WEIGHTS_FILE
+    from trainables.methods.adapter_files import KOHYA_FILE, PEFT_CONFIG, WEIGHTS_FILE
 
     if (folder / "model_index.json").is_file():
         return "pipeline"
     if (folder / PEFT_CONFIG).is_file():
         return "peft"
     if (folder / WEIGHTS_FILE).is_file() or any(folder.glob(f"*/{PEFT_CONFIG}")):
+        read = (WEIGHTS_FILE, KOHYA_FILE)  # the second is a copy of the first
+        if beside := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in read):
+            raise UserError(
+                f"{folder} holds {beside[0]} beside adapters, and the adapters alone would be judged: words and adapters "
+                "that were trained together are not read together; take a pipeline with both, or move the file away"
+            )
         return "folders"
     raise UserError(f"{folder} holds no weights of a known layout; name {_KNOWN}")
 

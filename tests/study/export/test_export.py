@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -214,6 +216,50 @@ def test_a_users_mistake_is_told_and_nothing_is_written(
     assert "Traceback" not in errors
     assert printed == ""
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["full", "full/theirs.txt"]
+
+
+@pytest.mark.parametrize("place", ["below a file", "link", "dangling", "full disk", "no rights"])
+def test_a_place_that_cannot_be_written_is_told_with_its_path(
+    place: str,
+    storage: Storage,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").write_text("theirs")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    out = tmp_path / {"below a file": "file/out", "link": "link", "dangling": "dangling"}.get(
+        place, "new/out"
+    )
+
+    def refuse(*_: object, **__: object) -> str:
+        error = errno.ENOSPC if place == "full disk" else errno.EACCES
+        raise OSError(error, os.strerror(error), str(out))
+
+    if place == "full disk":  # after all files have been written: at the last step
+        monkeypatch.setattr("study.export.files.write_card", refuse)
+    if place == "no rights":  # whoever runs this may be root, whom modes do not hold
+        monkeypatch.setattr("study.export.files.tempfile.mkdtemp", refuse)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    code, printed, errors = cli(capsys, "mine", "lora-x", "-f", "diffusers", "-o", str(out), "--storage",
+                                str(storage.root))  # fmt: skip
+    assert code == 2
+    assert str(out) in errors
+    assert "Traceback" not in errors
+    assert printed == ""
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("text", ["a [b](c) d", r"a \[b](c) d", r"x \| y | z", r"\`code`", r"ends with \\"])
+def test_text_in_a_card_is_nothing_but_text(text: str) -> None:
+    """Undoing the escapes gives the text again, and no sign of markup is left bare."""
+    from study.export.card import _plain
+
+    escaped = _plain(text)
+    assert re.sub(r"\\(.)", r"\1", escaped) == text
+    assert not re.search(r"[|`<>\[\]]", re.sub(r"\\.", "", escaped))
 
 
 def test_a_format_that_cannot_hold_it_is_refused(

@@ -211,3 +211,12 @@ def test_a_pt_file_of_neither_kind_is_no_hypernetwork(content: Any, said: str, t
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(UserError, match=said):
         inspect(tmp_path / "x.pt")
+
+
+def test_adapters_with_words_of_their_own_are_not_judged_without_them(files: Path, tmp_path: Path) -> None:
+    for form in ("peft", "diffusers"):
+        mine = shutil.copytree(files / form, tmp_path / form)
+        assert inspect(mine).layout == "folders"
+        save_file({"<sks>": torch.ones(1, 16)}, mine / "learned_embeds.safetensors")
+        with pytest.raises(UserError, match=r"learned_embeds\.safetensors beside adapters"):
+            inspect(mine)
