@@ -292,8 +292,8 @@ def _layout_of_folder(folder: Path) -> Layout:
         read = (WEIGHTS_FILE, KOHYA_FILE)  # the second is a copy of the first
         if beside := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in read):
             raise UserError(
-                f"{folder} holds {beside[0]} beside adapters, and the adapters alone would be judged: words and adapters "
-                "that were trained together are not read together; take a pipeline with both, or move the file away"
+                f"{folder} holds {beside[0]} beside adapters, which alone would be judged: words and adapters that "
+                "were trained together are not read together; take a pipeline with both, or move the file away"
             )
         return "folders"
     raise UserError(f"{folder} holds no weights of a known layout; name {_KNOWN}")

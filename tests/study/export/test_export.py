@@ -252,6 +252,17 @@ def test_a_place_that_cannot_be_written_is_told_with_its_path(
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 
+def test_images_have_no_place_below_a_file(
+    storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("theirs")
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", "mine", "lora-x", "-p", "x", "-n", "1", "-o", str(tmp_path / "file/out"), "--storage",
+              str(storage.root)])  # fmt: skip
+    assert exit_.value.code == 2
+    assert f"--out {tmp_path / 'file/out'} cannot be made" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["a [b](c) d", r"a \[b](c) d", r"x \| y | z", r"\`code`", r"ends with \\"])
 def test_text_in_a_card_is_nothing_but_text(text: str) -> None:
     """Undoing the escapes gives the text again, and no sign of markup is left bare."""
