@@ -69,6 +69,10 @@ def weights_of(storage: Storage, run: str, folder: Path) -> Path:
         from study.remote.working_copy import fetch_weights
 
         fetch_weights(storage, "/".join(folder.parts[-3:]))
+    if inside(storage.folder, folder.relative_to(storage.folder)) is None:
+        raise UserError(
+            f"{folder} leads out of the study's folder by a link; remove it, or put back the run's folder"
+        )
     place = inside(folder, weights) if weights else None
     if place is None or not place.is_dir():
         raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")

@@ -174,6 +174,20 @@ def test_images_that_lie_outside_of_the_run_are_passed_over(copied: Storage, tmp
     assert "a prompt" not in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_run_that_is_a_link_to_the_outside_is_not_published(
+    depth: int, copied: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = [copied.runs / RUN, *(copied.runs / RUN).parents][depth]
+    shutil.move(folder, tmp_path / folder.name)
+    folder.symlink_to(tmp_path / folder.name)
+    code, _, errors = cli(capsys, "mine", RUN, "-f", "diffusers", "-o", str(tmp_path / "out"), "--storage",
+                          str(copied.root))  # fmt: skip
+    assert code == 2
+    assert "leads out of the study's folder" in errors
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("below", ["pytorch_lora_weights.safetensors", "more/theirs.txt"])
 def test_weights_that_lead_out_of_the_run_are_not_published(
     below: str, copied: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -244,6 +244,8 @@ def test_an_embedding_is_said_by_its_word() -> None:
     config = method_config_class("foreign").model_validate(fields | {"prompt": "a photo of sks, masks"})
     assert config.reword("a cat") == "a photo of <sks>, masks"
     assert config.added_words == ("<sks>", "<sks>_1")
+    strange = fields | {"word": r"s\1\g<0>x", "prompt": r"a s\1\g<0>x cat"}  # a file may be called anything
+    assert method_config_class("foreign").model_validate(strange).reword("") == r"a <s\1\g<0>x> cat"
     with pytest.raises(ValueError, match="does not hold the embedding's word, 'sks'"):
         method_config_class("foreign").model_validate(fields | {"prompt": "a photo of a cat"})
 
