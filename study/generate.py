@@ -84,7 +84,10 @@ def draw_images(
     read = [expand(text, training.added_words) for text in texts]
     reads = getattr(pipeline, backbone.family.tokenizers[backbone.family.reader])
     print_notes([*notes, *find_cut(read, memory_reader(reads), config.model.path)])
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder --out {out} cannot be made ({error}); name another one") from None
     drawn: dict[tuple[int, int, float | None], Image.Image] = {}
     for strength in strengths or (None,):
         if turn is not None and strength is not None:

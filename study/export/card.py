@@ -127,4 +127,4 @@ def _code(text: str) -> str:
 def _plain(text: str) -> str:
     """Text of one line that ends no cell and starts no markup."""
     line = " ".join(str(text).split())
-    return re.sub(r"([|`<>\[\]])", r"\\\1", line)
+    return re.sub(r"([\\|`<>\[\]])", r"\\\1", line)  # a backslash too: it would take back what follows

@@ -6,17 +6,21 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from study.export.card import Card, write_card
 from study.export.trained import complete_run, config_of, weights_of
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import RunResult, read_result
+from study.storage.safe_paths import inside
 from trainables.config.fields import EMBEDDED
 from trainables.errors import UserError
 from trainables.events import Event, read_events
@@ -54,7 +58,8 @@ def export_run(
         author: Of the weights, for metadata and card; empty: it is not stated. `license` likewise.
 
     Raises:
-        UserError: There is no such run, its method cannot be had in this format, or the folder holds something.
+        UserError: There is no such run, its method cannot be had in this format, or the folder holds something,
+            is a link or cannot be written.
     """
     folder = complete_run(storage, run)
     config = config_of(run, folder)
@@ -63,10 +68,7 @@ def export_run(
     if known is not None and (problem := obstacle(method, family_in(known), config.training, form)):
         raise UserError(problem)
     out = out.absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(
-            f"--out {out} holds something already; name a folder that does not exist, or empty it"
-        )
+    _check_place(out)
     weights = weights_of(storage, run, folder)
 
     from trainables.data.subjects import resolve_subject
@@ -84,21 +86,60 @@ def export_run(
     recorded = _Recorded.of(storage, folder, config)
     about = recorded.about(side, training.reword(instance), author, license)
     request = Request(form, recorded.name, about)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=".export-", dir=out.parent))
-    try:
-        made = place / out.name
-        made.mkdir()
+    with _whole(out) as made:
         written = method.export(backbone, training, weights, request, made)  # type: ignore[attr-defined]
         notes = (*written.notes, *(() if license else (_NO_LICENSE,)))
         card = Card(about, form, method.title, method.name, recorded.settings, recorded.evaluation, written)
         write_card(made, card, recorded.hub_id, recorded.samples)
-        os.replace(made, out)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
     return ExportedRun(out, tuple(out / path for path in files_in(out)), notes)
 
 
+def _check_place(out: Path) -> None:
+    """Raises UserError if a folder cannot be written, or holds something; leaves nothing behind."""
+    try:
+        if out.is_symlink():
+            raise UserError(f"--out {out} is a link to {os.readlink(out)}; name the folder itself")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(
+                f"--out {out} holds something already; name a folder that does not exist, or empty it"
+            )
+        parent = next(folder for folder in out.parents if folder.exists())
+        os.rmdir(tempfile.mkdtemp(prefix=_WORK, dir=parent))  # only trying tells
+    except OSError as error:
+        raise UserError(_unwritable(out, error)) from None
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """Gives an empty folder, which becomes `out` at the end; where that fails, nothing is left behind.
+
+    Raises:
+        UserError: A file cannot be read or written.
+    """
+    missing = [folder for folder in out.parents if not folder.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=_WORK, dir=out.parent))
+        try:
+            made = place / out.name
+            made.mkdir()
+            yield made
+            os.replace(made, out)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(_unwritable(out, error)) from error
+    finally:
+        for folder in missing:  # those that are empty
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _unwritable(out: Path, error: Exception) -> str:
+    return f"the export to {out} cannot be written ({error}); mend that, or name a folder at another place by --out"
+
+
+_WORK = ".export-"
 _NO_LICENSE = "no licence is stated; give one by --license, and mind the base model's own"
 
 
@@ -148,13 +189,16 @@ class _Recorded:
 
     @property
     def samples(self) -> dict[str, Path]:
-        """Prompt -> strip of images of the last evaluation. What shows the owner's photographs is left out."""
-        found = {}
+        """Prompt -> strip of images of the last evaluation. What shows the owner's photographs is left out.
+
+        So is what leads out of the run's folder: these files are published.
+        """
+        found: dict[str, Path | None] = {}
         for event in self.events:
             key = str(event.data.get("key", ""))
             if event.kind == "image" and key[:2].isdigit() and key[2:3] == " ":
-                found[key] = self.folder / str(event.data.get("path", ""))
-        return dict(sorted(found.items()))
+                found[key] = inside(self.folder, str(event.data.get("path", "")))
+        return {key: path for key, path in sorted(found.items()) if path is not None}
 
     def about(self, side: int, trigger: str, author: str, license: str) -> About:
         key, config = self.key, self.config

@@ -85,7 +85,7 @@ def evaluate_files(
         for _ in execute(config, resident):
             pass
         result = read_result(Path(config.output_dir))
-        rows.append(_row(one, chosen, seed, result))
+        rows.append(_row(storage, one, chosen, seed, result))
     return rows
 
 
@@ -177,10 +177,15 @@ def _taken(one: _Asked, config: RunConfig) -> str | None:
     )
 
 
-def _row(one: _Asked, subject: str, seed: int, result: RunResult | None) -> dict[str, Any]:
+def _row(storage: Storage, one: _Asked, subject: str, seed: int, result: RunResult | None) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"arm": f"{FOREIGN}/{one.name}", "subject": subject, "seed": seed, "sha256": one.file.sha256[:12]}
     if result is not None:
         row |= {name: result.value(name) for name in COLUMNS[4:8]}
         row |= {"state": result.state, "message": result.message}
+        if result.state != "COMPLETE":  # a run's end is final
+            row["message"] = (
+                f"{result.message}; it is not tried again: for another try name another arm by --name, or remove "
+                f"{storage.runs / FOREIGN / one.name}"
+            )
     return row

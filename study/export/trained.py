@@ -61,7 +61,7 @@ def weights_of(storage: Storage, run: str, folder: Path) -> Path:
     """Returns the folder of a run's weights, fetched from the storage's URL if need be.
 
     Raises:
-        UserError: They are gone.
+        UserError: They are gone, or lead out of the run's folder: what is read here is published.
     """
     result = read_result(folder)
     weights = result.weights if result is not None else None
@@ -69,9 +69,18 @@ def weights_of(storage: Storage, run: str, folder: Path) -> Path:
         from study.remote.working_copy import fetch_weights
 
         fetch_weights(storage, "/".join(folder.parts[-3:]))
+    if inside(storage.folder, folder.relative_to(storage.folder)) is None:
+        raise UserError(
+            f"{folder} leads out of the study's folder by a link; remove it, or put back the run's folder"
+        )
     place = inside(folder, weights) if weights else None
     if place is None or not place.is_dir():
         raise UserError(f"the weights of {run!r} are gone: {folder / str(weights)} does not exist")
+    if outside := sorted(path for path in place.rglob("*") if inside(place, path.relative_to(place)) is None):
+        raise UserError(
+            f"{outside[0]} is a link that leads out of the weights of {run!r}, or nowhere; remove it, or put back the "
+            "run's own file"
+        )
     return place
 
 

@@ -47,9 +47,13 @@ def stem_of(family: str, part: str, module: str) -> str:
 
 
 def kohya_keys(
-    family: str, kind: str, layers: Mapping[str, set[str]], modules: Mapping[str, Any], state: State
+    family: str,
+    kind: str,
+    layers: Mapping[str, set[str]],
+    modules: Mapping[str, Any],
+    fields: Mapping[str, Any],
 ) -> set[str]:
-    """All keys that a file must have; of LoKr, whose factors depend on sizes, those that make its products."""
+    """All keys that a file must have, given what was trained with the fields of an adapter."""
     found = set()
     for part, names in layers.items():
         for name in names:
@@ -60,10 +64,14 @@ def kohya_keys(
             elif kind == "loha":
                 suffixes = SUFFIXES["loha"] | ({"hada_t1", "hada_t2"} if wide else set())
             elif kind == "lokr":
-                whole = {key.removeprefix(f"{stem}.") for key in state if key.startswith(f"{stem}.")}
-                first = {"lokr_w1"} if "lokr_w1" in whole else {"lokr_w1_a", "lokr_w1_b"}
-                second = {"lokr_w2"} if "lokr_w2" in whole else {"lokr_w2_a", "lokr_w2_b"}
-                suffixes = first | second | {"alpha"}
+                # Sides are `decompose_factor` times a rest, and the rest's factor is in two where that is smaller.
+                pattern = fields.get("rank_pattern", {})
+                rank = next((value for end, value in pattern.items() if name.endswith(end)), fields["r"])
+                factor, sides = fields["decompose_factor"], layer.weight.shape[:2]
+                assert all(side % factor == 0 for side in sides)
+                split = rank < max(side // factor for side in sides) / 2
+                second = {"lokr_w2_a", "lokr_w2_b"} if split else {"lokr_w2"}
+                suffixes = {"lokr_w1", *second, "alpha"}
             elif (
                 kind == "ia3"
                 and layer.bias is not None

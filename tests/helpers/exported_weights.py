@@ -9,7 +9,9 @@ import torch
 
 from tests.helpers.tiny_families import RESOLUTION
 from trainables.config.fields import ModelConfig
+from trainables.data.path_map import place_folders
 from trainables.methods.exporting import About, Exported, Request, obstacle
+from trainables.methods.foreign_files import inspect
 from trainables.methods.registry import get_method, method_config_class
 from trainables.models.backbone import Backbone
 from trainables.models.loading import load_backbone
@@ -46,3 +48,15 @@ def exported(folder: Path, name: str, config: Any, weights: Path, form: Any, out
     out.mkdir()
     done: Exported = method.export(backbone, config, weights, Request(form, "mine", ABOUT), out)  # type: ignore[attr-defined]
     return done
+
+
+def installed(backbone: Backbone, path: Path, **fields: Any) -> Any:
+    """Puts a file from elsewhere on a model, as a run does."""
+    found, method = inspect(path), get_method("foreign")
+    word = {"word": path.stem, "vectors": found.vectors} if found.vectors else {}
+    config = method_config_class("foreign").model_validate(
+        {"file": path.name, "sha256": found.sha256, "layout": found.layout, **word, **fields}
+    )
+    place_folders({path.name: str(path)})
+    method.install(backbone, config)  # type: ignore[attr-defined]
+    return config

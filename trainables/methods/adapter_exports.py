@@ -177,7 +177,8 @@ def _in_kohyas_names(
         "ss_network_args": json.dumps({} if algorithm == "lora" else {"algo": algorithm}),
     }
     write_file(out / f"{request.name}.safetensors", tensors, metadata_of(request, backbone, "lora", network))
-    return Exported(_USAGE[request.form].format(name=request.name), code=False, notes=_notes(config, request))
+    usage = _USAGE[request.form].format(name=request.name, module=network["ss_network_module"])
+    return Exported(usage, code=False, notes=_notes(config, request))
 
 
 def _name_in_kohyas_scripts(backbone: Backbone, part: Part, module: str) -> str:
@@ -250,7 +251,7 @@ def _dense(layer: Any, adapter: str) -> Tensors:
 
 _TENSORS = {"lora": _lora, "loha": _loha, "lokr": _lokr, _DENSE: _dense}
 _USAGE = {
-    "kohya": "For sd-scripts: --network_weights {name}.safetensors, or its inference scripts.",
+    "kohya": "For sd-scripts: --network_module {module} --network_weights {name}.safetensors, also of gen_img.py.",
     "a1111": "Put {name}.safetensors into models/Lora and write <lora:{name}:1> in the prompt.",
     "comfyui": "Put {name}.safetensors into models/loras and load it by the node Load LoRA.",
 }

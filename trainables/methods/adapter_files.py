@@ -32,6 +32,8 @@ ADAPTER = "default"
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 KOHYA_FILE = "lora_kohya.safetensors"
 _PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_SHARED = ("vblora_vector_bank", ".tinylora_v.")  # layers name a tensor of the whole adapter once more
+_MOST_NAMED = 3
 _BEGINNING = "study_beginning"  # attribute of an adapter's layer: A and B as they were when the base weight was altered
 
 State = dict[str, "torch.Tensor"]
@@ -73,16 +75,23 @@ def load_adapters(pipeline: Any, folder: Path) -> Any:
     family = family_of(pipeline)
     parts = [part.name for part in family.trainable(text_encoders=True)]
     for_peft = [name for name in parts if (folder / name / PEFT_CONFIG).exists()]
-    file, denoiser = folder / WEIGHTS_FILE, family.denoiser.name
-    if file.exists() and _is_lokr(file):
-        getattr(pipeline, denoiser).load_lora_adapter(
-            str(folder), prefix=denoiser, weight_name=WEIGHTS_FILE, use_safetensors=True
-        )
-    elif file.exists() or not for_peft:  # of a folder that has neither, the loader says so
-        family.load_lora(pipeline, folder, WEIGHTS_FILE)
+    if (folder / WEIGHTS_FILE).exists() or not for_peft:  # of a folder that has neither, the loader says so
+        load_with_diffusers(pipeline, folder / WEIGHTS_FILE)
     for name in for_peft:
         load_with_peft(getattr(pipeline, name), folder / name)
     return pipeline
+
+
+def load_with_diffusers(pipeline: Any, file: Path) -> None:
+    """Puts a file in diffusers' names on a pipeline: LoRA by the pipeline's loader, LoKr by the denoiser's own."""
+    family = family_of(pipeline)
+    denoiser = family.denoiser.name
+    if file.exists() and _is_lokr(file):
+        getattr(pipeline, denoiser).load_lora_adapter(
+            str(file.parent), prefix=denoiser, weight_name=file.name, use_safetensors=True
+        )
+    else:
+        family.load_lora(pipeline, file.parent, file.name)
 
 
 def note_beginning(module: nn.Module) -> None:
@@ -107,6 +116,17 @@ def adapted_layers(module: nn.Module) -> dict[str, Any]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return {name: child for name, child in module.named_modules() if isinstance(child, BaseTunerLayer)}
+
+
+def number_of_tensors(module: nn.Module) -> int:
+    """Returns how many tensors the adapters of a module have, by whatever name they were put on."""
+    from peft.utils import get_peft_model_state_dict
+
+    names = getattr(module, "peft_config", {})
+    return sum(
+        len(get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False))
+        for name in names
+    )
 
 
 def _state(module: nn.Module, adapter: str = ADAPTER) -> State:
@@ -202,7 +222,7 @@ def load_with_peft(module: nn.Module, folder: Path) -> None:
     """Puts what lies in a folder in PEFT's layout on a module in place.
 
     Raises:
-        UserError: There are no weights in it.
+        UserError: There are no weights in it, or they are not those of the layers that its configuration adapts.
     """
     from peft import PeftModel
 
@@ -213,7 +233,18 @@ def load_with_peft(module: nn.Module, folder: Path) -> None:
     with (
         without_extension()
     ):  # the module itself is changed; the model that PEFT puts around it is not needed
-        PeftModel.from_pretrained(module, str(folder))
+        model = PeftModel.from_pretrained(module, str(folder))
+        # Which keys did not fit is said by the method alone; `from_pretrained` warns of some of them.
+        keys = model.load_adapter(str(folder), ADAPTER)
+    missing = [key for key in keys.missing_keys if not any(name in key for name in _SHARED)]
+    for said, found in (("lacks", missing), ("has", keys.unexpected_keys)):
+        if found:
+            end = "that the layers of its configuration have" if said == "lacks" else "that no layer takes"
+            raise UserError(
+                f"{folder / _PEFT_WEIGHTS} {said} {len(found)} tensors {end}, such as "
+                f"{', '.join(sorted(found)[:_MOST_NAMED])}: its {PEFT_CONFIG} or the base model is another one; "
+                "take both files of one training, for this kind of model"
+            )
     for layer in adapted_layers(module).values():
         weight = layer.get_base_layer().weight
         weight.data = weight.data.contiguous()  # PEFT views it as rows, in BOFT and HRA

@@ -37,6 +37,8 @@ FORMATS: dict[Format, str] = {
 ONE_FILE = ("kohya", "a1111", "comfyui")
 
 _SPEC = "1.0.1"  # of Stability AI's metadata of models
+# What kohya's scripts state for embeddings of all models of Stability AI (sd-scripts, library/sai_model_spec.py).
+_OF_EMBEDDINGS = "https://github.com/Stability-AI/generative-models"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def obstacle(method: Method, family: Family, config: Any, form: Format) -> str |
         return f"{method.title} trains nothing, so that there are no weights to export; name another run"
     asked = getattr(method, "export_obstacle", None)
     if asked is None:
-        return f"{method.title} has no export; its weights lie in the run's folder"
+        return f"{method.title} has no export; take its weights from the run's folder, weights/ (docs/methods.md)"
     found: str | None = asked(family, config, form)
     return found
 
@@ -119,6 +121,8 @@ def metadata_of(
     """
     about, denoiser = request.about, backbone.denoiser.config
     architecture, implementation = backbone.family.model_spec(denoiser, backbone.prediction_type)
+    if kind == "textual-inversion" and implementation == "diffusers":
+        implementation = _OF_EMBEDDINGS
     spec = {
         "sai_model_spec": _SPEC,
         "architecture": f"{architecture}/{kind}",

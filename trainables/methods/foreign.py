@@ -16,9 +16,17 @@ from pydantic import Field, model_validator
 from trainables.config.fields import TrainingConfig
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
-from trainables.methods.adapter_files import adapted_layers, load_adapters, load_with_peft
+from trainables.methods.adapter_files import (
+    PEFT_CONFIG,
+    WEIGHTS_FILE,
+    adapted_layers,
+    load_with_diffusers,
+    load_with_peft,
+    number_of_tensors,
+)
 from trainables.methods.adapters import detach_adapters, merged
 from trainables.methods.foreign_files import Layout, embedding_rows, inspect, kohya_changes
+from trainables.methods.foreign_pipelines import first_line, put_pipeline
 from trainables.models.placeholders import placeholder_tokens
 
 if TYPE_CHECKING:
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
 
     from trainables.config.fields import ModelConfig
     from trainables.models.backbone import Backbone
-    from trainables.models.families import Family
+    from trainables.models.families import Family, Part
 
 NAME = "foreign"
 
@@ -77,7 +85,11 @@ class ForeignConfig(TrainingConfig):
     def reword(self, text: str) -> str:
         """Returns what the file calls the subject, with an embedding's token in the place of its word."""
         said = self.prompt or text
-        return self.word_pattern(self.word).sub(self.token, said) if self.layout == "embedding" else said
+        return (
+            self.word_pattern(self.word).sub(lambda _: self.token, said)
+            if self.layout == "embedding"
+            else said
+        )
 
     @property
     def added_words(self) -> tuple[str, ...]:
@@ -142,9 +154,10 @@ class Foreign:
 
 
 def _by_diffusers(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    """Puts a file in diffusers' names on the model, all of it or none."""
     from safetensors import safe_open
 
-    family, pipeline = backbone.family, backbone.pipeline()
+    family = backbone.family
     with safe_open(path, "pt") as opened:
         keys = list(opened.keys())
     ours = tuple(f"{part.name}." for part in family.trainable(text_encoders=True))
@@ -155,16 +168,26 @@ def _by_diffusers(backbone: Backbone, path: Path, config: ForeignConfig) -> None
         raise UserError(
             f"{path} has DoRA of a text encoder, whose magnitudes diffusers does not load; name a folder of PEFT"
         )
-    try:
-        family.load_lora(pipeline, path.parent, path.name)
-    except Exception as error:  # diffusers and PEFT raise of many kinds for a file that does not fit
-        raise UserError(f"diffusers cannot load {path} into this model: {_first_line(error)}") from None
-    ends = ("lora_B.weight", "lora.up.weight", "lora_linear_layer.up.weight")
-    expected = sum(key.endswith(ends) for key in keys)
-    found = sum(len(adapted_layers(module)) for module in backbone.modules.values())
-    if expected > found:
+    if alphas := [key for key in keys if key.endswith(".alpha")]:
         raise UserError(
-            f"{path} has adapters for {expected} layers, of which diffusers found {found} in this model"
+            f"{path} has {len(alphas)} tensors of alpha under diffusers' names, such as {alphas[0]}, which diffusers "
+            "does not read: multiply alpha / rank into lora_B and leave them out, or take the file in kohya's names"
+        )
+    if lokr := [key for key in keys if ".lokr_" in key and not key.startswith(ours[0])]:
+        raise UserError(
+            f"{path} has LoKr of a text encoder, such as {lokr[0]}, which diffusers does not load; name a folder of "
+            "PEFT"
+        )
+    try:
+        load_with_diffusers(backbone.pipeline(), path)
+    except Exception as error:  # diffusers and PEFT raise of many kinds for a file that does not fit
+        raise UserError(f"diffusers cannot load {path} into this model: {first_line(error)}") from None
+    found = sum(number_of_tensors(module) for module in backbone.modules.values())
+    if len(keys) != found:  # diffusers passes over what it does not find, and leaves as drawn what is missing
+        layers = sum(len(adapted_layers(module)) for module in backbone.modules.values())
+        raise UserError(
+            f"{path} has {len(keys)} tensors of adapters, and diffusers took them for {layers} layers of this model, "
+            f"which have {found}: it is of another kind of model, or tensors are missing"
         )
 
 
@@ -178,14 +201,15 @@ def _by_kohyas_names(backbone: Backbone, path: Path, config: ForeignConfig) -> N
 
 
 def _by_peft(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
-    part = backbone.family.denoiser
+    _put_on_by_peft(backbone, backbone.family.denoiser, path)
+
+
+def _put_on_by_peft(backbone: Backbone, part: Part, path: Path) -> None:
     _keep_layout(backbone, part.name)
     try:
-        load_with_peft(backbone.denoiser, path)
+        load_with_peft(backbone.modules[part.name], path)
     except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(
-            f"PEFT cannot put {path} on {part.title or part.name}: {_first_line(error)}"
-        ) from None
+        raise UserError(f"PEFT cannot put {path} on {part.title or part.name}: {first_line(error)}") from None
 
 
 def _keep_layout(backbone: Backbone, part: str) -> None:
@@ -204,13 +228,18 @@ def _keep_layout(backbone: Backbone, part: str) -> None:
 
 
 def _by_our_loaders(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
-    for part in backbone.family.trainable(text_encoders=True):
-        if (path / part.name).is_dir():
-            _keep_layout(backbone, part.name)
-    try:
-        load_adapters(backbone.pipeline(), path)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{path} cannot be loaded into this model: {_first_line(error)}") from None
+    """Puts a folder on the model that has a file in diffusers' names, folders of PEFT, or both."""
+    family = backbone.family
+    parts = {part.name: part for part in family.trainable(text_encoders=True)}
+    for_peft = sorted(place.parent.name for place in path.glob(f"*/{PEFT_CONFIG}"))
+    if foreign := [name for name in for_peft if name not in parts]:
+        raise UserError(
+            f"{path} has adapters for {foreign[0]}, which {family.title} has not, or never trains"
+        )
+    if (path / WEIGHTS_FILE).is_file():
+        _by_diffusers(backbone, path / WEIGHTS_FILE, config)
+    for name in for_peft:
+        _put_on_by_peft(backbone, parts[name], path / name)
 
 
 def _as_embedding(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
@@ -244,38 +273,6 @@ def _as_hypernetwork(backbone: Backbone, path: Path, config: ForeignConfig) -> N
     backbone.on_restore(partial(remove, backbone.denoiser))
 
 
-def _as_pipeline(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
-    import torch
-
-    from trainables.models.families import family_in
-
-    family = backbone.family
-    if family_in(path) is not family:
-        raise UserError(f"{path} is a {family_in(path).title}, and the study's base model a {family.title}")
-    try:
-        loaded = family.stock_pipeline().from_pretrained(
-            str(path), use_safetensors=True, local_files_only=True, **family.load_options
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"diffusers cannot load the pipeline {path}: {_first_line(error)}") from None
-    for part in family.modules:
-        theirs: dict[str, torch.Tensor] = dict(getattr(loaded, part.name).named_parameters())
-        ours: dict[str, torch.Tensor] = dict(backbone.modules[part.name].named_parameters())
-        shapes = {name: value.shape for name, value in ours.items()}
-        if shapes != {name: value.shape for name, value in theirs.items()}:
-            raise UserError(
-                f"{path}: its {part.name} has other weights than the study's base model has there"
-            )
-        if any(not torch.equal(ours[name], value.to(ours[name])) for name, value in theirs.items()):
-            backbone.will_change(part.name)
-            for name, value in theirs.items():
-                ours[name].data.copy_(value)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-
-
 _INSTALL = {
     "diffusers": _by_diffusers,
     "kohya": _by_kohyas_names,
@@ -283,7 +280,7 @@ _INSTALL = {
     "folders": _by_our_loaders,
     "embedding": _as_embedding,
     "hypernetwork": _as_hypernetwork,
-    "pipeline": _as_pipeline,
+    "pipeline": lambda backbone, path, config: put_pipeline(backbone, path),
 }
 
 METHOD = Foreign()

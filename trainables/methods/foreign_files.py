@@ -8,7 +8,8 @@ file: safetensors, JSON, and torch's loader that refuses code.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +33,7 @@ _KNOWN = (
     "LyCORIS or diffusers), an embedding or a hypernetwork of ours, or a .pt file of A1111"
 )
 _MOST_NAMED = 3
+_OF_BIAS = ("diff_b", "b_norm")
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,18 @@ def inspect(path: Path) -> ForeignFile:
         return ForeignFile(path, _layout_of_folder(path), _folder_digest(path))
     digest = file_digest(path)
     if path.suffix == ".pt":
-        rows = _rows_of_a1111(_read_pt(path))
-        if rows is None:
-            return ForeignFile(path, "hypernetwork", digest)
-        return ForeignFile(path, "embedding", digest, len(rows))
+        content = _read_pt(path)
+        rows = _rows_of_a1111(content)
+        if rows is not None:
+            return ForeignFile(path, "embedding", digest, len(rows))
+        _require_hypernetwork(path, content)
+        return ForeignFile(path, "hypernetwork", digest)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: files of this kind may hold code and are not read; name {_KNOWN}")
     shapes, metadata = _header_of(path)
     layout = _layout_of(path, shapes, metadata)
+    if layout == "hypernetwork":
+        _require_hypernetwork(path)
     vectors = (
         {shape[0] if len(shape) == 2 else 1 for shape in shapes.values()} if layout == "embedding" else {0}
     )
@@ -129,7 +135,9 @@ def kohya_changes(path: Path, backbone: Backbone) -> dict[tuple[str, str], torch
         base = backbone.modules[part].get_submodule(module)
         try:
             changed = _changed(base, layer)
-        except (ValueError, RuntimeError, KeyError) as error:
+        except KeyError as error:
+            raise UserError(f"{path}, layer {stem}: it lacks {error.args[0]}; fetch the file again") from None
+        except (ValueError, RuntimeError, IndexError, TypeError) as error:
             raise UserError(f"{path}, layer {stem}: {error}") from None
         found |= {(part, f"{module}.{name}"): value for name, value in changed.items()}
     return found
@@ -165,25 +173,48 @@ def _changed(base: Any, layer: State) -> dict[str, torch.Tensor]:
     known = set(layer)
     change, used = _change(layer)
     scale = layer.get("dora_scale")
-    if left := sorted(known - used - {"alpha", "dora_scale", "diff_b", "b_norm"}):
+    if left := sorted(known - used - {"alpha", "dora_scale", *_OF_BIAS}):
         raise ValueError(f"{', '.join(left[:_MOST_NAMED])} is of a kind that is not read here")
     found = {}
     if change is not None:
-        if change.numel() != weight.numel():
+        if not _fits(change.shape, weight.shape):
             raise ValueError(
-                f"it changes {change.numel()} numbers where the base model has {tuple(weight.shape)}: another kind of "
-                "model"
+                f"it changes a weight of shape {tuple(change.shape)} where the base model has {tuple(weight.shape)}: "
+                "another kind of model"
             )
         merged = weight + change.reshape(weight.shape)
         found["weight"] = merged if scale is None else _dora(merged, scale)
-    for name in ("diff_b", "b_norm"):
-        if name in layer:
-            found["bias"] = base.bias.detach().to("cpu", torch.float32) + layer[name]
+    elif alone := sorted(known - set(_OF_BIAS)):
+        raise ValueError(
+            f"it has {', '.join(alone)} and no change of the weight that it is of; fetch the file again"
+        )
+    for name in _OF_BIAS:
+        if name not in layer:
+            continue
+        bias = getattr(base, "bias", None)
+        if bias is None or bias.shape != layer[name].shape:
+            there = "no bias" if bias is None else f"a bias of shape {tuple(bias.shape)}"
+            raise ValueError(
+                f"it has {name} of shape {tuple(layer[name].shape)} where the base model has {there}: another kind of "
+                "model"
+            )
+        found["bias"] = bias.detach().to("cpu", torch.float32) + layer[name]
     return found
 
 
+def _fits(change: Sequence[int], weight: Sequence[int]) -> bool:
+    """Whether a change has the shape of a weight, or its outputs and, flattened, inputs and places of the kernel."""
+    if len(change) == len(weight) or 1 in (len(change), len(weight)):
+        return tuple(change) == tuple(weight)
+    return change[0] == weight[0] and math.prod(change[1:]) == math.prod(weight[1:])
+
+
 def _change(layer: State) -> tuple[torch.Tensor | None, set[str]]:
-    """Returns what is added to the weight, of any shape of its size, and the keys that say so."""
+    """Returns what is added to the weight, kernels perhaps flattened, and the keys that say so.
+
+    Raises:
+        ValueError: A factor is missing, or does not fit the others.
+    """
     import torch
 
     def factor(rank: int) -> float:
@@ -193,7 +224,8 @@ def _change(layer: State) -> tuple[torch.Tensor | None, set[str]]:
         names = {"lora_down.weight", "lora_up.weight"}
         down, up = layer["lora_down.weight"], layer["lora_up.weight"]
         if "lora_mid.weight" not in layer:
-            return up.flatten(1) @ down.flatten(1) * factor(len(down)), names
+            change = up.flatten(1) @ down.flatten(1) * factor(len(down))
+            return change.reshape(len(up), *down.shape[1:]), names
         core = _tucker(layer["lora_mid.weight"], up.flatten(1).T, down.flatten(1))
         return core * factor(len(down)), {*names, "lora_mid.weight"}
     if "hada_w1_a" in layer:
@@ -212,7 +244,10 @@ def _change(layer: State) -> tuple[torch.Tensor | None, set[str]]:
             first = first[:, :, None, None]
         # Of two whole factors readers take 1.
         scale = factor(len(layer[f"{split[-1]}_b"])) if split else 1.0
-        return torch.kron(first, second) * scale, {key for key in layer if key.startswith("lokr_")}
+        change = (
+            torch.kron(first.contiguous(), second.contiguous()) * scale
+        )  # it takes no others in 4 dimensions
+        return change, {key for key in layer if key.startswith("lokr_")}
     for name in ("diff", "w_norm"):
         if name in layer:
             return layer[name], {name}
@@ -247,13 +282,19 @@ def _dora(merged: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def _layout_of_folder(folder: Path) -> Layout:
-    from trainables.methods.adapter_files import PEFT_CONFIG, WEIGHTS_FILE
+    from trainables.methods.adapter_files import KOHYA_FILE, PEFT_CONFIG, WEIGHTS_FILE
 
     if (folder / "model_index.json").is_file():
         return "pipeline"
     if (folder / PEFT_CONFIG).is_file():
         return "peft"
     if (folder / WEIGHTS_FILE).is_file() or any(folder.glob(f"*/{PEFT_CONFIG}")):
+        read = (WEIGHTS_FILE, KOHYA_FILE)  # the second is a copy of the first
+        if beside := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in read):
+            raise UserError(
+                f"{folder} holds {beside[0]} beside adapters, which alone would be judged: words and adapters that "
+                "were trained together are not read together; take a pipeline with both, or move the file away"
+            )
         return "folders"
     raise UserError(f"{folder} holds no weights of a known layout; name {_KNOWN}")
 
@@ -308,11 +349,30 @@ def _read_pt(path: Path) -> Any:
 
 
 def _rows_of_a1111(content: Any) -> torch.Tensor | None:
-    """Returns the vectors of an embedding of A1111; None for a hypernetwork."""
+    """Returns the vectors of an embedding of A1111, [vectors, width]; None if it is none."""
     import torch
 
     held = content.get("string_to_param") if isinstance(content, dict) else None
     if not isinstance(held, dict) or len(held) != 1:
         return None
     (rows,) = held.values()
-    return torch.atleast_2d(rows.detach()) if isinstance(rows, torch.Tensor) else None
+    if not isinstance(rows, torch.Tensor) or not 1 <= rows.dim() <= 2 or not rows.numel():
+        return None
+    return torch.atleast_2d(rows.detach())
+
+
+def _require_hypernetwork(path: Path, content: Any = None) -> None:
+    """Raises UserError if a file is no hypernetwork that can be read; `content` is that of a ``.pt`` file."""
+    from trainables.methods.hypernetwork_files import read_hypernetwork
+
+    if path.suffix == ".pt" and not (
+        isinstance(content, dict) and any(isinstance(key, int) for key in content)
+    ):
+        keys = [repr(key) for key in content][:_MOST_NAMED] if isinstance(content, dict) else []
+        has = f"keys such as {', '.join(keys)}" if keys else f"a {type(content).__name__}"
+        raise UserError(
+            f"{path} is neither an embedding of A1111 (looked for: string_to_param with one tensor of vectors) nor a "
+            "hypernetwork of it (looked for: the width of a context, such as 768, with a pair of state dicts); it "
+            f"holds {has}; name {_KNOWN}"
+        )
+    read_hypernetwork(path)

@@ -48,7 +48,8 @@ def _sd3_spec(config: Mapping[str, Any], predicts: str) -> tuple[str, str]:
 
 
 def _flux_spec(config: Mapping[str, Any], predicts: str) -> tuple[str, str]:
-    return ("flux-1-dev" if config["guidance_embeds"] else "flux-1-schnell"), "diffusers"
+    kind = "flux-1-dev" if config["guidance_embeds"] else "flux-1-schnell"
+    return kind, "https://github.com/black-forest-labs/flux"
 
 
 _UNET = Part("unet", DIFFUSERS, "the UNet", "UNet2DConditionModel", "lora_unet")

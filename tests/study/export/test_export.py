@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -21,6 +23,7 @@ from study.storage.layout import Storage
 from tests.helpers.short_runs import config_of
 from trainables.config.fields import ModelConfig
 from trainables.evaluation.metrics_table import METRICS
+from trainables.events import read_events
 from trainables.models.loading import load_backbone
 from trainables.models.solvers import make_solver
 from trainables.run.execute import execute
@@ -146,6 +149,64 @@ def test_a_second_export_has_the_same_bytes(storage: Storage, tmp_path: Path) ->
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["out"]
 
 
+@pytest.fixture
+def copied(storage: Storage, tmp_path: Path) -> Storage:
+    """The same storage again, to be spoilt."""
+    shutil.copytree(storage.root, tmp_path / "storage")
+    return Storage(tmp_path / "storage", "mine")
+
+
+def test_images_that_lie_outside_of_the_run_are_passed_over(copied: Storage, tmp_path: Path) -> None:
+    folder = copied.runs / RUN
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    (folder / "linked.png").symlink_to(secret)
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    image = next(event for event in events if event["kind"] == "image" and event["data"]["key"][:2].isdigit())
+    with (folder / "events.jsonl").open("a") as file:
+        for number, path in enumerate((str(secret), "../../../../../../secret.png", "linked.png")):
+            data = {**image["data"], "key": f"9{number} a prompt", "path": path}
+            file.write(json.dumps({**image, "data": data}) + "\n")
+    assert (folder / "../../../../../../secret.png").exists()
+    assert sum(event.data.get("key", "").startswith("9") for event in read_events(folder)) == 3
+    export_run(copied, RUN, "diffusers", tmp_path / "out")
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 1
+    assert "a prompt" not in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_run_that_is_a_link_to_the_outside_is_not_published(
+    depth: int, copied: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = [copied.runs / RUN, *(copied.runs / RUN).parents][depth]
+    shutil.move(folder, tmp_path / folder.name)
+    folder.symlink_to(tmp_path / folder.name)
+    code, _, errors = cli(capsys, "mine", RUN, "-f", "diffusers", "-o", str(tmp_path / "out"), "--storage",
+                          str(copied.root))  # fmt: skip
+    assert code == 2
+    assert "leads out of the study's folder" in errors
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("below", ["pytorch_lora_weights.safetensors", "more/theirs.txt"])
+def test_weights_that_lead_out_of_the_run_are_not_published(
+    below: str, copied: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "outside").mkdir()
+    link = copied.runs / RUN / "weights" / below
+    if link.exists():
+        shutil.move(link, tmp_path / "outside" / "theirs.txt")
+        link.symlink_to(tmp_path / "outside" / "theirs.txt")
+    else:
+        (tmp_path / "outside" / "theirs.txt").write_text("theirs")
+        link.parent.symlink_to(tmp_path / "outside")
+    code, _, errors = cli(capsys, "mine", "lora-x", "-f", "diffusers", "-o", str(tmp_path / "out"), "--storage",
+                          str(copied.root))  # fmt: skip
+    assert code == 2
+    assert "leads out of the weights" in errors
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -169,6 +230,61 @@ def test_a_users_mistake_is_told_and_nothing_is_written(
     assert "Traceback" not in errors
     assert printed == ""
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["full", "full/theirs.txt"]
+
+
+@pytest.mark.parametrize("place", ["below a file", "link", "dangling", "full disk", "no rights"])
+def test_a_place_that_cannot_be_written_is_told_with_its_path(
+    place: str,
+    storage: Storage,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").write_text("theirs")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    out = tmp_path / {"below a file": "file/out", "link": "link", "dangling": "dangling"}.get(
+        place, "new/out"
+    )
+
+    def refuse(*_: object, **__: object) -> str:
+        error = errno.ENOSPC if place == "full disk" else errno.EACCES
+        raise OSError(error, os.strerror(error), str(out))
+
+    if place == "full disk":  # after all files have been written: at the last step
+        monkeypatch.setattr("study.export.files.write_card", refuse)
+    if place == "no rights":  # whoever runs this may be root, whom modes do not hold
+        monkeypatch.setattr("study.export.files.tempfile.mkdtemp", refuse)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    code, printed, errors = cli(capsys, "mine", "lora-x", "-f", "diffusers", "-o", str(out), "--storage",
+                                str(storage.root))  # fmt: skip
+    assert code == 2
+    assert str(out) in errors
+    assert "Traceback" not in errors
+    assert printed == ""
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_images_have_no_place_below_a_file(
+    storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("theirs")
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", "mine", "lora-x", "-p", "x", "-n", "1", "-o", str(tmp_path / "file/out"), "--storage",
+              str(storage.root)])  # fmt: skip
+    assert exit_.value.code == 2
+    assert f"--out {tmp_path / 'file/out'} cannot be made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a [b](c) d", r"a \[b](c) d", r"x \| y | z", r"\`code`", r"ends with \\"])
+def test_text_in_a_card_is_nothing_but_text(text: str) -> None:
+    """Undoing the escapes gives the text again, and no sign of markup is left bare."""
+    from study.export.card import _plain
+
+    escaped = _plain(text)
+    assert re.sub(r"\\(.)", r"\1", escaped) == text
+    assert not re.search(r"[|`<>\[\]]", re.sub(r"\\.", "", escaped))
 
 
 def test_a_format_that_cannot_hold_it_is_refused(

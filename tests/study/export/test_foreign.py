@@ -147,3 +147,20 @@ def test_a_file_for_another_model_fails_with_the_reason(storage: Storage, tmp_pa
     (row,) = evaluate_files(storage, [wide], prompt="a wide cat")
     assert row["state"] == "FAIL"
     assert "vectors of 7 numbers" in row["message"]
+    folder = storage.runs / "foreign/wide"
+    assert f"name another arm by --name, or remove {folder}" in row["message"]
+    first = (folder / "0000-cat-1-s1/events.jsonl").read_bytes()
+    assert evaluate_files(storage, [wide], prompt="a wide cat") == [row]  # the message is true: it is final
+    assert (folder / "0000-cat-1-s1/events.jsonl").read_bytes() == first
+    shutil.rmtree(folder)
+    save_file({"emb_params": torch.ones(1, embedding_width())}, wide)
+    (row,) = evaluate_files(storage, [wide], prompt="a wide cat")
+    assert row["state"] == "COMPLETE"
+
+
+def embedding_width() -> int:
+    """Of the embedded model's text encoder."""
+    from trainables.config.fields import ModelConfig
+    from trainables.models.loading import load_backbone
+
+    return int(load_backbone(ModelConfig()).text_encoders[0].get_input_embeddings().embedding_dim)

@@ -91,6 +91,10 @@ def test_files_in_kohyas_names_hold_what_was_trained(
         backbone, "lora", tmp_path / "weights", adapter=kind, train_text_encoder=True, **KINDS[kind]
     )
     exported(folders[name], "lora", config, tmp_path / "weights", "a1111", tmp_path / "out")
+    if name == "sd1":
+        done = exported(folders[name], "lora", config, tmp_path / "weights", "kohya", tmp_path / "scripts")
+        module = "lycoris.kohya" if kind in LYCORIS else "networks.lora"
+        assert f"--network_module {module} --network_weights mine.safetensors" in done.usage
     assert [str(path) for path in files_in(tmp_path / "out")] == ["mine.safetensors"]
     file = tmp_path / "out" / "mine.safetensors"
     expected = merged_changes(backbone)
@@ -98,7 +102,7 @@ def test_files_in_kohyas_names_hold_what_was_trained(
         load_file(file),
         {part: {key.rpartition(".")[0] for key in changes} for part, changes in expected.items()},
     )
-    assert set(state) == kohya_keys(name, kind, layers, load(folders[name]).modules, state)
+    assert set(state) == kohya_keys(name, kind, layers, load(folders[name]).modules, KINDS[kind])
     found = read_changes(name, state, load(folders[name]).modules)
     for part, changes in expected.items():
         for key, value in changes.items():
@@ -264,9 +268,10 @@ def test_embeddings_in_every_format(name: str, folders: dict[str, Path], tmp_pat
         assert set(state) == set(keys.values())
         assert all(torch.equal(state[key], rows[part]) for part, key in keys.items())
         assert metadata(tmp_path / form / "sks.safetensors")["modelspec.trigger_phrase"] == "sks"
-        assert metadata(tmp_path / form / "sks.safetensors")["modelspec.architecture"].endswith(
-            "/textual-inversion"
-        )
+        about = metadata(tmp_path / form / "sks.safetensors")
+        assert about["modelspec.architecture"].endswith("/textual-inversion")
+        # sd-scripts' determine_implementation: an embedding's is this of any model but FLUX
+        assert about["modelspec.implementation"] == "https://github.com/Stability-AI/generative-models"
         assert "<sks>" in done.notes[0]
     exported(folder, "textual_inversion", config, tmp_path / "weights", "diffusers", tmp_path / "diffusers")
     pipeline = stock(folder)
@@ -365,6 +370,20 @@ def test_metadata_are_those_of_model_spec(folders: dict[str, Path], tmp_path: Pa
     assert "modelspec.license" not in about
 
 
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("StableDiffusionPipeline", "diffusers"),
+        ("StableDiffusionXLPipeline", "https://github.com/Stability-AI/generative-models"),
+        ("StableDiffusion3Pipeline", "diffusers"),
+        ("FluxPipeline", "https://github.com/black-forest-labs/flux"),
+    ],
+)
+def test_the_implementation_of_a_lora_is_what_kohyas_scripts_state(family: str, expected: str) -> None:
+    denoiser = {"cross_attention_dim": 768, "guidance_embeds": True}
+    assert FAMILIES[family].model_spec(denoiser, "epsilon")[1] == expected
+
+
 #: Method (and kind) -> what it cannot be had as, on Stable Diffusion; everything else it can.
 REFUSED: dict[tuple[str, str], set[str]] = {
     ("base", ""): set(FORMATS),
@@ -377,6 +396,8 @@ REFUSED: dict[tuple[str, str], set[str]] = {
     ("dreambooth", ""): {"kohya", "a1111", "comfyui", "peft"},
     ("hypernetwork", ""): {"diffusers", "kohya", "peft", "merged"},
     ("textual_inversion", ""): {"peft"},
+    ("custom_diffusion", ""): set(FORMATS),
+    ("pivotal_tuning", ""): set(FORMATS),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.exported_weights import exported, load, trained
+from tests.helpers.exported_weights import exported, installed, load, trained
 from tests.helpers.tiny_families import make_tiny
 from trainables.data.path_map import place_folders
 from trainables.errors import UserError
@@ -51,18 +51,6 @@ def outputs(backbone: Backbone, prompt: str) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         texts = backbone.encode_prompts([prompt])
         return {"denoiser": backbone.denoise(inputs, torch.tensor([500]), texts), **texts}
-
-
-def installed(backbone: Backbone, path: Path, **fields: Any) -> Any:
-    """Puts a file on a model, as a run does."""
-    found, method = inspect(path), get_method("foreign")
-    word = {"word": path.stem, "vectors": found.vectors} if found.vectors else {}
-    config = method_config_class("foreign").model_validate(
-        {"file": path.name, "sha256": found.sha256, "layout": found.layout, **word, **fields}
-    )
-    place_folders({path.name: str(path)})
-    method.install(backbone, config)  # type: ignore[attr-defined]
-    return config
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -147,6 +135,65 @@ def test_dora_in_kohyas_names_is_read_along_the_axis_of_its_shape(
     torch.testing.assert_close(backbone.denoiser.get_submodule(name).weight, expected)
 
 
+def test_tucker_factors_of_a_file_that_lycoris_wrote(folders: dict[str, Path], tmp_path: Path) -> None:
+    """LoCon with a core is three convolutions one after another, LoKr with one blocks of w1[a, b] times a kernel."""
+    backbone, draws = load(folders["sd1"]), torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draws)
+
+    names = ("down_blocks.0.resnets.0.conv1", "mid_block.resnets.0.conv2")
+    base = [backbone.denoiser.get_submodule(name).weight.detach().clone() for name in names]
+    stems = [f"lora_unet_{name.replace('.', '_')}" for name in names]
+    outputs_, inputs, *_ = base[0].shape
+    down, core, up = drawn(2, inputs, 1, 1), drawn(2, 2, 3, 3), drawn(outputs_, 2, 1, 1)
+    rows, columns = (side // 4 for side in base[1].shape[:2])
+    first, factor, left, right = drawn(4, 4), drawn(3, 3, 3, 3), drawn(3, rows), drawn(3, columns)
+    save_file({f"{stems[0]}.lora_down.weight": down, f"{stems[0]}.lora_mid.weight": core,
+               f"{stems[0]}.lora_up.weight": up, f"{stems[0]}.alpha": torch.tensor(1.0),
+               f"{stems[1]}.lokr_w1": first, f"{stems[1]}.lokr_t2": factor, f"{stems[1]}.lokr_w2_a": left,
+               f"{stems[1]}.lokr_w2_b": right, f"{stems[1]}.alpha": torch.tensor(6.0)},
+              tmp_path / "tucker.safetensors")  # fmt: skip
+    installed(backbone, tmp_path / "tucker.safetensors")
+    after = [backbone.denoiser.get_submodule(name).weight.detach() for name in names]
+
+    conv2d, image = torch.nn.functional.conv2d, drawn(1, inputs, 5, 5)
+    chained = conv2d(conv2d(conv2d(image, down), core, padding=1), up) / 2
+    torch.testing.assert_close(conv2d(image, after[0] - base[0], padding=1), chained, rtol=1e-4, atol=1e-4)
+
+    second = sum(
+        left[i, :, None, None, None] * right[j, None, :, None, None] * factor[i, j]
+        for i in range(3)
+        for j in range(3)
+    )
+    for a in range(4):
+        for b in range(4):
+            block = (after[1] - base[1])[a * rows : (a + 1) * rows, b * columns : (b + 1) * columns]
+            torch.testing.assert_close(block, 2 * first[a, b] * second, rtol=1e-4, atol=1e-4)
+
+
+def test_text_encoders_of_sd1_are_read_by_both_of_their_names(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """`lora_te_` is kohya's, `lora_te1_` that of tools which number it as for SDXL."""
+    found = []
+    for prefix in ("lora_te", "lora_te1"):
+        backbone = load(folders["sd1"])
+        (layer,) = (
+            module
+            for name, module in backbone.text_encoders[0].named_modules()
+            if name.endswith("encoder.layers.0.self_attn.q_proj")
+        )
+        base, draws = layer.weight.detach().clone(), torch.Generator().manual_seed(0)
+        change = torch.randn(base.shape, generator=draws)
+        stem = f"{prefix}_text_model_encoder_layers_0_self_attn_q_proj"
+        save_file({f"{stem}.diff": change}, tmp_path / f"{prefix}.safetensors")
+        installed(backbone, tmp_path / f"{prefix}.safetensors")
+        torch.testing.assert_close(layer.weight, base + change)
+        found.append(layer.weight.detach())
+    assert torch.equal(*found)
+
+
 def test_files_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     config = trained(load(folders["sdxl"]), "lora", tmp_path / "weights", r=2)
     exported(folders["sdxl"], "lora", config, tmp_path / "weights", "kohya", tmp_path / "out")
@@ -197,6 +244,8 @@ def test_an_embedding_is_said_by_its_word() -> None:
     config = method_config_class("foreign").model_validate(fields | {"prompt": "a photo of sks, masks"})
     assert config.reword("a cat") == "a photo of <sks>, masks"
     assert config.added_words == ("<sks>", "<sks>_1")
+    strange = fields | {"word": r"s\1\g<0>x", "prompt": r"a s\1\g<0>x cat"}  # a file may be called anything
+    assert method_config_class("foreign").model_validate(strange).reword("") == r"a <s\1\g<0>x> cat"
     with pytest.raises(ValueError, match="does not hold the embedding's word, 'sks'"):
         method_config_class("foreign").model_validate(fields | {"prompt": "a photo of a cat"})
 
