@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import trainables.run.execute
+import trainables.run.run_evaluation
 import trainables.training.loop
 import trainables.training.trainer
 from tests.helpers.short_runs import config_of
@@ -74,7 +75,7 @@ FAULTS = {
     "interrupted": (trainables.training.loop, "train_step", raising(KeyboardInterrupt)),
     "checkpoint": (trainables.training.loop, "save_checkpoint", raising(ValueError, "not finite")),
     "save": (adapters, "save_adapters", raising(RuntimeError, "tensors share memory")),
-    "evaluation": (trainables.run.execute, "evaluate", raising(RuntimeError, "mat1 and mat2")),
+    "evaluation": (trainables.run.run_evaluation, "evaluate", raising(RuntimeError, "mat1 and mat2")),
     "detach": (adapters, "detach_adapters", raising(RuntimeError, "no such module")),
     "restore": (Backbone, "restore_frozen", raising(MemoryError)),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from tests.helpers.worker_meeting import meet
 from trainables.distributed.fsdp import Shards
-from trainables.distributed.worker_group import WATCHER, ProcessWorkerGroup
+from trainables.distributed.worker_group import WATCHER, Dismissed, ProcessWorkerGroup
 from trainables.models.backbone import Backbone
 from trainables.models.families import FAMILIES
 
@@ -59,6 +60,9 @@ def overflow(rank: int, folder: str) -> None:
         )
         scales.append(scaler.get_scale())
     Path(folder, f"{rank}.json").write_text(json.dumps([moved, scales]))
+    if not team.is_main_process:  # as every rank does: what the leader sends is to be received
+        with suppress(Dismissed):
+            team.broadcast()
     team.end()
     # It would outlive what it looks at, and abort the process at its end.
     assert WATCHER not in {thread.name for thread in threading.enumerate()}

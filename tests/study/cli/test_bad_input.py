@@ -169,7 +169,7 @@ def test_wrong_metric(refused: Launch) -> None:
             {"maximize": "quality", "subject_to": {"class_kept": ">= 0.8.1"}},
             "'>= 0.8.1' is no bound; write for",
         ),
-        ({"maximize": "quality", "subject_to": {"class_kpt": ">= 0.8"}}, "did you mean 'class_kept'?"),
+        ({"maximize": "quality", "subject_to": {"class_kpt": ">= 0.8"}}, "did you mean 'class_kept'"),
         ({"maximize": "quality", "subject_to": ["class_kept >= 0.8"]}, "subject_to"),
         ({"maximize": "drift"}, "drift is better the lower it is; write minimize: drift"),
         ({"maximize": "diversity"}, "diversity has no better direction"),
