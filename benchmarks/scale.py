@@ -43,7 +43,7 @@ from study.tracking.mlflow_store import MlflowStore
 from study.tracking.tracker import Tracker
 from trainables.events import EVENTS_FILE, RESULT_FILE, read_events
 
-ARMS = ("constant", "cosine", "linear", "polynomial")
+ARMS = (2, 4, 8, 16)  # ranks
 CATCH_UP_SECONDS = 3600.0  # MLflow may fall behind; here that is measured, not cut off
 
 
@@ -54,7 +54,7 @@ def study(runs: int, slots: int, ledger: str | None) -> StudySpec:
         {
             "name": f"scale-{runs}",
             "subjects": ["cat-1", "dog-1"],
-            "arms": {f"lora-{name}": {"method": "lora", "lr_scheduler": name} for name in ARMS},
+            "arms": {f"lora-{rank}": {"method": "lora", "r": rank} for rank in ARMS},
             "search": {"trials": share, "subjects": ["cat-1"]},
             "confirm": {"subjects": ["dog-1"], "seeds": list(range(100, 100 + share))},
             "budget": {"max_train_steps": 100},
