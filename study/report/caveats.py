@@ -236,8 +236,8 @@ def _small_searches(rows: Rows, analysis: Analysis) -> list[str]:
     return [
         f"Searches were small: {trials} trials each, the first of them the arm's default. The default was chosen in "
         f"{sum(s[1] for s in shares)} of {sum(s[2] for s in shares)} searches ({told}). Where it nearly always is, "
-        f"{held}what is compared is that default with what other "
-        "searches drew: with more trials the others may gain more."
+        f"{held}what is compared is that default with what other searches drew: with more trials the others may gain "
+        "more."
     ]
 
 
@@ -263,11 +263,8 @@ def _at_the_edge(rows: Rows, analysis: Analysis) -> list[str]:
 
 def _share(chosen: Mapping[str, Any], budget: Mapping[str, Any]) -> float | None:
     """What a chosen configuration takes of the budget; None where its length was not tuned."""
-    share, steps, most = (
-        chosen.get("budget_share"),
-        chosen.get("max_train_steps"),
-        budget.get("max_train_steps"),
-    )
+    share, steps = chosen.get("budget_share"), chosen.get("max_train_steps")
     if isinstance(share, int | float):
         return float(share)
+    most = budget.get("max_train_steps")
     return float(steps) / float(most) if most and isinstance(steps, int | float) else None

@@ -20,6 +20,7 @@ from study.spec.crossing import (
     prior_levels,
     prior_words,
     what_is_trained,
+    yes_or_no,
 )
 from study.spec.sections import Arm, Budget, arm_space, method_defaults
 from trainables.config.fields import EMBEDDED, ModelConfig
@@ -90,7 +91,7 @@ def _trains(rows: Rows, arm: str, method: str) -> str:
 
 
 def _words(values: list[Any]) -> str:
-    return listing({True: "yes", False: "no"}.get(value, str(value)) for value in values) or UNKNOWN
+    return listing(map(yes_or_no, values)) or UNKNOWN
 
 
 def settings_of(rows: Rows, arm: str, field: str) -> list[Any]:

@@ -154,8 +154,8 @@ def _levels(spec: StudySpec, arms: Sequence[str]) -> dict[str, Levels]:
         levels = {
             "trains": what_is_trained(method, kind),
             "prior": " and ".join(words[level] for level in priors[arm]),
-            "text_encoder": _yes_or_no(_value(spec, arm, TEXT_ENCODER)),
-            "schedule": _yes_or_no(_value(spec, arm, SCHEDULE)),
+            "text_encoder": yes_or_no(_value(spec, arm, TEXT_ENCODER)),
+            "schedule": yes_or_no(_value(spec, arm, SCHEDULE)),
         }
         found[arm] = without_searched(levels, spec.space(arm).parameters)
     return found
@@ -177,7 +177,8 @@ def _value(spec: StudySpec, arm: str, field: str) -> Any:
     return spec.method_fields(arm)[field]
 
 
-def _yes_or_no(value: Any) -> str:
+def yes_or_no(value: Any) -> str:
+    """A level in words: of a switch yes or no."""
     return {True: "yes", False: "no"}.get(value, str(value))
 
 

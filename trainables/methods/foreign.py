@@ -25,16 +25,14 @@ from trainables.methods.adapter_files import (
     number_of_tensors,
 )
 from trainables.methods.adapters import detach_adapters, merged
+from trainables.methods.base import Base
 from trainables.methods.foreign_files import Layout, embedding_rows, inspect, kohya_changes
 from trainables.methods.foreign_pipelines import first_line, put_pipeline
 from trainables.models.placeholders import placeholder_tokens
 
 if TYPE_CHECKING:
-    import torch
-
-    from trainables.config.fields import ModelConfig
     from trainables.models.backbone import Backbone
-    from trainables.models.families import Family, Part
+    from trainables.models.families import Part
 
 NAME = "foreign"
 
@@ -98,31 +96,12 @@ class ForeignConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """Judges weights of a file."""
+class Foreign(Base):
+    """Judges weights of a file: like the base model it trains and saves nothing, but for what it puts on it."""
 
     name: str = NAME
     title: str = "Trained elsewhere"
     config_class: type[TrainingConfig] = ForeignConfig
-    trains: bool = False
-    artifact: str = "none"
-    copies: tuple[str, ...] = ()
-    stock_loader: bool = True
-
-    def check(self, config: Any, model: ModelConfig) -> list[str]:
-        """What does not fit is told when it is put on."""
-        return []
-
-    def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
-        """Trains nothing."""
-        return ()
-
-    def prepare(self, backbone: Backbone, config: Any) -> None:
-        """Adds no words: `install` does."""
-
-    def attach(self, backbone: Backbone, config: Any, generator: torch.Generator) -> list[dict[str, Any]]:
-        """Returns no parameter groups."""
-        return []
 
     def install(self, backbone: Backbone, config: Any) -> None:
         """Puts the weights on the base model, until `detach` and `Backbone.restore`.
@@ -144,13 +123,6 @@ class Foreign:
         """Merges adapters, where there are some."""
         adapted = any(adapted_layers(module) for module in backbone.modules.values())
         return merged(backbone) if adapted else nullcontext(False)
-
-    def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
-        """Has nothing to save."""
-
-    def load(self, pipeline: Any, folder: Path) -> Any:
-        """Returns the pipeline as it is."""
-        return pipeline
 
 
 def _by_diffusers(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
