@@ -30,17 +30,18 @@ def factor_effects_table(analysis: Analysis) -> Table:
         texts("levels", "Levels", [f"{effect.first} minus {effect.second}" for effect in effects]),
         texts("pairs", "Pairs of arms", [str(len(effect.arms)) for effect in effects]),
     ]
-    for name in effects[0].comparisons:
-        columns += difference_columns([effect.comparisons[name] for effect in effects], name)
-        if name == analysis.primary:
-            columns.append(simultaneous_column(primary))
     columns += [
+        *difference_columns(primary, analysis.primary),
+        simultaneous_column(primary),
         p_values("p", "p", [c.p for c in primary]),
         p_values("p_holm", "p (Holm)", [c.p_holm for c in primary]),
-        *size_columns(primary),
         texts("verdict", "Verdict", [c.outcome for c in primary]),
         needed_column(primary),
+        *size_columns(primary),
     ]
+    for name in effects[0].comparisons:
+        if name != analysis.primary:
+            columns += difference_columns([effect.comparisons[name] for effect in effects], name)
     note = (
         "For each subject the mean difference of all pairs of arms that differ in this factor and in nothing else that "
         "the study file states; every arm was tuned by its own search, so that they may differ in what was searched, "
