@@ -34,7 +34,9 @@ def order(url: str, number: int = 1, driver_id: str = "driver00", *, steps: int 
     return Order(**{**values, **changes})
 
 
-def drive(attempt: Attempt, until: Callable[[dict[str, Any]], bool] = lambda report: False) -> dict[str, Any]:
+def carry_out(
+    attempt: Attempt, until: Callable[[dict[str, Any]], bool] = lambda report: False
+) -> dict[str, Any]:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         report = attempt.advance(0.2)

@@ -39,7 +39,7 @@ from study.storage.shared_marker import write_marker
 from study.worker.attempt import Attempt
 from study.worker.order import Order
 from study.worker.workspace import WorkspaceError
-from tests.helpers.runs_at_a_url import drive
+from tests.helpers.runs_at_a_url import carry_out
 from tests.helpers.waiting import wait_for
 from trainables.data.path_map import place_folders
 from trainables.errors import UserError
@@ -108,14 +108,14 @@ def test_a_training_resumed_from_the_url_on_another_node_gives_the_same_weights(
 ) -> None:
     spec = photographed(tmp_path / "photos")
     here = Storage(tmp_path / "here", spec.name)
-    assert drive(Attempt(order_of(spec, here)))["state"] == "COMPLETE"
+    assert carry_out(Attempt(order_of(spec, here)))["state"] == "COMPLETE"
     wanted = weights_of(here)
     assert wanted
 
     storage = storage_at(s3.url("resumed"), spec.name)
     first = Attempt(order_of(spec, storage))
     store, prefix = ObjectStore(storage.url or ""), run_prefix(spec.name, RUN.name)
-    drive(first, lambda report: report["budget"] > 0.3)
+    carry_out(first, lambda report: report["budget"] > 0.3)
     first.interrupt()
     left = read_view(store, prefix, relative(store.list(prefix), prefix))
     assert left is not None
@@ -123,7 +123,7 @@ def test_a_training_resumed_from_the_url_on_another_node_gives_the_same_weights(
     assert steps, left.files
     assert max(steps) < "step-00000024"
     monkeypatch.setenv("STUDY_SCRATCH", str(tmp_path / "another-node"))
-    assert drive(Attempt(order_of(spec, storage, 2)))["state"] == "COMPLETE"
+    assert carry_out(Attempt(order_of(spec, storage, 2)))["state"] == "COMPLETE"
     copies = RunCopies(store, storage)
     assert copies.fetch(RUN.name)
     events = (storage.run_folder(RUN) / "events.jsonl").read_text().splitlines()
@@ -161,7 +161,7 @@ def test_inputs_that_a_node_lacks_are_shipped(s3: Proxy, tmp_path: Path, at_url:
     assert ship(names, storage, 1.0, said.append) == located
     assert s3.requests["PUT"] == asked  # once is enough
     shutil.move(tmp_path / "photos", tmp_path / "gone")  # as on a node that never had them
-    assert drive(Attempt(order_of(spec, storage, located=located)))["state"] == "COMPLETE"
+    assert carry_out(Attempt(order_of(spec, storage, located=located)))["state"] == "COMPLETE"
     if storage.url:
         assert RunCopies(ObjectStore(storage.url), storage).fetch(RUN.name)
     result = read_result(storage.run_folder(RUN))
@@ -244,12 +244,12 @@ def test_a_node_that_does_not_see_the_storage_trains_nothing(
     storage = Storage(tmp_path / "node-local", spec.name)
     order = dataclasses.replace(order_of(spec, storage), home=str(storage.folder))
     with pytest.raises(WorkspaceError, match="does not see the storage folder"):
-        drive(Attempt(order))
+        carry_out(Attempt(order))
     assert not storage.root.exists()
     write_marker(storage.folder, order.driver_id)
     shutil.rmtree(tmp_path / "photos")
     with pytest.raises(WorkspaceError, match=r"lacks the folder .*photos"):
-        drive(Attempt(order))
+        carry_out(Attempt(order))
     assert not storage.run_folder(RUN).exists()
 
 

@@ -27,7 +27,7 @@ from study.storage.run_result import read_result
 from study.worker.attempt import Attempt
 from study.worker.stop_order import order_stop
 from study.worker.workspace import WorkspaceError
-from tests.helpers.runs_at_a_url import NAME, RUN, drive, order
+from tests.helpers.runs_at_a_url import NAME, RUN, carry_out, order
 from tests.helpers.waiting import wait_for
 from trainables.events import EVENTS_FILE, EventLog, read_events
 
@@ -49,7 +49,7 @@ def test_a_run_is_kept_at_the_url_and_its_scratch_folder_is_removed(
     )  # over before the first copying, on any machine
     url = s3.url("one")
     attempt = Attempt(order(url))
-    report = drive(attempt)
+    report = carry_out(attempt)
     assert report["state"] == "COMPLETE"
     assert not attempt.folder.exists()
     storage = storage_at(url, "small")
@@ -75,7 +75,7 @@ def test_an_interrupted_run_goes_on_elsewhere(
     url = s3.url("elsewhere")
     rules(tmp_path, url, {"step_seconds": 0.1})
     first = Attempt(order(url, steps=30))
-    drive(first, lambda report: report["budget"] > 0.3)
+    carry_out(first, lambda report: report["budget"] > 0.3)
     first.interrupt()
     assert not first.folder.exists()
     store, prefix = ObjectStore(url), run_prefix("small", NAME)
@@ -85,7 +85,7 @@ def test_an_interrupted_run_goes_on_elsewhere(
     assert any("/c0" in name for name in store.list(prefix))
     monkeypatch.setenv("STUDY_SCRATCH", str(tmp_path / "another-node"))
     second = Attempt(order(url, 2, "driver01", steps=30))
-    assert drive(second)["state"] == "COMPLETE"
+    assert carry_out(second)["state"] == "COMPLETE"
     storage = storage_at(url, "small")
     assert RunCopies(ObjectStore(url), storage).fetch(NAME)
     events = read_events(storage.run_folder(RUN))
@@ -125,25 +125,25 @@ def test_a_stop_order_reaches_a_run_at_a_url(s3: Proxy, tmp_path: Path) -> None:
     attempt = Attempt(order(url, steps=600, stoppable=True))
     attempt.advance(0.2)
     order_stop(tmp_path / "drivers-copy", "enough", url=url, study="small", run=NAME)
-    assert drive(attempt)["state"] == "PRUNED"
+    assert carry_out(attempt)["state"] == "PRUNED"
     assert attempt.folder.exists() is False
     again = Attempt(order(url, 2, steps=600))
-    assert drive(again)["state"] == "PRUNED"  # it has ended: nothing is trained again
+    assert carry_out(again)["state"] == "PRUNED"  # it has ended: nothing is trained again
 
 
 def test_a_stale_attempt_cannot_end_a_run_that_a_newer_one_works_on(s3: Proxy, tmp_path: Path) -> None:
     url = s3.url("stale")
     rules(tmp_path, url, {"step_seconds": 0.1})
     stale = Attempt(order(url, 1, "olddrive", steps=30))
-    drive(stale, lambda report: report["budget"] > 0.4)
+    carry_out(stale, lambda report: report["budget"] > 0.4)
     newer = Attempt(order(url, 2, "newdrive", steps=30))
     newer.advance(0.2)
     prefix = run_prefix("small", NAME)
     store = ObjectStore(url)
     wait_for(lambda: any("0002-newdrive" in name for name in store.list(prefix)))
     with pytest.raises(WorkspaceError, match="0002-newdrive works on this run"):
-        drive(stale)
-    assert drive(newer)["state"] == "COMPLETE"
+        carry_out(stale)
+    assert carry_out(newer)["state"] == "COMPLETE"
     names = relative(store.list(prefix), prefix)
     assert choose_attempt(names) == ("0002-newdrive", True)
     assert "0001-olddrive/result.json" not in names
@@ -232,15 +232,15 @@ def test_a_run_that_cannot_be_kept_is_interrupted_and_not_finished(
     attempt.advance(0.1)
     s3.answer = lambda method, path: 507 if method in ("PUT", "POST") else None
     with pytest.raises(WorkspaceError, match=r"could not be kept: storage s3://studies/full.*it is full"):
-        drive(attempt)
+        carry_out(attempt)
     s3.answer = lambda method, path: None
     assert not RunCopies(ObjectStore(url), storage_at(url, "small")).fetch(NAME)
-    assert drive(Attempt(order(url, 2)))["state"] == "COMPLETE"
+    assert carry_out(Attempt(order(url, 2)))["state"] == "COMPLETE"
     s3.answer = lambda method, path: 507 if method in ("PUT", "POST") else None
     with pytest.raises(
         WorkspaceError, match=r"it is full \(from node"
     ):  # nothing is begun that cannot be kept
-        drive(Attempt(order(s3.url("full-before"))))
+        carry_out(Attempt(order(s3.url("full-before"))))
 
 
 def test_training_goes_on_while_the_store_is_away(s3: Proxy, tmp_path: Path) -> None:
@@ -249,9 +249,9 @@ def test_training_goes_on_while_the_store_is_away(s3: Proxy, tmp_path: Path) -> 
     attempt = Attempt(order(url, steps=40))
     attempt.advance(0.1)
     s3.answer = lambda method, path: 503
-    report = drive(attempt, lambda report: report["budget"] >= 1)  # trained to the end without the store
+    report = carry_out(attempt, lambda report: report["budget"] >= 1)  # trained to the end without the store
     s3.answer = lambda method, path: None
-    report = drive(attempt)
+    report = carry_out(attempt)
     assert report["state"] == "COMPLETE"
     assert RunCopies(ObjectStore(url), storage_at(url, "small")).fetch(NAME)
 
@@ -262,21 +262,21 @@ def test_a_node_without_the_store_puts_the_run_back(
     monkeypatch.setattr("study.worker.workspace.PULL_PATIENCE_SECONDS", 0.0)
     s3.answer = lambda method, path: 503
     with pytest.raises(WorkspaceError, match="from node"):
-        drive(Attempt(order(s3.url("nothing"))))
+        carry_out(Attempt(order(s3.url("nothing"))))
 
 
 def test_a_damaged_checkpoint_is_passed_over(s3: Proxy, tmp_path: Path) -> None:
     url = s3.url("damaged")
     rules(tmp_path, url, {"step_seconds": 0.1})
     first = Attempt(order(url, steps=30))
-    drive(first, lambda report: report["budget"] > 0.3)
+    carry_out(first, lambda report: report["budget"] > 0.3)
     first.interrupt()
     store, prefix = ObjectStore(url), run_prefix("small", NAME)
     view = read_view(store, prefix, relative(store.list(prefix), prefix))
     assert view is not None
     ref = view.files["checkpoint/state.json"]
     store.put(f"{prefix}/{ref.key}", b'{"step": 29}'.ljust(ref.size)[: ref.size])  # as long, but another
-    assert drive(Attempt(order(url, 2, steps=30)))["state"] == "COMPLETE"
+    assert carry_out(Attempt(order(url, 2, steps=30)))["state"] == "COMPLETE"
     storage = storage_at(url, "small")
     RunCopies(store, storage).fetch(NAME)
     events = read_events(storage.run_folder(RUN))
@@ -288,11 +288,11 @@ def test_of_a_damaged_manifest_the_attempt_before_it_is_read(s3: Proxy, tmp_path
     rules(tmp_path, url, {"step_seconds": 0.1})
     store, prefix = ObjectStore(url), run_prefix("small", NAME)
     first = Attempt(order(url, steps=30))
-    drive(first, lambda report: report["budget"] > 0.3)
+    carry_out(first, lambda report: report["budget"] > 0.3)
     first.interrupt()
     store.put(f"{prefix}/0002-driver01/{MANIFEST_FILE}", b'{"events": ["{\\"number')
     assert not RunCopies(store, storage_at(url, "small")).fetch_new(NAME, "0002-driver01")
-    assert drive(Attempt(order(url, 3, "driver02", steps=30)))["state"] == "COMPLETE"
+    assert carry_out(Attempt(order(url, 3, "driver02", steps=30)))["state"] == "COMPLETE"
     storage = storage_at(url, "small")
     assert RunCopies(store, storage).fetch(NAME)
     begun = [
@@ -307,12 +307,12 @@ def test_of_a_damaged_manifest_the_attempt_before_it_is_read(s3: Proxy, tmp_path
 def test_of_a_damaged_end_nothing_is_done_again(s3: Proxy, tmp_path: Path) -> None:
     url = s3.url("end")
     store, prefix = ObjectStore(url), run_prefix("small", NAME)
-    assert drive(Attempt(order(url)))["state"] == "COMPLETE"
+    assert carry_out(Attempt(order(url)))["state"] == "COMPLETE"
     own = f"{prefix}/{attempt_name(1, 'driver00')}"
     storage, sound = storage_at(url, "small"), store.get(f"{own}/result.json")
     store.put(f"{own}/result.json", b'{"state": "COMP')
     assert not RunCopies(store, storage).fetch(NAME)
-    assert drive(Attempt(order(url, 2, "driver01")))["state"] == "COMPLETE"
+    assert carry_out(Attempt(order(url, 2, "driver01")))["state"] == "COMPLETE"
     assert RunCopies(store, storage).fetch(NAME)
     assert [event.kind for event in read_events(storage.run_folder(RUN))].count("progress") == 8
     assert sound is not None
@@ -324,7 +324,7 @@ def test_of_a_damaged_end_nothing_is_done_again(s3: Proxy, tmp_path: Path) -> No
     ):
         RunCopies(store, storage_at(url, "small")).fetch(NAME)
     with pytest.raises(WorkspaceError, match="is damaged"):
-        drive(Attempt(order(url, 3, "driver02")))
+        carry_out(Attempt(order(url, 3, "driver02")))
 
 
 def test_pieces_of_a_manifest_that_an_earlier_version_left_are_read(s3: Proxy, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from study.tracking.run_ids import TrackingRecord
 from study.tracking.sync import sync
 from study.worker.attempt import Attempt
 from tests.helpers.driver_process import Driver, assert_sound
-from tests.helpers.runs_at_a_url import drive, order
+from tests.helpers.runs_at_a_url import carry_out, order
 from tests.helpers.small_studies import RESIDENT, RUNNER, SPACE, small_study
 from tests.helpers.studies_at_a_url import ended_there, set_rules
 from trainables.errors import UserError
@@ -348,7 +348,7 @@ def test_a_run_whose_result_never_came_to_the_url_is_brought_to_its_end_there(s3
     def work(run: PlannedRun, driver_id: str) -> dict[str, object]:
         name, config = run.key.name, run.config.model_dump_json()
         attempt = Attempt(order(url, run.attempt, driver_id, key=name, config=config, study=spec.name))
-        assert drive(attempt)["state"] == "COMPLETE"
+        assert carry_out(attempt)["state"] == "COMPLETE"
         return view_of(run)
 
     def view_of(run: PlannedRun) -> dict[str, object]:
