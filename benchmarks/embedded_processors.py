@@ -4,6 +4,9 @@ Floating-point sums depend on the width of a processor's vectors, and training c
 trained and judged in a process of its own that is told to use narrower vectors than this processor has: PyTorch's own
 kernels (ATEN_CPU_CAPABILITY), oneDNN's and MKL's. What a processor has beside that (its caches, its number of cores)
 changes nothing here: a run has one thread.
+
+`--settings` asks in which settings full fine-tuning agrees: rates, EMA, schedule, prior, epsilon and steps, each moved
+from the default. A setting agrees where no two processors differ by more than `AGREED` in quality on any subject.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -28,10 +34,30 @@ PROCESSORS: dict[str, tuple[str, str, str] | None] = {
 VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 #: Each at the rate of its default with class images, the highest that a default has.
 METHODS = {"lora": {"learning_rate": 3e-3}, "dreambooth": {}}
+AGREED = 0.02  # of quality
+_LOWER = {"learning_rate": 1e-4, "text_encoder_learning_rate": 3e-4}
+#: Of DreamBooth, with class images unless it says otherwise.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default (3e-4, text encoder 1e-3)": {},
+    "rate 1e-4": {"learning_rate": 1e-4},
+    "text encoder 3e-4": {"text_encoder_learning_rate": 3e-4},
+    "1e-4, text encoder 3e-4": _LOWER,
+    "1e-4, text encoder 3e-4, 300 steps": {**_LOWER, "max_train_steps": 300},
+    "3e-5, text encoder 1e-4": {"learning_rate": 3e-5, "text_encoder_learning_rate": 1e-4},
+    "cosine": {"lr_scheduler": "cosine", "lr_warmup_steps": 10},
+    "EMA .95": {"use_ema": True, "ema_decay": 0.95},
+    "cosine, EMA .95": {"lr_scheduler": "cosine", "lr_warmup_steps": 10, "use_ema": True, "ema_decay": 0.95},
+    "Adam's epsilon 1e-6": {"adam_epsilon": 1e-6},
+    "Adam's epsilon 1e-4": {"adam_epsilon": 1e-4},
+    "prior weight 1": {"prior_loss_weight": 1.0},
+    "batch of 8": {"train_batch_size": 8},
+    "without class images (3e-5, 3e-4)": {"with_prior_preservation": False},
+    "without class images, rate 1e-4": {"with_prior_preservation": False, "learning_rate": 1e-4},
+}
 FIGURES = ("quality", "subject_fidelity_scaled", "prompt_fidelity_scaled")
 
 
-def one_run(method: str, subject: str, steps: int) -> dict[str, float]:
+def one_run(method: str, subject: str, training: dict[str, Any]) -> dict[str, float]:
     """Trains and judges one run in this process; its figures by name."""
     from trainables.run.execute import execute
     from trainables.run_config import RunConfig
@@ -42,7 +68,7 @@ def one_run(method: str, subject: str, steps: int) -> dict[str, float]:
             {
                 "method": method,
                 "subject": {"name": subject},
-                "training": {"max_train_steps": steps, **METHODS[method]},
+                "training": {**METHODS[method], **training},
                 "device": "cpu",
                 "output_dir": f"{folder}/run",
                 "cache_dir": f"{folder}/cache",
@@ -57,21 +83,12 @@ def one_run(method: str, subject: str, steps: int) -> dict[str, float]:
 
 
 def on_processor(
-    widths: tuple[str, str, str] | None, method: str, subject: str, steps: int
+    widths: tuple[str, str, str] | None, method: str, subject: str, training: dict[str, Any]
 ) -> dict[str, float]:
     """The same in a process of its own, with vectors no wider than given."""
     limits = {} if widths is None else dict(zip(VARIABLES, widths, strict=True))
-    command = [
-        sys.executable,
-        "-m",
-        __spec__.name,
-        "--subject",
-        subject,
-        "--steps",
-        str(steps),
-        "--run",
-        method,
-    ]
+    command = [sys.executable, "-m", __spec__.name, "--subjects", subject]
+    command += ["--run", method, "--training", json.dumps(training)]
     done = subprocess.run(
         command, env=os.environ | limits, stdout=subprocess.PIPE, text=True, check=True, timeout=3600
     )
@@ -79,28 +96,55 @@ def on_processor(
     return figures
 
 
+def print_settings(subjects: Sequence[str], steps: int, names: Sequence[str]) -> None:
+    """Prints a Markdown table with a row for each setting: mean quality, and how far processors come apart."""
+    print(f"| DreamBooth, {', '.join(subjects)} | quality | largest difference | agrees to {AGREED:g} |")
+    print("|---|--:|--:|---|", flush=True)
+    for name in names:
+        training = {"max_train_steps": steps, **SETTINGS[name]}
+        spreads, means = [], []
+        for subject in subjects:
+            found = [
+                on_processor(widths, "dreambooth", subject, training)["quality"]
+                for widths in PROCESSORS.values()
+            ]
+            spreads.append(max(found) - min(found))
+            means.append(fmean(found))
+        verdict = "yes" if max(spreads) <= AGREED else "no"
+        print(f"| {name} | {fmean(means):.2f} | {max(spreads):.3f} | {verdict} |", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: a Markdown table of figures and of their differences from this processor's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded_processors", description=__doc__)
-    parser.add_argument("--subject", default="dog-1")
+    parser.add_argument("--subjects", nargs="+", default=["dog-1"])
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument(
+        "--settings",
+        nargs="*",
+        choices=SETTINGS,
+        help="of DreamBooth, whether processors agree; none named: all",
+    )
     parser.add_argument("--run", choices=METHODS, help="only this run, in this process; its figures as JSON")
+    parser.add_argument("--training", type=json.loads, default={}, help="JSON; fields of that run")
     given = parser.parse_args(arguments)
     if given.run:
-        print(json.dumps(one_run(given.run, given.subject, given.steps)))
+        print(json.dumps(one_run(given.run, given.subjects[0], given.training)))
         return
-    print(
-        f"| {given.subject}, {given.steps} steps | processor | {' | '.join(FIGURES)} | quality, difference |"
-    )
+    if given.settings is not None:
+        print_settings(given.subjects, given.steps, given.settings or list(SETTINGS))
+        return
+    print(f"| {given.steps} steps | processor | {' | '.join(FIGURES)} | quality, difference |")
     print(f"|---|---|{'--:|' * (len(FIGURES) + 1)}", flush=True)
-    for method in METHODS:
+    for method, subject in product(METHODS, given.subjects):
         own: float | None = None
         for name, widths in PROCESSORS.items():
-            figures = on_processor(widths, method, given.subject, given.steps)
+            figures = on_processor(widths, method, subject, {"max_train_steps": given.steps})
             own = figures["quality"] if own is None else own
             cells = [f"{figures[figure]:.4f}" for figure in FIGURES]
             print(
-                f"| {method} | {name} | {' | '.join(cells)} | {figures['quality'] - own:+.1e} |", flush=True
+                f"| {method}, {subject} | {name} | {' | '.join(cells)} | {figures['quality'] - own:+.1e} |",
+                flush=True,
             )
 
 
