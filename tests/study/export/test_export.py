@@ -277,6 +277,19 @@ def test_images_have_no_place_below_a_file(
     assert f"--out {tmp_path / 'file/out'} cannot be made" in capsys.readouterr().err
 
 
+def test_a_misspelt_placeholder_is_a_users_mistake(
+    storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", "mine", "lora-x", "-p", "a {subjct}", "-o", str(tmp_path / "out"), "--storage",
+              str(storage.root)])  # fmt: skip
+    printed = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert "did you mean {subject}?" in printed.err
+    assert "Traceback" not in printed.err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("text", ["a [b](c) d", r"a \[b](c) d", r"x \| y | z", r"\`code`", r"ends with \\"])
 def test_text_in_a_card_is_nothing_but_text(text: str) -> None:
     """Undoing the escapes gives the text again, and no sign of markup is left bare."""
