@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 
+#: How the publishers of Stable Diffusion name the tensors of a part (see ``publisher_names.py``).
+SGM_UNET, SGM_VAE, SGM_CLIP, SGM_OPEN_CLIP = "UNet", "autoencoder", "CLIP", "OpenCLIP"
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of a pipeline that has weights.
@@ -95,6 +99,9 @@ class SingleFile:
         unguided: Like `configs`, for a model without these layers.
         prefixes: Part to what the names of its tensors begin with; parts that are not in the file come from the folder
             with the configurations.
+        layouts: Part to how its tensors are named (`SGM_UNET` and others), for files that are written too; empty: such
+            files are read alone.
+        text_width: Width of text embeddings by which a model of the family is written as this kind; 0: any other.
     """
 
     title: str
@@ -105,6 +112,8 @@ class SingleFile:
     choices: Mapping[str, str] = field(default_factory=dict)
     guidance: str = ""
     unguided: str = ""
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    text_width: int = 0
 
     @property
     def remedy(self) -> str:
