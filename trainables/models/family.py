@@ -38,6 +38,8 @@ class Part:
         reads: Of a text encoder: tokens that the stock pipeline gives it; 0: as many as it has positions.
         trains: Of a text encoder: methods that train text encoders train it too. A T5 stays as it is, as in diffusers'
             scripts: it has more weights than most denoisers.
+        overflows: What it computes is beyond float16 (65504), as the feed-forward layers of a T5 are: in a run with
+            that precision it keeps float32, as it was loaded, and works in it.
         embeddings: Of a text encoder: the key of learned embeddings in files for models that have several of them
             (``clip_l``, ``clip_g``, ``t5xxl``).
     """
@@ -50,6 +52,7 @@ class Part:
     nested: str = ""
     reads: int = 0
     trains: bool = True
+    overflows: bool = False
     embeddings: str = ""
 
     def name_in_files(self, module: str) -> str:
