@@ -30,6 +30,7 @@ _USAGE = {
     "a1111": "Put {name}.safetensors into models/Stable-diffusion and choose it as the checkpoint.",
     "comfyui": "Put {name}.safetensors into models/checkpoints and load it by the node Load Checkpoint.",
 }
+_REMEDY = "take its folder in diffusers' layout (--format merged)"
 
 
 def model_file_obstacle(family: Family) -> str | None:
@@ -74,10 +75,11 @@ def export_merged(
         )
     elif model_file_obstacle(backbone.family) is None:
         file = f"{request.name}.safetensors"
-        notes = (
-            f"{file} is the same model as one file, for A1111, ComfyUI and kohya's scripts",
-            *_write_model_file(backbone, pipeline, request, out),
-        )
+        try:
+            notes = _write_model_file(backbone, pipeline, request, out)
+        except UserError as error:  # the pipeline is what was asked for, and is whole
+            return Exported(pipeline_usage(backbone.family, out.name), notes=error.problems)
+        notes = (f"{file} is the same model as one file, for A1111, ComfyUI and kohya's scripts", *notes)
     return Exported(pipeline_usage(backbone.family, out.name), notes=notes)
 
 
@@ -101,9 +103,7 @@ def _write_model_file(backbone: Backbone, pipeline: Any, request: Request, out: 
     try:
         tensors = single_file_tensors(family, kind, pipeline)
     except ValueError as error:
-        raise UserError(
-            f"this {family.title} cannot be written as one file ({error}); take --format diffusers"
-        ) from None
+        raise UserError(f"this {family.title} cannot be written as one file ({error}); {_REMEDY}") from None
     marks = noise_marks(kind, scheduler)
     metadata = {
         key: value
@@ -114,8 +114,14 @@ def _write_model_file(backbone: Backbone, pipeline: Any, request: Request, out: 
     write_file(path, tensors | marks, metadata)
     if problems := misfits(path, backbone.folder):
         path.unlink()
+        found = [
+            problem.partition(";")[0] for problem in problems
+        ]  # their remedies are those of a base model
         raise UserError(
-            *(f"this {family.title} cannot be written as one file: it {problem}" for problem in problems)
+            *(
+                f"this {family.title} cannot be written as one file: it {problem}; {_REMEDY}"
+                for problem in found
+            )
         )
     if backbone.prediction_type != "v_prediction" or PREDICTS_V in marks:
         return ()

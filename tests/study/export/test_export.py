@@ -109,7 +109,7 @@ def test_the_merged_pipeline_draws_what_generate_draws(storage: Storage, tmp_pat
     from diffusers import StableDiffusionPipeline
 
     done = export_run(storage, RUN, "merged", tmp_path / "out")
-    assert "no licence is stated" in done.notes[0]
+    assert "no licence is stated" in done.notes[-1]
     (path,) = draw_images(storage, RUN, [PROMPT], tmp_path / "generated", count=1)
     merged = StableDiffusionPipeline.from_pretrained(
         str(tmp_path / "out"), local_files_only=True, safety_checker=None

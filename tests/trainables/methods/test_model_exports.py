@@ -16,7 +16,7 @@ from tests.helpers.stock_images import draw_stock
 from tests.helpers.tiny_families import RESOLUTION, change_json, make_tiny
 from trainables.errors import UserError
 from trainables.methods.exporting import Request, files_in
-from trainables.methods.model_exports import export_model_file
+from trainables.methods.model_exports import export_merged, export_model_file
 from trainables.models.backbone import Backbone
 from trainables.models.families import FAMILIES, family_in
 from trainables.models.publisher_names import file_kind, single_file_tensors
@@ -227,12 +227,18 @@ def test_of_stable_diffusion_2_nothing_is_marked(folders: dict[str, Path], tmp_p
 def test_a_model_that_the_publisher_has_no_names_for_is_refused(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A second attention in the middle of a UNet: found before anything is written."""
-    backbone = load(folders["sd1"])
+    """A second attention in the middle of a UNet: found before a file is written; merged is its folder then."""
+    backbone, request = load(folders["sd1"]), Request("merged", "mine", ABOUT)
     backbone.denoiser.mid_block.attentions.append(torch.nn.Linear(1, 1))
+    (tmp_path / "merged").mkdir()
+    done = export_merged(backbone, backbone.pipeline(), request, tmp_path / "merged")
+    assert "cannot be written as one file" in done.notes[0]
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == {
+        path.name for path in folders["sd1"].iterdir()
+    }
     with pytest.raises(UserError, match=r"cannot be written as one file .*mid_block\.attentions\.1"):
         export_model_file(backbone, backbone.pipeline(), Request("a1111", "mine", ABOUT), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
 def test_what_was_written_is_checked_against_the_models_configurations(tmp_path: Path) -> None:
