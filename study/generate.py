@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from study.export.trained import complete_run, config_of, weights_of
 from study.preflight.notes import print_notes
 from study.storage.layout import Storage
 from trainables.config.fields import TrainingConfig
+from trainables.config.messages import did_you_mean
 from trainables.errors import UserError
 from trainables.methods.registry import get_method
 from trainables.methods.strengths import Dial, strength_obstacle
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _STRONGEST = 10
+_PLACEHOLDERS = ("subject",)
+_IN_BRACES = re.compile(r"\{\s*([^\W\d]\w*)\s*\}")  # one word; other braces are a prompt's own
 
 
 def draw_images(
@@ -50,7 +54,13 @@ def draw_images(
     Returns:
         The files' paths; ``<prompt>-<image>.png``, with strengths ``<prompt>-<image>-s<strength>.png`` and
         ``grid-<image>.png``.
+
+    Raises:
+        UserError: Before anything is loaded: there is no such run, its method has no strength, or a prompt has a
+            placeholder that nothing is put for.
     """
+    if problems := list(dict.fromkeys(_unknown_placeholders(prompts))):
+        raise UserError(*problems)
     folder = complete_run(storage, run)
     config = config_of(run, folder)
     method = get_method(config.method)
@@ -104,6 +114,18 @@ def draw_images(
             ).images
             drawn |= {(index, number, strength): image for number, image in enumerate(images)}
     return _written(drawn, texts, tuple(strengths), out)
+
+
+def _unknown_placeholders(prompts: Sequence[str]) -> Iterator[str]:
+    """Yields what is wrong with placeholders: a misspelt one would be drawn as a word of the prompt."""
+    for prompt in prompts:
+        for found in _IN_BRACES.finditer(prompt):
+            if found[0] not in (f"{{{name}}}" for name in _PLACEHOLDERS):
+                near = did_you_mean(found[1].lower(), _PLACEHOLDERS).replace(repr("subject"), "{subject}")
+                yield (
+                    f"--prompt {prompt!r} has the unknown placeholder {found[0]}; {near}{{subject}}, the run's "
+                    "instance prompt, is the only one: for the word itself leave the braces out"
+                )
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:

@@ -132,7 +132,7 @@ def _config(
         "sha256": one.file.sha256,
         "layout": one.file.layout,
         "prompt": prompt,
-        "word": one.file.path.stem if one.file.vectors else "",
+        "word": one.file.word,
         "vectors": one.file.vectors,
         "resolution": like.training.resolution,
     }
@@ -154,11 +154,12 @@ def _unspoken(file: ForeignFile, prompt: str | None) -> str | None:
     """Returns why nothing of an embedding would show in the images: no prompt holds its word."""
     if not file.vectors:
         return None
-    word = file.path.stem
+    word = file.word
     if prompt is not None and ForeignConfig.word_pattern(word).search(prompt):
         return None
+    what = "is" if file.layout == "embedding" else "holds"
     return (
-        f"{file.path} is an embedding, which shows where a prompt has its word, {word!r}; name the subject by it, "
+        f"{file.path} {what} an embedding, which shows where a prompt has its word, {word!r}; name the subject by it, "
         f'such as --prompt "a photo of {word}"' + ("" if prompt is None else f"; got {prompt!r}")
     )
 

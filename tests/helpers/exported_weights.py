@@ -29,7 +29,7 @@ def trained(backbone: Backbone, name: str, weights: Path, **fields: Any) -> Any:
     """Attaches a method, gives what trains random values, saves it, and leaves it on the model."""
     method = get_method(name)
     config = method_config_class(name).model_validate(fields)
-    if name == "textual_inversion":
+    if config.added_words:
         config = config.for_subject("a sks cat", "a cat")
     method.prepare(backbone, config)
     groups = method.attach(backbone, config, torch.Generator().manual_seed(0))
@@ -53,7 +53,7 @@ def exported(folder: Path, name: str, config: Any, weights: Path, form: Any, out
 def installed(backbone: Backbone, path: Path, **fields: Any) -> Any:
     """Puts a file from elsewhere on a model, as a run does."""
     found, method = inspect(path), get_method("foreign")
-    word = {"word": path.stem, "vectors": found.vectors} if found.vectors else {}
+    word = {"word": found.word, "vectors": found.vectors} if found.vectors else {}
     config = method_config_class("foreign").model_validate(
         {"file": path.name, "sha256": found.sha256, "layout": found.layout, **word, **fields}
     )

@@ -67,7 +67,11 @@ def write_single_file(pipeline: Any, path: Path, dtype: torch.dtype = torch.floa
 
 def _unet_model(pipeline: Any) -> dict[str, torch.Tensor]:
     tensors = {f"model.diffusion_model.{_unet(name, 1)}": value for name, value in _state(pipeline.unet)}
-    tensors |= {f"first_stage_model.{_vae(name)}": value for name, value in _state(pipeline.vae)}
+    for name, value in _state(pipeline.vae):
+        attention = (
+            ".attentions." in name and value.dim() == 2
+        )  # convolutions of one pixel in the published files
+        tensors[f"first_stage_model.{_vae(name)}"] = value[:, :, None, None] if attention else value
     if hasattr(pipeline, "text_encoder_2"):
         tensors |= _clip(pipeline.text_encoder, "conditioner.embedders.0.transformer.")
         tensors |= _open_clip(pipeline.text_encoder_2, "conditioner.embedders.1.model.")
@@ -126,6 +130,9 @@ def _unet(name: str, layers: int) -> str:
 def _vae(name: str) -> str:
     levels = 3
     name = name.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
+    name = name.replace("mid_block.attentions.0", "mid.attn_1").replace("group_norm", "norm")
+    for ours, theirs in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")):
+        name = name.replace(f"attn_1.{ours}", f"attn_1.{theirs}")
     name = re.sub(r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2", name)
     name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
     for kind, theirs in (("resnets", "block"), ("upsamplers", "upsample")):

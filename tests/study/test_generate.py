@@ -15,6 +15,7 @@ from study.generate import draw_images
 from study.storage.layout import Storage
 from tests.helpers.tiny_families import RESOLUTION, add_contrast, make_tiny
 from trainables.config.fields import ModelConfig
+from trainables.errors import UserError
 from trainables.models.loading import load_backbone
 from trainables.models.sampling import generate
 from trainables.run.execute import execute
@@ -86,3 +87,30 @@ def test_steps_and_guidance_may_be_others(judged: tuple[Path, Storage], tmp_path
     assert np.array_equal(images, again)
     for number, options in enumerate(({"steps": STEPS + 3}, {"guidance": 6.0})):
         assert np.abs(images - drawn(judged, tmp_path / str(number), **options)).max() > 4 * LEVELS
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a {subjct} on a beach", "unknown placeholder {subjct}; did you mean {subject}? {subject}, the run's"),
+        ("{ subject } on a beach", "unknown placeholder { subject }; did you mean {subject}? "),
+        ("{Subject}", "unknown placeholder {Subject}; did you mean {subject}? "),
+        ("{subject} in {place}", "unknown placeholder {place}; {subject}, the run's instance prompt, is the only one"),
+    ],
+)  # fmt: skip
+def test_a_placeholder_that_nothing_is_put_for_is_told_before_anything_is_looked_up(
+    prompt: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as told:
+        draw_images(Storage(tmp_path / "none", "none"), "none", ["{subject}", prompt], tmp_path / "out")
+    (problem,) = told.value.problems
+    assert said in problem
+    assert repr(prompt) in problem
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("prompt", ["{subject}", "a {} b", "{red|green} ball", "{1} {a b}", "{{x: 1}}"])
+def test_other_braces_are_the_prompts_own(prompt: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run") as told:  # there is none: the prompt was let through
+        draw_images(Storage(tmp_path / "none", "none"), "none", [prompt], tmp_path / "out")
+    assert "placeholder" not in str(told.value)

@@ -30,13 +30,12 @@ from trainables.methods.exporting import (
     Exported,
     Format,
     Request,
-    forget_paths,
     metadata_of,
     pipeline_usage,
-    save_pipeline,
     write_file,
 )
 from trainables.methods.kohya import kohya_name
+from trainables.methods.model_exports import export_merged
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +51,7 @@ _LYCORIS, _LORA = "lycoris.kohya", "networks.lora"
 #: Kinds with names of their own in kohya's layout -> the algorithm, as LyCORIS calls it.
 _NAMED = {"lora": "lora", "rslora": "lora", "loha": "loha", "lokr": "lokr"}
 _DENSE = "full"
+_DIFFERENCES = {"weight": "diff", "bias": "diff_b"}
 _READ_BY_PIPELINE = ("lora", "rslora", "dora")
 
 
@@ -82,7 +82,12 @@ def adapter_obstacle(family: Family, config: AdapterConfig, form: Format) -> str
 
 
 def export_adapters(
-    backbone: Backbone, config: AdapterConfig, weights: Path, request: Request, out: Path
+    backbone: Backbone,
+    config: AdapterConfig,
+    weights: Path,
+    request: Request,
+    out: Path,
+    beside: Mapping[str, torch.Tensor] | None = None,
 ) -> Exported:
     """Writes the adapters of a run in a format.
 
@@ -90,6 +95,7 @@ def export_adapters(
         backbone: The base model, freshly loaded: it is changed.
         weights: What `save_adapters` wrote.
         out: An empty folder.
+        beside: Further tensors of a file in kohya's names.
     """
     if request.form == "diffusers":
         return _for_diffusers(backbone, config, weights, request, out)
@@ -98,10 +104,8 @@ def export_adapters(
         return _for_peft(backbone, request, out)
     if request.form == "merged":
         merge_adapters(backbone)
-        save_pipeline(backbone.pipeline(), out)
-        forget_paths(out)
-        return Exported(pipeline_usage(backbone.family, out.name))
-    return _in_kohyas_names(backbone, config, weights, request, out)
+        return export_merged(backbone, backbone.pipeline(), request, out)
+    return _in_kohyas_names(backbone, config, weights, request, out, beside or {})
 
 
 def _adapter_of(layer: Any) -> str:
@@ -148,7 +152,12 @@ def _for_peft(backbone: Backbone, request: Request, out: Path) -> Exported:
 
 
 def _in_kohyas_names(
-    backbone: Backbone, config: AdapterConfig, weights: Path, request: Request, out: Path
+    backbone: Backbone,
+    config: AdapterConfig,
+    weights: Path,
+    request: Request,
+    out: Path,
+    beside: Mapping[str, torch.Tensor],
 ) -> Exported:
     """Writes one file; text encoders are ``te`` where there is one, else ``te1`` and ``te2``."""
     from safetensors.torch import load_file
@@ -170,15 +179,48 @@ def _in_kohyas_names(
             if algorithm != _DENSE:
                 sizes[_rank(found), float(found["alpha"])] += 1
     (rank, alpha), _ = sizes.most_common(1)[0] if sizes else ((1, 1.0), 0)
+    usage = _write_in_kohyas_names(backbone, {**tensors, **beside}, algorithm, (rank, alpha), request, out)
+    return Exported(usage, code=False, notes=_notes(config, request))
+
+
+def write_differences(
+    backbone: Backbone,
+    changes: Mapping[str, torch.Tensor],
+    request: Request,
+    out: Path,
+    beside: Mapping[str, torch.Tensor],
+) -> str:
+    """Writes whole changes of weights of the denoiser as one file in kohya's names; returns how it is loaded.
+
+    Args:
+        changes: Parameter -> what is added to it.
+        beside: Further tensors of the file.
+    """
+    tensors: Tensors = {}
+    for name, change in changes.items():
+        module, _, kind = name.rpartition(".")
+        stem = _name_in_kohyas_scripts(backbone, backbone.family.denoiser, module)
+        tensors[f"{stem}.{_DIFFERENCES[kind]}"] = change
+    return _write_in_kohyas_names(backbone, {**tensors, **beside}, _DENSE, (1, 1.0), request, out)
+
+
+def _write_in_kohyas_names(
+    backbone: Backbone,
+    tensors: Mapping[str, torch.Tensor],
+    algorithm: str,
+    size: tuple[int, float],
+    request: Request,
+    out: Path,
+) -> str:
+    """Writes ``NAME.safetensors`` and returns how it is loaded; `size` is most layers' rank and alpha."""
     network = {
         "ss_network_module": _LORA if algorithm == "lora" else _LYCORIS,
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": f"{alpha:g}",
+        "ss_network_dim": str(size[0]),
+        "ss_network_alpha": f"{size[1]:g}",
         "ss_network_args": json.dumps({} if algorithm == "lora" else {"algo": algorithm}),
     }
     write_file(out / f"{request.name}.safetensors", tensors, metadata_of(request, backbone, "lora", network))
-    usage = _USAGE[request.form].format(name=request.name, module=network["ss_network_module"])
-    return Exported(usage, code=False, notes=_notes(config, request))
+    return _USAGE[request.form].format(name=request.name, module=network["ss_network_module"])
 
 
 def _name_in_kohyas_scripts(backbone: Backbone, part: Part, module: str) -> str:

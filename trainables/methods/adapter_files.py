@@ -280,15 +280,26 @@ def read_header(content: bytes) -> tuple[dict[str, Any], int]:
     return dict(header), 8 + size
 
 
-def sort_header(path: Path) -> None:
+def sort_header(path: Path, replace: Mapping[str, str] | None = None) -> None:
     """Puts a safetensors file's metadata in order, which the library writes in a random one.
 
-    Equal weights then are equal files.
+    Equal weights then are equal files. Where the header keeps its length, tensors are not read.
+
+    Args:
+        replace: Entries of the metadata that get other values.
     """
-    content = path.read_bytes()
-    header, end = read_header(content)
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    with path.open("rb") as file:
+        begin = file.read(8)
+        header, end = read_header(begin + file.read(int.from_bytes(begin, "little")))
+    metadata = {**header.get("__metadata__", {}), **(replace or {})}
+    header["__metadata__"] = dict(sorted(metadata.items()))
     entries = sorted(header.items(), key=lambda entry: entry[0] != "__metadata__")  # tensors keep their order
     text = json.dumps(dict(entries), separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) == end - 8:
+        with path.open("r+b") as file:
+            file.seek(8)
+            file.write(text)
+        return
+    content = path.read_bytes()
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -17,7 +18,11 @@ from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
 from trainables.methods import textual_inversion
 from trainables.methods.adapter_files import sort_header
+from trainables.methods.exporting import ONE_FILE
+from trainables.methods.model_exports import export_merged
 from trainables.methods.placeholder_config import WordAndWeightsConfig
+from trainables.methods.projection_exports import export_projections, trained_projections
+from trainables.methods.word_exports import export_with_word
 from trainables.models.families import family_of
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from trainables.config.fields import ModelConfig
+    from trainables.methods.exporting import Exported, Format, Request
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
@@ -161,6 +167,31 @@ class CustomDiffusion:
             str(folder), weight_name=WEIGHTS_FILE, use_safetensors=True, _pipeline=pipeline
         )
         return _WORD.load(pipeline, folder)
+
+    def export_obstacle(self, family: Family, config: Any, form: Format) -> str | None:
+        """LoRA has no place for the biases that train with all four projections."""
+        if form in ONE_FILE and not family.denoiser.kohya:
+            return f"kohya's names of {family.title} are not written; take --format diffusers or merged"
+        if form == "peft" and config.freeze_model != "crossattn_kv":
+            return (
+                f"with freeze_model: {config.freeze_model} biases train too, which a LoRA for PEFT cannot hold; take "
+                "--format merged, diffusers or, for other programs, kohya, a1111 or comfyui"
+            )
+        return None
+
+    def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:
+        """Writes projections and embeddings, or a pipeline with both in its weights.
+
+        diffusers gets them as they are, PEFT a LoRA of full rank, which is exact, and other programs dense differences.
+        """
+        word = config.placeholder_token
+        if request.form == "merged":
+            for name, value in trained_projections(weights / WEIGHTS_FILE).items():
+                backbone.denoiser.get_parameter(name).data.copy_(value)
+            pipeline = _WORD.load(backbone.pipeline(), weights)
+            return export_merged(backbone, pipeline, request, out, words=True)
+        write = partial(export_projections, backbone, weights / WEIGHTS_FILE, request, out)
+        return export_with_word(backbone, word, weights, request, out, write)
 
 
 def _projections(freeze_model: str) -> tuple[str, ...]:

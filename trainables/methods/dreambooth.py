@@ -20,6 +20,7 @@ from trainables.methods.exporting import (
     pipeline_usage,
     save_pipeline,
 )
+from trainables.methods.model_exports import export_merged, export_model_file, model_file_obstacle
 from trainables.methods.strengths import Dial, between
 from trainables.models.families import family_of
 
@@ -107,21 +108,20 @@ class DreamBooth:
         return loaded.to(pipeline.device)
 
     def export_obstacle(self, family: Family, config: Any, form: Format) -> str | None:
-        """A whole model has no adapter, and its single file is in a layout that is not written."""
+        """A whole model has no adapter, and is not of every family one file."""
         if form == "peft":
             return "DreamBooth trains whole weights and has no adapter for PEFT; take --format merged"
-        if form in ONE_FILE:
-            return (
-                "DreamBooth trains a whole model, which that program reads as one file in the layout of its first "
-                "publisher; that is not written: take --format merged, and diffusers' script "
-                "convert_diffusers_to_original_stable_diffusion.py (convert_diffusers_to_original_sdxl.py)"
-            )
-        return None
+        return model_file_obstacle(family) if form in ONE_FILE else None
 
     def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:
-        """Copies the pipeline, for both formats that are left."""
-        copy_pipeline(weights, out)
-        return Exported(pipeline_usage(backbone.family, out.name))
+        """Copies the pipeline, writes it as one file in its publisher's layout, or both."""
+        if request.form == "diffusers":
+            copy_pipeline(weights, out)
+            return Exported(pipeline_usage(backbone.family, out.name))
+        trained = self.load(backbone.pipeline(), weights)
+        if request.form == "merged":
+            return export_merged(backbone, trained, request, out)
+        return export_model_file(backbone, trained, request, out)
 
     def with_strength(self, backbone: Backbone, weights: Path) -> Dial:
         """Loads the trained weights beside the base model's and returns what turns between them."""

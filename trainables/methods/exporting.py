@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trainables.methods.adapter_files import read_header, sort_header
+from trainables.methods.adapter_files import sort_header
 
 if TYPE_CHECKING:
     import torch
@@ -31,14 +31,16 @@ FORMATS: dict[Format, str] = {
     "a1111": "AUTOMATIC1111's web UI and its descendants",
     "comfyui": "ComfyUI",
     "peft": "PEFT",
-    "merged": "a complete pipeline with the training in its weights, in diffusers' layout",
+    "merged": "diffusers as a complete pipeline with the training in its weights, and of Stable Diffusion 1.x, 2.x "
+    "and XL for A1111, ComfyUI and kohya's scripts as one file",
 }
 #: Formats of one file in kohya's names.
 ONE_FILE = ("kohya", "a1111", "comfyui")
 
+_HASH, _HASH_OF_KOHYA, _DIGITS = "modelspec.hash_sha256", "sshs_model_hash", 64
 _SPEC = "1.0.1"  # of Stability AI's metadata of models
-# What kohya's scripts state for embeddings of all models of Stability AI (sd-scripts, library/sai_model_spec.py).
-_OF_EMBEDDINGS = "https://github.com/Stability-AI/generative-models"
+# What kohya's scripts state for embeddings and whole models of Stability AI (sd-scripts, library/sai_model_spec.py).
+_OF_STABILITY_AI = "https://github.com/Stability-AI/generative-models"
 
 
 @dataclass(frozen=True)
@@ -116,16 +118,17 @@ def metadata_of(
     """Returns a file's metadata: kohya's ``ss_*`` that readers ask for, model spec 1.0.1, and ours under ``study.*``.
 
     Args:
-        kind: End of the architecture in model spec: ``lora`` or ``textual-inversion``.
+        kind: End of the architecture in model spec: ``lora``, ``textual-inversion`` or a method's name; empty: it is a
+            whole model.
         network: ``ss_network_*`` of an adapter.
     """
     about, denoiser = request.about, backbone.denoiser.config
     architecture, implementation = backbone.family.model_spec(denoiser, backbone.prediction_type)
-    if kind == "textual-inversion" and implementation == "diffusers":
-        implementation = _OF_EMBEDDINGS
+    if kind in ("", "textual-inversion") and implementation == "diffusers":
+        implementation = _OF_STABILITY_AI
     spec = {
         "sai_model_spec": _SPEC,
-        "architecture": f"{architecture}/{kind}",
+        "architecture": f"{architecture}/{kind}" if kind else architecture,
         "implementation": implementation,
         "title": about.title,
         "resolution": f"{about.resolution}x{about.resolution}",
@@ -160,16 +163,21 @@ def write_file(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mappin
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
-    save_file(content, path, dict(metadata))
-    written = path.read_bytes()
-    _, end = read_header(written)
-    digest = hashlib.sha256(written[end:]).hexdigest()
-    hashes = {"modelspec.hash_sha256": f"0x{digest}"}
+    hashes = {_HASH: f"0x{'0' * _DIGITS}"}
     if any(key.startswith("ss_") for key in metadata):
-        hashes["sshs_model_hash"] = digest
+        hashes[_HASH_OF_KOHYA] = "0" * _DIGITS
+    content = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
     save_file(content, path, {**metadata, **hashes})
-    sort_header(path)
+    digest = _hash_of_tensors(path)
+    found = {_HASH: f"0x{digest}", _HASH_OF_KOHYA: digest}
+    sort_header(path, {key: found[key] for key in hashes})
+
+
+def _hash_of_tensors(path: Path) -> str:
+    """Hex SHA-256 of a safetensors file without its header."""
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_pipeline(pipeline: Any, folder: Path) -> None:

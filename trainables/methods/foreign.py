@@ -27,7 +27,7 @@ from trainables.methods.adapter_files import (
 from trainables.methods.adapters import detach_adapters, merged
 from trainables.methods.base import Base
 from trainables.methods.foreign_files import Layout, embedding_rows, inspect, kohya_changes
-from trainables.methods.foreign_pipelines import first_line, put_pipeline
+from trainables.methods.foreign_pipelines import first_line, put_model_file, put_pipeline
 from trainables.models.placeholders import placeholder_tokens
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ForeignConfig(TrainingConfig):
         sha256: Of its content, see `ForeignFile`.
         layout: What it was found to be.
         prompt: What it calls the subject; None: the study's own instance prompt.
-        word: Of an embedding: as prompts say it; `vectors` is the number of its vectors.
+        word: Of an embedding that the file is or holds: as prompts say it; `vectors` is the number of its vectors.
     """
 
     READ: ClassVar[tuple[str, ...] | None] = (
@@ -61,11 +61,7 @@ class ForeignConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _embedding_is_said(self) -> Self:
-        if (
-            self.layout == "embedding"
-            and self.prompt is not None
-            and not self.word_pattern(self.word).search(self.prompt)
-        ):
+        if self.vectors and self.prompt is not None and not self.word_pattern(self.word).search(self.prompt):
             raise ValueError(f"prompt {self.prompt!r} does not hold the embedding's word, {self.word!r}")
         return self
 
@@ -83,16 +79,12 @@ class ForeignConfig(TrainingConfig):
     def reword(self, text: str) -> str:
         """Returns what the file calls the subject, with an embedding's token in the place of its word."""
         said = self.prompt or text
-        return (
-            self.word_pattern(self.word).sub(lambda _: self.token, said)
-            if self.layout == "embedding"
-            else said
-        )
+        return self.word_pattern(self.word).sub(lambda _: self.token, said) if self.vectors else said
 
     @property
     def added_words(self) -> tuple[str, ...]:
         """The tokens of an embedding."""
-        return placeholder_tokens(self.token, self.vectors) if self.layout == "embedding" else ()
+        return placeholder_tokens(self.token, self.vectors) if self.vectors else ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +162,8 @@ def _by_kohyas_names(backbone: Backbone, path: Path, config: ForeignConfig) -> N
     for (part, name), value in changes.items():
         parameter = backbone.modules[part].get_parameter(name)
         parameter.data.copy_(value.to(parameter.device, parameter.dtype))
+    if config.vectors:
+        _as_embedding(backbone, path, config)
 
 
 def _by_peft(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
@@ -253,6 +247,7 @@ _INSTALL = {
     "embedding": _as_embedding,
     "hypernetwork": _as_hypernetwork,
     "pipeline": lambda backbone, path, config: put_pipeline(backbone, path),
+    "checkpoint": lambda backbone, path, config: put_model_file(backbone, path),
 }
 
 METHOD = Foreign()

@@ -1,7 +1,8 @@
 """Files of weights that were trained elsewhere: which layout one has, and what it adds to a model's weights.
 
 Layouts: diffusers, kohya (with LyCORIS' loha, lokr and full, and DoRA along either axis), PEFT, embeddings and
-hypernetworks as this project and AUTOMATIC1111 write them, and pipelines in diffusers' layout. Nothing here trusts a
+hypernetworks as this project and AUTOMATIC1111 write them, and whole models: pipelines in diffusers' layout, and single
+files in their publishers'. Nothing here trusts a
 file: safetensors, JSON, and torch's loader that refuses code.
 """
 
@@ -16,21 +17,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trainables.errors import UserError
 from trainables.methods.kohya import kohya_name
+from trainables.methods.word_exports import BUNDLED
 from trainables.models.folders import file_digest
+from trainables.models.single_files import kind_of
 
 if TYPE_CHECKING:
     import torch
 
     from trainables.models.backbone import Backbone
 
-Layout = Literal["pipeline", "folders", "peft", "kohya", "diffusers", "embedding", "hypernetwork"]
+Layout = Literal[
+    "pipeline", "checkpoint", "folders", "peft", "kohya", "diffusers", "embedding", "hypernetwork"
+]
 State = Mapping[str, "torch.Tensor"]
 
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
+_BUNDLED = f"{BUNDLED}."
 _ENCODERS = ("emb_params", "clip_l", "clip_g", "t5xxl")
 _KNOWN = (
     "a folder with a pipeline, or with adapters in PEFT's layout, or a .safetensors file of a LoRA (names of kohya, "
-    "LyCORIS or diffusers), an embedding or a hypernetwork of ours, or a .pt file of A1111"
+    "LyCORIS or diffusers), a whole model, an embedding or a hypernetwork of ours, or a .pt file of A1111"
 )
 _MOST_NAMED = 3
 _OF_BIAS = ("diff_b", "b_norm")
@@ -42,13 +48,15 @@ class ForeignFile:
 
     Attributes:
         sha256: Of the file; of a folder that of its files' names and hashes.
-        vectors: Of an embedding: its number of vectors; else 0.
+        vectors: Of an embedding, or of one inside a file of adapters: its number of vectors; else 0.
+        word: How prompts say it: the name of the file, or inside adapters what the file says; else empty.
     """
 
     path: Path
     layout: Layout
     sha256: str
     vectors: int = 0
+    word: str = ""
 
 
 def inspect(path: Path) -> ForeignFile:
@@ -66,7 +74,7 @@ def inspect(path: Path) -> ForeignFile:
         content = _read_pt(path)
         rows = _rows_of_a1111(content)
         if rows is not None:
-            return ForeignFile(path, "embedding", digest, len(rows))
+            return ForeignFile(path, "embedding", digest, len(rows), path.stem)
         _require_hypernetwork(path, content)
         return ForeignFile(path, "hypernetwork", digest)
     if path.suffix != ".safetensors":
@@ -75,12 +83,31 @@ def inspect(path: Path) -> ForeignFile:
     layout = _layout_of(path, shapes, metadata)
     if layout == "hypernetwork":
         _require_hypernetwork(path)
-    vectors = (
-        {shape[0] if len(shape) == 2 else 1 for shape in shapes.values()} if layout == "embedding" else {0}
-    )
+    word, embedded = _word_in(path, layout, shapes)
+    vectors = {shape[0] if len(shape) == 2 else 1 for shape in embedded.values()} or {0}
     if len(vectors) > 1:
         raise UserError(f"{path}: its text encoders have {sorted(vectors)} vectors, and not the same number")
-    return ForeignFile(path, layout, digest, vectors.pop())
+    return ForeignFile(path, layout, digest, vectors.pop(), word)
+
+
+def _word_in(
+    path: Path, layout: Layout, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """Returns the word of an embedding that a file is or holds, and the shapes of its tensors; empty where none is.
+
+    Raises:
+        UserError: There are several words.
+    """
+    if layout == "embedding":
+        return path.stem, dict(shapes)
+    inside = {key: shape for key, shape in shapes.items() if key.startswith(_BUNDLED)}
+    words = sorted({key.split(".")[1] for key in inside})
+    if len(words) > 1:
+        raise UserError(
+            f"{path} holds the embeddings of {len(words)} words ({', '.join(words)}), and one is read beside adapters; "
+            "take a file with one"
+        )
+    return (words[0] if words else ""), inside
 
 
 def embedding_rows(path: Path, encoders: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -98,6 +125,8 @@ def embedding_rows(path: Path, encoders: Iterable[str]) -> dict[str, torch.Tenso
     wanted = tuple(encoders)
     rows = _rows_of_a1111(_read_pt(path)) if path.suffix == ".pt" else None
     state: dict[str, Any] = {"": rows} if rows is not None else dict(load_file(path))
+    if inside := {key: value for key, value in state.items() if key.startswith(_BUNDLED)}:
+        state = {key.split(".", 2)[-1]: value for key, value in inside.items()}
     if len(wanted) == 1 and len(state) == 1:
         state = {wanted[0]: next(iter(state.values()))}
     lacking = [key for key in wanted if key not in state]
@@ -112,6 +141,8 @@ def embedding_rows(path: Path, encoders: Iterable[str]) -> dict[str, torch.Tenso
 def kohya_changes(path: Path, backbone: Backbone) -> dict[tuple[str, str], torch.Tensor]:
     """Returns the weights that a file in kohya's names gives a model: (part, parameter) -> its whole new value.
 
+    Embeddings inside it are left to `embedding_rows`.
+
     Raises:
         UserError: It names modules that the model has not, or holds what is not known here.
     """
@@ -120,6 +151,8 @@ def kohya_changes(path: Path, backbone: Backbone) -> dict[tuple[str, str], torch
     state = load_file(path)
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in state.items():
+        if key.startswith(_BUNDLED):
+            continue
         stem, _, rest = key.partition(".")
         layers.setdefault(stem, {})[rest] = value.float()
     places = _places(backbone)
@@ -293,7 +326,8 @@ def _layout_of_folder(folder: Path) -> Layout:
         if beside := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in read):
             raise UserError(
                 f"{folder} holds {beside[0]} beside adapters, which alone would be judged: words and adapters that "
-                "were trained together are not read together; take a pipeline with both, or move the file away"
+                "were trained together are not read from files beside each other; take a pipeline with both or a file "
+                "that holds both (`study export --format merged` or `a1111`), or move the file away"
             )
         return "folders"
     raise UserError(f"{folder} holds no weights of a known layout; name {_KNOWN}")
@@ -323,8 +357,12 @@ def _layout_of(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapp
 
     if metadata.get("study.format") == "hypernetwork":
         return "hypernetwork"
+    if kind_of(shapes) is not None:
+        return "checkpoint"
     parts = {f"{part.name}." for family in FAMILIES.values() for part in family.trainable(text_encoders=True)}
-    if shapes and all(key.startswith(_KOHYA) for key in shapes):
+    if any(key.startswith(_KOHYA) for key in shapes) and all(
+        key.startswith((*_KOHYA, _BUNDLED)) for key in shapes
+    ):
         return "kohya"
     if shapes and all(key.startswith(tuple(parts)) for key in shapes):
         return "diffusers"

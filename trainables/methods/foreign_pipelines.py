@@ -1,4 +1,4 @@
-"""Whole pipelines that were trained elsewhere: their weights on the study's base model, if all else is the same.
+"""Whole models that were trained elsewhere: their weights on the study's base model, if all else is the same.
 
 They are drawn and judged with the study's own noise schedule, autoencoder's scale and layers. Where a pipeline's own
 are others, it would be judged by images that it never draws.
@@ -6,7 +6,7 @@ are others, it would be judged by images that it never draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,6 @@ def put_pipeline(backbone: Backbone, path: Path) -> None:
         UserError: It is of another family, has other shapes, or states another noise schedule, scale of latents or
             kind of layer than the study's base model.
     """
-    import torch
-
     from trainables.models.families import family_in
 
     family = backbone.family
@@ -51,6 +49,39 @@ def put_pipeline(backbone: Backbone, path: Path) -> None:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"diffusers cannot load the pipeline {path}: {first_line(error)}") from None
+    _put(backbone, path, loaded, [part.name for part in family.modules])
+
+
+def put_model_file(backbone: Backbone, path: Path) -> None:
+    """Copies the weights of a whole model in one file into the base model's; parts that it lacks stay the base's.
+
+    What a file does not say is the base model's own: noise schedule, scale of latents, tokenizers.
+
+    Raises:
+        UserError: It is of another family, has other tensors, or is marked as trained on other noise than the study's
+            base model.
+    """
+    from trainables.models.model_files import tensor_headers
+    from trainables.models.single_file_checks import lacking, misfits
+    from trainables.models.single_files import file_faults, kind_of, load_single_file, parts_in
+
+    family, found = backbone.family, kind_of(tensor_headers(path))
+    if found is None or found[0] is not family:
+        kind = found[1].title if found else "file of no known kind of model"
+        raise UserError(f"{path} is a {kind}, and the study's base model a {family.title}")
+    faults = [
+        *file_faults(path),
+        *(misfits(path, backbone.folder) or lacking(path, backbone.folder)),
+    ]
+    if faults:
+        raise UserError(*(f"{path} {fault}" for fault in faults))
+    _put(backbone, path, load_single_file(path, backbone.folder), sorted(parts_in(path)))
+
+
+def _put(backbone: Backbone, path: Path, loaded: Any, parts: Sequence[str]) -> None:
+    """Copies the weights of some parts of a pipeline into the base model's, if all else is the same."""
+    import torch
+
     if problems := list(_other_settings(backbone, loaded)):
         raise UserError(
             *(
@@ -59,16 +90,14 @@ def put_pipeline(backbone: Backbone, path: Path) -> None:
                 for problem in problems
             )
         )
-    for part in family.modules:
-        theirs: dict[str, torch.Tensor] = dict(getattr(loaded, part.name).named_parameters())
-        ours: dict[str, torch.Tensor] = dict(backbone.modules[part.name].named_parameters())
+    for part in parts:
+        theirs: dict[str, torch.Tensor] = dict(getattr(loaded, part).named_parameters())
+        ours: dict[str, torch.Tensor] = dict(backbone.modules[part].named_parameters())
         shapes = {name: value.shape for name, value in ours.items()}
         if shapes != {name: value.shape for name, value in theirs.items()}:
-            raise UserError(
-                f"{path}: its {part.name} has other weights than the study's base model has there"
-            )
+            raise UserError(f"{path}: its {part} has other weights than the study's base model has there")
         if any(not torch.equal(ours[name], value.to(ours[name])) for name, value in theirs.items()):
-            backbone.will_change(part.name)
+            backbone.will_change(part)
             for name, value in theirs.items():
                 ours[name].data.copy_(value)
 

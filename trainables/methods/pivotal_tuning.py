@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from trainables.config.fields import TrainingConfig
 from trainables.methods import textual_inversion
+from trainables.methods.adapter_exports import export_adapters
+from trainables.methods.adapter_merging import merge_adapters
 from trainables.methods.adapters import KOHYA_FILE, AdapterConfig, AdapterMethod
+from trainables.methods.model_exports import export_merged
 from trainables.methods.placeholder_config import WordAndWeightsConfig
+from trainables.methods.word_exports import export_with_word
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from trainables.config.fields import ModelConfig
+    from trainables.methods.exporting import Exported, Format, Request
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
@@ -165,6 +171,22 @@ class PivotalTuning:
     def load(self, pipeline: Any, folder: Path) -> Any:
         """Loads both by the stock loaders."""
         return _WORD.load(_ADAPTER.load(pipeline, folder), folder)
+
+    def export_obstacle(self, family: Family, config: Any, form: Format) -> str | None:
+        """What holds of the adapters: every program that reads them reads embeddings beside them."""
+        return _ADAPTER.export_obstacle(family, config, form)
+
+    def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:
+        """Writes adapters and embeddings, or a pipeline with both in its weights.
+
+        A1111 and ComfyUI read both of one file; for the others the embeddings are files of their own.
+        """
+        if request.form == "merged":
+            pipeline = self.load(backbone.pipeline(), weights)
+            merge_adapters(backbone)
+            return export_merged(backbone, pipeline, request, out, words=True)
+        write = partial(export_adapters, backbone, config, weights, request, out)
+        return export_with_word(backbone, config.placeholder_token, weights, request, out, write)
 
 
 METHOD = PivotalTuning()

@@ -6,7 +6,6 @@ the table nor a moment of it is touched.
 
 from __future__ import annotations
 
-import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,19 +14,21 @@ from pydantic import Field, field_validator
 
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
-from trainables.methods.exporting import (
-    Exported,
-    forget_paths,
-    metadata_of,
-    pipeline_usage,
-    save_pipeline,
-    write_file,
-)
+from trainables.methods.exporting import Exported, pipeline_usage
+from trainables.methods.model_exports import export_merged
 from trainables.methods.placeholder_config import PlaceholderConfig, word_problems
+from trainables.methods.word_exports import (
+    EMBEDDINGS_FILE,
+    embedding_keys,
+    pooling_note,
+    word_vectors,
+    write_word_file,
+    write_words_for_diffusers,
+)
 from trainables.models.families import family_in, family_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
@@ -35,11 +36,10 @@ if TYPE_CHECKING:
     from trainables.config.fields import ModelConfig
     from trainables.methods.exporting import Format, Request
     from trainables.models.backbone import Backbone
-    from trainables.models.families import Family, Part
+    from trainables.models.families import Family
 
-WEIGHTS_FILE = "learned_embeds.safetensors"
+WEIGHTS_FILE = EMBEDDINGS_FILE
 PLACEHOLDER = "placeholder_token"  # in the file's metadata
-_ONE_ENCODER = "emb_params"  # key of embeddings in files of kohya's scripts for models with one text encoder
 NOISE = 0.1  # of the deviation of the table's entries, for vectors that begin as the same word
 
 
@@ -148,7 +148,7 @@ class TextualInversion:
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        keys = _keys(backbone.family.text_encoders, config.placeholder_token)
+        keys = embedding_keys(backbone.family.text_encoders, config.placeholder_token)
         rows = backbone.added_embeddings
         tensors = {
             keys[part]: value.detach().to("cpu", copy=True).contiguous() for part, value in rows.items()
@@ -171,7 +171,7 @@ class TextualInversion:
         with safe_open(file, "pt") as opened:
             placeholder = opened.metadata()[PLACEHOLDER]
         tensors = load_file(file)
-        keys = _keys(family.text_encoders, placeholder)
+        keys = embedding_keys(family.text_encoders, placeholder)
         devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
         for part, name in zip(family.text_encoders, family.tokenizers, strict=True):
             with torch.random.fork_rng(devices=devices):  # it draws rows before it fills them
@@ -192,27 +192,15 @@ class TextualInversion:
 
     def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:
         """Writes the embeddings: one file a text encoder for diffusers, one of all for the others, or a pipeline."""
-        from safetensors.torch import load_file
-
         family, word = backbone.family, config.placeholder_token
         if request.form == "merged":
-            self.load(backbone.pipeline(), weights)
-            save_pipeline(backbone.pipeline(), out)
-            forget_paths(out)
-            return Exported(pipeline_usage(family, out.name))
-        stored, parts = load_file(weights / WEIGHTS_FILE), family.text_encoders
-        keys, metadata = _keys(parts, word), metadata_of(request, backbone, "textual-inversion")
+            return export_merged(backbone, self.load(backbone.pipeline(), weights), request, out, words=True)
+        vectors = word_vectors(family, weights, word)
         if request.form == "diffusers":
-            lines = [pipeline_usage(family, "BASE MODEL")]
-            for number, part in enumerate(parts):
-                file = WEIGHTS_FILE if number == 0 else WEIGHTS_FILE.replace(".", f"_{number + 1}.")
-                write_file(out / file, {word: stored[keys[part.name]]}, metadata)
-                beside = f"text_encoder=pipeline.{part.name}, tokenizer=pipeline.{family.tokenizers[number]}"
-                lines.append(f'pipeline.load_textual_inversion("{out.name}", weight_name="{file}", {beside})')
-            return Exported("\n".join(lines), notes=_pooling(family))
-        name = file_word(word)
-        tensors = {part.embeddings or _ONE_ENCODER: stored[keys[part.name]] for part in parts}
-        write_file(out / f"{name}.safetensors", tensors, {**metadata, **_named(metadata, name)})
+            loaded = write_words_for_diffusers(backbone, vectors, word, request, out)
+            lines = [pipeline_usage(family, "BASE MODEL"), *loaded]
+            return Exported("\n".join(lines), notes=pooling_note(family))
+        name = write_word_file(backbone, vectors, word, request, out)
         usage = {
             "kohya": f"For sd-scripts: --textual_inversion_embeddings {name}.safetensors; the prompt says {name}.",
             "a1111": f"Put {name}.safetensors into embeddings; the prompt says {name}.",
@@ -220,27 +208,6 @@ class TextualInversion:
         }[request.form]
         note = f"the file's name is the word that prompts say: {name}, where the run was taught {word}"
         return Exported(usage, code=False, notes=(note,) if name != word else ())
-
-
-def file_word(word: str) -> str:
-    """Returns a placeholder as the name of a file, which programs take for the word: without angle brackets."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", word.strip("<>")).strip("-.") or "word"
-
-
-def _named(metadata: Mapping[str, str], name: str) -> dict[str, str]:
-    """The entries of the metadata that say by which word prompts call the embedding."""
-    key = "modelspec.trigger_phrase"
-    return {key: name, **({"ss_output_name": name} if "ss_output_name" in metadata else {})}
-
-
-def _pooling(family: Family) -> tuple[str, ...]:
-    """What stock pipelines do with a pooled embedding, where the family reads one."""
-    if len(family.text_encoders) == 1:
-        return ()
-    return (
-        "with the configuration of most CLIP files transformers pools at the highest token of a prompt, and added "
-        "words are higher than the end token: see `Known failures` of textual inversion in docs/methods.md",
-    )
 
 
 def train_words(
@@ -274,13 +241,6 @@ def keep_norms(backbone: Backbone, *, with_gradient: bool = False) -> None:
                 table.rescale(norms[part])
 
     backbone.after_step(rescale)
-
-
-def _keys(text_encoders: Sequence[Part], placeholder: str) -> dict[str, str]:
-    """Text encoder -> key of its vectors in the file."""
-    if len(text_encoders) == 1:
-        return {text_encoders[0].name: placeholder}
-    return {part.name: part.embeddings or part.name for part in text_encoders}
 
 
 def _tell_apart(

@@ -327,9 +327,10 @@ class Backbone:
         }
 
     def lower_precision(self, dtype: torch.dtype) -> None:
-        """Converts every parameter that does not train to a type of lower precision."""
+        """Converts every parameter that does not train; in float16 not those of parts that overflow (`Part`)."""
         for part, parameters in self._parameters.items():
-            frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+            stays = dtype is torch.float16 and self.family.part(part).overflows
+            frozen = [] if stays else [value for value in parameters if not value.requires_grad]
             if frozen:
                 self.will_change(part)
             for parameter in frozen:

@@ -6,6 +6,7 @@ Nothing here needs torch to be imported: the table is read where model folders a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def encode_clips_and_t5(text_encoders: Sequence[Any], tokens: Conditioning) -> C
 
     first = text_encoders[0](tokens["input_ids"], output_hidden_states=True)
     second = text_encoders[1](tokens["input_ids_2"], output_hidden_states=True)
-    long = text_encoders[2](tokens["input_ids_3"])[0]
+    long = _t5_states(text_encoders[2], tokens["input_ids_3"])
     short = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
     short = torch.nn.functional.pad(short, (0, long.shape[-1] - short.shape[-1]))
     pooled = torch.cat([first.text_embeds, second.text_embeds], -1)
@@ -82,7 +83,25 @@ def encode_clips_and_t5(text_encoders: Sequence[Any], tokens: Conditioning) -> C
 def encode_t5_and_pooled_clip(text_encoders: Sequence[Any], tokens: Conditioning) -> Conditioning:
     """T5's states, and the pooled state of a CLIP."""
     pooled = text_encoders[0](tokens["input_ids"]).pooler_output
-    return {"encoder_hidden_states": text_encoders[1](tokens["input_ids_2"])[0], "pooled": pooled}
+    return {
+        "encoder_hidden_states": _t5_states(text_encoders[1], tokens["input_ids_2"]),
+        "pooled": pooled,
+    }
+
+
+def _t5_states(text_encoder: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Last hidden states of a T5 [rows, tokens, width]; under autocast to float16 in the precision of its weights.
+
+    What its feed-forward layers give is beyond float16 (huggingface/transformers issue 4586); transformers clamps it
+    there, and the states are other ones.
+    """
+    import torch
+
+    kind = tokens.device.type
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.float16
+    with torch.autocast(kind, enabled=False) if half else nullcontext():
+        states: torch.Tensor = text_encoder(tokens)[0]
+    return states
 
 
 def denoise_unet(

@@ -11,8 +11,8 @@ from typing import Any
 
 from trainables.models import conditioning as prompts
 from trainables.models.conditioning import Conditioning as Conditioning
+from trainables.models.family import SGM_CLIP, SGM_OPEN_CLIP, SGM_UNET, SGM_VAE, Fit, SingleFile
 from trainables.models.family import Family as Family
-from trainables.models.family import Fit, SingleFile
 from trainables.models.family import Part as Part
 from trainables.models.model_files import DIFFUSERS, TRANSFORMERS, read_json
 from trainables.models.sgm_names import sgm_name
@@ -101,6 +101,7 @@ _STABLE_DIFFUSION = Family(
                 "vae": ("first_stage_model.",),
                 "text_encoder": ("cond_stage_model.transformer.",),
             },
+            layouts={"unet": SGM_UNET, "vae": SGM_VAE, "text_encoder": SGM_CLIP},
         ),
         SingleFile(
             "Stable Diffusion 2.x",
@@ -116,6 +117,8 @@ _STABLE_DIFFUSION = Family(
                 "vae": ("first_stage_model.",),
                 "text_encoder": ("cond_stage_model.model.",),
             },
+            layouts={"unet": SGM_UNET, "vae": SGM_VAE, "text_encoder": SGM_OPEN_CLIP},
+            text_width=_SD2_WIDTH,
         ),
     ),
 )
@@ -176,6 +179,12 @@ _SDXL = Family(
                 "text_encoder": ("conditioner.embedders.0.transformer.",),
                 "text_encoder_2": ("conditioner.embedders.1.model.",),
             },
+            layouts={
+                "unet": SGM_UNET,
+                "vae": SGM_VAE,
+                "text_encoder": SGM_CLIP,
+                "text_encoder_2": SGM_OPEN_CLIP,
+            },
         ),
     ),
 )
@@ -201,6 +210,7 @@ _SD3 = Family(
             "T5EncoderModel",
             reads=256,
             trains=False,
+            overflows=True,
             embeddings="t5xxl",
         ),
     ),
@@ -265,6 +275,7 @@ _FLUX = Family(
             "T5EncoderModel",
             reads=512,
             trains=False,
+            overflows=True,
             embeddings="t5xxl",
         ),
     ),

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 
+#: How the publishers of Stable Diffusion name the tensors of a part (see ``publisher_names.py``).
+SGM_UNET, SGM_VAE, SGM_CLIP, SGM_OPEN_CLIP = "UNet", "autoencoder", "CLIP", "OpenCLIP"
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of a pipeline that has weights.
@@ -34,6 +38,8 @@ class Part:
         reads: Of a text encoder: tokens that the stock pipeline gives it; 0: as many as it has positions.
         trains: Of a text encoder: methods that train text encoders train it too. A T5 stays as it is, as in diffusers'
             scripts: it has more weights than most denoisers.
+        overflows: What it computes is beyond float16 (65504), as the feed-forward layers of a T5 are: in a run with
+            that precision it keeps float32, as it was loaded, and works in it.
         embeddings: Of a text encoder: the key of learned embeddings in files for models that have several of them
             (``clip_l``, ``clip_g``, ``t5xxl``).
     """
@@ -46,6 +52,7 @@ class Part:
     nested: str = ""
     reads: int = 0
     trains: bool = True
+    overflows: bool = False
     embeddings: str = ""
 
     def name_in_files(self, module: str) -> str:
@@ -95,6 +102,9 @@ class SingleFile:
         unguided: Like `configs`, for a model without these layers.
         prefixes: Part to what the names of its tensors begin with; parts that are not in the file come from the folder
             with the configurations.
+        layouts: Part to how its tensors are named (`SGM_UNET` and others), for files that are written too; empty: such
+            files are read alone.
+        text_width: Width of text embeddings by which a model of the family is written as this kind; 0: any other.
     """
 
     title: str
@@ -105,6 +115,8 @@ class SingleFile:
     choices: Mapping[str, str] = field(default_factory=dict)
     guidance: str = ""
     unguided: str = ""
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    text_width: int = 0
 
     @property
     def remedy(self) -> str:

@@ -20,9 +20,14 @@ from trainables.models.conditioning import Conditioning
 from trainables.models.solvers import make_solver as make_solver
 from trainables.randomness import stream_seed
 
-_DECODE_PIXELS = (
-    4 * 512 * 512
-)  # decoded at once; the autoencoder's activations need far more memory than the denoiser's
+# Pixels that pass the autoencoder at once: one image of 1024 x 1024. Its activations need far more memory than the
+# denoiser's: a float32 of 128 channels at full resolution is 512 MiB for these.
+_AUTOENCODER_PIXELS = 1024 * 1024
+
+
+def images_at_once(side: int) -> int:
+    """Returns how many images of a side, in pixels, pass the autoencoder at once."""
+    return max(1, _AUTOENCODER_PIXELS // side**2)
 
 
 def image_seed(seed: int, purpose: str, prompt: int, image: int) -> int:
@@ -129,9 +134,8 @@ def _denoise(
 
 def _decode(backbone: Backbone, latents: torch.Tensor) -> list[Image.Image]:
     side = latents.shape[-1] * backbone.latent_factor
-    at_once = max(1, _DECODE_PIXELS // side**2)
     images = []
-    for part in latents.split(at_once):
+    for part in latents.split(images_at_once(side)):
         unscaled = part / backbone.latent_scale + backbone.latent_shift
         pixels = backbone.vae.decode(unscaled, return_dict=False)[0].float()
         values = (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()

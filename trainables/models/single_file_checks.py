@@ -14,11 +14,8 @@ from typing import Any
 
 from trainables.models.family import Family, Part, SingleFile
 from trainables.models.model_files import has_weights, read_json, tensor_headers
+from trainables.models.publisher_names import NO_SIGNAL, PREDICTS_V
 from trainables.models.single_files import kind_of, parts_in
-
-# Marks of how a model was trained that ComfyUI writes beside the weights, and goes by (`SDXL.model_type` in its
-# supported_models.py). Trainers of SDXL write the first two as well.
-_PREDICTS_V, _NO_SIGNAL = "v_pred", "ztsnr"
 
 
 def misfits(path: Path, configs: Path) -> list[str]:
@@ -79,14 +76,14 @@ def _noise_misfits(headers: Mapping[str, Any], family: Family, configs: Path) ->
     remedy = "take the configurations of a model that is trained as this one is, or correct that file"
     faults = []
     prediction = scheduler.get("prediction_type", "epsilon")
-    if _PREDICTS_V in headers and prediction != "v_prediction":
+    if PREDICTS_V in headers and prediction != "v_prediction":
         faults.append(
-            f"predicts v (it has a tensor {_PREDICTS_V!r}), but {place} states prediction_type: {prediction}; {remedy} "
+            f"predicts v (it has a tensor {PREDICTS_V!r}), but {place} states prediction_type: {prediction}; {remedy} "
             "(prediction_type: v_prediction)"
         )
-    if _NO_SIGNAL in headers and not scheduler.get("rescale_betas_zero_snr"):
+    if NO_SIGNAL in headers and not scheduler.get("rescale_betas_zero_snr"):
         faults.append(
-            f"was trained on a schedule that ends without any signal (it has a tensor {_NO_SIGNAL!r}), but {place} "
+            f"was trained on a schedule that ends without any signal (it has a tensor {NO_SIGNAL!r}), but {place} "
             f"does not state that; {remedy} (rescale_betas_zero_snr: true)"
         )
     return faults

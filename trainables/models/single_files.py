@@ -122,12 +122,17 @@ def convert(path: Path, configs: Path, target: Path) -> Path:
             return target
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        _load(path, configs).save_pretrained(str(partial), safe_serialization=True)
+        load_single_file(path, configs).save_pretrained(str(partial), safe_serialization=True)
         os.replace(partial, target)
     return target
 
 
-def _load(path: Path, configs: Path) -> Any:
+def load_single_file(path: Path, configs: Path) -> Any:
+    """Returns the stock pipeline of a single file, in the type of its weights; parts that it lacks are the folder's.
+
+    Raises:
+        UserError: The file lacks weights, or they do not fit the configurations.
+    """
     import torch
 
     headers = tensor_headers(path)

@@ -19,11 +19,12 @@ from PIL import Image
 from trainables.data.cache import Cache
 from trainables.models.backbone import Backbone
 from trainables.models.conditioning import Conditioning
+from trainables.models.sampling import images_at_once
 from trainables.randomness import Streams
 from trainables.training.noise import NoiseProcess
 from trainables.training.objective import area_weights, share_of_samples
 
-_ENCODE_AT_ONCE = 16  # images through the autoencoder
+_ENCODE_AT_ONCE = 16  # images through the autoencoder at most; large ones are fewer
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,8 @@ def encode_images(
     }
 
     def compute() -> dict[str, torch.Tensor]:
-        tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-        orientations = [tensor, tensor.flip(3)] if flip else [tensor]
-        moments = [_encode(backbone, orientation) for orientation in orientations]
+        tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        moments = [_encode(backbone, tensor, mirrored) for mirrored in ((False, True) if flip else (False,))]
         return {
             "mean": torch.stack([mean for mean, _ in moments], 1),
             "std": torch.stack([std for _, std in moments], 1),
@@ -322,11 +322,17 @@ def _areas_of(latents: torch.Tensor, areas: Sequence[torch.Tensor | None]) -> to
 
 
 @torch.no_grad()
-def _encode(backbone: Backbone, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _encode(backbone: Backbone, pixels: torch.Tensor, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns mean and deviation of latents of 8-bit pixels [images, 3, h, w], as many at once as memory is made for.
+
+    The autoencoder works on whole images: tiles of one, as diffusers has them, would give other latents at their seams.
+    """
     moments = []
-    for chunk in pixels.split(_ENCODE_AT_ONCE):
-        chunk = chunk.to(backbone.device, memory_format=torch.channels_last)
-        posterior = backbone.vae.encode(chunk).latent_dist
+    for chunk in pixels.split(min(_ENCODE_AT_ONCE, images_at_once(max(pixels.shape[-2:])))):
+        values = chunk.float() / 127.5 - 1
+        values = values.flip(3) if mirrored else values
+        values = values.to(backbone.device, memory_format=torch.channels_last)
+        posterior = backbone.vae.encode(values).latent_dist
         moments.append((posterior.mean.float().cpu(), posterior.std.float().cpu()))
     means, stds = zip(*moments, strict=True)
     return torch.cat(means), torch.cat(stds)

@@ -109,7 +109,7 @@ def test_the_merged_pipeline_draws_what_generate_draws(storage: Storage, tmp_pat
     from diffusers import StableDiffusionPipeline
 
     done = export_run(storage, RUN, "merged", tmp_path / "out")
-    assert "no licence is stated" in done.notes[0]
+    assert "no licence is stated" in done.notes[-1]
     (path,) = draw_images(storage, RUN, [PROMPT], tmp_path / "generated", count=1)
     merged = StableDiffusionPipeline.from_pretrained(
         str(tmp_path / "out"), local_files_only=True, safety_checker=None
@@ -275,6 +275,19 @@ def test_images_have_no_place_below_a_file(
               str(storage.root)])  # fmt: skip
     assert exit_.value.code == 2
     assert f"--out {tmp_path / 'file/out'} cannot be made" in capsys.readouterr().err
+
+
+def test_a_misspelt_placeholder_is_a_users_mistake(
+    storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", "mine", "lora-x", "-p", "a {subjct}", "-o", str(tmp_path / "out"), "--storage",
+              str(storage.root)])  # fmt: skip
+    printed = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert "did you mean {subject}?" in printed.err
+    assert "Traceback" not in printed.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["a [b](c) d", r"a \[b](c) d", r"x \| y | z", r"\`code`", r"ends with \\"])

@@ -19,7 +19,12 @@ from study.results.run_rows import rows
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
+from tests.helpers.exported_weights import ABOUT, trained
+from trainables.config.fields import ModelConfig
 from trainables.errors import UserError
+from trainables.methods.exporting import Request
+from trainables.methods.registry import get_method
+from trainables.models.loading import load_backbone
 from trainables.run.execute import execute
 
 RUN = "confirm/lora-x/0000-cat-1-s1"
@@ -158,9 +163,40 @@ def test_a_file_for_another_model_fails_with_the_reason(storage: Storage, tmp_pa
     assert row["state"] == "COMPLETE"
 
 
+def made(method: str, weights: Path, out: Path, **fields: object) -> Path:
+    """Returns a file for A1111 of a method on the embedded model, with random values in what trains."""
+    backbone = load_backbone(ModelConfig())
+    config = trained(backbone, method, weights, **fields)
+    out.mkdir()
+    get_method(method).export(  # type: ignore[attr-defined]
+        load_backbone(ModelConfig()), config, weights, Request("a1111", method, ABOUT), out
+    )
+    return out / f"{method}.safetensors"
+
+
+def test_a_word_inside_a_file_of_adapters_must_be_said(storage: Storage, tmp_path: Path) -> None:
+    file = made("pivotal_tuning", tmp_path / "weights", tmp_path / "out", r=2, num_vectors=2)
+    with pytest.raises(UserError, match="holds an embedding, which shows where a prompt has its word, 'sks'"):
+        evaluate_files(storage, [file])
+    (row,) = evaluate_files(storage, [file], prompt="a sks cat")
+    assert (row["state"], row["message"]) == ("COMPLETE", None)
+    run = json.loads((storage.runs / "foreign/pivotal_tuning/0000-cat-1-s1/run.json").read_text())
+    assert (run["training"]["layout"], run["training"]["word"], run["training"]["vectors"]) == (
+        "kohya",
+        "sks",
+        2,
+    )
+
+
+def test_a_whole_model_in_one_file_is_judged(storage: Storage, tmp_path: Path) -> None:
+    file = made("dreambooth", tmp_path / "weights", tmp_path / "out")
+    (row,) = evaluate_files(storage, [file])
+    assert (row["arm"], row["state"], row["message"]) == ("foreign/dreambooth", "COMPLETE", None)
+    folder = storage.runs / "foreign/dreambooth/0000-cat-1-s1"
+    assert json.loads((folder / "run.json").read_text())["training"]["layout"] == "checkpoint"
+    assert json.loads((folder / "result.json").read_text())["evaluation"]["drift"] > 0.01
+
+
 def embedding_width() -> int:
     """Of the embedded model's text encoder."""
-    from trainables.config.fields import ModelConfig
-    from trainables.models.loading import load_backbone
-
     return int(load_backbone(ModelConfig()).text_encoders[0].get_input_embeddings().embedding_dim)

@@ -234,9 +234,8 @@ def test_keys_of_diffusers_peft_and_whole_pipelines(folders: dict[str, Path], tm
         }
         file = next((tmp_path / "merged" / part).glob("*.safetensors"))
         assert set(load_file(file)) == set(load_file(next((folder / part).glob("*.safetensors"))))
-    assert {path.parts[0] for path in files_in(tmp_path / "merged")} == {
-        path.name for path in folder.iterdir()
-    }
+    names = {path.parts[0] for path in files_in(tmp_path / "merged")}
+    assert names == {path.name for path in folder.iterdir()} | {"mine.safetensors"}
 
 
 def test_dora_of_the_denoiser_is_loaded_by_diffusers(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -393,11 +392,11 @@ REFUSED: dict[tuple[str, str], set[str]] = {
     ("lora", "lokr"): set(),
     **{("lora", kind): {"diffusers"} for kind in ("loha", "oft", "boft", "hra", "ia3")},
     ("dreambooth_lora", "lora"): set(),
-    ("dreambooth", ""): {"kohya", "a1111", "comfyui", "peft"},
+    ("dreambooth", ""): {"peft"},
     ("hypernetwork", ""): {"diffusers", "kohya", "peft", "merged"},
     ("textual_inversion", ""): {"peft"},
-    ("custom_diffusion", ""): set(FORMATS),
-    ("pivotal_tuning", ""): set(FORMATS),
+    ("custom_diffusion", ""): set(),
+    ("pivotal_tuning", ""): set(),
 }
 
 
@@ -427,6 +426,11 @@ def test_what_depends_on_the_configuration_is_refused_too() -> None:
     assert problem("hypernetwork", "comfyui", add_layer_norm=True) is None
     for form in ("kohya", "a1111", "comfyui"):
         assert "FLUX.1" in (problem("lora", form, flux) or "")
+        assert "FLUX.1" in (problem("pivotal_tuning", form, flux) or "")
+        assert "take --format merged" in (problem("dreambooth", form, flux) or "")
     assert problem("lora", "diffusers", flux) is None
+    assert problem("pivotal_tuning", "peft", flux) is None
+    assert "biases" in (problem("custom_diffusion", "peft", freeze_model="crossattn") or "")
+    assert problem("custom_diffusion", "comfyui", freeze_model="crossattn") is None
     assert "FLUX.1" in (problem("textual_inversion", "a1111", flux) or "")
     assert problem("textual_inversion", "comfyui", flux) is None

@@ -33,6 +33,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any], str, str]] = {
     "ia3-diff": ("sd1", "lora", {"adapter": "ia3", "target_modules": CONV}, "kohya", "kohya"),
     "boft-peft": ("sd1", "lora", {"adapter": "boft", "target_modules": CONV}, "peft", "folders"),
     "merged": ("sd1", "lora", {"r": 2, **TEXT}, "merged", "pipeline"),
+    "model-file-sd1": ("sd1", "dreambooth", TEXT, "kohya", "checkpoint"),
+    "model-file-sdxl": ("sdxl", "dreambooth", TEXT, "comfyui", "checkpoint"),
+    "pivotal-sd1": ("sd1", "pivotal_tuning", {"r": 2, "num_vectors": 2}, "a1111", "kohya"),
+    "pivotal-sdxl": ("sdxl", "pivotal_tuning", {"adapter": "dora", "r": 2}, "comfyui", "kohya"),
+    "custom-sd1": ("sd1", "custom_diffusion", {"freeze_model": "crossattn", "num_vectors": 2}, "a1111", "kohya"),
+    "custom-sdxl": ("sdxl", "custom_diffusion", {}, "comfyui", "kohya"),
     "word": ("sdxl", "textual_inversion", {"num_vectors": 2}, "kohya", "embedding"),
     "hypernetwork": ("sd1", "hypernetwork", {"activation_func": "relu"}, "a1111", "hypernetwork"),
 }  # fmt: skip
@@ -62,14 +68,14 @@ def test_what_was_exported_comes_back(case: str, folders: dict[str, Path], tmp_p
     ours = outputs(backbone, prompt)
     exported(folders[family], name, config, tmp_path / "weights", form, tmp_path / "out")
     files = list((tmp_path / "out").iterdir())
-    path = files[0] if layout in ("kohya", "diffusers", "embedding", "hypernetwork") else tmp_path / "out"
+    path = tmp_path / "out" if layout in ("folders", "pipeline") else files[0]
     assert inspect(path).layout == layout
+    assert inspect(path).word == getattr(config, "placeholder_token", "").strip("<>")
 
     again = load(folders[family])
     untouched, base = again.parameter_digest(), outputs(again, "a sks cat")
-    taken = installed(
-        again, path, **({"prompt": prompt.replace("<sks>", "sks")} if name == "textual_inversion" else {})
-    )
+    bare = prompt.replace("<", "").replace(">", "")  # as other programs say it
+    taken = installed(again, path, **({"prompt": bare} if bare != prompt else {}))
     said = taken.reword("a sks cat")
     found = outputs(again, said)
     assert any((found[key] - value).abs().max() > 1e-3 for key, value in base.items())
@@ -248,6 +254,36 @@ def test_an_embedding_is_said_by_its_word() -> None:
     assert method_config_class("foreign").model_validate(strange).reword("") == r"a <s\1\g<0>x> cat"
     with pytest.raises(ValueError, match="does not hold the embedding's word, 'sks'"):
         method_config_class("foreign").model_validate(fields | {"prompt": "a photo of a cat"})
+
+
+def test_several_words_inside_a_file_of_adapters_are_refused(tmp_path: Path) -> None:
+    rows = {f"bundle_emb.{word}.string_to_param.*": torch.ones(1, 16) for word in ("sks", "zwx")}
+    save_file({**rows, "lora_unet_x.diff": torch.ones(2, 2)}, tmp_path / "two.safetensors")
+    with pytest.raises(UserError, match=r"embeddings of 2 words \(sks, zwx\), and one is read"):
+        inspect(tmp_path / "two.safetensors")
+
+
+def test_a_whole_model_of_another_kind_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Of another family, of other sizes, and marked as trained on other noise."""
+    config = trained(load(folders["sd1"]), "dreambooth", tmp_path / "weights")
+    exported(folders["sd1"], "dreambooth", config, tmp_path / "weights", "a1111", tmp_path / "out")
+    file = tmp_path / "out" / "mine.safetensors"
+    backbone = load(folders["sdxl"])
+    untouched = backbone.parameter_digest()
+    with pytest.raises(
+        UserError, match=r"is a Stable Diffusion 1\.x, and the study's base model a Stable Diffusion XL"
+    ):
+        installed(backbone, file)
+    assert backbone.parameter_digest() == untouched
+    backbone, state = load(folders["sd1"]), load_file(file)
+    save_file({**state, "v_pred": torch.zeros(0)}, tmp_path / "marked.safetensors")
+    with pytest.raises(UserError, match="predicts v"):
+        installed(backbone, tmp_path / "marked.safetensors")
+    key = "model.diffusion_model.out.2.bias"
+    save_file({name: value for name, value in state.items() if name != key}, tmp_path / "less.safetensors")
+    with pytest.raises(UserError, match="lacks weights of the UNet"):
+        installed(backbone, tmp_path / "less.safetensors")
+    assert backbone.is_base_model()
 
 
 def test_no_study_file_can_name_it() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -261,6 +263,40 @@ def test_latents_are_the_autoencoders_and_resampled_each_step(
     sampled = batches.draw().latents / 0.5
     assert (sampled.mean(0) - mean[0, 0]).abs().max() < 5 * std[0, 0].max() / 2000**0.5
     torch.testing.assert_close(sampled.std(0), std[0, 0], rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "at_once"), [(16, 20, [16, 4]), (512, 5, [4, 1]), (1024, 2, [1, 1]), (1536, 1, [1])]
+)
+def test_large_images_pass_the_autoencoder_one_by_one(
+    side: int,
+    count: int,
+    at_once: list[int],
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No more pixels at once than one image of 1024 x 1024 has, unless a single one has more; none is left out."""
+    seen: list[int] = []
+
+    def encode(pixels: torch.Tensor) -> SimpleNamespace:
+        """A quarter of the first colour, at an eighth of the size: which image it was can be told."""
+        assert pixels.shape[1:] == (3, side, side)
+        seen.append(len(pixels))
+        mean = pixels[:, :1, ::8, ::8] / 4
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean, std=torch.zeros_like(mean)))
+
+    monkeypatch.setattr(backbone.vae, "encode", encode)
+    images = [Image.new("RGB", (side, side), (number, 0, 0)) for number in range(count)]
+    for image in images:
+        image.putpixel((0, 0), (255, 0, 0))
+    mean, _ = encode_images(backbone, Cache(tmp_path), images, flip=True)
+    assert seen == at_once * 2
+    assert mean.shape == (count, 2, 1, side // 8, side // 8)
+    shades = torch.arange(count) / 127.5 - 1
+    assert torch.equal(mean[:, 0, 0, -1, -1], shades / 4)
+    assert (mean[:, 0, 0, 0, 0] == 0.25).all()
+    assert torch.equal(mean[:, 1, 0, 0, 0], shades / 4)  # mirrored: the mark is at the other end
 
 
 def test_areas_follow_their_images_and_their_mirrored_masks() -> None:
