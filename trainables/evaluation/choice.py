@@ -39,6 +39,12 @@ def choice_settings(config: EvaluationConfig) -> EvaluationConfig | None:
     return config.model_copy(update={"prompts": config.restore_best_prompts, "prompt_set": "search"})
 
 
+def all_settings(config: EvaluationConfig) -> tuple[EvaluationConfig, ...]:
+    """Returns the settings of all evaluations of a run: of its result, and of what chooses its step by images."""
+    chosen_by = choice_settings(config)
+    return (config,) if chosen_by is None else (config, chosen_by)
+
+
 def choosing(subject: Subject) -> Subject:
     """Returns a subject with the held-out images that choose a step: every second one, from the second on.
 
