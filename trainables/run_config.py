@@ -69,7 +69,7 @@ class RunConfig(Frozen):
     @classmethod
     def _best_by_a_metric(cls, value: EvaluationConfig) -> EvaluationConfig:
         if value.restore_best is not None and (problem := unfit_choice(value.restore_best)):
-            raise ValueError(f"evaluation.restore_best: {problem}")
+            raise ValueError(f"restore_best: {problem}")
         return value
 
     @field_validator("training", mode="before")
