@@ -23,9 +23,8 @@ def rough_bytes(spec: StudySpec) -> int:
         runs = spec.search_runs_of(name) + len(spec.confirm_keys(name, 0))
         total += runs * run_bytes(spec, name, model, None)
     # Resume states: only runs in progress have one.
-    best = (
-        spec.evaluation.restore_best is not None
-    )  # whose weights lie beside, for a moment those of two steps
+    # The best step's weights lie beside, for a moment those of two steps.
+    best = spec.evaluation.restore_best is not None
     shares = [
         _TRAINING_SHARE + 2 * best if artifact_kind(spec, name) == "pipeline" else _ADAPTER_SHARE
         for name in spec.arms
