@@ -119,7 +119,7 @@ _COST = (
     Metric("evaluation_seconds", "Evaluation", "lower", "s", "cost",
            "Wall seconds of sampling and scoring."),
     Metric("selection_seconds", "Choosing the step", "lower", "s", "cost",
-           "Wall seconds of the evaluations by which the run chose its best step (evaluation.restore_best).",
+           "Wall seconds of the evaluations by which evaluation.restore_best chose a step; part of the run's price.",
            listed=False),
     Metric("startup_seconds", "Start-up", "lower", "s", "cost",
            "Wall seconds of loading models into memory; near 0 in a warm process.", listed=False),

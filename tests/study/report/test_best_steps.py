@@ -9,6 +9,7 @@ import pytest
 
 from study.report.best_steps import best_steps, best_steps_table, best_steps_words
 from study.report.comparisons import Settings
+from study.report.derived import with_derived
 from study.report.prepared import Rows, prepare
 from study.report.sections import compose
 from study.report.tables import to_csv
@@ -71,6 +72,16 @@ def test_the_report_says_what_was_restored_and_by_what(metric: str, words: str) 
     assert words in " ".join(curves.paragraphs)
     assert words in " ".join(method.paragraphs)
     assert "best-steps" in [table.key for table in curves.tables]
+
+
+def test_choosing_is_paid_for() -> None:
+    frame = make_results(STUDY).frame
+    prices = {"price_per_hour": {"cpu": 3600.0}}
+    plain = with_derived(frame, prices)["dollars"]
+    chosen = with_derived(frame.assign(selection_seconds=7.0), prices)["dollars"]
+    more = (chosen - plain).dropna().tolist()
+    assert more
+    assert more == pytest.approx([7.0] * len(more))
 
 
 def test_results_without_best_steps_have_no_such_table() -> None:
