@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from trainables.config.fields import EMBEDDED, TrainingConfig
 from trainables.config.yaml_reader import Document, load_document, locate
 from trainables.errors import UserError
+from trainables.evaluation.metrics_table import HELD_OUT_LOSS, METRICS, QUALITY
 from trainables.events import RESULT_FILE, Event, settled_steps
 from trainables.methods.registry import method_config_class
 from trainables.run_config import RunConfig
@@ -182,7 +183,8 @@ def _line(event: Event, config: RunConfig, steps: int | None) -> str | None:
             f"lr {data['learning_rate']:.2e}  {data['steps_per_second']:.1f} steps/s"
         )
     if event.kind == "evaluation" and not data["final"]:
-        return f"  step {event.step}: quality {_number(data['quality'])}"
+        shown = QUALITY if QUALITY in data else HELD_OUT_LOSS
+        return f"  step {event.step}: {METRICS[shown].title.lower()} {_number(data.get(shown))}"
     return None
 
 
@@ -190,6 +192,10 @@ def _summary(result: dict[str, Any], folder: Path) -> int:
     for title in ("evaluation", "cost"):
         print(title)
         for name, value in result[title].items():
+            print(f"  {name:28} {_number(value)}")
+    if best := result.get("best"):
+        print("best step")
+        for name, value in best.items():
             print(f"  {name:28} {_number(value)}")
     print(f"{result['state']} after {result['attempts']} attempt{'s' * (result['attempts'] != 1)}: {folder}")
     if result["state"] == "COMPLETE":

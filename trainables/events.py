@@ -19,6 +19,7 @@ RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"  # of the process that works on the run
 CHECKPOINTS, SAMPLES, WEIGHTS = "checkpoint", "samples", "weights"  # folders
+BEST_WEIGHTS = "best"  # of the best step so far, among the checkpoints: how the file's name begins
 EVALUATION_FILE = "evaluation.json"  # what the numbers rest on: `Evaluator.provenance`
 IMAGE_SCORES = (
     "image_scores.csv"  # of the last evaluation; its columns: trainables/evaluation/image_scores.py
@@ -29,7 +30,10 @@ Kind = Literal[
     # parallel_strategy, device, device_name, versions
     "phase",  # data: name (prepare | train | evaluate | save): what the run does now; with train: steps
     "progress",  # step; data: loss, learning_rate, gradient_norm, steps_per_second
-    "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool
+    "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool. A run that restores its
+    # best step has two of its last step: what chose the step is not final, the result is
+    "best",  # at the end, of runs with evaluations on the way; data: best_step, value, end_value (None: training
+    # did not come to its end), metric, evaluations (chosen from), restored: bool
     "image",  # step; data: key, path (relative to the run's folder)
     "checkpoint",  # step; data: path
     "cost",  # with every checkpoint and at the end; data: cost metrics under bare names, so far (train_seconds, ...)
@@ -186,6 +190,7 @@ def sum_up(folder: Path, config_digest: str) -> dict[str, Any] | None:
         **last["finished"],
         "evaluation": evaluation,
         "cost": last.get("cost", {}),
+        "best": last.get("best"),
         "weights": WEIGHTS if (folder / WEIGHTS).is_dir() else None,
         "attempts": attempts,
         "config_digest": config_digest,

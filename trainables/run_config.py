@@ -20,6 +20,7 @@ from trainables.config.fields import (
     TrainingConfig,
 )
 from trainables.errors import UserError
+from trainables.evaluation.metrics_table import unfit_choice
 from trainables.methods.registry import method_config_class
 
 
@@ -64,6 +65,13 @@ class RunConfig(Frozen):
             raise ValueError(str(error)) from None
         return value
 
+    @field_validator("evaluation")
+    @classmethod
+    def _best_by_a_metric(cls, value: EvaluationConfig) -> EvaluationConfig:
+        if value.restore_best is not None and (problem := unfit_choice(value.restore_best)):
+            raise ValueError(f"restore_best: {problem}")
+        return value
+
     @field_validator("training", mode="before")
     @classmethod
     def _training_of_the_method(cls, value: Any, info: ValidationInfo) -> Any:
@@ -94,8 +102,9 @@ class RunConfig(Frozen):
 #: Fields of a run's configuration that cannot change its result.
 WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")
 
-# Fields of training that came later, with the value that says what runs did before: it is left out of their digests.
-_AS_BEFORE = {"prior_preservation_target": "images"}
+# Fields that came later, with the value that says what runs did before: it is left out of their digests.
+_AS_BEFORE: dict[str, Any] = {"prior_preservation_target": "images"}  # of training
+_EVALUATED_AS_BEFORE = {"restore_best": None, "restore_best_prompts": None}
 
 #: Field of `RunConfig.contents` -> where the path stands that it is the content of.
 _PATHS = {
@@ -119,9 +128,10 @@ def config_digest(document: Mapping[str, Any]) -> str:
     content = copy.deepcopy({name: value for name, value in document.items() if name not in WITHOUT_EFFECT})
     if not content.get("contents"):
         content.pop("contents", None)
-    training = content.get("training") or {}
-    for field in [name for name, value in _AS_BEFORE.items() if training.get(name) == value]:
-        del training[field]
+    for part, as_before in (("training", _AS_BEFORE), ("evaluation", _EVALUATED_AS_BEFORE)):
+        fields = content.get(part) or {}
+        for field in [name for name, value in as_before.items() if name in fields and fields[name] == value]:
+            del fields[field]
     for field, held in (document.get("contents") or {}).items():
         section, key = _PATHS.get(field, (None, None))
         if section in content and not held.startswith(REVISION):  # a hub's id means the same everywhere

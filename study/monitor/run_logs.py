@@ -15,7 +15,7 @@ from study.storage.attempts import AttemptInfo, attempt_history, attempts, brief
 from study.storage.driver_record import read_driver
 from study.storage.layout import LOG_FILE, Storage
 from study.storage.run_key import RunKey
-from study.storage.run_result import read_result
+from study.storage.run_result import best_words, read_result
 from study.util.printing import say
 from study.util.units import iso_time
 from trainables.errors import UserError
@@ -168,6 +168,9 @@ def show_log(
     folder = storage.run_folder(key)
     driver_id = _living_driver(storage)
     say(f"{key.name} in {folder}", *attempt_lines(attempt_history(folder, driver_id=driver_id)))
+    result = read_result(folder)
+    if result is not None and (words := best_words(result.best, result.cost)) is not None:
+        say(words)
     if follow and driver_id is not None:
         fetched = time.monotonic()
 

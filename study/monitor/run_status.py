@@ -25,7 +25,14 @@ UNDER_WAY: tuple[RunPhase, ...] = ("running", "pending", "interrupted")
 STATES: dict[str, RunPhase] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 TAIL_BYTES = 65_536
 # Of a result's cost: what adds up to the time that a run held its devices.
-WALL = ("train_seconds", "evaluation_seconds", "preparation_seconds", "startup_seconds", "saving_seconds")
+WALL = (
+    "train_seconds",
+    "evaluation_seconds",
+    "selection_seconds",
+    "preparation_seconds",
+    "startup_seconds",
+    "saving_seconds",
+)
 
 
 @dataclass
@@ -67,6 +74,11 @@ class RunStatus:
     def latest(self) -> dict[str, Any]:
         """Its latest attempt; empty if none has begun."""
         return self.begun[-1] if self.begun else {}
+
+    @property
+    def best_step(self) -> int | None:
+        """Which of its evaluations was best, once it has ended; None where it had one alone."""
+        return None if self.result is None else self.result.best.get("best_step")
 
     def seconds(self) -> float | None:
         """How long an ended run held its devices; lost attempts included."""

@@ -33,7 +33,7 @@ NODES_COLUMNS = ("node", "alive", "running", "ended", "lost", "last_sign", "cpus
 RUNNING_COLUMNS = (
     "run", "state", "node", "attempt", "doing", "step", "steps", "percent", "steps_per_second", "last_sign",
 )  # fmt: skip
-RUNS_COLUMNS = ("run", "state", "node", "attempts", "reason", "last_sign")
+RUNS_COLUMNS = ("run", "state", "node", "attempts", "best_step", "reason", "last_sign")
 FAILED_COLUMNS = ("run", "node", "attempt", "reason", "message")
 SILENT_TRACKER_SECONDS = 90.0
 
@@ -136,6 +136,7 @@ class StatusReader:
                 "state": order[position],
                 "node": _named(runs[key].latest, names) if runs[key].begun else None,
                 "attempts": len(runs[key].begun),
+                "best_step": runs[key].best_step,
                 "reason": result.reason if (result := runs[key].result) is not None else None,
                 "last_sign": now - sign if (sign := runs[key].last_sign) is not None else None,
             }
@@ -175,7 +176,7 @@ class StatusReader:
             both = spent["train_seconds"] and spent["device_seconds"]
             devices = spent["device_seconds"] / spent["train_seconds"] if both else held
             cost["train"] += devices * spent["train_seconds"]
-            cost["evaluation"] += devices * spent["evaluation_seconds"]
+            cost["evaluation"] += devices * (spent["evaluation_seconds"] + spent["selection_seconds"])
             other = ("preparation_seconds", "startup_seconds", "saving_seconds")
             cost["preparation"] += devices * sum(spent[name] for name in other)
             # A run whose worker died for good has no cost of its own: all the time that it held was lost.

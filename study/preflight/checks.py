@@ -150,6 +150,7 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
     """Returns what is said of each subject's prompts in its phases; nothing, if the model's tokenizer is not on this
     machine.
     """
+    from trainables.evaluation.choice import all_settings
     from trainables.run.prompt_checks import find_cut_prompts
 
     captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
@@ -159,9 +160,10 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
         find_cut_prompts(spec.model, subject, settings, texts, training)
         for subject in spec.subjects
         for settings in dict.fromkeys(
-            spec.evaluation.of_phase(phase)
+            settings
             for phase in _PHASES
             if subject.name in (getattr(spec, phase).subjects or ())
+            for settings in all_settings(spec.evaluation.of_phase(phase))
         )
         for texts, training in read
     ]
@@ -191,6 +193,12 @@ def evaluation_notes(spec: StudySpec) -> list[str]:
             f"whether the class was kept is judged on {settings.num_class_images} images of it "
             f"(evaluation.num_class_images), and quality is multiplied with that: take at least {ENOUGH_IMAGES}"
         )
+    if settings.restore_best is not None:
+        found.append(
+            f"restore_best: the evaluations on the way choose each run's step by {settings.restore_best}; they are no "
+            "part of its budget, and their time is told as selection_seconds; half of each subject's held-out images "
+            "choose, and the other half judges every arm"
+        )
     if settings.anchor_images < ENOUGH_IMAGES:
         found.append(
             f"all scales begin at {settings.anchor_images} images of the base model (evaluation.anchor_images), whose "
@@ -217,6 +225,7 @@ def _models(spec: StudySpec) -> list[str]:
 
 def _metric_models(spec: StudySpec) -> list[str]:
     from trainables.evaluation.checks import check_evaluation
+    from trainables.run.choice_checks import check_choice
 
     metrics = (*spec.search.metrics, *(bound.metric for bound in spec.search.constraints))
     sections = {"search": "evaluation.search", "confirm": "evaluation"}
@@ -224,6 +233,12 @@ def _metric_models(spec: StudySpec) -> list[str]:
         problem
         for phase in _PHASES
         for problem in check_evaluation(spec.evaluation.of_phase(phase), metrics, sections[phase])
+    ]
+    problems += [
+        problem
+        for phase in _PHASES
+        for subject in getattr(spec, phase).subjects or ()
+        for problem in check_choice(spec.evaluation.of_phase(phase), spec.subject(subject), sections[phase])
     ]
     return list(dict.fromkeys(problems))
 

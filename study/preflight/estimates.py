@@ -23,8 +23,11 @@ def rough_bytes(spec: StudySpec) -> int:
         runs = spec.search_runs_of(name) + len(spec.confirm_keys(name, 0))
         total += runs * run_bytes(spec, name, model, None)
     # Resume states: only runs in progress have one.
+    # The best step's weights lie beside, for a moment those of two steps.
+    best = spec.evaluation.restore_best is not None
     shares = [
-        _TRAINING_SHARE if artifact_kind(spec, name) == "pipeline" else _ADAPTER_SHARE for name in spec.arms
+        _TRAINING_SHARE + 2 * best if artifact_kind(spec, name) == "pipeline" else _ADAPTER_SHARE
+        for name in spec.arms
     ]
     return total + int(concurrency(spec.resources) * max(shares) * model)
 

@@ -37,14 +37,15 @@ class Images:
 
     Attributes:
         final: Of the evaluation at the end of a run.
-        between: Of all evaluations on the way of a run together.
+        between: Of all evaluations on the way of a run together, and of its end where its
+            best step is chosen by images.
         base: That the base model draws for each pair of subject and seed.
         anchors: That the base model draws for each class.
         steps: Solver steps of each image.
         timed_steps: Of all images together that are drawn for one figure of latency.
         loss_steps: Solver steps of one image that take as long as the loss on held-out images of an evaluation, which
             has one row where a step of a guided image has two.
-        evaluations: On the way and at the end of a run.
+        evaluations: Of a run: on the way, at its end, and of the end once more where its best step is chosen.
     """
 
     final: int
@@ -59,20 +60,31 @@ class Images:
 
 def images_of(spec: StudySpec, phase: Phase) -> Images:
     """Returns the images of a phase of a study."""
+    from trainables.evaluation.choice import choice_settings
+
     evaluation = spec.evaluation.of_phase(phase)
     templates = _templates(spec, evaluation)
     instance, classes = templates * evaluation.images_per_prompt, evaluation.num_class_images
     some, of_class = images_on_the_way(instance, classes, evaluation.images_between)
     on_the_way = len({at for at in evaluation.at if at < 1})
+    between, base = (some + of_class) * on_the_way, templates + classes
+    anchors = math.ceil(evaluation.anchor_images / templates) * (templates + 1)
+    chosen_by = choice_settings(evaluation)
+    if chosen_by is not None:  # evaluations on the way are of other prompts, and the end is one of them
+        own = _templates(spec, chosen_by)
+        each = images_on_the_way(own * evaluation.images_per_prompt, classes, evaluation.images_between)
+        between, base = sum(each) * (on_the_way + 1), base + own + classes
+        if chosen_by.prompts != evaluation.prompts or evaluation.prompt_set != "search":
+            anchors += math.ceil(evaluation.anchor_images / own) * (own + 1)
     return Images(
         final=instance + classes,
-        between=(some + of_class) * on_the_way,
-        base=templates + classes,
-        anchors=math.ceil(evaluation.anchor_images / templates) * (templates + 1),
+        between=between,
+        base=base,
+        anchors=anchors,
         steps=evaluation.num_inference_steps,
         timed_steps=latency_image_steps(evaluation.num_inference_steps),
         loss_steps=HELD_OUT_IMAGES * HELD_OUT_LEVELS // (2 if evaluation.guidance_scale > 1 else 1),
-        evaluations=1 + on_the_way,
+        evaluations=1 + on_the_way + (evaluation.restore_best is not None),
     )
 
 

@@ -10,6 +10,7 @@ nothing that a newer attempt writes::
             manifest.json         all events so far, and where the files lie that they speak of; rewritten
             f000001/...           files that came with the first copying
             c000001/...           files of a checkpoint, deleted when two newer ones are there
+            cb000001/...          weights of the best step so far, deleted when another step is better
             all.json              the last manifest, once the attempt is over, which no late writing of another undoes
             result.json           the last object of all: with it the run is over
 
@@ -31,8 +32,9 @@ from typing import Any
 
 from study.remote.object_store import ObjectInfo, ObjectStore, StoreError
 from study.storage.layout import ANNOUNCEMENT_FILE, LAST_MANIFEST_FILE, MANIFEST_FILE, RUNS, SEGMENTS
-from trainables.events import CHECKPOINTS, RESULT_FILE, SAMPLES, WEIGHTS
+from trainables.events import BEST_WEIGHTS, CHECKPOINTS, RESULT_FILE, SAMPLES, WEIGHTS
 
+BEST_STEP = f"{CHECKPOINTS}/{BEST_WEIGHTS}-"  # weights of the best step so far: how their names begin
 UNDER_CHECKPOINTS, UNDER_SAMPLES, UNDER_WEIGHTS = f"{CHECKPOINTS}/", f"{SAMPLES}/", f"{WEIGHTS}/"
 
 

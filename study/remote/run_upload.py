@@ -17,6 +17,7 @@ from pathlib import Path
 
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import (
+    BEST_STEP,
     UNDER_CHECKPOINTS,
     UNDER_SAMPLES,
     UNDER_WEIGHTS,
@@ -76,6 +77,7 @@ def pull_run(store: ObjectStore, prefix: str, folder: Path) -> RunView | None:
             view.files.pop(path)
     if not view.ended:
         _pull_checkpoint(store, prefix, view, folder)
+        _pull_best_step(store, prefix, view, folder)
     (folder / EVENTS_FILE).write_text("".join(f"{line}\n" for line in view.events), encoding="utf-8")
     if view.ended:
         store.get_file(f"{prefix}/{view.attempt}/{RESULT_FILE}", folder / RESULT_FILE)
@@ -102,11 +104,18 @@ def _pull_checkpoint(store: ObjectStore, prefix: str, view: RunView, folder: Pat
             view.files.pop(path)
 
 
+def _pull_best_step(store: ObjectStore, prefix: str, view: RunView, folder: Path) -> None:
+    """Fetches the weights of the best step so far; a run that lacks them begins anew."""
+    for path in [path for path in view.files if path.startswith(BEST_STEP)]:
+        if not fetch_file(store, prefix, view.files[path], folder / path):
+            view.files.pop(path)
+
+
 def checkpoints(files: dict[str, FileRef]) -> Iterator[tuple[str, list[str]]]:
     """Yields the checkpoints among a run's files, oldest first: each one's folder and paths."""
     folders: dict[str, list[str]] = {}
     for path in sorted(files):
-        if path.startswith(UNDER_CHECKPOINTS):
+        if path.startswith(UNDER_CHECKPOINTS) and not path.startswith(BEST_STEP):
             folders.setdefault(path.rpartition("/")[0], []).append(path)
     yield from sorted(folders.items())
 
@@ -209,6 +218,7 @@ class RunPusher:
 
     def _push(self, *, last: bool = False) -> None:
         """Pushes files that are new or have changed, then the manifest that names them with the events so far."""
+        best = _best_steps(self._folder)  # before the events, which tell whose weights are needed
         lines = _lines(self._folder)
         if len(lines) < len(self._told[0]):  # the attempt was abandoned, and its folder removed
             raise FileNotFoundError(f"{self._folder / EVENTS_FILE} is no longer whole")
@@ -220,13 +230,18 @@ class RunPusher:
         for path, (copy, signature) in staged.items():
             is_checkpoint = path.startswith(UNDER_CHECKPOINTS)
             has_checkpoint |= is_checkpoint
-            key = f"{self._attempt}/{'c' if is_checkpoint else 'f'}{self._pushes:06d}/{path}"
+            kind = "cb" if path.startswith(BEST_STEP) else "c" if is_checkpoint else "f"
+            key = f"{self._attempt}/{kind}{self._pushes:06d}/{path}"
             ref = FileRef(key, copy.stat().st_size, digest_of(copy))
             self._store.put_file(f"{self._prefix}/{key}", copy)
             found[path] = ref, signature
         if has_checkpoint:
             self._next_checkpoint = time.monotonic() + (time.monotonic() - began) * (1 / UPLOAD_SHARE - 1)
         self._files |= {path: ref for path, (ref, _) in found.items()}
+        for path in [
+            path for path in self._files if path.startswith(BEST_STEP) and path not in {*best, *staged}
+        ]:
+            self._files.pop(path)
         outdated = self._prune(last)
         if (lines, self._files) != self._told and not last:  # `_push_end` tells the end
             self._store.put(f"{self._prefix}/{self._attempt}/{MANIFEST_FILE}", encode(lines, self._files))
@@ -281,7 +296,8 @@ class RunPusher:
             name = str(path.relative_to(self._folder))
             if name == LOG_FILE and not last and now < self._log_time + LOG_SECONDS:
                 continue
-            if name.startswith(UNDER_CHECKPOINTS) and (last or now < self._next_checkpoint):
+            waits = now < self._next_checkpoint and not name.startswith(BEST_STEP)
+            if name.startswith(UNDER_CHECKPOINTS) and (last or waits):
                 continue  # at the end only the run's own decision to keep them counts, see `_prune`
             if name.startswith(f"{UNDER_CHECKPOINTS}step-") and path.parent.name != newest:
                 continue
@@ -331,6 +347,15 @@ def _files_of(folder: Path) -> Iterator[Path]:
             hidden = name.startswith(".") or name.endswith((".partial", ".lock"))
             if not hidden and not (Path(root) == folder and name in _UNPUSHED):
                 yield path
+
+
+def _best_steps(folder: Path) -> set[str]:
+    """The files with weights of a best step that are there now."""
+    return {
+        f"{UNDER_CHECKPOINTS}{path.name}"
+        for path in (folder / CHECKPOINTS).glob("*")
+        if f"{UNDER_CHECKPOINTS}{path.name}".startswith(BEST_STEP) and not path.name.endswith(".partial")
+    }
 
 
 def _lines(folder: Path) -> list[str]:

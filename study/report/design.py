@@ -8,6 +8,7 @@ from study.report.measures import ANCHOR_ERRORS
 from study.report.prepared import Rows, distinct, section, value_or_none
 from study.report.searches import repeats_of
 from trainables.config.fields import images_on_the_way
+from trainables.evaluation.metrics_table import HELD_OUT_LOSS
 
 ANCHOR_IMAGES = 64  # of the base model, at least, where newer scales begin, unless the study says otherwise
 
@@ -92,6 +93,8 @@ def _between(rows: Rows, images: int | None, classes: int | None) -> tuple[int |
     """Images of an evaluation on the way: `evaluation.images_between` of the subject's, and the same share of the
     class images, at least eight, or all where the end has fewer.
     """
+    if section(rows.meta, "spec", "evaluation").get("restore_best") not in (None, HELD_OUT_LOSS):
+        return None, None  # of the search's prompts, however many there are
     some = value_or_none(section(rows.meta, "spec", "evaluation").get("images_between"))
     if some is None or images is None:
         return images, classes

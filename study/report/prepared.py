@@ -15,6 +15,7 @@ import pandas as pd
 
 from study.report.derived import with_derived
 from study.results.columns import (
+    BEST,
     COST_METRICS,
     CURVE_COLUMNS,
     EVALUATION_METRICS,
@@ -179,6 +180,7 @@ def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
         *RUN_COLUMNS,
         *EVALUATION_METRICS,
         *COST_METRICS,
+        *BEST,
         "reason",
         "run_key",
         "message",
@@ -188,7 +190,7 @@ def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
     ):
         if column not in frame.columns:
             frame[column] = pd.Series([None] * len(frame), dtype=object, index=frame.index)
-    for column in (*EVALUATION_METRICS, *COST_METRICS, "learning_rate"):
+    for column in (*EVALUATION_METRICS, *COST_METRICS, *BEST[:-1], "learning_rate"):
         numbers = pd.to_numeric(frame[column], errors="coerce").astype("float64")
         frame[column] = numbers.where(numbers.abs() != math.inf)
     # Where the budget is another, the number of steps is what came of it.

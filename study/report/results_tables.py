@@ -68,6 +68,7 @@ _UNRANKED = {
     "image_latency_fused_seconds",
     "preparation_seconds",
     "evaluation_seconds",
+    "selection_seconds",
     "lost_seconds",
     # Ends of each run's own bootstrap interval: their means over runs are no interval of the arm's mean.
     "class_kid_low",

@@ -12,6 +12,7 @@ from study.report import cost_tables, design_tables, effect_tables, image_tables
 from study.report import results_tables as tables
 from study.report.analysis import DEFAULTS, Analysis, analyse
 from study.report.anytime import anytime_table, few_points_words
+from study.report.best_steps import best_steps, best_steps_table, best_steps_words, restored_words
 from study.report.budgets import default_choices
 from study.report.comparisons import Settings
 from study.report.design import PhaseDesign, design_of
@@ -236,8 +237,10 @@ def _curves(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Sect
     drawn = any(
         isinstance(figure, Figure) for figure in figures
     )  # else the figure's reason says how to get it
-    words = few_points_words(data) if drawn else ()
-    return Section("curves", "Quality on the way", words, figures, _known(anytime_table(data)))
+    found = best_steps(rows, analysis.settings.level)
+    words = (*(few_points_words(data) if drawn else ()), *best_steps_words(rows, found))
+    shown = _known(anytime_table(data), best_steps_table(found))
+    return Section("curves", "Quality on the way", words, figures, shown)
 
 
 def _search(
@@ -304,6 +307,7 @@ def _method(rows: Rows, analysis: Analysis, settings: Settings, design: Sequence
         str(rule) if rule else QUALITY_RULE,
         *((BASE_WORDS,) if analysis.against_base else ()),
         design_tables.phases_words(rows, design),
+        *restored_words(rows),
         f"The unit is the subject: runs of one subject are averaged, since other seeds of it are no further subjects. "
         f"Intervals: Student's on the subjects' means, {percent}, from {MIN_SUBJECTS} subjects on; with fewer "
         "there are values only. They speak of subjects like these, of the configurations that the searches chose, and "

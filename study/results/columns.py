@@ -53,10 +53,15 @@ COST_METRICS = listed_after(
     ),
 )
 
+# Of the best of a run's evaluations, where there were several: its step, its value, that of the last one, and by which
+# metric. What a run that restores its best step chose by is on other images than its result.
+BEST = ("best_step", "best_value", "best_end_value", "best_metric")
+
 # After RUN_COLUMNS, in this order; then metrics that no list names, sorted; then `param.<name>`, sorted.
 MORE_COLUMNS = (
     *EVALUATION_METRICS[len(EVALUATION) :],
     *COST_METRICS[len(COST) :],
+    *BEST,
     "peak_memory_kind",
     "attempts",
     "host",
@@ -81,6 +86,7 @@ TEXTS = frozenset(
         "state",
         "lr_scheduler",
         "mlflow_run_id",
+        "best_metric",
         "peak_memory_kind",
         "host",
         "reason",
@@ -91,7 +97,9 @@ TEXTS = frozenset(
 INTEGERS = frozenset({"trial", "seed", "max_train_steps", "attempts"})
 TIMES = frozenset({"started", "ended"})
 # Whole numbers that are kept as float64 in the frame (arithmetic with NaN) but written without a fraction.
-COUNTS = frozenset(name for name in metric_names("cost") if METRICS[name].unit in ("", "B", "FLOP"))
+COUNTS = frozenset(
+    {"best_step", *(name for name in metric_names("cost") if METRICS[name].unit in ("", "B", "FLOP"))}
+)
 
 CURVE_COLUMNS = ("run_key", "arm", "method", "phase", "trial", "subject", "seed", "step", "metric", "value")
 IMAGE_COLUMNS = ("run_key", "step", "key", "path")

@@ -139,6 +139,7 @@ def _row(run: Run) -> dict[str, Any]:
         params={name: parse_param(text) for name, text in run.data.params.items()},
         facts={
             "mlflow_run_id": run.info.run_id,
+            "best_metric": tags.get("best_metric"),
             "peak_memory_kind": tags.get("peak_memory_kind"),
             "attempts": int(tags.get("attempt", 1)),
             "host": tags.get("host"),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from study.results.columns import COUNTS, MORE_COLUMNS, PARAM_PREFIX, RUN_COLUMNS, TRAINING
+from study.results.columns import BEST, COUNTS, MORE_COLUMNS, PARAM_PREFIX, RUN_COLUMNS, TRAINING
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
@@ -62,6 +62,7 @@ def _row(study: str, key: RunKey, folder: Path) -> dict[str, Any] | None:
         metrics=metrics,
         params={name: _cell(value) for name, value in flat_fields(document).items()},
         facts={
+            "best_metric": (result.get("best") or {}).get("metric"),
             "peak_memory_kind": _text(events, result),
             "attempts": result.get("attempts") or _attempts(events),
             "host": _host(events),
@@ -106,6 +107,8 @@ def make_row(
         group, _, bare = name.partition("/")
         if group in ("eval", "cost") and math.isfinite(value):
             row[bare] = value + 0.0  # no -0.0
+        elif group == "best" and f"best_{bare}" in BEST and math.isfinite(value):
+            row[f"best_{bare}"] = value + 0.0
     for name, value in params.items():
         if name.startswith("training."):
             field = name.removeprefix("training.")

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_serializer, 
 
 from trainables.config.fields import EvaluationConfig, Frozen
 from trainables.config.yaml_reader import RuleError
-from trainables.evaluation.metrics_table import METRICS, QUALITY, unknown_metric
+from trainables.evaluation.metrics_table import METRICS, QUALITY, unfit_choice, unknown_metric
 
 
 def _metric(value: Any) -> Any:
@@ -25,6 +25,12 @@ def _objective(value: Any) -> Any:
         raise ValueError(
             f"{value} has no better direction, so nothing can be optimised by it; take another metric"
         )
+    return value
+
+
+def _choosing(value: Any) -> Any:
+    if isinstance(value, str) and (problem := unfit_choice(value)):
+        raise ValueError(problem)
     return value
 
 
@@ -260,6 +266,7 @@ class SearchEvaluation(Frozen):
 class EvaluationSpec(EvaluationConfig):
     """How runs are judged: the fields of `EvaluationConfig` for the confirm phase, and what differs in the search."""
 
+    restore_best: Annotated[str | None, BeforeValidator(_choosing)] = None
     search: SearchEvaluation = SearchEvaluation()
 
     @model_validator(mode="after")
@@ -274,6 +281,8 @@ class EvaluationSpec(EvaluationConfig):
     def of_phase(self, phase: Literal["search", "confirm"]) -> EvaluationConfig:
         """Returns the settings of the runs of a phase."""
         settings = self.model_dump(exclude={"search"})
+        if self.restore_best is not None and self.restore_best_prompts is None:
+            settings["restore_best_prompts"] = self.search.prompts
         if phase == "search":
             own = self.search.model_dump()
             inherited = {name: settings[name] for name in ("num_inference_steps", "at") if own[name] is None}

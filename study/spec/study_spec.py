@@ -47,6 +47,7 @@ from trainables.methods.registry import BASE, method_config_class
 from trainables.run.contents import digests
 from trainables.run_config import RunConfig
 
+LATER_FIELDS = ("restore_best", "restore_best_prompts")  # of the evaluation
 RECORDED = {"recorded": True}  # context of validation: the study has been launched
 
 
@@ -273,6 +274,9 @@ class StudySpec(Frozen):
         without = {"resources", "tracking", "storage", "report", "description"}
         content = self.model_dump(mode="json", exclude=without)
         content["budget"].pop("max_hours")
+        for field in LATER_FIELDS:  # as before there were any, a study without them is the same
+            if content["evaluation"][field] is None:
+                del content["evaluation"][field]
         content["arms"] = {
             name: {**arm.model_dump(mode="json"), "search_space": dump(self.space(name))["parameters"]}
             for name, arm in self.arms.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class RunResult:
         evaluation: Metrics under bare names; None where a metric could not be computed.
         cost: Likewise.
         weights: Path relative to the run's folder.
+        best: Which of its evaluations was best: the data of the event ``best``; empty where there was one alone.
     """
 
     state: State
@@ -35,11 +37,29 @@ class RunResult:
     weights: str | None = None
     attempts: int = 1
     config_digest: str = ""
+    best: dict[str, Any] = field(default_factory=dict)
 
     def value(self, metric: str) -> float | None:
         """A metric of evaluation or cost; None if it is missing or not finite."""
         value = self.evaluation.get(metric, self.cost.get(metric))
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def best_words(best: Mapping[str, Any] | None, cost: Mapping[str, Any]) -> str | None:
+    """Returns what is said of the best of a run's evaluations, e.g. "best by quality at step 50 of 150 (0.61; 0.58 at
+    the end), whose weights it has"; None where there was one alone.
+    """
+    if not best:
+        return None
+    number, end = best.get("value"), best.get("end_value")
+    values = [f"{number:.4g}"] if number is not None else []
+    values += [f"{end:.4g} at the end"] if end is not None else []
+    kept = ", whose weights it has" if best.get("restored") else ""
+    steps = cost.get("train_steps")
+    return (
+        f"best by {best.get('metric')} at step {best.get('best_step')}{f' of {steps}' if steps else ''} "
+        f"({'; '.join(values)}){kept}"
+    )
 
 
 def read_result(folder: Path) -> RunResult | None:

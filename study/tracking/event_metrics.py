@@ -17,7 +17,7 @@ from study.tracking.mlflow_store import MAX_METRICS, Metric
 from trainables.events import Event
 from trainables.run_config import WITHOUT_EFFECT
 
-_GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost"}
+_GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost", "best": "best"}
 # Where a run keeps its files and how it uses the machine: no parameters of the experiment.
 # The share of a GPU has always been shown.
 _NO_PARAMS = {*WITHOUT_EFFECT, "contents"} - {"gpu_share"}
@@ -103,15 +103,22 @@ def points(event: Event) -> list[Metric]:
     if group is None:
         return []
     return [
-        Metric(f"{group}/{name}", float(value), milliseconds(event.time), event.step or 0)
+        Metric(
+            f"{group}/{name.removeprefix('best_')}", float(value), milliseconds(event.time), event.step or 0
+        )
         for name, value in event.data.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
 
 
 def _identity(event: Event) -> tuple[object, ...]:
-    """Two events with one identity say the same; costs grow with every attempt, so each of them counts."""
-    if event.kind in ("progress", "evaluation"):
+    """Two events with one identity say the same; costs grow with every attempt, so each of them counts.
+
+    Of the last step there may be two evaluations: one that chose the step to restore, and the result.
+    """
+    if event.kind == "evaluation":
+        return (event.kind, event.step, bool(event.data.get("final")))
+    if event.kind == "progress":
         return (event.kind, event.step)
     if event.kind == "image":
         return (event.kind, event.step, event.data["key"])
@@ -121,6 +128,8 @@ def _identity(event: Event) -> tuple[object, ...]:
 def _tags(event: Event) -> dict[str, str]:
     if event.kind == "cost":
         return {name: value for name, value in event.data.items() if isinstance(value, str)}
+    if event.kind == "best":
+        return {"best_metric": str(event.data["metric"]), "best_restored": json.dumps(event.data["restored"])}
     if event.kind != "started":
         return {}
     tags = {"attempt": str(event.data.get("attempt", 1))}

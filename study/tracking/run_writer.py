@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.storage.layout import WEIGHTS_NOTE_FILE
 from study.storage.run_key import RunKey
+from study.storage.run_result import best_words
 from study.storage.safe_paths import inside
 from study.tracking.event_metrics import ImageFile
 from study.tracking.mlflow_store import MlflowStore
@@ -174,6 +175,7 @@ def describe(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any]
         scores = [f"quality {quality:.3f}"] if quality is not None else []
         scores += [f"trained in {seconds:.1f} s"] if seconds is not None else []
         lines.append(", ".join(scores))
+        lines.append(best_words(result.get("best"), result.get("cost") or {}) or "")
     elif result is not None:
         reasons = [str(result[name]) for name in ("reason", "message") if result.get(name)]
         lines.append(f"**{result['state']}** {': '.join(reasons)}")

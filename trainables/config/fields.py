@@ -385,6 +385,11 @@ class EvaluationConfig(Frozen):
             With 10, their standard errors were up to .15 in scaled units.
         prompt_set: Which of the built-in lists is taken where `prompts` is None; the two share no prompt.
         images_between: Of the subject's prompts, drawn at each of `at`; None: all of them, as at the end.
+        restore_best: Metric by which the best of the steps of `at` and the end is chosen, whose weights are then saved
+            and judged; None: those of the end are. The choice rests on prompts, noise and held-out images that do not
+            judge the result (``trainables/evaluation/choice.py``). It is no field of training, so that no arm has it
+            alone.
+        restore_best_prompts: Templates of the images that choose; None takes the model's own list for searches.
     """
 
     prompts: tuple[str, ...] | None = None
@@ -396,6 +401,8 @@ class EvaluationConfig(Frozen):
     guidance_scale: float = Field(default=3.0, ge=0)
     batch_size: int = Field(default=16, ge=1)
     at: tuple[float, ...] = ()
+    restore_best: str | None = None
+    restore_best_prompts: tuple[str, ...] | None = None
     seed: int = Field(default=1234, ge=0)
     image_encoder: str = EMBEDDED
     clip: str = EMBEDDED
@@ -404,7 +411,7 @@ class EvaluationConfig(Frozen):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
-        for template in self.prompts or ():
+        for template in (*(self.prompts or ()), *(self.restore_best_prompts or ())):
             if "{subject}" not in template:
                 raise ValueError(f"evaluation prompt {template!r} lacks the placeholder {{subject}}")
         for fraction in self.at:
@@ -412,4 +419,13 @@ class EvaluationConfig(Frozen):
                 raise ValueError(
                     f"evaluation.at takes fractions of max_train_steps in (0, 1], got {fraction}"
                 )
+        if self.restore_best is not None and not any(fraction < 1 for fraction in self.at):
+            raise ValueError(
+                f"restore_best: {self.restore_best} chooses among evaluations on the way, and evaluation.at names "
+                "none; write for example at: [0.25, 0.5, 0.75], or leave restore_best out"
+            )
+        if self.restore_best_prompts is not None and self.restore_best is None:
+            raise ValueError(
+                "restore_best_prompts are for restore_best, which is not set; set it, or remove them"
+            )
         return self

@@ -135,6 +135,7 @@ def prepare_evaluation(
     cache: Cache,
     seed: int,
     resolution: int | None = None,
+    stream: str = "evaluation",
 ) -> Evaluator:
     """Draws (or reads from the cache) what the base model makes of the protocol, and embeds it and the real
     images.
@@ -144,12 +145,13 @@ def prepare_evaluation(
     Args:
         seed: Of the run, which with the subject fixes the noise of its images.
         resolution: Pixels to draw at: those of training; None takes the model's own.
+        stream: Of the noise of the run's images (`make_protocol`).
     """
     if any(parameter.requires_grad for part in backbone.modules.values() for parameter in part.parameters()):
         raise RuntimeError(
             "prepare_evaluation needs the base model; call it before the method attaches anything"
         )
-    protocol = make_protocol(subject, config, resolution or backbone.resolution, seed)
+    protocol = make_protocol(subject, config, resolution or backbone.resolution, seed, stream)
     beside = protocol.beside
     same_noise = _base_images(backbone, protocol, beside + protocol.classes, cache, config.batch_size)
     class_images = same_noise[len(beside) :]

@@ -25,6 +25,7 @@ REFERENCES_KEY = "references"
 
 _GAP, _HALVES, _MARGIN, _STRIP, _FONT_SIZE = 4, 14, 10, 20, 13  # _HALVES: between an image and its comparison
 _MAX_STRIPS = 8  # prompts whose strips are kept; the scores are over all prompts
+_MAX_STRIPS_BETWEEN = 4  # the same of an evaluation on the way: each is a file, and two in MLflow
 _MAX_COLUMNS = 8  # of real images in the top row, and of samples of one prompt
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 34), (120, 120, 128)
 
@@ -47,16 +48,18 @@ def save_samples(
 ) -> dict[str, Path]:
     """Writes the pictures of one evaluation as PNG and returns their files by key.
 
-    Always "grid", labelled, for people. At the end also, for the report to arrange, one strip a prompt with
-    its images side by side, the class images ("class") and the held-out references ("references"). Keys are
-    the same for every run under one protocol: a prompt's are its number and text.
+    Always "grid", labelled, for people, and one strip a prompt with its images side by side: at the end of the
+    first `_MAX_STRIPS` prompts, on the way of the first few of these that were drawn, so that one prompt can be
+    compared over runs and steps. At the end also the class images ("class") and the held-out references
+    ("references"). Keys are the same for every run under one protocol: a prompt's are its number and text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {GRID_KEY: sample_grid(evaluator, evaluation, f"step {step}")}
+    groups = [group for group in dict.fromkeys(evaluation.instance.groups) if group < _MAX_STRIPS]
+    for group in sorted(groups)[: None if final else _MAX_STRIPS_BETWEEN]:
+        strip = side_by_side(_of_group(evaluation, group))
+        pictures[f"{group:02d} {_plain(evaluator.protocol.templates[group])}"] = strip
     if final:
-        for group, template in enumerate(evaluator.protocol.templates[:_MAX_STRIPS]):
-            strip = side_by_side(_of_group(evaluation, group))
-            pictures[f"{group:02d} {_plain(template)}"] = strip
         pictures["class"] = side_by_side(evaluation.class_images[:_MAX_COLUMNS])
         pictures[REFERENCES_KEY] = side_by_side(evaluator.subject.references[:_MAX_COLUMNS])
     files = {}

@@ -118,6 +118,9 @@ _COST = (
            "Wall seconds before the first step: data, caches, adapters; without class images."),
     Metric("evaluation_seconds", "Evaluation", "lower", "s", "cost",
            "Wall seconds of sampling and scoring."),
+    Metric("selection_seconds", "Choosing the step", "lower", "s", "cost",
+           "Wall seconds of the evaluations by which evaluation.restore_best chose a step; part of the run's price.",
+           listed=False),
     Metric("startup_seconds", "Start-up", "lower", "s", "cost",
            "Wall seconds of loading models into memory; near 0 in a warm process.", listed=False),
     Metric("saving_seconds", "Saving", "lower", "s", "cost",
@@ -158,6 +161,17 @@ def listed_after(kind: Literal["eval", "cost"], first: Iterable[str]) -> tuple[s
     """Returns the listed metrics of a kind: those of `first` in their order, then all others in the table's order."""
     rest = [name for name, metric in METRICS.items() if metric.kind == kind and metric.listed]
     return tuple(dict.fromkeys((*first, *rest)))
+
+
+def unfit_choice(name: str) -> str | None:
+    """Returns None for a metric by which the best step of a run can be chosen, otherwise what is wrong with it."""
+    if problem := unknown_metric(name):
+        return problem
+    metric = METRICS[name]
+    if metric.kind == "eval" and metric.direction != "none":
+        return None
+    why = "is a cost, and no evaluation measures it" if metric.kind == "cost" else "has no better direction"
+    return f"{name} {why}, so that no step is best by it; take for example {QUALITY} or {HELD_OUT_LOSS}"
 
 
 def unknown_metric(name: str) -> str | None:

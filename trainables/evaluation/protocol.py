@@ -153,17 +153,20 @@ class Protocol:
         }
 
 
-def make_protocol(subject: Subject, config: EvaluationConfig, resolution: int, seed: int) -> Protocol:
+def make_protocol(
+    subject: Subject, config: EvaluationConfig, resolution: int, seed: int, stream: str = "evaluation"
+) -> Protocol:
     """Returns the protocol of a run on a subject under a study's evaluation settings.
 
     Args:
         resolution: Side of the images in pixels.
         seed: Of the run.
+        stream: Of the noise of its images; that of anchors hangs on the set of prompts alone.
     """
     templates = evaluation_templates(subject, config)
     texts = tuple(fill(template, subject.class_prompt) for template in templates)
     class_prompts = (subject.class_prompt, *texts)
-    noise = stream_seed(config.seed, f"evaluation/{subject.name}/{seed}")
+    noise = stream_seed(config.seed, f"{stream}/{subject.name}/{seed}")
     anchors_each = -(-config.anchor_images // len(templates))
     return Protocol(
         templates=templates,

@@ -10,6 +10,7 @@ from trainables.evaluation.checks import check_evaluation
 from trainables.methods.fit import check_fit
 from trainables.methods.registry import get_method
 from trainables.models.folders import check_model, local_folder, native_resolution, resolve_model
+from trainables.run.choice_checks import check_choice
 from trainables.run.prompt_checks import find_cut_prompts_of_run
 from trainables.run_config import RunConfig
 from trainables.training.optim import check_optimizer
@@ -24,7 +25,11 @@ def check_run(config: RunConfig) -> list[str]:
     if not problems and resolution is None:
         resolution = native_resolution(local_folder(config.model) or resolve_model(config.model))
     problems += check_subject(config.subject, resolution, training.captions, masked=training.masked_loss)
-    problems += [*prompts, *check_evaluation(config.evaluation)]
+    problems += [
+        *prompts,
+        *check_evaluation(config.evaluation),
+        *check_choice(config.evaluation, config.subject),
+    ]
     with suppress(UserError):  # told with the subject, or its prompts
         training = training.for_subject(*prompts_of(config.subject))
     problems += check_fit(get_method(config.method), training, config.model)

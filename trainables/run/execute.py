@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import socket
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from trainables.data.cache import Cache
 from trainables.data.path_map import place_folders
 from trainables.data.subjects import Subject, resolve_subject
 from trainables.distributed.worker_group import WorkerGroup
-from trainables.errors import UserError
+from trainables.evaluation.choice import all_settings
 from trainables.evaluation.grids import save_samples
 from trainables.evaluation.image_scores import write_image_scores
 from trainables.evaluation.latency import measure_latency
@@ -30,35 +29,33 @@ from trainables.events import (
     CHECKPOINTS,
     EVALUATION_FILE,
     IMAGE_SCORES,
-    LOCK_FILE,
-    RESULT_FILE,
-    RUN_FILE,
     SAMPLES,
     WEIGHTS,
     Event,
     EventLog,
     is_over,
     read_events,
-    sum_up,
 )
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone
+from trainables.run.best_step import BestStep
 from trainables.run.contents import sealed
 from trainables.run.earlier import length_of, spans
+from trainables.run.judged_weights import averaged, judged_weights
 from trainables.run.outcomes import describe, is_provided_for, outcome
 from trainables.run.prompt_checks import refuse_cut_prompts
 from trainables.run.resident import Resident
 from trainables.run.run_evaluation import RunEvaluation, prepare_run_evaluation
+from trainables.run.run_folder import claim, only_one, read_begun, require_same, write_json, write_result
 from trainables.run.worker_loop import run_rank, share_checkpoint, undoing
 from trainables.run_config import RunConfig
 from trainables.storage_errors import storage_failure
-from trainables.training.checkpoint import load_latest, remove_torn
+from trainables.training.checkpoint import load_latest, remove_checkpoints, remove_torn
 from trainables.training.energy import energy_counter
 from trainables.training.length import Spent, settle_length
 from trainables.training.loop import Trainer, train
 from trainables.training.meter import Meter, device_name, folder_bytes
 from trainables.training.trainer import build_trainer, choose_device, count_step_flops, shard, spread
-from trainables.util.file_lock import lock_file
 from trainables.util.packages import versions_of
 
 
@@ -99,22 +96,22 @@ def execute(
 
 def _lead(config: RunConfig, resident: Resident, team: WorkerGroup) -> Generator[Event]:
     folder = Path(config.output_dir)
-    begun = _begun(folder)
+    begun = read_begun(folder)
     if begun is not None:  # what it found when it began counts, where the configuration says nothing of it
         known = {field: config.contents.get(field, digest) for field, digest in begun.contents.items()}
         config = config.model_copy(update={"contents": known})
     if is_over(folder):
-        _require_same(folder, begun, config)
+        require_same(folder, begun, config)
         return
     place_folders(config.located)
     whole = sealed(config)
     config = whole if begun is None else config
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder):
-        _claim(folder, config)
+    with only_one(folder):
+        claim(folder, config)
         log = EventLog(folder)
         if log.last_kind == "finished":  # killed between the last event and the result
-            _write_result(folder, config)
+            write_result(folder, config)
             return
         attempt = _Attempt(config, folder, log, resident, team)
         try:
@@ -125,6 +122,7 @@ def _lead(config: RunConfig, resident: Resident, team: WorkerGroup) -> Generator
             attempt.sound = True
             if not sys.is_finalizing():  # then nobody has stopped the run, the process is going away
                 attempt.record_last_cost()
+                attempt.record_best(None)
                 attempt.finish(outcome("PRUNED", "stopped_early"))
             raise
         except Exception as error:
@@ -168,6 +166,12 @@ class _Attempt:
         self.facts: dict[str, Any] = {}  # cost figures that are known once and do not add up
         # Read before the attempt starts: where it goes on decides what the first event says.
         self.checkpoint = load_latest(folder / CHECKPOINTS) if self.method.trains else None
+        restored_by = config.evaluation.restore_best if self.method.trains else None
+        self.best = BestStep(folder, restored_by, events)
+        # Without the best weights so far, which are damaged: they come again.
+        self._begins_anew = self.checkpoint is not None and not self.best.can_go_on_from(self.checkpoint.step)
+        if self._begins_anew:
+            self.checkpoint = None
         self.accounted = self.checkpoint is None  # the meter holds the cost of earlier attempts
 
     @property
@@ -197,6 +201,8 @@ class _Attempt:
             torch.set_num_threads(self.config.cpu_threads)
         self.team.broadcast("begin")
         remove_torn(self.folder / CHECKPOINTS)
+        if self._begins_anew:
+            remove_checkpoints(self.folder / CHECKPOINTS)
         yield self.log.append("phase", name="prepare")
         with self.meter.measure("start"):  # what the first run of a process pays for all
             self.backbone = self.resident.backbone(self.config.model, self.device)
@@ -205,7 +211,13 @@ class _Attempt:
             subject, cache = self._load()
         with self.meter.measure("evaluate"):  # while the model is the base model
             self.evaluation = prepare_run_evaluation(
-                self.backbone, subject, self.config, self.training, models, cache
+                self.backbone,
+                subject,
+                self.config,
+                self.training,
+                models,
+                cache,
+                chooses=self.method.trains,
             )
         with self.meter.measure("prepare"):
             self._prepare(subject, cache)
@@ -223,20 +235,22 @@ class _Attempt:
                 yield event
                 if event.kind == "checkpoint":  # a run whose worker dies is charged what it had spent here
                     yield self.record_cost()
-        with _averaged(self.trainer, self.meter):
+        with averaged(self.trainer, self.meter):
             if self.trainer is not None:
+                yield from self._restore_best()
                 yield self.log.append("phase", self.step, name="save")
                 with self.meter.measure("save"):
                     size = self._save()
                 yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
             yield from self._evaluate(self.step, final=True)
             self._measure_latency()
+        yield from self.record_best(self.step)
         yield self.record_cost()
 
     def finish(self, outcome: dict[str, Any]) -> Event:
         """Records the end and writes the result."""
         event = self.log.append("finished", self.step, **outcome)
-        _write_result(self.folder, self.config)
+        write_result(self.folder, self.config)
         if outcome["state"] != "FAIL":  # what a failed run left behind may help to find out why
             shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
         return event
@@ -247,6 +261,15 @@ class _Attempt:
         nothing |= {"image_latency_seconds": None, "image_latency_fused_seconds": None}
         cost = self.meter.cost(self.step) | nothing | self.facts
         return self.log.append("cost", self.step, **cost)
+
+    def record_best(self, end: int | None) -> list[Event]:
+        """Records which step was best, where there is more than one to compare.
+
+        Args:
+            end: The last step, if training has come to it.
+        """
+        line = self.best.line(end)
+        return [] if line is None else [self.log.append("best", self.step, **line)]
 
     def record_last_cost(self) -> None:
         """Records the cost of a run that ends early.
@@ -276,7 +299,8 @@ class _Attempt:
             self.config.subject, resolution, training.captions, masked=training.masked_loss
         )
         tokenizer = self.backbone.prompt_tokenizer
-        refuse_cut_prompts(subject, self.config.evaluation, tokenizer, self.config.model.path, training)
+        for settings in all_settings(self.config.evaluation):
+            refuse_cut_prompts(subject, settings, tokenizer, self.config.model.path, training)
         self.training = training.for_subject(subject.instance_prompt, subject.class_prompt)
         return subject, Cache(self.config.cache_dir)
 
@@ -311,7 +335,7 @@ class _Attempt:
     def _evaluate_between(self, step: int) -> Iterator[Event]:
         assert self.backbone is not None
         # In the precision of the last evaluation, so that a curve is one of training and not of rounding.
-        with _averaged(self.trainer, self.meter), self.backbone.in_full_precision():
+        with averaged(self.trainer, self.meter), self.backbone.in_full_precision():
             yield from self._evaluate(step, final=False)
 
     def _evaluate(self, step: int, final: bool) -> Iterator[Event]:
@@ -319,22 +343,46 @@ class _Attempt:
         assert self.backbone is not None
         assert self.evaluation is not None
         if self.log.last_step("evaluation") >= step and not final:
+            self.best.keep_again(step, judged_weights(self.trainer, self.backbone))
             return
         yield self.log.append("phase", step, name="evaluate")
-        with self.meter.measure("evaluate"):
+        with self.meter.measure("select" if self.best.restores and not final else "evaluate"):
             is_base = not self.method.trains and self.installs is None
             result = self.evaluation.measure(self.backbone, is_base=is_base, final=final)
-            pictures = save_samples(
-                self.evaluation.evaluator, result, self.folder / SAMPLES, step, final=final
-            )
+            evaluator = self.evaluation.evaluator_of(final=final)
+            pictures = save_samples(evaluator, result, self.folder / SAMPLES, step, final=final)
         for key, path in pictures.items():
             yield self.log.append("image", step, key=key, path=f"{SAMPLES}/{path.name}")
         if final:
             size = write_image_scores(result.image_scores, self.folder / IMAGE_SCORES)
             yield self.log.append("artifact", step, path=IMAGE_SCORES, role="scores", bytes=size)
-            size = _write_json(self.folder / EVALUATION_FILE, self.evaluation.evaluator.provenance())
+            size = write_json(self.folder / EVALUATION_FILE, self.evaluation.provenance())
             yield self.log.append("artifact", step, path=EVALUATION_FILE, role="provenance", bytes=size)
-        yield self.log.append("evaluation", step, final=final, **result.metrics)
+        yield self._record_evaluation(step, result.metrics, final=final)
+
+    def _restore_best(self) -> Iterator[Event]:
+        """Evaluates the end as one of the steps to choose from, and puts the weights of the best in its place."""
+        if not self.best.restores:
+            return
+        assert self.backbone is not None
+        assert self.evaluation is not None
+        step = self.step
+        if self.log.last_step("evaluation") < step:
+            yield self.log.append("phase", step, name="evaluate")
+            with self.meter.measure("select"), self.backbone.in_full_precision():
+                metrics = self.evaluation.measure_for_choice(self.backbone)
+            yield self._record_evaluation(step, metrics, final=False)
+        with self.meter.measure("select"):
+            self.best.restore(step, judged_weights(self.trainer, self.backbone))
+
+    def _record_evaluation(self, step: int, metrics: dict[str, float | None], *, final: bool) -> Event:
+        """Keeps the weights of the best step on the way, before anything tells that there are such."""
+        if not final and self.trainer is not None and step < self.trainer.steps:
+            with self.meter.measure("save"):
+                self.best.keep_if_best(step, metrics, judged_weights(self.trainer, self.backbone))
+        event = self.log.append("evaluation", step, final=final, **metrics)
+        self.best.note(step, metrics, final=final)
+        return event
 
     def _measure_latency(self) -> None:
         """Times sampling with adapters beside the weights and merged into them."""
@@ -363,79 +411,6 @@ def _strategy(team: WorkerGroup) -> str | None:
     if team.size == 1:
         return None
     return "fsdp" if team.sharded else "ddp"
-
-
-@contextmanager
-def _averaged(trainer: Trainer | None, meter: Meter) -> Iterator[None]:
-    """Puts the moving average in the place of the weights, where there is one; a shared model is put together."""
-    if trainer is not None and trainer.shards is not None:
-        with meter.measure("evaluate"):
-            trainer.show_whole()
-        try:
-            yield
-        finally:
-            with meter.measure("evaluate"):
-                trainer.shards.park()
-        return
-    if trainer is None or trainer.average is None:
-        yield
-        return
-    trainer.average.store(trainer.parameters.values())
-    trainer.average.copy_to(trainer.parameters.values())
-    try:
-        yield
-    finally:
-        trainer.average.restore(trainer.parameters.values())
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Holds the run's folder for this process; the system lets go of it if the process dies."""
-    with (folder / LOCK_FILE).open("a") as file:
-        try:
-            lock_file(file)
-        except OSError:
-            raise RuntimeError(f"another process is working in {folder}") from None
-        yield
-
-
-def _begun(folder: Path) -> RunConfig | None:
-    """Returns the configuration that a folder was begun with, or None."""
-    path = folder / RUN_FILE
-    return RunConfig.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _claim(folder: Path, config: RunConfig) -> None:
-    """Writes ``run.json``, or makes sure that the folder was begun with the same configuration."""
-    begun = _begun(folder)
-    if begun is None:
-        _write_json(folder / RUN_FILE, config.model_dump(mode="json"))
-    _require_same(folder, begun, config)
-
-
-def _require_same(folder: Path, begun: RunConfig | None, config: RunConfig) -> None:
-    if begun is not None and begun.comes_to() != config.comes_to():
-        raise UserError(
-            f"{folder} holds a run of another configuration; name another output_dir, or remove it"
-        )
-
-
-def _write_result(folder: Path, config: RunConfig) -> None:
-    """Sums the event file up as ``result.json``."""
-    content = sum_up(folder, config.digest())
-    assert content is not None
-    _write_json(folder / RESULT_FILE, content)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> int:
-    """Writes a file in one step and returns its size in bytes."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    return path.stat().st_size
 
 
 def _versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from trainables.config.fields import EMBEDDED, EvaluationConfig, ModelConfig, Su
 from trainables.data.path_map import folder_of
 from trainables.data.subjects import Captions, Subject, prompts_of, training_captions
 from trainables.errors import UserError
+from trainables.evaluation.choice import all_settings
 from trainables.evaluation.prompts import fill, spans_of, templates_of
 from trainables.models.families import family_in
 from trainables.models.folders import local_folder
@@ -84,8 +85,12 @@ def find_cut_prompts(
 
 def find_cut_prompts_of_run(config: RunConfig) -> Findings:
     """Returns what is said of a run's prompts before anything is loaded."""
-    training = config.training
-    return find_cut_prompts(config.model, config.subject, config.evaluation, training.captions, training)
+    training, found = config.training, Findings()
+    for settings in all_settings(config.evaluation):
+        own = find_cut_prompts(config.model, config.subject, settings, training.captions, training)
+        found.problems += [problem for problem in own.problems if problem not in found.problems]
+        found.notes += [note for note in own.notes if note not in found.notes]
+    return found
 
 
 def find_broken_words(model: ModelConfig, subject: SubjectConfig) -> list[str]:

@@ -72,7 +72,15 @@ def remove_torn(folder: Path) -> None:
     up, must not take away what this one is writing.
     """
     for partial in folder.glob("*.partial"):
+        if partial.is_file():
+            partial.unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Removes all checkpoints of a run that cannot go on from any of them, whole as they are; likewise."""
+    for place in _places(folder):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:

@@ -81,7 +81,13 @@ class HeldOutLoss:
 
 
 def prepare_held_out_loss(
-    backbone: Backbone, subject: Subject, prompt: str, cache: Cache, seed: int, batch_size: int
+    backbone: Backbone,
+    subject: Subject,
+    prompt: str,
+    cache: Cache,
+    seed: int,
+    batch_size: int,
+    stream: str = "held-out",
 ) -> HeldOutLoss:
     """Encodes held-out images and draws their noise; must be called while `backbone` is the base model.
 
@@ -89,6 +95,7 @@ def prepare_held_out_loss(
         prompt: As the method names the subject.
         seed: Of the run.
         batch_size: Rows that are denoised at once.
+        stream: Of the noise.
     """
     chosen = _spread(subject.references, HELD_OUT_IMAGES)
     mean, _ = encode_images(backbone, cache, chosen, flip=False)
@@ -97,7 +104,7 @@ def prepare_held_out_loss(
     noise = [
         torch.randn(
             latents.shape[1:],
-            generator=torch.Generator().manual_seed(stream_seed(own, f"held-out/{image}/{level}")),
+            generator=torch.Generator().manual_seed(stream_seed(own, f"{stream}/{image}/{level}")),
         )
         for image in range(count)
         for level in range(HELD_OUT_LEVELS)

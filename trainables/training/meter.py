@@ -1,9 +1,10 @@
 """What a run costs: seconds by phase, counted operations, energy, peak memory.
 
-Phases are ``start`` (models are loaded, once a process), ``prepare``, ``class_images``, ``train``, ``evaluate`` and
-``save``. Only ``train`` counts as training time; the others are reported apart, so that two methods can be compared by
-what their optimisation takes. Class images are charged by what making them took, whoever made them, so that the phase
-``class_images``, which is what this run waited for them, is reported by no name of its own.
+Phases are ``start`` (models are loaded, once a process), ``prepare``, ``class_images``, ``train``, ``evaluate``,
+``select`` (the evaluations by which a run chooses its best step) and ``save``. Only ``train`` counts as training time;
+the others are reported apart, so that two methods can be compared by what their optimisation takes. Class images are
+charged by what making them took, whoever made them, so that the phase ``class_images``, which is what this run waited
+for them, is reported by no name of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from trainables.distributed.worker_group import WorkerGroup
 from trainables.training.energy import EnergyCounter
 
-Phase = Literal["start", "prepare", "class_images", "train", "evaluate", "save"]
+Phase = Literal["start", "prepare", "class_images", "train", "evaluate", "select", "save"]
 
 _RESET_PEAK = "5"  # written to /proc/self/clear_refs, it sets VmHWM to the present resident set (Linux)
 
@@ -128,6 +129,7 @@ class Meter:
             "startup_seconds": self.seconds["start"],
             "preparation_seconds": self.seconds["prepare"],
             "evaluation_seconds": self.seconds["evaluate"],
+            **({"selection_seconds": self.seconds["select"]} if self.seconds["select"] else {}),
             "saving_seconds": self.seconds["save"],
             "lost_seconds": self.lost_seconds,
             "class_image_seconds": self.class_image_seconds,

@@ -388,6 +388,35 @@ def test_checkpoints_stay_until_the_result_is_at_the_url(s3: Proxy, tmp_path: Pa
     assert ended.ended
 
 
+def test_the_weights_of_the_best_step_go_along_and_only_the_best(s3: Proxy, tmp_path: Path) -> None:
+    """Whoever goes on has them with the newest checkpoint; those of a step that was best before are deleted."""
+    store, prefix = ObjectStore(s3.url("best")), run_prefix("small", NAME)
+    folder = tmp_path / "run"
+    (folder / "checkpoint" / "step-00000030").mkdir(parents=True)
+    (folder / "checkpoint" / "step-00000030" / "tensors.safetensors").write_bytes(b"resume state")
+    first, second = (folder / "checkpoint" / f"best-{step:08d}.safetensors" for step in (10, 20))
+    log = EventLog(folder)
+    log.append("started", attempt=1)
+    first.write_bytes(b"of step 10")
+    announce(store, prefix, "0001-first")
+    pusher = RunPusher(store, prefix, "0001-first", folder)
+
+    def there() -> set[str]:
+        return {name.rpartition("/")[2] for name in store.list(prefix) if "/best-" in name}
+
+    wait_for(lambda: there() == {first.name})
+    second.write_bytes(b"of step 20")
+    first.unlink()
+    log.append("evaluation", 20, final=False)
+    wait_for(lambda: there() == {second.name})
+    pusher.abandon()
+    again = tmp_path / "again"
+    view = pull_run(store, prefix, again)
+    assert view is not None
+    assert {path.name for path in again.glob("checkpoint/*")} == {second.name, "step-00000030"}
+    assert (again / "checkpoint" / second.name).read_bytes() == b"of step 20"
+
+
 def test_names_cannot_leave_the_folder(s3: Proxy, tmp_path: Path) -> None:
     for path in ("../x", "/etc/x", "a/../../x", "", "a\\b"):
         with pytest.raises(ValueError, match="leaves its folder"):

@@ -107,7 +107,7 @@ def test_a_new_metric_has_a_column_a_measure_and_a_line_of_the_listing() -> None
 
 
 def test_counts_are_those_that_have_ever_been() -> None:
-    names = "artifact_bytes class_image_flops peak_memory_bytes train_flops train_steps trainable_parameters"
+    names = "artifact_bytes best_step class_image_flops peak_memory_bytes train_flops train_steps trainable_parameters"
     assert sorted(columns.COUNTS) == names.split()
 
 
@@ -118,6 +118,7 @@ def test_the_order_of_all_columns() -> None:
         "ceiling_quality ceiling_subject ceiling_prompt subject_anchor_error prompt_anchor_error class_anchor_error "
         "held_out_loss "
         "train_steps class_image_seconds class_image_flops energy_joules image_latency_fused_seconds lost_seconds "
+        "best_step best_value best_end_value best_metric "
         "peak_memory_kind attempts host reason started ended run_key config_digest"
     )
 

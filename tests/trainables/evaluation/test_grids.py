@@ -74,11 +74,11 @@ def test_samples_are_saved(
     evaluator = prepare_evaluation(backbone, subject, config, metric_models, Cache(tmp_path / "cache"), 0)
     evaluation = evaluate(evaluator, backbone)
     between = save_samples(evaluator, evaluation, tmp_path / "samples", 50, final=False)
-    assert list(between) == ["grid"]
     final = save_samples(evaluator, evaluation, tmp_path / "samples", 150)
     prompts = ["00 subject in the snow", "01 subject with a red hat", "02 a photo of subject"]
+    assert list(between) == ["grid", *prompts], "one prompt can be compared over the steps"
     assert list(final) == ["grid", *prompts, "class", "references"]
-    assert len({*between.values(), *final.values()}) == 7
+    assert len({*between.values(), *final.values()}) == 10
     assert all(path.is_file() for path in (*between.values(), *final.values()))
     with Image.open(final[prompts[1]]) as strip:
         assert strip.size == (66, 32)

@@ -1,0 +1,91 @@
+"""Best steps: shares and gains against their definition, and what is said of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from study.report.best_steps import best_steps, best_steps_table, best_steps_words
+from study.report.comparisons import Settings
+from study.report.derived import with_derived
+from study.report.prepared import Rows, prepare
+from study.report.sections import compose
+from study.report.tables import to_csv
+from study.results.frames import Results
+from tests.helpers.synthetic_results import ARMS, STEPS, Study, make_results
+
+STUDY = Study(arms=ARMS[:3], trials=1, subjects=("a", "b", "c"), modern=True, failing=(), pruned=())
+
+
+def told(early: str, late: str, metric: str = "quality", **evaluation: Any) -> Results:
+    """Runs of one arm are best at half of their steps, those of another at their end."""
+    results = make_results(STUDY)
+    frame = results.frame.copy()
+    trains = frame["method"].ne("base")
+    frame["best_step"] = frame["train_steps"].where(frame["arm"].eq(late) & trains)
+    frame.loc[frame["arm"].eq(early), "best_step"] = STEPS / 2
+    frame["best_value"] = 0.6
+    frame["best_end_value"] = frame["arm"].map({early: 0.5, late: 0.6})
+    frame["best_metric"] = trains.map({True: metric, False: None})
+    meta = {**results.meta, "spec": {**results.meta["spec"], "evaluation": evaluation}}
+    return replace(results, frame=frame, meta=meta)
+
+
+def of(results: Results) -> tuple[Rows, Any]:
+    rows = prepare(results)
+    return rows, {one.arm: one for one in best_steps(rows, 0.95)}
+
+
+def test_shares_and_gains_are_those_of_the_runs() -> None:
+    rows, found = of(told("lora-cosine", "lora-constant"))
+    assert list(found) == ["lora-cosine", "lora-constant"], "the base model has no steps"
+    early, late = found["lora-cosine"], found["lora-constant"]
+    assert (early.runs, early.at_end, early.share.value) == (6, 0.0, pytest.approx(0.5))
+    assert early.gain.value == pytest.approx(0.1)
+    assert (late.at_end, late.share.value, late.gain.value) == (1.0, 1.0, pytest.approx(0))
+    assert early.by_chance == pytest.approx(1 / 5), "runs of the made-up study have five evaluations"
+    table = best_steps_table(tuple(found.values()))
+    assert table is not None
+    assert to_csv(table).count("\n") == 3
+    words = " ".join(best_steps_words(rows, tuple(found.values())))
+    assert "Most runs of lora-constant were best at their end" in words
+    assert "lora-cosine were best before their end than chance" in words
+    assert "restored" not in words
+
+
+def test_lower_is_better_where_the_loss_chose() -> None:
+    _, found = of(told("lora-cosine", "lora-constant", "held_out_loss"))
+    assert found["lora-cosine"].gain.value == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [("quality", "the prompts of the search"), ("held_out_loss", "every second held-out image. The results")],
+)
+def test_the_report_says_what_was_restored_and_by_what(metric: str, words: str) -> None:
+    report = compose(
+        told("lora-cosine", "lora-constant", metric, restore_best=metric), Settings(resamples=300)
+    )
+    curves, method = (next(s for s in report.sections if s.key == key) for key in ("curves", "method"))
+    assert words in " ".join(curves.paragraphs)
+    assert words in " ".join(method.paragraphs)
+    assert "best-steps" in [table.key for table in curves.tables]
+
+
+def test_choosing_is_paid_for() -> None:
+    frame = make_results(STUDY).frame
+    prices = {"price_per_hour": {"cpu": 3600.0}}
+    plain = with_derived(frame, prices)["dollars"]
+    chosen = with_derived(frame.assign(selection_seconds=7.0), prices)["dollars"]
+    more = (chosen - plain).dropna().tolist()
+    assert more
+    assert more == pytest.approx([7.0] * len(more))
+
+
+def test_results_without_best_steps_have_no_such_table() -> None:
+    rows, found = of(make_results(STUDY))
+    assert not found
+    assert best_steps_table(()) is None
+    assert best_steps_words(rows, ()) == ()

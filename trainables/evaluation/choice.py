@@ -1,0 +1,90 @@
+"""By what the best step of a run is chosen, and that nothing of it judges the result.
+
+The best of several noisy values is too good on average, so that the value that chose a step is no result. Where a run
+restores its best step (`EvaluationConfig.restore_best`) the choice rests on the prompts of searches, on noise and on
+held-out images of its own; the restored weights are then judged on prompts, noise and held-out images that had no part
+in it. All runs of a study are judged by the same half of the held-out images, the untrained base model's too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from trainables.config.fields import EvaluationConfig
+from trainables.data.subjects import Subject
+from trainables.errors import UserError
+from trainables.evaluation.metrics_table import HELD_OUT_LOSS, METRICS
+from trainables.evaluation.prompts import templates_of
+
+CHOICE = "choice"  # stream of noise
+FEWEST_REFERENCES = 2  # one to choose by, another to judge by
+
+
+def best_step(values: Iterable[tuple[int, float | None]], metric: str) -> int | None:
+    """Returns the step with the best value, the earliest of several; None where no value is known.
+
+    Args:
+        values: Steps and values in a metric that has a better direction.
+    """
+    sign = 1 if METRICS[metric].direction == "higher" else -1
+    known = [(sign * value, -step) for step, value in values if value is not None]
+    return -max(known)[1] if known else None
+
+
+def choice_settings(config: EvaluationConfig) -> EvaluationConfig | None:
+    """Returns the settings of the evaluations that choose a step by images; None where images choose none."""
+    if config.restore_best in (None, HELD_OUT_LOSS):
+        return None
+    return config.model_copy(update={"prompts": config.restore_best_prompts, "prompt_set": "search"})
+
+
+def all_settings(config: EvaluationConfig) -> tuple[EvaluationConfig, ...]:
+    """Returns the settings of all evaluations of a run: of its result, and of what chooses its step by images."""
+    chosen_by = choice_settings(config)
+    return (config,) if chosen_by is None else (config, chosen_by)
+
+
+def choosing(subject: Subject) -> Subject:
+    """Returns a subject with the held-out images that choose a step: every second one, from the second on.
+
+    Raises:
+        UserError: There are too few to keep some for judging.
+    """
+    count = len(subject.references)
+    if count < FEWEST_REFERENCES:
+        raise UserError(too_few_references(subject.name, count))
+    return replace(
+        subject, references=subject.references[1::2], reference_names=subject.reference_names[1::2]
+    )
+
+
+def judging(subject: Subject) -> Subject:
+    """Returns a subject with the held-out images that judge the result: those that choose no step."""
+    return replace(subject, references=subject.references[::2], reference_names=subject.reference_names[::2])
+
+
+def too_few_references(subject: str, count: int) -> str:
+    """Returns the message for a subject whose held-out images cannot be dealt out."""
+    return (
+        f"subject {subject!r} has {count} held-out image{'s' * (count != 1)}, and evaluation.restore_best needs at "
+        f"least {FEWEST_REFERENCES}: one to choose the step by, another to judge the result by; add references, hold "
+        "out more (holdout), or leave restore_best out"
+    )
+
+
+def shared_prompts(embedded: bool, config: EvaluationConfig) -> list[str]:
+    """Returns the templates by which a step would be chosen and its result judged, whatever their case and spaces.
+
+    Runs of a search are judged by the prompts of searches, and only noise and held-out images differ: their scores
+    choose a configuration and are no results.
+    """
+    settings = choice_settings(config)
+    if settings is None or config.prompt_set == "search":
+        return []
+    seen = {_plain(template) for template in templates_of(embedded, settings)}
+    return [template for template in templates_of(embedded, config) if _plain(template) in seen]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

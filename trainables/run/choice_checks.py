@@ -1,0 +1,54 @@
+"""What can be found wrong with restoring the best step before anything is loaded: it needs something to choose by that
+does not judge the result."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from trainables.config.fields import EvaluationConfig, SubjectConfig
+from trainables.data.images import list_images
+from trainables.data.path_map import folder_of
+from trainables.data.subjects import hold_out
+from trainables.errors import UserError
+from trainables.evaluation.checks import check_evaluation
+from trainables.evaluation.choice import (
+    FEWEST_REFERENCES,
+    choice_settings,
+    shared_prompts,
+    too_few_references,
+)
+
+
+def check_choice(config: EvaluationConfig, subject: SubjectConfig, section: str = "evaluation") -> list[str]:
+    """Returns what is wrong with choosing the best step of a run on a subject, one message a problem.
+
+    Args:
+        section: Of the study file, where the settings stand.
+    """
+    if config.restore_best is None:
+        return []
+    problems = []
+    settings = choice_settings(config)
+    if settings is not None:
+        problems += check_evaluation(settings, (config.restore_best,), section)
+    if shared := shared_prompts(subject.images is None, config):
+        problems.append(
+            f"{shared[0]!r} would choose the best step (evaluation.restore_best) and judge the result, which favours "
+            "what was chosen by luck; take others in evaluation.prompts or evaluation.restore_best_prompts"
+        )
+    count = _held_out(subject)
+    if count is not None and count < FEWEST_REFERENCES:
+        problems.append(too_few_references(subject.name, count))
+    return problems
+
+
+def _held_out(subject: SubjectConfig) -> int | None:
+    """Returns the number of held-out images; None where there are always enough, or where it is told elsewhere."""
+    if subject.images is None:
+        return None
+    with suppress(UserError, OSError):
+        if subject.references is not None:
+            return len(list_images(folder_of(subject.references))[0])
+        names = [path.name for path in list_images(folder_of(subject.images))[0]]
+        return len(hold_out(names, subject.holdout)) if len(names) > subject.holdout else None
+    return None
