@@ -14,7 +14,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -52,6 +54,31 @@ class ModelConfig(Frozen):
     config: str | None = None
 
 
+class DataSetConfig(Frozen):
+    """A folder of captioned images, which takes a subject's place.
+
+    Attributes:
+        path: In Hugging Face's ``imagefolder`` layout: images with ``metadata.jsonl`` or ``metadata.csv`` (columns
+            ``file_name``, `caption_column`), or with a text file (.txt, .caption) beside each.
+        references: The same, of images that are never trained on. Without it a share of the images is held out.
+        holdout: Share of the images that is held out, whole groups of them, chosen by a hash of the group's name, or of
+            the file's where there is no `group_column`.
+        trigger: Words put before every caption, e.g. "twem style". Captions without them then say what the model has
+            kept of what it could do before.
+        caption_column: Of the metadata file.
+        group_column: Images that share its value are all trained on, or all held out.
+        character_column: Names whom an image shows; the results then are told by character.
+    """
+
+    path: str
+    references: str | None = None
+    holdout: float = Field(default=0.2, gt=0, lt=1)
+    trigger: str | None = None
+    caption_column: str = "text"
+    group_column: str | None = None
+    character_column: str | None = None
+
+
 class SubjectConfig(Frozen):
     """What is taught. `images` is None for a subject of the embedded world, whose name then is enough.
 
@@ -64,6 +91,8 @@ class SubjectConfig(Frozen):
             of each one's name and size (white: subject), or ``alpha``, the images' own transparency.
         instance_prompt: Prompt with the rare token, e.g. "a sks dog".
         class_prompt: The same without it, e.g. "a dog".
+        dataset: Captioned images instead of a subject: then `images`, `references`, `masks` and both prompts stay
+            unset. Data sets that come with the project need no more than their name, as embedded subjects do.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
@@ -73,6 +102,13 @@ class SubjectConfig(Frozen):
     holdout: int = Field(default=2, ge=1)
     instance_prompt: str | None = None
     class_prompt: str | None = None
+    dataset: DataSetConfig | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before_data_sets(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out a data set that is not there, so that records and digests of subjects stay what they were."""
+        content: dict[str, Any] = dump(self)
+        return content if content.get("dataset") is not None else _without(content, "dataset")
 
     @field_validator("instance_prompt", "class_prompt")
     @classmethod

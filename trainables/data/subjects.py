@@ -50,6 +50,15 @@ class Subject:
         masks: Where each training image shows the subject, 8-bit grey of the same size (255: subject); empty unless
             they were asked for.
         sizes: Width and height of each training image as it was before it was cut and resized.
+        is_data_set: It is a set of captioned images. Then `captions` and `reference_captions` bear the trigger in
+            front where there is one, `instance_prompt` is the trigger with ", " after it, or empty, `class_prompt` is
+            empty, so that a template ``{subject}caption`` filled with the one asks for the data set and with the other
+            for what the base model makes of the caption. Training images may have several sizes, those of their buckets
+            (see `trainables/data/buckets.py`); references are squares as ever.
+        reference_captions: Of a data set: one for each reference.
+        characters: Of a data set whose characters are named: whom each training image shows; else empty.
+        reference_characters: The same of the references.
+        side: Of squares in pixels; 0 where all images have the same size, which is that of the first.
     """
 
     name: str
@@ -63,6 +72,11 @@ class Subject:
     reference_names: tuple[str, ...] = ()
     masks: tuple[Image.Image, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    is_data_set: bool = False
+    reference_captions: tuple[str, ...] = ()
+    characters: tuple[str, ...] = ()
+    reference_characters: tuple[str, ...] = ()
+    side: int = 0
 
     @property
     def geometry(self) -> tuple[tuple[float, ...], ...]:
@@ -73,7 +87,7 @@ class Subject:
     @property
     def resolution(self) -> int:
         """Side of all images in pixels."""
-        return self.images[0].width
+        return self.side or self.images[0].width
 
     @property
     def digest(self) -> str:
