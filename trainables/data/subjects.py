@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +19,25 @@ from typing import Literal
 from PIL import Image
 
 from trainables.config.fields import ALPHA, SubjectConfig
-from trainables.data.images import geometry_of, list_images, read_file, read_image, read_mask, square
+from trainables.data.caption_files import CAPTION_SUFFIXES, caption_files, texts_of
+from trainables.data.images import (
+    FINGERPRINT_SIDE,
+    fingerprint_of,
+    geometry_of,
+    image_digest,
+    list_images,
+    read_image,
+    read_mask,
+    square,
+)
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
-from trainables.util.text import decoded, is_blank, name_bytes, same_name, shown
+from trainables.util.text import is_blank, name_bytes, same_name, shown
 
 Captions = Literal["instance_prompt", "files"]
 
-CAPTION_SUFFIXES = (".txt", ".caption")
 _CAPTIONS_RULE = "captions: files needs a text file (.txt, or kohya's .caption) beside each training image"
 _MASKS_RULE = "masked_loss: true needs to know where each training image shows the subject"
-_FINGERPRINT_SIDE = 64  # pixels at which two files are compared for being the same picture
 
 
 @dataclass(frozen=True)
@@ -103,12 +110,6 @@ class Subject:
         if self.masks:
             content["masks"] = [image_digest(mask) for mask in self.masks]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def image_digest(image: Image.Image) -> str:
-    """Returns the hex SHA-256 of an image's mode, size and pixels."""
-    head = f"{image.mode} {image.width}x{image.height} ".encode()
-    return hashlib.sha256(head + image.tobytes()).hexdigest()
 
 
 def check_subject(
@@ -199,7 +200,7 @@ def training_captions(config: SubjectConfig) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in paths:
         beside = files.get(same_name(path.stem), [])
-        texts, _ = _texts_of(beside)
+        texts, _ = texts_of(beside)
         if path.name not in held_out and len(texts) == 1:
             found[shown(str(beside[0]))] = texts.pop()
     return found
@@ -346,9 +347,8 @@ def _read_photos(folder: Path, resolution: int | None) -> tuple[tuple[_Photo, ..
             problems.extend(error.problems)
             continue
         # One decoded photograph at a time: a folder of large ones must not be held in memory at full size.
-        small = square(image, _FINGERPRINT_SIDE)
-        kept = square(image, resolution) if resolution else small
-        photos.append(_Photo(path, kept, image_digest(small) + str(image.size), image.size))
+        kept = square(image, resolution or FINGERPRINT_SIDE)
+        photos.append(_Photo(path, kept, fingerprint_of(image), image.size))
     return tuple(photos), problems
 
 
@@ -407,7 +407,7 @@ def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str,
     texts, missing, empty, problems = [], [], [], []
     for photo in training:
         paths = files.get(same_name(photo.path.stem), [])
-        found, unread = _texts_of(paths)
+        found, unread = texts_of(paths)
         problems += unread
         names = " and ".join(shown(path.name) for path in paths)
         text = next(iter(found), "")
@@ -424,27 +424,3 @@ def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str,
                 f"{_CAPTIONS_RULE}; in {shown(str(folder))} these are {what}: {', '.join(concerned)}"
             )
     return tuple(texts), list(dict.fromkeys(problems))
-
-
-def caption_files(folder: Path) -> dict[str, list[Path]]:
-    """The text files of a folder by the names, without suffixes, of the images to which they belong."""
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in CAPTION_SUFFIXES and not os.path.isdir(path):
-            files.setdefault(same_name(path.stem), []).append(path)
-    return files
-
-
-def _texts_of(paths: Sequence[Path]) -> tuple[set[str], list[str]]:
-    """What text files say, each on one line, and what is wrong with those that cannot be read."""
-    texts: set[str] = set()
-    problems: list[str] = []
-    for path in paths:
-        try:
-            # A byte-order mark within the text comes of files that were joined.
-            texts.add(" ".join(decoded(read_file(path, "a text file")).replace("\ufeff", "").split()))
-        except UserError as error:
-            problems += error.problems
-        except ValueError as error:
-            problems.append(f"{shown(str(path))}: {error}")
-    return texts, problems

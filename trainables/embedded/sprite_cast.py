@@ -70,7 +70,7 @@ def cast_pictures() -> tuple[CastPicture, ...]:
     Scene ``s`` and accessory ``a`` are held out where ``s + a`` is a multiple of six, so that no character is trained
     on in a setting in which another is asked for.
     """
-    found = []
+    found: list[CastPicture] = []
     for number, (name, (class_name, _)) in enumerate(CHARACTERS.items()):
         for scene_number, scene in enumerate(SCENES):
             turn = number + scene_number

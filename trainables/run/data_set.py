@@ -15,10 +15,10 @@ from pathlib import Path
 from PIL import Image
 
 from trainables.config.fields import SubjectConfig
-from trainables.data.images import list_images, read_image, square
+from trainables.data.images import image_digest, list_images, read_image, square
 from trainables.data.path_map import folder_of
 from trainables.data.sharpness import blur_limit, blur_of
-from trainables.data.subjects import hold_out, image_digest
+from trainables.data.subjects import hold_out
 from trainables.errors import UserError
 from trainables.evaluation.copies import SIDE, copies
 from trainables.util.text import shown
