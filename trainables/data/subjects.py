@@ -20,7 +20,8 @@ from typing import Literal
 from PIL import Image
 
 from trainables.config.fields import ALPHA, SubjectConfig
-from trainables.data.images import geometry_of, list_images, read_file, read_image, read_mask, square
+from trainables.data.buckets import geometry_in
+from trainables.data.images import list_images, read_file, read_image, read_mask, square
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
 from trainables.util.text import decoded, is_blank, name_bytes, same_name, shown
@@ -80,9 +81,9 @@ class Subject:
 
     @property
     def geometry(self) -> tuple[tuple[float, ...], ...]:
-        """Size and crop of each training image, see `geometry_of`."""
+        """Size and crop of each training image, see `geometry_in`."""
         sizes = self.sizes or tuple(image.size for image in self.images)
-        return tuple(geometry_of(size, self.resolution) for size in sizes)
+        return tuple(geometry_in(size, image.size) for size, image in zip(sizes, self.images, strict=True))
 
     @property
     def resolution(self) -> int:
@@ -91,9 +92,7 @@ class Subject:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of prompts, captions and pixels: of everything that can change a result, names left
-        out.
-        """
+        """Hex SHA-256 of prompts, captions and pixels: of everything that can change a result, names left out."""
         content = {
             "prompts": [self.instance_prompt, self.class_prompt],
             "captions": self.captions,
