@@ -19,6 +19,7 @@ from trainables.config.fields import (
     SubjectConfig,
     TrainingConfig,
 )
+from trainables.config.training import AS_BEFORE
 from trainables.errors import UserError
 from trainables.methods.registry import method_config_class
 
@@ -94,9 +95,6 @@ class RunConfig(Frozen):
 #: Fields of a run's configuration that cannot change its result.
 WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")
 
-# Fields of training that came later, with the value that says what runs did before: it is left out of their digests.
-_AS_BEFORE = {"prior_preservation_target": "images"}
-
 #: Field of `RunConfig.contents` -> where the path stands that it is the content of.
 _PATHS = {
     "subject.images": ("subject", "images"),
@@ -120,7 +118,7 @@ def config_digest(document: Mapping[str, Any]) -> str:
     if not content.get("contents"):
         content.pop("contents", None)
     training = content.get("training") or {}
-    for field in [name for name, value in _AS_BEFORE.items() if training.get(name) == value]:
+    for field in [name for name, value in AS_BEFORE.items() if training.get(name) == value]:
         del training[field]
     for field, held in (document.get("contents") or {}).items():
         section, key = _PATHS.get(field, (None, None))

@@ -161,15 +161,16 @@ def _measure_method(
         found["preparation_seconds"] = time.perf_counter() - begin
         found["seconds_per_step"] = 0.0
         for first, end in trainer.stretches:  # of a method with stages the mean over the run's steps
-            seconds = []
-            for _ in range(STEPS):
-                trainer.step = first
-                begin = time.perf_counter()
-                with meter.measure("train"):
-                    train_step(trainer)
-                seconds.append(time.perf_counter() - begin)
-            share = (end - first) / trainer.steps
-            found["seconds_per_step"] += share * statistics.median(seconds[_WARM_UP:])
+            for of_bucket in trainer.batches.each_bucket():
+                seconds = []
+                for _ in range(STEPS):
+                    trainer.step = first
+                    begin = time.perf_counter()
+                    with meter.measure("train"):
+                        train_step(trainer)
+                    seconds.append(time.perf_counter() - begin)
+                share = (end - first) / trainer.steps * of_bucket
+                found["seconds_per_step"] += share * statistics.median(seconds[_WARM_UP:])
         backbone.restore_frozen()
         found["seconds_per_trained_image_step"] = sampling.seconds_per_step()
         with method.fused(backbone) as merged:

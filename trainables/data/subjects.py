@@ -19,11 +19,11 @@ from typing import Literal
 from PIL import Image
 
 from trainables.config.fields import ALPHA, SubjectConfig
+from trainables.data.buckets import geometry_in
 from trainables.data.caption_files import CAPTION_SUFFIXES, caption_files, texts_of
 from trainables.data.images import (
     FINGERPRINT_SIDE,
     fingerprint_of,
-    geometry_of,
     image_digest,
     list_images,
     read_image,
@@ -87,9 +87,9 @@ class Subject:
 
     @property
     def geometry(self) -> tuple[tuple[float, ...], ...]:
-        """Size and crop of each training image, see `geometry_of`."""
+        """Size and crop of each training image, see `geometry_in`."""
         sizes = self.sizes or tuple(image.size for image in self.images)
-        return tuple(geometry_of(size, self.resolution) for size in sizes)
+        return tuple(geometry_in(size, image.size) for size, image in zip(sizes, self.images, strict=True))
 
     @property
     def resolution(self) -> int:
@@ -98,9 +98,7 @@ class Subject:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of prompts, captions and pixels: of everything that can change a result, names left
-        out.
-        """
+        """Hex SHA-256 of prompts, captions and pixels: of everything that can change a result, names left out."""
         content = {
             "prompts": [self.instance_prompt, self.class_prompt],
             "captions": self.captions,

@@ -57,7 +57,7 @@ from trainables.training.energy import energy_counter
 from trainables.training.length import Spent, settle_length
 from trainables.training.loop import Trainer, train
 from trainables.training.meter import Meter, device_name, folder_bytes
-from trainables.training.trainer import build_trainer, choose_device, count_step_flops, shard, spread
+from trainables.training.trainer import build_trainer, choose_device, note_flops, shard, spread
 from trainables.util.file_lock import lock_file
 from trainables.util.packages import versions_of
 
@@ -290,7 +290,7 @@ class _Attempt:
         self.facts["trainable_parameters"] = sum(value.numel() for value in self.trainer.parameters.values())
         if self.team.sharded:
             if self.checkpoint is None:  # while the model is whole
-                self.meter.flops_per_step = count_step_flops(self.trainer)
+                note_flops(self.trainer, self.meter)
             shard(self.trainer)
         take = self.trainer.own_part
         checkpoint, self.checkpoint = share_checkpoint(self.team, self.checkpoint, take), None
@@ -298,7 +298,7 @@ class _Attempt:
             self.trainer.restore(checkpoint, self.meter)
             self.accounted = True
         if not self.meter.flops_per_step:
-            self.meter.flops_per_step = count_step_flops(self.trainer)
+            note_flops(self.trainer, self.meter)
         spread(self.trainer)
         spent = Spent(self.meter.class_image_flops, self.meter.class_image_seconds)
         settle_length(self.trainer, self.meter.flops_per_step, self.known_steps, spent)
