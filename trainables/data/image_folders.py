@@ -83,6 +83,7 @@ def read_image_folder(folder: Path, columns: Columns) -> tuple[tuple[Entry, ...]
     if problems and not files.images:
         return (), problems
     rows: dict[str, _Row] = {}
+    problems_of_lines: list[str] = []
     source = next(iter(files.metadata.values()), None)
     if len(files.metadata) > 1:
         problems.append(
@@ -90,8 +91,8 @@ def read_image_folder(folder: Path, columns: Columns) -> tuple[tuple[Entry, ...]
         )
         return (), problems
     if source is not None:
-        rows, more = _read_metadata(source, columns)
-        problems += more
+        rows, problems_of_lines = _read_metadata(source, columns)
+        problems += problems_of_lines
     elif columns.group is not None or columns.character is not None:
         named = columns.group or columns.character
         problems.append(
@@ -100,10 +101,8 @@ def read_image_folder(folder: Path, columns: Columns) -> tuple[tuple[Entry, ...]
         )
     texts, more = _text_captions(files, rows, place)
     problems += more
-    # Of lines that could not be read nobody knows which images they belong to.
-    unread = source is not None and not rows and bool(problems)
-    if not unread:
-        problems += _without_partner(files, rows, texts, source, place)
+    # Of lines that could not be read nobody knows to which images they belong.
+    problems += _without_partner(files, rows, source, place, complete=not problems_of_lines)
     entries = []
     for name, path in files.images.items():
         row = rows.get(name)
@@ -201,18 +200,18 @@ def _text_captions(files: _Files, rows: Mapping[str, _Row], place: str) -> tuple
         problems.append(
             f"{place}: {some(names)}: a caption without its image; add the image, or take the text out of the folder"
         )
-    empty = []
+    empty: list[str] = []
     for stem, paths in files.texts.items():
         if stem not in stems:
             continue
         found, unread = texts_of(paths)
         problems += unread
-        names = " and ".join(shown(path.name) for path in paths)
+        both = " and ".join(shown(path.name) for path in paths)
         if len(found) > 1:
-            problems.append(f"{place}: {names} differ, and an image has one caption; remove one of them")
+            problems.append(f"{place}: {both} differ, and an image has one caption; remove one of them")
         for text in list(found)[:1]:
             if is_blank(text):
-                empty.append(names)
+                empty.append(both)
             texts |= dict.fromkeys(stems[stem], text)
     if empty:
         problems.append(f"{place}: empty captions: {some(empty)}; write what the images show")
@@ -233,15 +232,21 @@ def _text_captions(files: _Files, rows: Mapping[str, _Row], place: str) -> tuple
 
 
 def _without_partner(
-    files: _Files, rows: Mapping[str, _Row], texts: Mapping[str, str], source: Path | None, place: str
+    files: _Files, rows: Mapping[str, _Row], source: Path | None, place: str, *, complete: bool
 ) -> list[str]:
-    """Names captions whose image is not there, images without a caption, and captions that are empty."""
+    """Names captions whose image is not there, images without a caption, and captions that are empty.
+
+    Args:
+        complete: Every line of the metadata file could be read.
+    """
     problems = []
     gone = [f"{row.place} ({shown(name)})" for name, row in rows.items() if name not in files.images]
     if gone:
         problems.append(f"{place}: no such image: {some(gone)}; add the images, or remove the lines")
-    has_text = {name for name, text in texts.items()}
-    bare = [shown(name) for name in files.images if name not in rows and name not in has_text]
+    if source is None:
+        bare = [shown(name) for name in files.images if _stem(name) not in files.texts]
+    else:
+        bare = [shown(name) for name in files.images if name not in rows] if complete else []
     if bare:
         where = (
             f"{source.name} does not name them" if source is not None else "there is no text file beside them"
