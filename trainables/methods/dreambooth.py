@@ -109,10 +109,10 @@ class DreamBooth:
     def export_obstacle(self, family: Family, config: Any, form: Format) -> str | None:
         """A whole model has no adapter, and its single file is in a layout that is not written."""
         if form == "peft":
-            return "DreamBooth trains whole weights and has no adapter for PEFT; take --format merged"
+            return f"{self.title} trains whole weights and has no adapter for PEFT; take --format merged"
         if form in ONE_FILE:
             return (
-                "DreamBooth trains a whole model, which that program reads as one file in the layout of its first "
+                f"{self.title} trains a whole model, which that program reads as one file in the layout of its first "
                 "publisher; that is not written: take --format merged, and diffusers' script "
                 "convert_diffusers_to_original_stable_diffusion.py (convert_diffusers_to_original_sdxl.py)"
             )

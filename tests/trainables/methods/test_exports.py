@@ -398,6 +398,8 @@ REFUSED: dict[tuple[str, str], set[str]] = {
     ("textual_inversion", ""): {"peft"},
     ("custom_diffusion", ""): set(FORMATS),
     ("pivotal_tuning", ""): set(FORMATS),
+    ("text_to_image", "lora"): set(),
+    ("text_to_image", "ia3"): {"diffusers"},
 }
 
 
@@ -425,6 +427,10 @@ def test_what_depends_on_the_configuration_is_refused_too() -> None:
     )
     assert problem("hypernetwork", "a1111", add_layer_norm=True, activation_func="relu") is None
     assert problem("hypernetwork", "comfyui", add_layer_norm=True) is None
+    for form in ("kohya", "a1111", "comfyui", "peft"):
+        assert "Captioned fine-tuning trains" in (problem("text_to_image", form, trains="full") or "")
+    for form in ("diffusers", "merged"):
+        assert problem("text_to_image", form, trains="full") is None
     for form in ("kohya", "a1111", "comfyui"):
         assert "FLUX.1" in (problem("lora", form, flux) or "")
     assert problem("lora", "diffusers", flux) is None
