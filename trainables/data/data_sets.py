@@ -73,6 +73,25 @@ def split_of(config: SubjectConfig) -> tuple[Split, list[str]]:
     return found, _told(config, problems)
 
 
+def split_line(config: SubjectConfig) -> str:
+    """Returns in words what of a data set is trained on and what is held out; decodes no image."""
+    split, _ = split_of(config)
+    held, total = len(split.references), len(split.training) + len(split.references)
+    share = f" ({held / total:.0%})" if total else ""
+    trigger = trigger_of(config)
+    more = (
+        f"; {trigger.strip(', ')!r} is put before captions"
+        if trigger
+        else "; no trigger is put before captions"
+    )
+    if config.dataset is not None and config.dataset.group_column is not None:
+        groups = len({entry.group for entry in (*split.training, *split.references)})
+        more += f"; {groups} groups"
+    characters = len({entry.character for entry in (*split.training, *split.references) if entry.character})
+    more += f"; {characters} characters" if characters else ""
+    return f"data set {config.name!r}: {len(split.training)} images to train on, {held} held out{share}{more}"
+
+
 def read_data_set(
     config: SubjectConfig, resolution: int | None, buckets: Sequence[Size] = ()
 ) -> tuple[tuple[Captioned, ...], tuple[Captioned, ...], list[str]]:

@@ -11,6 +11,7 @@ import yaml
 
 from study.preflight.checks import check_study, shared_photographs
 from study.preflight.notes import study_notes
+from study.preflight.plan import make_plan
 from study.remote.inputs import named_folders
 from study.spec.loading import load_study, read_contents
 from study.spec.study_spec import StudySpec
@@ -97,6 +98,23 @@ def test_a_sound_study_has_no_problems_and_its_notes_no_words_of_a_subject(tmp_p
     spec = load_study(written(tmp_path))
     assert check_study(spec) == []
     assert not [note for note in study_notes(spec) if "my-cast" in note]
+
+
+def test_a_plan_tells_the_split(tmp_path: Path) -> None:
+    captioned(tmp_path / "cast", 12, take=[n // 2 for n in range(12)], who=list("abc") * 4)
+    options = {"path": "cast", "trigger": "ink style", "group_column": "take", "character_column": "who"}
+    subjects = [{"name": "my-cast", "dataset": options}]
+    plan = make_plan(load_study(written(tmp_path, subjects=subjects)), Storage(tmp_path / "storage", "sets"))
+    (line,) = plan.data_sets
+    assert line == (
+        "data set 'my-cast': 10 images to train on, 2 held out (17%); 'ink style' is put before captions; 6 groups; "
+        "3 characters"
+    )
+    assert line in plan.summary()
+    plain = make_plan(
+        load_study(written(tmp_path, subjects=["emoji"])), Storage(tmp_path / "storage", "sets")
+    )
+    assert "'emoji style' is put before captions" in plain.data_sets[0]
 
 
 @pytest.mark.parametrize("name", ["sprite-cast", "emoji"])

@@ -74,9 +74,8 @@ def test_notes_on_hundreds_of_images_stay_short(tmp_path: Path) -> None:
 def test_comparing_only_pairs_that_may_be_copies_finds_the_same() -> None:
     images = [picture(number) for number in range(4)]
     images += [
-        ImageOps.mirror(images[3]),
-        images[5].resize((50, 50)),
-        images[7].point(lambda value: value * 0.8),
+        ImageOps.mirror(images[0]),
+        images[1].point(lambda value: value * 0.8),
     ]
     shifted = picture(2).transform((64, 64), 0, (1, 0, 2, 0, 1, -2))
     images.append(shifted)
