@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.emoji_set import ALIKE, LONGEST, groups_of
+from trainables.config.fields import SubjectConfig
+from trainables.data.subjects import resolve_subject
 from trainables.embedded import DATA_SETS, GENERATOR, load_data_set
 from trainables.embedded.canvas import SIZE
 from trainables.embedded.captions import VOCABULARY
@@ -18,7 +20,7 @@ from trainables.embedded.emoji_set import FOLDER
 from trainables.embedded.ink import INK, PAPER, render_in_ink
 from trainables.embedded.render import render
 from trainables.embedded.sprite_cast import CHARACTERS, cast_pictures, identities
-from trainables.evaluation.copies import copies
+from trainables.evaluation.copies import copies, copies_of_many
 from trainables.models.prompt_lengths import pipeline_reader
 
 
@@ -139,3 +141,9 @@ def test_emoji_lie_on_white() -> None:
         image.getpixel((x, y)) for image in load_data_set("emoji").images() for x in (0, 63) for y in (0, 63)
     ]
     assert np.mean([corner == (255, 255, 255) for corner in corners]) > 0.9
+
+
+def test_nothing_held_out_of_the_emoji_is_a_copy() -> None:
+    subject = resolve_subject(SubjectConfig(name="emoji"), SIZE)
+    assert len(subject.references) > 50
+    assert not copies_of_many(subject.references, subject.images).any()
