@@ -70,7 +70,7 @@ def draw_images(
 
     import torch
 
-    from trainables.data.subjects import resolve_subject
+    from trainables.data.subjects import prompts_of
     from trainables.models.loading import load_backbone
     from trainables.models.placeholders import expand
     from trainables.models.prompt_lengths import memory_reader
@@ -88,9 +88,9 @@ def draw_images(
         pipeline.set_progress_bar_config(disable=True)
     side = config.training.resolution or backbone.resolution
     pipeline.scheduler = make_solver(backbone)
-    subject = resolve_subject(config.subject, side)
-    training = config.training.for_subject(subject.instance_prompt, subject.class_prompt)
-    texts, notes = _reworded(training, prompts, subject.instance_prompt)
+    instance, of_class = prompts_of(config.subject)
+    training = config.training.for_subject(instance, of_class)
+    texts, notes = _reworded(training, prompts, instance)
     read = [expand(text, training.added_words) for text in texts]
     reads = getattr(pipeline, backbone.family.tokenizers[backbone.family.reader])
     print_notes([*notes, *find_cut(read, memory_reader(reads), config.model.path)])

@@ -26,6 +26,7 @@ STREAMS = (
     "noise_offset",
     "timesteps",
     "captions",
+    "caption_dropout",
     "prior_order",
     "prior_flip",
     "prior_latents",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from trainables.config.fields import (
     SubjectConfig,
     TrainingConfig,
 )
+from trainables.config.training import AS_BEFORE
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import unfit_choice
 from trainables.methods.registry import method_config_class
@@ -102,12 +104,13 @@ class RunConfig(Frozen):
 #: Fields of a run's configuration that cannot change its result.
 WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")
 
-# Fields that came later, with the value that says what runs did before: it is left out of their digests.
-_AS_BEFORE: dict[str, Any] = {"prior_preservation_target": "images"}  # of training
+# Fields of the evaluation that came later, with the value that says what runs did before, as in `AS_BEFORE` of training.
 _EVALUATED_AS_BEFORE = {"restore_best": None, "restore_best_prompts": None}
 
 #: Field of `RunConfig.contents` -> where the path stands that it is the content of.
-_PATHS = {
+_PATHS: dict[str, tuple[str, ...]] = {
+    "subject.dataset.path": ("subject", "dataset", "path"),
+    "subject.dataset.references": ("subject", "dataset", "references"),
     "subject.images": ("subject", "images"),
     "subject.references": ("subject", "references"),
     "subject.masks": ("subject", "masks"),
@@ -128,13 +131,15 @@ def config_digest(document: Mapping[str, Any]) -> str:
     content = copy.deepcopy({name: value for name, value in document.items() if name not in WITHOUT_EFFECT})
     if not content.get("contents"):
         content.pop("contents", None)
-    for part, as_before in (("training", _AS_BEFORE), ("evaluation", _EVALUATED_AS_BEFORE)):
+    for part, as_before in (("training", AS_BEFORE), ("evaluation", _EVALUATED_AS_BEFORE)):
         fields = content.get(part) or {}
         for field in [name for name, value in as_before.items() if name in fields and fields[name] == value]:
             del fields[field]
     for field, held in (document.get("contents") or {}).items():
-        section, key = _PATHS.get(field, (None, None))
-        if section in content and not held.startswith(REVISION):  # a hub's id means the same everywhere
-            content[section][key] = None
-            content[section].pop("config", None)  # of a single file: its content is among that of the model
+        *sections, key = _PATHS.get(field, ("",))
+        if sections and sections[0] in content and not held.startswith(REVISION):
+            # Not of a hub's id, which means the same everywhere.
+            place = functools.reduce(lambda part, name: part[name], sections, content)
+            place[key] = None
+            place.pop("config", None)  # of a single file: its content is among that of the model
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -71,20 +71,18 @@ def export_run(
     _check_place(out)
     weights = weights_of(storage, run, folder)
 
-    from trainables.data.subjects import resolve_subject
+    from trainables.data.subjects import prompts_of
     from trainables.models.loading import load_backbone
 
     backbone = load_backbone(config.model)
     if problem := obstacle(method, backbone.family, config.training, form):
         raise UserError(problem)
     side = config.training.resolution or backbone.resolution
-    instance, of_class = config.subject.instance_prompt, config.subject.class_prompt
-    if not instance or not of_class:  # those of an embedded subject
-        subject = resolve_subject(config.subject, side)
-        instance, of_class = subject.instance_prompt, subject.class_prompt
+    instance, of_class = prompts_of(config.subject)
     training = config.training.for_subject(instance, of_class)
     recorded = _Recorded.of(storage, folder, config)
-    about = recorded.about(side, training.reword(instance), author, license)
+    # Of a data set its trigger, without the comma that joins it to captions.
+    about = recorded.about(side, training.reword(instance).removesuffix(", "), author, license)
     request = Request(form, recorded.name, about)
     with _whole(out) as made:
         written = method.export(backbone, training, weights, request, made)  # type: ignore[attr-defined]

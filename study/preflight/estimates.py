@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from study.preflight.machine import concurrency
+from study.preflight.method_checks import ends_of_search
 from study.preflight.probe import Measured
 from study.preflight.workload import images_of
 from study.spec.study_spec import StudySpec
@@ -44,10 +45,15 @@ def model_bytes(spec: StudySpec) -> int:
 
 
 def artifact_kind(spec: StudySpec, arm: str) -> str:
+    """Returns "pipeline", "adapter" or "none": what an arm's runs leave, the larger where they may leave either."""
+    from trainables.methods.protocol import artifact_of
     from trainables.methods.registry import get_method
 
     method = get_method(spec.arms[arm].method)
-    return method.artifact if method.trains else "none"
+    if not method.trains:
+        return "none"
+    kinds = {artifact_of(method, config) for config in ends_of_search(spec, arm)}
+    return "pipeline" if "pipeline" in kinds else method.artifact
 
 
 def run_bytes(spec: StudySpec, arm: str, model: int, cost: Measured | None) -> int:

@@ -126,6 +126,7 @@ def _measure_method(
     from trainables.data.subjects import resolve_subject
     from trainables.errors import TrainingFailure
     from trainables.methods.registry import get_method
+    from trainables.models.folders import image_buckets
     from trainables.training.loop import train_step
     from trainables.training.meter import Meter, folder_bytes
     from trainables.training.trainer import build_trainer, count_step_flops
@@ -150,7 +151,10 @@ def _measure_method(
         return Measured(**found)
     resolution = config.training.resolution or backbone.resolution
     training = config.training
-    subject = resolve_subject(config.subject, resolution, training.captions, masked=training.masked_loss)
+    buckets = image_buckets(backbone.folder, resolution) if training.aspect_ratio_buckets else ()
+    subject = resolve_subject(
+        config.subject, resolution, training.captions, masked=training.masked_loss, buckets=buckets
+    )
     try:
         build_trainer(config, backbone, subject, Cache(config.cache_dir))  # fills the caches
         method.detach(backbone)
@@ -161,15 +165,16 @@ def _measure_method(
         found["preparation_seconds"] = time.perf_counter() - begin
         found["seconds_per_step"] = 0.0
         for first, end in trainer.stretches:  # of a method with stages the mean over the run's steps
-            seconds = []
-            for _ in range(STEPS):
-                trainer.step = first
-                begin = time.perf_counter()
-                with meter.measure("train"):
-                    train_step(trainer)
-                seconds.append(time.perf_counter() - begin)
-            share = (end - first) / trainer.steps
-            found["seconds_per_step"] += share * statistics.median(seconds[_WARM_UP:])
+            for of_bucket in trainer.batches.each_bucket():
+                seconds = []
+                for _ in range(STEPS):
+                    trainer.step = first
+                    begin = time.perf_counter()
+                    with meter.measure("train"):
+                        train_step(trainer)
+                    seconds.append(time.perf_counter() - begin)
+                share = (end - first) / trainer.steps * of_bucket
+                found["seconds_per_step"] += share * statistics.median(seconds[_WARM_UP:])
         backbone.restore_frozen()
         found["seconds_per_trained_image_step"] = sampling.seconds_per_step()
         with method.fused(backbone) as merged:

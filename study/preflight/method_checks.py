@@ -26,7 +26,9 @@ def check_methods(spec: StudySpec) -> list[str]:
         f"arm {name!r}: {problem}"
         for name, arm in spec.arms.items()
         if arm.method != BASE
-        for config in _for_subjects(spec, itertools.chain(_configurations(spec, name), _extremes(spec, name)))
+        for config in _for_subjects(
+            spec, itertools.chain(_configurations(spec, name), ends_of_search(spec, name))
+        )
         for problem in check_fit(get_method(arm.method), config, spec.model)
     ]
     return list(dict.fromkeys(problems))
@@ -59,16 +61,16 @@ def methods_with_words(spec: StudySpec) -> list[TrainingConfig]:
     """Returns configurations of the arms whose methods speak of subjects in words of their own: those at the ends of
     what is searched.
     """
-    found = (config for name in spec.arms for config in _extremes(spec, name))
+    found = (config for name in spec.arms for config in ends_of_search(spec, name))
     return [config for config in found if config.added_words]
 
 
 def has_words(spec: StudySpec, name: str) -> bool:
     """Whether an arm's method speaks of subjects in words of its own."""
-    return any(config.added_words for config in _extremes(spec, name))
+    return any(config.added_words for config in ends_of_search(spec, name))
 
 
-def _extremes(spec: StudySpec, name: str) -> Iterator[TrainingConfig]:
+def ends_of_search(spec: StudySpec, name: str) -> Iterator[TrainingConfig]:
     """The two configurations of an arm in which all that is searched is at its first, or at its last, value."""
     for params in spec.space(name).corners():
         with suppress(ValidationError):

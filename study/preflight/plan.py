@@ -22,6 +22,7 @@ from study.storage.run_key import RunKey
 from study.storage.study_record import read_study_record
 from study.util.disk import free_bytes
 from study.util.units import duration, size
+from trainables.data.data_sets import split_line
 from trainables.events import EVENTS_FILE, RESULT_FILE
 from trainables.methods.registry import BASE
 
@@ -88,6 +89,7 @@ class Plan:
         once_seconds: What is computed once for all runs: base model's images, class images.
         price_of_a_second: Dollars of a second of a run; None where the study names no price.
         detectable: What differences the study can find, in words; None where nothing is compared.
+        data_sets: How each data set is split, in words.
     """
 
     study: str
@@ -101,6 +103,7 @@ class Plan:
     start_up_seconds: float = 0.0
     price_of_a_second: float | None = None
     detectable: str | None = None
+    data_sets: tuple[str, ...] = ()
 
     @property
     def runs(self) -> int:
@@ -192,6 +195,7 @@ class Plan:
                 lines.append(f"{arm.arm} searches {ranges}{_in_searches(arm)}")
         if self.detectable is not None:
             lines.append(self.detectable)
+        lines += self.data_sets
         if left.finished or left.interrupted:
             lines.append(
                 f"resumes {self.study}: {left.finished} runs are finished, {left.interrupted} interrupted ones "
@@ -245,6 +249,7 @@ def make_plan(
         start_up_seconds=_START_UP_SECONDS
         + max((cost.start_up_seconds for cost in (measured or {}).values()), default=0.0),
         detectable=detectable_line(spec),
+        data_sets=tuple(split_line(subject) for subject in spec.subjects if subject.is_data_set),
     )
 
 

@@ -12,6 +12,7 @@ from study.report.prepared import Rows, distinct, section
 from study.results.columns import PARAM_PREFIX
 from study.spec.crossing import (
     ON_ADAPTERS,
+    ON_EITHER,
     PRIOR,
     SCHEDULE,
     TARGET,
@@ -82,8 +83,9 @@ def factors_of(rows: Rows) -> tuple[Factors, ...]:
 
 
 def _trains(rows: Rows, arm: str, method: str) -> str:
-    if method not in ON_ADAPTERS:
-        return what_is_trained(method, "")
+    either = settings_of(rows, arm, "trains") if method == ON_EITHER else []
+    if method not in ON_ADAPTERS and either != ["adapter"]:
+        return UNKNOWN if len(either) > 1 else what_is_trained(method, "")
     kinds = settings_of(rows, arm, "adapter") or ["lora"]  # of records that say nothing: there was one kind
     return what_is_trained(
         method, listing(KINDS[kind].title if kind in KINDS else str(kind) for kind in kinds)

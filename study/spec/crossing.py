@@ -20,7 +20,7 @@ PRIOR, TEXT_ENCODER, SCHEDULE = "with_prior_preservation", "train_text_encoder",
 TARGET = "prior_preservation_target"
 #: What an arm may be set apart in, with the training fields that decide it; what is trained depends on the method, too.
 FACTOR_FIELDS = {
-    "trains": ("adapter",),
+    "trains": ("adapter", "trains"),
     "prior": (PRIOR, TARGET),
     "text_encoder": (TEXT_ENCODER,),
     "schedule": (SCHEDULE,),
@@ -32,6 +32,8 @@ DECIDING = {field for fields in FACTOR_FIELDS.values() for field in fields}
 _OF_SEVERAL_LEVELS = ("prior",)
 #: `lora` and `dreambooth_lora` are one method with other defaults.
 ON_ADAPTERS = ("lora", "dreambooth_lora")
+#: Trains an adapter or all weights, by its field `trains`.
+ON_EITHER = "text_to_image"
 # What of a model the other methods train.
 _TRAINS = {
     "dreambooth": "all weights",
@@ -39,6 +41,7 @@ _TRAINS = {
     "textual_inversion": "embeddings of a new word",
     "custom_diffusion": "keys and values of the text, and embeddings of a new word",
     "pivotal_tuning": "embeddings of a new word, then an adapter",
+    ON_EITHER: "all weights",
 }
 FEWEST_PAIRS = 2  # of arms; a single one stands in the table of pairs
 #: Fields that one level of a factor has and the other has not.
@@ -150,7 +153,8 @@ def _levels(spec: StudySpec, arms: Sequence[str]) -> dict[str, Levels]:
     words = prior_words(priors.values())
     for arm in arms:
         method = spec.arms[arm].method
-        kind = KINDS[_value(spec, arm, "adapter")].title if method in ON_ADAPTERS else ""
+        adapted = method in ON_ADAPTERS or (method == ON_EITHER and _value(spec, arm, "trains") == "adapter")
+        kind = KINDS[_value(spec, arm, "adapter")].title if adapted else ""
         levels = {
             "trains": what_is_trained(method, kind),
             "prior": " and ".join(words[level] for level in priors[arm]),
@@ -201,5 +205,5 @@ def prior_words(arms: Iterable[Sequence[str]]) -> dict[str, str]:
 
 
 def what_is_trained(method: str, adapter: str) -> str:
-    """What a method trains, in words; `adapter`: the kind, or kinds, of a method on adapters."""
-    return f"an adapter ({adapter})" if method in ON_ADAPTERS else _TRAINS.get(method, method)
+    """What a method trains, in words; `adapter`: the kind, or kinds, where it is an adapter; else empty."""
+    return f"an adapter ({adapter})" if adapter else _TRAINS.get(method, method)

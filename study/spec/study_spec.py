@@ -209,7 +209,7 @@ class StudySpec(Frozen):
             if dimension is not None:
                 values |= set(dimension.probes())
             else:
-                values.add(self.method_config(name, {}).get(field))
+                values.add(self.method_fields(name).get(field))
         return values
 
     def method_config(self, arm: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class StudySpec(Frozen):
     def run_config(self, key: RunKey, params: Mapping[str, Any], storage: Storage) -> RunConfig:
         """Returns the full configuration of one run of a trial with the given parameters."""
         training = self.method_config(key.arm, params)
-        captions = training.get("captions") == "files"
+        captions = {**self.method_fields(key.arm), **training}["captions"] == "files"
         return RunConfig(
             method=self.arms[key.arm].method,
             model=self.model,

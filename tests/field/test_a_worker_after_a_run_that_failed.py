@@ -66,7 +66,7 @@ FAULTS = {
     "attach": (adapters, "attach_adapters", half_attached),
     "a weight changed": (adapters, "attach_adapters", spoiled),
     "optimizer": (trainables.training.trainer, "build_optimizer", raising(ValueError, "no such kernel")),
-    "count": (trainables.run.execute, "count_step_flops", raising(RuntimeError, "shapes")),
+    "count": (trainables.run.execute, "note_flops", raising(RuntimeError, "shapes")),
     "first step": (
         trainables.training.loop,
         "train_step",

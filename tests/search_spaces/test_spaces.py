@@ -177,9 +177,11 @@ def test_what_an_arm_fixes_may_change_what_is_searched(
     config = fields.model_validate(fixed)
     searched = load_space(method, embedded=embedded, fixed=fixed)
     assert searched != load_space(method, embedded=embedded)
-    assert {"learning_rate", "lr_scheduler", "prior_loss_weight"} <= set(searched.parameters)
+    wanted = {"learning_rate", "lr_scheduler", "prior_loss_weight"}
+    assert {name for name in wanted if "method" not in config.needs_of(name)} <= set(searched.parameters)
     for name, dim in searched.parameters.items():
-        assert fixed["adapter"] in config.needs_of(name).get("adapter", KINDS)  # it has an effect
+        for field, values in config.needs_of(name).items():  # it has an effect
+            assert fixed.get(field) is None or fixed[field] in values
         default = defaults[name]
         if name == "text_encoder_learning_rate" and default is None:
             default = defaults["learning_rate"]
@@ -192,8 +194,10 @@ def test_what_an_arm_fixes_may_change_what_is_searched(
 def test_variants_name_kinds_of_adapters() -> None:
     kinds = {fixed["adapter"] for method, fixed in VARIANTS if method == "lora"}
     assert kinds == set(KINDS) - {"lora", "rslora", "dora"}  # which share LoRA's ranges
-    assert [fixed for method, fixed in VARIANTS if method == "lora"] == [
-        fixed for method, fixed in VARIANTS if method == "dreambooth_lora"
+    of_lora = [fixed for method, fixed in VARIANTS if method == "lora"]
+    assert of_lora == [fixed for method, fixed in VARIANTS if method == "dreambooth_lora"]
+    assert [{"trains": "full"}, *of_lora] == [
+        fixed for method, fixed in VARIANTS if method == "text_to_image"
     ]
 
 
@@ -203,17 +207,17 @@ def test_prior_and_text_encoder_are_searched_where_they_are_on(method: str, embe
     """In every method that reads them, so that what is on in two arms is searched in both."""
     full = load_space(method, embedded=embedded)
     fields = method_config_class(method)
-    if "method" in fields.needs_of("with_prior_preservation"):
-        assert not {"text_encoder_learning_rate", "prior_loss_weight"} & set(full.parameters)
-        return
-    weight, both = full.parameters["prior_loss_weight"], {"prior_loss_weight"}
+    both = set()
+    if "method" not in fields.needs_of("with_prior_preservation"):
+        weight = full.parameters["prior_loss_weight"]
+        both.add("prior_loss_weight")
+        assert weight.when == {"with_prior_preservation": (True,)}
+        assert isinstance(weight, Float)
+        assert (weight.low, weight.log) == (0.05, True)
     if "method" not in fields.needs_of("train_text_encoder"):
         both.add("text_encoder_learning_rate")
         assert full.parameters["text_encoder_learning_rate"].when == {"train_text_encoder": (True,)}
     assert both == set(full.parameters) & {"prior_loss_weight", "text_encoder_learning_rate"}
-    assert weight.when == {"with_prior_preservation": (True,)}
-    assert isinstance(weight, Float)
-    assert (weight.low, weight.log) == (0.05, True)
     for on in (False, True):
         fixed = {"train_text_encoder": on, "with_prior_preservation": on}
         assert both & set(full.resolve(fixed, {}).parameters) == (both if on else set())
@@ -227,10 +231,14 @@ def test_full_fine_tuning_of_the_embedded_model_stays_where_processors_agree() -
 
 def test_full_fine_tuning_is_searched_at_lower_rates_than_adapters() -> None:
     for embedded in (False, True):
-        full: Any = load_space("dreambooth", embedded=embedded).parameters["learning_rate"]
-        adapters: Any = load_space("dreambooth_lora", embedded=embedded).parameters["learning_rate"]
-        assert full.high < adapters.high
-        assert full.low < adapters.low
+        for whole, fixed, other in (
+            ("dreambooth", {}, "dreambooth_lora"),
+            ("text_to_image", {"trains": "full"}, "text_to_image"),
+        ):
+            full: Any = load_space(whole, embedded=embedded, fixed=fixed).parameters["learning_rate"]
+            adapters: Any = load_space(other, embedded=embedded).parameters["learning_rate"]
+            assert full.high < adapters.high
+            assert full.low < adapters.low
 
 
 def test_the_base_model_has_no_space() -> None:

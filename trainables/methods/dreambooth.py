@@ -110,7 +110,7 @@ class DreamBooth:
     def export_obstacle(self, family: Family, config: Any, form: Format) -> str | None:
         """A whole model has no adapter, and is not of every family one file."""
         if form == "peft":
-            return "DreamBooth trains whole weights and has no adapter for PEFT; take --format merged"
+            return f"{self.title} trains whole weights and has no adapter for PEFT; take --format merged"
         return model_file_obstacle(family) if form in ONE_FILE else None
 
     def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:

@@ -30,7 +30,8 @@ class Method(Protocol):
         title: For tables and figures, e.g. "DreamBooth+LoRA".
         config_class: Subclass of `TrainingConfig` with the method's own fields and defaults.
         trains: False only for the base model, which is evaluated as it is.
-        artifact: "adapter" (small, logged to MLflow) or "pipeline" (a whole model, logged by reference).
+        artifact: "adapter" (small, logged to MLflow) or "pipeline" (a whole model, logged by reference). Where it
+            depends on the configuration, a function ``artifact_of(config)`` says so, and this is that of the defaults.
         copies: Files of the saved folder that hold the same weights again, in a layout for other tools. They do
             not count as the weights' size.
         needs (may be missing): Features of a family (`Family.features`) without which it cannot carry the method.
@@ -108,3 +109,10 @@ class Method(Protocol):
     def load(self, pipeline: Any, folder: Path) -> Any:
         """Returns a pipeline with the weights of `folder`, by diffusers' own loaders unless `stock_loader` is False."""
         ...
+
+
+def artifact_of(method: Method, config: TrainingConfig) -> str:
+    """Returns what a method leaves with a configuration; see `Method.artifact`."""
+    asked = getattr(method, "artifact_of", None)
+    found: str = method.artifact if asked is None else asked(config)
+    return found

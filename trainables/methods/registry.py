@@ -21,6 +21,7 @@ _MODULES = {
     "textual_inversion": "trainables.methods.textual_inversion",
     "custom_diffusion": "trainables.methods.custom_diffusion",
     "pivotal_tuning": "trainables.methods.pivotal_tuning",
+    "text_to_image": "trainables.methods.text_to_image",
 }
 _UNLISTED = {"foreign": "trainables.methods.foreign"}  # of runs that no study file asks for: `study evaluate`
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from trainables.config.fields import EMBEDDED, ModelConfig
+from trainables.data.buckets import buckets_of
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
 from trainables.models import single_file_checks, single_files
@@ -266,6 +267,23 @@ def latent_factor(folder: Path) -> int:
     """Returns by how much the autoencoder of a model folder shrinks an image's sides."""
     config = read_json(folder / family_in(folder).autoencoder.name / "config.json") or {}
     return int(2 ** (len(config.get("block_out_channels", (0,) * 4)) - 1))
+
+
+def bucket_step(folder: Path) -> int:
+    """Returns of how many pixels the sides of a model's images are multiples, if its denoiser is to halve them evenly.
+
+    It is the autoencoder's factor times what the denoiser shrinks latents by: of a UNet 2 for every block but the last
+    (64 pixels of Stable Diffusion, 32 of SDXL), of a transformer its patches, which are of two latents at least.
+    """
+    config = read_json(folder / family_in(folder).denoiser.name / "config.json") or {}
+    blocks = config.get("down_block_types")
+    shrinks = 2 ** (len(blocks) - 1) if blocks else max(2, int(config.get("patch_size") or 1))
+    return latent_factor(folder) * shrinks
+
+
+def image_buckets(folder: Path, resolution: int) -> tuple[tuple[int, int], ...]:
+    """Returns the sizes (width, height) that training images of a model may have, see `trainables.data.buckets`."""
+    return buckets_of(resolution, bucket_step(folder))
 
 
 def native_resolution(folder: Path) -> int:

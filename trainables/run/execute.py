@@ -38,6 +38,7 @@ from trainables.events import (
 )
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone
+from trainables.models.folders import image_buckets
 from trainables.run.best_step import BestStep
 from trainables.run.contents import sealed
 from trainables.run.earlier import length_of, spans
@@ -55,7 +56,7 @@ from trainables.training.energy import energy_counter
 from trainables.training.length import Spent, settle_length
 from trainables.training.loop import Trainer, train
 from trainables.training.meter import Meter, device_name, folder_bytes
-from trainables.training.trainer import build_trainer, choose_device, count_step_flops, shard, spread
+from trainables.training.trainer import build_trainer, choose_device, note_flops, shard, spread
 from trainables.util.packages import versions_of
 
 
@@ -295,8 +296,9 @@ class _Attempt:
         assert self.backbone is not None
         training = self.config.training
         resolution = training.resolution or self.backbone.resolution
+        buckets = image_buckets(self.backbone.folder, resolution) if training.aspect_ratio_buckets else ()
         subject = resolve_subject(
-            self.config.subject, resolution, training.captions, masked=training.masked_loss
+            self.config.subject, resolution, training.captions, masked=training.masked_loss, buckets=buckets
         )
         tokenizer = self.backbone.prompt_tokenizer
         for settings in all_settings(self.config.evaluation):
@@ -314,7 +316,7 @@ class _Attempt:
         self.facts["trainable_parameters"] = sum(value.numel() for value in self.trainer.parameters.values())
         if self.team.sharded:
             if self.checkpoint is None:  # while the model is whole
-                self.meter.flops_per_step = count_step_flops(self.trainer)
+                note_flops(self.trainer, self.meter)
             shard(self.trainer)
         take = self.trainer.own_part
         checkpoint, self.checkpoint = share_checkpoint(self.team, self.checkpoint, take), None
@@ -322,7 +324,7 @@ class _Attempt:
             self.trainer.restore(checkpoint, self.meter)
             self.accounted = True
         if not self.meter.flops_per_step:
-            self.meter.flops_per_step = count_step_flops(self.trainer)
+            note_flops(self.trainer, self.meter)
         spread(self.trainer)
         spent = Spent(self.meter.class_image_flops, self.meter.class_image_seconds)
         settle_length(self.trainer, self.meter.flops_per_step, self.known_steps, spent)

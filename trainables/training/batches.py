@@ -1,14 +1,13 @@
 """Training images as tensors that stay on the device, and the draws that make batches of them.
 
-There is no loader and no decoding while training: a run's images (a handful, or a few hundred class images)
-    are encoded
-once, to the moments of their latents, from which every step samples anew. A batch is indices; captions follow
-the index of the image, so that no order can part them.
+There is no loader and no decoding while training: a run's images (a handful, or a few hundred) are encoded once, to
+the moments of their latents, from which every step samples anew. A batch is indices; captions follow the index of the
+image, so that no order can part them. Images of several sizes are kept by size, and a batch has images of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,15 +20,17 @@ from trainables.models.backbone import Backbone
 from trainables.models.conditioning import Conditioning
 from trainables.models.sampling import images_at_once
 from trainables.randomness import Streams
+from trainables.training.data_order import BucketOrder, Shuffle
 from trainables.training.noise import NoiseProcess
 from trainables.training.objective import area_weights, share_of_samples
 
 _ENCODE_AT_ONCE = 16  # images through the autoencoder at most; large ones are fewer
+_TEXTS_AT_ONCE = 64  # prompts through the text encoders, and in one entry of the cache
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Images of one kind (instances or class images), encoded.
+    """Images of one kind (instances or class images) and one size, encoded.
 
     Attributes:
         mean: Of the latents' posterior, [images, orientations, c, h, w], unscaled, float32.
@@ -74,6 +75,7 @@ class Batch:
         geometry: Sizes and crops of the images, [b, 6], float32, or None where they are not known.
         from_base: Which samples are to be predicted as the base model predicts them, [b], bool, on the CPU, where it is
             looked at; None where all have the target of the noise process.
+        dropped: Which samples have the empty prompt in place of their captions, [b], bool; None where none can.
     """
 
     latents: torch.Tensor
@@ -84,6 +86,7 @@ class Batch:
     areas: torch.Tensor | None = None
     geometry: torch.Tensor | None = None
     from_base: torch.Tensor | None = None
+    dropped: torch.Tensor | None = None
 
     def part(self, rank: int, size: int) -> Batch:
         """Returns every `size`-th sample from `rank` on: one of `size` parts that differ by one sample at most.
@@ -97,34 +100,6 @@ class Batch:
         return Batch(**known)
 
 
-class Shuffle:
-    """Indices of `length` things for ever: each epoch a new permutation from the generator.
-
-    Batches run over the ends of epochs, so that none is short.
-    """
-
-    def __init__(self, length: int, generator: torch.Generator) -> None:
-        self._length = length
-        self._generator = generator
-        self._order = torch.empty(0, dtype=torch.int64)
-
-    def take(self, count: int) -> torch.Tensor:
-        """Returns the next `count` indices, [count]."""
-        while len(self._order) < count:
-            epoch = torch.randperm(self._length, generator=self._generator)
-            self._order = torch.cat([self._order, epoch])
-        taken, self._order = self._order[:count], self._order[count:]
-        return taken
-
-    def state(self) -> torch.Tensor:
-        """Returns the rest of the present epoch; with the generator's state it determines what follows."""
-        return self._order.clone()
-
-    def load_state(self, order: torch.Tensor) -> None:
-        """Goes on with the rest of an epoch."""
-        self._order = order.clone()
-
-
 def encode_images(
     backbone: Backbone, cache: Cache, images: Sequence[Image.Image], flip: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,7 +107,7 @@ def encode_images(
     device.
 
     Args:
-        images: RGB squares of one size, a multiple of the autoencoder's factor.
+        images: RGB, of one size, whose sides are multiples of the autoencoder's factor.
         flip: Encode the mirrored image as a second orientation.
     """
     pixels = numpy.stack([numpy.asarray(image.convert("RGB")) for image in images])
@@ -171,17 +146,30 @@ def mask_areas(masks: Sequence[Image.Image], background_weight: float, latents: 
 
 
 def embed_texts(backbone: Backbone, cache: Cache, captions: Sequence[str], as_tokens: bool) -> Texts:
-    """Returns the distinct captions as conditioning, or as tokens where what encodes them trains."""
+    """Returns the distinct captions as conditioning, or as tokens where what encodes them trains.
+
+    They are encoded, and kept in the cache, some at a time; the empty prompt has an entry of its own, so that runs with
+    and without it share those of the captions.
+    """
     distinct = tuple(dict.fromkeys(captions))
     if as_tokens:
         return Texts(distinct, backbone.tokenize(distinct), are_tokens=True)
+    named = [text for text in distinct if text]
+    empty: list[str] = [""] if "" in distinct else []
+    parts = [named[begin : begin + _TEXTS_AT_ONCE] for begin in range(0, len(named), _TEXTS_AT_ONCE)]
+    parts += [empty] if empty else []
+    found = [_embedded(backbone, cache, part) for part in parts]
+    rows = {name: torch.cat([part[name] for part in found]).to(backbone.device) for name in found[0]}
+    return Texts((*named, *empty), rows, are_tokens=False)
+
+
+def _embedded(backbone: Backbone, cache: Cache, captions: Sequence[str]) -> Conditioning:
     identity = {
-        "text": backbone.digest(*backbone.family.texts, prompts=distinct),
-        "captions": list(distinct),
+        "text": backbone.digest(*backbone.family.texts, prompts=captions),
+        "captions": list(captions),
         "device": backbone.device.type,
     }
-    found = cache.tensors("texts", identity, lambda: backbone.encode_prompts(distinct))
-    return Texts(distinct, {name: rows.to(backbone.device) for name, rows in found.items()}, are_tokens=False)
+    return cache.tensors("texts", identity, lambda: backbone.encode_prompts(captions))
 
 
 class Batches:
@@ -192,17 +180,19 @@ class Batches:
         slice.
 
     Args:
-        examples: Of the subject.
+        examples: Of the subject; several where its images have several sizes, one for each bucket. A batch then is of
+            one bucket (see `BucketOrder`), and there are neither `priors` nor areas.
         priors: Of the class, or None.
         priors_from_base: Examples of the class have the base model's prediction for their target.
         process: Draws noise levels.
         scale: Of latents (the autoencoder's scaling factor).
         shift: What is taken from latents before that (its shift factor).
+        caption_dropout: Chance with which an image of the subject gets the caption `empty_caption`, a row of `Texts`.
     """
 
     def __init__(
         self,
-        examples: Examples,
+        examples: Examples | Sequence[Examples],
         priors: Examples | None,
         streams: Streams,
         *,
@@ -213,33 +203,77 @@ class Batches:
         noise_offset: float,
         shift: float = 0.0,
         priors_from_base: bool = False,
+        caption_dropout: float = 0.0,
+        empty_caption: int = 0,
     ) -> None:
-        self._sources = [("", examples)] if priors is None else [("", examples), ("prior_", priors)]
+        buckets = [examples] if isinstance(examples, Examples) else list(examples)
+        if priors is not None and len(buckets) > 1:
+            raise ValueError("images of several sizes have no examples of the class beside them")
+        self._sources = [("", bucket) for bucket in buckets]
+        self._priors = [] if priors is None else [("prior_", priors)]
         self._streams = streams
-        self._shuffles = {
-            prefix: Shuffle(len(source), streams[f"{prefix}order"]) for prefix, source in self._sources
-        }
+        self._order = BucketOrder([len(bucket) for bucket in buckets], streams["order"])
+        self._prior_order = None if priors is None else Shuffle(len(priors), streams["prior_order"])
+        self._counts = torch.zeros(len(buckets), dtype=torch.int64)
+        self._only: int | None = None
         self._size = size
         self._scale = scale
         self._shift = shift
         self._process = process
         self._noise_offset = noise_offset
         shares = share_of_samples(size, 0 if priors is None else size, prior_loss_weight)
-        self._shares = shares.to(examples.mean.device)
+        self._shares = shares.to(buckets[0].mean.device)
         self._priors_from_base = priors_from_base and priors is not None
+        self._caption_dropout = caption_dropout
+        self._empty_caption = empty_caption
 
     @property
     def images(self) -> int:
         """Images in one batch, class images among them."""
         return len(self._shares)
 
+    @property
+    def bucket_images(self) -> list[int]:
+        """Images of the subject in each bucket. Batches are in proportion to them, in the long run."""
+        return [len(bucket) for _, bucket in self._sources]
+
+    @property
+    def bucket_counts(self) -> list[int]:
+        """Batches that have been drawn of each bucket."""
+        counts: list[int] = self._counts.tolist()
+        return counts
+
+    def each_bucket(self) -> Iterator[float]:
+        """Yields each bucket's share of the batches, while all that is drawn is of that bucket.
+
+        What is drawn meanwhile is no part of the run's order; it is for measuring what a batch takes.
+        """
+        total = sum(self.bucket_images)
+        for bucket, images in enumerate(self.bucket_images):
+            self._only = bucket if len(self._sources) > 1 else None
+            try:
+                yield images / total
+            finally:
+                self._only = None
+
     def draw(self) -> Batch:
         """Draws the next batch."""
-        parts = [self._draw(prefix, source) for prefix, source in self._sources]
+        if self._only is None:
+            bucket, places = self._order.take(self._size)
+        else:
+            bucket = self._only
+            places = torch.arange(self._size) % len(self._sources[bucket][1])
+        self._counts[bucket] += 1
+        parts = [self._draw(*self._sources[bucket], places)]
+        if self._prior_order is not None:
+            parts += [self._draw(*source, self._prior_order.take(self._size)) for source in self._priors]
         *columns, areas, geometry = zip(*parts, strict=True)
         latents, noise, timesteps, captions = (
             torch.cat(column) if len(parts) > 1 else column[0] for column in columns
         )
+        dropped = self._drop(len(captions), captions.device)
+        if dropped is not None:
+            captions = torch.where(dropped, self._empty_caption, captions)
         return Batch(
             latents,
             noise,
@@ -249,28 +283,40 @@ class Batches:
             _areas_of(latents, areas),
             _where_known(geometry),
             self._from_base(self._size),
+            dropped,
         )
+
+    def _drop(self, count: int, device: torch.device) -> torch.Tensor | None:
+        """Draws which of `count` samples lose their captions; those of the class never do."""
+        if not self._caption_dropout:
+            return None
+        drawn = torch.rand(self._size, generator=self._streams["caption_dropout"]) < self._caption_dropout
+        return torch.cat([drawn, torch.zeros(count - self._size, dtype=torch.bool)]).to(device)
 
     def _from_base(self, size: int) -> torch.Tensor | None:
         """Which samples of a batch of `size` of each kind the base model gives a target."""
         return torch.tensor([False] * size + [True] * size) if self._priors_from_base else None
 
-    def sample(self) -> Batch:
-        """Returns a batch of one image of each kind; draws nothing and moves nothing."""
-        firsts = [(source.mean[:1, 0] - self._shift) * self._scale for _, source in self._sources]
+    def sample(self, bucket: int = 0) -> Batch:
+        """Returns a batch of one image of each kind; draws nothing and moves nothing.
+
+        Args:
+            bucket: Of the image of the subject.
+        """
+        sources = [source for _, source in (self._sources[bucket], *self._priors)]
+        firsts = [(source.mean[:1, 0] - self._shift) * self._scale for source in sources]
         latents = torch.cat(firsts)
-        captions = torch.cat([source.captions.flatten()[:1] for _, source in self._sources])
+        captions = torch.cat([source.captions.flatten()[:1] for source in sources])
         # The kind of number that is drawn, from a generator of its own.
         timesteps = torch.zeros_like(self._process.draw(len(latents), torch.Generator())).to(latents.device)
         shares = torch.ones(len(latents), device=latents.device)
-        sizes = [source.geometry for _, source in self._sources]
+        sizes = [source.geometry for source in sources]
         geometry = _where_known([part if part is None else part[:1] for part in sizes])
         noise, from_base = torch.zeros_like(latents), self._from_base(1)
         return Batch(latents, noise, timesteps, captions, shares, geometry=geometry, from_base=from_base)
 
-    def _draw(self, prefix: str, source: Examples) -> tuple[Any, ...]:
+    def _draw(self, prefix: str, source: Examples, indices: torch.Tensor) -> tuple[Any, ...]:
         size, device = self._size, source.mean.device
-        indices = self._shuffles[prefix].take(size)
         orientations = source.mean.shape[1]
         flips = torch.zeros(size, dtype=torch.int64)
         if orientations > 1:
@@ -297,13 +343,23 @@ class Batches:
         return latents, noise.to(device), timesteps.to(device), captions, areas, geometry
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Returns the positions in the epochs; the generators' states belong to `Streams`."""
-        return {f"{prefix}order": shuffle.state() for prefix, shuffle in self._shuffles.items()}
+        """Returns the positions in the epochs, and of several buckets what was drawn of each; the generators' states
+        belong to `Streams`.
+        """
+        state = self._order.state()
+        if len(self._sources) > 1:
+            state["bucket_counts"] = self._counts.clone()
+        if self._prior_order is not None:
+            state["prior_order"] = self._prior_order.state()
+        return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Goes on from positions that `state_dict` returned."""
-        for prefix, shuffle in self._shuffles.items():
-            shuffle.load_state(state[f"{prefix}order"])
+        self._order.load_state(state)
+        if len(self._sources) > 1:
+            self._counts = state["bucket_counts"].clone()
+        if self._prior_order is not None:
+            self._prior_order.load_state(state["prior_order"])
 
 
 def _where_known(geometry: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

@@ -113,12 +113,15 @@ def settle_length(
 
 
 def _seconds_per_step(trainer: Trainer) -> float:
-    """Returns the median wall seconds of a few steps, which leave no trace; the mean over stages, if there are any."""
+    """Returns the median wall seconds of a few steps, which leave no trace; the mean over stages and over buckets, if
+    there are any.
+    """
     total = 0.0
     with trainer.team.collective(), _undone(trainer):
         for first, end in trainer.stretches:
-            seconds = [_timed_step(trainer, first) for _ in range(_WARM_UP + _TIMED)]
-            total += (end - first) * statistics.median(seconds[_WARM_UP:])
+            for share in trainer.batches.each_bucket():
+                seconds = [_timed_step(trainer, first) for _ in range(_WARM_UP + _TIMED)]
+                total += (end - first) * share * statistics.median(seconds[_WARM_UP:])
     return total / trainer.steps
 
 

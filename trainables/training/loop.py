@@ -373,6 +373,7 @@ def _train_steps(trainer: Trainer, meter: Meter, steps: int) -> tuple[float, flo
             loss, norm = train_step(trainer)
             total += loss
         mean, norm_value = float(trainer.team.all_reduce_sum(total)) / steps, float(norm)
+    meter.batches_by_bucket = trainer.batches.bucket_counts
     meter.share_with(trainer.team)
     return mean, norm_value
 
@@ -396,6 +397,17 @@ def _next_stop(step: int, last: int, every: int, checkpointing: int, evaluations
 
 
 def _conditioning(trainer: Trainer, batch: Batch) -> Conditioning:
+    conditioning = _encoded(trainer, batch)
+    if batch.dropped is None or not trainer.backbone.zero_unconditional:
+        return conditioning
+    # Guidance of these models starts from zeros where others have the empty prompt: that is what is to be learnt.
+    return {
+        name: rows.masked_fill(batch.dropped.reshape(-1, *([1] * (rows.dim() - 1))), 0)
+        for name, rows in conditioning.items()
+    }
+
+
+def _encoded(trainer: Trainer, batch: Batch) -> Conditioning:
     backbone, texts = trainer.backbone, trainer.texts
     if not texts.are_tokens:
         return {name: rows[batch.captions] for name, rows in texts.rows.items()}

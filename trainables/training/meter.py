@@ -41,6 +41,9 @@ class Meter:
         class_image_seconds: What making the class images that the run trains on has taken; likewise
             `class_image_flops`.
         energy_joules: Of training, of all members of a team; None as soon as a part of it was not counted.
+        flops_per_step: Counted operations of an optimizer step, the mean over a run.
+        flops_by_bucket: Of one batch of each bucket, where images have several sizes; `batches_by_bucket`: how many
+            have been trained on.
     """
 
     def __init__(self, device: torch.device, devices: int, energy: EnergyCounter | None = None) -> None:
@@ -56,6 +59,8 @@ class Meter:
         self.lost_seconds = 0.0
         self._kept = 0.0  # seconds of earlier attempts that the checkpoint accounts for
         self.flops_per_step = 0
+        self.flops_by_bucket: tuple[int, ...] = ()
+        self.batches_by_bucket: list[int] = []
         self.peak_memory = 0
 
     @contextmanager
@@ -101,12 +106,18 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the cost so far, as JSON values."""
-        return {
+        state: dict[str, Any] = {
             "seconds": dict(self.seconds),
             "flops_per_step": self.flops_per_step,
             "peak_memory": self.peak_memory,
             "energy_joules": self.energy_joules,
         }
+        if len(self.flops_by_bucket) > 1:
+            state |= {
+                "flops_by_bucket": list(self.flops_by_bucket),
+                "batches_by_bucket": list(self.batches_by_bucket),
+            }
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Adds the cost that a checkpoint has recorded to that of this attempt."""
@@ -114,6 +125,8 @@ class Meter:
             self.seconds[phase] += seconds
             self._kept += seconds
         self.flops_per_step = state["flops_per_step"]
+        self.flops_by_bucket = tuple(state.get("flops_by_bucket", ()))
+        self.batches_by_bucket = list(state.get("batches_by_bucket", ()))
         self.peak_memory = max(self.peak_memory, state["peak_memory"])
         self.energy_joules = _sum(self.energy_joules, state.get("energy_joules"))
 
@@ -136,10 +149,19 @@ class Meter:
             "class_image_flops": self.class_image_flops,
             "energy_joules": self.energy_joules if trained else None,
             "train_steps": steps,
-            "train_flops": self.flops_per_step * steps,
+            "train_flops": self._train_flops(steps),
             "peak_memory_bytes": self.peak_memory or None,
             "peak_memory_kind": "cuda_allocated" if self._device.type == "cuda" else "resident_set",
         }
+
+    def _train_flops(self, steps: int) -> int:
+        """Of several buckets what was really trained on is added up."""
+        if len(self.flops_by_bucket) < 2:
+            return self.flops_per_step * steps
+        return sum(
+            flops * batches
+            for flops, batches in zip(self.flops_by_bucket, self.batches_by_bucket, strict=False)
+        )
 
     def _reset_peak(self) -> None:
         if self._device.type == "cuda":

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from PIL import Image
 
 from trainables.config.fields import TrainingConfig
 from trainables.data.cache import Cache
-from trainables.data.images import geometry_of
 from trainables.data.subjects import Subject, prompts_of
 from trainables.distributed.fsdp import Shards, parameters_of
 from trainables.distributed.worker_group import ProcessWorkerGroup, WorkerGroup
-from trainables.methods.protocol import Method
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone, enable_gradient_checkpointing, stop_dropout
 from trainables.models.conditioning import Conditioning
 from trainables.randomness import Streams, subject_seed
 from trainables.run_config import RunConfig
 from trainables.training import stages
-from trainables.training.batches import Batches, Examples, Texts, embed_texts, encode_images, mask_areas
-from trainables.training.class_images import make_class_images
+from trainables.training.batches import Batches, Texts
+from trainables.training.encoded import encode_data, share_encoded
 from trainables.training.loop import SharedLoss, Trainer, batch_loss
 from trainables.training.meter import Meter, count_flops
 from trainables.training.noise import process_of
 from trainables.training.optim import build_optimizer, build_schedule
 from trainables.training.stages import STAGE
-
-Encoded = tuple[Texts, Examples, Examples | None, Conditioning | None]
 
 _LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -75,8 +69,9 @@ def build_trainer(
     encoded = None
     if subject is not None and cache is not None:
         meter = meter or Meter(backbone.device, 1)
-        encoded = _encode(backbone, cache, subject, method, training, meter)
-    texts, examples, priors, base_text = _share(team, encoded, backbone.device)
+        encoded = encode_data(backbone, cache, subject, method, training, meter)
+    encoded = share_encoded(team, encoded, backbone.device)
+    texts, base_text = encoded.texts, encoded.base_text
     groups = method.attach(backbone, training, streams["initialisation"])
     if training.mixed_precision != "no":
         backbone.lower_precision(_LOW_PRECISION[training.mixed_precision])
@@ -97,8 +92,8 @@ def build_trainer(
     return Trainer(
         config=training,
         batches=Batches(
-            examples,
-            priors,
+            encoded.examples,
+            encoded.priors,
             streams,
             process=process_of(backbone, training),
             size=training.train_batch_size,
@@ -107,6 +102,8 @@ def build_trainer(
             prior_loss_weight=training.prior_loss_weight,
             noise_offset=training.noise_offset,
             priors_from_base=training.trains_on_base,
+            caption_dropout=training.caption_dropout,
+            empty_caption=texts.captions.index("") if training.caption_dropout else 0,
         ),
         texts=texts,
         base_text=base_text,
@@ -232,26 +229,47 @@ def _without_gradients(trainer: Trainer) -> Iterator[None]:
 
 
 def count_step_flops(trainer: Trainer) -> int:
-    """Returns the floating-point operations of one optimizer step, counted on a smaller one that is thrown
+    """Returns the floating-point operations of one optimizer step; of several buckets the mean over the batches of a
+    long run.
+    """
+    return _step_flops(trainer, count_bucket_flops(trainer))
+
+
+def note_flops(trainer: Trainer, meter: Meter) -> None:
+    """Counts what a step takes, and a batch of each bucket, for a run's meter."""
+    meter.flops_by_bucket = count_bucket_flops(trainer)
+    meter.flops_per_step = _step_flops(trainer, meter.flops_by_bucket)
+
+
+def _step_flops(trainer: Trainer, batches: Sequence[int]) -> int:
+    """Returns the operations of one optimizer step, given those of a batch of each bucket."""
+    images = trainer.batches.bucket_images
+    total = sum(number * flops for number, flops in zip(images, batches, strict=True))
+    return total * trainer.config.gradient_accumulation_steps // sum(images)
+
+
+def count_bucket_flops(trainer: Trainer) -> tuple[int, ...]:
+    """Returns the floating-point operations of one batch of each bucket, counted on smaller ones that are thrown
     away.
 
     The denoiser's operations are proportional to the number of images, so that one image of each kind is enough;
     those of a text encoder that trains to the number of captions. Where the method has stages it is the mean over the
     run's steps. Neither parameters nor random streams nor the position in the data change.
     """
-    total = 0
+    totals = [0] * len(trainer.batches.bucket_images)
     try:
         for first, end in trainer.stretches:
             stages.enter(trainer.groups, trainer.windows, first)
-            total += (end - first) * _count_step(trainer)
+            for bucket in range(len(totals)):
+                totals[bucket] += (end - first) * _count_batch(trainer, bucket)
     finally:
         stages.enter_all(trainer.groups)
-    return total // trainer.steps
+    return tuple(total // trainer.steps for total in totals)
 
 
-def _count_step(trainer: Trainer) -> int:
-    """Returns the operations of a step with the parameters that ask for gradients now."""
-    batch, texts = trainer.batches.sample(), trainer.texts
+def _count_batch(trainer: Trainer, bucket: int) -> int:
+    """Returns the operations of a batch with the parameters that ask for gradients now."""
+    batch, texts = trainer.batches.sample(bucket), trainer.texts
     counted, wanted = len(batch.latents), trainer.batches.images
 
     def whole() -> None:
@@ -272,108 +290,7 @@ def _count_step(trainer: Trainer) -> int:
         caption = count_flops(one_caption) if texts.are_tokens else 0
     distinct = len(texts.captions)
     images = (flops - caption * min(distinct, counted)) * wanted // counted
-    return (images + caption * min(distinct, wanted)) * trainer.config.gradient_accumulation_steps
-
-
-def _encode(
-    backbone: Backbone,
-    cache: Cache,
-    subject: Subject,
-    method: Method,
-    training: TrainingConfig,
-    meter: Meter,
-) -> Encoded:
-    """Returns what a run trains on: captions, images of the subject, examples of the class, and the class prompt as the
-    base model reads it.
-
-    Without class images the class has the subject's images for its examples: what they show is kept out of the class
-    prompt, in noise where training has them (AI Toolkit's "differential output preservation"; there with the draws of
-    the subject's own sample and without training of the text encoder, here with draws of their own, as class images
-    have them, and with the base model's text encoder).
-    """
-    family = backbone.family
-    trained = method.trained_parts(family, training)
-    prompts = [training.training_prompts(caption) for caption in subject.captions]
-    captions = [prompt for several in prompts for prompt in several]
-    if training.with_prior_preservation:
-        captions.append(subject.class_prompt)
-    texts = embed_texts(backbone, cache, captions, as_tokens=any(part in family.texts for part in trained))
-    sizes = torch.tensor(subject.geometry)
-    examples = _examples(backbone, cache, subject.images, prompts, texts, training, sizes)
-    if training.masked_loss:
-        examples = replace(
-            examples, areas=mask_areas(subject.masks, training.background_weight, examples.mean)
-        )
-    if not training.with_prior_preservation:
-        return texts, examples, None, None
-    if training.trains_on_base:
-        row = texts.captions.index(subject.class_prompt)
-        alone = texts
-        if texts.are_tokens:
-            alone, row = embed_texts(backbone, cache, [subject.class_prompt], as_tokens=False), 0
-        base_text = {name: rows[row : row + 1] for name, rows in alone.rows.items()}
-        of_class = torch.full((len(examples),), texts.captions.index(subject.class_prompt))
-        priors = replace(examples, captions=of_class.to(backbone.device), areas=None)
-        return texts, examples, priors, base_text
-    with meter.measure("class_images"):
-        made = make_class_images(backbone, cache, subject.class_prompt, training, subject.resolution)
-    meter.class_image_seconds, meter.class_image_flops = made.seconds, made.flops
-    prompts = [(subject.class_prompt,)] * len(made.images)
-    sizes = torch.tensor([geometry_of(image.size, image.width) for image in made.images])
-    return texts, examples, _examples(backbone, cache, made.images, prompts, texts, training, sizes), None
-
-
-def _share(team: WorkerGroup, encoded: Encoded | None, device: torch.device) -> Encoded:
-    """Returns what the leader of a team has encoded; `encoded` is None in the other ranks."""
-    if team.size == 1:
-        assert encoded is not None
-        return encoded
-    tensors: dict[str, torch.Tensor] = {}
-    known: Any = None
-    if encoded is not None:
-        texts, *sources, base_text = encoded
-        tensors = {f"text.{name}": rows for name, rows in texts.rows.items()}
-        tensors |= {f"base_text.{name}": rows for name, rows in (base_text or {}).items()}
-        for number, source in enumerate(source for source in sources if source is not None):
-            columns = {column.name: getattr(source, column.name) for column in fields(source)}
-            tensors |= {f"{number}.{name}": value for name, value in columns.items() if value is not None}
-        known = (texts.captions, texts.are_tokens)
-    tensors, known = team.broadcast_tensors(tensors, known)
-    tensors = {name: value.to(device) for name, value in tensors.items()}
-    if encoded is not None:
-        return encoded
-    rows = _with_prefix(tensors, "text.")
-    examples = [
-        Examples(**_with_prefix(tensors, f"{number}.")) for number in range(2) if f"{number}.mean" in tensors
-    ]
-    priors = examples[1] if len(examples) > 1 else None
-    base_text = _with_prefix(tensors, "base_text.") or None
-    return Texts(tuple(known[0]), rows, known[1]), examples[0], priors, base_text
-
-
-def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _examples(
-    backbone: Backbone,
-    cache: Cache,
-    images: Sequence[Image.Image],
-    prompts: Sequence[Sequence[str]],
-    texts: Texts,
-    training: TrainingConfig,
-    geometry: torch.Tensor,
-) -> Examples:
-    """Returns images as a step takes them; each has as many prompts as any other."""
-    mean, std = encode_images(backbone, cache, images, training.random_flip)
-    rows = [[texts.captions.index(prompt) for prompt in several] for several in prompts]
-    captions = torch.tensor(rows, device=backbone.device)
-    return Examples(
-        mean,
-        std,
-        captions.squeeze(1) if captions.shape[1] == 1 else captions,
-        geometry=geometry.to(backbone.device, torch.float32),
-    )
+    return images + caption * min(distinct, wanted)
 
 
 def _named(backbone: Backbone, groups: list[dict[str, Any]]) -> dict[str, torch.nn.Parameter]:

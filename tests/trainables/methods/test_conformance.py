@@ -301,7 +301,8 @@ def test_checkpoint_of_another_memory_layout_is_taken_over(
     train_step(trainer)
     expected = {name: value.detach().clone() for name, value in trainer.parameters.items()}
     backbone = load_backbone(config.model)
-    again = build_trainer(config, backbone, resolve_subject(config.subject, 16), Cache(config.cache_dir))
+    subject = resolve_subject(config.subject, 16, config.training.captions)
+    again = build_trainer(config, backbone, subject, Cache(config.cache_dir))
     again.restore(checkpoint, meter)
     assert again.step == 1
     train_step(again)

@@ -397,6 +397,8 @@ REFUSED: dict[tuple[str, str], set[str]] = {
     ("textual_inversion", ""): {"peft"},
     ("custom_diffusion", ""): set(),
     ("pivotal_tuning", ""): set(),
+    ("text_to_image", "lora"): set(),
+    ("text_to_image", "ia3"): {"diffusers"},
 }
 
 
@@ -424,6 +426,9 @@ def test_what_depends_on_the_configuration_is_refused_too() -> None:
     )
     assert problem("hypernetwork", "a1111", add_layer_norm=True, activation_func="relu") is None
     assert problem("hypernetwork", "comfyui", add_layer_norm=True) is None
+    assert "Captioned fine-tuning trains" in (problem("text_to_image", "peft", trains="full") or "")
+    for form in ("diffusers", "kohya", "a1111", "comfyui", "merged"):
+        assert problem("text_to_image", form, trains="full") is None
     for form in ("kohya", "a1111", "comfyui"):
         assert "FLUX.1" in (problem("lora", form, flux) or "")
         assert "FLUX.1" in (problem("pivotal_tuning", form, flux) or "")

@@ -48,7 +48,7 @@ def messages(model: Path, method: str = "lora", **fields: Any) -> str:
 def test_methods_of_the_catalogue_run_on_every_family() -> None:
     table = matrix()
     assert tuple(table) == method_names()
-    for name in ("base", "lora", "dreambooth", "dreambooth_lora"):
+    for name in ("base", "lora", "dreambooth", "dreambooth_lora", "text_to_image"):
         assert table[name] == {family.title: None for family in FAMILIES.values()}
     assert len({family.title for family in FAMILIES.values()}) == len(FAMILIES) == 4
 

@@ -48,6 +48,7 @@ TRAIN_SAMPLE = {
     ("custom_diffusion", "sdxl", False),
     ("pivotal_tuning", "sdxl", False),
     ("pivotal_tuning", "flux", False),
+    ("text_to_image", "sd3", True),
 }
 RESUME_SAMPLE = {
     ("lora", "sdxl"),
@@ -55,6 +56,7 @@ RESUME_SAMPLE = {
     ("textual_inversion", "sdxl"),
     ("custom_diffusion", "sdxl"),
     ("pivotal_tuning", "flux"),
+    ("text_to_image", "sd3"),
 }
 OWN_FIELDS: dict[str, dict[str, Any]] = {"textual_inversion": {"num_vectors": 2}}
 

@@ -21,6 +21,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "loha": ("lora", {"adapter": "loha", "r": 2, "train_text_encoder": True}),
     "ia3": ("lora", {"adapter": "ia3", "target_modules": ["to_q", "conv1"]}),
     "dreambooth": ("dreambooth", {"train_text_encoder": True}),
+    "text_to_image": ("text_to_image", {"r": 2, "lora_alpha": 3}),
+    "text_to_image, full": ("text_to_image", {"trains": "full", "train_text_encoder": True}),
     "hypernetwork": ("hypernetwork", {"activation_func": "relu"}),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from trainables.methods.registry import get_method
 from trainables.models.families import FAMILIES, Part
 
 
-@pytest.mark.parametrize("method", ["lora", "dreambooth", "dreambooth_lora"])
+@pytest.mark.parametrize("method", ["lora", "dreambooth", "dreambooth_lora", "text_to_image"])
 def test_the_denoiser_and_the_text_encoders_that_are_asked_for(method: str) -> None:
     family, chosen = FAMILIES["StableDiffusionPipeline"], get_method(method)
     alone, together = (chosen.config_class(train_text_encoder=each) for each in (False, True))

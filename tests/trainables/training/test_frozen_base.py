@@ -251,7 +251,7 @@ def test_examples_of_the_class_are_the_subjects_images_with_draws_of_their_own(
     def none(*_: object) -> Any:
         raise AssertionError("class images were asked for")
 
-    monkeypatch.setattr("trainables.training.trainer.make_class_images", none)
+    monkeypatch.setattr("trainables.training.encoded.make_class_images", none)
     trainer = make_trainer("lora", masked_loss=True, **ON_BASE)
     batch = trainer.batches.draw()
     assert batch.from_base is not None

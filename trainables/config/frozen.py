@@ -1,0 +1,18 @@
+"""What all configuration has in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    """Base of all configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def without(content: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Returns a mapping without some names."""
+    return {name: value for name, value in content.items() if name not in names}
