@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -96,7 +97,9 @@ class RunConfig(Frozen):
 WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")
 
 #: Field of `RunConfig.contents` -> where the path stands that it is the content of.
-_PATHS = {
+_PATHS: dict[str, tuple[str, ...]] = {
+    "subject.dataset.path": ("subject", "dataset", "path"),
+    "subject.dataset.references": ("subject", "dataset", "references"),
     "subject.images": ("subject", "images"),
     "subject.references": ("subject", "references"),
     "subject.masks": ("subject", "masks"),
@@ -121,8 +124,10 @@ def config_digest(document: Mapping[str, Any]) -> str:
     for field in [name for name, value in AS_BEFORE.items() if training.get(name) == value]:
         del training[field]
     for field, held in (document.get("contents") or {}).items():
-        section, key = _PATHS.get(field, (None, None))
-        if section in content and not held.startswith(REVISION):  # a hub's id means the same everywhere
-            content[section][key] = None
-            content[section].pop("config", None)  # of a single file: its content is among that of the model
+        *sections, key = _PATHS.get(field, ("",))
+        if sections and sections[0] in content and not held.startswith(REVISION):
+            # Not of a hub's id, which means the same everywhere.
+            place = functools.reduce(lambda part, name: part[name], sections, content)
+            place[key] = None
+            place.pop("config", None)  # of a single file: its content is among that of the model
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

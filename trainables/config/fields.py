@@ -13,11 +13,13 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from trainables.config.frozen import Frozen, without
 from trainables.config.training import LrScheduler as LrScheduler
 from trainables.config.training import TrainingConfig as TrainingConfig
+from trainables.embedded.data_sets import DATA_SETS
 from trainables.util.text import is_blank
 
 EMBEDDED = "embedded"
 ALPHA = "alpha"  # of `SubjectConfig.masks`
 SUBJECT_FOLDERS = ("images", "references", "masks")
+DATA_SET_FOLDERS = ("path", "references")
 REVISION = "revision"  # of a model of the hub: what stands for its files
 
 
@@ -59,6 +61,26 @@ class DataSetConfig(Frozen):
     group_column: str | None = None
     character_column: str | None = None
 
+    @field_validator("path", "references", "trigger", "caption_column", "group_column", "character_column")
+    @classmethod
+    def _is_not_blank(cls, value: str | None) -> str | None:
+        if value is not None and is_blank(value):
+            raise ValueError(f"{value!r} is blank; write something, or leave it out")
+        return value
+
+    @field_validator("trigger")
+    @classmethod
+    def _trigger_is_words(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        words = " ".join(value.split())
+        if "," in words or "{subject}" in words:
+            raise ValueError(
+                f"trigger {value!r} must be words without commas: it is put before each caption with a comma of its "
+                'own, as in "twem style, a red apple"'
+            )
+        return words
+
 
 class SubjectConfig(Frozen):
     """What is taught. `images` is None for a subject of the embedded world, whose name then is enough.
@@ -99,6 +121,34 @@ class SubjectConfig(Frozen):
         return value
 
     @model_validator(mode="after")
+    def _data_set_is_alone(self) -> Self:
+        if not self.is_data_set:
+            return self
+        shipped = ", ".join(DATA_SETS)
+        if self.dataset is not None and self.name in DATA_SETS:
+            raise ValueError(
+                f"{self.name!r} is a data set that comes with the project and takes no options (those that come with "
+                f"it: {shipped}); leave dataset out, or give your own folder another name"
+            )
+        stated = [
+            field for field in (*SUBJECT_FOLDERS, "instance_prompt", "class_prompt") if getattr(self, field)
+        ]
+        if self.holdout != SubjectConfig.model_fields["holdout"].default:
+            stated.append("holdout")
+        if stated:
+            remedy = (
+                "dataset.references and dataset.holdout say what is held out, dataset.trigger what is put before "
+                "captions"
+                if self.dataset is not None
+                else "it brings its own captions and held-out images"
+            )
+            raise ValueError(
+                f"{self.name!r} is a data set, which takes a subject's place, and has {', '.join(stated)} too; remove "
+                f"{'it' if len(stated) == 1 else 'them'}: {remedy}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _photos_need_prompts(self) -> Self:
         if self.images is not None and not (self.instance_prompt and self.class_prompt):
             raise ValueError(
@@ -112,9 +162,16 @@ class SubjectConfig(Frozen):
         return self
 
     @property
+    def is_data_set(self) -> bool:
+        """Whether it is a set of captioned images: a folder, or one that comes with the project."""
+        return self.dataset is not None or (self.images is None and self.name in DATA_SETS)
+
+    @property
     def folders(self) -> dict[str, str]:
-        """The folders that it names, by field."""
+        """The folders that it names, by field; those of a data set as ``dataset.path`` and ``dataset.references``."""
         named = {field: getattr(self, field) for field in SUBJECT_FOLDERS}
+        if self.dataset is not None:
+            named |= {f"dataset.{field}": getattr(self.dataset, field) for field in DATA_SET_FOLDERS}
         return {
             field: folder for field, folder in named.items() if folder and (field, folder) != ("masks", ALPHA)
         }

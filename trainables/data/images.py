@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import itertools
 import os
@@ -27,6 +28,7 @@ MAX_PIXELS = 178_000_000  # just below where Pillow itself refuses; decoded they
 MIN_SIDE = 16  # pixels; anything smaller is an icon or a mistake
 MAX_ENLARGEMENT = 4  # an image may be enlarged by at most this factor to reach the resolution
 
+FINGERPRINT_SIDE = 64  # pixels at which two files are compared for being the same picture
 MAX_BYTES = 2_000_000_000  # of a file; a photograph of MAX_PIXELS has less
 
 _SIDECARS = {".txt", ".caption", ".json", ".md"}  # captions and notes that may lie beside images
@@ -66,7 +68,7 @@ def list_images(folder: Path) -> tuple[list[Path], list[str]]:
         return [], [
             f"{place}: cannot be read ({error.strerror}); change its permissions, or name another folder"
         ]
-    files = [path for path in entries if not os.path.isdir(path) and not _is_passed_over(path)]
+    files = [path for path in entries if not os.path.isdir(path) and not is_passed_over(path)]
     if files:
         twice = [
             f"{place}: {shown(one.name)} is there twice, in two Unicode spellings of one name; rename or remove one"
@@ -231,6 +233,17 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
     return cropped.resize((resolution, resolution), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
+def image_digest(image: Image.Image) -> str:
+    """Returns the hex SHA-256 of an image's mode, size and pixels."""
+    head = f"{image.mode} {image.width}x{image.height} ".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+
+def fingerprint_of(image: Image.Image) -> str:
+    """Returns what two files have in common that show the same pixels, whatever their format and metadata."""
+    return image_digest(square(image, FINGERPRINT_SIDE)) + str(image.size)
+
+
 def geometry_of(size: tuple[int, int], resolution: int) -> tuple[float, ...]:
     """Returns what SDXL is told of an image: height and width of the file, top, left, height and width of the crop.
 
@@ -253,7 +266,8 @@ def _missing_remedy(folder: Path) -> str:
     return "images must be an existing folder of photographs"
 
 
-def _is_passed_over(path: Path) -> bool:
+def is_passed_over(path: Path) -> bool:
+    """Whether a file among images is a hidden one, a caption, a note, or one that desktops leave behind."""
     return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES or path.suffix.lower() in _SIDECARS
 
 

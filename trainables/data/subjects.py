@@ -11,27 +11,25 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from PIL import Image
 
-from trainables.config.fields import ALPHA, SubjectConfig
+from trainables.config.fields import SubjectConfig
 from trainables.data.buckets import geometry_in
-from trainables.data.images import list_images, read_file, read_image, read_mask, square
+from trainables.data.caption_files import caption_files, texts_of
+from trainables.data.data_sets import data_set_captions, read_data_set, trigger_of
+from trainables.data.images import (
+    image_digest,
+    list_images,
+    square,
+)
 from trainables.data.path_map import folder_of
+from trainables.data.photographs import Captions, hold_out, read_photographs
 from trainables.errors import UserError
-from trainables.util.text import decoded, is_blank, name_bytes, same_name, shown
-
-Captions = Literal["instance_prompt", "files"]
-
-CAPTION_SUFFIXES = (".txt", ".caption")
-_CAPTIONS_RULE = "captions: files needs a text file (.txt, or kohya's .caption) beside each training image"
-_MASKS_RULE = "masked_loss: true needs to know where each training image shows the subject"
-_FINGERPRINT_SIDE = 64  # pixels at which two files are compared for being the same picture
+from trainables.util.text import same_name, shown
 
 
 @dataclass(frozen=True)
@@ -93,21 +91,18 @@ class Subject:
     @property
     def digest(self) -> str:
         """Hex SHA-256 of prompts, captions and pixels: of everything that can change a result, names left out."""
-        content = {
+        content: dict[str, Any] = {
             "prompts": [self.instance_prompt, self.class_prompt],
             "captions": self.captions,
             "images": [image_digest(image) for image in self.images],
             "references": [image_digest(image) for image in self.references],
         }
+        if self.is_data_set:
+            content["reference_captions"] = self.reference_captions
+            content["characters"] = [self.characters, self.reference_characters]
         if self.masks:
             content["masks"] = [image_digest(mask) for mask in self.masks]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def image_digest(image: Image.Image) -> str:
-    """Returns the hex SHA-256 of an image's mode, size and pixels."""
-    head = f"{image.mode} {image.width}x{image.height} ".encode()
-    return hashlib.sha256(head + image.tobytes()).hexdigest()
 
 
 def check_subject(
@@ -117,7 +112,7 @@ def check_subject(
     *,
     masked: bool = False,
 ) -> list[str]:
-    """Returns everything that is wrong with a subject, one message a problem; reads all its images to the
+    """Returns everything that is wrong with a subject or data set, one message a problem; reads all its images to the
     end.
 
     Args:
@@ -125,9 +120,11 @@ def check_subject(
         captions: "files" also demands a text file beside each training image.
         masked: Also demands a mask of each training image.
     """
+    if config.is_data_set:
+        return read_data_set(config, resolution)[2] + _mask_problems(config, masked)
     if config.images is None:
         return _embedded_problems(config)
-    return _read_folders(config, resolution, captions, masked)[1]
+    return read_photographs(config, resolution, captions, masked)[1]
 
 
 def resolve_subject(
@@ -136,18 +133,27 @@ def resolve_subject(
     captions: Captions = "instance_prompt",
     *,
     masked: bool = False,
+    buckets: Sequence[tuple[int, int]] = (),
 ) -> Subject:
     """Loads a subject's images as RGB squares of `resolution` pixels, and their masks if those are asked for.
+
+    Of a data set the captions of its files are taken in every case.
+
+    Args:
+        buckets: Of a data set: sizes (width, height) to which training images are cut, each to the nearest; without
+            any they are squares too.
 
     Raises:
         UserError: With every problem that `check_subject` would find.
     """
+    if config.is_data_set:
+        return _data_set(config, resolution, buckets, masked)
     if config.images is None:
         problems = _embedded_problems(config)
         if problems:
             raise UserError(*problems)
         return _embedded_subject(config, resolution, captions, masked)
-    split, problems = _read_folders(config, resolution, captions, masked)
+    split, problems = read_photographs(config, resolution, captions, masked)
     if problems:
         raise UserError(*problems)
     instance_prompt, class_prompt = prompts_of(config)
@@ -168,9 +174,13 @@ def resolve_subject(
 def prompts_of(config: SubjectConfig) -> tuple[str, str]:
     """Returns the instance prompt and the class prompt of a subject; reads no image.
 
+    Those of a data set are what stands before its captions, and nothing.
+
     Raises:
         UserError: It has no images and is none of the embedded world's.
     """
+    if config.is_data_set:
+        return trigger_of(config), ""
     if config.images is not None:
         assert config.instance_prompt is not None
         assert config.class_prompt is not None
@@ -189,6 +199,8 @@ def training_captions(config: SubjectConfig) -> dict[str, str]:
 
     What cannot be read is left out: `check_subject` names it.
     """
+    if config.is_data_set:
+        return data_set_captions(config)[0]
     if config.images is None:
         return {} if _embedded_problems(config) else _embedded_captions(config)
     folder = folder_of(config.images)
@@ -198,52 +210,57 @@ def training_captions(config: SubjectConfig) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in paths:
         beside = files.get(same_name(path.stem), [])
-        texts, _ = _texts_of(beside)
+        texts, _ = texts_of(beside)
         if path.name not in held_out and len(texts) == 1:
             found[shown(str(beside[0]))] = texts.pop()
     return found
 
 
-def hold_out(names: Sequence[str], count: int) -> set[str]:
-    """Returns the `count` names with the smallest hashes: a choice that an added photograph hardly changes, and that
-    is the same on every file system, whichever spelling of a name (see `same_name`) it keeps.
-    """
-    ranked = sorted(names, key=lambda name: hashlib.sha256(name_bytes(same_name(name))).hexdigest())
-    return set(ranked[:count])
+def _data_set(
+    config: SubjectConfig, resolution: int, buckets: Sequence[tuple[int, int]], masked: bool
+) -> Subject:
+    training, references, problems = read_data_set(config, resolution, buckets)
+    problems += _mask_problems(config, masked)
+    if problems:
+        raise UserError(*problems)
+    instance_prompt, class_prompt = prompts_of(config)
+    named = all(one.entry.character for one in training)
+    return Subject(
+        name=config.name,
+        instance_prompt=instance_prompt,
+        class_prompt=class_prompt,
+        images=tuple(one.image for one in training),
+        captions=tuple(one.caption for one in training),
+        references=tuple(one.image for one in references),
+        image_names=tuple(shown(one.entry.name) for one in training),
+        reference_names=tuple(shown(one.entry.name) for one in references),
+        sizes=tuple(one.size for one in training),
+        is_data_set=True,
+        reference_captions=tuple(one.caption for one in references),
+        characters=tuple(one.entry.character for one in training) if named else (),
+        reference_characters=tuple(one.entry.character for one in references) if named else (),
+        side=resolution,
+    )
 
 
-@dataclass(frozen=True)
-class _Photo:
-    path: Path
-    image: Image.Image
-    fingerprint: str  # the same for two files that show the same pixels
-    size: tuple[int, int]  # width and height before it was cut and resized
-
-    @property
-    def name(self) -> str:
-        """The file's name as it can be shown."""
-        return shown(self.path.name)
-
-
-@dataclass(frozen=True)
-class _Split:
-    training: tuple[_Photo, ...]
-    references: tuple[_Photo, ...]
-    captions: tuple[str, ...]  # empty unless they are read from files
-    masks: tuple[Image.Image, ...]  # empty unless they are asked for
+def _mask_problems(config: SubjectConfig, masked: bool) -> list[str]:
+    if not masked:
+        return []
+    return [f"data set {config.name!r} has no masks: masked_loss: true is for subjects; leave it out"]
 
 
 def _embedded_problems(config: SubjectConfig) -> list[str]:
-    from trainables.embedded import subject_names, subject_ranges
+    from trainables.embedded import DATA_SETS, subject_names, subject_ranges
 
     names = subject_names()
     problems = []
     if config.name not in names:
-        near = difflib.get_close_matches(config.name, names, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(config.name, (*names, *DATA_SETS), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
         problems.append(
             f"subject {config.name!r} has no images and is none of the embedded world's: {hint}"
-            f"Give it a folder (images: photos/{config.name}) or take one of {subject_ranges()}"
+            f"Give it a folder (images: photos/{config.name}) or take one of {subject_ranges()}, or a data set "
+            f"({', '.join(DATA_SETS)}; your own: dataset: {{path: FOLDER}})"
         )
     if config.references is not None:
         problems.append(f"subject {config.name!r}: references need images; name the folder to train on too")
@@ -279,171 +296,3 @@ def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions
         masks=tuple(square(mask, resolution) for mask in source.training_masks()) if masked else (),
         sizes=tuple(picture.size for picture in pictures),
     )
-
-
-def _read_folders(
-    config: SubjectConfig, resolution: int | None, captions: Captions, masked: bool
-) -> tuple[_Split, list[str]]:
-    """Reads and splits a subject of photographs; what could be read is returned beside the problems."""
-    assert config.images is not None
-    folder = folder_of(config.images)
-    photos, problems = _read_photos(folder, resolution)
-    if config.references is not None:
-        reference_folder = folder_of(config.references)
-        if _is_same(folder, reference_folder):
-            problems.append(
-                f"references and images are the same folder, {shown(str(folder))}; references must not be trained on: "
-                "leave references out to hold some images out, or name another folder"
-            )
-            return _Split((), (), (), ()), _of_subject(config, problems)
-        references, more = _read_photos(reference_folder, resolution)
-        problems += more
-        training = photos
-    else:
-        held_out = hold_out([photo.path.name for photo in photos], config.holdout)
-        training = tuple(photo for photo in photos if photo.path.name not in held_out)
-        references = tuple(photo for photo in photos if photo.path.name in held_out)
-        if not problems and not training:
-            problems.append(
-                f"{shown(str(folder))} has {_count(photos)} and holdout is {config.holdout}, none is left to train on; "
-                "add images, hold out fewer, or name a references folder"
-            )
-    problems += _overlaps(training, references)
-    texts: tuple[str, ...] = ()
-    if captions == "files":
-        texts, more = _read_captions(folder, training)
-        problems += more
-    masks: tuple[Image.Image, ...] = ()
-    if masked:
-        masks, more = _read_masks(config, training, resolution)
-        problems += more
-    return _Split(training, references, texts, masks), _of_subject(config, problems)
-
-
-def _is_same(folder: Path, other: Path) -> bool:
-    try:
-        return folder.samefile(other)
-    except OSError:  # one of them is not there, or cannot be reached: told when it is read
-        return False
-
-
-def _of_subject(config: SubjectConfig, problems: list[str]) -> list[str]:
-    return [f"subject {config.name!r}: {problem}" for problem in problems]
-
-
-def _count(photos: Sequence[_Photo]) -> str:
-    return "1 image" if len(photos) == 1 else f"{len(photos)} images"
-
-
-def _read_photos(folder: Path, resolution: int | None) -> tuple[tuple[_Photo, ...], list[str]]:
-    paths, problems = list_images(folder)
-    photos = []
-    for path in paths:
-        try:
-            image = read_image(path, resolution)
-        except UserError as error:
-            problems.extend(error.problems)
-            continue
-        # One decoded photograph at a time: a folder of large ones must not be held in memory at full size.
-        small = square(image, _FINGERPRINT_SIDE)
-        kept = square(image, resolution) if resolution else small
-        photos.append(_Photo(path, kept, image_digest(small) + str(image.size), image.size))
-    return tuple(photos), problems
-
-
-def _overlaps(training: Sequence[_Photo], references: Sequence[_Photo]) -> list[str]:
-    """Names every reference whose pixels are also trained on, under whatever file name and metadata."""
-    trained: dict[str, list[str]] = {}
-    for photo in training:
-        trained.setdefault(photo.fingerprint, []).append(photo.name)
-    return [
-        f"{shown(str(photo.path))} is the same picture as {', '.join(trained[photo.fingerprint])}, which is trained "
-        "on; references must be held out: remove one of them"
-        for photo in references
-        if photo.fingerprint in trained
-    ]
-
-
-def _read_masks(
-    config: SubjectConfig, training: Sequence[_Photo], resolution: int | None
-) -> tuple[tuple[Image.Image, ...], list[str]]:
-    """The mask of each training image, cut and resized like it."""
-    if config.masks is None:
-        return (), [f"{_MASKS_RULE}; give a folder of masks (masks: PATH), or masks: {ALPHA}"]
-    problems: list[str] = []
-    files: dict[str, list[Path]] = {}
-    if config.masks != ALPHA:
-        paths, problems = list_images(folder_of(config.masks))
-        for path in paths:
-            files.setdefault(same_name(path.stem), []).append(path)
-    masks, missing = [], []
-    for photo in training:
-        found = [photo.path] if config.masks == ALPHA else files.get(same_name(photo.path.stem), [])
-        if len(found) != 1:
-            missing.append(shown(photo.path.stem) + (f" ({len(found)} files)" if found else ""))
-            continue
-        try:
-            mask = read_mask(found[0], photo.size, alpha=config.masks == ALPHA)
-        except UserError as error:
-            problems += error.problems
-            continue
-        mask = square(mask, resolution or min(mask.size))
-        if not mask.getextrema()[1]:
-            problems.append(
-                f"{shown(str(found[0]))}: marks nothing of the central square; white (255) is the subject"
-            )
-        masks.append(mask)
-    if missing and not problems:
-        problems.append(
-            f"{_MASKS_RULE}; in {shown(str(config.masks))} there is not one mask of the name of: {', '.join(missing)}"
-        )
-    return tuple(masks), problems
-
-
-def _read_captions(folder: Path, training: Sequence[_Photo]) -> tuple[tuple[str, ...], list[str]]:
-    """The caption of each training image, on one line, from the text file that bears the image's name."""
-    files = caption_files(folder) if training else {}
-    texts, missing, empty, problems = [], [], [], []
-    for photo in training:
-        paths = files.get(same_name(photo.path.stem), [])
-        found, unread = _texts_of(paths)
-        problems += unread
-        names = " and ".join(shown(path.name) for path in paths)
-        text = next(iter(found), "")
-        if not paths:
-            missing.append(shown(photo.path.stem) + CAPTION_SUFFIXES[0])
-        elif len(found) > 1:
-            problems.append(f"{_CAPTIONS_RULE}; in {shown(str(folder))} {names} differ: remove one of them")
-        elif found and is_blank(text):
-            empty.append(names)
-        texts.append(text)
-    for what, concerned in (("missing", missing), ("empty", empty)):
-        if concerned:
-            problems.append(
-                f"{_CAPTIONS_RULE}; in {shown(str(folder))} these are {what}: {', '.join(concerned)}"
-            )
-    return tuple(texts), list(dict.fromkeys(problems))
-
-
-def caption_files(folder: Path) -> dict[str, list[Path]]:
-    """The text files of a folder by the names, without suffixes, of the images to which they belong."""
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in CAPTION_SUFFIXES and not os.path.isdir(path):
-            files.setdefault(same_name(path.stem), []).append(path)
-    return files
-
-
-def _texts_of(paths: Sequence[Path]) -> tuple[set[str], list[str]]:
-    """What text files say, each on one line, and what is wrong with those that cannot be read."""
-    texts: set[str] = set()
-    problems: list[str] = []
-    for path in paths:
-        try:
-            # A byte-order mark within the text comes of files that were joined.
-            texts.add(" ".join(decoded(read_file(path, "a text file")).replace("\ufeff", "").split()))
-        except UserError as error:
-            problems += error.problems
-        except ValueError as error:
-            problems.append(f"{shown(str(path))}: {error}")
-    return texts, problems

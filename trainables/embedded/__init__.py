@@ -8,6 +8,7 @@ loads neither torch nor numpy.
 from pathlib import Path
 
 from trainables.embedded.captions import attributes
+from trainables.embedded.data_sets import DATA_SETS, load_data_set
 from trainables.embedded.subjects import (
     EmbeddedSubject,
     evaluation_prompts,
@@ -24,6 +25,7 @@ JUDGE = WEIGHTS / "judge"
 
 __all__ = [
     "CLIP",
+    "DATA_SETS",
     "GENERATOR",
     "IMAGE_ENCODER",
     "JUDGE",
@@ -31,6 +33,7 @@ __all__ = [
     "EmbeddedSubject",
     "attributes",
     "evaluation_prompts",
+    "load_data_set",
     "load_subject",
     "subject_names",
     "subject_ranges",

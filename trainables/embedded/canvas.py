@@ -86,6 +86,10 @@ class Canvas:
         """An empty canvas with the same transform."""
         return Canvas(self.shift, self.scale, self.mirror)
 
+    def flat(self) -> Image.Image:
+        """The picture as it was drawn, at `OVERSAMPLING` times 64 pixels: areas of one colour each."""
+        return self._image
+
     def finish(self) -> Image.Image:
         """The picture, reduced to 64x64 RGB and softened as a lens would.
 

@@ -16,10 +16,20 @@ if TYPE_CHECKING:
 
 def render(identity: Identity, setting: Setting) -> Image.Image:
     """A 64x64 RGB picture; equal arguments give equal pixels."""
+    return draw(identity, setting).finish()
+
+
+def draw(identity: Identity, setting: Setting) -> Canvas:
+    """The picture that `render` finishes, still on its canvas."""
     canvas, rng = _scene(setting)
     _draw_creature(canvas, identity, rng)
     creatures.draw_accessory(canvas, setting.accessory, identity.class_name)
-    return canvas.finish()
+    return canvas
+
+
+def draw_scene(setting: Setting) -> Canvas:
+    """The same without a creature and what it wears."""
+    return _scene(setting)[0]
 
 
 def render_mask(identity: Identity, setting: Setting) -> Image.Image:

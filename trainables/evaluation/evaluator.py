@@ -16,7 +16,8 @@ from PIL import Image
 
 from trainables.config.fields import EvaluationConfig
 from trainables.data.cache import Cache
-from trainables.data.subjects import Subject, image_digest
+from trainables.data.images import image_digest
+from trainables.data.subjects import Subject
 from trainables.evaluation import metrics, perceptual
 from trainables.evaluation.anchors import AnchorTable, make_anchors
 from trainables.evaluation.ceiling import ceiling

@@ -268,6 +268,18 @@ def latent_factor(folder: Path) -> int:
     return int(2 ** (len(config.get("block_out_channels", (0,) * 4)) - 1))
 
 
+def bucket_step(folder: Path) -> int:
+    """Returns of how many pixels the sides of a model's images are multiples, if its denoiser is to halve them evenly.
+
+    It is the autoencoder's factor times what the denoiser shrinks latents by: of a UNet 2 for every block but the last
+    (64 pixels of Stable Diffusion, 32 of SDXL), of a transformer its patches, which are of two latents at least.
+    """
+    config = read_json(folder / family_in(folder).denoiser.name / "config.json") or {}
+    blocks = config.get("down_block_types")
+    shrinks = 2 ** (len(blocks) - 1) if blocks else max(2, int(config.get("patch_size") or 1))
+    return latent_factor(folder) * shrinks
+
+
 def native_resolution(folder: Path) -> int:
     """Returns the side in pixels at which a model was made to be used."""
     config = read_json(folder / family_in(folder).denoiser.name / "config.json") or {}

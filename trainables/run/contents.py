@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from trainables.config.fields import EMBEDDED, REVISION, ModelConfig, SubjectConfig
+from trainables.data.image_folders import folder_files
 from trainables.data.images import list_images
 from trainables.data.path_map import folder_of
 from trainables.data.subjects import training_captions
@@ -50,6 +51,11 @@ def caption_contents(subject: SubjectConfig) -> Contents:
     }
 
 
+def data_set_contents(folder: Path) -> Contents:
+    """Returns the captioned images of a folder, and the files that caption them."""
+    return _hashed(folder, folder_files(folder))
+
+
 def model_contents(folder: Path) -> Contents:
     """Returns the files of a base model (diffusers' layout) that loading may read."""
     parts = family_in(folder).parts
@@ -84,6 +90,10 @@ def contents_of(
         captions: Whether captions are read from files.
     """
     found: dict[str, Contents] = {}
+    if subject is not None and subject.dataset is not None:
+        for field, name in subject.folders.items():
+            if folder_of(name).is_dir():
+                found[f"subject.{field}"] = data_set_contents(folder_of(name))
     if subject is not None and subject.images is not None and folder_of(subject.images).is_dir():
         found["subject.images"] = image_contents(folder_of(subject.images))
         if captions:
@@ -219,10 +229,8 @@ def _cached(name: str) -> Path | None:
 
 def _changed(config: RunConfig, field: str, before: Contents | None, after: Contents) -> str:
     named = {
-        "subject.images": config.subject.images,
+        **{f"subject.{name}": folder for name, folder in config.subject.folders.items()},
         "subject.captions": config.subject.images,
-        "subject.references": config.subject.references,
-        "subject.masks": config.subject.masks,
         "model": config.model.path,
         "evaluation.image_encoder": config.evaluation.image_encoder,
         "evaluation.clip": config.evaluation.clip,

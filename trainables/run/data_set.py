@@ -1,7 +1,7 @@
-"""What is wrong with a subject's photographs as a set, or probably not meant: leaks, duplicates, blur, sizes.
+"""What is wrong with images together, or probably not meant: leaks, duplicates, blur, sizes.
 
-Each photograph by itself is looked at by ``trainables/data/subjects.py``; here it is compared with the others, and with
-what will be made of it. Embedded subjects have no faults of this kind, and are passed over.
+Each image by itself is looked at by ``trainables/data/subjects.py``; here it is compared with the others, and with
+what will be made of it. What comes with the project has no faults of this kind, and is passed over.
 """
 
 from __future__ import annotations
@@ -12,18 +12,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from trainables.config.fields import SubjectConfig
-from trainables.data.images import list_images, read_image, square
+from trainables.data.data_sets import split_of
+from trainables.data.image_folders import some
+from trainables.data.images import image_digest, list_images, read_image, square
 from trainables.data.path_map import folder_of
 from trainables.data.sharpness import blur_limit, blur_of
-from trainables.data.subjects import hold_out, image_digest
+from trainables.data.subjects import hold_out
 from trainables.errors import UserError
-from trainables.evaluation.copies import SIDE, copies
+from trainables.evaluation.copies import SIDE, copies, copies_of_many
 from trainables.util.text import shown
 
 _LARGEST = 512  # pixels at which blur is looked at, at most: what it is calibrated up to
+_NAMES_OF_DATA_SET = 8  # of images in one message
 _KEPT = 2048  # photographs whose looks are remembered: one study is looked at several times
 
 
@@ -57,8 +62,10 @@ def leaks(config: SubjectConfig) -> list[str]:
     Those that show the very same pixels are told by `check_subject`, and so is what cannot be read.
     """
     training, references = _looks(config)
-    table = copies([one.small for one in references], [one.small for one in training])
+    table = _table(config, references, training)
     found = []
+    if config.is_data_set:
+        return _leaks_of_data_set(config, training, references, table)
     for reference, row in zip(references, table, strict=True):
         alike = [one for one, same in zip(training, row, strict=True) if same]
         if alike and all(one.digest != reference.digest for one in alike):
@@ -71,6 +78,24 @@ def leaks(config: SubjectConfig) -> list[str]:
     return found
 
 
+def _leaks_of_data_set(
+    config: SubjectConfig, training: Sequence[_Look], references: Sequence[_Look], table: NDArray[np.bool_]
+) -> list[str]:
+    """One message for all of them, since a data set may have hundreds, and what is to be done is the same."""
+    found = []
+    for reference, row in zip(references, table, strict=True):
+        alike = [one for one, same in zip(training, row, strict=True) if same]
+        if alike and all(one.digest != reference.digest for one in alike):
+            found.append(f"{reference.name} (as {some([one.name for one in alike], 3)})")
+    if not found:
+        return []
+    return [
+        f"data set {config.name!r}: nearly the same picture is trained on and held out (mirrored, recompressed, "
+        f"brightened and slightly shifted copies count): {some(found)}; fidelity to it would be memory: give both one "
+        "value in a column and name that in dataset.group_column, or remove one"
+    ]
+
+
 def data_set_notes(config: SubjectConfig, resolution: int | None) -> list[str]:
     """Returns what is allowed of a subject's photographs, but probably not meant, one note each.
 
@@ -78,39 +103,45 @@ def data_set_notes(config: SubjectConfig, resolution: int | None) -> list[str]:
         resolution: Pixels that runs train at; None where it is not known, which leaves sizes out.
     """
     training, references = _looks(config, resolution)
-    begin = f"subject {config.name!r}: "
+    begin = f"{'data set' if config.is_data_set else 'subject'} {config.name!r}: "
+    shown_at_most = _NAMES_OF_DATA_SET if config.is_data_set else len(training) + len(references)
     said = [
         f"{begin}{_listed(group)} are nearly the same picture, which is {what} than the others; remove all but one"
         for looks, what in (
             (training, "trained on more often"),
             (references, "counted more often in every score"),
         )
-        for group in _groups(looks)
+        for group in _groups(config, looks)
     ]
+    if len(said) > shown_at_most:
+        said = [*said[:shown_at_most], f"{begin}and {len(said) - shown_at_most} more groups of such pictures"]
     seen = (*training, *references)
     small = [one for one in seen if resolution is not None and min(one.size) < resolution]
     if small:
-        sizes = ", ".join(f"{one.name} ({one.size[0]} x {one.size[1]})" for one in small)
+        sizes = some([f"{one.name} ({one.size[0]} x {one.size[1]})" for one in small], shown_at_most)
         said.append(
             f"{begin}smaller than the {resolution} pixels that runs train at, so that they are enlarged, and the blur "
             f"of that is learnt: {sizes}; take larger photographs, or a smaller training.resolution"
         )
     for limit in sorted({one.limit for one in seen}):
-        values = ", ".join(
-            f"{one.name} ({one.blur:.2f})" for one in seen if one.limit == limit and one.blur > limit
-        )
-        if values:
+        blurred = [f"{one.name} ({one.blur:.2f})" for one in seen if one.limit == limit and one.blur > limit]
+        if blurred:
             said.append(
-                f"{begin}blurred at the size that runs train at: {values}, where sharp photographs have less than "
-                f"{limit:g} (Crete et al. 2007); what is trained on them draws so: take sharper ones"
+                f"{begin}blurred at the size that runs train at: {some(blurred, shown_at_most)}, where sharp "
+                f"photographs have less than {limit:g} (Crete et al. 2007); what is trained on them draws so: take sharper ones"
             )
     return said
 
 
-def _groups(looks: Sequence[_Look]) -> list[list[_Look]]:
+def _table(config: SubjectConfig, looks: Sequence[_Look], others: Sequence[_Look]) -> NDArray[np.bool_]:
+    """Which images are copies of which others; of a data set only pairs that may be are compared in full."""
+    images, against = [one.small for one in looks], [one.small for one in others]
+    return (copies_of_many if config.is_data_set else copies)(images, against)
+
+
+def _groups(config: SubjectConfig, looks: Sequence[_Look]) -> list[list[_Look]]:
     """Photographs that are copies of each other, two and more."""
-    small = [one.small for one in looks]
-    table = copies(small, small)
+    table = _table(config, looks, looks)
     table |= table.T
     groups: list[list[int]] = []
     for number in range(len(looks)):
@@ -129,6 +160,13 @@ def _looks(
     config: SubjectConfig, resolution: int | None = None
 ) -> tuple[tuple[_Look, ...], tuple[_Look, ...]]:
     """Training photographs and references that can be read; those of the embedded world have none."""
+    if config.dataset is not None:
+        split, _ = split_of(config)
+        training, references = (
+            _looks_at([entry.path for entry in side], resolution)
+            for side in (split.training, split.references)
+        )
+        return training, references
     if config.images is None:
         return (), ()
     paths, _ = list_images(folder_of(config.images))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config.fields import EMBEDDED, EvaluationConfig, ModelConfig, SubjectConfig, TrainingConfig
+from trainables.data.data_sets import data_set_captions
 from trainables.data.path_map import folder_of
 from trainables.data.subjects import Captions, Subject, prompts_of, training_captions
 from trainables.errors import UserError
@@ -25,6 +26,7 @@ from trainables.models.prompt_lengths import (
 )
 from trainables.run_config import RunConfig
 
+_CAPTIONS_SHOWN = 20  # of those that are cut off: a data set may have hundreds
 _SHOWN = 160  # characters of a prompt, or of what is lost of it, in a message
 
 
@@ -96,7 +98,7 @@ def find_broken_words(model: ModelConfig, subject: SubjectConfig) -> list[str]:
     embedded model, which spells all words but its own, nor of a model that is not here.
     """
     folder = local_folder(model)
-    if model.path == EMBEDDED or folder is None:
+    if model.path == EMBEDDED or folder is None or subject.is_data_set:  # a trigger may well be common words
         return []
     try:
         instance, class_ = prompts_of(subject)
@@ -142,7 +144,9 @@ def refuse_cut_prompts(
             for name, text in zip(subject.image_names, subject.captions, strict=True)
             if text != subject.instance_prompt
         },
-        templates=templates_of(subject.embedded, evaluation),
+        templates=_templates(subject.reference_captions, subject.instance_prompt)
+        if subject.is_data_set
+        else templates_of(subject.embedded, evaluation),
     )
     prompts, reader, _ = _in_words_of(training, prompts, memory_reader(tokenizer))
     problems = check_prompts(prompts, reader, model).problems
@@ -217,11 +221,14 @@ def _check_captions(found: Findings, says: _Says, prompts: Prompts, reader: Prom
     groups = _become_one(readings)
     found.problems += [says.same("the captions", [files[number] for number in group]) for group in groups]
     named = {number for group in groups for number in group}
-    found.notes += [
+    notes = [
         says.cut(f"the caption {files[number]}", reading)
         for number, reading in enumerate(readings)
         if reading.cut_at is not None and number not in named
     ]
+    found.notes += notes[:_CAPTIONS_SHOWN]
+    if len(notes) > _CAPTIONS_SHOWN:
+        found.notes.append(f"{says.subject}and {len(notes) - _CAPTIONS_SHOWN} more captions are cut off so")
 
 
 def _check_templates(
@@ -263,9 +270,17 @@ def _prompts_of(subject: SubjectConfig, evaluation: EvaluationConfig, captions: 
         instance, class_ = prompts_of(subject)
     except UserError:  # told where subjects are checked
         return None
+    if subject.is_data_set:
+        texts, held_out = data_set_captions(subject)
+        return Prompts(subject.name, instance, class_, texts, _templates(held_out.values(), instance))
     texts = training_captions(subject) if captions == "files" else {}
     templates = templates_of(subject.images is None, evaluation)
     return Prompts(subject.name, instance, class_, texts, templates)
+
+
+def _templates(captions: Iterable[str], trigger: str) -> list[str]:
+    """Held-out captions as templates, by which a data set is judged with its trigger and without it."""
+    return ["{subject}" + caption.removeprefix(trigger) for caption in captions]
 
 
 def _in_words_of(

@@ -1,0 +1,240 @@
+"""Data sets: captioned images that take a subject's place, split into what is trained on and what is held out.
+
+They come from a folder (see `trainables.data.image_folders`), or with the project, by their name. Nothing here needs
+torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from trainables.config.fields import DataSetConfig, SubjectConfig
+from trainables.data.buckets import Size, cut, nearest_bucket
+from trainables.data.image_folders import Columns, Entry, read_image_folder, some
+from trainables.data.images import fingerprint_of, read_image, square
+from trainables.data.path_map import folder_of
+from trainables.embedded import load_data_set
+from trainables.errors import UserError
+from trainables.util.text import name_bytes, same_name, shown
+
+_PLACEHOLDER = "{subject}"
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """An image of a data set with its caption.
+
+    Attributes:
+        caption: With the trigger in front.
+        image: RGB, cut to its bucket or to the square.
+        size: Width and height before it was cut and resized.
+        fingerprint: The same for two files that show the same pixels.
+    """
+
+    entry: Entry
+    caption: str
+    image: Image.Image
+    size: Size
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of a data set, or what is known of them before they are read."""
+
+    training: tuple[Entry, ...] = ()
+    references: tuple[Entry, ...] = ()
+
+
+def trigger_of(config: SubjectConfig) -> str:
+    """Returns what stands before every caption of a data set: the trigger with ", " after it, or nothing."""
+    trigger = config.dataset.trigger if config.dataset is not None else load_data_set(config.name).trigger
+    return f"{trigger}, " if trigger else ""
+
+
+def split_of(config: SubjectConfig) -> tuple[Split, list[str]]:
+    """Returns what of a data set is trained on and what is held out, and what is wrong with it; decodes no image."""
+    if config.dataset is None:
+        return _shipped_split(config.name), []
+    found, problems = _folder_split(config.dataset)
+    named = [entry.name for entry in (*found.training, *found.references) if _PLACEHOLDER in entry.caption]
+    if named:
+        problems.append(
+            f"captions with {_PLACEHOLDER}, which stands for what is taught in prompts of an evaluation: "
+            f"{some([shown(name) for name in named])}; reword them"
+        )
+    return found, _told(config, problems)
+
+
+def read_data_set(
+    config: SubjectConfig, resolution: int | None, buckets: Sequence[Size] = ()
+) -> tuple[tuple[Captioned, ...], tuple[Captioned, ...], list[str]]:
+    """Reads a data set: images to train on, held-out ones, and everything that is wrong with it.
+
+    Args:
+        resolution: Side of squares in pixels; None leaves out the rule on enlargement, and images are small ones.
+        buckets: Sizes of which each training image gets the one that is nearest to it; none: squares.
+    """
+    split, problems = split_of(config)
+    if config.dataset is None:
+        images = _shipped_images(config.name)
+    trigger = trigger_of(config)
+
+    def read(entries: Sequence[Entry], sizes: Sequence[Size]) -> tuple[Captioned, ...]:
+        found = []
+        for entry in entries:
+            try:
+                image = images[entry.name] if config.dataset is None else read_image(entry.path, resolution)
+            except UserError as error:
+                problems.extend(_told(config, error.problems))
+                continue
+            side = resolution or min(image.size)
+            # One decoded image at a time: a folder of large ones must not be held in memory at full size.
+            kept = cut(image, nearest_bucket(image.size, sizes)) if sizes else square(image, side)
+            found.append(Captioned(entry, trigger + entry.caption, kept, image.size, fingerprint_of(image)))
+        return tuple(found)
+
+    training, references = read(split.training, buckets), read(split.references, ())
+    return training, references, [*problems, *_told(config, _overlaps(training, references))]
+
+
+def hold_out_groups(groups: Sequence[str], share: float) -> set[str]:
+    """Returns the groups that are held out: in the order of the hashes of their names, those that bring the number of
+    held-out images nearer to `share` of all. An added image hardly changes the choice, and it is the same on every
+    file system.
+
+    Neither side is left without an image if there are two groups: where every group is too large, the smallest is held
+    out.
+
+    Args:
+        groups: Of each image.
+        share: In (0, 1).
+    """
+    sizes = Counter(map(same_name, groups))
+    if len(sizes) < 2:
+        return set()
+    ranked = sorted(sizes, key=lambda group: hashlib.sha256(name_bytes(group)).hexdigest())
+    target = max(1.0, share * len(groups))
+    held, chosen = 0, set()
+    for group in ranked:
+        if abs(held + sizes[group] - target) < abs(held - target) and held + sizes[group] < len(groups):
+            chosen.add(group)
+            held += sizes[group]
+    return chosen or {min(ranked, key=lambda group: sizes[group])}
+
+
+def data_set_captions(config: SubjectConfig) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the captions, with their trigger, of images to train on and of held-out ones, by the images' names.
+
+    What cannot be read is left out: `read_data_set` names it.
+    """
+    split, _ = split_of(config)
+    trigger = trigger_of(config)
+    training, references = (
+        {shown(entry.name): trigger + entry.caption for entry in entries}
+        for entries in (split.training, split.references)
+    )
+    return training, references
+
+
+def _shipped_split(name: str) -> Split:
+    pictures = load_data_set(name).pictures
+    share = DataSetConfig.model_fields["holdout"].default
+    drawn = hold_out_groups([one.group for one in pictures if one.is_held_out is None], share)
+    sides: tuple[list[Entry], list[Entry]] = ([], [])
+    for one in pictures:
+        held_out = one.group in drawn if one.is_held_out is None else one.is_held_out
+        sides[held_out].append(Entry(Path(one.name), one.name, one.caption, one.group, one.character))
+    return Split(tuple(sides[0]), tuple(sides[1]))
+
+
+@functools.cache
+def _shipped_images(name: str) -> dict[str, Image.Image]:
+    shipped = load_data_set(name)
+    return {one.name: image for one, image in zip(shipped.pictures, shipped.images(), strict=True)}
+
+
+def _folder_split(config: DataSetConfig) -> tuple[Split, list[str]]:
+    columns = Columns(config.caption_column, config.group_column, config.character_column)
+    folder = folder_of(config.path)
+    entries, problems = read_image_folder(folder, columns)
+    if config.references is not None:
+        other = folder_of(config.references)
+        if (relation := _relation(other, folder)) is not None:
+            problems.append(
+                f"dataset.references ({shown(str(other))}) {relation} dataset.path ({shown(str(folder))}), whose "
+                "sub-folders are read too; held-out images must not be trained on: move them, or leave references out "
+                "to hold a share out"
+            )
+            return Split(), problems
+        references, more = read_image_folder(other, columns)
+        return Split(entries, references), [*problems, *more, *_shared_groups(config, entries, references)]
+    held_out = hold_out_groups([entry.group for entry in entries], config.holdout)
+    training = tuple(entry for entry in entries if same_name(entry.group) not in held_out)
+    references = tuple(entry for entry in entries if same_name(entry.group) in held_out)
+    if not problems and not references:
+        what = (
+            f"all {len(entries)} images are of one group, {entries[0].group!r} in column {config.group_column!r}"
+            if config.group_column is not None and len(entries) > 1
+            else f"{shown(str(folder))} has {len(entries)} image{'s' * (len(entries) != 1)}"
+        )
+        problems.append(
+            f"{what}, so that nothing is left to train on when a part is held out; add images of other groups, name a "
+            "folder in dataset.references, or take another group_column"
+        )
+    return Split(training, references), problems
+
+
+def _relation(other: Path, folder: Path) -> str | None:
+    """How a folder of references is the training folder or shares files with it; None if it does not."""
+    try:
+        if folder.samefile(other):
+            return "is the same folder as"
+        if folder.resolve() in other.resolve().parents:
+            return "lies in"
+        return "contains" if other.resolve() in folder.resolve().parents else None
+    except OSError:  # one of them is not there, or cannot be reached: told when it is read
+        return None
+
+
+def _shared_groups(
+    config: DataSetConfig, training: Sequence[Entry], references: Sequence[Entry]
+) -> list[str]:
+    if config.group_column is None:
+        return []
+    shared = sorted({entry.group for entry in training} & {entry.group for entry in references})
+    if not shared:
+        return []
+    return [
+        f"groups ({config.group_column}) that are trained on and held out: {some(shared)}; all images of a group "
+        "belong on one side"
+    ]
+
+
+def _overlaps(training: Sequence[Captioned], references: Sequence[Captioned]) -> list[str]:
+    """Names every held-out image whose pixels are also trained on, under whatever name and caption."""
+    trained: dict[str, list[str]] = {}
+    for one in training:
+        trained.setdefault(one.fingerprint, []).append(shown(one.entry.name))
+    found = [
+        f"{shown(one.entry.name)} (as {some(trained[one.fingerprint], 3)})"
+        for one in references
+        if one.fingerprint in trained
+    ]
+    if not found:
+        return []
+    return [
+        f"the same picture is trained on and held out: {some(found)}; fidelity to it would be memory: remove one, or "
+        "give both one value in a group_column"
+    ]
+
+
+def _told(config: SubjectConfig, problems: Sequence[str]) -> list[str]:
+    return [f"data set {config.name!r}: {problem}" for problem in problems]

@@ -1,0 +1,100 @@
+"""The data set ``sprite-cast``: eight characters with names of their own, in a style that pre-training never saw.
+
+Everything is drawn from fixed seeds, so the pictures are the same on every machine and in every run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from trainables.embedded.captions import compose
+from trainables.embedded.world import (
+    ACCESSORIES,
+    CLASSES,
+    SCENES,
+    Identity,
+    Setting,
+    draw_identity,
+    generator,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+TRIGGER = "ink style"
+# Name -> which identity of its class it is: of the first ten, one that a thick outline leaves recognisable, and that
+# differs from the others in colour, pattern and mark.
+CHARACTERS = {
+    "momo": ("cat", 5),
+    "rufo": ("dog", 3),
+    "nibi": ("rabbit", 6),
+    "bruno": ("bear", 1),
+    "pip": ("bird", 5),
+    "zog": ("frog", 2),
+    "dumo": ("elephant", 8),
+    "tilo": ("turtle", 6),
+}
+_SEED = 2024
+_FIRST_PICTURE = 4000  # seed of the small details; apart from those of embedded subjects (1000 to 3000)
+_PICTURES_A_SCENE = 3  # of each character: the first held out, the others to train on
+
+
+@dataclass(frozen=True)
+class CastPicture:
+    """One picture of the cast.
+
+    Attributes:
+        caption: Without the trigger, e.g. "momo the cat in the snow wearing a hat".
+        is_held_out: It is never trained on, nor is its scene with its accessory, by any character.
+    """
+
+    name: str
+    character: str
+    caption: str
+    setting: Setting
+    is_held_out: bool
+
+    def draw(self) -> Image.Image:
+        """The picture, 64x64 RGB."""
+        from trainables.embedded.ink import render_in_ink
+
+        return render_in_ink(identities()[self.character], self.setting)
+
+
+@cache
+def cast_pictures() -> tuple[CastPicture, ...]:
+    """All 192: of each character three in each scene, of which the first, 64 in all, are held out.
+
+    Scene ``s`` and accessory ``a`` are held out where ``s + a`` is a multiple of six, so that no character is trained
+    on in a setting in which another is asked for.
+    """
+    found: list[CastPicture] = []
+    for number, (name, (class_name, _)) in enumerate(CHARACTERS.items()):
+        for scene_number, scene in enumerate(SCENES):
+            turn = number + scene_number
+            for place, offset in enumerate((0, 1 + turn % 5, 1 + (turn + 2) % 5)):
+                accessory = ACCESSORIES[(offset - scene_number) % len(ACCESSORIES)]
+                seed = _FIRST_PICTURE + len(found)
+                found.append(
+                    CastPicture(
+                        name=f"{name}-{scene_number * _PICTURES_A_SCENE + place:02}",
+                        character=name,
+                        caption=compose(f"{name} the {class_name}", scene, accessory),
+                        setting=Setting(scene, accessory, seed),
+                        is_held_out=offset == 0,
+                    )
+                )
+    return tuple(found)
+
+
+@cache
+def identities() -> dict[str, Identity]:
+    """Returns the identity of each character by its name; pre-training never drew them."""
+    return {
+        name: draw_identity(
+            generator(_SEED, "cast", place * len(CLASSES) + CLASSES.index(class_name)), class_name
+        )
+        for name, (class_name, place) in CHARACTERS.items()
+    }
