@@ -98,12 +98,16 @@ def _metrics(_: Path) -> Rows:
 
 
 def _subjects(_: Path) -> Rows:
-    from trainables.embedded import load_subject, subject_names
+    from trainables.embedded import DATA_SETS, load_data_set, load_subject, subject_names
 
-    rows = []
+    rows: Rows = []
     for name in subject_names():
         subject = load_subject(name)
         rows.append({"name": name, "class": subject.class_name, "instance_prompt": subject.instance_prompt})
+    for name in DATA_SETS:
+        rows.append(
+            {"name": name, "class": "data set", "instance_prompt": f"{load_data_set(name).trigger}, ..."}
+        )
     return rows
 
 

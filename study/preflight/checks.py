@@ -123,14 +123,20 @@ def shared_photographs(spec: StudySpec) -> list[str]:
 def _photographs(spec: StudySpec, subjects: Iterable[str]) -> dict[str, list[Path]]:
     """The photographs of some subjects by their SHA-256; without those that cannot be read, which others tell."""
     from trainables.data.path_map import folder_of
-    from trainables.run.contents import image_contents
+    from trainables.run.contents import data_set_contents, image_contents
 
     found: dict[str, list[Path]] = {}
     named = (spec.subject(name) for name in subjects)
-    folders = {folder for one in named for folder in (one.images, one.references) if folder}
-    for folder in map(folder_of, sorted(folders)):
+    folders = {
+        (folder, data_set_contents if one.is_data_set else image_contents)
+        for one in named
+        for field, folder in one.folders.items()
+        if field != "masks"
+    }
+    for name_of_folder, contents in sorted(folders, key=lambda each: each[0]):
+        folder = folder_of(name_of_folder)
         with suppress(OSError, UserError):
-            for name, digest in image_contents(folder).items():
+            for name, digest in contents(folder).items():
                 found.setdefault(digest, []).append(folder / name)
     return found
 

@@ -126,6 +126,7 @@ def _measure_method(
     from trainables.data.subjects import resolve_subject
     from trainables.errors import TrainingFailure
     from trainables.methods.registry import get_method
+    from trainables.models.folders import image_buckets
     from trainables.training.loop import train_step
     from trainables.training.meter import Meter, folder_bytes
     from trainables.training.trainer import build_trainer, count_step_flops
@@ -150,7 +151,10 @@ def _measure_method(
         return Measured(**found)
     resolution = config.training.resolution or backbone.resolution
     training = config.training
-    subject = resolve_subject(config.subject, resolution, training.captions, masked=training.masked_loss)
+    buckets = image_buckets(backbone.folder, resolution) if training.aspect_ratio_buckets else ()
+    subject = resolve_subject(
+        config.subject, resolution, training.captions, masked=training.masked_loss, buckets=buckets
+    )
     try:
         build_trainer(config, backbone, subject, Cache(config.cache_dir))  # fills the caches
         method.detach(backbone)

@@ -111,9 +111,14 @@ def once_image_steps(spec: StudySpec) -> tuple[float, float]:
 
 
 def _classes(spec: StudySpec, subjects: Any) -> set[str]:
-    """Class prompts of some subjects; those of the embedded world are called by class and number."""
+    """Class prompts of some subjects; those of the embedded world are called by class and number, data sets have none
+    in common.
+    """
     found = (spec.subject(name) for name in subjects)
-    return {subject.class_prompt or subject.name.rpartition("-")[0] for subject in found}
+    return {
+        subject.name if subject.is_data_set else subject.class_prompt or subject.name.rpartition("-")[0]
+        for subject in found
+    }
 
 
 def most_steps(spec: StudySpec, arm: str, cost: Measured | None) -> int | None:

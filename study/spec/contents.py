@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainables.config.fields import SUBJECT_FOLDERS
+from trainables.config.fields import DATA_SET_FOLDERS, SUBJECT_FOLDERS
 from trainables.run.contents import Contents, changes, is_revision
 
 #: Field of a study -> what lies in the folder that it names, e.g. ``subjects.teapot.images`` or ``model``.
@@ -50,6 +50,9 @@ def without_paths(identity: dict[str, Any], contents: Mapping[str, Contents]) ->
         for key in SUBJECT_FOLDERS:
             if f"subjects.{subject['name']}.{key}" in contents:
                 subject[key] = None
+        for key in DATA_SET_FOLDERS:
+            if f"subjects.{subject['name']}.dataset.{key}" in contents:
+                subject["dataset"][key] = None
     for field, key in (("model", "path"), ("evaluation", "image_encoder"), ("evaluation", "clip")):
         held = contents.get(field if field == "model" else f"{field}.{key}")
         if held is not None and not is_revision(held):  # a hub's id means the same everywhere

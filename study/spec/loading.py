@@ -13,7 +13,7 @@ from study.spec.overrides import apply_overrides
 from study.spec.rules import broken_rules
 from study.spec.sound_sections import Sections
 from study.spec.study_spec import StudySpec
-from trainables.config.fields import ALPHA, EMBEDDED, SUBJECT_FOLDERS
+from trainables.config.fields import ALPHA, DATA_SET_FOLDERS, EMBEDDED, SUBJECT_FOLDERS
 from trainables.config.messages import did_you_mean
 from trainables.config.yaml_reader import Document, load_document, problems_of, tell
 from trainables.errors import UserError
@@ -103,12 +103,20 @@ def absolute_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _subject_paths(subject: Any, folder: Path) -> Any:
     if not isinstance(subject, dict):
         return subject
-    return {
+    found = {
         key: str(_absolute(value, folder))
         if isinstance(value, str) and value and (key, value) != ("masks", ALPHA) and key in SUBJECT_FOLDERS
         else value
         for key, value in subject.items()
     }
+    if isinstance(data_set := found.get("dataset"), dict):
+        found["dataset"] = {
+            key: str(_absolute(value, folder))
+            if isinstance(value, str) and value.strip() and key in DATA_SET_FOLDERS
+            else value
+            for key, value in data_set.items()
+        }
+    return found
 
 
 def _model_path(value: str, folder: Path) -> str:

@@ -137,7 +137,7 @@ def _shared_folders(
     """Photographs under two names are still the same."""
     folders = {
         subject.name: {
-            os.path.realpath(expanded(place)) for place in (subject.images, subject.references) if place
+            os.path.realpath(expanded(place)) for field, place in subject.folders.items() if field != "masks"
         }
         for subject in subjects
     }
@@ -162,7 +162,8 @@ def shared_prompts(sections: Sections) -> Iterator[tuple[Loc, str]]:
     from trainables.evaluation.prompts import templates_of
 
     shared: dict[str, None] = {}
-    for embedded in {subject.images is None for subject in sections.subjects}:
+    # Data sets are judged by their held-out captions, which no other data set has.
+    for embedded in {subject.images is None for subject in sections.subjects if not subject.is_data_set}:
         seen = {_plain(template) for template in templates_of(embedded, search)}
         shared |= dict.fromkeys(text for text in templates_of(embedded, confirm) if _plain(text) in seen)
     if shared:

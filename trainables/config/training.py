@@ -73,6 +73,7 @@ class TrainingConfig(Frozen):
     }
     READ: ClassVar[tuple[str, ...] | None] = None
     UNREAD: ClassVar[tuple[str, ...]] = ()
+    TEACHES_A_WORD: ClassVar[bool] = False  # for one subject, so that a data set is nothing for it
 
     # Optimisation. The warm-up applies to every schedule, constant too: a comparison of schedules
     # must not be one of warm-ups.

@@ -40,6 +40,7 @@ class PlaceholderConfig(TrainingConfig):
             sks cat"; True: "a <sks> cat".
     """
 
+    TEACHES_A_WORD: ClassVar[bool] = True
     # Of the text encoders the placeholder's embeddings train and nothing else.
     UNREAD: ClassVar[tuple[str, ...]] = ("train_text_encoder", "text_encoder_learning_rate")
     NEEDS: ClassVar[dict[str, dict[str, tuple[Any, ...]]]] = {

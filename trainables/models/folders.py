@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from trainables.config.fields import EMBEDDED, ModelConfig
+from trainables.data.buckets import buckets_of
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
 from trainables.models import single_file_checks, single_files
@@ -278,6 +279,11 @@ def bucket_step(folder: Path) -> int:
     blocks = config.get("down_block_types")
     shrinks = 2 ** (len(blocks) - 1) if blocks else max(2, int(config.get("patch_size") or 1))
     return latent_factor(folder) * shrinks
+
+
+def image_buckets(folder: Path, resolution: int) -> tuple[tuple[int, int], ...]:
+    """Returns the sizes (width, height) that training images of a model may have, see `trainables.data.buckets`."""
+    return buckets_of(resolution, bucket_step(folder))
 
 
 def native_resolution(folder: Path) -> int:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from trainables.data.subjects import check_subject, prompts_of
 from trainables.errors import UserError
 from trainables.evaluation.checks import check_evaluation
+from trainables.methods.data_set_fit import check_data_set
 from trainables.methods.fit import check_fit
 from trainables.methods.registry import get_method
 from trainables.models.folders import check_model, local_folder, native_resolution, resolve_model
@@ -27,6 +28,7 @@ def check_run(config: RunConfig) -> list[str]:
     problems += [*prompts, *check_evaluation(config.evaluation)]
     with suppress(UserError):  # told with the subject, or its prompts
         training = training.for_subject(*prompts_of(config.subject))
+    problems += check_data_set(config.method, training, config.subject)
     problems += check_fit(get_method(config.method), training, config.model)
     if get_method(config.method).trains:
         problems += check_optimizer(training.optimizer)

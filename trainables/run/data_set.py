@@ -128,7 +128,8 @@ def data_set_notes(config: SubjectConfig, resolution: int | None) -> list[str]:
         if blurred:
             said.append(
                 f"{begin}blurred at the size that runs train at: {some(blurred, shown_at_most)}, where sharp "
-                f"photographs have less than {limit:g} (Crete et al. 2007); what is trained on them draws so: take sharper ones"
+                f"photographs have less than {limit:g} (Crete et al. 2007); what is trained on them draws so: take "
+                "sharper ones"
             )
     return said
 

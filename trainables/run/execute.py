@@ -43,6 +43,7 @@ from trainables.events import (
 )
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone
+from trainables.models.folders import image_buckets
 from trainables.run.contents import sealed
 from trainables.run.earlier import length_of, spans
 from trainables.run.outcomes import describe, is_provided_for, outcome
@@ -272,8 +273,9 @@ class _Attempt:
         assert self.backbone is not None
         training = self.config.training
         resolution = training.resolution or self.backbone.resolution
+        buckets = image_buckets(self.backbone.folder, resolution) if training.aspect_ratio_buckets else ()
         subject = resolve_subject(
-            self.config.subject, resolution, training.captions, masked=training.masked_loss
+            self.config.subject, resolution, training.captions, masked=training.masked_loss, buckets=buckets
         )
         tokenizer = self.backbone.prompt_tokenizer
         refuse_cut_prompts(subject, self.config.evaluation, tokenizer, self.config.model.path, training)
