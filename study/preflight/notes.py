@@ -27,6 +27,7 @@ def study_notes(spec: StudySpec) -> list[str]:
                 *_same_prompts(spec),
                 *prompts,
                 *data_notes(spec),
+                *_buckets(spec),
                 *evaluation_notes(spec),
                 *_confounded(spec),
                 *_uneven(spec),
@@ -93,6 +94,23 @@ def _same_prompts(spec: StudySpec) -> list[str]:
         if subject.class_prompt is not None
         and subject.instance_prompt is not None
         and subject.class_prompt.split() == subject.instance_prompt.split()
+    ]
+
+
+def _buckets(spec: StudySpec) -> list[str]:
+    """How the images of data sets lie in buckets, for each resolution at which some arm trains on these."""
+    from trainables.run.bucket_notes import bucket_notes
+
+    if True not in spec.values_of("aspect_ratio_buckets"):
+        return []
+    batch = max(size for size in spec.values_of("train_batch_size") if isinstance(size, int))
+    resolutions = sorted({value or 0 for value in spec.values_of("resolution")})
+    return [
+        note
+        for subject in spec.subjects
+        if subject.is_data_set
+        for resolution in resolutions
+        for note in bucket_notes(subject, spec.model, resolution or None, batch)
     ]
 
 

@@ -157,6 +157,13 @@ def _listed(looks: Iterable[_Look]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def training_sizes(config: SubjectConfig) -> tuple[tuple[int, int], ...]:
+    """Returns width and height of the images that are trained on, before they are cut; without those that cannot be
+    read, and without what comes with the project.
+    """
+    return tuple(look.size for look in _looks(config)[0])
+
+
 def _looks(
     config: SubjectConfig, resolution: int | None = None
 ) -> tuple[tuple[_Look, ...], tuple[_Look, ...]]:

@@ -7,14 +7,13 @@ AdamW written out.
 from __future__ import annotations
 
 import copy
-import hashlib
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.helpers.plain_torch import Adam, stream
 from tests.helpers.tiny_families import RESOLUTION, make_tiny
 from tests.helpers.training_runs import MakeConfig
 from trainables.config.fields import ModelConfig
@@ -24,16 +23,7 @@ from trainables.models.loading import load_backbone
 from trainables.training.loop import Trainer, train_step
 from trainables.training.trainer import build_trainer
 
-STEPS, RATE, DECAY, CLIP, BETAS, EPSILON = 10, 1e-3, 1e-2, 1.0, (0.9, 0.999), 1e-8
-
-
-def generator(name: str) -> torch.Generator:
-    """The run's stream of that name, for seed 0 and the subject "cat"."""
-
-    def seed(text: str) -> int:
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-    return torch.Generator().manual_seed(seed(f"{seed('0/subject/cat')}/{name}"))
+STEPS, RATE, DECAY, CLIP = 10, 1e-3, 1e-2, 1.0
 
 
 def trainer_of(make_config: MakeConfig, folder: Path, **fields: Any) -> Trainer:
@@ -53,33 +43,6 @@ def trainer_of(make_config: MakeConfig, folder: Path, **fields: Any) -> Trainer:
     return build_trainer(config, backbone, subject, Cache(config.cache_dir))
 
 
-class Adam:
-    """AdamW (Loshchilov & Hutter 2019, algorithm 2) after clipping by the norm of all gradients."""
-
-    def __init__(self, parameters: list[torch.nn.Parameter]) -> None:
-        self.parameters, self.step = parameters, 0
-        self.first = [torch.zeros_like(value) for value in parameters]
-        self.second = [torch.zeros_like(value) for value in parameters]
-
-    @torch.no_grad()
-    def update(self, gradients: list[torch.Tensor | None]) -> None:
-        known = [gradient for gradient in gradients if gradient is not None]
-        norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in known))
-        scale, (one, two) = min(1.0, CLIP / (norm + 1e-6)), BETAS
-        self.step += 1
-        for value, first, second, gradient in zip(
-            self.parameters, self.first, self.second, gradients, strict=True
-        ):
-            if gradient is None:  # nothing of the loss hangs on it
-                continue
-            gradient = gradient * scale
-            first.mul_(one).add_(gradient, alpha=1 - one)
-            second.mul_(two).add_(gradient.square(), alpha=1 - two)
-            value.mul_(1 - RATE * DECAY)
-            mean, square = first / (1 - one**self.step), second / (1 - two**self.step)
-            value.sub_(RATE * mean / (square.sqrt() + EPSILON))
-
-
 def compare(trainer: Trainer, predict: Any, corrupt: Any, weigh: Any = None) -> None:
     """Trains the project's model and a copy of its denoiser side by side.
 
@@ -90,11 +53,11 @@ def compare(trainer: Trainer, predict: Any, corrupt: Any, weigh: Any = None) -> 
     """
     mine = copy.deepcopy(trainer.backbone.denoiser)
     parameters = list(mine.parameters())
-    adam = Adam(parameters)
+    adam = Adam(parameters, RATE, DECAY, CLIP)
     drawn: list[Any] = []
     draw = trainer.batches.draw
     trainer.batches.draw = lambda: drawn.append(draw()) or drawn[-1]  # type: ignore[method-assign, func-returns-value]
-    noise_of = generator("noise")
+    noise_of = stream("noise")
     for _ in range(STEPS):
         loss, _ = train_step(trainer)
         batch = drawn.pop()
@@ -123,7 +86,7 @@ def test_velocity(zero: bool, gamma: float | None, make_config: MakeConfig, tmp_
     if zero:
         root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     signal = root.square().float()
-    levels_of = generator("timesteps")
+    levels_of = stream("timesteps")
 
     def corrupt(latents: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
         steps = torch.randint(1000, (len(latents),), generator=levels_of)
@@ -155,7 +118,7 @@ def test_flow_matching(
 ) -> None:
     """Esser et al. 2024: sigma is the share of noise, and what is predicted is noise minus image."""
     trainer = trainer_of(make_config, make_tiny(name, tmp_path / name), **fields)
-    levels_of = generator("timesteps")
+    levels_of = stream("timesteps")
 
     def corrupt(latents: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if fields.get("timestep_sampling") == "uniform":
@@ -194,8 +157,8 @@ def test_flow_matching(
 def test_latents_of_flow_matching_are_shifted_and_scaled(make_config: MakeConfig, tmp_path: Path) -> None:
     trainer = trainer_of(make_config, make_tiny("sd3", tmp_path / "sd3"))
     examples = trainer.batches._sources[0][1]
-    sample = generator("latents")
-    order = torch.randperm(len(examples), generator=generator("order"))[:2]
+    sample = stream("latents")
+    order = torch.randperm(len(examples), generator=stream("order"))[:2]
     drawn = examples.mean[order, 0] + examples.std[order, 0] * torch.randn((2, 4, 4, 4), generator=sample)
     expected = (drawn - 0.1) * 0.5  # of the tiny autoencoder
     torch.testing.assert_close(trainer.batches.draw().latents, expected)
