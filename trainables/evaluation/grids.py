@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from trainables.evaluation.metrics_table import QUALITY
 
 if TYPE_CHECKING:
+    from trainables.data.subjects import Subject
     from trainables.evaluation.evaluator import Evaluation, Evaluator
 
 # Small images are enlarged to at least this many pixels, in whole steps; large ones are shown at most twice
@@ -56,7 +57,7 @@ def save_samples(
     if final:
         for group, template in enumerate(evaluator.protocol.templates[:_MAX_STRIPS]):
             strip = side_by_side(_of_group(evaluation, group))
-            pictures[f"{group:02d} {_plain(template)}"] = strip
+            pictures[f"{group:02d} {_plain(template, evaluator.subject)}"] = strip
         pictures["class"] = side_by_side(evaluation.class_images[:_MAX_COLUMNS])
         pictures[REFERENCES_KEY] = side_by_side(evaluator.subject.references[:_MAX_COLUMNS])
     files = {}
@@ -87,7 +88,7 @@ def sample_grid(evaluator: Evaluator, evaluation: Evaluation, title: str) -> Ima
     chosen = evaluator.protocol.classes.first(len(evaluation.classes))
     rows.append(
         GridRow(
-            f'class prompts, from "{subject.class_prompt}" on',
+            _class_caption(evaluator),
             tuple(evaluation.class_images[index] for index in plain),
             tuple(base.class_images[chosen[index]] for index in plain),
         )
@@ -141,9 +142,18 @@ def _of_group(evaluation: Evaluation, group: int) -> tuple[Image.Image, ...]:
     return tuple(image for image, own in pairs if own == group)[:_MAX_COLUMNS]
 
 
-def _plain(template: str) -> str:
+def _class_caption(evaluator: Evaluator) -> str:
+    if evaluator.protocol.general:
+        return "general prompts"
+    if evaluator.subject.is_data_set:
+        return "captions without the trigger"
+    return f'class prompts, from "{evaluator.subject.class_prompt}" on'
+
+
+def _plain(template: str, subject: Subject) -> str:
     """A template as letters, digits, spaces and dashes, which every tracking store takes as a key."""
-    return re.sub(r"[^A-Za-z0-9 -]+", "", template.replace("{subject}", "subject"))[:60].strip()
+    text = template.replace("{subject}", "" if subject.is_data_set else "subject")
+    return re.sub(r"[^A-Za-z0-9 -]+", "", text)[:60].strip()
 
 
 def _cell(width: int) -> int:

@@ -12,7 +12,7 @@ from trainables.config.fields import EMBEDDED, EvaluationConfig, ModelConfig, Su
 from trainables.data.path_map import folder_of
 from trainables.data.subjects import Captions, Subject, prompts_of, training_captions
 from trainables.errors import UserError
-from trainables.evaluation.prompts import fill, spans_of, templates_of
+from trainables.evaluation.prompts import evaluation_templates, fill, spans_of, templates_of
 from trainables.models.families import family_in
 from trainables.models.folders import local_folder
 from trainables.models.placeholders import expand
@@ -142,7 +142,7 @@ def refuse_cut_prompts(
             for name, text in zip(subject.image_names, subject.captions, strict=True)
             if text != subject.instance_prompt
         },
-        templates=templates_of(subject.embedded, evaluation),
+        templates=evaluation_templates(subject, evaluation),
     )
     prompts, reader, _ = _in_words_of(training, prompts, memory_reader(tokenizer))
     problems = check_prompts(prompts, reader, model).problems

@@ -47,5 +47,13 @@ def prepare_run_evaluation(
     evaluator = prepare_evaluation(
         backbone, subject, config.evaluation, models, cache, config.seed, subject.resolution
     )
-    loss = prepare_held_out_loss(backbone, subject, spoken, cache, config.seed, config.evaluation.batch_size)
+    loss = prepare_held_out_loss(
+        backbone,
+        subject,
+        spoken,
+        cache,
+        config.seed,
+        config.evaluation.batch_size,
+        [training.reword(caption) for caption in subject.reference_captions],
+    )
     return RunEvaluation(evaluator.spoken_of(spoken), loss)
