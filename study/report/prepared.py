@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from study.report.derived import with_derived
+from study.report.measures import DATA_SET
 from study.results.columns import (
     COST_METRICS,
     CURVE_COLUMNS,
@@ -178,6 +179,7 @@ def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
     for column in (
         *RUN_COLUMNS,
         *EVALUATION_METRICS,
+        *DATA_SET,
         *COST_METRICS,
         "reason",
         "run_key",
@@ -188,7 +190,7 @@ def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
     ):
         if column not in frame.columns:
             frame[column] = pd.Series([None] * len(frame), dtype=object, index=frame.index)
-    for column in (*EVALUATION_METRICS, *COST_METRICS, "learning_rate"):
+    for column in (*EVALUATION_METRICS, *DATA_SET, *COST_METRICS, "learning_rate"):
         numbers = pd.to_numeric(frame[column], errors="coerce").astype("float64")
         frame[column] = numbers.where(numbers.abs() != math.inf)
     # Where the budget is another, the number of steps is what came of it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,13 @@ from study.report.analysis import DEFAULTS, Analysis, analyse
 from study.report.anytime import anytime_table, few_points_words
 from study.report.budgets import default_choices
 from study.report.comparisons import Settings
+from study.report.data_sets import (
+    character_scores,
+    characters_table,
+    data_set_words,
+    data_sets_table,
+    of_data_sets,
+)
 from study.report.design import PhaseDesign, design_of
 from study.report.factor_tables import factor_effects_table
 from study.report.factors import factors_of
@@ -22,14 +29,19 @@ from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.formatting import listing, plural
 from study.report.image_levels import class_sample, components, prompt_scores
-from study.report.prepared import ResultsLike, Rows, prepare, section
+from study.report.measures import DATA_SET
+from study.report.prepared import ResultsLike, Rows, distinct, prepare, section
 from study.report.search_history import METHOD, History, histories, importances
 from study.report.searches import budget_words, default_trials, repeats_of, repeats_words, search_objective
 from study.report.tables import Table
+from study.report.units import reworded, reworded_figure, reworded_table, reworder
 from study.report.verdict import Verdict, judge
 from study.statistics.power import MIN_SUBJECTS
 from trainables.evaluation.metrics_table import QUALITY
+from trainables.evaluation.quality import DATA_SET_RULE
 from trainables.evaluation.quality import RULE as QUALITY_RULE
+
+DATA_SETS = "data-sets"  # key of the section that is written for data sets alone
 
 
 @dataclass(frozen=True)
@@ -79,12 +91,14 @@ BASE_WORDS = (
 def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     """Computes everything that the report says."""
     rows = prepare(results)
+    of_sets = of_data_sets(rows)
     analysis, design = analyse(rows, settings), design_of(rows)
     styles = arm_styles(rows.arms, rows.methods)
     sections = [
         _results(rows, analysis, styles, design),
         _fronts(analysis, styles),
         _samples(rows),
+        _data_sets(rows) if of_sets else None,
         _factor_effects(analysis),
         _schedules(rows, analysis, styles),
         _pairs(analysis),
@@ -92,13 +106,45 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _images(rows, analysis),
         _search(rows, analysis, styles, settings),
         _exclusions(analysis),
-        _method(rows, analysis, settings, design),
+        _method(rows, analysis, settings, design, of_sets),
         _appendix(rows),
         _provenance(rows),
     ]
     sections = [section for section in sections if section is not None]
-    return Report(
+    report = Report(
         rows.study, judge(rows, analysis), _summary(rows), tuple(s for s in sections if s), rows, analysis
+    )
+    return _in_words_of_data_sets(report) if of_sets else report
+
+
+def _in_words_of_data_sets(report: Report) -> Report:
+    """The report in the terms of data sets; what is written for them alone, and the quality's rule, are so already."""
+    rows = report.rows
+    reword = reworder((report.study, *rows.arms, *map(str, distinct(rows.frame["subject"]))))
+
+    def section_of(one: Section) -> Section:
+        if one.key == DATA_SETS:
+            return one
+        rule = 1 if one.key == "method" else 0
+        return replace(
+            one,
+            title=reword(one.title),
+            paragraphs=one.paragraphs[:rule] + reworded(one.paragraphs[rule:], reword),
+            figures=tuple(reworded_figure(figure, reword) for figure in one.figures),
+            tables=tuple(reworded_table(table, reword) for table in one.tables),
+            after=reworded(one.after, reword),
+        )
+
+    verdict = report.verdict
+    return replace(
+        report,
+        verdict=Verdict(
+            reword(verdict.headline), reworded(verdict.points, reword), reworded(verdict.warnings, reword)
+        ),
+        summary=tuple(
+            (name, reword(value) if name == "Confirm" else value) for name, value in report.summary
+        ),
+        sections=tuple(map(section_of, report.sections)),
     )
 
 
@@ -182,6 +228,15 @@ def _appendix(rows: Rows) -> Section | None:
     if not prompts:
         return None
     return Section("prompts", "Appendix: prompts", tables=(image_tables.prompts_table(prompts),))
+
+
+def _data_sets(rows: Rows) -> Section:
+    """Distances to held-out images, and scores by character where characters are named."""
+    found = character_scores(rows)
+    characters = characters_table(found) if found else None
+    return Section(
+        DATA_SETS, "Data sets", data_set_words(rows, found), tables=_known(data_sets_table(rows), characters)
+    )
 
 
 def _samples(rows: Rows) -> Section:
@@ -297,8 +352,10 @@ def _exclusions(analysis: Analysis) -> Section:
     return Section("exclusions", "Failures and exclusions", tables=(tables.exclusions_table(analysis),))
 
 
-def _method(rows: Rows, analysis: Analysis, settings: Settings, design: Sequence[PhaseDesign]) -> Section:
-    rule = rows.meta.get("quality_rule")
+def _method(
+    rows: Rows, analysis: Analysis, settings: Settings, design: Sequence[PhaseDesign], of_sets: bool
+) -> Section:
+    rule = DATA_SET_RULE if of_sets else rows.meta.get("quality_rule")
     percent = f"{settings.level:.0%}".replace("%", " %")
     paragraphs = (
         str(rule) if rule else QUALITY_RULE,
@@ -315,7 +372,12 @@ def _method(rows: Rows, analysis: Analysis, settings: Settings, design: Sequence
         "base model is compared in a family of its own, in fidelities that are not clipped. "
         f"Resampling: {settings.resamples:,} resamples of subjects, seed {settings.seed}.",
     )
-    return Section("method", "How to read this report", paragraphs, tables=(tables.measures_table(),))
+    return Section(
+        "method",
+        "How to read this report",
+        paragraphs,
+        tables=(tables.measures_table(DATA_SET if of_sets else ()),),
+    )
 
 
 def _equivalent(analysis: Analysis) -> str:
