@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -31,19 +31,6 @@ class CharacterScore:
     subject: float | None
     prompted: float | None
     failed: float | None
-
-
-def of_data_sets(rows: Rows) -> bool:
-    """Whether the study's units are data sets: by its file, or, where that names them alone, by what was measured."""
-    measured = any(name in rows.frame and rows.frame[name].notna().any() for name in DATA_SET)
-    return measured or bool(rows.image_scores["character"].notna().any()) or _stated(rows.meta.get("spec"))
-
-
-def _stated(spec: object) -> bool:
-    """Whether a subject of a study file is a data set."""
-    found = spec.get("subjects") if isinstance(spec, Mapping) else None
-    items = list(found.values()) if isinstance(found, Mapping) else found
-    return isinstance(items, list) and any(isinstance(one, Mapping) and one.get("dataset") for one in items)
 
 
 def character_scores(rows: Rows) -> tuple[CharacterScore, ...]:

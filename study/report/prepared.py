@@ -94,6 +94,18 @@ class Rows:
         return self.frame[self.frame["phase"] == "search"]
 
     @property
+    def of_data_sets(self) -> bool:
+        """Whether the units are data sets: by the study file, or, where it names them alone, by what was measured."""
+        measured = any(name in self.frame and self.frame[name].notna().any() for name in DATA_SET)
+        if measured or ("character" in self.image_scores and self.image_scores["character"].notna().any()):
+            return True
+        stated = section(self.meta, "spec").get("subjects")
+        items = list(stated.values()) if isinstance(stated, Mapping) else stated
+        return isinstance(items, list) and any(
+            isinstance(one, Mapping) and one.get("dataset") for one in items
+        )
+
+    @property
     def trained_arms(self) -> tuple[str, ...]:
         """Arms that train (all but the base model)."""
         return tuple(arm for arm in self.arms if self.methods.get(arm) != BASE)

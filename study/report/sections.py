@@ -19,7 +19,6 @@ from study.report.data_sets import (
     characters_table,
     data_set_words,
     data_sets_table,
-    of_data_sets,
 )
 from study.report.design import PhaseDesign, design_of
 from study.report.factor_tables import factor_effects_table
@@ -86,19 +85,21 @@ BASE_WORDS = (
     "images of their own with their own noise, while the scales begin (anchors) at other images of it, of class "
     "prompts and with other noise."
 )
+BASE_OF_DATA_SETS = (
+    " Where real images follow their captions better, the scale of P ends at them, and it scores less."
+)
 
 
 def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     """Computes everything that the report says."""
     rows = prepare(results)
-    of_sets = of_data_sets(rows)
     analysis, design = analyse(rows, settings), design_of(rows)
     styles = arm_styles(rows.arms, rows.methods)
     sections = [
         _results(rows, analysis, styles, design),
         _fronts(analysis, styles),
         _samples(rows),
-        _data_sets(rows) if of_sets else None,
+        _data_sets(rows) if rows.of_data_sets else None,
         _factor_effects(analysis),
         _schedules(rows, analysis, styles),
         _pairs(analysis),
@@ -106,7 +107,7 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _images(rows, analysis),
         _search(rows, analysis, styles, settings),
         _exclusions(analysis),
-        _method(rows, analysis, settings, design, of_sets),
+        _method(rows, analysis, settings, design),
         _appendix(rows),
         _provenance(rows),
     ]
@@ -114,7 +115,7 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     report = Report(
         rows.study, judge(rows, analysis), _summary(rows), tuple(s for s in sections if s), rows, analysis
     )
-    return _in_words_of_data_sets(report) if of_sets else report
+    return _in_words_of_data_sets(report) if rows.of_data_sets else report
 
 
 def _in_words_of_data_sets(report: Report) -> Report:
@@ -213,7 +214,8 @@ def _fronts(analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
 
 def _images(rows: Rows, analysis: Analysis) -> Section | None:
     """Images as levels of the analysis, and what could be reached."""
-    spreads = components(rows)
+    # Prompts are crossed with subjects; data sets have captions of their own each.
+    spreads = () if rows.of_data_sets else components(rows)
     best = analysis.arm(analysis.best).estimates[QUALITY].value if analysis.best else None
     spread = image_tables.components_table(spreads) if spreads else None
     found = _known(image_tables.ceilings_table(rows), spread)
@@ -352,14 +354,13 @@ def _exclusions(analysis: Analysis) -> Section:
     return Section("exclusions", "Failures and exclusions", tables=(tables.exclusions_table(analysis),))
 
 
-def _method(
-    rows: Rows, analysis: Analysis, settings: Settings, design: Sequence[PhaseDesign], of_sets: bool
-) -> Section:
-    rule = DATA_SET_RULE if of_sets else rows.meta.get("quality_rule")
+def _method(rows: Rows, analysis: Analysis, settings: Settings, design: Sequence[PhaseDesign]) -> Section:
+    rule = DATA_SET_RULE if rows.of_data_sets else rows.meta.get("quality_rule")
+    of_base = BASE_WORDS + (BASE_OF_DATA_SETS if rows.of_data_sets else "")
     percent = f"{settings.level:.0%}".replace("%", " %")
     paragraphs = (
         str(rule) if rule else QUALITY_RULE,
-        *((BASE_WORDS,) if analysis.against_base else ()),
+        *((of_base,) if analysis.against_base else ()),
         design_tables.phases_words(rows, design),
         f"The unit is the subject: runs of one subject are averaged, since other seeds of it are no further subjects. "
         f"Intervals: Student's on the subjects' means, {percent}, from {MIN_SUBJECTS} subjects on; with fewer "
@@ -376,7 +377,7 @@ def _method(
         "method",
         "How to read this report",
         paragraphs,
-        tables=(tables.measures_table(DATA_SET if of_sets else ()),),
+        tables=(tables.measures_table(DATA_SET if rows.of_data_sets else ()),),
     )
 
 

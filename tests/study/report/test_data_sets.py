@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from study.report.anytime import compute_courses
 from study.report.comparisons import Settings
-from study.report.data_sets import character_scores, data_sets_table, of_data_sets
+from study.report.data_sets import character_scores, data_sets_table
 from study.report.figures.canvas import Figure
 from study.report.prepared import prepare
 from study.report.sections import Report, compose
@@ -61,13 +62,13 @@ def table_of(report: Report, key: str) -> Any:
 
 def test_the_study_is_known_to_be_of_data_sets_by_its_file_or_by_what_was_measured() -> None:
     plain = prepare(make_results(STUDY))
-    assert not of_data_sets(plain)
-    assert of_data_sets(prepare(made()))
+    assert not plain.of_data_sets
+    assert prepare(made()).of_data_sets
     for subjects in ([{"name": "x", "dataset": {"path": "x"}}], {"x": {"dataset": {"path": "x"}}}):
         stated = make_results(replace(STUDY, meta={"spec": {"subjects": subjects}}))
-        assert of_data_sets(prepare(stated))
+        assert prepare(stated).of_data_sets
     photographs = make_results(replace(STUDY, meta={"spec": {"subjects": [{"name": "x", "images": "x"}]}}))
-    assert not of_data_sets(prepare(photographs))
+    assert not prepare(photographs).of_data_sets
 
 
 def test_a_study_of_subjects_says_nothing_of_data_sets() -> None:
@@ -163,3 +164,26 @@ def test_words_are_changed_and_names_are_not() -> None:
         reword("evaluation.prompts and quality_subject_prompt")
         == "evaluation.prompts and quality_subject_prompt"
     )
+
+
+def test_data_sets_share_no_captions(report: Report) -> None:
+    """Prompt number 2 of one is another caption than number 2 of the other: no mean over both, and nothing crossed."""
+    scores = made().image_scores
+    captions = [
+        f"{{subject}}{name} {int(number)}"
+        for name, number in zip(scores["subject"], scores["prompt"].fillna(0), strict=True)
+    ]
+    again = compose(replace(made(), image_scores=scores.assign(template=captions)), QUICK)
+    prompts = table_of(again, "prompts")
+    own = [row[2].text for row in prompts.rows if row[0].text == "lora-cosine"]
+    assert own == [f"{name} {number}" for name in ("cast", "emoji") for number in range(6)]
+    assert "components" not in [table.key for table in again.tables]
+    assert "components" in [table.key for table in compose(make_results(STUDY), QUICK).tables]
+
+
+def test_without_runs_of_the_base_model_caption_fidelity_has_no_known_beginning() -> None:
+    results = made()
+    trained = results.frame[results.frame["method"] != "base"]
+    for data, known in ((results, True), (replace(results, frame=trained), False)):
+        (course, *_) = compute_courses(prepare(data), "prompt_fidelity_scaled", 0.95).courses
+        assert (course.points[0].share == 0) is known
