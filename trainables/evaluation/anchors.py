@@ -17,7 +17,7 @@ import numpy as np
 
 from trainables.evaluation import metrics
 from trainables.evaluation.metrics import Array
-from trainables.evaluation.quality import AnchorErrors, Anchors
+from trainables.evaluation.quality import SMALLEST_SPAN, AnchorErrors, Anchors
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,17 @@ class PromptEnd:
     own: tuple[float, ...]
     others: tuple[float, ...]
 
+    @property
+    def tells_captions(self) -> bool:
+        """Whether the images are more similar to their own captions than to others, by `SMALLEST_SPAN` and by two
+        standard errors over captions.
+        """
+        if len(self.own) < 2:
+            return False
+        gaps = np.subtract(self.own, self.others)
+        error = gaps.std(ddof=1) / math.sqrt(len(gaps))
+        return bool(gaps.mean() >= max(SMALLEST_SPAN, 2 * error))
+
 
 @dataclass(frozen=True)
 class AnchorTable:
@@ -99,7 +110,8 @@ class AnchorTable:
         images: That the templates' means rest on: at least `EvaluationConfig.anchor_images`.
         ends: Of a data set: the real ends of each group's references, in the place of `real` and `real_error`.
         class_groups: Groups of which class images can be; empty: all.
-        prompt_end: Whose images `prompt` and `floor` are of.
+        prompt_end: Whose images `prompt` and `floor` are of; "none" where they tell no captions apart, and no floor is
+            known.
     """
 
     subject: tuple[float, ...]
@@ -110,7 +122,7 @@ class AnchorTable:
     images: int
     ends: RealEnds | None = None
     class_groups: tuple[int, ...] = ()
-    prompt_end: Literal["base model", "real images"] = "base model"
+    prompt_end: Literal["base model", "real images", "none"] = "base model"
 
     def of(self, groups: Sequence[int], class_groups: Sequence[int]) -> Anchors:
         """Returns the anchors of images of these prompts.
@@ -240,18 +252,19 @@ def make_data_set_anchors(
     means = {int(group): float(similarity[numbers == group].mean()) for group in np.unique(numbers)}
     of_captions = numbers <= len(texts)
     base = prompt_end(clip_features[of_captions], (numbers[of_captions] - 1).tolist(), texts)
-    # The end is settled over all captions, so that evaluations of some of them are on the same scale.
-    chosen = own if own is not None and np.mean(own.own) > np.mean(base.own) else base
+    # Settled over all captions, so that evaluations of some of them are on the same scale.
+    by_real, by_base = own is not None and own.tells_captions, base.tells_captions
+    chosen = own if own is not None and by_real else base
     return AnchorTable(
         subject=tuple(means.get(group, math.nan) for group in range(len(sets.of_group))),
         prompt=chosen.own,
-        floor=chosen.others,
+        floor=chosen.others if by_real or by_base else (),
         real=None,
         real_error=None,
         images=int(of_captions.sum()),
         ends=ends,
         class_groups=tuple(class_groups),
-        prompt_end="base model" if chosen is base else "real images",
+        prompt_end="real images" if by_real else "base model" if by_base else "none",
     )
 
 

@@ -34,11 +34,13 @@ Photographs have no such truth; there the same thresholds are a convention.
 
 Of a data set the same three axes have other ends (`DATA_SET_RULE`). An image of a held-out caption is compared with
 the held-out images of the caption's character, with all of them where nobody is named: a style or a domain is then what
-they share. The end of P is the base model only where it follows these captions better than the real images do. Captions
-describe pictures that the base model may not be able to draw (words that it never saw), and a scale that ends at its
-failure would call every trained model perfect, or have no span at all; so the end is whichever of the base model's
-images and the real images with their own captions is the more similar to its captions, over all captions, and the floor
-is that of the same images with the other captions.
+they share. P is measured between the real held-out images with the other captions and with their own, since the base
+model is no end that a model of this data can reach: its pictures are in another style, which CLIP may read much better
+than the data set's (of the cast of the sprite world drawn in ink, the real images themselves lie at .38 between the
+base model's floor and its own fidelity, so that learning the style would cost most of P), and captions may be of things
+that it cannot draw. Where CLIP does not read the real images, the base model's images are both ends; where it tells
+neither from images of other captions, P and with it quality are unknown, rather than noise that is amplified: an
+objective of such a data set is `subject_fidelity` or `dataset_kid`.
 """
 
 from __future__ import annotations
@@ -62,8 +64,9 @@ DATA_SET_RULE = (
     "character (with all of them where no characters are named), s_base that of the base model's images of the same "
     "captions without the trigger and s_real that of the held-out images of one character among themselves; P = (p - "
     "p_floor) / (p_one - p_floor) with p the similarity of image and caption, the trigger left out (CLIP-T), p_one "
-    "that of the base model's images or that of the real held-out images with their own captions, whichever is larger "
-    "over all captions, and p_floor the similarity of the same images to the other captions; and C = (s_real - c) / "
+    "that of the real held-out images to their own captions and p_floor to the other captions (both of the base "
+    "model's images where these do not differ by 0.01 and two standard errors over captions; undefined where neither "
+    "do); and C = (s_real - c) / "
     "(s_real - c_base) with c the similarity of images of the captions without the trigger to the same held-out images "
     "and c_base that of the base model's. Without a trigger c is of a fixed list of general prompts, compared with all "
     "held-out images. "

@@ -14,7 +14,13 @@ from trainables.data.cache import Cache
 from trainables.embedded import load_subject
 from trainables.evaluation import evaluator as evaluator_module
 from trainables.evaluation import metrics
-from trainables.evaluation.anchors import make_sets
+from trainables.evaluation.anchors import (
+    AnchorTable,
+    PromptEnd,
+    RealEnds,
+    make_data_set_anchors,
+    make_sets,
+)
 from trainables.evaluation.copies import copied
 from trainables.evaluation.encoders import MetricModels, load_metric_models
 from trainables.evaluation.evaluator import Evaluation, Evaluator, evaluate, prepare_evaluation
@@ -127,10 +133,6 @@ def test_scores_are_those_of_plain_numpy(
     real = metrics.normalised(judges.clip.embed_images(subject.references))
     rows = [subject.reference_captions.index(TRIGGER + text) for text in evaluator.protocol.texts]
     table = real[rows] @ texts.T
-    made_by_base = metrics.normalised(evaluator.scale.clip_features) @ texts.T
-    groups = np.array(evaluator.protocol.anchors.groups) - 1
-    base_own = np.mean([made_by_base[row, group] for row, group in enumerate(groups)])
-    assert np.mean(np.diag(table)) > base_own  # so that real images are the end
     off = table[~np.eye(len(table), dtype=bool)].mean()
     fidelity = np.mean(np.diag(table))  # four images of each caption are that caption's picture
     assert evaluation.metrics["prompt_fidelity"] == pytest.approx(fidelity)
@@ -141,27 +143,43 @@ def test_scores_are_those_of_plain_numpy(
     json.dumps(evaluator.provenance(), allow_nan=False)
 
 
-def test_the_end_of_prompt_fidelity_is_the_base_model_where_that_follows_captions_better(
-    judges: MetricModels,
-) -> None:
-    from trainables.evaluation.anchors import PromptEnd, RealEnds, make_data_set_anchors
-
+def test_the_ends_of_prompt_fidelity_are_images_that_show_their_captions() -> None:
     rng = np.random.default_rng(0)
-    texts, features = rng.normal(size=(3, 6)), rng.normal(size=(9, 4))
-    groups = [1, 1, 1, 2, 2, 2, 3, 3, 3]
-    clip = texts[np.array(groups) - 1] + 0.1 * rng.normal(size=(9, 6))
-    sets = make_sets(("", "", ""), ("", ""), 4)
+    texts, features = rng.normal(size=(4, 6)), rng.normal(size=(12, 4))
+    groups = [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    clip = texts[np.array(groups) - 1] + 0.1 * rng.normal(size=(12, 6))
+    unread = rng.normal(size=(12, 6))  # a base model that draws anything
+    sets = make_sets(("",) * 4, ("", ""), 5)
     ends = RealEnds(sets.of_group, (0.9,), (0.01,))
-    arguments = features, clip, groups, texts, rng.normal(size=(2, 4)), sets, ends
-    base = make_data_set_anchors(*arguments, PromptEnd((0.2,) * 3, (0.1,) * 3), (1, 2, 3))
-    assert base.prompt_end == "base model"
-    assert np.mean(base.prompt) == pytest.approx(metrics.paired_cosine(clip, texts[np.array(groups) - 1]))
-    assert np.mean(base.floor) == pytest.approx(
-        metrics.mismatched_prompt_fidelity(clip, texts, [group - 1 for group in groups])
-    )
-    assert make_data_set_anchors(*arguments, None, (1, 2, 3)).prompt == base.prompt
-    real = make_data_set_anchors(*arguments, PromptEnd((1.0,) * 3, (0.1,) * 3), (1, 2, 3))
-    assert (real.prompt_end, real.prompt, real.floor) == ("real images", (1.0,) * 3, (0.1,) * 3)
+    references = rng.normal(size=(2, 4))
+
+    def made(images: metrics.Array, own: PromptEnd | None) -> AnchorTable:
+        return make_data_set_anchors(
+            features, images, groups, texts, references, sets, ends, own, (1, 2, 3, 4)
+        )
+
+    read = PromptEnd((0.3, 0.25, 0.35, 0.3), (0.1, 0.1, 0.12, 0.09))
+    real = made(clip, read)  # though the base model's are more alike to their captions
+    assert (real.prompt_end, real.prompt, real.floor) == ("real images", read.own, read.others)
+    for own in (
+        None,
+        PromptEnd((0.109,) * 4, (0.1,) * 4),  # too small a span
+        PromptEnd((0.6, 0.0, 0.5, 0.0), (0.2, 0.2, 0.2, 0.2)),  # half the captions are missed: chance
+        PromptEnd((0.1,) * 4, (0.3,) * 4),
+    ):
+        base = made(clip, own)
+        assert base.prompt_end == "base model"
+        assert np.mean(base.prompt) == pytest.approx(metrics.paired_cosine(clip, texts[np.array(groups) - 1]))
+        assert np.mean(base.floor) == pytest.approx(
+            metrics.mismatched_prompt_fidelity(clip, texts, [group - 1 for group in groups])
+        )
+        nothing = made(unread, own)
+        assert nothing.prompt_end == "none"
+        anchors = nothing.of([0, 1, 2, 3], [1, 2])
+        assert anchors.scaled_prompt(0.5) is None
+        assert anchors.scaled_subject(0.5) is not None
+        json.dumps(nothing.provenance(), allow_nan=False)
+    assert made(unread, read).prompt_end == "real images"
 
 
 def test_two_halves_of_real_images_have_no_distance(judges: MetricModels) -> None:
