@@ -86,7 +86,7 @@ BASE_WORDS = (
     "prompts and with other noise."
 )
 BASE_OF_DATA_SETS = (
-    " Where real images follow their captions better, the scale of P ends at them, and it scores less."
+    " Its P may be far from 1 on a data set: there the scale ends at real images with their own captions."
 )
 
 

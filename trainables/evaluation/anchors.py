@@ -244,7 +244,8 @@ def make_data_set_anchors(
     Args:
         sets: Which of the references each group is compared with.
         ends: How similar these are to each other.
-        own: How similar real images are to captions; None where a template is no caption of theirs.
+        own: How similar real images are to captions; None where a template is no caption of theirs, so that the base
+            model's images are the ends.
         class_groups: Groups of which class images can be.
     """
     numbers = np.asarray(groups)
@@ -253,8 +254,11 @@ def make_data_set_anchors(
     of_captions = numbers <= len(texts)
     base = prompt_end(clip_features[of_captions], (numbers[of_captions] - 1).tolist(), texts)
     # Settled over all captions, so that evaluations of some of them are on the same scale.
-    by_real, by_base = own is not None and own.tells_captions, base.tells_captions
-    chosen = own if own is not None and by_real else base
+    # Captions that the real images do not show, to this CLIP, are no measure of what is learnt of these images, however
+    # well the base model follows them.
+    by_real = own is not None and own.tells_captions
+    by_base = own is None and base.tells_captions
+    chosen = own or base
     return AnchorTable(
         subject=tuple(means.get(group, math.nan) for group in range(len(sets.of_group))),
         prompt=chosen.own,

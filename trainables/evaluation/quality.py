@@ -38,9 +38,10 @@ they share. P is measured between the real held-out images with the other captio
 model is no end that a model of this data can reach: its pictures are in another style, which CLIP may read much better
 than the data set's (of the cast of the sprite world drawn in ink, the real images themselves lie at .38 between the
 base model's floor and its own fidelity, so that learning the style would cost most of P), and captions may be of things
-that it cannot draw. Where CLIP does not read the real images, the base model's images are both ends; where it tells
-neither from images of other captions, P and with it quality are unknown, rather than noise that is amplified: an
-objective of such a data set is `subject_fidelity` or `dataset_kid`.
+that it cannot draw. Only where a study gives captions of its own, which no real image has, are the base model's images
+both ends. Where CLIP does not tell the real images from those of other captions (the embedded CLIP knows no words of
+emoji), P and with it quality are unknown, rather than amplified noise or a reward for not learning: an objective of
+such a data set is `subject_fidelity` or `dataset_kid`.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ DATA_SET_RULE = (
     "captions without the trigger and s_real that of the held-out images of one character among themselves; P = (p - "
     "p_floor) / (p_one - p_floor) with p the similarity of image and caption, the trigger left out (CLIP-T), p_one "
     "that of the real held-out images to their own captions and p_floor to the other captions (both of the base "
-    "model's images where these do not differ by 0.01 and two standard errors over captions; undefined where neither "
-    "do); and C = (s_real - c) / "
+    "model's images where the study gives captions of its own; undefined where they do not differ by 0.01 and by two "
+    "standard errors over captions); and C = (s_real - c) / "
     "(s_real - c_base) with c the similarity of images of the captions without the trigger to the same held-out images "
     "and c_base that of the base model's. Without a trigger c is of a fixed list of general prompts, compared with all "
     "held-out images. "
