@@ -15,6 +15,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 
 from study.report.figures.canvas import Figure, Skipped
+from study.report.figures.samples import REFERENCES
 from study.report.tables import Cell, Table
 
 Reword = Callable[[str], str]
@@ -103,7 +104,9 @@ def reworded_figure(figure: Figure | Skipped, reword: Reword) -> Figure | Skippe
         canvas = drawn()
         for text in canvas.findobj(Text):
             assert isinstance(text, Text)
-            if said := text.get_text():
+            said = text.get_text()
+            # Grids of samples bear the captions of the data set itself, which are the user's.
+            if said and (not figure.key.startswith("samples") or said == REFERENCES):
                 text.set_text(reword(said))
         return canvas
 

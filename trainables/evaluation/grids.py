@@ -55,7 +55,8 @@ def save_samples(
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {GRID_KEY: sample_grid(evaluator, evaluation, f"step {step}")}
     if final:
-        for group, template in enumerate(evaluator.protocol.templates[:_MAX_STRIPS]):
+        for group in _with_strips(evaluator):
+            template = evaluator.protocol.templates[group]
             strip = side_by_side(_of_group(evaluation, group))
             pictures[f"{group:02d} {_plain(template, evaluator.subject)}"] = strip
         pictures["class"] = side_by_side(evaluation.class_images[:_MAX_COLUMNS])
@@ -140,6 +141,13 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
 def _of_group(evaluation: Evaluation, group: int) -> tuple[Image.Image, ...]:
     pairs = zip(evaluation.images, evaluation.instance.groups, strict=True)
     return tuple(image for image, own in pairs if own == group)[:_MAX_COLUMNS]
+
+
+def _with_strips(evaluator: Evaluator) -> list[int]:
+    """The prompts whose strips are kept: the first; of a data set, whose characters stand together, evenly."""
+    count = len(evaluator.protocol.templates)
+    kept = min(count, _MAX_STRIPS)
+    return [k * count // kept if evaluator.subject.is_data_set else k for k in range(kept)]
 
 
 def _class_caption(evaluator: Evaluator) -> str:

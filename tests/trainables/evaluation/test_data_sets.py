@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from trainables.config.fields import EvaluationConfig
 from trainables.data.cache import Cache
 from trainables.embedded import load_subject
 from trainables.evaluation import evaluator as evaluator_module
-from trainables.evaluation import metrics
+from trainables.evaluation import grids, metrics
 from trainables.evaluation.anchors import (
     AnchorTable,
     PromptEnd,
@@ -24,6 +25,7 @@ from trainables.evaluation.anchors import (
 from trainables.evaluation.copies import copied
 from trainables.evaluation.encoders import MetricModels, load_metric_models
 from trainables.evaluation.evaluator import Evaluation, Evaluator, evaluate, prepare_evaluation
+from trainables.evaluation.grids import save_samples
 
 CONFIRM, SEARCH = EvaluationConfig(num_class_images=64), EvaluationConfig(prompt_set="search")
 
@@ -104,6 +106,21 @@ def test_pictures_of_the_wrong_character_fail_for_that_character(
     assert all(score.failed for score in by_character["momo"])
     assert np.mean([score.subject_scaled for score in by_character["bibi"]]) == pytest.approx(1, abs=0.15)
     assert {score.character for score in evaluation.image_scores if score.kind == "class"} == {None}
+
+
+def test_pictures_are_kept_of_captions_of_every_character(
+    drawn: tuple[Pictures, Evaluator], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    evaluation, evaluator = judged(drawn, monkeypatch, learnt=True), drawn[1]
+    rows: list[grids.GridRow] = []
+    monkeypatch.setattr(grids, "draw_grid", lambda found, _: rows.extend(found) or Image.new("RGB", (9, 9)))
+    files = save_samples(evaluator, evaluation, tmp_path, 10)
+    strips = [key[3:] for key in files if key[:2].isdigit()]
+    assert len(strips) == 8
+    assert {strip.split()[0] for strip in strips} == set(CAST)
+    assert set(strips) <= set(evaluator.protocol.texts)
+    assert [row.caption for row in rows][1:-1] == [TRIGGER + text for text in evaluator.protocol.texts]
+    assert rows[-1].caption == "captions without the trigger"
 
 
 def test_scores_are_those_of_plain_numpy(
