@@ -55,11 +55,9 @@ _EVALUATION = (
            "Subject fidelity times prompt fidelity, each rescaled and clipped to 0..1; blind to the class.",
            limits=_SHARE),
     Metric("subject_fidelity", "Subject fidelity", "higher", "", "eval",
-           "Mean cosine similarity of generated images and held-out references of the subject, or of the data set's "
-           "character."),
+           "Mean cosine similarity of generated images and held-out references of the subject."),
     Metric("prompt_fidelity", "Prompt fidelity", "higher", "", "eval",
-           "Mean cosine similarity of image and prompt, the class named in the place of the subject; of a data set: of "
-           "image and held-out caption, without the trigger."),
+           "Mean cosine similarity of image and prompt, the class named in the place of the subject."),
     Metric("subject_fidelity_scaled", "Subject fidelity (scaled)", "higher", "", "eval",
            "Subject fidelity where the base model is 0 and real held-out images are 1; not clipped.",
            limits=_SCALED),
