@@ -85,22 +85,27 @@ def compute_courses(rows: Rows, name: str, level: float) -> Courses:
     design = confirm_design(rows)
     base = next((arm for arm in rows.arms if rows.methods.get(arm) == BASE), None)
     zero = values[values["arm"] == base].groupby("subject")["value"].mean()
+    scale = _AT_ZERO.get(name)
+    if rows.of_data_sets and name == SCALED[1]:
+        scale = None  # the end may be real images
     courses = tuple(
-        _counted(_course(arm, name, values[values["arm"] == arm], zero, level), design, len(zero) > 0)
+        _counted(_course(arm, name, values[values["arm"] == arm], zero, level, scale), design, len(zero) > 0)
         for arm in rows.trained_arms
         if (values["arm"] == arm).any()
     )
     return Courses(name, courses, (base, float(zero.mean())) if base is not None and len(zero) else None)
 
 
-def _course(arm: str, name: str, values: pd.DataFrame, zero: pd.Series, level: float) -> Course:
+def _course(
+    arm: str, name: str, values: pd.DataFrame, zero: pd.Series, level: float, scale: float | None
+) -> Course:
     last = values.groupby("run_key")["step"].transform("max").clip(lower=1)
     values = values.assign(share=values["step"] / last).sort_values(["run_key", "step"], kind="stable")
     counts = values.groupby("run_key")["step"].count()
     place = values.groupby("run_key").cumcount() if counts.nunique() == 1 else values["share"].round(2)
     points = [_point(own, name, level) for _, own in values.groupby(place)]
     if points and points[0].share > 0:
-        first = _start(values, name, zero, level)
+        first = _start(values, zero, level, scale)
         points = [first, *points] if first is not None else points
     return Course(arm, name, tuple(points))
 
@@ -165,13 +170,13 @@ def _point(own: pd.DataFrame, name: str, level: float) -> Point:
     )
 
 
-def _start(values: pd.DataFrame, name: str, zero: pd.Series, level: float) -> Point | None:
+def _start(values: pd.DataFrame, zero: pd.Series, level: float, scale: float | None) -> Point | None:
     """The base model's own values on the arm's subjects, or what the scale says of it; None without either."""
     subjects = [subject for subject in sorted(set(values["subject"])) if subject in zero.index]
     if subjects:
         estimate = mean_interval(zero.loc[subjects].to_numpy(dtype=float), subjects, level=level)
-    elif name in _AT_ZERO:
-        estimate = Estimate(_AT_ZERO[name], level=level)
+    elif scale is not None:
+        estimate = Estimate(scale, level=level)
     else:
         return None
     runs = values.drop_duplicates("run_key")

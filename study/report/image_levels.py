@@ -82,23 +82,29 @@ def instance_images(rows: Rows, arm: str) -> pd.DataFrame:
 
 
 def prompt_scores(rows: Rows) -> tuple[PromptScore, ...]:
-    """Mean scores of each arm on each prompt; every subject weighs the same."""
+    """Mean scores of each arm on each prompt; every subject weighs the same. Data sets share no prompts."""
     found = []
+    by = ["subject", "prompt"] if rows.of_data_sets else ["prompt"]
     for arm in rows.arms:
         own = instance_images(rows, arm)
-        for _, images in own.groupby("prompt", sort=True):
+        for _, images in own.groupby(by, sort=True):
             means = images.groupby("subject")[["subject_scaled", "prompt_scaled", "failed"]].mean().mean()
             named = sorted(distinct(images["template"].dropna()), key=natural_key)
             found.append(
                 PromptScore(
                     arm,
                     int(images["prompt"].iloc[0]),
-                    str(named[0]) if named else "",
+                    _asked(str(named[0]), rows) if named else "",
                     len(images),
                     *(value_or_none(means[name]) for name in ("subject_scaled", "prompt_scaled", "failed")),
                 )
             )
     return tuple(found)
+
+
+def _asked(template: str, rows: Rows) -> str:
+    """A template as a table shows it: of a data set the held-out caption alone."""
+    return template.removeprefix("{subject}") if rows.of_data_sets else template
 
 
 def components(rows: Rows) -> tuple[Components, ...]:

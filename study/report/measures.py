@@ -64,6 +64,12 @@ ANCHOR_ERRORS = ("subject_anchor_error", "prompt_anchor_error", "class_anchor_er
 # Whatever else the table of metrics has.
 MORE_QUALITY = _others("eval", MAIN_QUALITY, CEILINGS, ANCHOR_ERRORS)
 
+# Of data sets alone, in a table of their own.
+DATA_SET = (
+    *(f"dataset_{name}{end}" for name in ("kid", "cmmd") for end in ("", "_low", "_high")),
+    "worst_character",
+)
+
 # Sums that the report makes of a run's costs (study/report/costs.py); empty where a part of them is unknown.
 TOTAL_SECONDS, TOTAL_FLOPS = "total_seconds", "total_flops"
 TUNED_SECONDS, TUNED_FLOPS = "tuned_seconds", "tuned_flops"
@@ -107,7 +113,7 @@ CLASS_IMAGE_COSTS = (
 MORE_COSTS = _others("cost", MAIN_COSTS, CLASS_IMAGE_COSTS, first=("train_steps",))
 COSTS = frozenset({*MAIN_COSTS, *CLASS_IMAGE_COSTS, *MORE_COSTS, TUNED_SECONDS, TUNED_FLOPS})
 # Shown with two decimals: scores and distances whose usual values lie between 0 and 1.
-SCORES = frozenset({*MAIN_QUALITY, *MORE_QUALITY, *CEILINGS}) - {
+SCORES = frozenset({*MAIN_QUALITY, *MORE_QUALITY, *CEILINGS, DATA_SET[-1]}) - {
     name for name in MORE_QUALITY if name.startswith(("class_kid", "class_cmmd", HELD_OUT_LOSS))
 }
 # Between 0 and 1 by their definition, which Student's interval does not know; costs are at least 0.

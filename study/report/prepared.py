@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from study.report.derived import with_derived
+from study.report.measures import DATA_SET
 from study.results.columns import (
     BEST,
     COST_METRICS,
@@ -92,6 +93,18 @@ class Rows:
     def search(self) -> pd.DataFrame:
         """All runs of the search phase, in every state."""
         return self.frame[self.frame["phase"] == "search"]
+
+    @property
+    def of_data_sets(self) -> bool:
+        """Whether the units are data sets: by the study file, or, where it names them alone, by what was measured."""
+        measured = any(name in self.frame and self.frame[name].notna().any() for name in DATA_SET)
+        if measured or ("character" in self.image_scores and self.image_scores["character"].notna().any()):
+            return True
+        stated = section(self.meta, "spec").get("subjects")
+        items = list(stated.values()) if isinstance(stated, Mapping) else stated
+        return isinstance(items, list) and any(
+            isinstance(one, Mapping) and one.get("dataset") for one in items
+        )
 
     @property
     def trained_arms(self) -> tuple[str, ...]:
@@ -179,6 +192,7 @@ def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
     for column in (
         *RUN_COLUMNS,
         *EVALUATION_METRICS,
+        *DATA_SET,
         *COST_METRICS,
         *BEST,
         "reason",
@@ -190,7 +204,7 @@ def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
     ):
         if column not in frame.columns:
             frame[column] = pd.Series([None] * len(frame), dtype=object, index=frame.index)
-    for column in (*EVALUATION_METRICS, *COST_METRICS, *BEST[:-1], "learning_rate"):
+    for column in (*EVALUATION_METRICS, *DATA_SET, *COST_METRICS, *BEST[:-1], "learning_rate"):
         numbers = pd.to_numeric(frame[column], errors="coerce").astype("float64")
         frame[column] = numbers.where(numbers.abs() != math.inf)
     # Where the budget is another, the number of steps is what came of it.

@@ -370,9 +370,9 @@ def exclusions_table(analysis: Analysis) -> Table:
     return assemble("exclusions", "Runs that did not complete, or whose quality is missing.", columns)
 
 
-def measures_table() -> Table:
-    """What each measure is."""
-    names = (*ALL, TUNED_SECONDS, TUNED_FLOPS, *CEILINGS, *ANCHOR_ERRORS)
+def measures_table(more: Sequence[str] = ()) -> Table:
+    """What each measure is, and what each of `more` is."""
+    names = (*ALL, TUNED_SECONDS, TUNED_FLOPS, *CEILINGS, *ANCHOR_ERRORS, *more)
     about = [measure(name) for name in names]
     columns = [
         texts("name", "Column", [m.name for m in about]),

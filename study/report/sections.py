@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,12 @@ from study.report.anytime import anytime_table, few_points_words
 from study.report.best_steps import best_steps, best_steps_table, best_steps_words, restored_words
 from study.report.budgets import default_choices
 from study.report.comparisons import Settings
+from study.report.data_sets import (
+    character_scores,
+    characters_table,
+    data_set_words,
+    data_sets_table,
+)
 from study.report.design import PhaseDesign, design_of
 from study.report.factor_tables import factor_effects_table
 from study.report.factors import factors_of
@@ -23,14 +29,19 @@ from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.formatting import listing, plural
 from study.report.image_levels import class_sample, components, prompt_scores
-from study.report.prepared import ResultsLike, Rows, prepare, section
+from study.report.measures import DATA_SET
+from study.report.prepared import ResultsLike, Rows, distinct, prepare, section
 from study.report.search_history import METHOD, History, histories, importances
 from study.report.searches import budget_words, default_trials, repeats_of, repeats_words, search_objective
 from study.report.tables import Table
+from study.report.units import reworded, reworded_figure, reworded_table, reworder
 from study.report.verdict import Verdict, judge
 from study.statistics.power import MIN_SUBJECTS
 from trainables.evaluation.metrics_table import QUALITY
+from trainables.evaluation.quality import DATA_SET_RULE
 from trainables.evaluation.quality import RULE as QUALITY_RULE
+
+DATA_SETS = "data-sets"  # key of the section that is written for data sets alone
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,9 @@ BASE_WORDS = (
     "images of their own with their own noise, while the scales begin (anchors) at other images of it, of class "
     "prompts and with other noise."
 )
+BASE_OF_DATA_SETS = (
+    " Its P may be far from 1 on a data set: there the scale ends at real images with their own captions."
+)
 
 
 def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
@@ -86,6 +100,7 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _results(rows, analysis, styles, design),
         _fronts(analysis, styles),
         _samples(rows),
+        _data_sets(rows) if rows.of_data_sets else None,
         _factor_effects(analysis),
         _schedules(rows, analysis, styles),
         _pairs(analysis),
@@ -98,8 +113,40 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _provenance(rows),
     ]
     sections = [section for section in sections if section is not None]
-    return Report(
+    report = Report(
         rows.study, judge(rows, analysis), _summary(rows), tuple(s for s in sections if s), rows, analysis
+    )
+    return _in_words_of_data_sets(report) if rows.of_data_sets else report
+
+
+def _in_words_of_data_sets(report: Report) -> Report:
+    """The report in the terms of data sets; what is written for them alone, and the quality's rule, are so already."""
+    rows = report.rows
+    reword = reworder((report.study, *rows.arms, *map(str, distinct(rows.frame["subject"]))))
+
+    def section_of(one: Section) -> Section:
+        if one.key == DATA_SETS:
+            return one
+        rule = 1 if one.key == "method" else 0
+        return replace(
+            one,
+            title=reword(one.title),
+            paragraphs=one.paragraphs[:rule] + reworded(one.paragraphs[rule:], reword),
+            figures=tuple(reworded_figure(figure, reword) for figure in one.figures),
+            tables=tuple(reworded_table(table, reword) for table in one.tables),
+            after=reworded(one.after, reword),
+        )
+
+    verdict = report.verdict
+    return replace(
+        report,
+        verdict=Verdict(
+            reword(verdict.headline), reworded(verdict.points, reword), reworded(verdict.warnings, reword)
+        ),
+        summary=tuple(
+            (name, reword(value) if name == "Confirm" else value) for name, value in report.summary
+        ),
+        sections=tuple(map(section_of, report.sections)),
     )
 
 
@@ -168,7 +215,8 @@ def _fronts(analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
 
 def _images(rows: Rows, analysis: Analysis) -> Section | None:
     """Images as levels of the analysis, and what could be reached."""
-    spreads = components(rows)
+    # Prompts are crossed with subjects; data sets have captions of their own each.
+    spreads = () if rows.of_data_sets else components(rows)
     best = analysis.arm(analysis.best).estimates[QUALITY].value if analysis.best else None
     spread = image_tables.components_table(spreads) if spreads else None
     found = _known(image_tables.ceilings_table(rows), spread)
@@ -183,6 +231,15 @@ def _appendix(rows: Rows) -> Section | None:
     if not prompts:
         return None
     return Section("prompts", "Appendix: prompts", tables=(image_tables.prompts_table(prompts),))
+
+
+def _data_sets(rows: Rows) -> Section:
+    """Distances to held-out images, and scores by character where characters are named."""
+    found = character_scores(rows)
+    characters = characters_table(found) if found else None
+    return Section(
+        DATA_SETS, "Data sets", data_set_words(rows, found), tables=_known(data_sets_table(rows), characters)
+    )
 
 
 def _samples(rows: Rows) -> Section:
@@ -301,11 +358,12 @@ def _exclusions(analysis: Analysis) -> Section:
 
 
 def _method(rows: Rows, analysis: Analysis, settings: Settings, design: Sequence[PhaseDesign]) -> Section:
-    rule = rows.meta.get("quality_rule")
+    rule = DATA_SET_RULE if rows.of_data_sets else rows.meta.get("quality_rule")
+    of_base = BASE_WORDS + (BASE_OF_DATA_SETS if rows.of_data_sets else "")
     percent = f"{settings.level:.0%}".replace("%", " %")
     paragraphs = (
         str(rule) if rule else QUALITY_RULE,
-        *((BASE_WORDS,) if analysis.against_base else ()),
+        *((of_base,) if analysis.against_base else ()),
         design_tables.phases_words(rows, design),
         *restored_words(rows),
         f"The unit is the subject: runs of one subject are averaged, since other seeds of it are no further subjects. "
@@ -319,7 +377,12 @@ def _method(rows: Rows, analysis: Analysis, settings: Settings, design: Sequence
         "base model is compared in a family of its own, in fidelities that are not clipped. "
         f"Resampling: {settings.resamples:,} resamples of subjects, seed {settings.seed}.",
     )
-    return Section("method", "How to read this report", paragraphs, tables=(tables.measures_table(),))
+    return Section(
+        "method",
+        "How to read this report",
+        paragraphs,
+        tables=(tables.measures_table(DATA_SET if rows.of_data_sets else ()),),
+    )
 
 
 def _equivalent(analysis: Analysis) -> str:

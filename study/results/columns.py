@@ -106,7 +106,7 @@ IMAGE_COLUMNS = ("run_key", "step", "key", "path")
 
 # One row an image of a run's final evaluation: which run, which image, and how it was scored (``image_scores.csv``).
 SCORE_RUN = ("run_key", "arm", "method", "phase", "trial", "subject", "seed")
-SCORE_TEXTS = ("kind", "template", "noise_seed")  # a noise seed may be larger than 64 bits
+SCORE_TEXTS = ("kind", "template", "noise_seed", "character")  # a noise seed may be larger than 64 bits
 SCORE_INTEGERS = ("prompt", "image", "failed", "copy")
 SCORE_NUMBERS = ("subject_similarity", "prompt_similarity", "subject_scaled", "prompt_scaled")
 SCORE_COLUMNS = (
@@ -119,4 +119,6 @@ SCORE_COLUMNS = (
     *SCORE_NUMBERS,
     "failed",
     "copy",
+    "character",
 )
+SCORE_LATER = ("character",)  # columns that older results lack

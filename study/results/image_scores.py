@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.results.columns import SCORE_COLUMNS, SCORE_INTEGERS, SCORE_NUMBERS, SCORE_RUN, SCORE_TEXTS
+from study.results.columns import (
+    SCORE_COLUMNS,
+    SCORE_INTEGERS,
+    SCORE_LATER,
+    SCORE_NUMBERS,
+    SCORE_RUN,
+    SCORE_TEXTS,
+)
 from study.results.frames import scores_of
 from study.storage.safe_paths import inside
 from trainables.events import IMAGE_SCORES
@@ -81,6 +88,7 @@ def read_parquet(folder: Path) -> DataFrame:
         found = pd.read_parquet(path, engine="pyarrow")
     except Exception as error:  # pyarrow raises many kinds
         raise ValueError(f"{path} is damaged ({type(error).__name__}); {remedy}") from error
+    found = found.assign(**{name: None for name in SCORE_LATER if name not in found.columns})
     if missing := [name for name in SCORE_COLUMNS if name not in found.columns]:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}; {remedy}")
     try:

@@ -2,20 +2,98 @@
 
 The base model's images of class prompts, many a prompt and without the rare token, give one mean a prompt. A run's
 scores are measured against the mean over the prompts that its own images are of, each prompt weighted by their number:
-an evaluation on the way that draws fewer prompts is measured against those.
+an evaluation on the way that draws fewer prompts is measured against those. Of a data set every prompt has references
+of its own, those of its character, and with them an end of its own where real images lie.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from trainables.evaluation import metrics
 from trainables.evaluation.metrics import Array
-from trainables.evaluation.quality import AnchorErrors, Anchors
+from trainables.evaluation.quality import SMALLEST_SPAN, AnchorErrors, Anchors
+
+
+@dataclass(frozen=True)
+class ReferenceSets:
+    """Which held-out images of a data set the images of each prompt are compared with.
+
+    Attributes:
+        rows: Of each set, rows of the references; set 0 is all of them, the others are those of one character.
+        characters: Of each set whom it shows; empty for set 0.
+        of_group: Number of the set of each group of prompts: 0 the class prompt alone, 1 template 0, ...
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    characters: tuple[str, ...]
+    of_group: tuple[int, ...]
+
+    def of(self, groups: Sequence[int]) -> list[tuple[int, ...]]:
+        """Returns the rows of references of each image, by its group."""
+        return [self.rows[self.of_group[group]] for group in groups]
+
+
+@dataclass(frozen=True)
+class RealEnds:
+    """How similar real images are to each other, by set of references; None where a set has no pair.
+
+    Attributes:
+        of_group: As in `ReferenceSets`.
+        values: One entry a set.
+        errors: Their standard errors.
+    """
+
+    of_group: tuple[int, ...]
+    values: tuple[float | None, ...]
+    errors: tuple[float | None, ...]
+
+    def mean(self, groups: Sequence[int]) -> float | None:
+        """Returns the mean over images of these groups; None if one is not known."""
+        known = [(weight, self.values[number]) for number, weight in self._weights(groups)]
+        return None if any(v is None for _, v in known) else sum(w * v for w, v in known if v is not None)
+
+    def error(self, groups: Sequence[int]) -> float | None:
+        """Returns the standard error of `mean`: sets share no image but with set 0, and are taken for independent."""
+        known = [(weight, self.errors[number]) for number, weight in self._weights(groups)]
+        if any(error is None for _, error in known):
+            return None
+        return float(np.sqrt(sum((w * e) ** 2 for w, e in known if e is not None)))
+
+    def _weights(self, groups: Sequence[int]) -> list[tuple[int, float]]:
+        numbers, counts = np.unique([self.of_group[group] for group in groups], return_counts=True)
+        return [
+            (int(number), float(count / counts.sum())) for number, count in zip(numbers, counts, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class PromptEnd:
+    """How similar some images are to captions, one entry a caption.
+
+    Attributes:
+        own: To the caption that they are of.
+        others: To all others; empty with fewer than two captions.
+    """
+
+    own: tuple[float, ...]
+    others: tuple[float, ...]
+
+    @property
+    def tells_captions(self) -> bool:
+        """Whether the images are more similar to their own captions than to others, by `SMALLEST_SPAN` and by two
+        standard errors over captions.
+        """
+        if len(self.own) < 2:
+            return False
+        gaps = np.subtract(self.own, self.others)
+        error = gaps.std(ddof=1) / math.sqrt(len(gaps))
+        return bool(gaps.mean() >= max(SMALLEST_SPAN, 2 * error))
 
 
 @dataclass(frozen=True)
@@ -30,6 +108,10 @@ class AnchorTable:
             alone, where there are four or more.
         real_error: Its standard error, or None.
         images: That the templates' means rest on: at least `EvaluationConfig.anchor_images`.
+        ends: Of a data set: the real ends of each group's references, in the place of `real` and `real_error`.
+        class_groups: Groups of which class images can be; empty: all.
+        prompt_end: Whose images `prompt` and `floor` are of; "none" where they tell no captions apart, and no floor is
+            known.
     """
 
     subject: tuple[float, ...]
@@ -38,6 +120,9 @@ class AnchorTable:
     real: float | None
     real_error: float | None
     images: int
+    ends: RealEnds | None = None
+    class_groups: tuple[int, ...] = ()
+    prompt_end: Literal["base model", "real images", "none"] = "base model"
 
     def of(self, groups: Sequence[int], class_groups: Sequence[int]) -> Anchors:
         """Returns the anchors of images of these prompts.
@@ -46,12 +131,14 @@ class AnchorTable:
             groups: Number of the template of each image of the subject.
             class_groups: Of each class image; 0: the class prompt alone, 1: template 0, ...
         """
+        ends, of_templates = self.ends, [group + 1 for group in groups]
         return Anchors(
             subject_base=_mean_of(self.subject[1:], groups),
-            subject_real=self.real,
+            subject_real=self.real if ends is None else ends.mean(of_templates),
             prompt_base=_mean_of(self.prompt, groups),
             prompt_floor=_mean_of(self.floor, groups) if self.floor else None,
             class_base=_mean_of(self.subject, class_groups),
+            class_real=None if ends is None else ends.mean(class_groups),
         )
 
     def errors(self, groups: Sequence[int], class_groups: Sequence[int]) -> AnchorErrors:
@@ -61,25 +148,30 @@ class AnchorTable:
         as so many independent ones. That takes the prompts for a sample of prompts, so it is an upper bound for runs
         that are judged on the same. None with fewer than two prompts.
         """
+        ends, of_templates = self.ends, [group + 1 for group in groups]
         return AnchorErrors(
             subject_base=_error_of(self.subject[1:], groups),
-            subject_real=self.real_error,
+            subject_real=self.real_error if ends is None else ends.error(of_templates),
             prompt_base=_error_of(self.prompt, groups),
             prompt_floor=_error_of(self.floor, groups) if self.floor else None,
             class_base=_error_of(self.subject, class_groups),
+            class_real=None if ends is None else ends.error(class_groups),
         )
 
     def provenance(self) -> dict[str, Any]:
         """What a report says of the anchors of a whole evaluation, as JSON values: each, and under its name with
         ``_error`` its standard error, in cosines.
         """
-        everything = range(len(self.prompt)), range(len(self.subject))
+        everything = range(len(self.prompt)), self.class_groups or range(len(self.subject))
         errors = self.errors(*everything).__dict__
-        return {
+        found = {
             **self.of(*everything).__dict__,
             **{f"{name}_error": error for name, error in errors.items()},
             "images": self.images,
         }
+        if self.ends is not None:
+            return {**found, "prompt_end": self.prompt_end}
+        return {name: value for name, value in found.items() if not name.startswith("class_real")}
 
 
 def make_anchors(
@@ -104,21 +196,97 @@ def make_anchors(
     """
     numbers = np.asarray(groups)
     similarity = metrics.cosines(features, references).mean(axis=1)
-    table = metrics.cosines(clip_features, texts)
-    of_template = [table[numbers == template + 1] for template in range(len(texts))]
-    floor: tuple[float, ...] = ()
-    if len(texts) > 1:
-        floor = tuple(
-            float(np.delete(rows, template, axis=1).mean()) for template, rows in enumerate(of_template)
-        )
+    of_templates = numbers > 0
+    base = prompt_end(clip_features[of_templates], (numbers[of_templates] - 1).tolist(), texts)
     return AnchorTable(
         subject=tuple(float(similarity[numbers == group].mean()) for group in range(len(texts) + 1)),
-        prompt=tuple(float(rows[:, template].mean()) for template, rows in enumerate(of_template)),
-        floor=floor,
+        prompt=base.own,
+        floor=base.others,
         real=real,
         real_error=real_error,
-        images=int((numbers > 0).sum()),
+        images=int(of_templates.sum()),
     )
+
+
+def make_sets(characters: Sequence[str], shown: Sequence[str], groups: int) -> ReferenceSets:
+    """Returns which references the images of a data set's prompts are compared with.
+
+    A template whose character is on no reference, or that names none, is compared with all of them.
+
+    Args:
+        characters: Of the templates; empty where nobody is named.
+        shown: Whom each reference shows, one entry a reference.
+        groups: Of prompts: the class prompt alone, the templates, and general prompts, which are compared with all.
+    """
+    names = sorted({name for name in characters if name and name in shown})
+    sets = [tuple(range(len(shown)))]
+    sets += [tuple(row for row, own in enumerate(shown) if own == name) for name in names]
+    numbers = {name: number for number, name in enumerate(names, start=1)}
+    of_group = [0] * groups
+    for template, name in enumerate(characters):
+        of_group[template + 1] = numbers.get(name, 0)
+    return ReferenceSets(tuple(sets), ("", *names), tuple(of_group))
+
+
+def make_data_set_anchors(
+    features: Array,
+    clip_features: Array,
+    groups: Sequence[int],
+    texts: Array,
+    references: Array,
+    sets: ReferenceSets,
+    ends: RealEnds,
+    own: PromptEnd | None,
+    class_groups: Sequence[int],
+) -> AnchorTable:
+    """Returns the anchors of a data set from the embeddings of the base model's images; see `make_anchors`.
+
+    Args:
+        sets: Which of the references each group is compared with.
+        ends: How similar these are to each other.
+        own: How similar real images are to captions; None where a template is no caption of theirs, so that the base
+            model's images are the ends.
+        class_groups: Groups of which class images can be.
+    """
+    numbers = np.asarray(groups)
+    similarity = metrics.similarity_to_sets(features, references, sets.of(groups))
+    means = {int(group): float(similarity[numbers == group].mean()) for group in np.unique(numbers)}
+    of_captions = numbers <= len(texts)
+    base = prompt_end(clip_features[of_captions], (numbers[of_captions] - 1).tolist(), texts)
+    # Settled over all captions, so that evaluations of some of them are on the same scale.
+    # Captions that the real images do not show, to this CLIP, are no measure of what is learnt of these images, however
+    # well the base model follows them.
+    by_real = own is not None and own.tells_captions
+    by_base = own is None and base.tells_captions
+    chosen = own or base
+    return AnchorTable(
+        subject=tuple(means.get(group, math.nan) for group in range(len(sets.of_group))),
+        prompt=chosen.own,
+        floor=chosen.others if by_real or by_base else (),
+        real=None,
+        real_error=None,
+        images=int(of_captions.sum()),
+        ends=ends,
+        class_groups=tuple(class_groups),
+        prompt_end="real images" if by_real else "base model" if by_base else "none",
+    )
+
+
+def prompt_end(clip_features: Array, captions: Sequence[int], texts: Array) -> PromptEnd:
+    """Returns the similarities of images to captions.
+
+    Args:
+        clip_features: Of CLIP, shape (images, features).
+        captions: Number of each image's caption; every caption has an image.
+        texts: CLIP's embeddings of the captions.
+    """
+    numbers = np.asarray(captions)
+    table = metrics.cosines(clip_features, texts)
+    of_caption = [table[numbers == caption] for caption in range(len(texts))]
+    others: tuple[float, ...] = ()
+    if len(texts) > 1:
+        others = tuple(float(np.delete(rows, k, axis=1).mean()) for k, rows in enumerate(of_caption))
+    return PromptEnd(tuple(float(rows[:, k].mean()) for k, rows in enumerate(of_caption)), others)
 
 
 def _mean_of(values: Sequence[float], groups: Sequence[int]) -> float:

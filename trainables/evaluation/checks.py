@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainables.config.fields import EMBEDDED, EvaluationConfig
 from trainables.data.path_map import folder_of
+from trainables.evaluation.held_out_captions import PROMPTS
 from trainables.evaluation.metrics_table import QUALITY
 from trainables.models.model_files import (
     HUB_ID,
@@ -53,6 +54,16 @@ def check_evaluation(
             f"{distances[0]} needs {section}.num_class_images of at least {MIN_DISTRIBUTION_IMAGES}, since the "
             f"distance of two distributions is noise below; it is {config.num_class_images}: raise it, or "
             "take class_kept or drift"
+        )
+    distances = [name for name in metrics if name.startswith(("dataset_kid", "dataset_cmmd"))]
+    prompts = config.num_prompts or PROMPTS[config.prompt_set]
+    if config.prompts is not None:
+        prompts = min(len(config.prompts), config.num_prompts or len(config.prompts))
+    if distances and prompts * config.images_per_prompt < MIN_DISTRIBUTION_IMAGES:
+        problems.append(
+            f"{distances[0]} needs at least {MIN_DISTRIBUTION_IMAGES} images of held-out captions, since the "
+            f"distance of two distributions is noise below; {section} has {prompts} captions of "
+            f"{config.images_per_prompt} images: raise num_prompts or images_per_prompt, or take subject_fidelity"
         )
     return problems
 

@@ -54,14 +54,18 @@ def choosing(subject: Subject) -> Subject:
     count = len(subject.references)
     if count < FEWEST_REFERENCES:
         raise UserError(too_few_references(subject.name, count))
-    return replace(
-        subject, references=subject.references[1::2], reference_names=subject.reference_names[1::2]
-    )
+    return _with_references(subject, slice(1, None, 2))
 
 
 def judging(subject: Subject) -> Subject:
     """Returns a subject with the held-out images that judge the result: those that choose no step."""
-    return replace(subject, references=subject.references[::2], reference_names=subject.reference_names[::2])
+    return _with_references(subject, slice(0, None, 2))
+
+
+def _with_references(subject: Subject, taken: slice) -> Subject:
+    """The subject with some of its held-out images, and all that is said of them."""
+    held_out = ("references", "reference_names", "reference_captions", "reference_characters")
+    return replace(subject, **{field: getattr(subject, field)[taken] for field in held_out})
 
 
 def too_few_references(subject: str, count: int) -> str:

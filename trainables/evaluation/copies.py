@@ -60,7 +60,8 @@ def copies(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> ND
     inner = slice(SHIFT, SHIFT + _INNER)
     rows = np.stack([_standardised(_reduced(image)[inner, inner]) for image in images])
     for column, image in enumerate(training):
-        correlation, difference = _compared(rows, _alignments(_reduced(image)))
+        aligned = np.concatenate([_alignments(_reduced(view)) for view in _squares(image)])
+        correlation, difference = _compared(rows, aligned)
         found[:, column] = (correlation >= SAME_WHOLE) & (difference <= SAME_PART)
     return found
 
@@ -108,6 +109,16 @@ def _compared(rows: Array, aligned: Array) -> tuple[Array, Array]:
     squares = ((rows - aligned[best]) ** 2).mean(axis=-1)
     blocks = squares.reshape(len(rows), count, BLOCK, count, BLOCK).mean(axis=(2, 4))
     return table[np.arange(len(rows)), best], np.sqrt(blocks.max(axis=(1, 2)))
+
+
+def _squares(image: Image.Image) -> tuple[Image.Image, ...]:
+    """What of a picture may come back as a square: itself; if it is none, its middle, and the whole of it."""
+    width, height = image.size
+    if width == height:
+        return (image,)
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side)), image
 
 
 def _reduced(image: Image.Image) -> Array:

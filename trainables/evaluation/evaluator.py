@@ -19,13 +19,23 @@ from trainables.data.cache import Cache
 from trainables.data.images import image_digest
 from trainables.data.subjects import Subject
 from trainables.evaluation import metrics, perceptual
-from trainables.evaluation.anchors import AnchorTable, make_anchors
-from trainables.evaluation.ceiling import ceiling
+from trainables.evaluation.anchors import (
+    AnchorTable,
+    PromptEnd,
+    RealEnds,
+    ReferenceSets,
+    make_anchors,
+    make_data_set_anchors,
+    make_sets,
+    prompt_end,
+)
+from trainables.evaluation.ceiling import Embed, ceiling, data_set_ceiling
 from trainables.evaluation.encoders import Clip, ImageEncoder, MetricModels
+from trainables.evaluation.held_out_captions import bare_captions, caption_numbers, same_caption
 from trainables.evaluation.image_scores import ImageScore
 from trainables.evaluation.metrics import Array
 from trainables.evaluation.protocol import Draw, Protocol, make_protocol
-from trainables.evaluation.quality import RULE
+from trainables.evaluation.quality import DATA_SET_RULE, RULE
 from trainables.evaluation.scoring import BaseFeatures, Drawn, Reality, embed, score
 from trainables.models.backbone import Backbone
 from trainables.models.sampling import generate
@@ -57,12 +67,21 @@ class Scale:
         features: Of the base model's images for the anchors, of the image encoder.
         clip_features: The same of CLIP.
         anchors: Where the scales begin and end.
+        class_rows: Of the base model's images, those of prompts of which class images can be.
+        own_captions: Of a data set: how similar its held-out images are to captions, see `PromptEnd`.
     """
 
     reality: Reality
     features: Array
     clip_features: Array
     anchors: AnchorTable
+    class_rows: tuple[int, ...]
+    own_captions: PromptEnd | None = None
+
+    def base_features(self, classes: Array) -> BaseFeatures:
+        """What class images are compared with; `classes`: of the base model's with the noise of theirs."""
+        rows = list(self.class_rows)
+        return BaseFeatures(classes, self.features[rows], self.clip_features[rows])
 
 
 @dataclass(frozen=True)
@@ -101,7 +120,7 @@ class Evaluator:
             "training_images": len(self.subject.images),
             "anchors": self.anchors.provenance(),
             "perceptual": perceptual.provenance(),
-            "quality_rule": RULE,
+            "quality_rule": DATA_SET_RULE if self.subject.is_data_set else RULE,
         }
 
 
@@ -167,15 +186,7 @@ def prepare_evaluation(
             class_features=_embedded(cache, models.image_encoder, class_images),
         ),
         scale=scale,
-        ceiling=ceiling(
-            subject,
-            protocol.templates,
-            scale.reality.references,
-            scale.reality.texts,
-            scale.anchors,
-            lambda images: _embedded(cache, models.image_encoder, images),
-            lambda images: _embedded(cache, models.clip, images),
-        ),
+        ceiling=_ceiling(subject, protocol, scale, models, cache),
         batch_size=config.batch_size,
         seed=config.seed,
     )
@@ -193,27 +204,81 @@ def make_scale(
     encoder, clip = models.image_encoder, models.clip
     images = _base_images(backbone, protocol, protocol.anchors, cache, batch_size)
     features, clip_features = _embedded(cache, encoder, images), _embedded(cache, clip, images)
-    references = _embedded(cache, encoder, subject.references)
-    texts = clip.embed_texts(protocol.texts)
-    real = references, _embedded(cache, encoder, subject.images)
+    reality = Reality(
+        references=_embedded(cache, encoder, subject.references),
+        references_clip=_embedded(cache, clip, subject.references),
+        texts=clip.embed_texts(protocol.texts),
+        training=subject.images,
+    )
+    groups = protocol.anchors.groups
+    made = features, clip_features, groups, reality.texts, reality.references
+    if not subject.is_data_set:
+        real = reality.references, _embedded(cache, encoder, subject.images)
+        anchors = make_anchors(*made, metrics.real_similarity(*real), metrics.real_similarity_error(*real))
+        return Scale(reality, features, clip_features, anchors, tuple(range(len(groups))))
+    shown = subject.reference_characters or ("",) * len(subject.references)
+    sets = make_sets(protocol.characters, shown, len(protocol.class_templates))
+    own = _own_captions(subject, protocol, reality)
+    ends = _real_ends(subject, sets, reality.references, lambda few: _embedded(cache, encoder, few))
+    anchors = make_data_set_anchors(*made, sets, ends, own, protocol.class_groups)
     return Scale(
-        reality=Reality(
-            references=references,
-            references_clip=_embedded(cache, clip, subject.references),
-            texts=texts,
-            training=subject.images,
-        ),
-        features=features,
-        clip_features=clip_features,
-        anchors=make_anchors(
-            features,
-            clip_features,
-            protocol.anchors.groups,
-            texts,
-            references,
-            metrics.real_similarity(*real),
-            metrics.real_similarity_error(*real),
-        ),
+        replace(reality, sets=sets, captions=caption_numbers(subject), general=protocol.general),
+        features,
+        clip_features,
+        anchors,
+        tuple(row for row, group in enumerate(groups) if group in protocol.class_groups),
+        own,
+    )
+
+
+def _own_captions(subject: Subject, protocol: Protocol, reality: Reality) -> PromptEnd | None:
+    """How similar held-out images are to their own captions; None where a prompt is the caption of none."""
+    captions = bare_captions(subject)
+    found = [
+        (row, number)
+        for row, caption in enumerate(captions)
+        for number, text in enumerate(protocol.texts)
+        if same_caption(caption, text)
+    ]
+    rows, numbers = [row for row, _ in found], [number for _, number in found]
+    if len(set(numbers)) < len(protocol.texts):
+        return None
+    return prompt_end(reality.references_clip[rows], numbers, reality.texts)
+
+
+def _real_ends(subject: Subject, sets: ReferenceSets, references: Array, embed: Embed) -> RealEnds:
+    """How similar held-out images are to each other; with few of a character its training images count as well."""
+    pairs = []
+    for rows, name in zip(sets.rows, sets.characters, strict=True):
+        own = references[list(rows)]
+        training = [
+            image
+            for number, image in enumerate(subject.images)
+            if not name or subject.characters[number] == name
+        ]
+        # Embedded only where they count: a data set may have thousands.
+        few = len(own) < metrics.ENOUGH_REFERENCES and bool(training)
+        pairs.append((own, embed(training) if few else own[:0]))
+    return RealEnds(
+        sets.of_group,
+        tuple(metrics.real_similarity(*pair) for pair in pairs),
+        tuple(metrics.real_similarity_error(*pair) for pair in pairs),
+    )
+
+
+def _ceiling(
+    subject: Subject, protocol: Protocol, scale: Scale, models: MetricModels, cache: Cache
+) -> dict[str, float | None]:
+    if subject.is_data_set:
+        return data_set_ceiling(scale.anchors, scale.own_captions)
+    return ceiling(
+        subject,
+        protocol.templates,
+        scale.reality.references,
+        scale.reality.texts,
+        scale.anchors,
+        lambda images: _embedded(cache, models.image_encoder, images),
+        lambda images: _embedded(cache, models.clip, images),
     )
 
 
@@ -242,7 +307,7 @@ def evaluate(
         embed(evaluator.models, drawn),
         protocol.templates,
         scale.reality,
-        BaseFeatures(base.class_features[list(part.classes)], scale.features, scale.clip_features),
+        scale.base_features(base.class_features[list(part.classes)]),
         scale.anchors,
         evaluator.ceiling,
         evaluator.seed,

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from trainables.evaluation.metrics_table import QUALITY
 
 if TYPE_CHECKING:
+    from trainables.data.subjects import Subject
     from trainables.evaluation.evaluator import Evaluation, Evaluator
 
 # Small images are enlarged to at least this many pixels, in whole steps; large ones are shown at most twice
@@ -55,10 +56,11 @@ def save_samples(
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {GRID_KEY: sample_grid(evaluator, evaluation, f"step {step}")}
-    groups = [group for group in dict.fromkeys(evaluation.instance.groups) if group < _MAX_STRIPS]
-    for group in sorted(groups)[: None if final else _MAX_STRIPS_BETWEEN]:
+    drawn = set(evaluation.instance.groups)
+    groups = [group for group in _with_strips(evaluator) if group in drawn]
+    for group in groups[: None if final else _MAX_STRIPS_BETWEEN]:
         strip = side_by_side(_of_group(evaluation, group))
-        pictures[f"{group:02d} {_plain(evaluator.protocol.templates[group])}"] = strip
+        pictures[f"{group:02d} {_plain(evaluator.protocol.templates[group], evaluator.subject)}"] = strip
     if final:
         pictures["class"] = side_by_side(evaluation.class_images[:_MAX_COLUMNS])
         pictures[REFERENCES_KEY] = side_by_side(evaluator.subject.references[:_MAX_COLUMNS])
@@ -90,7 +92,7 @@ def sample_grid(evaluator: Evaluator, evaluation: Evaluation, title: str) -> Ima
     chosen = evaluator.protocol.classes.first(len(evaluation.classes))
     rows.append(
         GridRow(
-            f'class prompts, from "{subject.class_prompt}" on',
+            _class_caption(evaluator),
             tuple(evaluation.class_images[index] for index in plain),
             tuple(base.class_images[chosen[index]] for index in plain),
         )
@@ -144,9 +146,25 @@ def _of_group(evaluation: Evaluation, group: int) -> tuple[Image.Image, ...]:
     return tuple(image for image, own in pairs if own == group)[:_MAX_COLUMNS]
 
 
-def _plain(template: str) -> str:
+def _with_strips(evaluator: Evaluator) -> list[int]:
+    """The prompts whose strips are kept: the first; of a data set, whose characters stand together, evenly."""
+    count = len(evaluator.protocol.templates)
+    kept = min(count, _MAX_STRIPS)
+    return [k * count // kept if evaluator.subject.is_data_set else k for k in range(kept)]
+
+
+def _class_caption(evaluator: Evaluator) -> str:
+    if evaluator.protocol.general:
+        return "general prompts"
+    if evaluator.subject.is_data_set:
+        return "captions without the trigger"
+    return f'class prompts, from "{evaluator.subject.class_prompt}" on'
+
+
+def _plain(template: str, subject: Subject) -> str:
     """A template as letters, digits, spaces and dashes, which every tracking store takes as a key."""
-    return re.sub(r"[^A-Za-z0-9 -]+", "", template.replace("{subject}", "subject"))[:60].strip()
+    text = template.replace("{subject}", "" if subject.is_data_set else "subject")
+    return re.sub(r"[^A-Za-z0-9 -]+", "", text)[:60].strip()
 
 
 def _cell(width: int) -> int:

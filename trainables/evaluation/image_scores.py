@@ -18,17 +18,19 @@ class ImageScore:
 
     Attributes:
         kind: ``instance``: of the subject's prompts; ``class``: of class prompts.
-        prompt: Number of the template; None for the class prompt alone.
-        template: With ``{subject}``.
+        prompt: Number of the template; None for the class prompt alone. General prompts of a data set follow them.
+        template: With ``{subject}``, but for general prompts; of a data set it stands before a held-out caption.
         image: Number within its prompt.
         noise_seed: Of its noise.
         subject_similarity: Mean cosine with the held-out references.
         prompt_similarity: Cosine with its prompt.
         subject_scaled: The image's own S; as `prompt_scaled`, linear in the similarity, so that the mean over a run's
-            images is the run's.
+            images is the run's. Of a data set with characters it is on the scale of the image's character, so that the
+            mean over a character's images is the character's.
         prompt_scaled: The image's own P.
         failed: Whether it shows another subject or another prompt.
         copy: Whether it is a near copy of a training image.
+        character: Of a data set: whom its caption is about.
     """
 
     kind: Literal["instance", "class"]
@@ -42,6 +44,7 @@ class ImageScore:
     prompt_scaled: float | None = None
     failed: bool | None = None
     copy: bool | None = None
+    character: str | None = None
 
 
 def write_image_scores(scores: Sequence[ImageScore], path: Path) -> int:

@@ -15,8 +15,11 @@ from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 
 Array = NDArray[np.floating]
 Kernel = Callable[[Array, Array], Array]
+Clusters = tuple[Sequence[int], Sequence[int]]  # of each side, see `mmd`
 
 CMMD_BANDWIDTH, CMMD_SCALE = 10.0, 1000.0  # of the reference implementation of arXiv 2401.09603
+
+ENOUGH_REFERENCES = 4  # whose pairs tell by themselves how similar real images are
 
 # Embeddings are float32: those of one image, drawn or embedded in another batch, differ by up to some 1e-5 of their
 # length, which is half its square as a distance (measured on the base model: 3e-10).
@@ -56,6 +59,16 @@ def subject_fidelity(generated: Array, references: Array) -> float | None:
     if not len(generated) or not len(references):
         return None
     return float(cosines(generated, references).mean())
+
+
+def similarity_to_sets(generated: Array, references: Array, sets: Sequence[Sequence[int]]) -> Array:
+    """Mean cosine of each generated image with references of its own, shape (images,).
+
+    Args:
+        sets: For each generated image the rows of the references that it is compared with, at least one.
+    """
+    table = cosines(generated, references)
+    return np.array([table[row, list(own)].mean() for row, own in enumerate(sets)])
 
 
 def paired_cosine(first: Array, second: Array) -> float | None:
@@ -123,7 +136,7 @@ def real_similarity_error(references: Array, training: Array) -> float | None:
 
 def _counted(references: Array, training: Array) -> Array:
     """The training images whose pairs with references count."""
-    return training if len(references) < 4 else training[:0]
+    return training if len(references) < ENOUGH_REFERENCES else training[:0]
 
 
 def _mean_of_pairs(references: Array, training: Array) -> float | None:
@@ -151,25 +164,33 @@ def gaussian_kernel(first: Array, second: Array) -> Array:
     return CMMD_SCALE * np.exp(-squared / (2 * CMMD_BANDWIDTH**2))
 
 
-def kid(first: Array, second: Array) -> float | None:
+def kid(first: Array, second: Array, clusters: Clusters | None = None) -> float | None:
     """The unbiased estimate of the squared maximum mean discrepancy under `polynomial_kernel`.
 
-    It may be negative when the two distributions are alike. None if either side has fewer than
+    It may be negative when the two distributions are alike. `clusters`: see `mmd`. None if either side has fewer than
     `MIN_DISTRIBUTION_IMAGES`.
     """
-    return mmd(first, second, polynomial_kernel) if _enough(first, second) else None
+    return mmd(first, second, polynomial_kernel, clusters) if _enough(first, second) else None
 
 
 def kid_interval(
-    first: Array, second: Array, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    first: Array,
+    second: Array,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters: Clusters | None = None,
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval of `kid` over the images of both sides; None where `kid` is."""
     if not _enough(first, second):
         return None
-    return mmd_interval(first, second, polynomial_kernel, level=level, resamples=resamples, seed=seed)
+    return mmd_interval(
+        first, second, polynomial_kernel, level=level, resamples=resamples, seed=seed, clusters=clusters
+    )
 
 
-def cmmd(first: Array, second: Array) -> float | None:
+def cmmd(first: Array, second: Array, clusters: Clusters | None = None) -> float | None:
     """CMMD (Jayasumana et al. 2024, arXiv 2401.09603): `mmd` of CLIP embeddings under `gaussian_kernel`.
 
     The reference implementation takes the biased estimate, in which every image is paired with itself as well. On
@@ -180,70 +201,110 @@ def cmmd(first: Array, second: Array) -> float | None:
     Args:
         first: CLIP image embeddings, which are normalised here.
         second: The same of the other set.
+        clusters: See `mmd`.
 
     Returns:
         None if either side has fewer than `MIN_DISTRIBUTION_IMAGES`.
     """
-    return mmd(first, second, gaussian_kernel) if _enough(first, second) else None
+    return mmd(first, second, gaussian_kernel, clusters) if _enough(first, second) else None
 
 
 def cmmd_interval(
-    first: Array, second: Array, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    first: Array,
+    second: Array,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters: Clusters | None = None,
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval of `cmmd` over the images of both sides; None where `cmmd` is."""
     if not _enough(first, second):
         return None
-    return mmd_interval(first, second, gaussian_kernel, level=level, resamples=resamples, seed=seed)
+    return mmd_interval(
+        first, second, gaussian_kernel, level=level, resamples=resamples, seed=seed, clusters=clusters
+    )
 
 
 def _enough(first: Array, second: Array) -> bool:
     return min(len(first), len(second)) >= MIN_DISTRIBUTION_IMAGES
 
 
-def mmd(first: Array, second: Array, kernel: Kernel) -> float:
+def mmd(first: Array, second: Array, kernel: Kernel, clusters: Clusters | None = None) -> float:
     """The unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, eq. 3) of at least two
     images a side.
+
+    Args:
+        clusters: Of each side, a number for each image: images of one prompt are alike because of the prompt, and are
+            no two draws from the distribution. Only pairs of different clusters then count within a side, as only
+            pairs of different images do without; at least two clusters a side. None: every image by itself.
     """
-    xx, yy, xy = _kernels(first, second, kernel)
-    ones_x, ones_y = np.ones((1, len(first))), np.ones((1, len(second)))
-    return float(_weighted_mmd(xx, yy, xy, ones_x, ones_y)[0])
+    members = _members(first, second, clusters)
+    xx, yy, xy = _kernels(first, second, kernel, members)
+    ones = [np.ones((1, len(one))) for one in members]
+    return float(_weighted_mmd(xx, yy, xy, ones, members)[0])
 
 
 def mmd_interval(
-    first: Array, second: Array, kernel: Kernel, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    first: Array,
+    second: Array,
+    kernel: Kernel,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters: Clusters | None = None,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of `mmd` over the images of both sides, at least three a side.
+    """Percentile bootstrap interval of `mmd` over the images of both sides, at least three a side; over clusters
+    where there are any.
 
     An image that a resample draws twice is not paired with itself: that pair would add the kernel's diagonal
     and bias every resample upwards.
     """
     generator = np.random.default_rng(seed)
-    xx, yy, xy = _kernels(first, second, kernel)
+    members = _members(first, second, clusters)
+    xx, yy, xy = _kernels(first, second, kernel, members)
 
     def weights(count: int) -> Array:
         return generator.multinomial(count, np.full(count, 1 / count), resamples).astype(float)
 
-    weights_x = weights(len(first))
-    values = _weighted_mmd(xx, yy, xy, weights_x, weights(len(second)))
+    drawn = [weights(len(one)) for one in members]
+    values = _weighted_mmd(xx, yy, xy, drawn, members)
     low, high = np.quantile(values[np.isfinite(values)], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _kernels(first: Array, second: Array, kernel: Kernel) -> tuple[Array, Array, Array]:
+def _members(first: Array, second: Array, clusters: Clusters | None) -> list[Array]:
+    """Which images each cluster of a side has: for each side ones and zeros, shape (clusters, images)."""
+    if clusters is None:
+        return [np.eye(len(first)), np.eye(len(second))]
+    return [(np.unique(own)[:, None] == np.asarray(own)).astype(float) for own in clusters]
+
+
+def _kernels(
+    first: Array, second: Array, kernel: Kernel, members: Sequence[Array]
+) -> tuple[Array, Array, Array]:
+    """Kernels between images of each side and of both, 0 where two images of a side are of one cluster."""
     xx, yy = kernel(first, first), kernel(second, second)
-    np.fill_diagonal(xx, 0.0)
-    np.fill_diagonal(yy, 0.0)
+    for table, own in zip((xx, yy), members, strict=True):
+        table[own.T @ own > 0] = 0.0
     return xx, yy, kernel(first, second)
 
 
-def _weighted_mmd(xx: Array, yy: Array, xy: Array, weights_x: Array, weights_y: Array) -> Array:
-    """Unbiased MMD^2 of weighted samples, one value a row of weights; `xx` and `yy` have a zero diagonal."""
+def _weighted_mmd(
+    xx: Array, yy: Array, xy: Array, weights: Sequence[Array], members: Sequence[Array]
+) -> Array:
+    """Unbiased MMD^2 of weighted clusters, one value a row of weights, each of shape (rows, clusters)."""
 
-    def within(kernel: Array, weights: Array) -> Array:
-        pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
-        with np.errstate(invalid="ignore"):  # a resample of one image only has no pairs; it is left out above
-            return np.einsum("bi,ij,bj->b", weights, kernel, weights, optimize=True) / pairs
+    def within(kernel: Array, of_images: Array, of_clusters: Array) -> Array:
+        pairs = of_images.sum(axis=1) ** 2 - (of_clusters**2).sum(axis=1)
+        with np.errstate(
+            invalid="ignore"
+        ):  # a resample of one cluster only has no pairs; it is left out above
+            return np.einsum("bi,ij,bj->b", of_images, kernel, of_images, optimize=True) / pairs
 
-    between = np.einsum("bi,ij,bj->b", weights_x, xy, weights_y, optimize=True)
-    between = between / (weights_x.sum(axis=1) * weights_y.sum(axis=1))
-    return within(xx, weights_x) + within(yy, weights_y) - 2 * between
+    x, y = (own @ of for own, of in zip(weights, members, strict=True))
+    sums_x, sums_y = (own * of.sum(axis=1) for own, of in zip(weights, members, strict=True))
+    between = np.einsum("bi,ij,bj->b", x, xy, y, optimize=True)
+    between = between / (x.sum(axis=1) * y.sum(axis=1))
+    return within(xx, x, sums_x) + within(yy, y, sums_y) - 2 * between

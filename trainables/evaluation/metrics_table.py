@@ -107,6 +107,22 @@ _EVALUATION = (
            "Standard error of this run's class kept that comes of the ends of the scale: real and base."),
     Metric(HELD_OUT_LOSS, "Held-out loss", "lower", "", "eval",
            "Denoising loss on the subject's held-out images, at noise and noise levels that are fixed."),
+    Metric("dataset_kid", "Data set KID", "lower", "", "eval",
+           "Squared kernel distance (KID) of generated images to a data set's held-out ones; from 50 of each on.",
+           listed=False),
+    Metric("dataset_kid_low", "Data set KID, 2.5 %", "lower", "", "eval",
+           "Lower end of the 95 % bootstrap interval of the data set KID.", listed=False),
+    Metric("dataset_kid_high", "Data set KID, 97.5 %", "lower", "", "eval",
+           "Upper end of the 95 % bootstrap interval of the data set KID.", listed=False),
+    Metric("dataset_cmmd", "Data set CMMD", "lower", "", "eval",
+           "As data set KID, with a Gaussian kernel on CLIP embeddings (CMMD); from 50 of each on.", listed=False),
+    Metric("dataset_cmmd_low", "Data set CMMD, 2.5 %", "lower", "", "eval",
+           "Lower end of the 95 % bootstrap interval of the data set CMMD.", listed=False),
+    Metric("dataset_cmmd_high", "Data set CMMD, 97.5 %", "lower", "", "eval",
+           "Upper end of the 95 % bootstrap interval of the data set CMMD.", listed=False),
+    Metric("worst_character", "Worst character", "higher", "", "eval",
+           "Lowest scaled subject fidelity over the characters of a data set, each on its own scale; not clipped.",
+           listed=False, limits=_SCALED),
 )  # fmt: skip
 
 _COST = (

@@ -5,6 +5,10 @@ with the same noise. Another seed or another subject has other noise: a lucky dr
 an effect, and a search would tune on the noise that the verdict is reached with. What the scales are anchored at has
 noise of its own, fixed by the study and the set of prompts, so that it is drawn once for all subjects of a class, and
 so that search and confirm share none of it, not even for the class prompt alone, which both of them draw.
+
+Of a data set the prompts are held-out captions. With the trigger in front they ask for the data set; without it they
+are its class prompts, which tell what the model has kept. A data set without a trigger has no such words: then class
+prompts are a general list. The class prompt alone, which is empty, is never drawn.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from typing import Any
 
 from trainables.config.fields import EvaluationConfig, images_on_the_way
 from trainables.data.subjects import Subject
-from trainables.evaluation.prompts import evaluation_templates, fill
+from trainables.evaluation.held_out_captions import asked_of
+from trainables.evaluation.prompts import evaluation_templates, fill, general_prompts
 from trainables.models.sampling import image_seed
 from trainables.randomness import stream_seed
 
@@ -95,6 +100,9 @@ class Protocol:
         guidance_scale: Of classifier-free guidance.
         resolution: Side in pixels.
         images_between: Of `instance`, at evaluations on the way; None: all.
+        characters: Of a data set: whom each template is about, empty where nobody is named. No entry for a subject.
+        general: Of a data set without a trigger: its class prompts, groups len(templates) + 1 and on of `classes`.
+            `anchors` then has the captions, which are the templates' groups, and these.
     """
 
     templates: tuple[str, ...]
@@ -106,6 +114,21 @@ class Protocol:
     guidance_scale: float
     resolution: int
     images_between: int | None = None
+    characters: tuple[str, ...] = ()
+    general: tuple[str, ...] = ()
+
+    @property
+    def class_templates(self) -> tuple[str, ...]:
+        """What class images are of, by the number of their group: 0, the class prompt alone, and on."""
+        return ("{subject}", *self.templates, *self.general)
+
+    @property
+    def class_groups(self) -> tuple[int, ...]:
+        """Groups of which class images can be."""
+        if not self.characters:
+            return tuple(range(len(self.class_templates)))
+        first = len(self.templates) + 1 if self.general else 1
+        return tuple(range(first, len(self.class_templates)))
 
     @property
     def beside(self) -> Draw:
@@ -150,6 +173,11 @@ class Protocol:
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
             "resolution": self.resolution,
+            **(
+                {"characters": list(self.characters), "general": list(self.general)}
+                if self.characters
+                else {}
+            ),
         }
 
 
@@ -163,42 +191,87 @@ def make_protocol(
         seed: Of the run.
         stream: Of the noise of its images; that of anchors hangs on the set of prompts alone.
     """
+    if subject.is_data_set:
+        return _of_data_set(subject, config, resolution, seed, stream)
     templates = evaluation_templates(subject, config)
     texts = tuple(fill(template, subject.class_prompt) for template in templates)
     class_prompts = (subject.class_prompt, *texts)
-    noise = stream_seed(config.seed, f"{stream}/{subject.name}/{seed}")
-    anchors_each = -(-config.anchor_images // len(templates))
+    noise = _noise(subject, config, seed, stream)
+    anchors_each = _each(config, templates)
     return Protocol(
         templates=templates,
         texts=texts,
-        instance=_draw(
-            tuple(fill(template, subject.instance_prompt) for template in templates),
-            config.images_per_prompt * len(templates),
-            noise,
-            "instance",
-        ),
+        instance=_instance(subject, templates, config, noise),
         classes=_draw(class_prompts, config.num_class_images, noise, "class"),
-        anchors=_draw(
-            class_prompts,
-            anchors_each * len(class_prompts),
-            stream_seed(config.seed, f"anchors/{config.prompt_set}"),
-            "anchor",
-        ),
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        resolution=resolution,
-        images_between=config.images_between,
+        anchors=_draw(class_prompts, anchors_each * len(class_prompts), _anchor_noise(config), "anchor"),
+        **_settings(config, resolution),
     )
 
 
-def _draw(prompts: tuple[str, ...], count: int, seed: int, purpose: str) -> Draw:
+def _of_data_set(
+    subject: Subject, config: EvaluationConfig, resolution: int, seed: int, stream: str
+) -> Protocol:
+    asked = asked_of(subject, config)
+    templates, captions = tuple(one.template for one in asked), tuple(one.caption for one in asked)
+    noise, anchor_noise = _noise(subject, config, seed, stream), _anchor_noise(config)
+    anchors = _draw(captions, _each(config, captions) * len(captions), anchor_noise, "anchor", first=1)
+    general: tuple[str, ...] = ()
+    of_class, first = captions, 1
+    if not subject.instance_prompt:
+        of_class, first = general_prompts(subject, config), len(captions) + 1
+        general = of_class
+        anchors += _draw(general, _each(config, general) * len(general), anchor_noise, "anchor", first=first)
+    classes = _draw(of_class, max(config.num_class_images, len(of_class)), noise, "class", first=first)
+    return Protocol(
+        templates=templates,
+        texts=captions,
+        instance=_instance(subject, templates, config, noise),
+        classes=classes.chosen(classes.first(config.num_class_images)),  # few are of captions far apart
+        anchors=anchors,
+        characters=tuple(one.character for one in asked),
+        general=general,
+        **_settings(config, resolution),
+    )
+
+
+def _settings(config: EvaluationConfig, resolution: int) -> dict[str, Any]:
+    return {
+        "num_inference_steps": config.num_inference_steps,
+        "guidance_scale": config.guidance_scale,
+        "resolution": resolution,
+        "images_between": config.images_between,
+    }
+
+
+def _noise(subject: Subject, config: EvaluationConfig, seed: int, stream: str) -> int:
+    return stream_seed(config.seed, f"{stream}/{subject.name}/{seed}")
+
+
+def _anchor_noise(config: EvaluationConfig) -> int:
+    return stream_seed(config.seed, f"anchors/{config.prompt_set}")
+
+
+def _each(config: EvaluationConfig, prompts: Sequence[str]) -> int:
+    """Anchor images of each prompt."""
+    return -(-config.anchor_images // len(prompts))
+
+
+def _instance(subject: Subject, templates: Sequence[str], config: EvaluationConfig, noise: int) -> Draw:
+    prompts = tuple(fill(template, subject.instance_prompt) for template in templates)
+    return _draw(prompts, config.images_per_prompt * len(prompts), noise, "instance")
+
+
+def _draw(prompts: tuple[str, ...], count: int, seed: int, purpose: str, first: int = 0) -> Draw:
     """`count` images of the prompts in turn, grouped by prompt, so that a prefix of prompts keeps its
     noise.
+
+    Args:
+        first: Number of the first prompt's group.
     """
     pairs = sorted((number % len(prompts), number // len(prompts)) for number in range(count))
     return Draw(
         prompts=tuple(prompts[prompt] for prompt, _ in pairs),
-        groups=tuple(prompt for prompt, _ in pairs),
+        groups=tuple(first + prompt for prompt, _ in pairs),
         numbers=tuple(number for _, number in pairs),
-        seeds=tuple(image_seed(seed, purpose, prompt, image) for prompt, image in pairs),
+        seeds=tuple(image_seed(seed, purpose, first + prompt, image) for prompt, image in pairs),
     )

@@ -31,6 +31,17 @@ thresholds are calibrated on pictures of the sprite world whose truth is known (
 called failed; of pictures of other identities of the class 98.5 % (98.3 %); of pictures held against prompts that they
 do not show 96.9 % (94.4 %), and of those of them that lack nothing but the accessory 90.0 %.
 Photographs have no such truth; there the same thresholds are a convention.
+
+Of a data set the same three axes have other ends (`DATA_SET_RULE`). An image of a held-out caption is compared with
+the held-out images of the caption's character, with all of them where nobody is named: a style or a domain is then what
+they share. P is measured between the real held-out images with the other captions and with their own, since the base
+model is no end that a model of this data can reach: its pictures are in another style, which CLIP may read much better
+than the data set's (of the cast of the sprite world drawn in ink, the real images themselves lie at .38 between the
+base model's floor and its own fidelity, so that learning the style would cost most of P), and captions may be of things
+that it cannot draw. Only where a study gives captions of its own, which no real image has, are the base model's images
+both ends. Where CLIP does not tell the real images from those of other captions (the embedded CLIP knows no words of
+emoji), P and with it quality are unknown, rather than amplified noise or a reward for not learning: an objective of
+such a data set is `subject_fidelity` or `dataset_kid`.
 """
 
 from __future__ import annotations
@@ -46,6 +57,21 @@ RULE = (
     "C = (s_real - c) / (s_real - c_base) with c the similarity of class images to the subject's references and c_base "
     "that of the base model's. quality_subject_prompt = clip(S, 0, 1) x clip(P, 0, 1). Undefined where a denominator "
     "is below 0.01."
+)
+
+DATA_SET_RULE = (
+    "Of a data set: quality = clip(S, 0, 1) x clip(P, 0, 1) x clip(C, 0, 1), where S = (s - s_base) / (s_real - "
+    "s_base) with s the mean cosine of images of held-out captions with the held-out images of the caption's "
+    "character (with all of them where no characters are named), s_base that of the base model's images of the same "
+    "captions without the trigger and s_real that of the held-out images of one character among themselves; P = (p - "
+    "p_floor) / (p_one - p_floor) with p the similarity of image and caption, the trigger left out (CLIP-T), p_one "
+    "that of the real held-out images to their own captions and p_floor to the other captions (both of the base "
+    "model's images where the study gives captions of its own; undefined where they do not differ by 0.01 and by two "
+    "standard errors over captions); and C = (s_real - c) / "
+    "(s_real - c_base) with c the similarity of images of the captions without the trigger to the same held-out images "
+    "and c_base that of the base model's. Without a trigger c is of a fixed list of general prompts, compared with all "
+    "held-out images. "
+    "quality_subject_prompt = clip(S, 0, 1) x clip(P, 0, 1). Undefined where a denominator is below 0.01."
 )
 
 SMALLEST_SPAN = 0.01  # cosine; below it the rescaling would amplify noise a hundredfold
@@ -66,6 +92,7 @@ class Anchors:
         prompt_base: Prompt fidelity of the base model.
         prompt_floor: Mean cosine of the base model's images with the other evaluation prompts.
         class_base: As `subject_base`, over the prompts of the run's class images.
+        class_real: As `subject_real`, for the class images' prompts; None: `subject_real`.
     """
 
     subject_base: float | None
@@ -73,6 +100,12 @@ class Anchors:
     prompt_base: float | None
     prompt_floor: float | None
     class_base: float | None
+    class_real: float | None = None
+
+    @property
+    def class_zero(self) -> float | None:
+        """The end of the class scale at which class images are as like the references as real images are."""
+        return self.subject_real if self.class_real is None else self.class_real
 
     def scaled_subject(self, value: float | None) -> float | None:
         """S of a similarity to the references."""
@@ -84,7 +117,7 @@ class Anchors:
 
     def class_kept(self, value: float | None) -> float | None:
         """C of a similarity of class images to the references."""
-        taken_over = rescale(value, self.class_base, self.subject_real)
+        taken_over = rescale(value, self.class_base, self.class_zero)
         return None if taken_over is None else 1.0 - taken_over
 
 
@@ -102,6 +135,7 @@ class AnchorErrors:
     prompt_base: float | None
     prompt_floor: float | None
     class_base: float | None
+    class_real: float | None = None
 
     def of_subject(self, scaled: float | None, anchors: Anchors) -> float | None:
         """Standard error of S that comes of the ends of its scale: sqrt(((1 - S) e0)^2 + (S e1)^2)."""
@@ -118,8 +152,9 @@ class AnchorErrors:
         (1): sqrt(((1 - C) e0)^2 + (C e1)^2).
         """
         taken_over = None if kept is None else 1.0 - kept
-        ends = anchors.class_base, anchors.subject_real
-        return scaled_error(taken_over, *ends, self.class_base, self.subject_real)
+        ends = anchors.class_base, anchors.class_zero
+        real = self.subject_real if anchors.class_real is None else self.class_real
+        return scaled_error(taken_over, *ends, self.class_base, real)
 
 
 @dataclass(frozen=True)

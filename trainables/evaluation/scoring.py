@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 from trainables.evaluation import copies, metrics, perceptual
-from trainables.evaluation.anchors import AnchorTable
+from trainables.evaluation.anchors import AnchorTable, ReferenceSets
 from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.image_scores import ImageScore
 from trainables.evaluation.metrics import Array
 from trainables.evaluation.metrics_table import HELD_OUT_LOSS, metric_names
 from trainables.evaluation.protocol import Draw
-from trainables.evaluation.quality import Anchors, compute_quality, has_failed
+from trainables.evaluation.quality import compute_quality, has_failed
 
 # All that images tell of a model.
 IMAGE_METRICS = tuple(name for name in metric_names("eval") if name != HELD_OUT_LOSS)
@@ -32,12 +32,36 @@ class Reality:
         references_clip: The same of CLIP.
         texts: CLIP's embeddings of the templates with the class, one row a template.
         training: The training images themselves, for copies.
+        sets: Of a data set: with which references the images of each prompt are compared; None: with all.
+        captions: Of a data set: a number for each reference, the same for those that share a caption.
+        general: Prompts of class images beyond the templates, see `Protocol.general`.
     """
 
     references: Array
     references_clip: Array
     texts: Array
     training: tuple[Image.Image, ...]
+    sets: ReferenceSets | None = None
+    captions: tuple[int, ...] = ()
+    general: tuple[str, ...] = ()
+
+    def similarities(self, features: Array, groups: Sequence[int], *, clip: bool = False) -> Array:
+        """Returns the mean cosine of each image with its references, shape (images,).
+
+        Args:
+            features: Of the image encoder, or of CLIP.
+            groups: Of the images: 0 the class prompt alone, 1 template 0, ...
+        """
+        references = self.references_clip if clip else self.references
+        if self.sets is None:
+            return np.asarray(metrics.cosines(features, references).mean(axis=1))
+        return metrics.similarity_to_sets(features, references, self.sets.of(groups))
+
+    def fidelity(self, features: Array, groups: Sequence[int], *, clip: bool = False) -> float | None:
+        """Returns the mean of `similarities` over the images."""
+        if self.sets is None:
+            return metrics.subject_fidelity(features, self.references_clip if clip else self.references)
+        return float(self.similarities(features, groups, clip=clip).mean())
 
 
 @dataclass(frozen=True)
@@ -122,12 +146,13 @@ def score(
         seed: Of the resampling behind intervals.
     """
     groups = list(drawn.instance.groups)
+    of_templates = [group + 1 for group in groups]
     anchors = table.of(groups, drawn.classes.groups)
-    instance = _instance_scores(drawn, features, templates, real, anchors)
+    instance = _instance_scores(drawn, features, templates, real, table)
     classes = _class_scores(drawn, features, templates, real)
-    subject = metrics.subject_fidelity(features.images, real.references)
+    subject = real.fidelity(features.images, of_templates)
     prompt = metrics.paired_cosine(features.images_clip, real.texts[groups])
-    class_similarity = metrics.subject_fidelity(features.class_images, real.references)
+    class_similarity = real.fidelity(features.class_images, drawn.classes.groups)
     quality = compute_quality(subject, prompt, class_similarity, anchors)
     errors = table.errors(groups, drawn.classes.groups)
     failed = [image.failed for image in instance if image.failed is not None]
@@ -136,7 +161,7 @@ def score(
         "subject_fidelity": subject,
         "prompt_fidelity": prompt,
         "failed_images": float(np.mean(failed)) if len(failed) == len(instance) else None,
-        "clip_i": metrics.subject_fidelity(features.images_clip, real.references_clip),
+        "clip_i": real.fidelity(features.images_clip, of_templates, clip=True),
         "diversity": perceptual.diversity(drawn.images, groups),
         "drift": metrics.drift(features.class_images, base.classes),
         "prior_preservation": class_similarity,
@@ -144,7 +169,9 @@ def score(
         "subject_anchor_error": errors.of_subject(quality.subject_fidelity_scaled, anchors),
         "prompt_anchor_error": errors.of_prompt(quality.prompt_fidelity_scaled, anchors),
         "class_anchor_error": errors.of_class(quality.class_kept, anchors),
-        **_distances(features, base, seed),
+        **_class_distances(features, base, seed),
+        **_data_set_distances(features, real, groups, seed),
+        "worst_character": _worst_character(instance),
         **ceiling,
     }
     if set(values) != set(IMAGE_METRICS):
@@ -155,16 +182,25 @@ def score(
 
 
 def _instance_scores(
-    drawn: Drawn, features: Features, templates: Sequence[str], real: Reality, anchors: Anchors
+    drawn: Drawn, features: Features, templates: Sequence[str], real: Reality, table: AnchorTable
 ) -> list[ImageScore]:
-    subject = metrics.cosines(features.images, real.references).mean(axis=1)
-    texts = real.texts[list(drawn.instance.groups)]
+    groups, classes = list(drawn.instance.groups), drawn.classes.groups
+    subject = real.similarities(features.images, [group + 1 for group in groups])
+    texts = real.texts[groups]
     prompt = (metrics.normalised(features.images_clip) * metrics.normalised(texts)).sum(axis=1)
     copy = copies.copied(drawn.images, real.training)
+    anchors = table.of(groups, classes)
+    # Real images of one character are more alike than those of another: each has its own end of the scale.
+    sets = [0 if real.sets is None else real.sets.of_group[group + 1] for group in groups]
+    own = {
+        number: table.of([group for group, of in zip(groups, sets, strict=True) if of == number], classes)
+        for number in set(sets)
+    }
     draw, scores = drawn.instance, []
     for index, group in enumerate(draw.groups):
         similarities = float(subject[index]), float(prompt[index])
-        scaled = anchors.scaled_subject(similarities[0]), anchors.scaled_prompt(similarities[1])
+        ends = own[sets[index]]
+        scaled = ends.scaled_subject(similarities[0]), anchors.scaled_prompt(similarities[1])
         scores.append(
             ImageScore(
                 "instance",
@@ -176,21 +212,32 @@ def _instance_scores(
                 *scaled,
                 failed=has_failed(*scaled),
                 copy=bool(copy[index]),
+                character=(real.sets.characters[sets[index]] or None) if real.sets else None,
             )
         )
     return scores
 
 
+def _worst_character(instance: Sequence[ImageScore]) -> float | None:
+    """The lowest S over characters, of those whose scale is known."""
+    found: dict[str, list[float]] = {}
+    for image in instance:
+        if image.character is not None and image.subject_scaled is not None:
+            found.setdefault(image.character, []).append(image.subject_scaled)
+    return min((float(np.mean(values)) for values in found.values()), default=None)
+
+
 def _class_scores(
     drawn: Drawn, features: Features, templates: Sequence[str], real: Reality
 ) -> list[ImageScore]:
-    similarity = metrics.cosines(features.class_images, real.references).mean(axis=1)
     draw = drawn.classes
+    similarity = real.similarities(features.class_images, draw.groups)
+    asked = ("{subject}", *templates, *real.general)
     return [
         ImageScore(
             "class",
             group - 1 if group else None,
-            templates[group - 1] if group else "{subject}",
+            asked[group],
             draw.numbers[index],
             draw.seeds[index],
             float(similarity[index]),
@@ -199,24 +246,52 @@ def _class_scores(
     ]
 
 
-def _distances(features: Features, base: BaseFeatures, seed: int) -> dict[str, float | None]:
+def _class_distances(features: Features, base: BaseFeatures, seed: int) -> dict[str, float | None]:
     """Distances of the distributions of class images and their intervals; None with too few images to tell."""
-    found: dict[str, float | None] = dict.fromkeys(
-        (f"class_{name}{end}" for name in ("kid", "cmmd") for end in ("", "_low", "_high")), None
-    )
-    clip_features = features.class_images_clip
-    if clip_features is None:
-        return found
-    kid = features.class_images, base.anchors
-    cmmd = clip_features, base.anchors_clip
-    found |= {"class_kid": metrics.kid(*kid), "class_cmmd": metrics.cmmd(*cmmd)}
+    if features.class_images_clip is None:
+        return _no_distances("class")
+    clip = features.class_images_clip, base.anchors_clip
+    return _distances("class", (features.class_images, base.anchors), clip, seed)
+
+
+def _data_set_distances(
+    features: Features, real: Reality, groups: Sequence[int], seed: int
+) -> dict[str, float | None]:
+    """Distances of generated images to the held-out images of a data set; None for a subject, and with too few.
+
+    Several images of one caption are one cluster: paired with each other they would make every model's images look less
+    varied than the real ones, of which each has a caption of its own.
+    """
+    if real.sets is None or min(len(features.images), len(real.references)) < MIN_DISTRIBUTION_IMAGES:
+        return _no_distances("dataset")
+    clip = features.images_clip, real.references_clip
+    return _distances("dataset", (features.images, real.references), clip, seed, (groups, real.captions))
+
+
+def _no_distances(of: str) -> dict[str, float | None]:
+    return dict.fromkeys(f"{of}_{name}{end}" for name in ("kid", "cmmd") for end in ("", "_low", "_high"))
+
+
+def _distances(
+    of: str,
+    kid: tuple[Array, Array],
+    cmmd: tuple[Array, Array],
+    seed: int,
+    clusters: metrics.Clusters | None = None,
+) -> dict[str, float | None]:
+    """KID and CMMD of two sets of images with their intervals, each by its embeddings."""
+    found = {
+        **_no_distances(of),
+        f"{of}_kid": metrics.kid(*kid, clusters),
+        f"{of}_cmmd": metrics.cmmd(*cmmd, clusters),
+    }
     intervals = {
-        "kid": metrics.kid_interval(*kid, seed=seed),
-        "cmmd": metrics.cmmd_interval(*cmmd, seed=seed),
+        "kid": metrics.kid_interval(*kid, seed=seed, clusters=clusters),
+        "cmmd": metrics.cmmd_interval(*cmmd, seed=seed, clusters=clusters),
     }
     for name, interval in intervals.items():
         if interval is not None:
-            found |= {f"class_{name}_low": interval[0], f"class_{name}_high": interval[1]}
+            found |= {f"{of}_{name}_low": interval[0], f"{of}_{name}_high": interval[1]}
     return found
 
 

@@ -97,7 +97,14 @@ def prepare_run_evaluation(
         UserError: A step is to be chosen, and prompts or held-out images do not suffice to judge the result by others.
     """
     settings, spoken = config.evaluation, training.reword(subject.instance_prompt)
-    batch, choice = settings.batch_size, None
+    choice = None
+
+    def loss_on(held_out: Subject, stream: str) -> HeldOutLoss:
+        captions = [training.reword(caption) for caption in held_out.reference_captions]
+        return prepare_held_out_loss(
+            backbone, held_out, spoken, cache, config.seed, settings.batch_size, stream, captions
+        )
+
     if settings.restore_best is not None:
         if shared := shared_prompts(subject.embedded, settings):
             raise UserError(
@@ -111,12 +118,8 @@ def prepare_run_evaluation(
                 drawn = prepare_evaluation(
                     backbone, own, by_images, models, cache, config.seed, own.resolution, CHOICE
                 ).spoken_of(spoken)
-            stream = f"{CHOICE}/held-out"
-            choice = Judge(
-                drawn, prepare_held_out_loss(backbone, own, spoken, cache, config.seed, batch, stream)
-            )
+            choice = Judge(drawn, loss_on(own, f"{CHOICE}/held-out"))
     evaluator = prepare_evaluation(
         backbone, subject, settings, models, cache, config.seed, subject.resolution
     )
-    loss = prepare_held_out_loss(backbone, subject, spoken, cache, config.seed, batch)
-    return RunEvaluation(evaluator.spoken_of(spoken), loss, choice)
+    return RunEvaluation(evaluator.spoken_of(spoken), loss_on(subject, "held-out"), choice)

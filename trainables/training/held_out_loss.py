@@ -3,7 +3,8 @@
 It falls while a model learns the subject and rises when it learns its training images by heart. Noise and levels are
 those of subject and seed, the same at every step and for every arm, so that differences are not of the draw; every
 squared error weighs the same, whatever weights the training has, so that arms with other weights are measured alike.
-It says how well held-out images are denoised, not how images look that are drawn: quality stays the judge.
+It says how well held-out images are denoised, not how images look that are drawn: quality stays the judge. Images of
+a data set are denoised with their own captions.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 
 from trainables.config.fields import HELD_OUT_IMAGES, HELD_OUT_LEVELS
 from trainables.data.cache import Cache
@@ -35,7 +35,8 @@ class HeldOutLoss:
         noise: Of the same shape.
         fractions: Where each row's level lies in the process, [rows], in 0..1; larger is noisier.
         geometry: See `geometry_of`, [rows, 6].
-        prompt: Names the subject in the method's words.
+        prompts: In the method's words: what names the subject, or the distinct captions of a data set's images.
+        of_rows: Number of each row's prompt, [rows].
         batch_size: Rows that are denoised at once.
     """
 
@@ -43,7 +44,8 @@ class HeldOutLoss:
     noise: torch.Tensor
     fractions: torch.Tensor
     geometry: torch.Tensor
-    prompt: str
+    prompts: tuple[str, ...]
+    of_rows: torch.Tensor
     batch_size: int
 
     def measure(self, backbone: Backbone) -> float | None:
@@ -55,7 +57,7 @@ class HeldOutLoss:
         levels = process.at(self.fractions)
         total = torch.zeros((), dtype=torch.float64)
         with at_rest(backbone):
-            conditioning = backbone.encode_prompts([self.prompt])
+            conditioning = backbone.encode_prompts(list(self.prompts))
             for begin in range(0, len(levels), self.batch_size):
                 rows = slice(begin, begin + self.batch_size)
                 total += self._errors(backbone, process, conditioning, levels, rows).sum()
@@ -72,7 +74,8 @@ class HeldOutLoss:
     ) -> torch.Tensor:
         """Returns the mean squared error of each row, [rows], float64 on the CPU."""
         clean, noise, level = (part[rows].to(backbone.device) for part in (self.latents, self.noise, levels))
-        repeated = {name: value.expand(len(level), *value.shape[1:]) for name, value in conditioning.items()}
+        of_rows = self.of_rows[rows].to(backbone.device)
+        repeated = {name: value[of_rows] for name, value in conditioning.items()}
         geometry = self.geometry[rows].to(backbone.device)
         noisy = process.add(clean, noise, level)
         predicted = backbone.denoise(noisy, process.times(level), repeated, geometry)
@@ -88,6 +91,7 @@ def prepare_held_out_loss(
     seed: int,
     batch_size: int,
     stream: str = "held-out",
+    captions: Sequence[str] = (),
 ) -> HeldOutLoss:
     """Encodes held-out images and draws their noise; must be called while `backbone` is the base model.
 
@@ -96,8 +100,13 @@ def prepare_held_out_loss(
         seed: Of the run.
         batch_size: Rows that are denoised at once.
         stream: Of the noise.
+        captions: Of a data set, one for each reference as the method words it; they take the place of `prompt`.
     """
-    chosen = _spread(subject.references, HELD_OUT_IMAGES)
+    numbers = _spread(len(subject.references), HELD_OUT_IMAGES)
+    chosen = [subject.references[number] for number in numbers]
+    said = [captions[number] for number in numbers] if captions else [prompt] * len(chosen)
+    prompts = tuple(dict.fromkeys(said))
+    of_images = torch.tensor([prompts.index(text) for text in said])
     mean, _ = encode_images(backbone, cache, chosen, flip=False)
     latents = ((mean[:, 0] - backbone.latent_shift) * backbone.latent_scale).cpu()
     count, own = len(chosen), subject_seed(seed, subject.name)
@@ -120,12 +129,13 @@ def prepare_held_out_loss(
         noise=torch.stack(noise),
         fractions=torch.tensor(places),
         geometry=geometry.repeat_interleave(HELD_OUT_LEVELS, 0).float(),
-        prompt=prompt,
+        prompts=prompts,
+        of_rows=of_images.repeat_interleave(HELD_OUT_LEVELS, 0),
         batch_size=batch_size,
     )
 
 
-def _spread(things: Sequence[Image.Image], most: int) -> list[Image.Image]:
-    """Returns at most so many of some images, evenly over their order."""
-    count = min(len(things), most)
-    return [things[round((place + 0.5) * len(things) / count - 0.5)] for place in range(count)]
+def _spread(count: int, most: int) -> list[int]:
+    """Returns the numbers of at most so many of `count` things, evenly over their order."""
+    kept = min(count, most)
+    return [round((place + 0.5) * count / kept - 0.5) for place in range(kept)]

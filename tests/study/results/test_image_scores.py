@@ -29,12 +29,12 @@ SCORED = "confirm/lora-cosine/0001-dog-1-s100"
 BARE = "confirm/lora-cosine/0001-dog-1-s101"  # as runs were before they kept scores
 HEAD = (
     "kind", "prompt", "template", "image", "noise_seed", "subject_similarity", "prompt_similarity",
-    "subject_scaled", "prompt_scaled", "failed", "copy",
+    "subject_scaled", "prompt_scaled", "failed", "copy", "character",
 )  # fmt: skip
 LINES = (
-    ("instance", 0, "a {} on a beach, at night", 0, 2**64 + 1, 0.71, 0.31, 0.9, 1.02, 0, 0),
-    ("instance", 0, "a {} on a beach, at night", 1, 2**64 + 2, 0.21, 0.30, 0.01, 0.98, 1, ""),
-    ("class", 0, "a dog", 0, 5, 0.33, "", "", "", "", ""),
+    ("instance", 0, "a {} on a beach, at night", 0, 2**64 + 1, 0.71, 0.31, 0.9, 1.02, 0, 0, "momo"),
+    ("instance", 0, "a {} on a beach, at night", 1, 2**64 + 2, 0.21, 0.30, 0.01, 0.98, 1, "", ""),
+    ("class", 0, "a dog", 0, 5, 0.33, "", "", "", "", "", ""),
 )
 RUN = dict.fromkeys(("run_key", "arm", "method", "phase", "subject"), "x") | {"trial": 0, "seed": 0}
 
@@ -77,6 +77,8 @@ def test_scores_come_back_from_folders_and_from_mlflow_alike(storage: Storage) -
     assert first["noise_seed"] == str(2**64 + 1)
     assert first["subject_scaled"] == 0.9
     assert local["failed"].tolist()[:2] == [0, 1]
+    assert local["character"].isna().tolist() == [False, True, True]
+    assert first["character"] == "momo"
     assert local["copy"].isna().tolist() == [False, True, True]
     assert local["prompt_scaled"].isna().tolist() == [False, False, True]
 
@@ -163,6 +165,16 @@ def test_a_folder_without_parquet_is_read_as_ever(results: Results, tmp_path: Pa
     assert list(found.image_scores.columns) == list(SCORE_COLUMNS)
     bare = Results(results.frame, results.curves, results.images, results.meta)
     assert tmp_path / SCORES_PARQUET not in write_csv(bare, tmp_path)
+
+
+def test_scores_from_before_data_sets_name_no_character(results: Results, tmp_path: Path) -> None:
+    write_csv(results, tmp_path)
+    path = tmp_path / SCORES_PARQUET
+    pd.read_parquet(path).drop(columns="character").to_parquet(path)
+    found = read_csv(tmp_path).image_scores
+    assert list(found.columns) == list(SCORE_COLUMNS)
+    assert found["character"].isna().all()
+    assert found["subject_scaled"].notna().any()
 
 
 def test_results_without_scores_leave_no_older_file_behind(results: Results, tmp_path: Path) -> None:

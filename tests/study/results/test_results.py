@@ -28,6 +28,7 @@ from study.tracking.sync import sync
 from tests.helpers.fake_runs import fake_runs, write_run
 from tests.helpers.mlflow_stores import prepare_store
 from trainables.errors import UserError
+from trainables.evaluation.metrics_table import metric_names
 
 RUNS = {run.key.name: run for run in fake_runs()}
 NAMES = (
@@ -81,6 +82,13 @@ def test_the_columns_that_others_rely_on_come_first_in_their_order(results: Resu
     assert ", ".join(found[:27]) == issue
     assert found[27 : 27 + len(columns.MORE_COLUMNS)] == list(columns.MORE_COLUMNS)
     assert found[27 + len(columns.MORE_COLUMNS) :] == [
+        "dataset_cmmd",
+        "dataset_cmmd_high",
+        "dataset_cmmd_low",
+        "dataset_kid",
+        "dataset_kid_high",
+        "dataset_kid_low",
+        "worst_character",
         "param.lora_alpha",
         "param.r",
         "param.target_modules",
@@ -207,7 +215,7 @@ def test_curves_and_images(storage: Storage, results: Results) -> None:
     one = curves[curves["run_key"] == "search/lora-cosine/0001-cat-1-s0"]
     assert list(one.loc[one["metric"] == "train/loss", "step"]) == [20, 40, 60, 80, 100, 120]
     assert list(one.loc[one["metric"] == "eval/quality", "step"]) == [60, 120]
-    assert set(curves["metric"]) == {"train/loss"} | {f"eval/{name}" for name in columns.EVALUATION_METRICS}
+    assert set(curves["metric"]) == {"train/loss"} | {f"eval/{name}" for name in metric_names("eval")}
     images = results.images
     assert tuple(images.columns) == columns.IMAGE_COLUMNS
     mine = images[images["run_key"] == "search/lora-cosine/0001-cat-1-s0"]

@@ -269,7 +269,7 @@ def test_each_image_has_its_scores(evaluator: Evaluator, tuned: Backbone, tmp_pa
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     columns = "kind prompt template image noise_seed subject_similarity prompt_similarity subject_scaled prompt_scaled"
-    assert list(rows[0]) == [*columns.split(), "failed", "copy"]
+    assert list(rows[0]) == [*columns.split(), "failed", "copy", "character"]
     assert len(rows) == 6 + 4
     assert rows[0]["copy"] == "0"
     assert float(rows[1]["prompt_similarity"]) == instance[1].prompt_similarity

@@ -158,7 +158,7 @@ def test_the_error_of_a_score_is_how_it_scatters_with_its_anchors() -> None:
     """Drawn anew by their errors, the anchors move each scaled score by what is stated."""
     rng = np.random.default_rng(0)
     scores = []
-    fields = ANCHORS.__dict__
+    fields = {name: value for name, value in ANCHORS.__dict__.items() if value is not None}
     for _ in range(4000):
         moved = {name: rng.normal(value, 0.1 * ERRORS.__dict__[name]) for name, value in fields.items()}
         scores.append(compute_quality(0.55, 0.22, 0.4, Anchors(**moved)))

@@ -24,6 +24,7 @@ from trainables.run.execute import execute
 from trainables.run_config import RunConfig
 from trainables.training.held_out_loss import HeldOutLoss, prepare_held_out_loss
 from trainables.training.loop import train_step
+from trainables.training.noise import unweighted_process
 from trainables.training.trainer import build_trainer
 
 PROMPT = "a sks cat"
@@ -171,3 +172,28 @@ def test_it_falls_as_a_subject_is_learnt_and_rises_where_images_are_learnt_by_he
     before, soon, late = found
     assert soon < 0.97 * before
     assert late > 1.04 * soon
+
+
+def test_images_of_a_data_set_are_denoised_with_their_own_captions(
+    make_config: MakeConfig, backbone: Backbone, cache: Path
+) -> None:
+    subject = subject_of(make_config)
+    captions = [f"a cat number {number}" for number in range(len(subject.references))]
+    found = prepared(backbone, subject, cache, captions=captions)
+    assert found.prompts == tuple(captions)
+    # Row by row the loss of one caption is that of a subject with this prompt.
+    alone = [prepared(backbone, subject, cache, prompt=caption) for caption in captions]
+    process = unweighted_process(backbone)
+    levels = process.at(found.fractions)
+    rows = slice(0, len(levels))
+    each = [
+        one._errors(backbone, process, backbone.encode_prompts(list(one.prompts)), levels, rows)
+        for one in alone
+    ]
+    expected = torch.stack([each[row // HELD_OUT_LEVELS][row] for row in range(len(levels))]).mean()
+    assert found.measure(backbone) == pytest.approx(float(expected), rel=1e-5)
+    assert found.measure(backbone) != pytest.approx(alone[0].measure(backbone), rel=1e-5)
+    # Captions that several images share are encoded once.
+    shared = prepared(backbone, subject, cache, captions=[PROMPT] * len(subject.references))
+    assert shared.prompts == (PROMPT,)
+    assert shared.measure(backbone) == prepared(backbone, subject, cache).measure(backbone)

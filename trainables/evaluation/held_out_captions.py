@@ -1,0 +1,145 @@
+"""What a data set is asked for: its held-out captions, in two halves for search and confirm.
+
+A data set is judged on captions of images that were never trained on. Each distinct caption belongs to one half, dealt
+out by its hash within its character, so that nothing that a search was tuned on is asked again and every character with
+two captions is in both halves. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainables.config.fields import EvaluationConfig
+from trainables.data.subjects import Subject
+from trainables.errors import UserError
+
+PROMPTS = {"confirm": 16, "search": 8}  # as many as the built-in lists of subjects have
+PLACEHOLDER = "{subject}"
+_LEAST = 2  # captions of a half: prompt fidelity is measured against the others
+_PROMPT_RULE = (
+    "an evaluation prompt of a data set begins with {subject}, in whose place the trigger and a comma are put, for "
+    'example "{subject}a cat in the snow"'
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt of a data set.
+
+    Attributes:
+        caption: Without the trigger.
+        character: Whom it is about; empty where nobody is named, or images of several share the caption.
+    """
+
+    caption: str
+    character: str = ""
+
+    @property
+    def template(self) -> str:
+        """``{subject}`` and the caption: the data set's with the trigger in the placeholder, plain without."""
+        return PLACEHOLDER + self.caption
+
+
+def bare_captions(subject: Subject) -> tuple[str, ...]:
+    """Returns the captions of a data set's references without the trigger, one for each reference."""
+    return tuple(caption.removeprefix(subject.instance_prompt) for caption in subject.reference_captions)
+
+
+def asked_of(subject: Subject, config: EvaluationConfig) -> tuple[Asked, ...]:
+    """Returns the prompts that a data set is evaluated on: the study's own, or held-out captions.
+
+    Raises:
+        UserError: With what `check_asked` says.
+    """
+    captions = bare_captions(subject)
+    problems = check_asked(captions, subject.reference_characters, config)
+    if problems:
+        raise UserError(*(f"data set {subject.name!r}: {problem}" for problem in problems))
+    return choose(captions, subject.reference_characters, config)
+
+
+def check_asked(captions: Sequence[str], characters: Sequence[str], config: EvaluationConfig) -> list[str]:
+    """Returns what keeps a data set from being evaluated, one message a problem.
+
+    Args:
+        captions: Of its held-out images, without the trigger.
+        characters: Whom each shows; empty where nobody is named.
+    """
+    if config.prompts is not None:
+        return [
+            f"{_PROMPT_RULE}; got {template!r}"
+            for template in config.prompts
+            if not template.startswith(PLACEHOLDER) or template.count(PLACEHOLDER) > 1
+        ]
+    found = len(_halves(captions, characters)[config.prompt_set])
+    if found >= _LEAST:
+        return []
+    return [
+        f"the {config.prompt_set} phase needs at least {_LEAST} distinct held-out captions, since prompt fidelity is "
+        f"measured against the other captions, and search and confirm share none; its half has {found}: hold out more "
+        "images (dataset.holdout), name a folder of references with captions, or give evaluation.prompts"
+    ]
+
+
+def choose(captions: Sequence[str], characters: Sequence[str], config: EvaluationConfig) -> tuple[Asked, ...]:
+    """Returns the prompts of one phase: `EvaluationConfig.num_prompts`, or `PROMPTS` where it is not stated.
+
+    As many of every character as there are, one of each in turn; those of a character stand together, so that prompts
+    at equal distances are of different ones.
+
+    Args:
+        captions: Of the held-out images, without the trigger.
+        characters: Whom each shows; empty where nobody is named.
+    """
+    if config.prompts is not None:
+        own = [Asked(template.removeprefix(PLACEHOLDER)) for template in config.prompts]
+        return tuple(own[: config.num_prompts])
+    half = _halves(captions, characters)[config.prompt_set]
+    turn: dict[str, int] = {}
+    ranked = []
+    for asked in half:
+        turn[asked.character] = turn.get(asked.character, -1) + 1
+        ranked.append((turn[asked.character], asked.character, asked))
+    ranked.sort(key=lambda row: row[:2])
+    chosen = {asked for *_, asked in ranked[: config.num_prompts or PROMPTS[config.prompt_set]]}
+    return tuple(asked for asked in half if asked in chosen)
+
+
+def _halves(captions: Sequence[str], characters: Sequence[str]) -> dict[str, list[Asked]]:
+    """Deals distinct captions out to the phases: sorted by character, within it by the hash of the caption."""
+    shown: dict[str, set[str]] = {}
+    written: dict[str, str] = {}
+    for number, caption in enumerate(captions):
+        key = _key(caption)
+        written.setdefault(key, caption)
+        shown.setdefault(key, set()).add(characters[number] if characters else "")
+    found = [Asked(written[key], next(iter(who)) if len(who) == 1 else "") for key, who in shown.items()]
+    found.sort(key=lambda asked: (asked.character, _hash(asked.caption)))
+    halves: dict[str, list[Asked]] = {"confirm": [], "search": []}
+    dealt: dict[str, int] = {}
+    for asked in found:
+        number = dealt[asked.character] = dealt.get(asked.character, -1) + 1
+        halves["search" if number % 2 else "confirm"].append(asked)
+    return halves
+
+
+def caption_numbers(subject: Subject) -> tuple[int, ...]:
+    """Returns a number for each reference of a data set, the same for those whose captions are one."""
+    keys = [_key(caption) for caption in bare_captions(subject)]
+    return tuple(keys.index(key) for key in keys)
+
+
+def _key(caption: str) -> str:
+    """Captions that differ in case or spaces alone are one."""
+    return " ".join(caption.casefold().split())
+
+
+def _hash(caption: str) -> str:
+    return hashlib.sha256(f"held-out caption {_key(caption)}".encode()).hexdigest()
+
+
+def same_caption(caption: str, other: str) -> bool:
+    """Whether two captions are one, but for case and spaces."""
+    return _key(caption) == _key(other)
