@@ -104,7 +104,7 @@ class RunConfig(Frozen):
 #: Fields of a run's configuration that cannot change its result.
 WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")
 
-# Fields of the evaluation that came later, with the value that says what runs did before, as in `AS_BEFORE` of training.
+# Fields of the evaluation that came later, with the value that says what runs did before; of training see `AS_BEFORE`.
 _EVALUATED_AS_BEFORE = {"restore_best": None, "restore_best_prompts": None}
 
 #: Field of `RunConfig.contents` -> where the path stands that it is the content of.
