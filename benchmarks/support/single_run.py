@@ -1,0 +1,80 @@
+"""One run on the embedded model, trained and judged in this process: its figures, its costs and how it ended."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainables.run.resident import Resident
+
+#: How a configuration is judged where many are compared: 16 images of the subject, 32 of its class, few solver steps.
+QUICK = {"images_per_prompt": 2, "num_class_images": 32, "num_inference_steps": 8, "prompt_set": "search"}
+
+
+def one_run(
+    method: str,
+    subject: str,
+    training: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    *,
+    seed: int,
+    cache: str,
+) -> dict[str, Any]:
+    """Trains and judges one run on one thread; models stay in memory for the next one.
+
+    Args:
+        training: Fields of training that differ from the method's defaults for the embedded model.
+        evaluation: Likewise, of `EvaluationConfig`.
+        cache: Folder of what runs share: class images, anchors, embeddings.
+
+    Returns:
+        ``state`` (COMPLETE or FAIL), ``reason``, ``seconds`` in all, and every number of the evaluation and of the
+        costs under its name; what was not measured is missing.
+    """
+    import torch
+
+    from trainables.run.execute import execute
+    from trainables.run_config import RunConfig
+
+    torch.set_num_threads(1)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        config = RunConfig.model_validate(
+            {
+                "method": method,
+                "subject": {"name": subject},
+                "training": dict(training),
+                "evaluation": dict(evaluation),
+                "seed": seed,
+                "device": "cpu",
+                "output_dir": f"{folder}/run",
+                "cache_dir": cache,
+            }
+        )
+        for _ in execute(config, _resident()):
+            pass
+        result = json.loads(Path(folder, "run", "result.json").read_text())
+    numbers = {
+        name: value
+        for name, value in {**(result["evaluation"] or {}), **(result["cost"] or {})}.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {
+        "state": result["state"],
+        "reason": result["reason"],
+        "seconds": round(time.perf_counter() - begin, 2),
+        **numbers,
+    }
+
+
+@functools.cache
+def _resident() -> Resident:
+    from trainables.run.resident import Resident
+
+    return Resident()
