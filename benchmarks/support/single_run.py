@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trainables.run.resident import Resident
 
-#: How a configuration is judged where many are compared: 16 images of the subject, 32 of its class, few solver steps.
-QUICK = {"images_per_prompt": 2, "num_class_images": 32, "num_inference_steps": 8, "prompt_set": "search"}
+#: How a configuration is judged where many are compared: 16 images of the subject and of its class, few solver steps.
+QUICK = {"images_per_prompt": 2, "num_class_images": 16, "num_inference_steps": 8, "prompt_set": "search"}
 
 
 def one_run(
