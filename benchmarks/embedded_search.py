@@ -29,16 +29,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.support.finished_runs import FinishedRuns
-from benchmarks.support.single_run import QUICK, one_run
+from benchmarks.support.single_run import ADAPTERS, QUICK, fields_of, one_run
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from search_spaces.schema import Dimension, SearchSpace
 
-#: Methods by themselves, then kinds of adapters, each of the method `lora`; those that trained the longest last.
+#: Methods by themselves; kinds of adapters, each of the method `lora`, come between them, and what is best known last.
 METHODS = ("custom_diffusion", "pivotal_tuning", "hypernetwork", "textual_inversion", "lora", "dreambooth")
-ADAPTERS = ("loha", "lokr", "oft", "boft", "hra", "ia3", "rslora", "dora")
 NAMES = (*METHODS[:4], *ADAPTERS[:6], *METHODS[4:], *ADAPTERS[6:])
 SUBJECTS = (
     "dog-1",
@@ -59,7 +58,6 @@ FIGURES = (
     "prompt_fidelity_scaled",
     "class_kept",
 )
-_COMMON = {"train_batch_size": 2, "lr_warmup_steps": 5}
 _KEY = ("kind", "name", "trial", "subject", "seed")
 
 
@@ -102,14 +100,8 @@ def new_search(name: str, steps: int) -> Search:
     from study.spec.defaults import default_point
     from trainables.methods.registry import method_config_class
 
-    method = "lora" if name in ADAPTERS else name
+    method, fixed = fields_of(name, steps, with_prior_preservation=False)
     config_class = method_config_class(method)
-    fixed: dict[str, Any] = {**_COMMON, "max_train_steps": steps}
-    if name in ADAPTERS:
-        fixed["adapter"] = name
-    for field, value in (("with_prior_preservation", False), ("train_text_encoder", True)):
-        if "method" not in config_class.needs_of(field):  # else the method does not read it
-            fixed[field] = value
     stated = {**config_class.defaults_beside(fixed, embedded=True), **fixed}
     training = config_class.model_validate(stated).model_dump(mode="json")
     shipped = load_space(method, embedded=True, fixed=fixed).resolve(fixed, training)
@@ -165,8 +157,12 @@ def begun_search(runs: FinishedRuns, name: str, steps: int, subjects: Sequence[s
 
 def proposed(search: Search, trials: int, ended: Sequence[Trial]) -> dict[str, Any]:
     """Returns the next point of a search of so many trials, as a study proposes it with one run at a time."""
+    import optuna
+
     from study.ledger.proposals import propose
     from study.ledger.trial import ArmSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     arm = ArmSearch(
         name=search.name,

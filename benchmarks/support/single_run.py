@@ -17,6 +17,39 @@ if TYPE_CHECKING:
 QUICK = {"images_per_prompt": 2, "num_class_images": 16, "num_inference_steps": 8, "prompt_set": "search"}
 
 
+#: Kinds of adapters that are compared beside methods, by the names of `adapter`; `lora` is the method itself.
+ADAPTERS = ("loha", "lokr", "oft", "boft", "hra", "ia3", "rslora", "dora")
+
+
+def fields_of(name: str, steps: int, **asked: Any) -> tuple[str, dict[str, Any]]:
+    """Returns a method, and the fields of training in which its runs differ from its defaults.
+
+    Batches, warm-up and class images are those of the presets, and the text encoder trains where the method can train
+    it: the embedded model reads over unknown words, so that a rare word must be learned.
+
+    Args:
+        name: A method, or a kind of adapter of the method `lora`.
+        asked: Further fields, each of which is left out where the method does not read it.
+    """
+    from trainables.methods.registry import method_config_class
+
+    method = "lora" if name in ADAPTERS else name
+    config_class = method_config_class(method)
+    where_read = {
+        "train_batch_size": 2,
+        "lr_warmup_steps": 5,
+        "max_train_steps": steps,
+        "train_text_encoder": True,
+        "num_class_images": 16,
+        "class_num_inference_steps": 8,
+        **asked,
+    }
+    read = {
+        field: value for field, value in where_read.items() if "method" not in config_class.needs_of(field)
+    }
+    return method, {**read, **({"adapter": name} if name in ADAPTERS else {})}
+
+
 def one_run(
     method: str,
     subject: str,
