@@ -5,10 +5,10 @@ batches, over subjects on which no default was chosen and which no preset uses. 
 prior preservation, which is one of the things that are compared; the text encoder trains where a method can train it,
 as in the presets.
 
-Each run is a line of FILE as soon as it has ended; run again, the command measures what is missing. Runs are judged with
-the prompts that no search asks. The table has means over the subjects of the means over the seeds, and after each measure
-the standard deviation between subjects. Of memory it has the smallest peak of a method's runs: a process, of which each
-method has new ones, keeps memory that earlier runs have freed.
+Each run is a line of FILE as soon as it has ended; run again, the command measures what is missing. Runs are judged
+with the prompts that no search asks. The table has means over the subjects of the means over the seeds, and after each
+measure the standard deviation between subjects. Of memory it has the smallest peak of a method's runs: a process, of
+which each method has new ones, keeps memory that earlier runs have freed.
 """
 
 from __future__ import annotations
