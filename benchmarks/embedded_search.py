@@ -305,11 +305,8 @@ def searched(
     while len(ended) < trials:
         params = proposed(search, trials, ended)
         ended.append(judge(len(ended), params, seed=SEED))
-        print(
-            f"{name} {len(ended)}/{trials}: {ended[-1].quality:.3f} {shown(params)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        progress = f"{name} {len(ended)}/{trials}: {ended[-1].quality:.3f} {shown(params)}"
+        print(progress, file=sys.stderr, flush=True)
     best = best_of(ended)
     median = middle(search.space, best)
     again = [
@@ -356,6 +353,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="a line for each run; an existing file is gone on with"
     )
+    parser.add_argument(
+        "--table", action="store_true", help="print the searches that are complete; measure nothing"
+    )
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--subjects", nargs="+", default=SUBJECTS)
     parser.add_argument("--steps", type=int, default=100)
@@ -364,6 +364,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.trials < 1:
         parser.error(f"--trials must be at least 1, got {given.trials}")
     runs = FinishedRuns(given.out, _KEY)
+    if given.table:
+        _print_table(_known_rows(runs, given))
+        return
     for name in given.methods:  # all of them now, so that what is changed meanwhile changes none of them
         begun_search(runs, name, given.steps, given.subjects)
     rows = []
@@ -375,8 +378,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in given.methods:
             rows.append(searched(runs, name, given.trials, given.steps, given.subjects, measure))
             print(rows[-1], file=sys.stderr, flush=True)
+    _print_table(rows)
+
+
+def _print_table(rows: Sequence[str]) -> None:
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     print("\n".join(rows))
+
+
+class _Unmeasured(Exception):
+    """A search that is not complete."""
+
+
+def _known_rows(runs: FinishedRuns, given: argparse.Namespace) -> list[str]:
+    """Returns the rows of searches that are complete, and writes nothing; names the others on the standard error."""
+
+    def measure(missing: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+        if list(missing):
+            raise _Unmeasured
+        return ()
+
+    rows = []
+    for name in given.methods:
+        try:
+            if runs.get(kind="begin", name=name) is None:
+                raise _Unmeasured
+            rows.append(searched(runs, name, given.trials, given.steps, given.subjects, measure))
+        except _Unmeasured:
+            print(f"{name}: the search is not complete", file=sys.stderr)
+    return rows
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import Any
 class FinishedRuns:
     """A file of lines, each of which is read again by its key.
 
-    A line that was cut off in the middle, by a process that was killed, counts as not written and is removed.
+    A line that was cut off in the middle, by a process that was killed, counts as not written; it is removed before
+    the next one is added, so that a file that another process writes can be read at any time.
 
     Args:
         path: The file; it and its folder are made if they are missing.
@@ -22,16 +23,14 @@ class FinishedRuns:
     def __init__(self, path: Path, key: Sequence[str]) -> None:
         self._path, self._key = path, tuple(key)
         self._rows: dict[Hashable, dict[str, Any]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sound = b""
+        sound = 0
         for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
             if not line.endswith(b"\n"):
                 break
             row = json.loads(line)
             self._rows[self._of(row)] = row
-            sound += line
-        if path.is_file() and path.stat().st_size > len(sound):
-            path.write_bytes(sound)
+            sound += len(line)
+        self._sound: int | None = sound  # bytes of whole lines, until this process adds one
 
     def _of(self, row: Mapping[str, Any]) -> Hashable:
         return tuple(row.get(name) for name in self._key)
@@ -42,8 +41,12 @@ class FinishedRuns:
 
     def add(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Writes a line to the disk before it counts; returns it."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as file:
+            if self._sound is not None:
+                file.truncate(self._sound)
+                self._sound = None
+            file.write(json.dumps(row).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self._rows[self._of(row)] = dict(row)

@@ -166,3 +166,20 @@ def test_it_says_what_lies_at_an_end_and_beyond_the_shipped_range() -> None:
     outside = _trials((1.0, {"learning_rate": 1.5e-2, "r": 8}), (0.5, {"learning_rate": 2.9e-2, "r": 8}))
     said = "learning_rate 0.015 .. 0.029, 2 beyond 0.0001 .. 0.01, 1 at an end"
     assert embedded_search.where(search, outside) == said
+
+
+def test_the_table_of_complete_searches_needs_no_run_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    row = _searched(path, [])
+    embedded_search.begun_search(_runs(path), "lora", 100, SUBJECTS)
+    held = path.read_bytes()
+    names = ["--methods", "textual_inversion", "lora", "hra", "--subjects", *SUBJECTS, "--trials", "12"]
+    embedded_search.main(["--out", str(path), "--table", *names])
+    said = capsys.readouterr()
+    assert said.out.splitlines()[2:] == [row]
+    assert said.out.count("|") == 3 * row.count("|")
+    for name in ("lora", "hra"):
+        assert f"{name}: the search is not complete" in said.err
+    assert path.read_bytes() == held
