@@ -16,9 +16,10 @@ import multiprocessing
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from benchmarks.support.single_run import one_run
 
 #: Values of each dimension: below, at the ends of, inside and above the range that is searched.
 RATES = {
@@ -86,6 +87,9 @@ FIGURES = (
 )
 
 
+EVALUATION = {"images_per_prompt": 2, "num_class_images": 32, "num_inference_steps": 8}
+
+
 @dataclass(frozen=True)
 class Point:
     """A configuration: a method with or without class images, and the fields that are moved."""
@@ -150,31 +154,8 @@ def points(methods: Sequence[str], pairs: bool = False) -> Iterator[Point]:
 
 def measured(job: tuple[Point, str, int, str]) -> dict[str, float]:
     """Trains and judges one run; its figures by name."""
-    import json
-
-    import torch
-
-    from trainables.run.execute import execute
-    from trainables.run_config import RunConfig
-
     point, subject, steps, cache = job
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig.model_validate(
-            {
-                "method": point.method,
-                "subject": {"name": subject},
-                "training": point.training(steps),
-                "evaluation": {"images_per_prompt": 2, "num_class_images": 32, "num_inference_steps": 8},
-                "device": "cpu",
-                "output_dir": f"{folder}/run",
-                "cache_dir": cache,
-            }
-        )
-        for _ in execute(config):
-            pass
-        result = json.loads(Path(folder, "run", "result.json").read_text())
-    evaluation = result["evaluation"] or {}
+    evaluation = one_run(point.method, subject, point.training(steps), EVALUATION, seed=0, cache=cache)
     return {name: evaluation.get(name, float("nan")) for name in FIGURES}
 
 

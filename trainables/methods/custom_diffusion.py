@@ -55,6 +55,11 @@ class CustomDiffusionConfig(WordAndWeightsConfig):
         "prior_loss_weight": 0.3,
         "max_train_steps": 200,
     }
+    # Found by a search, which had no class images: trainables/embedded/README.md.
+    EMBEDDED_WITHOUT_PRIOR: ClassVar[dict[str, Any]] = {
+        "learning_rate": 2e-3,
+        "embedding_learning_rate": 2e-1,
+    }
 
     # The authors' 1e-5, which their script multiplies by the batch size of 2 (``--scale_lr``), on one device; there the
     # embedding has the same rate.
