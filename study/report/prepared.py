@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -84,12 +85,12 @@ class Rows:
     meta: Mapping[str, Any]
     drawn: Mapping[str, Drawn] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def confirm(self) -> pd.DataFrame:
         """Complete runs of the confirm phase: the only ones that are compared."""
         return self.frame[(self.frame["phase"] == "confirm") & (self.frame["state"] == "COMPLETE")]
 
-    @property
+    @cached_property
     def search(self) -> pd.DataFrame:
         """All runs of the search phase, in every state."""
         return self.frame[self.frame["phase"] == "search"]
@@ -215,7 +216,9 @@ def _frame(raw: pd.DataFrame | None) -> pd.DataFrame:
         frame[column] = pd.to_numeric(frame[column], errors="coerce").fillna(0).astype("int64")
     for column in ("study", "arm", "method", "phase", "subject", "state", "run_key"):
         frame[column] = frame[column].astype(object).where(frame[column].notna(), "").astype(str)
-    return frame
+    return (
+        frame.copy()
+    )  # columns that were put in one by one are blocks of their own, and slow to take rows of
 
 
 def _study_names(meta: Mapping[str, Any], frame: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from study.statistics.power import MIN_SUBJECTS
 
@@ -119,7 +119,7 @@ def t_interval(units: ArrayLike, level: float | Floats = LEVEL) -> tuple[Floats,
     """Student's interval of the mean; NaN below three subjects, the mean itself where all subjects are equal."""
     count, mean, deviation = moments(units)
     enough = np.where(count >= MIN_SUBJECTS, count, np.nan)
-    half = stats.t.ppf((1 + np.asarray(level)) / 2, enough - 1) * deviation / np.sqrt(enough)
+    half = special.stdtrit(enough - 1, (1 + np.asarray(level)) / 2) * deviation / np.sqrt(enough)
     return mean - half, mean + half
 
 
@@ -129,7 +129,7 @@ def _one_sided(mean: Floats, deviation: Floats, count: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         statistic = mean / (deviation / np.sqrt(enough))
     statistic = np.where((mean == 0) & (deviation == 0), 0.0, statistic)
-    return np.asarray(np.where(np.isnan(enough), np.nan, stats.t.sf(statistic, enough - 1)))
+    return np.asarray(np.where(np.isnan(enough), np.nan, special.stdtr(enough - 1, -np.asarray(statistic))))
 
 
 def t_test(units: ArrayLike) -> Floats:
@@ -293,7 +293,7 @@ def _noncentrality(statistic: float, freedom: int, probability: float) -> float:
 
     def above(shift: float) -> float:
         # NaN is scipy's answer far out in a tail.
-        value = float(stats.nct.cdf(statistic, freedom, shift))
+        value = float(special.nctdtr(freedom, shift, statistic))
         return (value if np.isfinite(value) else float(shift < statistic)) - probability
 
     low, high, step = statistic - 1.0, statistic + 1.0, 1.0

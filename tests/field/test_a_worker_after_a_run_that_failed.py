@@ -81,7 +81,14 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("stage", FAULTS)
+# What the worker does about a fault hangs on what it left behind: modules half wrapped, a changed weight, nothing, an
+# exception that is no Exception, a method that does not let go. The other moments are a matter of the night.
+BY_DAY = ("attach half done", "a weight changed", "first step", "interrupted", "detach")
+
+
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=() if stage in BY_DAY else pytest.mark.nightly) for stage in FAULTS]
+)
 def test_the_next_run_is_that_of_a_fresh_process(
     stage: str, expected: bytes, resident: Resident, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

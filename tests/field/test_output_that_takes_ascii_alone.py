@@ -27,6 +27,7 @@ ENCODINGS = [
     {"PYTHONIOENCODING": "cp1252"},
     {"PYTHONIOENCODING": "utf-8"},
 ]
+BY_DAY = (ASCII, ENCODINGS[3])  # the narrowest, and one that has some signs and lacks others
 # All in one process, for speed: what `main` does to the output is what is tested.
 EVERY = """
 import json, sys
@@ -96,7 +97,11 @@ def commands(storage: Storage, folder: Path) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda each: " ".join(each.values()))
+@pytest.mark.parametrize(
+    "encoding",
+    [pytest.param(each, marks=() if each in BY_DAY else pytest.mark.nightly) for each in ENCODINGS],
+    ids=lambda each: " ".join(each.values()),
+)
 def test_every_command_prints(encoding: dict[str, str], storage: Storage, tmp_path: Path) -> None:
     every = commands(storage, tmp_path)
     done = run(tmp_path, encoding, "-c", EVERY, json.dumps(every))

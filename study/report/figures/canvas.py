@@ -74,7 +74,7 @@ def render(figure: Figure) -> dict[str, bytes]:
     with figure_style():
         canvas = figure.draw()
         canvas.draw_without_rendering()
-        canvas.set_layout_engine("none")  # laid out once: every format shows the same, in a third of the time
+        canvas.set_layout_engine(None)  # laid out once: every format shows the same, in a third of the time
         for name in FORMATS:
             buffer = io.BytesIO()
             canvas.savefig(buffer, format=name, dpi=PNG_DPI, metadata=_METADATA[name])

@@ -35,7 +35,13 @@ from trainables.training.trainer import build_trainer
 METHODS = [name for name in method_names() if get_method(name).trains]
 # Prior preservation is a factor of every method; and not every method trains weights of the denoiser.
 ADDED_WORD = added_word.METHOD.name
-VARIANTS = [*METHODS, f"lora{WITH_PRIOR}", ADDED_WORD]
+# What another one stands for by day: LoRA with a prior for its own default, LoRA for adapters on captions (all weights on
+# captions are tested beside it, in test_text_to_image.py), textual inversion for words that are added.
+AT_NIGHT = ("dreambooth_lora", "text_to_image", ADDED_WORD)
+VARIANTS = [
+    pytest.param(name, marks=pytest.mark.nightly if name in AT_NIGHT else ())
+    for name in [*METHODS, f"lora{WITH_PRIOR}", ADDED_WORD]
+]
 # Of the kinds of adapters beside LoRA one stands for all by day, whose files two libraries load.
 SAMPLE = "lokr"
 ADAPTERS = [
