@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY := passive
 export OMP_NUM_THREADS ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup quickstart test test-failed test-all lint types check clean
+.PHONY: help setup quickstart test test-all lint types check clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -32,9 +32,6 @@ quickstart: $(READY)  ## plan and run the quickstart study on the embedded model
 
 test: $(READY)  ## the default test suite (no network, no GPU): all but the long series of the night
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly"
-
-test-failed: $(READY)  ## what failed in the last run of the suite once more, one by one: to find out why
-	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-all: lint types  ## every test, and the default ones once more with kernels for processors without AVX-512
 	$(BIN)/python -m pytest -n 2 --dist loadfile

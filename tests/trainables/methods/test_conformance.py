@@ -35,8 +35,8 @@ from trainables.training.trainer import build_trainer
 METHODS = [name for name in method_names() if get_method(name).trains]
 # Prior preservation is a factor of every method; and not every method trains weights of the denoiser.
 ADDED_WORD = added_word.METHOD.name
-# What another one stands for by day: LoRA with a prior for its own default, LoRA for adapters on captions (all weights on
-# captions are tested beside it, in test_text_to_image.py), textual inversion for words that are added.
+# For which another one stands by day: LoRA with a prior; LoRA, all weights on captions being tested in
+# test_text_to_image.py; and textual inversion, which adds words too.
 AT_NIGHT = ("dreambooth_lora", "text_to_image", ADDED_WORD)
 VARIANTS = [
     pytest.param(name, marks=pytest.mark.nightly if name in AT_NIGHT else ())
