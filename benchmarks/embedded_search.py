@@ -29,7 +29,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.support.finished_runs import FinishedRuns
-from benchmarks.support.single_run import ADAPTERS, QUICK, fields_of, one_run
+from benchmarks.support.single_run import ADAPTERS, QUICK, check, fields_of, one_run
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -363,6 +363,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.trials < 1:
         parser.error(f"--trials must be at least 1, got {given.trials}")
+    try:
+        check(given.methods, given.steps, given.subjects)
+    except ValueError as error:
+        parser.error(str(error))
     runs = FinishedRuns(given.out, _KEY)
     if given.table:
         _print_table(_known_rows(runs, given))

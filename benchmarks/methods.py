@@ -24,7 +24,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.support.finished_runs import FinishedRuns
-from benchmarks.support.single_run import ADAPTERS, fields_of, one_run
+from benchmarks.support.single_run import ADAPTERS, check, fields_of, one_run
 from trainables.evaluation.metrics_table import METRICS
 from trainables.methods.registry import method_names
 
@@ -115,6 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--class-images", type=int, default=32, help="images of the class that judge a run")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
     given = parser.parse_args(arguments)
+    try:
+        check(given.methods, given.steps, given.subjects)
+    except ValueError as error:
+        parser.error(str(error))
     runs = FinishedRuns(given.out, _KEY)
     evaluation = {
         "images_per_prompt": given.images,

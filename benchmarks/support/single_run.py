@@ -6,7 +6,7 @@ import functools
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,29 @@ def fields_of(name: str, steps: int, **asked: Any) -> tuple[str, dict[str, Any]]
         field: value for field, value in where_read.items() if "method" not in config_class.needs_of(field)
     }
     return method, {**read, **({"adapter": name} if name in ADAPTERS else {})}
+
+
+def check(names: Sequence[str], steps: int, subjects: Sequence[str]) -> None:
+    """Looks at what is asked for before the first run.
+
+    Raises:
+        ValueError: A method cannot train so few steps, or a subject is not the embedded model's; with what to change.
+    """
+    from pydantic import ValidationError
+
+    from trainables.embedded import load_subject
+    from trainables.methods.registry import method_config_class
+
+    for subject in subjects:
+        load_subject(subject)
+    for name in names:
+        method, fields = fields_of(name, steps)
+        config_class = method_config_class(method)
+        try:
+            config_class.model_validate({**config_class.defaults_beside(fields, embedded=True), **fields})
+        except ValidationError as error:
+            said = "; ".join(entry["msg"].removeprefix("Value error, ") for entry in error.errors())
+            raise ValueError(f"{name} with --steps {steps}: {said}; take more steps") from None
 
 
 def one_run(

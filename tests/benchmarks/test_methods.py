@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import methods
+from benchmarks import embedded_search, methods
 from benchmarks.support.single_run import fields_of
 from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.registry import method_config_class, method_names
@@ -61,6 +61,26 @@ def test_costs_and_measures_have_their_titles_and_units() -> None:
         "Drift",
     ):
         assert title in head
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--steps", "8"], "pivotal_tuning with --steps 8: lr_warmup_steps (5) must be below"),
+        (["--steps", "4"], "must be below max_train_steps (4); take more steps"),
+        (["--subjects", "cat-99"], "no embedded subject 'cat-99'; there are"),
+        (["--methods", "lorra"], "invalid choice: 'lorra'"),
+    ],
+)
+@pytest.mark.parametrize("command", [methods, embedded_search])
+def test_what_cannot_run_is_said_before_anything_starts(
+    command: Any, asked: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--out", str(tmp_path / "runs.jsonl"), *asked])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_real_run_has_all_of_the_table(tmp_path: Path) -> None:
