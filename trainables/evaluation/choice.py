@@ -18,6 +18,7 @@ from trainables.evaluation.metrics_table import HELD_OUT_LOSS, METRICS
 from trainables.evaluation.prompts import templates_of
 
 CHOICE = "choice"  # stream of noise
+CHOOSING, JUDGING = slice(1, None, 2), slice(0, None, 2)  # of the held-out images
 FEWEST_REFERENCES = 2  # one to choose by, another to judge by
 
 
@@ -54,12 +55,12 @@ def choosing(subject: Subject) -> Subject:
     count = len(subject.references)
     if count < FEWEST_REFERENCES:
         raise UserError(too_few_references(subject.name, count))
-    return _with_references(subject, slice(1, None, 2))
+    return _with_references(subject, CHOOSING)
 
 
 def judging(subject: Subject) -> Subject:
     """Returns a subject with the held-out images that judge the result: those that choose no step."""
-    return _with_references(subject, slice(0, None, 2))
+    return _with_references(subject, JUDGING)
 
 
 def _with_references(subject: Subject, taken: slice) -> Subject:
