@@ -66,7 +66,7 @@ DATA_SET_RULE = (
     "captions without the trigger and s_real that of the held-out images of one character among themselves; P = (p - "
     "p_floor) / (p_one - p_floor) with p the similarity of image and caption, the trigger left out (CLIP-T), p_one "
     "that of the real held-out images to their own captions and p_floor to the other captions (both of the base "
-    "model's images where the study gives captions of its own; undefined where all held-out captions do not differ so by "
+    "model's images where the study gives captions of its own; undefined where all held-out captions do not differ by "
     "0.01 and by two standard errors over captions); and C = (s_real - c) / "
     "(s_real - c_base) with c the similarity of images of the captions without the trigger to the same held-out images "
     "and c_base that of the base model's. Without a trigger c is of a fixed list of general prompts, compared with all "
