@@ -39,7 +39,7 @@ def check_choice(config: EvaluationConfig, subject: SubjectConfig, section: str 
         )
     count = _held_out(subject)
     if count is not None and count < FEWEST_REFERENCES:
-        problems.append(too_few_references(subject.name, count))
+        problems.append(too_few_references(subject.name, count, is_data_set=subject.is_data_set))
     return problems
 
 
