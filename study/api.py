@@ -283,16 +283,19 @@ def _failures(storage: Storage, failed: Sequence[tuple[RunKey, str]]) -> list[st
 
 
 def result_table(folder: Path) -> list[dict[str, Any]]:
-    """Returns the main table of a report in a form that fits 80 columns: a row an arm, quality with its interval."""
+    """Returns the main table of a report in a form that fits 80 columns: a row an arm, quality with its interval.
+
+    Fidelities are those of its columns, which are not scaled where no run has a quality.
+    """
     import csv
 
     with (folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
     means = {
-        "subject_fidelity_scaled": "subject",
-        "prompt_fidelity_scaled": "prompt",
-        "class_kept": "class",
-        "train_seconds": "train s",
+        "subject": ("subject_fidelity_scaled", "subject_fidelity"),
+        "prompt": ("prompt_fidelity_scaled", "prompt_fidelity"),
+        "class": ("class_kept",),
+        "train s": ("train_seconds",),
     }
     return [
         {
@@ -300,7 +303,10 @@ def result_table(folder: Path) -> list[dict[str, Any]]:
             "n": row.get("n"),
             "quality": _number(row.get("quality")),
             "95 %": _interval(row.get("quality_low"), row.get("quality_high")),
-            **{title: _number(row.get(name)) for name, title in means.items()},
+            **{
+                title: _number(next((row[name] for name in names if name in row), None))
+                for title, names in means.items()
+            },
         }
         for row in found
     ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _STRONGEST = 10
 _PLACEHOLDERS = ("subject",)
+_SUBJECT = re.compile(r"\{subject\}[\s,]*")
 _IN_BRACES = re.compile(r"\{\s*([^\W\d]\w*)\s*\}")  # one word; other braces are a prompt's own
 
 
@@ -43,8 +44,8 @@ def draw_images(
 
     Args:
         run: Name of a run or an arm, see `complete_run`.
-        prompts: ``{subject}`` stands for the run's instance prompt. What names the subject there is said in the words
-            of the run's method.
+        prompts: ``{subject}`` stands for the run's instance prompt, or a data set's trigger with a comma after it.
+            What names the subject there is said in the words of the run's method.
         seed: Image i of each prompt starts from the noise of generator seed + i, so arms can be compared.
         steps: Of the solver; None: as many as in the run's evaluation. `guidance` likewise.
         strengths: Of the training, 0: the base model, 1: as trained; each image is drawn at each of them, from the same
@@ -90,6 +91,7 @@ def draw_images(
     pipeline.scheduler = make_solver(backbone)
     instance, of_class = prompts_of(config.subject)
     training = config.training.for_subject(instance, of_class)
+    prompts = _after_trigger(prompts, instance) if config.subject.is_data_set else prompts
     texts, notes = _reworded(training, prompts, instance)
     read = [expand(text, training.added_words) for text in texts]
     reads = getattr(pipeline, backbone.family.tokenizers[backbone.family.reader])
@@ -176,6 +178,20 @@ def _written(
         draw_grid(rows, f"strength {shown}").save(path)
         paths.append(path)
     return paths
+
+
+def _after_trigger(prompts: Sequence[str], trigger: str) -> list[str]:
+    """Returns prompts of a data set with its trigger and a comma in the placeholder's place, as captions have it.
+
+    Args:
+        trigger: With the comma; empty where there is none.
+    """
+    return [
+        _SUBJECT.sub(lambda _: trigger, prompt).rstrip(
+            ", " if prompt.rstrip(", ").endswith("{subject}") else ""
+        )
+        for prompt in prompts
+    ]
 
 
 def _reworded(

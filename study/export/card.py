@@ -62,7 +62,8 @@ def _front_matter(card: Card, hub_id: str) -> list[str]:
         fields |= {"license": about.license} if is_id else {"license": "other", "license_name": about.license}
     if hub_id:
         fields["base_model"] = hub_id
-    fields["instance_prompt"] = about.trigger
+    if about.trigger:
+        fields["instance_prompt"] = about.trigger
     if card.form in ("diffusers", "merged"):
         fields["library_name"] = "diffusers"
     if card.form == "peft":
@@ -76,7 +77,7 @@ def _body(card: Card, samples: Mapping[str, str]) -> list[str]:
     about = card.about
     usage = ["```python", card.written.usage, "```"] if card.written.code else [card.written.usage]
     lines = [f"# {_plain(about.title)}", "", _plain(about.description), ""]
-    lines += [f"Written for {FORMATS[card.form]}. Prompts say {_code(about.trigger)}.", "", *usage, ""]
+    lines += [f"Written for {FORMATS[card.form]}. {_prompts(about)}", "", *usage, ""]
     lines += [f"- Note: {_plain(note)}." for note in card.written.notes]
     lines += [""] if card.written.notes else []
     if samples:
@@ -111,6 +112,14 @@ def _body(card: Card, samples: Mapping[str, str]) -> list[str]:
         f"Trained {about.date}; run {_code(about.own['run'])} of the study {about.own['study']}.",
     ]
     return lines
+
+
+def _prompts(about: About) -> str:
+    if not about.trigger:
+        return "Prompts are captions like those that were trained on, and need no word of their own."
+    if about.captioned:
+        return f"Prompts begin with {_code(about.trigger + ',')} and go on like the captions that were trained on."
+    return f"Prompts say {_code(about.trigger)}."
 
 
 def _caveat(about: About) -> str:

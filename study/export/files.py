@@ -221,6 +221,7 @@ class _Recorded:
             date=datetime.fromtimestamp(int(ended[-1]), UTC).isoformat() if ended else "",
             resolution=side,
             trigger=trigger,
+            captioned=config.subject.is_data_set,
             base=self.base,
             author=author,
             license=license,

@@ -26,6 +26,7 @@ POLL_SECONDS, AT_ONCE_SECONDS = 1.0, 2.0
 # That looking may take; in a study of thousands of runs a look takes long, and comes less often.
 MOST_OF_A_CORE = 0.02
 PLAIN_LINE_SECONDS = 20.0
+_FIDELITY = "subject_fidelity_scaled"
 MOST_ROWS, MOST_FAILURES = 16, 3
 
 
@@ -209,7 +210,10 @@ class ProgressView:
 def _end_of(run: RunStatus, failed: Mapping[str, Any] | None) -> str:
     """One line of a run that has ended."""
     assert run.result is not None
+    fidelity = run.result.value(_FIDELITY)
     quality = f"quality {run.quality:.3f}" if run.quality is not None else "no quality"
+    if run.quality is None and fidelity is not None:  # of data sets whose captions CLIP does not read
+        quality += f", {_FIDELITY} {fidelity:.3f}"
     if failed is not None:
         detail = _why(failed)
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from study.cluster.ray_cluster import HERE, check_cluster
+from study.preflight.data_set_checks import check_data_sets, data_set_notes, prompt_count
 from study.preflight.machine import check_disk, check_resources
 from study.preflight.method_checks import check_methods, has_words, methods_with_words
 from study.spec.separation import ASKED_FOR
@@ -34,7 +35,8 @@ def check_study(
     address: str | None = None,
     tracking_uri: str | None = None,
 ) -> list[str]:
-    """Returns every problem that would stop the study, one message each; writes nothing and loads no weights.
+    """Returns every problem that would stop the study, one message each; writes nothing and loads no weights but, for
+    data sets, those of the embedded CLIP.
 
     Args:
         spec: A validated study.
@@ -52,6 +54,7 @@ def check_study(
         *dict.fromkeys(problem for found in check_prompts(spec) for problem in found.problems),
         *check_methods(spec),
         *_metric_models(spec),
+        *check_data_sets(spec),
         *_optimizers(spec),
         *_precision(spec),
         *(check_resources(spec.resources) if address in HERE else []),
@@ -177,22 +180,23 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
 
 def evaluation_notes(spec: StudySpec) -> list[str]:
     """Returns what is allowed of the evaluation, but makes results that say little."""
-    from trainables.evaluation.prompts import templates_of
-
     settings = spec.evaluation.of_phase("confirm")
-    counts = {
-        len(templates_of(subject.images is None, settings)) * settings.images_per_prompt
-        for subject in spec.subjects
-    }
-    fewest = min(counts, default=ENOUGH_IMAGES)
+    of_data_sets = any(subject.is_data_set for subject in spec.subjects)
+    fewest = (
+        min(
+            (prompt_count(spec.subject(name), settings) for name in spec.confirm.subjects or ()),
+            default=ENOUGH_IMAGES,
+        )
+        * settings.images_per_prompt
+    )
     if not spec.confirm.seeds:
         return []
-    found = []
+    found = data_set_notes(spec)
     if fewest < ENOUGH_IMAGES:
         found.append(
-            f"each confirm run is judged on {fewest} {'image' if fewest == 1 else 'images'} of its subject, and a "
-            f"result of few images is noise: take at least {ENOUGH_IMAGES} (16 prompts with "
-            "evaluation.images_per_prompt: 4)"
+            f"each confirm run is judged on {fewest} {'image' if fewest == 1 else 'images'} of its "
+            f"{'held-out captions' if of_data_sets else 'subject'}, and a result of few images is noise: take at least "
+            f"{ENOUGH_IMAGES} (16 {'captions' if of_data_sets else 'prompts'} with evaluation.images_per_prompt: 4)"
         )
     if settings.num_class_images < ENOUGH_IMAGES:
         found.append(
@@ -202,8 +206,8 @@ def evaluation_notes(spec: StudySpec) -> list[str]:
     if settings.restore_best is not None:
         found.append(
             f"restore_best: the evaluations on the way choose each run's step by {settings.restore_best}; they are no "
-            "part of its budget, and their time is told as selection_seconds; half of each subject's held-out images "
-            "choose, and the other half judges every arm"
+            "part of its budget, and their time is told as selection_seconds; half of each "
+            f"{'data set' if of_data_sets else 'subject'}'s held-out images choose, and the other half judges every arm"
         )
     if settings.anchor_images < ENOUGH_IMAGES:
         found.append(

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.schema import Categorical
+from study.preflight.data_set_checks import prompt_count
 from study.spec.sections import LENGTHS, SHARE
 from trainables.config.fields import (
-    EMBEDDED,
     HELD_OUT_IMAGES,
     HELD_OUT_LEVELS,
     EvaluationConfig,
     images_on_the_way,
     latency_image_steps,
 )
+from trainables.data.data_sets import trigger_of
+from trainables.evaluation.held_out_captions import PROMPTS
 from trainables.methods.registry import BASE, method_config_class
 
 if TYPE_CHECKING:
@@ -63,19 +65,22 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
     from trainables.evaluation.choice import choice_settings
 
     evaluation = spec.evaluation.of_phase(phase)
-    templates = _templates(spec, evaluation)
+    templates = _prompts(spec, phase, evaluation)
     instance, classes = templates * evaluation.images_per_prompt, evaluation.num_class_images
     some, of_class = images_on_the_way(instance, classes, evaluation.images_between)
     on_the_way = len({at for at in evaluation.at if at < 1})
     between, base = (some + of_class) * on_the_way, templates + classes
-    anchors = math.ceil(evaluation.anchor_images / templates) * (templates + 1)
+    anchors = _anchors(spec, phase, evaluation, templates)
     chosen_by = choice_settings(evaluation)
     if chosen_by is not None:  # evaluations on the way are of other prompts, and the end is one of them
-        own = _templates(spec, chosen_by)
+        own = _prompts(spec, phase, chosen_by)
         each = images_on_the_way(own * evaluation.images_per_prompt, classes, evaluation.images_between)
         between, base = sum(each) * (on_the_way + 1), base + own + classes
-        if chosen_by.prompts != evaluation.prompts or evaluation.prompt_set != "search":
-            anchors += math.ceil(evaluation.anchor_images / own) * (own + 1)
+        of_data_sets = any(
+            subject.is_data_set for subject in spec.subjects
+        )  # chosen by other held-out captions
+        if of_data_sets or chosen_by.prompts != evaluation.prompts or evaluation.prompt_set != "search":
+            anchors += _anchors(spec, phase, chosen_by, own)
     return Images(
         final=instance + classes,
         between=between,
@@ -88,10 +93,24 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
     )
 
 
-def _templates(spec: StudySpec, evaluation: EvaluationConfig) -> int:
-    from trainables.evaluation.prompts import templates_of
+def _prompts(spec: StudySpec, phase: Phase, evaluation: EvaluationConfig) -> int:
+    """Prompts of a run; of that data set of the phase that has most, where their numbers differ."""
+    names = (spec.search if phase == "search" else spec.confirm).subjects or ()
+    return max([prompt_count(spec.subject(name), evaluation) for name in names] or [0]) or 1
 
-    return len(templates_of(spec.model.path == EMBEDDED, evaluation))
+
+def _anchors(spec: StudySpec, phase: Phase, evaluation: EvaluationConfig, prompts: int) -> int:
+    """Images of the base model for the ends of the scales: of each prompt without the subject and of the class prompt
+    alone, which data sets do not have; one without a trigger has as many of general prompts instead.
+    """
+    names = (spec.search if phase == "search" else spec.confirm).subjects or ()
+    subjects = [spec.subject(name) for name in names]
+    each = math.ceil(evaluation.anchor_images / prompts)
+    if not any(subject.is_data_set for subject in subjects):
+        return each * (prompts + 1)
+    without_trigger = not all(map(trigger_of, subjects))
+    general = PROMPTS[evaluation.prompt_set] if without_trigger else 0
+    return each * prompts + (math.ceil(evaluation.anchor_images / general) * general if general else 0)
 
 
 def once_image_steps(spec: StudySpec) -> tuple[float, float]:

@@ -27,6 +27,10 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"another subject or another prompt", "another character or style, or another caption"),
     (r"by subject and prompt alone", "by style and caption alone"),
     (r"subject and prompt alone", "style and caption alone"),
+    (r"subject and prompt fidelity, rescaled \(base model 0 and 1\)", "style and caption fidelity, rescaled"),
+    (r"which are about, not exactly, 0 and 1: the scales begin at other images of it, of class prompts and with other "
+     r"noise", "which are about, not exactly, 0 in style: its scale begins at other images of it, and that of captions "
+     "at real ones"),
     (r"subject x prompt x class kept", "style x caption x class kept"),
     (r"subject times prompt", "style times caption"),
     (r"an arm that turns every member of the class into the subject loses nothing",
@@ -81,10 +85,12 @@ def reworder(names: Iterable[str]) -> Reword:
 
 
 def reworded_table(table: Table, reword: Reword) -> Table:
-    """A table with caption, headings and notes in other words; cells stay, but for those that explain measures."""
+    """A table with caption, headings and notes in other words; cells stay, but for those that name or explain
+    measures.
+    """
     columns = tuple(replace(column, title=reword(column.title)) for column in table.columns)
     rows = table.rows
-    if table.key == "measures":
+    if table.key in ("measures", "against-base"):
         rows = tuple(tuple(_cell(cell, column.key, reword) for cell, column in zip(row, columns, strict=True))
                      for row in rows)  # fmt: skip
     notes = tuple(map(reword, table.notes))
@@ -92,7 +98,7 @@ def reworded_table(table: Table, reword: Reword) -> Table:
 
 
 def _cell(cell: Cell, column: str, reword: Reword) -> Cell:
-    if column not in ("title", "description"):
+    if column not in ("title", "description", "measure"):
         return cell
     text = reword(cell.text)
     return replace(cell, text=text, value=text if isinstance(cell.value, str) else cell.value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from study.spec.effects import values_of
 from study.spec.sections import Arm, Budget
-from trainables.config.fields import ModelConfig
+from trainables.config.fields import EvaluationConfig, ModelConfig
 from trainables.config.messages import Loc
 from trainables.methods.data_set_fit import ONLY_DATA_SETS, ONLY_SUBJECTS, json_word, obstacle_on_data_sets
 from trainables.methods.registry import BASE, method_config_class
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from study.spec.sound_sections import Sections
 
 _CAPTIONS = "captions"
+_MEASURES = ("dataset_kid", "dataset_cmmd", "worst_character")  # and their ends; subjects have none of them
 
 
 def one_kind_of_subjects(sections: Sections) -> Iterator[tuple[Loc, str]]:
@@ -58,6 +59,32 @@ def fields_of_one_kind(sections: Sections) -> Iterator[tuple[Loc, str]]:
                 _place(_CAPTIONS, name, arm, sections),
                 "captions: instance_prompt, but a data set is trained on the captions of its images (captions: files "
                 "is implied); remove it",
+            )
+
+
+def measures_of_one_kind(sections: Sections) -> Iterator[tuple[Loc, str]]:
+    """Nothing that is measured of data sets alone decides a study of subjects."""
+    subjects, search, evaluation = sections.subjects or (), sections.search, sections.evaluation
+    if not subjects or any(subject.is_data_set for subject in subjects):
+        return
+    found: list[tuple[Loc, str]] = []
+    if search is not None:
+        place = "objectives" if search.objectives else "objective"
+        bounds = (bound.metric for bound in search.constraints)
+        found += [(("search", place), name) for name in (*search.metrics, *bounds)]
+    if evaluation is not None:
+        places: dict[Loc, EvaluationConfig] = {
+            ("evaluation", "search", "restore_best"): evaluation.of_phase("search"),
+            ("evaluation", "restore_best"): evaluation.of_phase("confirm"),
+        }
+        chosen = {settings.restore_best: loc for loc, settings in places.items() if settings.restore_best}
+        found += [(loc, name) for name, loc in chosen.items()]
+    for loc, name in found:
+        if name.startswith(_MEASURES):
+            yield (
+                loc,
+                f"{name} is measured of data sets alone, and this is a study of subjects: no run would have a value; "
+                "take for example quality or subject_fidelity",
             )
 
 

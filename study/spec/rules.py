@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from search_spaces.loader import check_space
 from search_spaces.schema import SearchSpace
-from study.spec.data_set_rules import fields_of_one_kind, one_kind_of_subjects
+from study.spec.data_set_rules import fields_of_one_kind, measures_of_one_kind, one_kind_of_subjects
 from study.spec.effects import duplicate_arms, fields_without_effect, values_of
 from study.spec.sections import (
     LENGTHS,
@@ -359,4 +359,5 @@ RULES_OF_FILES = (
     shared_prompts,
     one_kind_of_subjects,
     fields_of_one_kind,
+    measures_of_one_kind,
 )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from search_spaces.schema import Categorical, Dimension
+from study.spec.implied import with_implied
 from study.spec.phases import ConfirmSpec, EvaluationSpec, SearchSpec
 from study.spec.sections import Arm, Budget, Resources, method_defaults
 from trainables.config.fields import ModelConfig, SubjectConfig
@@ -57,6 +58,7 @@ class Sections:
                 kept[name] = _validated(kind, data[name])
             elif not field.is_required():
                 kept[name] = field.get_default(call_default_factory=True)
+        kept["training"] = with_implied(kept.get("subjects"), kept.get("training"))
         return cls(**kept)
 
 

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, Valid
 from search_spaces.schema import SearchSpace
 from study.spec.contents import StudyContents, of_run, without_paths
 from study.spec.defaults import default_point
+from study.spec.implied import with_implied
 from study.spec.phases import ConfirmSpec, EvaluationSpec, SearchSpec
 from study.spec.rules import broken_rules
 from study.spec.sections import (
@@ -104,6 +105,7 @@ class StudySpec(Frozen):
 
     @model_validator(mode="after")
     def _complete_and_check(self, info: ValidationInfo) -> Self:
+        object.__setattr__(self, "training", with_implied(self.subjects, self.training))
         problems = broken_rules(Sections.of(self), recorded=info.context == RECORDED)
         problems += _names_in_use(self.name, self.subjects)
         if problems:

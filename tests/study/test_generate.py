@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.support.tiny_models import make_photos
-from study.generate import draw_images
+from study.generate import _after_trigger, draw_images
 from study.storage.layout import Storage
 from tests.helpers.tiny_families import RESOLUTION, add_contrast, make_tiny
 from trainables.config.fields import ModelConfig
@@ -114,3 +114,23 @@ def test_other_braces_are_the_prompts_own(prompt: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run") as told:  # there is none: the prompt was let through
         draw_images(Storage(tmp_path / "none", "none"), "none", [prompt], tmp_path / "out")
     assert "placeholder" not in str(told.value)
+
+
+def test_of_a_data_set_the_trigger_stands_before_a_caption() -> None:
+    prompts = [
+        "{subject}momo the cat",
+        "{subject}, momo the cat",
+        "{subject} momo, ",
+        "a cat, {subject}",
+        "{subject}",
+        "a cat, ",
+    ]
+    assert _after_trigger(prompts, "ink style, ") == [
+        "ink style, momo the cat",
+        "ink style, momo the cat",
+        "ink style, momo, ",
+        "a cat, ink style",
+        "ink style",
+        "a cat, ",
+    ]
+    assert _after_trigger(prompts[:2], "") == ["momo the cat", "momo the cat"]

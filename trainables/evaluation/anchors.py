@@ -237,6 +237,7 @@ def make_data_set_anchors(
     sets: ReferenceSets,
     ends: RealEnds,
     own: PromptEnd | None,
+    everything: PromptEnd | None,
     class_groups: Sequence[int],
 ) -> AnchorTable:
     """Returns the anchors of a data set from the embeddings of the base model's images; see `make_anchors`.
@@ -246,6 +247,7 @@ def make_data_set_anchors(
         ends: How similar these are to each other.
         own: How similar real images are to captions; None where a template is no caption of theirs, so that the base
             model's images are the ends.
+        everything: Where `own` is given: the same of all captions of real images, which decide whether CLIP reads them.
         class_groups: Groups of which class images can be.
     """
     numbers = np.asarray(groups)
@@ -256,7 +258,7 @@ def make_data_set_anchors(
     # Settled over all captions, so that evaluations of some of them are on the same scale.
     # Captions that the real images do not show, to this CLIP, are no measure of what is learnt of these images, however
     # well the base model follows them.
-    by_real = own is not None and own.tells_captions
+    by_real = own is not None and everything is not None and everything.tells_captions
     by_base = own is None and base.tells_captions
     chosen = own or base
     return AnchorTable(

@@ -18,6 +18,7 @@ from trainables.evaluation.metrics_table import HELD_OUT_LOSS, METRICS
 from trainables.evaluation.prompts import templates_of
 
 CHOICE = "choice"  # stream of noise
+CHOOSING, JUDGING = slice(1, None, 2), slice(0, None, 2)  # of the held-out images
 FEWEST_REFERENCES = 2  # one to choose by, another to judge by
 
 
@@ -53,13 +54,13 @@ def choosing(subject: Subject) -> Subject:
     """
     count = len(subject.references)
     if count < FEWEST_REFERENCES:
-        raise UserError(too_few_references(subject.name, count))
-    return _with_references(subject, slice(1, None, 2))
+        raise UserError(too_few_references(subject.name, count, is_data_set=subject.is_data_set))
+    return _with_references(subject, CHOOSING)
 
 
 def judging(subject: Subject) -> Subject:
     """Returns a subject with the held-out images that judge the result: those that choose no step."""
-    return _with_references(subject, slice(0, None, 2))
+    return _with_references(subject, JUDGING)
 
 
 def _with_references(subject: Subject, taken: slice) -> Subject:
@@ -68,12 +69,13 @@ def _with_references(subject: Subject, taken: slice) -> Subject:
     return replace(subject, **{field: getattr(subject, field)[taken] for field in held_out})
 
 
-def too_few_references(subject: str, count: int) -> str:
+def too_few_references(subject: str, count: int, *, is_data_set: bool = False) -> str:
     """Returns the message for a subject whose held-out images cannot be dealt out."""
+    what, where = ("data set", "dataset.holdout") if is_data_set else ("subject", "holdout")
     return (
-        f"subject {subject!r} has {count} held-out image{'s' * (count != 1)}, and evaluation.restore_best needs at "
+        f"{what} {subject!r} has {count} held-out image{'s' * (count != 1)}, and evaluation.restore_best needs at "
         f"least {FEWEST_REFERENCES}: one to choose the step by, another to judge the result by; add references, hold "
-        "out more (holdout), or leave restore_best out"
+        f"out more ({where}), or leave restore_best out"
     )
 
 

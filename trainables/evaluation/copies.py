@@ -11,7 +11,7 @@ The thresholds are calibrated on the embedded world and on photographs: ``python
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,8 @@ SAME_PART = (
     0.6  # in standard deviations of the picture: copies differ by up to 0.5, other scenes by 0.7 and more
 )
 
-_COARSE = 16  # pixels at which pairs that cannot be copies are told apart
-MAY_BE = 0.8  # correlation there, below which no two pictures are copies
+_POOL = 6  # pixels of `SIDE` on a side, of which coarse pictures have the mean; a divisor of SIDE - 2 * SHIFT
+_AT_ONCE = 64  # training images that are reduced together; 64 take 50 MB
 
 _INNER = SIDE - 2 * SHIFT
 
@@ -53,46 +53,86 @@ def copied(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> ND
 
 
 def copies(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> NDArray[np.bool_]:
-    """Says of each image of which training images it is a copy, see `copied`: shape (images, training)."""
+    """Says of each image of which training images it is a copy, see `copied`: shape (images, training).
+
+    Only pairs that can be copies are compared in full, so that hundreds of each take seconds.
+    """
     found = np.zeros((len(images), len(training)), dtype=np.bool_)
     if not len(images):
         return found
     inner = slice(SHIFT, SHIFT + _INNER)
     rows = np.stack([_standardised(_reduced(image)[inner, inner]) for image in images])
-    for column, image in enumerate(training):
-        aligned = np.concatenate([_alignments(_reduced(view)) for view in _squares(image)])
-        correlation, difference = _compared(rows, aligned)
-        found[:, column] = (correlation >= SAME_WHOLE) & (difference <= SAME_PART)
+    for first in range(0, len(training), _AT_ONCE):
+        for column, views, candidates in _candidates(rows, training[first : first + _AT_ONCE]):
+            own = np.array([images[row] is training[first + column] for row in candidates], dtype=np.bool_)
+            # A picture is a copy of itself, unless it is so flat that nothing is.
+            own &= (rows[candidates] ** 2).mean(axis=(1, 2, 3)) >= SAME_WHOLE
+            found[candidates[own], first + column] = True
+            if not own.all():
+                others = candidates[~own]
+                correlation, difference = _compared(
+                    rows[others], np.concatenate([_alignments(view) for view in views])
+                )
+                found[others, first + column] = (correlation >= SAME_WHOLE) & (difference <= SAME_PART)
     return found
 
 
-def copies_of_many(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> NDArray[np.bool_]:
-    """Returns `copies` of hundreds of images at a fraction of the work: only pairs that may be copies are compared.
+def _candidates(
+    rows: Array, training: Sequence[Image.Image]
+) -> Iterator[tuple[int, list[Array], NDArray[np.intp]]]:
+    """Yields training images that may have copies, by their number, with their squares and the pictures in question.
 
-    A copy is shifted by half a pixel at most when both are reduced to `_COARSE` pixels, and what is left of them there
-    still correlates far beyond `MAY_BE`; so do few other pairs.
+    None is missed: standardised pictures x and y have mean squares of at most 1, so that a correlation of SAME_WHOLE
+    means a mean square of x - y of 2 - 2 SAME_WHOLE at most, and means over blocks of x - y have no larger one.
     """
-    found = np.zeros((len(images), len(training)), dtype=np.bool_)
-    if not len(images) or not len(training):
-        return found
-    rows, columns = _coarse(images), _coarse(training)
-    mirrored = columns.reshape(len(columns), _COARSE, _COARSE, 3)[:, :, ::-1].reshape(len(columns), -1)
-    candidates = np.maximum(rows @ columns.T, rows @ mirrored.T) / rows.shape[1] >= MAY_BE
-    for column in range(len(training)):
-        others = [int(row) for row in np.flatnonzero(candidates[:, column])]
-        near = [row for row in others if images[row] is not training[column]]
-        if near:
-            found[near, column] = copies([images[row] for row in near], [training[column]])[:, 0]
-        found[[row for row in others if images[row] is training[column]], column] = True
-    return found
+    pictures = [[_reduced(view) for view in _squares(image)] for image in training]
+    owner = np.array([number for number, views in enumerate(pictures) for _ in views])
+    coarse = _pooled(rows)
+    squares = (coarse**2).mean(axis=1)
+    aligned = _coarse_alignments(np.stack([view for views in pictures for view in views]))
+    table = coarse @ aligned.reshape(-1, coarse.shape[1]).T / coarse.shape[1]
+    distance = squares[:, None] + (aligned**2).mean(axis=2).ravel() - 2 * table
+    may_be = (distance <= 2 - 2 * SAME_WHOLE + 1e-3).reshape(len(rows), len(owner), -1).any(axis=2)
+    for number, views in enumerate(pictures):
+        near = np.flatnonzero(may_be[:, owner == number].any(axis=1))
+        if len(near):
+            yield number, views, near
 
 
-def _coarse(images: Sequence[Image.Image]) -> Array:
-    """One standardised row an image, of its mean colours on a coarse grid."""
-    step = SIDE // _COARSE
-    reduced = np.stack([_reduced(image) for image in images])
-    grid = reduced.reshape(len(images), _COARSE, step, _COARSE, step, 3).mean(axis=(2, 4))
-    return np.stack([_standardised(one).ravel() for one in grid])
+def _pooled(pictures: Array) -> Array:
+    """Means over blocks of `_POOL` pixels, one row a picture."""
+    count = pictures.shape[1] // _POOL
+    return (
+        pictures.reshape(len(pictures), count, _POOL, count, _POOL, 3)
+        .mean(axis=(2, 4))
+        .reshape(len(pictures), -1)
+    )
+
+
+def _coarse_alignments(pictures: Array) -> Array:
+    """Returns what `_pooled` makes of the `_alignments` of pictures, shape (pictures, 50, values), without making
+    these: means over blocks are differences of sums.
+    """
+    mean = _means(pictures, _INNER).mean(axis=3)
+    square = _means(pictures.astype(np.float64) ** 2, _INNER).mean(axis=3)
+    contrast = np.maximum(np.sqrt(np.maximum(square - mean**2, 0.0)), LEAST_CONTRAST)
+    blocks = _means(pictures, _POOL)
+    found = []
+    for top in range(2 * SHIFT + 1):
+        for left in range(2 * SHIFT + 1):
+            grid = blocks[:, top : top + _INNER : _POOL, left : left + _INNER : _POOL]
+            shape = (len(pictures), 1, 1, 1)
+            view = (grid - mean[:, top, left].reshape(shape)) / contrast[:, top, left].reshape(shape)
+            found += [view.reshape(len(pictures), -1), view[:, :, ::-1].reshape(len(pictures), -1)]
+    return np.stack(found, axis=1).astype(np.float32)
+
+
+def _means(pictures: Array | NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """Means over all squares of `side` pixels in pictures, by their upper left corner; the channels stay apart."""
+    sums = np.zeros((len(pictures), SIDE + 1, SIDE + 1, 3))
+    sums[:, 1:, 1:] = pictures.cumsum(axis=1, dtype=np.float64).cumsum(axis=2)
+    rows = sums[:, side:] - sums[:, :-side]
+    return (rows[:, :, side:] - rows[:, :, :-side]) / side**2
 
 
 def _compared(rows: Array, aligned: Array) -> tuple[Array, Array]:

@@ -27,15 +27,15 @@ from trainables.evaluation.anchors import (
     make_anchors,
     make_data_set_anchors,
     make_sets,
-    prompt_end,
 )
 from trainables.evaluation.ceiling import Embed, ceiling, data_set_ceiling
 from trainables.evaluation.encoders import Clip, ImageEncoder, MetricModels
-from trainables.evaluation.held_out_captions import bare_captions, caption_numbers, same_caption
+from trainables.evaluation.held_out_captions import caption_numbers
 from trainables.evaluation.image_scores import ImageScore
 from trainables.evaluation.metrics import Array
 from trainables.evaluation.protocol import Draw, Protocol, make_protocol
 from trainables.evaluation.quality import DATA_SET_RULE, RULE
+from trainables.evaluation.real_captions import end_of_all, end_of_asked
 from trainables.evaluation.scoring import BaseFeatures, Drawn, Reality, embed, score
 from trainables.models.backbone import Backbone
 from trainables.models.sampling import generate
@@ -218,9 +218,10 @@ def make_scale(
         return Scale(reality, features, clip_features, anchors, tuple(range(len(groups))))
     shown = subject.reference_characters or ("",) * len(subject.references)
     sets = make_sets(protocol.characters, shown, len(protocol.class_templates))
-    own = _own_captions(subject, protocol, reality)
+    own = end_of_asked(subject, protocol.texts, reality.references_clip, reality.texts)
+    everything = None if own is None else end_of_all(subject, reality.references_clip, clip)
     ends = _real_ends(subject, sets, reality.references, lambda few: _embedded(cache, encoder, few))
-    anchors = make_data_set_anchors(*made, sets, ends, own, protocol.class_groups)
+    anchors = make_data_set_anchors(*made, sets, ends, own, everything, protocol.class_groups)
     return Scale(
         replace(reality, sets=sets, captions=caption_numbers(subject), general=protocol.general),
         features,
@@ -229,21 +230,6 @@ def make_scale(
         tuple(row for row, group in enumerate(groups) if group in protocol.class_groups),
         own,
     )
-
-
-def _own_captions(subject: Subject, protocol: Protocol, reality: Reality) -> PromptEnd | None:
-    """How similar held-out images are to their own captions; None where a prompt is the caption of none."""
-    captions = bare_captions(subject)
-    found = [
-        (row, number)
-        for row, caption in enumerate(captions)
-        for number, text in enumerate(protocol.texts)
-        if same_caption(caption, text)
-    ]
-    rows, numbers = [row for row, _ in found], [number for _, number in found]
-    if len(set(numbers)) < len(protocol.texts):
-        return None
-    return prompt_end(reality.references_clip[rows], numbers, reality.texts)
 
 
 def _real_ends(subject: Subject, sets: ReferenceSets, references: Array, embed: Embed) -> RealEnds:

@@ -41,7 +41,7 @@ base model's floor and its own fidelity, so that learning the style would cost m
 that it cannot draw. Only where a study gives captions of its own, which no real image has, are the base model's images
 both ends. Where CLIP does not tell the real images from those of other captions (the embedded CLIP knows no words of
 emoji), P and with it quality are unknown, rather than amplified noise or a reward for not learning: an objective of
-such a data set is `subject_fidelity` or `dataset_kid`.
+such a data set is `subject_fidelity_scaled` or `dataset_kid`. Whether it does is asked of all held-out captions.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ DATA_SET_RULE = (
     "captions without the trigger and s_real that of the held-out images of one character among themselves; P = (p - "
     "p_floor) / (p_one - p_floor) with p the similarity of image and caption, the trigger left out (CLIP-T), p_one "
     "that of the real held-out images to their own captions and p_floor to the other captions (both of the base "
-    "model's images where the study gives captions of its own; undefined where they do not differ by 0.01 and by two "
-    "standard errors over captions); and C = (s_real - c) / "
+    "model's images where the study gives captions of its own; undefined where all held-out captions do not differ by "
+    "0.01 and by two standard errors over captions); and C = (s_real - c) / "
     "(s_real - c_base) with c the similarity of images of the captions without the trigger to the same held-out images "
     "and c_base that of the base model's. Without a trigger c is of a fixed list of general prompts, compared with all "
     "held-out images. "

@@ -52,10 +52,11 @@ class About:
         description: One or two sentences.
         date: When the run ended, ISO 8601 in UTC.
         resolution: Pixels.
-        trigger: What a prompt must hold for the training to show.
+        trigger: What a prompt must hold for the training to show; empty where captions alone were taught.
         base: Name of the base model.
         author: Empty: not stated; likewise the licence.
         own: Further entries, written under ``study.*``.
+        captioned: A data set was trained on, whose captions begin with the trigger and a comma.
     """
 
     title: str
@@ -67,6 +68,7 @@ class About:
     author: str = ""
     license: str = ""
     own: Mapping[str, str] = field(default_factory=dict)
+    captioned: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,14 @@ def metadata_of(
     version = "ss_base_model_version"
     if backbone.prediction_type == "v_prediction" and kohya.get(version, "").startswith("sd_v"):
         kohya[version] += "_v"
+    words = {about.trigger: 1} if about.trigger else {}
     if kohya:
         kohya |= {
             **(network or {}),
             "ss_output_name": request.name,
             "ss_sd_model_name": about.base,
             "ss_resolution": f"({about.resolution}, {about.resolution})",
-            "ss_tag_frequency": json.dumps({about.title: {about.trigger: 1}}),  # readers show the words
+            "ss_tag_frequency": json.dumps({about.title: words}),  # readers show the words
         }
     return {
         **kohya,

@@ -12,6 +12,7 @@ from trainables.methods.fit import check_fit
 from trainables.methods.registry import get_method
 from trainables.models.folders import check_model, local_folder, native_resolution, resolve_model
 from trainables.run.choice_checks import check_choice
+from trainables.run.held_out_checks import check_held_out
 from trainables.run.prompt_checks import find_cut_prompts_of_run
 from trainables.run_config import RunConfig
 from trainables.training.optim import check_optimizer
@@ -30,6 +31,7 @@ def check_run(config: RunConfig) -> list[str]:
         *prompts,
         *check_evaluation(config.evaluation),
         *check_choice(config.evaluation, config.subject),
+        *check_held_out(config.subject, config.evaluation),
     ]
     with suppress(UserError):  # told with the subject, or its prompts
         training = training.for_subject(*prompts_of(config.subject))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from trainables.config.fields import EvaluationConfig, SubjectConfig
+from trainables.data.data_sets import split_of
 from trainables.data.images import list_images
 from trainables.data.path_map import folder_of
 from trainables.data.subjects import hold_out
@@ -38,12 +39,16 @@ def check_choice(config: EvaluationConfig, subject: SubjectConfig, section: str 
         )
     count = _held_out(subject)
     if count is not None and count < FEWEST_REFERENCES:
-        problems.append(too_few_references(subject.name, count))
+        problems.append(too_few_references(subject.name, count, is_data_set=subject.is_data_set))
     return problems
 
 
 def _held_out(subject: SubjectConfig) -> int | None:
     """Returns the number of held-out images; None where there are always enough, or where it is told elsewhere."""
+    if subject.is_data_set:
+        with suppress(UserError, OSError):
+            return len(split_of(subject)[0].references) or None
+        return None
     if subject.images is None:
         return None
     with suppress(UserError, OSError):

@@ -24,7 +24,7 @@ from trainables.data.path_map import folder_of
 from trainables.data.sharpness import blur_limit, blur_of
 from trainables.data.subjects import hold_out
 from trainables.errors import UserError
-from trainables.evaluation.copies import SIDE, copies, copies_of_many
+from trainables.evaluation.copies import SIDE, copies
 from trainables.util.text import shown
 
 _LARGEST = 512  # pixels at which blur is looked at, at most: what it is calibrated up to
@@ -62,7 +62,7 @@ def leaks(config: SubjectConfig) -> list[str]:
     Those that show the very same pixels are told by `check_subject`, and so is what cannot be read.
     """
     training, references = _looks(config)
-    table = _table(config, references, training)
+    table = _table(references, training)
     found = []
     if config.is_data_set:
         return _leaks_of_data_set(config, training, references, table)
@@ -111,7 +111,7 @@ def data_set_notes(config: SubjectConfig, resolution: int | None) -> list[str]:
             (training, "trained on more often"),
             (references, "counted more often in every score"),
         )
-        for group in _groups(config, looks)
+        for group in _groups(looks)
     ]
     if len(said) > shown_at_most:
         said = [*said[:shown_at_most], f"{begin}and {len(said) - shown_at_most} more groups of such pictures"]
@@ -134,15 +134,14 @@ def data_set_notes(config: SubjectConfig, resolution: int | None) -> list[str]:
     return said
 
 
-def _table(config: SubjectConfig, looks: Sequence[_Look], others: Sequence[_Look]) -> NDArray[np.bool_]:
-    """Which images are copies of which others; of a data set only pairs that may be are compared in full."""
-    images, against = [one.small for one in looks], [one.small for one in others]
-    return (copies_of_many if config.is_data_set else copies)(images, against)
+def _table(looks: Sequence[_Look], others: Sequence[_Look]) -> NDArray[np.bool_]:
+    """Which images are copies of which others."""
+    return copies([one.small for one in looks], [one.small for one in others])
 
 
-def _groups(config: SubjectConfig, looks: Sequence[_Look]) -> list[list[_Look]]:
+def _groups(looks: Sequence[_Look]) -> list[list[_Look]]:
     """Photographs that are copies of each other, two and more."""
-    table = _table(config, looks, looks)
+    table = _table(looks, looks)
     table |= table.T
     groups: list[list[int]] = []
     for number in range(len(looks)):

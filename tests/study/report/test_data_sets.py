@@ -189,3 +189,14 @@ def test_without_runs_of_the_base_model_caption_fidelity_has_no_known_beginning(
     for data, known in ((results, True), (replace(results, frame=trained), False)):
         (course, *_) = compute_courses(prepare(data), "prompt_fidelity_scaled", 0.95).courses
         assert (course.points[0].share == 0) is known
+
+
+def test_comparisons_with_the_base_model_are_told_in_words_of_data_sets(report: Report) -> None:
+    table = table_of(report, "against-base")
+    text = to_html(table)
+    assert "style fidelity" in text
+    assert "caption fidelity" in text
+    assert "Style and caption fidelity, rescaled and not clipped" in text
+    assert "subject fidelity" not in text.lower()
+    assert "prompt" not in text.lower()
+    assert "that of captions at real ones" in text

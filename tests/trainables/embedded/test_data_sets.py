@@ -20,7 +20,7 @@ from trainables.embedded.emoji_set import FOLDER
 from trainables.embedded.ink import INK, PAPER, render_in_ink
 from trainables.embedded.render import render
 from trainables.embedded.sprite_cast import CHARACTERS, cast_pictures, identities
-from trainables.evaluation.copies import copies, copies_of_many
+from trainables.evaluation.copies import copies
 from trainables.models.prompt_lengths import pipeline_reader
 
 
@@ -146,4 +146,4 @@ def test_emoji_lie_on_white() -> None:
 def test_nothing_held_out_of_the_emoji_is_a_copy() -> None:
     subject = resolve_subject(SubjectConfig(name="emoji"), SIZE)
     assert len(subject.references) > 50
-    assert not copies_of_many(subject.references, subject.images).any()
+    assert not copies(subject.references, subject.images).any()

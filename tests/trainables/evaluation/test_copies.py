@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from benchmarks.measures import (
     COPIES_BAR,
@@ -17,7 +18,19 @@ from benchmarks.measures import (
     shifted,
 )
 from trainables import embedded
-from trainables.evaluation.copies import copied
+from trainables.evaluation.copies import (
+    SAME_PART,
+    SAME_WHOLE,
+    SHIFT,
+    SIDE,
+    _alignments,
+    _compared,
+    _reduced,
+    _squares,
+    _standardised,
+    copied,
+    copies,
+)
 
 
 def photograph(seed: int, side: int) -> Image.Image:
@@ -72,3 +85,39 @@ def test_nothing_to_compare() -> None:
     blank = Image.new("RGB", (64, 64))
     assert copied([blank], [image]).tolist() == [False]
     assert copied([blank], [blank]).dtype == np.bool_
+
+
+def test_comparing_only_pairs_that_may_be_copies_finds_what_comparing_all_finds() -> None:
+    generator = np.random.default_rng(3)
+    wide = [photograph(seed, 96).resize((128, 96)) for seed in range(3)]
+    flat = [Image.new("RGB", (64, 64), (200, 10, 10)), Image.new("RGB", (64, 64), (200, 12, 10))]
+    noise = [Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(2)]
+    subject = embedded.load_subject("cat-1")
+    training = [
+        *subject.training_images(),
+        *wide,
+        *flat,
+        *noise,
+        *[photograph(seed, 64) for seed in range(60)],
+    ]
+    images = [*training[:12], *[shifted(image, 2, -2) for image in training[:14]]]
+    images += [ImageOps.mirror(image) for image in (*noise, *wide)]
+    images += [image for _, near in near_copies(training[:5], 0, autoencoder=False) for image in near]
+    images += [Image.blend(training[1], training[2], share / 40) for share in range(8)]  # about the limit
+    found = copies(images, training)
+    assert (found == in_full(images, training)).all()
+    assert 30 < found.sum() < len(images) * 3
+    assert (found[:5, :5] == np.eye(5, dtype=bool)).all()
+    assert copies([], training).shape == (0, len(training))
+
+
+def in_full(images: list[Image.Image], training: list[Image.Image]) -> NDArray[np.bool_]:
+    """Every image against every training image at every alignment, as the module states it."""
+    inner = slice(SHIFT, SIDE - SHIFT)
+    rows = np.stack([_standardised(_reduced(image)[inner, inner]) for image in images])
+    table = np.zeros((len(images), len(training)), dtype=np.bool_)
+    for column, image in enumerate(training):
+        aligned = np.concatenate([_alignments(_reduced(view)) for view in _squares(image)])
+        correlation, difference = _compared(rows, aligned)
+        table[:, column] = (correlation >= SAME_WHOLE) & (difference <= SAME_PART)
+    return table

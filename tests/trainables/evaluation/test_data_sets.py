@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from trainables.evaluation.copies import copied
 from trainables.evaluation.encoders import MetricModels, load_metric_models
 from trainables.evaluation.evaluator import Evaluation, Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.grids import save_samples
+from trainables.evaluation.real_captions import end_of_all
 
 CONFIRM, SEARCH = EvaluationConfig(num_class_images=64), EvaluationConfig(prompt_set="search")
 
@@ -170,9 +172,9 @@ def test_the_ends_of_prompt_fidelity_are_images_that_show_their_captions() -> No
     ends = RealEnds(sets.of_group, (0.9,), (0.01,))
     references = rng.normal(size=(2, 4))
 
-    def made(images: metrics.Array, own: PromptEnd | None) -> AnchorTable:
+    def made(images: metrics.Array, own: PromptEnd | None, of_all: PromptEnd | None = None) -> AnchorTable:
         return make_data_set_anchors(
-            features, images, groups, texts, references, sets, ends, own, (1, 2, 3, 4)
+            features, images, groups, texts, references, sets, ends, own, of_all or own, (1, 2, 3, 4)
         )
 
     read = PromptEnd((0.3, 0.25, 0.35, 0.3), (0.1, 0.1, 0.12, 0.09))
@@ -185,6 +187,10 @@ def test_the_ends_of_prompt_fidelity_are_images_that_show_their_captions() -> No
     ):
         nothing = made(clip, own)  # though the base model follows its captions
         assert nothing.prompt_end == "none"
+        assert (
+            made(clip, read, own).prompt_end == "none"
+        )  # all captions decide, whatever the few that are asked say
+        assert made(clip, own, read).floor == own.others
         anchors = nothing.of([0, 1, 2, 3], [1, 2])
         assert anchors.scaled_prompt(0.5) is None
         assert anchors.scaled_subject(0.5) is not None
@@ -198,6 +204,28 @@ def test_the_ends_of_prompt_fidelity_are_images_that_show_their_captions() -> No
     )
     assert made(unread, None).prompt_end == "none"
     assert made(unread, read).prompt_end == "real images"
+
+
+def test_whether_captions_are_read_is_asked_of_all_that_are_held_out(judges: MetricModels) -> None:
+    subject = data_set()
+    again = TRIGGER + subject.reference_captions[0].removeprefix(TRIGGER).upper()
+    subject = replace(
+        subject,
+        references=(*subject.references, subject.references[0]),
+        reference_captions=(*subject.reference_captions, again),
+    )
+    features = judges.clip.embed_images(subject.references)
+    found = end_of_all(subject, features, judges.clip)
+    captions = [caption.removeprefix(TRIGGER) for caption in subject.reference_captions[:-1]]
+    table = metrics.cosines(features, judges.clip.embed_texts(captions))
+    assert len(found.own) == len(captions) == len(set(captions))  # case and spaces make no other caption
+    assert found.own[1] == pytest.approx(table[1, 1])
+    assert found.others[0] == pytest.approx(np.delete(table[[0, -1]], 0, axis=1).mean())
+    assert found.tells_captions
+    turned = replace(
+        subject, references=subject.references[:-1], reference_captions=subject.reference_captions[1:]
+    )
+    assert not end_of_all(turned, features[:-1], judges.clip).tells_captions
 
 
 def test_two_halves_of_real_images_have_no_distance(judges: MetricModels) -> None:

@@ -13,7 +13,6 @@ from trainables.config.fields import EvaluationConfig, ModelConfig, SubjectConfi
 from trainables.data.data_sets import hold_out_groups
 from trainables.data.path_map import place_folders
 from trainables.errors import InputsChanged
-from trainables.evaluation.copies import copies, copies_of_many
 from trainables.methods.data_set_fit import check_data_set
 from trainables.run.checks import check_run
 from trainables.run.contents import changes, contents_of_run, digests, sealed
@@ -69,20 +68,6 @@ def test_notes_on_hundreds_of_images_stay_short(tmp_path: Path) -> None:
     notes = data_set_notes(subject_of(tmp_path), 128)
     assert len(notes) == 1
     assert "and 22 more; take larger" in notes[0]
-
-
-def test_comparing_only_pairs_that_may_be_copies_finds_the_same() -> None:
-    images = [picture(number) for number in range(4)]
-    images += [
-        ImageOps.mirror(images[0]),
-        images[1].point(lambda value: value * 0.8),
-    ]
-    shifted = picture(2).transform((64, 64), 0, (1, 0, 2, 0, 1, -2))
-    images.append(shifted)
-    whole = copies(images, images)
-    assert (whole == copies_of_many(images, images)).all()
-    assert whole.sum() == len(images) + 2 * 3
-    assert copies_of_many([], images).shape == (0, len(images))
 
 
 def test_what_comes_with_the_project_has_no_faults_of_this_kind() -> None:

@@ -1,0 +1,213 @@
+"""What is said before a launch of how data sets will be judged, and how much there is to draw of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from study.preflight.checks import check_study, evaluation_notes
+from study.preflight.data_set_checks import prompt_count
+from study.preflight.workload import images_of
+from study.spec.loading import load_study
+from study.spec.study_spec import StudySpec
+from study.storage.layout import Storage
+from tests.helpers.command_line import run
+from tests.helpers.image_folders import captioned
+from trainables.data.subjects import resolve_subject
+from trainables.evaluation.protocol import make_protocol
+from trainables.run.checks import check_run
+
+
+def spec(subject: Any, **changes: Any) -> StudySpec:
+    content = {
+        "name": "sets",
+        "subjects": [subject],
+        "arms": {"base": {"method": "base"}, "one": {"method": "text_to_image"}},
+        "confirm": {"seeds": [100]},
+        "budget": {"max_train_steps": 20},
+        "search": {"trials": 2, "allow_overlap": True},
+        **changes,
+    }
+    return StudySpec.model_validate(content)
+
+
+def searched(**changes: Any) -> dict[str, Any]:
+    return {"trials": 2, "allow_overlap": True, **changes}
+
+
+def folder(path: Path, count: int = 30, **dataset: Any) -> dict[str, Any]:
+    captioned(path, count)
+    return {"name": "mine", "dataset": {"path": str(path), "trigger": "ink", **dataset}}
+
+
+def test_quality_of_emoji_is_refused_as_what_a_search_goes_by() -> None:
+    (problem,) = check_study(spec("emoji"))
+    assert problem.startswith("data set 'emoji': the embedded CLIP does not find its captions")
+    assert "quality would have no value in any run: it cannot be search.objective" in problem
+    assert "take subject_fidelity_scaled, or dataset_kid with 50 images" in problem
+    for metric in ("subject_fidelity_scaled", "dataset_kid", "held_out_loss"):
+        search = {"num_prompts": 13, "images_per_prompt": 4}
+        sound = spec("emoji", search=searched(objective=metric), evaluation={"search": search})
+        assert check_study(sound) == []
+        assert any("ranked by the likeness" in note for note in evaluation_notes(sound))
+    bound = {"maximize": "subject_fidelity_scaled", "subject_to": {"failed_images": "<= 0.5"}}
+    (problem,) = check_study(spec("emoji", search=searched(objective=bound)))
+    assert "failed_images would have no value" in problem
+
+
+def test_quality_of_the_cast_is_known_to_the_embedded_clip_in_both_phases_and_halves() -> None:
+    for choice in ({}, {"restore_best": "quality", "at": [0.5]}):
+        cast = spec("sprite-cast", evaluation=choice)
+        assert check_study(cast) == []
+        assert not any("CLIP" in note for note in evaluation_notes(cast))
+
+
+def test_where_nothing_is_searched_what_is_unknown_is_a_note() -> None:
+    fixed = {"one": {"method": "text_to_image", "search_space": "fixed"}}
+    emoji = spec("emoji", arms=fixed, search={}, confirm={"seeds": [100], "subjects": ["emoji"]})
+    assert check_study(emoji) == []
+    assert any("the embedded CLIP does not find its captions" in note for note in evaluation_notes(emoji))
+    # Another CLIP is not here, or is not small: it is asked when runs load it.
+    unknown = emoji.model_copy(
+        update={"evaluation": emoji.evaluation.model_copy(update={"clip": "openai/clip"})}
+    )
+    assert not any("CLIP" in note for note in evaluation_notes(unknown))
+
+
+def test_a_step_is_not_chosen_by_what_is_unknown() -> None:
+    evaluation = {"restore_best": "quality", "at": [0.5]}
+    (problem,) = check_study(
+        spec("emoji", search=searched(objective="subject_fidelity_scaled"), evaluation=evaluation)
+    )
+    assert "it cannot be evaluation.restore_best; take subject_fidelity_scaled, or dataset_kid" in problem
+    evaluation["restore_best"] = "held_out_loss"
+    assert check_study(spec("emoji", search=searched(objective="clip_i"), evaluation=evaluation)) == []
+
+
+def test_distances_need_images_on_both_sides() -> None:
+    (problem,) = check_study(spec("emoji", search=searched(objective="dataset_kid")))
+    assert "evaluation.search draws 16 of 8 captions: raise num_prompts or images_per_prompt" in problem
+    evaluation = {"restore_best": "dataset_cmmd", "at": [0.5], "search": {"num_prompts": 13}}
+    problems = check_study(spec("sprite-cast", evaluation=evaluation))
+    assert problems
+    assert all("needs at least 50 held-out images" in problem for problem in problems)
+    assert all("; 32 choose the step: hold out more" in problem for problem in problems)
+    evaluation = {
+        "restore_best": "dataset_kid",
+        "at": [0.5],
+        "images_between": 20,
+        "search": {"num_prompts": 13},
+    }
+    between = check_study(spec("emoji", search=searched(objective="clip_i"), evaluation=evaluation))
+    assert between
+    assert all("draws 20 of" in problem and "evaluation.images_between" in problem for problem in between)
+
+
+def test_a_worst_character_needs_characters(tmp_path: Path) -> None:
+    assert check_study(spec("sprite-cast", search=searched(objective="worst_character"))) == []
+    problems = check_study(spec("emoji", search=searched(objective="worst_character")))
+    assert problems == [
+        "data set 'emoji': worst_character as search.objective needs characters, and none is named; name the column "
+        "that has them (dataset.character_column), or take subject_fidelity_scaled"
+    ]
+
+
+@pytest.mark.parametrize("metric", ["dataset_kid", "dataset_cmmd_high", "worst_character"])
+def test_measures_of_data_sets_decide_no_study_of_subjects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str
+) -> None:
+    content = {
+        "name": "plain",
+        "subjects": ["cat-1", "dog-1"],
+        "arms": {"one": {"method": "lora"}},
+        "search": {"objective": metric},
+        "evaluation": {"restore_best": metric, "at": [0.5]},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    code, _, errors = run(capsys, "validate", str(path))
+    assert code == 2
+    assert errors.count(f"{metric} is measured of data sets alone, and this is a study of subjects") == 2
+    assert "search.objective" in errors
+    assert "evaluation.restore_best" in errors
+
+
+def test_too_few_held_out_captions_are_told_before_anything_starts(tmp_path: Path) -> None:
+    small = spec(folder(tmp_path / "few", 10, holdout=0.2), search=searched(objective="clip_i"))
+    problems = [problem for problem in check_study(small) if "held-out captions" in problem]
+    assert len(problems) == 2
+    assert "the search phase needs at least 2 distinct held-out captions" in problems[0]
+    key = small.confirm_keys("one", 0)[0]
+    config = small.run_config(key, {}, Storage(tmp_path, small.name))
+    assert [problem for problem in check_run(config) if "held-out captions" in problem] == problems[1:]
+    # Enough for one half each, and too few where half of the images choose the step.
+    more = folder(tmp_path / "more", 20)
+    assert not [p for p in check_study(spec(more, search=searched(objective="clip_i"))) if "captions" in p]
+    halved = spec(
+        more,
+        search=searched(objective="clip_i"),
+        evaluation={"restore_best": "clip_i", "at": [0.5]},
+    )
+    problems = [problem for problem in check_study(halved) if "held-out captions" in problem]
+    assert problems
+    assert any(
+        "held-out images that choose the step: evaluation.restore_best" in problem for problem in problems
+    )
+    own = {"prompts": ["a {subject} cat", "{subject}a dog"]}
+    asked = check_study(spec(more, search=searched(objective="clip_i"), evaluation=own))
+    assert any("an evaluation prompt of a data set begins with {subject}" in problem for problem in asked)
+
+
+def test_one_held_out_image_is_not_dealt_out(tmp_path: Path) -> None:
+    one = spec(folder(tmp_path, 5), evaluation={"restore_best": "held_out_loss", "at": [0.5]})
+    problems = check_study(one)
+    assert any(
+        "has 1 held-out image, and evaluation.restore_best needs at least 2" in problem
+        for problem in problems
+    )
+
+
+@pytest.mark.parametrize("subject", ["sprite-cast", "emoji"])
+def test_a_plan_counts_what_is_drawn_of_a_data_set(subject: str) -> None:
+    study = spec(subject, evaluation={"num_class_images": 24, "anchor_images": 50})
+    for phase in ("search", "confirm"):
+        counted, settings = images_of(study, phase), study.evaluation.of_phase(phase)  # type: ignore[arg-type]
+        protocol = make_protocol(resolve_subject(study.subject(subject), 64), settings, 64, 0)
+        assert counted.final == len(protocol.instance) + len(protocol.classes)
+        assert counted.anchors == len(protocol.anchors)
+        assert counted.base == len(protocol.beside) + len(protocol.classes)
+        assert prompt_count(study.subject(subject), settings) == len(protocol.templates)
+
+
+def test_a_plan_counts_general_prompts_where_there_is_no_trigger(tmp_path: Path) -> None:
+    study = spec(folder(tmp_path, 40, trigger=None), evaluation={"num_class_images": 24, "anchor_images": 50})
+    counted, settings = images_of(study, "confirm"), study.evaluation.of_phase("confirm")
+    protocol = make_protocol(resolve_subject(study.subject("mine"), 64), settings, 64, 0)
+    assert protocol.general
+    assert counted.anchors == len(protocol.anchors)
+    notes = evaluation_notes(study)
+    images = len(protocol.instance)
+    assert any(f"judged on {images} images of its held-out captions" in note for note in notes)
+
+
+def test_captions_of_files_are_implied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captioned(tmp_path / "cast")
+    content = {
+        "name": "sets",
+        "subjects": [{"name": "mine", "dataset": {"path": "cast"}}],
+        "training": {"caption_dropout": 0.1, "shuffle_captions": True},
+        "arms": {"one": {"method": "lora"}, "two": {"method": "lora", "aspect_ratio_buckets": True}},
+        "search": {"allow_overlap": True},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    study = load_study(path)
+    assert {study.method_fields(arm)["captions"] for arm in study.arms} == {"files"}
+    assert StudySpec.from_record(study.record()).digest() == study.digest()
+    path.write_text(yaml.safe_dump({**content, "subjects": ["cat-1", "dog-1"]}))
+    code, _, errors = run(capsys, "validate", str(path))
+    assert code == 2
+    assert "it needs captions: files" in errors

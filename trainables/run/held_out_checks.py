@@ -1,0 +1,182 @@
+"""What can be found wrong with judging a data set by its held-out images and captions, before anything is loaded.
+
+One thing is measured: whether the embedded CLIP, which is small and always here, finds captions in the images.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from trainables.config.fields import EMBEDDED, EvaluationConfig, SubjectConfig, images_on_the_way
+from trainables.data.data_sets import split_of
+from trainables.data.image_folders import Entry
+from trainables.errors import UserError
+from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES, NEED_TWO_PROMPTS
+from trainables.evaluation.choice import CHOOSING, FEWEST_REFERENCES, JUDGING, all_settings, choosing, judging
+from trainables.evaluation.held_out_captions import Asked, check_asked, choose
+
+_SIDE = 64  # pixels at which the embedded CLIP reads images
+_DISTANCES = ("dataset_kid", "dataset_cmmd")
+_WORST_CHARACTER = "worst_character"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What some evaluation of a data set rests on.
+
+    Attributes:
+        settings: Of the evaluation.
+        chooses: It chooses the step that is restored, and does not judge the result.
+        entries: Its held-out images.
+    """
+
+    settings: EvaluationConfig
+    chooses: bool
+    entries: tuple[Entry, ...]
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Of the images, without the trigger."""
+        return tuple(entry.caption for entry in self.entries)
+
+    @property
+    def characters(self) -> tuple[str, ...]:
+        """Whom each image shows; empty text where nobody is named."""
+        return tuple(entry.character for entry in self.entries)
+
+    @property
+    def asked(self) -> tuple[Asked, ...]:
+        """The captions that are asked for."""
+        return choose(self.captions, self.characters, self.settings)
+
+    @property
+    def images(self) -> int:
+        """Images that are drawn of `asked` at once."""
+        count = len(self.asked) * self.settings.images_per_prompt
+        return images_on_the_way(count, 0, self.settings.images_between)[0] if self.chooses else count
+
+
+def held_out_of(subject: SubjectConfig, config: EvaluationConfig) -> list[HeldOut]:
+    """Returns what the evaluations of a run on a data set rest on: that of its result first, then, if images choose its
+    step, that of the choice. Nothing, if the data set is unsound, which is told elsewhere.
+    """
+    with suppress(UserError, OSError):
+        entries = split_of(subject)[0].references
+        if entries and config.restore_best is None:
+            return [HeldOut(config, False, entries)]
+        if len(entries) >= FEWEST_REFERENCES:
+            parts = zip(all_settings(config), (False, True), (JUDGING, CHOOSING), strict=False)
+            return [HeldOut(settings, chooses, entries[part]) for settings, chooses, part in parts]
+    return []
+
+
+def check_held_out(
+    subject: SubjectConfig, config: EvaluationConfig, metrics: Sequence[str] = (), section: str = "evaluation"
+) -> list[str]:
+    """Returns what keeps a data set from being evaluated, or a metric from having a value, one message a problem.
+
+    Args:
+        metrics: Those that the study searches by, beside `EvaluationConfig.restore_best`.
+        section: Of the study file, where the settings stand.
+    """
+    problems = []
+    for part in held_out_of(subject, config) if subject.is_data_set else ():
+        begin = f"data set {subject.name!r}: "
+        half = f" (of the held-out images that {_half(part)}: evaluation.restore_best)"
+        asked = check_asked(part.captions, part.characters, part.settings)
+        problems += [f"{begin}{problem}{half if config.restore_best else ''}" for problem in asked]
+        if asked:
+            continue
+        chosen_by = (config.restore_best,) if part.chooses and config.restore_best else ()
+        needed = tuple(dict.fromkeys(chosen_by if part.chooses else metrics))
+        problems += [f"{begin}{problem}" for problem in _unknown(subject, part, needed, section)]
+    return list(dict.fromkeys(problems))
+
+
+def held_out_notes(
+    subject: SubjectConfig, config: EvaluationConfig, metrics: Sequence[str] = ()
+) -> list[str]:
+    """Returns what of a data set cannot be measured, though nothing in the study goes by it.
+
+    Args:
+        metrics: Those for which `check_held_out` told it.
+    """
+    if not subject.is_data_set or set(metrics) & set(NEED_TWO_PROMPTS):
+        return []
+    return [
+        f"data set {subject.name!r}: {_unread()}, so that prompt fidelity and quality of its runs are not known, and "
+        "arms are ranked by the likeness to its held-out images"
+        for part in held_out_of(subject, config)
+        if not part.chooses and not _tells_captions(subject, part)
+    ][:1]
+
+
+def _unknown(subject: SubjectConfig, part: HeldOut, metrics: Iterable[str], section: str) -> Iterable[str]:
+    """Why metrics that something goes by would have no value."""
+    enough = len(part.entries) >= MIN_DISTRIBUTION_IMAGES
+    for name in metrics:
+        place = "evaluation.restore_best" if part.chooses else "search.objective"
+        if name in NEED_TWO_PROMPTS and not _tells_captions(subject, part):
+            distance = (
+                f", or dataset_kid with {MIN_DISTRIBUTION_IMAGES} images a run and more (num_prompts times "
+                "images_per_prompt, in evaluation and evaluation.search)"
+            )
+            yield (
+                f"{_unread()}, so that {name} would have no value in any run: it cannot be {place}; take "
+                f"subject_fidelity_scaled{distance if enough else ''}, or another evaluation.clip"
+            )
+        if name.startswith(_DISTANCES) and not enough:
+            yield (
+                f"{name} as {place} needs at least {MIN_DISTRIBUTION_IMAGES} held-out images, since the distance of "
+                f"two distributions is noise below; {len(part.entries)} {_half(part)}: hold out more "
+                "(dataset.holdout), or take subject_fidelity_scaled"
+            )
+        elif name.startswith(_DISTANCES) and part.images < MIN_DISTRIBUTION_IMAGES:
+            between = ", evaluation.images_between" if part.chooses else ""
+            yield (
+                f"{name} as {place} needs at least {MIN_DISTRIBUTION_IMAGES} images of held-out captions, since the "
+                f"distance of two distributions is noise below; {section} draws {part.images} of "
+                f"{len(part.asked)} captions: raise num_prompts or images_per_prompt{between}, or take "
+                "subject_fidelity_scaled"
+            )
+        if name == _WORST_CHARACTER and not any(asked.character for asked in part.asked):
+            yield (
+                f"{name} as {place} needs characters, and none is named; name the column that has them "
+                "(dataset.character_column), or take subject_fidelity_scaled"
+            )
+
+
+def _half(part: HeldOut) -> str:
+    if part.settings.restore_best is None:
+        return "judge its runs"
+    return "choose the step" if part.chooses else "judge the result"
+
+
+def _unread() -> str:
+    return "the embedded CLIP does not find its captions in its held-out images"
+
+
+def _tells_captions(subject: SubjectConfig, part: HeldOut) -> bool:
+    """Whether prompt fidelity has a scale; taken for granted where it is not known beforehand."""
+    if part.settings.clip != EMBEDDED or part.settings.prompts is not None:
+        return True
+    return _embedded_clip_reads(subject, part.settings.restore_best is not None, part.chooses)
+
+
+@functools.cache
+def _embedded_clip_reads(config: SubjectConfig, halved: bool, chooses: bool) -> bool:
+    from trainables.data.subjects import resolve_subject
+    from trainables.evaluation.encoders import load_clip
+    from trainables.evaluation.real_captions import end_of_all
+
+    try:
+        subject = resolve_subject(config, _SIDE)
+    except UserError:  # told where subjects are checked
+        return True
+    if halved:
+        subject = (choosing if chooses else judging)(subject)
+    clip = load_clip(EMBEDDED)
+    return end_of_all(subject, clip.embed_images(subject.references), clip).tells_captions
