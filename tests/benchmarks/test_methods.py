@@ -23,7 +23,7 @@ def test_methods_are_told_what_they_read(name: str) -> None:
     assert config.without_effect(fields) == []
     if name != "base":
         assert (config.max_train_steps, config.train_batch_size, config.lr_warmup_steps) == (50, 2, 5)
-    trains_text = {"lora", "dreambooth", "dreambooth_lora", *KINDS}
+    trains_text = {"lora", "dreambooth", "dreambooth_lora", "text_to_image", *KINDS}
     assert config.train_text_encoder == (name in trains_text)
 
 

@@ -16,7 +16,7 @@ from trainables.run.execute import execute
 from trainables.run.resident import Resident
 from trainables.run_config import RunConfig
 
-SIZES = [(40, 40), (60, 20), (40, 40), (20, 60), (60, 20), (40, 40), (60, 20), (40, 40)]
+SIZES = [(40, 40), (60, 20), (40, 40), (20, 60), (60, 20), (40, 40), (60, 20), (40, 40)] * 2
 FIELDS: dict[str, Any] = {
     "train_batch_size": 2,
     "gradient_accumulation_steps": 2,
@@ -38,10 +38,11 @@ def captioned(folder: Path) -> SubjectConfig:
     for number, size in enumerate(SIZES):
         picture(number, size).save(folder / f"{number}.png")
     write_lines(
-        folder, [{"file_name": f"{number}.png", "text": f"a cat, red, {number}"} for number in range(8)]
+        folder,
+        [{"file_name": f"{number}.png", "text": f"a cat, red, {number}"} for number in range(len(SIZES))],
     )
     return SubjectConfig.model_validate(
-        {"name": "mine", "dataset": {"path": str(folder), "trigger": "a dog"}}
+        {"name": "mine", "dataset": {"path": str(folder), "trigger": "a dog", "holdout": 0.5}}
     )
 
 
@@ -60,6 +61,6 @@ def test_teams_train_on_the_same_buckets(make_config: MakeConfig, tmp_path: Path
     ends = do(tmp_path, [job(ddp, 2), job(fsdp, 2, sharded=True)])
     assert [end and end.endswith("events") for end in ends[0]] == [True] * 2, ends
     for config in (ddp, fsdp):
-        assert result(config)["state"] == "COMPLETE"
+        assert result(config)["state"] == "COMPLETE", result(config)
         assert apart(config, alone, start) < 1e-2
         assert result(config)["cost"]["train_flops"] == result(alone)["cost"]["train_flops"]
