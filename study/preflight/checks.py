@@ -200,8 +200,9 @@ def evaluation_notes(spec: StudySpec) -> list[str]:
         )
     if settings.num_class_images < ENOUGH_IMAGES:
         found.append(
-            f"whether the class was kept is judged on {settings.num_class_images} images of it "
-            f"(evaluation.num_class_images), and quality is multiplied with that: take at least {ENOUGH_IMAGES}"
+            f"whether {'what the model drew before' if of_data_sets else 'the class'} was kept is judged on "
+            f"{settings.num_class_images} images{'' if of_data_sets else ' of it'} (evaluation.num_class_images), and "
+            f"quality is multiplied with that: take at least {ENOUGH_IMAGES}"
         )
     if settings.restore_best is not None:
         found.append(

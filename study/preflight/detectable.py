@@ -41,18 +41,17 @@ def detectable_line(spec: StudySpec) -> str | None:
     pairs, subjects, seeds = trained_pairs(spec), len(spec.confirm.subjects or ()), len(spec.confirm.seeds)
     if not pairs or not seeds:
         return None
-    design = f"{subjects} subject{'s' * (subjects != 1)} x {seeds} seed{'s' * (seeds != 1)}"
+    unit = "data set" if any(subject.is_data_set for subject in spec.subjects) else "subject"
+    design = f"{subjects} {unit}{'s' * (subjects != 1)} x {seeds} seed{'s' * (seeds != 1)}"
     if subjects < MIN_SUBJECTS:
-        return (
-            f"{design} show values, but decide nothing: that takes at least {MIN_SUBJECTS} confirm subjects"
-        )
+        return f"{design} show values, but decide nothing: that takes at least {MIN_SUBJECTS} confirm {unit}s"
     found = smallest_difference(spec)
     assumed = (
-        f"if their differences vary by {typical_deviation(seeds):.2f} (standard deviation) between subjects"
+        f"if their differences vary by {typical_deviation(seeds):.2f} (standard deviation) between {unit}s"
     )
     what = "a difference" if pairs == 1 else f"a difference in any of {pairs} pairs of arms"
     if not math.isfinite(found) or found > 1:
-        return f"{design} find no difference in quality reliably, {assumed}; take more confirm subjects"
+        return f"{design} find no difference in quality reliably, {assumed}; take more confirm {unit}s"
     return f"{design} find {what} with 80 % power from {found:.2f} of quality on, {assumed}"
 
 

@@ -99,8 +99,12 @@ def data_sets_table(rows: Rows) -> Table | None:
         columns.append(estimate_column(name, about.title, about.unit, about.direction, estimates, prizes))
     if len(columns) == 1:
         return None
+    note = f"Means over data sets, with Student's 95 % intervals from {MIN_SUBJECTS} on."
+    if not any(column.key.startswith("dataset_") for column, _ in columns):
+        few = "Not shown: the distances to held-out images, KID and CMMD, need 50 images on each side."
+        return assemble("data-sets", "The worst character, confirm runs.", columns, (note, few))
     notes = (
-        f"Means over data sets, with Student's 95 % intervals from {MIN_SUBJECTS} on. KID and CMMD: squared distance "
+        f"{note} KID and CMMD: squared distance "
         "of the images of held-out captions to all held-out images; images of one caption are no independent draws, "
         "so that only pairs of different captions count within a side. They may be negative where both are alike. "
         "2.5 % and 97.5 %: means of the runs' own bootstrap intervals over captions.",

@@ -200,3 +200,13 @@ def test_comparisons_with_the_base_model_are_told_in_words_of_data_sets(report: 
     assert "subject fidelity" not in text.lower()
     assert "prompt" not in text.lower()
     assert "that of captions at real ones" in text
+
+
+def test_without_distances_the_table_is_of_the_worst_character_and_says_why() -> None:
+    results = made()
+    frame = results.frame.drop(columns=[name for name in results.frame if name.startswith("dataset_")])
+    table = data_sets_table(prepare(replace(results, frame=frame)))
+    assert table is not None
+    assert table.caption == "The worst character, confirm runs."
+    assert [column.key for column in table.columns] == ["arm", "worst_character"]
+    assert "need 50 images on each side" in table.notes[-1]

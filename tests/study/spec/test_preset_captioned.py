@@ -29,4 +29,7 @@ def test_it_can_be_launched_and_is_judged_on_enough_and_says_that_one_data_set_d
     assert check_study(preset) == []
     notes = study_notes(preset)
     assert len(notes) == 1
-    assert "decide nothing: that takes at least 3 confirm" in notes[0]
+    assert (
+        "1 data set x 3 seeds show values, but decide nothing: that takes at least 3 confirm data sets"
+        in notes[0]
+    )

@@ -142,7 +142,10 @@ def test_methods_and_fields_of_subjects_are_refused() -> None:
 
 
 def test_a_run_is_checked_before_it_begins(tmp_path: Path) -> None:
-    captioned(tmp_path / "cast", 8)
+    captioned(tmp_path / "few", 8)
+    (message,) = check_run(run_of(tmp_path, subject_of(tmp_path / "few")))
+    assert "the confirm phase needs at least 2 distinct held-out captions" in message
+    captioned(tmp_path / "cast", 20)
     subject = subject_of(tmp_path / "cast")
     assert check_run(run_of(tmp_path, subject)) == []
     (message,) = check_run(run_of(tmp_path, subject, "dreambooth"))
@@ -190,7 +193,7 @@ def test_text_files_and_sub_folders_count(tmp_path: Path) -> None:
 
 
 def test_folders_are_found_where_they_were_copied_to(tmp_path: Path) -> None:
-    captioned(tmp_path / "copy", 4)
+    captioned(tmp_path / "copy", 20)
     subject = subject_of(tmp_path / "not-here")
     try:
         place_folders({str(tmp_path / "not-here"): str(tmp_path / "copy")})
