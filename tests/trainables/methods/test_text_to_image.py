@@ -314,11 +314,9 @@ def test_ten_steps_of_all_weights_on_two_buckets(make_config: MakeConfig, models
     compare(trainer, plain, trained, predict, decay=0.9999)
 
 
-@pytest.mark.parametrize(("steps", "behind"), [(20, 0.35), (200, 0.11), (2000, 0.1001)])
-def test_the_average_of_a_short_run_is_near_its_end_and_not_at_the_base_model(
-    steps: int, behind: float
-) -> None:
-    """A weight that goes from 0 to 1 evenly: after t steps the decay is (1 + t) / (10 + t), whatever `ema_decay` says."""
+@pytest.mark.parametrize("steps", [20, 200, 2000])
+def test_the_average_of_a_short_run_is_near_its_end_and_not_at_the_base_model(steps: int) -> None:
+    """A weight that goes from 0 to 1 evenly is kept as it was about a tenth of the steps before."""
     weight = torch.nn.Parameter(torch.zeros(1))
     average = average_of(config_of(trains="full"), {"w": weight})
     expected = 0.0
@@ -330,4 +328,4 @@ def test_the_average_of_a_short_run_is_near_its_end_and_not_at_the_base_model(
         expected = decay * expected + (1 - decay) * step / steps
     (kept,) = average.shadow_params
     assert kept.item() == pytest.approx(expected, abs=1e-5)
-    assert 0.05 < 1 - kept.item() < behind
+    assert 0.05 < 1 - kept.item() < 0.11
