@@ -180,12 +180,16 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def all_runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row per run that has begun: what `study logs` can show."""
-    table = _table("run", "node", "state", "tries", "last sign", left=3)
+    """A row per run that has begun: what `study logs` can show; with best steps, where some are known."""
+    known = any(row["best_step"] is not None for row in rows)
+    table = _table("run", "node", "state", "tries", *(["best step"] if known else []), "last sign", left=3)
     for row in rows:
         style = {"failed": "red", "interrupted": "yellow", "running": "green"}.get(row["state"], "")
         state = Text(row["state"] + (f": {row['reason']}" if row["reason"] else ""), style=style)
-        table.add_row(row["run"], row["node"] or "--", state, str(row["attempts"]), _age(row["last_sign"]))
+        step = [cell(row["best_step"])] if known else []
+        table.add_row(
+            row["run"], row["node"] or "--", state, str(row["attempts"]), *step, _age(row["last_sign"])
+        )
     return table
 
 

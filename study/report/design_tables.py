@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from study.report.design import PhaseDesign
 from study.report.factors import Factors
@@ -40,8 +42,14 @@ def design_table(design: Sequence[PhaseDesign]) -> Table | None:
     return assemble("design", "The design: what each phase was run and judged on.", columns, (note,))
 
 
-def factors_table(factors: Sequence[Factors]) -> Table | None:
-    """What each arm is made of; None where there are fewer than two."""
+def factors_table(
+    factors: Sequence[Factors], others: Mapping[str, Mapping[str, Any]] | None = None
+) -> Table | None:
+    """What each arm is made of; None where there are fewer than two.
+
+    Args:
+        others: Fields that are no factors and set arms apart, see `other_fields`.
+    """
     if len(factors) < 2:
         return None
     columns = [
@@ -51,8 +59,14 @@ def factors_table(factors: Sequence[Factors]) -> Table | None:
         texts("text_encoder", "Text encoder trained", [f.text_encoder for f in factors]),
         texts("schedule", "Schedule", [f.schedule for f in factors]),
     ]
-    note = "Two arms tell of one factor only if they differ in nothing else in this table."
-    return assemble("factors", "The factors that arms differ in.", columns, (note,))
+    notes = ["Two arms tell of one factor only if they differ in nothing else in this table."]
+    if others:
+        told = listing(
+            f"{arm} ({', '.join(f'{name}: {json.dumps(value)}' for name, value in fields.items())})"
+            for arm, fields in others.items()
+        )
+        notes.append(f"The study file sets arms apart by other fields, too: {told}.")
+    return assemble("factors", "The factors that arms differ in.", columns, notes)
 
 
 def distances_words(design: Sequence[PhaseDesign]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from study.report.formatting import listing
 from study.report.prepared import Rows, distinct, section
 from study.results.columns import PARAM_PREFIX
 from study.spec.crossing import (
+    DECIDING,
     ON_ADAPTERS,
     ON_EITHER,
     PRIOR,
@@ -80,6 +81,27 @@ def factors_of(rows: Rows) -> tuple[Factors, ...]:
         words = (_words(settings_of(rows, arm, name)) for name in (TEXT_ENCODER, SCHEDULE))
         found.append(Factors(arm, _trains(rows, arm, methods[arm] or ""), prior, *words))
     return tuple(found)
+
+
+def other_fields(rows: Rows) -> dict[str, dict[str, Any]]:
+    """What the study file states of trained arms that is no factor, and not the same in all of them, by arm."""
+    stated = {arm: section(rows.meta, "spec", "arms", arm) for arm in rows.trained_arms}
+    left = {
+        arm: {
+            name: value for name, value in fields.items() if name not in (*DECIDING, "method", "search_space")
+        }
+        for arm, fields in stated.items()
+    }
+    apart = {
+        name
+        for fields in left.values()
+        for name in fields
+        if any(name not in other or other[name] != fields[name] for other in left.values())
+    }
+    found = {
+        arm: {name: value for name, value in fields.items() if name in apart} for arm, fields in left.items()
+    }
+    return {arm: fields for arm, fields in found.items() if fields}
 
 
 def _trains(rows: Rows, arm: str, method: str) -> str:

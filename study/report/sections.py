@@ -23,7 +23,7 @@ from study.report.data_sets import (
 )
 from study.report.design import PhaseDesign, design_of
 from study.report.factor_tables import factor_effects_table
-from study.report.factors import factors_of
+from study.report.factors import factors_of, other_fields
 from study.report.figures import comparison, curves, pareto, samples, search
 from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
@@ -188,7 +188,10 @@ def _results(
         ),
         tables=(
             tables.arms_table(analysis, image_tables.class_words(class_sample(rows))),
-            *_known(design_tables.design_table(design), design_tables.factors_table(factors_of(rows))),
+            *_known(
+                design_tables.design_table(design),
+                design_tables.factors_table(factors_of(rows), other_fields(rows)),
+            ),
             *((tables.choice_table(analysis.choice),) if analysis.choice else ()),
             tables.details_table(analysis, design_tables.distances_words(design)),
         ),

@@ -31,6 +31,17 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"which are about, not exactly, 0 and 1: the scales begin at other images of it, of class prompts and with other "
      r"noise", "which are about, not exactly, 0 in style: its scale begins at other images of it, and that of captions "
      "at real ones"),
+    (r"prompt fidelity where images of other prompts are 0 and the base model is 1",
+     "caption fidelity where real images of other captions are 0 and those of their own are 1"),
+    (r"what perfect pictures of the subject would score; missing where there are none of the prompts",
+     "what the held-out images themselves would score"),
+    (r"of perfect pictures, or of the held-out photographs themselves", "of the held-out images themselves"),
+    (r"of perfect pictures; missing where there are none of the prompts", "of the held-out images themselves"),
+    (r"about 1 % of perfect pictures are called failed", "both limits were measured on single subjects"),
+    # What is usual was measured on subjects, and of data sets nobody knows.
+    (r"the usual spread", "the spread that is usual of subjects"),
+    (r"the usual one", "the one that is usual of subjects"),
+    (r"if they vary as usual", "if they vary as subjects do"),
     (r"subject x prompt x class kept", "style x caption x class kept"),
     (r"subject times prompt", "style times caption"),
     (r"an arm that turns every member of the class into the subject loses nothing",

@@ -117,17 +117,18 @@ def shared_subjects(sections: Sections) -> Iterator[tuple[Loc, str]]:
     if not shared:
         yield from _shared_folders(subjects, searched, confirmed)
         return
+    unit = "data set" if any(subject.is_data_set for subject in subjects) else "subject"
     if confirm.subjects is None:  # none was left
         needed = len(set(searched)) + search.repeats
-        has = f"the study has {len(subjects)} subject{'s' * (len(subjects) > 1)}"
+        has = f"the study has {len(subjects)} {unit}{'s' * (len(subjects) > 1)}"
         needs = f"search and confirm together need at least {needed}, because none may be in both"
         yield ("subjects",), f"{has}, but {needs}; add {needed - len(subjects)} more, {ASKED_FOR}"
         return
-    place = "subject" if len(shared) == 1 else "subjects"
+    place = unit if len(shared) == 1 else f"{unit}s"
     yield (
         ("confirm", "subjects"),
         f"{place} {', '.join(shared)} {'is' if len(shared) == 1 else 'are'} also searched on (search.subjects: "
-        f"{', '.join(searched)}), which favours what the search chose by luck; take other subjects, {ASKED_FOR}",
+        f"{', '.join(searched)}), which favours what the search chose by luck; take other {unit}s, {ASKED_FOR}",
     )
 
 

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from trainables.config.fields import EMBEDDED, EvaluationConfig, SubjectConfig, images_on_the_way
 from trainables.data.data_sets import split_of
@@ -163,11 +164,23 @@ def _tells_captions(subject: SubjectConfig, part: HeldOut) -> bool:
     """Whether prompt fidelity has a scale; taken for granted where it is not known beforehand."""
     if part.settings.clip != EMBEDDED or part.settings.prompts is not None:
         return True
-    return _embedded_clip_reads(subject, part.settings.restore_best is not None, part.chooses)
+    content = tuple((entry.name, entry.caption, *_stamp(entry)) for entry in part.entries)
+    return _embedded_clip_reads(subject, part.settings.restore_best is not None, part.chooses, content)
 
 
-@functools.cache
-def _embedded_clip_reads(config: SubjectConfig, halved: bool, chooses: bool) -> bool:
+def _stamp(entry: Entry) -> tuple[int, ...]:
+    """What changes with an image's file; nothing of those that come with the project."""
+    with suppress(OSError):
+        found = entry.path.stat()
+        return found.st_mtime_ns, found.st_size
+    return ()
+
+
+@functools.lru_cache(maxsize=64)
+def _embedded_clip_reads(
+    config: SubjectConfig, halved: bool, chooses: bool, content: tuple[tuple[Any, ...], ...]
+) -> bool:
+    """See `_tells_captions`; asked several times in a check, and anew where `content` has changed."""
     from trainables.data.subjects import resolve_subject
     from trainables.evaluation.encoders import load_clip
     from trainables.evaluation.real_captions import end_of_all

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from study.monitor.run_logs import find_run, follow_log
+from study.monitor.status_view import all_runs_table
 from study.storage.layout import LOG_FILE, STOP_REQUEST_FILE
 from study.storage.run_key import RunKey
 from tests.helpers.begun_runs import COMPLETE, FAILED, KILLED, RUNNING, begun_study, driven, give_up
@@ -172,3 +173,18 @@ def test_stop_after_the_driver_died(fast_path: Path, capsys: pytest.CaptureFixtu
     assert code == 0
     assert "died" in err
     assert not (storage.folder / STOP_REQUEST_FILE).exists()
+
+
+def test_runs_are_listed_with_their_best_steps_where_some_are_known() -> None:
+    row = {
+        "run": "confirm/a/0000-x-s1",
+        "node": None,
+        "state": "complete",
+        "reason": None,
+        "attempts": 1,
+        "last_sign": 5.0,
+    }
+    plain, told = all_runs_table([{**row, "best_step": None}]), all_runs_table([{**row, "best_step": 40}])
+    assert "best step" not in [column.header for column in plain.columns]
+    (column,) = [column for column in told.columns if column.header == "best step"]
+    assert list(column.cells) == ["40"]

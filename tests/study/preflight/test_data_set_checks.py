@@ -15,7 +15,7 @@ from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from tests.helpers.command_line import run
-from tests.helpers.image_folders import captioned
+from tests.helpers.image_folders import captioned, write_lines
 from trainables.data.subjects import resolve_subject
 from trainables.evaluation.protocol import make_protocol
 from trainables.run.checks import check_run
@@ -211,3 +211,24 @@ def test_captions_of_files_are_implied(tmp_path: Path, capsys: pytest.CaptureFix
     code, _, errors = run(capsys, "validate", str(path))
     assert code == 2
     assert "it needs captions: files" in errors
+
+
+def test_captions_that_were_edited_are_read_anew(tmp_path: Path) -> None:
+    cast = resolve_subject(spec("sprite-cast").subject("sprite-cast"), 64)
+    names = [f"{number:02}.png" for number in range(len(cast.references))]
+    for name, image in zip(names, cast.references, strict=True):
+        image.save(tmp_path / name)
+    captions = [caption.removeprefix(cast.instance_prompt) for caption in cast.reference_captions]
+
+    def unread(texts: list[str]) -> bool:
+        write_lines(
+            tmp_path, [{"file_name": name, "text": text} for name, text in zip(names, texts, strict=True)]
+        )
+        study = spec({"name": "mine", "dataset": {"path": str(tmp_path), "holdout": 0.5}})
+        return any("does not find its captions" in problem for problem in check_study(study))
+
+    assert [unread(captions), unread([*captions[9:], *captions[:9]]), unread(captions)] == [
+        False,
+        True,
+        False,
+    ]

@@ -15,7 +15,7 @@ from study.report.budgets import budget_of, chosen_configurations
 from study.report.caveats import uneven_budgets
 from study.report.design import confirm_design, design_of
 from study.report.design_tables import distances_words, factors_table, phases_words
-from study.report.factors import differing_fields, factors_of, searched_fields
+from study.report.factors import differing_fields, factors_of, other_fields, searched_fields
 from study.report.figures.canvas import figure_style
 from study.report.prepared import Rows, prepare
 from study.report.searches import budget_words, repeats_words
@@ -118,6 +118,20 @@ def test_factors_come_from_runs_study_file_and_defaults(report: Report) -> None:
     assert (found["lora-cosine"], found["lora-constant"]) == ("no", "yes")
     assert factors_table(factors_of(report.rows)) is not None
     assert factors_table(factors_of(report.rows)[:1]) is None
+
+
+def test_what_else_sets_arms_apart_is_told_under_the_factors() -> None:
+    results = make_results(STUDY)
+    assert other_fields(prepare(results)) == {}
+    arms = results.meta["spec"]["arms"]
+    for arm in arms.values():
+        arm["snr_gamma"] = 5.0  # in all of them
+    arms["lora-cosine"]["caption_dropout"] = 0.1
+    rows = prepare(results)
+    assert other_fields(rows) == {"lora-cosine": {"caption_dropout": 0.1}}
+    table = factors_table(factors_of(rows), other_fields(rows))
+    assert table is not None
+    assert table.notes[-1].endswith("by other fields, too: lora-cosine (caption_dropout: 0.1).")
 
 
 def test_arms_that_differ_in_several_factors_are_a_warning() -> None:

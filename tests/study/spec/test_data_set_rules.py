@@ -229,3 +229,15 @@ def test_search_and_confirm_share_no_picture_of_a_data_set(tmp_path: Path) -> No
     same = [{"name": name, "dataset": {"path": "a"}} for name in ("a", "b")]
     message = only(tmp_path, content(subjects=same, arms={"one": {"method": "lora"}}, search={"trials": 1}))
     assert "b has photographs of a, which is searched on" in message
+
+
+def test_one_data_set_in_both_phases_is_to_be_asked_for(tmp_path: Path) -> None:
+    searched = {"arms": {"one": {"method": "text_to_image"}}, "subjects": ["sprite-cast"]}
+    message = only(tmp_path, content(**searched))
+    assert "the study has 1 data set, but search and confirm together need at least 2" in message
+    assert "search.allow_overlap: true" in message
+    both = {"search": {"subjects": ["sprite-cast"]}, "confirm": {"subjects": ["sprite-cast"], "seeds": [100]}}
+    assert "data set sprite-cast is also searched on" in only(tmp_path, content(**searched, **both))
+    assert load_study(written(tmp_path, **searched, search={"allow_overlap": True})).confirm.subjects == (
+        "sprite-cast",
+    )

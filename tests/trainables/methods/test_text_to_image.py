@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from torch.func import functional_call
@@ -29,7 +30,7 @@ from trainables.models.loading import load_backbone
 from trainables.run_config import RunConfig
 from trainables.training.captions import caption_orders
 from trainables.training.loop import Trainer, train_step
-from trainables.training.trainer import build_trainer
+from trainables.training.trainer import average_of, build_trainer
 
 NAME = "text_to_image"
 METHOD = get_method(NAME)
@@ -311,3 +312,20 @@ def test_ten_steps_of_all_weights_on_two_buckets(make_config: MakeConfig, models
         return output
 
     compare(trainer, plain, trained, predict, decay=0.9999)
+
+
+@pytest.mark.parametrize("steps", [20, 200, 2000])
+def test_the_average_of_a_short_run_is_near_its_end_and_not_at_the_base_model(steps: int) -> None:
+    """A weight that goes from 0 to 1 evenly is kept as it was about a tenth of the steps before."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    average = average_of(config_of(trains="full"), {"w": weight})
+    expected = 0.0
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            weight.fill_(step / steps)
+        average.step([weight])
+        decay = step / (9 + step) if step > 1 else 0.0  # counted from the step before
+        expected = decay * expected + (1 - decay) * step / steps
+    (kept,) = average.shadow_params
+    assert kept.item() == pytest.approx(expected, abs=1e-5)
+    assert 0.05 < 1 - kept.item() < 0.11
