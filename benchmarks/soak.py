@@ -53,7 +53,8 @@ def make_models(folder: Path) -> None:
     """Makes photographs and tiny models of random weights; imports torch."""
     from benchmarks.support.tiny_models import make_photos, make_tiny_clip, make_tiny_model, make_tiny_vit
 
-    make_photos(folder / "photos", count=4)
+    for photo in make_photos(folder / "photos", count=4).glob("*.png"):
+        photo.with_suffix(".txt").write_text("a sks cat")  # for methods that read captions
     make_tiny_model(folder / "model", resolution=16, width=16)
     make_tiny_vit(folder / "vit", resolution=16)
     make_tiny_clip(folder / "clip", resolution=16)
