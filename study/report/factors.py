@@ -84,7 +84,10 @@ def factors_of(rows: Rows) -> tuple[Factors, ...]:
 
 
 def other_fields(rows: Rows) -> dict[str, dict[str, Any]]:
-    """What the study file states of trained arms that is no factor, and not the same in all of them, by arm."""
+    """What the study file states of trained arms that is no factor, and not the same in all that read it, by arm.
+
+    A field that a method does not have, such as the rank of adapters where all weights train, is the method's difference.
+    """
     stated = {arm: section(rows.meta, "spec", "arms", arm) for arm in rows.trained_arms}
     left = {
         arm: {
@@ -96,12 +99,24 @@ def other_fields(rows: Rows) -> dict[str, dict[str, Any]]:
         name
         for fields in left.values()
         for name in fields
-        if any(name not in other or other[name] != fields[name] for other in left.values())
+        if any(
+            name not in other or other[name] != fields[name]
+            for arm, other in left.items()
+            if _reads(rows.methods.get(arm, ""), name)
+        )
     }
     found = {
         arm: {name: value for name, value in fields.items() if name in apart} for arm, fields in left.items()
     }
     return {arm: fields for arm, fields in found.items() if fields}
+
+
+def _reads(method: str, field: str) -> bool:
+    """Whether a method has a field and reads it; of one that is not known here every field counts."""
+    if method not in method_names():
+        return True
+    config = method_config_class(method)
+    return field in config.model_fields and "method" not in config.needs_of(field)
 
 
 def _trains(rows: Rows, arm: str, method: str) -> str:
