@@ -86,7 +86,7 @@ def factors_of(rows: Rows) -> tuple[Factors, ...]:
 def other_fields(rows: Rows) -> dict[str, dict[str, Any]]:
     """What the study file states of trained arms that is no factor, and not the same in all that read it, by arm.
 
-    A field that a method does not have, such as the rank of adapters where all weights train, is a matter of the method.
+    A field that a method does not have, such as adapters' rank where all weights train, is a matter of the method.
     """
     stated = {arm: section(rows.meta, "spec", "arms", arm) for arm in rows.trained_arms}
     left = {

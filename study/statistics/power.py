@@ -64,10 +64,11 @@ def power_of_equivalence(
 def _below(limit: Floats, freedom: Floats, shift: Floats) -> Floats:
     """Chance that a noncentral t lies below a limit.
 
-    scipy.stats says the same, forty times slower: a report asks some thousand times. Far tails are NaN in both, where
-    the chance is 0.
+    scipy.stats says the same, forty times slower: a report asks some thousand times. Far out in a tail both say NaN,
+    where the chance is 0 or 1.
     """
-    return np.asarray(np.nan_to_num(special.nctdtr(freedom, shift, limit)))
+    chance = special.nctdtr(freedom, shift, limit)
+    return np.asarray(np.where(np.isnan(chance), np.where(shift < limit, 1.0, 0.0), chance))
 
 
 def _above(limit: Floats, freedom: Floats, shift: Floats) -> Floats:

@@ -21,6 +21,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 
 RC: dict[str, Any] = {
+    # A layout engine of the user's settings would lay figures out again in each format (canvas.py).
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same glyphs everywhere
     "font.size": 8,

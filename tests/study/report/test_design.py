@@ -126,7 +126,7 @@ def test_what_else_sets_arms_apart_is_told_under_the_factors() -> None:
     arms = results.meta["spec"]["arms"]
     for arm in arms.values():
         arm["snr_gamma"] = 5.0  # in all of them
-    for arm in ("lora-cosine", "lora-constant"):
+    for arm in ("lora-cosine", "lora-constant", "dreambooth_lora"):
         arms[arm]["r"] = 16  # in all that have adapters
     arms["lora-cosine"]["caption_dropout"] = 0.1
     rows = prepare(results)
