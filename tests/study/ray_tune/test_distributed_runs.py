@@ -239,6 +239,7 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # by day teams that exchange gradients are a study's, and shared models those of processes alone
 def test_a_study_whose_teams_share_the_model(models: Path, fast_path: Path) -> None:
     """All weights train, dealt out to two workers (FSDP), and are what one process trains."""
     content = team_study(models, (1,)).model_dump(mode="json")

@@ -58,6 +58,7 @@ def compare(make_config: MakeConfig, folder: Path, method: str, *, sharded: tupl
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # by day pivotal tuning, whose first stage trains embeddings too
 def test_embeddings_that_two_processes_train_are_those_of_one(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
