@@ -297,22 +297,23 @@ class Batches:
         """Which samples of a batch of `size` of each kind the base model gives a target."""
         return torch.tensor([False] * size + [True] * size) if self._priors_from_base else None
 
-    def sample(self, bucket: int = 0) -> Batch:
+    def sample(self, bucket: int = 0, each: int = 1) -> Batch:
         """Returns a batch of one image of each kind; draws nothing and moves nothing.
 
         Args:
             bucket: Of the image of the subject.
+            each: How many times each image is in the batch.
         """
         sources = [source for _, source in (self._sources[bucket], *self._priors)]
         firsts = [(source.mean[:1, 0] - self._shift) * self._scale for source in sources]
-        latents = torch.cat(firsts)
-        captions = torch.cat([source.captions.flatten()[:1] for source in sources])
+        latents = torch.cat([first.expand(each, -1, -1, -1) for first in firsts])
+        captions = torch.cat([source.captions.flatten()[:1].expand(each) for source in sources])
         # The kind of number that is drawn, from a generator of its own.
         timesteps = torch.zeros_like(self._process.draw(len(latents), torch.Generator())).to(latents.device)
         shares = torch.ones(len(latents), device=latents.device)
         sizes = [source.geometry for source in sources]
-        geometry = _where_known([part if part is None else part[:1] for part in sizes])
-        noise, from_base = torch.zeros_like(latents), self._from_base(1)
+        geometry = _where_known([part if part is None else part[:1].expand(each, -1) for part in sizes])
+        noise, from_base = torch.zeros_like(latents), self._from_base(each)
         return Batch(latents, noise, timesteps, captions, shares, geometry=geometry, from_base=from_base)
 
     def _draw(self, prefix: str, source: Examples, indices: torch.Tensor) -> tuple[Any, ...]:

@@ -252,9 +252,8 @@ def count_bucket_flops(trainer: Trainer) -> tuple[int, ...]:
     """Returns the floating-point operations of one batch of each bucket, counted on smaller ones that are thrown
     away.
 
-    The denoiser's operations are proportional to the number of images, so that one image of each kind is enough;
-    those of a text encoder that trains to the number of captions. Where the method has stages it is the mean over the
-    run's steps. Neither parameters nor random streams nor the position in the data change.
+    Where the method has stages it is the mean over the run's steps. Neither parameters nor random streams nor the
+    position in the data change.
     """
     totals = [0] * len(trainer.batches.bucket_images)
     try:
@@ -268,29 +267,49 @@ def count_bucket_flops(trainer: Trainer) -> tuple[int, ...]:
 
 
 def _count_batch(trainer: Trainer, bucket: int) -> int:
-    """Returns the operations of a batch with the parameters that ask for gradients now."""
-    batch, texts = trainer.batches.sample(bucket), trainer.texts
-    counted, wanted = len(batch.latents), trainer.batches.images
+    """Returns the operations of a batch with the parameters that ask for gradients now.
 
-    def whole() -> None:
-        with trainer.accelerator.autocast():
-            loss = batch_loss(trainer, batch)
-        loss.backward()
+    Some adapters compute on weights once for all images of a batch (rotations, norms, dense differences), so that the
+    operations are a constant and a share for each image: both are known from two batches, of one image of each kind and
+    of two. So it is with captions.
+    """
+    texts = trainer.texts
+    kinds, wanted = len(trainer.batches.sample(bucket).latents), trainer.batches.images
 
-    def one_caption() -> None:
-        first = {name: rows[:1] for name, rows in texts.rows.items()}
-        with trainer.accelerator.autocast():
-            encoded = trainer.backbone.encode(first)
-        total = torch.stack([rows.float().sum() for rows in encoded.values()]).sum()
-        if total.requires_grad:
-            total.backward()
+    def counted_batch(each: int) -> int:
+        batch = trainer.batches.sample(bucket, each)
+
+        def whole() -> None:
+            with trainer.accelerator.autocast():
+                loss = batch_loss(trainer, batch)
+            loss.backward()
+
+        return count_flops(whole)
+
+    def counted_captions(count: int) -> int:
+        rows = {name: value[:1].expand(count, *value.shape[1:]) for name, value in texts.rows.items()}
+
+        def encode() -> None:
+            with trainer.accelerator.autocast():
+                encoded = trainer.backbone.encode(rows)
+            total = torch.stack([value.float().sum() for value in encoded.values()]).sum()
+            if total.requires_grad:
+                total.backward()
+
+        return count_flops(encode)
 
     with _without_traces(trainer), _without_gradients(trainer):
-        flops = count_flops(whole)
-        caption = count_flops(one_caption) if texts.are_tokens else 0
+        one = counted_batch(1)
+        another = counted_batch(2) - one if wanted > kinds else 0
+        caption = counted_captions(1) if texts.are_tokens else 0
+        further = counted_captions(2) - caption if texts.are_tokens else 0
+
+    def captions(count: int) -> int:
+        return caption + (count - 1) * further
+
     distinct = len(texts.captions)
-    images = (flops - caption * min(distinct, counted)) * wanted // counted
-    return images + caption * min(distinct, wanted)
+    images = one - captions(min(distinct, kinds)) + (wanted - kinds) * another // kinds
+    return images + captions(min(distinct, wanted))
 
 
 def _named(backbone: Backbone, groups: list[dict[str, Any]]) -> dict[str, torch.nn.Parameter]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.helpers.training_runs import MakeTrainer
+from trainables.methods.adapter_kinds import KINDS
 from trainables.training.loop import train_step
 from trainables.training.meter import Meter, count_flops
 from trainables.training.trainer import count_step_flops
@@ -46,10 +47,24 @@ def test_flops_of_a_step_are_proportional_to_its_images(make_trainer: MakeTraine
     assert counted(make_trainer, "dreambooth", train_batch_size=1, with_prior_preservation=False) > one
 
 
-@pytest.mark.parametrize("method", ["lora", "dreambooth"])
+@pytest.mark.parametrize("method", ["lora", "dreambooth", "hypernetwork"])
 def test_flops_are_those_of_a_real_step(method: str, make_trainer: MakeTrainer) -> None:
     """Also with a text encoder that trains, which encodes each caption once."""
-    trainer = make_trainer(method, train_text_encoder=True, train_batch_size=3)
+    trains = {} if method == "hypernetwork" else {"train_text_encoder": True}
+    trainer = make_trainer(method, train_batch_size=3, **trains)
+    assert count_step_flops(trainer) == count_flops(lambda: train_step(trainer))
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_flops_of_every_kind_of_adapter_are_those_of_a_real_step(
+    kind: str, batch: int, make_trainer: MakeTrainer
+) -> None:
+    """Rotations and norms of weights are computed once a batch: taken for a share of each image, BOFT's were five times
+    too many.
+    """
+    block = {"oft_block_size": 8} if kind == "oft" else {}
+    trainer = make_trainer("lora", adapter=kind, train_text_encoder=True, train_batch_size=batch, **block)
     assert count_step_flops(trainer) == count_flops(lambda: train_step(trainer))
 
 
