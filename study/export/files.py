@@ -194,6 +194,8 @@ class _Recorded:
         found: dict[str, Path | None] = {}
         for event in self.events:
             key = str(event.data.get("key", ""))
+            if event.kind == "phase" and event.data.get("name") == "evaluate":
+                found = {}  # another one begins: its prompts, and its weights, may be others
             if event.kind == "image" and key[:2].isdigit() and key[2:3] == " ":
                 found[key] = inside(self.folder, str(event.data.get("path", "")))
         return {key: path for key, path in sorted(found.items()) if path is not None}

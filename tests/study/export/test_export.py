@@ -174,6 +174,20 @@ def test_images_that_lie_outside_of_the_run_are_passed_over(copied: Storage, tmp
     assert "a prompt" not in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_card_shows_the_last_evaluation_alone(copied: Storage, tmp_path: Path) -> None:
+    """Those on the way may be of other prompts, and are of other weights."""
+    file = copied.runs / RUN / "events.jsonl"
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    begun = next(place for place, event in enumerate(events) if event["data"].get("name") == "evaluate")
+    image = next(event for event in events if event["kind"] == "image" and event["data"]["key"][:2].isdigit())
+    earlier = [events[begun], {**image, "data": {**image["data"], "key": "07 what chose the step"}}]
+    events[begun:begun] = earlier
+    file.write_text("".join(json.dumps(event) + "\n" for event in events))
+    export_run(copied, RUN, "diffusers", tmp_path / "out")
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 1
+    assert "what chose the step" not in (tmp_path / "out" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_run_that_is_a_link_to_the_outside_is_not_published(
     depth: int, copied: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
