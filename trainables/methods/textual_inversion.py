@@ -52,7 +52,7 @@ class TextualInversionConfig(PlaceholderConfig):
     """
 
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
-        "learning_rate": 3e-2,
+        "learning_rate": 2e-1,
         "num_vectors": 4,
         "keep_class_noun": True,
         # The embedded text encoder knows the words of its world alone; the paper's templates are noise to it.
