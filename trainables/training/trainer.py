@@ -299,17 +299,15 @@ def _count_batch(trainer: Trainer, bucket: int) -> int:
         return count_flops(encode)
 
     with _without_traces(trainer), _without_gradients(trainer):
-        one = counted_batch(1)
-        another = counted_batch(2) - one if wanted > kinds else 0
         caption = counted_captions(1) if texts.are_tokens else 0
         further = counted_captions(2) - caption if texts.are_tokens else 0
 
-    def captions(count: int) -> int:
-        return caption + (count - 1) * further
+        def captions_of(images: int) -> int:
+            return caption + (min(len(texts.captions), images) - 1) * further
 
-    distinct = len(texts.captions)
-    images = one - captions(min(distinct, kinds)) + (wanted - kinds) * another // kinds
-    return images + captions(min(distinct, wanted))
+        one = counted_batch(1) - captions_of(kinds)
+        another = counted_batch(2) - captions_of(2 * kinds) - one if wanted > kinds else 0
+    return one + (wanted - kinds) * another // kinds + captions_of(wanted)
 
 
 def _named(backbone: Backbone, groups: list[dict[str, Any]]) -> dict[str, torch.nn.Parameter]:
