@@ -22,8 +22,9 @@ from trainables.errors import UserError
 from trainables.evaluation import metrics
 from trainables.evaluation.choice import best_step, choosing, judging
 from trainables.evaluation.evaluator import evaluate
-from trainables.events import read_events
+from trainables.events import Event, read_events
 from trainables.models.backbone import Backbone
+from trainables.run.best_step import BestStep
 from trainables.run.contents import sealed
 from trainables.run.execute import execute
 from trainables.run.resident import Resident
@@ -280,6 +281,29 @@ def test_only_what_chooses_is_charged_as_choosing(
     between = {LOSS: ["evaluate"] * 2, "subject_fidelity": ["select"] * 3, None: ["evaluate"] * 2}
     assert seen["images"] == [*between[by], "evaluate"]
     assert seen["loss"] == (["evaluate"] * 3 if by is None else [*["select"] * 3, "evaluate"])
+
+
+def test_where_quality_is_unknown_the_best_step_is_told_by_subject_fidelity(tmp_path: Path) -> None:
+    scaled = "subject_fidelity_scaled"
+    told = [{QUALITY: None, scaled: 0.2}, {QUALITY: None, scaled: 0.5}, {QUALITY: None, scaled: 0.4}]
+    best = BestStep(tmp_path, None, ())
+    for step, values in enumerate(told, start=1):
+        best.note(step, values, final=step == 3)
+    line = best.line(3)
+    assert line is not None
+    assert (line["best_step"], line["metric"], line["value"], line["end_value"]) == (2, scaled, 0.5, 0.4)
+    again = [Event(n, 0.0, "evaluation", n, {**values, "final": n == 3}) for n, values in enumerate(told, 1)]
+    assert BestStep(tmp_path, None, again).line(3) == line
+    known = BestStep(tmp_path, None, ())
+    for step, quality in enumerate((0.3, 0.1), start=1):
+        known.note(step, {QUALITY: quality, scaled: step}, final=step == 2)
+    line = known.line(2)
+    assert line is not None
+    assert (line["best_step"], line["metric"]) == (1, QUALITY)
+    chosen = BestStep(tmp_path, QUALITY, ())
+    for step, values in enumerate(told, start=1):
+        chosen.note(step, values, final=False)
+    assert chosen.line(3) is None, "what is to choose is not replaced by another metric"
 
 
 def prepared(config: RunConfig, resident: Resident) -> RunEvaluation:
