@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.tracking.mlflow_store import MAX_METRICS, Metric
+from trainables.config.fields import names_data_set
 from trainables.events import Event, choosing_values
 from trainables.run_config import WITHOUT_EFFECT
 
@@ -206,7 +207,10 @@ def flat_params(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def flat_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Flattens a run's configuration: dotted names, values as they are; what is None is left out."""
+    """Flattens a run's configuration: dotted names, values as they are; what is None is left out.
+
+    So is `holdout` of a data set, which has no effect: ``dataset.holdout`` says what is held out.
+    """
     fields: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
@@ -217,4 +221,6 @@ def flat_fields(document: Mapping[str, Any]) -> dict[str, Any]:
             fields[prefix] = value
 
     visit("", {name: value for name, value in document.items() if name not in _NO_PARAMS})
+    if names_data_set(document.get("subject")):
+        fields.pop("subject.holdout", None)
     return fields

@@ -40,7 +40,8 @@ class Subject:
         name: As in the study file.
         instance_prompt: Names the subject by its rare token, e.g. "a sks dog".
         class_prompt: The same without it, e.g. "a dog".
-        images: Training images, RGB squares of one size.
+        images: Training images, RGB: squares of one size, but of a data set that is read with buckets of several
+            sizes.
         captions: One for each training image.
         references: Held-out images for scoring, RGB squares of the same size.
         embedded: Whether it belongs to the embedded world, which has evaluation prompts of its own.

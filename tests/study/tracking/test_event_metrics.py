@@ -6,6 +6,7 @@ import itertools
 import json
 
 from study.tracking.event_metrics import batches, corrections, flat_params, latest_metrics, milliseconds
+from trainables.config.fields import SubjectConfig
 from trainables.events import Event
 
 
@@ -117,6 +118,18 @@ def test_params_are_flat_and_keep_their_types_readable() -> None:
         "training.target_modules": '["to_k", "to_q"]',
     }
     assert json.loads(params["training.learning_rate"]) == 1e-4
+
+
+def test_the_holdout_of_a_subject_is_no_parameter_of_a_data_set() -> None:
+    def params(**subject: object) -> dict[str, str]:
+        content = SubjectConfig.model_validate(subject).model_dump(mode="json")
+        return flat_params({"method": "lora", "subject": content})
+
+    assert params(name="cat-1")["subject.holdout"] == "2"
+    own = params(name="mine", dataset={"path": "/pictures", "holdout": 0.25})
+    assert "subject.holdout" not in own
+    assert own["subject.dataset.holdout"] == "0.25"
+    assert "subject.holdout" not in params(name="emoji")
 
 
 def test_what_chose_a_step_is_never_among_the_results() -> None:
