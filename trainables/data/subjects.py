@@ -58,6 +58,8 @@ class Subject:
         reference_captions: Of a data set: one for each reference.
         characters: Of a data set whose characters are named: whom each training image shows; else empty.
         reference_characters: The same of the references.
+        squares: Of a data set: the training images cut to squares like the references, whatever the buckets are; empty
+            otherwise, since `images` are squares.
         side: Of squares in pixels; 0 where all images have the same size, which is that of the first.
     """
 
@@ -76,6 +78,7 @@ class Subject:
     reference_captions: tuple[str, ...] = ()
     characters: tuple[str, ...] = ()
     reference_characters: tuple[str, ...] = ()
+    squares: tuple[Image.Image, ...] = ()
     side: int = 0
 
     @property
@@ -236,6 +239,7 @@ def _data_set(
         image_names=tuple(shown(one.entry.name) for one in training),
         reference_names=tuple(shown(one.entry.name) for one in references),
         sizes=tuple(one.size for one in training),
+        squares=tuple(one.square for one in training),
         is_data_set=True,
         reference_captions=tuple(one.caption for one in references),
         characters=tuple(one.entry.character for one in training) if named else (),

@@ -229,14 +229,15 @@ def make_scale(
 
 
 def _real_ends(subject: Subject, sets: ReferenceSets, references: Array, embed: Embed) -> RealEnds:
-    """How similar held-out images are to each other; with few of a character its training images count as well."""
+    """How similar held-out images are to each other; with few of a character its training images count as well: as
+    squares, so that arms with buckets and arms without have one scale.
+    """
     pairs = []
+    squares = subject.squares or subject.images
     for rows, name in zip(sets.rows, sets.characters, strict=True):
         own = references[list(rows)]
         training = [
-            image
-            for number, image in enumerate(subject.images)
-            if not name or subject.characters[number] == name
+            image for number, image in enumerate(squares) if not name or subject.characters[number] == name
         ]
         # Embedded only where they count: a data set may have thousands.
         few = len(own) < metrics.ENOUGH_REFERENCES and bool(training)
