@@ -166,7 +166,7 @@ def settled_steps(event: Event) -> int | None:
     return int(steps) if steps else None
 
 
-BY_IMAGES = "images"  # how `data["choice"]` says that the images of an evaluation chose a step
+ALL_METRICS = "*"  # as `data["choice"]`: the images of an evaluation chose a step, so that none of its metrics is a result
 
 
 def choosing_values(event: Event) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ def choosing_values(event: Event) -> tuple[str, ...]:
     choice = event.data.get("choice")
     if event.kind != "evaluation" or choice is None:
         return ()
-    return tuple(_values(event.data)) if choice == BY_IMAGES else (str(choice),)
+    return tuple(_values(event.data)) if choice == ALL_METRICS else (str(choice),)
 
 
 def _values(data: dict[str, Any]) -> dict[str, Any]:

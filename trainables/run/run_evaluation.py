@@ -19,7 +19,7 @@ from trainables.evaluation.choice import CHOICE, choice_settings, choosing, judg
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.evaluator import Evaluation, Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.metrics_table import HELD_OUT_LOSS
-from trainables.events import BY_IMAGES
+from trainables.events import ALL_METRICS
 from trainables.models.backbone import Backbone
 from trainables.run_config import RunConfig
 from trainables.training.held_out_loss import HeldOutLoss, prepare_held_out_loss
@@ -59,10 +59,12 @@ class RunEvaluation:
 
     @property
     def chosen_by(self) -> str | None:
-        """What chooses the step: ``images``, or ``held_out_loss`` for the loss alone; None where none is restored."""
+        """What chooses the step: the loss alone, or the images and with them all metrics (`ALL_METRICS`); None where none
+        is restored.
+        """
         if self.choice is None:
             return None
-        return HELD_OUT_LOSS if self.choice.evaluator is None else BY_IMAGES
+        return HELD_OUT_LOSS if self.choice.evaluator is None else ALL_METRICS
 
     def measure(
         self,
@@ -79,7 +81,7 @@ class RunEvaluation:
         """
         chosen_by = None if final else self.chosen_by
         loss = self.held_out_loss if self.choice is None or final else self.choice.held_out_loss
-        with choosing() if chosen_by == BY_IMAGES else nullcontext():
+        with choosing() if chosen_by == ALL_METRICS else nullcontext():
             result = evaluate(self.evaluator_of(final=final), backbone, is_base=is_base, final=final)
         with choosing() if chosen_by is not None else nullcontext():
             value = loss.measure(backbone)

@@ -367,7 +367,7 @@ def test_values_that_chose_a_step_make_curves_and_no_results(tmp_path: Path) -> 
         lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
         for event in lines:
             if event["kind"] == "evaluation" and not event["data"]["final"]:
-                event["data"]["choice"] = "images"
+                event["data"]["choice"] = "*"
                 event["data"]["class_kid"] = 0.5
             elif event["kind"] == "evaluation":
                 event["data"]["class_kid"] = None

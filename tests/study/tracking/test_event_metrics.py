@@ -143,12 +143,8 @@ def test_what_chose_a_step_is_never_among_the_results() -> None:
         "restored": True,
     }
     events = [
-        Event(
-            1, 1001.0, "evaluation", 10, {"quality": 0.7, "drift": 0.1, "final": False, "choice": "images"}
-        ),
-        Event(
-            2, 1002.0, "evaluation", 20, {"quality": 0.6, "drift": 0.2, "final": False, "choice": "images"}
-        ),
+        Event(1, 1001.0, "evaluation", 10, {"quality": 0.7, "drift": 0.1, "final": False, "choice": "*"}),
+        Event(2, 1002.0, "evaluation", 20, {"quality": 0.6, "drift": 0.2, "final": False, "choice": "*"}),
         Event(3, 1003.0, "evaluation", 20, {"quality": 0.65, "drift": None, "final": True}),
         Event(4, 1004.0, "started", None, {"attempt": 2, "resumed_step": 20}),
         Event(5, 1005.0, "evaluation", 20, {"quality": 0.65, "drift": None, "final": True}),
