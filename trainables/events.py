@@ -166,7 +166,7 @@ def settled_steps(event: Event) -> int | None:
     return int(steps) if steps else None
 
 
-ALL_METRICS = "*"  # as `data["choice"]`: the images of an evaluation chose a step, so that none of its metrics is a result
+ALL_METRICS = "*"  # as `data["choice"]`: images chose a step, so that no metric of theirs is a result
 
 
 def choosing_values(event: Event) -> tuple[str, ...]:
