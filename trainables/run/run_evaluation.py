@@ -59,7 +59,7 @@ class RunEvaluation:
 
     @property
     def chosen_by(self) -> str | None:
-        """What chooses the step: the loss alone, or images and so all metrics (`ALL_METRICS`); None where none is restored."""
+        """What chooses the step: the loss, or images and so all metrics (`ALL_METRICS`); None if none is restored."""
         if self.choice is None:
             return None
         return HELD_OUT_LOSS if self.choice.evaluator is None else ALL_METRICS
