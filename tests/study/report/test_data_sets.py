@@ -181,6 +181,7 @@ def test_the_report_speaks_of_data_sets_and_captions(report: Report) -> None:
     assert "quality_subject_prompt" in measures
     assert "Mean cosine similarity of image and held-out caption, without the trigger." in measures
     assert "class named in the place" not in measures
+    assert measures.count("where the scale ends, is 1") == 2, "data sets have no ceilings"
     assert RULE not in joined
 
 
