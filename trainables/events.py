@@ -31,7 +31,8 @@ Kind = Literal[
     "phase",  # data: name (prepare | train | evaluate | save): what the run does now; with train: steps
     "progress",  # step; data: loss, learning_rate, gradient_norm, steps_per_second
     "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool. A run that restores its
-    # best step has two of its last step: what chose the step is not final, the result is
+    # best step has two of its last step: what chose the step is not final, the result is. data["choice"], of those that
+    # chose: what of it are no results, see `choosing_values`
     "best",  # at the end, of runs with evaluations on the way; data: best_step, value, end_value (None: training
     # did not come to its end), metric, evaluations (chosen from), restored: bool
     "image",  # step; data: key, path (relative to the run's folder)
@@ -165,6 +166,25 @@ def settled_steps(event: Event) -> int | None:
     return int(steps) if steps else None
 
 
+ALL_METRICS = "*"  # as `data["choice"]`: images chose a step, so that no metric of theirs is a result
+
+
+def choosing_values(event: Event) -> tuple[str, ...]:
+    """Returns the metrics of an evaluation that chose which step to restore: on prompts, noise and held-out images that
+    do not judge the result, so that they are no results.
+
+    Where images chose these are all its metrics, else the one by which it chose. Empty for other events.
+    """
+    choice = event.data.get("choice")
+    if event.kind != "evaluation" or choice is None:
+        return ()
+    return tuple(_values(event.data)) if choice == ALL_METRICS else (str(choice),)
+
+
+def _values(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in ("final", "choice")}
+
+
 def is_over(folder: Path) -> bool:
     """Whether a run has a result, and one that can be read."""
     try:
@@ -175,17 +195,25 @@ def is_over(folder: Path) -> bool:
 
 
 def sum_up(folder: Path, config_digest: str) -> dict[str, Any] | None:
-    """Returns the content of ``result.json``: what the last event of each kind says; None if the run has no end."""
+    """Returns the content of ``result.json``: what the last event of each kind says; None if the run has no end.
+
+    Values that chose a step are no results: a run that ended before the weights of its best step were judged has None
+    in their place, and ``best`` says what chose.
+    """
     last: dict[str, dict[str, Any]] = {}
+    evaluation: dict[str, Any] = {}
     attempts = 0
     kind = None
     for event in read_events(folder):
         kind = event.kind
         last[event.kind] = event.data
         attempts += event.kind == "started"
+        if event.kind == "evaluation":
+            chose = choosing_values(event)
+            values = _values(event.data) | dict.fromkeys(chose)
+            evaluation = evaluation | values if chose else values  # the end's may know the loss alone
     if kind != "finished":
         return None
-    evaluation = {name: value for name, value in last.get("evaluation", {}).items() if name != "final"}
     return {
         **last["finished"],
         "evaluation": evaluation,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from study.report.formatting import listing, plural
-from study.report.prepared import Rows, section
+from study.report.prepared import Rows, distinct, section
 from study.report.tables import Column, Table, assemble, count_cell, estimate_column, number_cell, text_cell
 from study.statistics.paired import Estimate, mean_interval
 from trainables.evaluation.metrics_table import HELD_OUT_LOSS, METRICS
@@ -20,7 +20,7 @@ class BestSteps:
     """The best steps of an arm's complete confirm runs.
 
     Attributes:
-        metric: By which they were best.
+        metrics: By which they were best: one, unless it is unknown in some runs (see `BestStep.metric`).
         runs: With several evaluations.
         at_end: Share of them, 0..1, that were best at their end.
         by_chance: What `at_end` would be on average if all evaluations of a run were equally good.
@@ -30,7 +30,7 @@ class BestSteps:
     """
 
     arm: str
-    metric: str
+    metrics: tuple[str, ...]
     runs: int
     at_end: float
     by_chance: float
@@ -49,16 +49,15 @@ def best_steps(rows: Rows, level: float) -> tuple[BestSteps, ...]:
 def _of_arm(rows: Rows, arm: str, runs: pd.DataFrame, level: float) -> BestSteps | None:
     if runs.empty:
         return None
-    metric = str(runs["best_metric"].iloc[0])
-    sign = 1.0 if METRICS[metric].direction == "higher" else -1.0
+    sign = runs["best_metric"].map(lambda metric: 1.0 if METRICS[metric].direction == "higher" else -1.0)
     gain = sign * (runs["best_value"] - runs["best_end_value"])
     subjects = runs["subject"].tolist()
     return BestSteps(
         arm,
-        metric,
+        tuple(distinct(runs["best_metric"])),
         len(runs),
         float((runs["best_step"] >= runs["train_steps"]).mean()),
-        float((1 / _evaluations(rows, metric, runs)).mean()),
+        float((1 / _evaluations(rows, runs)).mean()),
         mean_interval((runs["best_step"] / runs["train_steps"]).to_numpy(dtype=float), subjects, level=level),
         mean_interval(gain.to_numpy(dtype=float), subjects, level=level)
         if gain.notna().all()
@@ -66,8 +65,9 @@ def _of_arm(rows: Rows, arm: str, runs: pd.DataFrame, level: float) -> BestSteps
     )
 
 
-def _evaluations(rows: Rows, metric: str, runs: pd.DataFrame) -> pd.Series:
+def _evaluations(rows: Rows, runs: pd.DataFrame) -> pd.Series:
     """How many evaluations each run has, at least the two that were compared."""
+    metric = rows.curves["run_key"].map(runs.set_index("run_key")["best_metric"])
     own = rows.curves[rows.curves["metric"] == metric].drop_duplicates(["run_key", "step"])
     counts = own.groupby("run_key")["step"].count()
     return runs["run_key"].map(counts).fillna(2).clip(lower=2).astype(float)
@@ -77,7 +77,7 @@ def best_steps_table(found: tuple[BestSteps, ...]) -> Table | None:
     """A line an arm; None where no run was evaluated on the way."""
     if not found:
         return None
-    metrics = listing(dict.fromkeys(METRICS[one.metric].title.lower() for one in found))
+    metrics = listing(dict.fromkeys(METRICS[metric].title.lower() for one in found for metric in one.metrics))
     columns = [
         (Column("arm", "Arm"), [text_cell(one.arm) for one in found]),
         (Column("runs", "Runs", numeric=True), [count_cell(one.runs) for one in found]),
@@ -101,8 +101,8 @@ def best_steps_table(found: tuple[BestSteps, ...]) -> Table | None:
     return assemble("best-steps", "At which step the runs of each arm were best.", columns, notes)
 
 
-def best_steps_words(rows: Rows, found: tuple[BestSteps, ...]) -> tuple[str, ...]:
-    """Whether longer or shorter training would have done, and what was restored."""
+def best_steps_words(found: tuple[BestSteps, ...]) -> tuple[str, ...]:
+    """Whether longer or shorter training would have done."""
     if not found:
         return ()
     words = []
@@ -120,7 +120,7 @@ def best_steps_words(rows: Rows, found: tuple[BestSteps, ...]) -> tuple[str, ...
             f"Of {plural(len(found), 'arm')}, none was clearly best at its end or before it: its evaluations are about "
             "equally good."
         )
-    return (*words, *restored_words(rows))
+    return tuple(words)
 
 
 def restored_by(rows: Rows) -> str | None:

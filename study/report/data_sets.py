@@ -15,6 +15,7 @@ from study.report.results_tables import counts, texts
 from study.report.tables import Column, Table, assemble, estimate_column, score_cell
 from study.statistics.paired import Estimate, estimate_of
 from study.statistics.power import MIN_SUBJECTS
+from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 from trainables.methods.registry import BASE
 
 _INTERVAL_ENDS = ("_low", "_high")
@@ -83,14 +84,18 @@ def characters_table(found: Sequence[CharacterScore]) -> Table:
     return assemble("characters", "Scores by character, confirm runs.", columns, (note,))
 
 
-def data_sets_table(rows: Rows) -> Table | None:
-    """Distances to held-out images and the worst character by arm; None where nothing of it was measured."""
+def data_sets_table(rows: Rows, level: float) -> Table | None:
+    """Distances to held-out images and the worst character by arm; None where nothing of it was measured.
+
+    Args:
+        level: Of the intervals over data sets, 0..1.
+    """
     confirm = rows.confirm
     arms = [arm for arm in rows.arms if (confirm["arm"] == arm).any()]
     columns = [texts("arm", "Arm", arms)]
     ranked = [rows.methods.get(arm) != BASE for arm in arms]
     for name in DATA_SET:
-        estimates = [_mean(confirm, arm, name) for arm in arms]
+        estimates = [_mean(confirm, arm, name, level) for arm in arms]
         if all(estimate.value is None for estimate in estimates):
             continue
         about = measure(name)
@@ -99,9 +104,12 @@ def data_sets_table(rows: Rows) -> Table | None:
         columns.append(estimate_column(name, about.title, about.unit, about.direction, estimates, prizes))
     if len(columns) == 1:
         return None
-    note = f"Means over data sets, with Student's 95 % intervals from {MIN_SUBJECTS} on."
+    note = f"Means over data sets, with Student's {100 * level:g} % intervals from {MIN_SUBJECTS} on."
     if not any(column.key.startswith("dataset_") for column, _ in columns):
-        few = "Not shown: the distances to held-out images, KID and CMMD, need 50 images on each side."
+        few = (
+            "Not shown: the distances to held-out images, KID and CMMD, need "
+            f"{MIN_DISTRIBUTION_IMAGES} images on each side."
+        )
         return assemble("data-sets", "The worst character, confirm runs.", columns, (note, few))
     notes = (
         f"{note} KID and CMMD: squared distance "
@@ -112,11 +120,12 @@ def data_sets_table(rows: Rows) -> Table | None:
     return assemble("data-sets", "Distance to held-out images, confirm runs.", columns, notes)
 
 
-def _mean(confirm: pd.DataFrame, arm: str, name: str) -> Estimate:
+def _mean(confirm: pd.DataFrame, arm: str, name: str, level: float) -> Estimate:
     values = values_of(confirm[confirm["arm"] == arm], name)
     if arm not in values.arms:
-        return Estimate(None)
-    return estimate_of(values.means([arm])[0], int(confirm.loc[confirm["arm"] == arm, name].notna().sum()))
+        return Estimate(None, level=level)
+    runs = int(confirm.loc[confirm["arm"] == arm, name].notna().sum())
+    return estimate_of(values.means([arm])[0], runs, level=level)
 
 
 def data_set_words(rows: Rows, found: Sequence[CharacterScore]) -> tuple[str, ...]:

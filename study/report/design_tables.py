@@ -11,6 +11,7 @@ from study.report.factors import Factors
 from study.report.formatting import MISSING, listing
 from study.report.prepared import Rows, section
 from study.report.results_tables import Pair, texts
+from study.report.searches import captions_dealt_out
 from study.report.tables import Cell, Column, Table, assemble
 from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
 
@@ -103,7 +104,8 @@ def phases_words(rows: Rows, design: Sequence[PhaseDesign]) -> str:
         (same if one & two else other).append(name)
     stated = section(rows.meta, "spec", "search")
     if "allow_overlap" in stated:  # older studies shared prompts and noise, or did not say
-        (same if stated["allow_overlap"] is True else other).append("prompts")
+        shares = stated["allow_overlap"] is True and not captions_dealt_out(rows)
+        (same if shares else other).append("prompts")
         (other if "subjects" in other or "seeds" in other else same).append("noise")
     again = f" on other {listing(other)}" if other else ""
     shared = f" ({listing(same)} may be shared with the search)" if same else ""

@@ -157,13 +157,17 @@ def ceilings_table(rows: Rows) -> Table | None:
         values = [value_or_none(means.loc[subject, name]) for subject in subjects]
         column = _scores if name in CEILINGS else _numbers
         columns.append(column(name, measure(name).title, values))
-    note = (
+    ceilings = (
         f"Ceilings: rescaled scores of {_ceiling_pictures(rows)}; no method is expected to score higher by being "
-        "better. Ceiling of quality: with class kept at 1. Errors: what the standard errors of the anchors come to "
-        "at the runs' own values, a mean over the arms. The anchors are the same for every arm, so that their errors "
-        "move all arms together and hardly their order."
+        "better. Ceiling of quality: with class kept at 1. "
     )
-    return assemble("ceilings", "What could be reached on each subject.", columns, (note,))
+    errors = (
+        "Errors: what the standard errors of the anchors come to at the runs' own values, a mean over the arms. The "
+        "anchors are the same for every arm, so that their errors move all arms together and hardly their order."
+    )
+    if not set(known) & set(CEILINGS):
+        return assemble("ceilings", "How well the scales of each subject are known.", columns, (errors,))
+    return assemble("ceilings", "What could be reached on each subject.", columns, (ceilings + errors,))
 
 
 def ceiling_words(rows: Rows, quality: float | None) -> tuple[str, ...]:

@@ -82,8 +82,9 @@ _DERIVED = {
         Measure(TOTAL_FLOPS, "FLOPs with class images", "FLOP", "min",
                 "Floating-point operations of training and of making the class images, charged in full."),
         Measure(DOLLARS, "Price", "$", "min",
-                "Device time of training and class images at the study file's `resources.price_per_hour`; without "
-                "evaluation, which `study plan` counts too."),
+                "Device time of training, class images and the evaluations that chose the step to restore, at "
+                "the study file's `resources.price_per_hour`; without the evaluation of the result, which `study plan` "
+                "counts too."),
         Measure(TUNED_SECONDS, "Training of search and run", "s", "min",
                 "Training time of one search of the arm, class images made once, and of one run with its class images. "
                 "The evaluation of the search's runs is not in it."),

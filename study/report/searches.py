@@ -204,10 +204,23 @@ def _tuned(budget: Mapping[str, object]) -> str:
     return f"How much of it a run takes was tuned by each search, from {100 * share:g} % on."
 
 
+def captions_dealt_out(rows: Rows) -> bool:
+    """Whether search and confirm runs were asked for other captions whatever the study lets them share: those of a data
+    set are dealt out between the two, unless the study names prompts of its own.
+    """
+    return rows.of_data_sets and section(rows.meta, "spec", "evaluation").get("prompts") is None
+
+
 def search_warnings(rows: Rows) -> list[str]:
     """What makes the search unfair or its results too good."""
     if section(rows.meta, "spec", "search").get("allow_overlap") is not True:
         return []
+    if captions_dealt_out(rows):
+        return [
+            "Search and confirm runs may share data sets (`search.allow_overlap`), with what is trained on and the "
+            "held-out images, though not the captions that they are asked for, which are dealt out: configurations may "
+            "have been chosen on what they are judged by, which makes every searched arm look better than it is."
+        ]
     return [
         "Search and confirm runs may share subjects or prompts (`search.allow_overlap`): configurations may have been "
         "chosen on what they are judged by, which makes every searched arm look better than it is."

@@ -100,7 +100,7 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _results(rows, analysis, styles, design),
         _fronts(analysis, styles),
         _samples(rows),
-        _data_sets(rows) if rows.of_data_sets else None,
+        _data_sets(rows, settings.level) if rows.of_data_sets else None,
         _factor_effects(analysis),
         _schedules(rows, analysis, styles),
         _pairs(analysis),
@@ -236,13 +236,12 @@ def _appendix(rows: Rows) -> Section | None:
     return Section("prompts", "Appendix: prompts", tables=(image_tables.prompts_table(prompts),))
 
 
-def _data_sets(rows: Rows) -> Section:
+def _data_sets(rows: Rows, level: float) -> Section:
     """Distances to held-out images, and scores by character where characters are named."""
     found = character_scores(rows)
     characters = characters_table(found) if found else None
-    return Section(
-        DATA_SETS, "Data sets", data_set_words(rows, found), tables=_known(data_sets_table(rows), characters)
-    )
+    shown = _known(data_sets_table(rows, level), characters)
+    return Section(DATA_SETS, "Data sets", data_set_words(rows, found), tables=shown)
 
 
 def _samples(rows: Rows) -> Section:
@@ -298,7 +297,7 @@ def _curves(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Sect
         isinstance(figure, Figure) for figure in figures
     )  # else the figure's reason says how to get it
     found = best_steps(rows, analysis.settings.level)
-    words = (*(few_points_words(data) if drawn else ()), *best_steps_words(rows, found))
+    words = (*(few_points_words(data) if drawn else ()), *best_steps_words(found))
     shown = _known(anytime_table(data), best_steps_table(found))
     return Section("curves", "Quality on the way", words, figures, shown)
 

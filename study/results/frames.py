@@ -27,7 +27,7 @@ class Results:
     Attributes:
         frame: One row a run; columns and their order in ``study.results.columns``. Metrics are float64 (missing:
             NaN), trial, seed, max_train_steps and attempts Int64, texts str, started and ended UTC times.
-        curves: One row a point of ``eval/*`` and of ``train/loss`` (`CURVE_COLUMNS`).
+        curves: One row a point of ``eval/*``, ``choice/*`` and ``train/loss`` (`CURVE_COLUMNS`; see `curve_of`).
         images: One row a sample grid: `IMAGE_COLUMNS`, `path` of a PNG on this machine.
         meta: study, study_id, spec (the frozen study file), spec_digest, launches (commit, versions,
             machine), tracking_uri without credentials.

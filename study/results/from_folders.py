@@ -14,7 +14,7 @@ from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
 from study.storage.safe_paths import inside
 from study.storage.study_record import published_spec, spec_digest
-from study.tracking.event_metrics import batches, corrections
+from study.tracking.event_metrics import batches, corrections, curve_of, results_last
 from study.tracking.progress import read_state
 from study.tracking.run_ids import read_record
 from trainables.events import read_events
@@ -37,9 +37,10 @@ def local_results(storage: Storage, *, images: bool = True) -> Results:
         values: dict[tuple[str, int], float] = {}
         parts = batches(events, 0)
         last = corrections(events, result_of(folder) or {})
-        for metric in [metric for part in parts for metric in part.metrics] + last:
-            if metric.name.startswith("eval/") or metric.name == "train/loss":
-                values[metric.name, metric.step] = metric.value
+        told = [metric for part in parts for metric in part.metrics] + last
+        for metric in sorted(told, key=lambda metric: results_last(metric.name)):
+            if (curve := curve_of(metric.name)) is not None:
+                values[curve, metric.step] = metric.value
         points += [
             {**row, "step": step, "metric": name, "value": value}
             for (name, step), value in sorted(values.items())

@@ -15,6 +15,7 @@ from study.results.run_rows import finished_rows, make_row, parse_param
 from study.storage.layout import DOWNLOADS, STUDY_FILE, Storage
 from study.storage.run_key import RunKey
 from study.storage.study_record import published_spec
+from study.tracking.event_metrics import curve_of, results_last
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
@@ -154,29 +155,37 @@ def _row(run: Run) -> dict[str, Any]:
 def _curves(store: MlflowStore, found: list[Run], order: dict[str, int]) -> DataFrame:
     """Metric histories; a resumed run may hold two values of a step, of which the later counts."""
     wanted = [
-        (run, name)
+        (run, curve, sorted(names, key=results_last))
         for run in sorted(found, key=lambda run: order[run.data.tags["run_key"]])
-        for name in sorted(run.data.metrics)
-        if name.startswith("eval/") or name == "train/loss"
+        for curve, names in sorted(_names_of_curves(run).items())
     ]
 
-    def history(item: tuple[Run, str]) -> list[dict[str, Any]]:
-        run, name = item
+    def history(item: tuple[Run, str, list[str]]) -> list[dict[str, Any]]:
+        run, curve, names = item
         key = RunKey.parse(run.data.tags["run_key"])
-        points = sorted(
-            store.client.get_metric_history(run.info.run_id, name), key=lambda p: (p.step, p.timestamp)
-        )
-        values = {point.step: point.value for point in points}
+        values: dict[int, float] = {}
+        for name in names:
+            points = store.client.get_metric_history(run.info.run_id, name)
+            values |= {p.step: p.value for p in sorted(points, key=lambda p: (p.step, p.timestamp))}
         shared = (key.name, key.arm, run.data.tags["method"], key.phase, key.trial, key.subject, key.seed)
         return [
-            dict(zip(CURVE_COLUMNS, (*shared, step, name, value), strict=True))
-            for step, value in values.items()
+            dict(zip(CURVE_COLUMNS, (*shared, step, curve, value), strict=True))
+            for step, value in sorted(values.items())
         ]
 
     # A server answers slowly and many at a time; a SQLite file quickly and one at a time.
     with ThreadPoolExecutor(1 if store.uri.startswith("sqlite") else _READERS) as readers:
         histories = list(readers.map(history, wanted))
     return table_of([point for points in histories for point in points], CURVE_COLUMNS)
+
+
+def _names_of_curves(run: Run) -> dict[str, list[str]]:
+    """The metrics of a run that each curve is made of."""
+    found: dict[str, list[str]] = {}
+    for name in run.data.metrics:
+        if (curve := curve_of(name)) is not None:
+            found.setdefault(curve, []).append(name)
+    return found
 
 
 def _scores(store: MlflowStore, storage: Storage, found: list[Run], rows_: list[dict[str, Any]]) -> DataFrame:

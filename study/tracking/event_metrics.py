@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.tracking.mlflow_store import MAX_METRICS, Metric
-from trainables.events import Event
+from trainables.config.fields import names_data_set
+from trainables.events import Event, choosing_values
 from trainables.run_config import WITHOUT_EFFECT
 
+_CHOICE, _EVAL = "choice/", "eval/"
 _GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost", "best": "best"}
 # Where a run keeps its files and how it uses the machine: no parameters of the experiment.
 # The share of a GPU has always been shown.
@@ -98,17 +100,39 @@ def batches(events: Sequence[Event], after: int, limit: int = MAX_METRICS) -> li
 
 
 def points(event: Event) -> list[Metric]:
-    """Returns the metrics of one event; None and texts are no metrics."""
+    """Returns the metrics of one event; None and texts are no metrics.
+
+    Values that chose a step are under ``choice/``, so that none of them passes for a result under ``eval/``.
+    """
     group = _GROUPS.get(event.kind)
     if group is None:
         return []
+    chose = choosing_values(event)
     return [
         Metric(
-            f"{group}/{name.removeprefix('best_')}", float(value), milliseconds(event.time), event.step or 0
+            f"{'choice' if name in chose else group}/{name.removeprefix('best_')}",
+            float(value),
+            milliseconds(event.time),
+            event.step or 0,
         )
         for name, value in event.data.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
+
+
+def curve_of(name: str) -> str | None:
+    """Returns the curve that a metric of MLflow's is part of, None for one of which none is drawn.
+
+    Values that chose a step are part of the curve of their metric: it ends with the result (`results_last`).
+    """
+    if name.startswith(_CHOICE):
+        return _EVAL + name.removeprefix(_CHOICE)
+    return name if name.startswith(_EVAL) or name == "train/loss" else None
+
+
+def results_last(name: str) -> bool:
+    """Sorts names of metrics so that of one step the result comes after what chose it, and so replaces it."""
+    return not name.startswith(_CHOICE)
 
 
 def _identity(event: Event) -> tuple[object, ...]:
@@ -183,7 +207,10 @@ def flat_params(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def flat_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Flattens a run's configuration: dotted names, values as they are; what is None is left out."""
+    """Flattens a run's configuration: dotted names, values as they are; what is None is left out.
+
+    So is `holdout` of a data set, which has no effect: ``dataset.holdout`` says what is held out.
+    """
     fields: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
@@ -194,4 +221,6 @@ def flat_fields(document: Mapping[str, Any]) -> dict[str, Any]:
             fields[prefix] = value
 
     visit("", {name: value for name, value in document.items() if name not in _NO_PARAMS})
+    if names_data_set(document.get("subject")):
+        fields.pop("subject.holdout", None)
     return fields

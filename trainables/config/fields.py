@@ -6,6 +6,7 @@ module imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -80,6 +81,13 @@ class DataSetConfig(Frozen):
                 'own, as in "twem style, a red apple"'
             )
         return words
+
+
+def names_data_set(subject: Mapping[str, Any] | None) -> bool:
+    """Whether the fields of a subject name a data set: a folder, or one that comes with the project."""
+    if subject is None or subject.get("dataset") is not None:
+        return subject is not None
+    return subject.get("images") is None and subject.get("name") in DATA_SETS
 
 
 class SubjectConfig(Frozen):
@@ -164,7 +172,7 @@ class SubjectConfig(Frozen):
     @property
     def is_data_set(self) -> bool:
         """Whether it is a set of captioned images: a folder, or one that comes with the project."""
-        return self.dataset is not None or (self.images is None and self.name in DATA_SETS)
+        return names_data_set({"name": self.name, "images": self.images, "dataset": self.dataset})
 
     @property
     def folders(self) -> dict[str, str]:
@@ -213,8 +221,10 @@ class EvaluationConfig(Frozen):
     """How a run is judged (see ``trainables/evaluation``): fixed prompts, fixed noise, held-out references.
 
     Attributes:
-        prompts: Templates with ``{subject}``; None takes the model's own list (embedded) or the built-in one.
-        num_prompts: Take only the first so many templates.
+        prompts: Templates with ``{subject}``, which those of data sets begin with; None takes the model's own list
+            (embedded) or the built-in one, and of a data set the held-out captions of the phase's half.
+        num_prompts: Take only the first so many templates; of held-out captions so many, those of every character in
+            turn. None takes all templates, and of captions as many as the built-in lists have.
         images_per_prompt: Images of each prompt, each from its own fixed noise.
         at: Fractions of `max_train_steps`, beside the end (1.0 is always evaluated), at which to evaluate.
         image_encoder: For subject fidelity (DINO's place): ``embedded``, a folder or a hub id.
@@ -228,7 +238,8 @@ class EvaluationConfig(Frozen):
             and judged; None: those of the end are. The choice rests on prompts, noise and held-out images that do not
             judge the result (``trainables/evaluation/choice.py``). It is no field of training, so that no arm has it
             alone.
-        restore_best_prompts: Templates of the images that choose; None takes the model's own list for searches.
+        restore_best_prompts: Templates of the images that choose; None takes the model's own list for searches,
+            and of a data set the held-out captions of the search's half.
     """
 
     prompts: tuple[str, ...] | None = None

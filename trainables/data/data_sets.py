@@ -34,6 +34,7 @@ class Captioned:
     Attributes:
         caption: With the trigger in front.
         image: RGB, cut to its bucket or to the square.
+        square: RGB, cut to the square.
         size: Width and height before it was cut and resized.
         fingerprint: The same for two files that show the same pixels.
     """
@@ -41,6 +42,7 @@ class Captioned:
     entry: Entry
     caption: str
     image: Image.Image
+    square: Image.Image
     size: Size
     fingerprint: str
 
@@ -116,8 +118,11 @@ def read_data_set(
                 continue
             side = resolution or min(image.size)
             # One decoded image at a time: a folder of large ones must not be held in memory at full size.
-            kept = cut(image, nearest_bucket(image.size, sizes)) if sizes else square(image, side)
-            found.append(Captioned(entry, trigger + entry.caption, kept, image.size, fingerprint_of(image)))
+            bucket = nearest_bucket(image.size, sizes) if sizes else (side, side)
+            kept = cut(image, bucket)
+            as_square = kept if bucket == (side, side) else square(image, side)
+            caption, fingerprint = trigger + entry.caption, fingerprint_of(image)
+            found.append(Captioned(entry, caption, kept, as_square, image.size, fingerprint))
         return tuple(found)
 
     training, references = read(split.training, buckets), read(split.references, ())

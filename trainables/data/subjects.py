@@ -40,7 +40,8 @@ class Subject:
         name: As in the study file.
         instance_prompt: Names the subject by its rare token, e.g. "a sks dog".
         class_prompt: The same without it, e.g. "a dog".
-        images: Training images, RGB squares of one size.
+        images: Training images, RGB: squares of one size, but of a data set that is read with buckets of several
+            sizes.
         captions: One for each training image.
         references: Held-out images for scoring, RGB squares of the same size.
         embedded: Whether it belongs to the embedded world, which has evaluation prompts of its own.
@@ -57,6 +58,8 @@ class Subject:
         reference_captions: Of a data set: one for each reference.
         characters: Of a data set whose characters are named: whom each training image shows; else empty.
         reference_characters: The same of the references.
+        squares: Of a data set: the training images cut to squares like the references, whatever the buckets are; empty
+            otherwise, since `images` are squares.
         side: Of squares in pixels; 0 where all images have the same size, which is that of the first.
     """
 
@@ -75,6 +78,7 @@ class Subject:
     reference_captions: tuple[str, ...] = ()
     characters: tuple[str, ...] = ()
     reference_characters: tuple[str, ...] = ()
+    squares: tuple[Image.Image, ...] = ()
     side: int = 0
 
     @property
@@ -235,6 +239,7 @@ def _data_set(
         image_names=tuple(shown(one.entry.name) for one in training),
         reference_names=tuple(shown(one.entry.name) for one in references),
         sizes=tuple(one.size for one in training),
+        squares=tuple(one.square for one in training),
         is_data_set=True,
         reference_captions=tuple(one.caption for one in references),
         characters=tuple(one.entry.character for one in training) if named else (),

@@ -5,7 +5,7 @@ Of a photographed subject nobody has perfect pictures of the prompts; its held-o
 left out in turn, give the ceiling of the subject scale alone. With four references or more that is how the scale's
 one is made, so the ceiling then is 1 by construction and says nothing new; with two or three the scale's one also
 rests on the training photographs, and the ceiling may differ from it. Of a data set the held-out images are perfect
-pictures of their own captions: S is 1 by construction as well, and P says how well captions describe the pictures.
+pictures of their own captions, and both scales have their one there: ceilings would be 1 by construction, and are None.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from trainables.data.images import square
 from trainables.data.subjects import Subject
 from trainables.evaluation import metrics
-from trainables.evaluation.anchors import AnchorTable, PromptEnd
+from trainables.evaluation.anchors import AnchorTable
 from trainables.evaluation.metrics import Array
 from trainables.evaluation.quality import clipped_product
 
@@ -56,15 +56,9 @@ def ceiling(
     return _named(anchors.scaled_subject(similarity), anchors.scaled_prompt(fidelity))
 
 
-def data_set_ceiling(table: AnchorTable, own: PromptEnd | None) -> dict[str, float | None]:
-    """Returns the same metrics of a data set: what its held-out images themselves would score.
-
-    Args:
-        own: How similar they are to captions; None where the evaluation's are none of theirs.
-    """
-    anchors = table.of(range(len(table.prompt)), table.class_groups[:1])
-    prompt = None if own is None else sum(own.own) / len(own.own)
-    return _named(anchors.scaled_subject(anchors.subject_real), anchors.scaled_prompt(prompt))
+def no_ceiling() -> dict[str, float | None]:
+    """Returns the same metrics of a data set, which are unknown."""
+    return _named(None, None)
 
 
 def perfect_images(subject: Subject, templates: Sequence[str]) -> list[Image.Image] | None:

@@ -21,14 +21,13 @@ from trainables.data.subjects import Subject
 from trainables.evaluation import metrics, perceptual
 from trainables.evaluation.anchors import (
     AnchorTable,
-    PromptEnd,
     RealEnds,
     ReferenceSets,
     make_anchors,
     make_data_set_anchors,
     make_sets,
 )
-from trainables.evaluation.ceiling import Embed, ceiling, data_set_ceiling
+from trainables.evaluation.ceiling import Embed, ceiling, no_ceiling
 from trainables.evaluation.encoders import Clip, ImageEncoder, MetricModels
 from trainables.evaluation.held_out_captions import caption_numbers
 from trainables.evaluation.image_scores import ImageScore
@@ -68,7 +67,6 @@ class Scale:
         clip_features: The same of CLIP.
         anchors: Where the scales begin and end.
         class_rows: Of the base model's images, those of prompts of which class images can be.
-        own_captions: Of a data set: how similar its held-out images are to captions, see `PromptEnd`.
     """
 
     reality: Reality
@@ -76,7 +74,6 @@ class Scale:
     clip_features: Array
     anchors: AnchorTable
     class_rows: tuple[int, ...]
-    own_captions: PromptEnd | None = None
 
     def base_features(self, classes: Array) -> BaseFeatures:
         """What class images are compared with; `classes`: of the base model's with the noise of theirs."""
@@ -228,19 +225,19 @@ def make_scale(
         clip_features,
         anchors,
         tuple(row for row, group in enumerate(groups) if group in protocol.class_groups),
-        own,
     )
 
 
 def _real_ends(subject: Subject, sets: ReferenceSets, references: Array, embed: Embed) -> RealEnds:
-    """How similar held-out images are to each other; with few of a character its training images count as well."""
+    """How similar held-out images are to each other; with few of a character its training images count as well: as
+    squares, so that arms with buckets and arms without have one scale.
+    """
     pairs = []
+    squares = subject.squares or subject.images
     for rows, name in zip(sets.rows, sets.characters, strict=True):
         own = references[list(rows)]
         training = [
-            image
-            for number, image in enumerate(subject.images)
-            if not name or subject.characters[number] == name
+            image for number, image in enumerate(squares) if not name or subject.characters[number] == name
         ]
         # Embedded only where they count: a data set may have thousands.
         few = len(own) < metrics.ENOUGH_REFERENCES and bool(training)
@@ -256,7 +253,7 @@ def _ceiling(
     subject: Subject, protocol: Protocol, scale: Scale, models: MetricModels, cache: Cache
 ) -> dict[str, float | None]:
     if subject.is_data_set:
-        return data_set_ceiling(scale.anchors, scale.own_captions)
+        return no_ceiling()
     return ceiling(
         subject,
         protocol.templates,

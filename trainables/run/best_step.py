@@ -25,6 +25,10 @@ from trainables.events import BEST_WEIGHTS, CHECKPOINTS, Event
 
 Tensors = Mapping[str, torch.Tensor]
 
+#: Metrics by which the best step of a run is told that restores none. Quality is unknown where CLIP does not tell real
+#: images of a data set from those of other captions.
+TOLD_BY = (QUALITY, "subject_fidelity_scaled")
+
 _SUFFIX = ".safetensors"
 _STEP, _DIGEST = "step", "sha256"  # of the file's metadata
 
@@ -35,20 +39,32 @@ class BestStep:
     Args:
         folder: Of the run.
         restored_by: `EvaluationConfig.restore_best`; None for a run that keeps the weights of its end, whose best step
-            is told all the same, by quality.
+            is told all the same.
         events: Of earlier attempts.
     """
 
     def __init__(self, folder: Path, restored_by: str | None, events: Iterable[Event]) -> None:
         self._folder = folder / CHECKPOINTS
         self.restores = restored_by is not None
-        self.metric = restored_by or QUALITY
-        self._values: dict[int, float | None] = {}
+        self._metrics = TOLD_BY if restored_by is None else (restored_by,)
+        self._told: dict[str, dict[int, float | None]] = {metric: {} for metric in self._metrics}
         for event in events:
             if event.kind == "evaluation" and event.step is not None:
                 self._take(event.step, event.data, final=bool(event.data.get("final")))
         best = self.step
         self._stored = best if best is not None and _read(self._path(best), best) is not None else None
+
+    @property
+    def metric(self) -> str:
+        """By which a step is best. Where none is restored: quality, or the first of `TOLD_BY` that has a value."""
+        known = (
+            metric for metric in self._metrics if any(v is not None for v in self._told[metric].values())
+        )
+        return next(known, self._metrics[0])
+
+    @property
+    def _values(self) -> dict[int, float | None]:
+        return self._told[self.metric]
 
     @property
     def step(self) -> int | None:
@@ -68,7 +84,8 @@ class BestStep:
 
     def _take(self, step: int, metrics: Mapping[str, Any], *, final: bool) -> None:
         if not (final and self.restores):
-            self._values.setdefault(step, metrics.get(self.metric))
+            for metric, values in self._told.items():
+                values.setdefault(step, metrics.get(metric))
 
     def keep_if_best(self, step: int, metrics: Mapping[str, Any], weights: Tensors) -> None:
         """Keeps the weights of an evaluation that is about to be recorded, if it is better than all before it."""

@@ -348,9 +348,11 @@ class _Attempt:
             self.best.keep_again(step, judged_weights(self.trainer, self.backbone))
             return
         yield self.log.append("phase", step, name="evaluate")
-        with self.meter.measure("select" if self.best.restores and not final else "evaluate"):
+        with self.meter.measure("evaluate"):
             is_base = not self.method.trains and self.installs is None
-            result = self.evaluation.measure(self.backbone, is_base=is_base, final=final)
+            result = self.evaluation.measure(
+                self.backbone, is_base=is_base, final=final, choosing=lambda: self.meter.measure("select")
+            )
             evaluator = self.evaluation.evaluator_of(final=final)
             pictures = save_samples(evaluator, result, self.folder / SAMPLES, step, final=final)
         for key, path in pictures.items():
@@ -382,7 +384,9 @@ class _Attempt:
         if not final and self.trainer is not None and step < self.trainer.steps:
             with self.meter.measure("save"):
                 self.best.keep_if_best(step, metrics, judged_weights(self.trainer, self.backbone))
-        event = self.log.append("evaluation", step, final=final, **metrics)
+        chosen_by = None if final or self.evaluation is None else self.evaluation.chosen_by
+        choice = {} if chosen_by is None else {"choice": chosen_by}
+        event = self.log.append("evaluation", step, final=final, **choice, **metrics)
         self.best.note(step, metrics, final=final)
         return event
 

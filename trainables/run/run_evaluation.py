@@ -6,6 +6,8 @@ images, for the evaluations that choose the step (``trainables/evaluation/choice
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from trainables.evaluation.choice import CHOICE, choice_settings, choosing, judg
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.evaluator import Evaluation, Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.metrics_table import HELD_OUT_LOSS
+from trainables.events import ALL_METRICS
 from trainables.models.backbone import Backbone
 from trainables.run_config import RunConfig
 from trainables.training.held_out_loss import HeldOutLoss, prepare_held_out_loss
@@ -54,11 +57,33 @@ class RunEvaluation:
         between = self.choice.evaluator if self.choice is not None and not final else None
         return between or self.evaluator
 
-    def measure(self, backbone: Backbone, *, is_base: bool, final: bool) -> Evaluation:
-        """Draws and scores images, and measures the loss; arguments: see `evaluate`."""
+    @property
+    def chosen_by(self) -> str | None:
+        """What chooses the step: the loss, or images and so all metrics (`ALL_METRICS`); None if none is restored."""
+        if self.choice is None:
+            return None
+        return HELD_OUT_LOSS if self.choice.evaluator is None else ALL_METRICS
+
+    def measure(
+        self,
+        backbone: Backbone,
+        *,
+        is_base: bool,
+        final: bool,
+        choosing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Evaluation:
+        """Draws and scores images, and measures the loss; `is_base` and `final`: see `evaluate`.
+
+        Args:
+            choosing: Is entered around what chooses a step: around everything, around the loss, or not at all.
+        """
+        chosen_by = None if final else self.chosen_by
         loss = self.held_out_loss if self.choice is None or final else self.choice.held_out_loss
-        result = evaluate(self.evaluator_of(final=final), backbone, is_base=is_base, final=final)
-        return replace(result, metrics={**result.metrics, HELD_OUT_LOSS: loss.measure(backbone)})
+        with choosing() if chosen_by == ALL_METRICS else nullcontext():
+            result = evaluate(self.evaluator_of(final=final), backbone, is_base=is_base, final=final)
+        with choosing() if chosen_by is not None else nullcontext():
+            value = loss.measure(backbone)
+        return replace(result, metrics={**result.metrics, HELD_OUT_LOSS: value})
 
     def measure_for_choice(self, backbone: Backbone) -> dict[str, float | None]:
         """Returns what chooses a step, and no more: where it is the loss, no images are drawn."""

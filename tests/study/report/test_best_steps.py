@@ -10,6 +10,7 @@ import pytest
 from study.report.best_steps import best_steps, best_steps_table, best_steps_words
 from study.report.comparisons import Settings
 from study.report.derived import with_derived
+from study.report.measures import measure
 from study.report.prepared import Rows, prepare
 from study.report.sections import compose
 from study.report.tables import to_csv
@@ -39,7 +40,7 @@ def of(results: Results) -> tuple[Rows, Any]:
 
 
 def test_shares_and_gains_are_those_of_the_runs() -> None:
-    rows, found = of(told("lora-cosine", "lora-constant"))
+    _, found = of(told("lora-cosine", "lora-constant"))
     assert list(found) == ["lora-cosine", "lora-constant"], "the base model has no steps"
     early, late = found["lora-cosine"], found["lora-constant"]
     assert (early.runs, early.at_end, early.share.value) == (6, 0.0, pytest.approx(0.5))
@@ -49,7 +50,7 @@ def test_shares_and_gains_are_those_of_the_runs() -> None:
     table = best_steps_table(tuple(found.values()))
     assert table is not None
     assert to_csv(table).count("\n") == 3
-    words = " ".join(best_steps_words(rows, tuple(found.values())))
+    words = " ".join(best_steps_words(tuple(found.values())))
     assert "Most runs of lora-constant were best at their end" in words
     assert "lora-cosine were best before their end than chance" in words
     assert "restored" not in words
@@ -69,9 +70,28 @@ def test_the_report_says_what_was_restored_and_by_what(metric: str, words: str) 
         told("lora-cosine", "lora-constant", metric, restore_best=metric), Settings(resamples=300)
     )
     curves, method = (next(s for s in report.sections if s.key == key) for key in ("curves", "method"))
-    assert words in " ".join(curves.paragraphs)
     assert words in " ".join(method.paragraphs)
+    said = [text for one in report.sections for text in (*one.paragraphs, *one.after)]
+    assert sum(words in text for text in said) == 1
     assert "best-steps" in [table.key for table in curves.tables]
+
+
+def test_runs_of_one_arm_may_be_best_by_two_metrics() -> None:
+    """Quality of a data set may be unknown: its runs are compared among each other by the next best metric."""
+    results = told("lora-cosine", "lora-constant")
+    frame = results.frame.copy()
+    other = frame["subject"].eq("a") & frame["best_metric"].notna()
+    frame.loc[other, "best_metric"] = "held_out_loss"
+    _, found = of(replace(results, frame=frame))
+    early = found["lora-cosine"]
+    assert set(early.metrics) == {"quality", "held_out_loss"}
+    assert early.gain.value == pytest.approx((0.1 + 0.1 - 0.1) / 3), (
+        "lower is better on one of three subjects"
+    )
+    assert early.by_chance == pytest.approx((1 / 5 + 1 / 5 + 1 / 2) / 3), "the loss has no curve here"
+    table = best_steps_table(tuple(found.values()))
+    assert table is not None
+    assert all(word in table.notes[0] for word in ("quality", "loss"))
 
 
 def test_choosing_is_paid_for() -> None:
@@ -79,13 +99,14 @@ def test_choosing_is_paid_for() -> None:
     prices = {"price_per_hour": {"cpu": 3600.0}}
     plain = with_derived(frame, prices)["dollars"]
     chosen = with_derived(frame.assign(selection_seconds=7.0), prices)["dollars"]
+    assert "evaluations that chose the step" in measure("dollars").description
     more = (chosen - plain).dropna().tolist()
     assert more
     assert more == pytest.approx([7.0] * len(more))
 
 
 def test_results_without_best_steps_have_no_such_table() -> None:
-    rows, found = of(make_results(STUDY))
+    _, found = of(make_results(STUDY))
     assert not found
     assert best_steps_table(()) is None
-    assert best_steps_words(rows, ()) == ()
+    assert best_steps_words(()) == ()

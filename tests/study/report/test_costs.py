@@ -131,7 +131,10 @@ def test_the_evaluation_of_the_search_stands_beside_its_training(rows: Rows, pri
     notes = {t.key: " ".join(t.notes) for t in priced.tables}
     assert "the training of one search of the arm, without its evaluation, counts as well" in notes["ranking"]
     assert measure("tuned_seconds").title == "Training of search and run"
-    assert "without evaluation, which `study plan` counts too" in measure("dollars").description
+    assert (
+        "without the evaluation of the result, which `study plan` counts too"
+        in measure("dollars").description
+    )
 
 
 def test_evaluation_of_a_search_that_nothing_measured_is_said_to_be_unknown(rows: Rows) -> None:

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from study.report.anytime import compute_courses
 from study.report.comparisons import Settings
 from study.report.data_sets import character_scores, data_sets_table
+from study.report.design import design_of
+from study.report.design_tables import phases_words
 from study.report.figures.canvas import Figure
 from study.report.prepared import prepare
+from study.report.searches import search_warnings
 from study.report.sections import Report, compose
 from study.report.tables import to_html
 from study.report.units import reworder
@@ -109,7 +113,41 @@ def test_the_tables_of_data_sets(report: Report) -> None:
     section = next(one for one in report.sections if one.key == "data-sets")
     assert "data sets (cast and emoji)" in section.paragraphs[0]
     assert "lora-cosine momo (S" in section.paragraphs[1]
-    assert data_sets_table(prepare(make_results(STUDY))) is None
+    assert data_sets_table(prepare(make_results(STUDY)), 0.95) is None
+
+
+def test_intervals_over_data_sets_are_of_the_level_of_the_report() -> None:
+    results = made()
+    third = results.frame[results.frame["subject"] == "cast"].assign(subject="third")
+    third["run_key"] = third["run_key"].str.replace("cast", "third")
+    third["dataset_kid"] += 0.3
+    rows = prepare(replace(results, frame=pd.concat([results.frame, third], ignore_index=True)))
+    widths = {}
+    for level in (0.8, 0.95):
+        table = data_sets_table(rows, level)
+        assert table is not None
+        assert f"Student's {100 * level:g} % intervals" in table.notes[0]
+        cell = next(row for row in table.rows if row[0].text == "lora-cosine")[1]
+        units = np.array([0.1, 0.1, 0.4])
+        quantile = float(scipy.stats.t.ppf(0.5 + level / 2, 2))
+        widths[level] = 2 * quantile * units.std(ddof=1) / np.sqrt(3)
+        assert cell.high - cell.low == pytest.approx(widths[level])
+
+
+@pytest.mark.parametrize(("prompts", "shared"), [(None, False), (["{subject}a cat"], True)])
+def test_captions_are_dealt_out_whatever_the_study_lets_the_phases_share(
+    prompts: list[str] | None, shared: bool
+) -> None:
+    results = made()
+    spec = {**results.meta["spec"], "evaluation": {"prompts": prompts}}
+    spec["search"] = {**spec.get("search", {}), "allow_overlap": True}
+    rows = prepare(replace(results, meta={**results.meta, "spec": spec}))
+    words = phases_words(rows, design_of(rows))
+    before, _, _ = words.partition("may be shared")
+    assert ("prompts" in before.partition("(")[2]) == shared
+    (warning,) = search_warnings(rows)
+    assert ("subjects or prompts" in warning) == shared
+    assert ("dealt out" in warning) == (not shared)
 
 
 def every_text(report: Report) -> list[str]:
@@ -143,6 +181,7 @@ def test_the_report_speaks_of_data_sets_and_captions(report: Report) -> None:
     assert "quality_subject_prompt" in measures
     assert "Mean cosine similarity of image and held-out caption, without the trigger." in measures
     assert "class named in the place" not in measures
+    assert measures.count("where the scale ends, is 1") == 2, "data sets have no ceilings"
     assert RULE not in joined
 
 
@@ -207,7 +246,7 @@ def test_comparisons_with_the_base_model_are_told_in_words_of_data_sets(report: 
 def test_without_distances_the_table_is_of_the_worst_character_and_says_why() -> None:
     results = made()
     frame = results.frame.drop(columns=[name for name in results.frame if name.startswith("dataset_")])
-    table = data_sets_table(prepare(replace(results, frame=frame)))
+    table = data_sets_table(prepare(replace(results, frame=frame)), 0.95)
     assert table is not None
     assert table.caption == "The worst character, confirm runs."
     assert [column.key for column in table.columns] == ["arm", "worst_character"]

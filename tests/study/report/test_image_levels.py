@@ -194,6 +194,14 @@ def test_ceilings_by_subject_and_what_a_perfect_method_would_reach() -> None:
     (text,) = ceiling_words(rows, 0.5)
     assert text.startswith("A perfect method would reach quality 0.9")
     assert "best arm's mean quality is 0.50" in text
+    results = make_results(STUDY)
+    unknown = dict.fromkeys(("ceiling_subject", "ceiling_prompt", "ceiling_quality"), float("nan"))
+    frame = results.frame.assign(**unknown, subject_anchor_error=0.02)
+    errors = prepare(replace(results, frame=frame))
+    table = ceilings_table(errors)
+    assert table is not None
+    assert "eiling" not in " ".join((table.caption, *table.notes)), "as of data sets, there are none"
+    assert ceiling_words(errors, 0.5) == ()
     bare = prepare(make_results(replace(STUDY, modern=False)))
     assert ceilings_table(bare) is None
     assert ceiling_words(bare, 0.5) == ()

@@ -29,6 +29,7 @@ from tests.helpers.fake_runs import fake_runs, write_run
 from tests.helpers.mlflow_stores import prepare_store
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import metric_names
+from trainables.events import sum_up
 
 RUNS = {run.key.name: run for run in fake_runs()}
 NAMES = (
@@ -354,3 +355,43 @@ def test_a_study_can_be_read_from_mlflow_alone(storage: Storage, results: Result
     found = load_results(Storage(tmp_path, "fake"), tracking_uri=storage.tracking_uri)
     pd.testing.assert_frame_equal(found.frame, results.frame)
     assert found.meta["spec"] == results.meta["spec"]
+
+
+def test_values_that_chose_a_step_make_curves_and_no_results(tmp_path: Path) -> None:
+    """In MLflow as in the folders: of a run that restored its best step, and of one that was stopped before."""
+    storage = Storage(tmp_path, "fake")
+    complete = RUNS["search/lora-cosine/0000-cat-1-s0"]
+    stopped = RUNS["search/lora-constant/0002-cat-1-s0"]
+    for run in (complete, stopped):
+        folder = write_run(storage, run)
+        lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        for event in lines:
+            if event["kind"] == "evaluation" and not event["data"]["final"]:
+                event["data"]["choice"] = "*"
+                event["data"]["class_kid"] = 0.5
+            elif event["kind"] == "evaluation":
+                event["data"]["class_kid"] = None
+        (folder / "events.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in lines))
+        content = sum_up(folder, "d1g")
+        assert content is not None
+        (folder / "result.json").write_text(json.dumps(content))
+    (storage.folder / "study.json").write_text(
+        json.dumps({"digest": "d1g", "spec": {"name": "fake", "arms": {}}})
+    )
+    prepare_store(storage)
+    TrackingRecord(storage).add_launch()
+    sync(storage)
+    local, remote = local_results(storage), mlflow_results(storage, storage.tracking_uri)
+    for results in (local, remote):
+        by_state = results.frame.set_index("state")
+        assert by_state.loc["COMPLETE", "quality"] > 0
+        assert pd.isna(by_state.loc["COMPLETE", "class_kid"])
+        assert pd.isna(by_state.loc["PRUNED", "quality"])
+        curves = results.curves[results.curves["metric"] == "eval/quality"]
+        assert curves.groupby("run_key")["step"].agg(list).to_dict() == {
+            complete.key.name: [60, 120],
+            stopped.key.name: [60],
+        }
+        ends = curves.set_index(["run_key", "step"])["value"]
+        assert ends[complete.key.name, 120] == by_state.loc["COMPLETE", "quality"]
+    pd.testing.assert_frame_equal(local.curves, remote.curves)

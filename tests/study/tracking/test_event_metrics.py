@@ -6,6 +6,7 @@ import itertools
 import json
 
 from study.tracking.event_metrics import batches, corrections, flat_params, latest_metrics, milliseconds
+from trainables.config.fields import SubjectConfig
 from trainables.events import Event
 
 
@@ -119,8 +120,20 @@ def test_params_are_flat_and_keep_their_types_readable() -> None:
     assert json.loads(params["training.learning_rate"]) == 1e-4
 
 
-def test_of_a_restored_step_the_result_has_the_last_word() -> None:
-    """What chose the step and the result are two evaluations of the last step; a resumed attempt repeats the result."""
+def test_the_holdout_of_a_subject_is_no_parameter_of_a_data_set() -> None:
+    def params(**subject: object) -> dict[str, str]:
+        content = SubjectConfig.model_validate(subject).model_dump(mode="json")
+        return flat_params({"method": "lora", "subject": content})
+
+    assert params(name="cat-1")["subject.holdout"] == "2"
+    own = params(name="mine", dataset={"path": "/pictures", "holdout": 0.25})
+    assert "subject.holdout" not in own
+    assert own["subject.dataset.holdout"] == "0.25"
+    assert "subject.holdout" not in params(name="emoji")
+
+
+def test_what_chose_a_step_is_never_among_the_results() -> None:
+    """What chose and the result are two evaluations of the last step; a resumed attempt repeats the result."""
     best = {
         "best_step": 10,
         "value": 0.7,
@@ -130,17 +143,19 @@ def test_of_a_restored_step_the_result_has_the_last_word() -> None:
         "restored": True,
     }
     events = [
-        Event(1, 1001.0, "evaluation", 10, {"quality": 0.7, "final": False}),
-        Event(2, 1002.0, "evaluation", 20, {"quality": 0.6, "final": False}),
-        Event(3, 1003.0, "evaluation", 20, {"quality": 0.65, "final": True}),
+        Event(1, 1001.0, "evaluation", 10, {"quality": 0.7, "drift": 0.1, "final": False, "choice": "*"}),
+        Event(2, 1002.0, "evaluation", 20, {"quality": 0.6, "drift": 0.2, "final": False, "choice": "*"}),
+        Event(3, 1003.0, "evaluation", 20, {"quality": 0.65, "drift": None, "final": True}),
         Event(4, 1004.0, "started", None, {"attempt": 2, "resumed_step": 20}),
-        Event(5, 1005.0, "evaluation", 20, {"quality": 0.65, "final": True}),
+        Event(5, 1005.0, "evaluation", 20, {"quality": 0.65, "drift": None, "final": True}),
         Event(6, 1006.0, "best", 20, best),
     ]
     (batch,) = batches(events, 0)
     assert names([batch]) == [
-        ("eval/quality", 10, 0.7),
-        ("eval/quality", 20, 0.6),
+        ("choice/quality", 10, 0.7),
+        ("choice/drift", 10, 0.1),
+        ("choice/quality", 20, 0.6),
+        ("choice/drift", 20, 0.2),
         ("eval/quality", 20, 0.65),
         ("best/step", 20, 10.0),
         ("best/value", 20, 0.7),
@@ -149,4 +164,8 @@ def test_of_a_restored_step_the_result_has_the_last_word() -> None:
     ]
     assert (batch.tags["best_metric"], batch.tags["best_restored"]) == ("quality", "true")
     assert latest_metrics(events)["eval/quality"].value == 0.65
-    assert corrections(events, {"evaluation": {"quality": 0.65}, "best": best}) == []
+    assert corrections(events, {"evaluation": {"quality": 0.65, "drift": None}, "best": best}) == []
+    loss = Event(
+        1, 1001.0, "evaluation", 10, {"quality": 0.7, "held_out_loss": 0.2, "choice": "held_out_loss"}
+    )
+    assert names(batches([loss], 0)) == [("eval/quality", 10, 0.7), ("choice/held_out_loss", 10, 0.2)]

@@ -146,7 +146,8 @@ def test_scores_are_those_of_plain_numpy(
     one = np.mean([inside[name] for name in character])
     expected = (np.mean(own) - zero) / (one - zero)
     assert evaluation.metrics["subject_fidelity_scaled"] == pytest.approx(expected)
-    assert evaluation.metrics["ceiling_subject"] == 1
+    ceilings = [evaluation.metrics[f"ceiling_{name}"] for name in ("subject", "prompt", "quality")]
+    assert ceilings == [None] * 3, "they would be 1 by construction"
 
     texts = metrics.normalised(judges.clip.embed_texts(evaluator.protocol.texts))
     real = metrics.normalised(judges.clip.embed_images(subject.references))
@@ -322,6 +323,11 @@ def test_few_references_of_a_character_count_with_its_training_images(
     training = judges.image_encoder.embed(subject.images)
     of_momo = metrics.real_similarity(references[:2], training[:5])
     assert ends.values[sorted(CAST).index("momo") + 1] == pytest.approx(of_momo)
+    # As an arm with buckets has the same images: the scale is the same.
+    wide = tuple(image.crop((0, 12, 64, 52)) for image in subject.images)
+    bucketed = replace(subject, images=wide, squares=subject.images)
+    again = prepare_evaluation(FakeBackbone(), bucketed, config, judges, cache, 0, 64)  # type: ignore[arg-type]
+    assert again.anchors.ends == ends
 
 
 def test_a_cut_of_a_training_image_of_another_shape_is_a_copy() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from study.tracking.event_metrics import latest_metrics
 from tests.helpers.training_runs import RESOLUTION, MakeConfig
 from trainables.config.fields import EvaluationConfig
 from trainables.data.cache import Cache
@@ -18,13 +21,17 @@ from trainables.data.subjects import resolve_subject
 from trainables.errors import UserError
 from trainables.evaluation import metrics
 from trainables.evaluation.choice import best_step, choosing, judging
-from trainables.events import read_events
+from trainables.evaluation.evaluator import evaluate
+from trainables.events import Event, read_events
 from trainables.models.backbone import Backbone
+from trainables.run.best_step import BestStep
 from trainables.run.contents import sealed
 from trainables.run.execute import execute
 from trainables.run.resident import Resident
 from trainables.run.run_evaluation import RunEvaluation, prepare_run_evaluation
 from trainables.run_config import RunConfig, config_digest
+from trainables.training.held_out_loss import HeldOutLoss
+from trainables.training.meter import Meter, Phase
 
 AT = (1 / 3, 2 / 3)  # steps 2 and 4 of 6
 LOSS, QUALITY = "held_out_loss", "quality"
@@ -158,8 +165,8 @@ def test_full_fine_tuning_keeps_one_copy_and_only_while_it_is_needed(
     )
     original = RunEvaluation.measure
 
-    def falling(self: RunEvaluation, backbone: Backbone, *, is_base: bool, final: bool) -> Any:
-        result = original(self, backbone, is_base=is_base, final=final)
+    def falling(self: RunEvaluation, backbone: Backbone, *, final: bool, **arguments: Any) -> Any:
+        result = original(self, backbone, final=final, **arguments)
         chosen = result.metrics[LOSS] if final else next(values)
         return type(result)(**{**vars(result), "metrics": {**result.metrics, LOSS: chosen}})
 
@@ -213,11 +220,90 @@ def test_a_run_that_is_stopped_early_tells_the_best_so_far_and_the_base_model_ha
     assert (result["state"], result["weights"]) == ("PRUNED", None)
     line = result["best"]
     assert (line["best_step"], line["end_value"], line["restored"]) == (2, None, False)
+    told = [event.data for event in read_events(Path(config.output_dir)) if event.kind == "evaluation"]
+    result = result["evaluation"]
+    assert LOSS in result
+    assert result[LOSS] is None, "it is of the half of the held-out images that chooses"
+    assert result["subject_fidelity"] == told[-1]["subject_fidelity"] is not None, "of that which judges"
     assert not (Path(config.output_dir) / "checkpoint").exists()
     base = restoring(make_config("base", "base"))
     list(execute(base, resident))
     assert result_of(base)["state"] == "COMPLETE"
     assert result_of(base)["best"] is None
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+def test_what_chose_by_images_is_no_result(at_end: bool, make_config: MakeConfig, resident: Resident) -> None:
+    """Of a run that is stopped on the way, and of one that ends after all has been chosen from."""
+    config = restoring(make_config("lora", "stopped", **LONG), "subject_fidelity")
+    events = execute(config, resident)
+    for event in events:
+        if event.kind == "evaluation" and event.step == (6 if at_end else 4):
+            break
+    events.close()
+    assert result_of(config)["state"] == "PRUNED"
+    values = result_of(config)["evaluation"]
+    assert set(event.data) == {*values, "final", "choice"}
+    assert set(values.values()) == {None}
+    assert result_of(config)["best"]["metric"] == "subject_fidelity"
+    folder = Path(config.output_dir)
+    assert not [name for name in latest_metrics(read_events(folder)) if name.startswith("eval/")]
+
+
+@pytest.mark.parametrize("by", [LOSS, "subject_fidelity", None])
+def test_only_what_chooses_is_charged_as_choosing(
+    by: str | None, make_config: MakeConfig, resident: Resident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases: list[str] = []
+    seen: dict[str, list[str]] = {"images": [], "loss": []}
+
+    @contextmanager
+    def noted(self: Meter, phase: Phase) -> Iterator[None]:
+        with measure(self, phase):
+            phases.append(phase)
+            yield
+            phases.pop()
+
+    def drawn(*arguments: Any, **named: Any) -> Any:
+        seen["images"].append(phases[-1])
+        return evaluate(*arguments, **named)
+
+    def lost(self: HeldOutLoss, backbone: Backbone) -> float | None:
+        seen["loss"].append(phases[-1])
+        return loss(self, backbone)
+
+    measure, loss = Meter.measure, HeldOutLoss.measure
+    monkeypatch.setattr(Meter, "measure", noted)
+    monkeypatch.setattr("trainables.run.run_evaluation.evaluate", drawn)
+    monkeypatch.setattr(HeldOutLoss, "measure", lost)
+    config = restoring(make_config("lora", "charged", **LONG), by)
+    list(execute(config, resident))
+    between = {LOSS: ["evaluate"] * 2, "subject_fidelity": ["select"] * 3, None: ["evaluate"] * 2}
+    assert seen["images"] == [*between[by], "evaluate"]
+    assert seen["loss"] == (["evaluate"] * 3 if by is None else [*["select"] * 3, "evaluate"])
+
+
+def test_where_quality_is_unknown_the_best_step_is_told_by_subject_fidelity(tmp_path: Path) -> None:
+    scaled = "subject_fidelity_scaled"
+    told = [{QUALITY: None, scaled: 0.2}, {QUALITY: None, scaled: 0.5}, {QUALITY: None, scaled: 0.4}]
+    best = BestStep(tmp_path, None, ())
+    for step, values in enumerate(told, start=1):
+        best.note(step, values, final=step == 3)
+    line = best.line(3)
+    assert line is not None
+    assert (line["best_step"], line["metric"], line["value"], line["end_value"]) == (2, scaled, 0.5, 0.4)
+    again = [Event(n, 0.0, "evaluation", n, {**values, "final": n == 3}) for n, values in enumerate(told, 1)]
+    assert BestStep(tmp_path, None, again).line(3) == line
+    known = BestStep(tmp_path, None, ())
+    for step, quality in enumerate((0.3, 0.1), start=1):
+        known.note(step, {QUALITY: quality, scaled: step}, final=step == 2)
+    line = known.line(2)
+    assert line is not None
+    assert (line["best_step"], line["metric"]) == (1, QUALITY)
+    chosen = BestStep(tmp_path, QUALITY, ())
+    for step, values in enumerate(told, start=1):
+        chosen.note(step, values, final=False)
+    assert chosen.line(3) is None, "what is to choose is not replaced by another metric"
 
 
 def prepared(config: RunConfig, resident: Resident) -> RunEvaluation:
