@@ -57,6 +57,10 @@ class Subject:
         reference_captions: Of a data set: one for each reference.
         characters: Of a data set whose characters are named: whom each training image shows; else empty.
         reference_characters: The same of the references.
+        reference_groups: Of a data set: the group of each reference, of which one side of a split has all; empty where
+            each is by itself.
+        reference_phases: Of a part of a data set's references: the phase that each one's caption belongs to, as it was
+            settled over all of them; empty where these are all.
         side: Of squares in pixels; 0 where all images have the same size, which is that of the first.
     """
 
@@ -75,6 +79,8 @@ class Subject:
     reference_captions: tuple[str, ...] = ()
     characters: tuple[str, ...] = ()
     reference_characters: tuple[str, ...] = ()
+    reference_groups: tuple[str, ...] = ()
+    reference_phases: tuple[str, ...] = ()
     side: int = 0
 
     @property
@@ -100,6 +106,8 @@ class Subject:
         if self.is_data_set:
             content["reference_captions"] = self.reference_captions
             content["characters"] = [self.characters, self.reference_characters]
+            if len(set(self.reference_groups)) < len(self.reference_groups):  # their names change nothing
+                content["groups"] = [self.reference_groups.index(group) for group in self.reference_groups]
         if self.masks:
             content["masks"] = [image_digest(mask) for mask in self.masks]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -239,6 +247,7 @@ def _data_set(
         reference_captions=tuple(one.caption for one in references),
         characters=tuple(one.entry.character for one in training) if named else (),
         reference_characters=tuple(one.entry.character for one in references) if named else (),
+        reference_groups=tuple(one.entry.group for one in references),
         side=resolution,
     )
 

@@ -16,8 +16,9 @@ from trainables.data.data_sets import split_of
 from trainables.data.image_folders import Entry
 from trainables.errors import UserError
 from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES, NEED_TWO_PROMPTS
-from trainables.evaluation.choice import CHOOSING, FEWEST_REFERENCES, JUDGING, all_settings, choosing, judging
-from trainables.evaluation.held_out_captions import Asked, check_asked, choose
+from trainables.evaluation.choice import all_settings, choosing, judging
+from trainables.evaluation.held_out_captions import Asked, check_asked, choose, phases_of
+from trainables.evaluation.held_out_halves import Halves, deal_out
 
 _SIDE = 64  # pixels at which the embedded CLIP reads images
 _DISTANCES = ("dataset_kid", "dataset_cmmd")
@@ -32,11 +33,13 @@ class HeldOut:
         settings: Of the evaluation.
         chooses: It chooses the step that is restored, and does not judge the result.
         entries: Its held-out images.
+        phases: Of their captions, as it is settled over all held-out images.
     """
 
     settings: EvaluationConfig
     chooses: bool
     entries: tuple[Entry, ...]
+    phases: tuple[str, ...]
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -51,7 +54,7 @@ class HeldOut:
     @property
     def asked(self) -> tuple[Asked, ...]:
         """The captions that are asked for."""
-        return choose(self.captions, self.characters, self.settings)
+        return choose(self.captions, self.characters, self.settings, self.phases)
 
     @property
     def images(self) -> int:
@@ -66,12 +69,31 @@ def held_out_of(subject: SubjectConfig, config: EvaluationConfig) -> list[HeldOu
     """
     with suppress(UserError, OSError):
         entries = split_of(subject)[0].references
+        phases = phases_of([entry.caption for entry in entries], [entry.character for entry in entries])
         if entries and config.restore_best is None:
-            return [HeldOut(config, False, entries)]
-        if len(entries) >= FEWEST_REFERENCES:
-            parts = zip(all_settings(config), (False, True), (JUDGING, CHOOSING), strict=False)
-            return [HeldOut(settings, chooses, entries[part]) for settings, chooses, part in parts]
+            return [HeldOut(config, False, entries, phases)]
+        halves = halves_of_entries(entries)
+        if halves.choosing:
+            parts = zip(all_settings(config), (False, True), (halves.judging, halves.choosing), strict=False)
+            return [
+                HeldOut(
+                    settings,
+                    chooses,
+                    tuple(entries[row] for row in rows),
+                    tuple(phases[row] for row in rows),
+                )
+                for settings, chooses, rows in parts
+            ]
     return []
+
+
+def halves_of_entries(entries: Sequence[Entry]) -> Halves:
+    """Returns which of a data set's held-out images judge, and which choose a step, as `choice.halves_of` does."""
+    return deal_out(
+        [entry.caption for entry in entries],
+        [entry.character for entry in entries],
+        [entry.group for entry in entries],
+    )
 
 
 def check_held_out(
@@ -87,7 +109,7 @@ def check_held_out(
     for part in held_out_of(subject, config) if subject.is_data_set else ():
         begin = f"data set {subject.name!r}: "
         half = f" (of the held-out images that {_half(part)}: evaluation.restore_best)"
-        asked = check_asked(part.captions, part.characters, part.settings)
+        asked = check_asked(part.captions, part.characters, part.settings, part.phases)
         problems += [f"{begin}{problem}{half if config.restore_best else ''}" for problem in asked]
         if asked:
             continue
