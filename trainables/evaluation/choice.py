@@ -16,10 +16,9 @@ from typing import Any
 from trainables.config.fields import EvaluationConfig
 from trainables.data.subjects import Subject
 from trainables.errors import UserError
-from trainables.evaluation.held_out_captions import bare_captions, phases_of
+from trainables.evaluation.held_out_captions import PLACEHOLDER, bare_captions, phases_of
 from trainables.evaluation.held_out_halves import Halves, deal_out, every_second
 from trainables.evaluation.metrics_table import HELD_OUT_LOSS, METRICS
-from trainables.evaluation.prompts import templates_of
 
 CHOICE = "choice"  # stream of noise
 FEWEST_REFERENCES = 2  # one to choose by, another to judge by
@@ -108,18 +107,35 @@ def too_few_references(subject: str, count: int, *, is_data_set: bool = False) -
     )
 
 
-def shared_prompts(embedded: bool, config: EvaluationConfig) -> list[str]:
+def evaluations_of(subject: Subject, config: EvaluationConfig) -> list[tuple[Subject, EvaluationConfig]]:
+    """Returns what each of a run's evaluations rests on, the subject with its held-out images and the settings: that of
+    the result first, then, if images choose its step, that of the choice.
+
+    Raises:
+        UserError: There are too few held-out images to restore a best step.
+    """
+    if config.restore_best is None:
+        return [(subject, config)]
+    return list(zip((judging(subject), choosing(subject)), all_settings(config), strict=False))
+
+
+def shared_prompts(config: EvaluationConfig, templates: Sequence[Sequence[str]]) -> list[str]:
     """Returns the templates by which a step would be chosen and its result judged, whatever their case and spaces.
 
     Runs of a search are judged by the prompts of searches, and only noise and held-out images differ: their scores
     choose a configuration and are no results.
+
+    Args:
+        templates: Of each of a run's evaluations, as `evaluations_of` has them.
     """
-    settings = choice_settings(config)
-    if settings is None or config.prompt_set == "search":
+    if config.prompt_set == "search":
         return []
-    seen = {_plain(template) for template in templates_of(embedded, settings)}
-    return [template for template in templates_of(embedded, config) if _plain(template) in seen]
+    seen = {plain_template(template) for chosen_by in templates[1:] for template in chosen_by}
+    return [
+        template for judged_by in templates[:1] for template in judged_by if plain_template(template) in seen
+    ]
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+def plain_template(text: str) -> str:
+    """Returns what is the same for templates that differ in case or spaces alone, such as after the placeholder."""
+    return " ".join(text.replace(PLACEHOLDER, f" {PLACEHOLDER} ").casefold().split())

@@ -18,7 +18,7 @@ from trainables.evaluation.choice import (
     shared_prompts,
     too_few_references,
 )
-from trainables.run.held_out_checks import halves_of_entries
+from trainables.run.held_out_checks import halves_of_entries, templates_asked
 
 
 def check_choice(config: EvaluationConfig, subject: SubjectConfig, section: str = "evaluation") -> list[str]:
@@ -33,7 +33,7 @@ def check_choice(config: EvaluationConfig, subject: SubjectConfig, section: str 
     settings = choice_settings(config)
     if settings is not None:
         problems += check_evaluation(settings, (config.restore_best,), section)
-    if shared := shared_prompts(subject.images is None, config):
+    if shared := shared_prompts(config, templates_asked(subject, config)):
         problems.append(
             f"{shared[0]!r} would choose the best step (evaluation.restore_best) and judge the result, which favours "
             "what was chosen by luck; take others in evaluation.prompts or evaluation.restore_best_prompts"

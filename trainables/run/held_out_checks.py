@@ -19,6 +19,7 @@ from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES, NEED_TWO_PROMP
 from trainables.evaluation.choice import all_settings, choosing, judging
 from trainables.evaluation.held_out_captions import Asked, check_asked, choose, phases_of
 from trainables.evaluation.held_out_halves import Halves, deal_out
+from trainables.evaluation.prompts import templates_of
 
 _SIDE = 64  # pixels at which the embedded CLIP reads images
 _DISTANCES = ("dataset_kid", "dataset_cmmd")
@@ -85,6 +86,16 @@ def held_out_of(subject: SubjectConfig, config: EvaluationConfig) -> list[HeldOu
                 for settings, chooses, rows in parts
             ]
     return []
+
+
+def templates_asked(subject: SubjectConfig, config: EvaluationConfig) -> list[tuple[str, ...]]:
+    """Returns the templates of a run's evaluations: of its result, and of what chooses its step by images.
+
+    Nothing or less of a data set that is unsound or has too few images or captions, which is told elsewhere.
+    """
+    if not subject.is_data_set:
+        return [templates_of(subject.images is None, settings) for settings in all_settings(config)]
+    return [tuple(asked.template for asked in part.asked) for part in held_out_of(subject, config)]
 
 
 def halves_of_entries(entries: Sequence[Entry]) -> Halves:

@@ -17,8 +17,10 @@ from study.storage.layout import Storage
 from tests.helpers.command_line import run
 from tests.helpers.image_folders import captioned, write_lines
 from trainables.data.subjects import resolve_subject
+from trainables.embedded import evaluation_prompts
 from trainables.evaluation.protocol import make_protocol
 from trainables.run.checks import check_run
+from trainables.run.held_out_checks import templates_asked
 
 
 def spec(subject: Any, **changes: Any) -> StudySpec:
@@ -168,6 +170,23 @@ def test_one_held_out_image_is_not_dealt_out(tmp_path: Path) -> None:
         "has 1 held-out image, and evaluation.restore_best needs at least 2" in problem
         for problem in problems
     )
+
+
+def test_prompts_that_are_captions_by_which_a_step_is_chosen_are_refused(tmp_path: Path) -> None:
+    subject = folder(tmp_path, 60, holdout=0.5)
+    choice = {"restore_best": "clip_i", "at": [0.5]}
+
+    def told(prompts: list[str]) -> list[str]:
+        study = spec(subject, search=searched(objective="clip_i"), evaluation={**choice, "prompts": prompts})
+        return [problem for problem in check_study(study) if "would choose the best step" in problem]
+
+    study = spec(subject, evaluation=choice)
+    judged, chosen = templates_asked(study.subject("mine"), study.evaluation.of_phase("confirm"))
+    assert told(list(judged)) == []
+    (problem,) = told(["{subject}a cat", chosen[0]])
+    assert problem.startswith(repr(chosen[0]))
+    # Those of the embedded world's searches choose the steps of its subjects, and nothing of a data set.
+    assert told([*evaluation_prompts("search")[:2]]) == []
 
 
 @pytest.mark.parametrize("subject", ["sprite-cast", "emoji"])

@@ -13,9 +13,10 @@ from tests.helpers.made_data_sets import TRIGGER
 from trainables.config.fields import EvaluationConfig
 from trainables.data.subjects import Subject
 from trainables.errors import UserError
-from trainables.evaluation.choice import choosing, halves_of, judging
+from trainables.evaluation.choice import choosing, evaluations_of, halves_of, judging, shared_prompts
 from trainables.evaluation.held_out_captions import asked_of, bare_captions, phases_of
 from trainables.evaluation.held_out_halves import deal_out
+from trainables.evaluation.prompts import evaluation_templates
 
 ALL = {"num_prompts": 999}
 CONFIRM, SEARCH = EvaluationConfig(**ALL), EvaluationConfig(prompt_set="search", **ALL)
@@ -148,3 +149,22 @@ def test_the_digest_knows_what_belongs_together() -> None:
     grouped, renamed = (replace(alone, reference_groups=groups) for groups in (tuple("aab"), tuple("xxy")))
     assert alone.digest == names.digest
     assert grouped.digest == renamed.digest != alone.digest
+
+
+def test_prompts_of_a_study_are_compared_with_the_captions_that_choose() -> None:
+    captions = [f"scene {row}" for row in range(16)]
+    subject = held_out(captions)
+    by = {"restore_best": "clip_i", "at": [0.5]}
+    plain = EvaluationConfig(**by)
+    judged, chosen = (evaluation_templates(*part) for part in evaluations_of(subject, plain))
+    assert len(judged) == len(chosen) == 4
+    assert shared_prompts(plain, [judged, chosen]) == []
+    for template in chosen:
+        again = template.replace("{subject}scene", "{subject} Scene ")
+        own = plain.model_copy(update={"prompts": ("{subject}a cat", again)})
+        found = [evaluation_templates(*part) for part in evaluations_of(subject, own)]
+        assert shared_prompts(own, found) == [again]
+        search = own.model_copy(update={"prompt_set": "search"})
+        assert shared_prompts(search, found) == [], "what judges in a search is no result"
+    by_loss = EvaluationConfig(**{**by, "restore_best": "held_out_loss"}, prompts=chosen)
+    assert [half for half, _ in evaluations_of(subject, by_loss)] == [judging(subject)]
