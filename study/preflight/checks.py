@@ -159,7 +159,6 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
     """Returns what is said of each subject's prompts in its phases; nothing, if the model's tokenizer is not on this
     machine.
     """
-    from trainables.evaluation.choice import all_settings
     from trainables.run.prompt_checks import find_cut_prompts
 
     captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
@@ -169,10 +168,9 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
         find_cut_prompts(spec.model, subject, settings, texts, training)
         for subject in spec.subjects
         for settings in dict.fromkeys(
-            settings
+            spec.evaluation.of_phase(phase)
             for phase in _PHASES
             if subject.name in (getattr(spec, phase).subjects or ())
-            for settings in all_settings(spec.evaluation.of_phase(phase))
         )
         for texts, training in read
     ]
