@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from trainables.config.fields import EvaluationConfig, SubjectConfig
-from trainables.run.held_out_checks import check_held_out, held_out_notes, held_out_of
+from trainables.run.held_out_checks import check_held_out, held_out_notes, templates_asked
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec
@@ -33,13 +33,14 @@ def data_set_notes(spec: StudySpec) -> list[str]:
     ]
 
 
-def prompt_count(subject: SubjectConfig, config: EvaluationConfig) -> int:
-    """Returns the number of prompts that the result of a run on a subject or data set is judged on."""
-    from trainables.evaluation.prompts import templates_of
+def prompt_count(subject: SubjectConfig, config: EvaluationConfig, *, chooses: bool = False) -> int:
+    """Returns the number of prompts that the result of a run on a subject or data set is judged on.
 
-    if not subject.is_data_set:
-        return len(templates_of(subject.images is None, config))
-    return next((len(part.asked) for part in held_out_of(subject, config)), 0)
+    Args:
+        config: Of the run.
+        chooses: Those that choose its step instead; 0 where images choose none.
+    """
+    return next(map(len, templates_asked(subject, config)[chooses:]), 0)
 
 
 def _subjects(spec: StudySpec, phase: Literal["search", "confirm"]) -> list[SubjectConfig]:

@@ -18,6 +18,7 @@ from tests.helpers.command_line import run
 from tests.helpers.image_folders import captioned, write_lines
 from trainables.data.subjects import resolve_subject
 from trainables.embedded import evaluation_prompts
+from trainables.evaluation.choice import evaluations_of
 from trainables.evaluation.protocol import make_protocol
 from trainables.run.checks import check_run
 from trainables.run.held_out_checks import templates_asked
@@ -199,6 +200,24 @@ def test_a_plan_counts_what_is_drawn_of_a_data_set(subject: str) -> None:
         assert counted.anchors == len(protocol.anchors)
         assert counted.base == len(protocol.beside) + len(protocol.classes)
         assert prompt_count(study.subject(subject), settings) == len(protocol.templates)
+
+
+@pytest.mark.parametrize("few", [0, 10])
+def test_a_plan_counts_what_chooses_a_step_of_a_data_set(tmp_path: Path, few: int) -> None:
+    captioned(tmp_path, 60 - few, group=[str(max(0, number - 20)) for number in range(60 - few)])
+    own = {"name": "mine", "dataset": {"path": str(tmp_path), "holdout": 0.7, "group_column": "group"}}
+    choice = {"restore_best": "clip_i", "at": [0.5], "num_class_images": 24, "anchor_images": 50}
+    study = spec(own, evaluation=choice)
+    loaded = resolve_subject(study.subject("mine"), 64)
+    for phase in ("search", "confirm"):
+        settings = study.evaluation.of_phase(phase)  # type: ignore[arg-type]
+        result, chosen_by = (make_protocol(*part, 64, 0) for part in evaluations_of(loaded, settings))
+        counted = images_of(study, phase)  # type: ignore[arg-type]
+        assert prompt_count(study.subject("mine"), settings) == len(result.templates)
+        assert prompt_count(study.subject("mine"), settings, chooses=True) == len(chosen_by.templates)
+        assert counted.final == len(result.instance) + len(result.classes)
+        assert counted.between == 2 * (len(chosen_by.instance) + len(chosen_by.classes))
+        assert counted.anchors == len(result.anchors) + len(chosen_by.anchors)
 
 
 def test_a_plan_counts_general_prompts_where_there_is_no_trigger(tmp_path: Path) -> None:
