@@ -1,10 +1,10 @@
 """Which held-out images of a run choose its step, and which judge its result, where it restores its best step.
 
 The halves of a data set share no group and no caption: takes of one picture, and pictures that are asked for by one
-caption, are no independent samples. What is alike in either way is one unit. Units are dealt out one by one, in the
-order of the hashes of their captions, each to the half that has less of what it shows, so that every character with two
-units is in both halves, and both have captions of the search and of the confirm phase wherever there are enough. Needs
-no torch.
+caption, are no independent samples. What is alike in either way is one unit. Units are dealt out one by one, those of a
+character together, large ones first and those of one size in the order of the hashes of their captions. Each goes to
+the half that has less of what it shows, so that every character with two units is in both halves, and both have
+captions of the search and of the confirm phase wherever there are enough. Needs no torch.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ def _units(keys: Sequence[str], groups: Sequence[str]) -> list[list[int]]:
     return list(units.values())
 
 
-def _order(rows: Sequence[int], keys: Sequence[str], shown: Sequence[str]) -> tuple[list[str], str]:
-    return sorted({shown[row] for row in rows}), _hash(sorted({keys[row] for row in rows}))
+def _order(rows: Sequence[int], keys: Sequence[str], shown: Sequence[str]) -> tuple[list[str], int, str]:
+    # Small ones after the large ones even the halves out.
+    return sorted({shown[row] for row in rows}), -len(rows), _hash(sorted({keys[row] for row in rows}))
 
 
 def _hash(captions: Sequence[str]) -> str:

@@ -202,7 +202,7 @@ def test_a_plan_counts_what_is_drawn_of_a_data_set(subject: str) -> None:
         assert prompt_count(study.subject(subject), settings) == len(protocol.templates)
 
 
-@pytest.mark.parametrize("few", [0, 10])
+@pytest.mark.parametrize("few", [0, 10, 15])
 def test_a_plan_counts_what_chooses_a_step_of_a_data_set(tmp_path: Path, few: int) -> None:
     captioned(tmp_path, 60 - few, group=[str(max(0, number - 20)) for number in range(60 - few)])
     own = {"name": "mine", "dataset": {"path": str(tmp_path), "holdout": 0.7, "group_column": "group"}}

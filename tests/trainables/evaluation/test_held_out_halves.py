@@ -106,6 +106,13 @@ def test_halves_of_few_captions_have_as_many_of_each_phase() -> None:
                 assert abs(sum(phases[row] == phase for row in rows) - count / 4) <= 1
 
 
+def test_a_large_group_leaves_the_halves_as_even_as_they_can_be() -> None:
+    for name in "abcdefgh":
+        captions = [f"scene {name} {row}" for row in range(40)]
+        halves = deal_out(captions, (), ["large"] * 18 + [f"{row}" for row in range(22)])
+        assert abs(len(halves.judging) - 20) <= 2
+
+
 def test_halves_do_not_hang_on_the_order_and_on_names_of_groups() -> None:
     captions, characters, groups = made(3)
     first = deal_out(captions, characters, groups)
