@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from trainables.config.fields import EvaluationConfig, SubjectConfig
@@ -21,7 +22,37 @@ def check_data_sets(spec: StudySpec) -> list[str]:
         for subject in _subjects(spec, phase)
         for problem in check_held_out(subject, spec.evaluation.of_phase(phase), _searched_by(spec), section)
     ]
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys([*problems, *_shared_captions(spec)]))
+
+
+def _shared_captions(spec: StudySpec) -> Iterator[str]:
+    """Prompts that a study states for one phase are no held-out captions that the other is judged by.
+
+    Captions of two data sets are not compared with each other, nor prompts that are stated for both phases, which
+    `study.spec.separation.shared_prompts` does.
+    """
+    from trainables.evaluation.choice import plain_template
+
+    search, confirm = spec.evaluation.of_phase("search"), spec.evaluation.of_phase("confirm")
+    if (search.prompts is None) == (confirm.prompts is None):
+        return
+    for searched in _subjects(spec, "search"):
+        seen = {plain_template(one) for asked in templates_asked(searched, search) for one in asked}
+        for confirmed in _subjects(spec, "confirm"):
+            asked = next(iter(templates_asked(confirmed, confirm)), ())
+            shared = [template for template in asked if plain_template(template) in seen]
+            if shared:
+                place, captioned, judged = (
+                    ("evaluation.search.prompts", confirmed, "confirm runs are")
+                    if confirm.prompts is None
+                    else ("evaluation.prompts", searched, "the search is")
+                )
+                more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+                yield (
+                    f"{place}: {shared[0]!r}{more} is a held-out caption of data set {captioned.name!r}, by which "
+                    f"{judged} judged, and would judge both search and confirm, which favours what the search chose by "
+                    "luck; take other prompts"
+                )
 
 
 def data_set_notes(spec: StudySpec) -> list[str]:

@@ -94,7 +94,9 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
 
 
 def _prompts(spec: StudySpec, phase: Phase, evaluation: EvaluationConfig, *, chooses: bool = False) -> int:
-    """Prompts of a run's result, or those that choose its step; of that data set of the phase that has most, where their numbers differ."""
+    """Prompts of a run's result, or those that choose its step; of that data set of the phase that has most, where
+    their numbers differ.
+    """
     names = (spec.search if phase == "search" else spec.confirm).subjects or ()
     counts = [prompt_count(spec.subject(name), evaluation, chooses=chooses) for name in names]
     return max(counts, default=0) or 1

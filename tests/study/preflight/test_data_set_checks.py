@@ -190,6 +190,35 @@ def test_prompts_that_are_captions_by_which_a_step_is_chosen_are_refused(tmp_pat
     assert told([*evaluation_prompts("search")[:2]]) == []
 
 
+@pytest.mark.parametrize("choice", [{}, {"restore_best": "clip_i", "at": [0.5]}])
+def test_prompts_of_one_phase_are_no_captions_of_the_other(tmp_path: Path, choice: dict[str, Any]) -> None:
+    subject = folder(tmp_path, 60, holdout=0.5)
+    own = ["{subject}a cat", "{subject}a dog"]
+    fixed = {"one": {"method": "text_to_image", "search_space": "fixed"}}
+
+    def told(prompts: list[str], phase: str, **arms: Any) -> list[str]:
+        evaluation = {"prompts": prompts} if phase == "confirm" else {"search": {"prompts": prompts}}
+        study = spec(subject, search=searched(objective="clip_i"), evaluation=choice | evaluation, **arms)
+        return [problem for problem in check_study(study) if "would judge both" in problem]
+
+    study = spec(subject, evaluation=choice)
+    asked = {
+        phase: templates_asked(study.subject("mine"), study.evaluation.of_phase(phase))  # type: ignore[arg-type]
+        for phase in ("search", "confirm")
+    }
+    for phase, other, place in (
+        ("confirm", "search", "evaluation.prompts"),
+        ("search", "confirm", "evaluation.search.prompts"),
+    ):
+        (problem,) = told([*own, asked[other][0][0].upper().replace("{SUBJECT}", "{subject}")], phase)
+        assert problem.startswith(f"{place}: '{{subject}}")
+        assert "is a held-out caption of data set 'mine'" in problem
+        assert told([*own, asked[phase][0][0]], phase) == []
+        assert told([*own, asked[other][0][0]], phase, arms=fixed) == [], "nothing is searched"
+    if choice:  # what chooses a step of a search's run chooses its configuration too
+        assert len(told([*own, asked["search"][1][0]], "confirm")) == 1
+
+
 @pytest.mark.parametrize("subject", ["sprite-cast", "emoji"])
 def test_a_plan_counts_what_is_drawn_of_a_data_set(subject: str) -> None:
     study = spec(subject, evaluation={"num_class_images": 24, "anchor_images": 50})
