@@ -168,9 +168,7 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
         find_cut_prompts(spec.model, subject, settings, texts, training)
         for subject in spec.subjects
         for settings in dict.fromkeys(
-            spec.evaluation.of_phase(phase)
-            for phase in _PHASES
-            if subject.name in (getattr(spec, phase).subjects or ())
+            spec.evaluation.of_phase(phase) for phase in _PHASES if subject in spec.subjects_in(phase)
         )
         for texts, training in read
     ]
@@ -246,8 +244,8 @@ def _metric_models(spec: StudySpec) -> list[str]:
     problems += [
         problem
         for phase in _PHASES
-        for subject in getattr(spec, phase).subjects or ()
-        for problem in check_choice(spec.evaluation.of_phase(phase), spec.subject(subject), sections[phase])
+        for subject in spec.subjects_in(phase)
+        for problem in check_choice(spec.evaluation.of_phase(phase), subject, sections[phase])
     ]
     return list(dict.fromkeys(problems))
 

@@ -19,7 +19,7 @@ def check_data_sets(spec: StudySpec) -> list[str]:
     problems = [
         problem
         for phase, section in _SECTIONS.items()
-        for subject in _subjects(spec, phase)
+        for subject in _data_sets(spec, phase)
         for problem in check_held_out(subject, spec.evaluation.of_phase(phase), _searched_by(spec), section)
     ]
     return list(dict.fromkeys([*problems, *_shared_captions(spec)]))
@@ -36,9 +36,9 @@ def _shared_captions(spec: StudySpec) -> Iterator[str]:
     search, confirm = spec.evaluation.of_phase("search"), spec.evaluation.of_phase("confirm")
     if (search.prompts is None) == (confirm.prompts is None):
         return
-    for searched in _subjects(spec, "search"):
+    for searched in _data_sets(spec, "search"):
         seen = {plain_template(one) for asked in templates_asked(searched, search) for one in asked}
-        for confirmed in _subjects(spec, "confirm"):
+        for confirmed in _data_sets(spec, "confirm"):
             asked = next(iter(templates_asked(confirmed, confirm)), ())
             shared = [template for template in asked if plain_template(template) in seen]
             if shared:
@@ -59,7 +59,7 @@ def data_set_notes(spec: StudySpec) -> list[str]:
     """Returns what of the study's data sets cannot be measured, though nothing goes by it."""
     return [
         note
-        for subject in _subjects(spec, "confirm")
+        for subject in _data_sets(spec, "confirm")
         for note in held_out_notes(subject, spec.evaluation.of_phase("confirm"), _searched_by(spec))
     ]
 
@@ -74,18 +74,11 @@ def prompt_count(subject: SubjectConfig, config: EvaluationConfig, *, chooses: b
     return next(map(len, templates_asked(subject, config)[chooses:]), 0)
 
 
-def _subjects(spec: StudySpec, phase: Literal["search", "confirm"]) -> list[SubjectConfig]:
-    section = spec.search if phase == "search" else spec.confirm
-    used = _searches(spec) if phase == "search" else bool(spec.confirm.seeds)
-    found = [spec.subject(name) for name in section.subjects or ()] if used else []
-    return [subject for subject in found if subject.is_data_set]
-
-
-def _searches(spec: StudySpec) -> bool:
-    return any(spec.trials_of(arm) for arm in spec.arms)
+def _data_sets(spec: StudySpec, phase: Literal["search", "confirm"]) -> list[SubjectConfig]:
+    return [subject for subject in spec.subjects_in(phase) if subject.is_data_set]
 
 
 def _searched_by(spec: StudySpec) -> tuple[str, ...]:
     """Metrics by which configurations are chosen; none where nothing is searched."""
     bounds = (bound.metric for bound in spec.search.constraints)
-    return (*spec.search.metrics, *bounds) if _searches(spec) else ()
+    return (*spec.search.metrics, *bounds) if spec.subjects_in("search") else ()
