@@ -78,7 +78,10 @@ def _data_sets(spec: StudySpec, phase: Literal["search", "confirm"]) -> list[Sub
     return [subject for subject in spec.subjects_in(phase) if subject.is_data_set]
 
 
-def _searched_by(spec: StudySpec) -> tuple[str, ...]:
-    """Metrics by which configurations are chosen; none where nothing is searched."""
-    bounds = (bound.metric for bound in spec.search.constraints)
-    return (*spec.search.metrics, *bounds) if spec.subjects_in("search") else ()
+def _searched_by(spec: StudySpec) -> dict[str, str]:
+    """Metrics by which configurations are chosen, with where the study names them; none where nothing is searched."""
+    if not spec.subjects_in("search"):
+        return {}
+    place = "search.objectives" if spec.search.objectives else "search.objective"
+    bounds = {bound.metric: "search.objective.subject_to" for bound in spec.search.constraints}
+    return bounds | dict.fromkeys(spec.search.metrics, place)

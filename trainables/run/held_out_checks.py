@@ -6,7 +6,7 @@ One thing is measured: whether the embedded CLIP, which is small and always here
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -108,12 +108,16 @@ def halves_of_entries(entries: Sequence[Entry]) -> Halves:
 
 
 def check_held_out(
-    subject: SubjectConfig, config: EvaluationConfig, metrics: Sequence[str] = (), section: str = "evaluation"
+    subject: SubjectConfig,
+    config: EvaluationConfig,
+    metrics: Mapping[str, str] | None = None,
+    section: str = "evaluation",
 ) -> list[str]:
     """Returns what keeps a data set from being evaluated, or a metric from having a value, one message a problem.
 
     Args:
-        metrics: Those that the study searches by, beside `EvaluationConfig.restore_best`.
+        metrics: Those that the study searches by, beside `EvaluationConfig.restore_best`, each with the field that
+            names it.
         section: Of the study file, where the settings stand.
     """
     problems = []
@@ -124,14 +128,14 @@ def check_held_out(
         problems += [f"{begin}{problem}{half if config.restore_best else ''}" for problem in asked]
         if asked:
             continue
-        chosen_by = (config.restore_best,) if part.chooses and config.restore_best else ()
-        needed = tuple(dict.fromkeys(chosen_by if part.chooses else metrics))
+        chosen_by = {config.restore_best: "evaluation.restore_best"} if config.restore_best else {}
+        needed = chosen_by if part.chooses else metrics or {}
         problems += [f"{begin}{problem}" for problem in _unknown(subject, part, needed, section)]
     return list(dict.fromkeys(problems))
 
 
 def held_out_notes(
-    subject: SubjectConfig, config: EvaluationConfig, metrics: Sequence[str] = ()
+    subject: SubjectConfig, config: EvaluationConfig, metrics: Iterable[str] = ()
 ) -> list[str]:
     """Returns what of a data set cannot be measured, though nothing in the study goes by it.
 
@@ -148,11 +152,12 @@ def held_out_notes(
     ][:1]
 
 
-def _unknown(subject: SubjectConfig, part: HeldOut, metrics: Iterable[str], section: str) -> Iterable[str]:
-    """Why metrics that something goes by would have no value."""
+def _unknown(
+    subject: SubjectConfig, part: HeldOut, metrics: Mapping[str, str], section: str
+) -> Iterable[str]:
+    """Why metrics that something goes by would have no value; with each the field that names it."""
     enough = len(part.entries) >= MIN_DISTRIBUTION_IMAGES
-    for name in metrics:
-        place = "evaluation.restore_best" if part.chooses else "search.objective"
+    for name, place in metrics.items():
         if name in NEED_TWO_PROMPTS and not _tells_captions(subject, part):
             distance = (
                 f", or dataset_kid with {MIN_DISTRIBUTION_IMAGES} images a run and more (num_prompts times "

@@ -118,6 +118,24 @@ def test_a_worst_character_needs_characters(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("search", "place"),
+    [
+        ({"objective": "worst_character"}, "search.objective"),
+        ({"objectives": ["worst_character", "clip_i"]}, "search.objectives"),
+        (
+            {"objective": {"maximize": "clip_i", "subject_to": {"worst_character": ">= 0.1"}}},
+            "search.objective.subject_to",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_told_with_the_field_that_names_it(
+    search: dict[str, Any], place: str
+) -> None:
+    (problem,) = check_study(spec("emoji", search=searched(**search)))
+    assert f"worst_character as {place} needs characters" in problem
+
+
 @pytest.mark.parametrize("metric", ["dataset_kid", "dataset_cmmd_high", "worst_character"])
 def test_measures_of_data_sets_decide_no_study_of_subjects(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str
