@@ -20,7 +20,13 @@ from PIL import Image
 from trainables.config.fields import SubjectConfig
 from trainables.data.buckets import geometry_in
 from trainables.data.caption_files import caption_files, texts_of
-from trainables.data.data_sets import data_set_captions, read_data_set, trigger_of
+from trainables.data.data_sets import (
+    Captioned,
+    data_set_captions,
+    read_data_set,
+    read_references,
+    trigger_of,
+)
 from trainables.data.images import (
     image_digest,
     list_images,
@@ -208,7 +214,7 @@ def training_captions(config: SubjectConfig) -> dict[str, str]:
     What cannot be read is left out: `check_subject` names it.
     """
     if config.is_data_set:
-        return data_set_captions(config)[0]
+        return data_set_captions(config)
     if config.images is None:
         return {} if _embedded_problems(config) else _embedded_captions(config)
     folder = folder_of(config.images)
@@ -239,17 +245,47 @@ def _data_set(
         class_prompt=class_prompt,
         images=tuple(one.image for one in training),
         captions=tuple(one.caption for one in training),
-        references=tuple(one.image for one in references),
         image_names=tuple(shown(one.entry.name) for one in training),
-        reference_names=tuple(shown(one.entry.name) for one in references),
         sizes=tuple(one.size for one in training),
         is_data_set=True,
-        reference_captions=tuple(one.caption for one in references),
         characters=tuple(one.entry.character for one in training) if named else (),
-        reference_characters=tuple(one.entry.character for one in references) if named else (),
-        reference_groups=tuple(one.entry.group for one in references),
         side=resolution,
+        **_held_out(references),
     )
+
+
+def resolve_held_out(config: SubjectConfig, resolution: int) -> Subject:
+    """Loads the held-out images of a data set, as `resolve_subject` does, and nothing that is trained on.
+
+    Raises:
+        UserError: With what is wrong with the data set, as far as training images need not be read to know it.
+    """
+    references, problems = read_references(config, resolution)
+    if problems:
+        raise UserError(*problems)
+    instance_prompt, class_prompt = prompts_of(config)
+    return Subject(
+        config.name,
+        instance_prompt,
+        class_prompt,
+        images=(),
+        captions=(),
+        is_data_set=True,
+        side=resolution,
+        **_held_out(references),
+    )
+
+
+def _held_out(references: Sequence[Captioned]) -> dict[str, Any]:
+    """What a data set has of its held-out images."""
+    named = all(one.entry.character for one in references)
+    return {
+        "references": tuple(one.image for one in references),
+        "reference_names": tuple(shown(one.entry.name) for one in references),
+        "reference_captions": tuple(one.caption for one in references),
+        "reference_characters": tuple(one.entry.character for one in references) if named else (),
+        "reference_groups": tuple(one.entry.group for one in references),
+    }
 
 
 def _mask_problems(config: SubjectConfig, masked: bool) -> list[str]:

@@ -219,12 +219,12 @@ def _embedded_clip_reads(
     config: SubjectConfig, halved: bool, chooses: bool, content: tuple[tuple[Any, ...], ...]
 ) -> bool:
     """See `_tells_captions`; asked several times in a check, and anew where `content` has changed."""
-    from trainables.data.subjects import resolve_subject
+    from trainables.data.subjects import resolve_held_out
     from trainables.evaluation.encoders import load_clip
     from trainables.evaluation.real_captions import end_of_all
 
     try:
-        subject = resolve_subject(config, _SIDE)
+        subject = resolve_held_out(config, _SIDE)
     except UserError:  # told where subjects are checked
         return True
     if halved:
