@@ -159,7 +159,6 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
     """Returns what is said of each subject's prompts in its phases; nothing, if the model's tokenizer is not on this
     machine.
     """
-    from trainables.evaluation.choice import all_settings
     from trainables.run.prompt_checks import find_cut_prompts
 
     captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
@@ -169,10 +168,7 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
         find_cut_prompts(spec.model, subject, settings, texts, training)
         for subject in spec.subjects
         for settings in dict.fromkeys(
-            settings
-            for phase in _PHASES
-            if subject.name in (getattr(spec, phase).subjects or ())
-            for settings in all_settings(spec.evaluation.of_phase(phase))
+            spec.evaluation.of_phase(phase) for phase in _PHASES if subject in spec.subjects_in(phase)
         )
         for texts, training in read
     ]
@@ -248,8 +244,8 @@ def _metric_models(spec: StudySpec) -> list[str]:
     problems += [
         problem
         for phase in _PHASES
-        for subject in getattr(spec, phase).subjects or ()
-        for problem in check_choice(spec.evaluation.of_phase(phase), spec.subject(subject), sections[phase])
+        for subject in spec.subjects_in(phase)
+        for problem in check_choice(spec.evaluation.of_phase(phase), subject, sections[phase])
     ]
     return list(dict.fromkeys(problems))
 

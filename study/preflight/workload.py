@@ -73,7 +73,7 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
     anchors = _anchors(spec, phase, evaluation, templates)
     chosen_by = choice_settings(evaluation)
     if chosen_by is not None:  # evaluations on the way are of other prompts, and the end is one of them
-        own = _prompts(spec, phase, chosen_by)
+        own = _prompts(spec, phase, evaluation, chooses=True)
         each = images_on_the_way(own * evaluation.images_per_prompt, classes, evaluation.images_between)
         between, base = sum(each) * (on_the_way + 1), base + own + classes
         of_data_sets = any(
@@ -93,10 +93,13 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
     )
 
 
-def _prompts(spec: StudySpec, phase: Phase, evaluation: EvaluationConfig) -> int:
-    """Prompts of a run; of that data set of the phase that has most, where their numbers differ."""
+def _prompts(spec: StudySpec, phase: Phase, evaluation: EvaluationConfig, *, chooses: bool = False) -> int:
+    """Prompts of a run's result, or those that choose its step; of that data set of the phase that has most, where
+    their numbers differ.
+    """
     names = (spec.search if phase == "search" else spec.confirm).subjects or ()
-    return max([prompt_count(spec.subject(name), evaluation) for name in names] or [0]) or 1
+    counts = [prompt_count(spec.subject(name), evaluation, chooses=chooses) for name in names]
+    return max(counts, default=0) or 1
 
 
 def _anchors(spec: StudySpec, phase: Phase, evaluation: EvaluationConfig, prompts: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from study.spec.effects import values_of
 from study.spec.sections import Arm, Budget
-from trainables.config.fields import EvaluationConfig, ModelConfig
+from trainables.config.fields import ModelConfig
 from trainables.config.messages import Loc
 from trainables.methods.data_set_fit import ONLY_DATA_SETS, ONLY_SUBJECTS, json_word, obstacle_on_data_sets
 from trainables.methods.registry import BASE, method_config_class
@@ -72,13 +72,8 @@ def measures_of_one_kind(sections: Sections) -> Iterator[tuple[Loc, str]]:
         place = "objectives" if search.objectives else "objective"
         bounds = (bound.metric for bound in search.constraints)
         found += [(("search", place), name) for name in (*search.metrics, *bounds)]
-    if evaluation is not None:
-        places: dict[Loc, EvaluationConfig] = {
-            ("evaluation", "search", "restore_best"): evaluation.of_phase("search"),
-            ("evaluation", "restore_best"): evaluation.of_phase("confirm"),
-        }
-        chosen = {settings.restore_best: loc for loc, settings in places.items() if settings.restore_best}
-        found += [(loc, name) for name, loc in chosen.items()]
+    if evaluation is not None and evaluation.restore_best is not None:
+        found.append((("evaluation", "restore_best"), evaluation.restore_best))
     for loc, name in found:
         if name.startswith(_MEASURES):
             yield (

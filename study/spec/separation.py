@@ -153,20 +153,27 @@ def _shared_folders(
 
 
 def shared_prompts(sections: Sections) -> Iterator[tuple[Loc, str]]:
-    """No prompt is in both phases, whatever its case and spaces; the built-in lists share none."""
+    """No prompt is in both phases, whatever its case and spaces; the built-in lists share none.
+
+    Of data sets prompts that are stated are compared with each other, also where one data set is allowed in both
+    phases; with its held-out captions they are compared when it is read (``study/preflight/data_set_checks.py``).
+    """
     evaluation = sections.evaluation
-    if evaluation is None or not sections.subjects or not _both_phases(sections):
+    of_data_sets = any(subject.is_data_set for subject in sections.subjects or ())
+    if evaluation is None or not sections.subjects or not _both_phases(sections, allowed=of_data_sets):
         return
     search, confirm = evaluation.of_phase("search"), evaluation.of_phase("confirm")
-    if search.prompts is None and confirm.prompts is None:
+    stated = [settings.prompts is not None for settings in (search, confirm)]
+    if not (all(stated) if of_data_sets else any(stated)):
         return
+    from trainables.evaluation.choice import plain_template
     from trainables.evaluation.prompts import templates_of
 
     shared: dict[str, None] = {}
-    # Data sets are judged by their held-out captions, which no other data set has.
-    for embedded in {subject.images is None for subject in sections.subjects if not subject.is_data_set}:
-        seen = {_plain(template) for template in templates_of(embedded, search)}
-        shared |= dict.fromkeys(text for text in templates_of(embedded, confirm) if _plain(text) in seen)
+    plain = plain_template if of_data_sets else _plain
+    for embedded in {subject.images is None for subject in sections.subjects}:
+        seen = {plain(template) for template in templates_of(embedded, search)}
+        shared |= dict.fromkeys(text for text in templates_of(embedded, confirm) if plain(text) in seen)
     if shared:
         first = next(iter(shared))
         more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
@@ -175,14 +182,14 @@ def shared_prompts(sections: Sections) -> Iterator[tuple[Loc, str]]:
             if evaluation.search.prompts is not None
             else ("evaluation", "prompts"),
             f"{first!r}{more} would judge both search and confirm, which favours what the search chose by luck; "
-            f"take other prompts in one of them, {ASKED_FOR}",
+            f"take other prompts in one of them{'' if of_data_sets else f', {ASKED_FOR}'}",
         )
 
 
-def _both_phases(sections: Sections) -> bool:
-    """Whether there is anything to share, and nobody has asked for it."""
+def _both_phases(sections: Sections, *, allowed: bool = False) -> bool:
+    """Whether there is anything to share, and nobody has asked for it (`allowed`: whoever has)."""
     search, confirm = sections.search, sections.confirm
-    if search is None or confirm is None or search.allow_overlap:
+    if search is None or confirm is None or (search.allow_overlap and not allowed):
         return False
     return bool(confirm.seeds) and confirm.subjects != () and bool(searched_methods(sections))
 

@@ -121,6 +121,12 @@ class StudySpec(Frozen):
         """Returns the subject called `name`; raises KeyError."""
         return next(subject for subject in self.subjects if subject.name == name)
 
+    def subjects_in(self, phase: Literal["search", "confirm"]) -> list[SubjectConfig]:
+        """Returns the subjects on which a phase has runs: none if nothing is searched, or confirmed."""
+        section = self.search if phase == "search" else self.confirm
+        used = any(map(self.trials_of, self.arms)) if phase == "search" else bool(self.confirm.seeds)
+        return [self.subject(name) for name in section.subjects or ()] if used else []
+
     def space(self, arm: str) -> SearchSpace:
         """Returns what is searched in an arm: the method's space, changed by the arm, less what is fixed."""
         begun_with = self._spaces.get(arm)

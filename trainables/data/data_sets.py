@@ -104,29 +104,41 @@ def read_data_set(
         buckets: Sizes of which each training image gets the one that is nearest to it; none: squares.
     """
     split, problems = split_of(config)
-    if config.dataset is None:
-        images = _shipped_images(config.name)
-    trigger = trigger_of(config)
+    training, unread = _read(config, split.training, resolution, buckets)
+    references, more = _read(config, split.references, resolution)
+    return training, references, [*problems, *unread, *more, *_told(config, _overlaps(training, references))]
 
-    def read(entries: Sequence[Entry], sizes: Sequence[Size]) -> tuple[Captioned, ...]:
-        found = []
-        for entry in entries:
-            try:
-                image = images[entry.name] if config.dataset is None else read_image(entry.path, resolution)
-            except UserError as error:
-                problems.extend(_told(config, error.problems))
-                continue
-            side = resolution or min(image.size)
-            # One decoded image at a time: a folder of large ones must not be held in memory at full size.
-            bucket = nearest_bucket(image.size, sizes) if sizes else (side, side)
-            kept = cut(image, bucket)
-            as_square = kept if bucket == (side, side) else square(image, side)
-            caption, fingerprint = trigger + entry.caption, fingerprint_of(image)
-            found.append(Captioned(entry, caption, kept, as_square, image.size, fingerprint))
-        return tuple(found)
 
-    training, references = read(split.training, buckets), read(split.references, ())
-    return training, references, [*problems, *_told(config, _overlaps(training, references))]
+def read_references(config: SubjectConfig, resolution: int) -> tuple[tuple[Captioned, ...], list[str]]:
+    """Reads the held-out images of a data set alone, and what is wrong with it as far as others need not be read.
+
+    Args:
+        resolution: Side of squares in pixels.
+    """
+    split, problems = split_of(config)
+    references, unread = _read(config, split.references, resolution)
+    return references, problems + unread
+
+
+def _read(
+    config: SubjectConfig, entries: Sequence[Entry], resolution: int | None, sizes: Sequence[Size] = ()
+) -> tuple[tuple[Captioned, ...], list[str]]:
+    found, problems, trigger = [], [], trigger_of(config)
+    images = _shipped_images(config.name) if config.dataset is None else {}
+    for entry in entries:
+        try:
+            image = images[entry.name] if config.dataset is None else read_image(entry.path, resolution)
+        except UserError as error:
+            problems += _told(config, error.problems)
+            continue
+        side = resolution or min(image.size)
+        # One decoded image at a time: a folder of large ones must not be held in memory at full size.
+        bucket = nearest_bucket(image.size, sizes) if sizes else (side, side)
+        kept = cut(image, bucket)
+        as_square = kept if bucket == (side, side) else square(image, side)
+        caption, fingerprint = trigger + entry.caption, fingerprint_of(image)
+        found.append(Captioned(entry, caption, kept, as_square, image.size, fingerprint))
+    return tuple(found), problems
 
 
 def hold_out_groups(groups: Sequence[str], share: float) -> set[str]:
@@ -154,18 +166,13 @@ def hold_out_groups(groups: Sequence[str], share: float) -> set[str]:
     return chosen or {min(ranked, key=lambda group: sizes[group])}
 
 
-def data_set_captions(config: SubjectConfig) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the captions, with their trigger, of images to train on and of held-out ones, by the images' names.
+def data_set_captions(config: SubjectConfig) -> dict[str, str]:
+    """Returns the captions, with their trigger, of images to train on, by the images' names.
 
     What cannot be read is left out: `read_data_set` names it.
     """
-    split, _ = split_of(config)
     trigger = trigger_of(config)
-    training, references = (
-        {shown(entry.name): trigger + entry.caption for entry in entries}
-        for entries in (split.training, split.references)
-    )
-    return training, references
+    return {shown(entry.name): trigger + entry.caption for entry in split_of(config)[0].training}
 
 
 def _shipped_split(name: str) -> Split:

@@ -20,7 +20,13 @@ from PIL import Image
 from trainables.config.fields import SubjectConfig
 from trainables.data.buckets import geometry_in
 from trainables.data.caption_files import caption_files, texts_of
-from trainables.data.data_sets import data_set_captions, read_data_set, trigger_of
+from trainables.data.data_sets import (
+    Captioned,
+    data_set_captions,
+    read_data_set,
+    read_references,
+    trigger_of,
+)
 from trainables.data.images import (
     image_digest,
     list_images,
@@ -60,6 +66,10 @@ class Subject:
         reference_characters: The same of the references.
         squares: Of a data set: the training images cut to squares like the references, whatever the buckets are; empty
             otherwise, since `images` are squares.
+        reference_groups: Of a data set: the group of each reference, of which one side of a split has all; empty where
+            each is by itself.
+        reference_phases: Of a part of a data set's references: the phase that each one's caption belongs to, as it was
+            settled over all of them; empty where these are all.
         side: Of squares in pixels; 0 where all images have the same size, which is that of the first.
     """
 
@@ -79,6 +89,8 @@ class Subject:
     characters: tuple[str, ...] = ()
     reference_characters: tuple[str, ...] = ()
     squares: tuple[Image.Image, ...] = ()
+    reference_groups: tuple[str, ...] = ()
+    reference_phases: tuple[str, ...] = ()
     side: int = 0
 
     @property
@@ -104,6 +116,8 @@ class Subject:
         if self.is_data_set:
             content["reference_captions"] = self.reference_captions
             content["characters"] = [self.characters, self.reference_characters]
+            if len(set(self.reference_groups)) < len(self.reference_groups):  # their names change nothing
+                content["groups"] = [self.reference_groups.index(group) for group in self.reference_groups]
         if self.masks:
             content["masks"] = [image_digest(mask) for mask in self.masks]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -204,7 +218,7 @@ def training_captions(config: SubjectConfig) -> dict[str, str]:
     What cannot be read is left out: `check_subject` names it.
     """
     if config.is_data_set:
-        return data_set_captions(config)[0]
+        return data_set_captions(config)
     if config.images is None:
         return {} if _embedded_problems(config) else _embedded_captions(config)
     folder = folder_of(config.images)
@@ -235,17 +249,48 @@ def _data_set(
         class_prompt=class_prompt,
         images=tuple(one.image for one in training),
         captions=tuple(one.caption for one in training),
-        references=tuple(one.image for one in references),
         image_names=tuple(shown(one.entry.name) for one in training),
-        reference_names=tuple(shown(one.entry.name) for one in references),
         sizes=tuple(one.size for one in training),
         squares=tuple(one.square for one in training),
         is_data_set=True,
-        reference_captions=tuple(one.caption for one in references),
         characters=tuple(one.entry.character for one in training) if named else (),
-        reference_characters=tuple(one.entry.character for one in references) if named else (),
         side=resolution,
+        **_held_out(references),
     )
+
+
+def resolve_held_out(config: SubjectConfig, resolution: int) -> Subject:
+    """Loads the held-out images of a data set, as `resolve_subject` does, and nothing that is trained on.
+
+    Raises:
+        UserError: With what is wrong with the data set, as far as training images need not be read to know it.
+    """
+    references, problems = read_references(config, resolution)
+    if problems:
+        raise UserError(*problems)
+    instance_prompt, class_prompt = prompts_of(config)
+    return Subject(
+        config.name,
+        instance_prompt,
+        class_prompt,
+        images=(),
+        captions=(),
+        is_data_set=True,
+        side=resolution,
+        **_held_out(references),
+    )
+
+
+def _held_out(references: Sequence[Captioned]) -> dict[str, Any]:
+    """What a data set has of its held-out images."""
+    named = all(one.entry.character for one in references)
+    return {
+        "references": tuple(one.image for one in references),
+        "reference_names": tuple(shown(one.entry.name) for one in references),
+        "reference_captions": tuple(one.caption for one in references),
+        "reference_characters": tuple(one.entry.character for one in references) if named else (),
+        "reference_groups": tuple(one.entry.group for one in references),
+    }
 
 
 def _mask_problems(config: SubjectConfig, masked: bool) -> list[str]:

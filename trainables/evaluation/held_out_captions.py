@@ -2,7 +2,8 @@
 
 A data set is judged on captions of images that were never trained on. Each distinct caption belongs to one half, dealt
 out by its hash within its character, so that nothing that a search was tuned on is asked again and every character with
-two captions is in both halves. Needs no torch.
+two captions is in both halves. That is settled over all held-out images, also where a half of these alone judges
+(``choice.py``). Needs no torch.
 """
 
 from __future__ import annotations
@@ -53,19 +54,22 @@ def asked_of(subject: Subject, config: EvaluationConfig) -> tuple[Asked, ...]:
     Raises:
         UserError: With what `check_asked` says.
     """
-    captions = bare_captions(subject)
-    problems = check_asked(captions, subject.reference_characters, config)
+    captions, phases = bare_captions(subject), subject.reference_phases
+    problems = check_asked(captions, subject.reference_characters, config, phases)
     if problems:
         raise UserError(*(f"data set {subject.name!r}: {problem}" for problem in problems))
-    return choose(captions, subject.reference_characters, config)
+    return choose(captions, subject.reference_characters, config, phases)
 
 
-def check_asked(captions: Sequence[str], characters: Sequence[str], config: EvaluationConfig) -> list[str]:
+def check_asked(
+    captions: Sequence[str], characters: Sequence[str], config: EvaluationConfig, phases: Sequence[str] = ()
+) -> list[str]:
     """Returns what keeps a data set from being evaluated, one message a problem.
 
     Args:
         captions: Of its held-out images, without the trigger.
         characters: Whom each shows; empty where nobody is named.
+        phases: Of each (`phases_of`); empty where these are all images that are held out.
     """
     if config.prompts is not None:
         return [
@@ -73,7 +77,7 @@ def check_asked(captions: Sequence[str], characters: Sequence[str], config: Eval
             for template in config.prompts
             if not template.startswith(PLACEHOLDER) or template.count(PLACEHOLDER) > 1
         ]
-    found = len(_halves(captions, characters)[config.prompt_set])
+    found = len(_half(captions, characters, config, phases))
     if found >= _LEAST:
         return []
     return [
@@ -83,7 +87,9 @@ def check_asked(captions: Sequence[str], characters: Sequence[str], config: Eval
     ]
 
 
-def choose(captions: Sequence[str], characters: Sequence[str], config: EvaluationConfig) -> tuple[Asked, ...]:
+def choose(
+    captions: Sequence[str], characters: Sequence[str], config: EvaluationConfig, phases: Sequence[str] = ()
+) -> tuple[Asked, ...]:
     """Returns the prompts of one phase: `EvaluationConfig.num_prompts`, or `PROMPTS` where it is not stated.
 
     As many of every character as there are, one of each in turn; those of a character stand together, so that prompts
@@ -92,11 +98,12 @@ def choose(captions: Sequence[str], characters: Sequence[str], config: Evaluatio
     Args:
         captions: Of the held-out images, without the trigger.
         characters: Whom each shows; empty where nobody is named.
+        phases: Of each (`phases_of`); empty where these are all images that are held out.
     """
     if config.prompts is not None:
         own = [Asked(template.removeprefix(PLACEHOLDER)) for template in config.prompts]
         return tuple(own[: config.num_prompts])
-    half = _halves(captions, characters)[config.prompt_set]
+    half = _half(captions, characters, config, phases)
     turn: dict[str, int] = {}
     ranked = []
     for asked in half:
@@ -107,39 +114,59 @@ def choose(captions: Sequence[str], characters: Sequence[str], config: Evaluatio
     return tuple(asked for asked in half if asked in chosen)
 
 
-def _halves(captions: Sequence[str], characters: Sequence[str]) -> dict[str, list[Asked]]:
-    """Deals distinct captions out to the phases: sorted by character, within it by the hash of the caption."""
+def phases_of(captions: Sequence[str], characters: Sequence[str]) -> tuple[str, ...]:
+    """Returns the phase, "confirm" or "search", to which the caption of each held-out image belongs.
+
+    Distinct captions are dealt out in turn: sorted by character, within it by the hash of the caption.
+
+    Args:
+        captions: Of all images that are held out, without the trigger.
+        characters: Whom each shows; empty where nobody is named.
+    """
+    dealt: dict[str, int] = {}
+    phases = {}
+    for asked in _distinct(captions, characters):
+        number = dealt[asked.character] = dealt.get(asked.character, -1) + 1
+        phases[caption_key(asked.caption)] = "search" if number % 2 else "confirm"
+    return tuple(phases[caption_key(caption)] for caption in captions)
+
+
+def _half(
+    captions: Sequence[str], characters: Sequence[str], config: EvaluationConfig, phases: Sequence[str]
+) -> list[Asked]:
+    """The distinct captions of one phase."""
+    rows = zip(captions, phases or phases_of(captions, characters), strict=True)
+    own = {caption_key(caption) for caption, phase in rows if phase == config.prompt_set}
+    return [asked for asked in _distinct(captions, characters) if caption_key(asked.caption) in own]
+
+
+def _distinct(captions: Sequence[str], characters: Sequence[str]) -> list[Asked]:
+    """Distinct captions by character, and within it by their hash."""
     shown: dict[str, set[str]] = {}
     written: dict[str, str] = {}
     for number, caption in enumerate(captions):
-        key = _key(caption)
+        key = caption_key(caption)
         written.setdefault(key, caption)
         shown.setdefault(key, set()).add(characters[number] if characters else "")
     found = [Asked(written[key], next(iter(who)) if len(who) == 1 else "") for key, who in shown.items()]
-    found.sort(key=lambda asked: (asked.character, _hash(asked.caption)))
-    halves: dict[str, list[Asked]] = {"confirm": [], "search": []}
-    dealt: dict[str, int] = {}
-    for asked in found:
-        number = dealt[asked.character] = dealt.get(asked.character, -1) + 1
-        halves["search" if number % 2 else "confirm"].append(asked)
-    return halves
+    return sorted(found, key=lambda asked: (asked.character, _hash(asked.caption)))
 
 
 def caption_numbers(subject: Subject) -> tuple[int, ...]:
     """Returns a number for each reference of a data set, the same for those whose captions are one."""
-    keys = [_key(caption) for caption in bare_captions(subject)]
+    keys = [caption_key(caption) for caption in bare_captions(subject)]
     return tuple(keys.index(key) for key in keys)
 
 
-def _key(caption: str) -> str:
-    """Captions that differ in case or spaces alone are one."""
+def caption_key(caption: str) -> str:
+    """Returns what is the same for captions that differ in case or spaces alone, which are one."""
     return " ".join(caption.casefold().split())
 
 
 def _hash(caption: str) -> str:
-    return hashlib.sha256(f"held-out caption {_key(caption)}".encode()).hexdigest()
+    return hashlib.sha256(f"held-out caption {caption_key(caption)}".encode()).hexdigest()
 
 
 def same_caption(caption: str, other: str) -> bool:
     """Whether two captions are one, but for case and spaces."""
-    return _key(caption) == _key(other)
+    return caption_key(caption) == caption_key(other)

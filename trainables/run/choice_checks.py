@@ -18,6 +18,7 @@ from trainables.evaluation.choice import (
     shared_prompts,
     too_few_references,
 )
+from trainables.run.held_out_checks import halves_of_entries, templates_asked
 
 
 def check_choice(config: EvaluationConfig, subject: SubjectConfig, section: str = "evaluation") -> list[str]:
@@ -32,28 +33,29 @@ def check_choice(config: EvaluationConfig, subject: SubjectConfig, section: str 
     settings = choice_settings(config)
     if settings is not None:
         problems += check_evaluation(settings, (config.restore_best,), section)
-    if shared := shared_prompts(subject.images is None, config):
+    if shared := shared_prompts(config, templates_asked(subject, config)):
         problems.append(
             f"{shared[0]!r} would choose the best step (evaluation.restore_best) and judge the result, which favours "
             "what was chosen by luck; take others in evaluation.prompts or evaluation.restore_best_prompts"
         )
-    count = _held_out(subject)
-    if count is not None and count < FEWEST_REFERENCES:
+    count, enough = _held_out(subject)
+    if not enough:
         problems.append(too_few_references(subject.name, count, is_data_set=subject.is_data_set))
     return problems
 
 
-def _held_out(subject: SubjectConfig) -> int | None:
-    """Returns the number of held-out images; None where there are always enough, or where it is told elsewhere."""
-    if subject.is_data_set:
-        with suppress(UserError, OSError):
-            return len(split_of(subject)[0].references) or None
-        return None
-    if subject.images is None:
-        return None
+def _held_out(subject: SubjectConfig) -> tuple[int, bool]:
+    """Returns the number of held-out images, and whether they suffice; so they do where it is told elsewhere."""
     with suppress(UserError, OSError):
+        if subject.is_data_set:
+            entries = split_of(subject)[0].references
+            return len(entries), not entries or bool(halves_of_entries(entries).choosing)
+        if subject.images is None:
+            return 0, True
         if subject.references is not None:
-            return len(list_images(folder_of(subject.references))[0])
+            count = len(list_images(folder_of(subject.references))[0])
+            return count, count >= FEWEST_REFERENCES
         names = [path.name for path in list_images(folder_of(subject.images))[0]]
-        return len(hold_out(names, subject.holdout)) if len(names) > subject.holdout else None
-    return None
+        count = len(hold_out(names, subject.holdout))
+        return count, len(names) <= subject.holdout or count >= FEWEST_REFERENCES
+    return 0, True

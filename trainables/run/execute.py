@@ -21,7 +21,7 @@ from trainables.data.cache import Cache
 from trainables.data.path_map import place_folders
 from trainables.data.subjects import Subject, resolve_subject
 from trainables.distributed.worker_group import WorkerGroup
-from trainables.evaluation.choice import all_settings
+from trainables.evaluation.choice import evaluations_of
 from trainables.evaluation.grids import save_samples
 from trainables.evaluation.image_scores import write_image_scores
 from trainables.evaluation.latency import measure_latency
@@ -301,8 +301,8 @@ class _Attempt:
             self.config.subject, resolution, training.captions, masked=training.masked_loss, buckets=buckets
         )
         tokenizer = self.backbone.prompt_tokenizer
-        for settings in all_settings(self.config.evaluation):
-            refuse_cut_prompts(subject, settings, tokenizer, self.config.model.path, training)
+        for asked, settings in evaluations_of(subject, self.config.evaluation):
+            refuse_cut_prompts(asked, settings, tokenizer, self.config.model.path, training)
         self.training = training.for_subject(subject.instance_prompt, subject.class_prompt)
         return subject, Cache(self.config.cache_dir)
 

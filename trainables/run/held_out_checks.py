@@ -6,7 +6,7 @@ One thing is measured: whether the embedded CLIP, which is small and always here
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,10 @@ from trainables.data.data_sets import split_of
 from trainables.data.image_folders import Entry
 from trainables.errors import UserError
 from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES, NEED_TWO_PROMPTS
-from trainables.evaluation.choice import CHOOSING, FEWEST_REFERENCES, JUDGING, all_settings, choosing, judging
-from trainables.evaluation.held_out_captions import Asked, check_asked, choose
+from trainables.evaluation.choice import all_settings, choosing, judging
+from trainables.evaluation.held_out_captions import Asked, check_asked, choose, phases_of
+from trainables.evaluation.held_out_halves import Halves, deal_out
+from trainables.evaluation.prompts import templates_of
 
 _SIDE = 64  # pixels at which the embedded CLIP reads images
 _DISTANCES = ("dataset_kid", "dataset_cmmd")
@@ -32,11 +34,13 @@ class HeldOut:
         settings: Of the evaluation.
         chooses: It chooses the step that is restored, and does not judge the result.
         entries: Its held-out images.
+        phases: Of their captions, as it is settled over all held-out images.
     """
 
     settings: EvaluationConfig
     chooses: bool
     entries: tuple[Entry, ...]
+    phases: tuple[str, ...]
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -51,7 +55,7 @@ class HeldOut:
     @property
     def asked(self) -> tuple[Asked, ...]:
         """The captions that are asked for."""
-        return choose(self.captions, self.characters, self.settings)
+        return choose(self.captions, self.characters, self.settings, self.phases)
 
     @property
     def images(self) -> int:
@@ -66,39 +70,72 @@ def held_out_of(subject: SubjectConfig, config: EvaluationConfig) -> list[HeldOu
     """
     with suppress(UserError, OSError):
         entries = split_of(subject)[0].references
+        phases = phases_of([entry.caption for entry in entries], [entry.character for entry in entries])
         if entries and config.restore_best is None:
-            return [HeldOut(config, False, entries)]
-        if len(entries) >= FEWEST_REFERENCES:
-            parts = zip(all_settings(config), (False, True), (JUDGING, CHOOSING), strict=False)
-            return [HeldOut(settings, chooses, entries[part]) for settings, chooses, part in parts]
+            return [HeldOut(config, False, entries, phases)]
+        halves = halves_of_entries(entries)
+        if halves.choosing:
+            parts = zip(all_settings(config), (False, True), (halves.judging, halves.choosing), strict=False)
+            return [
+                HeldOut(
+                    settings,
+                    chooses,
+                    tuple(entries[row] for row in rows),
+                    tuple(phases[row] for row in rows),
+                )
+                for settings, chooses, rows in parts
+            ]
     return []
 
 
+def templates_asked(subject: SubjectConfig, config: EvaluationConfig) -> list[tuple[str, ...]]:
+    """Returns the templates of a run's evaluations: of its result, and of what chooses its step by images.
+
+    Nothing or less of a data set that is unsound or has too few images or captions, which is told elsewhere.
+    """
+    if not subject.is_data_set:
+        return [templates_of(subject.images is None, settings) for settings in all_settings(config)]
+    return [tuple(asked.template for asked in part.asked) for part in held_out_of(subject, config)]
+
+
+def halves_of_entries(entries: Sequence[Entry]) -> Halves:
+    """Returns which of a data set's held-out images judge, and which choose a step, as `choice.halves_of` does."""
+    return deal_out(
+        [entry.caption for entry in entries],
+        [entry.character for entry in entries],
+        [entry.group for entry in entries],
+    )
+
+
 def check_held_out(
-    subject: SubjectConfig, config: EvaluationConfig, metrics: Sequence[str] = (), section: str = "evaluation"
+    subject: SubjectConfig,
+    config: EvaluationConfig,
+    metrics: Mapping[str, str] | None = None,
+    section: str = "evaluation",
 ) -> list[str]:
     """Returns what keeps a data set from being evaluated, or a metric from having a value, one message a problem.
 
     Args:
-        metrics: Those that the study searches by, beside `EvaluationConfig.restore_best`.
+        metrics: Those that the study searches by, beside `EvaluationConfig.restore_best`, each with the field that
+            names it.
         section: Of the study file, where the settings stand.
     """
     problems = []
     for part in held_out_of(subject, config) if subject.is_data_set else ():
         begin = f"data set {subject.name!r}: "
         half = f" (of the held-out images that {_half(part)}: evaluation.restore_best)"
-        asked = check_asked(part.captions, part.characters, part.settings)
+        asked = check_asked(part.captions, part.characters, part.settings, part.phases)
         problems += [f"{begin}{problem}{half if config.restore_best else ''}" for problem in asked]
         if asked:
             continue
-        chosen_by = (config.restore_best,) if part.chooses and config.restore_best else ()
-        needed = tuple(dict.fromkeys(chosen_by if part.chooses else metrics))
+        chosen_by = {config.restore_best: "evaluation.restore_best"} if config.restore_best else {}
+        needed = chosen_by if part.chooses else metrics or {}
         problems += [f"{begin}{problem}" for problem in _unknown(subject, part, needed, section)]
     return list(dict.fromkeys(problems))
 
 
 def held_out_notes(
-    subject: SubjectConfig, config: EvaluationConfig, metrics: Sequence[str] = ()
+    subject: SubjectConfig, config: EvaluationConfig, metrics: Iterable[str] = ()
 ) -> list[str]:
     """Returns what of a data set cannot be measured, though nothing in the study goes by it.
 
@@ -115,11 +152,12 @@ def held_out_notes(
     ][:1]
 
 
-def _unknown(subject: SubjectConfig, part: HeldOut, metrics: Iterable[str], section: str) -> Iterable[str]:
-    """Why metrics that something goes by would have no value."""
+def _unknown(
+    subject: SubjectConfig, part: HeldOut, metrics: Mapping[str, str], section: str
+) -> Iterable[str]:
+    """Why metrics that something goes by would have no value; with each the field that names it."""
     enough = len(part.entries) >= MIN_DISTRIBUTION_IMAGES
-    for name in metrics:
-        place = "evaluation.restore_best" if part.chooses else "search.objective"
+    for name, place in metrics.items():
         if name in NEED_TWO_PROMPTS and not _tells_captions(subject, part):
             distance = (
                 f", or dataset_kid with {MIN_DISTRIBUTION_IMAGES} images a run and more (num_prompts times "
@@ -181,12 +219,12 @@ def _embedded_clip_reads(
     config: SubjectConfig, halved: bool, chooses: bool, content: tuple[tuple[Any, ...], ...]
 ) -> bool:
     """See `_tells_captions`; asked several times in a check, and anew where `content` has changed."""
-    from trainables.data.subjects import resolve_subject
+    from trainables.data.subjects import resolve_held_out
     from trainables.evaluation.encoders import load_clip
     from trainables.evaluation.real_captions import end_of_all
 
     try:
-        subject = resolve_subject(config, _SIDE)
+        subject = resolve_held_out(config, _SIDE)
     except UserError:  # told where subjects are checked
         return True
     if halved:

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config.fields import EMBEDDED, EvaluationConfig, ModelConfig, SubjectConfig, TrainingConfig
-from trainables.data.data_sets import data_set_captions
 from trainables.data.path_map import folder_of
 from trainables.data.subjects import Captions, Subject, prompts_of, training_captions
 from trainables.errors import UserError
-from trainables.evaluation.choice import all_settings
-from trainables.evaluation.prompts import evaluation_templates, fill, spans_of, templates_of
+from trainables.evaluation.prompts import evaluation_templates, fill, spans_of
 from trainables.models.families import family_in
 from trainables.models.folders import local_folder
 from trainables.models.placeholders import expand
@@ -25,6 +23,7 @@ from trainables.models.prompt_lengths import (
     memory_reader,
     pipeline_reader,
 )
+from trainables.run.held_out_checks import templates_asked
 from trainables.run_config import RunConfig
 
 _CAPTIONS_SHOWN = 20  # of those that are cut off: a data set may have hundreds
@@ -43,6 +42,11 @@ class Findings:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def add(self, other: Findings) -> None:
+        """Takes over what is not said yet."""
+        self.problems += [problem for problem in other.problems if problem not in self.problems]
+        self.notes += [note for note in other.notes if note not in self.notes]
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -58,6 +62,12 @@ class Prompts:
     class_: str
     captions: Mapping[str, str]
     templates: Sequence[str]
+    is_data_set: bool = False
+
+    @property
+    def begin(self) -> str:
+        """Of a message about it."""
+        return f"{'data set' if self.is_data_set else 'subject'} {self.subject!r}: "
 
 
 def find_cut_prompts(
@@ -70,29 +80,41 @@ def find_cut_prompts(
     """Returns what is said of a subject's prompts before anything is loaded; nothing, if the model is not here.
 
     Args:
+        evaluation: Of a run: the prompts of its result are looked at, and those that choose its step.
         training: Of the method that may have words of its own for the subject; None: none.
     """
-    folder, prompts = local_folder(model), _prompts_of(subject, evaluation, captions)
+    folder = local_folder(model)
     reader = pipeline_reader(folder) if folder is not None else None
-    if reader is None or prompts is None:
-        return Findings()
+    found = Findings()
+    if reader is None:
+        return found
+    for templates in templates_asked(subject, evaluation) or [()]:
+        prompts = _prompts_of(subject, templates, captions)
+        if prompts is not None:
+            found.add(_find_cut(prompts, reader, model.path, evaluation, training))
+    return found
+
+
+def _find_cut(
+    prompts: Prompts,
+    reader: PromptReader,
+    model: str,
+    evaluation: EvaluationConfig,
+    training: TrainingConfig | None,
+) -> Findings:
     try:
         prompts, reader, notes = _in_words_of(training, prompts, reader)
     except UserError as error:
         return Findings(list(error.problems))
-    found = check_prompts(prompts, reader, model.path, _clip(evaluation))
+    found = check_prompts(prompts, reader, model, _clip(evaluation))
     found.notes += notes
     return found
 
 
 def find_cut_prompts_of_run(config: RunConfig) -> Findings:
     """Returns what is said of a run's prompts before anything is loaded."""
-    training, found = config.training, Findings()
-    for settings in all_settings(config.evaluation):
-        own = find_cut_prompts(config.model, config.subject, settings, training.captions, training)
-        found.problems += [problem for problem in own.problems if problem not in found.problems]
-        found.notes += [note for note in own.notes if note not in found.notes]
-    return found
+    training = config.training
+    return find_cut_prompts(config.model, config.subject, config.evaluation, training.captions, training)
 
 
 def find_broken_words(model: ModelConfig, subject: SubjectConfig) -> list[str]:
@@ -150,6 +172,7 @@ def refuse_cut_prompts(
             if text != subject.instance_prompt
         },
         templates=evaluation_templates(subject, evaluation),
+        is_data_set=subject.is_data_set,
     )
     prompts, reader, _ = _in_words_of(training, prompts, memory_reader(tokenizer))
     problems = check_prompts(prompts, reader, model).problems
@@ -167,7 +190,7 @@ def check_prompts(
         clip: Of the CLIP that judges evaluation prompts, if it is known.
     """
     found = Findings()
-    says = _Says(f"subject {prompts.subject!r}: ", repr(model), reader.limit)
+    says = _Says(prompts.begin, repr(model), reader.limit)
     for name, text in (("instance_prompt", prompts.instance), ("class_prompt", prompts.class_)):
         for reading in reader.read([text]) or ():
             if reading.cut_at is not None:
@@ -267,23 +290,14 @@ def _become_one(readings: Sequence[Reading]) -> list[list[int]]:
     return [group for group in groups.values() if len({readings[number].all_ids for number in group}) > 1]
 
 
-def _prompts_of(subject: SubjectConfig, evaluation: EvaluationConfig, captions: Captions) -> Prompts | None:
+def _prompts_of(subject: SubjectConfig, templates: Sequence[str], captions: Captions) -> Prompts | None:
     """Returns the texts of a subject that is not loaded, or None if it is not known what they are."""
     try:
         instance, class_ = prompts_of(subject)
     except UserError:  # told where subjects are checked
         return None
-    if subject.is_data_set:
-        texts, held_out = data_set_captions(subject)
-        return Prompts(subject.name, instance, class_, texts, _templates(held_out.values(), instance))
-    texts = training_captions(subject) if captions == "files" else {}
-    templates = templates_of(subject.images is None, evaluation)
-    return Prompts(subject.name, instance, class_, texts, templates)
-
-
-def _templates(captions: Iterable[str], trigger: str) -> list[str]:
-    """Held-out captions as templates, by which a data set is judged with its trigger and without it."""
-    return ["{subject}" + caption.removeprefix(trigger) for caption in captions]
+    texts = training_captions(subject) if captions == "files" or subject.is_data_set else {}
+    return Prompts(subject.name, instance, class_, texts, templates, subject.is_data_set)
 
 
 def _in_words_of(
@@ -296,7 +310,7 @@ def _in_words_of(
     """
     if training is None:
         return prompts, reader, []
-    begin = f"subject {prompts.subject!r}: "
+    begin = prompts.begin
     problems: list[str] = []
     said: dict[str, str] = {}
     try:

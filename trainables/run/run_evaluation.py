@@ -15,10 +15,18 @@ from trainables.config.fields import TrainingConfig
 from trainables.data.cache import Cache
 from trainables.data.subjects import Subject
 from trainables.errors import UserError
-from trainables.evaluation.choice import CHOICE, choice_settings, choosing, judging, shared_prompts
+from trainables.evaluation.choice import (
+    CHOICE,
+    choice_settings,
+    choosing,
+    evaluations_of,
+    judging,
+    shared_prompts,
+)
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.evaluator import Evaluation, Evaluator, evaluate, prepare_evaluation
 from trainables.evaluation.metrics_table import HELD_OUT_LOSS
+from trainables.evaluation.prompts import evaluation_templates
 from trainables.events import ALL_METRICS
 from trainables.models.backbone import Backbone
 from trainables.run_config import RunConfig
@@ -131,7 +139,8 @@ def prepare_run_evaluation(
         )
 
     if settings.restore_best is not None:
-        if shared := shared_prompts(subject.embedded, settings):
+        parts = evaluations_of(subject, settings)
+        if shared := shared_prompts(settings, [evaluation_templates(*part) for part in parts]):
             raise UserError(
                 f"{shared[0]!r} would choose the best step and judge the result, which favours what was chosen by "
                 "luck; take others in evaluation.prompts or evaluation.restore_best_prompts"

@@ -17,8 +17,11 @@ from study.storage.layout import Storage
 from tests.helpers.command_line import run
 from tests.helpers.image_folders import captioned, write_lines
 from trainables.data.subjects import resolve_subject
+from trainables.embedded import evaluation_prompts
+from trainables.evaluation.choice import evaluations_of
 from trainables.evaluation.protocol import make_protocol
 from trainables.run.checks import check_run
+from trainables.run.held_out_checks import templates_asked
 
 
 def spec(subject: Any, **changes: Any) -> StudySpec:
@@ -115,6 +118,24 @@ def test_a_worst_character_needs_characters(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("search", "place"),
+    [
+        ({"objective": "worst_character"}, "search.objective"),
+        ({"objectives": ["worst_character", "clip_i"]}, "search.objectives"),
+        (
+            {"objective": {"maximize": "clip_i", "subject_to": {"worst_character": ">= 0.1"}}},
+            "search.objective.subject_to",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_told_with_the_field_that_names_it(
+    search: dict[str, Any], place: str
+) -> None:
+    (problem,) = check_study(spec("emoji", search=searched(**search)))
+    assert f"worst_character as {place} needs characters" in problem
+
+
 @pytest.mark.parametrize("metric", ["dataset_kid", "dataset_cmmd_high", "worst_character"])
 def test_measures_of_data_sets_decide_no_study_of_subjects(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str
@@ -170,6 +191,52 @@ def test_one_held_out_image_is_not_dealt_out(tmp_path: Path) -> None:
     )
 
 
+def test_prompts_that_are_captions_by_which_a_step_is_chosen_are_refused(tmp_path: Path) -> None:
+    subject = folder(tmp_path, 60, holdout=0.5)
+    choice = {"restore_best": "clip_i", "at": [0.5]}
+
+    def told(prompts: list[str]) -> list[str]:
+        study = spec(subject, search=searched(objective="clip_i"), evaluation={**choice, "prompts": prompts})
+        return [problem for problem in check_study(study) if "would choose the best step" in problem]
+
+    study = spec(subject, evaluation=choice)
+    judged, chosen = templates_asked(study.subject("mine"), study.evaluation.of_phase("confirm"))
+    assert told(list(judged)) == []
+    (problem,) = told(["{subject}a cat", chosen[0]])
+    assert problem.startswith(repr(chosen[0]))
+    # Those of the embedded world's searches choose the steps of its subjects, and nothing of a data set.
+    assert told([*evaluation_prompts("search")[:2]]) == []
+
+
+@pytest.mark.parametrize("choice", [{}, {"restore_best": "clip_i", "at": [0.5]}])
+def test_prompts_of_one_phase_are_no_captions_of_the_other(tmp_path: Path, choice: dict[str, Any]) -> None:
+    subject = folder(tmp_path, 60, holdout=0.5)
+    own = ["{subject}a cat", "{subject}a dog"]
+    fixed = {"one": {"method": "text_to_image", "search_space": "fixed"}}
+
+    def told(prompts: list[str], phase: str, **arms: Any) -> list[str]:
+        evaluation = {"prompts": prompts} if phase == "confirm" else {"search": {"prompts": prompts}}
+        study = spec(subject, search=searched(objective="clip_i"), evaluation=choice | evaluation, **arms)
+        return [problem for problem in check_study(study) if "would judge both" in problem]
+
+    study = spec(subject, evaluation=choice)
+    asked = {
+        phase: templates_asked(study.subject("mine"), study.evaluation.of_phase(phase))  # type: ignore[arg-type]
+        for phase in ("search", "confirm")
+    }
+    for phase, other, place in (
+        ("confirm", "search", "evaluation.prompts"),
+        ("search", "confirm", "evaluation.search.prompts"),
+    ):
+        (problem,) = told([*own, asked[other][0][0].upper().replace("{SUBJECT}", "{subject}")], phase)
+        assert problem.startswith(f"{place}: '{{subject}}")
+        assert "is a held-out caption of data set 'mine'" in problem
+        assert told([*own, asked[phase][0][0]], phase) == []
+        assert told([*own, asked[other][0][0]], phase, arms=fixed) == [], "nothing is searched"
+    if choice:  # what chooses a step of a search's run chooses its configuration too
+        assert len(told([*own, asked["search"][1][0]], "confirm")) == 1
+
+
 @pytest.mark.parametrize("subject", ["sprite-cast", "emoji"])
 def test_a_plan_counts_what_is_drawn_of_a_data_set(subject: str) -> None:
     study = spec(subject, evaluation={"num_class_images": 24, "anchor_images": 50})
@@ -180,6 +247,24 @@ def test_a_plan_counts_what_is_drawn_of_a_data_set(subject: str) -> None:
         assert counted.anchors == len(protocol.anchors)
         assert counted.base == len(protocol.beside) + len(protocol.classes)
         assert prompt_count(study.subject(subject), settings) == len(protocol.templates)
+
+
+@pytest.mark.parametrize("few", [0, 10, 15])
+def test_a_plan_counts_what_chooses_a_step_of_a_data_set(tmp_path: Path, few: int) -> None:
+    captioned(tmp_path, 60 - few, group=[str(max(0, number - 20)) for number in range(60 - few)])
+    own = {"name": "mine", "dataset": {"path": str(tmp_path), "holdout": 0.7, "group_column": "group"}}
+    choice = {"restore_best": "clip_i", "at": [0.5], "num_class_images": 24, "anchor_images": 50}
+    study = spec(own, evaluation=choice)
+    loaded = resolve_subject(study.subject("mine"), 64)
+    for phase in ("search", "confirm"):
+        settings = study.evaluation.of_phase(phase)  # type: ignore[arg-type]
+        result, chosen_by = (make_protocol(*part, 64, 0) for part in evaluations_of(loaded, settings))
+        counted = images_of(study, phase)  # type: ignore[arg-type]
+        assert prompt_count(study.subject("mine"), settings) == len(result.templates)
+        assert prompt_count(study.subject("mine"), settings, chooses=True) == len(chosen_by.templates)
+        assert counted.final == len(result.instance) + len(result.classes)
+        assert counted.between == 2 * (len(chosen_by.instance) + len(chosen_by.classes))
+        assert counted.anchors == len(result.anchors) + len(chosen_by.anchors)
 
 
 def test_a_plan_counts_general_prompts_where_there_is_no_trigger(tmp_path: Path) -> None:

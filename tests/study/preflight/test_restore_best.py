@@ -89,6 +89,33 @@ def test_a_subject_needs_two_held_out_photographs(tmp_path: Path) -> None:
         assert [problem for problem in check_run(run) if "held-out image" in problem] == problems
 
 
+@pytest.mark.parametrize(
+    ("phase", "unused"),
+    [
+        ("search", {"arms": {"one": {"method": "lora", "search_space": "fixed"}}}),
+        ("confirm", {"confirm": {"seeds": []}}),
+    ],
+)
+def test_a_phase_without_runs_chooses_no_step(tmp_path: Path, phase: str, unused: dict[str, Any]) -> None:
+    mine = {
+        "name": "mine",
+        "images": str(make_photos(tmp_path / "photos", count=5)),
+        "holdout": 1,
+        "instance_prompt": "a sks dog",
+        "class_prompt": "a dog",
+    }
+    content = study_dict(evaluation={"restore_best": "held_out_loss", "at": AT})
+    content["subjects"] = ["cat-1", mine] if phase == "confirm" else [mine, "cat-1"]
+    told = [
+        any(
+            "evaluation.restore_best needs at least 2" in one
+            for one in check_study(StudySpec.model_validate(study))
+        )
+        for study in (content, content | unused)
+    ]
+    assert told == [True, False]
+
+
 def test_studies_without_it_are_the_same_as_ever() -> None:
     plain, chosen = spec(at=AT), spec(at=AT, restore_best="quality")
     assert not {"restore_best", "restore_best_prompts"} & set(plain.identity()["evaluation"])

@@ -241,3 +241,24 @@ def test_one_data_set_in_both_phases_is_to_be_asked_for(tmp_path: Path) -> None:
     assert load_study(written(tmp_path, **searched, search={"allow_overlap": True})).confirm.subjects == (
         "sprite-cast",
     )
+
+
+def test_the_same_prompts_of_a_data_set_are_not_stated_for_both_phases(tmp_path: Path) -> None:
+    searched = {
+        "arms": {"one": {"method": "text_to_image"}},
+        "subjects": ["sprite-cast"],
+        "search": {"allow_overlap": True},
+    }
+    own = ["{subject}a cat in the snow", "{subject}a dog"]
+    again = ["{subject}a frog", "{subject} A dog"]
+    message = only(tmp_path, content(**searched, evaluation={"prompts": own, "search": {"prompts": again}}))
+    assert "evaluation.search.prompts: '{subject}a dog' would judge both search and confirm" in message
+    assert "allow_overlap" not in message, "it allows the data set, and not the prompts"
+    for evaluation in (
+        {"prompts": own, "search": {"prompts": again[:1]}},
+        {"prompts": own, "search": {"prompts": again, "num_prompts": 1}},
+        {"prompts": own},
+    ):
+        load_study(written(tmp_path, **searched, evaluation=evaluation))
+    nothing_searched = {"arms": {"one": FIXED}, "evaluation": {"prompts": own, "search": {"prompts": own}}}
+    load_study(written(tmp_path, **{**searched, **nothing_searched}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from PIL import Image
 from pydantic import ValidationError
 
 from tests.helpers.image_folders import captioned, picture, write_lines, write_pictures
-from trainables.config.fields import DataSetConfig, SubjectConfig
+from trainables.config.fields import DataSetConfig, EvaluationConfig, SubjectConfig
+from trainables.data import data_sets
 from trainables.data.buckets import buckets_of, cut, nearest_bucket
 from trainables.data.data_sets import hold_out_groups
-from trainables.data.images import square
-from trainables.data.subjects import check_subject, resolve_subject, training_captions
+from trainables.data.images import read_image, square
+from trainables.data.subjects import check_subject, resolve_held_out, resolve_subject, training_captions
 from trainables.embedded import DATA_SETS
 from trainables.errors import UserError
+from trainables.run.held_out_checks import held_out_notes
 
 
 def config_of(path: Path, **options: object) -> SubjectConfig:
@@ -105,6 +108,34 @@ def test_a_folder_is_loaded_with_its_trigger(tmp_path: Path) -> None:
             assert caption == f"ink style, picture {number}, soft"
             assert character == ("momo" if number < 5 else "zog")
     assert training_captions(config) == dict(zip(subject.image_names, subject.captions, strict=True))
+
+
+@pytest.mark.parametrize("characters", [{}, {"character_column": "who"}])
+def test_held_out_images_are_loaded_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, characters: dict[str, str]
+) -> None:
+    captioned(tmp_path, 20, who=["momo", "zog"] * 10, take=[number // 2 for number in range(20)])
+    config = config_of(tmp_path, trigger="ink style", group_column="take", **characters)
+    whole, opened = resolve_subject(config, 32), []
+
+    def read(path: Path, resolution: int | None = None) -> Image.Image:
+        opened.append(path.name)
+        return read_image(path, resolution)
+
+    monkeypatch.setattr(data_sets, "read_image", read)
+    alone = resolve_held_out(config, 32)
+    assert tuple(opened) == alone.reference_names == whole.reference_names
+    trained = {"images": (), "captions": (), "image_names": (), "sizes": (), "characters": ()}
+    assert alone == replace(whole, **trained)  # type: ignore[arg-type]
+    assert len(set(alone.reference_groups)) == len(alone.references) / 2
+    (tmp_path / whole.reference_names[0]).write_bytes(b"no image")
+    with pytest.raises(UserError, match=whole.reference_names[0]):
+        resolve_held_out(config, 32)
+    # Whether CLIP finds its captions in a data set is asked of these alone.
+    captioned(tmp_path, 20, who=["momo", "zog"] * 10, take=[number // 2 for number in range(20)])
+    opened.clear()
+    held_out_notes(config, EvaluationConfig())
+    assert tuple(opened) == whole.reference_names
 
 
 def test_without_a_trigger_captions_are_as_they_are(tmp_path: Path) -> None:

@@ -14,19 +14,23 @@ import torch
 from pydantic import ValidationError
 
 from study.tracking.event_metrics import latest_metrics
+from tests.helpers.image_folders import captioned
 from tests.helpers.training_runs import RESOLUTION, MakeConfig
-from trainables.config.fields import EvaluationConfig
+from trainables.config.fields import EvaluationConfig, SubjectConfig
 from trainables.data.cache import Cache
-from trainables.data.subjects import resolve_subject
+from trainables.data.subjects import Subject, resolve_subject
 from trainables.errors import UserError
 from trainables.evaluation import metrics
 from trainables.evaluation.choice import best_step, choosing, judging
 from trainables.evaluation.evaluator import evaluate
+from trainables.evaluation.prompts import evaluation_templates
 from trainables.events import Event, read_events
 from trainables.models.backbone import Backbone
+from trainables.run import execute as execute_module
 from trainables.run.best_step import BestStep
 from trainables.run.contents import sealed
 from trainables.run.execute import execute
+from trainables.run.held_out_checks import templates_asked
 from trainables.run.resident import Resident
 from trainables.run.run_evaluation import RunEvaluation, prepare_run_evaluation
 from trainables.run_config import RunConfig, config_digest
@@ -396,6 +400,26 @@ def test_the_earliest_of_the_best_is_taken_and_unknown_values_are_none() -> None
     assert best_step([(1, 0.5), (2, 0.7), (3, 0.4), (4, 0.4)], LOSS) == 3
     assert best_step([(1, None), (2, None)], QUALITY) is None
     assert best_step([], LOSS) is None
+
+
+def test_prompts_of_a_data_set_are_read_in_the_half_that_is_asked_for_them(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioned(tmp_path / "cast", 40)
+    subject = {"name": "cast", "dataset": {"path": str(tmp_path / "cast"), "holdout": 0.5}}
+    config = restoring(make_config("lora", captions="files"), "clip_i")
+    config = config.model_copy(update={"subject": SubjectConfig.model_validate(subject)})
+    read: list[tuple[str, ...]] = []
+
+    def note(subject: Subject, settings: EvaluationConfig, *_: Any) -> None:
+        read.append(evaluation_templates(subject, settings))
+        if len(read) == 2:
+            raise UserError("enough is seen")
+
+    monkeypatch.setattr(execute_module, "refuse_cut_prompts", note)
+    assert "enough is seen" in str(list(execute(config, Resident()))[-1])
+    assert read == templates_asked(config.subject, config.evaluation)
+    assert not set(read[0]) & set(read[1])
 
 
 class TestBias:

@@ -17,6 +17,7 @@ from trainables.methods.data_set_fit import check_data_set
 from trainables.run.checks import check_run
 from trainables.run.contents import changes, contents_of_run, digests, sealed
 from trainables.run.data_set import data_set_notes, leaks
+from trainables.run.held_out_checks import templates_asked
 from trainables.run.prompt_checks import find_broken_words, find_cut_prompts, find_cut_prompts_of_run
 from trainables.run_config import RunConfig
 
@@ -105,6 +106,38 @@ def test_of_hundreds_of_captions_that_are_cut_off_some_are_told(tmp_path: Path) 
     )
     found = find_cut_prompts(ModelConfig(), subject_of(tmp_path), EvaluationConfig(), "instance_prompt")
     assert any("and 12 more captions are cut off so" in note for note in found.notes)
+
+
+def test_only_what_a_data_set_is_asked_for_is_read(tmp_path: Path) -> None:
+    captioned(tmp_path, 60, text=[f"picture {n}, " + "soft " * 40 for n in range(60)])
+    subject = subject_of(tmp_path, holdout=0.5)
+
+    def named(evaluation: EvaluationConfig) -> list[str]:
+        found = find_cut_prompts(ModelConfig(), subject, evaluation, "instance_prompt")
+        told = [*found.problems, *found.notes]
+        assert all(one.startswith("data set 'my-cast': ") for one in told)
+        return sorted(
+            {one.split("{subject}")[1].split(",")[0] for one in told if "the evaluation prompt" in one}
+        )
+
+    def captions(evaluation: EvaluationConfig) -> list[str]:
+        asked = templates_asked(subject, evaluation)
+        return sorted(one.removeprefix("{subject}").split(",")[0] for templates in asked for one in templates)
+
+    few = EvaluationConfig(num_prompts=3)
+    assert len(captions(few)) == 3
+    assert named(few) == captions(few)
+    choice = {"restore_best": "clip_i", "at": [0.5], "num_prompts": 3}
+    restoring = EvaluationConfig(**choice)
+    assert len(captions(restoring)) == 6, "three that judge, and three that choose"
+    assert named(restoring) == captions(restoring)
+    own = EvaluationConfig(prompts=("{subject}a cat",), num_prompts=1)
+    assert named(own) == []
+    long = "{subject}a cat, " + "soft " * 40
+    assert named(EvaluationConfig(prompts=(long,))) == ["a cat"]
+    assert named(EvaluationConfig(**choice, prompts=("{subject}a cat",), restore_best_prompts=(long,))) == [
+        "a cat"
+    ]
 
 
 @pytest.mark.parametrize("name", ["sprite-cast", "emoji"])
