@@ -30,12 +30,13 @@ quickstart: $(READY)  ## plan and run the quickstart study on the embedded model
 	$(BIN)/study plan quickstart
 	$(BIN)/study launch quickstart
 
+# Three at once on two cores: many tests wait for processes of their own.
 test: $(READY)  ## the default test suite (no network, no GPU): all but the long series of the night
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly"
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not nightly"
 
 test-all: lint types  ## every test, and the default ones once more with kernels for processors without AVX-512
-	$(BIN)/python -m pytest -n 2 --dist loadfile
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly"
+	$(BIN)/python -m pytest -n 3 --dist loadfile
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 3 --dist loadfile -m "not nightly"
 
 lint: $(READY)  ## ruff: lint and format
 	$(BIN)/ruff check .

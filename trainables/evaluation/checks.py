@@ -21,6 +21,8 @@ from trainables.models.model_files import (
 # Of each side. Below it the distance of two distributions (KID, CMMD) is noise: of the base model's own images its
 # standard deviation is printed by ``python -m benchmarks.measures distributions`` for 8, 50 and 200 images.
 MIN_DISTRIBUTION_IMAGES = 50
+# Of each side, where several images are one unit (of a caption, of a group): intervals rest on resampled units.
+MIN_DISTRIBUTION_UNITS = 8
 ENOUGH_IMAGES = (
     64  # of the subject, a confirm run; on few, the same weights scored .29 to .78 with four noises
 )

@@ -29,7 +29,8 @@ from trainables.evaluation.anchors import (
 )
 from trainables.evaluation.ceiling import Embed, ceiling, no_ceiling
 from trainables.evaluation.encoders import Clip, ImageEncoder, MetricModels
-from trainables.evaluation.held_out_captions import caption_numbers
+from trainables.evaluation.held_out_captions import bare_captions
+from trainables.evaluation.held_out_halves import unit_numbers
 from trainables.evaluation.image_scores import ImageScore
 from trainables.evaluation.metrics import Array
 from trainables.evaluation.protocol import Draw, Protocol, make_protocol
@@ -219,8 +220,9 @@ def make_scale(
     everything = None if own is None else end_of_all(subject, reality.references_clip, clip)
     ends = _real_ends(subject, sets, reality.references, lambda few: _embedded(cache, encoder, few))
     anchors = make_data_set_anchors(*made, sets, ends, own, everything, protocol.class_groups)
+    units = unit_numbers(bare_captions(subject), subject.reference_groups)
     return Scale(
-        replace(reality, sets=sets, captions=caption_numbers(subject), general=protocol.general),
+        replace(reality, sets=sets, units=units, general=protocol.general),
         features,
         clip_features,
         anchors,

@@ -70,6 +70,20 @@ def deal_out(captions: Sequence[str], characters: Sequence[str], groups: Sequenc
     return Halves(*(tuple(sorted(rows)) for rows in halves))
 
 
+def unit_numbers(captions: Sequence[str], groups: Sequence[str]) -> tuple[int, ...]:
+    """Returns a number for each held-out image, the same for those that are no independent samples.
+
+    Args:
+        captions: Of all of them, without the trigger.
+        groups: To which each belongs; empty where each is by itself.
+    """
+    numbers = [0] * len(captions)
+    for number, rows in enumerate(_units([caption_key(caption) for caption in captions], groups)):
+        for row in rows:
+            numbers[row] = number
+    return tuple(numbers)
+
+
 def _units(keys: Sequence[str], groups: Sequence[str]) -> list[list[int]]:
     """Images that are of one group or have one caption, directly or through others."""
     above = list(range(len(keys)))

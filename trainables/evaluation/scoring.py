@@ -11,7 +11,7 @@ from PIL import Image
 
 from trainables.evaluation import copies, metrics, perceptual
 from trainables.evaluation.anchors import AnchorTable, ReferenceSets
-from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES
+from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES, MIN_DISTRIBUTION_UNITS
 from trainables.evaluation.encoders import MetricModels
 from trainables.evaluation.image_scores import ImageScore
 from trainables.evaluation.metrics import Array
@@ -33,7 +33,7 @@ class Reality:
         texts: CLIP's embeddings of the templates with the class, one row a template.
         training: The training images themselves, for copies.
         sets: Of a data set: with which references the images of each prompt are compared; None: with all.
-        captions: Of a data set: a number for each reference, the same for those that share a caption.
+        units: Of a data set: a number for each reference, the same for those that are of one group or share a caption.
         general: Prompts of class images beyond the templates, see `Protocol.general`.
     """
 
@@ -42,7 +42,7 @@ class Reality:
     texts: Array
     training: tuple[Image.Image, ...]
     sets: ReferenceSets | None = None
-    captions: tuple[int, ...] = ()
+    units: tuple[int, ...] = ()
     general: tuple[str, ...] = ()
 
     def similarities(self, features: Array, groups: Sequence[int], *, clip: bool = False) -> Array:
@@ -260,12 +260,15 @@ def _data_set_distances(
     """Distances of generated images to the held-out images of a data set; None for a subject, and with too few.
 
     Several images of one caption are one cluster: paired with each other they would make every model's images look less
-    varied than the real ones, of which each has a caption of its own.
+    varied than the real ones, of which each has a caption of its own. So are held-out images of one group. What varies
+    is between clusters, so that few of them tell no distance and no interval, whatever number of images they have.
     """
     if real.sets is None or min(len(features.images), len(real.references)) < MIN_DISTRIBUTION_IMAGES:
         return _no_distances("dataset")
+    if min(len(set(groups)), len(set(real.units))) < MIN_DISTRIBUTION_UNITS:
+        return _no_distances("dataset")
     clip = features.images_clip, real.references_clip
-    return _distances("dataset", (features.images, real.references), clip, seed, (groups, real.captions))
+    return _distances("dataset", (features.images, real.references), clip, seed, (groups, real.units))
 
 
 def _no_distances(of: str) -> dict[str, float | None]:

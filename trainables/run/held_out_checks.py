@@ -15,10 +15,10 @@ from trainables.config.fields import EMBEDDED, EvaluationConfig, SubjectConfig, 
 from trainables.data.data_sets import split_of
 from trainables.data.image_folders import Entry
 from trainables.errors import UserError
-from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES, NEED_TWO_PROMPTS
+from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES, MIN_DISTRIBUTION_UNITS, NEED_TWO_PROMPTS
 from trainables.evaluation.choice import all_settings, choosing, judging
 from trainables.evaluation.held_out_captions import Asked, check_asked, choose, phases_of
-from trainables.evaluation.held_out_halves import Halves, deal_out
+from trainables.evaluation.held_out_halves import Halves, deal_out, unit_numbers
 from trainables.evaluation.prompts import templates_of
 
 _SIDE = 64  # pixels at which the embedded CLIP reads images
@@ -181,11 +181,23 @@ def _unknown(
                 f"{len(part.asked)} captions: raise num_prompts or images_per_prompt{between}, or take "
                 "subject_fidelity_scaled"
             )
+        elif name.startswith(_DISTANCES) and (few := _fewest_units(part)) < MIN_DISTRIBUTION_UNITS:
+            yield (
+                f"{name} as {place} needs at least {MIN_DISTRIBUTION_UNITS} captions that are drawn, and as many "
+                f"held-out groups or captions, since images of one are no independent samples; there are {few}: "
+                "raise num_prompts, hold out more (dataset.holdout), or take subject_fidelity_scaled"
+            )
         if name == _WORST_CHARACTER and not any(asked.character for asked in part.asked):
             yield (
                 f"{name} as {place} needs characters, and none is named; name the column that has them "
                 "(dataset.character_column), or take subject_fidelity_scaled"
             )
+
+
+def _fewest_units(part: HeldOut) -> int:
+    """Independent samples of the side that has fewer: captions that are drawn, groups or captions that are held out."""
+    held_out = unit_numbers(part.captions, [entry.group for entry in part.entries])
+    return min(len(part.asked), len(set(held_out)))
 
 
 def _half(part: HeldOut) -> str:

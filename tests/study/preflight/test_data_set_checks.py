@@ -109,6 +109,14 @@ def test_distances_need_images_on_both_sides() -> None:
     assert all("draws 20 of" in problem and "evaluation.images_between" in problem for problem in between)
 
 
+def test_distances_need_samples_that_are_independent() -> None:
+    """Two captions of 25 images each are two samples: their interval held the truth in a third of simulated studies."""
+    evaluation = {"search": {"num_prompts": 2, "images_per_prompt": 25}}
+    (problem,) = check_study(spec("emoji", search=searched(objective="dataset_kid"), evaluation=evaluation))
+    assert "needs at least 8 captions that are drawn, and as many held-out groups or captions" in problem
+    assert "there are 2: raise num_prompts" in problem
+
+
 def test_a_worst_character_needs_characters(tmp_path: Path) -> None:
     assert check_study(spec("sprite-cast", search=searched(objective="worst_character"))) == []
     problems = check_study(spec("emoji", search=searched(objective="worst_character")))

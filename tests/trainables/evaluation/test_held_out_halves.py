@@ -15,7 +15,7 @@ from trainables.data.subjects import Subject
 from trainables.errors import UserError
 from trainables.evaluation.choice import choosing, evaluations_of, halves_of, judging, shared_prompts
 from trainables.evaluation.held_out_captions import asked_of, bare_captions, phases_of
-from trainables.evaluation.held_out_halves import deal_out
+from trainables.evaluation.held_out_halves import deal_out, unit_numbers
 from trainables.evaluation.prompts import evaluation_templates
 
 ALL = {"num_prompts": 999}
@@ -175,3 +175,10 @@ def test_prompts_of_a_study_are_compared_with_the_captions_that_choose() -> None
         assert shared_prompts(search, found) == [], "what judges in a search is no result"
     by_loss = EvaluationConfig(**{**by, "restore_best": "held_out_loss"}, prompts=chosen)
     assert [half for half, _ in evaluations_of(subject, by_loss)] == [judging(subject)]
+
+
+def test_images_of_a_group_or_a_caption_are_one_sample() -> None:
+    captions = ["a cat", "A  cat", "a dog", "a cup", "a car"]
+    assert unit_numbers(captions, ["g", "h", "i", "i", "j"]) == (0, 0, 1, 1, 2)
+    assert len(set(unit_numbers(captions, ()))) == 4
+    assert len(set(unit_numbers(captions, ["a", "b", "b", "c", "c"]))) == 2  # through one another
