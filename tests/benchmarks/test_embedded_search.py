@@ -78,7 +78,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_same_proposals(tmp_path: Pat
 def test_the_first_trial_is_the_default_and_others_find_the_peak(tmp_path: Path) -> None:
     _searched(tmp_path / "a.jsonl", [])
     by_trial = {line["trial"]: line["params"] for line in _lines(tmp_path / "a.jsonl")[1:]}
-    assert by_trial[0] == {"learning_rate": 3e-2, "num_vectors": 4, "lr_scheduler": "constant"}
+    assert by_trial[0] == {"learning_rate": 2e-1, "num_vectors": 4, "lr_scheduler": "constant"}
     assert by_trial["default"] == by_trial[0]
     best = sorted((_hill(by_trial[trial]) for trial in range(12)), reverse=True)[:5]
     assert best[-1] <= _hill(by_trial["median"]) <= best[0]
@@ -88,7 +88,7 @@ def test_the_first_trial_is_the_default_and_others_find_the_peak(tmp_path: Path)
 def test_a_failed_run_counts_nothing_in_the_mean(tmp_path: Path) -> None:
     row = _searched(tmp_path / "a.jsonl", [], failing="bird-1")
     cells = row.split(" | ")
-    assert cells[2] == f"{_hill({'learning_rate': 3e-2}) / 2:.3f}"
+    assert cells[2] == f"{_hill({'learning_rate': 2e-1}) / 2:.3f}"
     assert cells[-2] == "14"  # one of each of twelve trials, and of the two that are judged once more
     assert cells[-1] == "56 |"
 

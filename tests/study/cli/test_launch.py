@@ -46,6 +46,7 @@ def checkpoints(folder: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # by day a launch of earlier code is resumed, and drivers are killed (tests/study/driver)
 def test_a_killed_launch_is_resumed_by_the_same_command(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY)

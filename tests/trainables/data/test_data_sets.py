@@ -125,7 +125,7 @@ def test_held_out_images_are_loaded_alone(
     monkeypatch.setattr(data_sets, "read_image", read)
     alone = resolve_held_out(config, 32)
     assert tuple(opened) == alone.reference_names == whole.reference_names
-    trained = {"images": (), "captions": (), "image_names": (), "sizes": (), "characters": ()}
+    trained = {"images": (), "captions": (), "image_names": (), "sizes": (), "characters": (), "squares": ()}
     assert alone == replace(whole, **trained)  # type: ignore[arg-type]
     assert len(set(alone.reference_groups)) == len(alone.references) / 2
     (tmp_path / whole.reference_names[0]).write_bytes(b"no image")
