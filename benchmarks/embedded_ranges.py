@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from benchmarks.support.single_run import one_run
+from benchmarks.support.single_run import FIGURES, one_run
 
 #: Values of each dimension: below, at the ends of, inside and above the range that is searched.
 RATES = {
@@ -78,13 +78,6 @@ ALONE: dict[str, dict[str, tuple[Any, ...]]] = {
         "preserve_norm": (True,),
     }
 }
-FIGURES = (
-    "quality",
-    "quality_subject_prompt",
-    "subject_fidelity_scaled",
-    "prompt_fidelity_scaled",
-    "class_kept",
-)
 
 
 EVALUATION = {"images_per_prompt": 2, "num_class_images": 32, "num_inference_steps": 8}

@@ -29,7 +29,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.support.finished_runs import FinishedRuns
-from benchmarks.support.single_run import ADAPTERS, QUICK, check, fields_of, one_run
+from benchmarks.support.single_run import ADAPTERS, FIGURES, QUICK, check, fields_of, one_run
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -50,14 +50,6 @@ AGAIN = 1  # the seed with which median and default are judged once more
 WIDER = 3.0  # on each side of a rate's range
 BEST = 5
 NEAR = 0.05  # of a range (of its logarithm, where that is searched): a value so near to an end is at it
-#: Fields of the figures that a line keeps.
-FIGURES = (
-    "quality",
-    "quality_subject_prompt",
-    "subject_fidelity_scaled",
-    "prompt_fidelity_scaled",
-    "class_kept",
-)
 _KEY = ("kind", "name", "trial", "subject", "seed")
 
 

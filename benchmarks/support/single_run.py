@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trainables.run.resident import Resident
 
+#: Of a run, by which defaults and ranges are chosen.
+FIGURES = (
+    "quality",
+    "quality_subject_prompt",
+    "subject_fidelity_scaled",
+    "prompt_fidelity_scaled",
+    "class_kept",
+)
 #: How a configuration is judged where many are compared: 16 images of the subject and of its class, few solver steps.
 QUICK = {"images_per_prompt": 2, "num_class_images": 16, "num_inference_steps": 8, "prompt_set": "search"}
 

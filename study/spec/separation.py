@@ -17,6 +17,7 @@ from study.spec.sections import Budget, arm_space, code_of
 from trainables.config.fields import ModelConfig, SubjectConfig
 from trainables.config.messages import Loc
 from trainables.util.process import expanded
+from trainables.util.text import without_case
 
 if TYPE_CHECKING:
     from study.spec.sound_sections import Sections
@@ -170,7 +171,7 @@ def shared_prompts(sections: Sections) -> Iterator[tuple[Loc, str]]:
     from trainables.evaluation.prompts import templates_of
 
     shared: dict[str, None] = {}
-    plain = plain_template if of_data_sets else _plain
+    plain = plain_template if of_data_sets else without_case
     for embedded in {subject.images is None for subject in sections.subjects}:
         seen = {plain(template) for template in templates_of(embedded, search)}
         shared |= dict.fromkeys(text for text in templates_of(embedded, confirm) if plain(text) in seen)
@@ -192,7 +193,3 @@ def _both_phases(sections: Sections, *, allowed: bool = False) -> bool:
     if search is None or confirm is None or (search.allow_overlap and not allowed):
         return False
     return bool(confirm.seeds) and confirm.subjects != () and bool(searched_methods(sections))
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -19,6 +19,7 @@ from trainables.errors import UserError
 from trainables.evaluation.held_out_captions import PLACEHOLDER, bare_captions, phases_of
 from trainables.evaluation.held_out_halves import Halves, deal_out, every_second
 from trainables.evaluation.metrics_table import HELD_OUT_LOSS, METRICS
+from trainables.util.text import without_case
 
 CHOICE = "choice"  # stream of noise
 FEWEST_REFERENCES = 2  # one to choose by, another to judge by
@@ -138,4 +139,4 @@ def shared_prompts(config: EvaluationConfig, templates: Sequence[Sequence[str]])
 
 def plain_template(text: str) -> str:
     """Returns what is the same for templates that differ in case or spaces alone, such as after the placeholder."""
-    return " ".join(text.replace(PLACEHOLDER, f" {PLACEHOLDER} ").casefold().split())
+    return without_case(text.replace(PLACEHOLDER, f" {PLACEHOLDER} "))

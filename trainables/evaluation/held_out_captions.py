@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from trainables.config.fields import EvaluationConfig
 from trainables.data.subjects import Subject
 from trainables.errors import UserError
+from trainables.util.text import without_case
 
 PROMPTS = {"confirm": 16, "search": 8}  # as many as the built-in lists of subjects have
 PLACEHOLDER = "{subject}"
@@ -160,7 +161,7 @@ def caption_numbers(subject: Subject) -> tuple[int, ...]:
 
 def caption_key(caption: str) -> str:
     """Returns what is the same for captions that differ in case or spaces alone, which are one."""
-    return " ".join(caption.casefold().split())
+    return without_case(caption)
 
 
 def _hash(caption: str) -> str:

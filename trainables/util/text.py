@@ -57,6 +57,11 @@ def shown(name: str) -> str:
     return _CONTROLS.sub(_escaped, _SURROGATES.sub(_escaped, same_name(name)))
 
 
+def without_case(text: str) -> str:
+    """Returns what is the same for texts that differ in case or spaces alone."""
+    return " ".join(text.casefold().split())
+
+
 def is_blank(text: str) -> bool:
     """Whether nothing of a text can be seen: spaces, line breaks, zero-width characters."""
     return all(
