@@ -111,9 +111,11 @@ def serve_optuna(storage: Storage, port: int | None) -> int:
     from study.monitor.ui_server import serve_command
 
     url = stored_spec(storage).storage.ledger_url or storage.ledger_url
-    command = optuna_command(storage, url, port=port)
-    pages = arm_pages(url, storage.study, command.base)
-    return serve_command(command, storage.folder / OPTUNA_UI_LOG, pages)
+    return serve_command(
+        lambda: optuna_command(storage, url, port=port),
+        storage.folder / OPTUNA_UI_LOG,
+        lambda command: arm_pages(url, storage.study, command.base),
+    )
 
 
 def name_ray_dashboard(storage: Storage) -> None:

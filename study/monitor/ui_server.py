@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -106,32 +106,49 @@ def serve(storage: Storage, *, port: int | None = None, tracking_uri: str | None
     if not command.arguments:
         print(f"The tracking server shows it: {command.url}", flush=True)
         return 0
-    return serve_command(command, storage.folder / MLFLOW_UI_LOG)
+    return serve_command(
+        lambda: ui_command(storage, port=port, tracking_uri=tracking_uri), storage.folder / MLFLOW_UI_LOG
+    )
 
 
-def serve_command(command: UiCommand, log: Path, pages: Sequence[tuple[str, str]] = ()) -> int:
+def serve_command(
+    command_now: Callable[[], UiCommand],
+    log: Path,
+    pages: Callable[[UiCommand], Sequence[tuple[str, str]]] = lambda command: (),
+) -> int:
     """Runs a server until it is interrupted and returns the exit code.
 
     Args:
+        command_now: Its command on a port that is free now; asked again when another program takes that port while the
+            server starts, which for MLflow is seconds.
         pages: Printed with the address: names and URLs.
+
+    Raises:
+        UserError: No port is free for it any more.
     """
-    print(f"Starting {command.name} at {command.base} ...", file=sys.stderr, flush=True)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # or the server would outlive a terminated `study ui`
-    process = start(command, log)
-    try:
-        if not wait_until_up(command, process):
+    # Or the server would outlive a `study ui` that is terminated.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    while True:
+        command = command_now()
+        print(f"Starting {command.name} at {command.base} ...", file=sys.stderr, flush=True)
+        process = start(command, log)
+        try:
+            if wait_until_up(command, process):
+                print(
+                    f"{command.name}: {command.url}",
+                    *(f"  {name}: {url}" for name, url in pages(command)),
+                    sep="\n",
+                )
+                print("Stop it with Ctrl-C.", flush=True)
+                return process.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            stop(process)
+        if is_free(_port(command)):
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
             print(f"{command.name} did not start:\n{tail}", file=sys.stderr)
             return 1
-        print(f"{command.name}: {command.url}", *(f"  {name}: {url}" for name, url in pages), sep="\n")
-        print("Stop it with Ctrl-C.", flush=True)
-        return process.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        stop(process)
 
 
 def start(command: UiCommand, log: Path) -> subprocess.Popen[bytes]:
@@ -157,7 +174,7 @@ def wait_until_up(command: UiCommand, process: subprocess.Popen[bytes]) -> bool:
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{command.base}{command.probe}", timeout=5) as answer:
-                if answer.status == 200 and _listens(process.pid, urlsplit(command.base).port):
+                if answer.status == 200 and _listens(process.pid, _port(command)):
                     return True
         except (urllib.error.URLError, OSError):
             pass
@@ -165,7 +182,13 @@ def wait_until_up(command: UiCommand, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _listens(pid: int, port: int | None) -> bool:
+def _port(command: UiCommand) -> int:
+    port = urlsplit(command.base).port
+    assert port is not None, "a server of ours has a port of its own"
+    return port
+
+
+def _listens(pid: int, port: int) -> bool:
     """Whether a process, or one that it started, listens on a port."""
     try:
         tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from study.monitor.ui_server import free_port
+from benchmarks.support.ports import free_port
 from study.storage.layout import Storage
 from study.tracking.mlflow_store import MlflowStore
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import os
@@ -172,7 +173,10 @@ def test_the_token_is_closed_to_others_and_in_no_argument_or_environment(running
                 told.append(f"{source} of {words_of(process)[:2]}")
     folders = [running.storage.root, token.parent]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path != token]
-    told += [str(path) for path in files if secret in path.read_bytes()]
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):  # the study runs: journals of the ledger come and go
+            if secret in path.read_bytes():
+                told.append(str(path))
     assert told == []
 
 

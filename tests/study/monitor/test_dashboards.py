@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.support.ports import free_port
 from study.cluster.ray_cluster import cluster
 from study.dispatch.run_queue import RunQueue
 from study.ledger.ledger import Ledger
@@ -45,7 +46,7 @@ def asked(fast_path: Path) -> Storage:
 
 
 def test_optuna_dashboard_shows_the_ledger_and_changes_nothing(asked: Storage, tmp_path: Path) -> None:
-    command = optuna_command(asked, asked.ledger_url)
+    command = optuna_command(asked, asked.ledger_url, port=free_port())
     assert asked.ledger_url not in command.arguments  # it may hold a password
     process = ui.start(command, tmp_path / "ui.log")
     try:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import http.server
 import json
+import signal
 import socket
 import sys
 import threading
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from benchmarks.support.ports import free_port, free_ports
 from study.monitor import ui_server as ui
 from study.storage.layout import Storage
 from study.tracking.mlflow_store import MlflowStore
@@ -53,7 +56,7 @@ def test_the_answer_of_another_program_on_the_port_is_not_taken_for_the_ui(tmp_p
 
 
 def test_the_ui_shows_the_study_on_loopback_and_stops(storage: Storage, tmp_path: Path) -> None:
-    command = ui.ui_command(storage)
+    command = ui.ui_command(storage, port=free_port())
     assert command.url.startswith("http://127.0.0.1:")
     assert storage.tracking_uri not in command.arguments
     process = ui.start(command, tmp_path / "ui.log")
@@ -83,6 +86,66 @@ def test_the_ui_shows_the_study_on_loopback_and_stops(storage: Storage, tmp_path
         ui.stop(process)
     assert process.poll() is not None
     assert ui.is_free(int(command.base.rsplit(":", 1)[1])), "a worker of the UI is left"
+
+
+LISTENING = """
+import http.server, sys, time
+time.sleep(0.5)
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler)
+server.handle_request()
+time.sleep(2)  # listens on, until it has been looked at
+"""
+
+
+@pytest.fixture
+def signals_kept() -> Iterator[None]:
+    """`serve_command` takes SIGTERM for a process of its own; this one has others to come."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def listening(port: int) -> ui.UiCommand:
+    """A server that answers one request and ends soon."""
+    base = f"http://127.0.0.1:{port}"
+    return ui.UiCommand((sys.executable, "-c", LISTENING, str(port)), {}, base, base, "a server", probe="/")
+
+
+def test_a_port_that_is_taken_while_the_server_starts_is_left_for_another(
+    signals_kept: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two users of a machine open a UI in the same second: both find the same port free."""
+    ports = free_ports(2)
+    asked = []
+    with socket.socket() as taken:
+
+        def command_now() -> ui.UiCommand:
+            port = ports[len(asked)]
+            asked.append(port)
+            if len(asked) == 1:
+                taken.bind(("127.0.0.1", port))
+                taken.listen()
+            return listening(port)
+
+        assert (
+            ui.serve_command(command_now, tmp_path / "ui.log", lambda command: [("page", command.base)]) == 0
+        )
+    assert asked == ports
+    printed = capsys.readouterr().out
+    assert f"http://127.0.0.1:{ports[1]}" in printed
+    assert f"http://127.0.0.1:{ports[0]}" not in printed
+
+
+def test_a_server_that_fails_for_another_reason_is_not_tried_again(
+    signals_kept: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = f"http://127.0.0.1:{free_port()}"
+    broken = ui.UiCommand(
+        (sys.executable, "-c", "raise SystemExit('no such table')"), {}, base, base, "a server"
+    )
+    commands = [broken]
+    assert ui.serve_command(commands.pop, tmp_path / "ui.log") == 1
+    assert "a server did not start:\nno such table" in capsys.readouterr().err
 
 
 def test_a_port_in_use_and_an_unknown_study_are_refused(storage: Storage) -> None:
