@@ -228,6 +228,23 @@ def torch_variables_setter() -> Any:
     return _set_torch_distributed_env_vars
 
 
+def torch_trainer_class() -> Any:
+    """Returns Ray Train's trainer, without its guard of placement groups where that cannot work.
+
+    The guard asks the cluster's dashboard whether the trainer's controller lives. In a cluster that has none it never
+    learns it, and every run waits twelve seconds at its end for the guard to give up asking. The study removes the
+    placement groups of dead workers itself (`study.ray_tune.placement`), in all clusters.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class Unguarded(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
+
+    return TorchTrainer if dashboard_address() else Unguarded
+
+
 def pending_trials(tune_controller: Any) -> Iterator[tuple[Any, bool]]:
     """Yields Tune's trials that wait, the oldest first, each with whether an actor of its own has started."""
     controller = tune_controller._tune_controller

@@ -21,7 +21,7 @@ from typing import Any
 
 import ray
 
-from study.cluster.ray_private import draining_nodes
+from study.cluster.ray_private import draining_nodes, torch_trainer_class
 from study.ray_tune.placement import nodes_of
 from study.worker.attempt import SCORE, Attempt
 from study.worker.order import REPORT_SECONDS, Order, load_object
@@ -129,13 +129,12 @@ class DistributedAttempt:
 
     def _trainer(self, folder: str) -> Any:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
 
         from study.ray_tune.torch_backend import OwnAddressConfig
 
         order = self.order
         resources = {"CPU": order.cpus} | ({"GPU": order.gpus} if order.gpus else {})
-        return TorchTrainer(
+        return torch_trainer_class()(
             train_member,
             train_loop_config={"order": asdict(order), "owner": self._owner},
             torch_config=OwnAddressConfig(timeout_s=_EXCHANGE_MINUTES * 60),

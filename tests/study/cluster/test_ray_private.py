@@ -43,6 +43,8 @@ NAMES = (
     "ray.job_config:JobConfig._py_driver_sys_path",
     "ray.train.torch.config:_TorchBackend.on_start",
     "ray.train.torch.config:_set_torch_distributed_env_vars",
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
+    "ray.train.v2.api.data_parallel_trainer:PlacementGroupCleanerCallback",
     "ray.tune.execution.tune_controller:TrialRunnerWrapper._tune_controller",
     "ray.tune.execution.tune_controller:TuneController._pending_trials_list",
     "ray.tune.execution.tune_controller:TuneController._trial_to_actor",
@@ -130,6 +132,18 @@ def test_the_entrypoint_is_always_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils, "get_entrypoint_name", lambda: "study launch caf\udce9.yaml")
     with ray_private.sound_entrypoint():
         assert utils.get_entrypoint_name() == "study launch caf\\udce9.yaml"
+
+
+@pytest.mark.parametrize("dashboard", ["", "127.0.0.1:8265"])
+def test_only_a_cluster_with_a_dashboard_has_rays_guard_of_placement_groups(
+    dashboard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one each run of several workers would wait twelve seconds at its end."""
+    monkeypatch.setattr(ray_private, "dashboard_address", lambda: dashboard)
+    trainer = ray_private.torch_trainer_class()(print)
+    names = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    assert "BackendSetupCallback" in names
+    assert ("PlacementGroupCleanerCallback" in names) is bool(dashboard)
 
 
 def test_workers_import_from_the_folders_that_are_named() -> None:

@@ -50,8 +50,8 @@ def ray_here() -> Iterator[None]:
         yield
 
 
-def team_study(models: Path, seeds: tuple[int, ...] = (1, 2, 3), *, base: bool = False) -> StudySpec:
-    """One configuration by two workers, beside the base model if that is wanted."""
+def team_study(models: Path, seeds: tuple[int, ...] = (1, 2, 3)) -> StudySpec:
+    """One configuration by two workers."""
     return StudySpec.model_validate(
         {
             "name": "team",
@@ -65,7 +65,6 @@ def team_study(models: Path, seeds: tuple[int, ...] = (1, 2, 3), *, base: bool =
                 }
             ],
             "arms": {
-                **({"base": {"method": "base"}} if base else {}),
                 "lora": {"method": "lora", "r": 2, "search_space": "fixed"},
             },
             "training": {"train_batch_size": 4, "checkpointing_steps": EVERY, "learning_rate": 1e-3},
@@ -161,7 +160,7 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
     Run 1: a worker is killed, then the driver is asked to end. Run 2: begun by one process, gone on with by two,
     whose manager is killed. Run 3: stopped.
     """
-    spec = team_study(models, base=True)
+    spec = team_study(models)
     storage = Storage(fast_path, spec.name)
     killed, begun, stopped = (storage.run_folder(key(seed)) for seed in (1, 2, 3))
     config = spec.run_config(key(2), {}, storage)
@@ -197,7 +196,7 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
     outcome = launch(spec, storage)
     assert_ended(killer, stopper)
     assert (outcome.interrupted, outcome.failed) == (False, [])
-    assert (outcome.complete, outcome.pruned) == (3 + 2, 1)
+    assert (outcome.complete, outcome.pruned) == (2, 1)
     ledger = Ledger(storage.ledger_url, spec.name)
     records = ledger.trials("lora", "confirm")
     states = [run["state"] for record in records for run in record.runs.values()]
@@ -232,10 +231,6 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
     last = max(event.step or 0 for event in read_events(stopped))
     assert last < STEPS
     assert (stopped / "log.txt").exists()
-    bases = [storage.run_folder(RunKey("confirm", "base", 0, "cat", seed)) for seed in (1, 2, 3)]
-    for base in bases:
-        (start,) = (event.data for event in read_events(base) if event.kind == "started")
-        assert start["num_workers"] == 1  # there is nothing to train together
 
 
 @pytest.mark.slow
@@ -243,14 +238,20 @@ def test_a_study_by_teams_of_two(models: Path, fast_path: Path) -> None:
 def test_a_study_whose_teams_share_the_model(models: Path, fast_path: Path) -> None:
     """All weights train, dealt out to two workers (FSDP), and are what one process trains."""
     content = team_study(models, (1,)).model_dump(mode="json")
-    content["arms"] = {"full": {"method": "dreambooth", "search_space": "fixed", "num_class_images": 2}}
+    content["arms"] = {
+        "base": {"method": "base"},
+        "full": {"method": "dreambooth", "search_space": "fixed", "num_class_images": 2},
+    }
     content["training"] |= {"class_num_inference_steps": 1, "adam_epsilon": 1e-5, "checkpointing_steps": 5}
     content["budget"]["max_train_steps"] = 10
     content["resources"]["parallel_strategy"] = "fsdp"
     spec = StudySpec.model_validate(content)
     storage = Storage(fast_path, spec.name)
     outcome = launch(spec, storage)
-    assert (outcome.interrupted, outcome.failed, outcome.complete) == (False, [], 1)
+    assert (outcome.interrupted, outcome.failed, outcome.complete) == (False, [], 2)
+    events = read_events(storage.run_folder(RunKey("confirm", "base", 0, "cat", 1)))
+    (start,) = (event.data for event in events if event.kind == "started")
+    assert start["num_workers"] == 1  # there is nothing to train together
     run = RunKey("confirm", "full", 0, "cat", 1)
     events = read_events(storage.run_folder(run))
     (start,) = (event.data for event in events if event.kind == "started")
