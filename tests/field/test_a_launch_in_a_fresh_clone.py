@@ -76,7 +76,6 @@ def test_it_stays_clean(tmp_path: Path) -> None:
     assert f"report: {here}/storage/reports/quickstart/report.html" in study(
         "launch", str(tmp_path / "study.yaml")
     )
-    study("report", "quickstart")
     study("generate", "quickstart", "lora", "-p", "{subject}", "-n", "1", "--steps", "2")
     assert (here / "storage" / "reports" / "quickstart" / "report.html").exists()
     assert git(here, "status", "--porcelain") == ""

@@ -1,4 +1,4 @@
-"""One process of a team, for tests: ``python -m tests.helpers.worker JOBS.json RANK``.
+"""One process of a team, for tests; `tests.helpers.worker_jobs.do` starts it.
 
 Each job is a run: {"config": a RunConfig, "size": processes of its team, "break":
 None, or what goes wrong: [rank, step, "error" | "kill" | "nan"], "sharded": whether they share the model,
@@ -15,7 +15,6 @@ import functools
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,3 @@ def _breaking(rule: list[Any], rank: int) -> Any:
         return original(trainer, batch)
 
     return batch_loss
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))

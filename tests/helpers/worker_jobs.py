@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trainables.run_config import RunConfig
 
-ROOT = Path(__file__).parents[2]
 LORA: dict[str, Any] = {"train_batch_size": 5, "gradient_accumulation_steps": 2, "train_text_encoder": True}
 DREAMBOOTH: dict[str, Any] = {
     "train_batch_size": 4,
@@ -25,6 +23,23 @@ DREAMBOOTH: dict[str, Any] = {
     # Gradients that are zero but for rounding (biases of keys) would be blown up to whole steps by Adam.
     "adam_epsilon": 1e-5,
 }
+
+
+# Each process would import for four seconds what a forked one has at once: these modules, and what they load in turn.
+_FORKSERVER = multiprocessing.get_context("forkserver")
+_FORKSERVER.set_forkserver_preload(
+    [
+        "tests.helpers.worker",
+        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+        "diffusers.schedulers.scheduling_dpmsolver_multistep",
+        "transformers.models.clip.image_processing_pil_clip",
+        "transformers.models.clip.modeling_clip",
+        "transformers.models.vit.modeling_vit",
+        "peft",
+        "torch._dynamo",
+        "scipy.stats",
+    ]
+)
 
 
 def job(
@@ -49,26 +64,31 @@ def do(folder: Path, jobs: list[dict[str, Any]], patience: float = 300) -> list[
     """Does jobs by as many processes as the largest needs; returns how each ended, by process."""
     file = folder / "jobs.json"
     file.write_text(json.dumps(jobs))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.worker", str(file), str(rank)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / f"stderr.{rank}").open("wb"),
-        )
+        _FORKSERVER.Process(target=_member, args=(str(file), rank, str(folder / f"stderr.{rank}")))
         for rank in range(max(entry["size"] for entry in jobs))
     ]
+    for process in processes:
+        process.start()
     try:
         for process in processes:
-            process.wait(patience)
+            process.join(patience)
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.join()
     ends = [file.with_suffix(f".{rank}.json") for rank in range(len(processes))]
     return [json.loads(end.read_text()) if end.exists() else [] for end in ends]
+
+
+def _member(jobs_file: str, rank: int, stderr: str) -> None:
+    """The life of one process of a team."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    from tests.helpers.worker import main
+
+    main(jobs_file, rank)
 
 
 def result(config: RunConfig) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from tests.helpers.small_studies import small_study, storage_of
 def test_the_base_model_needs_no_team(fast_path: Path) -> None:
     """There is nothing to train together."""
     arms = {"base": {"method": "base"}, "lora": {"method": "lora", "search_space": "fixed"}}
-    spec = small_study(arms=arms, search={"trials": 1, "subjects": ["cat-1"], "seeds": [0]}, resources={"num_workers": 2})
+    spec = small_study(
+        arms=arms, search={"trials": 1, "subjects": ["cat-1"], "seeds": [0]}, resources={"num_workers": 2}
+    )
     storage = storage_of(fast_path, spec)
     dispatcher = Dispatcher(
         RunQueue(spec, storage, open_ledger(spec, storage)),

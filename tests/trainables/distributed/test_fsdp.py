@@ -44,7 +44,7 @@ def test_sharing_the_model_does_not_change_the_weights(
     }
     runs: list[tuple[RunConfig, RunConfig, int]] = []
     for method, (fields, size) in cases.items():
-        fields = {"max_train_steps": 20, "checkpointing_steps": 20} | fields
+        fields = {"max_train_steps": 8, "checkpointing_steps": 8} | fields
         alone, together = (make_config(method, f"{method}-{number}", **fields) for number in (1, size))
         list(execute(alone, resident))
         runs.append((alone, together, size))
@@ -115,6 +115,6 @@ def test_a_shared_model_goes_on_from_any_checkpoint_and_leaves_one_for_all(
 
 
 def test_an_overflow_in_the_part_of_one_process_skips_the_step_of_all(tmp_path: Path) -> None:
-    processes.spawn(overflow, (str(tmp_path),), nprocs=2)
+    processes.start_processes(overflow, (str(tmp_path),), nprocs=2, start_method="forkserver")
     told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert told == [[[True, False, True], [64.0, 32.0, 32.0]]] * 2

@@ -43,7 +43,7 @@ def test_the_number_of_processes_does_not_change_the_weights(
     runs: dict[str, list[RunConfig]] = {}
     for method, fields in (("lora", LORA), ("dreambooth", DREAMBOOTH)):
         runs[method] = [
-            make_config(method, f"{method}-{size}", max_train_steps=20, checkpointing_steps=20, **fields)
+            make_config(method, f"{method}-{size}", max_train_steps=8, checkpointing_steps=8, **fields)
             for size in (1, 2, 4)
         ]
         list(execute(runs[method][0], resident))
@@ -78,7 +78,7 @@ def test_each_process_asks_the_frozen_base_for_its_part(
         fields = own | {"with_prior_preservation": True, "prior_preservation_target": "base"}
         runs.append(
             [
-                make_config(method, f"{method}-{size}", max_train_steps=20, checkpointing_steps=20, **fields)
+                make_config(method, f"{method}-{size}", max_train_steps=8, checkpointing_steps=8, **fields)
                 for size in (1, 2)
             ]
         )
