@@ -22,7 +22,10 @@ from tests.faults.harness.settings import close_servers, impossible
 
 RECORDS: list[dict[str, Any]] = []
 
-SMOKE = ("worker_kill", "driver_kill")  # damaged checkpoints by day: tests/trainables/training/test_checkpoint*.py
+SMOKE = (
+    "worker_kill",
+    "driver_kill",
+)  # damaged checkpoints by day: tests/trainables/training/test_checkpoint*.py
 LOCAL = [
     ("worker_kill", "ledger_locked", "disk_error", "clock_jump", "driver_kill", "corrupt_events", "sigterm"),
     ("raylet_kill", "corrupt_checkpoint", "disk_slow", "all_workers_kill", "group_kill", "second_signal"),
