@@ -1,1 +1,1 @@
-"""What runs next, without Ray."""
+"""What runs next, and what a worker's death means for its run, without Ray."""

@@ -9,23 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from study.dispatch.deaths import Deaths
 from study.dispatch.run_hooks import RunHooks, StorageUnavailable
 from study.dispatch.run_queue import RunQueue
 from study.remote.run_manifest import attempt_name
-from study.storage.attempts import (
-    NOT_COUNTED,
-    attempts,
-    brief_cause,
-    crash_report,
-    node_label,
-    note_worker_failure,
-    worker_failures,
-)
+from study.storage.attempts import note_worker_failure
 from study.storage.planned_run import PlannedRun
-from study.storage.run_result import read_result, write_failure
+from study.storage.run_result import read_result
 from study.worker.order import REPORT_SECONDS, Order
 from study.worker.workspace import WorkspaceError
-from trainables.events import read_events
 from trainables.methods.registry import BASE
 
 if TYPE_CHECKING:
@@ -39,7 +31,6 @@ LONGEST_REPORT_SECONDS = 4.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 
 MAX_REFUSALS = 6
-LOOK_SECONDS = 1.0  # between two looks for nodes that will be taken away
 
 T = TypeVar("T")
 
@@ -103,12 +94,12 @@ class Dispatcher:
         self.max_concurrent = max_concurrent
         self._on_start = on_start
         self._note = note
-        self._release, self._preempted = release, tuple(preempted)
+        self._release = release
+        self._deaths = Deaths(self.driver_id, resources.max_attempts, preempted, note)
         self._planned: dict[str, PlannedRun] = {}
         self._pending: set[str] = set()
         self._groups: dict[str, str] = {}
         self._starved_since: float | None = None
-        self._deaths: Counter[str] = Counter()
 
     @property
     def over(self) -> bool:
@@ -243,38 +234,9 @@ class Dispatcher:
         if WorkspaceError.__name__ in cause:
             self._note_place(planned, cause)
             return self._settle(trial_id)
-        if self._was_preempted(planned, cause, self._given.get(trial_id, math.inf)):
-            note_worker_failure(planned.folder, self.driver_id, reason="preempted", cause=cause)
-            self._hooks.publish(planned, self.driver_id)
-            return self._settle(trial_id)
-        failure = self._failure(planned, cause)
-        if failure is not None:
-            failure_reason, message = failure
-            write_failure(
-                planned.folder,
-                reason=failure_reason,
-                message=message,
-                traceback=crash_report(planned.folder) or cause,
-                config=planned.config,
-                attempts=len(attempts(planned.folder)),
-            )
+        self._deaths.judge(planned, cause, self._given.get(trial_id, math.inf), self.announced)
         self._hooks.publish(planned, self.driver_id)
         return self._settle(trial_id)
-
-    def _was_preempted(self, planned: PlannedRun, cause: str, given: float) -> bool:
-        """Whether a worker died with its node, which had been announced to be taken away.
-
-        Ray says so of few of them. A worker that died before it could begin has left no word of where it was: then a
-        node that was going away after the order was given is taken for it.
-        """
-        if any(words in cause for words in self._preempted):
-            return True
-        begun = attempts(planned.folder)
-        known = {death["attempt"] for death in worker_failures(planned.folder)}
-        if not begun or begun[-1]["session"] != self.driver_id or len(begun) in known:
-            return any(seen >= given - LOOK_SECONDS for seen in self.announced.values())
-        node = str(begun[-1].get("node") or "").rpartition("/")[2]
-        return bool(node) and any(name.startswith(node) for name in self.announced)
 
     def _note_place(self, planned: PlannedRun, cause: str) -> None:
         """Takes a run back that its node could not work on, or whose results the storage did not take.
@@ -293,38 +255,6 @@ class Dispatcher:
         if often or self._refusals >= MAX_REFUSALS:
             self.trouble = said
 
-    def _failure(self, planned: PlannedRun, cause: str) -> tuple[str, str] | None:
-        """Returns reason and message if the run must not be tried again."""
-        mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self.driver_id]
-        # A worker that cannot even begin (it lacks a package, say) leaves no attempt in the folder.
-        self._deaths[planned.key.name] += 1
-        excused = [
-            death
-            for death in worker_failures(planned.folder)
-            if death.get("session") == self.driver_id
-            and death["attempt"]
-            and death.get("reason") in NOT_COUNTED
-        ]
-        tried = max(len(mine) - len(excused), self._deaths[planned.key.name])
-        out_of_memory = "OutOfMemory" in cause or "memory monitor" in cause or "OOM" in cause.split("(1)")[0]
-        reason = "out_of_memory" if out_of_memory else "worker_died"
-        note_worker_failure(planned.folder, self.driver_id, reason=reason, cause=cause)
-        where = node_label(mine[-1]) if mine else "a node that it never reported from"
-        self._note(
-            f"{planned.key.name}: its worker died in attempt {tried} on {where} ({reason}): {brief_cause(cause)}"
-        )
-        if tried >= self._resources.max_attempts:
-            return reason, f"its worker died in each of {tried} attempts, last on {where}"
-        known_cause = out_of_memory or crash_report(planned.folder) is not None
-        stuck = len(mine) >= 2 and _progress_at(planned, mine[-1]["after"]) == _progress_at(planned, math.inf)
-        if known_cause and stuck:
-            what = "ran out of memory" if out_of_memory else "crashed"
-            return (
-                reason if out_of_memory else "crash",
-                f"its worker {what} twice at the same place, last on {where}",
-            )
-        return None
-
 
 def report_seconds(runs: int) -> float:
     """Seconds between two reports of a run, so that so many runs together do not swamp the driver.
@@ -332,14 +262,3 @@ def report_seconds(runs: int) -> float:
     Reports are heartbeats and carry no data. Tune waits five seconds for workers that it ends, so they stay below that.
     """
     return min(LONGEST_REPORT_SECONDS, max(REPORT_SECONDS, runs / REPORTS_A_SECOND))
-
-
-def _progress_at(planned: PlannedRun, until: float) -> tuple[int, str]:
-    """How far a run had come by the event of that number: the highest step, and the phase it was in."""
-    step, phase = 0, ""
-    for event in read_events(planned.folder):
-        if event.number > until:
-            break
-        step = max(step, event.step or 0)
-        phase = event.data["name"] if event.kind == "phase" else phase
-    return step, phase

@@ -107,7 +107,7 @@ class RunQueue:
         for search in self._searches:
             self._recover(search)
 
-    # What the executor calls
+    # What the dispatcher calls
 
     @property
     def live(self) -> tuple[RunKey, ...]:

@@ -21,8 +21,8 @@ from study.cluster.ray_cluster import Cluster, alive_nodes, cluster, dead_daemon
 from study.dispatch.run_hooks import RunHooks
 from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
-from study.driver.failures import records_failed, what_failed
 from study.driver.heartbeat import Heartbeat
+from study.driver.launch_failures import records_failed, what_failed
 from study.driver.remote_sync import storage_hooks
 from study.driver.watchdog import Watchdog
 from study.ledger.open_ledger import open_ledger

@@ -16,7 +16,8 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from study.cluster.ray_private import draining_nodes
-from study.dispatch.dispatcher import LOOK_SECONDS, Dispatcher
+from study.dispatch.deaths import LOOK_SECONDS
+from study.dispatch.dispatcher import Dispatcher
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial

@@ -12,7 +12,8 @@ from study.results.columns import BEST, COUNTS, MORE_COLUMNS, PARAM_PREFIX, RUN_
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
-from study.tracking.event_metrics import flat_fields, latest_metrics
+from study.tracking.event_metrics import latest_metrics
+from study.tracking.params import flat_fields
 from study.tracking.run_ids import read_record
 from study.util.units import iso_time
 from trainables.events import EVENTS_FILE, RUN_FILE, Event, read_events

@@ -61,7 +61,13 @@ def load_study(source: str | Path, overrides: Iterable[str] = ()) -> StudySpec:
 
 
 def study_of(document: Document, folder: Path) -> StudySpec:
-    """Validates a parsed study file, whose relative paths start at `folder`; raises UserError."""
+    """Validates a parsed study file, whose relative paths start at `folder`.
+
+    Keys that no section knows are refused as everywhere in configurations, by `trainables.config.frozen.Frozen`.
+
+    Raises:
+        UserError: All that is wrong with it, each with its line.
+    """
     data = absolute_paths(document.data, folder)
     try:
         return StudySpec.model_validate(data)

@@ -1,6 +1,6 @@
 """The study file: what is compared, on what, with which budget; validated, frozen, complete.
 
-``load_study`` reads a file or a preset; ``StudySpec.model_validate`` takes a dict. Nothing here imports
+``loading.py`` reads a file or a preset; ``StudySpec.model_validate`` takes a dict. Nothing here imports
 torch, ray, mlflow or optuna. What can only be judged across sections stands in ``study/spec/rules.py``, what
 depends on the machine and on other files in ``study/preflight/checks.py``.
 """
@@ -319,9 +319,3 @@ class StudySpec(Frozen):
 
 def _stated(arm: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arm.items() if value is not None}
-
-
-# ---------------------------------------------------------------------- loading
-
-
-# ---------------------------------------------------------------------- helpers

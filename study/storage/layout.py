@@ -1,4 +1,4 @@
-"""The identity of a run and its place in storage: what ledger, Ray, MLflow and the report agree on."""
+"""The names of everything in a storage folder, and where in it a run lies."""
 
 from __future__ import annotations
 

@@ -8,24 +8,15 @@ last word.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from study.tracking.mlflow_store import MAX_METRICS, Metric
-from trainables.config.fields import names_data_set
 from trainables.events import Event, choosing_values
-from trainables.run_config import WITHOUT_EFFECT
 
 _CHOICE, _EVAL = "choice/", "eval/"
 _GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost", "best": "best"}
-# Where a run keeps its files and how it uses the machine: no parameters of the experiment.
-# The share of a GPU has always been shown.
-_NO_PARAMS = {*WITHOUT_EFFECT, "contents"} - {"gpu_share"}
-_NAME = re.compile(
-    r"[\w./ :-]+"
-)  # what MLflow takes in a parameter's name; patterns for modules may hold more
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
@@ -196,31 +187,3 @@ def corrections(events: Sequence[Event], result: Mapping[str, Any]) -> list[Metr
                 step = before.step if before else top
                 found.append(Metric(f"{group}/{name}", float(value), moment, step))
     return found
-
-
-def flat_params(document: Mapping[str, Any]) -> dict[str, str]:
-    """Flattens a run's configuration to MLflow params: dotted names, texts as they are, the rest as JSON."""
-    return {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in flat_fields(document).items()
-    }
-
-
-def flat_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Flattens a run's configuration: dotted names, values as they are; what is None is left out.
-
-    So is `holdout` of a data set, which has no effect: ``dataset.holdout`` says what is held out.
-    """
-    fields: dict[str, Any] = {}
-
-    def visit(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping) and all(_NAME.fullmatch(str(name)) for name in value):
-            for name, item in value.items():
-                visit(f"{prefix}.{name}" if prefix else str(name), item)
-        elif value is not None:
-            fields[prefix] = value
-
-    visit("", {name: value for name, value in document.items() if name not in _NO_PARAMS})
-    if names_data_set(document.get("subject")):
-        fields.pop("subject.holdout", None)
-    return fields

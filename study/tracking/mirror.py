@@ -25,7 +25,7 @@ from study.storage.layout import TRACKING_LOCK_FILE, Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
 from study.storage.study_record import published_spec, spec_digest
-from study.tracking.event_metrics import Batch, batches, corrections, flat_params, milliseconds, mlflow_status
+from study.tracking.event_metrics import Batch, batches, corrections, milliseconds, mlflow_status
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
@@ -33,6 +33,7 @@ from study.tracking.mlflow_store import (
     is_server,
 )
 from study.tracking.parallel import side_by_side
+from study.tracking.params import flat_params
 from study.tracking.parents import Child, Parents
 from study.tracking.run_ids import RunIds, TrackingRecord
 from study.tracking.run_writer import end_tags, log_artifacts, log_image, run_tags

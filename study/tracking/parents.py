@@ -11,8 +11,8 @@ from typing import Any
 
 from study.storage.layout import STUDY_FILE
 from study.storage.run_key import RunKey
-from study.tracking.event_metrics import flat_params
 from study.tracking.mlflow_store import Metric, MlflowStore
+from study.tracking.params import flat_params
 from trainables.evaluation.metrics_table import QUALITY
 
 

@@ -13,7 +13,7 @@ import sqlalchemy.exc
 from study.cluster.ray_cluster import SETTINGS, environment
 from study.dispatch.dispatcher import MAX_REFUSALS, Dispatcher
 from study.dispatch.run_queue import RunQueue
-from study.driver.failures import what_failed
+from study.driver.launch_failures import what_failed
 from study.ledger.open_ledger import open_ledger
 from study.ray_tune import searcher as search
 from study.ray_tune.experiment import PREEMPTED

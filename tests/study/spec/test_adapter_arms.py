@@ -11,7 +11,7 @@ import pytest
 from search_spaces.schema import Categorical, Float
 from study.preflight.checks import check_study
 from study.spec.study_spec import StudySpec
-from study.tracking.event_metrics import flat_params
+from study.tracking.params import flat_params
 from tests.helpers.study_files import only, study_dict
 from trainables.methods.adapter_kinds import KINDS
 from trainables.run_config import RunConfig

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 
-from study.tracking.event_metrics import batches, corrections, flat_params, latest_metrics, milliseconds
+from study.tracking.event_metrics import batches, corrections, latest_metrics, milliseconds
+from study.tracking.params import flat_params
 from trainables.config.fields import SubjectConfig
 from trainables.events import Event
 
