@@ -9,7 +9,8 @@ two captions is in both halves. That is settled over all held-out images, also w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trainables.config.fields import EvaluationConfig
@@ -130,6 +131,18 @@ def phases_of(captions: Sequence[str], characters: Sequence[str]) -> tuple[str, 
         number = dealt[asked.character] = dealt.get(asked.character, -1) + 1
         phases[caption_key(asked.caption)] = "search" if number % 2 else "confirm"
     return tuple(phases[caption_key(caption)] for caption in captions)
+
+
+def told_apart(held_out: Iterable[str], trained: Iterable[str]) -> set[str]:
+    """Returns the characters whose images are judged by their own: those of whom a held-out image can be compared with
+    another real one, held out or trained on. Of the others nobody knows how alike real images of them are.
+
+    Args:
+        held_out: Whom each held-out image shows; empty text where nobody is named.
+        trained: The same of the training images.
+    """
+    of_training = set(trained)
+    return {name for name, n in Counter(held_out).items() if name and (n > 1 or name in of_training)}
 
 
 def _half(
