@@ -7,8 +7,6 @@ torch.
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,13 @@ from PIL import Image
 
 from trainables.config.fields import DataSetConfig, SubjectConfig
 from trainables.data.buckets import Size, cut, nearest_bucket
+from trainables.data.group_split import hold_out_groups
 from trainables.data.image_folders import Columns, Entry, read_image_folder, some
 from trainables.data.images import fingerprint_of, read_image, square
 from trainables.data.path_map import folder_of
 from trainables.embedded import load_data_set
 from trainables.errors import UserError
-from trainables.util.text import name_bytes, same_name, shown
+from trainables.util.text import same_name, shown
 
 _PLACEHOLDER = "{subject}"
 
@@ -141,31 +140,6 @@ def _read(
     return tuple(found), problems
 
 
-def hold_out_groups(groups: Sequence[str], share: float) -> set[str]:
-    """Returns the groups that are held out: in the order of the hashes of their names, those that bring the number of
-    held-out images nearer to `share` of all. An added image hardly changes the choice, and it is the same on every
-    file system.
-
-    Neither side is left without an image if there are two groups: where every group is too large, the smallest is held
-    out.
-
-    Args:
-        groups: Of each image.
-        share: In (0, 1).
-    """
-    sizes = Counter(map(same_name, groups))
-    if len(sizes) < 2:
-        return set()
-    ranked = sorted(sizes, key=lambda group: hashlib.sha256(name_bytes(group)).hexdigest())
-    target = max(1.0, share * len(groups))
-    held, chosen = 0, set()
-    for group in ranked:
-        if abs(held + sizes[group] - target) < abs(held - target) and held + sizes[group] < len(groups):
-            chosen.add(group)
-            held += sizes[group]
-    return chosen or {min(ranked, key=lambda group: sizes[group])}
-
-
 def data_set_captions(config: SubjectConfig) -> dict[str, str]:
     """Returns the captions, with their trigger, of images to train on, by the images' names.
 
@@ -178,7 +152,8 @@ def data_set_captions(config: SubjectConfig) -> dict[str, str]:
 def _shipped_split(name: str) -> Split:
     pictures = load_data_set(name).pictures
     share = DataSetConfig.model_fields["holdout"].default
-    drawn = hold_out_groups([one.group for one in pictures if one.is_held_out is None], share)
+    drawn_of = [one for one in pictures if one.is_held_out is None]
+    drawn = hold_out_groups([one.group for one in drawn_of], share, [one.character for one in drawn_of])
     sides: tuple[list[Entry], list[Entry]] = ([], [])
     for one in pictures:
         held_out = one.group in drawn if one.is_held_out is None else one.is_held_out
@@ -207,7 +182,8 @@ def _folder_split(config: DataSetConfig) -> tuple[Split, list[str]]:
             return Split(), problems
         references, more = read_image_folder(other, columns)
         return Split(entries, references), [*problems, *more, *_shared_groups(config, entries, references)]
-    held_out = hold_out_groups([entry.group for entry in entries], config.holdout)
+    characters = [entry.character for entry in entries]
+    held_out = hold_out_groups([entry.group for entry in entries], config.holdout, characters)
     training = tuple(entry for entry in entries if same_name(entry.group) not in held_out)
     references = tuple(entry for entry in entries if same_name(entry.group) in held_out)
     if not problems and not references:

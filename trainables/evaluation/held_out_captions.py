@@ -2,8 +2,8 @@
 
 A data set is judged on captions of images that were never trained on. Each distinct caption belongs to one half, dealt
 out by its hash within its character, so that nothing that a search was tuned on is asked again and every character with
-two captions is in both halves. That is settled over all held-out images, also where a half of these alone judges
-(``choice.py``). Needs no torch.
+two captions is in both halves; of characters with one, every second one is in the search's. That is settled over all
+held-out images, also where a half of these alone judges (``choice.py``). Needs no torch.
 """
 
 from __future__ import annotations
@@ -119,16 +119,22 @@ def choose(
 def phases_of(captions: Sequence[str], characters: Sequence[str]) -> tuple[str, ...]:
     """Returns the phase, "confirm" or "search", to which the caption of each held-out image belongs.
 
-    Distinct captions are dealt out in turn: sorted by character, within it by the hash of the caption.
+    The distinct captions of a character are dealt out in turn, in the order of their hashes. The first goes to confirm,
+    but where their number is odd: then to confirm and search by turns, in the order of the hashes of the characters'
+    names, or all that is over (and every character with one caption) would be confirm's.
 
     Args:
         captions: Of all images that are held out, without the trigger.
         characters: Whom each shows; empty where nobody is named.
     """
-    dealt: dict[str, int] = {}
+    distinct = _distinct(captions, characters)
+    counts = Counter(asked.character for asked in distinct)
+    odd = sorted((name for name, count in counts.items() if count % 2), key=_hash)
+    dealt = {name: number % 2 for number, name in enumerate(odd)}
     phases = {}
-    for asked in _distinct(captions, characters):
-        number = dealt[asked.character] = dealt.get(asked.character, -1) + 1
+    for asked in distinct:
+        number = dealt.get(asked.character, 0)
+        dealt[asked.character] = number + 1
         phases[caption_key(asked.caption)] = "search" if number % 2 else "confirm"
     return tuple(phases[caption_key(caption)] for caption in captions)
 
