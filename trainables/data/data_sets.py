@@ -16,12 +16,13 @@ from PIL import Image
 from trainables.config.fields import DataSetConfig, SubjectConfig
 from trainables.data.buckets import Size, cut, nearest_bucket
 from trainables.data.group_split import hold_out_groups
-from trainables.data.image_folders import Columns, Entry, read_image_folder, some
+from trainables.data.image_folders import Entry, read_image_folder
 from trainables.data.images import fingerprint_of, read_image, square
+from trainables.data.metadata_files import Columns
 from trainables.data.path_map import folder_of
 from trainables.embedded import load_data_set
 from trainables.errors import UserError
-from trainables.util.text import same_name, shown
+from trainables.util.text import same_name, shown, some
 
 _PLACEHOLDER = "{subject}"
 
@@ -216,7 +217,11 @@ def _shared_groups(
 ) -> list[str]:
     if config.group_column is None:
         return []
-    shared = sorted({entry.group for entry in training} & {entry.group for entry in references})
+    # An image without a group stands for itself, and one of the other folder may have its name.
+    of_training, held_out = (
+        {one.group for one in side if one.group != one.name} for side in (training, references)
+    )
+    shared = sorted(of_training & held_out)
     if not shared:
         return []
     return [

@@ -18,14 +18,13 @@ from PIL import Image
 
 from trainables.config.fields import SubjectConfig
 from trainables.data.data_sets import split_of
-from trainables.data.image_folders import some
 from trainables.data.images import image_digest, list_images, read_image, square
 from trainables.data.path_map import folder_of
 from trainables.data.sharpness import blur_limit, blur_of
 from trainables.data.subjects import hold_out
 from trainables.errors import UserError
 from trainables.evaluation.copies import SIDE, copies
-from trainables.util.text import shown
+from trainables.util.text import shown, some
 
 _LARGEST = 512  # pixels at which blur is looked at, at most: what it is calibrated up to
 _NAMES_OF_DATA_SET = 8  # of images in one message

@@ -9,10 +9,9 @@ from contextlib import suppress
 
 from trainables.config.fields import EvaluationConfig, SubjectConfig
 from trainables.data.data_sets import Split, split_of
-from trainables.data.image_folders import some
 from trainables.errors import UserError
 from trainables.run.held_out_checks import held_out_of
-from trainables.util.text import shown, without_case
+from trainables.util.text import shown, some, without_case
 
 _WORD = re.compile(r"\w+")
 

@@ -340,6 +340,19 @@ def test_a_group_on_both_sides(tmp_path: Path) -> None:
     assert "groups (take) that are trained on and held out: b" in only_problem(config)
 
 
+def test_images_without_a_group_are_of_none_that_is_on_both_sides(tmp_path: Path) -> None:
+    captioned(tmp_path / "train", 3, take=["a", "", "caf\u00e9"])
+    write_pictures(tmp_path / "held", ["01.png", "x.png"], first=60)
+    lines = [
+        {"file_name": name, "text": "x", "take": take} for name, take in (("01.png", None), ("x.png", "b"))
+    ]
+    write_lines(tmp_path / "held", lines)
+    config = config_of(tmp_path / "train", references=str(tmp_path / "held"), group_column="take")
+    assert check_subject(config, 64) == []
+    write_lines(tmp_path / "held", [lines[0], {**lines[1], "take": "cafe\u0301 "}])
+    assert "groups (take) that are trained on and held out: caf\u00e9" in only_problem(config)
+
+
 def test_images_that_cannot_be_decoded_or_are_too_small(tmp_path: Path) -> None:
     captioned(tmp_path, 6)
     (tmp_path / "01.png").write_bytes((tmp_path / "01.png").read_bytes()[:200])

@@ -6,10 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import pandas
 import pytest
 
 from tests.helpers.image_folders import captioned, write_lines, write_pictures
-from trainables.data.image_folders import Columns, folder_files, read_image_folder
+from trainables.data.image_folders import folder_files, read_image_folder
+from trainables.data.metadata_files import Columns
 
 SOUND = Columns()
 
@@ -240,11 +242,66 @@ def test_a_table_that_is_wrong(tmp_path: Path, text: str, said: str) -> None:
     assert said in only_problem(tmp_path)
 
 
-@pytest.mark.parametrize("value", [None, "", [1], True])
-def test_a_group_that_names_nothing(tmp_path: Path, value: object) -> None:
+@pytest.mark.parametrize("value", [[1], True, {}])
+def test_a_group_that_is_no_name(tmp_path: Path, value: object) -> None:
     captioned(tmp_path, 2, scene=["a", value])
     message = only_problem(tmp_path, Columns(group="scene"))
-    assert f"metadata.jsonl line 2: scene is {value!r}, and must name something in every line" in message
+    assert (
+        f"metadata.jsonl line 2: scene is {value!r}, and a name is text or a number; leave it empty"
+        in message
+    )
+
+
+@pytest.mark.parametrize("value", [None, "", " \n", "\u200b", float("nan"), "nan", "NaN", "<NA>", "None"])
+def test_an_empty_cell_names_nothing(tmp_path: Path, value: object) -> None:
+    captioned(tmp_path, 3, scene=["a", value, value], who=[value, "Nan", value])
+    entries, problems = read_image_folder(tmp_path, Columns(group="scene", character="who"))
+    assert problems == []
+    # An image without a group is by itself.
+    assert [(one.group, one.character) for one in entries] == [("a", ""), ("01.png", "Nan"), ("02.png", "")]
+
+
+def test_tables_of_pandas_with_missing_values(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["1.png", "2.png"])
+    rows = {
+        "file_name": ["1.png", "2.png"],
+        "text": ["a", "b"],
+        "who": ["momo", None],
+        "scene": ["s", float("nan")],
+    }
+    table = pandas.DataFrame(rows)
+    columns = Columns(group="scene", character="who")
+    for keywords in ({}, {"na_rep": "NaN"}, {"na_rep": "nan"}):
+        table.to_csv(tmp_path / "metadata.csv", index=False, **keywords)
+        entries, problems = read_image_folder(tmp_path, columns)
+        assert problems == []
+        assert [(one.group, one.character) for one in entries] == [("s", "momo"), ("2.png", "")]
+    (tmp_path / "metadata.csv").unlink()
+    write_lines(tmp_path, [json.dumps(row) for row in table.to_dict("records")])  # with a bare NaN
+    assert "NaN" in (tmp_path / "metadata.jsonl").read_text()
+    assert read_image_folder(tmp_path, columns) == (entries, [])
+
+
+def test_a_missing_caption_is_an_empty_one(tmp_path: Path) -> None:
+    captioned(tmp_path, 2)
+    write_lines(tmp_path, ['{"file_name": "00.png", "text": NaN}', '{"file_name": "01.png", "text": "x"}'])
+    assert "empty captions: metadata.jsonl line 1; write what the images show" in only_problem(tmp_path)
+
+
+def test_a_column_that_is_empty_in_every_line(tmp_path: Path) -> None:
+    captioned(tmp_path, 2, who=["", None])
+    message = only_problem(tmp_path, Columns(character="who"))
+    assert message.endswith(
+        "metadata.jsonl: column 'who' is empty in every line; fill it in, or leave out dataset.character_column"
+    )
+
+
+def test_names_are_one_in_either_unicode_spelling_and_with_spaces(tmp_path: Path) -> None:
+    spelt = [" caf\u00e9", "cafe\u0301 "]
+    captioned(tmp_path, 2, scene=spelt, who=spelt)
+    entries, problems = read_image_folder(tmp_path, Columns(group="scene", character="who"))
+    assert problems == []
+    assert {(one.group, one.character) for one in entries} == {("caf\u00e9", "caf\u00e9")}
 
 
 def test_of_many_wrong_lines_a_few_are_told(tmp_path: Path) -> None:
