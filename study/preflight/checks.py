@@ -83,7 +83,8 @@ def leaks(spec: StudySpec) -> list[str]:
     """Tells which held-out photographs are nearly those that are trained on: fidelity to them would be memory."""
     from trainables.run.data_set import leaks as leaks_of
 
-    return [problem for subject in spec.subjects for problem in leaks_of(subject)]
+    resolution = _largest_resolution(spec)
+    return [problem for subject in spec.subjects for problem in leaks_of(subject, resolution)]
 
 
 def data_notes(spec: StudySpec) -> list[str]:
