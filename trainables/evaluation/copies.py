@@ -82,6 +82,8 @@ def copy_pairs(
             standardised = np.stack([_standardised(rows[row].astype(np.float32)) for row in candidates])
             itself = training[first + column]
             own = np.array([images[row] is itself for row in candidates.tolist()], dtype=np.bool_)
+            if images is training:
+                own |= candidates == first + column
             # A picture is a copy of itself, unless it is so flat that nothing is.
             own &= (standardised**2).mean(axis=(1, 2, 3)) >= SAME_WHOLE
             found.append((candidates[own], first + column))

@@ -112,8 +112,9 @@ def _alike(
     other_shapes: NDArray[np.float64],
 ) -> Pairs:
     """Pairs of one shape that show one picture."""
-    middles = (_Views(side, range(len(side)), _middle) for side in (images, others))
-    pairs = np.stack(copy_pairs(*middles), axis=1)
+    middles = _Views(images, range(len(images)), _middle)
+    of_others = middles if others is images else _Views(others, range(len(others)), _middle)
+    pairs = np.stack(copy_pairs(middles, of_others), axis=1)
     pairs = pairs[np.abs(shapes[pairs[:, 0]] - other_shapes[pairs[:, 1]]) <= SAME_RATIO]
     itself = np.array([images[i] is others[j] for i, j in pairs.tolist()], dtype=np.bool_)
     return np.concatenate([pairs[itself], _confirmed(pairs[~itself], images, others, _along)])
