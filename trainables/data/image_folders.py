@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from trainables.data.caption_files import CAPTION_SUFFIXES, texts_of
-from trainables.data.images import is_passed_over
+from trainables.data.images import is_notice, is_passed_over
 from trainables.data.metadata_files import FILE_NAME, METADATA, Columns, Row, read_metadata
 from trainables.util.text import is_blank, same_name, shown, some
 
+_OF_MACOS = "__MACOSX"
 _OTHER_METADATA = "metadata.parquet"
 _RULE = "each image of a data set needs a caption, in metadata.jsonl, metadata.csv or a text file beside it"
 
@@ -113,12 +114,14 @@ def _files_of(folder: Path) -> _Files:
             )
             continue
         spelt[name] = str(relative)
-        if path.name in METADATA and path.parent == folder:
+        # In any case, as file systems that do not tell cases apart may spell them.
+        kind = path.name.lower()
+        if kind in METADATA and path.parent == folder:
             found.metadata[path.name] = path
-        elif path.name in (*METADATA, _OTHER_METADATA):
+        elif kind in (*METADATA, _OTHER_METADATA):
             remedy = (
                 f"write it as {METADATA[0]}"
-                if path.name == _OTHER_METADATA
+                if kind == _OTHER_METADATA
                 else f"put its lines into {METADATA[0]} of {place}, with {FILE_NAME} from there"
             )
             found.problems.append(f"{shown(str(path))}: is not read; {remedy}")
@@ -129,11 +132,18 @@ def _files_of(folder: Path) -> _Files:
     if not found.images and not found.problems:
         found.problems.append(f"{place}: has no images; put captioned images into it")
     found.images = dict(sorted(found.images.items()))
+    # A readme is the caption of an image of that name only.
+    stems = set(map(_stem, found.images))
+    found.texts = {
+        stem: paths for stem, paths in found.texts.items() if stem in stems or not is_notice(paths[0])
+    }
     return found
 
 
 def _walk(folder: Path, problems: list[str]) -> Iterator[Path]:
-    """The files below a folder, without hidden ones and what lies in hidden folders; links are followed, once."""
+    """The files below a folder, without hidden ones and what lies in hidden folders, or in those that macOS adds to zip
+    files; links are followed, once.
+    """
     seen: set[str] = set()
 
     def unreadable(error: OSError) -> None:
@@ -147,7 +157,7 @@ def _walk(folder: Path, problems: list[str]) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != _OF_MACOS)
         yield from (Path(root) / name for name in sorted(names) if not name.startswith("."))
 
 
@@ -199,6 +209,23 @@ def _text_captions(files: _Files, rows: Mapping[str, Row], place: str) -> tuple[
     return texts, problems
 
 
+def _remedy_of_links(files: _Files, rows: Mapping[str, Row]) -> str:
+    """What to do about lines whose image is not there, where that image may be there as a link."""
+    links = {
+        same_name(os.path.basename(os.path.realpath(path))): name
+        for name, path in files.images.items()
+        if name not in rows and os.path.islink(path)
+    }
+    meant = [
+        f"{shown(links[PurePosixPath(name).name])} in place of {shown(name)}"
+        for name in rows
+        if name not in files.images and PurePosixPath(name).name in links
+    ]
+    if not meant:
+        return "add the images, or remove the lines"
+    return f"an image that is a link has the name of the link, not of the file that it leads to: write {some(meant)}"
+
+
 def _without_partner(
     files: _Files, rows: Mapping[str, Row], source: Path | None, place: str, *, complete: bool
 ) -> list[str]:
@@ -210,7 +237,7 @@ def _without_partner(
     problems = []
     gone = [f"{row.place} ({shown(name)})" for name, row in rows.items() if name not in files.images]
     if gone:
-        problems.append(f"{place}: no such image: {some(gone)}; add the images, or remove the lines")
+        problems.append(f"{place}: no such image: {some(gone)}; {_remedy_of_links(files, rows)}")
     if source is None:
         bare = [shown(name) for name in files.images if _stem(name) not in files.texts]
     else:

@@ -14,6 +14,7 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import stat
 import warnings
 from pathlib import Path
@@ -33,6 +34,8 @@ _LONGEST = 8  # times its shorter side that a thumbnail has
 MAX_BYTES = 2_000_000_000  # of a file; a photograph of MAX_PIXELS has less
 
 _SIDECARS = {".txt", ".caption", ".json", ".md"}  # captions and notes that may lie beside images
+_NOTICE = re.compile(r"(readme|licen[cs]e|copying|notice|authors|attribution)([-_. ].*)?")
+_NOTICE_SUFFIXES = {"", ".txt", ".md", ".rst", ".html", ".pdf"}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 _SUFFIX_KINDS = {
     ".heic": HEIC,
@@ -279,8 +282,15 @@ def _missing_remedy(folder: Path) -> str:
 
 
 def is_passed_over(path: Path) -> bool:
-    """Whether a file among images is a hidden one, a caption, a note, or one that desktops leave behind."""
-    return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES or path.suffix.lower() in _SIDECARS
+    """Whether a file among images is a hidden one, a caption, a note, a licence, or one that desktops leave behind."""
+    is_sidecar = path.suffix.lower() in _SIDECARS or path.name.lower() in _SYSTEM_FILES
+    return path.name.startswith(".") or is_sidecar or is_notice(path)
+
+
+def is_notice(path: Path) -> bool:
+    """Whether a file is a licence or readme by its name, and no image: README.md, LICENSE, LICENSE-CC-BY-4.0."""
+    is_text = path.suffix.lower() in _NOTICE_SUFFIXES or path.suffix[1:].isdigit()
+    return is_text and _NOTICE.fullmatch(path.name.lower()) is not None
 
 
 def _foreign(place: str, kind: Kind, suffix: str) -> str:

@@ -22,6 +22,8 @@ from trainables.util.text import decoded, is_blank, same_name, shown, some
 METADATA = ("metadata.jsonl", "metadata.csv")
 FILE_NAME = "file_name"
 _LINES_SHOWN = 10
+#: Of other programs' tables: spreadsheets in countries with decimal commas write semicolons.
+_DELIMITERS = {";": "semicolons (;)", "\t": "tabs", "|": "bars (|)"}
 #: What pandas writes for a missing value that it has turned into text, in this spelling: somebody may be called Nan.
 _NO_NAMES = ("nan", "NaN", "NaT", "<NA>", "None")
 
@@ -60,7 +62,7 @@ def read_metadata(path: Path, columns: Columns) -> tuple[dict[str, Row], list[st
         return {}, list(error.problems)
     except ValueError as error:
         return {}, [f"{shown(str(path))}: {error}"]
-    lines, problems = (_json_lines if path.name == METADATA[0] else _csv_lines)(text, path.name)
+    lines, problems = (_json_lines if path.name.lower() == METADATA[0] else _csv_lines)(text, path.name)
     rows: dict[str, Row] = {}
     wrong: list[str] = []
     missing: dict[str, list[str]] = {}
@@ -189,9 +191,27 @@ def _json_lines(text: str, name: str) -> tuple[list[tuple[str, dict[str, Any]]],
     return lines, problems
 
 
+def _other_delimiter(header: str) -> str | None:
+    """What separates the columns of a table in the place of commas, in words; None where commas do."""
+
+    def has_name(delimiter: str) -> bool:
+        cells = [cell.strip(' "') for cell in header.split(delimiter)]
+        return len(cells) > 1 and FILE_NAME in cells
+
+    if has_name(","):
+        return None
+    return next((words for delimiter, words in _DELIMITERS.items() if has_name(delimiter)), None)
+
+
 def _csv_lines(text: str, name: str) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
     lines: list[tuple[str, dict[str, Any]]] = []
     problems = []
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    if (other := _other_delimiter(first)) is not None:
+        remedy = f"put captions that have commas in quotation marks, or write {METADATA[0]}"
+        return [], [
+            f"{name} line 1: its columns are separated by {other}; separate them by commas and {remedy}"
+        ]
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     begin = 1

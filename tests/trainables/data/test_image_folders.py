@@ -92,6 +92,60 @@ def test_every_file_that_counts_is_listed(tmp_path: Path) -> None:
     assert [path.name for path in folder_files(tmp_path)] == ["00.png", "00.txt", "01.png", "metadata.jsonl"]
 
 
+def test_what_lies_beside_images_of_a_download_is_passed_over(tmp_path: Path) -> None:
+    captioned(tmp_path, 2)
+    captioned(tmp_path / "__MACOSX", 2)
+    (tmp_path / "__MACOSX" / "._00.png").write_bytes(b"no image")
+    names = (
+        "LICENSE",
+        "License.txt",
+        "LICENCE.md",
+        "README",
+        "readme.TXT",
+        "LICENSE-CC-BY-4.0",
+        "NOTICE",
+        ".DS_Store",
+    )
+    for name in (*names, "Thumbs.db", "README.rst"):
+        (tmp_path / name).write_text("words")
+    assert set(captions_of(tmp_path)) == {"00.png", "01.png"}
+    assert [path.name for path in folder_files(tmp_path)] == ["00.png", "01.png", "metadata.jsonl"]
+
+
+def test_an_image_may_be_called_readme(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["readme.png", "license.jpg"])
+    (tmp_path / "readme.txt").write_text("a sheet of paper")
+    (tmp_path / "license.txt").write_text("a driving licence")
+    assert captions_of(tmp_path) == {"readme.png": "a sheet of paper", "license.jpg": "a driving licence"}
+
+
+@pytest.mark.parametrize("name", ["METADATA.CSV", "Metadata.csv", "METADATA.jsonl"])
+def test_metadata_in_capital_letters(tmp_path: Path, name: str) -> None:
+    write_pictures(tmp_path, ["1.png"])
+    is_table = name.lower().endswith("csv")
+    text = "file_name,text\n1.png,a cat\n" if is_table else '{"file_name": "1.png", "text": "a cat"}\n'
+    (tmp_path / name).write_text(text)
+    assert captions_of(tmp_path) == {"1.png": "a cat"}
+    captioned(tmp_path, 2)
+    assert f"has {name} and metadata.jsonl, and only one can say what holds" in only_problem(tmp_path)
+
+
+def test_images_may_be_links_to_files_of_other_names(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "store", ["blob-a.png", "blob-b.png"])
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, target in (("1.png", "blob-a.png"), ("2.png", "blob-b.png")):
+        os.symlink(tmp_path / "store" / target, folder / name)
+    write_lines(folder, [{"file_name": "1.png", "text": "one"}, {"file_name": "2.png", "text": "two"}])
+    assert captions_of(folder) == {"1.png": "one", "2.png": "two"}
+    write_lines(folder, [{"file_name": "1.png", "text": "one"}, {"file_name": "blob-b.png", "text": "two"}])
+    problems = read_image_folder(folder, SOUND)[1]
+    assert problems[0] == (
+        f"{folder}: no such image: metadata.jsonl line 2 (blob-b.png); an image that is a link has the name of the "
+        "link, not of the file that it leads to: write 2.png in place of blob-b.png"
+    )
+
+
 # Messages
 
 
@@ -233,6 +287,14 @@ def test_a_line_that_is_wrong(tmp_path: Path, line: str, said: str) -> None:
         ("file_name,text\n1.png,a, b\n", "metadata.csv line 2: is damaged (3 cells, and the header has 2)"),
         ('file_name,text\n1.png,"a\n', "metadata.csv line 2: is damaged (unexpected end of data)"),
         ("file_name,text,text\n1.png,a,b\n", "metadata.csv line 1: has column 'text' twice"),
+        (
+            "file_name;text\n1.png;a, b\n2.png;c\n",
+            "metadata.csv line 1: its columns are separated by semicolons (;); separate them by commas",
+        ),
+        (
+            '"text"\t"file_name"\na\t1.png\n',
+            "metadata.csv line 1: its columns are separated by tabs; separate",
+        ),
         ("name,text\n1.png,a\n", "metadata.csv: no column 'file_name'; it has 'name', 'text'"),
     ],
 )
