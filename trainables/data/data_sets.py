@@ -7,8 +7,10 @@ torch.
 from __future__ import annotations
 
 import functools
+import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -22,7 +24,7 @@ from trainables.data.metadata_files import Columns
 from trainables.data.path_map import folder_of
 from trainables.embedded import load_data_set
 from trainables.errors import UserError
-from trainables.util.text import same_name, shown, some
+from trainables.util.text import is_blank, same_name, shown, some
 
 _PLACEHOLDER = "{subject}"
 
@@ -62,10 +64,23 @@ def trigger_of(config: SubjectConfig) -> str:
 
 
 def split_of(config: SubjectConfig) -> tuple[Split, list[str]]:
-    """Returns what of a data set is trained on and what is held out, and what is wrong with it; decodes no image."""
+    """Returns what of a data set is trained on and what is held out, and what is wrong with it; decodes no image.
+
+    Captions are without the trigger, also where files have it.
+    """
     if config.dataset is None:
         return _shipped_split(config.name), []
     found, problems = _folder_split(config.dataset)
+    if config.dataset.trigger is not None:
+        found = Split(
+            *(_without_trigger(side, config.dataset.trigger) for side in (found.training, found.references))
+        )
+        bare = [shown(one.name) for one in (*found.training, *found.references) if is_blank(one.caption)]
+        if bare:
+            problems.append(
+                f"captions that are the trigger {config.dataset.trigger!r} and nothing else: {some(bare)}; write what "
+                "the images show, or leave out dataset.trigger"
+            )
     named = [entry.name for entry in (*found.training, *found.references) if _PLACEHOLDER in entry.caption]
     if named:
         problems.append(
@@ -73,6 +88,25 @@ def split_of(config: SubjectConfig) -> tuple[Split, list[str]]:
             f"{some([shown(name) for name in named])}; reword them"
         )
     return found, _told(config, problems)
+
+
+def _without_trigger(entries: Sequence[Entry], trigger: str) -> tuple[Entry, ...]:
+    """Takes the trigger from captions that begin with it, once: it is put before every caption.
+
+    It counts in any case, as whole words, whatever stands between it and the rest.
+    """
+    words = r"\s+".join(map(re.escape, _spelt(trigger).split()))
+    begin = re.compile(rf"{words}(?![\w'’-])[\s,.:;]*", re.IGNORECASE)
+    return tuple(
+        replace(entry, caption=_spelt(entry.caption)[match.end() :])
+        if (match := begin.match(_spelt(entry.caption)))
+        else entry
+        for entry in entries
+    )
+
+
+def _spelt(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def split_line(config: SubjectConfig) -> str:

@@ -22,6 +22,7 @@ from trainables.data.images import read_image, square
 from trainables.data.subjects import check_subject, resolve_held_out, resolve_subject, training_captions
 from trainables.embedded import DATA_SETS
 from trainables.errors import UserError
+from trainables.evaluation.held_out_captions import bare_captions
 from trainables.run.held_out_checks import held_out_notes
 
 
@@ -209,6 +210,35 @@ def test_without_a_trigger_captions_are_as_they_are(tmp_path: Path) -> None:
     assert subject.instance_prompt == ""
     assert subject.captions[0].startswith("picture ")
     assert subject.characters == subject.reference_characters == ()
+
+
+def test_a_caption_that_begins_with_the_trigger_does_not_get_it_twice(tmp_path: Path) -> None:
+    texts = {
+        "Ink  style, a cat": "a cat",
+        "ink style a dog": "a dog",
+        "ink style: ink style": "ink style",  # once
+        "inkstyle frog": "inkstyle frog",
+        "ink styles, a bird": "ink styles, a bird",
+        "ink style-like fox": "ink style-like fox",
+        "a cow, ink style": "a cow, ink style",
+        "caf\u00e9": "caf\u00e9",
+    }
+    names = write_pictures(tmp_path, [f"{n}.png" for n in range(len(texts))])
+    write_lines(tmp_path, [{"file_name": n, "text": text} for n, text in zip(names, texts, strict=True)])
+    config = config_of(tmp_path, trigger="ink style", holdout=0.5)
+    subject = resolve_subject(config, 64)
+    captions = dict(zip(subject.image_names, subject.captions, strict=True))
+    assert training_captions(config) == captions
+    captions |= dict(zip(subject.reference_names, subject.reference_captions, strict=True))
+    assert [captions[name] for name in names] == [f"ink style, {bare}" for bare in texts.values()]
+    # What is asked for is told before as it is loaded.
+    asked = {entry.caption for entry in data_sets.split_of(config)[0].references}
+    assert asked == set(bare_captions(subject))
+    assert bare_captions(resolve_subject(config_of(tmp_path, holdout=0.5), 64)) != bare_captions(subject)
+    decomposed = config_of(tmp_path, trigger="cafe\u0301")
+    assert "captions that are the trigger 'cafe\u0301' and nothing else: 7.png; write what" in only_problem(
+        decomposed
+    )
 
 
 def test_groups_stay_on_one_side(tmp_path: Path) -> None:
