@@ -29,19 +29,20 @@ Size = tuple[int, int]  # width and height in pixels
 Pairs = NDArray[np.intp]  # shape (pairs, 2), in order
 
 
-def near_pairs(images: Sequence[Image.Image], others: Sequence[Image.Image]) -> Pairs:
+def near_pairs(images: Sequence[Image.Image], others: Sequence[Image.Image], *, cuts: bool = True) -> Pairs:
     """Returns the numbers of images and others that show one picture, or of which one is cut from the other.
 
     Args:
         images: Thumbnails of whole images (`trainables.data.images.thumbnail`, of `copies.SIDE` pixels).
         others: Likewise; the same object is a copy of itself, unless it is flat.
+        cuts: Look for cuts too, which takes the longer the more shapes there are: an image of another shape is looked
+            for in some ten squares of each.
     """
     shapes, other_shapes = _shapes(images), _shapes(others)
-    found = [_alike(images, others, shapes, other_shapes), _cuts(images, others, shapes, other_shapes)]
-    if others is not images:  # or the others are cut from them
+    found = [_alike(images, others, shapes, other_shapes)]
+    if cuts:
+        found.append(_cuts(images, others, shapes, other_shapes))
         found.append(_cuts(others, images, other_shapes, shapes)[:, ::-1])
-    else:
-        found.append(found[1][:, ::-1])
     return np.unique(np.concatenate(found), axis=0)
 
 

@@ -142,7 +142,8 @@ def _near(references: Sequence[_Look], training: Sequence[_Look]) -> list[tuple[
 def _groups(looks: Sequence[_Look]) -> list[list[_Look]]:
     """Photographs that are copies of each other, two and more."""
     small = [one.small for one in looks]
-    return [[looks[number] for number in group] for group in groups_of(len(looks), near_pairs(small, small))]
+    pairs = near_pairs(small, small, cuts=False)  # two cuts of one picture on one side show different things
+    return [[looks[number] for number in group] for group in groups_of(len(looks), pairs)]
 
 
 def _listed(looks: Iterable[_Look]) -> str:

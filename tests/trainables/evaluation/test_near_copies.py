@@ -47,6 +47,7 @@ def test_cuts_are_found_and_what_has_the_same_square_alone_is_not() -> None:
     images = [*cuts, beyond, portrait]
     assert near_pairs(images, [whole]).tolist() == [[0, 0], [1, 0], [2, 0]]
     assert near_pairs([whole], images).tolist() == [[0, 0], [0, 1], [0, 2]]
+    assert near_pairs([whole], [*images, whole], cuts=False).tolist() == [[0, 5]]
 
 
 def test_a_thumbnail_is_the_whole_and_of_a_square_the_square() -> None:
