@@ -83,14 +83,17 @@ def leaks(spec: StudySpec) -> list[str]:
     """Tells which held-out photographs are nearly those that are trained on: fidelity to them would be memory."""
     from trainables.run.data_set import leaks as leaks_of
 
-    return [problem for subject in spec.subjects for problem in leaks_of(subject)]
+    resolution = _largest_resolution(spec)
+    return [problem for subject in spec.subjects for problem in leaks_of(subject, resolution)]
 
 
 def data_notes(spec: StudySpec) -> list[str]:
     """Returns what is allowed of the photographs and of the words that name a subject, but probably not meant."""
     from trainables.run.data_set import data_set_notes
     from trainables.run.prompt_checks import find_broken_words
+    from trainables.run.split_notes import split_notes
 
+    judged_by = spec.evaluation.of_phase("confirm"), spec.evaluation.of_phase("search")
     resolution = _largest_resolution(spec)
     own_words = {name for name, arm in spec.arms.items() if arm.method == BASE or has_words(spec, name)}
     named = own_words != set(spec.arms)  # some arm trains by the words of the instance prompt
@@ -99,6 +102,7 @@ def data_notes(spec: StudySpec) -> list[str]:
         for subject in spec.subjects
         for note in (
             *data_set_notes(subject, resolution),
+            *split_notes(subject, *judged_by),
             *(find_broken_words(spec.model, subject) if named else []),
         )
     ]

@@ -46,9 +46,9 @@ class DataSetConfig(Frozen):
             ``file_name``, `caption_column`), or with a text file (.txt, .caption) beside each.
         references: The same, of images that are never trained on. Without it a share of the images is held out.
         holdout: Share of the images that is held out, whole groups of them, chosen by a hash of the group's name, or of
-            the file's where there is no `group_column`.
-        trigger: Words put before every caption, e.g. "twem style". Captions without them then say what the model has
-            kept of what it could do before.
+            the file's where there is no `group_column`; of every character its part.
+        trigger: Words put before every caption that does not begin with them, e.g. "twem style". Captions without them
+            then say what the model has kept of what it could do before.
         caption_column: Of the metadata file.
         group_column: Images that share its value are all trained on, or all held out.
         character_column: Names whom an image shows; the results then are told by character.

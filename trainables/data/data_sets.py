@@ -7,22 +7,24 @@ torch.
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections import Counter
+import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from trainables.config.fields import DataSetConfig, SubjectConfig
 from trainables.data.buckets import Size, cut, nearest_bucket
-from trainables.data.image_folders import Columns, Entry, read_image_folder, some
+from trainables.data.group_split import hold_out_groups
+from trainables.data.image_folders import Entry, read_image_folder
 from trainables.data.images import fingerprint_of, read_image, square
+from trainables.data.metadata_files import Columns
 from trainables.data.path_map import folder_of
 from trainables.embedded import load_data_set
 from trainables.errors import UserError
-from trainables.util.text import name_bytes, same_name, shown
+from trainables.util.text import is_blank, same_name, shown, some
 
 _PLACEHOLDER = "{subject}"
 
@@ -62,10 +64,23 @@ def trigger_of(config: SubjectConfig) -> str:
 
 
 def split_of(config: SubjectConfig) -> tuple[Split, list[str]]:
-    """Returns what of a data set is trained on and what is held out, and what is wrong with it; decodes no image."""
+    """Returns what of a data set is trained on and what is held out, and what is wrong with it; decodes no image.
+
+    Captions are without the trigger, also where files have it.
+    """
     if config.dataset is None:
         return _shipped_split(config.name), []
     found, problems = _folder_split(config.dataset)
+    if config.dataset.trigger is not None:
+        found = Split(
+            *(_without_trigger(side, config.dataset.trigger) for side in (found.training, found.references))
+        )
+        bare = [shown(one.name) for one in (*found.training, *found.references) if is_blank(one.caption)]
+        if bare:
+            problems.append(
+                f"captions that are the trigger {config.dataset.trigger!r} and nothing else: {some(bare)}; write what "
+                "the images show, or leave out dataset.trigger"
+            )
     named = [entry.name for entry in (*found.training, *found.references) if _PLACEHOLDER in entry.caption]
     if named:
         problems.append(
@@ -73,6 +88,25 @@ def split_of(config: SubjectConfig) -> tuple[Split, list[str]]:
             f"{some([shown(name) for name in named])}; reword them"
         )
     return found, _told(config, problems)
+
+
+def _without_trigger(entries: Sequence[Entry], trigger: str) -> tuple[Entry, ...]:
+    """Takes the trigger from captions that begin with it, once: it is put before every caption.
+
+    It counts in any case, as whole words, whatever stands between it and the rest.
+    """
+    words = r"\s+".join(map(re.escape, _spelt(trigger).split()))
+    begin = re.compile(rf"{words}(?![\w'’-])[\s,.:;]*", re.IGNORECASE)
+    return tuple(
+        replace(entry, caption=_spelt(entry.caption)[match.end() :])
+        if (match := begin.match(_spelt(entry.caption)))
+        else entry
+        for entry in entries
+    )
+
+
+def _spelt(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def split_line(config: SubjectConfig) -> str:
@@ -141,31 +175,6 @@ def _read(
     return tuple(found), problems
 
 
-def hold_out_groups(groups: Sequence[str], share: float) -> set[str]:
-    """Returns the groups that are held out: in the order of the hashes of their names, those that bring the number of
-    held-out images nearer to `share` of all. An added image hardly changes the choice, and it is the same on every
-    file system.
-
-    Neither side is left without an image if there are two groups: where every group is too large, the smallest is held
-    out.
-
-    Args:
-        groups: Of each image.
-        share: In (0, 1).
-    """
-    sizes = Counter(map(same_name, groups))
-    if len(sizes) < 2:
-        return set()
-    ranked = sorted(sizes, key=lambda group: hashlib.sha256(name_bytes(group)).hexdigest())
-    target = max(1.0, share * len(groups))
-    held, chosen = 0, set()
-    for group in ranked:
-        if abs(held + sizes[group] - target) < abs(held - target) and held + sizes[group] < len(groups):
-            chosen.add(group)
-            held += sizes[group]
-    return chosen or {min(ranked, key=lambda group: sizes[group])}
-
-
 def data_set_captions(config: SubjectConfig) -> dict[str, str]:
     """Returns the captions, with their trigger, of images to train on, by the images' names.
 
@@ -178,7 +187,8 @@ def data_set_captions(config: SubjectConfig) -> dict[str, str]:
 def _shipped_split(name: str) -> Split:
     pictures = load_data_set(name).pictures
     share = DataSetConfig.model_fields["holdout"].default
-    drawn = hold_out_groups([one.group for one in pictures if one.is_held_out is None], share)
+    drawn_of = [one for one in pictures if one.is_held_out is None]
+    drawn = hold_out_groups([one.group for one in drawn_of], share, [one.character for one in drawn_of])
     sides: tuple[list[Entry], list[Entry]] = ([], [])
     for one in pictures:
         held_out = one.group in drawn if one.is_held_out is None else one.is_held_out
@@ -207,7 +217,8 @@ def _folder_split(config: DataSetConfig) -> tuple[Split, list[str]]:
             return Split(), problems
         references, more = read_image_folder(other, columns)
         return Split(entries, references), [*problems, *more, *_shared_groups(config, entries, references)]
-    held_out = hold_out_groups([entry.group for entry in entries], config.holdout)
+    characters = [entry.character for entry in entries]
+    held_out = hold_out_groups([entry.group for entry in entries], config.holdout, characters)
     training = tuple(entry for entry in entries if same_name(entry.group) not in held_out)
     references = tuple(entry for entry in entries if same_name(entry.group) in held_out)
     if not problems and not references:
@@ -240,7 +251,11 @@ def _shared_groups(
 ) -> list[str]:
     if config.group_column is None:
         return []
-    shared = sorted({entry.group for entry in training} & {entry.group for entry in references})
+    # An image without a group stands for itself, and one of the other folder may have its name.
+    of_training, held_out = (
+        {one.group for one in side if one.group != one.name} for side in (training, references)
+    )
+    shared = sorted(of_training & held_out)
     if not shared:
         return []
     return [

@@ -14,6 +14,7 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import stat
 import warnings
 from pathlib import Path
@@ -29,9 +30,12 @@ MIN_SIDE = 16  # pixels; anything smaller is an icon or a mistake
 MAX_ENLARGEMENT = 4  # an image may be enlarged by at most this factor to reach the resolution
 
 FINGERPRINT_SIDE = 64  # pixels at which two files are compared for being the same picture
+_LONGEST = 8  # times its shorter side that a thumbnail has
 MAX_BYTES = 2_000_000_000  # of a file; a photograph of MAX_PIXELS has less
 
 _SIDECARS = {".txt", ".caption", ".json", ".md"}  # captions and notes that may lie beside images
+_NOTICE = re.compile(r"(readme|licen[cs]e|copying|notice|authors|attribution)([-_. ].*)?")
+_NOTICE_SUFFIXES = {"", ".txt", ".md", ".rst", ".html", ".pdf"}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 _SUFFIX_KINDS = {
     ".heic": HEIC,
@@ -233,6 +237,17 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
     return cropped.resize((resolution, resolution), Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
+def thumbnail(image: Image.Image, side: int) -> Image.Image:
+    """Returns the whole of an image, resized so that its shorter side has `side` pixels; of a square what `square`
+    returns.
+
+    What is longer than `_LONGEST` times its width is squeezed to that.
+    """
+    short = min(image.size)
+    width, height = (min(round(side * edge / short), side * _LONGEST) for edge in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
 def image_digest(image: Image.Image) -> str:
     """Returns the hex SHA-256 of an image's mode, size and pixels."""
     head = f"{image.mode} {image.width}x{image.height} ".encode()
@@ -241,7 +256,7 @@ def image_digest(image: Image.Image) -> str:
 
 def fingerprint_of(image: Image.Image) -> str:
     """Returns what two files have in common that show the same pixels, whatever their format and metadata."""
-    return image_digest(square(image, FINGERPRINT_SIDE)) + str(image.size)
+    return image_digest(thumbnail(image, FINGERPRINT_SIDE)) + str(image.size)
 
 
 def geometry_of(size: tuple[int, int], resolution: int) -> tuple[float, ...]:
@@ -267,8 +282,15 @@ def _missing_remedy(folder: Path) -> str:
 
 
 def is_passed_over(path: Path) -> bool:
-    """Whether a file among images is a hidden one, a caption, a note, or one that desktops leave behind."""
-    return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES or path.suffix.lower() in _SIDECARS
+    """Whether a file among images is a hidden one, a caption, a note, a licence, or one that desktops leave behind."""
+    is_sidecar = path.suffix.lower() in _SIDECARS or path.name.lower() in _SYSTEM_FILES
+    return path.name.startswith(".") or is_sidecar or is_notice(path)
+
+
+def is_notice(path: Path) -> bool:
+    """Whether a file is a licence or readme by its name, and no image: README.md, LICENSE, LICENSE-CC-BY-4.0."""
+    is_text = path.suffix.lower() in _NOTICE_SUFFIXES or path.suffix[1:].isdigit()
+    return is_text and _NOTICE.fullmatch(path.name.lower()) is not None
 
 
 def _foreign(place: str, kind: Kind, suffix: str) -> str:

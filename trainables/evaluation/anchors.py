@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trainables.evaluation import metrics
+from trainables.evaluation.held_out_captions import told_apart
 from trainables.evaluation.metrics import Array
 from trainables.evaluation.quality import SMALLEST_SPAN, AnchorErrors, Anchors
 
@@ -208,17 +209,22 @@ def make_anchors(
     )
 
 
-def make_sets(characters: Sequence[str], shown: Sequence[str], groups: int) -> ReferenceSets:
+def make_sets(
+    characters: Sequence[str], shown: Sequence[str], groups: int, trained: Sequence[str] = ()
+) -> ReferenceSets:
     """Returns which references the images of a data set's prompts are compared with.
 
-    A template whose character is on no reference, or that names none, is compared with all of them.
+    A template whose character is on no reference, or that names none, is compared with all of them; and so is one whose
+    character is on a single real image (`told_apart`): how alike real images of it are is then not known, and without
+    that end of its scale there would be no S, and no quality, of the whole run.
 
     Args:
         characters: Of the templates; empty where nobody is named.
         shown: Whom each reference shows, one entry a reference.
         groups: Of prompts: the class prompt alone, the templates, and general prompts, which are compared with all.
+        trained: Whom each training image shows; empty where nobody is named.
     """
-    names = sorted({name for name in characters if name and name in shown})
+    names = sorted({name for name in characters if name} & told_apart(shown, trained))
     sets = [tuple(range(len(shown)))]
     sets += [tuple(row for row, own in enumerate(shown) if own == name) for name in names]
     numbers = {name: number for number, name in enumerate(names, start=1)}

@@ -11,6 +11,7 @@ The thresholds are calibrated on the embedded world and on photographs: ``python
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -53,50 +54,99 @@ def copied(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> ND
 
 
 def copies(images: Sequence[Image.Image], training: Sequence[Image.Image]) -> NDArray[np.bool_]:
-    """Says of each image of which training images it is a copy, see `copied`: shape (images, training).
-
-    Only pairs that can be copies are compared in full, so that hundreds of each take seconds.
-    """
+    """Says of each image of which training images it is a copy, see `copied`: shape (images, training)."""
     found = np.zeros((len(images), len(training)), dtype=np.bool_)
-    if not len(images):
-        return found
-    inner = slice(SHIFT, SHIFT + _INNER)
-    rows = np.stack([_standardised(_reduced(image)[inner, inner]) for image in images])
-    for first in range(0, len(training), _AT_ONCE):
-        for column, views, candidates in _candidates(rows, training[first : first + _AT_ONCE]):
-            own = np.array([images[row] is training[first + column] for row in candidates], dtype=np.bool_)
-            # A picture is a copy of itself, unless it is so flat that nothing is.
-            own &= (rows[candidates] ** 2).mean(axis=(1, 2, 3)) >= SAME_WHOLE
-            found[candidates[own], first + column] = True
-            if not own.all():
-                others = candidates[~own]
-                correlation, difference = _compared(
-                    rows[others], np.concatenate([_alignments(view) for view in views])
-                )
-                found[others, first + column] = (correlation >= SAME_WHOLE) & (difference <= SAME_PART)
+    found[copy_pairs(images, training)] = True
     return found
 
 
+def copy_pairs(
+    images: Sequence[Image.Image], training: Sequence[Image.Image]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Returns the numbers of images that are copies, and those of the training images of which they are, see `copied`.
+
+    Only pairs that can be copies are compared in full, so that thousands of each take seconds.
+
+    Returns:
+        Two arrays of one length, in the order of the training images.
+    """
+    found: list[tuple[NDArray[np.intp], int]] = [(np.empty(0, dtype=np.intp), 0)]
+    if not len(images):
+        return found[0][0], found[0][0]
+    inner = slice(SHIFT, SHIFT + _INNER)
+    # As bytes, which they are: thousands of them as floats are gigabytes.
+    rows = np.stack([_reduced(image)[inner, inner].astype(np.uint8) for image in images])
+    coarse = np.concatenate([_pooled(_standardised(row.astype(np.float32))[None]) for row in rows])
+    for first in range(0, len(training), _AT_ONCE):
+        for column, views, candidates in _candidates(coarse, training[first : first + _AT_ONCE]):
+            standardised = np.stack([_standardised(rows[row].astype(np.float32)) for row in candidates])
+            itself = training[first + column]
+            own = np.array([images[row] is itself for row in candidates.tolist()], dtype=np.bool_)
+            if images is training:
+                own |= candidates == first + column
+            # A picture is a copy of itself, unless it is so flat that nothing is.
+            own &= (standardised**2).mean(axis=(1, 2, 3)) >= SAME_WHOLE
+            found.append((candidates[own], first + column))
+            if not own.all():
+                correlation, difference = _compared(
+                    standardised[~own], np.concatenate([_alignments(view) for view in views])
+                )
+                is_copy = (correlation >= SAME_WHOLE) & (difference <= SAME_PART)
+                found.append((candidates[~own][is_copy], first + column))
+    columns = np.repeat([column for _, column in found], [len(numbers) for numbers, _ in found])
+    return np.concatenate([numbers for numbers, _ in found]), columns
+
+
 def _candidates(
-    rows: Array, training: Sequence[Image.Image]
+    coarse: Array, training: Sequence[Image.Image]
 ) -> Iterator[tuple[int, list[Array], NDArray[np.intp]]]:
     """Yields training images that may have copies, by their number, with their squares and the pictures in question.
 
     None is missed: standardised pictures x and y have mean squares of at most 1, so that a correlation of SAME_WHOLE
-    means a mean square of x - y of 2 - 2 SAME_WHOLE at most, and means over blocks of x - y have no larger one.
+    means a mean square of x - y of 2 - 2 SAME_WHOLE at most, and means over blocks of x - y have no larger one. The
+    shifts y of a training image lie in a ball, so that most pictures x are too far from all of them at once.
+
+    Args:
+        coarse: What `_pooled` makes of the pictures, standardised.
     """
     pictures = [[_reduced(view) for view in _squares(image)] for image in training]
     owner = np.array([number for number, views in enumerate(pictures) for _ in views])
-    coarse = _pooled(rows)
     squares = (coarse**2).mean(axis=1)
     aligned = _coarse_alignments(np.stack([view for views in pictures for view in views]))
-    table = coarse @ aligned.reshape(-1, coarse.shape[1]).T / coarse.shape[1]
-    distance = squares[:, None] + (aligned**2).mean(axis=2).ravel() - 2 * table
-    may_be = (distance <= 2 - 2 * SAME_WHOLE + 1e-3).reshape(len(rows), len(owner), -1).any(axis=2)
+    most = 2 - 2 * SAME_WHOLE + 1e-3
+    in_ball = _in_balls(coarse, squares, aligned, math.sqrt(most))
     for number, views in enumerate(pictures):
-        near = np.flatnonzero(may_be[:, owner == number].any(axis=1))
+        own = owner == number
+        near = np.flatnonzero(in_ball[:, own].any(axis=1))
+        if not len(near):
+            continue
+        shifts = aligned[own].reshape(-1, coarse.shape[1])
+        table = coarse[near] @ shifts.T / coarse.shape[1]
+        distance = squares[near, None] + (shifts**2).mean(axis=1) - 2 * table
+        near = near[(distance <= most).any(axis=1)]
         if len(near):
             yield number, views, near
+
+
+def _in_balls(coarse: Array, squares: NDArray[np.float32], aligned: Array, reach: float) -> NDArray[np.bool_]:
+    """Says of each picture and each view of a training image whether some shift of it may lie within `reach`.
+
+    Args:
+        squares: Mean squares of `coarse`.
+        aligned: Of `_coarse_alignments`.
+        reach: Root mean square.
+
+    Returns:
+        Shape (pictures, views).
+    """
+    # A picture and its mirror image lie far from each other: each has a ball.
+    halves = aligned.reshape(len(aligned), -1, 2, aligned.shape[2])
+    centres = halves.mean(axis=1)
+    radii = np.sqrt(((halves - centres[:, None]) ** 2).mean(axis=3).max(axis=1))
+    table = coarse @ centres.reshape(-1, coarse.shape[1]).T / coarse.shape[1]
+    distance = squares[:, None] + (centres**2).mean(axis=2).ravel() - 2 * table
+    inside = distance <= (radii.ravel() + reach) ** 2 + 1e-3
+    return np.asarray(inside.reshape(len(coarse), len(aligned), 2).any(axis=2))
 
 
 def _pooled(pictures: Array) -> Array:

@@ -215,7 +215,7 @@ def make_scale(
         anchors = make_anchors(*made, metrics.real_similarity(*real), metrics.real_similarity_error(*real))
         return Scale(reality, features, clip_features, anchors, tuple(range(len(groups))))
     shown = subject.reference_characters or ("",) * len(subject.references)
-    sets = make_sets(protocol.characters, shown, len(protocol.class_templates))
+    sets = make_sets(protocol.characters, shown, len(protocol.class_templates), subject.characters)
     own = end_of_asked(subject, protocol.texts, reality.references_clip, reality.texts)
     everything = None if own is None else end_of_all(subject, reality.references_clip, clip)
     ends = _real_ends(subject, sets, reality.references, lambda few: _embedded(cache, encoder, few))

@@ -2,14 +2,15 @@
 
 A data set is judged on captions of images that were never trained on. Each distinct caption belongs to one half, dealt
 out by its hash within its character, so that nothing that a search was tuned on is asked again and every character with
-two captions is in both halves. That is settled over all held-out images, also where a half of these alone judges
-(``choice.py``). Needs no torch.
+two captions is in both halves; of characters with one, every second one is in the search's. That is settled over all
+held-out images, also where a half of these alone judges (``choice.py``). Needs no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trainables.config.fields import EvaluationConfig
@@ -118,18 +119,36 @@ def choose(
 def phases_of(captions: Sequence[str], characters: Sequence[str]) -> tuple[str, ...]:
     """Returns the phase, "confirm" or "search", to which the caption of each held-out image belongs.
 
-    Distinct captions are dealt out in turn: sorted by character, within it by the hash of the caption.
+    The distinct captions of a character are dealt out in turn, in the order of their hashes. The first goes to confirm,
+    but where their number is odd: then to confirm and search by turns, in the order of the hashes of the characters'
+    names, or all that is over (and every character with one caption) would be confirm's.
 
     Args:
         captions: Of all images that are held out, without the trigger.
         characters: Whom each shows; empty where nobody is named.
     """
-    dealt: dict[str, int] = {}
+    distinct = _distinct(captions, characters)
+    counts = Counter(asked.character for asked in distinct)
+    odd = sorted((name for name, count in counts.items() if count % 2), key=_hash)
+    dealt = {name: number % 2 for number, name in enumerate(odd)}
     phases = {}
-    for asked in _distinct(captions, characters):
-        number = dealt[asked.character] = dealt.get(asked.character, -1) + 1
+    for asked in distinct:
+        number = dealt.get(asked.character, 0)
+        dealt[asked.character] = number + 1
         phases[caption_key(asked.caption)] = "search" if number % 2 else "confirm"
     return tuple(phases[caption_key(caption)] for caption in captions)
+
+
+def told_apart(held_out: Iterable[str], trained: Iterable[str]) -> set[str]:
+    """Returns the characters whose images are judged by their own: those of whom a held-out image can be compared with
+    another real one, held out or trained on. Of the others nobody knows how alike real images of them are.
+
+    Args:
+        held_out: Whom each held-out image shows; empty text where nobody is named.
+        trained: The same of the training images.
+    """
+    of_training = set(trained)
+    return {name for name, n in Counter(held_out).items() if name and (n > 1 or name in of_training)}
 
 
 def _half(

@@ -30,7 +30,7 @@ class ImageScore:
         prompt_scaled: The image's own P.
         failed: Whether it shows another subject or another prompt.
         copy: Whether it is a near copy of a training image.
-        character: Of a data set: whom its caption is about.
+        character: Of a data set: whom its caption is about, where images of that character judge it.
     """
 
     kind: Literal["instance", "class"]

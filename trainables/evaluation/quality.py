@@ -33,7 +33,8 @@ do not show 96.9 % (94.4 %), and of those of them that lack nothing but the acce
 Photographs have no such truth; there the same thresholds are a convention.
 
 Of a data set the same three axes have other ends (`DATA_SET_RULE`). An image of a held-out caption is compared with
-the held-out images of the caption's character, with all of them where nobody is named: a style or a domain is then what
+the held-out images of the caption's character, with all of them where nobody is named (or where a character is on one
+real image alone, so that nobody knows how alike its images are): a style or a domain is then what
 they share. P is measured between the real held-out images with the other captions and with their own, since the base
 model is no end that a model of this data can reach: its pictures are in another style, which CLIP may read much better
 than the data set's (of the cast of the sprite world drawn in ink, the real images themselves lie at .38 between the
@@ -62,16 +63,16 @@ RULE = (
 DATA_SET_RULE = (
     "Of a data set: quality = clip(S, 0, 1) x clip(P, 0, 1) x clip(C, 0, 1), where S = (s - s_base) / (s_real - "
     "s_base) with s the mean cosine of images of held-out captions with the held-out images of the caption's "
-    "character (with all of them where no characters are named), s_base that of the base model's images of the same "
-    "captions without the trigger and s_real that of the held-out images of one character among themselves; P = (p - "
-    "p_floor) / (p_one - p_floor) with p the similarity of image and caption, the trigger left out (CLIP-T), p_one "
-    "that of the real held-out images to their own captions and p_floor to the other captions (both of the base "
-    "model's images where the study gives captions of its own; undefined where all held-out captions do not differ by "
-    "0.01 and by two standard errors over captions); and C = (s_real - c) / "
-    "(s_real - c_base) with c the similarity of images of the captions without the trigger to the same held-out images "
-    "and c_base that of the base model's. Without a trigger c is of a fixed list of general prompts, compared with all "
-    "held-out images. "
-    "quality_subject_prompt = clip(S, 0, 1) x clip(P, 0, 1). Undefined where a denominator is below 0.01."
+    "character (with all of them where no characters are named, or one real image alone shows it), s_base that of the "
+    "base model's images of the same captions without the trigger and s_real that of the held-out images of one "
+    "character among themselves; P = (p - p_floor) / (p_one - p_floor) with p the similarity of image and caption, "
+    "the trigger left out (CLIP-T), p_one that of the real held-out images to their own captions and p_floor to the "
+    "other captions (both of the base model's images where the study gives captions of its own; undefined where all "
+    "held-out captions do not differ by 0.01 and by two standard errors over captions); and C = (s_real - c) / "
+    "(s_real - c_base) with c the similarity of images of the captions without the trigger to the same held-out "
+    "images and c_base that of the base model's. Without a trigger c is of a fixed list of general prompts, compared "
+    "with all held-out images. quality_subject_prompt = clip(S, 0, 1) x clip(P, 0, 1). Undefined where a denominator "
+    "is below 0.01."
 )
 
 SMALLEST_SPAN = 0.01  # cosine; below it the rescaling would amplify noise a hundredfold

@@ -21,10 +21,13 @@ def bucket_notes(
         resolution: Pixels; None: the model's own.
         batch_size: Images of a batch, all of which come from one bucket.
     """
-    folder, sizes = local_folder(model), training_sizes(config)
-    if folder is None or not sizes:
+    folder = local_folder(model)
+    if folder is None:
         return []
     resolution = resolution or native_resolution(folder)
+    sizes = training_sizes(config, resolution)
+    if not sizes:
+        return []
     buckets = buckets_of(resolution, bucket_step(folder))
     found = Counter(nearest_bucket(size, buckets) for size in sizes)
     begin = f"data set {config.name!r}: "

@@ -12,24 +12,26 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from trainables.config.fields import SubjectConfig
 from trainables.data.data_sets import split_of
-from trainables.data.image_folders import some
-from trainables.data.images import image_digest, list_images, read_image, square
+from trainables.data.images import fingerprint_of, list_images, read_image, square, thumbnail
 from trainables.data.path_map import folder_of
 from trainables.data.sharpness import blur_limit, blur_of
 from trainables.data.subjects import hold_out
 from trainables.errors import UserError
-from trainables.evaluation.copies import SIDE, copies
-from trainables.util.text import shown
+from trainables.evaluation.copies import SIDE
+from trainables.evaluation.near_copies import groups_of, near_pairs
+from trainables.util.text import shown, some
 
 _LARGEST = 512  # pixels at which blur is looked at, at most: what it is calibrated up to
+_COUNTS = (
+    "mirrored, recompressed, brightened and slightly shifted copies count, "
+    "and what is cut off along the longer side"
+)
 _NAMES_OF_DATA_SET = 8  # of images in one message
-_KEPT = 2048  # photographs whose looks are remembered: one study is looked at several times
+_KEPT = 20_000  # photographs whose looks are remembered, 15 kB each: one study is looked at several times
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class _Look:
     Attributes:
         size: Width and height of the upright image, in pixels.
         digest: The same for two files that show the same pixels.
-        small: Its central square, `copies.SIDE` pixels.
+        small: The whole of it, its shorter side `copies.SIDE` pixels.
         blur: See `blur_of`; `limit` likewise.
     """
 
@@ -56,43 +58,32 @@ class _Look:
         return shown(self.path.name)
 
 
-def leaks(config: SubjectConfig) -> list[str]:
-    """Returns which held-out photographs are nearly the same picture as one that is trained on, one message each.
+def leaks(config: SubjectConfig, resolution: int | None = None) -> list[str]:
+    """Returns which held-out photographs are nearly the same picture as one that is trained on, or cut from one (see
+    `near_copies` for what is found), one message each.
 
     Those that show the very same pixels are told by `check_subject`, and so is what cannot be read.
+
+    Args:
+        resolution: As for `data_set_notes`, which then need not read the files again.
     """
-    training, references = _looks(config)
-    table = _table(references, training)
-    found = []
-    if config.is_data_set:
-        return _leaks_of_data_set(config, training, references, table)
-    for reference, row in zip(references, table, strict=True):
-        alike = [one for one, same in zip(training, row, strict=True) if same]
-        if alike and all(one.digest != reference.digest for one in alike):
-            found.append(
-                f"subject {config.name!r}: {shown(str(reference.path))} is nearly the same picture as "
-                f"{', '.join(one.name for one in alike)}, which is trained on (mirrored, recompressed, brightened and "
-                "slightly shifted copies count); references must be held out, or fidelity to them is memory: remove "
-                "one of them"
-            )
-    return found
-
-
-def _leaks_of_data_set(
-    config: SubjectConfig, training: Sequence[_Look], references: Sequence[_Look], table: NDArray[np.bool_]
-) -> list[str]:
-    """One message for all of them, since a data set may have hundreds, and what is to be done is the same."""
-    found = []
-    for reference, row in zip(references, table, strict=True):
-        alike = [one for one, same in zip(training, row, strict=True) if same]
-        if alike and all(one.digest != reference.digest for one in alike):
-            found.append(f"{reference.name} (as {some([one.name for one in alike], 3)})")
-    if not found:
+    training, references = _looks(config, resolution)
+    near = _near(references, training)
+    if not config.is_data_set:
+        return [
+            f"subject {config.name!r}: {shown(str(reference.path))} is nearly the same picture as "
+            f"{', '.join(one.name for one in alike)}, which is trained on ({_COUNTS}); references must be held out, or "
+            "fidelity to them is memory: remove one of them"
+            for reference, alike in near
+        ]
+    if not near:
         return []
+    # One message for all of them, since a data set may have hundreds, and what is to be done is the same.
+    found = [f"{reference.name} (as {some([one.name for one in alike], 3)})" for reference, alike in near]
     return [
-        f"data set {config.name!r}: nearly the same picture is trained on and held out (mirrored, recompressed, "
-        f"brightened and slightly shifted copies count): {some(found)}; fidelity to it would be memory: give both one "
-        "value in a column and name that in dataset.group_column, or remove one"
+        f"data set {config.name!r}: nearly the same picture is trained on and held out ({_COUNTS}): {some(found)}; "
+        "fidelity to it would be memory: give both one value in a column and name that in dataset.group_column, or "
+        "remove one"
     ]
 
 
@@ -134,21 +125,25 @@ def data_set_notes(config: SubjectConfig, resolution: int | None) -> list[str]:
     return said
 
 
-def _table(looks: Sequence[_Look], others: Sequence[_Look]) -> NDArray[np.bool_]:
-    """Which images are copies of which others."""
-    return copies([one.small for one in looks], [one.small for one in others])
+def _near(references: Sequence[_Look], training: Sequence[_Look]) -> list[tuple[_Look, list[_Look]]]:
+    """Held-out photographs with those that are trained on and nearly the same; without those whose very pixels are."""
+    alike: dict[int, list[_Look]] = {}
+    for row, column in near_pairs(
+        [one.small for one in references], [one.small for one in training]
+    ).tolist():
+        alike.setdefault(row, []).append(training[column])
+    return [
+        (references[row], found)
+        for row, found in sorted(alike.items(), key=lambda item: item[0])
+        if all(one.digest != references[row].digest for one in found)
+    ]
 
 
 def _groups(looks: Sequence[_Look]) -> list[list[_Look]]:
     """Photographs that are copies of each other, two and more."""
-    table = _table(looks, looks)
-    table |= table.T
-    groups: list[list[int]] = []
-    for number in range(len(looks)):
-        near = [group for group in groups if table[number, group].any()]
-        groups = [group for group in groups if group not in near]
-        groups.append([*(other for group in near for other in group), number])
-    return [[looks[number] for number in group] for group in groups if len(group) > 1]
+    small = [one.small for one in looks]
+    pairs = near_pairs(small, small, cuts=False)  # two cuts of one picture on one side show different things
+    return [[looks[number] for number in group] for group in groups_of(len(looks), pairs)]
 
 
 def _listed(looks: Iterable[_Look]) -> str:
@@ -156,11 +151,14 @@ def _listed(looks: Iterable[_Look]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def training_sizes(config: SubjectConfig) -> tuple[tuple[int, int], ...]:
+def training_sizes(config: SubjectConfig, resolution: int | None = None) -> tuple[tuple[int, int], ...]:
     """Returns width and height of the images that are trained on, before they are cut; without those that cannot be
     read, and without what comes with the project.
+
+    Args:
+        resolution: As for `data_set_notes`, which then need not read the files again.
     """
-    return tuple(look.size for look in _looks(config)[0])
+    return tuple(look.size for look in _looks(config, resolution)[0])
 
 
 def _looks(
@@ -201,7 +199,5 @@ def _look(path: Path, changed: int, length: int, side: int) -> _Look:
     image = read_image(path)
     # Enlarging would make it blurred, which is told as what it is.
     seen = square(image, min(side, *image.size))
-    small = square(image, SIDE)
-    # As in `check_subject`: pixels and size, whatever the file's format and metadata.
-    digest = image_digest(small) + str(image.size)
+    digest, small = fingerprint_of(image), thumbnail(image, SIDE)
     return _Look(path, image.size, digest, small, blur_of(seen), blur_limit(seen))

@@ -17,7 +17,7 @@ from trainables.data.image_folders import Entry
 from trainables.errors import UserError
 from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES, MIN_DISTRIBUTION_UNITS, NEED_TWO_PROMPTS
 from trainables.evaluation.choice import all_settings, choosing, judging
-from trainables.evaluation.held_out_captions import Asked, check_asked, choose, phases_of
+from trainables.evaluation.held_out_captions import Asked, check_asked, choose, phases_of, told_apart
 from trainables.evaluation.held_out_halves import Halves, deal_out, unit_numbers
 from trainables.evaluation.prompts import templates_of
 
@@ -35,12 +35,14 @@ class HeldOut:
         chooses: It chooses the step that is restored, and does not judge the result.
         entries: Its held-out images.
         phases: Of their captions, as it is settled over all held-out images.
+        trained: Characters that are trained on.
     """
 
     settings: EvaluationConfig
     chooses: bool
     entries: tuple[Entry, ...]
     phases: tuple[str, ...]
+    trained: frozenset[str] = frozenset()
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -58,6 +60,11 @@ class HeldOut:
         return choose(self.captions, self.characters, self.settings, self.phases)
 
     @property
+    def told_apart(self) -> set[str]:
+        """Characters that are asked for and have results of their own."""
+        return {asked.character for asked in self.asked} & told_apart(self.characters, self.trained)
+
+    @property
     def images(self) -> int:
         """Images that are drawn of `asked` at once."""
         count = len(self.asked) * self.settings.images_per_prompt
@@ -69,10 +76,11 @@ def held_out_of(subject: SubjectConfig, config: EvaluationConfig) -> list[HeldOu
     step, that of the choice. Nothing, if the data set is unsound, which is told elsewhere.
     """
     with suppress(UserError, OSError):
-        entries = split_of(subject)[0].references
+        split = split_of(subject)[0]
+        entries, trained = split.references, frozenset(entry.character for entry in split.training)
         phases = phases_of([entry.caption for entry in entries], [entry.character for entry in entries])
         if entries and config.restore_best is None:
-            return [HeldOut(config, False, entries, phases)]
+            return [HeldOut(config, False, entries, phases, trained)]
         halves = halves_of_entries(entries)
         if halves.choosing:
             parts = zip(all_settings(config), (False, True), (halves.judging, halves.choosing), strict=False)
@@ -82,6 +90,7 @@ def held_out_of(subject: SubjectConfig, config: EvaluationConfig) -> list[HeldOu
                     chooses,
                     tuple(entries[row] for row in rows),
                     tuple(phases[row] for row in rows),
+                    trained,
                 )
                 for settings, chooses, rows in parts
             ]
@@ -187,10 +196,11 @@ def _unknown(
                 f"held-out groups or captions, since images of one are no independent samples; there are {few}: "
                 "raise num_prompts, hold out more (dataset.holdout), or take subject_fidelity_scaled"
             )
-        if name == _WORST_CHARACTER and not any(asked.character for asked in part.asked):
+        if name == _WORST_CHARACTER and not part.told_apart:
             yield (
-                f"{name} as {place} needs characters, and none is named; name the column that has them "
-                "(dataset.character_column), or take subject_fidelity_scaled"
+                f"{name} as {place} needs characters, and none is named that is on two real images, one of them held "
+                "out; name the column that has them (dataset.character_column), add images of them, or take "
+                "subject_fidelity_scaled"
             )
 
 

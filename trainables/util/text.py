@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # UTF-32's mark for little-endian begins with that of UTF-16, so it is looked for first.
 _MARKS = (
@@ -16,6 +17,7 @@ _MARKS = (
 )
 _SAVE = "save the file as UTF-8 text"
 _INVISIBLE = ("Z", "M")  # spaces, and marks without a letter to stand on
+_NAMES_SHOWN = 8  # in one message
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -55,6 +57,12 @@ def name_bytes(name: str) -> bytes:
 def shown(name: str) -> str:
     """Returns a file name for messages and tables: bytes that are no UTF-8, and control characters, as ``\\xe9``."""
     return _CONTROLS.sub(_escaped, _SURROGATES.sub(_escaped, same_name(name)))
+
+
+def some(names: Sequence[str], most: int = _NAMES_SHOWN) -> str:
+    """Returns names for a message: the first few, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def without_case(text: str) -> str:

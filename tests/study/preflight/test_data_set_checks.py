@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from study.preflight.checks import check_study, evaluation_notes
+from study.preflight.checks import check_study, data_notes, evaluation_notes
 from study.preflight.data_set_checks import prompt_count
 from study.preflight.workload import images_of
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from tests.helpers.command_line import run
-from tests.helpers.image_folders import captioned, write_lines
+from tests.helpers.image_folders import captioned, write_lines, write_pictures
 from trainables.data.subjects import resolve_subject
 from trainables.embedded import evaluation_prompts
 from trainables.evaluation.choice import evaluations_of
@@ -121,9 +121,62 @@ def test_a_worst_character_needs_characters(tmp_path: Path) -> None:
     assert check_study(spec("sprite-cast", search=searched(objective="worst_character"))) == []
     problems = check_study(spec("emoji", search=searched(objective="worst_character")))
     assert problems == [
-        "data set 'emoji': worst_character as search.objective needs characters, and none is named; name the column "
-        "that has them (dataset.character_column), or take subject_fidelity_scaled"
+        "data set 'emoji': worst_character as search.objective needs characters, and none is named that is on two "
+        "real images, one of them held out; name the column that has them (dataset.character_column), add images of "
+        "them, or take subject_fidelity_scaled"
     ]
+
+
+def cast_with(folder: Path, lone: str) -> StudySpec:
+    """A study on a cast of two whose held-out images show a third character, on one image alone."""
+    captioned(folder / "train", 8, who=["momo", "zog"] * 4)
+    names = write_pictures(folder / "held", [f"{n}.png" for n in range(9)], first=50)
+    who = [*("momo", "zog") * 4, lone]
+    rows = [{"file_name": name, "text": f"{who[n]} at {n}", "who": who[n]} for n, name in enumerate(names)]
+    write_lines(folder / "held", rows)
+    dataset = {"path": str(folder / "train"), "references": str(folder / "held"), "character_column": "who"}
+    return spec({"name": "mine", "dataset": dataset}, evaluation={"num_prompts": 5})
+
+
+def test_a_character_on_one_image_alone_is_noted(tmp_path: Path) -> None:
+    assert data_notes(cast_with(tmp_path / "sound", "momo")) == []
+    (note,) = data_notes(cast_with(tmp_path / "lone", "rex"))
+    assert note.startswith(
+        "data set 'mine': 'rex' is on one held-out image of those that judge, and on none that is"
+    )
+    assert "compared with all held-out images" in note
+    assert "add images of it" in note
+
+
+def test_worst_character_goes_by_characters_that_are_on_two_images(tmp_path: Path) -> None:
+    names = write_pictures(tmp_path / "train", [f"{n}.png" for n in range(4)])
+    held = write_pictures(tmp_path / "held", [f"{n}.png" for n in range(8)], first=50)
+    for folder, files, who in (("train", names, "nobody"), ("held", held, "rex-{}")):
+        rows = [{"file_name": name, "text": f"at {name}", "who": who.format(name)} for name in files]
+        write_lines(tmp_path / folder, rows)
+    dataset = {
+        "path": str(tmp_path / "train"),
+        "references": str(tmp_path / "held"),
+        "character_column": "who",
+    }
+    searched_by = searched(objective="worst_character")
+    problems = check_study(spec({"name": "mine", "dataset": dataset}, search=searched_by))
+    assert any("needs characters, and none is named that is on two real images" in text for text in problems)
+
+
+def test_captions_that_are_trained_on_and_held_out_are_noted(tmp_path: Path) -> None:
+    captioned(tmp_path / "train", 6)
+    names = write_pictures(tmp_path / "held", [f"{n}.png" for n in range(6)], first=50)
+    texts = ["Picture 1 -  SOFT.", "picture 2, soft", *(f"held out {n}" for n in range(4))]
+    write_lines(tmp_path / "held", [{"file_name": n, "text": t} for n, t in zip(names, texts, strict=True)])
+    dataset = {"path": str(tmp_path / "train"), "references": str(tmp_path / "held")}
+    study = spec({"name": "mine", "dataset": dataset})
+    (note,) = data_notes(study)
+    assert note.startswith(
+        "data set 'mine': 2 of 6 held-out captions are also trained on, word for word, for example"
+    )
+    assert "'Picture 1 - SOFT.' (0.png, trained on as 01.png)" in note
+    assert not any("word for word" in problem for problem in check_study(study))
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ from tests.helpers.image_folders import captioned, picture, write_lines, write_p
 from trainables.config.fields import DataSetConfig, EvaluationConfig, SubjectConfig
 from trainables.data import data_sets
 from trainables.data.buckets import buckets_of, cut, nearest_bucket
-from trainables.data.data_sets import hold_out_groups
+from trainables.data.group_split import hold_out_groups
 from trainables.data.images import read_image, square
 from trainables.data.subjects import check_subject, resolve_held_out, resolve_subject, training_captions
 from trainables.embedded import DATA_SETS
 from trainables.errors import UserError
+from trainables.evaluation.held_out_captions import bare_captions
 from trainables.run.held_out_checks import held_out_notes
 
 
@@ -77,6 +78,72 @@ def test_a_group_that_is_too_large_is_trained_on() -> None:
     assert hold_out_groups(["large"] * 90 + ["small"] * 10, 0.2) == {"small"}
     assert hold_out_groups(["a"] * 50 + ["b"] * 40, 0.01) == {"b"}
     assert hold_out_groups(["a"] * 9, 0.2) == set()
+
+
+def dealt(groups: list[str], share: float, characters: list[str]) -> tuple[Counter[str], Counter[str]]:
+    """Images of each character that are held out, and that are trained on."""
+    held = hold_out_groups(groups, share, characters)
+    sides: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    for group, who in zip(groups, characters, strict=True):
+        sides[group not in held][who] += 1
+    return sides
+
+
+def test_every_character_gives_its_part() -> None:
+    draw = random.Random(5)
+    for _ in range(100):
+        sizes = [draw.choice((1, 2, 3, 8, 20, 60)) for _ in range(draw.randint(1, 12))]
+        characters = [f"c{number}" for number, size in enumerate(sizes) for _ in range(size)]
+        if len(characters) < 2:
+            continue
+        draw.shuffle(characters)
+        names, share = [f"{number}.png" for number in range(len(characters))], draw.uniform(0.05, 0.6)
+        held, trained = dealt(names, share, characters)
+        for number, size in enumerate(sizes):
+            # Whoever has a group for both sides is on both, where the share makes out an image; see the docstring.
+            least = min(int(share * size), size - 1)
+            assert held[f"c{number}"] >= least
+            assert trained[f"c{number}"] >= (size > 1)
+        room = sum(size - 1 for size in sizes)
+        if room > share * len(names):
+            assert abs(sum(held.values()) - max(1, share * len(names))) <= 0.5 + 1e-9
+            assert all(trained[f"c{number}"] for number in range(len(sizes)))
+        pairs = list(zip(names, characters, strict=True))
+        draw.shuffle(pairs)
+        again = hold_out_groups([name for name, _ in pairs], share, [who for _, who in pairs])
+        assert again == hold_out_groups(names, share, characters)
+
+
+def test_characters_on_one_image_make_up_the_share_where_there_are_no_others() -> None:
+    names = [f"{number}.png" for number in range(20)]
+    assert hold_out_groups(names, 0.2, names) == hold_out_groups(names, 0.2)
+    held, trained = dealt(names, 0.2, ["momo"] * 2 + names[2:])
+    assert (held["momo"], trained["momo"], sum(held.values())) == (1, 1, 4)
+
+
+def test_a_group_of_several_characters_is_held_out_once() -> None:
+    groups = [f"scene {number // 2}" for number in range(40)]
+    characters = ["momo", "zog"] * 20
+    held, trained = dealt(groups, 0.2, characters)
+    assert held == {"momo": 4, "zog": 4}
+    assert trained == {"momo": 16, "zog": 16}
+    # A guest is in one scene alone: that one is trained on.
+    guest = [*characters[:-1], "rex"]
+    for share in (0.1, 0.5, 0.9):
+        assert dealt(groups, share, guest)[1]["rex"] == 1
+
+
+def test_without_characters_nothing_of_the_choice_changes() -> None:
+    groups = [f"g{number % 30}" for number in range(100)]
+    for nobody in ([""] * 100, ["momo"] * 100):
+        assert hold_out_groups(groups, 0.2, nobody) == hold_out_groups(groups, 0.2)
+
+
+def test_a_folder_with_characters_is_split_by_them(tmp_path: Path) -> None:
+    captioned(tmp_path, 24, who=["momo"] * 18 + ["zog"] * 5 + ["rex"])
+    subject = resolve_subject(config_of(tmp_path, character_column="who", holdout=0.2), 32)
+    assert Counter(subject.reference_characters) == {"momo": 4, "zog": 1}
+    assert Counter(subject.characters) == {"momo": 14, "zog": 4, "rex": 1}
 
 
 # What is loaded
@@ -143,6 +210,35 @@ def test_without_a_trigger_captions_are_as_they_are(tmp_path: Path) -> None:
     assert subject.instance_prompt == ""
     assert subject.captions[0].startswith("picture ")
     assert subject.characters == subject.reference_characters == ()
+
+
+def test_a_caption_that_begins_with_the_trigger_does_not_get_it_twice(tmp_path: Path) -> None:
+    texts = {
+        "Ink  style, a cat": "a cat",
+        "ink style a dog": "a dog",
+        "ink style: ink style": "ink style",  # once
+        "inkstyle frog": "inkstyle frog",
+        "ink styles, a bird": "ink styles, a bird",
+        "ink style-like fox": "ink style-like fox",
+        "a cow, ink style": "a cow, ink style",
+        "caf\u00e9": "caf\u00e9",
+    }
+    names = write_pictures(tmp_path, [f"{n}.png" for n in range(len(texts))])
+    write_lines(tmp_path, [{"file_name": n, "text": text} for n, text in zip(names, texts, strict=True)])
+    config = config_of(tmp_path, trigger="ink style", holdout=0.5)
+    subject = resolve_subject(config, 64)
+    captions = dict(zip(subject.image_names, subject.captions, strict=True))
+    assert training_captions(config) == captions
+    captions |= dict(zip(subject.reference_names, subject.reference_captions, strict=True))
+    assert [captions[name] for name in names] == [f"ink style, {bare}" for bare in texts.values()]
+    # What is asked for is told before as it is loaded.
+    asked = {entry.caption for entry in data_sets.split_of(config)[0].references}
+    assert asked == set(bare_captions(subject))
+    assert bare_captions(resolve_subject(config_of(tmp_path, holdout=0.5), 64)) != bare_captions(subject)
+    decomposed = config_of(tmp_path, trigger="cafe\u0301")
+    assert "captions that are the trigger 'cafe\u0301' and nothing else: 7.png; write what" in only_problem(
+        decomposed
+    )
 
 
 def test_groups_stay_on_one_side(tmp_path: Path) -> None:
@@ -272,6 +368,19 @@ def test_a_group_on_both_sides(tmp_path: Path) -> None:
     write_lines(tmp_path / "held", [{"file_name": "x.png", "text": "x", "take": "b"}])
     config = config_of(tmp_path / "train", references=str(tmp_path / "held"), group_column="take")
     assert "groups (take) that are trained on and held out: b" in only_problem(config)
+
+
+def test_images_without_a_group_are_of_none_that_is_on_both_sides(tmp_path: Path) -> None:
+    captioned(tmp_path / "train", 3, take=["a", "", "caf\u00e9"])
+    write_pictures(tmp_path / "held", ["01.png", "x.png"], first=60)
+    lines = [
+        {"file_name": name, "text": "x", "take": take} for name, take in (("01.png", None), ("x.png", "b"))
+    ]
+    write_lines(tmp_path / "held", lines)
+    config = config_of(tmp_path / "train", references=str(tmp_path / "held"), group_column="take")
+    assert check_subject(config, 64) == []
+    write_lines(tmp_path / "held", [lines[0], {**lines[1], "take": "cafe\u0301 "}])
+    assert "groups (take) that are trained on and held out: caf\u00e9" in only_problem(config)
 
 
 def test_images_that_cannot_be_decoded_or_are_too_small(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import pandas
 import pytest
 
 from tests.helpers.image_folders import captioned, write_lines, write_pictures
-from trainables.data.image_folders import Columns, folder_files, read_image_folder
+from trainables.data.image_folders import folder_files, read_image_folder
+from trainables.data.metadata_files import Columns
 
 SOUND = Columns()
 
@@ -88,6 +90,60 @@ def test_every_file_that_counts_is_listed(tmp_path: Path) -> None:
     (tmp_path / "00.txt").write_text("picture 0, soft")
     (tmp_path / "notes.md").write_text("none of it")
     assert [path.name for path in folder_files(tmp_path)] == ["00.png", "00.txt", "01.png", "metadata.jsonl"]
+
+
+def test_what_lies_beside_images_of_a_download_is_passed_over(tmp_path: Path) -> None:
+    captioned(tmp_path, 2)
+    captioned(tmp_path / "__MACOSX", 2)
+    (tmp_path / "__MACOSX" / "._00.png").write_bytes(b"no image")
+    names = (
+        "LICENSE",
+        "License.txt",
+        "LICENCE.md",
+        "README",
+        "readme.TXT",
+        "LICENSE-CC-BY-4.0",
+        "NOTICE",
+        ".DS_Store",
+    )
+    for name in (*names, "Thumbs.db", "README.rst"):
+        (tmp_path / name).write_text("words")
+    assert set(captions_of(tmp_path)) == {"00.png", "01.png"}
+    assert [path.name for path in folder_files(tmp_path)] == ["00.png", "01.png", "metadata.jsonl"]
+
+
+def test_an_image_may_be_called_readme(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["readme.png", "license.jpg"])
+    (tmp_path / "readme.txt").write_text("a sheet of paper")
+    (tmp_path / "license.txt").write_text("a driving licence")
+    assert captions_of(tmp_path) == {"readme.png": "a sheet of paper", "license.jpg": "a driving licence"}
+
+
+@pytest.mark.parametrize("name", ["METADATA.CSV", "Metadata.csv", "METADATA.jsonl"])
+def test_metadata_in_capital_letters(tmp_path: Path, name: str) -> None:
+    write_pictures(tmp_path, ["1.png"])
+    is_table = name.lower().endswith("csv")
+    text = "file_name,text\n1.png,a cat\n" if is_table else '{"file_name": "1.png", "text": "a cat"}\n'
+    (tmp_path / name).write_text(text)
+    assert captions_of(tmp_path) == {"1.png": "a cat"}
+    captioned(tmp_path, 2)
+    assert f"has {name} and metadata.jsonl, and only one can say what holds" in only_problem(tmp_path)
+
+
+def test_images_may_be_links_to_files_of_other_names(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "store", ["blob-a.png", "blob-b.png"])
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, target in (("1.png", "blob-a.png"), ("2.png", "blob-b.png")):
+        os.symlink(tmp_path / "store" / target, folder / name)
+    write_lines(folder, [{"file_name": "1.png", "text": "one"}, {"file_name": "2.png", "text": "two"}])
+    assert captions_of(folder) == {"1.png": "one", "2.png": "two"}
+    write_lines(folder, [{"file_name": "1.png", "text": "one"}, {"file_name": "blob-b.png", "text": "two"}])
+    problems = read_image_folder(folder, SOUND)[1]
+    assert problems[0] == (
+        f"{folder}: no such image: metadata.jsonl line 2 (blob-b.png); an image that is a link has the name of the "
+        "link, not of the file that it leads to: write 2.png in place of blob-b.png"
+    )
 
 
 # Messages
@@ -231,6 +287,14 @@ def test_a_line_that_is_wrong(tmp_path: Path, line: str, said: str) -> None:
         ("file_name,text\n1.png,a, b\n", "metadata.csv line 2: is damaged (3 cells, and the header has 2)"),
         ('file_name,text\n1.png,"a\n', "metadata.csv line 2: is damaged (unexpected end of data)"),
         ("file_name,text,text\n1.png,a,b\n", "metadata.csv line 1: has column 'text' twice"),
+        (
+            "file_name;text\n1.png;a, b\n2.png;c\n",
+            "metadata.csv line 1: its columns are separated by semicolons (;); separate them by commas",
+        ),
+        (
+            '"text"\t"file_name"\na\t1.png\n',
+            "metadata.csv line 1: its columns are separated by tabs; separate",
+        ),
         ("name,text\n1.png,a\n", "metadata.csv: no column 'file_name'; it has 'name', 'text'"),
     ],
 )
@@ -240,11 +304,66 @@ def test_a_table_that_is_wrong(tmp_path: Path, text: str, said: str) -> None:
     assert said in only_problem(tmp_path)
 
 
-@pytest.mark.parametrize("value", [None, "", [1], True])
-def test_a_group_that_names_nothing(tmp_path: Path, value: object) -> None:
+@pytest.mark.parametrize("value", [[1], True, {}])
+def test_a_group_that_is_no_name(tmp_path: Path, value: object) -> None:
     captioned(tmp_path, 2, scene=["a", value])
     message = only_problem(tmp_path, Columns(group="scene"))
-    assert f"metadata.jsonl line 2: scene is {value!r}, and must name something in every line" in message
+    assert (
+        f"metadata.jsonl line 2: scene is {value!r}, and a name is text or a number; leave it empty"
+        in message
+    )
+
+
+@pytest.mark.parametrize("value", [None, "", " \n", "\u200b", float("nan"), "nan", "NaN", "<NA>", "None"])
+def test_an_empty_cell_names_nothing(tmp_path: Path, value: object) -> None:
+    captioned(tmp_path, 3, scene=["a", value, value], who=[value, "Nan", value])
+    entries, problems = read_image_folder(tmp_path, Columns(group="scene", character="who"))
+    assert problems == []
+    # An image without a group is by itself.
+    assert [(one.group, one.character) for one in entries] == [("a", ""), ("01.png", "Nan"), ("02.png", "")]
+
+
+def test_tables_of_pandas_with_missing_values(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["1.png", "2.png"])
+    rows = {
+        "file_name": ["1.png", "2.png"],
+        "text": ["a", "b"],
+        "who": ["momo", None],
+        "scene": ["s", float("nan")],
+    }
+    table = pandas.DataFrame(rows)
+    columns = Columns(group="scene", character="who")
+    for keywords in ({}, {"na_rep": "NaN"}, {"na_rep": "nan"}):
+        table.to_csv(tmp_path / "metadata.csv", index=False, **keywords)
+        entries, problems = read_image_folder(tmp_path, columns)
+        assert problems == []
+        assert [(one.group, one.character) for one in entries] == [("s", "momo"), ("2.png", "")]
+    (tmp_path / "metadata.csv").unlink()
+    write_lines(tmp_path, [json.dumps(row) for row in table.to_dict("records")])  # with a bare NaN
+    assert "NaN" in (tmp_path / "metadata.jsonl").read_text()
+    assert read_image_folder(tmp_path, columns) == (entries, [])
+
+
+def test_a_missing_caption_is_an_empty_one(tmp_path: Path) -> None:
+    captioned(tmp_path, 2)
+    write_lines(tmp_path, ['{"file_name": "00.png", "text": NaN}', '{"file_name": "01.png", "text": "x"}'])
+    assert "empty captions: metadata.jsonl line 1; write what the images show" in only_problem(tmp_path)
+
+
+def test_a_column_that_is_empty_in_every_line(tmp_path: Path) -> None:
+    captioned(tmp_path, 2, who=["", None])
+    message = only_problem(tmp_path, Columns(character="who"))
+    assert message.endswith(
+        "metadata.jsonl: column 'who' is empty in every line; fill it in, or leave out dataset.character_column"
+    )
+
+
+def test_names_are_one_in_either_unicode_spelling_and_with_spaces(tmp_path: Path) -> None:
+    spelt = [" caf\u00e9", "cafe\u0301 "]
+    captioned(tmp_path, 2, scene=spelt, who=spelt)
+    entries, problems = read_image_folder(tmp_path, Columns(group="scene", character="who"))
+    assert problems == []
+    assert {(one.group, one.character) for one in entries} == {("caf\u00e9", "caf\u00e9")}
 
 
 def test_of_many_wrong_lines_a_few_are_told(tmp_path: Path) -> None:

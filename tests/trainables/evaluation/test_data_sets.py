@@ -33,7 +33,7 @@ CONFIRM, SEARCH = EvaluationConfig(num_class_images=64), EvaluationConfig(prompt
 
 
 def test_each_prompt_has_the_references_of_its_character() -> None:
-    sets = make_sets(("b", "a", "", "nobody"), ("a", "b", "a", "c"), 7)
+    sets = make_sets(("b", "a", "", "nobody"), ("a", "b", "a", "c"), 7, ("b", "b"))
     assert sets.characters == ("", "a", "b")
     assert sets.rows == ((0, 1, 2, 3), (0, 2), (1,))
     assert sets.of([0, 1, 2, 3, 4, 5]) == [
@@ -328,6 +328,41 @@ def test_few_references_of_a_character_count_with_its_training_images(
     bucketed = replace(subject, images=wide, squares=subject.images)
     again = prepare_evaluation(FakeBackbone(), bucketed, config, judges, cache, 0, 64)  # type: ignore[arg-type]
     assert again.anchors.ends == ends
+
+
+def test_a_character_on_a_single_real_image_takes_no_quality_from_the_others(
+    judges: MetricModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = data_set(each=4)
+    # The last picture is the only one of `tutu`: nobody knows how alike its real images are.
+    rows = [*(n for n, who in enumerate(subject.reference_characters) if who != "tutu"), 8]
+    few = replace(
+        subject,
+        **{
+            name: tuple(getattr(subject, name)[row] for row in rows)
+            for name in ("references", "reference_captions", "reference_characters")
+        },  # type: ignore[arg-type]
+        characters=tuple("momo" if who == "tutu" else who for who in subject.characters),
+    )
+    assert (few.reference_characters.count("tutu"), few.characters.count("tutu")) == (1, 0)
+    pictures = Pictures(few)
+    monkeypatch.setattr(evaluator_module, "generate", pictures)
+    config = EvaluationConfig(images_per_prompt=1, num_class_images=5, anchor_images=5)
+    evaluator = prepare_evaluation(FakeBackbone(), few, config, judges, Cache(tmp_path), 0, 64)  # type: ignore[arg-type]
+    assert "tutu" in evaluator.protocol.characters
+    pictures.learnt = True
+    result = evaluate(evaluator, FakeBackbone())  # type: ignore[arg-type]
+    found = result.metrics
+    assert found["subject_fidelity_scaled"] is not None
+    assert found["quality_subject_prompt"] is not None
+    # Its own picture is compared with all held-out images, as where nobody is named.
+    number = evaluator.protocol.characters.index("tutu")
+    features = judges.image_encoder.embed(few.references)
+    of_all = metrics.cosines(features[-1:], features).mean()
+    (own,) = [score for score in result.image_scores if score.kind == "instance" and score.prompt == number]
+    assert own.subject_similarity == pytest.approx(float(of_all))
+    assert own.character is None
+    assert {score.character for score in result.image_scores} == {None, "momo", "bibi"}
 
 
 def test_a_cut_of_a_training_image_of_another_shape_is_a_copy() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.made_data_sets import CAST, TRIGGER, data_set
 from trainables.config.fields import EvaluationConfig
 from trainables.errors import UserError
-from trainables.evaluation.held_out_captions import asked_of, choose
+from trainables.evaluation.held_out_captions import asked_of, choose, phases_of
 from trainables.evaluation.prompts import evaluation_templates
 from trainables.evaluation.protocol import make_protocol
 
@@ -51,6 +51,22 @@ def test_captions_that_several_images_share_are_asked_once() -> None:
     # One caption of two characters tells nobody whose picture it asks for.
     both = choose(("a cat", "a cat"), ("momo", "bibi"), CONFIRM)
     assert [(one.caption, one.character) for one in both] == [("a cat", "")]
+
+
+def test_characters_with_one_caption_are_dealt_to_both_phases() -> None:
+    names = [f"c{number}" for number in range(10)]
+    captions = [f"{name} in the snow" for name in names]
+    phases = phases_of(captions, names)
+    assert phases.count("search") == phases.count("confirm") == 5
+    order = sorted(range(10), key=lambda number: captions[-number])
+    assert phases_of([captions[n] for n in order], [names[n] for n in order]) == tuple(
+        phases[n] for n in order
+    )
+    # What is over of odd numbers too; where no number is odd each character begins with confirm, as without names.
+    three = [f"{name} at {place}" for name in names for place in range(3)]
+    assert phases_of(three, [name for name in names for _ in range(3)]).count("search") == 15
+    alone = phases_of([f"at {n}" for n in range(4)], ["momo"] * 4)
+    assert alone == phases_of([f"at {n}" for n in range(4)], ())
 
 
 def test_too_few_held_out_captions_are_refused_with_the_remedy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,59 @@ def test_a_near_copy_among_the_references_is_a_leak(
     )
     assert problem.endswith("remove one of them")
     assert check_subject(subject, 64) == []  # whose pixels are others
+
+
+def wide(seed: int, width: int = 2 * SIDE) -> Image.Image:
+    """Scenes beside each other; the first and the last tell what is in between apart."""
+    image = Image.new("RGB", (width, SIDE))
+    for number in range(-(-width // SIDE)):
+        image.paste(scene(10 * seed + number, SIDE), (number * SIDE, 0))
+    return image
+
+
+def tall(image: Image.Image) -> Image.Image:
+    return image.transpose(Image.Transpose.ROTATE_90)
+
+
+@pytest.mark.parametrize("turned", [lambda image: image, tall])
+def test_wide_pictures_with_one_middle_are_two(
+    turned: Callable[[Image.Image], Image.Image], subject: SubjectConfig, tmp_path: Path
+) -> None:
+    one, other = wide(20, 3 * SIDE), wide(30, 3 * SIDE)
+    other.paste(one.crop((SIDE, 0, 2 * SIDE, SIDE)), (SIDE, 0))
+    turned(one).save(tmp_path / "images" / "8.png")
+    turned(other).save(tmp_path / "images" / "9.png")
+    turned(other).save(tmp_path / "held" / "8.png")
+    middles = [image.crop((SIDE, 0, 2 * SIDE, SIDE)).tobytes() for image in (one, other)]
+    assert middles[0] == middles[1]
+    (problem,) = check_subject(subject, 64)
+    assert "8.png is the same picture as 9.png, which" in problem
+    (tmp_path / "images" / "9.png").unlink()
+    assert check_subject(subject, 64) == leaks(subject) == []
+    recompressed(ImageOps.mirror(turned(one))).save(tmp_path / "held" / "8.png")
+    (problem,) = leaks(subject)
+    assert "held/8.png is nearly the same picture as 8.png, which" in problem
+
+
+@pytest.mark.parametrize("turned", [lambda image: image, tall])
+@pytest.mark.parametrize("left", [0, 83, 160])
+def test_a_cut_of_a_wide_picture_is_a_leak_in_either_direction(
+    left: int, turned: Callable[[Image.Image], Image.Image], subject: SubjectConfig, tmp_path: Path
+) -> None:
+    whole = wide(20)
+    for width in (SIDE, 220):
+        begin = min(left, whole.width - width)
+        cut = recompressed(whole.crop((begin, 0, begin + width, SIDE)))
+        for one, other in ((whole, cut), (cut, whole)):
+            turned(one).save(tmp_path / "images" / "9.png")
+            turned(other).save(tmp_path / "held" / "9.png")
+            (problem,) = leaks(subject)
+            assert "held/9.png is nearly the same picture as 9.png, which" in problem
+        # The half of it is there, and the rest is another picture.
+        cut.paste(scene(77, SIDE).crop((0, 0, width - width // 2, SIDE)), (width // 2, 0))
+        turned(cut).save(tmp_path / "held" / "9.png")
+        turned(whole).save(tmp_path / "images" / "9.png")
+        assert leaks(subject) == []
 
 
 def test_the_same_pixels_are_told_once(subject: SubjectConfig, tmp_path: Path) -> None:

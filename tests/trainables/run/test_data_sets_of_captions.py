@@ -10,7 +10,7 @@ from PIL import ImageOps
 
 from tests.helpers.image_folders import captioned, picture, write_lines, write_pictures
 from trainables.config.fields import EvaluationConfig, ModelConfig, SubjectConfig, TrainingConfig
-from trainables.data.data_sets import hold_out_groups
+from trainables.data.group_split import hold_out_groups
 from trainables.data.path_map import place_folders
 from trainables.errors import InputsChanged
 from trainables.methods.data_set_fit import check_data_set
