@@ -7,6 +7,8 @@ image, so that no order can part them. Images of several sizes are kept by size,
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -15,17 +17,15 @@ import numpy
 import torch
 from PIL import Image
 
-from trainables.data.cache import Cache
+from trainables.data.cache import Cache, Tensors
+from trainables.data.images import image_digest
+from trainables.data.packs import packed
 from trainables.models.backbone import Backbone
 from trainables.models.conditioning import Conditioning
-from trainables.models.sampling import images_at_once
 from trainables.randomness import Streams
 from trainables.training.data_order import BucketOrder, Shuffle
 from trainables.training.noise import NoiseProcess
 from trainables.training.objective import area_weights, share_of_samples
-
-_ENCODE_AT_ONCE = 16  # images through the autoencoder at most; large ones are fewer
-_TEXTS_AT_ONCE = 64  # prompts through the text encoders, and in one entry of the cache
 
 
 @dataclass(frozen=True)
@@ -106,29 +106,33 @@ def encode_images(
     """Returns mean and deviation of the images' latents, [images, orientations, c, h, w], float32, on the
     device.
 
+    Each image is encoded by itself, and kept by its own pixels: what it comes to is the same whichever others are
+    there, so that an added image costs one pass of the autoencoder, and splits, seeds and data sets that share images
+    share their latents. No more than one image is there as a tensor at a time.
+
     Args:
         images: RGB, of one size, whose sides are multiples of the autoencoder's factor.
         flip: Encode the mirrored image as a second orientation.
     """
-    pixels = numpy.stack([numpy.asarray(image.convert("RGB")) for image in images])
+    keys = [image_digest(image.convert("RGB")) for image in images]
     identity = {
         "vae": backbone.digest(backbone.family.autoencoder.name),
-        "pixels": _digest(pixels),
-        "shape": list(pixels.shape),
-        "flip": flip,
+        "size": list(images[0].size),
         "device": backbone.device.type,
     }
 
-    def compute() -> dict[str, torch.Tensor]:
-        tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        moments = [_encode(backbone, tensor, mirrored) for mirrored in ((False, True) if flip else (False,))]
-        return {
-            "mean": torch.stack([mean for mean, _ in moments], 1),
-            "std": torch.stack([std for _, std in moments], 1),
-        }
+    def encoded(mirrored: bool) -> list[Tensors]:
+        def compute(number: int) -> Tensors:
+            return _encode(backbone, images[number], mirrored)
 
-    found = cache.tensors("latents", identity, compute)
-    return found["mean"].to(backbone.device), found["std"].to(backbone.device)
+        return packed(cache, "latents", {**identity, "mirrored": mirrored}, keys, compute)
+
+    orientations = [encoded(mirrored) for mirrored in ((False, True) if flip else (False,))]
+    mean, std = (
+        torch.stack([torch.stack([entry[name] for entry in entries]) for entries in orientations], 1)
+        for name in ("mean", "std")
+    )
+    return mean.to(backbone.device), std.to(backbone.device)
 
 
 def mask_areas(masks: Sequence[Image.Image], background_weight: float, latents: torch.Tensor) -> torch.Tensor:
@@ -146,30 +150,19 @@ def mask_areas(masks: Sequence[Image.Image], background_weight: float, latents: 
 
 
 def embed_texts(backbone: Backbone, cache: Cache, captions: Sequence[str], as_tokens: bool) -> Texts:
-    """Returns the distinct captions as conditioning, or as tokens where what encodes them trains.
+    """Returns the distinct captions as conditioning, the empty one last, or as tokens where what encodes them trains.
 
-    They are encoded, and kept in the cache, some at a time; the empty prompt has an entry of its own, so that runs with
-    and without it share those of the captions.
+    Each is encoded by itself, and kept by its own text, as `encode_images` does with images.
     """
     distinct = tuple(dict.fromkeys(captions))
     if as_tokens:
         return Texts(distinct, backbone.tokenize(distinct), are_tokens=True)
-    named = [text for text in distinct if text]
-    empty: list[str] = [""] if "" in distinct else []
-    parts = [named[begin : begin + _TEXTS_AT_ONCE] for begin in range(0, len(named), _TEXTS_AT_ONCE)]
-    parts += [empty] if empty else []
-    found = [_embedded(backbone, cache, part) for part in parts]
-    rows = {name: torch.cat([part[name] for part in found]).to(backbone.device) for name in found[0]}
-    return Texts((*named, *empty), rows, are_tokens=False)
-
-
-def _embedded(backbone: Backbone, cache: Cache, captions: Sequence[str]) -> Conditioning:
-    identity = {
-        "text": backbone.digest(*backbone.family.texts, prompts=captions),
-        "captions": list(captions),
-        "device": backbone.device.type,
-    }
-    return cache.tensors("texts", identity, lambda: backbone.encode_prompts(captions))
+    texts = sorted(distinct, key=lambda text: not text)
+    identity = {"text": backbone.digest(*backbone.family.texts), "device": backbone.device.type}
+    keys = [_digest({"caption": text, "words": backbone.words_in([text])}) for text in texts]
+    found = packed(cache, "texts", identity, keys, lambda number: backbone.encode_prompts([texts[number]]))
+    rows = {name: torch.cat([entry[name] for entry in found]).to(backbone.device) for name in found[0]}
+    return Texts(tuple(texts), rows, are_tokens=False)
 
 
 class Batches:
@@ -379,23 +372,17 @@ def _areas_of(latents: torch.Tensor, areas: Sequence[torch.Tensor | None]) -> to
 
 
 @torch.no_grad()
-def _encode(backbone: Backbone, pixels: torch.Tensor, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns mean and deviation of latents of 8-bit pixels [images, 3, h, w], as many at once as memory is made for.
+def _encode(backbone: Backbone, image: Image.Image, mirrored: bool) -> Tensors:
+    """Returns mean and deviation of the latents of one image, [c, h, w].
 
     The autoencoder works on whole images: tiles of one, as diffusers has them, would give other latents at their seams.
     """
-    moments = []
-    for chunk in pixels.split(min(_ENCODE_AT_ONCE, images_at_once(max(pixels.shape[-2:])))):
-        values = chunk.float() / 127.5 - 1
-        values = values.flip(3) if mirrored else values
-        values = values.to(backbone.device, memory_format=torch.channels_last)
-        posterior = backbone.vae.encode(values).latent_dist
-        moments.append((posterior.mean.float().cpu(), posterior.std.float().cpu()))
-    means, stds = zip(*moments, strict=True)
-    return torch.cat(means), torch.cat(stds)
+    pixels = torch.from_numpy(numpy.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    pixels = pixels.flip(3) if mirrored else pixels
+    pixels = pixels.to(backbone.device, memory_format=torch.channels_last)
+    posterior = backbone.vae.encode(pixels).latent_dist
+    return {"mean": posterior.mean[0].float().cpu(), "std": posterior.std[0].float().cpu()}
 
 
-def _digest(array: numpy.ndarray) -> str:
-    import hashlib
-
-    return hashlib.sha256(array.tobytes()).hexdigest()
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
