@@ -62,34 +62,6 @@ def test_metrics_that_choose_are_measures_with_a_better_direction() -> None:
         assert problem.endswith(", ".join(names))
 
 
-@pytest.mark.parametrize(
-    ("evaluation", "words"),
-    [
-        (
-            {"prompts": ["a {subjct} on a beach"]},
-            "placeholder {subjct}; did you mean {subject}? {subject}, the",
-        ),
-        (
-            {"search": {"prompts": ["{subject} here", "{subject} in {place}"]}},
-            "placeholder {place}; {subject}, ",
-        ),
-        (
-            {"restore_best": "quality", "at": AT, "restore_best_prompts": ["{subject} and { Subject }"]},
-            "has the unknown placeholder { Subject }; did you mean {subject}?",
-        ),
-    ],
-)
-def test_placeholders_that_nothing_is_put_for_are_refused(
-    evaluation: dict[str, Any], words: str, tmp_path: Path
-) -> None:
-    assert words in only(tmp_path, study_dict(evaluation=evaluation))
-
-
-def test_other_braces_are_the_prompts_own() -> None:
-    own = ["{subject} {}", "{subject}: {red|green}", "{subject} {1} {a b}", "{{x: 1}} {subject}"]
-    assert spec(prompts=own).evaluation.prompts == tuple(own)
-
-
 def test_both_phases_choose_on_the_prompts_of_the_search() -> None:
     own = ["{subject} on the moon", "{subject} in a bath"]
     study = spec(restore_best="quality", at=AT, search={"prompts": own})
