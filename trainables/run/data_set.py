@@ -139,21 +139,6 @@ def data_set_notes(config: SubjectConfig, resolution: int | None, buckets: Seque
     return said
 
 
-def _below_their_buckets(looks: Sequence[_Look], buckets: Sequence[Size], begin: str) -> list[str]:
-    found = [(one, nearest_bucket(one.size, buckets)) for one in looks] if buckets else []
-    small = [
-        f"{one.name} ({one.size[0]} x {one.size[1]}, to {bucket[0]} x {bucket[1]})"
-        for one, bucket in found
-        if enlargement(one.size, bucket) > 1
-    ]
-    if not small:
-        return []
-    return [
-        f"{begin}smaller than the aspect-ratio buckets that runs train at, so that they are enlarged, and the blur of "
-        f"that is learnt: {some(small, _NAMES_OF_DATA_SET)}; take larger photographs, or a smaller training.resolution"
-    ]
-
-
 def _table(looks: Sequence[_Look], others: Sequence[_Look]) -> NDArray[np.bool_]:
     """Which images are copies of which others."""
     return copies([one.small for one in looks], [one.small for one in others])
@@ -204,6 +189,21 @@ def _looks(
         held_out = [path for path in paths if path.name in names]
         paths = [path for path in paths if path.name not in names]
     return _looks_at(paths, resolution), _looks_at(held_out, resolution)
+
+
+def _below_their_buckets(looks: Sequence[_Look], buckets: Sequence[Size], begin: str) -> list[str]:
+    found = [(one, nearest_bucket(one.size, buckets)) for one in looks] if buckets else []
+    small = [
+        f"{one.name} ({one.size[0]} x {one.size[1]}, to {bucket[0]} x {bucket[1]})"
+        for one, bucket in found
+        if enlargement(one.size, bucket) > 1
+    ]
+    if not small:
+        return []
+    return [
+        f"{begin}smaller than the aspect-ratio buckets that runs train at, so that they are enlarged, and the blur of "
+        f"that is learnt: {some(small, _NAMES_OF_DATA_SET)}; take larger photographs, or a smaller training.resolution"
+    ]
 
 
 def _looks_at(paths: Sequence[Path], resolution: int | None) -> tuple[_Look, ...]:

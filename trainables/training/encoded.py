@@ -12,6 +12,7 @@ from PIL import Image
 from trainables.config.fields import TrainingConfig
 from trainables.data.cache import Cache
 from trainables.data.images import geometry_of
+from trainables.data.stored_images import picked, sizes_of
 from trainables.data.subjects import Subject
 from trainables.distributed.worker_group import WorkerGroup
 from trainables.methods.protocol import Method
@@ -71,7 +72,7 @@ def encode_data(
         _examples(
             backbone,
             cache,
-            [subject.images[number] for number in numbers],
+            picked(subject.images, numbers),
             [prompts[number] for number in numbers],
             rows,
             training,
@@ -104,8 +105,8 @@ def encode_data(
 def by_size(images: Sequence[Image.Image]) -> list[list[int]]:
     """Returns the numbers of images of each size, by width and height: the buckets that are not empty."""
     found: dict[tuple[int, int], list[int]] = {}
-    for number, image in enumerate(images):
-        found.setdefault(image.size, []).append(number)
+    for number, size in enumerate(sizes_of(images)):
+        found.setdefault(size, []).append(number)
     return [found[size] for size in sorted(found)]
 
 
