@@ -7,8 +7,6 @@ image, so that no order can part them. Images of several sizes are kept by size,
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -17,10 +15,6 @@ import numpy
 import torch
 from PIL import Image
 
-from trainables.data.cache import Cache, Tensors
-from trainables.data.images import image_digest
-from trainables.data.packs import packed
-from trainables.models.backbone import Backbone
 from trainables.models.conditioning import Conditioning
 from trainables.randomness import Streams
 from trainables.training.data_order import BucketOrder, Shuffle
@@ -100,41 +94,6 @@ class Batch:
         return Batch(**known)
 
 
-def encode_images(
-    backbone: Backbone, cache: Cache, images: Sequence[Image.Image], flip: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns mean and deviation of the images' latents, [images, orientations, c, h, w], float32, on the
-    device.
-
-    Each image is encoded by itself, and kept by its own pixels: what it comes to is the same whichever others are
-    there, so that an added image costs one pass of the autoencoder, and splits, seeds and data sets that share images
-    share their latents. No more than one image is there as a tensor at a time.
-
-    Args:
-        images: RGB, of one size, whose sides are multiples of the autoencoder's factor.
-        flip: Encode the mirrored image as a second orientation.
-    """
-    keys = [image_digest(image.convert("RGB")) for image in images]
-    identity = {
-        "vae": backbone.digest(backbone.family.autoencoder.name),
-        "size": list(images[0].size),
-        "device": backbone.device.type,
-    }
-
-    def encoded(mirrored: bool) -> list[Tensors]:
-        def compute(number: int) -> Tensors:
-            return _encode(backbone, images[number], mirrored)
-
-        return packed(cache, "latents", {**identity, "mirrored": mirrored}, keys, compute)
-
-    orientations = [encoded(mirrored) for mirrored in ((False, True) if flip else (False,))]
-    mean, std = (
-        torch.stack([torch.stack([entry[name] for entry in entries]) for entries in orientations], 1)
-        for name in ("mean", "std")
-    )
-    return mean.to(backbone.device), std.to(backbone.device)
-
-
 def mask_areas(masks: Sequence[Image.Image], background_weight: float, latents: torch.Tensor) -> torch.Tensor:
     """Returns the factors of the latent pixels' errors, [images, orientations, 1, h, w], on the latents' device.
 
@@ -147,22 +106,6 @@ def mask_areas(masks: Sequence[Image.Image], background_weight: float, latents: 
     orientations = [shown, shown.flip(3)][: latents.shape[1]]
     areas = [area_weights(one, background_weight, (height, width)) for one in orientations]
     return torch.stack(areas, 1).to(latents.device)
-
-
-def embed_texts(backbone: Backbone, cache: Cache, captions: Sequence[str], as_tokens: bool) -> Texts:
-    """Returns the distinct captions as conditioning, the empty one last, or as tokens where what encodes them trains.
-
-    Each is encoded by itself, and kept by its own text, as `encode_images` does with images.
-    """
-    distinct = tuple(dict.fromkeys(captions))
-    if as_tokens:
-        return Texts(distinct, backbone.tokenize(distinct), are_tokens=True)
-    texts = sorted(distinct, key=lambda text: not text)
-    identity = {"text": backbone.digest(*backbone.family.texts), "device": backbone.device.type}
-    keys = [_digest({"caption": text, "words": backbone.words_in([text])}) for text in texts]
-    found = packed(cache, "texts", identity, keys, lambda number: backbone.encode_prompts([texts[number]]))
-    rows = {name: torch.cat([entry[name] for entry in found]).to(backbone.device) for name in found[0]}
-    return Texts(tuple(texts), rows, are_tokens=False)
 
 
 class Batches:
@@ -369,20 +312,3 @@ def _areas_of(latents: torch.Tensor, areas: Sequence[torch.Tensor | None]) -> to
     size = len(latents) // len(areas)
     ones = torch.ones((size, 1, *latents.shape[2:]), device=latents.device)
     return torch.cat([ones if part is None else part for part in areas])
-
-
-@torch.no_grad()
-def _encode(backbone: Backbone, image: Image.Image, mirrored: bool) -> Tensors:
-    """Returns mean and deviation of the latents of one image, [c, h, w].
-
-    The autoencoder works on whole images: tiles of one, as diffusers has them, would give other latents at their seams.
-    """
-    pixels = torch.from_numpy(numpy.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
-    pixels = pixels.flip(3) if mirrored else pixels
-    pixels = pixels.to(backbone.device, memory_format=torch.channels_last)
-    posterior = backbone.vae.encode(pixels).latent_dist
-    return {"mean": posterior.mean[0].float().cpu(), "std": posterior.std[0].float().cpu()}
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

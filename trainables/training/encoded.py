@@ -18,9 +18,10 @@ from trainables.distributed.worker_group import WorkerGroup
 from trainables.methods.protocol import Method
 from trainables.models.backbone import Backbone
 from trainables.models.conditioning import Conditioning
-from trainables.training.batches import Examples, Texts, embed_texts, encode_images, mask_areas
+from trainables.training.batches import Examples, Texts, mask_areas
 from trainables.training.captions import training_captions
 from trainables.training.class_images import make_class_images
+from trainables.training.encoding import embed_texts, encode_images
 from trainables.training.meter import Meter
 
 
@@ -65,7 +66,8 @@ def encode_data(
         captions.append(subject.class_prompt)
     if training.caption_dropout:
         captions.append("")
-    texts = embed_texts(backbone, cache, captions, as_tokens=any(part in family.texts for part in trained))
+    as_tokens, each_alone = any(part in family.texts for part in trained), subject.is_data_set
+    texts = embed_texts(backbone, cache, captions, as_tokens, each_alone=each_alone)
     rows = {text: row for row, text in enumerate(texts.captions)}
     sizes = torch.tensor(subject.geometry)
     examples = tuple(
@@ -77,6 +79,7 @@ def encode_data(
             rows,
             training,
             sizes[numbers],
+            each_alone=each_alone,
         )
         for numbers in by_size(subject.images)
     )
@@ -152,13 +155,15 @@ def _examples(
     text_rows: Mapping[str, int],
     training: TrainingConfig,
     geometry: torch.Tensor,
+    *,
+    each_alone: bool = False,
 ) -> Examples:
     """Returns images of one size as a step takes them; each has as many prompts as any other.
 
     Args:
         text_rows: Prompt -> its row of `Texts`.
     """
-    mean, std = encode_images(backbone, cache, images, training.random_flip)
+    mean, std = encode_images(backbone, cache, images, training.random_flip, each_alone=each_alone)
     rows = [[text_rows[prompt] for prompt in several] for several in prompts]
     captions = torch.tensor(rows, device=backbone.device)
     return Examples(

@@ -22,8 +22,8 @@ from trainables.data.subjects import Subject, resolve_subject
 from trainables.errors import UserError
 from trainables.evaluation.copies import copies
 from trainables.models.loading import load_backbone
-from trainables.training.batches import encode_images
 from trainables.training.encoded import by_size
+from trainables.training.encoding import encode_images
 
 
 def noise(count: int, side: int = 16, mode: str = "RGB") -> list[Image.Image]:
@@ -107,7 +107,9 @@ def test_a_data_set_in_a_file_is_the_same_to_a_run(
     backbone = load_backbone(ModelConfig())
     for numbers in by_size(stored.images):
         ours, theirs = (
-            encode_images(backbone, Cache(tmp_path / name), picked(one.images, numbers), True)
+            encode_images(
+                backbone, Cache(tmp_path / name), picked(one.images, numbers), True, each_alone=True
+            )
             for name, one in (("stored", stored), ("plain", plain))
         )
         assert all((a == b).all() for a, b in zip(ours, theirs, strict=True))

@@ -16,7 +16,8 @@ from tests.helpers.training_runs import MakeTrainer
 from trainables.data.cache import Cache
 from trainables.models.backbone import Backbone
 from trainables.randomness import STREAMS, Streams, global_seed, stream_seed, subject_seed
-from trainables.training.batches import Batches, Examples, Shuffle, encode_images, mask_areas
+from trainables.training.batches import Batches, Examples, Shuffle, mask_areas
+from trainables.training.encoding import encode_images
 from trainables.training.noise import Diffusion
 
 
@@ -265,11 +266,18 @@ def test_latents_are_the_autoencoders_and_resampled_each_step(
     torch.testing.assert_close(sampled.std(0), std[0, 0], rtol=0.1, atol=0)
 
 
-@pytest.mark.parametrize(("side", "count"), [(16, 20), (512, 3)])
-def test_images_pass_the_autoencoder_one_by_one(
-    side: int, count: int, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("side", "count", "at_once"), [(16, 20, [16, 4]), (512, 5, [4, 1]), (1024, 2, [1, 1]), (1536, 1, [1])]
+)
+def test_large_images_pass_the_autoencoder_one_by_one(
+    side: int,
+    count: int,
+    at_once: list[int],
+    backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """None is left out or taken for another, and equal ones are encoded once."""
+    """No more pixels at once than one image of 1024 x 1024 has, unless a single one has more; none is left out."""
     seen: list[int] = []
 
     def encode(pixels: torch.Tensor) -> SimpleNamespace:
@@ -283,10 +291,10 @@ def test_images_pass_the_autoencoder_one_by_one(
     images = [Image.new("RGB", (side, side), (number, 0, 0)) for number in range(count)]
     for image in images:
         image.putpixel((0, 0), (255, 0, 0))
-    mean, _ = encode_images(backbone, Cache(tmp_path), [*images, images[0]], flip=True)
-    assert seen == [1] * (2 * count)
-    assert mean.shape == (count + 1, 2, 1, side // 8, side // 8)
-    shades = torch.tensor([*range(count), 0]) / 127.5 - 1
+    mean, _ = encode_images(backbone, Cache(tmp_path), images, flip=True)
+    assert seen == at_once * 2
+    assert mean.shape == (count, 2, 1, side // 8, side // 8)
+    shades = torch.arange(count) / 127.5 - 1
     assert torch.equal(mean[:, 0, 0, -1, -1], shades / 4)
     assert (mean[:, 0, 0, 0, 0] == 0.25).all()
     assert torch.equal(mean[:, 1, 0, 0, 0], shades / 4)  # mirrored: the mark is at the other end
@@ -306,7 +314,9 @@ def test_an_added_image_is_encoded_alone_and_others_stay_as_they_are(
 
     def latents(folder: str, chosen: list[int], flip: bool) -> tuple[torch.Tensor, torch.Tensor, int]:
         before = len(passes)
-        mean, std = encode_images(backbone, Cache(tmp_path / folder), [images[one] for one in chosen], flip)
+        mean, std = encode_images(
+            backbone, Cache(tmp_path / folder), [images[one] for one in chosen], flip, each_alone=True
+        )
         return mean, std, len(passes) - before
 
     mean, std, count = latents("cache", [0, 1, 2, 3], flip=False)
