@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from study.export.trained import complete_run, config_of, weights_of
 from study.preflight.notes import print_notes
 from study.storage.layout import Storage
 from trainables.config.fields import TrainingConfig
-from trainables.config.messages import did_you_mean
+from trainables.config.messages import unknown_placeholders
 from trainables.errors import UserError
 from trainables.methods.registry import get_method
 from trainables.methods.strengths import Dial, strength_obstacle
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _STRONGEST = 10
-_PLACEHOLDERS = ("subject",)
 _SUBJECT = re.compile(r"\{subject\}[\s,]*")
-_IN_BRACES = re.compile(r"\{\s*([^\W\d]\w*)\s*\}")  # one word; other braces are a prompt's own
 
 
 def draw_images(
@@ -60,8 +58,11 @@ def draw_images(
         UserError: Before anything is loaded: there is no such run, its method has no strength, or a prompt has a
             placeholder that nothing is put for.
     """
-    if problems := list(dict.fromkeys(_unknown_placeholders(prompts))):
-        raise UserError(*problems)
+    unknown = [
+        said for prompt in prompts for said in unknown_placeholders(prompt, "the run's instance prompt")
+    ]
+    if unknown:
+        raise UserError(*(f"--prompt {said}" for said in dict.fromkeys(unknown)))
     folder = complete_run(storage, run)
     config = config_of(run, folder)
     method = get_method(config.method)
@@ -116,18 +117,6 @@ def draw_images(
             ).images
             drawn |= {(index, number, strength): image for number, image in enumerate(images)}
     return _written(drawn, texts, tuple(strengths), out)
-
-
-def _unknown_placeholders(prompts: Sequence[str]) -> Iterator[str]:
-    """Yields what is wrong with placeholders: a misspelt one would be drawn as a word of the prompt."""
-    for prompt in prompts:
-        for found in _IN_BRACES.finditer(prompt):
-            if found[0] not in (f"{{{name}}}" for name in _PLACEHOLDERS):
-                near = did_you_mean(found[1].lower(), _PLACEHOLDERS).replace(repr("subject"), "{subject}")
-                yield (
-                    f"--prompt {prompt!r} has the unknown placeholder {found[0]}; {near}{{subject}}, the run's "
-                    "instance prompt, is the only one: for the word itself leave the braces out"
-                )
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:

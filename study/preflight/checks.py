@@ -95,17 +95,28 @@ def data_notes(spec: StudySpec) -> list[str]:
 
     judged_by = spec.evaluation.of_phase("confirm"), spec.evaluation.of_phase("search")
     resolution = _largest_resolution(spec)
+    buckets = _buckets_of_all_arms(spec, resolution)
     own_words = {name for name, arm in spec.arms.items() if arm.method == BASE or has_words(spec, name)}
     named = own_words != set(spec.arms)  # some arm trains by the words of the instance prompt
     return [
         note
         for subject in spec.subjects
         for note in (
-            *data_set_notes(subject, resolution),
+            *data_set_notes(subject, resolution, buckets if subject.is_data_set else ()),
             *split_notes(subject, *judged_by),
             *(find_broken_words(spec.model, subject) if named else []),
         )
     ]
+
+
+def _buckets_of_all_arms(spec: StudySpec, resolution: int | None) -> tuple[tuple[int, int], ...]:
+    """The aspect-ratio buckets of a resolution; none where some arm trains on squares, or the model is not here."""
+    from trainables.models.folders import image_buckets, local_folder
+
+    folder = local_folder(spec.model)
+    if folder is None or resolution is None or spec.values_of("aspect_ratio_buckets") != {True}:
+        return ()
+    return image_buckets(folder, resolution)
 
 
 def _largest_resolution(spec: StudySpec) -> int | None:

@@ -42,6 +42,16 @@ class RemoteCacheBackend:
         if time.monotonic() >= self._rest_until:
             self._pool.submit(self._keep, name, path)
 
+    def names(self, folder: str) -> list[str]:
+        """See `trainables.data.cache_backend.CacheBackend`."""
+        if time.monotonic() < self._rest_until:
+            return []
+        try:
+            return [key.removeprefix(f"{CACHE}/") for key in self._store.list(f"{CACHE}/{folder}")]
+        except OSError:
+            self._rest()
+            return []
+
     def _keep(self, name: str, path: Path) -> None:
         try:
             self._store.put_file(f"{CACHE}/{name}", path)

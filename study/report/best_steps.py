@@ -134,15 +134,28 @@ def restored_words(rows: Rows) -> tuple[str, ...]:
     metric = restored_by(rows)
     if metric is None:
         return ()
-    title = METRICS[metric].title.lower()
-    start = f"Every run restored the weights of its best step (`evaluation.restore_best: {metric}`)"
+    title, field = METRICS[metric].title.lower(), f"`evaluation.restore_best: {metric}`"
     if metric == HELD_OUT_LOSS:
-        return (
-            f"{start}, chosen by the {title} on every second held-out image. The results rest on the other held-out "
-            "images, which chose nothing; curves end with the result.",
+        chosen = f"chosen by the {title} on every second held-out image."
+        more = (
+            "The results rest on the other held-out images, which chose nothing; curves end with the result."
         )
-    return (
-        f"{start}, chosen by {title} on the prompts of the search, noise of its own and every second held-out image. "
-        "The results rest on the confirm prompts, other noise and the other held-out images, which chose nothing. "
-        "Values on the way are of what chose; curves end with the result.",
-    )
+    else:
+        chosen = f"chosen by {title} on the prompts of the search, noise of its own and every second held-out image."
+        more = (
+            "The results rest on the confirm prompts, other noise and the other held-out images, which chose nothing. "
+            "Values on the way are of what chose; curves end with the result."
+        )
+    words = [f"Every run restored the weights of its best step ({field}), {chosen} {more}"]
+    if unchosen := _unchosen(rows, metric):
+        words.append(
+            f"But {plural(unchosen, 'run')} kept the weights of the end: no evaluation that was to choose a step had a "
+            f"value of {metric}."
+        )
+    return tuple(words)
+
+
+def _unchosen(rows: Rows, metric: str) -> int:
+    """How many complete confirm runs were to restore their best step, and had no value to choose it by."""
+    frame = rows.confirm
+    return int((frame["best_step"].isna() & (frame["best_metric"] == metric)).sum())

@@ -48,9 +48,16 @@ class RunResult:
 def best_words(best: Mapping[str, Any] | None, cost: Mapping[str, Any]) -> str | None:
     """Returns what is said of the best of a run's evaluations, e.g. "best by quality at step 50 of 150 (0.61; 0.58 at
     the end), whose weights it has"; None where there was one alone.
+
+    Of a run that was to restore its best step and had no value to choose by, that it has the weights of its end.
     """
     if not best:
         return None
+    if best.get("best_step") is None:
+        return (
+            f"no best step: none of its evaluations had a value of {best.get('metric')} (evaluation.restore_best), so "
+            "that it has the weights of its end"
+        )
     number, end = best.get("value"), best.get("end_value")
     values = [f"{number:.4g}"] if number is not None else []
     values += [f"{end:.4g} at the end"] if end is not None else []

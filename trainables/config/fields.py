@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from trainables.config.frozen import Frozen, without
+from trainables.config.messages import unknown_placeholders
 from trainables.config.training import LrScheduler as LrScheduler
 from trainables.config.training import TrainingConfig as TrainingConfig
 from trainables.embedded.data_sets import DATA_SETS
@@ -262,6 +263,8 @@ class EvaluationConfig(Frozen):
     @model_validator(mode="after")
     def _checked(self) -> Self:
         for template in (*(self.prompts or ()), *(self.restore_best_prompts or ())):
+            if unknown := unknown_placeholders(template, "the subject's instance prompt"):
+                raise ValueError(f"evaluation prompt {unknown[0]}")
             if "{subject}" not in template:
                 raise ValueError(f"evaluation prompt {template!r} lacks the placeholder {{subject}}")
         for fraction in self.at:

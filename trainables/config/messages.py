@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -11,6 +12,9 @@ from pydantic import BaseModel
 
 Loc = tuple[str | int, ...]
 
+SUBJECT_PLACEHOLDER = "{subject}"  # of templates of prompts, and the only one
+
+_IN_BRACES = re.compile(r"\{\s*([^\W\d]\w*)\s*\}")
 _MAX_VALUE = 60
 _MAX_KEYS = 15
 
@@ -92,6 +96,25 @@ def unknown_key(key: object, candidates: Sequence[str]) -> str:
     if near and len(candidates) > _MAX_KEYS:
         known = ""
     return f"unknown key {str(key)!r}; {near}{known}".rstrip()
+
+
+def unknown_placeholders(prompt: str, meaning: str) -> list[str]:
+    """Returns what is wrong with a template's placeholders: a misspelt one would be a word of the prompt.
+
+    A placeholder is one word in braces; other braces are the prompt's own.
+
+    Args:
+        meaning: What ``{subject}`` stands for.
+    """
+    found = []
+    for match in _IN_BRACES.finditer(prompt):
+        if match[0] != SUBJECT_PLACEHOLDER:
+            near = did_you_mean(match[1].lower(), ("subject",)).replace(repr("subject"), SUBJECT_PLACEHOLDER)
+            found.append(
+                f"{prompt!r} has the unknown placeholder {match[0]}; {near}{SUBJECT_PLACEHOLDER}, {meaning}, is the "
+                "only one: for the word itself leave the braces out"
+            )
+    return found
 
 
 def describe(error: Any, model: type[BaseModel] | None) -> str:

@@ -50,8 +50,11 @@ def buckets_of(resolution: int, step: int) -> tuple[Size, ...]:
 def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
     """Returns the bucket with the least ``|log ratio|`` to an image of `size`, the first of those that are equal.
 
-    Where the square is among them no image is enlarged more than it would be to the square: a bucket that is nearer
-    than the square has at most the square of the image's own ratio, so that its longer side needs no larger factor.
+    Of the buckets of a resolution no image is enlarged more than it would be to the square of that resolution, which
+    is the rule that images are checked by: a bucket that is nearer than the square has at most the square of the
+    image's own ratio and at most the resolution's area, so that neither side needs a larger factor. (Where the
+    resolution is no multiple of the step, the square among the buckets is smaller than that, and a nearer bucket may
+    need a larger factor than it.) Images that are smaller than their bucket are enlarged: see `enlargement`.
 
     Raises:
         ValueError: There is no bucket.
@@ -64,6 +67,14 @@ def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
         return Fraction(max(one, other), min(one, other))
 
     return min(buckets, key=distance)
+
+
+def enlargement(size: Size, bucket: Size) -> float:
+    """Returns the factor by which an image is scaled until it covers a bucket; above 1 it is enlarged.
+
+    It leaves out that the part which is cut out has whole pixels, at most half a pixel beside the exact one.
+    """
+    return max(bucket[0] / size[0], bucket[1] / size[1])
 
 
 def cover_box(size: Size, bucket: Size) -> tuple[int, int, int, int]:

@@ -48,7 +48,7 @@ class Cache:
         found = _read(path)
         if found is not None:
             return found
-        with _lock(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             found = _read(path)  # another process may have written it while this one waited
             backend = backend_of(self.folder)
             name = str(path.relative_to(self.folder))
@@ -56,7 +56,7 @@ class Cache:
                 found = _read(path)
             if found is None:
                 found = {name: tensor.detach().cpu().contiguous() for name, tensor in compute().items()}
-                _write(path, found)
+                write_tensors(path, found)
                 if backend is not None:
                     backend.keep(name, path)
         return found
@@ -77,7 +77,8 @@ def _read(path: Path) -> Tensors | None:
     return tensors
 
 
-def _write(path: Path, tensors: Tensors) -> None:
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Writes a file beside its place and moves it there in one step."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         save_file(tensors, partial)
@@ -87,7 +88,7 @@ def _write(path: Path, tensors: Tensors) -> None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on a file; the system releases it if the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:

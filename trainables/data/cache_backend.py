@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class CacheBackend(Protocol):
-    """Keeps files by name; neither method raises for what is not there, or not to be had now."""
+    """Keeps files by name; no method raises for what is not there, or not to be had now."""
 
     def fetch(self, name: str, path: Path) -> bool:
         """Writes the entry to `path` in one step; returns whether there is one."""
@@ -18,6 +18,10 @@ class CacheBackend(Protocol):
 
     def keep(self, name: str, path: Path) -> None:
         """Keeps a copy of a file that does not change any more; may return before it is made."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """Returns the names of the files that are kept under a folder; none where they are not to be had."""
         ...
 
 

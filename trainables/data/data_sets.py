@@ -22,6 +22,7 @@ from trainables.data.image_folders import Entry, read_image_folder
 from trainables.data.images import fingerprint_of, read_image, square
 from trainables.data.metadata_files import Columns
 from trainables.data.path_map import folder_of
+from trainables.data.stored_images import ImageStore, StoredImage
 from trainables.embedded import load_data_set
 from trainables.errors import UserError
 from trainables.util.text import is_blank, same_name, shown, some
@@ -35,16 +36,16 @@ class Captioned:
 
     Attributes:
         caption: With the trigger in front.
-        image: RGB, cut to its bucket or to the square.
-        square: RGB, cut to the square.
+        image: RGB, cut to its bucket or to the square; it may lie in a file.
+        square: RGB, cut to the square; likewise.
         size: Width and height before it was cut and resized.
         fingerprint: The same for two files that show the same pixels.
     """
 
     entry: Entry
     caption: str
-    image: Image.Image
-    square: Image.Image
+    image: StoredImage
+    square: StoredImage
     size: Size
     fingerprint: str
 
@@ -159,6 +160,7 @@ def _read(
 ) -> tuple[tuple[Captioned, ...], list[str]]:
     found, problems, trigger = [], [], trigger_of(config)
     images = _shipped_images(config.name) if config.dataset is None else {}
+    store = ImageStore()
     for entry in entries:
         try:
             image = images[entry.name] if config.dataset is None else read_image(entry.path, resolution)
@@ -168,8 +170,8 @@ def _read(
         side = resolution or min(image.size)
         # One decoded image at a time: a folder of large ones must not be held in memory at full size.
         bucket = nearest_bucket(image.size, sizes) if sizes else (side, side)
-        kept = cut(image, bucket)
-        as_square = kept if bucket == (side, side) else square(image, side)
+        kept = store.keep(cut(image, bucket))
+        as_square = kept if bucket == (side, side) else store.keep(square(image, side))
         caption, fingerprint = trigger + entry.caption, fingerprint_of(image)
         found.append(Captioned(entry, caption, kept, as_square, image.size, fingerprint))
     return tuple(found), problems

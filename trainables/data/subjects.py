@@ -34,6 +34,7 @@ from trainables.data.images import (
 )
 from trainables.data.path_map import folder_of
 from trainables.data.photographs import Captions, hold_out, read_photographs
+from trainables.data.stored_images import StoredImages, sizes_of
 from trainables.errors import UserError
 from trainables.util.text import same_name, shown
 
@@ -47,7 +48,7 @@ class Subject:
         instance_prompt: Names the subject by its rare token, e.g. "a sks dog".
         class_prompt: The same without it, e.g. "a dog".
         images: Training images, RGB: squares of one size, but of a data set that is read with buckets of several
-            sizes.
+            sizes, which may lie in a file (`StoredImages`): each is read when it is asked for.
         captions: One for each training image.
         references: Held-out images for scoring, RGB squares of the same size.
         embedded: Whether it belongs to the embedded world, which has evaluation prompts of its own.
@@ -76,7 +77,7 @@ class Subject:
     name: str
     instance_prompt: str
     class_prompt: str
-    images: tuple[Image.Image, ...]
+    images: Sequence[Image.Image]
     captions: tuple[str, ...]
     references: tuple[Image.Image, ...]
     embedded: bool = False
@@ -88,7 +89,7 @@ class Subject:
     reference_captions: tuple[str, ...] = ()
     characters: tuple[str, ...] = ()
     reference_characters: tuple[str, ...] = ()
-    squares: tuple[Image.Image, ...] = ()
+    squares: Sequence[Image.Image] = ()
     reference_groups: tuple[str, ...] = ()
     reference_phases: tuple[str, ...] = ()
     side: int = 0
@@ -96,8 +97,8 @@ class Subject:
     @property
     def geometry(self) -> tuple[tuple[float, ...], ...]:
         """Size and crop of each training image, see `geometry_in`."""
-        sizes = self.sizes or tuple(image.size for image in self.images)
-        return tuple(geometry_in(size, image.size) for size, image in zip(sizes, self.images, strict=True))
+        cut = sizes_of(self.images)
+        return tuple(geometry_in(*sizes) for sizes in zip(self.sizes or cut, cut, strict=True))
 
     @property
     def resolution(self) -> int:
@@ -247,11 +248,11 @@ def _data_set(
         name=config.name,
         instance_prompt=instance_prompt,
         class_prompt=class_prompt,
-        images=tuple(one.image for one in training),
+        images=StoredImages(one.image for one in training),
         captions=tuple(one.caption for one in training),
         image_names=tuple(shown(one.entry.name) for one in training),
         sizes=tuple(one.size for one in training),
-        squares=tuple(one.square for one in training),
+        squares=StoredImages(one.square for one in training),
         is_data_set=True,
         characters=tuple(one.entry.character for one in training) if named else (),
         side=resolution,
@@ -285,7 +286,7 @@ def _held_out(references: Sequence[Captioned]) -> dict[str, Any]:
     """What a data set has of its held-out images."""
     named = all(one.entry.character for one in references)
     return {
-        "references": tuple(one.image for one in references),
+        "references": tuple(one.image.open() for one in references),
         "reference_names": tuple(shown(one.entry.name) for one in references),
         "reference_captions": tuple(one.caption for one in references),
         "reference_characters": tuple(one.entry.character for one in references) if named else (),

@@ -17,6 +17,7 @@ from PIL import Image
 from trainables.config.fields import EvaluationConfig
 from trainables.data.cache import Cache
 from trainables.data.images import image_digest
+from trainables.data.stored_images import picked
 from trainables.data.subjects import Subject
 from trainables.evaluation import metrics, perceptual
 from trainables.evaluation.anchors import (
@@ -238,9 +239,8 @@ def _real_ends(subject: Subject, sets: ReferenceSets, references: Array, embed: 
     squares = subject.squares or subject.images
     for rows, name in zip(sets.rows, sets.characters, strict=True):
         own = references[list(rows)]
-        training = [
-            image for number, image in enumerate(squares) if not name or subject.characters[number] == name
-        ]
+        numbers = [row for row in range(len(squares)) if not name or subject.characters[row] == name]
+        training = picked(squares, numbers)
         # Embedded only where they count: a data set may have thousands.
         few = len(own) < metrics.ENOUGH_REFERENCES and bool(training)
         pairs.append((own, embed(training) if few else own[:0]))

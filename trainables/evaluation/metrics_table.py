@@ -179,15 +179,34 @@ def listed_after(kind: Literal["eval", "cost"], first: Iterable[str]) -> tuple[s
     return tuple(dict.fromkeys((*first, *rest)))
 
 
+def measure_of(name: str) -> str | None:
+    """Returns the measure of whose interval a metric is an end, e.g. ``class_kid`` of ``class_kid_low``; None for a
+    measure of its own.
+    """
+    measure = name.removesuffix("_low").removesuffix("_high")
+    return measure if measure != name and measure in METRICS else None
+
+
+def choosing_metrics() -> tuple[str, ...]:
+    """Returns the metrics by which the best step of a run can be chosen: what evaluations measure that has a better
+    direction, without the ends of intervals.
+    """
+    measured = metric_names("eval")
+    return tuple(name for name in measured if METRICS[name].direction != "none" and measure_of(name) is None)
+
+
 def unfit_choice(name: str) -> str | None:
     """Returns None for a metric by which the best step of a run can be chosen, otherwise what is wrong with it."""
     if problem := unknown_metric(name):
         return problem
-    metric = METRICS[name]
-    if metric.kind == "eval" and metric.direction != "none":
+    if name in choosing_metrics():
         return None
-    why = "is a cost, and no evaluation measures it" if metric.kind == "cost" else "has no better direction"
-    return f"{name} {why}, so that no step is best by it; take for example {QUALITY} or {HELD_OUT_LOSS}"
+    why = "has no better direction"
+    if METRICS[name].kind == "cost":
+        why = "is a cost, and no evaluation measures it"
+    elif measure := measure_of(name):
+        why = f"is an end of the interval of {measure} and no measure of its own"
+    return f"{name} {why}, so that no step is best by it; take one of {', '.join(choosing_metrics())}"
 
 
 def unknown_metric(name: str) -> str | None:

@@ -40,7 +40,7 @@ class Reality:
     references: Array
     references_clip: Array
     texts: Array
-    training: tuple[Image.Image, ...]
+    training: Sequence[Image.Image]
     sets: ReferenceSets | None = None
     units: tuple[int, ...] = ()
     general: tuple[str, ...] = ()

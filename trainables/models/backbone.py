@@ -123,12 +123,16 @@ class Backbone:
                 holds one.
         """
         content = "".join(component_digest(self.folder, name) for name in parts or self.family.parts)
-        read = [expand(prompt, self._words) for prompt in prompts]
-        words = {word: text for word, text in self._words.items() if any(word in prompt for prompt in read)}
+        words = self.words_in(prompts)
         content += json.dumps(words, sort_keys=True) if words else ""
         if self.family.zero_option and not parts:  # it is in no part's files
             content += f" {self.family.zero_option}: {self.zero_unconditional}"
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def words_in(self, prompts: Iterable[str]) -> dict[str, str]:
+        """Returns those of the added words that prompts hold, each with the text that it begins as."""
+        read = [expand(prompt, self._words) for prompt in prompts]
+        return {word: text for word, text in self._words.items() if any(word in prompt for prompt in read)}
 
     def parameter_digest(self) -> str:
         """Hex SHA-256 of all parameters and buffers in memory with their names and types."""
@@ -136,9 +140,8 @@ class Backbone:
         for part, module in self.modules.items():
             for name, tensor in module.state_dict().items():
                 digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(
-                    tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-                )
+                values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                digest.update(values.numpy().tobytes())
         return digest.hexdigest()
 
     def pipeline(self) -> Any:
@@ -319,12 +322,9 @@ class Backbone:
     @property
     def added_tables(self) -> dict[str, ExtendedEmbedding]:
         """The tables that hold them, by the text encoder."""
-        tables = [text_encoder.get_input_embeddings() for text_encoder in self.text_encoders]
-        return {
-            part.name: table
-            for part, table in zip(self.family.text_encoders, tables, strict=True)
-            if isinstance(table, ExtendedEmbedding)
-        }
+        parts = zip(self.family.text_encoders, self.text_encoders, strict=True)
+        tables = {part.name: text_encoder.get_input_embeddings() for part, text_encoder in parts}
+        return {part: table for part, table in tables.items() if isinstance(table, ExtendedEmbedding)}
 
     def lower_precision(self, dtype: torch.dtype) -> None:
         """Converts every parameter that does not train; in float16 not those of parts that overflow (`Part`)."""

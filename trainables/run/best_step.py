@@ -128,19 +128,22 @@ class BestStep:
     def line(self, end: int | None) -> dict[str, Any] | None:
         """Returns what is recorded of the best step; None with fewer than two evaluations that have a value.
 
+        A run that restores its best step says in every case what came of that: where no evaluation had a value, that
+        no step was best, and the weights of its end were kept.
+
         Args:
             end: The last step, if training has come to it.
         """
-        best = self.step
-        if best is None or sum(value is not None for value in self._values.values()) < 2:
+        best, known = self.step, sum(value is not None for value in self._values.values())
+        if known < 2 and not (self.restores and end is not None):
             return None
         return {
             "best_step": best,
-            "value": self._values[best],
+            "value": None if best is None else self._values[best],
             "end_value": self._values.get(end) if end is not None else None,
             "metric": self.metric,
-            "evaluations": sum(value is not None for value in self._values.values()),
-            "restored": self.restores and end is not None,
+            "evaluations": known,
+            "restored": self.restores and end is not None and best is not None,
         }
 
     def _path(self, step: int) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from trainables.config.fields import SubjectConfig
+from trainables.data.buckets import Size, enlargement, nearest_bucket
 from trainables.data.data_sets import split_of
 from trainables.data.images import fingerprint_of, list_images, read_image, square, thumbnail
 from trainables.data.path_map import folder_of
@@ -87,11 +88,12 @@ def leaks(config: SubjectConfig, resolution: int | None = None) -> list[str]:
     ]
 
 
-def data_set_notes(config: SubjectConfig, resolution: int | None) -> list[str]:
+def data_set_notes(config: SubjectConfig, resolution: int | None, buckets: Sequence[Size] = ()) -> list[str]:
     """Returns what is allowed of a subject's photographs, but probably not meant, one note each.
 
     Args:
         resolution: Pixels that runs train at; None where it is not known, which leaves sizes out.
+        buckets: Of that resolution, of which every run cuts training images to the nearest; none: squares.
     """
     training, references = _looks(config, resolution)
     begin = f"{'data set' if config.is_data_set else 'subject'} {config.name!r}: "
@@ -107,13 +109,16 @@ def data_set_notes(config: SubjectConfig, resolution: int | None) -> list[str]:
     if len(said) > shown_at_most:
         said = [*said[:shown_at_most], f"{begin}and {len(said) - shown_at_most} more groups of such pictures"]
     seen = (*training, *references)
-    small = [one for one in seen if resolution is not None and min(one.size) < resolution]
+    small = [one for one in (references if buckets else seen) if resolution and min(one.size) < resolution]
     if small:
         sizes = some([f"{one.name} ({one.size[0]} x {one.size[1]})" for one in small], shown_at_most)
+        what = "held-out images are cut to" if buckets else "runs train at"
         said.append(
-            f"{begin}smaller than the {resolution} pixels that runs train at, so that they are enlarged, and the blur "
-            f"of that is learnt: {sizes}; take larger photographs, or a smaller training.resolution"
+            f"{begin}smaller than the {resolution} pixels that {what}, so that they are enlarged, and the blur "
+            f"of that {'counts' if buckets else 'is learnt'}: {sizes}; take larger photographs, or a smaller "
+            "training.resolution"
         )
+    said += _below_their_buckets(training, buckets, begin)
     for limit in sorted({one.limit for one in seen}):
         blurred = [f"{one.name} ({one.blur:.2f})" for one in seen if one.limit == limit and one.blur > limit]
         if blurred:
@@ -182,6 +187,21 @@ def _looks(
         held_out = [path for path in paths if path.name in names]
         paths = [path for path in paths if path.name not in names]
     return _looks_at(paths, resolution), _looks_at(held_out, resolution)
+
+
+def _below_their_buckets(looks: Sequence[_Look], buckets: Sequence[Size], begin: str) -> list[str]:
+    found = [(one, nearest_bucket(one.size, buckets)) for one in looks] if buckets else []
+    small = [
+        f"{one.name} ({one.size[0]} x {one.size[1]}, to {bucket[0]} x {bucket[1]})"
+        for one, bucket in found
+        if enlargement(one.size, bucket) > 1
+    ]
+    if not small:
+        return []
+    return [
+        f"{begin}smaller than the aspect-ratio buckets that runs train at, so that they are enlarged, and the blur of "
+        f"that is learnt: {some(small, _NAMES_OF_DATA_SET)}; take larger photographs, or a smaller training.resolution"
+    ]
 
 
 def _looks_at(paths: Sequence[Path], resolution: int | None) -> tuple[_Look, ...]:

@@ -15,17 +15,11 @@ import numpy
 import torch
 from PIL import Image
 
-from trainables.data.cache import Cache
-from trainables.models.backbone import Backbone
 from trainables.models.conditioning import Conditioning
-from trainables.models.sampling import images_at_once
 from trainables.randomness import Streams
 from trainables.training.data_order import BucketOrder, Shuffle
 from trainables.training.noise import NoiseProcess
 from trainables.training.objective import area_weights, share_of_samples
-
-_ENCODE_AT_ONCE = 16  # images through the autoencoder at most; large ones are fewer
-_TEXTS_AT_ONCE = 64  # prompts through the text encoders, and in one entry of the cache
 
 
 @dataclass(frozen=True)
@@ -100,37 +94,6 @@ class Batch:
         return Batch(**known)
 
 
-def encode_images(
-    backbone: Backbone, cache: Cache, images: Sequence[Image.Image], flip: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns mean and deviation of the images' latents, [images, orientations, c, h, w], float32, on the
-    device.
-
-    Args:
-        images: RGB, of one size, whose sides are multiples of the autoencoder's factor.
-        flip: Encode the mirrored image as a second orientation.
-    """
-    pixels = numpy.stack([numpy.asarray(image.convert("RGB")) for image in images])
-    identity = {
-        "vae": backbone.digest(backbone.family.autoencoder.name),
-        "pixels": _digest(pixels),
-        "shape": list(pixels.shape),
-        "flip": flip,
-        "device": backbone.device.type,
-    }
-
-    def compute() -> dict[str, torch.Tensor]:
-        tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        moments = [_encode(backbone, tensor, mirrored) for mirrored in ((False, True) if flip else (False,))]
-        return {
-            "mean": torch.stack([mean for mean, _ in moments], 1),
-            "std": torch.stack([std for _, std in moments], 1),
-        }
-
-    found = cache.tensors("latents", identity, compute)
-    return found["mean"].to(backbone.device), found["std"].to(backbone.device)
-
-
 def mask_areas(masks: Sequence[Image.Image], background_weight: float, latents: torch.Tensor) -> torch.Tensor:
     """Returns the factors of the latent pixels' errors, [images, orientations, 1, h, w], on the latents' device.
 
@@ -143,33 +106,6 @@ def mask_areas(masks: Sequence[Image.Image], background_weight: float, latents: 
     orientations = [shown, shown.flip(3)][: latents.shape[1]]
     areas = [area_weights(one, background_weight, (height, width)) for one in orientations]
     return torch.stack(areas, 1).to(latents.device)
-
-
-def embed_texts(backbone: Backbone, cache: Cache, captions: Sequence[str], as_tokens: bool) -> Texts:
-    """Returns the distinct captions as conditioning, or as tokens where what encodes them trains.
-
-    They are encoded, and kept in the cache, some at a time; the empty prompt has an entry of its own, so that runs with
-    and without it share those of the captions.
-    """
-    distinct = tuple(dict.fromkeys(captions))
-    if as_tokens:
-        return Texts(distinct, backbone.tokenize(distinct), are_tokens=True)
-    named = [text for text in distinct if text]
-    empty: list[str] = [""] if "" in distinct else []
-    parts = [named[begin : begin + _TEXTS_AT_ONCE] for begin in range(0, len(named), _TEXTS_AT_ONCE)]
-    parts += [empty] if empty else []
-    found = [_embedded(backbone, cache, part) for part in parts]
-    rows = {name: torch.cat([part[name] for part in found]).to(backbone.device) for name in found[0]}
-    return Texts((*named, *empty), rows, are_tokens=False)
-
-
-def _embedded(backbone: Backbone, cache: Cache, captions: Sequence[str]) -> Conditioning:
-    identity = {
-        "text": backbone.digest(*backbone.family.texts, prompts=captions),
-        "captions": list(captions),
-        "device": backbone.device.type,
-    }
-    return cache.tensors("texts", identity, lambda: backbone.encode_prompts(captions))
 
 
 class Batches:
@@ -376,26 +312,3 @@ def _areas_of(latents: torch.Tensor, areas: Sequence[torch.Tensor | None]) -> to
     size = len(latents) // len(areas)
     ones = torch.ones((size, 1, *latents.shape[2:]), device=latents.device)
     return torch.cat([ones if part is None else part for part in areas])
-
-
-@torch.no_grad()
-def _encode(backbone: Backbone, pixels: torch.Tensor, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns mean and deviation of latents of 8-bit pixels [images, 3, h, w], as many at once as memory is made for.
-
-    The autoencoder works on whole images: tiles of one, as diffusers has them, would give other latents at their seams.
-    """
-    moments = []
-    for chunk in pixels.split(min(_ENCODE_AT_ONCE, images_at_once(max(pixels.shape[-2:])))):
-        values = chunk.float() / 127.5 - 1
-        values = values.flip(3) if mirrored else values
-        values = values.to(backbone.device, memory_format=torch.channels_last)
-        posterior = backbone.vae.encode(values).latent_dist
-        moments.append((posterior.mean.float().cpu(), posterior.std.float().cpu()))
-    means, stds = zip(*moments, strict=True)
-    return torch.cat(means), torch.cat(stds)
-
-
-def _digest(array: numpy.ndarray) -> str:
-    import hashlib
-
-    return hashlib.sha256(array.tobytes()).hexdigest()

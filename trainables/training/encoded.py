@@ -12,14 +12,16 @@ from PIL import Image
 from trainables.config.fields import TrainingConfig
 from trainables.data.cache import Cache
 from trainables.data.images import geometry_of
+from trainables.data.stored_images import picked, sizes_of
 from trainables.data.subjects import Subject
 from trainables.distributed.worker_group import WorkerGroup
 from trainables.methods.protocol import Method
 from trainables.models.backbone import Backbone
 from trainables.models.conditioning import Conditioning
-from trainables.training.batches import Examples, Texts, embed_texts, encode_images, mask_areas
+from trainables.training.batches import Examples, Texts, mask_areas
 from trainables.training.captions import training_captions
 from trainables.training.class_images import make_class_images
+from trainables.training.encoding import embed_texts, encode_images
 from trainables.training.meter import Meter
 
 
@@ -64,18 +66,20 @@ def encode_data(
         captions.append(subject.class_prompt)
     if training.caption_dropout:
         captions.append("")
-    texts = embed_texts(backbone, cache, captions, as_tokens=any(part in family.texts for part in trained))
+    as_tokens, each_alone = any(part in family.texts for part in trained), subject.is_data_set
+    texts = embed_texts(backbone, cache, captions, as_tokens, each_alone=each_alone)
     rows = {text: row for row, text in enumerate(texts.captions)}
     sizes = torch.tensor(subject.geometry)
     examples = tuple(
         _examples(
             backbone,
             cache,
-            [subject.images[number] for number in numbers],
+            picked(subject.images, numbers),
             [prompts[number] for number in numbers],
             rows,
             training,
             sizes[numbers],
+            each_alone=each_alone,
         )
         for numbers in by_size(subject.images)
     )
@@ -104,8 +108,8 @@ def encode_data(
 def by_size(images: Sequence[Image.Image]) -> list[list[int]]:
     """Returns the numbers of images of each size, by width and height: the buckets that are not empty."""
     found: dict[tuple[int, int], list[int]] = {}
-    for number, image in enumerate(images):
-        found.setdefault(image.size, []).append(number)
+    for number, size in enumerate(sizes_of(images)):
+        found.setdefault(size, []).append(number)
     return [found[size] for size in sorted(found)]
 
 
@@ -151,13 +155,15 @@ def _examples(
     text_rows: Mapping[str, int],
     training: TrainingConfig,
     geometry: torch.Tensor,
+    *,
+    each_alone: bool = False,
 ) -> Examples:
     """Returns images of one size as a step takes them; each has as many prompts as any other.
 
     Args:
         text_rows: Prompt -> its row of `Texts`.
     """
-    mean, std = encode_images(backbone, cache, images, training.random_flip)
+    mean, std = encode_images(backbone, cache, images, training.random_flip, each_alone=each_alone)
     rows = [[text_rows[prompt] for prompt in several] for several in prompts]
     captions = torch.tensor(rows, device=backbone.device)
     return Examples(

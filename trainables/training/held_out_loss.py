@@ -22,7 +22,7 @@ from trainables.data.subjects import Subject
 from trainables.models.backbone import Backbone
 from trainables.models.sampling import at_rest
 from trainables.randomness import stream_seed, subject_seed
-from trainables.training.batches import encode_images
+from trainables.training.encoding import encode_images
 from trainables.training.noise import NoiseProcess, unweighted_process
 
 
@@ -107,7 +107,7 @@ def prepare_held_out_loss(
     said = [captions[number] for number in numbers] if captions else [prompt] * len(chosen)
     prompts = tuple(dict.fromkeys(said))
     of_images = torch.tensor([prompts.index(text) for text in said])
-    mean, _ = encode_images(backbone, cache, chosen, flip=False)
+    mean, _ = encode_images(backbone, cache, chosen, flip=False, each_alone=subject.is_data_set)
     latents = ((mean[:, 0] - backbone.latent_shift) * backbone.latent_scale).cpu()
     count, own = len(chosen), subject_seed(seed, subject.name)
     noise = [

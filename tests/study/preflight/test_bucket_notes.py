@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from study.preflight.checks import data_notes
 from study.preflight.notes import study_notes
 from study.spec.study_spec import StudySpec
 from tests.helpers.image_folders import picture, write_lines
@@ -77,3 +78,25 @@ def test_a_study_is_told_where_an_arm_trains_in_buckets(buckets: bool, tmp_path:
         }
     )
     assert any("aspect-ratio bucket at 64 pixels" in note for note in study_notes(spec)) == buckets
+
+
+@pytest.mark.parametrize("squares_too", [False, True])
+def test_images_below_what_runs_train_at_are_told_by_their_buckets(squares_too: bool, tmp_path: Path) -> None:
+    """One of 90 x 50 covers its bucket of 80 x 48, though its shorter side is below the resolution of 64."""
+    mine = subject(tmp_path, [*SQUARES, (90, 50), (70, 40), (60, 60)]).model_dump(exclude_none=True)
+    arm = {"method": "text_to_image", "search_space": "fixed"}
+    arms = {"wide": {**arm, "aspect_ratio_buckets": True}} | ({"square": arm} if squares_too else {})
+    spec = StudySpec.model_validate(
+        {"name": "small", "subjects": [mine], "arms": arms, "confirm": {"seeds": [1], "subjects": ["mine"]}}
+    )
+    (note,) = [note for note in data_notes(spec) if "so that they are enlarged" in note]
+    if squares_too:
+        assert "than the 64 pixels that runs train at" in note
+        assert "05.png (90 x 50), 06.png (70 x 40), 07.png (60 x 60);" in note
+    else:
+        assert "smaller than the aspect-ratio buckets that runs train at" in note
+        assert "learnt: 06.png (70 x 40, to 80 x 48), 07.png (60 x 60, to 64 x 64); take" in note
+        picture(101, (60, 70)).save(tmp_path / "held-out" / "r.png")
+        held_out, _ = (note for note in data_notes(spec) if "so that they are enlarged" in note)
+        assert "smaller than the 64 pixels that held-out images are cut to" in held_out
+        assert "the blur of that counts: r.png (60 x 70); take" in held_out

@@ -197,7 +197,7 @@ def test_what_cannot_be_measured_is_told_with_the_field_that_names_it(
     assert f"worst_character as {place} needs characters" in problem
 
 
-@pytest.mark.parametrize("metric", ["dataset_kid", "dataset_cmmd_high", "worst_character"])
+@pytest.mark.parametrize("metric", ["dataset_kid", "dataset_cmmd", "worst_character"])
 def test_measures_of_data_sets_decide_no_study_of_subjects(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str
 ) -> None:

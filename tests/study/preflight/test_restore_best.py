@@ -15,6 +15,7 @@ from study.spec.difference import difference
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from tests.helpers.study_files import only, study_dict
+from trainables.evaluation.metrics_table import METRICS, choosing_metrics, unfit_choice
 from trainables.evaluation.prompts import templates_of
 from trainables.run.checks import check_run
 
@@ -32,6 +33,13 @@ def spec(**evaluation: Any) -> StudySpec:
         ({"restore_best": "drif", "at": AT}, "did you mean 'drift'"),
         ({"restore_best": "diversity", "at": AT}, "no better direction, so that no step is best by it"),
         ({"restore_best": "train_seconds", "at": AT}, "is a cost, and no evaluation measures it"),
+        (
+            {"restore_best": "dataset_kid_low", "at": AT},
+            "is an end of the interval of dataset_kid and no measure of its own, so that no step is best by it; take "
+            "one of quality, ",
+        ),
+        ({"restore_best": "class_cmmd_high", "at": AT}, "of the interval of class_cmmd and no measure"),
+        ({"restore_best": "ceiling_quality", "at": AT}, "no better direction"),
         ({"restore_best": "quality"}, "evaluation.at names none; write for example at: [0.25, 0.5, 0.75]"),
         ({"restore_best": "quality", "at": [1.0]}, "evaluation.at names none"),
         ({"restore_best": "quality", "at": AT, "search": {"at": []}}, "evaluation.at names none"),
@@ -41,6 +49,17 @@ def spec(**evaluation: Any) -> StudySpec:
 )
 def test_what_cannot_be_restored_is_refused(evaluation: dict[str, Any], words: str, tmp_path: Path) -> None:
     assert words in only(tmp_path, study_dict(evaluation=evaluation))
+
+
+def test_metrics_that_choose_are_measures_with_a_better_direction() -> None:
+    names = choosing_metrics()
+    assert {"quality", "held_out_loss", "class_kid", "dataset_kid", "worst_character"} <= set(names)
+    assert not any(name.endswith(("_low", "_high")) for name in names)
+    assert all(unfit_choice(name) is None for name in names)
+    for name in set(METRICS) - set(names):
+        problem = unfit_choice(name)
+        assert problem is not None
+        assert problem.endswith(", ".join(names))
 
 
 def test_both_phases_choose_on_the_prompts_of_the_search() -> None:

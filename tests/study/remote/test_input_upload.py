@@ -362,6 +362,35 @@ def test_what_one_node_has_computed_no_other_computes(
     assert sum(s3.requests.values()) == asked  # nor is it waited for again
 
 
+def test_latents_of_one_node_are_found_by_another_that_trains_on_other_images_too(
+    s3: Proxy, tmp_path: Path
+) -> None:
+    import torch
+
+    from study.remote.cache_backend import use_backend
+    from study.storage.layout import CACHE
+    from trainables.data.cache import Cache
+    from trainables.data.packs import packed
+
+    url, computed = s3.url("packed"), []
+
+    def entries(node: str, numbers: range) -> list[float]:
+        def compute(place: int) -> dict[str, torch.Tensor]:
+            computed.append(numbers[place])
+            return {"x": torch.tensor(float(numbers[place]))}
+
+        use_backend(url, tmp_path / node)
+        keys = [f"{number:064x}" for number in numbers]
+        return [float(entry["x"]) for entry in packed(Cache(tmp_path / node), "latents", {}, keys, compute)]
+
+    assert entries("one", range(100)) == list(range(100))
+    wait_for(lambda: len(ObjectStore(url).list(CACHE)) == 2)
+    assert entries("two", range(50, 105)) == list(range(50, 105))
+    assert sorted(computed) == list(range(105))
+    s3.answer = lambda method, path: 503
+    assert entries("three", range(3)) == [0, 1, 2]  # a store that is away is no error
+
+
 def test_what_is_pulled_needs_no_folder_to_be_there(s3: Proxy, tmp_path: Path) -> None:
     store = ObjectStore(s3.url("empty"))
     assert pull_run(store, "study/runs/search/a/0000-b-s0", tmp_path / "none") is None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from study.report.best_steps import best_steps, best_steps_table, best_steps_words
+from study.report.best_steps import best_steps, best_steps_table, best_steps_words, restored_words
 from study.report.comparisons import Settings
 from study.report.derived import with_derived
 from study.report.measures import measure
@@ -74,6 +74,18 @@ def test_the_report_says_what_was_restored_and_by_what(metric: str, words: str) 
     said = [text for one in report.sections for text in (*one.paragraphs, *one.after)]
     assert sum(words in text for text in said) == 1
     assert "best-steps" in [table.key for table in curves.tables]
+
+
+@pytest.mark.parametrize("metric", ["quality", "held_out_loss"])
+def test_runs_that_had_no_value_to_choose_by_are_counted(metric: str) -> None:
+    results = told("lora-cosine", "lora-constant", metric, restore_best=metric)
+    assert not any("kept the weights of the end" in text for text in restored_words(prepare(results)))
+    frame = results.frame.copy()
+    rows = frame["arm"].eq("lora-cosine") & frame["phase"].eq("confirm")
+    frame.loc[frame[rows].index[:2], ["best_step", "best_value", "best_end_value"]] = None
+    _, more = restored_words(prepare(replace(results, frame=frame)))
+    assert more.startswith("But 2 runs kept the weights of the end")
+    assert f"a value of {metric}" in more
 
 
 def test_runs_of_one_arm_may_be_best_by_two_metrics() -> None:

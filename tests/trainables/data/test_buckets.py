@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainables.data.buckets import bucket_sizes, buckets_of, cover_box, cut, geometry_in, nearest_bucket
+from trainables.data.buckets import (
+    bucket_sizes,
+    buckets_of,
+    cover_box,
+    cut,
+    enlargement,
+    geometry_in,
+    nearest_bucket,
+)
 from trainables.data.images import geometry_of, square
 
 
@@ -81,13 +89,28 @@ def test_of_equally_near_buckets_the_first_is_taken(ratio: int) -> None:
 
 def test_no_image_is_enlarged_more_than_to_the_square() -> None:
     draw = random.Random(6)
-    for resolution, step in ((64, 16), (512, 64), (96, 8)):
+    for resolution, step in ((64, 16), (512, 64), (96, 8), (500, 64), (600, 64), (72, 16)):
         buckets = buckets_of(resolution, step)
         for _ in range(400):
             size = draw.randint(4, 900), draw.randint(4, 900)
             width, height = nearest_bucket(size, buckets)
             factor = max(width / size[0], height / size[1])
+            assert enlargement(size, (width, height)) == factor
             assert factor <= resolution / min(size) + 1e-9, (size, (width, height))
+
+
+def test_beside_a_square_that_is_smaller_than_the_resolution_a_nearer_bucket_may_enlarge_more() -> None:
+    buckets, size = buckets_of(500, 64), (110, 100)
+    assert buckets[0] == (448, 448)
+    assert nearest_bucket(size, buckets) == (512, 448)
+    assert enlargement(size, buckets[0]) < enlargement(size, (512, 448)) < 500 / 100
+
+
+@pytest.mark.parametrize(("size", "scaled"), [((40, 24), True), ((80, 48), False), ((79, 60), True)])
+def test_an_image_below_its_bucket_is_enlarged_to_cover_it(size: tuple[int, int], scaled: bool) -> None:
+    image = Image.fromarray(np.random.default_rng(9).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    assert cut(image, (80, 48)).size == (80, 48)
+    assert (enlargement(size, (80, 48)) > 1) == scaled
 
 
 def test_a_cut_covers_the_bucket_with_the_middle_of_the_image() -> None:

@@ -17,7 +17,7 @@ from trainables.models.backbone import Backbone
 from trainables.models.loading import load_backbone
 from trainables.models.sampling import generate
 from trainables.run.resident import Resident
-from trainables.training.batches import embed_texts
+from trainables.training.encoding import embed_texts
 
 PROMPT = "a <mine> cat"
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from study.storage.run_result import best_words
 from study.tracking.event_metrics import latest_metrics
 from tests.helpers.image_folders import captioned
 from tests.helpers.training_runs import RESOLUTION, MakeConfig
@@ -126,6 +127,47 @@ def test_the_weights_are_those_of_a_run_that_ends_at_the_best_step(
     assert result["cost"]["selection_seconds"] > 0
     assert result["evaluation"]["subject_fidelity"] == told[3].data["subject_fidelity"]
     assert not (Path(long.output_dir) / "checkpoint").exists()
+
+
+def test_a_run_without_a_value_to_choose_by_says_that_it_has_the_weights_of_its_end(
+    make_config: MakeConfig, resident: Resident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(self: RunEvaluation, backbone: Backbone, **arguments: Any) -> Any:
+        result = measure(self, backbone, **arguments)
+        return type(result)(**{**vars(result), "metrics": {**result.metrics, LOSS: None}})
+
+    measure = RunEvaluation.measure
+    monkeypatch.setattr(RunEvaluation, "measure", unknown)
+    monkeypatch.setattr(RunEvaluation, "measure_for_choice", lambda self, backbone: {LOSS: None})
+    config = restoring(make_config("lora", "unknown", **LONG))
+    events = list(execute(config, resident))
+    monkeypatch.undo()
+    plain = make_config("lora", "plain", **LONG)
+    list(execute(plain, resident))
+    assert weights_of(config) == weights_of(plain)
+    result = result_of(config)
+    assert result["state"] == "COMPLETE"
+    line = {"best_step": None, "value": None, "end_value": None, "metric": LOSS, "evaluations": 0}
+    assert result["best"] == line | {"restored": False}
+    assert [event.data for event in events if event.kind == "best"] == [result["best"]]
+    words = best_words(result["best"], result["cost"])
+    assert words is not None
+    assert f"none of its evaluations had a value of {LOSS}" in words
+    assert words.endswith("the weights of its end")
+
+
+def test_what_is_told_of_a_choice_of_one_value_or_none(tmp_path: Path) -> None:
+    for restores, values, told in (
+        (LOSS, {1: None, 2: 0.5, 3: None}, (2, 1, True)),
+        (LOSS, {1: None, 2: None}, (None, 0, False)),
+        (None, {1: None, 2: 0.5}, None),
+    ):
+        best = BestStep(tmp_path, restores, [])
+        for step, value in values.items():
+            best.note(step, {LOSS: value, QUALITY: value}, final=False)
+        line = best.line(3)
+        assert (line and (line["best_step"], line["evaluations"], line["restored"])) == told
+        assert best.line(None) is None, "training has not come to its end"
 
 
 def test_a_run_that_was_killed_restores_the_same_bits(
@@ -307,7 +349,11 @@ def test_where_quality_is_unknown_the_best_step_is_told_by_subject_fidelity(tmp_
     chosen = BestStep(tmp_path, QUALITY, ())
     for step, values in enumerate(told, start=1):
         chosen.note(step, values, final=False)
-    assert chosen.line(3) is None, "what is to choose is not replaced by another metric"
+    line = chosen.line(3)
+    assert line is not None
+    assert (line["best_step"], line["metric"]) == (None, QUALITY), (
+        "what is to choose is not replaced by another"
+    )
 
 
 def prepared(config: RunConfig, resident: Resident) -> RunEvaluation:

@@ -16,7 +16,8 @@ from tests.helpers.training_runs import MakeTrainer
 from trainables.data.cache import Cache
 from trainables.models.backbone import Backbone
 from trainables.randomness import STREAMS, Streams, global_seed, stream_seed, subject_seed
-from trainables.training.batches import Batches, Examples, Shuffle, encode_images, mask_areas
+from trainables.training.batches import Batches, Examples, Shuffle, mask_areas
+from trainables.training.encoding import encode_images
 from trainables.training.noise import Diffusion
 
 
@@ -297,6 +298,42 @@ def test_large_images_pass_the_autoencoder_one_by_one(
     assert torch.equal(mean[:, 0, 0, -1, -1], shades / 4)
     assert (mean[:, 0, 0, 0, 0] == 0.25).all()
     assert torch.equal(mean[:, 1, 0, 0, 0], shades / 4)  # mirrored: the mark is at the other end
+
+
+def test_an_added_image_is_encoded_alone_and_others_stay_as_they_are(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which others are there, in which order, with or without flips, changes no bit of an image's latents."""
+    generator = numpy.random.default_rng(0)
+    images = [Image.fromarray(generator.integers(0, 256, (16, 24, 3), dtype=numpy.uint8)) for _ in range(6)]
+    passes: list[tuple[int, ...]] = []
+    encode = backbone.vae.encode
+    monkeypatch.setattr(
+        backbone.vae, "encode", lambda pixels: passes.append(tuple(pixels.shape)) or encode(pixels)
+    )
+
+    def latents(folder: str, chosen: list[int], flip: bool) -> tuple[torch.Tensor, torch.Tensor, int]:
+        before = len(passes)
+        mean, std = encode_images(
+            backbone, Cache(tmp_path / folder), [images[one] for one in chosen], flip, each_alone=True
+        )
+        return mean, std, len(passes) - before
+
+    mean, std, count = latents("cache", [0, 1, 2, 3], flip=False)
+    assert count == 4
+    more = latents("cache", [4, 3, 0, 1], flip=False)
+    assert more[2] == 1, "only the image that was added"
+    assert torch.equal(more[0][1:], mean[[3, 0, 1]])
+    assert torch.equal(more[1][1:], std[[3, 0, 1]])
+    flipped = latents("cache", [0, 4, 5], flip=True)
+    assert flipped[2] == 4, "one that is new, and the three mirrored ones"
+    assert torch.equal(flipped[0][:2, :1], torch.stack([mean[0], more[0][0]]))
+    at_once = latents("other", [5, 4, 3, 2, 1, 0], flip=True)
+    assert torch.equal(at_once[0][[5, 1, 0]], flipped[0])
+    assert torch.equal(at_once[1][[5, 1, 0]], flipped[1])
+    assert torch.equal(at_once[0][[5, 4, 3, 2], 0], mean[:, 0])
+    assert latents("cache", [0, 1, 2, 3, 4], flip=False)[2] == 0
+    assert set(passes) == {(1, 3, 16, 24)}
 
 
 def test_areas_follow_their_images_and_their_mirrored_masks() -> None:

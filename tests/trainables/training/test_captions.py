@@ -21,9 +21,9 @@ from trainables.methods.registry import method_config_class
 from trainables.models.backbone import Backbone
 from trainables.models.loading import load_backbone
 from trainables.run_config import config_digest
-from trainables.training import batches as batches_module
-from trainables.training.batches import embed_texts
+from trainables.training import encoding
 from trainables.training.captions import CAPTION_ORDERS, caption_orders, training_captions
+from trainables.training.encoding import embed_texts
 from trainables.training.loop import Trainer, batch_loss
 from trainables.training.trainer import build_trainer
 
@@ -149,7 +149,7 @@ def test_what_is_learnt_without_a_caption_is_where_guidance_starts(
 def test_texts_are_read_once_and_kept_some_at_a_time(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches_module, "_TEXTS_AT_ONCE", 2)
+    monkeypatch.setattr(encoding, "_TEXTS_AT_ONCE", 2)
     cache, captions = Cache(tmp_path), ["a cat", "a dog", "a red cat", "a cat"]
     plain = embed_texts(backbone, cache, captions, as_tokens=False)
     assert plain.captions == ("a cat", "a dog", "a red cat")
@@ -162,6 +162,32 @@ def test_texts_are_read_once_and_kept_some_at_a_time(
     assert read == [[""]], "the captions are in the cache"
     assert with_empty.captions == (*plain.captions, "")
     assert torch.equal(with_empty.rows["encoder_hidden_states"][:3], plain.rows["encoder_hidden_states"])
+
+
+def test_texts_are_read_once_each_by_itself(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, captions = Cache(tmp_path), ["a cat", "a dog", "a red cat", "a cat"]
+    plain = embed_texts(backbone, cache, captions, as_tokens=False, each_alone=True)
+    assert plain.captions == ("a cat", "a dog", "a red cat")
+    expected = backbone.encode_prompts(plain.captions)["encoder_hidden_states"]
+    torch.testing.assert_close(plain.rows["encoder_hidden_states"], expected, rtol=1e-4, atol=1e-5)
+    read: list[Any] = []
+    encode = backbone.encode_prompts
+    monkeypatch.setattr(backbone, "encode_prompts", lambda texts: read.append(list(texts)) or encode(texts))
+    with_empty = embed_texts(backbone, cache, ["", *captions], as_tokens=False, each_alone=True)
+    assert read == [[""]], "the captions are in the cache"
+    assert with_empty.captions == (*plain.captions, "")
+    assert torch.equal(with_empty.rows["encoder_hidden_states"][:3], plain.rows["encoder_hidden_states"])
+    read.clear()
+    others = embed_texts(backbone, cache, ["a bird", "a dog"], as_tokens=False, each_alone=True)
+    assert read == [["a bird"]], "one data set's captions are another's too"
+    anew = embed_texts(
+        backbone, Cache(tmp_path / "other"), ["a dog", "a bird"], as_tokens=False, each_alone=True
+    )
+    for number, text in enumerate(anew.captions):
+        row = others.rows["encoder_hidden_states"][others.captions.index(text)]
+        assert torch.equal(anew.rows["encoder_hidden_states"][number], row), "whatever else was missing"
 
 
 def test_fields_without_effect_are_told() -> None:
