@@ -50,6 +50,7 @@ def running(nest: Path) -> Iterator[Running]:
         with driver(spec, storage, folder) as found:
             found.wait_for_results(1)
             poison(storage, pickle.dumps(Canary(nest)))  # and again where Tune and the runs write now
+            storage_of(storage.root, spec, {"": {"step_seconds": 5.0}})  # or it might end before it is looked at
             yield found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -183,6 +184,7 @@ def test_the_token_is_closed_to_others_and_in_no_argument_or_environment(running
 def test_poison_is_never_swallowed_and_nothing_is_left_behind(running: Running, nest: Path) -> None:
     """The last test here: it waits for the study's end."""
     (token,) = tokens(running)
+    storage_of(running.storage.root, small_study("watched"))  # enough has been seen: it may hurry
     running.process.wait(240)
     assert outcome(running)["complete"] == len(results(running.storage)) == 7
     assert not nest.exists()
