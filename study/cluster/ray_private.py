@@ -242,7 +242,18 @@ def torch_trainer_class() -> Any:
             callbacks = super()._create_default_callbacks()
             return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
 
-    return TorchTrainer if dashboard_address() else Unguarded
+    return TorchTrainer if _has_dashboard() else Unguarded
+
+
+def _has_dashboard() -> bool:
+    """Whether the cluster has a dashboard, by its own store; workers are told an address in any case."""
+    from ray._private import ray_constants
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    with contextlib.suppress(Exception):  # a store that does not answer says nothing of a dashboard
+        key, namespace = ray_constants.DASHBOARD_ADDRESS, ray_constants.KV_NAMESPACE_DASHBOARD
+        return _internal_kv_get(key, namespace=namespace) is not None
+    return True
 
 
 def pending_trials(tune_controller: Any) -> Iterator[tuple[Any, bool]]:

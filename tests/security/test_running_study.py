@@ -50,7 +50,9 @@ def running(nest: Path) -> Iterator[Running]:
         with driver(spec, storage, folder) as found:
             found.wait_for_results(1)
             poison(storage, pickle.dumps(Canary(nest)))  # and again where Tune and the runs write now
-            storage_of(storage.root, spec, {"": {"step_seconds": 5.0}})  # or it might end before it is looked at
+            storage_of(
+                storage.root, spec, {"": {"step_seconds": 5.0}}
+            )  # or it might end before it is looked at
             yield found
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -11,14 +11,19 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import ray
 from ray.tune.execution.tune_controller import TuneController
 
 from study.cluster import ray_private
+from study.cluster.ray_cluster import cluster
 from study.lint import ray_up
 from tests.helpers.private_names import has, private_names
 
 NAMES = (
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
+    "ray._private.ray_constants:DASHBOARD_ADDRESS",
+    "ray._private.ray_constants:KV_NAMESPACE_DASHBOARD",
+    "ray.experimental.internal_kv:_internal_kv_get",
     "ray._private.services:ConsolePopen",
     "ray._private.services:canonicalize_bootstrap_address",
     "ray._private.services:find_node_ids",
@@ -134,16 +139,20 @@ def test_the_entrypoint_is_always_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
         assert utils.get_entrypoint_name() == "study launch caf\\udce9.yaml"
 
 
-@pytest.mark.parametrize("dashboard", ["", "127.0.0.1:8265"])
-def test_only_a_cluster_with_a_dashboard_has_rays_guard_of_placement_groups(
-    dashboard: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("dashboard", [False, True])
+def test_only_a_cluster_with_a_dashboard_has_rays_guard_of_placement_groups(dashboard: bool) -> None:
     """Without one each run of several workers would wait twelve seconds at its end."""
-    monkeypatch.setattr(ray_private, "dashboard_address", lambda: dashboard)
-    trainer = ray_private.torch_trainer_class()(print)
-    names = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+
+    @ray.remote
+    def callbacks() -> set[str]:  # in a worker, as the trainer is made
+        trainer = ray_private.torch_trainer_class()(print)
+        return {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+
+    with cluster(cpus=1, dashboard=dashboard):
+        names = ray.get(callbacks.remote())
     assert "BackendSetupCallback" in names
-    assert ("PlacementGroupCleanerCallback" in names) is bool(dashboard)
+    assert ("PlacementGroupCleanerCallback" in names) is dashboard
 
 
 def test_workers_import_from_the_folders_that_are_named() -> None:
