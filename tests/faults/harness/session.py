@@ -121,6 +121,7 @@ class Session:
                 }
                 seconds = self._inject(kind, driven)
                 self.record({"record": "fault", **line, "seconds": seconds})
+            driven.tell("pace", "0")  # nothing has to be hit any more
             driven.wait_for(lambda: False, "the end of the study", 600.0)
             findings = check(driven, reference, ended)
         except (Hung, AssertionError) as error:
