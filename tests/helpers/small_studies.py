@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from study.spec.study_spec import StudySpec
-from study.storage.layout import Storage
+from study.storage.layout import MLFLOW_DB, Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey
 from study.storage.run_result import RunResult, read_result
+from tests.helpers.mlflow_stores import copied_template
 from trainables.events import read_events
 
 RUNNER = "tests.helpers.fake_runner:execute"
@@ -45,8 +46,10 @@ def small_study(name: str = "small", *, arms: dict[str, Any] | None = None, **se
 
 
 def storage_of(folder: Path, spec: StudySpec, rules: dict[str, Any] | None = None) -> Storage:
-    """The study's storage under `folder`, with the fake runner's rules."""
+    """The study's storage under `folder`: the fake runner's rules, and an empty MLflow store, as making one is slow."""
     storage = Storage(folder, spec.name)
+    if not (storage.root / MLFLOW_DB).exists():
+        copied_template(storage.root)
     storage.cache.mkdir(parents=True, exist_ok=True)
     (storage.cache / "fake.json").write_text(json.dumps({"": {"step_seconds": 0.005}, **(rules or {})}))
     return storage
