@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY := passive
 export OMP_NUM_THREADS ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
+# Tests start some hundred processes, each of which would compile every module anew where this is set.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup quickstart test test-all lint types check clean
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,10 @@ def assert_overcome(session: Session, plan: Plan, spare: int = 2) -> None:
 
 
 @pytest.mark.slow
-def test_a_few_faults_of_processes_and_storage(session: Session) -> None:
-    assert_overcome(session, Plan(11, 1, "local", SMOKE), spare=1)
+def test_a_few_faults_of_processes(session: Session) -> None:
+    few = replace(session, usual="few")
+    few.prepare()
+    assert_overcome(few, Plan(11, 1, "local", SMOKE), spare=0)
 
 
 @pytest.mark.slow

@@ -39,12 +39,14 @@ class Session:
     Args:
         record: Called with each fault and each checked study, as JSON values.
         say: Takes a line for the user.
+        usual: Which study (`studies.CONTENTS`) faults hit where the setting does not say it.
     """
 
     folder: Path
     record: Callable[[dict[str, Any]], None]
     say: Callable[[str], None]
     references: dict[str, Any] = field(default_factory=dict)
+    usual: str = "usual"
 
     def prepare(self) -> None:
         """Makes the models; not again in the same folder."""
@@ -81,7 +83,7 @@ class Session:
         """Runs one study with its faults; returns how many of them were injected."""
         rng = random.Random(f"{plan.seed}/{plan.number}")
         name = f"faults-{plan.seed}-{plan.number}"
-        kind = "team" if plan.setting in TEAMS else "usual"
+        kind = "team" if plan.setting in TEAMS else self.usual
         reference = self.reference(kind)
         with contextlib.ExitStack() as stack:
             folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))

@@ -73,7 +73,14 @@ def team_content(models: Path, name: str, ledger_url: str | None = None) -> dict
     return {**usual, "arms": arms, "confirm": confirm, "resources": resources}
 
 
-CONTENTS = {"usual": study_content, "team": team_content}
+def few_content(models: Path, name: str, ledger_url: str | None = None) -> dict[str, Any]:
+    """A study file: four runs, for a look at every day whether faults are overcome at all."""
+    usual = study_content(models, name, ledger_url)
+    arms = {arm: usual["arms"][arm] for arm in ("lora", "full")}
+    return {**usual, "arms": arms, "confirm": {"subjects": ["cat"], "seeds": [100]}}
+
+
+CONTENTS = {"usual": study_content, "team": team_content, "few": few_content}
 
 
 def run_folders(storage: Storage) -> dict[str, Path]:

@@ -31,19 +31,25 @@ def held(folder: Path, rank: int) -> list[dict[str, float]]:
     return content
 
 
+MIXED = {"mixed_precision": "bf16", "train_batch_size": 4, "adam_epsilon": 1e-5, "max_train_steps": 6}
+CASES: dict[str, tuple[dict[str, Any], int]] = {
+    "dreambooth": (DREAMBOOTH | {"at": (0.5,)}, 2),
+    "lora": (LORA, 2),
+    "dreambooth_lora": (MIXED, 4),  # frozen parts in bfloat16 beside adapters in float32
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "methods", [("dreambooth",), pytest.param(("lora", "dreambooth_lora"), marks=pytest.mark.nightly)]
+)
 def test_sharing_the_model_does_not_change_the_weights(
-    make_config: MakeConfig, resident: Resident, tmp_path: Path
+    methods: tuple[str, ...], make_config: MakeConfig, resident: Resident, tmp_path: Path
 ) -> None:
     """Two and four processes; of the four, some get none of the rows of adapters of rank 2."""
-    mixed = {"mixed_precision": "bf16", "train_batch_size": 4, "adam_epsilon": 1e-5, "max_train_steps": 6}
-    cases: dict[str, tuple[dict[str, Any], int]] = {
-        "dreambooth": (DREAMBOOTH | {"at": (0.5,)}, 2),
-        "lora": (LORA, 2),
-        "dreambooth_lora": (mixed, 4),  # frozen parts in bfloat16 beside adapters in float32
-    }
     runs: list[tuple[RunConfig, RunConfig, int]] = []
-    for method, (fields, size) in cases.items():
+    for method in methods:
+        fields, size = CASES[method]
         fields = {"max_train_steps": 8, "checkpointing_steps": 8} | fields
         alone, together = (make_config(method, f"{method}-{number}", **fields) for number in (1, size))
         list(execute(alone, resident))

@@ -37,35 +37,34 @@ def test_a_process_alone_is_a_team_of_one() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "fields"), [("lora", LORA), pytest.param("dreambooth", DREAMBOOTH, marks=pytest.mark.nightly)]
+)  # DreamBooth on two processes, with the frozen base's predictions, is below
 def test_the_number_of_processes_does_not_change_the_weights(
-    make_config: MakeConfig, resident: Resident, tmp_path: Path
+    method: str, fields: dict[str, Any], make_config: MakeConfig, resident: Resident, tmp_path: Path
 ) -> None:
-    runs: dict[str, list[RunConfig]] = {}
-    for method, fields in (("lora", LORA), ("dreambooth", DREAMBOOTH)):
-        runs[method] = [
-            make_config(method, f"{method}-{size}", max_train_steps=8, checkpointing_steps=8, **fields)
-            for size in (1, 2, 4)
-        ]
-        list(execute(runs[method][0], resident))
-    jobs = [job(configs[number], size) for configs in runs.values() for number, size in ((1, 2), (2, 4))]
-    ends = do(tmp_path, jobs)
-    assert [end and end.endswith("events") for end in ends[0]] == [True] * 4, ends
+    alone, *teams = (
+        make_config(method, f"{method}-{size}", max_train_steps=8, checkpointing_steps=8, **fields)
+        for size in (1, 2, 4)
+    )
+    list(execute(alone, resident))
+    ends = do(tmp_path, [job(together, size) for together, size in zip(teams, (2, 4), strict=True)])
+    assert [end and end.endswith("events") for end in ends[0]] == [True] * 2, ends
     assert all(end == "0 events" for others in ends[1:] for end in others if end), ends
 
-    for alone, *teams in runs.values():
-        yardstick = Yardstick(alone, 2, resident)
-        for size, together in zip((2, 4), teams, strict=True):
-            yardstick.assert_same(together)
-            events = read_events(Path(together.output_dir))
-            assert [event.data["num_workers"] for event in events if event.kind == "started"] == [size]
-            ours, theirs = result(together), result(alone)
-            assert ours["state"] == "COMPLETE"
-            assert ours["cost"]["train_flops"] == theirs["cost"]["train_flops"]
-            assert ours["cost"]["trainable_parameters"] == theirs["cost"]["trainable_parameters"]
-            assert ours["cost"]["device_seconds"] == pytest.approx(size * ours["cost"]["train_seconds"])
-            assert ours["evaluation"]["subject_fidelity"] == pytest.approx(
-                theirs["evaluation"]["subject_fidelity"], abs=1e-3
-            )
+    yardstick = Yardstick(alone, 2, resident)
+    for size, together in zip((2, 4), teams, strict=True):
+        yardstick.assert_same(together)
+        events = read_events(Path(together.output_dir))
+        assert [event.data["num_workers"] for event in events if event.kind == "started"] == [size]
+        ours, theirs = result(together), result(alone)
+        assert ours["state"] == "COMPLETE"
+        assert ours["cost"]["train_flops"] == theirs["cost"]["train_flops"]
+        assert ours["cost"]["trainable_parameters"] == theirs["cost"]["trainable_parameters"]
+        assert ours["cost"]["device_seconds"] == pytest.approx(size * ours["cost"]["train_seconds"])
+        assert ours["evaluation"]["subject_fidelity"] == pytest.approx(
+            theirs["evaluation"]["subject_fidelity"], abs=1e-3
+        )
 
 
 @pytest.mark.slow
