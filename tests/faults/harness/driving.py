@@ -25,6 +25,7 @@ from study.worker.workspace import scratch_root
 from tests.faults.harness.drive import MACHINE, WATCHDOG
 from tests.faults.harness.runner import FOLDER
 from tests.faults.harness.studies import CONTENTS, run_folders
+from tests.helpers.mlflow_stores import copied_template
 from tests.helpers.waiting import wait_gone
 from trainables.events import Event, read_events
 
@@ -82,6 +83,8 @@ class Driven:
         self.control = self.folder / "control"
         self.control.mkdir(parents=True, exist_ok=True)
         self.tell("pace", str(self.pace))
+        if self.url is None and self.tracking is None:
+            copied_template(self.storage.root)  # making an empty MLflow store takes seconds of each study
         content = CONTENTS[self.kind](self.models, self.name, self.ledger_url)
         content["resources"] |= self.resources
         self.num_workers = int(content["resources"].get("num_workers", 1))

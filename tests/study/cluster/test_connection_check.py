@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.support.ports import free_ports
 from study.cluster.connection_check import look
+from tests.helpers.mlflow_stores import copied_template
 from tests.helpers.ray_head import DEADLINE, Head, ray_head, user_environment
 from tests.helpers.small_studies import RESIDENT, RUNNER, small_study
 
@@ -75,6 +76,7 @@ def launch(file: Path, storage: Path, environment: dict[str, str], *more: str) -
 
 def test_a_study_runs_on_a_cluster_that_it_joins(head: Head, study_file: Path, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
+    copied_template(storage)
     done = launch(study_file, storage, head.environment, "--address", "auto")
     assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads(path.read_text()) for path in storage.glob("*/runs/*/*/*/result.json")]

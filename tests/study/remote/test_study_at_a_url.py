@@ -39,6 +39,7 @@ from study.tracking.run_ids import TrackingRecord
 from study.tracking.sync import sync
 from study.worker.attempt import Attempt
 from tests.helpers.driver_process import Driver, assert_sound
+from tests.helpers.mlflow_stores import copied_template
 from tests.helpers.runs_at_a_url import carry_out, order
 from tests.helpers.small_studies import RESIDENT, RUNNER, SPACE, small_study
 from tests.helpers.studies_at_a_url import ended_there, set_rules
@@ -85,12 +86,14 @@ def test_a_killed_driver_is_succeeded_on_another_machine(
     url = s3.url("killed")
     set_rules(url, {"": {"step_seconds": 0.1}})
     storage, store = storage_at(url, spec.name), ObjectStore(url)
+    copied_template(storage.root)
     driver = Driver(spec, storage)
     driver.wait_until(lambda: len(ended_there(store, spec.name)) >= 1)
     driver.kill()
     ended = ended_there(store, spec.name)
     dead = read_driver(storage)
     shutil.rmtree(storage.root)  # another machine has no working copy
+    copied_template(storage.root)
 
     # Its successor is asked to stop from a machine that sees the URL alone, which takes its time.
     set_rules(url, {"": {"step_seconds": 1.0}})
