@@ -106,8 +106,10 @@ def serve(storage: Storage, *, port: int | None = None, tracking_uri: str | None
     if not command.arguments:
         print(f"The tracking server shows it: {command.url}", flush=True)
         return 0
+    first = [command]
     return serve_command(
-        lambda: ui_command(storage, port=port, tracking_uri=tracking_uri), storage.folder / MLFLOW_UI_LOG
+        lambda: first.pop() if first else ui_command(storage, port=port, tracking_uri=tracking_uri),
+        storage.folder / MLFLOW_UI_LOG,
     )
 
 
