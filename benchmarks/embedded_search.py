@@ -3,8 +3,9 @@
 What studies do, for every method and kind of adapter by itself: TPE over the shipped search space, the rates' ranges
 three times as wide on each side, so that an optimum beyond an end shows; the first trial is the shipped default, the
 next seven are drawn at random. A trial's value is the mean quality over four subjects that no preset uses, with the
-prompts of searches; a run that fails counts 0. There are no class images, and the text encoder trains where the method
-can train it, as in the presets.
+prompts of searches; a run that fails counts 0. The text encoder trains where the method can train it, as in the
+presets. There are no class images but in the searches whose names end in +prior. Captioned fine-tuning, of an adapter
+and (+full) of all weights, is searched on four casts of characters that no preset uses either.
 
 The best of twenty trials is a lucky one, so that defaults are not taken from it: the median of the five best is, field
 by field, and it and the default are judged once more with another seed, which chose neither.
@@ -28,6 +29,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.support.casts import CASTS
 from benchmarks.support.finished_runs import FinishedRuns
 from benchmarks.support.single_run import ADAPTERS, FIGURES, QUICK, check, fields_of, one_run
 
@@ -38,7 +40,12 @@ if TYPE_CHECKING:
 
 #: Methods by themselves; kinds of adapters, each of the method `lora`, come between them, and what is best known last.
 METHODS = ("custom_diffusion", "pivotal_tuning", "hypernetwork", "textual_inversion", "lora", "dreambooth")
-NAMES = (*METHODS[:4], *ADAPTERS[:6], *METHODS[4:], *ADAPTERS[6:])
+WITH_PRIOR = tuple(
+    f"{method}+prior"
+    for method in ("dreambooth", "dreambooth_lora", "hypernetwork", "custom_diffusion", "pivotal_tuning")
+)
+ON_CAPTIONS = ("text_to_image", "text_to_image+full")
+NAMES = (*METHODS[:4], *ADAPTERS[:6], *METHODS[4:], *WITH_PRIOR, *ADAPTERS[6:], *ON_CAPTIONS)
 SUBJECTS = (
     "dog-1",
     "bird-1",
@@ -47,6 +54,7 @@ SUBJECTS = (
 )  # no preset's, nor those of benchmarks.embedded_model
 SEED = 0
 AGAIN = 1  # the seed with which median and default are judged once more
+STEPS, STEPS_ON_CAPTIONS = 100, 200
 WIDER = 3.0  # on each side of a rate's range
 BEST = 5
 NEAR = 0.05  # of a range (of its logarithm, where that is searched): a value so near to an end is at it
@@ -92,7 +100,8 @@ def new_search(name: str, steps: int) -> Search:
     from study.spec.defaults import default_point
     from trainables.methods.registry import method_config_class
 
-    method, fixed = fields_of(name, steps, with_prior_preservation=False)
+    asked = {"train_batch_size": 4} if name in ON_CAPTIONS else {"with_prior_preservation": False}
+    method, fixed = fields_of(name, steps, **asked)
     config_class = method_config_class(method)
     stated = {**config_class.defaults_beside(fixed, embedded=True), **fixed}
     training = config_class.model_validate(stated).model_dump(mode="json")
@@ -114,6 +123,20 @@ def wider(space: SearchSpace, factor: float = WIDER) -> SearchSpace:
         return dimension.model_copy(update={"low": low, "high": high})
 
     return Space(parameters={name: widened(name, dim) for name, dim in space.parameters.items()})
+
+
+def scope_of(name: str, steps: int | None, subjects: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """Returns the steps of every run of a search, and what it is on.
+
+    Args:
+        steps: As asked for; None: on captions, of which there are many, twice as many as on a subject.
+        subjects: As asked for, of which those count that the method can learn; with none of them, all there are.
+    """
+    captioned = name in ON_CAPTIONS
+    fitting = tuple(subject for subject in subjects if (subject in CASTS) == captioned)
+    if captioned:
+        return steps or STEPS_ON_CAPTIONS, fitting or tuple(CASTS)
+    return steps or STEPS, fitting or SUBJECTS
 
 
 def begun_search(runs: FinishedRuns, name: str, steps: int, subjects: Sequence[str]) -> Search:
@@ -349,30 +372,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--table", action="store_true", help="print the searches that are complete; measure nothing"
     )
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--subjects", nargs="+", default=SUBJECTS)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--subjects", nargs="+", default=(), help="embedded subjects, casts, or both")
+    parser.add_argument("--steps", type=int, help=f"default: {STEPS}, on captions {STEPS_ON_CAPTIONS}")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on one thread")
     given = parser.parse_args(arguments)
     if given.trials < 1:
         parser.error(f"--trials must be at least 1, got {given.trials}")
+    scopes = {name: scope_of(name, given.steps, given.subjects) for name in given.methods}
     try:
-        check(given.methods, given.steps, given.subjects)
+        for name, scope in scopes.items():
+            check([name], *scope)
     except ValueError as error:
         parser.error(str(error))
     runs = FinishedRuns(given.out, _KEY)
     if given.table:
-        _print_table(_known_rows(runs, given))
+        _print_table(_known_rows(runs, given.trials, scopes))
         return
-    for name in given.methods:  # all of them now, so that what is changed meanwhile changes none of them
-        begun_search(runs, name, given.steps, given.subjects)
+    for (
+        name,
+        scope,
+    ) in scopes.items():  # all of them now, so that what is changed meanwhile changes none of them
+        begun_search(runs, name, *scope)
     rows = []
     with (
         tempfile.TemporaryDirectory() as cache,
         multiprocessing.get_context("spawn").Pool(given.jobs) as pool,
     ):
         measure = functools.partial(pool.imap, functools.partial(measured, cache=cache))
-        for name in given.methods:
-            rows.append(searched(runs, name, given.trials, given.steps, given.subjects, measure))
+        for name, scope in scopes.items():
+            rows.append(searched(runs, name, given.trials, *scope, measure))
             print(rows[-1], file=sys.stderr, flush=True)
     _print_table(rows)
 
@@ -386,7 +414,9 @@ class _Unmeasured(Exception):
     """A search that is not complete."""
 
 
-def _known_rows(runs: FinishedRuns, given: argparse.Namespace) -> list[str]:
+def _known_rows(
+    runs: FinishedRuns, trials: int, scopes: Mapping[str, tuple[int, Sequence[str]]]
+) -> list[str]:
     """Returns the rows of searches that are complete, and writes nothing; names the others on the standard error."""
 
     def measure(missing: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
@@ -395,11 +425,11 @@ def _known_rows(runs: FinishedRuns, given: argparse.Namespace) -> list[str]:
         return ()
 
     rows = []
-    for name in given.methods:
+    for name, scope in scopes.items():
         try:
             if runs.get(kind="begin", name=name) is None:
                 raise _Unmeasured
-            rows.append(searched(runs, name, given.trials, given.steps, given.subjects, measure))
+            rows.append(searched(runs, name, trials, *scope, measure))
         except _Unmeasured:
             print(f"{name}: the search is not complete", file=sys.stderr)
     return rows

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.support.casts import CASTS, written_cast
+
 if TYPE_CHECKING:
     from trainables.run.resident import Resident
 
@@ -27,6 +29,11 @@ QUICK = {"images_per_prompt": 2, "num_class_images": 16, "num_inference_steps": 
 
 #: Kinds of adapters that are compared beside methods, by the names of `adapter`; `lora` is the method itself.
 ADAPTERS = ("loha", "lokr", "oft", "boft", "hra", "ia3", "rslora", "dora")
+#: What may follow a name, and what it fixes.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "+prior": {"with_prior_preservation": True},
+    "+full": {"trains": "full"},
+}
 
 
 def fields_of(name: str, steps: int, **asked: Any) -> tuple[str, dict[str, Any]]:
@@ -36,11 +43,14 @@ def fields_of(name: str, steps: int, **asked: Any) -> tuple[str, dict[str, Any]]
     it: the embedded model reads over unknown words, so that a rare word must be learned.
 
     Args:
-        name: A method, or a kind of adapter of the method `lora`.
+        name: A method, or a kind of adapter of the method `lora`; either with one of `VARIANTS` behind it.
         asked: Further fields, each of which is left out where the method does not read it.
     """
     from trainables.methods.registry import method_config_class
 
+    for variant, fixed in VARIANTS.items():
+        if name.endswith(variant):
+            name, asked = name.removesuffix(variant), {**asked, **fixed}
     method = "lora" if name in ADAPTERS else name
     config_class = method_config_class(method)
     where_read = {
@@ -70,7 +80,8 @@ def check(names: Sequence[str], steps: int, subjects: Sequence[str]) -> None:
     from trainables.methods.registry import method_config_class
 
     for subject in subjects:
-        load_subject(subject)
+        if subject not in CASTS:
+            load_subject(subject)
     for name in names:
         method, fields = fields_of(name, steps)
         config_class = method_config_class(method)
@@ -93,6 +104,7 @@ def one_run(
     """Trains and judges one run on one thread; models stay in memory for the next one.
 
     Args:
+        subject: The embedded model's, or a cast of `benchmarks.support.casts`.
         training: Fields of training that differ from the method's defaults for the embedded model.
         evaluation: Likewise, of `EvaluationConfig`.
         cache: Folder of what runs share: class images, anchors, embeddings.
@@ -112,7 +124,7 @@ def one_run(
         config = RunConfig.model_validate(
             {
                 "method": method,
-                "subject": {"name": subject},
+                "subject": {"name": subject, **_files_of(subject, cache)},
                 "training": dict(training),
                 "evaluation": dict(evaluation),
                 "seed": seed,
@@ -135,6 +147,10 @@ def one_run(
         "seconds": round(time.perf_counter() - begin, 2),
         **numbers,
     }
+
+
+def _files_of(subject: str, cache: str) -> dict[str, Any]:
+    return {"dataset": written_cast(subject, Path(cache))} if subject in CASTS else {}
 
 
 @functools.cache

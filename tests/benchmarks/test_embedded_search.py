@@ -11,11 +11,13 @@ import pytest
 
 from benchmarks import embedded_search, methods
 from benchmarks.embedded_search import Search, Trial
+from benchmarks.support.casts import CASTS
 from benchmarks.support.finished_runs import FinishedRuns
+from benchmarks.support.single_run import fields_of
 from search_spaces.loader import load_space
 from search_spaces.schema import SearchSpace
 from study.spec.loading import load_study, preset_names
-from trainables.methods.registry import method_config_class
+from trainables.methods.registry import method_config_class, method_names
 
 SUBJECTS = ("dog-1", "bird-1")
 _SPACE = SearchSpace.model_validate(
@@ -111,8 +113,12 @@ def test_every_space_is_the_shipped_one_with_wider_rates_and_its_values_are_soun
     search = embedded_search.new_search(name, 100)
     fields = method_config_class(search.method)
     assert search.training["max_train_steps"] == 100
-    assert not search.training["with_prior_preservation"]
-    whole = load_space(search.method, embedded=True, fixed={"adapter": name}).parameters
+    assert search.training["with_prior_preservation"] == name.endswith("+prior")
+    assert search.training.get("trains") == {"text_to_image": "adapter", "text_to_image+full": "full"}.get(
+        name
+    )
+    fixed = {"trains": "full"} if name.endswith("+full") else {"adapter": name}
+    whole = load_space(search.method, embedded=True, fixed=fixed).parameters
     assert set(search.shipped.parameters) <= set(whole)
     assert list(search.space.parameters) == list(search.shipped.parameters)
     for field, wide in search.space.parameters.items():
@@ -133,6 +139,21 @@ def test_no_subject_serves_two_purposes() -> None:
     assert [one & other for one, other in itertools.combinations(used, 2)] == [set()] * 3
     for subjects in used[1:]:
         assert len({name.split("-")[0] for name in subjects}) == len(subjects) >= 4
+
+
+def test_captions_are_searched_on_casts_and_all_else_on_subjects() -> None:
+    casts = tuple(CASTS)
+    assert embedded_search.scope_of("lora", None, ()) == (100, embedded_search.SUBJECTS)
+    assert embedded_search.scope_of("text_to_image+full", None, ()) == (200, casts)
+    asked = ("cast-2", "dog-1")
+    assert embedded_search.scope_of("lora", 7, asked) == (7, ("dog-1",))
+    assert embedded_search.scope_of("text_to_image", 7, asked) == (7, ("cast-2",))
+    assert embedded_search.scope_of("text_to_image", 7, ("dog-1",)) == (7, casts)
+
+
+def test_every_method_that_trains_is_searched() -> None:
+    searched = {fields_of(name, 100)[0] for name in embedded_search.NAMES}
+    assert searched == set(method_names()) - {"base"}
 
 
 def _trials(*points: tuple[float, dict[str, Any]]) -> list[Trial]:

@@ -5,6 +5,7 @@ Everything is drawn from fixed seeds, so the pictures are the same on every mach
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ class CastPicture:
     name: str
     character: str
     caption: str
+    identity: Identity
     setting: Setting
     is_held_out: bool
 
@@ -60,41 +62,51 @@ class CastPicture:
         """The picture, 64x64 RGB."""
         from trainables.embedded.ink import render_in_ink
 
-        return render_in_ink(identities()[self.character], self.setting)
+        return render_in_ink(self.identity, self.setting)
 
 
 @cache
 def cast_pictures() -> tuple[CastPicture, ...]:
-    """All 192: of each character three in each scene, of which the first, 64 in all, are held out.
+    """All 192 of the data set."""
+    return pictures_of(CHARACTERS, _FIRST_PICTURE)
+
+
+def pictures_of(characters: Mapping[str, tuple[str, int]], first_picture: int) -> tuple[CastPicture, ...]:
+    """Of each character three pictures in each scene, of which the first is held out; of eight characters 192 and 64.
 
     Scene ``s`` and accessory ``a`` are held out where ``s + a`` is a multiple of six, so that no character is trained
     on in a setting in which another is asked for.
+
+    Args:
+        characters: By name the class, and which identity of it.
+        first_picture: Seed of the small details of the first picture; the others have those that follow.
     """
     found: list[CastPicture] = []
-    for number, (name, (class_name, _)) in enumerate(CHARACTERS.items()):
+    for number, (name, (class_name, place)) in enumerate(characters.items()):
+        identity = cast_identity(class_name, place)
         for scene_number, scene in enumerate(SCENES):
             turn = number + scene_number
-            for place, offset in enumerate((0, 1 + turn % 5, 1 + (turn + 2) % 5)):
+            for position, offset in enumerate((0, 1 + turn % 5, 1 + (turn + 2) % 5)):
                 accessory = ACCESSORIES[(offset - scene_number) % len(ACCESSORIES)]
-                seed = _FIRST_PICTURE + len(found)
                 found.append(
                     CastPicture(
-                        name=f"{name}-{scene_number * _PICTURES_A_SCENE + place:02}",
+                        name=f"{name}-{scene_number * _PICTURES_A_SCENE + position:02}",
                         character=name,
                         caption=compose(f"{name} the {class_name}", scene, accessory),
-                        setting=Setting(scene, accessory, seed),
+                        identity=identity,
+                        setting=Setting(scene, accessory, first_picture + len(found)),
                         is_held_out=offset == 0,
                     )
                 )
     return tuple(found)
 
 
-@cache
-def identities() -> dict[str, Identity]:
-    """Returns the identity of each character by its name; pre-training never drew them."""
-    return {
-        name: draw_identity(
-            generator(_SEED, "cast", place * len(CLASSES) + CLASSES.index(class_name)), class_name
-        )
-        for name, (class_name, place) in CHARACTERS.items()
-    }
+def cast_identity(class_name: str, place: int) -> Identity:
+    """Returns an identity that pre-training never drew.
+
+    Args:
+        place: Which of its class, from 0.
+    """
+    return draw_identity(
+        generator(_SEED, "cast", place * len(CLASSES) + CLASSES.index(class_name)), class_name
+    )

@@ -19,7 +19,7 @@ from trainables.embedded.data_sets import ShippedSet
 from trainables.embedded.emoji_set import FOLDER
 from trainables.embedded.ink import INK, PAPER, render_in_ink
 from trainables.embedded.render import render
-from trainables.embedded.sprite_cast import CHARACTERS, cast_pictures, identities
+from trainables.embedded.sprite_cast import CHARACTERS, cast_pictures
 from trainables.evaluation.copies import copies
 from trainables.models.prompt_lengths import pipeline_reader
 
@@ -87,7 +87,7 @@ def test_the_style_is_not_that_of_the_world() -> None:
 
     shares = []
     for one in cast_pictures()[::9]:
-        identity = identities()[one.character]
+        identity = one.identity
         shares.append((share(render_in_ink(identity, one.setting)), share(render(identity, one.setting))))
     ink, world = np.array(shares).T
     assert ink.mean() > 0.3
