@@ -1,1 +1,1 @@
-"""Configuration: the fields of a run, the strict YAML reader, and error messages in plain words."""
+"""Fields of a run (`frozen.py`: unknown ones are refused), the YAML reader, error messages in plain words."""

@@ -1,4 +1,4 @@
-"""What all configuration has in common."""
+"""What all configuration has in common: it does not change, and keys that it does not know are refused."""
 
 from __future__ import annotations
 
