@@ -3,7 +3,7 @@
 Floating-point sums depend on the width of a processor's vectors, and training carries the last digit on. Each run is
 trained and judged in a process of its own that is told to use narrower vectors than this processor has: PyTorch's own
 kernels (ATEN_CPU_CAPABILITY), oneDNN's and MKL's. What a processor has beside that (its caches, its number of cores)
-changes nothing here: a run has one thread.
+changes nothing here: a run has one thread. Runs are judged as the confirm runs of presets are (`EVALUATION`).
 
 `--settings` asks in which settings full fine-tuning agrees: rates, EMA, schedule, prior, epsilon and steps, each moved
 from the default. A setting agrees where no two processors differ by more than `AGREED` in quality on any subject.
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -35,6 +36,8 @@ VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIO
 #: Each at the rate of its default with class images, the highest that a default has.
 METHODS = {"lora": {"learning_rate": 3e-3}, "dreambooth": {}}
 AGREED = 0.02  # of quality
+#: Of the subject 64 images and of its class 64: of fewer images chance is larger than what is looked for.
+EVALUATION = {"images_per_prompt": 4, "num_class_images": 64, "num_inference_steps": 8}
 _LOWER = {"learning_rate": 1e-4, "text_encoder_learning_rate": 3e-4}
 #: Of DreamBooth, with class images unless it says otherwise.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -54,7 +57,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "without class images (3e-5, 3e-4)": {"with_prior_preservation": False},
     "without class images, rate 1e-4": {"with_prior_preservation": False, "learning_rate": 1e-4},
 }
-FIGURES = ("quality", "subject_fidelity_scaled", "prompt_fidelity_scaled")
+FIGURES = ("quality", "subject_fidelity_scaled", "prompt_fidelity_scaled", "class_kept")
 
 
 def one_run(method: str, subject: str, training: dict[str, Any]) -> dict[str, float]:
@@ -69,6 +72,7 @@ def one_run(method: str, subject: str, training: dict[str, Any]) -> dict[str, fl
                 "method": method,
                 "subject": {"name": subject},
                 "training": {**METHODS[method], **training},
+                "evaluation": EVALUATION,
                 "device": "cpu",
                 "output_dir": f"{folder}/run",
                 "cache_dir": f"{folder}/cache",
@@ -96,22 +100,41 @@ def on_processor(
     return figures
 
 
-def print_settings(subjects: Sequence[str], steps: int, names: Sequence[str]) -> None:
-    """Prints a Markdown table with a row for each setting: mean quality, and how far processors come apart."""
-    print(f"| DreamBooth, {', '.join(subjects)} | quality | largest difference | agrees to {AGREED:g} |")
-    print("|---|--:|--:|---|", flush=True)
-    for name in names:
-        training = {"max_train_steps": steps, **SETTINGS[name]}
-        spreads, means = [], []
-        for subject in subjects:
-            found = [
-                on_processor(widths, "dreambooth", subject, training)["quality"]
-                for widths in PROCESSORS.values()
-            ]
-            spreads.append(max(found) - min(found))
-            means.append(fmean(found))
-        verdict = "yes" if max(spreads) <= AGREED else "no"
-        print(f"| {name} | {fmean(means):.2f} | {max(spreads):.3f} | {verdict} |", flush=True)
+def print_settings(subjects: Sequence[str], steps: int, names: Sequence[str], jobs: int) -> None:
+    """Prints a Markdown table with a row for each setting.
+
+    Means over subjects and processors, and of quality and its three factors how far processors come apart at most.
+    """
+    shown = ("quality", "S", "P", "C")
+    print(f"| DreamBooth, {', '.join(subjects)} | {' | '.join(shown)} | ", end="")
+    print(f"{' | '.join(f'{name}, largest difference' for name in shown)} | agrees to {AGREED:g} |")
+    print(f"|---|{'--:|' * len(shown) * 2}---|", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        found = {
+            name: {
+                subject: [
+                    pool.submit(
+                        on_processor,
+                        widths,
+                        "dreambooth",
+                        subject,
+                        {"max_train_steps": steps, **SETTINGS[name]},
+                    )
+                    for widths in PROCESSORS.values()
+                ]
+                for subject in subjects
+            }
+            for name in names
+        }
+        for name, by_subject in found.items():
+            means, spreads = [], []
+            for figure in FIGURES:
+                values = [[run.result()[figure] for run in runs] for runs in by_subject.values()]
+                means.append(fmean(fmean(of_subject) for of_subject in values))
+                spreads.append(max(max(of_subject) - min(of_subject) for of_subject in values))
+            verdict = "yes" if spreads[0] <= AGREED else "no"
+            cells = [*(f"{mean:.2f}" for mean in means), *(f"{spread:.3f}" for spread in spreads)]
+            print(f"| {name} | {' | '.join(cells)} | {verdict} |", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=SETTINGS,
         help="of DreamBooth, whether processors agree; none named: all",
     )
+    parser.add_argument("--jobs", type=int, default=2, help="runs of settings at once, each on one thread")
     parser.add_argument("--run", choices=METHODS, help="only this run, in this process; its figures as JSON")
     parser.add_argument("--training", type=json.loads, default={}, help="JSON; fields of that run")
     given = parser.parse_args(arguments)
@@ -132,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(one_run(given.run, given.subjects[0], given.training)))
         return
     if given.settings is not None:
-        print_settings(given.subjects, given.steps, given.settings or list(SETTINGS))
+        print_settings(given.subjects, given.steps, given.settings or list(SETTINGS), given.jobs)
         return
     print(f"| {given.steps} steps | processor | {' | '.join(FIGURES)} | quality, difference |")
     print(f"|---|---|{'--:|' * (len(FIGURES) + 1)}", flush=True)
