@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -27,6 +28,8 @@ from trainables.training.noise import process_of
 from trainables.training.optim import build_optimizer, build_schedule
 from trainables.training.stages import STAGE
 
+#: Operations of a batch of each bucket, by model in memory and kind of run.
+_COUNTED: WeakKeyDictionary[Backbone, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
 _LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -236,9 +239,47 @@ def count_step_flops(trainer: Trainer) -> int:
 
 
 def note_flops(trainer: Trainer, meter: Meter) -> None:
-    """Counts what a step takes, and a batch of each bucket, for a run's meter."""
-    meter.flops_by_bucket = count_bucket_flops(trainer)
+    """Tells a run's meter what a step takes, and a batch of each bucket; a model in memory counts each kind of run
+    once.
+    """
+    counted, kind = _COUNTED.setdefault(trainer.backbone, {}), _kind_of_run(trainer)
+    if kind not in counted:
+        counted[kind] = count_bucket_flops(trainer)
+    meter.flops_by_bucket = counted[kind]
     meter.flops_per_step = _step_flops(trainer, meter.flops_by_bucket)
+
+
+def _kind_of_run(trainer: Trainer) -> str:
+    """What the operations of a run's batches depend on, and more: all fields but those that scale numbers."""
+    batches, texts = trainer.batches, trainer.texts
+    fields = trainer.config.model_dump(
+        exclude={name for name in type(trainer.config).model_fields if _scales(name)}
+    )
+    return repr(
+        (
+            type(trainer.config).__name__,
+            fields,
+            [(name, tuple(value.shape)) for name, value in trainer.parameters.items()],
+            trainer.stretches,
+            trainer.steps,
+            batches.images,
+            batches.bucket_images,
+            [tuple(batches.sample(bucket).latents.shape) for bucket in range(len(batches.bucket_images))],
+            (
+                texts.are_tokens,
+                len(texts.captions),
+                [(name, tuple(rows.shape)) for name, rows in texts.rows.items()],
+            ),
+        )
+    )
+
+
+def _scales(field: str) -> bool:
+    return field.endswith("learning_rate") or field in (
+        "prior_loss_weight",
+        "lr_scheduler",
+        "lr_warmup_steps",
+    )
 
 
 def _step_flops(trainer: Trainer, batches: Sequence[int]) -> int:

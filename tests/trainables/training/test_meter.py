@@ -9,9 +9,10 @@ import torch
 
 from tests.helpers.training_runs import MakeTrainer
 from trainables.methods.adapter_kinds import KINDS
+from trainables.training import trainer as trainers
 from trainables.training.loop import train_step
 from trainables.training.meter import Meter, count_flops
-from trainables.training.trainer import count_step_flops
+from trainables.training.trainer import count_bucket_flops, count_step_flops, note_flops
 
 CPU = torch.device("cpu")
 
@@ -66,6 +67,36 @@ def test_flops_of_every_kind_of_adapter_are_those_of_a_real_step(
     block = {"oft_block_size": 8} if kind == "oft" else {}
     trainer = make_trainer("lora", adapter=kind, train_text_encoder=True, train_batch_size=batch, **block)
     assert count_step_flops(trainer) == count_flops(lambda: train_step(trainer))
+
+
+def test_a_model_in_memory_counts_each_kind_of_run_once(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In warm processes counting was the longest part of the way to a run's first step."""
+    counts = []
+    monkeypatch.setattr(
+        trainers, "count_bucket_flops", lambda one: (counts.append(1), count_bucket_flops(one))[1]
+    )
+
+    def noted(**fields: object) -> tuple[int, int]:
+        """How many kinds had to be counted until now, and the operations of a step."""
+        trainer = make_trainer("dreambooth_lora", train_batch_size=2, **fields)
+        meter = Meter(CPU, 1)
+        note_flops(trainer, meter)
+        assert meter.flops_by_bucket == count_bucket_flops(trainer)
+        return len(counts), meter.flops_per_step
+
+    begun, per_step = noted()
+    scaled = {"learning_rate": 7e-4, "prior_loss_weight": 0.7, "lr_scheduler": "cosine", "lr_warmup_steps": 2}
+    assert noted(**scaled) == (begun, per_step)
+    assert noted(train_text_encoder=True)[0] == begun + 1
+    assert noted(train_text_encoder=True, text_encoder_learning_rate=3e-4)[0] == begun + 1
+    for further, other in enumerate(
+        ({"r": 7}, {"with_prior_preservation": False}, {"gradient_checkpointing": True}), 2
+    ):
+        known, flops = noted(**other)
+        assert known == begun + further
+        assert flops != per_step
 
 
 def test_counting_changes_nothing(make_trainer: MakeTrainer) -> None:
