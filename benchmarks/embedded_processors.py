@@ -3,7 +3,8 @@
 Floating-point sums depend on the width of a processor's vectors, and training carries the last digit on. Each run is
 trained and judged in a process of its own that is told to use narrower vectors than this processor has: PyTorch's own
 kernels (ATEN_CPU_CAPABILITY), oneDNN's and MKL's. What a processor has beside that (its caches, its number of cores)
-changes nothing here: a run has one thread. Runs are judged as the confirm runs of presets are (`EVALUATION`).
+changes nothing here: a run has one thread. Class images and evaluation are those of presets (`PRESET`, `EVALUATION`);
+what runs share (class images, anchors) each processor computes for itself, once.
 
 `--settings` asks in which settings full fine-tuning agrees: rates, EMA, schedule, prior, epsilon and steps, each moved
 from the default. A setting agrees where no two processors differ by more than `AGREED` in quality on any subject.
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -35,6 +36,7 @@ PROCESSORS: dict[str, tuple[str, str, str] | None] = {
 VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 #: Each at the rate of its default with class images, the highest that a default has.
 METHODS = {"lora": {"learning_rate": 3e-3}, "dreambooth": {}}
+PRESET = {"num_class_images": 16, "class_num_inference_steps": 8}
 AGREED = 0.02  # of quality
 #: Of the subject 64 images and of its class 64: of fewer images chance is larger than what is looked for.
 EVALUATION = {"images_per_prompt": 4, "num_class_images": 64, "num_inference_steps": 8}
@@ -60,7 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 FIGURES = ("quality", "subject_fidelity_scaled", "prompt_fidelity_scaled", "class_kept")
 
 
-def one_run(method: str, subject: str, training: dict[str, Any]) -> dict[str, float]:
+def one_run(method: str, subject: str, training: dict[str, Any], cache: str) -> dict[str, float]:
     """Trains and judges one run in this process; its figures by name."""
     from trainables.run.execute import execute
     from trainables.run_config import RunConfig
@@ -71,11 +73,11 @@ def one_run(method: str, subject: str, training: dict[str, Any]) -> dict[str, fl
             {
                 "method": method,
                 "subject": {"name": subject},
-                "training": {**METHODS[method], **training},
+                "training": {**PRESET, **METHODS[method], **training},
                 "evaluation": EVALUATION,
                 "device": "cpu",
                 "output_dir": f"{folder}/run",
-                "cache_dir": f"{folder}/cache",
+                "cache_dir": cache,
             }
         )
         for _ in execute(config):
@@ -87,12 +89,13 @@ def one_run(method: str, subject: str, training: dict[str, Any]) -> dict[str, fl
 
 
 def on_processor(
-    widths: tuple[str, str, str] | None, method: str, subject: str, training: dict[str, Any]
+    name: str, method: str, subject: str, training: dict[str, Any], cache: str
 ) -> dict[str, float]:
-    """The same in a process of its own, with vectors no wider than given."""
+    """The same in a process of its own, with vectors no wider than those of one of `PROCESSORS`."""
+    widths = PROCESSORS[name]
     limits = {} if widths is None else dict(zip(VARIABLES, widths, strict=True))
     command = [sys.executable, "-m", __spec__.name, "--subjects", subject]
-    command += ["--run", method, "--training", json.dumps(training)]
+    command += ["--run", method, "--training", json.dumps(training), "--cache", f"{cache}/{name}"]
     done = subprocess.run(
         command, env=os.environ | limits, stdout=subprocess.PIPE, text=True, check=True, timeout=3600
     )
@@ -109,23 +112,16 @@ def print_settings(subjects: Sequence[str], steps: int, names: Sequence[str], jo
     print(f"| DreamBooth, {', '.join(subjects)} | {' | '.join(shown)} | ", end="")
     print(f"{' | '.join(f'{name}, largest difference' for name in shown)} | agrees to {AGREED:g} |")
     print(f"|---|{'--:|' * len(shown) * 2}---|", flush=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        found = {
-            name: {
-                subject: [
-                    pool.submit(
-                        on_processor,
-                        widths,
-                        "dreambooth",
-                        subject,
-                        {"max_train_steps": steps, **SETTINGS[name]},
-                    )
-                    for widths in PROCESSORS.values()
-                ]
-                for subject in subjects
-            }
-            for name in names
-        }
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(jobs) as pool:
+
+        def begun(name: str, subject: str) -> list[Future[dict[str, float]]]:
+            training = {"max_train_steps": steps, **SETTINGS[name]}
+            return [
+                pool.submit(on_processor, processor, "dreambooth", subject, training, cache)
+                for processor in PROCESSORS
+            ]
+
+        found = {name: {subject: begun(name, subject) for subject in subjects} for name in names}
         for name, by_subject in found.items():
             means, spreads = [], []
             for figure in FIGURES:
@@ -150,26 +146,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--jobs", type=int, default=2, help="runs of settings at once, each on one thread")
     parser.add_argument("--run", choices=METHODS, help="only this run, in this process; its figures as JSON")
+    parser.add_argument("--cache", help="folder of what that run shares with others of its processor")
     parser.add_argument("--training", type=json.loads, default={}, help="JSON; fields of that run")
     given = parser.parse_args(arguments)
     if given.run:
-        print(json.dumps(one_run(given.run, given.subjects[0], given.training)))
+        with tempfile.TemporaryDirectory() as own:
+            print(json.dumps(one_run(given.run, given.subjects[0], given.training, given.cache or own)))
         return
     if given.settings is not None:
         print_settings(given.subjects, given.steps, given.settings or list(SETTINGS), given.jobs)
         return
     print(f"| {given.steps} steps | processor | {' | '.join(FIGURES)} | quality, difference |")
     print(f"|---|---|{'--:|' * (len(FIGURES) + 1)}", flush=True)
-    for method, subject in product(METHODS, given.subjects):
-        own: float | None = None
-        for name, widths in PROCESSORS.items():
-            figures = on_processor(widths, method, subject, {"max_train_steps": given.steps})
-            own = figures["quality"] if own is None else own
-            cells = [f"{figures[figure]:.4f}" for figure in FIGURES]
-            print(
-                f"| {method}, {subject} | {name} | {' | '.join(cells)} | {figures['quality'] - own:+.1e} |",
-                flush=True,
-            )
+    with tempfile.TemporaryDirectory() as cache:
+        for method, subject in product(METHODS, given.subjects):
+            own_quality: float | None = None
+            for name in PROCESSORS:
+                figures = on_processor(name, method, subject, {"max_train_steps": given.steps}, cache)
+                own_quality = figures["quality"] if own_quality is None else own_quality
+                cells = [f"{figures[figure]:.4f}" for figure in FIGURES]
+                print(
+                    f"| {method}, {subject} | {name} | {' | '.join(cells)} | "
+                    f"{figures['quality'] - own_quality:+.1e} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
