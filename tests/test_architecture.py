@@ -79,7 +79,7 @@ PRIVATE: dict[str, set[str]] = {
     "trainables/distributed/worker_group.py": {"_abort_process_group", "_get_default_store"},
     "trainables/methods/adapter_files.py": {"_FBD_CUDA"},
     "trainables/methods/adapters.py": {"_disable_adapters"},
-    "trainables/models/backbone.py": {"_version"},
+    "trainables/models/quantization.py": {"_keep_in_fp32_modules", "_parameters"},
     "trainables/models/structure.py": {
         "_version", "_backward_hooks", "_post_accumulate_grad_hooks", "_parameters", "_buffers",
     },
@@ -330,7 +330,8 @@ def test_a_spelt_name_would_be_found(tmp_path: Path) -> None:
 # What knows of models only by asking the family. `Backbone` has an autoencoder by that name.
 FAMILY_BLIND = ("trainables/methods", "trainables/training", "trainables/evaluation", "trainables/distributed",
                 "trainables/run", "trainables/models/sampling.py", "trainables/models/solvers.py",
-                "trainables/models/backbone.py", "trainables/models/loading.py")  # fmt: skip
+                "trainables/models/backbone.py", "trainables/models/loading.py",
+                "trainables/models/quantization.py")  # fmt: skip
 
 
 def names_of_families() -> set[str]:

@@ -238,11 +238,11 @@ def _native(spec: StudySpec) -> int | None:
 
 
 def _models(spec: StudySpec) -> list[str]:
-    from trainables.models.folders import check_model
+    from trainables.models.folders import check_model, check_quantization
 
     sizes = sorted(value for value in spec.values_of("resolution") if value) or [None]
     problems = [problem for resolution in sizes for problem in check_model(spec.model, resolution)]
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys([*problems, *check_quantization(spec.model)]))
 
 
 def _metric_models(spec: StudySpec) -> list[str]:

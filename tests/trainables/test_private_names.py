@@ -18,6 +18,8 @@ from tests.helpers.private_names import has
         "accelerate.state:AcceleratorState._reset_state",
         "accelerate.state:GradientState._reset_state",
         "transformers:PreTrainedModel._no_split_modules",
+        "transformers:PreTrainedModel._keep_in_fp32_modules",
+        "diffusers:ModelMixin._keep_in_fp32_modules",
         "peft.tuners.boft.layer:_FBD_CUDA",
         "peft.tuners.tuners_utils:BaseTunerLayer._disable_adapters",
     ],

@@ -31,12 +31,26 @@ class ModelConfig(Frozen):
     Attributes:
         config: Of a single file: folder or hub id with the configurations and tokenizers of that kind of model; None
             takes those that its publisher put on the hub, if they are those of every file of that kind.
+        quantization: In how many bits weights of linear layers are kept that never train, for models that do not fit on
+            the device else (``trainables/models/quantization.py``); None: as they are. For all arms alike.
     """
 
     path: str = EMBEDDED
     revision: str | None = None
     variant: str | None = None
     config: str | None = None
+    quantization: Literal["8bit", "4bit"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before_quantization(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out a quantisation that is not there, so that records and digests stay what they were."""
+        content: dict[str, Any] = dump(self)
+        return content if content.get("quantization") is not None else without(content, "quantization")
+
+    @property
+    def whole(self) -> ModelConfig:
+        """The same model with its weights as they are."""
+        return self.model_copy(update={"quantization": None})
 
 
 class DataSetConfig(Frozen):

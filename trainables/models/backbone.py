@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from trainables.models.added_tokens import ExtendedEmbedding, extended, pool_at_end, tables_in_place
-from trainables.models.base_view import base_copies, evaluating, holding, without_cached_casts
+from trainables.models.base_view import base_copies, copy_back, evaluating, holding, without_cached_casts
 from trainables.models.conditioning import Aside, Conditioning
 from trainables.models.family import Family
 from trainables.models.folders import component_digest, latent_factor
@@ -34,6 +34,8 @@ class Backbone:
         alphas_cumprod: Noise schedule of training, [steps], float32, on the device; empty for flow matching.
         prediction_type: "epsilon", "v_prediction", "sample", or "flow" (noise minus image, of flow matching).
         resolution: The model's own image side in pixels.
+        quantized: Parts with layers whose weights are kept in few bits (``quantization.py``), and in how many. These
+            keep their codes in every precision, and no run changes them.
     """
 
     family: Family
@@ -44,6 +46,7 @@ class Backbone:
     alphas_cumprod: torch.Tensor
     prediction_type: str
     resolution: int
+    quantized: Mapping[str, str] = field(default_factory=dict)
     _parameters: dict[str, list[nn.Parameter]] = field(default_factory=dict)
     _originals: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
@@ -122,7 +125,10 @@ class Backbone:
             prompts: What they read: words that have been added since (`add_tokens`) make a difference where a prompt
                 holds one.
         """
-        content = "".join(component_digest(self.folder, name) for name in parts or self.family.parts)
+        names = parts or self.family.parts
+        content = "".join(
+            component_digest(self.folder, name) + self.quantized.get(name, "") for name in names
+        )
         words = self.words_in(prompts)
         content += json.dumps(words, sort_keys=True) if words else ""
         if self.family.zero_option and not parts:  # it is in no part's files
@@ -327,7 +333,7 @@ class Backbone:
         return {part: table for part, table in tables.items() if isinstance(table, ExtendedEmbedding)}
 
     def lower_precision(self, dtype: torch.dtype) -> None:
-        """Converts every parameter that does not train; in float16 not those of parts that overflow (`Part`)."""
+        """Converts all that does not train, but codes; in float16 not parameters of parts that overflow (`Part`)."""
         for part, parameters in self._parameters.items():
             stays = dtype is torch.float16 and self.family.part(part).overflows
             frozen = [] if stays else [value for value in parameters if not value.requires_grad]
@@ -339,7 +345,7 @@ class Backbone:
     def restore_frozen(self) -> None:
         """Gives the parameters that do not train their base weights and precision again (see `keep_as_frozen`)."""
         for part in self._changed:
-            _copy_back(
+            copy_back(
                 (parameter, self._frozen.get(parameter, original))
                 for parameter, original in zip(self._parameters[part], self._originals[part], strict=True)
                 if not parameter.requires_grad
@@ -374,8 +380,8 @@ class Backbone:
         self._set_aside.clear()
         self._kept = None
         for part in self._changed:
-            _copy_back(zip(self._parameters[part], self._originals[part], strict=True))
-            self._versions[part] = [parameter._version for parameter in self._parameters[part]]
+            copy_back(zip(self._parameters[part], self._originals[part], strict=True))
+            self._versions[part] = versions_of(self.modules[part])
         self._changed.clear()
         self.freeze()
         for module in self.modules.values():
@@ -439,11 +445,3 @@ def _call_first(module: Any, *methods: str) -> None:
 
 def _vocabularies(tokenizers: Iterable[Any]) -> list[tuple[int, int]]:
     return [(id(tokenizer), len(tokenizer)) for tokenizer in tokenizers]
-
-
-def _copy_back(pairs: Iterable[tuple[nn.Parameter, torch.Tensor]]) -> None:
-    for parameter, original in pairs:
-        if parameter.dtype == original.dtype:
-            parameter.data.copy_(original)
-        else:
-            parameter.data = original.to(parameter.device, copy=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -30,6 +30,15 @@ def base_copies(
         for parameter, original in zip(parameters, originals, strict=len(originals) > 0)
         if parameter.requires_grad or (parameter in frozen and not torch.equal(frozen[parameter], original))
     ]
+
+
+def copy_back(pairs: Iterable[tuple[nn.Parameter, torch.Tensor]]) -> None:
+    """Gives parameters the values and types of originals, wherever these lie."""
+    for parameter, original in pairs:
+        if parameter.dtype == original.dtype:
+            parameter.data.copy_(original)
+        else:
+            parameter.data = original.to(parameter.device, copy=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import os
 import socket
 from collections.abc import Collection
@@ -68,6 +69,16 @@ def resolve_model(model: ModelConfig) -> Path:
     except Exception as error:
         raise UserError(f"{_missing(model)} ({type(error).__name__}: {error})") from error
     return Path(found)
+
+
+def check_quantization(model: ModelConfig) -> list[str]:
+    """Returns what keeps a model's weights from being quantised here, one message a problem; imports nothing for it."""
+    if model.quantization is None or importlib.util.find_spec("bitsandbytes") is not None:
+        return []
+    return [
+        f"model.quantization: {model.quantization} needs the package bitsandbytes, which is not installed; install it "
+        "(pip install 'diffusion-study[gpu]') or leave it out"
+    ]
 
 
 def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:

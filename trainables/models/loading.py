@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,20 +15,23 @@ from trainables.models.backbone import Backbone
 from trainables.models.families import family_in
 from trainables.models.family import Family, Part
 from trainables.models.folder_faults import noise_faults
-from trainables.models.folders import check_model, native_resolution, resolve_model
+from trainables.models.folders import check_model, check_quantization, native_resolution, resolve_model
+from trainables.models.model_files import tensor_headers
+from trainables.models.quantization import is_quantized, plain_parameters, quantize, quantized_parts
 
 _NO_END = 2  # what configurations of CLIP said of the end token before transformers 4.31
+_HALF = {"F16": torch.float16, "BF16": torch.bfloat16}  # as files of safetensors call them
 FLOW = "flow"  # what a flow-matching model predicts: noise minus image
 
 
 def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Backbone:
-    """Loads a base model in float32, frozen, from safetensors only.
+    """Loads a base model in float32, frozen, from safetensors only, and quantises layers if that is asked for.
 
     Raises:
-        UserError: With every problem that `check_model` would find.
+        UserError: With every problem that `check_model` and `check_quantization` would find.
     """
     _quiet()
-    problems = check_model(model)
+    problems = check_model(model) + check_quantization(model)
     if problems:
         raise UserError(*problems)
     folder = resolve_model(model)
@@ -34,10 +39,13 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
     # Of a model that has just been fetched nothing else has been looked at yet.
     if faults := noise_faults(folder, family):
         raise UserError(*(f"model {model.path!r} {fault}" for fault in faults))
+    bits = model.quantization
+    quantized = quantized_parts(family) if bits is not None else ()
+    stored = {part.name: _stored_type(folder / part.name) for part in quantized}
     pipeline = family.stock_pipeline().from_pretrained(
         str(folder),
         variant=model.variant,
-        dtype=torch.float32,
+        dtype={"default": torch.float32, **stored} if stored else torch.float32,
         use_safetensors=True,
         local_files_only=True,
         **family.load_options,
@@ -51,7 +59,13 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
     for tokenizer, part in zip(family.tokenizers, family.text_encoders, strict=True):
         _limit_tokenizer(parts[tokenizer], parts[part.name], part)
         _pool_at_the_end(parts[part.name], parts[tokenizer])
-    modules = {part.name: parts.pop(part.name).to(device) for part in family.modules}
+    modules = {}
+    for part in family.modules:
+        module = parts.pop(part.name)
+        if bits is not None and part in quantized:
+            quantize(module, bits, device)
+            module.to(torch.float32)
+        modules[part.name] = module.to(device)
     for part in (family.denoiser, family.autoencoder):
         modules[part.name].to(memory_format=torch.channels_last)
     alphas_cumprod, prediction_type = _noise(family, pipeline.scheduler)
@@ -64,13 +78,25 @@ def load_backbone(model: ModelConfig, device: torch.device | str = "cpu") -> Bac
         alphas_cumprod=alphas_cumprod.to(device, torch.float32),
         prediction_type=prediction_type,
         resolution=native_resolution(folder),
-        _parameters={name: list(module.parameters()) for name, module in modules.items()},
+        quantized={part.name: str(bits) for part in quantized if is_quantized(modules[part.name])},
+        _parameters={name: plain_parameters(module) for name, module in modules.items()},
     )
     backbone.restore()
     # transformers hooks modules in the first call that asks for hidden states, and leaves the hooks there.
     backbone.encode_prompts([""])
     backbone.note_loaded()
     return backbone
+
+
+def _stored_type(folder: Path) -> torch.dtype:
+    """The type of all weights in a part's folder, if it is one; float32 holds what others do.
+
+    As such they are loaded before they are quantised: of a model in bfloat16 that takes half the memory of the machine.
+    """
+    kinds = {
+        entry["dtype"] for path in folder.glob("*.safetensors") for entry in tensor_headers(path).values()
+    }
+    return _HALF.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
 
 
 def _noise(family: Family, scheduler: Any) -> tuple[torch.Tensor, str]:
@@ -88,6 +114,8 @@ def _quiet() -> None:
     import diffusers
     import transformers
 
+    # It names a kernel for CPUs of its own, which nothing here calls.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     diffusers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -10,7 +10,13 @@ from trainables.evaluation.checks import check_evaluation
 from trainables.methods.data_set_fit import check_data_set
 from trainables.methods.fit import check_fit
 from trainables.methods.registry import get_method
-from trainables.models.folders import check_model, local_folder, native_resolution, resolve_model
+from trainables.models.folders import (
+    check_model,
+    check_quantization,
+    local_folder,
+    native_resolution,
+    resolve_model,
+)
 from trainables.run.choice_checks import check_choice
 from trainables.run.held_out_checks import check_held_out
 from trainables.run.prompt_checks import find_cut_prompts_of_run
@@ -26,6 +32,7 @@ def check_run(config: RunConfig) -> list[str]:
     resolution = training.resolution
     if not problems and resolution is None:
         resolution = native_resolution(local_folder(config.model) or resolve_model(config.model))
+    problems += check_quantization(config.model)
     problems += check_subject(config.subject, resolution, training.captions, masked=training.masked_loss)
     problems += [
         *prompts,
