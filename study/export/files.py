@@ -74,7 +74,7 @@ def export_run(
     from trainables.data.subjects import prompts_of
     from trainables.models.loading import load_backbone
 
-    backbone = load_backbone(config.model)
+    backbone = load_backbone(config.model.whole)  # what is exported is for the model's own weights
     if problem := obstacle(method, backbone.family, config.training, form):
         raise UserError(problem)
     side = config.training.resolution or backbone.resolution

@@ -178,7 +178,7 @@ def _measure_method(
         backbone.restore_frozen()
         found["seconds_per_trained_image_step"] = sampling.seconds_per_step()
         with method.fused(backbone) as merged:
-            found["latency_figures"] += merged
+            found["latency_figures"] += bool(merged)
         begin = time.perf_counter()
         method.save(backbone, config.training, folder / config.method)
         found["saving_seconds"] = time.perf_counter() - begin

@@ -311,6 +311,13 @@ def _strategy(sections: Sections) -> Iterator[Problem]:
     """What is dealt out must be computed part by part: Adam's steps are, other optimizers' are not."""
     if sections.resources is None or not sections.resources.sharded:
         return
+    if sections.model is not None and sections.model.quantization is not None:
+        yield (
+            ("resources", "parallel_strategy"),
+            "is fsdp, which deals out weights that can be computed with, but model.quantization: "
+            f"{sections.model.quantization} keeps codes in their place; take parallel_strategy: ddp, or leave "
+            "quantization out",
+        )
     training, budget = sections.training or {}, sections.budget or Budget()
     for arm_name, arm in (sections.arms or {}).items():
         if arm.method == BASE:

@@ -22,11 +22,12 @@ class Latency:
 
     Attributes:
         beside: With adapters beside the weights.
-        fused: With adapters merged into them; the same figure where there is nothing to merge.
+        fused: With adapters merged into them; the same figure where there is nothing to merge, and None where weights
+            are quantised, so that nothing can be merged into them.
     """
 
     beside: float
-    fused: float
+    fused: float | None
 
 
 def measure_latency(backbone: Backbone, method: Method, protocol: Protocol) -> Latency:
@@ -37,13 +38,14 @@ def measure_latency(backbone: Backbone, method: Method, protocol: Protocol) -> L
     `LATENCY_REPEATS` times, and the smaller of each counts. Base weights are afterwards what they were before, bit by
     bit.
     """
-    beside, fused = [], []
+    beside, fused, merges = [], [], True
     for _ in range(LATENCY_REPEATS):
         beside.append(_seconds_per_image(backbone, protocol))
         with method.fused(backbone) as merged:
+            merges = merged is not None
             if merged:
                 fused.append(_seconds_per_image(backbone, protocol))
-    return Latency(min(beside), min(fused or beside))
+    return Latency(min(beside), min(fused or beside) if merges else None)
 
 
 def _seconds_per_image(backbone: Backbone, protocol: Protocol) -> float:

@@ -35,8 +35,17 @@ def merge_adapters(backbone: Backbone) -> None:
 
 
 def adapters_with_strength(backbone: Backbone, weights: Path) -> Dial:
-    """Loads adapters, merges them, and returns what turns their strength (see ``strengths.py``)."""
+    """Loads adapters, merges them, and returns what turns their strength (see ``strengths.py``).
+
+    Layers whose weights are quantised get the weights that their codes stand for.
+    """
+    from trainables.models.quantization import QuantizedLinear
+
     load_adapters(backbone.pipeline(), weights).to(backbone.device)
+    for module in adapted_parts_of(backbone).values():
+        for layer in adapted_layers(module).values():
+            if isinstance(layer.base_layer, QuantizedLinear):
+                layer.base_layer = layer.base_layer.whole()
     before = [
         (parameter, parameter.detach().clone())
         for module in adapted_parts_of(backbone).values()

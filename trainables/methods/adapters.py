@@ -58,6 +58,15 @@ class AdapterMethod:
         """Names target modules that the model does not have, or that take no adapters of this kind and size."""
         return check_adapters(config, model)
 
+    def changes_weights(self, config: Any) -> str | None:
+        """Beginnings that move a part of each weight into the adapter do."""
+        if not config.alters_base:
+            return None
+        return (
+            f"init_lora_weights: {config.init_lora_weights} moves a part of each into the adapter; take gaussian, true "
+            "or orthogonal"
+        )
+
     def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
         """Those that get adapters, twice where A and B have rates of their own."""
         groups = 1 if config.ratio_of_rates is None else 2
@@ -74,7 +83,7 @@ class AdapterMethod:
         """Removes the adapters."""
         detach_adapters(backbone)
 
-    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool | None]:
         """Merges the adapters into the weights that they stand beside."""
         return merged(backbone)
 
@@ -148,17 +157,23 @@ def detach_adapters(backbone: Backbone) -> None:
 
 
 @contextmanager
-def merged(backbone: Backbone) -> Iterator[bool]:
-    """Merges adapters by PEFT while the context lasts; True.
+def merged(backbone: Backbone) -> Iterator[bool | None]:
+    """Merges adapters by PEFT while the context lasts; True, or None beside quantised weights, where nothing is done.
 
     Taking them out by arithmetic would leave rounding errors, so that what is merged is a copy of the layers' weights.
+    Codes cannot hold the sum, but for rounding that no one who merges gets: they merge into the model's own weights.
     """
+    from trainables.models.quantization import QuantizedLinear
+
     layers = [
         layer
         for module in backbone.modules.values()
         if getattr(module, "peft_config", None)
         for layer in adapter_layers(module)
     ]
+    if any(isinstance(layer.get_base_layer(), QuantizedLinear) for layer in layers):
+        yield None
+        return
     kept = [
         (parameter, parameter.data) for layer in layers for parameter in layer.get_base_layer().parameters()
     ]

@@ -54,7 +54,7 @@ class Base:
     def detach(self, backbone: Backbone) -> None:
         """Has nothing to remove."""
 
-    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool | None]:
         """Has nothing to merge."""
         return nullcontext(False)
 

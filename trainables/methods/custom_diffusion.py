@@ -88,6 +88,10 @@ class CustomDiffusion:
         """Names a placeholder or initializer that the model's tokenizers do not take, and too many vectors."""
         return _WORD.check(config, model)
 
+    def changes_weights(self, config: Any) -> str | None:
+        """The projections that train do."""
+        return "custom_diffusion trains those of cross-attention; take pivotal_tuning, which trains a word and adapters"
+
     def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
         """The denoiser, and the text encoders, which hold the embeddings."""
         return (family.denoiser.name, *_WORD.trained_parts(family, config))

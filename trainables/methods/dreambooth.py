@@ -72,6 +72,10 @@ class DreamBooth:
         """Fits every model."""
         return []
 
+    def changes_weights(self, config: Any) -> str | None:
+        """All that train do."""
+        return f"{self.name} trains all of them; take a method that trains adapters, such as dreambooth_lora"
+
     def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
         """The denoiser and, if asked for, the text encoders."""
         return tuple(part.name for part in family.trainable(text_encoders=config.train_text_encoder))

@@ -50,15 +50,34 @@ def check_fit(method: Method, config: Any, model: ModelConfig) -> list[str]:
 
     Of a model that is not on this machine the family is not known, and only the method itself is asked.
     """
-    folder = local_folder(model)
+    folder, problems = local_folder(model), _quantization_problems(method, config, model)
     if folder is not None:
         family = family_in(folder)
         against = obstacle(method, family)
         if against is not None:
             return [against]
-        if method.trains and (problems := _noise_problems(config, family)):
-            return [*problems, *method.check(config, model)]
-    return method.check(config, model)
+        if method.trains:
+            problems += _noise_problems(config, family)
+    return [*problems, *method.check(config, model)]
+
+
+def changed_weights(method: Method, config: TrainingConfig) -> str | None:
+    """Returns what a method does to the base model's weights, and what to take instead; None: it changes none.
+
+    A method says so in a function ``changes_weights(config)``; one that has none changes none.
+    """
+    asked = getattr(method, "changes_weights", None)
+    found: str | None = None if asked is None else asked(config)
+    return found
+
+
+def _quantization_problems(method: Method, config: TrainingConfig, model: ModelConfig) -> list[str]:
+    if model.quantization is None or (changed := changed_weights(method, config)) is None:
+        return []
+    return [
+        f"model.quantization: {model.quantization} keeps the base model's weights as codes, which cannot change, and "
+        f"{changed}, or leave quantization out"
+    ]
 
 
 def _noise_problems(config: TrainingConfig, family: Family) -> list[str]:

@@ -111,7 +111,7 @@ class Foreign(Base):
         """Takes adapters off; `Backbone.restore` puts weights back."""
         detach_adapters(backbone)
 
-    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool | None]:
         """Merges adapters, where there are some."""
         adapted = any(adapted_layers(module) for module in backbone.modules.values())
         return merged(backbone) if adapted else nullcontext(False)
@@ -156,9 +156,13 @@ def _by_diffusers(backbone: Backbone, path: Path, config: ForeignConfig) -> None
 
 
 def _by_kohyas_names(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    from trainables.models.quantization import put_whole
+
     changes = kohya_changes(path, backbone)
     for part in {part for part, _ in changes}:
         backbone.will_change(part)
+        names = {name.rpartition(".")[0] for other, name in changes if other == part}
+        backbone.on_restore(put_whole(backbone.modules[part], names))
     for (part, name), value in changes.items():
         parameter = backbone.modules[part].get_parameter(name)
         parameter.data.copy_(value.to(parameter.device, parameter.dtype))

@@ -82,6 +82,12 @@ def _put(backbone: Backbone, path: Path, loaded: Any, parts: Sequence[str]) -> N
     """Copies the weights of some parts of a pipeline into the base model's, if all else is the same."""
     import torch
 
+    if backbone.quantized:
+        (bits, *_) = backbone.quantized.values()
+        raise UserError(
+            f"{path} is a whole model, and the study's base model keeps weights as codes (model.quantization: {bits}), "
+            "which others cannot take the place of; judge it by a study without quantization"
+        )
     if problems := list(_other_settings(backbone, loaded)):
         raise UserError(
             *(

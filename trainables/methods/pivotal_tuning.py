@@ -137,6 +137,10 @@ class PivotalTuning:
         """Names what the model's tokenizers do not take of the placeholder, and its layers of the adapters."""
         return [*_WORD.check(config, model), *_ADAPTER.check(config, model)]
 
+    def changes_weights(self, config: Any) -> str | None:
+        """Some beginnings of adapters do."""
+        return _ADAPTER.changes_weights(config)
+
     def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
         """The denoiser, which gets adapters, and the text encoders, which hold the embeddings."""
         return (*_ADAPTER.trained_parts(family, config), *_WORD.trained_parts(family, config))
@@ -159,7 +163,7 @@ class PivotalTuning:
         """Removes the adapters; `Backbone.restore` takes the words out."""
         _ADAPTER.detach(backbone)
 
-    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool | None]:
         """Merges the adapters into the weights that they stand beside."""
         return _ADAPTER.fused(backbone)
 

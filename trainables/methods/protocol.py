@@ -2,9 +2,10 @@
 
 The loop, the objective, data, precision, checkpoints, evaluation and cost are the core's and the same for
 all. Functions that may be missing: ``export_obstacle`` and ``export`` write weights for other programs
-(``exporting.py``), ``with_strength`` draws at other strengths than that of the training (``strengths.py``). A
-method's module is importable without torch (it imports torch, diffusers and peft inside its
-functions), because its configuration class is needed to validate a study file.
+(``exporting.py``), ``with_strength`` draws at other strengths than that of the training (``strengths.py``),
+``changes_weights`` says that weights of the base model change (`fit.changed_weights`). A method's module is importable
+without torch (it imports torch, diffusers and peft inside its functions), because its configuration class is needed to
+validate a study file.
 """
 
 from __future__ import annotations
@@ -95,10 +96,11 @@ class Method(Protocol):
         """
         ...
 
-    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool | None]:
         """Lets the model compute with what `attach` added merged into the base weights, for as long as it lasts.
 
-        Gives whether there was anything to merge. Afterwards weights and modules are what they were, bit by bit.
+        Gives whether there was anything to merge; None: there is, and the weights cannot take it (codes of quantised
+        ones). Afterwards weights and modules are what they were, bit by bit.
         """
         ...
 

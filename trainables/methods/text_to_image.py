@@ -119,6 +119,12 @@ class TextToImage:
         """Names target modules that the model does not have; all weights fit every model."""
         return _of(config).check(config, model)
 
+    def changes_weights(self, config: Any) -> str | None:
+        """All weights that train do, and some beginnings of adapters."""
+        if config.trains == "full":
+            return "text_to_image with trains: full trains all of them; take trains: adapter"
+        return _ADAPTER.changes_weights(config)
+
     def trained_parts(self, family: Family, config: Any) -> tuple[str, ...]:
         """The denoiser and, if asked for, the text encoders."""
         return _of(config).trained_parts(family, config)
@@ -134,7 +140,7 @@ class TextToImage:
         """Removes adapters, if there are any; the core restores the weights."""
         _ADAPTER.detach(backbone)
 
-    def fused(self, backbone: Backbone) -> AbstractContextManager[bool]:
+    def fused(self, backbone: Backbone) -> AbstractContextManager[bool | None]:
         """Merges adapters, if there are any, into the weights that they stand beside."""
         adapted = any(getattr(module, "peft_config", None) for module in backbone.modules.values())
         return _ADAPTER.fused(backbone) if adapted else nullcontext(False)
