@@ -179,7 +179,9 @@ class _Recorded:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return dict(sorted(json.loads(json.dumps(self.config.training.effective())).items()))
+        bits = self.config.model.quantization
+        over = {} if bits is None else {"base_model_quantization": bits}
+        return dict(sorted({**json.loads(json.dumps(self.config.training.effective())), **over}.items()))
 
     @property
     def evaluation(self) -> dict[str, float | None]:

@@ -169,8 +169,12 @@ def _summary(rows: Rows) -> tuple[tuple[str, str], ...]:
             else "no runs yet",
         ),
     ]
-    model = section(rows.meta, "spec", "model").get("path")
-    return tuple([*facts, ("Base model", str(model))] if model else facts)
+    model = section(rows.meta, "spec", "model")
+    if not model.get("path"):
+        return tuple(facts)
+    bits = model.get("quantization")
+    name = f"{model['path']}, weights quantised ({bits})" if bits else str(model["path"])
+    return (*facts, ("Base model", name))
 
 
 def _results(

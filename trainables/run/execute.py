@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from trainables.config.fields import ModelConfig
 from trainables.data.cache import Cache
 from trainables.data.path_map import place_folders
 from trainables.data.subjects import Subject, resolve_subject
@@ -193,7 +194,7 @@ class _Attempt:
             parallel_strategy=_strategy(self.team),
             device=self.device.type,
             device_name=device_name(self.device),
-            versions=_versions(),
+            versions=_versions(self.config.model),
         )
 
     def run(self) -> Iterator[Event]:
@@ -419,6 +420,7 @@ def _strategy(team: WorkerGroup) -> str | None:
     return "fsdp" if team.sharded else "ddp"
 
 
-def _versions() -> dict[str, str]:
-    names = ("torch", "diffusers", "transformers", "peft", "accelerate")
+def _versions(model: ModelConfig) -> dict[str, str]:
+    quantizer = () if model.quantization is None else ("bitsandbytes",)
+    names = ("torch", "diffusers", "transformers", "peft", "accelerate", *quantizer)
     return {"python": platform.python_version(), **versions_of(names)}

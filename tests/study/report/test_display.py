@@ -146,3 +146,13 @@ def test_long_tables_stand_at_the_end_and_notes_once(report: Report) -> None:
     assert keys.index("prompts") > keys.index("method")
     notes = [note for t in report.tables for note in t.notes]
     assert sum("two-sided paired t test" in note for note in notes) == 1
+
+
+def test_a_quantised_base_model_is_said() -> None:
+    results = make_results(STUDY)
+    facts = {}
+    for bits in (None, "4bit"):
+        model = {"path": "some/model", **({"quantization": bits} if bits else {})}
+        meta = {**results.meta, "spec": {**results.meta["spec"], "model": model}}
+        facts[bits] = dict(compose(replace(results, meta=meta), QUICK).summary)["Base model"]
+    assert facts == {None: "some/model", "4bit": "some/model, weights quantised (4bit)"}
