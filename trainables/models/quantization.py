@@ -84,12 +84,14 @@ class QuantizedLinear(nn.Linear):
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         """Returns the weight that the codes stand for, [outputs, inputs], in a precision."""
         if self.bits == "8bit":
-            return (self.codes * (self.scales / _LARGEST).unsqueeze(1)).to(dtype)
+            # Multiplied in float32 and stored in one go, without the whole weight in float32 between.
+            made = torch.empty(self.codes.shape, dtype=dtype, device=self.codes.device)
+            return torch.mul(self.codes, (self.scales / _LARGEST).unsqueeze(1), out=made)
         # As one row: of rows that are no multiple of a block bitsandbytes 0.50.2 takes wrong scales on a CPU.
-        made: torch.Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
+        row: torch.Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
             self.codes, self.scales, BLOCK, _NF4, [self.out_features * self.in_features], dtype
         )
-        return made.view(self.out_features, self.in_features)
+        return row.view(self.out_features, self.in_features)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Computes in the precision of autocast, or of the inputs."""
