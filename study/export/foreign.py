@@ -22,6 +22,7 @@ from trainables.errors import UserError
 from trainables.events import RUN_FILE
 from trainables.methods.foreign import ForeignConfig
 from trainables.methods.foreign_files import ForeignFile, inspect
+from trainables.methods.foreign_pipelines import WHOLE, no_place
 from trainables.run_config import RunConfig
 
 FOREIGN = "foreign"  # in the place of a phase, and the name of the method
@@ -65,7 +66,10 @@ def evaluate_files(
     spec = stored_spec(storage)
     chosen = _subject(spec, subject)
     asked = _named([inspect(Path(path).absolute()) for path in files], name)
-    if problems := [problem for one in asked if (problem := _unspoken(one.file, prompt))]:
+    problems = [problem for one in asked if (problem := _unspoken(one.file, prompt))]
+    if (bits := spec.model.quantization) is not None:
+        problems += [no_place(one.file.path, bits) for one in asked if one.file.layout in WHOLE]
+    if problems:
         raise UserError(*problems)
     planned = [
         (one, seed, _config(spec, storage, one, chosen, seed, prompt))

@@ -31,6 +31,18 @@ _LAYERS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "att
            "flip_sin_to_cos", "freq_shift", "center_input_sample", "resnet_time_scale_shift")  # fmt: skip
 
 
+#: Layouts of files that are whole models (`foreign_files.inspect`).
+WHOLE = ("pipeline", "checkpoint")
+
+
+def no_place(path: Path, bits: str) -> str:
+    """Says why a whole model cannot be judged by a study whose base model's weights are quantised."""
+    return (
+        f"{path} is a whole model, and the study's base model keeps weights as codes (model.quantization: {bits}), "
+        "which others cannot take the place of; judge it by a study without quantization"
+    )
+
+
 def put_pipeline(backbone: Backbone, path: Path) -> None:
     """Copies the weights of a pipeline in diffusers' layout into the base model's.
 
@@ -82,12 +94,8 @@ def _put(backbone: Backbone, path: Path, loaded: Any, parts: Sequence[str]) -> N
     """Copies the weights of some parts of a pipeline into the base model's, if all else is the same."""
     import torch
 
-    if backbone.quantized:
-        (bits, *_) = backbone.quantized.values()
-        raise UserError(
-            f"{path} is a whole model, and the study's base model keeps weights as codes (model.quantization: {bits}), "
-            "which others cannot take the place of; judge it by a study without quantization"
-        )
+    for bits in backbone.quantized.values():
+        raise UserError(no_place(path, bits))
     if problems := list(_other_settings(backbone, loaded)):
         raise UserError(
             *(

@@ -21,6 +21,7 @@ from study.storage.layout import Storage
 from study.storage.run_key import RunKey
 from tests.helpers.exported_weights import ABOUT, trained
 from trainables.config.fields import ModelConfig
+from trainables.embedded import GENERATOR
 from trainables.errors import UserError
 from trainables.methods.exporting import Request
 from trainables.methods.registry import get_method
@@ -200,3 +201,28 @@ def test_a_whole_model_in_one_file_is_judged(storage: Storage, tmp_path: Path) -
 def embedding_width() -> int:
     """Of the embedded model's text encoder."""
     return int(load_backbone(ModelConfig()).text_encoders[0].get_input_embeddings().embedding_dim)
+
+
+def test_a_whole_model_is_not_judged_by_a_study_over_quantised_weights(
+    storage: Storage, tmp_path: Path
+) -> None:
+    """It is refused before anything is drawn, beside whatever else is wrong."""
+    record = json.loads((storage.folder / "study.json").read_text())
+    spec = StudySpec.from_record(record)
+    quantised = spec.model_copy(update={"model": ModelConfig(quantization="4bit")})
+    other = Storage(tmp_path / "storage", "mine")
+    other.folder.mkdir(parents=True)
+    (other.folder / "study.json").write_text(json.dumps(quantised.record()))
+    rows = {"emb_params": torch.zeros(1, 64)}
+    save_file(rows, tmp_path / "word.safetensors")
+    with pytest.raises(UserError) as error:
+        evaluate_files(other, [Path(GENERATOR), tmp_path / "word.safetensors"])
+    told = list(error.value.problems)
+    assert len(told) == 2
+    assert any("is an embedding" in line for line in told)
+    assert any(
+        "is a whole model, and the study's base model keeps weights as codes (model.quantization: 4bit)"
+        in line
+        for line in told
+    )
+    assert not other.runs.exists()
