@@ -54,7 +54,7 @@ lint: $(READY)  ## ruff: lint and format
 types: $(READY)  ## mypy on the packages
 	$(BIN)/mypy
 
-check: lint types test  ## what continuous integration runs
+check: lint types test test-quantized  ## what continuous integration runs
 
 clean:  ## remove the environment and caches (studies and reports stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
