@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +25,7 @@ OTHERS = {
     "stable-diffusion",
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
     "tests/": "mirrors the packages; test_architecture.py holds the import rules",
-    "reports/": "the shipped reports of quickstart and lora-vs-dreambooth; yours go to storage/reports/",
+    "reports/": "the shipped reports of quickstart, lora-vs-dreambooth and methods; yours go to storage/reports/",
     "docs/": "the design of a comparison, studies, clusters, servers, storage, reliability, scale, architecture",
     "cluster.yaml": "a GPU cluster for `ray up`",
     "deploy/": "the image, a KubeRay RayJob, a Slurm script, commands for bare machines",
@@ -81,9 +82,9 @@ def quickstart() -> str:
     return _report("reports/quickstart", "pareto-quality-cost", "Quality against training cost")
 
 
-def main_study() -> str:
-    """Returns headline, figure and table of the committed report of the study that asks for a verdict."""
-    folder = "reports/lora-vs-dreambooth"
+def verdict(study: str) -> str:
+    """Returns headline, figure and table of the committed report of a study that asks for a verdict."""
+    folder = f"reports/{study}"
     (headline,) = re.findall(
         r"^\*\*.+\*\*$", (ROOT / folder / "report.md").read_text(encoding="utf-8"), re.M
     )[:1]
@@ -144,7 +145,12 @@ def _cell(row: dict[str, str], name: str, divisor: float, decimals: int) -> str:
     return f"{value} [{low}, {high}]" if low and high else value
 
 
-PARTS: dict[str, Callable[[], str]] = {"quickstart": quickstart, "main-study": main_study, "tree": tree}
+PARTS: dict[str, Callable[[], str]] = {
+    "quickstart": quickstart,
+    "main-study": partial(verdict, "lora-vs-dreambooth"),
+    "methods": partial(verdict, "methods"),
+    "tree": tree,
+}
 
 
 def updated(text: str) -> str:

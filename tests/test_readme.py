@@ -26,12 +26,13 @@ def test_every_link_leads_somewhere() -> None:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-def test_the_committed_report_is_whole() -> None:
+@pytest.mark.parametrize("study", ["quickstart", "lora-vs-dreambooth", "methods"])
+def test_committed_reports_are_whole(study: str) -> None:
     """Every file that the manifest names is there with the hash that it states."""
     import hashlib
     import json
 
-    folder = ROOT / "reports" / "quickstart"
+    folder = ROOT / "reports" / study
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert {"report.html", "report.md"} <= set(manifest["files"])
     for name, digest in manifest["files"].items():
