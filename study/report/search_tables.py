@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from study.report.budgets import Budget
@@ -62,26 +63,76 @@ def budget_table(budgets: Sequence[Budget]) -> Table:
     return assemble("budget", "Search budget of each arm, failed and stopped runs included.", columns, notes)
 
 
-def chosen_table(chosen: dict[str, dict[str, Any]], defaults: Collection[str] = ()) -> Table:
-    """The configuration that was confirmed: one line a field, one column an arm.
+_FIRST = ("trial", "learning_rate", "lr_scheduler", "max_train_steps")
+_CHOSEN = "Configuration of each arm's confirm runs, chosen by its search."
+_OF_TRIALS = "Trials count from 0, as in the names of runs."
+_NO_EFFECT = "Fields that have no effect in an arm are left out."
+
+
+def chosen_tables(chosen: Mapping[str, Mapping[str, Any]], defaults: Collection[str] = ()) -> list[Table]:
+    """The configurations that were confirmed.
+
+    One line a field and one column an arm. Where arms have several searches, what their choices differ in has one line
+    a search, and what they share a table of its own.
 
     Args:
+        chosen: By arm, or by "arm (search 1)" and so on (`chosen_configurations`).
         defaults: Names in `chosen` whose configuration is the default, with which each search begins.
     """
-    first = ["trial", "learning_rate", "lr_scheduler", "max_train_steps"]
-    names = list(dict.fromkeys([*first, *sorted({name for config in chosen.values() for name in config})]))
-    names = [name for name in names if any(name in config for config in chosen.values())]
+    places = {name: _arm_and_search(name) for name in chosen}
+    if not any(search for _, search in places.values()):
+        return [_fields_table("chosen", _CHOSEN, chosen, defaults)]
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for name, (arm, _) in places.items():
+        by_arm.setdefault(arm, []).append(chosen[name])
+    names = _fields(chosen)
+    varied = [name for name in names if name == "trial" or any(map(partial(_differs, name), by_arm.values()))]
+    columns = [
+        texts("arm", "Arm", [arm for arm, _ in places.values()]),
+        texts("search", "Search", [search or MISSING for _, search in places.values()]),
+        *(
+            (Column(name, name), [_chosen_cell(name, chosen[of], of in defaults) for of in chosen])
+            for name in varied
+        ),
+    ]
+    notes = (_OF_TRIALS, "--: has no effect in the arm, or is no field of its method.")
+    fixed = {
+        arm: {name: value for name, value in own[0].items() if name not in varied}
+        for arm, own in by_arm.items()
+    }
+    shared = "What the configurations of an arm have in common."
+    return [assemble("chosen", _CHOSEN, columns, notes), _fields_table("fixed", shared, fixed)]
+
+
+def _fields_table(
+    key: str, caption: str, chosen: Mapping[str, Mapping[str, Any]], defaults: Collection[str] = ()
+) -> Table:
+    names = _fields(chosen)
     columns = [texts("field", "Field", names)]
     for arm, config in chosen.items():
-        cells = [_config_cell(config.get(name)) for name in names]
-        if arm in defaults:
-            trial = cells[names.index("trial")]
-            cells[names.index("trial")] = Cell(f"{trial.text} (default)", value=trial.value)
-        columns.append((Column(arm, arm), cells))
-    note = "Trials count from 0, as in the names of runs. Fields that have no effect in an arm are left out."
-    return assemble(
-        "chosen", "Configuration of each arm's confirm runs, chosen by its search.", columns, (note,)
-    )
+        columns.append((Column(arm, arm), [_chosen_cell(name, config, arm in defaults) for name in names]))
+    note = f"{_OF_TRIALS} {_NO_EFFECT}" if "trial" in names else _NO_EFFECT
+    return assemble(key, caption, columns, (note,))
+
+
+def _fields(chosen: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    known = {name for config in chosen.values() for name in config}
+    return [name for name in dict.fromkeys([*_FIRST, *sorted(known)]) if name in known]
+
+
+def _arm_and_search(name: str) -> tuple[str, str]:
+    """ "arm (search 2)" as its parts; the second is empty where there is none."""
+    arm, _, search = name.partition(" (search ")
+    return arm, search.removesuffix(")")
+
+
+def _differs(name: str, configurations: Sequence[Mapping[str, Any]]) -> bool:
+    return any(config.get(name) != configurations[0].get(name) for config in configurations)
+
+
+def _chosen_cell(name: str, config: Mapping[str, Any], is_default: bool) -> Cell:
+    cell = _config_cell(config.get(name))
+    return Cell(f"{cell.text} (default)", value=cell.value) if name == "trial" and is_default else cell
 
 
 def _config_cell(value: Any) -> Cell:

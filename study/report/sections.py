@@ -315,7 +315,7 @@ def _search(
         return None
     found = [search_tables.budget_table(analysis.budgets)]
     if analysis.chosen:
-        found.append(search_tables.chosen_table(analysis.chosen, default_choices(rows, analysis.chosen)))
+        found += search_tables.chosen_tables(analysis.chosen, default_choices(rows, analysis.chosen))
     if weights:
         found.append(search_tables.importance_table(weights))
     paragraphs = (

@@ -14,6 +14,7 @@ from study.report.image_tables import ceiling_words
 from study.report.measures import bounded
 from study.report.prepared import prepare
 from study.report.search_history import histories
+from study.report.search_tables import chosen_tables
 from study.report.sections import Report, compose
 from study.report.tables import estimate_column, to_markdown
 from study.statistics.paired import Estimate
@@ -39,10 +40,8 @@ def test_trials_count_from_0_everywhere_and_the_default_is_named() -> None:
     results = edited(results, trial=frame["trial"].where(~first, 3))
     found = compose(results, QUICK)
     chosen = table(found, "chosen")
-    names = [column.key for column in chosen.columns]
-    trials = next(row for row in chosen.rows if row[0].text == "trial")
-    assert trials[names.index("lora-cosine (search 1)")].text == "1"
-    assert trials[names.index("lora-cosine (search 2)")].text == "3 (default)"
+    rows = zip(*(cells(chosen, column) for column in ("arm", "search", "trial")), strict=True)
+    assert [row[1:] for row in rows if row[0] == "lora-cosine"] == [("1", "1"), ("2", "3 (default)")]
     figure = next(figure for figure in found.figures if figure.key == "search-history")
     assert "trials count from 0" in figure.caption
     assert "Trial 0 is the default" in figure.caption
@@ -52,6 +51,32 @@ def test_trials_count_from_0_everywhere_and_the_default_is_named() -> None:
     assert (low, high) == (-0.5, 2.5)
     old = compose(make_results(Study()), QUICK)
     assert not any("default" in cell.text for row in table(old, "chosen").rows for cell in row)
+
+
+def test_choices_of_several_searches_have_a_line_each_and_what_they_share_is_told_once() -> None:
+    chosen = {
+        "lora (search 1)": {"trial": 3, "learning_rate": 1e-3, "r": 8, "lr_scheduler": "constant"},
+        "lora (search 2)": {"trial": 5, "learning_rate": 1e-3, "r": 16, "lr_scheduler": "constant"},
+        "dreambooth (search 1)": {"trial": 1, "learning_rate": 3e-5, "lr_scheduler": "cosine"},
+        "dreambooth (search 2)": {"trial": 1, "learning_rate": 3e-5, "lr_scheduler": "cosine"},
+        "fixed": {"trial": 0, "learning_rate": 2e-4, "r": 4, "lr_scheduler": "cosine"},
+    }
+    choices, fixed = chosen_tables(chosen, {"lora (search 1)"})
+    assert [column.key for column in choices.columns] == ["arm", "search", "trial", "r"]
+    assert [[cell.text for cell in row] for row in choices.rows] == [
+        ["lora", "1", "3 (default)", "8"],
+        ["lora", "2", "5", "16"],
+        ["dreambooth", "1", "1", "--"],
+        ["dreambooth", "2", "1", "--"],
+        ["fixed", "--", "0", "4"],
+    ]
+    assert [[cell.text for cell in row] for row in fixed.rows] == [
+        ["learning_rate", "0.001", "3e-05", "0.0002"],
+        ["lr_scheduler", "constant", "cosine", "cosine"],
+    ]
+    (alone,) = chosen_tables({"lora": chosen["lora (search 1)"], "fixed": chosen["fixed"]})
+    assert [column.key for column in alone.columns] == ["field", "lora", "fixed"]
+    assert [cell.text for cell in alone.rows[0]] == ["trial", "3", "0"]
 
 
 def test_importance_says_over_how_many_searches_it_counts() -> None:
