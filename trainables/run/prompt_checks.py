@@ -28,6 +28,10 @@ from trainables.run_config import RunConfig
 
 _CAPTIONS_SHOWN = 20  # of those that are cut off: a data set may have hundreds
 _SHOWN = 160  # characters of a prompt, or of what is lost of it, in a message
+# Between words; of other signs than ASCII's the ellipsis, the commas and full stop of Chinese and Japanese, dashes.
+_PUNCTUATION = re.compile(r"[\s.,:;!?()\u2026\u3001\uff0c\u3002\u2013\u2014]+")
+_QUOTES = "'\"`\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
+_POSSESSIVE = re.compile(r"['\u2019]s$", re.IGNORECASE)
 
 
 @dataclass
@@ -131,8 +135,8 @@ def find_broken_words(model: ModelConfig, subject: SubjectConfig) -> list[str]:
         instance, class_ = prompts_of(subject)
     except UserError:  # told where subjects are checked
         return []
-    known = {word.casefold() for word in class_.split()}
-    words = [word for word in dict.fromkeys(instance.split()) if word.casefold() not in known]
+    known = {word.casefold() for word in _words(class_)}
+    words = [word for word in dict.fromkeys(_words(instance)) if word.casefold() not in known]
     family = family_in(folder)
     # A T5's pieces are parts of words, and of rare ones in every case.
     numbers = [number for number, part in enumerate(family.text_encoders) if not part.reads]
@@ -147,6 +151,15 @@ def find_broken_words(model: ModelConfig, subject: SubjectConfig) -> list[str]:
             if len(pieces) > 1
         ]
     return list(dict.fromkeys(found))
+
+
+def _words(text: str) -> list[str]:
+    """The words of a prompt without the punctuation between and about them, which is a token of its own in every CLIP.
+
+    Brackets and the like stay: who writes [V] or <cat> means a word with them.
+    """
+    words = (_POSSESSIVE.sub("", word.strip(_QUOTES)).strip(_QUOTES) for word in _PUNCTUATION.split(text))
+    return [word for word in words if word.strip("-")]
 
 
 def refuse_cut_prompts(
