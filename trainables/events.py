@@ -34,8 +34,9 @@ Kind = Literal[
     # best step has two of its last step: what chose the step is not final, the result is. data["choice"], of those that
     # chose: what of it are no results, see `choosing_values`
     "best",  # at the end, of runs with evaluations on the way; data: best_step, value, end_value (None: training
-    # did not come to its end), metric, evaluations (chosen from), restored: bool. best_step is None where no evaluation
-    # of a run that restores had a value: it has the weights of its end
+    # did not come to its end), metric, evaluations (chosen from), restored: bool (weights of an earlier step than the
+    # last were put back). best_step is None where no evaluation of a run that restores had a value: it has the weights
+    # of its end
     "image",  # step; data: key, path (relative to the run's folder)
     "checkpoint",  # step; data: path
     "cost",  # with every checkpoint and at the end; data: cost metrics under bare names, so far (train_seconds, ...)

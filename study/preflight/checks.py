@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from study.cluster.ray_cluster import HERE, check_cluster
 from study.preflight.data_set_checks import check_data_sets, data_set_notes, prompt_count
 from study.preflight.machine import check_disk, check_resources
-from study.preflight.method_checks import check_methods, has_words, methods_with_words
+from study.preflight.method_checks import check_methods, ends_of_search, has_words, methods_with_words
 from study.spec.separation import ASKED_FOR
 from study.spec.study_spec import StudySpec
 from study.storage.layout import root_and_url, sqlite_file_problem
 from study.tracking.reachable import tracking_problems
-from trainables.config.fields import EMBEDDED
+from trainables.config.fields import EMBEDDED, TrainingConfig
 from trainables.errors import UserError
 from trainables.evaluation.checks import ENOUGH_IMAGES
 from trainables.methods.registry import BASE
@@ -176,9 +176,8 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
     """
     from trainables.run.prompt_checks import find_cut_prompts
 
-    captions: Any = "files" if "files" in spec.values_of("captions") else "instance_prompt"
     # Captions that are files of other arms need not hold the words that a method has of its own.
-    read = ((captions, None), *((config.captions, config) for config in methods_with_words(spec)))
+    read = (*_captions_read(spec), *((config.captions, config) for config in methods_with_words(spec)))
     return [
         find_cut_prompts(spec.model, subject, settings, texts, training)
         for subject in spec.subjects
@@ -187,6 +186,17 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
         )
         for texts, training in read
     ]
+
+
+def _captions_read(spec: StudySpec) -> list[tuple[Any, TrainingConfig | None]]:
+    """Which captions are read in the words of the study, and with which order of their tags; None: as written."""
+    of_files: list[TrainingConfig | None] = []
+    for name, arm in spec.arms.items():
+        for config in ends_of_search(spec, name) if arm.method != BASE else ():
+            if config.captions == "files" and not config.added_words:
+                order = {"captions": "files", "shuffle_captions": True, "keep_tokens": config.keep_tokens}
+                of_files.append(TrainingConfig.model_validate(order) if config.shuffle_captions else None)
+    return [("files", order) for order in dict.fromkeys(of_files)] or [("instance_prompt", None)]
 
 
 def evaluation_notes(spec: StudySpec) -> list[str]:

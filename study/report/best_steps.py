@@ -146,7 +146,7 @@ def restored_words(rows: Rows) -> tuple[str, ...]:
             "The results rest on the confirm prompts, other noise and the other held-out images, which chose nothing. "
             "Values on the way are of what chose; curves end with the result."
         )
-    words = [f"Every run restored the weights of its best step ({field}), {chosen} {more}"]
+    words = [f"Every run has the weights of its best step ({field}), {chosen} {more}"]
     if unchosen := _unchosen(rows, metric):
         words.append(
             f"But {plural(unchosen, 'run')} kept the weights of the end: no evaluation that was to choose a step had a "

@@ -16,11 +16,17 @@ from study.preflight.notes import study_notes
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
+from study.storage.run_key import RunKey
 from tests.helpers.scenes import scene
 from trainables.__main__ import main as one_run
+from trainables.config.fields import ModelConfig
 from trainables.errors import UserError
+from trainables.models.folders import local_folder
+from trainables.models.prompt_lengths import pipeline_reader
 from trainables.run.execute import execute
+from trainables.run.prompt_checks import find_cut_prompts_of_run
 from trainables.run_config import RunConfig
+from trainables.training.captions import caption_orders
 
 SCENE = "{subject} in the snow at night wearing a hat"
 LONG = "a photo of {subject} in the snow with extraordinary mountains and magnificent trees"
@@ -40,7 +46,13 @@ def file(tmp_path: Path) -> Path:
     return write(tmp_path / "study.yaml")
 
 
-def write(path: Path, *, prompts: list[str] | None = None, **subject: str) -> Path:
+def write(
+    path: Path,
+    *,
+    prompts: list[str] | None = None,
+    arms: dict[str, dict[str, Any]] | None = None,
+    **subject: str,
+) -> Path:
     """Both phases are judged on the same prompts, and on enough images to say nothing of their number."""
     prompts = prompts or ["{subject}", SCENE]
     content: dict[str, Any] = {
@@ -55,7 +67,7 @@ def write(path: Path, *, prompts: list[str] | None = None, **subject: str) -> Pa
             }
         ],
         "training": {"captions": "files"},
-        "arms": {"base": {"method": "base"}, "lora": {"method": "lora"}},
+        "arms": {"base": {"method": "base"}, **(arms or {"lora": {"method": "lora"}})},
         "search": {"trials": 1, "allow_overlap": True},
         "confirm": {"seeds": [1]},
         "evaluation": {
@@ -129,6 +141,65 @@ def test_captions_that_become_one_are_refused(file: Path) -> None:
     problems, notes = found(file)
     assert problems == []
     assert len(notes) == 2
+
+
+SHUFFLED = {"method": "lora", "shuffle_captions": True}
+TAGS = ["in the snow", "with a red hat", "on a beach", "by a house", "at night", "near the sea", "in a city"]
+
+
+def lost_in_orders(text: str, keep_tokens: int) -> list[set[str]]:
+    """The tags that are not read to their end, of each order that is trained on; by tokens of what stands before."""
+    folder = local_folder(ModelConfig())
+    reader = pipeline_reader(folder) if folder is not None else None
+    assert reader is not None
+    lost = []
+    for order in caption_orders(text, keep_tokens=keep_tokens):
+        tags = order.split(", ")
+        ends = [len(reader.ids(", ".join(tags[: number + 1]))) for number in range(len(tags))]
+        lost.append({tag for tag, end in zip(tags, ends, strict=True) if end > reader.limit - 2})
+    return lost
+
+
+@pytest.mark.parametrize("keep_tokens", [0, 2])
+def test_of_tags_in_random_order_all_that_are_lost_in_some_order_are_told(
+    file: Path, keep_tokens: int
+) -> None:
+    number = trained_on(file)[0]
+    text = ",".join([PHRASE, *TAGS])  # the orders have a blank more for each comma
+    path = caption(file, number, text)
+    (plain,) = found(write(file))[1]
+    lost = lost_in_orders(text, keep_tokens)
+    assert len(lost) == 8
+    arms = {"one": SHUFFLED | ({"keep_tokens": keep_tokens} if keep_tokens else {})}
+    problems, (note,) = found(write(file, arms=arms))
+    assert problems == []
+    assert str(path) in note
+    assert f"{sum(map(bool, lost))} of the 8 orders of its tags (shuffle_captions) lose their end" in note
+    told = set(note.split("one or another of '")[1].split("'; shorten it")[0].split(", "))
+    assert told == set().union(*lost)
+    assert told > {tag for tag in TAGS if tag in plain}, "more than the end of what is written"
+    assert (PHRASE in told) == (not keep_tokens)
+    both = found(write(file, arms=arms | {"two": {"method": "lora"}}))[1]
+    assert sorted(text for text in both if "the caption " in text) == sorted([plain, note])
+
+
+def test_captions_of_which_some_order_is_read_to_the_end_do_not_become_one(file: Path) -> None:
+    first, second, *_ = trained_on(file)
+    for number, end in ((first, "with a cat"), (second, "with a bird")):
+        caption(file, number, ", ".join([PHRASE, *TAGS, end]))
+    (problem,) = found(write(file))[0]
+    assert "the captions" in problem
+    problems, notes = found(write(file, arms={"one": SHUFFLED}))
+    assert problems == []
+    assert len(notes) == 2
+    assert found(write(file, arms={"one": SHUFFLED | {"keep_tokens": 8}}))[0] == [problem], "no tag is moved"
+    assert found(write(file, arms={"one": SHUFFLED, "two": {"method": "lora"}}))[0] == [problem]
+    study = load_study(write(file, arms={"one": SHUFFLED}))
+    for spec, said in ((study, []), (load_study(write(file)), [problem])):
+        arm = next(name for name in spec.arms if name != "base")
+        key = RunKey("confirm", arm, 0, "dog", 1)
+        config = spec.run_config(key, {}, Storage(file.parent, "long"))
+        assert find_cut_prompts_of_run(config).problems == said
 
 
 @pytest.mark.parametrize("name", ["instance_prompt", "class_prompt"])

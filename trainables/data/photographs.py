@@ -7,7 +7,7 @@ here needs torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from trainables.data.caption_files import CAPTION_SUFFIXES, caption_files, texts
 from trainables.data.images import (
     FINGERPRINT_SIDE,
     fingerprint_of,
+    is_notice,
     list_images,
     read_image,
     read_mask,
@@ -26,7 +27,7 @@ from trainables.data.images import (
 )
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
-from trainables.util.text import is_blank, name_bytes, same_name, shown
+from trainables.util.text import is_blank, name_bytes, same_name, shown, some
 
 Captions = Literal["instance_prompt", "files"]
 
@@ -188,7 +189,7 @@ def _read_masks(
 def _read_captions(folder: Path, training: Sequence[Photo]) -> tuple[tuple[str, ...], list[str]]:
     """The caption of each training image, on one line, from the text file that bears the image's name."""
     files = caption_files(folder) if training else {}
-    texts, missing, empty, problems = [], [], [], []
+    texts, missing, empty, problems = [], [], [], _without_image(folder, files)
     for photo in training:
         paths = files.get(same_name(photo.path.stem), [])
         found, unread = texts_of(paths)
@@ -208,3 +209,20 @@ def _read_captions(folder: Path, training: Sequence[Photo]) -> tuple[tuple[str, 
                 f"{_CAPTIONS_RULE}; in {shown(str(folder))} these are {what}: {', '.join(concerned)}"
             )
     return tuple(texts), list(dict.fromkeys(problems))
+
+
+def _without_image(folder: Path, files: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Names captions beside which no image lies, trained on or held out: of a photograph that was lost or renamed."""
+    stems = {same_name(path.stem) for path in list_images(folder)[0]}
+    alone = [
+        shown(path.name)
+        for stem, paths in files.items()
+        for path in paths
+        if stem not in stems and not path.name.startswith(".") and not is_notice(path)
+    ]
+    if not alone:
+        return []
+    return [
+        f"in {shown(str(folder))} {some(alone)}: a caption without its image; add the image, or take the text out of "
+        "the folder"
+    ]

@@ -63,7 +63,8 @@ class Subject:
             for what the base model makes of the caption. Training images may have several sizes, those of their buckets
             (see `trainables/data/buckets.py`); references are squares as ever.
         reference_captions: Of a data set: one for each reference.
-        characters: Of a data set whose characters are named: whom each training image shows; else empty.
+        characters: Of a data set: whom each training image shows, empty text where nobody is named; no entry where no
+            training image names anybody.
         reference_characters: The same of the references.
         squares: Of a data set: the training images cut to squares like the references, whatever the buckets are; empty
             otherwise, since `images` are squares.
@@ -243,7 +244,6 @@ def _data_set(
     if problems:
         raise UserError(*problems)
     instance_prompt, class_prompt = prompts_of(config)
-    named = all(one.entry.character for one in training)
     return Subject(
         name=config.name,
         instance_prompt=instance_prompt,
@@ -254,7 +254,7 @@ def _data_set(
         sizes=tuple(one.size for one in training),
         squares=StoredImages(one.square for one in training),
         is_data_set=True,
-        characters=tuple(one.entry.character for one in training) if named else (),
+        characters=_characters(training),
         side=resolution,
         **_held_out(references),
     )
@@ -284,14 +284,19 @@ def resolve_held_out(config: SubjectConfig, resolution: int) -> Subject:
 
 def _held_out(references: Sequence[Captioned]) -> dict[str, Any]:
     """What a data set has of its held-out images."""
-    named = all(one.entry.character for one in references)
     return {
         "references": tuple(one.image.open() for one in references),
         "reference_names": tuple(shown(one.entry.name) for one in references),
         "reference_captions": tuple(one.caption for one in references),
-        "reference_characters": tuple(one.entry.character for one in references) if named else (),
+        "reference_characters": _characters(references),
         "reference_groups": tuple(one.entry.group for one in references),
     }
+
+
+def _characters(images: Sequence[Captioned]) -> tuple[str, ...]:
+    """Whom each image shows; one without a name leaves the others theirs, and nothing is said where none has one."""
+    found = tuple(one.entry.character for one in images)
+    return found if any(found) else ()
 
 
 def _mask_problems(config: SubjectConfig, masked: bool) -> list[str]:

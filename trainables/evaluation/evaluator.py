@@ -237,9 +237,10 @@ def _real_ends(subject: Subject, sets: ReferenceSets, references: Array, embed: 
     """
     pairs = []
     squares = subject.squares or subject.images
+    shown = subject.characters or ("",) * len(squares)  # held-out images may name somebody, and no other does
     for rows, name in zip(sets.rows, sets.characters, strict=True):
         own = references[list(rows)]
-        numbers = [row for row in range(len(squares)) if not name or subject.characters[row] == name]
+        numbers = [row for row, own_name in enumerate(shown) if name in ("", own_name)]
         training = picked(squares, numbers)
         # Embedded only where they count: a data set may have thousands.
         few = len(own) < metrics.ENOUGH_REFERENCES and bool(training)

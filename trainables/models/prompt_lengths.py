@@ -109,10 +109,11 @@ class PromptReader:
 
     def _reading(self, text: str, encoding: Encoding) -> Reading:
         own = [number for number, mark in enumerate(encoding.special_tokens_mask) if not mark]
-        kept = max(0, self.limit - (len(encoding.ids) - len(own)))
-        ids = tuple(encoding.ids[number] for number in own)
+        every = encoding.ids  # made anew each time that it is asked for
+        kept = max(0, self.limit - (len(every) - len(own)))
+        ids = tuple(every[number] for number in own)
         cut_at = encoding.offsets[own[kept]][0] if len(own) > kept else None
-        return Reading(text, len(encoding.ids), ids, ids[:kept], cut_at)
+        return Reading(text, len(every), ids, ids[:kept], cut_at)
 
 
 def pipeline_reader(folder: Path, number: int | None = None) -> PromptReader | None:

@@ -129,7 +129,7 @@ class BestStep:
         """Returns what is recorded of the best step; None with fewer than two evaluations that have a value.
 
         A run that restores its best step says in every case what came of that: where no evaluation had a value, that
-        no step was best, and the weights of its end were kept.
+        no step was best, and the weights of its end were kept. Where the end was best nothing was restored.
 
         Args:
             end: The last step, if training has come to it.
@@ -143,7 +143,7 @@ class BestStep:
             "end_value": self._values.get(end) if end is not None else None,
             "metric": self.metric,
             "evaluations": known,
-            "restored": self.restores and end is not None and best is not None,
+            "restored": self.restores and end is not None and best not in (None, end),
         }
 
     def _path(self, step: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,10 @@ from trainables.run_config import RunConfig
 
 _CAPTIONS_SHOWN = 20  # of those that are cut off: a data set may have hundreds
 _SHOWN = 160  # characters of a prompt, or of what is lost of it, in a message
+# Between words; of other signs than ASCII's the ellipsis, the commas and full stop of Chinese and Japanese, dashes.
+_PUNCTUATION = re.compile(r"[\s.,:;!?()\u2026\u3001\uff0c\u3002\u2013\u2014]+")
+_QUOTES = "'\"`\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
+_POSSESSIVE = re.compile(r"['\u2019]s$", re.IGNORECASE)
 
 
 @dataclass
@@ -55,6 +60,8 @@ class Prompts:
     Attributes:
         captions: By the file, or image, to which they belong.
         templates: Of evaluation prompts, with ``{subject}``.
+        orders: Of captions whose tags are read in other orders than the written one, and that may be too long: all
+            texts that are read in the caption's place.
     """
 
     subject: str
@@ -63,6 +70,7 @@ class Prompts:
     captions: Mapping[str, str]
     templates: Sequence[str]
     is_data_set: bool = False
+    orders: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def begin(self) -> str:
@@ -88,9 +96,10 @@ def find_cut_prompts(
     found = Findings()
     if reader is None:
         return found
-    for templates in templates_asked(subject, evaluation) or [()]:
+    for number, templates in enumerate(templates_asked(subject, evaluation) or [()]):
         prompts = _prompts_of(subject, templates, captions)
         if prompts is not None:
+            prompts = replace(prompts, captions={}) if number else prompts  # captions are looked at once
             found.add(_find_cut(prompts, reader, model.path, evaluation, training))
     return found
 
@@ -131,8 +140,8 @@ def find_broken_words(model: ModelConfig, subject: SubjectConfig) -> list[str]:
         instance, class_ = prompts_of(subject)
     except UserError:  # told where subjects are checked
         return []
-    known = {word.casefold() for word in class_.split()}
-    words = [word for word in dict.fromkeys(instance.split()) if word.casefold() not in known]
+    known = {word.casefold() for word in _words(class_)}
+    words = [word for word in dict.fromkeys(_words(instance)) if word.casefold() not in known]
     family = family_in(folder)
     # A T5's pieces are parts of words, and of rare ones in every case.
     numbers = [number for number, part in enumerate(family.text_encoders) if not part.reads]
@@ -147,6 +156,15 @@ def find_broken_words(model: ModelConfig, subject: SubjectConfig) -> list[str]:
             if len(pieces) > 1
         ]
     return list(dict.fromkeys(found))
+
+
+def _words(text: str) -> list[str]:
+    """The words of a prompt without the punctuation between and about them, which is a token of its own in every CLIP.
+
+    Brackets and the like stay: who writes [V] or <cat> means a word with them.
+    """
+    words = (_POSSESSIVE.sub("", word.strip(_QUOTES)).strip(_QUOTES) for word in _PUNCTUATION.split(text))
+    return [word for word in words if word.strip("-")]
 
 
 def refuse_cut_prompts(
@@ -232,6 +250,17 @@ class _Says:
             f"count), so that {_shown(reading.lost)} {what}; shorten it"
         )
 
+    def cut_in_orders(self, name: str, readings: Sequence[Reading], text: str) -> str:
+        """Of a caption that is read in several orders of its tags, of which some lose their end."""
+        cut = [reading for reading in readings if reading.cut_at is not None]
+        lost = {tag for reading in cut for tag in _tags_from(reading.text, reading.cut_at or 0)}
+        told = ", ".join(tag for tag in dict.fromkeys(_tags_from(text, 0)) if tag in lost)
+        return (
+            f"{self.subject}{name} has {max(reading.tokens for reading in cut)} tokens and {self.model} reads "
+            f"{self.limit} (begin and end count), so that {len(cut)} of the {len(readings)} orders of its tags "
+            f"(shuffle_captions) lose their end, which is one or another of {_shown(told)}; shorten it"
+        )
+
     def same(self, kind: str, names: Sequence[str]) -> str:
         return (
             f"{self.subject}{kind} {_listed(names)} differ only beyond the {self.limit} tokens that "
@@ -241,20 +270,33 @@ class _Says:
 
 def _check_captions(found: Findings, says: _Says, prompts: Prompts, reader: PromptReader) -> None:
     files, texts = list(prompts.captions), list(prompts.captions.values())
-    readings = reader.read(texts)
+    orders = [prompts.orders.get(file, (text,)) for file, text in prompts.captions.items()]
+    readings = reader.read([text for several in orders for text in several])
     if readings is None:
         return
-    groups = _become_one(readings)
+    left = iter(readings)
+    of_caption = [list(itertools.islice(left, len(several))) for several in orders]
+    groups = _become_one(of_caption)
     found.problems += [says.same("the captions", [files[number] for number in group]) for group in groups]
     named = {number for group in groups for number in group}
-    notes = [
-        says.cut(f"the caption {files[number]}", reading)
-        for number, reading in enumerate(readings)
-        if reading.cut_at is not None and number not in named
-    ]
+    notes = []
+    for number, several in enumerate(of_caption):
+        if number in named or all(reading.cut_at is None for reading in several):
+            continue
+        name = f"the caption {files[number]}"
+        in_orders = len(several) > 1
+        notes.append(
+            says.cut_in_orders(name, several, texts[number]) if in_orders else says.cut(name, several[0])
+        )
     found.notes += notes[:_CAPTIONS_SHOWN]
     if len(notes) > _CAPTIONS_SHOWN:
         found.notes.append(f"{says.subject}and {len(notes) - _CAPTIONS_SHOWN} more captions are cut off so")
+
+
+def _tags_from(text: str, place: int) -> list[str]:
+    """The tags of a caption that end after a place in it: what stands between commas."""
+    begin = place + 1 if text[place : place + 1] == "," else text.rfind(",", 0, place) + 1
+    return [tag.strip() for tag in text[begin:].split(",") if tag.strip()]
 
 
 def _check_templates(
@@ -265,7 +307,7 @@ def _check_templates(
     readings = reader.read([fill(template, phrase) for template in templates])
     if readings is None:
         return
-    for group in _become_one(readings):
+    for group in _become_one([[reading] for reading in readings]):
         if not said.issuperset(templates[number] for number in group):
             found.problems.append(
                 says.same("the evaluation prompts", [_shown(templates[number]) for number in group])
@@ -282,12 +324,17 @@ def _check_templates(
             found.problems.append(says.cut(name, reading, "is lost, and with it words of the subject"))
 
 
-def _become_one(readings: Sequence[Reading]) -> list[list[int]]:
-    """Returns the numbers of texts that differ as they stand and are the same as the model reads them."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for number, reading in enumerate(readings):
-        groups.setdefault(reading.read_ids, []).append(number)
-    return [group for group in groups.values() if len({readings[number].all_ids for number in group}) > 1]
+def _become_one(readings: Sequence[Sequence[Reading]]) -> list[list[int]]:
+    """Returns the numbers of texts that differ as they stand and are the same as the model reads them.
+
+    Args:
+        readings: Of each text: one, or those of all orders in which it is read.
+    """
+    groups: dict[frozenset[tuple[int, ...]], list[int]] = {}
+    for number, several in enumerate(readings):
+        groups.setdefault(frozenset(reading.read_ids for reading in several), []).append(number)
+    whole = [frozenset(reading.all_ids for reading in several) for several in readings]
+    return [group for group in groups.values() if len({whole[number] for number in group}) > 1]
 
 
 def _prompts_of(subject: SubjectConfig, templates: Sequence[str], captions: Captions) -> Prompts | None:
@@ -313,6 +360,7 @@ def _in_words_of(
     begin = prompts.begin
     problems: list[str] = []
     said: dict[str, str] = {}
+    orders: dict[str, list[str]] = {}
     try:
         training = training.for_subject(prompts.instance, prompts.class_)
         instance = training.reword(prompts.instance)
@@ -322,6 +370,8 @@ def _in_words_of(
     for file, text in prompts.captions.items():
         try:
             said[file] = training.reword(text)
+            if training.shuffle_captions and reader.could_cut(_widest(expand(said[file], words))):
+                orders[file] = [training.reword(order) for order in _orders(prompts, text, training)]
         except UserError as error:
             problems += [f"{begin}the caption {file}: {problem}" for problem in error.problems]
     if words:
@@ -329,9 +379,26 @@ def _in_words_of(
         problems += [f"{begin}{problem}" for problem in _words_elsewhere(words[0], taught, prompts)]
     if problems:
         raise UserError(*problems)
-    captions = {file: expand(text, words) for file, text in said.items()}
-    prompts = replace(prompts, instance=expand(instance, words), captions=captions)
+    prompts = replace(
+        prompts,
+        instance=expand(instance, words),
+        captions={file: expand(text, words) for file, text in said.items()},
+        orders={file: [expand(text, words) for text in texts] for file, texts in orders.items()},
+    )
     return prompts, reader.knowing(words), [f"{begin}{note}" for note in training.subject_notes]
+
+
+def _orders(prompts: Prompts, caption: str, training: TrainingConfig) -> Sequence[str]:
+    """The orders of a caption's tags that runs train on, which are the same in every run."""
+    from trainables.training.captions import caption_orders  # which loads torch
+
+    trigger = prompts.instance if prompts.is_data_set else ""
+    return caption_orders(caption, trigger, training.keep_tokens)
+
+
+def _widest(caption: str) -> str:
+    """A text as long as the longest order of a caption: a blank is put behind each comma."""
+    return caption.replace(",", ", ")
 
 
 def _words_elsewhere(word: str, taught: Iterable[str], prompts: Prompts) -> Iterator[str]:

@@ -112,6 +112,35 @@ def test_a_rare_word_in_pieces_is_noted(folder: Path, model: Path) -> None:
     assert note in study_notes(load_study(folder / "study.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("instance", "plain", "broken"),
+    [
+        ("a photo of sks, a cat", "a photo of a cat", []),
+        ("a SKS cat.", "a cat", []),
+        ("a sks cat", "a cat.", []),
+        ('a photo of "sks" (on a cat)', "a photo on a cat", []),
+        ("a photo of sks's cat; red", "a photo of a cat: red", []),
+        ("a photo of \u201csks\u201d \u2013 a cat\u2026", "a photo of a cat", []),
+        ("a zwxq, red cat!", "a red cat", ["zwxq"]),
+        ("a photo of zwxq's cat, in snow.", "a photo of a cat in snow", ["zwxq"]),
+        ("a [sks] cat", "a cat", ["[sks]"]),  # who writes so means the brackets
+        ("a <sks> cat", "a cat", ["<sks>"]),
+        ("a sks-cat", "a cat", ["sks-cat"]),
+    ],
+)
+def test_punctuation_is_no_part_of_a_rare_word(
+    instance: str, plain: str, broken: list[str], folder: Path, model: Path
+) -> None:
+    assert pieces(model, "sks,") == ("sks", ","), "a token of its own"
+    subject = SubjectConfig(
+        name="dog", images=str(folder / "images"), instance_prompt=instance, class_prompt=plain
+    )
+    notes = find_broken_words(ModelConfig(path=str(model)), subject)
+    assert [note.split(" breaks ")[1].split(" of the instance")[0] for note in notes] == [
+        repr(word) for word in broken
+    ]
+
+
 def test_words_that_the_class_has_too_name_nobody(folder: Path, model: Path) -> None:
     both = {"instance_prompt": "a dog zwxq", "class_prompt": "a ZWXQ"}
     assert data_notes(spec(folder, model, **both)) == []

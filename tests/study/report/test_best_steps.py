@@ -73,6 +73,8 @@ def test_the_report_says_what_was_restored_and_by_what(metric: str, words: str) 
     assert words in " ".join(method.paragraphs)
     said = [text for one in report.sections for text in (*one.paragraphs, *one.after)]
     assert sum(words in text for text in said) == 1
+    # Of some the end was the best step, and nothing was restored.
+    assert sum("Every run has the weights of its best step" in text for text in said) == 1
     assert "best-steps" in [table.key for table in curves.tables]
 
 

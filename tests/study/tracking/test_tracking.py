@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
@@ -22,7 +24,10 @@ from study.tracking.mlflow_store import MlflowStore
 from study.tracking.run_ids import TrackingRecord
 from study.tracking.sync import sync
 from study.tracking.tracker import Tracker
+from study.tracking.ui_defaults import GRID
 from tests.helpers.fake_runs import (
+    STEPS,
+    add_image,
     make_study,
     write_run,
 )
@@ -163,6 +168,62 @@ def test_sync_rebuilds_everything_in_an_empty_store(
     assert (storage.folder / "tracking.json").read_text() == ours, (
         "the ids are those of the study's own store"
     )
+
+
+def grouped(paths: list[str]) -> dict[str, dict[int, list[str]]]:
+    """Artifacts as MLflow's page groups them: the images of one key by their steps, each with its preview.
+
+    The page splits a file's name at the plus signs, into key, "step", its number, "timestamp", its number and what is
+    the same for an image and its preview, which ends with "+compressed"; of the key it makes a path by its tildes.
+    """
+    found: dict[str, dict[int, list[str]]] = {}
+    for path in paths:
+        name, _, suffix = path.removeprefix("images/").rpartition(".")
+        key, step_mark, step, time_mark, moment, *rest = name.split("+")
+        assert (step_mark, time_mark, len(rest)) == ("step", "timestamp", 1 + (suffix == "webp"))
+        assert int(moment) > 0
+        found.setdefault(key.replace("~", "/"), {}).setdefault(int(step), []).append(path)
+    return found
+
+
+def test_one_prompt_is_one_key_over_runs_and_steps_as_mlflow_itself_would_name_it(tmp_path: Path) -> None:
+    """Of the keys that evaluations give; a key that no store takes is spelt alike in every run."""
+    prompts, storage = ["00 subject in the snow", "01 subject, with a cr\u00eape"], Storage(tmp_path, "grids")
+    runs = [RUNS[f"confirm/lora-cosine/0001-{subject}-s100"] for subject in ("dog-1", "bird-1")]
+    for run in runs:
+        folder = write_run(storage, run, finish=False)
+        for step in (STEPS // 2, STEPS):
+            for key in prompts:
+                add_image(EventLog(folder), folder, run, step, key)
+    store = prepare_store(storage)
+    sync(storage)
+    ids = [runs_by_key(store)[run.key.name].info.run_id for run in runs]
+    experiment = store.find_experiment()
+    assert experiment is not None
+    keys = [GRID, "samples/00 subject in the snow", "samples/01 subject_ with a cr_pe"]
+    for run_id in ids:
+        paths = [item.path for item in store.client.list_artifacts(run_id, "images")]
+        images = grouped(paths)
+        assert sorted(images) == sorted(keys)
+        assert {step: len(files) for step, files in images[keys[1]].items()} == {STEPS // 2: 2, STEPS: 2}
+        for files in (files for steps in images.values() for files in steps.values()):
+            small, large = sorted(files)
+            assert (small, large) == (large.removesuffix(".png") + "+compressed.webp", large)
+        # The same picture, key, step and time given to MLflow itself: but for the unique end, the same names.
+        own = store.client.create_run(experiment.experiment_id).info.run_id
+        large = next(path for path in images[keys[1]][STEPS] if path.endswith(".png"))
+        with Image.open(store.client.download_artifacts(run_id, large, str(tmp_path))) as picture:
+            moment = int(large.split("+")[4])
+            store.client.log_image(own, picture, key=keys[1], step=STEPS, timestamp=moment, synchronous=True)
+        theirs = [item.path for item in store.client.list_artifacts(own, "images")]
+        ours = images[keys[1]][STEPS]
+        unique = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+        assert sorted(unique.sub("", path) for path in theirs) == sorted(
+            unique.sub("", path) for path in ours
+        )
+        assert all(unique.search(path) for path in ours)
+        tags = [store.client.get_run(each).data.tags["mlflow.loggedImages"] for each in (run_id, own)]
+        assert tags == ["True", "True"]
 
 
 def test_large_weights_are_logged_by_reference(tmp_path: Path) -> None:

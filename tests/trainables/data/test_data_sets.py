@@ -22,8 +22,9 @@ from trainables.data.images import read_image, square
 from trainables.data.subjects import check_subject, resolve_held_out, resolve_subject, training_captions
 from trainables.embedded import DATA_SETS
 from trainables.errors import UserError
-from trainables.evaluation.held_out_captions import bare_captions
-from trainables.run.held_out_checks import held_out_notes
+from trainables.evaluation.choice import evaluations_of
+from trainables.evaluation.held_out_captions import asked_of, bare_captions
+from trainables.run.held_out_checks import held_out_notes, held_out_of
 
 
 def config_of(path: Path, **options: object) -> SubjectConfig:
@@ -144,6 +145,29 @@ def test_a_folder_with_characters_is_split_by_them(tmp_path: Path) -> None:
     subject = resolve_subject(config_of(tmp_path, character_column="who", holdout=0.2), 32)
     assert Counter(subject.reference_characters) == {"momo": 4, "zog": 1}
     assert Counter(subject.characters) == {"momo": 14, "zog": 4, "rex": 1}
+
+
+def test_an_image_without_a_name_leaves_the_others_theirs(tmp_path: Path) -> None:
+    who = {"train": ["momo", "zog", "", "momo", "zog", "momo"], "held": ["zog", "momo", "", "momo"] * 5}
+    for first, (side, names) in enumerate(who.items()):
+        write_pictures(tmp_path / side, [f"{n:02}.png" for n in range(len(names))], first=50 * first)
+        lines = [
+            {"file_name": f"{n:02}.png", "text": f"at {side} {n}", "who": name}
+            for n, name in enumerate(names)
+        ]
+        write_lines(tmp_path / side, lines)
+    config = config_of(tmp_path / "train", references=str(tmp_path / "held"), character_column="who")
+    subject = resolve_subject(config, 32)
+    assert subject.characters == tuple(who["train"])
+    assert subject.reference_characters == resolve_held_out(config, 32).reference_characters
+    assert subject.reference_characters == tuple(who["held"])
+    # Runs ask for what was planned, in both phases and halves.
+    for phase in ("confirm", "search"):
+        for choice in ({}, {"restore_best": "clip_i", "at": (0.5,)}):
+            settings = EvaluationConfig.model_validate({"prompt_set": phase, **choice})
+            drawn = [asked_of(*part) for part in evaluations_of(subject, settings)]
+            assert [part.asked for part in held_out_of(config, settings)] == drawn
+            assert all({one.character for one in asked} == {"momo", "zog", ""} for asked in drawn)
 
 
 # What is loaded
@@ -293,6 +317,17 @@ def test_the_digest_knows_held_out_captions_and_characters(tmp_path: Path) -> No
     other = resolve_subject(config_of(tmp_path), 64)
     assert other.captions == plain.captions
     assert len({plain.digest, named.digest, other.digest}) == 3
+
+
+def test_digests_where_all_or_nobody_is_named_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    captioned(tmp_path, 8, who=["momo", "zog"] * 4)
+    digests = [
+        resolve_subject(config_of(tmp_path, **more), 64).digest for more in ({}, {"character_column": "who"})
+    ]
+    assert digests == [
+        "89cac2fc931e7a5870bafe1acb349b8483f4ace6c26d9282c1f67a7d9f59c0c1",
+        "4f816f2308c05c7124d273186f0d4b510f65e25acd708d1c57aaaa9ac02c93a9",
+    ]
 
 
 @pytest.mark.parametrize("name", DATA_SETS)

@@ -136,6 +136,28 @@ def test_captions_from_files(folder: Path) -> None:
     assert subject.captions == ("first", *(f"a sks teapot, seen as {name}" for name in training[1:]))
 
 
+def test_a_caption_without_its_image_is_refused(folder: Path) -> None:
+    for number in range(5):  # of held-out images too
+        (folder / f"{number}.txt").write_text(f"a sks teapot, seen as {number}")
+    for name in ("README.txt", "LICENSE.txt", "._0.txt"):
+        (folder / name).write_text("no caption")
+    (folder / "notes").mkdir()
+    assert check_subject(config(folder), captions="files") == []
+    (folder / "extra.txt").write_text("a sks teapot on a chair")
+    (folder / "lost.caption").write_text("a sks teapot on a shelf")
+    (problem,) = check_subject(config(folder), captions="files")
+    assert problem == (
+        f"subject 'teapot': in {folder} extra.txt, lost.caption: a caption without its image; add the image, or take "
+        "the text out of the folder"
+    )
+    with pytest.raises(UserError, match="a caption without its image"):
+        resolve_subject(config(folder), 32, "files")
+    assert check_subject(config(folder)) == [], "without captions: files no text is read"
+    (folder / "extra.png").write_bytes(b"no image")
+    problems = check_subject(config(folder), captions="files")
+    assert not any("extra.txt" in problem for problem in problems), "its image is there, and damaged"
+
+
 def test_digest_is_of_the_content(folder: Path) -> None:
     subject = resolve_subject(config(folder), 32)
     assert resolve_subject(config(folder), 32).digest == subject.digest

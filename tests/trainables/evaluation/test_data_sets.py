@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.image_folders import write_lines
 from tests.helpers.made_data_sets import CAST, TRIGGER, FakeBackbone, Pictures, data_set
-from trainables.config.fields import EvaluationConfig
+from trainables.config.fields import EvaluationConfig, SubjectConfig
 from trainables.data.cache import Cache
+from trainables.data.subjects import Subject, resolve_subject
 from trainables.embedded import load_subject
 from trainables.evaluation import evaluator as evaluator_module
 from trainables.evaluation import grids, metrics
@@ -307,6 +309,63 @@ def test_without_characters_there_is_no_worst_one(
     assert found["class_kept"] == pytest.approx(1, abs=0.3)
     end = evaluator.anchors.of(result.instance.groups, result.classes.groups)
     assert end.class_real == pytest.approx(metrics.real_similarity(references, references))
+
+
+def written(folder: Path, subject: Subject, nameless: str) -> SubjectConfig:
+    """A made data set as two folders, of which one has a first image that names nobody."""
+    sides = {
+        "train": (subject.images, subject.captions, subject.characters),
+        "held": (subject.references, subject.reference_captions, subject.reference_characters),
+    }
+    for side, (images, captions, who) in sides.items():
+        (folder / side).mkdir()
+        names = ["" if side == nameless and not number else name for number, name in enumerate(who)]
+        rows = list(zip([f"{number:02}.png" for number in range(len(images))], captions, names, strict=True))
+        for image, (name, _, _) in zip(images, rows, strict=True):
+            image.save(folder / side / name)
+        write_lines(
+            folder / side, [dict(zip(("file_name", "text", "who"), row, strict=True)) for row in rows]
+        )
+    dataset = {"path": str(folder / "train"), "references": str(folder / "held"), "character_column": "who"}
+    return SubjectConfig.model_validate(
+        {"name": "cast", "dataset": dataset | {"trigger": TRIGGER.strip(", ")}}
+    )
+
+
+@pytest.mark.parametrize("nameless", ["train", "held"])
+def test_an_image_that_names_nobody_leaves_the_others_their_results(
+    nameless: str, judges: MetricModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = resolve_subject(written(tmp_path, data_set(each=8), nameless), 64)
+    pictures = Pictures(subject)
+    monkeypatch.setattr(evaluator_module, "generate", pictures)
+    few = CONFIRM.model_copy(update={"images_per_prompt": 2, "num_class_images": 8})
+    evaluator = prepare_evaluation(FakeBackbone(), subject, few, judges, Cache(tmp_path / "c"), 0, 64)  # type: ignore[arg-type]
+    pictures.learnt = True
+    evaluation = evaluate(evaluator, FakeBackbone())  # type: ignore[arg-type]
+    scores = [score for score in evaluation.image_scores if score.kind == "instance"]
+    means = {name: np.mean([one.subject_scaled for one in scores if one.character == name]) for name in CAST}
+    assert evaluation.metrics["worst_character"] == pytest.approx(min(means.values()))
+    sets = evaluator.scale.reality.sets
+    assert sets is not None
+    assert sets.characters == ("", *sorted(CAST))
+    first = int(nameless == "held")
+    assert sets.rows[0] == tuple(range(24)), "a caption that names nobody is compared with all"
+    assert sets.rows[sorted(CAST).index("momo") + 1] == tuple(range(first, 8))
+
+
+def test_of_training_images_that_name_nobody_none_counts_with_a_character(
+    judges: MetricModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = replace(data_set(each=2), characters=())
+    monkeypatch.setattr(evaluator_module, "generate", Pictures(subject))
+    config = EvaluationConfig(images_per_prompt=1, num_class_images=3, anchor_images=3)
+    evaluator = prepare_evaluation(FakeBackbone(), subject, config, judges, Cache(tmp_path), 0, 64)  # type: ignore[arg-type]
+    ends = evaluator.anchors.ends
+    assert ends is not None
+    own = judges.image_encoder.embed(subject.references)[:2]
+    expected = metrics.real_similarity(own, own[:0])
+    assert ends.values[sorted(CAST).index("momo") + 1] == pytest.approx(expected)
 
 
 def test_few_references_of_a_character_count_with_its_training_images(

@@ -156,9 +156,11 @@ def test_a_run_without_a_value_to_choose_by_says_that_it_has_the_weights_of_its_
     assert words.endswith("the weights of its end")
 
 
-def test_what_is_told_of_a_choice_of_one_value_or_none(tmp_path: Path) -> None:
+def test_what_is_told_of_a_choice_of_one_value_or_none_and_of_the_end(tmp_path: Path) -> None:
     for restores, values, told in (
         (LOSS, {1: None, 2: 0.5, 3: None}, (2, 1, True)),
+        (LOSS, {1: 0.6, 2: 0.5, 3: 0.5}, (2, 3, True)),
+        (LOSS, {1: 0.6, 2: 0.5, 3: 0.4}, (3, 3, False)),  # nothing was put back
         (LOSS, {1: None, 2: None}, (None, 0, False)),
         (None, {1: None, 2: 0.5}, None),
     ):
@@ -167,7 +169,9 @@ def test_what_is_told_of_a_choice_of_one_value_or_none(tmp_path: Path) -> None:
             best.note(step, {LOSS: value, QUALITY: value}, final=False)
         line = best.line(3)
         assert (line and (line["best_step"], line["evaluations"], line["restored"])) == told
-        assert best.line(None) is None, "training has not come to its end"
+        assert ("whose weights it has" in (best_words(line, {}) or "")) == bool(told and told[2])
+        stopped = best.line(None)
+        assert stopped is None or not stopped["restored"], "training has not come to its end"
 
 
 def test_a_run_that_was_killed_restores_the_same_bits(

@@ -108,6 +108,20 @@ def test_of_hundreds_of_captions_that_are_cut_off_some_are_told(tmp_path: Path) 
     assert any("and 12 more captions are cut off so" in note for note in found.notes)
 
 
+def test_the_trigger_stays_in_front_of_tags_in_random_order(tmp_path: Path) -> None:
+    captioned(tmp_path, 5, text=[f"a, b, c, d, {n}" + ", in the snow" * 9 for n in range(5)])
+    subject = subject_of(tmp_path, trigger="ink style of old")
+    training = TrainingConfig(captions="files", shuffle_captions=True)
+    found = find_cut_prompts(ModelConfig(), subject, EvaluationConfig(), "files", training)
+    assert found.problems == []
+    notes = [note for note in found.notes if "the caption " in note]
+    assert len(notes) == 4
+    for note in notes:
+        assert "of the 8 orders of its tags (shuffle_captions) lose their end" in note
+        assert "in the snow" in note
+        assert "of old" not in note
+
+
 def test_only_what_a_data_set_is_asked_for_is_read(tmp_path: Path) -> None:
     captioned(tmp_path, 60, text=[f"picture {n}, " + "soft " * 40 for n in range(60)])
     subject = subject_of(tmp_path, holdout=0.5)
