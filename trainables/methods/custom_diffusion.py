@@ -199,7 +199,7 @@ class CustomDiffusion:
                 backbone.denoiser.get_parameter(name).data.copy_(value)
             pipeline = _WORD.load(backbone.pipeline(), weights)
             return export_merged(backbone, pipeline, request, out, words=True)
-        write = partial(export_projections, backbone, weights / WEIGHTS_FILE, request, out)
+        write = partial(export_projections, backbone, weights / WEIGHTS_FILE)
         return export_with_word(backbone, word, weights, request, out, write)
 
 

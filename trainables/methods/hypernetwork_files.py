@@ -172,7 +172,9 @@ def read_hypernetwork(path: Path) -> StoredHypernetwork:
     return _read_a1111(path) if path.suffix == A1111_SUFFIX else _read_own(path)
 
 
-def write_a1111(path: Path, stored: StoredHypernetwork, *, name: str = "", step: int = 0) -> list[str]:
+def write_a1111(
+    path: Path, stored: StoredHypernetwork, *, name: str = "", step: int = 0, info: str | None = None
+) -> list[str]:
     """Writes a hypernetwork as AUTOMATIC1111 does, for its ``models/hypernetworks``, and for ComfyUI.
 
     Every key is written, since readers differ in what they take a missing one for. Nothing is said of dropout: ComfyUI
@@ -183,6 +185,7 @@ def write_a1111(path: Path, stored: StoredHypernetwork, *, name: str = "", step:
         stored: What to write.
         name: Shown by A1111; the file's name by default.
         step: Optimizer steps that it was trained for.
+        info: What A1111 prints when it loads the file.
 
     Returns:
         What a user should know of how the file is read elsewhere, one note each.
@@ -225,7 +228,7 @@ def write_a1111(path: Path, stored: StoredHypernetwork, *, name: str = "", step:
         "use_dropout": False,
         "dropout_structure": [0.0] * len(plan.multipliers),
         "last_layer_dropout": False,
-        "optional_info": None,
+        "optional_info": info,
     }
     torch.save(content, path)
     return list(_notes(plan))

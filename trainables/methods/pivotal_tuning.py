@@ -189,7 +189,7 @@ class PivotalTuning:
             pipeline = self.load(backbone.pipeline(), weights)
             merge_adapters(backbone)
             return export_merged(backbone, pipeline, request, out, words=True)
-        write = partial(export_adapters, backbone, config, weights, request, out)
+        write = partial(export_adapters, backbone, config, weights)
         return export_with_word(backbone, config.placeholder_token, weights, request, out, write)
 
 
