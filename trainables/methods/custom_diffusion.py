@@ -22,6 +22,7 @@ from trainables.methods.exporting import ONE_FILE
 from trainables.methods.model_exports import export_merged
 from trainables.methods.placeholder_config import WordAndWeightsConfig
 from trainables.methods.projection_exports import export_projections, trained_projections
+from trainables.methods.strengths import Dial, between
 from trainables.methods.word_exports import export_with_word
 from trainables.models.families import family_of
 
@@ -201,6 +202,15 @@ class CustomDiffusion:
             return export_merged(backbone, pipeline, request, out, words=True)
         write = partial(export_projections, backbone, weights / WEIGHTS_FILE)
         return export_with_word(backbone, word, weights, request, out, write)
+
+    def with_strength(self, backbone: Backbone, weights: Path) -> Dial:
+        """Loads the word, and returns what turns the strength of the projections (see ``strengths.py``)."""
+        _WORD.load(backbone.pipeline(), weights)
+        ours = backbone.denoiser.get_parameter
+        return between(
+            (ours(name), ours(name).detach(), value.to(ours(name).device))
+            for name, value in trained_projections(weights / WEIGHTS_FILE).items()
+        )
 
 
 def _projections(freeze_model: str) -> tuple[str, ...]:

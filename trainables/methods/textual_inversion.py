@@ -99,6 +99,7 @@ class TextualInversion:
     copies: tuple[str, ...] = ()
     stock_loader: bool = True
     needs: tuple[str, ...] = ("textual_inversion",)
+    no_strength: str = "it changes no weights, and a prompt has its word or has not"
 
     def check(self, config: Any, model: ModelConfig) -> list[str]:
         """Names a placeholder or initializer that the model's tokenizers do not take, and too many vectors."""

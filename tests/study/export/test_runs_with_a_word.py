@@ -1,4 +1,4 @@
-"""Runs that taught a word beside weights: what cards tell users of each program."""
+"""Runs that taught a word beside weights: what cards tell users of each program, and images at several strengths."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from study.export.files import export_run
+from study.generate import draw_images
 from study.storage.layout import Storage
 from tests.helpers.short_runs import config_of
 from trainables.methods.exporting import Format
@@ -56,3 +59,19 @@ def test_a_card_says_what_prompts_of_the_program_hold(
     _, front, body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(front)["instance_prompt"] == trigger
     assert f"Prompts say `{trigger}`." in body
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_weights_beside_a_word_have_a_strength(method: str, storage: Storage, tmp_path: Path) -> None:
+    prompts = ["{subject} in the snow"]
+    (plain,) = draw_images(storage, run_of(method), prompts, tmp_path / "plain", count=1)
+    draw_images(storage, run_of(method), prompts, tmp_path / "out", count=1, strengths=(0.0, 0.5, 1.0))
+    none, half, whole = (pixels(tmp_path / "out" / f"00-00-s{s}.png") for s in ("0", "0.5", "1"))
+    assert np.abs(whole - pixels(plain)).max() <= 1  # of 255: merged weights round
+    assert np.abs(whole - none).max() > 20
+    assert min(np.abs(half - none).max(), np.abs(half - whole).max()) > 5
+
+
+def pixels(path: Path) -> np.ndarray[Any, Any]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
