@@ -55,7 +55,7 @@ def evaluate_files(
         files: See `trainables.methods.foreign_files.inspect`.
         name: Of the arm, instead of the file's name; for one file alone.
         subject: Which of the study's confirm subjects the files show; None: the only one.
-        prompt: What the files call the subject; None: the study's instance prompt.
+        prompt: What the files call the subject, or of a data set their trigger; None: the study's own.
 
     Returns:
         A row a run, with `COLUMNS`.
@@ -66,7 +66,8 @@ def evaluate_files(
     spec = stored_spec(storage)
     chosen = _subject(spec, subject)
     asked = _named([inspect(Path(path).absolute()) for path in files], name)
-    problems = [problem for one in asked if (problem := _unspoken(one.file, prompt))]
+    of_data_set = spec.subject(chosen).is_data_set
+    problems = [problem for one in asked if (problem := _unspoken(one.file, prompt, of_data_set))]
     if (bits := spec.model.quantization) is not None:
         problems += [no_place(one.file.path, bits) for one in asked if one.file.layout in WHOLE]
     if problems:
@@ -154,7 +155,7 @@ def _config(
     )
 
 
-def _unspoken(file: ForeignFile, prompt: str | None) -> str | None:
+def _unspoken(file: ForeignFile, prompt: str | None, of_data_set: bool) -> str | None:
     """Returns why nothing of an embedding would show in the images: no prompt holds its word."""
     if not file.vectors:
         return None
@@ -162,9 +163,10 @@ def _unspoken(file: ForeignFile, prompt: str | None) -> str | None:
     if prompt is not None and ForeignConfig.word_pattern(word).search(prompt):
         return None
     what = "is" if file.layout == "embedding" else "holds"
+    such = word if of_data_set else f"a photo of {word}"
     return (
         f"{file.path} {what} an embedding, which shows where a prompt has its word, {word!r}; name the subject by it, "
-        f'such as --prompt "a photo of {word}"' + ("" if prompt is None else f"; got {prompt!r}")
+        f'such as --prompt "{such}"' + ("" if prompt is None else f"; got {prompt!r}")
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from trainables.config.fields import TrainingConfig
 from trainables.data.path_map import folder_of
@@ -44,7 +44,8 @@ class ForeignConfig(TrainingConfig):
         file: Its name; where it lies is said by `RunConfig.located`, and is no part of the run's identity.
         sha256: Of its content, see `ForeignFile`.
         layout: What it was found to be.
-        prompt: What it calls the subject; None: the study's own instance prompt.
+        prompt: What it calls the subject, or the trigger by which it asks for a data set; None: the study's own
+            instance prompt or trigger.
         word: Of an embedding that the file is or holds: as prompts say it; `vectors` is the number of its vectors.
     """
 
@@ -58,6 +59,8 @@ class ForeignConfig(TrainingConfig):
     prompt: str | None = None
     word: str = ""
     vectors: int = Field(default=0, ge=0)
+
+    _trigger: str | None = PrivateAttr(None)  # of a data set, with its comma; None: of a subject
 
     @model_validator(mode="after")
     def _embedding_is_said(self) -> Self:
@@ -76,10 +79,22 @@ class ForeignConfig(TrainingConfig):
         bare = re.escape(word.strip("<>"))
         return re.compile(rf"<{bare}>|(?<!\w){bare}(?!\w)")
 
+    def for_subject(self, instance_prompt: str, class_prompt: str) -> Self:
+        """See `TrainingConfig`; a data set has no class prompt, and its instance prompt is its trigger."""
+        settled = self.model_copy()
+        settled._trigger = None if class_prompt else instance_prompt
+        return settled
+
     def reword(self, text: str) -> str:
-        """Returns what the file calls the subject, with an embedding's token in the place of its word."""
+        """Returns what the file calls the subject, with an embedding's token in the place of its word.
+
+        Of a data set's captions it is the trigger alone that the file calls otherwise; a comma follows it.
+        """
         said = self.prompt or text
-        return self.word_pattern(self.word).sub(lambda _: self.token, said) if self.vectors else said
+        said = self.word_pattern(self.word).sub(lambda _: self.token, said) if self.vectors else said
+        if not self.prompt or self._trigger is None:
+            return said
+        return f"{said.rstrip(', ')}, {text.removeprefix(self._trigger)}"
 
     @property
     def added_words(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,13 +20,16 @@ from study.results.run_rows import rows
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
+from tests.helpers.captioned_images import picture
 from tests.helpers.exported_weights import ABOUT, trained
 from trainables.config.fields import ModelConfig
 from trainables.embedded import GENERATOR
 from trainables.errors import UserError
+from trainables.evaluation import evaluator
 from trainables.methods.exporting import Request
 from trainables.methods.registry import get_method
 from trainables.models.loading import load_backbone
+from trainables.run import run_evaluation
 from trainables.run.execute import execute
 
 RUN = "confirm/lora-x/0000-cat-1-s1"
@@ -162,6 +166,66 @@ def test_a_file_for_another_model_fails_with_the_reason(storage: Storage, tmp_pa
     save_file({"emb_params": torch.ones(1, embedding_width())}, wide)
     (row,) = evaluate_files(storage, [wide], prompt="a wide cat")
     assert row["state"] == "COMPLETE"
+
+
+def test_of_a_data_set_the_prompt_takes_the_place_of_the_trigger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captions keep their words, in the images that are drawn and where the held-out loss is taken."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    lines = ["file_name,text"]
+    for number in range(12):
+        picture((64, 64), number).save(folder / f"{number:02d}.png")
+        lines.append(f"{number:02d}.png,momo in place {number}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    spec = StudySpec.model_validate(
+        {
+            "name": "mine",
+            "subjects": [{"name": "cast", "dataset": {"path": str(folder), "trigger": "ink style", "holdout": 0.5}}],
+            "training": {"train_batch_size": 1},
+            "budget": {"max_train_steps": 2},
+            "arms": {"a": {"method": "text_to_image", "search_space": "fixed", "r": 2, "learning_rate": 0.3}},
+            "search": {"subjects": ["cast"], "seeds": [0], "allow_overlap": True},
+            "confirm": {"subjects": ["cast"], "seeds": [1]},
+            "evaluation": {"num_prompts": 2, "images_per_prompt": 1, "num_inference_steps": 1, "anchor_images": 2,
+                           "num_class_images": 2},
+        }
+    )  # fmt: skip
+    found = Storage(tmp_path / "storage", "mine")
+    own = "confirm/a/0000-cast-s1"
+    list(execute(spec.run_config(RunKey.parse(own), {}, found)))
+    (found.folder / "study.json").write_text(json.dumps(spec.record()))
+    export_run(found, own, "kohya", tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+
+    drawn: list[str] = []
+    losses: list[tuple[str, ...]] = []
+    draw, prepare = evaluator.generate, run_evaluation.prepare_held_out_loss
+
+    def drawing(backbone: Any, prompts: Any, **options: Any) -> Any:
+        drawn.extend(prompts)
+        return draw(backbone, prompts, **options)
+
+    def preparing(*arguments: Any, **options: Any) -> Any:
+        losses.append((made := prepare(*arguments, **options)).prompts)
+        return made
+
+    monkeypatch.setattr(evaluator, "generate", drawing)
+    monkeypatch.setattr(run_evaluation, "prepare_held_out_loss", preparing)
+    values = {}
+    for name, prompt in (("plain", None), ("same", "ink style"), ("other", "red chalk")):
+        drawn.clear()
+        losses.clear()
+        (row,) = evaluate_files(found, [file], name=name, prompt=prompt)
+        assert row["state"] == "COMPLETE", row["message"]
+        begin = f"{prompt or 'ink style'}, momo in place "
+        assert len(losses[0]) == 6
+        assert all(text.startswith(begin) for text in losses[0])
+        assert len({text for text in drawn if text.startswith(begin)}) == 2
+        result = json.loads((found.runs / f"foreign/{name}/0000-cast-s1/result.json").read_text())
+        values[name] = result["evaluation"]["held_out_loss"]
+    assert values["same"] == values["plain"] != values["other"]
 
 
 def made(method: str, weights: Path, out: Path, **fields: object) -> Path:

@@ -256,6 +256,26 @@ def test_an_embedding_is_said_by_its_word() -> None:
         method_config_class("foreign").model_validate(fields | {"prompt": "a photo of a cat"})
 
 
+def test_of_a_data_set_the_trigger_alone_is_called_otherwise() -> None:
+    """Captions keep their words, a comma stands between, and an embedding's word is looked for in the prompt alone."""
+    fields = {"file": "f", "sha256": "0" * 64, "layout": "kohya"}
+
+    def said(text: str, trigger: str, **more: object) -> str:
+        config = method_config_class("foreign").model_validate({**fields, **more})
+        return config.for_subject(trigger, "").reword(text)
+
+    own = "ink style, momo in the snow"
+    assert said(own, "ink style, ") == own
+    for prompt in ("red chalk", "red chalk,", "red chalk, "):
+        assert said(own, "ink style, ", prompt=prompt) == "red chalk, momo in the snow"
+        assert said("ink style, ", "ink style, ", prompt=prompt) == "red chalk, "
+        assert said("momo in the snow", "", prompt=prompt) == "red chalk, momo in the snow"
+    word = {"layout": "embedding", "word": "momo", "vectors": 1, "prompt": "by momo"}
+    assert said(own, "ink style, ", **word) == "by <momo>, momo in the snow"
+    config = method_config_class("foreign").model_validate({**fields, "prompt": "a zwx cat"})
+    assert config.for_subject("a sks cat", "a cat").reword("a sks cat") == "a zwx cat"
+
+
 def test_several_words_inside_a_file_of_adapters_are_refused(tmp_path: Path) -> None:
     rows = {f"bundle_emb.{word}.string_to_param.*": torch.ones(1, 16) for word in ("sks", "zwx")}
     save_file({**rows, "lora_unet_x.diff": torch.ones(2, 2)}, tmp_path / "two.safetensors")
