@@ -23,6 +23,7 @@ from trainables.events import RUN_FILE
 from trainables.methods.foreign import ForeignConfig
 from trainables.methods.foreign_files import ForeignFile, inspect
 from trainables.methods.foreign_pipelines import WHOLE, no_place
+from trainables.models.folders import local_folder, resolve_model
 from trainables.run_config import RunConfig
 
 FOREIGN = "foreign"  # in the place of a phase, and the name of the method
@@ -65,7 +66,9 @@ def evaluate_files(
     """
     spec = stored_spec(storage)
     chosen = _subject(spec, subject)
-    asked = _named([inspect(Path(path).absolute()) for path in files], name)
+    paths = [Path(path).absolute() for path in files]
+    base = _base_folder(spec, paths)
+    asked = _named([inspect(path, base) for path in paths], name)
     of_data_set = spec.subject(chosen).is_data_set
     problems = [problem for one in asked if (problem := _unspoken(one.file, prompt, of_data_set))]
     if (bits := spec.model.quantization) is not None:
@@ -123,6 +126,17 @@ def _named(files: Sequence[ForeignFile], name: str | None) -> list[_Asked]:
             )
         asked[given] = file
     return [_Asked(file, given) for given, file in asked.items()]
+
+
+def _base_folder(spec: StudySpec, paths: Sequence[Path]) -> Path | None:
+    """Returns the base model's folder, by whose tokenizers a pipeline's own words are told.
+
+    It is downloaded where a pipeline is to be judged and it is not on this machine.
+    """
+    found = local_folder(spec.model)
+    if found is None and any((path / "model_index.json").is_file() for path in paths):
+        return resolve_model(spec.model)
+    return found
 
 
 def _config(

@@ -57,7 +57,7 @@ def exported(
 
 def installed(backbone: Backbone, path: Path, **fields: Any) -> Any:
     """Puts a file from elsewhere on a model, as a run does."""
-    found, method = inspect(path), get_method("foreign")
+    found, method = inspect(path, backbone.folder), get_method("foreign")
     word = {"word": found.word, "vectors": found.vectors} if found.vectors else {}
     config = method_config_class("foreign").model_validate(
         {"file": path.name, "sha256": found.sha256, "layout": found.layout, **word, **fields}

@@ -21,7 +21,11 @@ from trainables.methods.adapter_files import sort_header
 from trainables.methods.exporting import ONE_FILE
 from trainables.methods.model_exports import export_merged
 from trainables.methods.placeholder_config import WordAndWeightsConfig
-from trainables.methods.projection_exports import export_projections, trained_projections
+from trainables.methods.projection_exports import (
+    PROJECTIONS_FILE,
+    export_projections,
+    trained_projections,
+)
 from trainables.methods.strengths import Dial, between
 from trainables.methods.word_exports import export_with_word
 from trainables.models.families import family_of
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
-WEIGHTS_FILE = "pytorch_custom_diffusion_weights.safetensors"
+WEIGHTS_FILE = PROJECTIONS_FILE
 _WORD = textual_inversion.METHOD
 
 

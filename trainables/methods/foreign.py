@@ -6,6 +6,7 @@ No study file names this method: `study evaluate` makes its runs.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from trainables.methods.foreign_pipelines import first_line, put_model_file, put
 from trainables.models.placeholders import placeholder_tokens
 
 if TYPE_CHECKING:
+    import torch
+
     from trainables.models.backbone import Backbone
     from trainables.models.families import Part
 
@@ -117,7 +120,7 @@ class Foreign(Base):
             UserError: The file is another one by now, or is of another kind of model.
         """
         path = folder_of(config.file)
-        found = inspect(path)
+        found = inspect(path, backbone.folder)
         if found.sha256 != config.sha256:
             raise UserError(f"{path} is not the file that this run was begun with; put it back")
         _INSTALL[found.layout](backbone, path, config)
@@ -187,6 +190,8 @@ def _by_kohyas_names(backbone: Backbone, path: Path, config: ForeignConfig) -> N
 
 def _by_peft(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
     _put_on_by_peft(backbone, backbone.family.denoiser, path)
+    if config.vectors:
+        _as_embedding(backbone, path, config)
 
 
 def _put_on_by_peft(backbone: Backbone, part: Part, path: Path) -> None:
@@ -225,19 +230,36 @@ def _by_our_loaders(backbone: Backbone, path: Path, config: ForeignConfig) -> No
         _by_diffusers(backbone, path / WEIGHTS_FILE, config)
     for name in for_peft:
         _put_on_by_peft(backbone, parts[name], path / name)
+    if config.vectors:
+        _as_embedding(backbone, path, config)
 
 
 def _as_embedding(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    """Adds the word that a file is, or that lies in it or beside it."""
+    parts = backbone.family.text_encoders
+    rows = embedding_rows(path, [part.embeddings for part in parts])
+    _add_word(backbone, path, {part.name: rows[part.embeddings] for part in parts}, config)
+
+
+def _as_pipeline(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    words = put_pipeline(backbone, path)
+    if config.vectors:
+        _add_word(backbone, path, words, config)
+
+
+def _add_word(
+    backbone: Backbone, path: Path, rows: Mapping[str, torch.Tensor], config: ForeignConfig
+) -> None:
+    """Adds the word of a configuration, given its vectors by text encoder."""
     import torch
 
     parts = backbone.family.text_encoders
-    rows = embedding_rows(path, [part.embeddings for part in parts])
     modules: dict[str, Any] = backbone.modules
     widths = {part.name: modules[part.name].get_input_embeddings().embedding_dim for part in parts}
     for part in parts:
-        if rows[part.embeddings].shape[1] != widths[part.name]:
+        if rows[part.name].shape[1] != widths[part.name]:
             raise UserError(
-                f"{path} has vectors of {rows[part.embeddings].shape[1]} numbers, and {part.title or part.name} takes "
+                f"{path} has vectors of {rows[part.name].shape[1]} numbers, and {part.title or part.name} takes "
                 f"{widths[part.name]}: it was trained on another kind of model"
             )
     # They begin as some word and are overwritten.
@@ -245,7 +267,7 @@ def _as_embedding(backbone: Backbone, path: Path, config: ForeignConfig) -> None
     with torch.no_grad():
         for part in parts:
             added = backbone.added_embeddings[part.name]
-            added.copy_(rows[part.embeddings].to(added.device))
+            added.copy_(rows[part.name].to(added.device))
 
 
 def _as_hypernetwork(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
@@ -263,9 +285,10 @@ _INSTALL = {
     "kohya": _by_kohyas_names,
     "peft": _by_peft,
     "folders": _by_our_loaders,
+    "projections": _by_kohyas_names,
     "embedding": _as_embedding,
     "hypernetwork": _as_hypernetwork,
-    "pipeline": lambda backbone, path, config: put_pipeline(backbone, path),
+    "pipeline": _as_pipeline,
     "checkpoint": lambda backbone, path, config: put_model_file(backbone, path),
 }
 
