@@ -117,13 +117,14 @@ class Foreign(Base):
         """Puts the weights on the base model, until `detach` and `Backbone.restore`.
 
         Raises:
-            UserError: The file is another one by now, or is of another kind of model.
+            UserError: The file is another one by now, is of another kind of model, or holds what is no number.
         """
         path = folder_of(config.file)
         found = inspect(path, backbone.folder)
         if found.sha256 != config.sha256:
             raise UserError(f"{path} is not the file that this run was begun with; put it back")
         _INSTALL[found.layout](backbone, path, config)
+        _require_finite(backbone, path)
 
     def detach(self, backbone: Backbone) -> None:
         """Takes adapters off; `Backbone.restore` puts weights back."""
@@ -133,6 +134,24 @@ class Foreign(Base):
         """Merges adapters, where there are some."""
         adapted = any(adapted_layers(module) for module in backbone.modules.values())
         return merged(backbone) if adapted else nullcontext(False)
+
+
+def _require_finite(backbone: Backbone, path: Path) -> None:
+    """Refuses weights with which every image would fail: a run of them would look like one of a bad training."""
+    import torch
+
+    for part, module in backbone.modules.items():
+        bad = [
+            name
+            for name, value in module.named_parameters()
+            if value.is_floating_point() and not bool(torch.isfinite(value).all())
+        ]
+        if bad:
+            raise UserError(
+                f"{path} gives {len(bad)} weights of {backbone.family.part(part).title or part} values that are not "
+                f"finite (NaN or infinite), such as {bad[0]}: its training diverged, or it is damaged; fetch it again, "
+                "or take weights of an earlier step"
+            )
 
 
 def _by_diffusers(backbone: Backbone, path: Path, config: ForeignConfig) -> None:

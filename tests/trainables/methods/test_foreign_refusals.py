@@ -286,3 +286,29 @@ def test_projections_must_fit_whole(change: str, folder: Path, tmp_path: Path) -
     }[change]
     save_file(changed, file)
     refused(load(folder), tmp_path / "out", said, prompt="a new1 cat")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("form", ["kohya", "diffusers", "peft", "merged", "word", "hypernetwork"])
+def test_what_is_not_finite_is_refused(form: str, value: float, folder: Path, tmp_path: Path) -> None:
+    """Images of such weights all fail, and a quality of 0 would be on file for a damaged download."""
+    method = {"word": "textual_inversion", "hypernetwork": "hypernetwork"}.get(form, "lora")
+    config = trained(load(folder), method, tmp_path / "weights", **({"r": 2} if method == "lora" else {}))
+    out = tmp_path / "out"
+    form = form if method == "lora" else "a1111"
+    exported(folder, method, config, tmp_path / "weights", form, out)
+    if method == "hypernetwork":
+        (file,) = out.glob("*.pt")
+        content = torch.load(file, weights_only=True)
+        content[16][0]["linear.0.weight"][0, 0] = value
+        torch.save(content, file)
+    else:
+        file = next(
+            path for path in sorted(out.rglob("*.safetensors")) if form != "merged" or "unet" in str(path)
+        )
+        state = load_file(file)
+        key = next(key for key in sorted(state) if "alpha" not in key)
+        state[key].view(-1)[0] = value
+        save_file(state, file, {"format": "pt"})
+    path = out if form in ("peft", "merged") else file
+    refused(load(folder), path, r"not finite \(NaN or infinite\)", prompt="a sks cat")
