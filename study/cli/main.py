@@ -289,7 +289,9 @@ def evaluate(
     from study.preflight.notes import print_notes
 
     place = stored(storage, name)
-    rows = evaluate_files(place, files, name=arm, subject=subject, prompt=prompt)
+    rows = evaluate_files(
+        place, files, name=arm, subject=subject, prompt=prompt, on_note=lambda note: print_notes([note])
+    )
     if place.url is not None:
         print_notes([f"these runs lie in this machine's working copy alone, {place.runs}"])
     print_rows(rows, list(COLUMNS), form)

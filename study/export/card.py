@@ -58,8 +58,9 @@ def _front_matter(card: Card, hub_id: str) -> list[str]:
     about = card.about
     fields: dict[str, str] = {}
     if about.license:
-        is_id = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", about.license) is not None
-        fields |= {"license": about.license} if is_id else {"license": "other", "license_name": about.license}
+        name = about.license.lower()  # as hubs write them: "MIT" is their mit
+        is_id = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name) is not None
+        fields |= {"license": name} if is_id else {"license": "other", "license_name": about.license}
     if hub_id:
         fields["base_model"] = hub_id
     if about.trigger:

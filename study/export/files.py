@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,9 @@ def export_run(
     with _whole(out) as made:
         written = method.export(backbone, training, weights, request, made)  # type: ignore[attr-defined]
         notes = (*written.notes, *(() if license else (_NO_LICENSE,)))
-        card = Card(about, form, method.title, method.name, recorded.settings, recorded.evaluation, written)
+        # What people are told is how prompts of the program are written that reads the files.
+        told = about if written.trigger is None else replace(about, trigger=written.trigger)
+        card = Card(told, form, method.title, method.name, recorded.settings, recorded.evaluation, written)
         write_card(made, card, recorded.hub_id, recorded.samples)
     return ExportedRun(out, tuple(out / path for path in files_in(out)), notes)
 

@@ -8,7 +8,7 @@ budget, and perhaps saw the held-out photographs.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage, unportable
 from study.storage.run_key import RunKey, is_sound_name
 from study.storage.run_result import RunResult, read_result
+from trainables.config.messages import placeholders_in
 from trainables.errors import UserError
-from trainables.events import RUN_FILE
+from trainables.events import RUN_FILE, is_over
 from trainables.methods.foreign import ForeignConfig
 from trainables.methods.foreign_files import ForeignFile, inspect
 from trainables.methods.foreign_pipelines import WHOLE, no_place
+from trainables.methods.registry import BASE
+from trainables.models.folders import local_folder, native_resolution, resolve_model
 from trainables.run_config import RunConfig
 
 FOREIGN = "foreign"  # in the place of a phase, and the name of the method
@@ -45,34 +48,44 @@ def evaluate_files(
     name: str | None = None,
     subject: str | None = None,
     prompt: str | None = None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Judges files on the confirm prompts of a study with the noise of each of its confirm seeds.
 
     The base model, the prompts, the held-out references, the solver and the metric models are those that the study was
-    launched with. A file that has been judged is not judged again.
+    launched with; so is the resolution, where that of all arms is one, or else it is the base model's own. A file that
+    has been judged is not judged again.
 
     Args:
         files: See `trainables.methods.foreign_files.inspect`.
         name: Of the arm, instead of the file's name; for one file alone.
         subject: Which of the study's confirm subjects the files show; None: the only one.
-        prompt: What the files call the subject; None: the study's instance prompt.
+        prompt: What the files call the subject, or of a data set their trigger; None: the study's own.
+        on_note: Is told what a user should know of how they are judged, one note each.
 
     Returns:
         A row a run, with `COLUMNS`.
 
     Raises:
-        UserError: Before anything is drawn: a file is of no known layout, or its name is that of another file.
+        UserError: Before anything is drawn or filed: a file is of no known layout, does not fit the base model, or its
+            name is that of another file.
     """
     spec = stored_spec(storage)
     chosen = _subject(spec, subject)
-    asked = _named([inspect(Path(path).absolute()) for path in files], name)
-    problems = [problem for one in asked if (problem := _unspoken(one.file, prompt))]
+    if problem := _unsound(prompt):
+        raise UserError(problem)
+    paths = [Path(path).absolute() for path in files]
+    base = _base_folder(spec, paths)
+    asked = _named([inspect(path, base) for path in paths], name)
+    of_data_set = spec.subject(chosen).is_data_set
+    problems = [problem for one in asked if (problem := _unspoken(one.file, prompt, of_data_set))]
     if (bits := spec.model.quantization) is not None:
         problems += [no_place(one.file.path, bits) for one in asked if one.file.layout in WHOLE]
     if problems:
         raise UserError(*problems)
+    side = _resolution(spec, storage, chosen, base, on_note)
     planned = [
-        (one, seed, _config(spec, storage, one, chosen, seed, prompt))
+        (one, seed, _config(spec, storage, one, chosen, seed, prompt, side))
         for one in asked
         for seed in spec.confirm.seeds
     ]
@@ -81,9 +94,16 @@ def evaluate_files(
         raise UserError(*dict.fromkeys(problems))
 
     from trainables.run.execute import execute
+    from trainables.run.foreign_checks import find_misfits
     from trainables.run.resident import Resident
 
     resident = Resident()
+    tried: dict[str, RunConfig] = {}  # the first run of each file that is not over
+    for one, _, config in planned:
+        if not is_over(Path(config.output_dir)):
+            tried.setdefault(one.name, config)
+    if problems := [problem for config in tried.values() for problem in find_misfits(config, resident)]:
+        raise UserError(*dict.fromkeys(problems))
     rows = []
     for one, seed, config in planned:
         for _ in execute(config, resident):
@@ -124,8 +144,48 @@ def _named(files: Sequence[ForeignFile], name: str | None) -> list[_Asked]:
     return [_Asked(file, given) for given, file in asked.items()]
 
 
+def _base_folder(spec: StudySpec, paths: Sequence[Path]) -> Path | None:
+    """Returns the base model's folder, by whose tokenizers a pipeline's own words are told.
+
+    It is downloaded where a pipeline is to be judged and it is not on this machine.
+    """
+    found = local_folder(spec.model)
+    if found is None and any((path / "model_index.json").is_file() for path in paths):
+        return resolve_model(spec.model)
+    return found
+
+
+def _resolution(
+    spec: StudySpec, storage: Storage, subject: str, base: Path | None, on_note: Callable[[str], None]
+) -> int | None:
+    """Returns the side at which files are judged; None: the base model's own."""
+    arms = [name for name, arm in spec.arms.items() if arm.method != BASE] or list(spec.arms)
+    seed = next(iter(spec.confirm.seeds), 0)
+    stated = {
+        name: spec.run_config(RunKey("confirm", name, 0, subject, seed), {}, storage).training.resolution
+        for name in arms
+    }
+    if len({*stated.values()}) == 1:
+        return stated[arms[0]]
+    own = None if base is None else native_resolution(base)
+    sides = {name: side or own for name, side in stated.items()}
+    if len({*sides.values()}) > 1:
+        said = ", ".join(f"{name}: {side or 'not stated'}" for name, side in sides.items())
+        on_note(
+            f"the study's arms have several resolutions ({said}); files are judged at the base model's own"
+            f"{'' if own is None else f', {own}'}"
+        )
+    return None
+
+
 def _config(
-    spec: StudySpec, storage: Storage, one: _Asked, subject: str, seed: int, prompt: str | None
+    spec: StudySpec,
+    storage: Storage,
+    one: _Asked,
+    subject: str,
+    seed: int,
+    prompt: str | None,
+    side: int | None,
 ) -> RunConfig:
     """The configuration of a confirm run of the study, with the file in the place of the training."""
     arm = next(iter(spec.arms))
@@ -138,7 +198,7 @@ def _config(
         "prompt": prompt,
         "word": one.file.word,
         "vectors": one.file.vectors,
-        "resolution": like.training.resolution,
+        "resolution": side,
     }
     run = f"{FOREIGN}/{one.name}/{0:04d}-{subject}-s{seed}"
     return RunConfig.model_validate(
@@ -154,7 +214,24 @@ def _config(
     )
 
 
-def _unspoken(file: ForeignFile, prompt: str | None) -> str | None:
+def _unsound(prompt: str | None) -> str | None:
+    """Returns what is wrong with a prompt that takes the place of the study's own words for its subject."""
+    if prompt is None:
+        return None
+    if not prompt.strip(" ,"):
+        return (
+            f"--prompt {prompt!r} is empty; write what the files call the subject, or leave --prompt out for the "
+            "study's own words"
+        )
+    if found := placeholders_in(prompt):
+        return (
+            f"--prompt {prompt!r} has the placeholder {found[0]}, and is itself what takes the place of {{subject}} in "
+            "the study's prompts; write what the files call the subject, such as a sks cat"
+        )
+    return None
+
+
+def _unspoken(file: ForeignFile, prompt: str | None, of_data_set: bool) -> str | None:
     """Returns why nothing of an embedding would show in the images: no prompt holds its word."""
     if not file.vectors:
         return None
@@ -162,9 +239,10 @@ def _unspoken(file: ForeignFile, prompt: str | None) -> str | None:
     if prompt is not None and ForeignConfig.word_pattern(word).search(prompt):
         return None
     what = "is" if file.layout == "embedding" else "holds"
+    such = word if of_data_set else f"a photo of {word}"
     return (
         f"{file.path} {what} an embedding, which shows where a prompt has its word, {word!r}; name the subject by it, "
-        f'such as --prompt "a photo of {word}"' + ("" if prompt is None else f"; got {prompt!r}")
+        f'such as --prompt "{such}"' + ("" if prompt is None else f"; got {prompt!r}")
     )
 
 

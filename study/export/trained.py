@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from study.storage.layout import Storage
@@ -14,12 +15,18 @@ from trainables.events import RESULT_FILE, RUN_FILE
 from trainables.run.contents import contents_of, digests
 from trainables.run_config import RunConfig
 
+#: What the best run of an arm is told by; the next one where no run has the first.
+_CHOSEN_BY = (QUALITY, "subject_fidelity_scaled")
+
 
 def complete_run(storage: Storage, name: str) -> Path:
-    """Returns the folder of a complete run, given its name or that of an arm (its best confirm run by quality).
+    """Returns the folder of a complete run, given its name or that of an arm.
+
+    Of an arm it is the best confirm run by quality; where none has one, as on data sets whose prompts cannot be told
+    apart, by subject fidelity.
 
     Raises:
-        UserError: There is none; the message lists what there is.
+        UserError: There is none, or several of which none is known to be the best; the message lists what there is.
     """
     runs = storage.runs
     try:
@@ -38,7 +45,7 @@ def complete_run(storage: Storage, name: str) -> Path:
                 f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
                 f"arms with runs: {', '.join(arms) or 'none'}"
             ) from None
-        return max(confirm, key=_quality)
+        return _best(name, confirm)
     if not _is_complete(folder):
         raise UserError(
             f"run {name!r} is not complete; `{storage.command('trials')}` shows the state of each run"
@@ -108,6 +115,21 @@ def _is_complete(folder: Path) -> bool:
     return result is not None and result.state == "COMPLETE"
 
 
-def _quality(folder: Path) -> float:
-    result = read_result(folder)
-    return (result.value(QUALITY) if result is not None else None) or 0.0
+def _best(arm: str, folders: Sequence[Path]) -> Path:
+    """Returns the best of an arm's runs by the first metric that any of them has."""
+    results = {folder: read_result(folder) for folder in folders}
+    for metric in _CHOSEN_BY:
+        values = {
+            folder: value
+            for folder, result in results.items()
+            if result is not None and (value := result.value(metric)) is not None
+        }
+        if values:
+            return max(values, key=lambda folder: values[folder])
+    if len(folders) > 1:
+        runs = ", ".join("/".join(folder.parts[-3:]) for folder in folders)
+        raise UserError(
+            f"arm {arm!r} has {len(folders)} complete runs, and none has {' or '.join(_CHOSEN_BY)}, by which the best "
+            f"would be taken; name one of them: {runs}"
+        )
+    return folders[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,21 @@ def trained(backbone: Backbone, name: str, weights: Path, **fields: Any) -> Any:
     return config
 
 
-def exported(folder: Path, name: str, config: Any, weights: Path, form: Any, out: Path) -> Exported:
+def exported(
+    folder: Path, name: str, config: Any, weights: Path, form: Any, out: Path, **stated: Any
+) -> Exported:
+    """Writes files as `study export` does; `stated` are fields of `About`."""
     backbone, method = load(folder), get_method(name)
     assert obstacle(method, backbone.family, config, form) is None
     out.mkdir()
-    done: Exported = method.export(backbone, config, weights, Request(form, "mine", ABOUT), out)  # type: ignore[attr-defined]
+    about = replace(ABOUT, trigger=config.reword("a sks cat"), **stated)
+    done: Exported = method.export(backbone, config, weights, Request(form, "mine", about), out)  # type: ignore[attr-defined]
     return done
 
 
 def installed(backbone: Backbone, path: Path, **fields: Any) -> Any:
     """Puts a file from elsewhere on a model, as a run does."""
-    found, method = inspect(path), get_method("foreign")
+    found, method = inspect(path, backbone.folder), get_method("foreign")
     word = {"word": found.word, "vectors": found.vectors} if found.vectors else {}
     config = method_config_class("foreign").model_validate(
         {"file": path.name, "sha256": found.sha256, "layout": found.layout, **word, **fields}

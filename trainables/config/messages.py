@@ -98,6 +98,11 @@ def unknown_key(key: object, candidates: Sequence[str]) -> str:
     return f"unknown key {str(key)!r}; {near}{known}".rstrip()
 
 
+def placeholders_in(prompt: str) -> list[str]:
+    """Returns the placeholders of a prompt, known or not: words in braces."""
+    return [match[0] for match in _IN_BRACES.finditer(prompt)]
+
+
 def unknown_placeholders(prompt: str, meaning: str) -> list[str]:
     """Returns what is wrong with a template's placeholders: a misspelt one would be a word of the prompt.
 

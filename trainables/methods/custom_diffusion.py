@@ -21,7 +21,12 @@ from trainables.methods.adapter_files import sort_header
 from trainables.methods.exporting import ONE_FILE
 from trainables.methods.model_exports import export_merged
 from trainables.methods.placeholder_config import WordAndWeightsConfig
-from trainables.methods.projection_exports import export_projections, trained_projections
+from trainables.methods.projection_exports import (
+    PROJECTIONS_FILE,
+    export_projections,
+    trained_projections,
+)
+from trainables.methods.strengths import Dial, between
 from trainables.methods.word_exports import export_with_word
 from trainables.models.families import family_of
 
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
-WEIGHTS_FILE = "pytorch_custom_diffusion_weights.safetensors"
+WEIGHTS_FILE = PROJECTIONS_FILE
 _WORD = textual_inversion.METHOD
 
 
@@ -199,8 +204,17 @@ class CustomDiffusion:
                 backbone.denoiser.get_parameter(name).data.copy_(value)
             pipeline = _WORD.load(backbone.pipeline(), weights)
             return export_merged(backbone, pipeline, request, out, words=True)
-        write = partial(export_projections, backbone, weights / WEIGHTS_FILE, request, out)
+        write = partial(export_projections, backbone, weights / WEIGHTS_FILE)
         return export_with_word(backbone, word, weights, request, out, write)
+
+    def with_strength(self, backbone: Backbone, weights: Path) -> Dial:
+        """Loads the word, and returns what turns the strength of the projections (see ``strengths.py``)."""
+        _WORD.load(backbone.pipeline(), weights)
+        ours = backbone.denoiser.get_parameter
+        return between(
+            (ours(name), ours(name).detach(), value.to(ours(name).device))
+            for name, value in trained_projections(weights / WEIGHTS_FILE).items()
+        )
 
 
 def _projections(freeze_model: str) -> tuple[str, ...]:

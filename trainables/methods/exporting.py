@@ -92,11 +92,13 @@ class Exported:
         usage: Python code, or a sentence, that says how the files are loaded.
         code: `usage` is Python code.
         notes: What a user should know of how they are read, one note each.
+        trigger: What a prompt must hold in the program that reads them, if it is not `About.trigger`.
     """
 
     usage: str
     code: bool = True
     notes: tuple[str, ...] = ()
+    trigger: str | None = None
 
 
 def obstacle(method: Method, family: Family, config: Any, form: Format) -> str | None:

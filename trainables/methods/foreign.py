@@ -6,12 +6,13 @@ No study file names this method: `study evaluate` makes its runs.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from trainables.config.fields import TrainingConfig
 from trainables.data.path_map import folder_of
@@ -31,6 +32,8 @@ from trainables.methods.foreign_pipelines import first_line, put_model_file, put
 from trainables.models.placeholders import placeholder_tokens
 
 if TYPE_CHECKING:
+    import torch
+
     from trainables.models.backbone import Backbone
     from trainables.models.families import Part
 
@@ -44,7 +47,8 @@ class ForeignConfig(TrainingConfig):
         file: Its name; where it lies is said by `RunConfig.located`, and is no part of the run's identity.
         sha256: Of its content, see `ForeignFile`.
         layout: What it was found to be.
-        prompt: What it calls the subject; None: the study's own instance prompt.
+        prompt: What it calls the subject, or the trigger by which it asks for a data set; None: the study's own
+            instance prompt or trigger.
         word: Of an embedding that the file is or holds: as prompts say it; `vectors` is the number of its vectors.
     """
 
@@ -58,6 +62,8 @@ class ForeignConfig(TrainingConfig):
     prompt: str | None = None
     word: str = ""
     vectors: int = Field(default=0, ge=0)
+
+    _trigger: str | None = PrivateAttr(None)  # of a data set, with its comma; None: of a subject
 
     @model_validator(mode="after")
     def _embedding_is_said(self) -> Self:
@@ -76,10 +82,22 @@ class ForeignConfig(TrainingConfig):
         bare = re.escape(word.strip("<>"))
         return re.compile(rf"<{bare}>|(?<!\w){bare}(?!\w)")
 
+    def for_subject(self, instance_prompt: str, class_prompt: str) -> Self:
+        """See `TrainingConfig`; a data set has no class prompt, and its instance prompt is its trigger."""
+        settled = self.model_copy()
+        settled._trigger = None if class_prompt else instance_prompt
+        return settled
+
     def reword(self, text: str) -> str:
-        """Returns what the file calls the subject, with an embedding's token in the place of its word."""
+        """Returns what the file calls the subject, with an embedding's token in the place of its word.
+
+        Of a data set's captions it is the trigger alone that the file calls otherwise; a comma follows it.
+        """
         said = self.prompt or text
-        return self.word_pattern(self.word).sub(lambda _: self.token, said) if self.vectors else said
+        said = self.word_pattern(self.word).sub(lambda _: self.token, said) if self.vectors else said
+        if not self.prompt or self._trigger is None:
+            return said
+        return f"{said.rstrip(', ')}, {text.removeprefix(self._trigger)}"
 
     @property
     def added_words(self) -> tuple[str, ...]:
@@ -99,13 +117,14 @@ class Foreign(Base):
         """Puts the weights on the base model, until `detach` and `Backbone.restore`.
 
         Raises:
-            UserError: The file is another one by now, or is of another kind of model.
+            UserError: The file is another one by now, is of another kind of model, or holds what is no number.
         """
         path = folder_of(config.file)
-        found = inspect(path)
+        found = inspect(path, backbone.folder)
         if found.sha256 != config.sha256:
             raise UserError(f"{path} is not the file that this run was begun with; put it back")
         _INSTALL[found.layout](backbone, path, config)
+        _require_finite(backbone, path)
 
     def detach(self, backbone: Backbone) -> None:
         """Takes adapters off; `Backbone.restore` puts weights back."""
@@ -115,6 +134,24 @@ class Foreign(Base):
         """Merges adapters, where there are some."""
         adapted = any(adapted_layers(module) for module in backbone.modules.values())
         return merged(backbone) if adapted else nullcontext(False)
+
+
+def _require_finite(backbone: Backbone, path: Path) -> None:
+    """Refuses weights with which every image would fail: a run of them would look like one of a bad training."""
+    import torch
+
+    for part, module in backbone.modules.items():
+        bad = [
+            name
+            for name, value in module.named_parameters()
+            if value.is_floating_point() and not bool(torch.isfinite(value).all())
+        ]
+        if bad:
+            raise UserError(
+                f"{path} gives {len(bad)} weights of {backbone.family.part(part).title or part} values that are not "
+                f"finite (NaN or infinite), such as {bad[0]}: its training diverged, or it is damaged; fetch it again, "
+                "or take weights of an earlier step"
+            )
 
 
 def _by_diffusers(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
@@ -172,6 +209,8 @@ def _by_kohyas_names(backbone: Backbone, path: Path, config: ForeignConfig) -> N
 
 def _by_peft(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
     _put_on_by_peft(backbone, backbone.family.denoiser, path)
+    if config.vectors:
+        _as_embedding(backbone, path, config)
 
 
 def _put_on_by_peft(backbone: Backbone, part: Part, path: Path) -> None:
@@ -210,19 +249,36 @@ def _by_our_loaders(backbone: Backbone, path: Path, config: ForeignConfig) -> No
         _by_diffusers(backbone, path / WEIGHTS_FILE, config)
     for name in for_peft:
         _put_on_by_peft(backbone, parts[name], path / name)
+    if config.vectors:
+        _as_embedding(backbone, path, config)
 
 
 def _as_embedding(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    """Adds the word that a file is, or that lies in it or beside it."""
+    parts = backbone.family.text_encoders
+    rows = embedding_rows(path, [part.embeddings for part in parts])
+    _add_word(backbone, path, {part.name: rows[part.embeddings] for part in parts}, config)
+
+
+def _as_pipeline(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
+    words = put_pipeline(backbone, path)
+    if config.vectors:
+        _add_word(backbone, path, words, config)
+
+
+def _add_word(
+    backbone: Backbone, path: Path, rows: Mapping[str, torch.Tensor], config: ForeignConfig
+) -> None:
+    """Adds the word of a configuration, given its vectors by text encoder."""
     import torch
 
     parts = backbone.family.text_encoders
-    rows = embedding_rows(path, [part.embeddings for part in parts])
     modules: dict[str, Any] = backbone.modules
     widths = {part.name: modules[part.name].get_input_embeddings().embedding_dim for part in parts}
     for part in parts:
-        if rows[part.embeddings].shape[1] != widths[part.name]:
+        if rows[part.name].shape[1] != widths[part.name]:
             raise UserError(
-                f"{path} has vectors of {rows[part.embeddings].shape[1]} numbers, and {part.title or part.name} takes "
+                f"{path} has vectors of {rows[part.name].shape[1]} numbers, and {part.title or part.name} takes "
                 f"{widths[part.name]}: it was trained on another kind of model"
             )
     # They begin as some word and are overwritten.
@@ -230,7 +286,7 @@ def _as_embedding(backbone: Backbone, path: Path, config: ForeignConfig) -> None
     with torch.no_grad():
         for part in parts:
             added = backbone.added_embeddings[part.name]
-            added.copy_(rows[part.embeddings].to(added.device))
+            added.copy_(rows[part.name].to(added.device))
 
 
 def _as_hypernetwork(backbone: Backbone, path: Path, config: ForeignConfig) -> None:
@@ -248,9 +304,10 @@ _INSTALL = {
     "kohya": _by_kohyas_names,
     "peft": _by_peft,
     "folders": _by_our_loaders,
+    "projections": _by_kohyas_names,
     "embedding": _as_embedding,
     "hypernetwork": _as_hypernetwork,
-    "pipeline": lambda backbone, path, config: put_pipeline(backbone, path),
+    "pipeline": _as_pipeline,
     "checkpoint": lambda backbone, path, config: put_model_file(backbone, path),
 }
 

@@ -1,9 +1,9 @@
 """Files of weights that were trained elsewhere: which layout one has, and what it adds to a model's weights.
 
-Layouts: diffusers, kohya (with LyCORIS' loha, lokr and full, and DoRA along either axis), PEFT, embeddings and
-hypernetworks as this project and AUTOMATIC1111 write them, and whole models: pipelines in diffusers' layout, and single
-files in their publishers'. Nothing here trusts a
-file: safetensors, JSON, and torch's loader that refuses code.
+Layouts: diffusers, kohya (with LyCORIS' loha, lokr and full, and DoRA along either axis), PEFT, Custom Diffusion's
+projections, embeddings and hypernetworks as this project and AUTOMATIC1111 write them, and whole models: pipelines in
+diffusers' layout, and single files in their publishers'. Nothing here trusts a file: safetensors, JSON, and torch's
+loader that refuses code. Their words: ``foreign_words.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainables.errors import UserError
+from trainables.methods.foreign_words import (
+    ENCODERS,
+    number_of_vectors,
+    require_no_word_beside,
+    shapes_in,
+    state_beside,
+    word_beside,
+    word_files,
+    word_of,
+    word_of_pipeline,
+)
+from trainables.methods.hypernetwork_files import is_pt
 from trainables.methods.kohya import kohya_name
+from trainables.methods.projection_exports import PROJECTIONS_FILE, is_projections, projection_weights
 from trainables.methods.word_exports import BUNDLED
 from trainables.models.folders import file_digest
 from trainables.models.single_files import kind_of
@@ -27,16 +40,24 @@ if TYPE_CHECKING:
     from trainables.models.backbone import Backbone
 
 Layout = Literal[
-    "pipeline", "checkpoint", "folders", "peft", "kohya", "diffusers", "embedding", "hypernetwork"
+    "pipeline",
+    "checkpoint",
+    "folders",
+    "peft",
+    "kohya",
+    "diffusers",
+    "projections",
+    "embedding",
+    "hypernetwork",
 ]
 State = Mapping[str, "torch.Tensor"]
 
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 _BUNDLED = f"{BUNDLED}."
-_ENCODERS = ("emb_params", "clip_l", "clip_g", "t5xxl")
 _KNOWN = (
     "a folder with a pipeline, or with adapters in PEFT's layout, or a .safetensors file of a LoRA (names of kohya, "
-    "LyCORIS or diffusers), a whole model, an embedding or a hypernetwork of ours, or a .pt file of A1111"
+    "LyCORIS or diffusers), a whole model, an embedding, projections of Custom Diffusion or a hypernetwork of ours, or "
+    "a .pt file of A1111"
 )
 _MOST_NAMED = 3
 _OF_BIAS = ("diff_b", "b_norm")
@@ -48,8 +69,10 @@ class ForeignFile:
 
     Attributes:
         sha256: Of the file; of a folder that of its files' names and hashes.
-        vectors: Of an embedding, or of one inside a file of adapters: its number of vectors; else 0.
-        word: How prompts say it: the name of the file, or inside adapters what the file says; else empty.
+        vectors: Of an embedding, or of one inside a file of adapters, beside weights in a folder or in a pipeline: its
+            number of vectors; else 0.
+        word: How prompts say it, without angle brackets: as the file or the tokenizer has it, or else the file's name;
+            without an embedding empty.
     """
 
     path: Path
@@ -59,8 +82,11 @@ class ForeignFile:
     word: str = ""
 
 
-def inspect(path: Path) -> ForeignFile:
+def inspect(path: Path, base: Path | None = None) -> ForeignFile:
     """Returns what a file is, by its content.
+
+    Args:
+        base: Folder of the base model, by whose tokenizers a pipeline's own words are told; None: they are not.
 
     Raises:
         UserError: It is missing, damaged, of a kind that may hold code, or of no known layout.
@@ -68,30 +94,32 @@ def inspect(path: Path) -> ForeignFile:
     if not path.exists():
         raise UserError(f"there is no {path}; name {_KNOWN}")
     if path.is_dir():
-        return ForeignFile(path, _layout_of_folder(path), _folder_digest(path))
+        layout = _layout_of_folder(path)
+        word, vectors = word_beside(path) if layout != "pipeline" else ("", 0)
+        if layout == "pipeline" and base is not None:
+            word, vectors = word_of_pipeline(path, base)
+        return ForeignFile(path, layout, _folder_digest(path), vectors, word)
     digest = file_digest(path)
-    if path.suffix == ".pt":
+    if is_pt(path):
         content = _read_pt(path)
         rows = _rows_of_a1111(content)
         if rows is not None:
             return ForeignFile(path, "embedding", digest, len(rows), path.stem)
         _require_hypernetwork(path, content)
         return ForeignFile(path, "hypernetwork", digest)
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise UserError(f"{path}: files of this kind may hold code and are not read; name {_KNOWN}")
-    shapes, metadata = _header_of(path)
+    require_no_word_beside(path)
+    shapes, metadata = shapes_in(path)
     layout = _layout_of(path, shapes, metadata)
     if layout == "hypernetwork":
         _require_hypernetwork(path)
-    word, embedded = _word_in(path, layout, shapes)
-    vectors = {shape[0] if len(shape) == 2 else 1 for shape in embedded.values()} or {0}
-    if len(vectors) > 1:
-        raise UserError(f"{path}: its text encoders have {sorted(vectors)} vectors, and not the same number")
-    return ForeignFile(path, layout, digest, vectors.pop(), word)
+    word, embedded = _word_in(path, layout, shapes, metadata)
+    return ForeignFile(path, layout, digest, number_of_vectors(path, embedded.values()), word)
 
 
 def _word_in(
-    path: Path, layout: Layout, shapes: Mapping[str, tuple[int, ...]]
+    path: Path, layout: Layout, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]
 ) -> tuple[str, dict[str, tuple[int, ...]]]:
     """Returns the word of an embedding that a file is or holds, and the shapes of its tensors; empty where none is.
 
@@ -99,7 +127,7 @@ def _word_in(
         UserError: There are several words.
     """
     if layout == "embedding":
-        return path.stem, dict(shapes)
+        return word_of(path, shapes, metadata), dict(shapes)
     inside = {key: shape for key, shape in shapes.items() if key.startswith(_BUNDLED)}
     words = sorted({key.split(".")[1] for key in inside})
     if len(words) > 1:
@@ -123,8 +151,12 @@ def embedding_rows(path: Path, encoders: Iterable[str]) -> dict[str, torch.Tenso
     from safetensors.torch import load_file
 
     wanted = tuple(encoders)
-    rows = _rows_of_a1111(_read_pt(path)) if path.suffix == ".pt" else None
-    state: dict[str, Any] = {"": rows} if rows is not None else dict(load_file(path))
+    rows = _rows_of_a1111(_read_pt(path)) if is_pt(path) else None
+    state: dict[str, Any]
+    if path.is_dir():
+        state = dict(state_beside(path, wanted))
+    else:
+        state = {"": rows} if rows is not None else dict(load_file(path))
     if inside := {key: value for key, value in state.items() if key.startswith(_BUNDLED)}:
         state = {key.split(".", 2)[-1]: value for key, value in inside.items()}
     if len(wanted) == 1 and len(state) == 1:
@@ -141,14 +173,18 @@ def embedding_rows(path: Path, encoders: Iterable[str]) -> dict[str, torch.Tenso
 def kohya_changes(path: Path, backbone: Backbone) -> dict[tuple[str, str], torch.Tensor]:
     """Returns the weights that a file in kohya's names gives a model: (part, parameter) -> its whole new value.
 
-    Embeddings inside it are left to `embedding_rows`.
+    Likewise of Custom Diffusion's projections, in a file or a folder. Embeddings are left to `embedding_rows`.
 
     Raises:
         UserError: It names modules that the model has not, or holds what is not known here.
     """
     from safetensors.torch import load_file
 
+    if path.is_dir():
+        return projection_weights(path / PROJECTIONS_FILE, backbone)
     state = load_file(path)
+    if is_projections(state):
+        return projection_weights(path, backbone)
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in state.items():
         if key.startswith(_BUNDLED):
@@ -321,16 +357,24 @@ def _layout_of_folder(folder: Path) -> Layout:
         return "pipeline"
     if (folder / PEFT_CONFIG).is_file():
         return "peft"
+    words = [path.name for path in word_files(folder)]
     if (folder / WEIGHTS_FILE).is_file() or any(folder.glob(f"*/{PEFT_CONFIG}")):
-        read = (WEIGHTS_FILE, KOHYA_FILE)  # the second is a copy of the first
-        if beside := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in read):
-            raise UserError(
-                f"{folder} holds {beside[0]} beside adapters, which alone would be judged: words and adapters that "
-                "were trained together are not read from files beside each other; take a pipeline with both or a file "
-                "that holds both (`study export --format merged` or `a1111`), or move the file away"
-            )
-        return "folders"
-    raise UserError(f"{folder} holds no weights of a known layout; name {_KNOWN}")
+        layout: Layout = "folders"
+    elif (folder / PROJECTIONS_FILE).is_file():
+        layout = "projections"
+    elif words:
+        layout = "embedding"
+    else:
+        raise UserError(f"{folder} holds no weights of a known layout; name {_KNOWN}")
+    # Of the first two the second is a copy; scripts keep embeddings of the way (learned_embeds-steps-500).
+    read = {"folders": (WEIGHTS_FILE, KOHYA_FILE), "projections": (PROJECTIONS_FILE,)}.get(layout, ())
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    if beside := [name for name in files if name not in read and not name.startswith("learned_embeds")]:
+        raise UserError(
+            f"{folder} holds {beside[0]} beside weights of the layout {layout!r}, which alone would be judged; move "
+            "the file away, or name it by itself"
+        )
+    return layout
 
 
 def _folder_digest(folder: Path) -> str:
@@ -339,17 +383,6 @@ def _folder_digest(folder: Path) -> str:
         digest.update(f"{path.relative_to(folder).as_posix()} ".encode())
         digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()
-
-
-def _header_of(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as opened:
-            shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
-            return shapes, dict(opened.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged, or no safetensors file ({error}); fetch it again") from None
 
 
 def _layout_of(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> Layout:
@@ -366,8 +399,10 @@ def _layout_of(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapp
         return "kohya"
     if shapes and all(key.startswith(tuple(parts)) for key in shapes):
         return "diffusers"
+    if is_projections(shapes):
+        return "projections"
     few = all(len(shape) <= 2 for shape in shapes.values())
-    if shapes and few and (set(shapes) <= set(_ENCODERS) or len(shapes) == 1):
+    if shapes and few and (set(shapes) <= set(ENCODERS) or len(shapes) == 1):
         return "embedding"
     others = [key for key in shapes if not key.startswith((*_KOHYA, *parts))]
     raise UserError(
@@ -403,9 +438,7 @@ def _require_hypernetwork(path: Path, content: Any = None) -> None:
     """Raises UserError if a file is no hypernetwork that can be read; `content` is that of a ``.pt`` file."""
     from trainables.methods.hypernetwork_files import read_hypernetwork
 
-    if path.suffix == ".pt" and not (
-        isinstance(content, dict) and any(isinstance(key, int) for key in content)
-    ):
+    if is_pt(path) and not (isinstance(content, dict) and any(isinstance(key, int) for key in content)):
         keys = [repr(key) for key in content][:_MOST_NAMED] if isinstance(content, dict) else []
         has = f"keys such as {', '.join(keys)}" if keys else f"a {type(content).__name__}"
         raise UserError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.errors import UserError
+from trainables.methods.foreign_words import take_words
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +44,11 @@ def no_place(path: Path, bits: str) -> str:
     )
 
 
-def put_pipeline(backbone: Backbone, path: Path) -> None:
+def put_pipeline(backbone: Backbone, path: Path) -> dict[str, torch.Tensor]:
     """Copies the weights of a pipeline in diffusers' layout into the base model's.
+
+    Returns:
+        Text encoder -> vectors of the word that the pipeline knows beyond the base model's; empty where there is none.
 
     Raises:
         UserError: It is of another family, has other shapes, or states another noise schedule, scale of latents or
@@ -61,7 +65,9 @@ def put_pipeline(backbone: Backbone, path: Path) -> None:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"diffusers cannot load the pipeline {path}: {first_line(error)}") from None
+    words = take_words(backbone, path, loaded)
     _put(backbone, path, loaded, [part.name for part in family.modules])
+    return words
 
 
 def put_model_file(backbone: Backbone, path: Path) -> None:

@@ -6,6 +6,7 @@ The base model's weights stay as they are. There is no paper; the procedure is t
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trainables.config.fields import TrainingConfig
 from trainables.errors import UserError
-from trainables.methods.exporting import Exported
+from trainables.methods.exporting import Exported, metadata_of
 from trainables.methods.hypernetwork_files import (
     WEIGHTS_FILE,
     load_hypernetwork,
@@ -211,9 +212,19 @@ class HypernetworkMethod:
         return f"{reason}; take --format a1111 or comfyui, or study.load_hypernetwork with the run's own file"
 
     def export(self, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path) -> Exported:
-        """Writes A1111's file, which ComfyUI reads too."""
+        """Writes A1111's file, which ComfyUI reads too; what safetensors have as metadata is a text in it."""
         stored = read_hypernetwork(weights / WEIGHTS_FILE)
-        notes = write_a1111(out / f"{request.name}.pt", stored, name=request.name)
+        metadata = metadata_of(request, backbone, self.name)
+        info = {
+            key: value for key, value in metadata.items() if not key.startswith("ss_")
+        }  # those are of adapters
+        notes = write_a1111(
+            out / f"{request.name}.pt",
+            stored,
+            name=request.name,
+            step=int(float(request.about.own.get("train_steps", 0))),
+            info=json.dumps(info, indent=1, sort_keys=True, ensure_ascii=False),
+        )
         usage = {
             "a1111": f"Put {request.name}.pt into models/hypernetworks and write <hypernet:{request.name}:1>.",
             "comfyui": f"Put {request.name}.pt into models/hypernetworks; the node HypernetworkLoader loads it.",

@@ -89,7 +89,7 @@ def load_hypernetwork(pipeline: Any, path: str | Path, strength: float = 1.0) ->
     denoiser = _denoiser_of(pipeline)
     found = attention_widths(denoiser)
     known = set(found["cross"]) if stored.cross_only else {*found["cross"], *found["self"]}
-    if path.suffix == A1111_SUFFIX and found["cross"] and set(found["cross"]) <= set(stored.widths):
+    if is_pt(path) and found["cross"] and set(found["cross"]) <= set(stored.widths):
         # Users of A1111 may tick any widths, also of other models, and it uses those that a model has.
         stored = stored.of_widths(known)
     foreign = [width for width in stored.widths if width not in known]
@@ -169,10 +169,17 @@ def read_hypernetwork(path: Path) -> StoredHypernetwork:
         raise UserError(
             f"there is no file {path}; name a hypernetwork's {WEIGHTS_FILE}, or a .pt file of A1111"
         )
-    return _read_a1111(path) if path.suffix == A1111_SUFFIX else _read_own(path)
+    return _read_a1111(path) if is_pt(path) else _read_own(path)
 
 
-def write_a1111(path: Path, stored: StoredHypernetwork, *, name: str = "", step: int = 0) -> list[str]:
+def is_pt(path: Path) -> bool:
+    """Whether a file is one of A1111 by its suffix, in whatever case."""
+    return path.suffix.lower() == A1111_SUFFIX
+
+
+def write_a1111(
+    path: Path, stored: StoredHypernetwork, *, name: str = "", step: int = 0, info: str | None = None
+) -> list[str]:
     """Writes a hypernetwork as AUTOMATIC1111 does, for its ``models/hypernetworks``, and for ComfyUI.
 
     Every key is written, since readers differ in what they take a missing one for. Nothing is said of dropout: ComfyUI
@@ -183,6 +190,7 @@ def write_a1111(path: Path, stored: StoredHypernetwork, *, name: str = "", step:
         stored: What to write.
         name: Shown by A1111; the file's name by default.
         step: Optimizer steps that it was trained for.
+        info: What A1111 prints when it loads the file.
 
     Returns:
         What a user should know of how the file is read elsewhere, one note each.
@@ -225,7 +233,7 @@ def write_a1111(path: Path, stored: StoredHypernetwork, *, name: str = "", step:
         "use_dropout": False,
         "dropout_structure": [0.0] * len(plan.multipliers),
         "last_layer_dropout": False,
-        "optional_info": None,
+        "optional_info": info,
     }
     torch.save(content, path)
     return list(_notes(plan))

@@ -18,10 +18,11 @@ from pydantic import Field, model_validator
 from trainables.config.fields import TrainingConfig
 from trainables.methods import textual_inversion
 from trainables.methods.adapter_exports import export_adapters
-from trainables.methods.adapter_merging import merge_adapters
+from trainables.methods.adapter_merging import adapters_with_strength, merge_adapters
 from trainables.methods.adapters import KOHYA_FILE, AdapterConfig, AdapterMethod
 from trainables.methods.model_exports import export_merged
 from trainables.methods.placeholder_config import WordAndWeightsConfig
+from trainables.methods.strengths import Dial
 from trainables.methods.word_exports import export_with_word
 
 if TYPE_CHECKING:
@@ -189,8 +190,13 @@ class PivotalTuning:
             pipeline = self.load(backbone.pipeline(), weights)
             merge_adapters(backbone)
             return export_merged(backbone, pipeline, request, out, words=True)
-        write = partial(export_adapters, backbone, config, weights, request, out)
+        write = partial(export_adapters, backbone, config, weights)
         return export_with_word(backbone, config.placeholder_token, weights, request, out, write)
+
+    def with_strength(self, backbone: Backbone, weights: Path) -> Dial:
+        """Loads the word, and returns what turns the strength of the adapters (see ``strengths.py``)."""
+        _WORD.load(backbone.pipeline(), weights)
+        return adapters_with_strength(backbone, weights)
 
 
 METHOD = PivotalTuning()

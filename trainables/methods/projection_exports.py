@@ -1,12 +1,16 @@
-"""Custom Diffusion's projections for other programs: as diffusers reads them, as exact LoRA, as dense differences."""
+"""Custom Diffusion's projections in files: those of diffusers' layout read, and written for other programs.
+
+They are written as diffusers reads them, as exact LoRA, or as dense differences.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainables.errors import UserError
 from trainables.methods.adapter_exports import write_differences
 from trainables.methods.adapter_files import ADAPTER, adapted_layers, save_for_peft, sort_header
 from trainables.methods.exporting import Exported, Request, metadata_of, pipeline_usage, write_file
@@ -16,12 +20,21 @@ if TYPE_CHECKING:
 
     from trainables.models.backbone import Backbone
 
+PROJECTIONS_FILE = "pytorch_custom_diffusion_weights.safetensors"
 _PROJECTION = re.compile(r"(.+)\.processor\.(to_\w+)_custom_diffusion((?:\.\d+)?\.(?:weight|bias))")
 _DENSE_NOTE = "the projections are written as dense differences of weights: they were trained whole"
 _LORA_NOTE = (
     "the projections were trained whole, and the LoRA that is equal to that has the full rank of each layer: its file "
     "is larger than the weights"
 )
+
+
+def is_projections(keys: Iterable[str]) -> bool:
+    """Whether tensors are those of ``save_attn_procs``: projections, and empty ones for layers that trained none."""
+    names = list(keys)
+    return any(map(_PROJECTION.fullmatch, names)) and all(
+        _PROJECTION.fullmatch(name) or name.endswith(".processor") for name in names
+    )
 
 
 def trained_projections(file: Path) -> dict[str, torch.Tensor]:
@@ -34,6 +47,49 @@ def trained_projections(file: Path) -> dict[str, torch.Tensor]:
             layer, projection, rest = match.groups()
             found[f"{layer}.{projection}{rest}"] = value
     return found
+
+
+def projection_weights(file: Path, backbone: Backbone) -> dict[tuple[str, str], torch.Tensor]:
+    """Returns (part, parameter) -> value of a file in the layout of ``save_attn_procs``, all of it or none.
+
+    Raises:
+        UserError: It has projections that the model has not, or not the same for each layer.
+    """
+    from safetensors.torch import load_file
+
+    from trainables.models.cross_attention import cross_attention_layers
+
+    strange = [
+        key for key in load_file(file) if not (_PROJECTION.fullmatch(key) or key.endswith(".processor"))
+    ]
+    if strange:
+        raise UserError(
+            f"{file} has tensors that are no projections of Custom Diffusion, such as {strange[0]}"
+        )
+    denoiser, part = backbone.denoiser, backbone.family.denoiser
+    theirs, modules = trained_projections(file), dict(denoiser.named_modules())
+
+    def fits(name: str, value: torch.Tensor) -> bool:
+        module, _, field = name.rpartition(".")
+        own = getattr(modules.get(module), field, None)  # of a quantised layer what its codes stand for
+        return own is not None and own.shape == value.shape
+
+    if other := [name for name, value in theirs.items() if not fits(name, value)]:
+        raise UserError(
+            f"{file} has {len(other)} of {len(theirs)} projections that {part.title or part.name} has not, or in "
+            f"another shape, such as {other[0]}: it was trained on another kind of model"
+        )
+    trained: dict[str, set[str]] = {layer: set() for layer in cross_attention_layers(denoiser)}
+    for name in theirs:
+        layer = next((layer for layer in trained if name.startswith(f"{layer}.")), "")
+        trained.setdefault(layer, set()).add(name.removeprefix(f"{layer}."))
+    wanted: set[str] = set().union(*trained.values())
+    if lacking := [layer for layer, names in trained.items() if names != wanted]:
+        raise UserError(
+            f"{file} has not the same projections for each layer of cross-attention: it lacks some of {lacking[0]}; "
+            "fetch it again"
+        )
+    return {(part.name, name): value for name, value in theirs.items()}
 
 
 def export_projections(

@@ -3,8 +3,9 @@
 Where weights were trained, or adapters that can be merged into weights, strength s means the weights
 W + s (W' - W), of which W are the base model's and W' those after training. Of LoRA, LoHa and LoKr that is what
 programs call the strength of an adapter; of DoRA and of adapters that rotate it is the strength of their merged
-difference, so that 0 is always the base model. A method that knows strengths has a function
-``with_strength(backbone, weights)`` beside those of the protocol.
+difference, so that 0 is always the base model. A word that was learnt beside them has no strength: it stays as it was
+learnt, and 0 is then the base model that is asked by it. A method that knows strengths has a function
+``with_strength(backbone, weights)`` beside those of the protocol; one that cannot have any says why in ``no_strength``.
 """
 
 from __future__ import annotations
@@ -25,11 +26,8 @@ def strength_obstacle(method: Method) -> str | None:
     """Returns why a method's training has no strength that can be turned; None if it has."""
     if hasattr(method, "with_strength"):
         return None
-    reason = (
-        "it changes no weights, and a prompt has its word or has not"
-        if method.trains
-        else "it trains nothing"
-    )
+    unsaid = "it has no function with_strength" if method.trains else "it trains nothing"
+    reason = getattr(method, "no_strength", unsaid)
     return f"{method.title} has no strength to be turned: {reason}; leave --strength out"
 
 

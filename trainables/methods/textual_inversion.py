@@ -20,7 +20,9 @@ from trainables.methods.placeholder_config import PlaceholderConfig, word_proble
 from trainables.methods.word_exports import (
     EMBEDDINGS_FILE,
     embedding_keys,
+    file_word,
     pooling_note,
+    said_in,
     word_vectors,
     write_word_file,
     write_words_for_diffusers,
@@ -97,6 +99,7 @@ class TextualInversion:
     copies: tuple[str, ...] = ()
     stock_loader: bool = True
     needs: tuple[str, ...] = ("textual_inversion",)
+    no_strength: str = "it changes no weights, and a prompt has its word or has not"
 
     def check(self, config: Any, model: ModelConfig) -> list[str]:
         """Names a placeholder or initializer that the model's tokenizers do not take, and too many vectors."""
@@ -200,14 +203,18 @@ class TextualInversion:
             loaded = write_words_for_diffusers(backbone, vectors, word, request, out)
             lines = [pipeline_usage(family, "BASE MODEL"), *loaded]
             return Exported("\n".join(lines), notes=pooling_note(family))
-        name = write_word_file(backbone, vectors, word, request, out)
+        name = file_word(word)
+        said = f"embedding:{name}" if request.form == "comfyui" else name
+        request = said_in(request, word, said)
+        write_word_file(backbone, vectors, word, request, out)
         usage = {
             "kohya": f"For sd-scripts: --textual_inversion_embeddings {name}.safetensors; the prompt says {name}.",
             "a1111": f"Put {name}.safetensors into embeddings; the prompt says {name}.",
             "comfyui": f"Put {name}.safetensors into models/embeddings; the prompt says embedding:{name}.",
         }[request.form]
         note = f"the file's name is the word that prompts say: {name}, where the run was taught {word}"
-        return Exported(usage, code=False, notes=(note,) if name != word else ())
+        notes = (note,) if name != word else ()
+        return Exported(usage, code=False, notes=notes, trigger=request.about.trigger)
 
 
 def train_words(

@@ -30,7 +30,7 @@ _ONE_BUNDLED = (
 )
 _USAGE_OF_BUNDLED = {
     "a1111": "With it the prompt says {word}, whose embedding is in the file.",
-    "comfyui": "Put it, or a link to it, into models/embeddings too; the prompt says embedding:{name}.",
+    "comfyui": "Put it, or a link to it, into models/embeddings too; the prompt says {word}.",
 }
 
 
@@ -71,9 +71,12 @@ def write_words_for_diffusers(
 def write_word_file(
     backbone: Backbone, vectors: Mapping[str, torch.Tensor], word: str, request: Request, out: Path
 ) -> str:
-    """Writes one file with the vectors of all text encoders, called like the word; returns the word that prompts say.
+    """Writes one file with the vectors of all text encoders, called like the word; returns its name without suffix.
 
     It has ``emb_params`` for one text encoder, and ``clip_l``, ``clip_g`` and ``t5xxl`` for several.
+
+    Args:
+        request: As `said_in` gives it.
     """
     name, metadata = file_word(word), metadata_of(request, backbone, "textual-inversion")
     tensors = {part.embeddings or _ONE_ENCODER: vectors[part.name] for part in backbone.family.text_encoders}
@@ -105,33 +108,60 @@ def file_word(word: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", word.strip("<>")).strip("-.") or "word"
 
 
+def said_in(request: Request, word: str, said: str) -> Request:
+    """Returns a request whose metadata speak to users of the program: with its own name for a word.
+
+    Args:
+        word: As the run was taught it.
+        said: As prompts of the program say it.
+    """
+    trigger = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda _: said, request.about.trigger)
+    return replace(request, about=replace(request.about, trigger=trigger))
+
+
 def export_with_word(
     backbone: Backbone,
     word: str,
     weights: Path,
     request: Request,
     out: Path,
-    write: Callable[[Tensors], Exported],
+    write: Callable[[Request, Path, Tensors], Exported],
 ) -> Exported:
     """Writes weights and the word that was trained with them: in one file where the program reads both of it.
 
     Args:
-        write: Writes the weights; it is given tensors to put into the file beside them.
+        write: Writes the weights for a request into a folder; it is given tensors to put into the file beside them.
     """
     family, vectors = backbone.family, word_vectors(backbone.family, weights, word)
     if request.form in _USAGE_OF_BUNDLED:
-        done = write(bundled_words(family, vectors, word))
-        said = bundled_word(word) if request.form == "a1111" else request.name
-        usage = f"{done.usage} {_USAGE_OF_BUNDLED[request.form].format(word=said, name=request.name)}"
-        return replace(done, usage=usage, notes=(*done.notes, *_word_note(said, word)))
-    done = write({})
-    if request.form == "kohya":
-        said = write_word_file(backbone, vectors, word, request, out)
-        option = f"--textual_inversion_embeddings {said}.safetensors"
+        said = bundled_word(word) if request.form == "a1111" else f"embedding:{request.name}"
+        request = said_in(request, word, said)
+        done = write(request, out, bundled_words(family, vectors, word))
+        usage = f"{done.usage} {_USAGE_OF_BUNDLED[request.form].format(word=said)}"
+    elif request.form == "kohya":
+        said = file_word(word)
+        request = said_in(request, word, said)
+        done = write(request, out, {})
+        option = f"--textual_inversion_embeddings {write_word_file(backbone, vectors, word, request, out)}.safetensors"
         usage = f"{done.usage} gen_img.py takes {option} beside it; the prompt says {said}."
-        return replace(done, usage=usage, notes=(*done.notes, *_word_note(said, word)))
+    else:
+        return _for_diffusers(write(request, out, {}), backbone, vectors, word, request, out)
+    notes = (*done.notes, *_word_note(said, word))
+    return replace(done, usage=usage, notes=notes, trigger=request.about.trigger)
+
+
+def _for_diffusers(
+    done: Exported,
+    backbone: Backbone,
+    vectors: Mapping[str, torch.Tensor],
+    word: str,
+    request: Request,
+    out: Path,
+) -> Exported:
     lines = write_words_for_diffusers(backbone, vectors, word, request, out)
-    return replace(done, usage="\n".join([done.usage, *lines]), notes=(*done.notes, *pooling_note(family)))
+    return replace(
+        done, usage="\n".join([done.usage, *lines]), notes=(*done.notes, *pooling_note(backbone.family))
+    )
 
 
 def _word_note(said: str, taught: str) -> tuple[str, ...]:

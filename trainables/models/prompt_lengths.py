@@ -136,6 +136,21 @@ def pipeline_reader(folder: Path, number: int | None = None) -> PromptReader | N
     return PromptReader(positions, lambda: _load_tokenizer(part, is_clip=is_clip))
 
 
+def vocabulary(folder: Path, number: int) -> dict[str, int]:
+    """Returns token -> its number of the tokenizer of a pipeline's text encoder, words that were added among them.
+
+    Args:
+        number: Of the text encoder.
+
+    Raises:
+        UserError: The tokenizer cannot be loaded.
+    """
+    family = family_in(folder)
+    is_clip = not family.text_encoders[number].reads
+    found: dict[str, int] = _load_tokenizer(folder / family.tokenizers[number], is_clip=is_clip).get_vocab()
+    return found
+
+
 def clip_reader(folder: Path) -> PromptReader | None:
     """Returns what reads prompts as the CLIP in a folder does; None if it is no CLIP with a sound tokenizer."""
     config = read_json(folder / "config.json") or {}

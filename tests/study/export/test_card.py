@@ -40,3 +40,23 @@ def test_how_prompts_are_to_be_written(
     assert sentence in text
     assert "``" not in text.replace("```", "")
     assert (field in text) if field else ("instance_prompt" not in text)
+
+
+@pytest.mark.parametrize(
+    ("stated", "fields"),
+    [
+        ("MIT", 'license: "mit"'),
+        ("CC-BY-4.0", 'license: "cc-by-4.0"'),
+        ("apache-2.0", 'license: "apache-2.0"'),
+        ("My Terms", 'license: "other"\nlicense_name: "My Terms"'),
+    ],
+)
+def test_a_licence_is_named_as_hubs_name_it(stated: str, fields: str, tmp_path: Path) -> None:
+    about = About(
+        title="t", description="d", date="", resolution=64, trigger="", base="embedded", license=stated,
+        own={"study": "s", "run": "r"},
+    )  # fmt: skip
+    write_card(tmp_path, Card(about, "diffusers", "LoRA", "lora", {}, {}, Exported("load it")), "", {})
+    text = (tmp_path / "README.md").read_text()
+    assert f"---\n{fields}\n" in text
+    assert f"## Licence\n\n{stated}\n" in text  # people read what was stated

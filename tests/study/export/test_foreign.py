@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,20 +14,24 @@ from safetensors.torch import save_file
 
 from study.cli.main import main
 from study.export.files import export_run
-from study.export.foreign import evaluate_files
+from study.export.foreign import _resolution, evaluate_files
 from study.export.trained import complete_run
 from study.monitor.run_logs import known_runs
 from study.results.run_rows import rows
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
+from tests.helpers.captioned_images import picture
 from tests.helpers.exported_weights import ABOUT, trained
 from trainables.config.fields import ModelConfig
 from trainables.embedded import GENERATOR
 from trainables.errors import UserError
+from trainables.evaluation import evaluator
 from trainables.methods.exporting import Request
 from trainables.methods.registry import get_method
+from trainables.models.folders import local_folder
 from trainables.models.loading import load_backbone
+from trainables.run import run_evaluation
 from trainables.run.execute import execute
 
 RUN = "confirm/lora-x/0000-cat-1-s1"
@@ -141,27 +147,144 @@ def test_users_mistakes_are_told_before_anything_is_drawn(
             storage, [tmp_path / "run.ckpt" if (tmp_path / "run.ckpt").write_bytes(b"x") else file]
         )
     save_file({"emb_params": torch.ones(1, 7)}, tmp_path / "sks.safetensors")
+    for prompt, said in (("", "is empty"), (" , ", "is empty"), ("a {subject} cat", "placeholder {subject}"),
+                         ("a {subjct} cat", "placeholder {subjct}")):  # fmt: skip
+        with pytest.raises(UserError, match=re.escape(said)):
+            evaluate_files(storage, [other], prompt=prompt)
+    with pytest.raises(UserError, match=r"'a sks cat, very .* in the place .* instance_prompt has .* tokens"):
+        evaluate_files(storage, [other], prompt="a sks cat" + ", very small" * 40)
     for prompt in (None, "a photo of masks"):
         with pytest.raises(UserError, match="where a prompt has its word, 'sks'"):
             evaluate_files(storage, [other, tmp_path / "sks.safetensors"], prompt=prompt)
     assert not (storage.runs / "foreign/their_lora").exists()
 
 
-def test_a_file_for_another_model_fails_with_the_reason(storage: Storage, tmp_path: Path) -> None:
-    wide = tmp_path / "wide.safetensors"
+def test_a_file_that_does_not_fit_is_refused_and_its_name_stays_free(
+    storage: Storage, tmp_path: Path
+) -> None:
+    wide, other = tmp_path / "wide.safetensors", tmp_path / "other" / "narrow.safetensors"
+    other.parent.mkdir()
     save_file({"emb_params": torch.ones(1, 7)}, wide)
-    (row,) = evaluate_files(storage, [wide], prompt="a wide cat")
-    assert row["state"] == "FAIL"
-    assert "vectors of 7 numbers" in row["message"]
-    folder = storage.runs / "foreign/wide"
-    assert f"name another arm by --name, or remove {folder}" in row["message"]
-    first = (folder / "0000-cat-1-s1/events.jsonl").read_bytes()
-    assert evaluate_files(storage, [wide], prompt="a wide cat") == [row]  # the message is true: it is final
-    assert (folder / "0000-cat-1-s1/events.jsonl").read_bytes() == first
-    shutil.rmtree(folder)
+    save_file({"lora_unet_nowhere.diff": torch.ones(2, 2)}, other)
+    with pytest.raises(UserError, match="vectors of 7 numbers") as caught:
+        evaluate_files(storage, [wide, other], prompt="a wide cat")
+    assert "lora_unet_nowhere" in str(caught.value)  # of every file at once
+    rows = torch.ones(1, embedding_width())
+    rows[0, 0] = float("nan")
+    save_file({"emb_params": rows}, wide)
+    with pytest.raises(UserError, match="not finite"):
+        evaluate_files(storage, [wide], prompt="a wide cat")
+    assert not (storage.runs / "foreign/wide").exists()
     save_file({"emb_params": torch.ones(1, embedding_width())}, wide)
     (row,) = evaluate_files(storage, [wide], prompt="a wide cat")
     assert row["state"] == "COMPLETE"
+
+
+def test_how_a_run_ended_is_final(
+    storage: Storage, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails while it is judged is on file; the message says how to have another try."""
+    mine = shutil.copy(file, tmp_path / "mine.safetensors")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trainables.run.run_evaluation.evaluate", fail)
+        (row,) = evaluate_files(storage, [mine])
+    assert row["state"] == "FAIL"
+    folder = storage.runs / "foreign/mine"
+    assert f"name another arm by --name, or remove {folder}" in row["message"]
+    first = (folder / "0000-cat-1-s1/events.jsonl").read_bytes()
+    assert evaluate_files(storage, [mine]) == [row]  # the message is true
+    assert (folder / "0000-cat-1-s1/events.jsonl").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "side", "noted"),
+    [({"resolution": 32}, {}, None, True), ({"resolution": 32}, {"resolution": 32}, 32, False),
+     ({}, {"resolution": 64}, None, False)],
+)  # fmt: skip
+def test_the_resolution_is_that_of_all_arms_or_the_base_models_own(
+    first: dict[str, int], second: dict[str, int], side: int | None, noted: bool, tmp_path: Path
+) -> None:
+    lora = {"method": "lora", "search_space": "fixed"}
+    spec = StudySpec.model_validate(
+        {
+            "name": "mine",
+            "subjects": ["cat-1", "dog-1"],
+            "budget": {"max_train_steps": 2},
+            "arms": {"base": {"method": "base"}, "a": {**lora, **first}, "b": {**lora, "r": 2, **second}},
+            "search": {"subjects": ["dog-1"], "seeds": [0]},
+            "confirm": {"subjects": ["cat-1"], "seeds": [1]},
+        }
+    )
+    notes: list[str] = []
+    base = local_folder(ModelConfig())
+    assert _resolution(spec, Storage(tmp_path, "mine"), "cat-1", base, notes.append) == side
+    assert [note.split(";")[0] for note in notes] == [
+        "the study's arms have several resolutions (a: 32, b: 64)"
+    ] * noted
+
+
+def test_of_a_data_set_the_prompt_takes_the_place_of_the_trigger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captions keep their words, in the images that are drawn and where the held-out loss is taken."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    lines = ["file_name,text"]
+    for number in range(12):
+        picture((64, 64), number).save(folder / f"{number:02d}.png")
+        lines.append(f"{number:02d}.png,momo in place {number}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    spec = StudySpec.model_validate(
+        {
+            "name": "mine",
+            "subjects": [{"name": "cast", "dataset": {"path": str(folder), "trigger": "ink style", "holdout": 0.5}}],
+            "training": {"train_batch_size": 1},
+            "budget": {"max_train_steps": 2},
+            "arms": {"a": {"method": "text_to_image", "search_space": "fixed", "r": 2, "learning_rate": 0.3}},
+            "search": {"subjects": ["cast"], "seeds": [0], "allow_overlap": True},
+            "confirm": {"subjects": ["cast"], "seeds": [1]},
+            "evaluation": {"num_prompts": 2, "images_per_prompt": 1, "num_inference_steps": 1, "anchor_images": 2,
+                           "num_class_images": 2},
+        }
+    )  # fmt: skip
+    found = Storage(tmp_path / "storage", "mine")
+    own = "confirm/a/0000-cast-s1"
+    list(execute(spec.run_config(RunKey.parse(own), {}, found)))
+    (found.folder / "study.json").write_text(json.dumps(spec.record()))
+    export_run(found, own, "kohya", tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+
+    drawn: list[str] = []
+    losses: list[tuple[str, ...]] = []
+    draw, prepare = evaluator.generate, run_evaluation.prepare_held_out_loss
+
+    def drawing(backbone: Any, prompts: Any, **options: Any) -> Any:
+        drawn.extend(prompts)
+        return draw(backbone, prompts, **options)
+
+    def preparing(*arguments: Any, **options: Any) -> Any:
+        losses.append((made := prepare(*arguments, **options)).prompts)
+        return made
+
+    monkeypatch.setattr(evaluator, "generate", drawing)
+    monkeypatch.setattr(run_evaluation, "prepare_held_out_loss", preparing)
+    values = {}
+    for name, prompt in (("plain", None), ("same", "ink style"), ("other", "red chalk")):
+        drawn.clear()
+        losses.clear()
+        (row,) = evaluate_files(found, [file], name=name, prompt=prompt)
+        assert row["state"] == "COMPLETE", row["message"]
+        begin = f"{prompt or 'ink style'}, momo in place "
+        assert len(losses[0]) == 6
+        assert all(text.startswith(begin) for text in losses[0])
+        assert len({text for text in drawn if text.startswith(begin)}) == 2
+        result = json.loads((found.runs / f"foreign/{name}/0000-cast-s1/result.json").read_text())
+        values[name] = result["evaluation"]["held_out_loss"]
+    assert values["same"] == values["plain"] != values["other"]
 
 
 def made(method: str, weights: Path, out: Path, **fields: object) -> Path:

@@ -302,8 +302,9 @@ def test_hypernetworks_are_written_as_a1111_does(folders: dict[str, Path], tmp_p
     ours = images(method.load(load(folder).pipeline(), tmp_path / "weights"), backbone)
     from trainables.methods.hypernetwork_files import load_hypernetwork
 
+    stated = {"author": "A. Person", "license": "mit", "own": {"run": "r", "train_steps": "200"}}
     for form in ("a1111", "comfyui"):
-        exported(folder, "hypernetwork", config, tmp_path / "weights", form, tmp_path / form)
+        exported(folder, "hypernetwork", config, tmp_path / "weights", form, tmp_path / form, **stated)
         file = tmp_path / form / "mine.pt"
         content = torch.load(file, weights_only=True)
         widths = sorted(key for key in content if isinstance(key, int))
@@ -312,6 +313,13 @@ def test_hypernetworks_are_written_as_a1111_does(folders: dict[str, Path], tmp_p
         assert all(list(state) == inner for width in widths for state in content[width])
         assert content["use_dropout"] is False
         assert content["activation_func"] == "relu"
+        assert content["step"] == 200
+        info = json.loads(content["optional_info"])
+        assert info["modelspec.author"] == "A. Person"
+        assert info["modelspec.license"] == "mit"
+        assert info["modelspec.trigger_phrase"] == "a sks cat"
+        assert info["modelspec.architecture"] == "stable-diffusion-v1/hypernetwork"
+        assert info["study.run"] == "r"
         assert torch.equal(images(load_hypernetwork(load(folder).pipeline(), file), backbone), ours)
 
 

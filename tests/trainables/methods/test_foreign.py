@@ -39,6 +39,16 @@ CASES: dict[str, tuple[str, str, dict[str, Any], str, str]] = {
     "pivotal-sdxl": ("sdxl", "pivotal_tuning", {"adapter": "dora", "r": 2}, "comfyui", "kohya"),
     "custom-sd1": ("sd1", "custom_diffusion", {"freeze_model": "crossattn", "num_vectors": 2}, "a1111", "kohya"),
     "custom-sdxl": ("sdxl", "custom_diffusion", {}, "comfyui", "kohya"),
+    "pivotal-diffusers": ("sd1", "pivotal_tuning", {"r": 2, "num_vectors": 2}, "diffusers", "folders"),
+    "pivotal-peft": ("sdxl", "pivotal_tuning", {"r": 2, "num_vectors": 2}, "peft", "folders"),
+    "pivotal-merged": ("sdxl", "pivotal_tuning", {"r": 2, "num_vectors": 2}, "merged", "pipeline"),
+    "custom-diffusers": ("sd1", "custom_diffusion", {"freeze_model": "crossattn"}, "diffusers", "projections"),
+    "custom-diffusers-sdxl": ("sdxl", "custom_diffusion", {"num_vectors": 2}, "diffusers", "projections"),
+    "custom-peft": ("sd1", "custom_diffusion", {"num_vectors": 2}, "peft", "folders"),
+    "custom-merged": ("sd1", "custom_diffusion", {"num_vectors": 2}, "merged", "pipeline"),
+    "word-merged": ("sd1", "textual_inversion", {"placeholder_token": "<my-cat>"}, "merged", "pipeline"),
+    "word-diffusers": ("sd1", "textual_inversion", {"placeholder_token": "<my-cat>"}, "diffusers", "embedding"),
+    "word-diffusers-sdxl": ("sdxl", "textual_inversion", {"num_vectors": 2}, "diffusers", "embedding"),
     "word": ("sdxl", "textual_inversion", {"num_vectors": 2}, "kohya", "embedding"),
     "hypernetwork": ("sd1", "hypernetwork", {"activation_func": "relu"}, "a1111", "hypernetwork"),
 }  # fmt: skip
@@ -68,9 +78,12 @@ def test_what_was_exported_comes_back(case: str, folders: dict[str, Path], tmp_p
     ours = outputs(backbone, prompt)
     exported(folders[family], name, config, tmp_path / "weights", form, tmp_path / "out")
     files = list((tmp_path / "out").iterdir())
-    path = tmp_path / "out" if layout in ("folders", "pipeline") else files[0]
-    assert inspect(path).layout == layout
-    assert inspect(path).word == getattr(config, "placeholder_token", "").strip("<>")
+    whole = layout in ("folders", "pipeline") or len(files) > 1
+    path = tmp_path / "out" if whole else files[0]
+    is_found = inspect(path, folders[family])
+    assert is_found.layout == layout
+    assert is_found.word == getattr(config, "placeholder_token", "").strip("<>")
+    assert is_found.vectors == getattr(config, "num_vectors", 0)
 
     again = load(folders[family])
     untouched, base = again.parameter_digest(), outputs(again, "a sks cat")
@@ -254,6 +267,43 @@ def test_an_embedding_is_said_by_its_word() -> None:
     assert method_config_class("foreign").model_validate(strange).reword("") == r"a <s\1\g<0>x> cat"
     with pytest.raises(ValueError, match="does not hold the embedding's word, 'sks'"):
         method_config_class("foreign").model_validate(fields | {"prompt": "a photo of a cat"})
+
+
+def test_of_a_data_set_the_trigger_alone_is_called_otherwise() -> None:
+    """Captions keep their words, a comma stands between, and an embedding's word is looked for in the prompt alone."""
+    fields = {"file": "f", "sha256": "0" * 64, "layout": "kohya"}
+
+    def said(text: str, trigger: str, **more: object) -> str:
+        config = method_config_class("foreign").model_validate({**fields, **more})
+        return config.for_subject(trigger, "").reword(text)
+
+    own = "ink style, momo in the snow"
+    assert said(own, "ink style, ") == own
+    for prompt in ("red chalk", "red chalk,", "red chalk, "):
+        assert said(own, "ink style, ", prompt=prompt) == "red chalk, momo in the snow"
+        assert said("ink style, ", "ink style, ", prompt=prompt) == "red chalk, "
+        assert said("momo in the snow", "", prompt=prompt) == "red chalk, momo in the snow"
+    word = {"layout": "embedding", "word": "momo", "vectors": 1, "prompt": "by momo"}
+    assert said(own, "ink style, ", **word) == "by <momo>, momo in the snow"
+    config = method_config_class("foreign").model_validate({**fields, "prompt": "a zwx cat"})
+    assert config.for_subject("a sks cat", "a cat").reword("a sks cat") == "a zwx cat"
+
+
+def test_suffixes_are_read_in_any_case(folders: dict[str, Path], tmp_path: Path) -> None:
+    rows = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    torch.save({"string_to_param": {"*": rows}, "name": "w"}, tmp_path / "w.PT")
+    save_file({"emb_params": rows}, tmp_path / "x.SAFETENSORS")
+    config = trained(load(folders["sd1"]), "hypernetwork", tmp_path / "weights")
+    exported(folders["sd1"], "hypernetwork", config, tmp_path / "weights", "a1111", tmp_path / "out")
+    (tmp_path / "out" / "mine.pt").rename(tmp_path / "h.PT")
+    layouts = {"w.PT": "embedding", "x.SAFETENSORS": "embedding", "h.PT": "hypernetwork"}
+    for name, layout in layouts.items():
+        assert inspect(tmp_path / name).layout == layout
+        backbone = load(folders["sd1"])
+        base = outputs(backbone, "a sks cat")["denoiser"]
+        word = name.partition(".")[0]
+        taken = installed(backbone, tmp_path / name, **({} if word == "h" else {"prompt": f"a {word} cat"}))
+        assert not torch.equal(outputs(backbone, taken.reword("a sks cat"))["denoiser"], base)
 
 
 def test_several_words_inside_a_file_of_adapters_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,11 @@ def files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def refused(backbone: Backbone, path: Path, said: str) -> None:
+def refused(backbone: Backbone, path: Path, said: str, **fields: Any) -> None:
     """Installs a file, which must be refused, and leaves the base model."""
     untouched = backbone.parameter_digest()
     with pytest.raises(UserError, match=said):
-        installed(backbone, path)
+        installed(backbone, path, **fields)
     get_method("foreign").detach(backbone)
     backbone.restore()
     assert backbone.parameter_digest() == untouched
@@ -213,10 +214,101 @@ def test_a_pt_file_of_neither_kind_is_no_hypernetwork(content: Any, said: str, t
         inspect(tmp_path / "x.pt")
 
 
-def test_adapters_with_words_of_their_own_are_not_judged_without_them(files: Path, tmp_path: Path) -> None:
+def test_what_lies_beside_weights_and_is_not_read_is_refused(files: Path, tmp_path: Path) -> None:
     for form in ("peft", "diffusers"):
         mine = shutil.copytree(files / form, tmp_path / form)
         assert inspect(mine).layout == "folders"
-        save_file({"<sks>": torch.ones(1, 16)}, mine / "learned_embeds.safetensors")
-        with pytest.raises(UserError, match=r"learned_embeds\.safetensors beside adapters"):
+        save_file({"<sks>": torch.ones(2, 16)}, mine / "learned_embeds.safetensors")
+        assert (inspect(mine).word, inspect(mine).vectors) == ("sks", 2)
+        if form == "diffusers":
+            with pytest.raises(UserError, match=r"would be judged without the word .* name their folder"):
+                inspect(mine / WEIGHTS_FILE)
+        save_file({"<zwx>": torch.ones(2, 16)}, mine / "learned_embeds_2.safetensors")
+        with pytest.raises(UserError, match="the words sks, zwx, and one is read"):
             inspect(mine)
+        (mine / "learned_embeds_2.safetensors").unlink()
+        save_file({"emb_params": torch.ones(1, 16)}, mine / "more.safetensors")
+        with pytest.raises(UserError, match=r"holds more\.safetensors beside weights"):
+            inspect(mine)
+
+
+def test_a_word_for_another_number_of_text_encoders_is_refused(
+    folder: Path, files: Path, tmp_path: Path
+) -> None:
+    mine = shutil.copytree(files / "diffusers", tmp_path / "mine")
+    for end in ("", "_2"):
+        save_file({"<sks>": torch.ones(1, 16)}, mine / f"learned_embeds{end}.safetensors")
+    with pytest.raises(UserError, match=r"vectors for 2 text encoders .* the base model has 1"):
+        installed(load(folder), mine, prompt="a sks cat")
+
+
+def with_words(folder: Path, words: list[str], place: Path, *, resize: bool = True) -> Path:
+    """Returns a pipeline with added words, as diffusers' scripts save one."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.tokenizer.add_tokens(words)
+    if resize:
+        pipeline.text_encoder.resize_token_embeddings(len(pipeline.tokenizer))
+    pipeline.save_pretrained(place)
+    return place
+
+
+def test_words_of_a_pipeline_that_are_not_one_are_refused(folder: Path, tmp_path: Path) -> None:
+    two = with_words(folder, ["<s0>", "<s1>"], tmp_path / "two")
+    with pytest.raises(UserError, match=r"has 2 added tokens \(<s0>, <s1>\), and one word is read"):
+        inspect(two, folder)
+    one = with_words(folder, ["<cat>", "<cat>_1"], tmp_path / "one")
+    assert (inspect(one, folder).word, inspect(one, folder).vectors) == ("cat", 2)
+    short = with_words(folder, ["<cat>"], tmp_path / "short", resize=False)
+    with pytest.raises(UserError, match="its tokenizer calls for number"):
+        installed(load(folder), short, prompt="a cat")
+    words = json.loads((one / "tokenizer" / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    first, second = sorted(vocabulary)[:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (one / "tokenizer" / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(UserError, match="its tokenizer reads words otherwise"):
+        inspect(one, folder)
+
+
+@pytest.mark.parametrize("change", ["lacking", "narrow", "strange"])
+def test_projections_must_fit_whole(change: str, folder: Path, tmp_path: Path) -> None:
+    config = trained(load(folder), "custom_diffusion", tmp_path / "weights")
+    exported(folder, "custom_diffusion", config, tmp_path / "weights", "diffusers", tmp_path / "out")
+    file = tmp_path / "out" / "pytorch_custom_diffusion_weights.safetensors"
+    state = load_file(file)
+    key = next(key for key in sorted(state) if "to_k_custom" in key)
+    changed, said = {
+        "lacking": ({name: value for name, value in state.items() if name != key}, "lacks some of"),
+        "narrow": (state | {key: state[key][:, 1:].contiguous()}, "another kind of model"),
+        "strange": (state | {"unet.x": torch.ones(1)}, "no projections of Custom Diffusion, such as unet.x"),
+    }[change]
+    save_file(changed, file)
+    refused(load(folder), tmp_path / "out", said, prompt="a new1 cat")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("form", ["kohya", "diffusers", "peft", "merged", "word", "hypernetwork"])
+def test_what_is_not_finite_is_refused(form: str, value: float, folder: Path, tmp_path: Path) -> None:
+    """Images of such weights all fail, and a quality of 0 would be on file for a damaged download."""
+    method = {"word": "textual_inversion", "hypernetwork": "hypernetwork"}.get(form, "lora")
+    config = trained(load(folder), method, tmp_path / "weights", **({"r": 2} if method == "lora" else {}))
+    out = tmp_path / "out"
+    form = form if method == "lora" else "a1111"
+    exported(folder, method, config, tmp_path / "weights", form, out)
+    if method == "hypernetwork":
+        (file,) = out.glob("*.pt")
+        content = torch.load(file, weights_only=True)
+        content[16][0]["linear.0.weight"][0, 0] = value
+        torch.save(content, file)
+    else:
+        file = next(
+            path for path in sorted(out.rglob("*.safetensors")) if form != "merged" or "unet" in str(path)
+        )
+        state = load_file(file)
+        key = next(key for key in sorted(state) if "alpha" not in key)
+        state[key].view(-1)[0] = value
+        save_file(state, file, {"format": "pt"})
+    path = out if form in ("peft", "merged") else file
+    refused(load(folder), path, r"not finite \(NaN or infinite\)", prompt="a sks cat")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
+from tests.helpers.exported_weights import trained as trained_words
 from tests.helpers.tiny_families import make_tiny
 from trainables.config.fields import ModelConfig
-from trainables.methods.registry import get_method, method_config_class
+from trainables.methods.registry import get_method, method_config_class, method_names
 from trainables.methods.strengths import strength_obstacle
 from trainables.models.backbone import Backbone
 from trainables.models.loading import load_backbone
+from trainables.models.placeholders import expand, placeholder_tokens
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", {"r": 2, "lora_alpha": 3, "target_modules": ["to_q", "conv1"], "train_text_encoder": True}),
@@ -36,12 +39,14 @@ def load(folder: Path) -> Backbone:
     return load_backbone(ModelConfig(path=str(folder)))
 
 
-def output(backbone: Backbone) -> torch.Tensor:
+def output(backbone: Backbone, prompt: str = "a sks cat", vectors: int = 1) -> torch.Tensor:
+    """Args: vectors: Of a word that stock loaders have put into the tokenizer, of which the backbone knows nothing."""
+    prompt = expand(prompt, placeholder_tokens("<sks>", vectors)) if vectors > 1 else prompt
     for module in backbone.modules.values():
         module.eval()
     inputs = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return backbone.denoise(inputs, torch.tensor([500]), backbone.encode_prompts(["a sks cat"]))
+        return backbone.denoise(inputs, torch.tensor([500]), backbone.encode_prompts([prompt]))
 
 
 def trained(backbone: Backbone, case: str, weights: Path) -> torch.Tensor:
@@ -117,3 +122,45 @@ def test_what_has_no_strength_says_so() -> None:
     assert "trains nothing" in (strength_obstacle(get_method("base")) or "")
     assert "word" in (strength_obstacle(get_method("textual_inversion")) or "")
     assert strength_obstacle(get_method("dreambooth_lora")) is None
+
+
+def test_only_what_changes_no_weights_has_no_strength() -> None:
+    """A reason is the method's own, and never another one's."""
+    without = {name for name in method_names() if strength_obstacle(get_method(name)) is not None}
+    assert without == {"base", "textual_inversion"}
+    unknown = SimpleNamespace(title="Other", trains=True)
+    assert "has no function with_strength" in (strength_obstacle(cast(Any, unknown)) or "")
+
+
+@pytest.mark.parametrize("name", ["pivotal_tuning", "custom_diffusion"])
+def test_a_word_stays_as_it_was_learnt(name: str, folder: Path, tmp_path: Path) -> None:
+    """Strength turns what stands beside it: at 0 the base model is asked by the word, at 1 all that was trained."""
+    ours, prompt = load(folder), "a <sks> cat"
+    fields: dict[str, Any] = {"placeholder_token": "<sks>"}
+    if name == "pivotal_tuning":
+        fields |= {"r": 2, "lora_alpha": 3}
+    method = get_method(name)
+    config = trained_words(ours, name, tmp_path / "weights", num_vectors=2, **fields)
+    assert config.reword("a sks cat") == prompt
+    expected = output(ours, prompt)
+    rows = {part: value.detach() for part, value in ours.added_embeddings.items()}
+
+    word = load(folder)
+    word.add_tokens(dict.fromkeys(config.added_words, "a"))
+    for part, value in word.added_embeddings.items():
+        value.data.copy_(rows[part])
+    alone = output(word, prompt)
+    assert (expected - alone).abs().max() > 1e-3
+
+    backbone = load(folder)
+    before = dict(load(folder).denoiser.named_parameters())
+    turn = method.with_strength(backbone, tmp_path / "weights")  # type: ignore[attr-defined]
+    turn(0.0)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.denoiser.named_parameters())
+    torch.testing.assert_close(output(backbone, prompt, 2), alone, rtol=0, atol=2e-5)
+    turn(1.0)
+    torch.testing.assert_close(output(backbone, prompt, 2), expected, rtol=0, atol=2e-5)
+    after = {key: value.detach().clone() for key, value in backbone.denoiser.named_parameters()}
+    turn(0.5)
+    for key, value in backbone.denoiser.named_parameters():
+        torch.testing.assert_close(value, torch.lerp(before[key], after[key], 0.5), rtol=1e-5, atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def test_projections_in_kohyas_names_are_dense_differences(
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
     assert about["ss_network_module"] == "lycoris.kohya"
-    assert about["modelspec.trigger_phrase"] == "a sks cat"
+    assert about["modelspec.trigger_phrase"] == "a new1 cat"
 
 
 def comfyui_reads(state: dict[str, torch.Tensor], encoder: str) -> torch.Tensor | None:
@@ -183,6 +184,34 @@ def test_words_inside_a_file_are_found_as_programs_look_for_them(
     assert set(alone) == ({"emb_params"} if name == "sd1" else {"clip_l", "clip_g"})
     assert not a1111_reads(load_file(tmp_path / "kohya" / "mine.safetensors"))
     assert "--textual_inversion_embeddings my.cat.safetensors" in done.usage
+
+
+@pytest.mark.parametrize("method", [CUSTOM, PIVOTAL, "textual_inversion"])
+def test_users_of_a_program_are_told_its_own_word(
+    method: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """What readers show (the trigger, the frequency of tags) and the card say what a prompt there must hold."""
+    fields = {"keep_class_noun": True} if method == "textual_inversion" else {}
+    config = trained(
+        load(folders["sd1"]), method, tmp_path / "weights", placeholder_token="<my.cat>", **fields
+    )
+    assert config.reword("a sks cat") == "a <my.cat> cat"
+    alone = method == "textual_inversion"
+    said = {"a1111": "my.cat" if alone else "my-cat", "kohya": "my.cat", "diffusers": "<my.cat>",
+            "comfyui": "embedding:my.cat" if alone else "embedding:mine"}  # fmt: skip
+    for form, word in said.items():
+        done = exported(folders["sd1"], method, config, tmp_path / "weights", form, tmp_path / form)
+        trigger = f"a {word} cat"
+        assert done.trigger == (None if form == "diffusers" else trigger)
+        files = sorted((tmp_path / form).glob("*.safetensors"))
+        assert files
+        for file in files:
+            with safe_open(file, "pt") as opened:
+                about = opened.metadata()
+            (shown,) = json.loads(about["ss_tag_frequency"]).values()
+            assert shown == {trigger: 1}
+            is_word = file.name == "my.cat.safetensors"  # called as its word, which alone is its trigger
+            assert about["modelspec.trigger_phrase"] == ("my.cat" if is_word else trigger)
 
 
 def test_words_become_names_of_files_and_keys() -> None:
