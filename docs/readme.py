@@ -24,13 +24,13 @@ OTHERS = {
     "study/presets/*.yaml": "ready study files: quickstart, methods, lora-vs-dreambooth, own-photos, captioned, "
     "stable-diffusion",
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
-    "tests/": "mirrors the packages; test_architecture.py holds the import rules",
+    "tests/": "mirrors the packages; field/, faults/, servers/, security/ and deploy/ test the whole",
     "reports/": "the shipped reports of quickstart, lora-vs-dreambooth and methods; yours go to storage/reports/",
     "docs/": "the design of a comparison, studies, clusters, servers, storage, reliability, scale, architecture",
     "cluster.yaml": "a GPU cluster for `ray up`",
     "deploy/": "the image, a KubeRay RayJob, a Slurm script, commands for bare machines",
     "constraints.txt": "every installed version",
-    "Makefile": "setup, quickstart, test, test-all, lint, types",
+    "Makefile": "setup, quickstart, test, test-all, test-quantized, lint, types, check",
 }
 
 

@@ -20,6 +20,7 @@ from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage, storage_at
 from trainables.errors import UserError
+from trainables.evaluation.metrics_table import QUALITY
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -301,8 +302,8 @@ def result_table(folder: Path) -> list[dict[str, Any]]:
         {
             "arm": row["arm"],
             "n": row.get("n"),
-            "quality": _number(row.get("quality")),
-            "95 %": _interval(row.get("quality_low"), row.get("quality_high")),
+            QUALITY: _number(row.get(QUALITY)),
+            "95 %": _interval(row.get(f"{QUALITY}_low"), row.get(f"{QUALITY}_high")),
             **{
                 title: _number(next((row[name] for name in names if name in row), None))
                 for title, names in means.items()

@@ -39,7 +39,7 @@ ROOMS = {
     "driver": "ray_tune dispatch cluster ledger remote spec storage util",
     "monitor": "tracking ledger remote spec storage util",
     "report": "results statistics spec storage",
-    "export": "spec remote storage util",
+    "export": "spec remote storage",
     "submit": "preflight cluster lint spec storage util",
 }
 FACES = ("__init__", "api", "generate", "cli")
@@ -173,6 +173,39 @@ def test_loose_files_are_few(package: str, allowed: set[str]) -> None:
     assert {path.name for path in (ROOT / package).iterdir() if path.is_file()} == allowed
 
 
+def test_every_folder_has_its_place_in_the_plan() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "study", "trainables"], cwd=ROOT, capture_output=True, text=True
+    )
+    folders: dict[str, set[str]] = {"study": set(), "trainables": set()}
+    for name in listed.stdout.split():
+        package, *between = Path(name).parts[:-1]
+        folders[package].update(between[:1])
+    assert folders["study"] == {*ROOMS, "cli", "presets"}
+    assert folders["trainables"] == {name for name in TRAINABLES if (ROOT / "trainables" / name).is_dir()}
+
+
+def test_the_plan_allows_no_import_that_is_not_there() -> None:
+    used = {
+        (name_of(each.path).split("/")[1], each.module.split(".")[1])
+        for each in all_imports("study")
+        if each.module.startswith("study.")
+    }
+    allowed = {(room, other) for room, others in ROOMS.items() for other in others.split()}
+    assert allowed - used == set()
+
+
+def test_the_documents_show_the_same_plan() -> None:
+    rows = re.findall(r"^\| (`.+?/`) \|.*\| ([a-z_ ]+|-) \|$", text(ROOT / "docs" / "architecture.md"), re.M)
+    shown = {
+        room: set(others.split()) - {"-"}
+        for folders, others in rows
+        for room in re.findall(r"`(\w+)/`", folders)
+        if others != "all below"
+    }
+    assert {room: set(others.split()) for room, others in ROOMS.items()} == shown
+
+
 @pytest.mark.parametrize("room", ENTRANCES)
 def test_a_room_with_one_entrance_is_entered_there(room: str) -> None:
     inside = f"study/{room}/"
@@ -236,6 +269,18 @@ def test_private_names_of_other_packages_are_few_and_listed() -> None:
 @pytest.mark.parametrize("name", PRIVATE)
 def test_no_private_name_is_listed_in_vain(name: str) -> None:
     assert PRIVATE[name] - set(private_names(ROOT / name)) == set()
+
+
+def test_every_private_name_is_looked_for_in_a_test() -> None:
+    asserted = "".join(
+        text(ROOT / "tests" / name)
+        for name in (
+            "study/cluster/test_ray_private.py", "study/ledger/test_optuna_private.py",
+            "trainables/test_private_names.py",
+        )
+    )  # fmt: skip
+    names = {name for names in PRIVATE.values() for name in names} - {"_exit"}
+    assert {name for name in names if name not in asserted} == set()
 
 
 def test_files_are_locked_in_one_way() -> None:

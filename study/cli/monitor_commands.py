@@ -21,6 +21,7 @@ from study.cli.options import (
 )
 from study.util.printing import Format, print_document, print_rows
 from trainables.errors import UserError
+from trainables.evaluation.metrics_table import QUALITY
 
 if TYPE_CHECKING:
     from study.monitor.status import StudyStatus
@@ -165,7 +166,7 @@ def trials(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOpt
         "subject",
         "seed",
         "state",
-        "quality",
+        QUALITY,
         "subject_fidelity",
         "prompt_fidelity",
     ]

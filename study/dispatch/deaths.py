@@ -84,14 +84,14 @@ class Deaths:
         mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self._driver_id]
         # A worker that cannot even begin (it lacks a package, say) leaves no attempt in the folder.
         self._seen[planned.key.name] += 1
-        excused = [
+        not_counted = [
             death
             for death in worker_failures(planned.folder)
             if death.get("session") == self._driver_id
             and death["attempt"]
             and death.get("reason") in NOT_COUNTED
         ]
-        tried = max(len(mine) - len(excused), self._seen[planned.key.name])
+        tried = max(len(mine) - len(not_counted), self._seen[planned.key.name])
         out_of_memory = "OutOfMemory" in cause or "memory monitor" in cause or "OOM" in cause.split("(1)")[0]
         reason = "out_of_memory" if out_of_memory else "worker_died"
         note_worker_failure(planned.folder, self._driver_id, reason=reason, cause=cause)

@@ -257,9 +257,7 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
         dispatcher.max_concurrent = capacity.limit
         if dispatcher.starved_seconds() > WAIT_SECONDS and not said:
             said.append(capacity.shortage(len(dispatcher.queue.live)))
-            say(
-                f"{said[0]}. Without a sign of life the launch ends after {workers.watchdog_minutes:g} minutes"
-            )
+            say(f"{said[0]}. Without a heartbeat the launch ends after {workers.watchdog_minutes:g} minutes")
         elif not dispatcher.starved_seconds():
             said.clear()
         _maybe_end(context, dispatcher, capacity)
@@ -327,7 +325,7 @@ def _maybe_end(context: LaunchContext, dispatcher: Dispatcher, capacity: Cluster
         waiting = ", ".join(key.name for key in live) or "resources for the next run"
         if dispatcher.starved_seconds():
             waiting += f" ({capacity.shortage(len(live))})"
-        ending.ask(f"no sign of life for {watchdog_minutes:g} minutes while waiting for {waiting}")
+        ending.ask(f"no heartbeat for {watchdog_minutes:g} minutes while waiting for {waiting}")
 
 
 def _pause(seconds: float, ending: Ending) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from study.ledger.database_errors import first_line
+from study.storage.layout import LEDGER_FILE
 from trainables.errors import UserError
 from trainables.storage_errors import storage_failure
 
@@ -12,7 +13,7 @@ _REMEDIES = {
     "disk I/O error": "; check the disk, and make room",
     "attempt to write a readonly database": "; make the study's folder writable",
     "database is locked": "; end the other process that holds it (`fuser` names it)",
-    "database disk image is malformed": "; put a sound copy of ledger.db in its place",
+    "database disk image is malformed": f"; put a sound copy of {LEDGER_FILE} in its place",
 }
 
 

@@ -20,6 +20,7 @@ from study.storage.run_key import RunKey, is_sound_name
 from study.storage.run_result import RunResult, read_result
 from trainables.config.messages import placeholders_in
 from trainables.errors import UserError
+from trainables.evaluation.metrics_table import QUALITY
 from trainables.events import RUN_FILE, is_over
 from trainables.methods.foreign import ForeignConfig
 from trainables.methods.foreign_files import ForeignFile, inspect
@@ -29,7 +30,7 @@ from trainables.models.folders import local_folder, native_resolution, resolve_m
 from trainables.run_config import RunConfig
 
 FOREIGN = "foreign"  # in the place of a phase, and the name of the method
-COLUMNS = ("arm", "subject", "seed", "state", "quality", "subject_fidelity_scaled", "prompt_fidelity_scaled",
+COLUMNS = ("arm", "subject", "seed", "state", QUALITY, "subject_fidelity_scaled", "prompt_fidelity_scaled",
            "class_kept", "sha256", "message")  # fmt: skip
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
-from study.lint.findings import Fault, image_faults, placeholders, secrets
+from study.lint.findings import Fault, image_faults, installed, placeholders, secrets
 from study.lint.ray_up import autoscaler_problem
 from study.lint.ray_up_file import items, mapping
 from trainables.config.yaml_reader import Document, Loc
@@ -99,7 +98,7 @@ def _job(job: dict[str, Any]) -> Iterator[Fault]:
 
 
 def _versions(cluster: _Cluster) -> Iterator[Fault]:
-    ray, given, loc = version("ray"), cluster.data.get("rayVersion"), (*cluster.loc, "rayVersion")
+    ray, given, loc = installed()[0], cluster.data.get("rayVersion"), (*cluster.loc, "rayVersion")
     if given is None:
         what = "rayVersion is missing, without which KubeRay refuses authOptions"
     else:

@@ -93,7 +93,7 @@ def _wait_for(store: ObjectStore, storage: Storage, say: Callable[[str], None]) 
         return generation
     say(
         f"study {storage.study!r} was being run by {_who(first)}; waiting up to {EXPIRY_SECONDS:.0f} seconds for "
-        "a sign of life"
+        "a heartbeat"
     )
     until = time.monotonic() + EXPIRY_SECONDS
     while time.monotonic() < until:

@@ -1,6 +1,6 @@
 """What a run leaves at a storage URL, and how it is read from there.
 
-Every attempt writes under a prefix of its own, so that a stale worker, whose driver is long dead, can disturb
+Every attempt writes under a prefix of its own, so that a worker that has lost its run, its driver long dead, disturbs
 nothing that a newer attempt writes::
 
     <study>/runs/<phase>/<arm>/<run>/

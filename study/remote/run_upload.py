@@ -263,7 +263,7 @@ class RunPusher:
     def _remove(self, outdated: list[str]) -> None:
         """Deletes what is no longer needed, unless a newer attempt works on the run: it may go on from any of them.
 
-        This one then is stale, such as a worker that was silent for so long that its run was given to another node.
+        This one has lost the run then, such as a worker that was silent for so long that another node was given it.
         """
         if not outdated:
             return

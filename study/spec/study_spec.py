@@ -39,7 +39,7 @@ from study.spec.sections import (
 )
 from study.spec.separation import default_subjects
 from study.spec.sound_sections import Sections
-from study.storage.layout import Storage, is_storage_entry
+from study.storage.layout import STUDY_FILE, Storage, is_storage_entry
 from study.storage.run_key import RunKey
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig, SubjectConfig
 from trainables.config.yaml_reader import RuleError
@@ -309,7 +309,7 @@ class StudySpec(Frozen):
             spec = cls.model_validate(record["spec"], context=RECORDED)
             return spec.with_contents(record.get("identity", {}).get("contents") or {}).resuming(record)
         except (ValidationError, KeyError) as error:
-            raise UserError(f"study.json is not a study of this version: {error}") from None
+            raise UserError(f"{STUDY_FILE} is not a study of this version: {error}") from None
 
     def to_yaml(self) -> str:
         """Returns the study as a YAML file that loads to the same study."""

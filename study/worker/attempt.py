@@ -53,8 +53,8 @@ class Attempt:
         team: Any = None,
     ) -> None:
         self.order = order
-        self._place = workspace_of(order)
-        self.config = self._place.config
+        self._workspace = workspace_of(order)
+        self.config = self._workspace.config
         self.folder = Path(self.config.output_dir)
         self._resident = resident
         self._capture = capture
@@ -80,7 +80,7 @@ class Attempt:
         until = time.monotonic() + seconds
         try:
             report = self._advance(until)
-            if report["done"] and not self._place.finish(max(0.1, until - time.monotonic())):
+            if report["done"] and not self._workspace.finish(max(0.1, until - time.monotonic())):
                 report = {"budget": 1.0, "done": False}  # what it left is still being copied
         except WorkspaceError:
             self.close()
@@ -122,13 +122,13 @@ class Attempt:
         """Lets go of files and lock."""
         self._events = None
         try:
-            self._place.close()
+            self._workspace.close()
         finally:
             self._open.close()
 
     def _begin(self) -> Iterator[Event]:
-        self._place.open()
-        self.config = self._place.config  # with the places that it has found
+        self._workspace.open()
+        self.config = self._workspace.config  # with the places that it has found
         self.folder.mkdir(parents=True, exist_ok=True)
         self._open.enter_context(_locked(self.folder / WORKER_LOCK_FILE))
         if self._capture:
@@ -136,7 +136,7 @@ class Attempt:
         if read_result(self.folder) is not None:
             return iter(())
         note_attempt(self.folder, self.order.driver_id, self._node)
-        self._place.begin()
+        self._workspace.begin()
         runner = load_object(self.order.runner)
         arguments = [self._resident] if self._resident is not None else []
         together = {"team": self._team} if self._team is not None else {}

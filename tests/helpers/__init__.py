@@ -1,1 +1,1 @@
-"""What tests of several rooms share: made-up studies and results, servers, clusters, processes."""
+"""What tests of several packages share: made-up studies and results, servers, clusters, processes."""

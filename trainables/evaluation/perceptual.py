@@ -15,7 +15,6 @@ Neither much nor little of it is better by itself: repeats get 0, noise gets muc
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -26,6 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from trainables.util.packages import versions_of
 
 SIDE = 64  # pixels to which MS-SSIM reduces images, so that a value does not depend on their size
 # Of the finest three of the paper's five scales, rescaled to 1: two more would leave windows larger than the image.
@@ -65,8 +66,7 @@ def provenance() -> dict[str, Any]:
     if lpips_installed():
         return {
             "distance": "LPIPS, AlexNet, version 0.1",
-            "lpips": importlib.metadata.version("lpips"),
-            "torchvision": importlib.metadata.version("torchvision"),
+            **versions_of(("lpips", "torchvision")),
         }
     return {"distance": f"1 - MS-SSIM of the luminance at {SIDE}x{SIDE}, {len(SCALE_WEIGHTS)} scales"}
 

@@ -1,6 +1,6 @@
 """The command line's surface stands still: a new knob belongs into the study file, not on the command line.
 
-`surface.txt` was written from the code as it was before its modules were put into rooms. Whoever means to change the
+`surface.txt` was written from the code as it was before its modules were put into packages. Whoever means to change the
 surface changes that file in the same commit, so that the change is seen.
 """
 

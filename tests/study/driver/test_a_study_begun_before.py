@@ -1,4 +1,4 @@
-"""A study begun by the code of before the rooms goes on with this code: nothing is lost, doubled or done again.
+"""A study begun by the code of before the packages goes on with this code: nothing is lost, doubled or done again.
 
 `tests/fixtures/begun_before_the_rooms` holds its storage, as a driver that was killed left it, and what that code
 printed of it (README.md there says how it was made).

@@ -175,7 +175,7 @@ def test_a_watchdog_ends_a_silent_study_and_says_what_it_waited_for(
     storage = storage_of(fast_path, spec, {"": {"silent_seconds": 120}})
     outcome = run(spec, storage, workers=Workers(RUNNER, RESIDENT, watchdog_minutes=1 / 20))
     assert outcome.interrupted
-    assert "no sign of life for 0.05 minutes while waiting for confirm/base/0000-dog-1-s7" in str(
+    assert "no heartbeat for 0.05 minutes while waiting for confirm/base/0000-dog-1-s7" in str(
         outcome.message
     )
     assert "run the same command again" in str(outcome.message)
@@ -241,7 +241,7 @@ def test_a_launch_that_waits_for_room_says_so_and_the_watchdog_ends_it(
         "2 runs wait for 1 CPU and 1 GPU on one node; the cluster has 1 node with 2 CPUs and no GPU"
     )
     assert "it starts when a larger node joins" in line
-    assert "no sign of life for 0.08 minutes" in (outcome.message or "")
+    assert "no heartbeat for 0.08 minutes" in (outcome.message or "")
     assert "2 runs wait for 1 CPU and 1 GPU" in (outcome.message or "")
     assert not run_folders(storage)
 

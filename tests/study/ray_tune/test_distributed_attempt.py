@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from study.ray_tune import distributed_attempt as team_attempt
+from study.ray_tune import distributed_attempt
 from study.ray_tune.distributed_attempt import DistributedAttempt, WorkersPreempted
 from study.worker.order import Order
 
@@ -98,9 +98,11 @@ def test_workers_that_go_with_a_drained_node_of_theirs_are_preempted(
     monkeypatch: pytest.MonkeyPatch, drained: str, expected: type[Exception]
 ) -> None:
     announced = threading.Event()
-    monkeypatch.setattr(team_attempt, "nodes_of", lambda group: frozenset("ab") if group == "r1" else None)
     monkeypatch.setattr(
-        team_attempt, "draining_nodes", lambda: frozenset([drained] if announced.is_set() else [])
+        distributed_attempt, "nodes_of", lambda group: frozenset("ab") if group == "r1" else None
+    )
+    monkeypatch.setattr(
+        distributed_attempt, "draining_nodes", lambda: frozenset([drained] if announced.is_set() else [])
     )
 
     def fit(attempt: DistributedAttempt) -> None:

@@ -1,6 +1,6 @@
 """The columns of a report's CSV files keep their names and their order: spreadsheets and scripts hang on them.
 
-`csv_names.txt` was written from the code as it was before its modules were put into rooms, of the study of `fake_runs`.
+`csv_names.txt` was written from the code as it was before its modules were put into packages, of the study `fake_runs`.
 A new metric adds its column to that file in the same commit.
 """
 

@@ -1,6 +1,6 @@
 """Params, metrics, tags and artifacts in MLflow keep their names: dashboards and queries hang on them.
 
-`mlflow_names.txt` was written from the code as it was before its modules were put into rooms, of the study of
+`mlflow_names.txt` was written from the code as it was before its modules were put into packages, of the study of
 `fake_runs`. A new metric adds its name to that file in the same commit.
 """
 

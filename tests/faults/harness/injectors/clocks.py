@@ -1,4 +1,4 @@
-"""Time that jumps, and time that passes without a sign of life."""
+"""Time that jumps, and time that passes without a heartbeat."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def silence(driven: Driven) -> Recovered:
                 must_say(
                     driven,
                     1,
-                    "no sign of life for 0.4 minutes while waiting for",
+                    "no heartbeat for 0.4 minutes while waiting for",
                     "run the same command again",
                 )
     finally:
