@@ -121,7 +121,7 @@ def _fields(chosen: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _arm_and_search(name: str) -> tuple[str, str]:
-    """ "arm (search 2)" as its parts; the second is empty where there is none."""
+    """Returns the parts of a name such as "arm (search 2)"; the second is empty where there is none."""
     arm, _, search = name.partition(" (search ")
     return arm, search.removesuffix(")")
 
