@@ -45,10 +45,10 @@ def load_results(name: str, *, storage: str | Path = "storage", **options: Any) 
 
     if not any(options.get(name) for name in ("from_mlflow", "tracking_uri", "csv_folder")):
         return load(readable_storage(storage, name), **options)
-    place = storage_at(storage, name)
-    if place.url is not None and options.get("csv_folder") is None:
-        refresh(place)
-    return load(place, **options)
+    found = storage_at(storage, name)
+    if found.url is not None and options.get("csv_folder") is None:
+        refresh(found)
+    return load(found, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -65,7 +65,7 @@ def launch_study(
 
     Args:
         root: The storage folder, or its URL.
-        reports: Folder of reports; None: ``reports/`` in the storage folder (see `study.report.place`).
+        reports: Folder of reports; None: ``reports/`` in the storage folder (see `study.report.report_folder`).
         report: Whether a report is written at the end.
         ray_dashboard: Start Ray's dashboard with the cluster of this machine.
 
@@ -185,7 +185,7 @@ def report_study(
     """Writes the report of a study: from its run folders, or from another source that is named.
 
     Args:
-        reports: Folder of reports; None: ``reports/`` in the storage folder (see `study.report.place`).
+        reports: Folder of reports; None: ``reports/`` in the storage folder (see `study.report.report_folder`).
         from_mlflow, tracking_uri: Read MLflow; see `study.results.loading.load_results`.
         csv_folder: An earlier report, or its ``data/``; the storage then only gives name and place of the new one.
     """
@@ -208,11 +208,11 @@ def _other_study(results: Results, name: str) -> str | None:
     return None if not names or name in names else min(names)
 
 
-def status_reader(storage: Storage, place: str | Path | None = None) -> Callable[[], StudyStatus]:
+def status_reader(storage: Storage, location: str | Path | None = None) -> Callable[[], StudyStatus]:
     """Returns what looks at a study each time that it is called; see `study.monitor.status`.
 
     Args:
-        place: A ``--storage`` from which the study's files are fetched anew at each look, if it is a URL.
+        location: A ``--storage`` from which the study's files are fetched anew at each look, if it is a URL.
     """
     from study.monitor.status import StatusReader
 
@@ -222,8 +222,8 @@ def status_reader(storage: Storage, place: str | Path | None = None) -> Callable
     def look() -> StudyStatus:
         nonlocal looks
         looks += 1
-        if storage.url is not None and place is not None and looks > 1:
-            readable_storage(place, storage.study)
+        if storage.url is not None and location is not None and looks > 1:
+            readable_storage(location, storage.study)
         return reader.look()
 
     return look

@@ -17,14 +17,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from trainables.config.fields import EMBEDDED, TrainingConfig
+from trainables.config.fields import TrainingConfig
+from trainables.config.paths import MODELS, absolute, absolute_models, absolute_subject
 from trainables.config.yaml_reader import Document, load_document, locate
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import HELD_OUT_LOSS, METRICS, QUALITY
 from trainables.events import RESULT_FILE, Event, settled_steps
 from trainables.methods.registry import method_config_class
 from trainables.run_config import RunConfig
-from trainables.util.process import expanded, prepare_command, unspeakable
+from trainables.util.process import prepare_command, unspeakable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,33 +93,15 @@ def _completed(data: dict[str, Any], path: Path) -> dict[str, Any]:
             values[section] = {key: values[section]}
     values.setdefault("output_dir", f"runs/{path.stem}")
     values.setdefault("cache_dir", "runs/cache")
-    for section, key in (
-        ("subject", "images"),
-        ("subject", "references"),
-        ("", "output_dir"),
-        ("", "cache_dir"),
-    ):
-        _replace(values, section, key, lambda text: str(base / expanded(text)))
-    for section, key in (("model", "path"), ("evaluation", "image_encoder"), ("evaluation", "clip")):
-        _replace(values, section, key, lambda text: _model_path(text, base))
+    for key in ("output_dir", "cache_dir"):
+        if isinstance(values[key], str):
+            values[key] = absolute(values[key], base)
+    if "subject" in values:
+        values["subject"] = absolute_subject(values["subject"], base)
+    for section, keys in MODELS.items():
+        if section in values:
+            values[section] = absolute_models(values[section], keys, base)
     return values
-
-
-def _replace(values: dict[str, Any], section: str, key: str, change: Any) -> None:
-    if section:
-        inner = values.get(section)
-        if isinstance(inner, dict) and isinstance(inner.get(key), str):
-            values[section] = {**inner, key: change(inner[key])}
-    elif isinstance(values.get(key), str):
-        values[key] = change(values[key])
-
-
-def _model_path(text: str, base: Path) -> str:
-    """Returns the absolute path of a model folder; ``embedded`` and hub ids stay as they are."""
-    path = base / expanded(text)
-    if text == EMBEDDED or (not path.exists() and text.count("/") == 1 and text[0] not in "./~"):
-        return text
-    return str(path)
 
 
 def _problems(values: dict[str, Any], document: Document) -> list[str]:

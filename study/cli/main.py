@@ -288,12 +288,12 @@ def evaluate(
     from study.export.foreign import COLUMNS, evaluate_files
     from study.preflight.notes import print_notes
 
-    place = stored(storage, name)
+    found = stored(storage, name)
     rows = evaluate_files(
-        place, files, name=arm, subject=subject, prompt=prompt, on_note=lambda note: print_notes([note])
+        found, files, name=arm, subject=subject, prompt=prompt, on_note=lambda note: print_notes([note])
     )
-    if place.url is not None:
-        print_notes([f"these runs lie in this machine's working copy alone, {place.runs}"])
+    if found.url is not None:
+        print_notes([f"these runs lie in this machine's working copy alone, {found.runs}"])
     print_rows(rows, list(COLUMNS), form)
     raise typer.Exit(1 if any(row["state"] != "COMPLETE" for row in rows) else 0)
 

@@ -66,7 +66,7 @@ def status(
     """
     from study.api import status_reader
 
-    reader = status_reader(stored(storage, name), place=storage)
+    reader = status_reader(stored(storage, name), location=storage)
     if watch:
         if form is not Format.table:
             raise UserError(f"--watch draws a table; got --format {form.value}; leave one of the two out")

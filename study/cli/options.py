@@ -69,14 +69,14 @@ TrackingOption = Annotated[
 STORAGE = DEFAULT_STORAGE
 
 
-def stored(place: str, name: str) -> Storage:
+def stored(location: str, name: str) -> Storage:
     """Returns where a launched study lies; raises UserError with the known names if there is none called so."""
     from study.spec.launched import readable_storage
 
-    return readable_storage(place, name)
+    return readable_storage(location, name)
 
 
-def named(place: str, name: str) -> Storage:
+def named(location: str, name: str) -> Storage:
     """Returns where a study would lie, whether it does or not; raises UserError if it cannot be a study's name."""
     from study.storage.layout import storage_at
     from study.storage.run_key import is_sound_name
@@ -85,4 +85,4 @@ def named(place: str, name: str) -> Storage:
         raise UserError(
             f"{name!r} cannot be the name of a study, because names become folders; see `study ls`"
         )
-    return storage_at(place, name)
+    return storage_at(location, name)

@@ -232,13 +232,13 @@ class Dispatcher:
         if planned is None or not known or read_result(planned.folder) is not None:
             return self._settle(trial_id)
         if WorkspaceError.__name__ in cause:
-            self._note_place(planned, cause)
+            self._put_back(planned, cause)
             return self._settle(trial_id)
         self._deaths.judge(planned, cause, self._given.get(trial_id, math.inf), self.announced)
         self._hooks.publish(planned, self.driver_id)
         return self._settle(trial_id)
 
-    def _note_place(self, planned: PlannedRun, cause: str) -> None:
+    def _put_back(self, planned: PlannedRun, cause: str) -> None:
         """Takes a run back that its node could not work on, or whose results the storage did not take.
 
         That counts as no attempt, and never as a failure of the run. What lasts ends the launch.

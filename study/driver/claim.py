@@ -16,7 +16,7 @@ from study.spec.contents import NOT_RECORDED, known_contents
 from study.storage.layout import LOCK_FILE, STUDY_FILE, Storage
 from study.storage.safe_paths import check_no_links
 from study.storage.study_record import is_recorded, read_study_record
-from study.util.disk import SPARE_BYTES, free_bytes
+from study.util.disk import room_problem
 from study.util.json_files import copy_of, is_sound, write_json_twice
 from trainables.errors import UserError
 from trainables.util.file_lock import lock_file
@@ -32,7 +32,6 @@ def claimed(
     spec: StudySpec,
     storage: Storage,
     *,
-    min_free_bytes: int = SPARE_BYTES,
     lost: Callable[[str], None] = lambda reason: None,
 ) -> Iterator[StudySpec]:
     """Holds a study's lock; ``study.json`` is written at the first launch and compared at every later one.
@@ -50,7 +49,8 @@ def claimed(
     if storage.url is not None:
         fetch_record(storage)
     check_unchanged(spec, storage)
-    check_space(storage, min_free_bytes)
+    if no_room := room_problem(storage.folder, "the study", "or choose another --storage"):
+        raise UserError(no_room)
     try:
         storage.folder.mkdir(parents=True, exist_ok=True)
         file = (storage.folder / LOCK_FILE).open("a+", encoding="utf-8")
@@ -108,16 +108,6 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> StudySpec:
         f"study {spec.name!r} has changed since it was begun in {storage.folder}:\n{listed}\n"
         "Runs of the two could not be compared. Undo the change, or give the changed study another name."
     )
-
-
-def check_space(storage: Storage, min_free_bytes: int = SPARE_BYTES) -> None:
-    """Raises UserError if the disk of the storage has less room than that."""
-    free = free_bytes(storage.folder)
-    if free < min_free_bytes:
-        raise UserError(
-            f"only {free / 2**20:.0f} MiB are free at {storage.root}, {min_free_bytes / 2**20:.0f} MiB are "
-            "needed; make room or choose another --storage"
-        )
 
 
 def _held_by(storage: Storage) -> str:

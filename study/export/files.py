@@ -68,7 +68,7 @@ def export_run(
     if known is not None and (problem := obstacle(method, family_in(known), config.training, form)):
         raise UserError(problem)
     out = out.absolute()
-    _check_place(out)
+    _check_target(out)
     weights = weights_of(storage, run, folder)
 
     from trainables.data.subjects import prompts_of
@@ -94,7 +94,7 @@ def export_run(
     return ExportedRun(out, tuple(out / path for path in files_in(out)), notes)
 
 
-def _check_place(out: Path) -> None:
+def _check_target(out: Path) -> None:
     """Raises UserError if a folder cannot be written, or holds something; leaves nothing behind."""
     try:
         if out.is_symlink():
@@ -119,14 +119,14 @@ def _whole(out: Path) -> Iterator[Path]:
     missing = [folder for folder in out.parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=_WORK, dir=out.parent))
+        work = Path(tempfile.mkdtemp(prefix=_WORK, dir=out.parent))
         try:
-            made = place / out.name
+            made = work / out.name
             made.mkdir()
             yield made
             os.replace(made, out)
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise UserError(_unwritable(out, error)) from error
     finally:

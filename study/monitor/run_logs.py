@@ -161,7 +161,7 @@ def known_runs(storage: Storage) -> list[RunKey]:
 
 
 def show_log(
-    place: str, storage: Storage, wanted: str, *, attempt: int | None, tail: int | None, follow: bool
+    location: str, storage: Storage, wanted: str, *, attempt: int | None, tail: int | None, follow: bool
 ) -> None:
     """Prints the log of a run; raises UserError if the run or the attempt is not there."""
     key = find_run(wanted, known_runs(storage))
@@ -177,7 +177,7 @@ def show_log(
         def over() -> bool:
             nonlocal fetched
             if storage.url is not None and time.monotonic() - fetched > FETCH_SECONDS:
-                readable_storage(place, storage.study)
+                readable_storage(location, storage.study)
                 fetched = time.monotonic()
             return _living_driver(storage) is None
 

@@ -283,11 +283,10 @@ def _optimizers(spec: StudySpec) -> Iterator[str]:
 
 
 def _precision(spec: StudySpec) -> Iterator[str]:
+    from trainables.run.checks import fp16_needs_a_gpu
+
     if spec.resources.worker_gpus == 0 and "fp16" in spec.values_of("mixed_precision"):
-        yield (
-            "mixed_precision: fp16 needs a GPU, but the runs get none (resources.gpus_per_run, "
-            "gpus_per_worker); on the CPU take bf16 or no"
-        )
+        yield fp16_needs_a_gpu(", but the runs get none (resources.gpus_per_run, gpus_per_worker)")
 
 
 def _ledger(spec: StudySpec) -> list[str]:

@@ -27,7 +27,6 @@ OPTIONAL = {
     "psycopg2": "PostgreSQL ledger",
     "optuna_dashboard": "browsing the ledger",
 }
-_LITTLE = 2**30  # bytes of disk, less than which no study should begin with
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _devices() -> list[Finding]:
 
 
 def _disk(storage: Path) -> list[Finding]:
-    problems = check_disk(storage, _LITTLE)
+    problems = check_disk(storage, 0)
     if problems:
         return [Finding("storage", False, problems[0])]
     free = free_bytes(storage)

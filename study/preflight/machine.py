@@ -13,15 +13,16 @@ from pathlib import Path
 from study.cluster.capacity import Node, demand_of, places
 from study.cluster.ray_cluster import usable_cpus
 from study.spec.sections import Resources
-from study.util.disk import SPARE_BYTES, existing, free_bytes
-from study.util.units import size
+from study.util.disk import existing, room_problem
 
 
 def check_disk(folder: Path, needed: int) -> list[str]:
     """Tells whether `needed` bytes are free (and some to spare) where `folder` is or would be made."""
     place = existing(folder)
     try:
-        free = free_bytes(place)
+        no_room = room_problem(
+            folder, "the study", "choose another place with --storage, or plan fewer runs", needed
+        )
     except OSError as error:
         return [
             f"the storage folder {folder} cannot be used ({error.strerror or error}); "
@@ -36,12 +37,7 @@ def check_disk(folder: Path, needed: int) -> list[str]:
             f"the storage folder {folder} cannot be written; "
             "change its permissions or choose another with --storage"
         ]
-    if free < needed + SPARE_BYTES:
-        return [
-            f"the study needs about {size(needed + SPARE_BYTES)} in {folder}, but {size(free)} are free; "
-            "make room, choose another place with --storage, or plan fewer runs"
-        ]
-    return []
+    return [no_room] if no_room else []
 
 
 def this_machine() -> Node:

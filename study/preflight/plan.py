@@ -27,7 +27,7 @@ from trainables.events import EVENTS_FILE, RESULT_FILE
 from trainables.methods.registry import BASE
 
 _START_UP_SECONDS = 15.0  # Ray, ledger and MLflow store; loading libraries and model is measured
-_TEAM_SECONDS = 10.0  # starting the processes of a run with several workers, which are not kept warm
+_WORKER_GROUP_SECONDS = 10.0  # starting the processes of a run with several workers, which are not kept warm
 _BETWEEN_RUNS_SECONDS = 0.5  # handing a warm actor its next run, writing results
 
 
@@ -289,7 +289,7 @@ def _arm_plan(
         image_steps += images.loss_steps * (1 if arm.method == BASE else images.evaluations)
         each += cost.seconds_of_run(expected, drawn, image_steps, workers)
         if workers > 1:
-            each += _TEAM_SECONDS + cost.start_up_seconds
+            each += _WORKER_GROUP_SECONDS + cost.start_up_seconds
         # An interrupted run has on average half of its work behind it.
         seconds += each * (left.to_do + left.interrupted / 2)
     memory = cost.peak_memory_bytes and cost.peak_memory_bytes * workers

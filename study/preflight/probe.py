@@ -27,6 +27,7 @@ from study.preflight.machine import concurrency, count_gpus
 from study.spec.study_spec import StudySpec
 from study.storage.layout import PROBES, Storage
 from study.util.provenance import package_versions
+from trainables.config.paths import is_hub_id
 from trainables.errors import UserError
 from trainables.methods.registry import BASE
 from trainables.run_config import RunConfig
@@ -190,7 +191,7 @@ def _model_stamp(spec: StudySpec) -> list[Any]:
     """Sizes and times of a model folder's weights: enough to notice that it was replaced."""
     from trainables.models.folders import resolve_model
 
-    if spec.model.path.count("/") == 1 and not Path(spec.model.path).is_dir():
+    if is_hub_id(spec.model.path) and not Path(spec.model.path).exists():
         return [spec.model.path, spec.model.revision]
     files = sorted(resolve_model(spec.model).rglob("*.safetensors"))
     return [[path.name, path.stat().st_size, int(path.stat().st_mtime)] for path in files]

@@ -162,22 +162,22 @@ def train_member(job: dict[str, Any]) -> None:
     os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
     order = Order(**job["order"])
     resident = load_object(order.resident)() if order.resident else None
-    team = surrounding_group(sharded=order.sharded)
-    if team.is_main_process:
+    worker_group = surrounding_group(sharded=order.sharded)
+    if worker_group.is_main_process:
         try:
-            _lead(order, resident, team, job["owner"])
+            _lead(order, resident, worker_group, job["owner"])
         finally:
-            team.end()
+            worker_group.end()
         return
     runner = load_object(order.runner)
-    for _ in runner(worker_config(order), resident, team=team):
+    for _ in runner(worker_config(order), resident, worker_group=worker_group):
         pass
 
 
-def _lead(order: Order, resident: Any, team: Any, owner: Any) -> None:
+def _lead(order: Order, resident: Any, worker_group: Any, owner: Any) -> None:
     from study.ray_tune.placement import node_name
 
-    attempt = Attempt(order, resident, capture=True, node=node_name(), team=team)
+    attempt = Attempt(order, resident, capture=True, node=node_name(), worker_group=worker_group)
     group = ray.util.get_current_placement_group()
     answer = owner.take.remote(
         order.attempt,

@@ -49,7 +49,7 @@ class OwnAddressBackend(torch_backend_class()):  # type: ignore[misc]
         ray.get(
             [
                 worker_group.execute_single_async(
-                    rank, _connect, place=rank, backend=backend, seconds=backend_config.timeout_s, **store
+                    rank, _connect, rank=rank, backend=backend, seconds=backend_config.timeout_s, **store
                 )
                 for rank in range(len(worker_group))
             ]
@@ -71,14 +71,14 @@ def _listen() -> tuple[str, int]:
     return address, server.getsockname()[1]
 
 
-def _connect(place: int, backend: str, seconds: int, address: str, port: int, size: int) -> None:
+def _connect(rank: int, backend: str, seconds: int, address: str, port: int, size: int) -> None:
     """Makes torch's process group, in the process of each worker."""
     import torch.distributed as dist
 
     os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
     patience = timedelta(seconds=seconds)
-    server = _listening.pop().detach() if place == 0 else None
+    server = _listening.pop().detach() if rank == 0 else None
     store = dist.TCPStore(
-        address, port, size, place == 0, patience, wait_for_workers=False, master_listen_fd=server
+        address, port, size, rank == 0, patience, wait_for_workers=False, master_listen_fd=server
     )
-    dist.init_process_group(backend, store=store, rank=place, world_size=size, timeout=patience)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)

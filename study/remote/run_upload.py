@@ -257,8 +257,8 @@ class RunPusher:
         """Returns what nobody needs any more when the attempt has told its end: other checkpoints than its manifest
         names; those of earlier attempts too, even if their upload tore so that nothing names them.
         """
-        used = {_place(ref.key) for ref in self._files.values()}
-        return sorted(place for place in {_place(name) for name in names} - used if _is_checkpoint(place))
+        used = {_prefix(ref.key) for ref in self._files.values()}
+        return sorted(prefix for prefix in {_prefix(name) for name in names} - used if _is_checkpoint(prefix))
 
     def _remove(self, outdated: list[str]) -> None:
         """Deletes what is no longer needed, unless a newer attempt works on the run: it may go on from any of them.
@@ -321,9 +321,9 @@ class RunPusher:
             outdated = [paths for _, paths in kept]
         for path in (path for paths in outdated for path in paths):
             self._files.pop(path)
-        used = {_place(ref.key) for ref in self._files.values()}
-        before = {_place(ref.key) for ref in self._told[1].values()}
-        return sorted(place for place in before - used if _is_checkpoint(place))
+        used = {_prefix(ref.key) for ref in self._files.values()}
+        before = {_prefix(ref.key) for ref in self._told[1].values()}
+        return sorted(prefix for prefix in before - used if _is_checkpoint(prefix))
 
     def _remember_pulled(self) -> None:
         """What has just been pulled need not be pushed again."""
@@ -372,10 +372,10 @@ def _signature(path: Path) -> tuple[int, int, int]:
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-def _place(key: str) -> str:
+def _prefix(key: str) -> str:
     """Attempt and push of a file: ``0001-ab12cd34/c000003``."""
     return "/".join(key.split("/")[:2])
 
 
-def _is_checkpoint(place: str) -> bool:
-    return place.partition("/")[2].startswith("c")
+def _is_checkpoint(prefix: str) -> bool:
+    return prefix.partition("/")[2].startswith("c")

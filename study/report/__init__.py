@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from study.report.build import ReportFiles, build_report
-    from study.report.place import report_problems, reports_folder
+    from study.report.report_folder import report_problems, reports_folder
 
 __all__ = ["ReportFiles", "build_report", "report_problems", "reports_folder"]
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(build, name)
     if name in ("report_problems", "reports_folder"):
-        from study.report import place
+        from study.report import report_folder
 
-        return getattr(place, name)
+        return getattr(report_folder, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -50,13 +50,13 @@ def fields_of_one_kind(sections: Sections) -> Iterator[tuple[Loc, str]]:
                 continue
             if value in _values(field, arm, sections):
                 yield (
-                    _place(field, name, arm, sections),
+                    _loc(field, name, arm, sections),
                     f"{field}: {json_word(value)} {_by_default(field, arm, sections)}{reason}",
                 )
         stated = on_data_sets and _is_stated(_CAPTIONS, arm, sections)
         if stated and "instance_prompt" in _values(_CAPTIONS, arm, sections):
             yield (
-                _place(_CAPTIONS, name, arm, sections),
+                _loc(_CAPTIONS, name, arm, sections),
                 "captions: instance_prompt, but a data set is trained on the captions of its images (captions: files "
                 "is implied); remove it",
             )
@@ -96,7 +96,7 @@ def _by_default(field: str, arm: Arm, sections: Sections) -> str:
     return "" if _is_stated(field, arm, sections) else f"(the default of {arm.method}) "
 
 
-def _place(field: str, name: str, arm: Arm, sections: Sections) -> Loc:
+def _loc(field: str, name: str, arm: Arm, sections: Sections) -> Loc:
     """Where the value stands in the file; the arm, if it is a default."""
     if field in (arm.search_space or {}):
         return ("arms", name, "search_space", field)

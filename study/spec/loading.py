@@ -13,12 +13,11 @@ from study.spec.overrides import apply_overrides
 from study.spec.rules import broken_rules
 from study.spec.sound_sections import Sections
 from study.spec.study_spec import StudySpec
-from trainables.config.fields import ALPHA, DATA_SET_FOLDERS, EMBEDDED, SUBJECT_FOLDERS
 from trainables.config.messages import did_you_mean
+from trainables.config.paths import MODELS, absolute_model, absolute_models, absolute_subject
 from trainables.config.yaml_reader import Document, load_document, problems_of, tell
 from trainables.errors import UserError
 from trainables.run.contents import contents_of, fetch_commit
-from trainables.util.process import expanded
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -82,62 +81,14 @@ def study_of(document: Document, folder: Path) -> StudySpec:
 def absolute_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Returns the raw data of a study with its relative paths resolved against `folder`."""
     data = dict(data)
-    subjects = data.get("subjects")
-    if isinstance(subjects, list):
-        data["subjects"] = [_subject_paths(subject, folder) for subject in subjects]
+    if isinstance(data.get("subjects"), list):
+        data["subjects"] = [absolute_subject(subject, folder) for subject in data["subjects"]]
     if isinstance(data.get("model"), str):
-        data["model"] = _model_path(data["model"], folder)
-    elif isinstance(data.get("model"), dict) and isinstance(data["model"].get("path"), str):
-        paths = {
-            key: data["model"][key] for key in ("path", "config") if isinstance(data["model"].get(key), str)
-        }
-        data["model"] = {
-            **data["model"],
-            **{key: _model_path(value, folder) for key, value in paths.items()},
-        }
-    evaluation = data.get("evaluation")
-    if isinstance(evaluation, dict):
-        data["evaluation"] = {
-            key: _model_path(value, folder)
-            if key in ("image_encoder", "clip") and isinstance(value, str)
-            else value
-            for key, value in evaluation.items()
-        }
+        data["model"] = absolute_model(data["model"], folder)
+    for section, keys in MODELS.items():
+        if section in data:
+            data[section] = absolute_models(data[section], keys, folder)
     return data
-
-
-def _subject_paths(subject: Any, folder: Path) -> Any:
-    if not isinstance(subject, dict):
-        return subject
-    found = {
-        key: str(_absolute(value, folder))
-        if isinstance(value, str) and value and (key, value) != ("masks", ALPHA) and key in SUBJECT_FOLDERS
-        else value
-        for key, value in subject.items()
-    }
-    if isinstance(data_set := found.get("dataset"), dict):
-        found["dataset"] = {
-            key: str(_absolute(value, folder))
-            if isinstance(value, str) and value.strip() and key in DATA_SET_FOLDERS
-            else value
-            for key, value in data_set.items()
-        }
-    return found
-
-
-def _model_path(value: str, folder: Path) -> str:
-    """A folder or file as an absolute path; ``embedded`` and hub ids (``organisation/model``) stay as they are."""
-    is_path = (
-        value.startswith((".", "/", "~"))
-        or value.count("/") > 1
-        or (value != EMBEDDED and (folder / value).is_dir())
-        or value.endswith(".safetensors")
-    )
-    return str(_absolute(value, folder)) if is_path else value
-
-
-def _absolute(value: str, folder: Path) -> Path:
-    return (folder / expanded(value)).resolve()
 
 
 def read_contents(spec: StudySpec) -> StudyContents:

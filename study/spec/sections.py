@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_serializer, 
 
 from search_spaces.loader import load_space, merge
 from search_spaces.schema import Dimension, Float, Int, SearchSpace
-from study.storage.layout import sqlite_problem, unportable
+from study.storage.layout import LEDGER_FILE, sqlite_problem, unportable
 from study.util.redaction import carries_password
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig
 from trainables.config.messages import did_you_mean
@@ -300,7 +300,7 @@ class StorageSpec(Frozen):
     @model_validator(mode="after")
     def _is_url(self) -> Self:
         if self.ledger_url is not None and "://" not in self.ledger_url:
-            example = "sqlite:////path/ledger.db or postgresql://host/database"
+            example = f"sqlite:////path/{LEDGER_FILE} or postgresql://host/database"
             raise RuleError([(("ledger_url",), f"must be a URL such as {example}, got {self.ledger_url!r}")])
         if self.ledger_url is not None and (problem := sqlite_problem(self.ledger_url)):
             raise RuleError([(("ledger_url",), f"{self.ledger_url!r}: {problem}")])

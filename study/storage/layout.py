@@ -140,22 +140,22 @@ class Storage:
 _SQLITE = b"SQLite format 3\0"  # how such a file begins
 
 
-def is_url(place: str | Path) -> bool:
+def is_url(location: str | Path) -> bool:
     """Whether a ``--storage`` is a URL and not a folder."""
-    return isinstance(place, str) and "://" in place
+    return isinstance(location, str) and "://" in location
 
 
-def storage_at(place: str | Path, study: str) -> Storage:
+def storage_at(location: str | Path, study: str) -> Storage:
     """Returns the storage of a study at a folder or a URL, with an absolute root; asks no server.
 
     Raises:
         UserError: See `root_and_url`.
     """
-    root, url = root_and_url(place)
+    root, url = root_and_url(location)
     return Storage(root, study, url)
 
 
-def root_and_url(place: str | Path) -> tuple[Path, str | None]:
+def root_and_url(location: str | Path) -> tuple[Path, str | None]:
     """Returns the absolute folder of a ``--storage`` and, if it is a URL, the URL as it is known everywhere.
 
     The working copy of a URL lies under ``STUDY_WORKING_COPIES``, by default in the user's data folder, and is
@@ -164,24 +164,24 @@ def root_and_url(place: str | Path) -> tuple[Path, str | None]:
     Raises:
         UserError: The URL cannot be one of a storage, or no storage can lie in a folder of that name.
     """
-    if not is_url(place):
-        if str(place) == "":
+    if not is_url(location):
+        if str(location) == "":
             raise UserError("--storage is empty; name a folder, such as --storage storage")
-        if mistyped := re.match(r"([a-z][a-z0-9+.-]+):/?(?=[^/])", str(place)):
+        if mistyped := re.match(r"([a-z][a-z0-9+.-]+):/?(?=[^/])", str(location)):
             scheme = mistyped[1]
             raise UserError(
-                f"--storage {str(place)!r} is neither a URL nor, by its looks, a folder: write {scheme}:// for a URL, "
-                f"or ./{place} for a folder of that name"
+                f"--storage {str(location)!r} is neither a URL nor, by its looks, a folder: write {scheme}:// for a "
+                f"URL, or ./{location} for a folder of that name"
             )
-        root = expanded(place).absolute()
+        root = expanded(location).absolute()
         if problem := folder_problem(root):
-            raise UserError(f"--storage {str(place)[:_LONGEST_NAME]!r}: {problem}; choose another folder")
+            raise UserError(f"--storage {str(location)[:_LONGEST_NAME]!r}: {problem}; choose another folder")
         if ".." in root.parts:  # or a folder that is left again by it would be made
             root = Path(os.path.realpath(root))
         return root, None
     from study.storage.urls import sound_url
 
-    url = sound_url(str(place))
+    url = sound_url(str(location))
     named = os.environ.get("STUDY_WORKING_COPIES")
     data = Path(os.environ.get("XDG_DATA_HOME") or expanded("~/.local/share")) / "diffusion-study"
     copies = expanded(named or data).absolute()

@@ -22,7 +22,7 @@ from trainables.errors import UserError
 from trainables.util.process import expanded
 from trainables.util.text import is_utf8, shown
 
-STUDY_FILE, INPUTS, PLACE_FILE = "study.yaml", "inputs", "inputs.json"
+STUDY_FILE, INPUTS, INPUTS_FILE = "study.yaml", "inputs", "inputs.json"
 MAX_BYTES = 200 * 2**20  # of photographs and small models; Ray takes 500 MiB in all
 _CODE = ("search_spaces", "study", "trainables")
 
@@ -65,7 +65,7 @@ def build_package(
         shutil.copytree(path, folder / INPUTS / name, ignore=shutil.ignore_patterns(".*"))
     moved = StudySpec.model_validate(_moved(spec.model_dump(mode="json"), places))
     (folder / STUDY_FILE).write_text(moved.to_yaml(), encoding="utf-8")
-    (folder / PLACE_FILE).write_text(json.dumps({"inputs": inputs}), encoding="utf-8")
+    (folder / INPUTS_FILE).write_text(json.dumps({"inputs": inputs}), encoding="utf-8")
     if code:
         root = Path(__file__).resolve().parents[2]
         for package in _CODE:
@@ -76,21 +76,21 @@ def build_package(
 
 
 def unpack(folder: Path) -> None:
-    """On the cluster: puts what was shipped in `folder` to its lasting place; what is there already is kept."""
-    target = expanded(json.loads((folder / PLACE_FILE).read_text(encoding="utf-8"))["inputs"])
+    """On the cluster: puts what was shipped in `folder` into its lasting folder; what is there already is kept."""
+    target = expanded(json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))["inputs"])
     for source in sorted((folder / INPUTS).glob("*")):
-        place = target / source.name
-        if place.exists():
+        shipped = target / source.name
+        if shipped.exists():
             continue
         # Beside it first: a copy that was broken off must not be taken for the whole.
         beside = target / f".{source.name}.{os.getpid()}"
         try:
             target.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, beside, dirs_exist_ok=True)
-            beside.rename(place)
+            beside.rename(shipped)
         except OSError as error:
             shutil.rmtree(beside, ignore_errors=True)
-            if not place.exists():
+            if not shipped.exists():
                 raise UserError(
                     f"{target} cannot be written on the cluster ({error.strerror}); choose another --storage"
                 ) from None

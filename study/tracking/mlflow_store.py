@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from study.storage.layout import Storage, sqlite_problem
+from study.storage.layout import MLFLOW_DB, Storage, sqlite_problem
 from study.storage.study_record import frozen_spec
 from study.util.redaction import without_credentials
 from trainables.errors import UserError
@@ -32,7 +32,7 @@ MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 5000
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
 _SUPPORTED = (
-    "write an absolute SQLite file (sqlite:////home/me/mlflow.db), another database (postgresql://...) or a server "
+    f"write an absolute SQLite file (sqlite:////home/me/{MLFLOW_DB}), another database (postgresql://...) or a server "
     "(http://127.0.0.1:5000), or leave it out for the storage's own file"
 )
 

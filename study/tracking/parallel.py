@@ -38,10 +38,10 @@ def side_by_side(action: Callable[[Item], None], items: Sequence[Item], threads:
                 except BaseException as error:
                     failures.append(error)
 
-    team = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(items)))]
-    for thread in team:
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(items)))]
+    for thread in workers:
         thread.start()
-    for thread in team:
+    for thread in workers:
         thread.join()
     if failures:
         raise failures[0]

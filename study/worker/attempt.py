@@ -40,7 +40,7 @@ class Attempt:
         resident: Passed to the runner; None if it wants none.
         capture: Send the process's output to the run's ``log.txt`` while it runs.
         node: Where this process runs, as the executor calls it; only written down.
-        team: Passed to the runner, in the process that leads several workers (`worker_group.WorkerGroup`).
+        worker_group: Passed to the runner, in the process that leads several workers (`worker_group.WorkerGroup`).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Attempt:
         *,
         capture: bool = False,
         node: str = "",
-        team: Any = None,
+        worker_group: Any = None,
     ) -> None:
         self.order = order
         self._workspace = workspace_of(order)
@@ -59,7 +59,7 @@ class Attempt:
         self._resident = resident
         self._capture = capture
         self._node = node
-        self._team = team
+        self._worker_group = worker_group
         self._open = contextlib.ExitStack()
         self._events: Iterator[Event] | None = None
         self._budget = 0.0
@@ -139,7 +139,7 @@ class Attempt:
         self._workspace.begin()
         runner = load_object(self.order.runner)
         arguments = [self._resident] if self._resident is not None else []
-        together = {"team": self._team} if self._team is not None else {}
+        together = {"worker_group": self._worker_group} if self._worker_group is not None else {}
         return iter(runner(self.config, *arguments, **together))
 
     def _pull(self, until: float) -> dict[str, Any]:

@@ -155,13 +155,13 @@ def test_whatever_is_damaged_in_a_checkpoint_the_one_before_is_taken(tmp_path: P
 def test_the_records_of_a_study_have_a_copy(tmp_path: Path, file: str) -> None:
     spec = small_study()
     storage = Storage(tmp_path, spec.name)
-    with claimed(spec, storage, min_free_bytes=0):
+    with claimed(spec, storage):
         study_id = TrackingRecord(storage).study_id
     path = storage.folder / file
     sound = path.read_bytes()
     for damaged in (path, copy_of(path)):
         os.truncate(damaged, len(sound) // 2)
-        with claimed(spec, storage, min_free_bytes=0):
+        with claimed(spec, storage):
             record = TrackingRecord(storage)
             assert record.study_id == study_id
             record.add_launch()
@@ -169,7 +169,7 @@ def test_the_records_of_a_study_have_a_copy(tmp_path: Path, file: str) -> None:
             assert path.read_bytes() == copy_of(path).read_bytes() == sound
     for damaged in (path, copy_of(path)):
         damaged.write_text("{")
-    with pytest.raises(UserError, match=r"damaged.*restore it"), claimed(spec, storage, min_free_bytes=0):
+    with pytest.raises(UserError, match=r"damaged.*restore it"), claimed(spec, storage):
         TrackingRecord(storage)
 
 

@@ -91,7 +91,7 @@ def test_refusals_and_preemptions_use_up_no_attempts(fast_path: Path, clock: lis
     folders += [attempt("early", "the node went before its notice was over", "10.0.0.2/bbbbbbbb")]
     folders += [
         attempt(
-            "team",
+            "worker_group",
             "study.ray_tune.distributed_attempt.WorkersPreempted: the workers of the run are gone: ...",
         )
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from study.api import launch_study, report_study
-from study.report.place import reports_folder
+from study.report.report_folder import reports_folder
 from study.storage.layout import Storage
 from tests.helpers.small_studies import small_study
 from trainables.errors import UserError
@@ -51,8 +51,8 @@ def test_a_place_that_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (tmp_path / "locked").mkdir(mode=0o555)
         assert "cannot be written" in refusal(tmp_path, tmp_path / "locked")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr("study.report.place.shutil.disk_usage", lambda place: usage)
-    assert "0 MiB are free" in refusal(tmp_path, tmp_path / "out")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    assert "a report needs about 268 MB in" in refusal(tmp_path, tmp_path / "out")
 
 
 def test_a_url_and_the_storages_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ def overflow(rank: int, folder: str) -> None:
         "epsilon",
         8,
     )
-    team = ProcessWorkerGroup(sharded=True)
-    shards = Shards(model, ["unet"], team)
+    worker_group = ProcessWorkerGroup(sharded=True)
+    shards = Shards(model, ["unet"], worker_group)
     module = shards.share(nn.Sequential(shards.backbone.modules["unet"]))
     weights: list[Any] = list(module.parameters())
     optimizer = torch.optim.AdamW(weights, foreach=True)
@@ -60,10 +60,10 @@ def overflow(rank: int, folder: str) -> None:
         )
         scales.append(scaler.get_scale())
     Path(folder, f"{rank}.json").write_text(json.dumps([moved, scales]))
-    if not team.is_main_process:  # as every rank does: what the leader sends is to be received
+    if not worker_group.is_main_process:  # as every rank does: what the leader sends is to be received
         with suppress(Dismissed):
-            team.broadcast()
-    team.end()
+            worker_group.broadcast()
+    worker_group.end()
     # It would outlive what it looks at, and abort the process at its end.
     assert WATCHER not in {thread.name for thread in threading.enumerate()}
     # How torch takes its threads down is not what is asked: that has aborted a process (SIGABRT) whose work was done.

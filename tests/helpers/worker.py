@@ -1,6 +1,6 @@
-"""One process of a team, for tests; `tests.helpers.worker_jobs.do` starts it.
+"""One process of a worker group, for tests; `tests.helpers.worker_jobs.do` starts it.
 
-Each job is a run: {"config": a RunConfig, "size": processes of its team, "break":
+Each job is a run: {"config": a RunConfig, "size": processes of its worker group, "break":
 None, or what goes wrong: [rank, step, "error" | "kill" | "nan"], "sharded": whether they share the model,
 "factors": by rank, what its gradients are multiplied with on their way to the others (a wrong exchange)}. The
 process does its part of every job, one after the other, as a warm process would. It writes how each ended to
@@ -52,10 +52,10 @@ def _do(job: dict[str, Any], rank: int, resident: Resident, place: Path) -> str:
     original = loop.batch_loss
     loop.batch_loss = _breaking(job["break"], rank) if job["break"] else original
     try:
-        team = surrounding_group(sharded=job["sharded"])
+        worker_group = surrounding_group(sharded=job["sharded"])
         if str(rank) in job["factors"]:
-            _exchange_wrongly(team, job["factors"][str(rank)])
-        events = list(execute(RunConfig.model_validate(job["config"]), resident, team))
+            _exchange_wrongly(worker_group, job["factors"][str(rank)])
+        events = list(execute(RunConfig.model_validate(job["config"]), resident, worker_group))
         return f"{len(events)} events"
     except (Exception, WorkerGroupLost) as error:
         return f"{type(error).__name__}: {error}"
@@ -65,11 +65,11 @@ def _do(job: dict[str, Any], rank: int, resident: Resident, place: Path) -> str:
             dist.destroy_process_group()
 
 
-def _exchange_wrongly(team: Any, factor: float) -> None:
+def _exchange_wrongly(worker_group: Any, factor: float) -> None:
     """Multiplies this process's gradients before they are added up, those of DDP and of FSDP."""
-    exchange, deal_out = team.exchange, team.deal_out
-    team.exchange = lambda bucket: (bucket.buffer().mul_(factor), exchange(bucket))[1]
-    team.deal_out = lambda part, whole: deal_out(part, whole.mul_(factor))
+    exchange, deal_out = worker_group.exchange, worker_group.deal_out
+    worker_group.exchange = lambda bucket: (bucket.buffer().mul_(factor), exchange(bucket))[1]
+    worker_group.deal_out = lambda part, whole: deal_out(part, whole.mul_(factor))
 
 
 def _looked_at(step: Any, shares: dict[str, float], trainer: loop.Trainer) -> Any:

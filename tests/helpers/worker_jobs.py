@@ -1,4 +1,4 @@
-"""Runs for teams of processes, and the processes that do them; what runs of teams are compared by is in `rounding`."""
+"""Runs for worker groups, and the processes that do them; what such runs are compared by is in `rounding`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def job(
     sharded: bool = False,
     factors: dict[int, float] | None = None,
 ) -> dict[str, Any]:
-    """A job as ``team_member`` takes it."""
+    """A job as ``worker_group_member`` takes it."""
     return {
         "config": config.model_dump(mode="json"),
         "size": size,
@@ -82,7 +82,7 @@ def do(folder: Path, jobs: list[dict[str, Any]], patience: float = 300) -> list[
 
 
 def _member(jobs_file: str, rank: int, stderr: str) -> None:
-    """The life of one process of a team."""
+    """The life of one process of a worker group."""
     os.environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)

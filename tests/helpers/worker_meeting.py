@@ -1,4 +1,4 @@
-"""Where the processes of a team meet, for tests: a store at a port that the system chooses, told through a file.
+"""Where the processes of a worker group meet in tests: a store at a port that the system chooses, told through a file.
 
 A port that is looked up first and listened on later may be somebody else's by then.
 """
@@ -16,7 +16,7 @@ PATIENCE = timedelta(minutes=5)
 
 
 def meet(place: Path, rank: int, size: int) -> dist.Store:
-    """Returns the store of a team; rank 0 makes it and leaves its port in the file `place`, which must be new."""
+    """Returns the store of a worker group; rank 0 makes it and leaves its port in the new file `place`."""
     if rank == 0:
         store = dist.TCPStore("127.0.0.1", 0, size, True, PATIENCE, wait_for_workers=False)
         beside = place.with_name(f"{place.name}.partial")

@@ -66,23 +66,23 @@ class _Deal:
         queues: dict[tuple[str, ...], deque[str]] = {}
         for group in groups:
             queues.setdefault(tuple(sorted(self.who[group])), deque()).append(group)
-        heap = [self._place(who, queue) for who, queue in queues.items()]
+        heap = [self._priority(who, queue) for who, queue in queues.items()]
         heapq.heapify(heap)
         while heap:
-            place = heapq.heappop(heap)
-            queue = queues[place[2]]
+            first = heapq.heappop(heap)
+            queue = queues[first[2]]
             if (
-                now := self._place(place[2], queue)
-            ) > place:  # a group that it shares a character with was held out
+                now := self._priority(first[2], queue)
+            ) > first:  # a group that it shares a character with was held out
                 heapq.heappush(heap, now)
                 continue
             group = queue.popleft()
             if self._fits(group):
                 self._take(group)
             if queue:
-                heapq.heappush(heap, self._place(place[2], queue))
+                heapq.heappush(heap, self._priority(first[2], queue))
 
-    def _place(self, who: tuple[str, ...], queue: Sequence[str]) -> tuple[float, str, tuple[str, ...]]:
+    def _priority(self, who: tuple[str, ...], queue: Sequence[str]) -> tuple[float, str, tuple[str, ...]]:
         # Of several characters that one counts which has most already.
         return -min(self.lacking[name] for name in who), _hash(queue[0]), who
 

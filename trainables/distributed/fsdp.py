@@ -1,11 +1,11 @@
-"""FSDP: the processes of a team train one copy of the model, of which each holds a part (torch's fully_shard).
+"""FSDP: the processes of a worker group train one copy of the model, of which each holds a part (torch's fully_shard).
 
 Steps run on the copy. The ordinary model stays whole in every process, in the host's memory, so that the leader can
 evaluate and save alone, with the code of any other run: whenever it needs them, all members put the trained weights
 together, and the leader takes the model to its device for as long as that lasts. Rows of a tensor (its first
 dimension) are dealt out in equal blocks, the last ones short or empty.
 
-All exchanges go through the team, which can break them when one of its members fails.
+All exchanges go through the worker group, which can break them when one of its members fails.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainables.models.backbone import Backbone
 
 
 class Shards:
-    """A model that the members of a team share.
+    """A model that the members of a worker group share.
 
     Attributes:
         backbone: The model with the shared copies of some of its modules; for steps, and nothing else.
@@ -34,24 +34,24 @@ class Shards:
     Args:
         whole: The ordinary model, ready to train; it leaves the device.
         parts: Names of the modules that a step needs.
-        team: All of its processes do the same.
+        worker_group: All of its processes do the same.
     """
 
-    def __init__(self, whole: Backbone, parts: Iterable[str], team: ProcessWorkerGroup) -> None:
+    def __init__(self, whole: Backbone, parts: Iterable[str], worker_group: ProcessWorkerGroup) -> None:
         self._whole = whole
-        self._team = team
+        self._worker_group = worker_group
         self.park()
-        mesh = team.mesh(whole.device.type)
+        mesh = worker_group.mesh(whole.device.type)
         copies = {name: _shard(_same_structure(whole.modules[name]), mesh) for name in parts}
         self.backbone = replace(whole, modules=whole.modules | copies, _pipeline=None)
 
     def share(self, loss: nn.Module) -> nn.Module:
-        """Makes a module around the copies the root of their exchanges, which go through the team."""
-        fully_shard(loss, mesh=self._team.mesh(self._whole.device.type))
+        """Makes a module around the copies the root of their exchanges, which go through the worker group."""
+        fully_shard(loss, mesh=self._worker_group.mesh(self._whole.device.type))
         for module in loss.modules():
             if isinstance(module, FSDPModule):
-                module.set_custom_all_gather(_Gather(self._team))  # type: ignore[arg-type]
-                module.set_custom_reduce_scatter(_AddUp(self._team))  # type: ignore[arg-type]
+                module.set_custom_all_gather(_Gather(self._worker_group))  # type: ignore[arg-type]
+                module.set_custom_reduce_scatter(_AddUp(self._worker_group))  # type: ignore[arg-type]
         return loss
 
     @torch.no_grad()
@@ -59,24 +59,24 @@ class Shards:
         """Returns a tensor of the copy as a whole, on the device; all members call it."""
         if not isinstance(tensor, DTensor):
             return tensor
-        own, size = tensor.to_local(), self._team.size
+        own, size = tensor.to_local(), self._worker_group.size
         block = own.new_zeros(-(-tensor.shape[0] // size), *tensor.shape[1:])
         block[: len(own)] = own
         blocks = own.new_empty(size * len(block), *tensor.shape[1:])
-        self._team.collect(blocks, block)
+        self._worker_group.collect(blocks, block)
         return blocks[: tensor.shape[0]]
 
     def part(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns this process's part of a whole tensor, in memory of its own."""
-        rows = -(-tensor.shape[0] // self._team.size)
-        return tensor[self._team.rank * rows : (self._team.rank + 1) * rows].clone()
+        rows = -(-tensor.shape[0] // self._worker_group.size)
+        return tensor[self._worker_group.rank * rows : (self._worker_group.rank + 1) * rows].clone()
 
     @torch.no_grad()
     def clip_gradients(self, parameters: Iterable[nn.Parameter], largest: float) -> torch.Tensor:
         """Scales gradients so that their norm, over all members, is at most `largest`; returns the norm before."""
         gradients = [value.grad.to_local() for value in parameters if isinstance(value.grad, DTensor)]
         square = nn.utils.get_total_norm(gradients).square().to(self._whole.device)
-        self._team.add(square)
+        self._worker_group.add(square)
         norm = square.sqrt()
         torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
         return norm
@@ -87,12 +87,12 @@ class Shards:
 
         All members call it; those that follow only hand their parts over.
         """
-        if self._team.is_main_process:
+        if self._worker_group.is_main_process:
             unpark(self._whole)
         parameters = parameters_of(self._whole)
         for name, value in values.items():
             whole = self.together(value)
-            if self._team.is_main_process:
+            if self._worker_group.is_main_process:
                 parameters[name].copy_(whole)
 
     def park(self) -> None:
@@ -170,10 +170,10 @@ def _channels_last(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...
 
 
 class _ThroughWorkerGroup:
-    """An exchange of torch's FSDP: allocates like torch's own, and leaves the rest to the team."""
+    """An exchange of torch's FSDP: allocates like torch's own, and leaves the rest to the worker group."""
 
-    def __init__(self, team: ProcessWorkerGroup) -> None:
-        self._team = team
+    def __init__(self, worker_group: ProcessWorkerGroup) -> None:
+        self._worker_group = worker_group
 
     def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
@@ -185,7 +185,7 @@ class _Gather(_ThroughWorkerGroup):
     def __call__(
         self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: Any, async_op: bool = False
     ) -> None:
-        self._team.collect(output_tensor, input_tensor)
+        self._worker_group.collect(output_tensor, input_tensor)
 
 
 class _AddUp(_ThroughWorkerGroup):
@@ -199,4 +199,4 @@ class _AddUp(_ThroughWorkerGroup):
         op: Any,
         async_op: bool = False,
     ) -> None:
-        self._team.deal_out(output_tensor, input_tensor)
+        self._worker_group.deal_out(output_tensor, input_tensor)

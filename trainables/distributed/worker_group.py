@@ -34,7 +34,7 @@ _SIGN_OF_LIFE_SECONDS = 15.0
 WATCHER = "worker-group-watch"  # the thread's name
 _JOIN_SECONDS = 5.0  # for the thread that watches, whose store may not answer any more
 _FAREWELL_SECONDS = 120.0  # in which the leader writes the end of a run that another rank has failed
-_CAUSE, _ALIVE, _ENDED = "team/cause", "team/alive", "team/ended"
+_CAUSE, _ALIVE, _ENDED = "worker_group/cause", "worker_group/alive", "worker_group/ended"
 _END = "end"
 
 
@@ -43,14 +43,14 @@ class Dismissed(Exception):
 
 
 class WorkerGroupLost(BaseException):
-    """A member of the team is gone: nothing is known of the run, which can go on from its checkpoint.
+    """A member of the worker group is gone: nothing is known of the run, which can go on from its checkpoint.
 
     No Exception, so that nothing takes it for a failure of the run.
     """
 
 
 class WorkerGroup:
-    """A team of one; `ProcessWorkerGroup` says what the methods mean for more.
+    """A worker group of one; `ProcessWorkerGroup` says what the methods mean for more.
 
     Attributes:
         rank: Of this process; the leader's is 0.
@@ -121,7 +121,7 @@ class WorkerGroup:
         return False
 
     def end(self) -> None:
-        """Ends the team, whatever has happened: the leader dismisses the other ranks."""
+        """Ends the worker group, whatever has happened: the leader dismisses the other ranks."""
 
 
 class ProcessWorkerGroup(WorkerGroup):
@@ -269,7 +269,7 @@ class ProcessWorkerGroup(WorkerGroup):
         self._abort(self._store)
 
     def _watch(self, store: Any) -> None:
-        """Looks for word of a failure, for as long as the team lasts."""
+        """Looks for word of a failure, for as long as the worker group lasts."""
         with suppress(Exception):  # the store went with the leader
             while not self._over.wait(_LOOK_SECONDS):
                 if store.check([_CAUSE]):
@@ -291,7 +291,7 @@ def _another_client(store: Any) -> Any:
 
 
 def surrounding_group(*, sharded: bool = False) -> WorkerGroup:
-    """Returns the team that this process belongs to: that of torch's process group, or itself alone.
+    """Returns the worker group that this process belongs to: that of torch's process group, or itself alone.
 
     Args:
         sharded: Of several processes; see `WorkerGroup`.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainables.config.fields import EMBEDDED, EvaluationConfig
+from trainables.config.paths import is_hub_id
 from trainables.data.path_map import folder_of
 from trainables.evaluation.metrics_table import QUALITY
 from trainables.models.model_files import (
-    HUB_ID,
     TRANSFORMERS,
     has_weights,
     json_fault,
@@ -71,7 +71,7 @@ def check_metric_models(image_encoder: str = EMBEDDED, clip: str = EMBEDDED) -> 
                 f"evaluation.{field} {name!r}: the folder {fault}"
                 for fault in _faults(folder, field == "clip")
             ]
-        elif not HUB_ID.match(name) or name.startswith("."):
+        elif not is_hub_id(name):
             example = "facebook/dino-vits16" if field == "image_encoder" else "openai/clip-vit-base-patch32"
             problems.append(
                 f"evaluation.{field} {name!r} is neither {EMBEDDED!r}, nor an existing folder, nor a hub id "

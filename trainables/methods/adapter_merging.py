@@ -26,12 +26,13 @@ def merge_adapters(backbone: Backbone) -> None:
     """Merges the adapters that were loaded into the weights, by PEFT, and takes them off the modules."""
     from diffusers.utils.peft_utils import recurse_remove_peft_layers
 
+    from trainables.models.structure import forget_adapters
+
     for module in adapted_parts_of(backbone).values():
         for layer in adapted_layers(module).values():
             layer.merge()
         recurse_remove_peft_layers(module)
-        for mark in ("peft_config", "_hf_peft_config_loaded"):
-            vars(module).pop(mark, None)
+        forget_adapters(module)
 
 
 def adapters_with_strength(backbone: Backbone, weights: Path) -> Dial:

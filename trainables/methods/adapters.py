@@ -147,13 +147,14 @@ def detach_adapters(backbone: Backbone) -> None:
     """Puts the original modules back in place of those that PEFT wrapped, also if it stopped half-way."""
     from diffusers.utils.peft_utils import recurse_remove_peft_layers
 
+    from trainables.models.structure import forget_adapters
+
     for part in backbone.family.trainable(text_encoders=True):
         module = backbone.modules[part.name]
         if adapter_layers(module):
             recurse_remove_peft_layers(module)
         # Not by what PEFT says of itself: it marks a module before it has wrapped it, or after.
-        for mark in ("peft_config", "_hf_peft_config_loaded"):
-            vars(module).pop(mark, None)
+        forget_adapters(module)
 
 
 @contextmanager

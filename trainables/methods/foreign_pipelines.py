@@ -140,10 +140,10 @@ def _other_settings(backbone: Backbone, loaded: Any) -> Iterator[str]:
         named.append(
             ("pipeline", {family.zero_option: option}, {family.zero_option: backbone.zero_unconditional})
         )
-    for place, theirs, ours in named:
+    for file, theirs, ours in named:
         for key in {**ours, **theirs}:
             if theirs.get(key) != ours.get(key):
-                said = f"its {place} states {key} {theirs.get(key)!r}"
+                said = f"its {file} states {key} {theirs.get(key)!r}"
                 yield f"{said}, and that of the study's base model {ours.get(key)!r}"
 
 

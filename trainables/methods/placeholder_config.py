@@ -182,8 +182,8 @@ class PlaceholderConfig(TrainingConfig):
         if self.captions == "files" or self.learnable_property is None:
             return (text,)
         # Templates have an article, and words of their own for what stands before the placeholder.
-        place = self._place(text)
-        noun = text[place.start() :] if place else text
+        match = self._match(text)
+        noun = text[match.start() :] if match else text
         if self.learnable_property == "style":
             noun = self.placeholder_token
         return tuple(template.replace("{}", noun) for template in TEMPLATES[self.learnable_property])
@@ -197,9 +197,9 @@ class PlaceholderConfig(TrainingConfig):
         return content
 
     def _holds_placeholder(self, text: str) -> bool:
-        return self._place(text) is not None
+        return self._match(text) is not None
 
-    def _place(self, text: str) -> re.Match[str] | None:
+    def _match(self, text: str) -> re.Match[str] | None:
         return re.search(rf"(?<!\w){re.escape(self.placeholder_token)}(?!\w)", text)
 
 

@@ -225,7 +225,7 @@ class Backbone:
         """States what is done to what trains after each step of the optimizer, until `restore`.
 
         Args:
-            change: Called with the model that trains: this one, or the copy that a team shares.
+            change: Called with the model that trains: this one, or the copy that a worker group shares.
         """
         self._after_step.append(change)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from trainables.config.fields import EMBEDDED, ModelConfig
+from trainables.config.paths import is_hub_id
 from trainables.data.buckets import buckets_of
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
@@ -20,7 +21,6 @@ from trainables.models.families import FAMILIES, family_in
 from trainables.models.family import SingleFile
 from trainables.models.folder_faults import folder_faults
 from trainables.models.model_files import (
-    HUB_ID,
     read_json,
     tensor_headers,
 )
@@ -54,7 +54,7 @@ def resolve_model(model: ModelConfig) -> Path:
             raise UserError(*problems)
         configs = _configurations(model, folder)
         return single_files.convert(folder, configs, _converted(folder, configs))
-    if not HUB_ID.match(model.path):
+    if not is_hub_id(model.path):
         raise UserError(_missing(model))
     from diffusers import DiffusionPipeline
 
@@ -98,7 +98,7 @@ def check_model(model: ModelConfig, resolution: int | None = None) -> list[str]:
     if model.path == EMBEDDED or path.is_dir():
         folder = resolve_model(model)
         return _check_folder(folder, str(folder), model.variant, resolution)
-    return _check_hub_id(model, resolution) if HUB_ID.match(model.path) else [_missing(model)]
+    return _check_hub_id(model, resolution) if is_hub_id(model.path) else [_missing(model)]
 
 
 def local_folder(model: ModelConfig) -> Path | None:
@@ -145,7 +145,7 @@ def single_file(model: ModelConfig) -> tuple[Path, Path | None] | None:
 
 
 def _cached(name: str, revision: str | None) -> Path | None:
-    if not HUB_ID.match(name):
+    if not is_hub_id(name):
         return None
     from huggingface_hub import try_to_load_from_cache
 
@@ -185,7 +185,7 @@ def _configurations(model: ModelConfig, path: Path) -> Path:
     name = _configurations_name(model, path)
     if name is None:
         raise UserError(_unnamed(model, path))
-    if HUB_ID.match(name) and hub_is_reachable():
+    if is_hub_id(name) and hub_is_reachable():
         from huggingface_hub import snapshot_download
 
         try:

@@ -14,8 +14,6 @@ from typing import Any
 
 #: Stem of a part's weights, by the library that loads it; which of the two also decides what it prefers.
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
-#: How a model of the Hugging Face hub is named: owner/name.
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 _MAX_HEADER = 100_000_000  # bytes; what safetensors itself accepts
 _LFS = b"version https://git-lfs"

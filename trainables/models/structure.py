@@ -31,6 +31,12 @@ def versions_of(module: nn.Module) -> list[int]:
     return [parameter._version for parameter in module.parameters()]
 
 
+def forget_adapters(module: nn.Module) -> None:
+    """Takes away what PEFT, diffusers and transformers note on a module that has adapters; its layers stay."""
+    for mark in ("peft_config", "_hf_peft_config_loaded"):
+        vars(module).pop(mark, None)
+
+
 def _entries(modules: Mapping[str, nn.Module]) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     for part, root in modules.items():
@@ -53,7 +59,7 @@ def _of_module(module: nn.Module) -> tuple[Any, ...]:
         type(own.get("processor")),
         bool(own.get("gradient_checkpointing")),
         "peft_config" in own,
-        bool(own.get("_hf_peft_config_loaded")),
+        bool(getattr(module, "_hf_peft_config_loaded", False)),
     )
 
 

@@ -50,6 +50,11 @@ def check_run(config: RunConfig) -> list[str]:
     return problems
 
 
+def fp16_needs_a_gpu(why: str = "") -> str:
+    """Returns the problem of a run in half precision on a CPU; `why` says why it is on one."""
+    return f"mixed_precision: fp16 needs a GPU{why}; on the CPU take bf16 or no"
+
+
 def check_device(device: str, mixed_precision: str) -> list[str]:
     """Returns what keeps a device and precision from being used on this machine."""
     import torch
@@ -57,5 +62,5 @@ def check_device(device: str, mixed_precision: str) -> list[str]:
     if device == "cuda" and not torch.cuda.is_available():
         return ["device: cuda, but torch sees no CUDA device here; take device: auto or cpu"]
     if mixed_precision == "fp16" and not (device != "cpu" and torch.cuda.is_available()):
-        return ["mixed_precision: fp16 needs a GPU; on the CPU take bf16 or no"]
+        return [fp16_needs_a_gpu()]
     return []

@@ -62,7 +62,7 @@ from trainables.util.packages import versions_of
 
 
 def execute(
-    config: RunConfig, resident: Resident | None = None, team: WorkerGroup | None = None
+    config: RunConfig, resident: Resident | None = None, worker_group: WorkerGroup | None = None
 ) -> Generator[Event]:
     """Trains and evaluates one run; yields each event after it has been written to the run's event file.
 
@@ -75,7 +75,7 @@ def execute(
     Args:
         config: The run; its folder must be its own.
         resident: Models that stay in memory from run to run.
-        team: The processes that train the run together, each of which calls this; None: this one alone. The
+        worker_group: The processes that train the run together, each of which calls this; None: this one alone. The
             leader alone touches the folder and yields events; a rank above 0 returns when the run is over.
 
     Raises:
@@ -83,20 +83,20 @@ def execute(
         UserError: The folder belongs to another configuration.
         OSError: The storage failed (`trainables.storage_errors.storage_failure`); the run is left to be resumed.
         RuntimeError: Another process is working in the folder.
-        WorkerGroupLost: A member of the team died; the run is left to be resumed.
+        WorkerGroupLost: A member of the worker group died; the run is left to be resumed.
     """
-    team = team or WorkerGroup()
-    if not team.is_main_process:
-        run_rank(config, resident or Resident(), team)
+    worker_group = worker_group or WorkerGroup()
+    if not worker_group.is_main_process:
+        run_rank(config, resident or Resident(), worker_group)
         return
     try:
-        yield from _lead(config, resident or Resident(), team)
+        yield from _lead(config, resident or Resident(), worker_group)
     finally:
         if not sys.is_finalizing():
-            team.end()
+            worker_group.end()
 
 
-def _lead(config: RunConfig, resident: Resident, team: WorkerGroup) -> Generator[Event]:
+def _lead(config: RunConfig, resident: Resident, worker_group: WorkerGroup) -> Generator[Event]:
     folder = Path(config.output_dir)
     begun = read_begun(folder)
     if begun is not None:  # what it found when it began counts, where the configuration says nothing of it
@@ -115,7 +115,7 @@ def _lead(config: RunConfig, resident: Resident, team: WorkerGroup) -> Generator
         if log.last_kind == "finished":  # killed between the last event and the result
             write_result(folder, config)
             return
-        attempt = _Attempt(config, folder, log, resident, team)
+        attempt = _Attempt(config, folder, log, resident, worker_group)
         try:
             yield attempt.start()
             yield from attempt.run()
@@ -132,7 +132,7 @@ def _lead(config: RunConfig, resident: Resident, team: WorkerGroup) -> Generator
             if storage_failure(error, folder):
                 raise  # the run is not to blame, and what it was doing can be done again
             # The text only: a traceback object would keep the run's tensors alive.
-            ending = team.failure_reason(describe(error))
+            ending = worker_group.failure_reason(describe(error))
         finally:
             attempt.give_back()
         if ending["state"] == "FAIL":
@@ -144,20 +144,20 @@ class _Attempt:
     """One try at a run, in the process that leads it."""
 
     def __init__(
-        self, config: RunConfig, folder: Path, log: EventLog, resident: Resident, team: WorkerGroup
+        self, config: RunConfig, folder: Path, log: EventLog, resident: Resident, worker_group: WorkerGroup
     ) -> None:
         self.config = config
         self.folder = folder
         self.log = log
         self.resident = resident
-        self.team = team
+        self.worker_group = worker_group
         self.method = get_method(config.method)
         self.installs = getattr(self.method, "install", None)  # weights that were trained elsewhere
         self.training = config.training  # settled for the subject when that is loaded
-        self.device = choose_device(config.device, team)
+        self.device = choose_device(config.device, worker_group)
         each = config.cpu_threads if self.device.type == "cpu" else 1
         counter = energy_counter(self.device, config.cpu_threads, config.gpu_share)
-        self.meter = Meter(self.device, each * team.size, counter)
+        self.meter = Meter(self.device, each * worker_group.size, counter)
         events = read_events(folder)
         self.spans, self.known_steps = spans(events), length_of(events, config.training)
         self.backbone: Backbone | None = None
@@ -190,8 +190,8 @@ class _Attempt:
             steps=self.known_steps,
             host=socket.gethostname(),
             pid=os.getpid(),
-            num_workers=self.team.size,
-            parallel_strategy=_strategy(self.team),
+            num_workers=self.worker_group.size,
+            parallel_strategy=_strategy(self.worker_group),
             device=self.device.type,
             device_name=device_name(self.device),
             versions=_versions(self.config.model),
@@ -201,7 +201,7 @@ class _Attempt:
         """Prepares, trains, saves and evaluates."""
         if self.device.type == "cpu":
             torch.set_num_threads(self.config.cpu_threads)
-        self.team.broadcast("begin")
+        self.worker_group.broadcast("begin")
         remove_torn(self.folder / CHECKPOINTS)
         if self._begins_anew:
             remove_checkpoints(self.folder / CHECKPOINTS)
@@ -288,7 +288,9 @@ class _Attempt:
         self.trainer = self.evaluation = None
         backbone, self.backbone = self.backbone, None
         if backbone is not None:
-            self.resident.take_back(backbone, undoing(backbone, self.method, self.team), sound=self.sound)
+            self.resident.take_back(
+                backbone, undoing(backbone, self.method, self.worker_group), sound=self.sound
+            )
         if self.device.type == "cuda":
             with suppress(RuntimeError):  # a device that has failed says so again
                 torch.cuda.empty_cache()
@@ -313,14 +315,16 @@ class _Attempt:
             if self.installs is not None:
                 self.installs(self.backbone, self.training)
             return
-        self.trainer = build_trainer(self.config, self.backbone, subject, cache, self.team, self.meter)
+        self.trainer = build_trainer(
+            self.config, self.backbone, subject, cache, self.worker_group, self.meter
+        )
         self.facts["trainable_parameters"] = sum(value.numel() for value in self.trainer.parameters.values())
-        if self.team.sharded:
+        if self.worker_group.sharded:
             if self.checkpoint is None:  # while the model is whole
                 note_flops(self.trainer, self.meter)
             shard(self.trainer)
         take = self.trainer.own_part
-        checkpoint, self.checkpoint = share_checkpoint(self.team, self.checkpoint, take), None
+        checkpoint, self.checkpoint = share_checkpoint(self.worker_group, self.checkpoint, take), None
         if checkpoint is not None:
             self.trainer.restore(checkpoint, self.meter)
             self.accounted = True
@@ -413,11 +417,11 @@ class _Attempt:
         return self.facts["artifact_bytes"]
 
 
-def _strategy(team: WorkerGroup) -> str | None:
-    """How the processes of a team hold the model; None for one that is alone."""
-    if team.size == 1:
+def _strategy(worker_group: WorkerGroup) -> str | None:
+    """How the processes of a worker group hold the model; None for one that is alone."""
+    if worker_group.size == 1:
         return None
-    return "fsdp" if team.sharded else "ddp"
+    return "fsdp" if worker_group.sharded else "ddp"
 
 
 def _versions(model: ModelConfig) -> dict[str, str]:

@@ -113,9 +113,9 @@ def by_size(images: Sequence[Image.Image]) -> list[list[int]]:
     return [found[size] for size in sorted(found)]
 
 
-def share_encoded(team: WorkerGroup, encoded: Encoded | None, device: torch.device) -> Encoded:
-    """Returns what the leader of a team has encoded; `encoded` is None in the other ranks."""
-    if team.size == 1:
+def share_encoded(worker_group: WorkerGroup, encoded: Encoded | None, device: torch.device) -> Encoded:
+    """Returns what the leader of a worker group has encoded; `encoded` is None in the other ranks."""
+    if worker_group.size == 1:
         assert encoded is not None
         return encoded
     tensors: dict[str, torch.Tensor] = {}
@@ -130,7 +130,7 @@ def share_encoded(team: WorkerGroup, encoded: Encoded | None, device: torch.devi
             columns = {column.name: getattr(source, column.name) for column in fields(source)}
             tensors |= {prefix + name: value for name, value in columns.items() if value is not None}
         known = (encoded.texts.captions, encoded.texts.are_tokens, len(encoded.examples))
-    tensors, known = team.broadcast_tensors(tensors, known)
+    tensors, known = worker_group.broadcast_tensors(tensors, known)
     tensors = {name: value.to(device) for name, value in tensors.items()}
     if encoded is not None:
         return encoded

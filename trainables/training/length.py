@@ -89,7 +89,7 @@ def settle_length(
 ) -> None:
     """Sets the number of steps of a run that has done none; one that has been restored knows it.
 
-    All members of a team call it, and the leader's number is that of all.
+    All members of a worker group call it, and the leader's number is that of all.
 
     Args:
         trainer: Ready for its first step.
@@ -100,14 +100,14 @@ def settle_length(
     Raises:
         TrainingFailure: See `steps_within`.
     """
-    config, team = trainer.config, trainer.team
+    config, worker_group = trainer.config, trainer.worker_group
     if trainer.step > 0 or (config.max_train_flops is None and config.max_train_seconds is None):
         return
-    known = team.broadcast(known)
+    known = worker_group.broadcast(known)
     if known is None:
         seconds = _seconds_per_step(trainer) if config.max_train_seconds is not None else None
-        known = team.broadcast(
-            steps_within(config, flops_per_step, seconds, spent) if team.is_main_process else None
+        known = worker_group.broadcast(
+            steps_within(config, flops_per_step, seconds, spent) if worker_group.is_main_process else None
         )
     trainer.set_length(known)
 
@@ -117,7 +117,7 @@ def _seconds_per_step(trainer: Trainer) -> float:
     there are any.
     """
     total = 0.0
-    with trainer.team.collective(), _undone(trainer):
+    with trainer.worker_group.collective(), _undone(trainer):
         for first, end in trainer.stretches:
             for share in trainer.batches.each_bucket():
                 seconds = [_timed_step(trainer, first) for _ in range(_WARM_UP + _TIMED)]

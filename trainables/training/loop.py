@@ -35,7 +35,7 @@ from trainables.training.optim import build_schedule
 
 _REPORTS = 20  # progress events in a run, at least
 _LONGEST_STRETCH = 10  # steps between two looks at the loss, at most
-# What the leader of a team that shares its model tells, beside numbers of steps.
+# What the leader of a worker group that shares its model tells, beside numbers of steps.
 _CHECKPOINT, _WEIGHTS = "checkpoint", "weights"
 _OF_PARAMETERS = ("weights.", "optimizer.", "average.")  # tensors of a checkpoint
 
@@ -45,15 +45,15 @@ class Trainer:
     """Everything that a step needs and a checkpoint holds.
 
     Attributes:
-        backbone: The model that trains; if the team shares it, the copy of which it does.
+        backbone: The model that trains; if the worker group shares it, the copy of which it does.
         parameters: What trains, by name, in the optimizer's order.
         modules: The modules that hold them.
         optimizer: Wrapped by accelerate.
         schedule: Of the learning rate; steps once an optimizer step, overflow or not.
         average: diffusers' EMAModel of `parameters`, or None.
-        team: The processes that train together.
-        shared_loss: `SharedLoss` prepared by accelerate or `shards`, in a team of several processes.
-        shards: What a team shares that does not hold the whole model in each process, or None.
+        worker_group: The processes that train together.
+        shared_loss: `SharedLoss` prepared by accelerate or `shards`, in a worker group of several processes.
+        shards: What a worker group shares that does not hold the whole model in each process, or None.
         base_text: Conditioning of the class prompt by the base model's text encoders, of one row, where the base model
             gives targets; else None.
         step: Optimizer steps done.
@@ -73,7 +73,7 @@ class Trainer:
     batches: Batches
     texts: Texts
     streams: Streams
-    team: WorkerGroup = field(default_factory=WorkerGroup)
+    worker_group: WorkerGroup = field(default_factory=WorkerGroup)
     shared_loss: Any = None
     shards: Shards | None = None
     base_text: Conditioning | None = None
@@ -131,13 +131,13 @@ class Trainer:
     def checkpoint(self, meter: Meter) -> Checkpoint:
         """Returns the whole resume state.
 
-        A team that shares its model does so together; then the leader's alone is whole.
+        A worker group that shares its model does so together; then the leader's alone is whole.
         """
         if self.shards is None:
             return self._checkpoint(meter)
-        if self.team.is_main_process:
-            self.team.broadcast(_CHECKPOINT)
-        with self.team.collective():
+        if self.worker_group.is_main_process:
+            self.worker_group.broadcast(_CHECKPOINT)
+        with self.worker_group.collective():
             return self._checkpoint(meter)
 
     def _checkpoint(self, meter: Meter) -> Checkpoint:
@@ -163,7 +163,7 @@ class Trainer:
     def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns a copy of a tensor, put together if it is shared, in the leader's memory."""
         whole = tensor if self.shards is None else self.shards.together(tensor.detach())
-        return to_host(whole) if self.team.is_main_process else torch.empty(0)
+        return to_host(whole) if self.worker_group.is_main_process else torch.empty(0)
 
     def own_part(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Returns what this process needs of a tensor of a checkpoint."""
@@ -172,12 +172,12 @@ class Trainer:
         return self.shards.part(tensor)
 
     def show_whole(self) -> None:
-        """Puts the weights, or their moving average, into the leader's ordinary model; the team does so together."""
+        """Puts the weights, or their moving average, into the leader's ordinary model; all workers do so together."""
         assert self.shards is not None
-        if self.team.is_main_process:
-            self.team.broadcast(_WEIGHTS)
+        if self.worker_group.is_main_process:
+            self.worker_group.broadcast(_WEIGHTS)
         weights = self.parameters.values() if self.average is None else self.average.shadow_params
-        with self.team.collective():
+        with self.worker_group.collective():
             self.shards.fill(dict(zip(self.parameters, weights, strict=True)))
 
     def restore(self, checkpoint: Checkpoint, meter: Meter) -> None:
@@ -227,17 +227,17 @@ class SharedLoss(nn.Module):
 def train_step(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
     """Does one optimizer step; returns loss and gradient norm before clipping, both on the device.
 
-    In a team every process draws the whole batch and takes its part of it; the loss returned is that of this
-    part, and the team's is the sum.
+    In a worker group every process draws the whole batch and takes its part of it; the loss returned is that of this
+    part, and the worker group's is the sum.
     """
-    config, accelerator, team = trainer.config, trainer.accelerator, trainer.team
+    config, accelerator, worker_group = trainer.config, trainer.accelerator, trainer.worker_group
     # Dropout draws from torch's global generators; seeded step by step they need no state of their own.
-    torch.manual_seed(draw_seed(trainer.streams["dropout"]) ^ team.rank)
+    torch.manual_seed(draw_seed(trainer.streams["dropout"]) ^ worker_group.rank)
     modules = trainer.modules if trainer.shared_loss is None else [trainer.shared_loss]
     total = torch.zeros((), device=trainer.backbone.device)
     trainer.enter_stage()
     for _ in range(config.gradient_accumulation_steps):
-        batch = trainer.batches.draw().part(team.rank, team.size)
+        batch = trainer.batches.draw().part(worker_group.rank, worker_group.size)
         with accelerator.accumulate(*modules):
             with accelerator.autocast():
                 shared = trainer.shared_loss
@@ -328,7 +328,7 @@ def train(
     while trainer.step < last:
         until = _next_stop(trainer.step, last, every, config.checkpointing_steps, evaluations)
         begin, steps = time.perf_counter(), until - trainer.step
-        trainer.team.broadcast(steps)
+        trainer.worker_group.broadcast(steps)
         mean, norm_value = _train_steps(trainer, meter, steps)
         _require_finite(trainer, mean, norm_value, steps)
         if trainer.step > reported:
@@ -350,13 +350,13 @@ def train(
 
 
 def train_with_leader(trainer: Trainer, meter: Meter) -> None:
-    """Does what the leader of the team tells, again and again: trains so many steps, or hands its parts over.
+    """Does what the leader of the worker group tells, again and again: trains so many steps, or hands its parts over.
 
     Raises:
         Dismissed: The leader has ended the run.
     """
     while True:
-        task = trainer.team.broadcast()
+        task = trainer.worker_group.broadcast()
         if task == _CHECKPOINT:
             trainer.checkpoint(meter)
         elif task == _WEIGHTS:
@@ -366,15 +366,15 @@ def train_with_leader(trainer: Trainer, meter: Meter) -> None:
 
 
 def _train_steps(trainer: Trainer, meter: Meter, steps: int) -> tuple[float, float]:
-    """Returns the mean loss, that of the team, and the last gradient norm."""
-    with meter.measure("train"), trainer.team.collective():
+    """Returns the mean loss, that of the worker group, and the last gradient norm."""
+    with meter.measure("train"), trainer.worker_group.collective():
         total = torch.zeros((), device=trainer.backbone.device)
         for _ in range(steps):
             loss, norm = train_step(trainer)
             total += loss
-        mean, norm_value = float(trainer.team.all_reduce_sum(total)) / steps, float(norm)
+        mean, norm_value = float(trainer.worker_group.all_reduce_sum(total)) / steps, float(norm)
     meter.batches_by_bucket = trainer.batches.bucket_counts
-    meter.share_with(trainer.team)
+    meter.share_with(trainer.worker_group)
     return mean, norm_value
 
 

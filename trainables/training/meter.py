@@ -40,7 +40,7 @@ class Meter:
     Attributes:
         class_image_seconds: What making the class images that the run trains on has taken; likewise
             `class_image_flops`.
-        energy_joules: Of training, of all members of a team; None as soon as a part of it was not counted.
+        energy_joules: Of training, of all members of a worker group; None as soon as a part of it was not counted.
         flops_per_step: Counted operations of an optimizer step, the mean over a run.
         flops_by_bucket: Of one batch of each bucket, where images have several sizes; `batches_by_bucket`: how many
             have been trained on.
@@ -51,7 +51,7 @@ class Meter:
         self._devices = devices
         self._energy = energy
         self._inner = 0.0  # seconds of phases inside the present one
-        self._new_energy: float | None = 0.0  # of this process, not yet shared with the team
+        self._new_energy: float | None = 0.0  # of this process, not yet shared with the worker group
         self.energy_joules: float | None = 0.0
         self.class_image_seconds = 0.0
         self.class_image_flops = 0
@@ -92,11 +92,11 @@ class Meter:
             return None
         return self._energy.between(before, after)
 
-    def share_with(self, team: WorkerGroup) -> None:
-        """Takes in what the members of a team have measured since the last call; all of them call it."""
-        self.peak_memory = team.all_reduce_max(self.peak_memory)
+    def share_with(self, worker_group: WorkerGroup) -> None:
+        """Takes in what the members of a worker group have measured since the last call; all of them call it."""
+        self.peak_memory = worker_group.all_reduce_max(self.peak_memory)
         new = math.nan if self._new_energy is None else self._new_energy
-        total = float(team.all_reduce_sum(torch.tensor(new, dtype=torch.float64)))
+        total = float(worker_group.all_reduce_sum(torch.tensor(new, dtype=torch.float64)))
         self.energy_joules = _sum(self.energy_joules, None if math.isnan(total) else total)
         self._new_energy = 0.0
 

@@ -33,15 +33,15 @@ _COUNTED: WeakKeyDictionary[Backbone, dict[str, tuple[int, ...]]] = WeakKeyDicti
 _LOW_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def choose_device(name: str, team: WorkerGroup | None = None) -> torch.device:
+def choose_device(name: str, worker_group: WorkerGroup | None = None) -> torch.device:
     """Returns the device that a configuration names; "auto" takes CUDA where there is one.
 
-    Of a team, each process of a machine takes a GPU of its own, and makes it torch's current one.
+    Of a worker group, each process of a machine takes a GPU of its own, and makes it torch's current one.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and team is not None and team.size > 1:
-        device = torch.device("cuda", team.local_rank)
+    if name == "cuda" and worker_group is not None and worker_group.size > 1:
+        device = torch.device("cuda", worker_group.local_rank)
         torch.cuda.set_device(device)
         return device
     return torch.device(name)
@@ -52,7 +52,7 @@ def build_trainer(
     backbone: Backbone,
     subject: Subject | None,
     cache: Cache | None,
-    team: WorkerGroup | None = None,
+    worker_group: WorkerGroup | None = None,
     meter: Meter | None = None,
 ) -> Trainer:
     """Prepares data and parameters of a run.
@@ -65,7 +65,7 @@ def build_trainer(
         subject: None in a rank above 0, which gets what the leader has prepared; likewise `cache`.
         meter: Is told what the class images took; None where nobody asks.
     """
-    method, team = get_method(config.method), team or WorkerGroup()
+    method, worker_group = get_method(config.method), worker_group or WorkerGroup()
     training = config.training.for_subject(*prompts_of(config.subject))
     streams = Streams(subject_seed(config.seed, config.subject.name))
     method.prepare(backbone, training)
@@ -73,7 +73,7 @@ def build_trainer(
     if subject is not None and cache is not None:
         meter = meter or Meter(backbone.device, 1)
         encoded = encode_data(backbone, cache, subject, method, training, meter)
-    encoded = share_encoded(team, encoded, backbone.device)
+    encoded = share_encoded(worker_group, encoded, backbone.device)
     texts, base_text = encoded.texts, encoded.base_text
     groups = method.attach(backbone, training, streams["initialisation"])
     if training.mixed_precision != "no":
@@ -111,8 +111,10 @@ def build_trainer(
         texts=texts,
         base_text=base_text,
         streams=streams,
-        team=team,
-        **_what_trains(training, backbone, groups, averages=team.is_main_process and not team.sharded),
+        worker_group=worker_group,
+        **_what_trains(
+            training, backbone, groups, averages=worker_group.is_main_process and not worker_group.sharded
+        ),
     )
 
 
@@ -151,16 +153,16 @@ def _what_trains(
 
 
 def shard(trainer: Trainer) -> None:
-    """Lets the processes of a team share the model (FSDP): each holds a part of weights, gradients and optimizer.
+    """Lets a worker group share the model (FSDP): each process holds a part of weights, gradients and optimizer.
 
     For a trainer that has done no step and was not restored; `restore` comes after it.
     """
-    assert isinstance(trainer.team, ProcessWorkerGroup)
+    assert isinstance(trainer.worker_group, ProcessWorkerGroup)
     whole, texts = trainer.backbone, trainer.texts
     trained = [str(group["name"]) for group in trainer.optimizer.param_groups]
     read = [part.name for part in whole.family.text_encoders] if texts.are_tokens else []
     parts = list(dict.fromkeys([whole.family.denoiser.name, *trained, *read]))
-    shards = Shards(whole, parts, trainer.team)
+    shards = Shards(whole, parts, trainer.worker_group)
     copies = parameters_of(shards.backbone)
     names = {id(parameter): name for name, parameter in trainer.parameters.items()}
     groups = [
@@ -180,11 +182,11 @@ def shard(trainer: Trainer) -> None:
 
 
 def spread(trainer: Trainer) -> None:
-    """Lets the processes of a team exchange gradients (accelerate, DDP); the last step of preparation.
+    """Lets the processes of a worker group exchange gradients (accelerate, DDP); the last step of preparation.
 
     The leader's weights become those of all.
     """
-    if trainer.team.size == 1 or trainer.shards is not None:
+    if trainer.worker_group.size == 1 or trainer.shards is not None:
         return
     from accelerate.utils import DistributedDataParallelKwargs
 
@@ -192,9 +194,11 @@ def spread(trainer: Trainer) -> None:
     trainer.accelerator.ddp_handler = DistributedDataParallelKwargs(
         find_unused_parameters=staged or _some_are_unused(trainer)
     )
-    with trainer.team.collective():
+    with trainer.worker_group.collective():
         trainer.shared_loss = trainer.accelerator.prepare_model(SharedLoss(trainer), device_placement=False)
-        trainer.shared_loss.register_comm_hook(trainer.team, lambda team, bucket: team.exchange(bucket))
+        trainer.shared_loss.register_comm_hook(
+            trainer.worker_group, lambda worker_group, bucket: worker_group.exchange(bucket)
+        )
 
 
 def _some_are_unused(trainer: Trainer) -> bool:

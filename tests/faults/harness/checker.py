@@ -55,7 +55,7 @@ def check(driven: Driven, reference: dict[str, Any], ended: dict[str, str]) -> F
     for name, folder in run_folders(storage).items():
         _check_attempts(driven, name, folder, found)
         _check_devices(driven, name, folder, found)
-        if driven.cluster is not None or driven.kind == "team":
+        if driven.cluster is not None or driven.kind == "worker_group":
             _check_deaths(name, folder, found)
     return found
 

@@ -25,13 +25,13 @@ _installed: set[str] = set()
 _wall_clock = time.time
 
 
-def execute(config: Any, resident: Any = None, team: Any = None) -> Iterator[Any]:
+def execute(config: Any, resident: Any = None, worker_group: Any = None) -> Iterator[Any]:
     """`trainables.run.execute.execute`, in a process whose clock, disk and speed the harness rules."""
     from trainables.run import execute as run
 
     install_clock()
     install_worker()
-    yield from run.execute(config, resident, team)
+    yield from run.execute(config, resident, worker_group)
 
 
 def install_clock() -> None:

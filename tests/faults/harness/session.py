@@ -18,7 +18,7 @@ from tests.faults.harness.at_url import note_floors
 from tests.faults.harness.checker import Findings, check
 from tests.faults.harness.driving import Driven, Hung
 from tests.faults.harness.injectors import KINDS, SETTINGS
-from tests.faults.harness.settings import MOST_AT_ONCE, TEAMS, TIMES, setting
+from tests.faults.harness.settings import MOST_AT_ONCE, TIMES, WORKER_GROUPS, setting
 from tests.faults.harness.studies import end_marks, fingerprint, make_models, run_folders
 
 
@@ -83,7 +83,7 @@ class Session:
         """Runs one study with its faults; returns how many of them were injected."""
         rng = random.Random(f"{plan.seed}/{plan.number}")
         name = f"faults-{plan.seed}-{plan.number}"
-        kind = "team" if plan.setting in TEAMS else self.usual
+        kind = "worker_group" if plan.setting in WORKER_GROUPS else self.usual
         reference = self.reference(kind)
         with contextlib.ExitStack() as stack:
             folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))

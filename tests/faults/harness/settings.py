@@ -21,11 +21,15 @@ from tests.faults.harness.servers import Proxy, make_server
 
 # Faults into one study, and how often each kind comes in a round: some settings cost more than their faults.
 MOST_AT_ONCE = {
-    "local": 12, "full": 1, "served": 8, "nodes": 3, "spot": 4, "silent": 3, "hosts": 3, "team": 4, "team_spot": 3,
-    "team_url": 3, "url": 7,
+    "local": 12, "full": 1, "served": 8, "nodes": 3, "spot": 4, "silent": 3, "hosts": 3, "worker_group": 4,
+    "worker_group_spot": 3, "worker_group_url": 3, "url": 7,
 }  # fmt: skip
-TIMES = {"served": 2, "nodes": 3, "spot": 4, "team_spot": 3}
-TEAMS = ("team", "team_spot", "team_url")  # where several workers train each run
+TIMES = {"served": 2, "nodes": 3, "spot": 4, "worker_group_spot": 3}
+WORKER_GROUPS = (
+    "worker_group",
+    "worker_group_spot",
+    "worker_group_url",
+)  # where several workers train each run
 FULL_BYTES = 340 * 2**20  # of the file system that gets full; a launch wants 256 MiB
 
 _running: dict[str, Any] = {}
@@ -140,13 +144,13 @@ def _hosts(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _team(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+def _worker_group(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
     """On this machine, with several workers for each run."""
     yield {}
 
 
 @contextlib.contextmanager
-def _team_spot(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
+def _worker_group_spot(folder: Path, session: Path) -> Iterator[dict[str, Any]]:
     """Several workers for each run on several nodes, and no run may lose an attempt."""
     with nodes(folder) as cluster:
         cluster.add()
@@ -184,7 +188,7 @@ _MAKERS: dict[str, Callable[[Path, Path], AbstractContextManager[dict[str, Any]]
     "spot": _spot,
     "silent": _silent,
     "hosts": _hosts,
-    "team": _team,
-    "team_spot": _team_spot,
-    "team_url": _url,
+    "worker_group": _worker_group,
+    "worker_group_spot": _worker_group_spot,
+    "worker_group_url": _url,
 }

@@ -60,8 +60,8 @@ def study_content(models: Path, name: str, ledger_url: str | None = None) -> dic
     }  # fmt: skip
 
 
-def team_content(models: Path, name: str, ledger_url: str | None = None) -> dict[str, Any]:
-    """A study file: three runs, one after the other, that two workers train together; a team takes long to start."""
+def worker_group_content(models: Path, name: str, ledger_url: str | None = None) -> dict[str, Any]:
+    """A study file: three runs, one after the other, that two workers train together, which take long to start."""
     usual = study_content(models, name, ledger_url)
     arms = {
         "small": {"method": "lora", "r": 2, "search_space": "fixed"},
@@ -80,7 +80,7 @@ def few_content(models: Path, name: str, ledger_url: str | None = None) -> dict[
     return {**usual, "arms": arms, "confirm": {"subjects": ["cat"], "seeds": [100]}}
 
 
-CONTENTS = {"usual": study_content, "team": team_content, "few": few_content}
+CONTENTS = {"usual": study_content, "worker_group": worker_group_content, "few": few_content}
 
 
 def run_folders(storage: Storage) -> dict[str, Path]:

@@ -56,12 +56,12 @@ def test_what_fits_nowhere_is_refused_with_the_remedy() -> None:
     assert "a run needs 1 CPU and 4 GPUs on one node" in message
     assert "the cluster has 4 nodes with 8 CPUs and 1 GPU, 1 node with 0 CPUs and no GPU" in message
     assert "max_concurrent_runs" in message
-    team = resources(num_workers=4, gpus_per_worker=1)
+    worker_group = resources(num_workers=4, gpus_per_worker=1)
     with pytest.raises(
         UserError, match=r"a run needs 4 workers with 1 CPU and 1 GPU each \(resources.num_workers, "
     ):
-        first_limit(team, [Node(8, 3)], local=True)
-    assert first_limit(team, [Node(8, 3), Node(8, 5)], local=False) == 2
+        first_limit(worker_group, [Node(8, 3)], local=True)
+    assert first_limit(worker_group, [Node(8, 3), Node(8, 5)], local=False) == 2
     with pytest.raises(UserError, match="this machine has 1 node with 2 CPUs and no GPU"):
         first_limit(resources(cpus_per_run=3), [Node(2, 0)], local=True)
 

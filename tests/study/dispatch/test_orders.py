@@ -10,7 +10,7 @@ from study.ledger.open_ledger import open_ledger
 from tests.helpers.small_studies import small_study, storage_of
 
 
-def test_the_base_model_needs_no_team(fast_path: Path) -> None:
+def test_the_base_model_needs_no_worker_group(fast_path: Path) -> None:
     """There is nothing to train together."""
     arms = {"base": {"method": "base"}, "lora": {"method": "lora", "search_space": "fixed"}}
     spec = small_study(

@@ -55,7 +55,9 @@ def test_no_disk_is_refused_before_anything_is_written(
     spec = small_study()
     usage = shutil.disk_usage(fast_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
-    with pytest.raises(UserError, match=r"only 1 MiB are free at .*, 256 MiB are needed"):
+    with pytest.raises(
+        UserError, match=r"the study needs about 268 MB in .*, but 1.05 MB are free; make room, or choose"
+    ):
         run(spec, Storage(fast_path, spec.name))
     assert list(fast_path.iterdir()) == []
 

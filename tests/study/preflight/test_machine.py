@@ -94,15 +94,15 @@ def test_resources_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_resources_of_runs_with_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    team = Resources(num_workers=4, cpus_per_worker=2, gpus_per_worker=1)
+    worker_group = Resources(num_workers=4, cpus_per_worker=2, gpus_per_worker=1)
     has(monkeypatch, 8, 4)
-    assert check_resources(team) == []
+    assert check_resources(worker_group) == []
     has(monkeypatch, 7, 3)
-    cpus, gpus = check_resources(team)
+    cpus, gpus = check_resources(worker_group)
     assert "asks for 8 CPUs (4 workers with 2 each), but this machine has 7; lower resources.num_w" in cpus
     assert "asks for 4 GPUs (4 workers with 1 each), but this machine has 3" in gpus
     has(monkeypatch, 8)
-    (message,) = check_resources(team)
+    (message,) = check_resources(worker_group)
     assert "but this machine has none; set resources.gpus_per_worker to 0" in message
 
 

@@ -50,11 +50,11 @@ def ray_here() -> Iterator[None]:
         yield
 
 
-def team_study(models: Path, seeds: tuple[int, ...] = (1, 2)) -> StudySpec:
+def worker_group_study(models: Path, seeds: tuple[int, ...] = (1, 2)) -> StudySpec:
     """One configuration by two workers."""
     return StudySpec.model_validate(
         {
-            "name": "team",
+            "name": "worker_group",
             "model": str(models / "model"),
             "subjects": [
                 {
@@ -117,7 +117,7 @@ def when_saved(folder: Path, step: int, action: Any, *, attempt: int = 1) -> thr
     return thread
 
 
-def team_processes() -> list[psutil.Process]:
+def worker_group_processes() -> list[psutil.Process]:
     """The workers of all runs that several workers train."""
     found = []
     for process in psutil.Process().children(recursive=True):
@@ -130,7 +130,7 @@ def team_processes() -> list[psutil.Process]:
 def kill_the_follower(folder: Path, listening: set[str]) -> None:
     """SIGKILL for the worker of a run that does not lead it; notes where both listen."""
     leader = next(e.data["pid"] for e in read_events(folder) if e.kind == "started")
-    for process in team_processes():
+    for process in worker_group_processes():
         sockets = process.net_connections("inet")
         listening |= {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
         if process.pid != leader:
@@ -155,13 +155,13 @@ def assert_ended(*helpers: threading.Thread) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [False, pytest.param(True, marks=pytest.mark.nightly)])
-def test_a_study_by_teams_of_two(interrupted: bool, models: Path, fast_path: Path) -> None:
-    """One study through all that may befall its teams, because each team takes many seconds to start.
+def test_a_study_by_worker_groups_of_two(interrupted: bool, models: Path, fast_path: Path) -> None:
+    """One study through all that may befall its worker groups, because each takes many seconds to start.
 
     Run 1 is begun by one process and gone on with by two, of which one is killed; then their manager is killed, and at
     night the driver is asked to end. Run 2 is stopped.
     """
-    spec = team_study(models)
+    spec = worker_group_study(models)
     storage = Storage(fast_path, spec.name)
     tried, stopped = (storage.run_folder(key(seed)) for seed in (1, 2))
     alone = execute(spec.run_config(key(1), {}, storage))  # one worker begins it
@@ -186,9 +186,9 @@ def test_a_study_by_teams_of_two(interrupted: bool, models: Path, fast_path: Pat
         assert "interrupted by SIGINT" in str(outcome.message)
         assert read_result(tried) is None
         until = time.monotonic() + 120
-        while team_processes() and time.monotonic() < until:
+        while worker_group_processes() and time.monotonic() < until:
             time.sleep(0.2)
-        assert team_processes() == []  # a driver that ends leaves no worker
+        assert worker_group_processes() == []  # a driver that ends leaves no worker
         notes = outcome.notes
         outcome = launch(spec, storage)
     else:
@@ -234,10 +234,10 @@ def test_a_study_by_teams_of_two(interrupted: bool, models: Path, fast_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.nightly  # by day teams that exchange gradients are a study's, and shared models those of processes alone
-def test_a_study_whose_teams_share_the_model(models: Path, fast_path: Path) -> None:
+@pytest.mark.nightly  # by day a study exchanges gradients, and shared models are those of processes alone
+def test_a_study_whose_worker_groups_share_the_model(models: Path, fast_path: Path) -> None:
     """All weights train, dealt out to two workers (FSDP), and are what one process trains."""
-    content = team_study(models, (1,)).model_dump(mode="json")
+    content = worker_group_study(models, (1,)).model_dump(mode="json")
     content["arms"] = {
         "base": {"method": "base"},
         "full": {"method": "dreambooth", "search_space": "fixed", "num_class_images": 2},

@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.support.ports import free_ports
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
-from study.submit.package import INPUTS, PLACE_FILE, STUDY_FILE, build_package, unpack
+from study.submit.package import INPUTS, INPUTS_FILE, STUDY_FILE, build_package, unpack
 from study.submit.submit import Submission, entrypoint, submit_study
 from tests.helpers.ray_head import DEADLINE, ROOT, Head, ray_head, user_environment
 from tests.helpers.waiting import wait_for
@@ -118,13 +118,13 @@ def test_unpacking_twice_or_after_a_crash_is_harmless(study_file: Path, tmp_path
     unpack(package.folder)
     unpack(package.folder)
     assert len(list((target / name).iterdir())) == 4
-    assert json.loads((package.folder / PLACE_FILE).read_text()) == {"inputs": str(target)}
+    assert json.loads((package.folder / INPUTS_FILE).read_text()) == {"inputs": str(target)}
 
 
 def test_code_goes_along_whole_and_alone(study_file: Path, tmp_path: Path) -> None:
     package = build_package(load_study(study_file), _empty(tmp_path, "one"), inputs="/mnt/study/inputs")
     assert {path.name for path in package.folder.iterdir()} == {
-        STUDY_FILE, PLACE_FILE, INPUTS, "search_spaces", "study", "trainables",
+        STUDY_FILE, INPUTS_FILE, INPUTS, "search_spaces", "study", "trainables",
     }  # fmt: skip
     assert not list(package.folder.rglob("__pycache__"))
     assert (package.folder / "trainables" / "embedded" / "weights").is_dir()

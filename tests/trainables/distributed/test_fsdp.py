@@ -21,7 +21,7 @@ from trainables.run_config import RunConfig
 
 @pytest.fixture
 def resident() -> Resident:
-    """Models of this test's own: what its runs leave behind in them is the same in the processes of the teams."""
+    """Models of this test's own: what its runs leave behind in them is the same in the processes of a worker group."""
     return Resident()
 
 

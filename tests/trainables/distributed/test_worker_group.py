@@ -27,13 +27,13 @@ def test_the_parts_of_a_batch_are_the_batch() -> None:
     assert batch.part(0, 1) is batch
 
 
-def test_a_process_alone_is_a_team_of_one() -> None:
-    team = surrounding_group()
-    assert type(team) is WorkerGroup
-    assert (team.rank, team.size, team.is_main_process) == (0, 1, True)
+def test_a_process_alone_is_a_worker_group_of_one() -> None:
+    worker_group = surrounding_group()
+    assert type(worker_group) is WorkerGroup
+    assert (worker_group.rank, worker_group.size, worker_group.is_main_process) == (0, 1, True)
     value = torch.ones(2)
-    assert team.all_reduce_sum(value) is value
-    assert team.broadcast_tensors({"a": value}, [1]) == ({"a": value}, [1])
+    assert worker_group.all_reduce_sum(value) is value
+    assert worker_group.broadcast_tensors({"a": value}, [1]) == ({"a": value}, [1])
 
 
 @pytest.mark.slow
@@ -43,17 +43,17 @@ def test_a_process_alone_is_a_team_of_one() -> None:
 def test_the_number_of_processes_does_not_change_the_weights(
     method: str, fields: dict[str, Any], make_config: MakeConfig, resident: Resident, tmp_path: Path
 ) -> None:
-    alone, *teams = (
+    alone, *worker_groups = (
         make_config(method, f"{method}-{size}", max_train_steps=8, checkpointing_steps=8, **fields)
         for size in (1, 2, 4)
     )
     list(execute(alone, resident))
-    ends = do(tmp_path, [job(together, size) for together, size in zip(teams, (2, 4), strict=True)])
+    ends = do(tmp_path, [job(together, size) for together, size in zip(worker_groups, (2, 4), strict=True)])
     assert [end and end.endswith("events") for end in ends[0]] == [True] * 2, ends
     assert all(end == "0 events" for others in ends[1:] for end in others if end), ends
 
     yardstick = Yardstick(alone, 2, resident)
-    for size, together in zip((2, 4), teams, strict=True):
+    for size, together in zip((2, 4), worker_groups, strict=True):
         yardstick.assert_same(together)
         events = read_events(Path(together.output_dir))
         assert [event.data["num_workers"] for event in events if event.kind == "started"] == [size]
@@ -94,7 +94,7 @@ def test_each_process_asks_the_frozen_base_for_its_part(
 def test_a_fault_of_one_percent_in_the_exchange_is_seen(
     make_config: MakeConfig, resident: Resident, tmp_path: Path
 ) -> None:
-    """What `Yardstick.assert_same` is worth: it passes sound teams on any processor, and none of these."""
+    """What `Yardstick.assert_same` is worth: it passes sound worker groups on any processor, and none of these."""
     steps = {"max_train_steps": 8, "checkpointing_steps": 8}
     fields = {"lora": LORA | steps, "dreambooth": DREAMBOOTH | steps}
     alone = {method: make_config(method, f"{method}-alone", **fields[method]) for method in fields}
@@ -162,7 +162,7 @@ def test_what_one_process_fails_of_ends_all_for_that_reason(
     Yardstick(whole, 2, resident).assert_same(killed)
 
 
-def test_a_team_that_has_failed_trains_the_next_run_like_a_new_one(
+def test_a_worker_group_that_has_failed_trains_the_next_run_like_a_new_one(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     """In attaching, and in a step of a follower: the models of all members are those of the base again."""

@@ -119,11 +119,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         tmp_path / "run.yaml",
         {
             "method": "base",
-            "model": "org/model",
+            "model": {"path": "org/model", "config": "./configurations"},
             "subject": {
                 "name": "cat",
                 "images": "a/b",
                 "references": "/abs",
+                "masks": "m",
                 "instance_prompt": "a sks cat",
                 "class_prompt": "a cat",
             },
@@ -134,7 +135,9 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = load_run(file)
     assert config.model.path == "org/model"
     assert config.subject.images == str(tmp_path / "a/b")
+    assert config.model.config == str(tmp_path / "configurations")
     assert config.subject.references == "/abs"
+    assert config.subject.masks == str(tmp_path / "m")
     assert config.evaluation.image_encoder == str(tmp_path / "encoder")
     assert config.evaluation.clip == "openai/clip-vit-base-patch32"
     assert config.output_dir == str(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Training on images of several sizes: batches of one size, sizes that are told, FLOPs, seconds, teams."""
+"""Training on images of several sizes: batches of one size, sizes that are told, FLOPs, seconds, worker groups."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_seconds_are_the_mean_over_buckets_and_timing_leaves_no_trace(
     assert set(after) == set(state)
 
 
-def test_a_team_is_given_the_buckets_that_the_leader_has_encoded(
+def test_a_worker_group_is_given_the_buckets_that_the_leader_has_encoded(
     make_config: MakeConfig, backbone: Backbone, tmp_path: Path
 ) -> None:
     training = make_config("text_to_image", r=2, random_flip=True, **FIELDS).training
@@ -203,7 +203,7 @@ def test_a_team_is_given_the_buckets_that_the_leader_has_encoded(
     encoded = encode_data(backbone, Cache(tmp_path), data_set(BUCKETS), method, training, meter)
     sent: list[Any] = []
 
-    class Team(WorkerGroup):
+    class TwoWorkers(WorkerGroup):
         size = 2
 
         def broadcast_tensors(self, tensors: Any = None, message: Any = None, take: Any = None) -> Any:
@@ -211,9 +211,9 @@ def test_a_team_is_given_the_buckets_that_the_leader_has_encoded(
                 sent[:] = [tensors, message]
             return tuple(sent)
 
-    team = Team()
-    assert share_encoded(team, encoded, CPU) is encoded
-    other = share_encoded(team, None, CPU)
+    worker_group = TwoWorkers()
+    assert share_encoded(worker_group, encoded, CPU) is encoded
+    other = share_encoded(worker_group, None, CPU)
     assert other.texts.captions == encoded.texts.captions
     assert len(other.examples) == len(encoded.examples) == 3
     assert other.priors is other.base_text is None

@@ -132,7 +132,7 @@ def test_energy_of_which_a_part_was_not_counted_is_not_known() -> None:
     assert resumed.cost(1)["energy_joules"] is None
 
 
-def test_a_team_adds_up_its_members() -> None:
+def test_a_worker_group_adds_up_its_members() -> None:
     class Two(WorkerGroup):
         def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
             return 2 * tensor

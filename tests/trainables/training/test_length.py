@@ -189,7 +189,7 @@ def test_a_budget_of_seconds_is_about_kept(make_config: MakeConfig, resident: An
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.nightly), True])
-def test_a_team_settles_its_length_in_the_leader(
+def test_a_worker_group_settles_its_length_in_the_leader(
     sharded: bool, make_config: MakeConfig, make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:
     """The members' own clocks differ; and timing leaves no trace in what they share."""

@@ -15,7 +15,7 @@ from tests.faults.harness.injectors import (
     processes,
     servers,
     store,
-    teams,
+    worker_groups,
 )
 from tests.faults.harness.injectors.common import Injector
 
@@ -41,9 +41,15 @@ SETTINGS: dict[str, dict[str, Injector]] = {
     "spot": _by_name(nodes.node_drained),
     "silent": _by_name(frozen.node_paused, frozen.node_frozen, frozen.node_lease_lost),
     "hosts": _by_name(network.network_flaps, network.host_cut_off, network.driver_cut_off),
-    "team_spot": _by_name(teams.team_node_drained),
-    "team": _by_name(teams.follower_kill, teams.leader_kill, teams.team_manager_kill, teams.team_driver_kill),
-    "team_url": _by_name(teams.team_machine_lost, teams.team_store_error, teams.team_lost_at_url),
+    "worker_group_spot": _by_name(worker_groups.worker_group_node_drained),
+    "worker_group": _by_name(
+        worker_groups.follower_kill, worker_groups.leader_kill, worker_groups.worker_group_manager_kill,
+        worker_groups.worker_group_driver_kill,
+    ),
+    "worker_group_url": _by_name(
+        worker_groups.worker_group_machine_lost, worker_groups.worker_group_store_error,
+        worker_groups.worker_group_lost_at_url,
+    ),
     "url": _by_name(
         store.store_error, store.store_slow, store.store_hang, store.machine_lost, store.corrupt_ledger_copy,
         store.corrupt_stored_checkpoint,

@@ -13,11 +13,11 @@ from typing import Any
 
 from study.storage.layout import DEFAULT_STORAGE, REPORTS, STORAGE_ENTRIES, Storage, is_url
 from study.storage.layout import MANIFEST_FILE as MANIFEST
+from study.util.disk import room_problem
 from trainables.errors import UserError
 from trainables.util.process import expanded
 
 KIND = "study-report"
-MIN_FREE_BYTES = 64 * 2**20  # a report of the quickstart has 8 MB
 
 
 def reports_folder(storage: Storage, reports: str | Path | None = None) -> Path:
@@ -86,15 +86,12 @@ def _write_problems(target: Path) -> Iterator[str]:
         return
     try:  # only trying tells: modes say nothing of quotas, of network file systems, and to root
         os.rmdir(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=parent))
-        free = shutil.disk_usage(parent).free
+        no_room = room_problem(target, "a report", f"or {remedy}")
     except OSError as error:
         yield f"the report cannot be written to {target} ({error.strerror or error}); {remedy}"
         return
-    if free < MIN_FREE_BYTES:
-        yield (
-            f"only {free / 2**20:.0f} MiB are free at {parent}, and a report needs {MIN_FREE_BYTES / 2**20:.0f} MiB; "
-            f"make room or {remedy}"
-        )
+    if no_room:
+        yield no_room
 
 
 def refuse_foreign_folder(target: Path) -> None:

@@ -35,7 +35,7 @@ def restoring(config: RunConfig) -> RunConfig:
 
 
 @pytest.mark.slow
-def test_teams_restore_what_one_process_would(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_worker_groups_restore_what_one_process_would(make_config: MakeConfig, tmp_path: Path) -> None:
     """Exchanged gradients (DDP), and a shared model (FSDP) of which the leader keeps the whole weights."""
     resident = Resident()
     alone, ddp, fsdp = (

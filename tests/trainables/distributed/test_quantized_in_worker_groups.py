@@ -24,13 +24,13 @@ def test_exchanged_gradients_give_the_weights_of_one_process(
 ) -> None:
     folder, resident = make_tiny("flux", tmp_path / "flux"), Resident()
     fields = {"train_batch_size": 3, "max_train_steps": 6, "checkpointing_steps": 6, "adam_epsilon": 1e-5}
-    alone, team = (
+    alone, worker_group = (
         run_of(make_config, "lora", folder, bits, into=into, learning_rate=1e-2, **fields)
-        for into in ("alone", "team")
+        for into in ("alone", "worker_group")
     )
     list(execute(alone, resident))
-    ends = do(tmp_path, [job(team, 2, sharded=False)])
+    ends = do(tmp_path, [job(worker_group, 2, sharded=False)])
     assert [end and end.endswith("events") for end in ends[0]] == [True], ends
-    assert result(team)["state"] == result(alone)["state"] == "COMPLETE"
-    Yardstick(alone, 2, resident).assert_same(team)
-    assert result(team)["cost"]["train_flops"] == result(alone)["cost"]["train_flops"]
+    assert result(worker_group)["state"] == result(alone)["state"] == "COMPLETE"
+    Yardstick(alone, 2, resident).assert_same(worker_group)
+    assert result(worker_group)["cost"]["train_flops"] == result(alone)["cost"]["train_flops"]

@@ -2,7 +2,7 @@
 
 Embeddings beside a table, a network beside the projections, and projections with a hook: in each a part of what trains
 is not where the exchange of gradients, or the dealing out of a model, looks first. Pivotal tuning, which has stages, is
-in ``test_stages_in_teams.py``.
+in ``test_stages_in_worker_groups.py``.
 """
 
 from __future__ import annotations
@@ -39,22 +39,27 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def compare(make_config: MakeConfig, folder: Path, method: str, *, sharded: tuple[bool, ...]) -> None:
-    """Trains a method by one process and by teams of two, and compares weights, losses and what it cost."""
+    """Trains a method by one process and by worker groups of two, and compares weights, losses and what it cost."""
     resident = Resident()
     fields = COMMON | METHODS[method]
     alone = make_config(method, "alone", **fields)
-    teams = [make_config(method, f"team-{number}", **fields) for number in range(len(sharded))]
+    worker_groups = [
+        make_config(method, f"worker_group-{number}", **fields) for number in range(len(sharded))
+    ]
     list(execute(alone, resident))
     assert result(alone)["state"] == "COMPLETE", result(alone)
-    ends = do(folder, [job(team, 2, sharded=one) for team, one in zip(teams, sharded, strict=True)])
-    assert [end and end.endswith("events") for end in ends[0]] == [True] * len(teams), ends
-    assert ends[1] == ["0 events"] * len(teams)  # one leads, and alone has the run's folder
+    ends = do(
+        folder,
+        [job(worker_group, 2, sharded=one) for worker_group, one in zip(worker_groups, sharded, strict=True)],
+    )
+    assert [end and end.endswith("events") for end in ends[0]] == [True] * len(worker_groups), ends
+    assert ends[1] == ["0 events"] * len(worker_groups)  # one leads, and alone has the run's folder
     yardstick = Yardstick(alone, 2, resident)
-    for team in teams:
-        assert result(team)["state"] == "COMPLETE"
-        yardstick.assert_same(team)
+    for worker_group in worker_groups:
+        assert result(worker_group)["state"] == "COMPLETE"
+        yardstick.assert_same(worker_group)
         for name in ("train_flops", "trainable_parameters"):
-            assert result(team)["cost"][name] == result(alone)["cost"][name]
+            assert result(worker_group)["cost"][name] == result(alone)["cost"][name]
 
 
 @pytest.mark.slow

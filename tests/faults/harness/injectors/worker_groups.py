@@ -32,7 +32,7 @@ def leader_kill(driven: Driven) -> Recovered:
     return worker_kill(driven)
 
 
-def team_manager_kill(driven: Driven) -> Recovered:
+def worker_group_manager_kill(driven: Driven) -> Recovered:
     """SIGKILL of the actor that drives Ray Train for a run, and trains nothing itself."""
     again = driven.is_tried_again(*driven.halfway())
     for process in _named(driven, "ray::RunWorker"):
@@ -40,7 +40,7 @@ def team_manager_kill(driven: Driven) -> Recovered:
     return again
 
 
-def team_driver_kill(driven: Driven) -> Recovered:
+def worker_group_driver_kill(driven: Driven) -> Recovered:
     """SIGKILL of the driver; the same command again. None of the workers may stay."""
     again = driven.is_tried_again(*driven.halfway())
     members = _members(driven)
@@ -48,14 +48,14 @@ def team_driver_kill(driven: Driven) -> Recovered:
     return lambda: again() and not any(_lives(member) for member in members)
 
 
-def team_node_drained(driven: Driven) -> Recovered:
+def worker_group_node_drained(driven: Driven) -> Recovered:
     """A node with a worker of the run, not always the first, is announced to go (spot preemption), and goes."""
     name = one_run(driven)
     hosts = [node for node in driven.cluster.worker_nodes() if _hosts_a_member(node)]
     return drain(driven, driven.rng.choice(hosts), lambda: [name]) if hosts else driven.goes_on()
 
 
-def team_lost_at_url(driven: Driven) -> Recovered:
+def worker_group_lost_at_url(driven: Driven) -> Recovered:
     """SIGKILL of all workers of a run whose records lie at a URL: what they had not copied there is gone."""
     again = driven.is_tried_again(*driven.halfway())
     note_floors(driven)
@@ -64,12 +64,12 @@ def team_lost_at_url(driven: Driven) -> Recovered:
     return again
 
 
-def team_machine_lost(driven: Driven) -> Recovered:
+def worker_group_machine_lost(driven: Driven) -> Recovered:
     """SIGKILL of everything in the middle of such a run, and the disk is gone: another machine goes on."""
     return machine_lost(driven)
 
 
-def team_store_error(driven: Driven) -> Recovered:
+def worker_group_store_error(driven: Driven) -> Recovered:
     """The store of such a run answers 500 or 503 for some seconds."""
     return store_error(driven)
 

@@ -47,7 +47,7 @@ def captioned(folder: Path) -> SubjectConfig:
 
 
 @pytest.mark.slow
-def test_teams_train_on_the_same_buckets(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_worker_groups_train_on_the_same_buckets(make_config: MakeConfig, tmp_path: Path) -> None:
     """Exchanged gradients (DDP) and a shared model (FSDP)."""
     resident, subject = Resident(), captioned(tmp_path / "images")
 

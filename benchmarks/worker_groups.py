@@ -1,9 +1,9 @@
 """What a run with several workers costs beyond one with a single, warm worker: seconds a run, apart from training.
 
-Runs the same short trainings of the embedded model one after the other, first by one worker, then by teams, and prints
-the mean seconds from the end of a run to the end of the next, less its seconds of training::
+Runs the same short trainings of the embedded model one after the other, first by one worker, then by worker groups, and
+prints the mean seconds from the end of a run to the end of the next, less its seconds of training::
 
-    python -m benchmarks.teams --runs 4 --workers 2
+    python -m benchmarks.worker_groups --runs 4 --workers 2
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def measure(workers: int, runs: int, steps: int) -> float:
     """Returns the mean seconds between the ends of runs, less those of training."""
     spec = StudySpec.model_validate(
         {
-            "name": "teams",
+            "name": "worker_groups",
             "subjects": ["cat-1"],
             "arms": {"lora": {"method": "lora", "search_space": "fixed"}},
             "confirm": {"subjects": ["cat-1"], "seeds": list(range(100, 100 + runs))},
@@ -57,7 +57,7 @@ def measure(workers: int, runs: int, steps: int) -> float:
             "resources": {"num_workers": workers, "max_concurrent_runs": 1},
         }
     )
-    with tempfile.TemporaryDirectory(prefix="teams-") as root:
+    with tempfile.TemporaryDirectory(prefix="worker-groups-") as root:
         storage = Storage(Path(root), spec.name)
         outcome = launch(spec, storage)
         if outcome.complete != runs:

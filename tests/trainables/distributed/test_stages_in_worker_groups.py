@@ -28,7 +28,7 @@ FIELDS: dict[str, Any] = {
 
 
 @pytest.mark.slow
-def test_teams_change_neither_stage(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_worker_groups_change_neither_stage(make_config: MakeConfig, tmp_path: Path) -> None:
     """Exchanged gradients (DDP) and a shared model (FSDP), whose flags are settled before the second stage begins.
 
     Each process has another part of the batch, so that a stage whose gradients are not exchanged ends elsewhere.
