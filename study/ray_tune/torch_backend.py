@@ -49,7 +49,7 @@ class OwnAddressBackend(torch_backend_class()):  # type: ignore[misc]
         ray.get(
             [
                 worker_group.execute_single_async(
-                    rank, _connect, rank=rank, backend=backend, seconds=backend_config.timeout_s, **store
+                    rank, _connect, rank, backend, backend_config.timeout_s, **store
                 )
                 for rank in range(len(worker_group))
             ]
