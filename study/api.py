@@ -156,11 +156,11 @@ class _Watchers:
         self._view = ProgressView(StatusReader(self._storage, self._spec), self._console)
         self._view.start()
 
-    def follow(self, run: PlannedRun) -> None:
+    def watch(self, run: PlannedRun) -> None:
         """See `study.storage.planned_run.RunListener`."""
         self.open()
         assert self._tracker is not None
-        self._tracker.follow(run)
+        self._tracker.watch(run)
 
     def close(self, *, at_once: bool = False) -> None:
         """Closes both; MLflow gets a bounded time to catch up, or none."""

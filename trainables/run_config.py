@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, SerializeAsAny, ValidationInfo, field_validator
 
 from trainables.config.fields import (
     EMBEDDED,
@@ -38,7 +38,7 @@ class RunConfig(Frozen):
         gpu_share: Of its GPU that the run holds; energy is that of a whole one, or not known.
         output_dir: The run's folder: events, checkpoint, weights, samples, result.
         cache_dir: Content-addressed cache shared by runs.
-        located: Named folder (of images, of a model) -> where it lies, if not under that name. No part of the run's
+        path_map: Named folder (of images, of a model) -> where it lies, if not under that name. No part of the run's
             identity.
         contents: What lies in the folders that it names: field -> hex SHA-256 (see ``trainables/run/contents.py``). It
             takes their paths' place in the identity.
@@ -55,7 +55,10 @@ class RunConfig(Frozen):
     gpu_share: float = Field(default=1.0, gt=0, le=1)
     output_dir: str
     cache_dir: str
-    located: dict[str, str] = Field(default_factory=dict)
+    path_map: dict[str, str] = Field(
+        default_factory=dict,
+        validation_alias=AliasChoices("path_map", "located"),  # its name before
+    )
     contents: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("method")
@@ -102,7 +105,7 @@ class RunConfig(Frozen):
 
 
 #: Fields of a run's configuration that cannot change its result.
-WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "located")
+WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "path_map")
 
 # Fields of the evaluation that came later, with the value that says what runs did before; of training see `AS_BEFORE`.
 _EVALUATED_AS_BEFORE = {"restore_best": None, "restore_best_prompts": None}

@@ -62,7 +62,7 @@ class Demand:
         return min(found for found in (fits, by_gpu, 1_000_000) if found is not None)
 
 
-def places(nodes: Iterable[Node], demand: Demand) -> int:
+def fitting_runs(nodes: Iterable[Node], demand: Demand) -> int:
     """How many runs fit at once; workers of one run may lie on several nodes."""
     return sum(demand.workers_on(node) for node in nodes) // demand.workers
 
@@ -93,7 +93,7 @@ def first_limit(resources: Resources, nodes: Sequence[Node], *, local: bool) -> 
     demand, wanted = demand_of(resources), resources.max_concurrent_runs
     if wanted is not None and not local:
         return wanted  # runs that wait for room are what makes a cluster grow
-    fits = places(nodes, demand)
+    fits = fitting_runs(nodes, demand)
     if fits < 1:
         where = "this machine" if local else "the cluster"
         several = "num_workers, cpus_per_worker, gpus_per_worker"
@@ -153,7 +153,7 @@ class ClusterCapacity:
         before, self.nodes = self.nodes, seen
         if sorted(seen, key=repr) == sorted(before, key=repr):
             return
-        self.limit = self._wanted or max(1, places(seen, self.demand))
+        self.limit = self._wanted or max(1, fitting_runs(seen, self.demand))
         self._on_change()
 
     def shortage(self, waiting: int) -> str:
@@ -162,7 +162,7 @@ class ClusterCapacity:
         wait = "wait" if waiting > 1 else "waits"
         advice = (
             "other work holds the room, or its workers are slow to start"
-            if places(self.nodes, self.demand)
+            if fitting_runs(self.nodes, self.demand)
             else "a run fits on none of them: it starts when a larger node joins or the autoscaler adds one"
         )
         return f"{runs} {wait} for {self.demand}; the cluster has {described(self.nodes)}: {advice}"

@@ -67,27 +67,27 @@ class Deaths:
     ) -> bool:
         """Whether a worker died with its node, which had been announced to be taken away.
 
-        Ray says so of few of them. A worker that died before it could begin has left no word of where it was: then a
+        Ray says so of few of them. A worker that died before it could begin has not recorded where it was: then a
         node that was going away after the order was given is taken for it.
         """
         if any(words in cause for words in self._preempted):
             return True
         begun = attempts(planned.folder)
         known = {death["attempt"] for death in worker_failures(planned.folder)}
-        if not begun or begun[-1]["session"] != self._driver_id or len(begun) in known:
+        if not begun or begun[-1]["driver_id"] != self._driver_id or len(begun) in known:
             return any(seen >= given - LOOK_SECONDS for seen in announced.values())
         node = str(begun[-1].get("node") or "").rpartition("/")[2]
         return bool(node) and any(name.startswith(node) for name in announced)
 
     def _failure(self, planned: PlannedRun, cause: str) -> tuple[str, str] | None:
         """Returns reason and message if the run must not be tried again."""
-        mine = [attempt for attempt in attempts(planned.folder) if attempt["session"] == self._driver_id]
+        mine = [attempt for attempt in attempts(planned.folder) if attempt["driver_id"] == self._driver_id]
         # A worker that cannot even begin (it lacks a package, say) leaves no attempt in the folder.
         self._seen[planned.key.name] += 1
         not_counted = [
             death
             for death in worker_failures(planned.folder)
-            if death.get("session") == self._driver_id
+            if death.get("driver_id") == self._driver_id
             and death["attempt"]
             and death.get("reason") in NOT_COUNTED
         ]

@@ -51,7 +51,7 @@ class Dispatcher:
         preempted: Words that say of a worker's death that its node was taken away.
 
     Attributes:
-        located: Named folders that lie elsewhere for workers, see `study.remote.input_upload`.
+        path_map: Named folders that lie elsewhere for workers, see `study.remote.input_upload`.
         broken: What ledger or folders raised: from then on the queue is not what they say, and nothing is given out.
         announced: When (monotonic) each node was last seen that had been announced to be taken away, by its id.
         trouble: Why the launch must end: runs cannot be kept, or no node that is tried can work on them.
@@ -82,7 +82,7 @@ class Dispatcher:
         self._given: dict[str, float] = {}
         self._hooks = hooks or RunHooks()
         self._url, self._home, self._study, self._early_stopping = url, home, study, early_stopping
-        self.located: Mapping[str, str] = {}
+        self.path_map: Mapping[str, str] = {}
         self._misplaced: Counter[str] = Counter()
         self._refusals = 0
         self._pause_until = 0.0
@@ -178,7 +178,7 @@ class Dispatcher:
             key=key.name,
             phase=key.phase,
             group=f"{key.arm}/{key.subject}/{key.seed}",
-            config=planned.config.model_copy(update={"located": dict(self.located)}).model_dump_json(),
+            config=planned.config.model_copy(update={"path_map": dict(self.path_map)}).model_dump_json(),
             driver_id=self.driver_id,
             runner=self._runner,
             resident=self._resident,

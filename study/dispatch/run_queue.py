@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 UNMET = "constraints_unmet"  # attribute of a search's Optuna study: whether its choice misses a constraint
 
 # Of a RunConfig: what differs between the runs of one trial, or says where they happen.
-_OF_THE_RUN = {"subject", "seed", "output_dir", "cache_dir", "cpu_threads", "device", "located"}
+_OF_THE_RUN = {"subject", "seed", "output_dir", "cache_dir", "cpu_threads", "device", "path_map"}
 
 
 @dataclass

@@ -243,7 +243,7 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
 
     def on_start(run: PlannedRun) -> None:
         for listener in context.listeners:
-            listener.follow(run)
+            listener.watch(run)
 
     def tick() -> None:
         context.watchdog.reset()
@@ -291,7 +291,7 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
     )
     write_marker(storage.folder, dispatcher.driver_id)
     if not joined.local:
-        dispatcher.located = prepared_nodes(spec, storage, dispatcher.driver_id, say)
+        dispatcher.path_map = prepared_nodes(spec, storage, dispatcher.driver_id, say)
     context.heartbeat.describe = lambda: _told(dispatcher, capacity, joined)
     context.heartbeat.beat()  # or the first runs would count as those of an earlier driver
     failure = place_runs(

@@ -182,8 +182,8 @@ class _Driver:
             while not self._closing.wait(0.25):
                 now = time.monotonic()
                 with self._live_lock:
-                    due = [(name, place) for name, place in self._live.items() if place[2] <= now]
-                list(pool.map(lambda item: self._follow(*item), due))
+                    due = [(name, live) for name, live in self._live.items() if live[2] <= now]
+                list(pool.map(lambda item: self._send_live(*item), due))
                 if now - told > TELL_SECONDS:
                     told = now
                     self._tell()
@@ -199,14 +199,14 @@ class _Driver:
             self._store.put_file(f"{study}/{DRIVER_FILE}", folder / DRIVER_FILE)
             self._store.get_file(f"{study}/{STOP_REQUEST_FILE}", folder / STOP_REQUEST_FILE)
 
-    def _follow(self, name: str, place: tuple[str, float, float]) -> None:
-        attempt, begun, _ = place
+    def _send_live(self, name: str, live: tuple[str, float, float]) -> None:
+        attempt, begun, _ = live
         with contextlib.suppress(*_PASSING):
             self._copies.fetch_new(name, attempt)
         now = time.monotonic()
         pause = min(LONGEST_SECONDS, FIRST_SECONDS + (now - begun) / 20)
         with self._live_lock:
-            if self._live.get(name) == place:
+            if self._live.get(name) == live:
                 self._live[name] = attempt, begun, now + pause
 
 

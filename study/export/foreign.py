@@ -24,7 +24,7 @@ from trainables.evaluation.metrics_table import QUALITY
 from trainables.events import RUN_FILE, is_over
 from trainables.methods.foreign import ForeignConfig
 from trainables.methods.foreign_files import ForeignFile, inspect
-from trainables.methods.foreign_pipelines import WHOLE, no_place
+from trainables.methods.foreign_pipelines import WHOLE, no_replacement
 from trainables.methods.registry import BASE
 from trainables.models.folders import local_folder, native_resolution, resolve_model
 from trainables.run_config import RunConfig
@@ -81,7 +81,7 @@ def evaluate_files(
     of_data_set = spec.subject(chosen).is_data_set
     problems = [problem for one in asked if (problem := _unspoken(one.file, prompt, of_data_set))]
     if (bits := spec.model.quantization) is not None:
-        problems += [no_place(one.file.path, bits) for one in asked if one.file.layout in WHOLE]
+        problems += [no_replacement(one.file.path, bits) for one in asked if one.file.layout in WHOLE]
     if problems:
         raise UserError(*problems)
     side = _resolution(spec, storage, chosen, base, on_note)
@@ -209,7 +209,7 @@ def _config(
             "training": training,
             "contents": contents,
             "device": "auto",  # this machine's, wherever the study ran
-            "located": {one.file.path.name: str(one.file.path)},
+            "path_map": {one.file.path.name: str(one.file.path)},
             "output_dir": str(storage.runs / run),
         }
     )

@@ -92,14 +92,14 @@ def direction(objective: str) -> str:
 
 
 def _in_ranks(trials: Sequence[FrozenTrial], constraints: int) -> list[FrozenTrial]:
-    """Ended trials with places in the order of the search instead of values.
+    """Ended trials with ranks in the order of the search instead of values.
 
     A constraint's bound is kept: ranks of violations begin at 1, what is met goes from 0 downwards. A trial without
     the constrained metric is worse than all others.
     """
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    places = [_places(values) for values in zip(*(trial.values for trial in complete), strict=True)]
-    last = _places(_last_value(trial) for trial in trials if trial.intermediate_values)
+    of_objectives = [_ranks(values) for values in zip(*(trial.values for trial in complete), strict=True)]
+    last = _ranks(_last_value(trial) for trial in trials if trial.intermediate_values)
     missed = [_missed(trials, number) for number in range(constraints)]
     ranked = []
     for trial in trials:
@@ -112,7 +112,7 @@ def _in_ranks(trials: Sequence[FrozenTrial], constraints: int) -> list[FrozenTri
             )
         values = None
         if trial.state.name == "COMPLETE":
-            values = [ranks[value] for ranks, value in zip(places, trial.values, strict=True)]
+            values = [ranks[value] for ranks, value in zip(of_objectives, trial.values, strict=True)]
         reports = (
             {max(trial.intermediate_values): last[_last_value(trial)]} if trial.intermediate_values else {}
         )
@@ -147,17 +147,17 @@ def _copy(
     )
 
 
-def _places(values: Iterable[float]) -> dict[float, float]:
-    """Place of each value among those that differ, from 1 for the least on."""
-    return {value: float(place) for place, value in enumerate(sorted(set(values)), start=1)}
+def _ranks(values: Iterable[float]) -> dict[float, float]:
+    """Rank of each value among those that differ, from 1 for the least on."""
+    return {value: float(rank) for rank, value in enumerate(sorted(set(values)), start=1)}
 
 
 def _missed(trials: Iterable[FrozenTrial], number: int) -> dict[float, float]:
-    """Signed places of the violations of one constraint."""
+    """Signed ranks of the violations of one constraint."""
     found = {trial.system_attrs[VIOLATIONS][number] for trial in trials if VIOLATIONS in trial.system_attrs}
     met = sorted((value for value in found if value <= 0), reverse=True)
-    return _places(value for value in found if value > 0) | {
-        value: -float(place) for place, value in enumerate(met)
+    return _ranks(value for value in found if value > 0) | {
+        value: -float(rank) for rank, value in enumerate(met)
     }
 
 

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 ARMS_COLUMNS = (
     "arm", "phase", "planned", "complete", "running", "pruned", "failed", "best_quality", "interrupted", "pending",
 )  # fmt: skip
-NODES_COLUMNS = ("node", "alive", "running", "ended", "lost", "last_sign", "cpus", "gpus")
+NODES_COLUMNS = ("node", "alive", "running", "ended", "lost", "last_event", "cpus", "gpus")
 RUNNING_COLUMNS = (
-    "run", "state", "node", "attempt", "doing", "step", "steps", "percent", "steps_per_second", "last_sign",
+    "run", "state", "node", "attempt", "doing", "step", "steps", "percent", "steps_per_second", "last_event",
 )  # fmt: skip
-RUNS_COLUMNS = ("run", "state", "node", "attempts", "best_step", "reason", "last_sign")
+RUNS_COLUMNS = ("run", "state", "node", "attempts", "best_step", "reason", "last_event")
 FAILED_COLUMNS = ("run", "node", "attempt", "reason", "message")
 SILENT_TRACKER_SECONDS = 90.0
 
@@ -138,7 +138,7 @@ class StatusReader:
                 "attempts": len(runs[key].begun),
                 "best_step": runs[key].best_step,
                 "reason": result.reason if (result := runs[key].result) is not None else None,
-                "last_sign": now - sign if (sign := runs[key].last_sign) is not None else None,
+                "last_event": now - sign if (sign := runs[key].last_event) is not None else None,
             }
             for position, key in found
         ]
@@ -194,7 +194,7 @@ class StatusReader:
             remedy = tracking_command(
                 "sync", self._storage, state.uri
             )  # to the store that the launch wrote to
-        newer = sum(1 for run in runs.values() if (run.last_sign or 0.0) > state.time + 1.0)
+        newer = sum(1 for run in runs.values() if (run.last_event or 0.0) > state.time + 1.0)
         behind = max(state.behind, newer) if state.problem or not alive else 0
         if state.problem is not None or behind:
             return {"state": "behind", "behind": behind, "problem": state.problem, "remedy": remedy}
@@ -210,7 +210,7 @@ def states_of(runs: Mapping[RunKey, RunStatus], driver: Driver | None) -> dict[R
         mine = (
             driver is not None
             and driver.driver_id is not None
-            and run.latest.get("session") == driver.driver_id
+            and run.latest.get("driver_id") == driver.driver_id
         )
         if run.result is not None:
             found[key] = STATES[run.result.state]
@@ -263,17 +263,17 @@ def _node_names(runs: Iterable[RunStatus], driver: Driver | None) -> dict[tuple[
     Ray gives a host a new id whenever it joins: for launches on one machine that says nothing.
     """
     seen: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    places = set()
+    machines = set()
     for run in runs:
         for attempt in run.begun:
             host, node = str(attempt.get("host") or ""), str(attempt.get("node") or "")
-            seen[host][str(attempt.get("session"))].add(node)
-            places.add((host, node))
+            seen[host][str(attempt.get("driver_id"))].add(node)
+            machines.add((host, node))
     # Two Ray nodes at one address, of which one may not have worked yet.
     alive = driver.nodes if driver is not None else ()
     addresses = Counter(str(node.get("name")).partition("/")[0] for node in alive)
     names = {}
-    for host, node in places:
+    for host, node in machines:
         address, _, short = node.partition("/")
         several = any(len(nodes) > 1 for nodes in seen[host].values()) or addresses[address] > 1
         names[host, node] = f"{host}/{short}" if several and short else host or address or "unknown"
@@ -301,10 +301,10 @@ def _nodes(
         for attempt in run.begun:
             mine, last = row(str(_named(attempt, names))), attempt is run.latest
             moment = (
-                run.last_sign if last and run.last_sign is not None else float(attempt.get("time") or 0.0)
+                run.last_event if last and run.last_event is not None else float(attempt.get("time") or 0.0)
             )
             age = max(0.0, now - moment)
-            mine["last_sign"] = age if mine["last_sign"] is None else min(age, mine["last_sign"])
+            mine["last_event"] = age if mine["last_event"] is None else min(age, mine["last_event"])
             mine["running"] += last and states[key] == "running"
             mine["ended"] += last and run.result is not None
             mine["lost"] += not last
@@ -352,7 +352,7 @@ def _running(
                 "steps": run.steps,
                 "percent": None if run.share is None else round(100 * run.share, 1),
                 "steps_per_second": run.steps_per_second if moving else None,
-                "last_sign": None if run.last_sign is None else max(0.0, now - run.last_sign),
+                "last_event": None if run.last_event is None else max(0.0, now - run.last_event),
             }
         )
     return table

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from study.cluster.capacity import Node, demand_of, places
+from study.cluster.capacity import Node, demand_of, fitting_runs
 from study.cluster.ray_cluster import usable_cpus
 from study.spec.sections import Resources
 from study.util.disk import existing, room_problem
@@ -81,7 +81,7 @@ def _field(resources: Resources, kind: str) -> str:
 
 def concurrency(resources: Resources) -> int:
     """Returns how many runs there can be at once on this machine, each with all its workers; at least 1."""
-    most = places([this_machine()], demand_of(resources))
+    most = fitting_runs([this_machine()], demand_of(resources))
     return max(1, min(most, resources.max_concurrent_runs or most))
 
 

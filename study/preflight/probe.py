@@ -106,13 +106,13 @@ def probe_machine(spec: StudySpec, storage: Storage) -> dict[str, Measured]:
     Raises:
         UserError: A method fails already in the probe; with its message.
     """
-    places = _places(spec, storage)
-    missing = {place: request for place, request in places.values() if _read(place) is None}
+    files = _answer_files(spec, storage)
+    missing = {file: request for file, request in files.values() if _read(file) is None}
     if missing:
         measured = _measure(list(missing.values()), _processes(spec))
-        for place, one in zip(missing, measured, strict=True):
-            _write(place, one)
-    known = {name: _read(place) for name, (place, _) in places.items()}
+        for file, one in zip(missing, measured, strict=True):
+            _write(file, one)
+    known = {name: _read(file) for name, (file, _) in files.items()}
     return {name: cost for name, cost in known.items() if cost is not None}
 
 
@@ -121,12 +121,12 @@ def known_probe(spec: StudySpec, storage: Storage) -> dict[str, Measured] | None
 
     Measures nothing.
     """
-    known = {name: _read(place) for name, (place, _) in _places(spec, storage).items()}
+    known = {name: _read(file) for name, (file, _) in _answer_files(spec, storage).items()}
     found = {name: cost for name, cost in known.items() if cost is not None}
     return found if len(found) == len(known) else None
 
 
-def _places(spec: StudySpec, storage: Storage) -> dict[str, tuple[Path, dict[str, Any]]]:
+def _answer_files(spec: StudySpec, storage: Storage) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Where the measurement of each arm lies or would lie, and how it is asked for."""
     requests = {name: _request(spec, name) for name in spec.arms}
     folder = storage.cache / PROBES
@@ -202,21 +202,21 @@ def _measure(requests: Sequence[Mapping[str, Any]], processes: int) -> list[Meas
     with tempfile.TemporaryDirectory(prefix="study-probe-") as folder:
         running = []
         for number in range(processes):
-            place = Path(folder) / str(number)
-            place.mkdir()
-            (place / "request.json").write_text(json.dumps(list(requests)))
-            with (place / "log").open("wb") as log:
+            work = Path(folder) / str(number)
+            work.mkdir()
+            (work / "request.json").write_text(json.dumps(list(requests)))
+            with (work / "log").open("wb") as log:
                 command = [
                     sys.executable,
                     "-m",
                     "study.preflight.measuring",
-                    str(place / "request.json"),
-                    str(place / "answer.json"),
+                    str(work / "request.json"),
+                    str(work / "answer.json"),
                 ]
                 process = subprocess.Popen(
                     command, stdout=log, stderr=subprocess.STDOUT, env=_environment(requests)
                 )
-                running.append((process, place))
+                running.append((process, work))
         try:
             deadline = time.monotonic() + _TIMEOUT
             for process, _ in running:
@@ -230,7 +230,7 @@ def _measure(requests: Sequence[Mapping[str, Any]], processes: int) -> list[Meas
                 if process.poll() is None:
                     process.kill()
                     process.wait()
-        return _means([_result(place) for _, place in running])
+        return _means([_result(work) for _, work in running])
 
 
 def _environment(requests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -246,11 +246,11 @@ def _environment(requests: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return environment
 
 
-def _result(place: Path) -> list[Measured]:
+def _result(work: Path) -> list[Measured]:
     try:
-        content = json.loads((place / "answer.json").read_text())
+        content = json.loads((work / "answer.json").read_text())
     except (OSError, ValueError):
-        tail = (place / "log").read_text(errors="replace").strip().splitlines()[-3:]
+        tail = (work / "log").read_text(errors="replace").strip().splitlines()[-3:]
         raise UserError(
             f"the probe of this machine died: {' '.join(tail) or 'no message'}; plan with --no-probe"
         ) from None
@@ -273,15 +273,15 @@ def _means(results: Sequence[Sequence[Measured]]) -> list[Measured]:
     return means
 
 
-def _read(place: Path) -> Measured | None:
+def _read(file: Path) -> Measured | None:
     try:
-        return Measured(**json.loads(place.read_text()))
+        return Measured(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _write(place: Path, measured: Measured) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_suffix(f".{os.getpid()}.partial")
+def _write(file: Path, measured: Measured) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(asdict(measured)))
-    partial.replace(place)
+    partial.replace(file)

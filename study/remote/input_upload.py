@@ -1,7 +1,7 @@
 """Inputs that lie on the driver's disk alone (images, model folders) are copied once into the storage.
 
 They lie under ``inputs/<digest>`` of the storage's folder or URL, named by their content, so that all studies share
-them and none is copied twice. Workers find them through `RunConfig.located`; names and identities stay.
+them and none is copied twice. Workers find them through `RunConfig.path_map`; names and identities stay.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def ship(names: list[str], storage: Storage, limit_gb: float, say: Callable[[str
             f"copy:\n{listed}\nput them on a file system that every node mounts at the same path, name a model by "
             "its hub id, or raise the limit"
         )
-    located = {}
+    path_map = {}
     for name in names:
         folder = folder_of(name)
         index = {str(path.relative_to(folder)): path for path in files_of(folder)}
@@ -46,14 +46,14 @@ def ship(names: list[str], storage: Storage, limit_gb: float, say: Callable[[str
         digest = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:32]
         say(f"copying {name} ({size(sizes[name])}) to {storage.uri}/{INPUTS}/{digest}, unless it is there")
         try:
-            located[name] = (
+            path_map[name] = (
                 _to_url(storage, digest, index, digests)
                 if storage.url
                 else _to_folder(storage.root / INPUTS / digest, index)
             )
         except (StoreError, OSError) as error:
             raise UserError(f"{name} could not be copied to the storage: {error}") from None
-    return located
+    return path_map
 
 
 def _to_folder(target: Path, files: Mapping[str, Path]) -> str:

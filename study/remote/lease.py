@@ -60,17 +60,17 @@ def leased(
         "beat": 0,
         "released": False,
     }
-    place = f"{generation:06d}-{mine['driver'][:8]}"
-    _write(store, storage, place, mine)
+    claim = f"{generation:06d}-{mine['driver'][:8]}"
+    _write(store, storage, claim, mine)
     time.sleep(SETTLE_SECONDS)
     claims = _claims(store, storage)
-    if claims[-1:] != [place]:
+    if claims[-1:] != [claim]:
         raise UserError(_held(storage, _read(store, storage, claims[-1]) or {}) if claims else _gone(storage))
     for older in claims[:-_KEPT]:
         store.delete_under(f"{storage.study}/{LEASES}/{older}")
     ended = threading.Event()
     thread = threading.Thread(
-        target=_renew, args=(store, storage, place, mine, ended, lost), name="lease", daemon=True
+        target=_renew, args=(store, storage, claim, mine, ended, lost), name="lease", daemon=True
     )
     thread.start()
     try:
@@ -79,7 +79,7 @@ def leased(
         ended.set()
         thread.join(5)
         with contextlib.suppress(StoreError):
-            _write(store, storage, place, {**mine, "released": True})
+            _write(store, storage, claim, {**mine, "released": True})
 
 
 def _wait_for(store: ObjectStore, storage: Storage, say: Callable[[str], None]) -> int:
@@ -109,7 +109,7 @@ def _wait_for(store: ObjectStore, storage: Storage, say: Callable[[str], None]) 
 def _renew(
     store: ObjectStore,
     storage: Storage,
-    place: str,
+    claim: str,
     mine: dict[str, Any],
     ended: threading.Event,
     lost: Callable[[str], None],
@@ -118,12 +118,12 @@ def _renew(
     while not ended.wait(HEARTBEAT_SECONDS):
         beat += 1
         try:
-            newest = max(_claims(store, storage), default=place)
-            if newest > place:
+            newest = max(_claims(store, storage), default=claim)
+            if newest > claim:
                 lost(f"{_who(_read(store, storage, newest) or {})} has taken over study {storage.study!r}")
                 return
             if not ended.is_set():
-                _write(store, storage, place, {**mine, "beat": beat})
+                _write(store, storage, claim, {**mine, "beat": beat})
         except StoreError:
             continue  # the store is away for others too
 
@@ -135,8 +135,8 @@ def _claims(store: ObjectStore, storage: Storage) -> list[str]:
     return sorted(name for name in names if name[:6].isdigit())
 
 
-def _read(store: ObjectStore, storage: Storage, place: str) -> dict[str, Any] | None:
-    content = store.get(f"{storage.study}/{LEASES}/{place}/{CLAIM_FILE}")
+def _read(store: ObjectStore, storage: Storage, claim: str) -> dict[str, Any] | None:
+    content = store.get(f"{storage.study}/{LEASES}/{claim}/{CLAIM_FILE}")
     try:
         found = json.loads(content) if content is not None else None
     except ValueError:
@@ -144,8 +144,8 @@ def _read(store: ObjectStore, storage: Storage, place: str) -> dict[str, Any] | 
     return found if isinstance(found, dict) else None
 
 
-def _write(store: ObjectStore, storage: Storage, place: str, content: dict[str, Any]) -> None:
-    store.put(f"{storage.study}/{LEASES}/{place}/{CLAIM_FILE}", json.dumps(content).encode())
+def _write(store: ObjectStore, storage: Storage, claim: str, content: dict[str, Any]) -> None:
+    store.put(f"{storage.study}/{LEASES}/{claim}/{CLAIM_FILE}", json.dumps(content).encode())
 
 
 def _dead_here(holder: dict[str, Any]) -> bool:

@@ -35,7 +35,7 @@ class AttemptInfo:
         number: 1, 2, ... in the order of the beginnings.
         driver_id: Of the driver that gave it out.
         node: ``host`` or ``host (address/Ray's node id)``.
-        began: Seconds since the epoch; `last_sign` is the time of its last event, or when it began.
+        began: Seconds since the epoch; `last_event` is the time of its last event, or when it began.
         first_step: Where it went on; `last_step` is how far it came.
         end: ``complete``, ``pruned``, ``failed``, ``died``, ``preempted``, ``interrupted``, or None while nothing
             says that it has ended.
@@ -47,7 +47,7 @@ class AttemptInfo:
     node: str
     pid: int | None
     began: float
-    last_sign: float
+    last_event: float
     first_step: int = 0
     last_step: int = 0
     end: str | None = None
@@ -64,11 +64,11 @@ def node_label(attempt: Mapping[str, Any]) -> str:
 def note_worker_failure(folder: Path, driver_id: str, *, reason: str, cause: str) -> None:
     """Adds to a run's folder what its latest attempt died of; called by the driver."""
     begun = attempts(folder)
-    number = len(begun) if begun and begun[-1].get("session") == driver_id else None
+    number = len(begun) if begun and begun[-1].get("driver_id") == driver_id else None
     if any(death.get("attempt") == number for death in worker_failures(folder)):
         number = None  # that one was dead already: this worker died before it could begin
     line = {
-        "session": driver_id,
+        "driver_id": driver_id,
         "attempt": number,
         "time": time.time(),
         "reason": reason,
@@ -82,7 +82,7 @@ def note_worker_failure(folder: Path, driver_id: str, *, reason: str, cause: str
 
 def worker_failures(folder: Path) -> list[dict[str, Any]]:
     """Returns what `note_worker_failure` wrote, oldest first."""
-    return [{"attempt": None, **death} for death in read_json_lines(folder / DEATHS_FILE)]
+    return [{"attempt": None, **death} for death in map(_with_driver, read_json_lines(folder / DEATHS_FILE))]
 
 
 def attempt_history(
@@ -107,17 +107,17 @@ def attempt_history(
         resumed = next((event.data.get("resumed_step") or 0 for event in mine if event.kind == "started"), 0)
         death = died.get(index + 1)
         end, reason, cause = _end(death, result if last else None)
-        if end is None and not (last and driver_id is not None and attempt.get("session") == driver_id):
+        if end is None and not (last and driver_id is not None and attempt.get("driver_id") == driver_id):
             end = "interrupted"
         began = float(attempt.get("time") or 0.0)
         found.append(
             AttemptInfo(
                 number=index + 1,
-                driver_id=str(attempt.get("session", "")),
+                driver_id=str(attempt.get("driver_id", "")),
                 node=node_label(attempt),
                 pid=attempt.get("pid"),
                 began=began,
-                last_sign=max([began, *(event.time for event in mine)]),
+                last_event=max([began, *(event.time for event in mine)]),
                 first_step=int(resumed),
                 last_step=max([int(resumed), *steps]),
                 end=end,
@@ -165,7 +165,7 @@ def note_attempt(folder: Path, driver_id: str, node: str = "") -> None:
     """Adds an attempt to the run's list, with the number of the last event and the size of the log before it."""
     events = read_events(folder)
     line = {
-        "session": driver_id,
+        "driver_id": driver_id,
         "time": time.time(),
         "host": socket.gethostname(),
         "node": node,
@@ -185,8 +185,13 @@ def _size(path: Path) -> int:
 
 def attempts(folder: Path) -> list[dict[str, Any]]:
     """Returns the attempts at a run, oldest first."""
-    found = read_json_lines(folder / ATTEMPTS_FILE)
-    return [{"after": 0, **attempt} for attempt in found if "session" in attempt]
+    found = map(_with_driver, read_json_lines(folder / ATTEMPTS_FILE))
+    return [{"after": 0, **attempt} for attempt in found if "driver_id" in attempt]
+
+
+def _with_driver(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of earlier versions, which called the driver's id ``session``, as it is written now."""
+    return {"driver_id" if name == "session" else name: value for name, value in line.items()}
 
 
 def crash_report(folder: Path) -> str | None:

@@ -27,10 +27,10 @@ class PlannedRun:
 
 
 class RunListener(Protocol):
-    """Something that stores the progress of runs elsewhere, by following their event files."""
+    """Something that stores the progress of runs elsewhere, by reading their event files."""
 
-    def follow(self, run: PlannedRun) -> None:
-        """Starts to follow a run; following it again is harmless."""
+    def watch(self, run: PlannedRun) -> None:
+        """Starts to read a run's events as they come; a second call for it is harmless."""
         ...
 
     def close(self) -> None:

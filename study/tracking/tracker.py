@@ -77,7 +77,7 @@ class Tracker:
         """What was written so far."""
         return self._mirror.counts
 
-    def follow(self, run: PlannedRun) -> None:
+    def watch(self, run: PlannedRun) -> None:
         """Starts to follow a run; following it again is harmless."""
         with self._guard:
             self._waiting.append(run.key)

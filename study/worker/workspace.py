@@ -23,7 +23,7 @@ from study.remote.run_manifest import RunView, announce, run_prefix
 from study.remote.run_upload import RunPusher, Superseded, pull_run
 from study.storage.layout import CACHE, INPUTS, RUNS, WORKER_LOCK_FILE
 from study.storage.shared_marker import VISIBLE_SECONDS, is_visible
-from trainables.data.path_map import place_folders
+from trainables.data.path_map import set_path_map
 from trainables.errors import UserError
 from trainables.run.contents import sealed
 from trainables.run_config import RunConfig
@@ -167,7 +167,7 @@ class ScratchWorkspace:
 def check_inputs(config: RunConfig) -> None:
     """Raises WorkspaceError if this node lacks a folder that the run's configuration names."""
     for name in named_folders(config):
-        place = expanded(config.located.get(name, name))
+        place = expanded(config.path_map.get(name, name))
         is_single_file = name == config.model.path and place.is_file()
         if not place.is_dir() and not is_single_file:
             raise WorkspaceError(
@@ -180,9 +180,9 @@ def worker_config(order: Order) -> RunConfig:
     """Returns the configuration for a worker that helps to train a run, with its folders as they lie on its node."""
     config = RunConfig.model_validate_json(order.config)
     try:
-        if order.url and config.located:
+        if order.url and config.path_map:
             config = _with_inputs(config, ObjectStore(order.url, patience=PULL_PATIENCE_SECONDS))
-        place_folders(config.located)
+        set_path_map(config.path_map)
         return sealed(config)
     except (OSError, ValueError) as error:
         raise WorkspaceError(f"{error} (from node {socket.gethostname()})") from error
@@ -193,8 +193,8 @@ def worker_config(order: Order) -> RunConfig:
 def _with_inputs(config: RunConfig, store: ObjectStore) -> RunConfig:
     """Fetches shipped folders to this node, once for all runs."""
     cache = scratch_root(store.url) / INPUTS
-    located = {name: str(fetch_inputs(store, key, cache)) for name, key in config.located.items()}
-    return config.model_copy(update={"located": located})
+    path_map = {name: str(fetch_inputs(store, key, cache)) for name, key in config.path_map.items()}
+    return config.model_copy(update={"path_map": path_map})
 
 
 def scratch_root(url: str) -> Path:

@@ -122,11 +122,11 @@ def test_a_run_without_an_end_gets_no_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_damaged_diaries_are_read_as_far_as_they_go(tmp_path: Path, garbage: bytes) -> None:
-    sound = json.dumps({"session": "s", "attempt": 1, "reason": "worker_died"}).encode()
+def test_damaged_lists_are_read_as_far_as_they_go(tmp_path: Path, garbage: bytes) -> None:
+    sound = json.dumps({"driver_id": "s", "attempt": 1, "reason": "worker_died"}).encode()
     for name, read in (("attempts.jsonl", attempts), ("deaths.jsonl", worker_failures)):
         (tmp_path / name).write_bytes(garbage + b"\n" + sound + b"\n" + sound[:9])
-        found = [line for line in read(tmp_path) if line.get("session") == "s"]
+        found = [line for line in read(tmp_path) if line.get("driver_id") == "s"]
         assert len(found) == 1
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.helpers.tiny_families import RESOLUTION
 from trainables.config.fields import ModelConfig
-from trainables.data.path_map import place_folders
+from trainables.data.path_map import set_path_map
 from trainables.methods.exporting import About, Exported, Request, obstacle
 from trainables.methods.foreign_files import inspect
 from trainables.methods.registry import get_method, method_config_class
@@ -62,6 +62,6 @@ def installed(backbone: Backbone, path: Path, **fields: Any) -> Any:
     config = method_config_class("foreign").model_validate(
         {"file": path.name, "sha256": found.sha256, "layout": found.layout, **word, **fields}
     )
-    place_folders({path.name: str(path)})
+    set_path_map({path.name: str(path)})
     method.install(backbone, config)  # type: ignore[attr-defined]
     return config

@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.helpers.worker_meeting import meet
 from trainables.distributed.fsdp import Shards
-from trainables.distributed.worker_group import WATCHER, Dismissed, ProcessWorkerGroup
+from trainables.distributed.worker_group import WATCHER, ProcessWorkerGroup, RunEnded
 from trainables.models.backbone import Backbone
 from trainables.models.families import FAMILIES
 
@@ -61,7 +61,7 @@ def overflow(rank: int, folder: str) -> None:
         scales.append(scaler.get_scale())
     Path(folder, f"{rank}.json").write_text(json.dumps([moved, scales]))
     if not worker_group.is_main_process:  # as every rank does: what the leader sends is to be received
-        with suppress(Dismissed):
+        with suppress(RunEnded):
             worker_group.broadcast()
     worker_group.end()
     # It would outlive what it looks at, and abort the process at its end.

@@ -77,7 +77,7 @@ class Names:
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def follow(self, run: PlannedRun) -> None:
+    def watch(self, run: PlannedRun) -> None:
         self.names.append(run.key.name)
 
     def close(self) -> None:

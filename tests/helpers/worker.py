@@ -67,9 +67,9 @@ def _do(job: dict[str, Any], rank: int, resident: Resident, place: Path) -> str:
 
 def _exchange_wrongly(worker_group: Any, factor: float) -> None:
     """Multiplies this process's gradients before they are added up, those of DDP and of FSDP."""
-    exchange, deal_out = worker_group.exchange, worker_group.deal_out
-    worker_group.exchange = lambda bucket: (bucket.buffer().mul_(factor), exchange(bucket))[1]
-    worker_group.deal_out = lambda part, whole: deal_out(part, whole.mul_(factor))
+    add_up, scatter = worker_group.all_reduce_bucket, worker_group.reduce_scatter
+    worker_group.all_reduce_bucket = lambda bucket: (bucket.buffer().mul_(factor), add_up(bucket))[1]
+    worker_group.reduce_scatter = lambda part, whole: scatter(part, whole.mul_(factor))
 
 
 def _looked_at(step: Any, shares: dict[str, float], trainer: loop.Trainer) -> Any:

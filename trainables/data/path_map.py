@@ -11,15 +11,15 @@ from pathlib import Path
 
 from trainables.util.process import expanded
 
-_places: dict[str, str] = {}
+_path_map: dict[str, str] = {}
 
 
-def place_folders(places: Mapping[str, str]) -> None:
+def set_path_map(path_map: Mapping[str, str]) -> None:
     """Says for the rest of the process, or until it is said anew, where named folders lie."""
-    _places.clear()
-    _places.update(places)
+    _path_map.clear()
+    _path_map.update(path_map)
 
 
 def folder_of(name: str) -> Path:
     """Returns where the folder lies that a configuration calls `name`."""
-    return expanded(_places.get(name, name))
+    return expanded(_path_map.get(name, name))

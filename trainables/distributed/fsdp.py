@@ -63,7 +63,7 @@ class Shards:
         block = own.new_zeros(-(-tensor.shape[0] // size), *tensor.shape[1:])
         block[: len(own)] = own
         blocks = own.new_empty(size * len(block), *tensor.shape[1:])
-        self._worker_group.collect(blocks, block)
+        self._worker_group.all_gather(blocks, block)
         return blocks[: tensor.shape[0]]
 
     def part(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class Shards:
         """Scales gradients so that their norm, over all members, is at most `largest`; returns the norm before."""
         gradients = [value.grad.to_local() for value in parameters if isinstance(value.grad, DTensor)]
         square = nn.utils.get_total_norm(gradients).square().to(self._whole.device)
-        self._worker_group.add(square)
+        self._worker_group.all_reduce(square)
         norm = square.sqrt()
         torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
         return norm
@@ -185,7 +185,7 @@ class _Gather(_ThroughWorkerGroup):
     def __call__(
         self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: Any, async_op: bool = False
     ) -> None:
-        self._worker_group.collect(output_tensor, input_tensor)
+        self._worker_group.all_gather(output_tensor, input_tensor)
 
 
 class _AddUp(_ThroughWorkerGroup):
@@ -199,4 +199,4 @@ class _AddUp(_ThroughWorkerGroup):
         op: Any,
         async_op: bool = False,
     ) -> None:
-        self._worker_group.deal_out(output_tensor, input_tensor)
+        self._worker_group.reduce_scatter(output_tensor, input_tensor)

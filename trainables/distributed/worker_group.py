@@ -30,15 +30,15 @@ Take = Callable[[str, torch.Tensor], torch.Tensor]
 
 _LONGEST_WAIT = timedelta(days=1)  # of the other ranks, for the leader to evaluate, or to make class images
 _LOOK_SECONDS = 0.5  # between two looks into the store
-_SIGN_OF_LIFE_SECONDS = 15.0
+_HEARTBEAT_SECONDS = 15.0
 WATCHER = "worker-group-watch"  # the thread's name
 _JOIN_SECONDS = 5.0  # for the thread that watches, whose store may not answer any more
-_FAREWELL_SECONDS = 120.0  # in which the leader writes the end of a run that another rank has failed
+_LONGEST_END_SECONDS = 120.0  # in which the leader writes the end of a run that another rank has failed
 _CAUSE, _ALIVE, _ENDED = "worker_group/cause", "worker_group/alive", "worker_group/ended"
 _END = "end"
 
 
-class Dismissed(Exception):
+class RunEnded(Exception):
     """Tells a rank above 0 that the leader has ended the run."""
 
 
@@ -56,7 +56,7 @@ class WorkerGroup:
         rank: Of this process; the leader's is 0.
         size: Number of processes.
         local_rank: Number of this process among those of its machine, and of its GPU among theirs.
-        sharded: Whether the model's weights, gradients and optimizer state are dealt out to the processes (FSDP)
+        sharded: Whether the model's weights, gradients and optimizer state are sharded over the processes (FSDP)
             instead of being held by each (DDP).
     """
 
@@ -74,7 +74,7 @@ class WorkerGroup:
         """Sends a message of the leader, JSON values, to all; each returns it.
 
         Raises:
-            Dismissed: In a rank above 0, if the leader has ended the run instead.
+            RunEnded: In a rank above 0, if the leader has ended the run instead.
         """
         return message
 
@@ -121,13 +121,14 @@ class WorkerGroup:
         return False
 
     def end(self) -> None:
-        """Ends the worker group, whatever has happened: the leader dismisses the other ranks."""
+        """Ends the worker group, whatever has happened: the leader tells the other ranks that the run is over."""
 
 
 class ProcessWorkerGroup(WorkerGroup):
     """The processes of torch's default process group.
 
-    Its methods `mesh`, `collect`, `deal_out` and `add`, which only a shared model needs, are not in `WorkerGroup`.
+    Its methods `mesh`, `all_gather`, `reduce_scatter` and `all_reduce` are for a shared model alone, and so not in
+    `WorkerGroup`.
     """
 
     def __init__(self, *, sharded: bool = False) -> None:
@@ -153,7 +154,7 @@ class ProcessWorkerGroup(WorkerGroup):
         with self.collective():
             self._dist.broadcast_object_list(content, src=0, group=self._waiting)
         if content[0] == _END and not self.is_main_process:
-            raise Dismissed
+            raise RunEnded
         return content[0]
 
     def broadcast_tensors(
@@ -191,7 +192,7 @@ class ProcessWorkerGroup(WorkerGroup):
         """See `WorkerGroup`."""
         self.all_reduce_max(0)
 
-    def exchange(self, bucket: Any) -> Any:
+    def all_reduce_bucket(self, bucket: Any) -> Any:
         """Adds up a bucket of DDP's gradients over the members: a hook of its communication."""
         work = self._dist.all_reduce(bucket.buffer(), group=self._gradients, async_op=True)
         return work.get_future().then(lambda done: done.value()[0])
@@ -203,17 +204,17 @@ class ProcessWorkerGroup(WorkerGroup):
         everybody: Any = self._dist.group.WORLD
         return DeviceMesh.from_group(everybody, device_type)
 
-    def collect(self, whole: torch.Tensor, part: torch.Tensor) -> None:
+    def all_gather(self, whole: torch.Tensor, part: torch.Tensor) -> None:
         """Fills a tensor with the members' parts, on their devices, in the order of the members."""
         gather = getattr(self._dist, "all_gather_single", None) or self._dist.all_gather_into_tensor
         gather(whole, part, group=self._gradients)
 
-    def deal_out(self, part: torch.Tensor, whole: torch.Tensor) -> None:
+    def reduce_scatter(self, part: torch.Tensor, whole: torch.Tensor) -> None:
         """Fills a tensor with this member's part of the sum of the members' tensors, on their devices."""
         add_up = getattr(self._dist, "reduce_scatter_single", None) or self._dist.reduce_scatter_tensor
         add_up(part, whole, group=self._gradients)
 
-    def add(self, tensor: torch.Tensor) -> None:
+    def all_reduce(self, tensor: torch.Tensor) -> None:
         """Replaces a tensor by the sum of the members' tensors, on their devices."""
         self._dist.all_reduce(tensor, group=self._gradients)
 
@@ -231,7 +232,7 @@ class ProcessWorkerGroup(WorkerGroup):
         if not self._broken:
             return own  # the others wait for the next message, and will hear that it is over
         self._fail(own)
-        until = time.monotonic() + _SIGN_OF_LIFE_SECONDS
+        until = time.monotonic() + _HEARTBEAT_SECONDS
         while not self._store.check([f"{_ALIVE}/{rank}" for rank in range(self.size)]):
             if time.monotonic() > until:
                 raise WorkerGroupLost("a worker of the run is gone")
@@ -243,7 +244,7 @@ class ProcessWorkerGroup(WorkerGroup):
         """See `WorkerGroup`."""
         with suppress(Exception):  # the store goes with the leader
             self._fail(outcome)
-            until = time.monotonic() + _FAREWELL_SECONDS
+            until = time.monotonic() + _LONGEST_END_SECONDS
             while time.monotonic() < until:
                 if self._store.check([_ENDED]):
                     return True
@@ -255,7 +256,7 @@ class ProcessWorkerGroup(WorkerGroup):
         over = self._over.is_set()
         self._over.set()
         if not over and self.is_main_process:
-            with suppress(Exception):  # nobody may be left to hear it
+            with suppress(Exception):  # no other process may be left
                 if not self._broken:
                     self.broadcast(_END)
                 self._store.set(_ENDED, "")
@@ -263,13 +264,13 @@ class ProcessWorkerGroup(WorkerGroup):
         self._watcher.join(_JOIN_SECONDS)
 
     def _fail(self, outcome: dict[str, Any]) -> None:
-        """Leaves word of what this process has failed of, if it is the first, and wakes all that wait."""
+        """Records what this process has failed of, if it is the first, and ends the calls of all that wait."""
         self._broken = True
         self._store.compare_set(_CAUSE, "", json.dumps(outcome))
         self._abort(self._store)
 
     def _watch(self, store: Any) -> None:
-        """Looks for word of a failure, for as long as the worker group lasts."""
+        """Polls the store for a recorded failure, for as long as the worker group lasts."""
         with suppress(Exception):  # the store went with the leader
             while not self._over.wait(_LOOK_SECONDS):
                 if store.check([_CAUSE]):

@@ -44,7 +44,7 @@ class ForeignConfig(TrainingConfig):
     """Which file is judged, and by which words.
 
     Attributes:
-        file: Its name; where it lies is said by `RunConfig.located`, and is no part of the run's identity.
+        file: Its name; where it lies is said by `RunConfig.path_map`, and is no part of the run's identity.
         sha256: Of its content, see `ForeignFile`.
         layout: What it was found to be.
         prompt: What it calls the subject, or the trigger by which it asks for a data set; None: the study's own

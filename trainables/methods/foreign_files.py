@@ -191,8 +191,8 @@ def kohya_changes(path: Path, backbone: Backbone) -> dict[tuple[str, str], torch
             continue
         stem, _, rest = key.partition(".")
         layers.setdefault(stem, {})[rest] = value.float()
-    places = _places(backbone)
-    unknown = sorted(stem for stem in layers if stem not in places)
+    known = _weights_of(backbone)
+    unknown = sorted(stem for stem in layers if stem not in known)
     if unknown:
         raise UserError(
             f"{path} has {len(unknown)} of {len(layers)} layers that the base model has not, such as "
@@ -200,7 +200,7 @@ def kohya_changes(path: Path, backbone: Backbone) -> dict[tuple[str, str], torch
         )
     found: dict[tuple[str, str], torch.Tensor] = {}
     for stem, layer in sorted(layers.items()):
-        part, module = places[stem]
+        part, module = known[stem]
         base = backbone.modules[part].get_submodule(module)
         try:
             changed = _changed(base, layer)
@@ -212,7 +212,7 @@ def kohya_changes(path: Path, backbone: Backbone) -> dict[tuple[str, str], torch
     return found
 
 
-def _places(backbone: Backbone) -> dict[str, tuple[str, str]]:
+def _weights_of(backbone: Backbone) -> dict[str, tuple[str, str]]:
     """Stem in kohya's layout -> part and module; the denoiser's modules by both of their names."""
     found: dict[str, tuple[str, str]] = {}
     family = backbone.family

@@ -36,7 +36,7 @@ _LAYERS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "att
 WHOLE = ("pipeline", "checkpoint")
 
 
-def no_place(path: Path, bits: str) -> str:
+def no_replacement(path: Path, bits: str) -> str:
     """Says why a whole model cannot be judged by a study whose base model's weights are quantised."""
     return (
         f"{path} is a whole model, and the study's base model keeps weights as codes (model.quantization: {bits}), "
@@ -101,7 +101,7 @@ def _put(backbone: Backbone, path: Path, loaded: Any, parts: Sequence[str]) -> N
     import torch
 
     for bits in backbone.quantized.values():
-        raise UserError(no_place(path, bits))
+        raise UserError(no_replacement(path, bits))
     if problems := list(_other_settings(backbone, loaded)):
         raise UserError(
             *(

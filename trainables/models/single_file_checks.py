@@ -116,27 +116,27 @@ def _denoiser_misfits(
         return []  # it comes from the folder
     remedy = "name the configurations of its own model (model: {path: ..., config: FOLDER})"
     try:
-        places = _places(part, json.dumps(config, sort_keys=True))
+        shapes = _shapes(part, json.dumps(config, sort_keys=True))
         converted, unread = _converted(part, config, {name: headers[name]["shape"] for name in inside})
     except Exception as error:  # of whatever diffusers makes of tensors that it does not expect
         return [
             f"does not fit the configurations in {str(configs)!r} ({type(error).__name__}: {error}); {remedy}"
         ]
     there = f"{part.title} of the configurations in {str(configs)!r}"
-    unread += [name for name in converted if name not in places]
+    unread += [name for name in converted if name not in shapes]
     if unread:
         return [
             f"has tensors for which {there} has no place and that would be lost: {_some(unread)}; {remedy}"
         ]
-    missing = [name for name in places if name not in converted]
+    missing = [name for name in shapes if name not in converted]
     if missing:
         return [f"lacks weights of {there}: {_some(missing)}; fetch it again, or {remedy}"]
-    others = [name for name, shape in places.items() if converted[name] != shape]
+    others = [name for name, shape in shapes.items() if converted[name] != shape]
     if others:
         name = others[0]
         return [
             f"does not fit the configurations in {str(configs)!r}: {name} is {list(converted[name])}, and {there} "
-            f"wants {list(places[name])}; {remedy}"
+            f"wants {list(shapes[name])}; {remedy}"
         ]
     return []
 
@@ -156,7 +156,7 @@ def _denoiser_tensors(headers: Mapping[str, Any], kind: SingleFile, part: Part) 
 
 
 @functools.cache
-def _places(part: Part, config: str) -> dict[str, tuple[int, ...]]:
+def _shapes(part: Part, config: str) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a part's tensors by name, from the content of its ``config.json``."""
     import torch
 

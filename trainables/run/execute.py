@@ -19,7 +19,7 @@ import torch
 
 from trainables.config.fields import ModelConfig
 from trainables.data.cache import Cache
-from trainables.data.path_map import place_folders
+from trainables.data.path_map import set_path_map
 from trainables.data.subjects import Subject, resolve_subject
 from trainables.distributed.worker_group import WorkerGroup
 from trainables.evaluation.choice import evaluations_of
@@ -105,7 +105,7 @@ def _lead(config: RunConfig, resident: Resident, worker_group: WorkerGroup) -> G
     if is_over(folder):
         require_same(folder, begun, config)
         return
-    place_folders(config.located)
+    set_path_map(config.path_map)
     whole = sealed(config)
     config = whole if begun is None else config
     folder.mkdir(parents=True, exist_ok=True)

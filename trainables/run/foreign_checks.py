@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainables.config.messages import shorten
-from trainables.data.path_map import place_folders
+from trainables.data.path_map import set_path_map
 from trainables.errors import UserError
 from trainables.methods.foreign import METHOD
 from trainables.run.prompt_checks import find_cut_prompts_of_run
@@ -22,7 +22,7 @@ def find_misfits(config: RunConfig, resident: Resident) -> list[str]:
     Raises:
         UserError: The base model cannot be had.
     """
-    place_folders(config.located)
+    set_path_map(config.path_map)
     prompt = getattr(config.training, "prompt", None)
     begin = "" if prompt is None else f"{shorten(prompt)} in the place of the study's words for the subject: "
     problems = [f"{begin}{problem}" for problem in find_cut_prompts_of_run(config).problems]

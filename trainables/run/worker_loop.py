@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from trainables.data.path_map import place_folders
+from trainables.data.path_map import set_path_map
 from trainables.distributed.fsdp import unpark
-from trainables.distributed.worker_group import Dismissed, Take, WorkerGroup
+from trainables.distributed.worker_group import RunEnded, Take, WorkerGroup
 from trainables.methods.protocol import Method
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone
@@ -32,7 +32,7 @@ def run_rank(config: RunConfig, resident: Resident, worker_group: WorkerGroup) -
     Raises:
         RuntimeError: This process has failed, and the leader has not recorded that as the run's end.
     """
-    place_folders(config.located)
+    set_path_map(config.path_map)
     device = choose_device(config.device, worker_group)
     if device.type == "cpu":
         torch.set_num_threads(config.cpu_threads)
@@ -41,7 +41,7 @@ def run_rank(config: RunConfig, resident: Resident, worker_group: WorkerGroup) -
         worker_group.broadcast()  # nothing is loaded for a run that is over already
         backbone = resident.backbone(config.model, device)
         _train(config, backbone, worker_group)
-    except Dismissed:
+    except RunEnded:
         sound = True
     except Exception as error:
         sound = is_provided_for(error)

@@ -42,8 +42,8 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Writes a checkpoint durably under `folder` and removes all but the newest two; returns its folder."""
-    place = folder / f"step-{checkpoint.step:08d}"
-    partial = folder / f"{place.name}.{os.getpid()}.partial"
+    target = folder / f"step-{checkpoint.step:08d}"
+    partial = folder / f"{target.name}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, partial / _TENSORS)
@@ -56,13 +56,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     (partial / _STATE).write_text(json.dumps(content), encoding="utf-8")
     for path in (partial / _TENSORS, partial / _STATE, partial):
         _sync(path)
-    if place.exists():  # a damaged one of the same step
-        shutil.rmtree(place)
-    os.replace(partial, place)
+    if target.exists():  # a damaged one of the same step
+        shutil.rmtree(target)
+    os.replace(partial, target)
     _sync(folder)
-    for outdated in _places(folder)[_KEEP:]:
+    for outdated in _checkpoints(folder)[_KEEP:]:
         shutil.rmtree(outdated, ignore_errors=True)
-    return place
+    return target
 
 
 def remove_torn(folder: Path) -> None:
@@ -79,18 +79,18 @@ def remove_torn(folder: Path) -> None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Removes all checkpoints of a run that cannot go on from any of them, whole as they are; likewise."""
-    for place in _places(folder):
-        shutil.rmtree(place, ignore_errors=True)
+    for found in _checkpoints(folder):
+        shutil.rmtree(found, ignore_errors=True)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
     """Returns the newest checkpoint that is whole, or None; damaged ones are passed over."""
-    for place in _places(folder):
+    for found in _checkpoints(folder):
         try:
-            content = json.loads((place / _STATE).read_text(encoding="utf-8"))
-            if content["format"] != _FORMAT or content["tensors_sha256"] != _sha256(place / _TENSORS):
+            content = json.loads((found / _STATE).read_text(encoding="utf-8"))
+            if content["format"] != _FORMAT or content["tensors_sha256"] != _sha256(found / _TENSORS):
                 continue
-            return Checkpoint(content["step"], load_file(place / _TENSORS), content["state"])
+            return Checkpoint(content["step"], load_file(found / _TENSORS), content["state"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             continue
     return None
@@ -144,7 +144,7 @@ def join_state(tensors: dict[str, torch.Tensor], content: Any) -> Any:
     return items
 
 
-def _places(folder: Path) -> list[Path]:
+def _checkpoints(folder: Path) -> list[Path]:
     """Checkpoints under a folder, the newest first."""
     return sorted((path for path in folder.glob("step-*") if path.suffix != ".partial"), reverse=True)
 

@@ -353,7 +353,7 @@ def train_with_leader(trainer: Trainer, meter: Meter) -> None:
     """Does what the leader of the worker group tells, again and again: trains so many steps, or hands its parts over.
 
     Raises:
-        Dismissed: The leader has ended the run.
+        RunEnded: The leader has ended the run.
     """
     while True:
         task = trainer.worker_group.broadcast()

@@ -197,7 +197,7 @@ def spread(trainer: Trainer) -> None:
     with trainer.worker_group.collective():
         trainer.shared_loss = trainer.accelerator.prepare_model(SharedLoss(trainer), device_placement=False)
         trainer.shared_loss.register_comm_hook(
-            trainer.worker_group, lambda worker_group, bucket: worker_group.exchange(bucket)
+            trainer.worker_group, lambda worker_group, bucket: worker_group.all_reduce_bucket(bucket)
         )
 
 

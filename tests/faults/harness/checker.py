@@ -180,5 +180,5 @@ def _check_deaths(name: str, folder: Path, found: Findings) -> None:
     begun = attempts(folder)
     noted = {death["attempt"] for death in worker_failures(folder)}
     for number, (one, next_one) in enumerate(itertools.pairwise(begun), start=1):
-        if one["session"] == next_one["session"] and number not in noted:
+        if one["driver_id"] == next_one["driver_id"] and number not in noted:
             found.lost.append(f"{name}: nobody noted what attempt {number} died of")

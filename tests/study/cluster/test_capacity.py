@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from study.cluster import capacity
-from study.cluster.capacity import ClusterCapacity, Demand, Node, described, first_limit, places
+from study.cluster.capacity import ClusterCapacity, Demand, Node, described, first_limit, fitting_runs
 from study.spec.sections import Resources
 from trainables.errors import UserError
 
@@ -33,7 +33,7 @@ from trainables.errors import UserError
     ],
 )
 def test_places_are_counted_node_by_node(nodes: list[Node], demand: Demand, runs: int) -> None:
-    assert places(nodes, demand) == runs
+    assert fitting_runs(nodes, demand) == runs
 
 
 def resources(**fields: Any) -> Resources:

@@ -127,7 +127,7 @@ def worker_group_processes() -> list[psutil.Process]:
     return found
 
 
-def kill_the_follower(folder: Path, listening: set[str]) -> None:
+def kill_the_other_rank(folder: Path, listening: set[str]) -> None:
     """SIGKILL for the worker of a run that does not lead it; notes where both listen."""
     leader = next(e.data["pid"] for e in read_events(folder) if e.kind == "started")
     for process in worker_group_processes():
@@ -173,7 +173,7 @@ def test_a_study_by_worker_groups_of_two(interrupted: bool, models: Path, fast_p
 
     listening: set[str] = set()
     helpers = [
-        when_saved(tried, 3 * EVERY, lambda: kill_the_follower(tried, listening), attempt=2),
+        when_saved(tried, 3 * EVERY, lambda: kill_the_other_rank(tried, listening), attempt=2),
         # Ray alone would keep the CPUs of a dead manager's workers for ever, and nothing would go on.
         when_saved(tried, 4 * EVERY, lambda: kill_the_manager(tried), attempt=3),
         when_saved(stopped, 0, lambda: order_stop(stopped, "enough")),
@@ -197,10 +197,10 @@ def test_a_study_by_worker_groups_of_two(interrupted: bool, models: Path, fast_p
     assert_ended(*helpers)
     assert (outcome.interrupted, outcome.failed) == (False, [])
     assert (outcome.complete, outcome.pruned) == (1, 1)
-    follower, manager = notes
-    assert "its worker died in attempt 1" in follower
+    other, manager = notes
+    assert "its worker died in attempt 1" in other
     assert "its worker died in attempt 2" in manager
-    assert "(worker_died)" in follower
+    assert "(worker_died)" in other
     addresses = [ipaddress.ip_address(address) for address in listening]
     assert addresses
     assert all(getattr(found, "ipv4_mapped", None) or found.is_loopback for found in addresses), listening

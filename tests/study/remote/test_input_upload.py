@@ -41,16 +41,16 @@ from study.worker.order import Order
 from study.worker.workspace import WorkspaceError
 from tests.helpers.runs_at_a_url import carry_out
 from tests.helpers.waiting import wait_for
-from trainables.data.path_map import place_folders
+from trainables.data.path_map import set_path_map
 from trainables.errors import UserError
 
 RUN = RunKey("search", "lora", 0, "thing", 0)
 
 
 @pytest.fixture(autouse=True)
-def nothing_located() -> Any:
+def no_path_map() -> Any:
     yield
-    place_folders({})
+    set_path_map({})
 
 
 def photographed(folder: Path) -> StudySpec:
@@ -84,9 +84,9 @@ def photographed(folder: Path) -> StudySpec:
 
 
 def order_of(
-    spec: StudySpec, storage: Storage, number: int = 1, located: dict[str, str] | None = None
+    spec: StudySpec, storage: Storage, number: int = 1, path_map: dict[str, str] | None = None
 ) -> Order:
-    config = spec.run_config(RUN, {}, storage).model_copy(update={"located": located or {}})
+    config = spec.run_config(RUN, {}, storage).model_copy(update={"path_map": path_map or {}})
     driver_id = f"session{number}"
     return Order(
         key=RUN.name, phase="search", group="g", config=config.model_dump_json(), driver_id=driver_id,
@@ -151,17 +151,17 @@ def test_inputs_that_a_node_lacks_are_shipped(s3: Proxy, tmp_path: Path, at_url:
     assert names == [str(tmp_path / "photos")]
     storage = storage_at(s3.url("shipped"), spec.name) if at_url else Storage(tmp_path / "shared", spec.name)
     said: list[str] = []
-    located = ship(
+    path_map = ship(
         unseen_inputs([NodeReport("far", inputs={names[0]: None})], names), storage, 1.0, said.append
     )
-    assert set(located) == set(names)
+    assert set(path_map) == set(names)
     spec = spec.with_contents(read_contents(spec))
     before = spec.run_config(RUN, {}, storage).digest()
     asked = s3.requests["PUT"]
-    assert ship(names, storage, 1.0, said.append) == located
+    assert ship(names, storage, 1.0, said.append) == path_map
     assert s3.requests["PUT"] == asked  # once is enough
     shutil.move(tmp_path / "photos", tmp_path / "gone")  # as on a node that never had them
-    assert carry_out(Attempt(order_of(spec, storage, located=located)))["state"] == "COMPLETE"
+    assert carry_out(Attempt(order_of(spec, storage, path_map=path_map)))["state"] == "COMPLETE"
     if storage.url:
         assert RunCopies(ObjectStore(storage.url), storage).fetch(RUN.name)
     result = read_result(storage.run_folder(RUN))
@@ -184,8 +184,8 @@ def test_photographs_of_other_content_on_a_node_are_not_taken_for_the_driver_s(t
 def test_shipped_inputs_are_checked(s3: Proxy, tmp_path: Path) -> None:
     spec = photographed(tmp_path / "photos")
     storage = storage_at(s3.url("checked"), spec.name)
-    located = ship(inputs_of(spec), storage, 1.0, lambda line: None)
-    key, store = next(iter(located.values())), ObjectStore(storage.url or "")
+    path_map = ship(inputs_of(spec), storage, 1.0, lambda line: None)
+    key, store = next(iter(path_map.values())), ObjectStore(storage.url or "")
     whole = store.get(f"{key}/f/0.png") or b""
     store.put(f"{key}/f/0.png", whole[:-1] + b"x")
     with pytest.raises(StoreError, match=r"0\.png is damaged"):

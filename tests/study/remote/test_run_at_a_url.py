@@ -93,7 +93,7 @@ def test_an_interrupted_run_goes_on_elsewhere(
     assert begun[0] == 0
     assert begun[1] >= 9
     assert [event.number for event in events] == list(range(1, len(events) + 1))
-    assert [attempt["session"] for attempt in attempts(storage.run_folder(RUN))] == ["driver00", "driver01"]
+    assert [attempt["driver_id"] for attempt in attempts(storage.run_folder(RUN))] == ["driver00", "driver01"]
     names = relative(store.list(prefix), prefix)
     ended = read_view(store, prefix, names)
     assert ended is not None

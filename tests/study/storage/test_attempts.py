@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from study.results.run_rows import rows
@@ -14,7 +15,7 @@ from study.storage.attempts import (
     where_failed,
     worker_failures,
 )
-from study.storage.layout import Storage
+from study.storage.layout import ATTEMPTS_FILE, DEATHS_FILE, Storage
 from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey
 from study.storage.run_result import write_failure
@@ -58,7 +59,7 @@ def test_attempts_name_node_steps_and_end(fast_path: Path) -> None:
     assert (done.end, done.last_step) == ("complete", 8)
     assert lost.last_step - 1 <= done.first_step <= lost.last_step  # it goes on from the last checkpoint
     assert done.node.endswith("(10.0.0.8/bbbb2222)")
-    assert lost.began <= lost.last_sign <= done.began <= done.last_sign
+    assert lost.began <= lost.last_event <= done.began <= done.last_event
     assert [death["attempt"] for death in worker_failures(run.folder)] == [1, None]
 
 
@@ -114,3 +115,12 @@ def test_a_run_that_failed_before_it_began_is_counted_everywhere(fast_path: Path
     (tracked,) = runs_by_key(store).values()
     assert tracked.info.status == "FAILED"
     assert tracked.data.params["method"] == run.config.method
+
+
+def test_what_earlier_versions_wrote_is_read(tmp_path: Path) -> None:
+    line = {"session": "one", "time": 1.0, "host": "a", "node": "", "pid": 1, "after": 0, "log": 0}
+    (tmp_path / ATTEMPTS_FILE).write_text(json.dumps(line) + "\n")
+    (tmp_path / DEATHS_FILE).write_text(json.dumps({"session": "one", "attempt": 1, "reason": "x"}) + "\n")
+    assert [attempt["driver_id"] for attempt in attempts(tmp_path)] == ["one"]
+    assert [death["driver_id"] for death in worker_failures(tmp_path)] == ["one"]
+    assert [info.driver_id for info in attempt_history(tmp_path)] == ["one"]

@@ -106,14 +106,14 @@ def test_a_server_that_is_killed_and_comes_back(
     try:
         write_run(storage, ONE, finish=False)
         tracker = Tracker(storage, server.uri, poll_seconds=0.1, close_seconds=4.0)
-        tracker.follow(planned(storage, ONE))
+        tracker.watch(planned(storage, ONE))
         store = MlflowStore(server.uri, storage.study, tmp_path)
         wait_for(lambda: ONE.key.name in runs_by_key(store), 120)
 
         server.kill()
         write_run(storage, TWO)
         started = time.monotonic()
-        tracker.follow(planned(storage, TWO))
+        tracker.watch(planned(storage, TWO))
         assert time.monotonic() - started < 1.0, "following must not wait for the server"
         go_on(storage, ONE)
         wait_for(lambda: tracker.problem is not None)
@@ -134,7 +134,7 @@ def test_a_server_that_is_killed_and_comes_back(
         server.kill()
 
     write_run(storage, THREE)
-    tracker.follow(planned(storage, THREE))
+    tracker.watch(planned(storage, THREE))
     started = time.monotonic()
     tracker.close()
     assert time.monotonic() - started < 15, "closing must not wait for a dead server"

@@ -314,7 +314,7 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path) -> None:
     write_run(storage, ONE, finish=False)
     store = prepare_store(storage)
     first = Tracker(storage, storage.tracking_uri, poll_seconds=0.05)
-    first.follow(planned(storage, ONE))
+    first.watch(planned(storage, ONE))
     first.close()
     interrupted = runs_by_key(store)[ONE.key.name]
     assert (interrupted.info.status, interrupted.data.tags["state"]) == ("KILLED", "RUNNING")
@@ -347,8 +347,8 @@ def test_the_tracker_follows_runs_while_they_train(tmp_path: Path) -> None:
             raise RuntimeError("the trial has ended and cannot be changed")
 
     tracker = Tracker(storage, storage.tracking_uri, ids=Ledger(), poll_seconds=0.05)
-    tracker.follow(planned(storage, ONE))
-    tracker.follow(planned(storage, ONE))
+    tracker.watch(planned(storage, ONE))
+    tracker.watch(planned(storage, ONE))
     wait_for(lambda: ONE.key.name in runs_by_key(store))
     run_id = runs_by_key(store)[ONE.key.name].info.run_id
     EventLog(storage.run_folder(ONE.key)).append("progress", 61, loss=0.123)

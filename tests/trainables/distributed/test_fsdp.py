@@ -88,7 +88,7 @@ def test_a_shared_model_goes_on_from_any_checkpoint_and_leaves_one_for_all(
             "dreambooth", name, **(DREAMBOOTH | {"max_train_steps": 6, "checkpointing_steps": 2})
         )
 
-    follower, leader, begun, killed = map(config, ("follower", "leader", "begun", "killed"))
+    other, leader, begun, killed = map(config, ("other", "leader", "begun", "killed"))
     whole = config("whole")
     list(execute(whole, resident))
     alone = execute(begun, resident)  # one process begins it, two go on
@@ -98,13 +98,13 @@ def test_a_shared_model_goes_on_from_any_checkpoint_and_leaves_one_for_all(
     with pytest.raises(KeyboardInterrupt):
         alone.throw(KeyboardInterrupt())
     breaking: list[list[Any] | None] = [[1, 3, "error"], [0, 3, "error"], None, [1, 3, "kill"]]
-    configs = (follower, leader, begun, killed)
+    configs = (other, leader, begun, killed)
     jobs = [job(one, 2, rule, sharded=True) for one, rule in zip(configs, breaking, strict=True)]
     first, second = do(tmp_path, jobs)
 
     assert all(end and end.endswith("events") for end in first[:3]), first
     assert second[0] == second[2] == "0 events", second
-    for failed in (follower, leader):
+    for failed in (other, leader):
         ended = result(failed)
         assert (ended["state"], ended["message"]) == ("FAIL", "a mistake of one process")
         assert "in batch_loss" in ended["traceback"]

@@ -134,16 +134,16 @@ def test_what_one_process_fails_of_ends_all_for_that_reason(
         return make_config("lora", name, max_train_steps=6, checkpointing_steps=2)
 
     breaking: dict[str, list[Any]] = {
-        "follower": [1, 3, "error"],
+        "other": [1, 3, "error"],
         "leader": [0, 3, "error"],
         "nan": [1, 3, "nan"],
         "killed": [1, 3, "kill"],
     }
     jobs = [job(config(name), 2, rule) for name, rule in breaking.items()]
-    leader, follower = do(tmp_path, jobs)
+    leader, other = do(tmp_path, jobs)
     assert all(end and end.endswith("events") for end in leader[:3]), leader
-    assert follower[0] == follower[2] == "0 events"
-    for name in ("follower", "leader"):
+    assert other[0] == other[2] == "0 events"
+    for name in ("other", "leader"):
         ended = result(config(name))
         assert (ended["state"], ended["reason"]) == ("FAIL", "exception")
         assert ended["message"] == "a mistake of one process"
@@ -165,7 +165,7 @@ def test_what_one_process_fails_of_ends_all_for_that_reason(
 def test_a_worker_group_that_has_failed_trains_the_next_run_like_a_new_one(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    """In attaching, and in a step of a follower: the models of all members are those of the base again."""
+    """In attaching, and in a step of a other: the models of all members are those of the base again."""
     fields = {"train_batch_size": 2, "target_modules": ("to_q", "to_v"), "mixed_precision": "bf16"}
     misspelt = make_config("lora", "misspelt", **{**fields, "target_modules": ("to_q", "to_vv")})
     broken, after, new = (make_config("lora", name, **fields) for name in ("broken", "after", "new"))

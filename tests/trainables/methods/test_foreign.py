@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.exported_weights import exported, installed, load, trained
 from tests.helpers.tiny_families import make_tiny
-from trainables.data.path_map import place_folders
+from trainables.data.path_map import set_path_map
 from trainables.errors import UserError
 from trainables.methods.foreign_files import inspect
 from trainables.methods.registry import get_method, method_config_class, method_names
@@ -238,7 +238,7 @@ def test_files_that_do_not_fit_are_refused(folders: dict[str, Path], tmp_path: P
     with pytest.raises(UserError, match="clip_g, clip_l"):
         installed(backbone, tmp_path / "two.safetensors")
     assert backbone.parameter_digest() == untouched
-    place_folders({"m": str(file)})
+    set_path_map({"m": str(file)})
     wrong = {"file": "m", "sha256": "0" * 64, "layout": "kohya"}
     with pytest.raises(UserError, match="not the file that this run was begun with"):
         get_method("foreign").install(backbone, method_config_class("foreign").model_validate(wrong))  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from PIL import ImageOps
 from tests.helpers.image_folders import captioned, picture, write_lines, write_pictures
 from trainables.config.fields import EvaluationConfig, ModelConfig, SubjectConfig, TrainingConfig
 from trainables.data.group_split import hold_out_groups
-from trainables.data.path_map import place_folders
+from trainables.data.path_map import set_path_map
 from trainables.errors import InputsChanged
 from trainables.methods.data_set_fit import check_data_set
 from trainables.run.checks import check_run
@@ -243,11 +243,11 @@ def test_folders_are_found_where_they_were_copied_to(tmp_path: Path) -> None:
     captioned(tmp_path / "copy", 20)
     subject = subject_of(tmp_path / "not-here")
     try:
-        place_folders({str(tmp_path / "not-here"): str(tmp_path / "copy")})
+        set_path_map({str(tmp_path / "not-here"): str(tmp_path / "copy")})
         assert check_run(run_of(tmp_path, subject)) == []
         assert "subject.dataset.path" in contents_of_run(run_of(tmp_path, subject))
     finally:
-        place_folders({})
+        set_path_map({})
 
 
 def test_a_record_of_a_data_set_comes_back(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict[str, Injector]] = {
     "hosts": _by_name(network.network_flaps, network.host_cut_off, network.driver_cut_off),
     "worker_group_spot": _by_name(worker_groups.worker_group_node_drained),
     "worker_group": _by_name(
-        worker_groups.follower_kill, worker_groups.leader_kill, worker_groups.worker_group_manager_kill,
+        worker_groups.other_rank_kill, worker_groups.leader_kill, worker_groups.worker_group_manager_kill,
         worker_groups.worker_group_driver_kill,
     ),
     "worker_group_url": _by_name(

@@ -14,15 +14,15 @@ from tests.faults.harness.injectors.processes import worker_kill
 from tests.faults.harness.injectors.store import machine_lost, store_error
 
 
-def follower_kill(driven: Driven) -> Recovered:
+def other_rank_kill(driven: Driven) -> Recovered:
     """SIGKILL of a worker that is not the first of its run."""
     name = one_run(driven)
     again = driven.is_tried_again(name)
     leader = driven.worker(name)
-    followers = [process.pid for process in _members(driven) if process.pid != leader]
-    if not followers and not again():
+    others = [process.pid for process in _members(driven) if process.pid != leader]
+    if not others and not again():
         raise Hung(f"{name} is trained by its first worker alone")
-    for pid in followers[:1]:
+    for pid in others[:1]:
         kill(pid)
     return again
 
