@@ -25,6 +25,8 @@ from trainables.errors import UserError
 from trainables.evaluation.metrics_table import unfit_choice
 from trainables.methods.registry import method_config_class
 
+_PATH_MAP_BEFORE = "located"  # what earlier versions called `RunConfig.path_map` in the records of runs
+
 
 class RunConfig(Frozen):
     """One training of one configuration on one subject with one seed.
@@ -56,8 +58,7 @@ class RunConfig(Frozen):
     output_dir: str
     cache_dir: str
     path_map: dict[str, str] = Field(
-        default_factory=dict,
-        validation_alias=AliasChoices("path_map", "located"),  # its name before
+        default_factory=dict, validation_alias=AliasChoices("path_map", _PATH_MAP_BEFORE)
     )
     contents: dict[str, str] = Field(default_factory=dict)
 
@@ -105,7 +106,15 @@ class RunConfig(Frozen):
 
 
 #: Fields of a run's configuration that cannot change its result.
-WITHOUT_EFFECT = ("output_dir", "cache_dir", "cpu_threads", "gpu_share", "device", "path_map")
+WITHOUT_EFFECT = (
+    "output_dir",
+    "cache_dir",
+    "cpu_threads",
+    "gpu_share",
+    "device",
+    "path_map",
+    _PATH_MAP_BEFORE,
+)
 
 # Fields of the evaluation that came later, with the value that says what runs did before; of training see `AS_BEFORE`.
 _EVALUATED_AS_BEFORE = {"restore_best": None, "restore_best_prompts": None}
