@@ -324,7 +324,7 @@ def names_in(*modules: ModuleType) -> set[str]:
         for module in modules
         for name, value in vars(module).items()
         if name.isupper() and isinstance(value, str) and re.fullmatch(r"\.?[a-z][a-z_.-]+", value)
-    } - {layout.DEFAULT_STORAGE, layout.TUNE_FOLDER}  # words that name other things too
+    } - {layout.DEFAULT_STORAGE, layout.TUNE_FOLDER, layout.REPORT_IMAGES}  # words that name other things too
 
 
 # Calls whose arguments are paths or parts of them, whatever they are called on.
@@ -344,12 +344,17 @@ TAKES_PATHS = {
 def path_literals(path: Path) -> list[tuple[int, str]]:
     """Returns the parts of literals that name files.
 
-    They are what is joined by ``/`` or by `TAKES_PATHS`, compared with a path's name, has a slash or a suffix, and the
-    words with a suffix in a message.
+    They are what is joined by ``/`` or by `TAKES_PATHS`, by itself or under a name that the file gives to it, is
+    compared with a path's name, has a slash or a suffix or is a piece of an f-string, and the words with a suffix in a
+    message.
     """
     tree = ast.parse(text(path))
     docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    joined = {id(side) for node in ast.walk(tree) for side in _path_operands(node)}
+    operands = [side for node in ast.walk(tree) for side in _path_operands(node)]
+    operands += [piece for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for piece in node.values]
+    used = {ast.unparse(side) for side in operands if isinstance(side, (ast.Name, ast.Attribute))}
+    named = [value for node in ast.walk(tree) for name, value in _named_values(node) if name in used]
+    joined = {id(node) for node in (*operands, *named)}
     found = []
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Constant) and isinstance(node.value, str)) or id(node) in docs:
@@ -359,6 +364,28 @@ def path_literals(path: Path) -> list[tuple[int, str]]:
             found += [(node.lineno, word) for word in re.findall(r"[\w-]+\.[a-z]+(?![\w-]|\.\w)", value)]
         elif not value.startswith("/proc/") and (id(node) in joined or "/" in value or "." in value):
             found += [(node.lineno, part) for part in value.split("/") if part]
+    return found
+
+
+def _named_values(node: ast.AST) -> list[tuple[str, ast.expr]]:
+    """The names that a node gives to values: by assignment, one by one in a tuple too, or as defaults."""
+    if isinstance(node, ast.Assign):
+        targets = [(target, node.value) for target in node.targets]
+    elif isinstance(node, (ast.AnnAssign, ast.NamedExpr)) and node.value is not None:
+        targets = [(node.target, node.value)]
+    elif isinstance(node, ast.arguments):
+        plain = [*node.posonlyargs, *node.args]
+        given = [*zip(plain[len(plain) - len(node.defaults) :], node.defaults, strict=True)]
+        given += [(arg, value) for arg, value in zip(node.kwonlyargs, node.kw_defaults, strict=True) if value]
+        return [(arg.arg, value) for arg, value in given]
+    else:
+        return []
+    found = []
+    for target, value in targets:
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            found += [(ast.unparse(one), each) for one, each in zip(target.elts, value.elts, strict=False)]
+        else:
+            found.append((ast.unparse(target), value))
     return found
 
 
@@ -386,15 +413,31 @@ def test_names_of_a_storage_are_spelt_in_two_files(package: str, names: set[str]
         for path in sources(package)
         if name_of(path) not in HOMES and not name_of(path).startswith("trainables/embedded/")
         for line, part in path_literals(path)
-        if part in names
+        if is_a_name(part, names)
     ]
     assert wrong == []
 
 
+def is_a_name(part: str, names: set[str]) -> bool:
+    """Whether it is one of the names, or begins as one that goes on with a number (``step-00000100``)."""
+    return part in names or part.startswith(tuple(name for name in names if name.endswith("-")))
+
+
 def test_the_names_of_a_storage_are_known() -> None:
-    known = {"study.json", "ledger.db", "driver.json", "runs", "lock", "probe", "downloads", "probes"}
+    known = {"study.json", "ledger.db", "driver.json", "runs", "lock", "probe", "downloads", "probes",
+             "report.html", "tables", "arms.csv", "runs.csv"}  # fmt: skip
     assert known <= names_in(layout, events)
-    assert {"events.jsonl", "result.json", "run.json", "weights", "checkpoint", "lock"} <= names_in(events)
+    of_runs = {
+        "events.jsonl",
+        "result.json",
+        "run.json",
+        "weights",
+        "checkpoint",
+        "lock",
+        "step-",
+        "state.json",
+    }
+    assert of_runs <= names_in(events)
 
 
 def test_a_spelt_name_would_be_found(tmp_path: Path) -> None:
@@ -405,6 +448,25 @@ def test_a_spelt_name_would_be_found(tmp_path: Path) -> None:
     )
     named = ["runs", "study.json", "ledger.db", "probe", "lock", "result.json"]
     assert sorted(part for _, part in path_literals(path)) == sorted(named)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'a = "runs"\nb / a',
+        'A, B = "lock", "runs"\nc.joinpath(B)',
+        'def f(folder, *, name="runs"):\n    return folder / name',
+        'class C:\n    def f(self):\n        self.a = "runs"\n        return b / self.a',
+        '_STATE = "state.json"',
+        'a.glob("step-*[0-9]")',
+        'f"{a}step-"',
+    ],
+)
+def test_a_name_that_is_bound_or_begun_would_be_found(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(line)
+    names = names_in(layout, events)
+    assert [part for _, part in path_literals(path) if is_a_name(part, names)]
 
 
 # Families of models
