@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from study.storage import layout
-from tests.helpers.imports import ROOT, Import, circles, file_of, imports, room_of, sources
+from tests.helpers.imports import ROOT, Import, circles, file_of, imports, loaded_with, room_of, sources
 from tests.helpers.private_names import private_names
 from trainables import events
 from trainables.models.families import FAMILIES
@@ -45,11 +45,18 @@ ROOMS = {
 FACES = ("__init__", "api", "generate", "cli")
 LOOSE_IN_STUDY = {"__init__.py", "api.py", "generate.py", "py.typed"}
 
-# A folder or loose file of trainables/ imports only those that stand before it.
+# A folder or loose file of trainables/ imports only those of the levels before its own, and none of its own level.
+# Evaluation stands above the methods because it asks a method for the latency of what it has trained
+# (`evaluation/latency.py`); it knows nothing of distributed training.
 TRAINABLES = (
-    "errors", "events", "randomness", "util", "embedded", "config", "storage_errors", "data", "models", "methods",
-    "distributed", "evaluation", "run_config", "training", "run", "__main__",
+    "errors events randomness embedded", "util storage_errors", "config", "data", "models", "methods distributed",
+    "evaluation", "run_config", "training", "run", "__main__",
 )  # fmt: skip
+BELOW = {
+    room: set(" ".join(TRAINABLES[:level]).split())
+    for level, rooms in enumerate(TRAINABLES)
+    for room in rooms.split()
+}
 LOOSE_IN_TRAINABLES = {
     "__init__.py", "__main__.py", "errors.py", "events.py", "randomness.py", "storage_errors.py", "run_config.py",
     "py.typed",
@@ -61,6 +68,7 @@ USERS = {
     "optuna": ("study/ledger", "study/monitor/dashboards.py"),
     "mlflow": ("study/tracking", "study/results/from_mlflow.py"),
 }
+TORCH = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors.torch")
 ENTRANCES = {
     "driver": "study.driver.launch",
     "ray_tune": "study.ray_tune.experiment",
@@ -79,6 +87,8 @@ PRIVATE: dict[str, set[str]] = {
     "trainables/distributed/worker_group.py": {"_abort_process_group", "_get_default_store"},
     "trainables/methods/adapter_files.py": {"_FBD_CUDA"},
     "trainables/methods/adapters.py": {"_disable_adapters"},
+    "trainables/methods/custom_diffusion.py": {"_pipeline"},  # an argument
+    "trainables/models/added_tokens.py": {"_weight"},  # an argument
     "trainables/models/quantization.py": {"_keep_in_fp32_modules", "_parameters"},
     "trainables/models/structure.py": {
         "_version", "_backward_hooks", "_post_accumulate_grad_hooks", "_parameters", "_buffers",
@@ -120,6 +130,7 @@ def test_rooms_of_the_study_import_those_below_them_alone() -> None:
         target, room = file_of(found.module), room_of(found.path)
         if target is None or not found.is_of("study") or room in FACES:
             continue
+        assert room in ROOMS, f"{name_of(found.path)}: study/{room} has no place among ROOMS yet"
         if room_of(target) not in (room, *ROOMS[room].split()):
             wrong.append(str(found))
     assert wrong == []
@@ -136,13 +147,15 @@ def test_trainables_import_what_stands_before_them() -> None:
         target, room = file_of(found.module), room_of(found.path)
         if target is None or not found.is_of("trainables") or room == "__init__":
             continue
-        if room_of(target) not in TRAINABLES[: TRAINABLES.index(room) + 1]:
+        assert room in BELOW, f"{name_of(found.path)}: trainables/{room} has no place in TRAINABLES yet"
+        if room_of(target) not in {room, *BELOW[room]}:
             wrong.append(str(found))
     assert wrong == []
 
 
 def test_packages_import_in_one_direction() -> None:
     assert offenders(all_imports("trainables"), "study", "search_spaces") == []
+    assert offenders(all_imports(*PACKAGES), "tests", "benchmarks") == []  # which nobody who installs has
     spaces = [each for each in all_imports("search_spaces") if each.is_of("trainables", "study")]
     assert [str(each) for each in spaces if not each.is_of("trainables.config", "trainables.errors")] == []
 
@@ -188,7 +201,7 @@ def test_every_folder_has_its_place_in_the_plan() -> None:
         package, *between = Path(name).parts[:-1]
         folders[package].update(between[:1])
     assert folders["study"] == {*ROOMS, "cli", "presets"}
-    assert folders["trainables"] == {name for name in TRAINABLES if (ROOT / "trainables" / name).is_dir()}
+    assert folders["trainables"] == {name for name in BELOW if (ROOT / "trainables" / name).is_dir()}
 
 
 def test_the_plan_allows_no_import_that_is_not_there() -> None:
@@ -247,7 +260,35 @@ def test_a_package_is_used_in_few_rooms(package: str) -> None:
 def test_rooms_that_never_load_torch(room: str) -> None:
     paths = sources(f"study/{room}")
     assert len(paths) > 3
-    assert offenders(all_imports(f"study/{room}"), "torch", "diffusers", "transformers", "peft") == []
+    assert offenders(all_imports(f"study/{room}"), *TORCH) == []
+    assert [found for path in paths for found in torch_loaded_with(path)] == []
+
+
+def torch_loaded_with(path: Path) -> list[str]:
+    """Names the imports of torch that are executed when a file is imported, in other files that it imports."""
+    return [
+        f"{name_of(path)} loads {found}"
+        for other in loaded_with(path)
+        for found in imports(other)
+        if found.at_once and found.is_of(*TORCH, "ray.train.torch")
+    ]
+
+
+def test_torch_would_be_found_behind_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text("from trainables.distributed import fsdp")  # which imports others that import torch
+    files = {name_of(other) for other in loaded_with(path) if other != path}
+    assert {"trainables/__init__.py", "trainables/distributed/worker_group.py"} <= files
+    assert any(
+        found.at_once and found.is_of("torch") for other in loaded_with(path) for found in imports(other)
+    )
+    for later in (
+        "def f():\n    import trainables.models.backbone",
+        "if TYPE_CHECKING:\n    import trainables.run",
+    ):
+        path = tmp_path / f"y{len(later)}.py"
+        path.write_text(later)
+        assert list(loaded_with(path)) == [path]
 
 
 def test_train_and_tune_are_not_mixed_up() -> None:
@@ -278,7 +319,7 @@ def test_no_private_name_is_listed_in_vain(name: str) -> None:
 
 
 def test_every_private_name_is_looked_for_in_a_test() -> None:
-    asserted = "".join(
+    asserted = " ".join(
         text(ROOT / "tests" / name)
         for name in (
             "study/cluster/test_ray_private.py", "study/ledger/test_optuna_private.py",
@@ -286,7 +327,42 @@ def test_every_private_name_is_looked_for_in_a_test() -> None:
         )
     )  # fmt: skip
     names = {name for names in PRIVATE.values() for name in names} - {"_exit"}
-    assert {name for name in names if name not in asserted} == set()
+    assert (
+        names - set(re.findall(r"\w+", asserted)) == set()
+    )  # whole names: _private is no part of _private_parts
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("import ray\nray.init(_system_config={})", "_system_config"),
+        ("import operator\noperator.attrgetter('a._b')(c)", "_b"),
+        ("import importlib\nimportlib.import_module('ray._private.worker')", "_private"),
+        ("from torch import nn\nnn.x._b\nclass C:\n    def _b(self): ...", "_b"),
+        ("def _b(): ...\na._b", "_b"),
+        ("delattr(a, '_b')", "_b"),
+    ],
+)
+def test_a_private_name_would_be_found(tmp_path: Path, line: str, name: str) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(line)
+    assert list(private_names(path)) == [name]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "class C:\n    _a: int\n    def _b(self): return self._a\n    def __eq__(self, c): return self._b() == c._b()",
+        "def f(*, _a): ...\nf(_a=1)",
+        "from trainables.x import C\nC(_a=1)",
+        "frame.assign(_column=1)",
+        "import study.storage\nfrom trainables.x import _a\n__import__('trainables._b')",
+    ],
+)
+def test_a_name_of_ones_own_is_not_taken_for_another(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(line)
+    assert private_names(path) == {}
 
 
 def test_files_are_locked_in_one_way() -> None:
@@ -521,8 +597,37 @@ def test_a_part_that_is_named_would_be_found(tmp_path: Path) -> None:
 # Tests and benchmarks
 
 
+# The command that injects faults stays where the other commands are; the harness that it starts is the tests'.
+STARTS_THE_TESTS_HARNESS = "benchmarks/faults.py"
+
+
 def test_benchmarks_import_no_tests() -> None:
-    assert offenders(all_imports("benchmarks"), "tests") == []
+    found = all_imports("benchmarks")
+    others = [each for each in found if name_of(each.path) != STARTS_THE_TESTS_HARNESS]
+    assert offenders(others, "tests") == []
+    started = [
+        each for each in found if name_of(each.path) == STARTS_THE_TESTS_HARNESS and each.is_of("tests")
+    ]
+    assert {each.module for each in started} == {"tests.faults.harness"}
+
+
+@pytest.mark.parametrize(
+    ("line", "module"),
+    [
+        ('importlib.import_module("tests.x")', "tests.x"),
+        ('import_module("ray._private.worker")', "ray._private.worker"),
+        ('__import__("torch")', "torch"),
+        ('runpy.run_module("tests.faults", run_name="__main__")', "tests.faults"),
+        ('pytest_plugins = ["tests.x"]', "tests.x"),
+        ('pytest_plugins = "tests.x"', "tests.x"),
+        ('importlib.import_module(f"benchmarks.{name}")', "benchmarks"),
+        ("def f():\n    from tests.helpers import imports", "tests.helpers.imports"),
+    ],
+)
+def test_an_import_would_be_found(tmp_path: Path, line: str, module: str) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(line)
+    assert [each.module for each in imports(path)] == [module]
 
 
 def test_tests_import_no_other_test() -> None:

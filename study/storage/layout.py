@@ -43,13 +43,8 @@ REPORT_HTML, REPORT_MD = "report.html", "report.md"
 REBUILT = "rebuilt"  # a report that was made from the data of this one
 REPORT_TABLES, REPORT_FIGURES, REPORT_DATA = "tables", "figures", "data"
 ARMS_CSV = "arms.csv"  # of the tables that which a launch prints
-RUNS_CSV, CURVES_CSV, IMAGES_CSV, META_JSON = (
-    "runs.csv",
-    "curves.csv",
-    "images.csv",
-    "meta.json",
-)  # in its data
-SCORES_PARQUET, REPORT_IMAGES = "image_scores.parquet", "images"
+RUNS_CSV, CURVES_CSV, IMAGES_CSV = "runs.csv", "curves.csv", "images.csv"  # these and the next of the data
+META_JSON, SCORES_PARQUET, REPORT_IMAGES = "meta.json", "image_scores.parquet", "images"
 
 # In a run's folder, beside what the run itself writes (`trainables.events`).
 ATTEMPTS_FILE, DEATHS_FILE = "attempts.jsonl", "deaths.jsonl"
