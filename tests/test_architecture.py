@@ -555,31 +555,48 @@ FAMILY_BLIND = ("trainables/methods", "trainables/training", "trainables/evaluat
 
 
 def names_of_families() -> set[str]:
-    """Returns the names of pipelines and of their parts with weights."""
-    parts = {part.name for family in FAMILIES.values() for part in (family.denoiser, *family.text_encoders)}
-    return parts | set(FAMILIES)
+    """Returns the names of pipelines, and of their parts with weights and the classes of these."""
+    parts = [part for family in FAMILIES.values() for part in (family.denoiser, *family.text_encoders)]
+    return {part.name for part in parts} | {part.model_class for part in parts} | set(FAMILIES)
+
+
+def is_of_a_family(name: object, names: set[str]) -> bool:
+    """Whether a word is one of the names, or a pipeline that is called nearly as one of them.
+
+    Such as ``StableDiffusionXLInpaintPipeline``, beside ``StableDiffusionXLPipeline``.
+    """
+    if not isinstance(name, str):
+        return False
+    stems = tuple(each.removesuffix("Pipeline") for each in names if each.endswith("Pipeline"))
+    return name in names or (name.endswith("Pipeline") and name.startswith(stems))
 
 
 def uses_of(path: Path, names: set[str]) -> list[str]:
-    """Returns where a file names something: as a text of its own, an attribute, an argument or an import.
+    """Returns where a file names something: as a text, or a part of a dotted one, an attribute, argument or import.
 
-    What a loop calls each of several things is its own affair.
+    What a loop calls each of several things is its own affair, and docstrings may give examples.
     """
+    tree = ast.parse(text(path))
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     found = []
-    for node in ast.walk(ast.parse(text(path))):
+    for node in ast.walk(tree):
         spelt = {
-            ast.Constant: lambda node: [node.value],
+            ast.Constant: lambda node: re.split(r"[./]", node.value) if isinstance(node.value, str) else [],
             ast.Attribute: lambda node: [node.attr],
             ast.keyword: lambda node: [node.arg],
+            ast.arg: lambda node: [node.arg],
             ast.ImportFrom: lambda node: [each.name for each in node.names],
         }.get(type(node), lambda node: [])
-        found += [f"{path.name}:{getattr(node, 'lineno', 0)} {name}" for name in spelt(node) if name in names]
+        if id(node) not in docs:
+            used = [name for name in spelt(node) if is_of_a_family(name, names)]
+            found += [f"{path.name}:{getattr(node, 'lineno', 0)} {name}" for name in used]
     return found
 
 
 def test_methods_and_sampling_name_no_part_of_a_family() -> None:
     names = names_of_families()
     assert {"StableDiffusionPipeline", "FluxPipeline", "unet", "transformer", "text_encoder_2"} <= names
+    assert {"UNet2DConditionModel", "CLIPTextModel", "FluxTransformer2DModel"} <= names
     paths = [path for path in sources("trainables") if name_of(path).startswith(FAMILY_BLIND)]
     assert len(paths) > 30
     wrong = [use for path in paths for use in uses_of(path, names)]
@@ -590,8 +607,21 @@ def test_a_part_that_is_named_would_be_found(tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text(
         '"""unet"""\nfrom diffusers import FluxPipeline\na = b.unet\nc = d["unet"]\ne(unet=1)\nf = "a unet"\n'
+        'g = "unet.conv_in"\nh = f"unet.{a}"\ndef i(unet): ...\nj = k.FluxInpaintPipeline\nl = m.TestPipeline\n'
+        'o = "a/unet"\n'
     )
-    assert len(uses_of(path, {"unet", "FluxPipeline"})) == 5  # the text on the first line is the word alone
+    lines = sorted(int(re.split("[: ]", use)[1]) for use in uses_of(path, {"unet", "FluxPipeline"}))
+    assert lines == [
+        2,
+        3,
+        4,
+        5,
+        7,
+        8,
+        9,
+        10,
+        12,
+    ]  # not the docstring, nor a text in which it is one word of several
 
 
 # Tests and benchmarks
