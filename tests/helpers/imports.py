@@ -91,7 +91,7 @@ def called(node: ast.Call) -> str:
 def _walk(node: ast.AST, at_once: bool) -> Iterator[tuple[ast.AST, bool]]:
     """Yields a node and all below it, each with whether it is executed when the file is imported."""
     yield node, at_once
-    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
         for child in node.body:
             yield from _walk(child, False)
         children: list[ast.AST] = [*node.orelse]
@@ -102,20 +102,19 @@ def _walk(node: ast.AST, at_once: bool) -> Iterator[tuple[ast.AST, bool]]:
         yield from _walk(child, at_once and not later)
 
 
-def loaded_with(path: Path) -> dict[Path, Path | None]:
-    """Returns the files of this project that are loaded when a file is imported, each with the one that imports it.
+def loaded_with(path: Path) -> set[Path]:
+    """Returns the files of this project that are executed when a file is imported, with itself.
 
     Importing a module imports the packages that it lies in.
     """
-    found: dict[Path, Path | None] = {path: None}
+    found = {path}
     waiting = [path]
     while waiting:
-        here = waiting.pop()
-        for each in imports(here):
+        for each in imports(waiting.pop()):
             parts = each.module.split(".") if each.at_once else []
             for target in (file_of(".".join(parts[: k + 1])) for k in range(len(parts))):
                 if target is not None and target not in found:
-                    found[target] = here
+                    found.add(target)
                     waiting.append(target)
     return found
 
