@@ -18,7 +18,7 @@ from study.preflight.probe import probe_machine
 from study.spec.launched import readable_storage, storage_of, stored_spec
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
-from study.storage.layout import Storage, storage_at
+from study.storage.layout import ARMS_CSV, REPORT_FIGURES, REPORT_TABLES, Storage, storage_at
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import QUALITY
 
@@ -122,8 +122,8 @@ def launch_study(
             table = result_table(files.folder)
             lines += [
                 f"report: {files.html}",
-                f"tables: {files.folder / 'tables'}",
-                f"figures: {files.folder / 'figures'}",
+                f"tables: {files.folder / REPORT_TABLES}",
+                f"figures: {files.folder / REPORT_FIGURES}",
             ]
     lines.append(f"MLflow UI: {tracking_command('ui', storage, uri)}")
     without_result = [arm for arm in spec.arms if spec.confirm.seeds and not _confirmed(storage, arm)]
@@ -271,7 +271,7 @@ def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[in
 def _confirmed(storage: Storage, arm: str) -> bool:
     from study.storage.run_result import read_result
 
-    results = (read_result(path) for path in (storage.runs / "confirm" / arm).glob("*"))
+    results = (read_result(path) for path in storage.arm_folder("confirm", arm).glob("*"))
     return any(result is not None and result.state == "COMPLETE" for result in results)
 
 
@@ -290,7 +290,7 @@ def result_table(folder: Path) -> list[dict[str, Any]]:
     """
     import csv
 
-    with (folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
+    with (folder / REPORT_TABLES / ARMS_CSV).open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
     means = {
         "subject": ("subject_fidelity_scaled", "subject_fidelity"),

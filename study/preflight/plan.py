@@ -307,7 +307,7 @@ def _in_searches(arm: ArmPlan) -> str:
 def _progress(spec: StudySpec, arm: str, storage: Storage, phase: Phase, planned: int) -> Progress:
     finished = interrupted = 0
     subjects, seeds = set(spec.confirm.subjects or ()), set(spec.confirm.seeds)
-    folder = storage.runs / phase / arm
+    folder = storage.arm_folder(phase, arm)
     for run in sorted(folder.iterdir()) if folder.is_dir() else []:
         try:
             key = RunKey.parse(f"{phase}/{arm}/{run.name}")

@@ -39,7 +39,7 @@ from study.storage.layout import (
     WORKER_LOCK_FILE,
 )
 from study.storage.run_result import read_result
-from trainables.events import CHECKPOINTS, EVENTS_FILE, LOCK_FILE, RESULT_FILE
+from trainables.events import CHECKPOINTS, EVENTS_FILE, LOCK_FILE, RESULT_FILE, STEP, WHOLE_CHECKPOINTS
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
 LOG_SECONDS = 30.0
@@ -290,7 +290,9 @@ class RunPusher:
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir(parents=True)
         now = time.monotonic()
-        newest = max((path.name for path in (self._folder / CHECKPOINTS).glob("step-*[0-9]")), default=None)
+        newest = max(
+            (path.name for path in (self._folder / CHECKPOINTS).glob(WHOLE_CHECKPOINTS)), default=None
+        )
         staged = {}
         for path in _files_of(self._folder):
             name = str(path.relative_to(self._folder))
@@ -299,7 +301,7 @@ class RunPusher:
             waits = now < self._next_checkpoint and not name.startswith(BEST_STEP)
             if name.startswith(UNDER_CHECKPOINTS) and (last or waits):
                 continue  # at the end only the run's own decision to keep them counts, see `_prune`
-            if name.startswith(f"{UNDER_CHECKPOINTS}step-") and path.parent.name != newest:
+            if name.startswith(f"{UNDER_CHECKPOINTS}{STEP}") and path.parent.name != newest:
                 continue
             with contextlib.suppress(OSError):
                 signature = _signature(path)

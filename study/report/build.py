@@ -24,10 +24,18 @@ from study.report.report_folder import KIND, MANIFEST, keep_foreign_files, refus
 from study.report.sections import Report, compose
 from study.report.tables import to_csv, to_latex
 from study.report.verdict import Verdict
+from study.storage.layout import (
+    REBUILT,
+    REPORT_DATA,
+    REPORT_FIGURES,
+    REPORT_HTML,
+    REPORT_IMAGES,
+    REPORT_MD,
+    REPORT_TABLES,
+)
 from trainables.errors import UserError
 from trainables.util.packages import versions_of
 
-REBUILT = "rebuilt"  # where the manifest's command writes, in the report's own folder
 _PACKAGES = ("diffusion-study", "numpy", "scipy", "pandas", "matplotlib", "jinja2", "pillow")
 
 
@@ -94,12 +102,12 @@ def report_files(folder: Path, verdict: Verdict) -> ReportFiles:
 
     return ReportFiles(
         folder=folder,
-        html=folder / "report.html",
-        markdown=folder / "report.md",
+        html=folder / REPORT_HTML,
+        markdown=folder / REPORT_MD,
         manifest=folder / MANIFEST,
-        tables=files("tables"),
-        figures=files("figures"),
-        data=files("data"),
+        tables=files(REPORT_TABLES),
+        figures=files(REPORT_FIGURES),
+        data=files(REPORT_DATA),
         verdict=verdict,
     )
 
@@ -124,13 +132,13 @@ def _write_all(report: Report, results: ResultsLike, folder: Path) -> None:
     rendered = {figure.key: render(figure) for figure in report.figures}
     for key, files in rendered.items():
         for kind, content in files.items():
-            _write(folder / "figures" / f"{key}.{kind}", content)
+            _write(folder / REPORT_FIGURES / f"{key}.{kind}", content)
     for table in report.tables:
-        _write(folder / "tables" / f"{table.key}.csv", to_csv(table))
-        _write(folder / "tables" / f"{table.key}.tex", to_latex(table))
-    _write(folder / "report.html", to_page(report, rendered))
-    _write(folder / "report.md", to_text(report))
-    _write_data(report, results, folder / "data")
+        _write(folder / REPORT_TABLES / f"{table.key}.csv", to_csv(table))
+        _write(folder / REPORT_TABLES / f"{table.key}.tex", to_latex(table))
+    _write(folder / REPORT_HTML, to_page(report, rendered))
+    _write(folder / REPORT_MD, to_text(report))
+    _write_data(report, results, folder / REPORT_DATA)
     _write(folder / MANIFEST, json.dumps(_manifest(report, folder), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -148,7 +156,7 @@ def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
     paths = []
     for path in images["path"]:
         content = Path(path).read_bytes()
-        copy = folder / "images" / f"{hashlib.sha256(content).hexdigest()[:20]}.png"
+        copy = folder / REPORT_IMAGES / f"{hashlib.sha256(content).hexdigest()[:20]}.png"
         _write(copy, content)
         paths.append(str(copy))
     kept = images.assign(path=pd.Series(paths, index=images.index, dtype="str"))
@@ -160,12 +168,14 @@ def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
 def _manifest(report: Report, folder: Path) -> dict[str, Any]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-    frame = report.rows.frame
+    frame, under_data = report.rows.frame, f"{REPORT_DATA}/"
     return {
         "kind": KIND,
         "study": report.study,
         # To be run in this folder, wherever it was copied to; the storage is not needed.
-        "rebuild": shlex.join(["study", "report", report.study, "--from-csv", "data", "--reports", REBUILT]),
+        "rebuild": shlex.join(
+            ["study", "report", report.study, "--from-csv", REPORT_DATA, "--reports", REBUILT]
+        ),
         "statistics": {
             **dataclasses.asdict(report.analysis.settings),
             "margin": report.analysis.margin,
@@ -177,10 +187,10 @@ def _manifest(report: Report, folder: Path) -> dict[str, Any]:
             "runs": len(frame),
             "states": {str(k): int(v) for k, v in sorted(frame["state"].value_counts().items())},
             "spec_digest": report.rows.meta.get("spec_digest"),
-            "hashes": {name: value for name, value in hashes.items() if name.startswith("data/")},
+            "hashes": {name: value for name, value in hashes.items() if name.startswith(under_data)},
         },
         "versions": versions_of(_PACKAGES),
-        "files": {name: value for name, value in hashes.items() if not name.startswith("data/")},
+        "files": {name: value for name, value in hashes.items() if not name.startswith(under_data)},
     }
 
 

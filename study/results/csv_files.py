@@ -27,11 +27,11 @@ from study.results.csv_cells import BOOLEANS, CellError, Kind, Notation, boolean
 from study.results.frames import Results, frame_of, scores_of, table_of
 from study.results.image_scores import read_parquet, write_parquet
 from study.results.run_rows import parse_param
+from study.storage.layout import CURVES_CSV, IMAGES_CSV, META_JSON, REPORT_DATA, RUNS_CSV
 from study.storage.run_key import RunKey
 from study.util.units import iso_time
 from trainables.errors import UserError
 
-RUNS_CSV, CURVES_CSV, IMAGES_CSV, META_JSON = "runs.csv", "curves.csv", "images.csv", "meta.json"
 MOST_PROBLEMS = 10
 _DELIMITERS = ",;\t"
 _ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -124,7 +124,7 @@ def data_folder(folder: Path) -> Path:
     Raises:
         UserError: There is none.
     """
-    for found in (folder, folder / "data", folder.parent if folder.name == RUNS_CSV else folder):
+    for found in (folder, folder / REPORT_DATA, folder.parent if folder.name == RUNS_CSV else folder):
         if (found / RUNS_CSV).is_file():
             return found
     other = sorted(path.name for path in folder.glob("runs*")) if folder.is_dir() else []

@@ -17,13 +17,13 @@ from study.results.columns import (
     SCORE_TEXTS,
 )
 from study.results.frames import scores_of
+from study.storage.layout import SCORES_PARQUET
 from study.storage.safe_paths import inside
 from trainables.events import IMAGE_SCORES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SCORES_PARQUET = "image_scores.parquet"
 MOST_BYTES = 16 * 2**20  # of one run's file, which has some 20 kB; beyond it something else lies there
 _LARGEST = 2**53  # of a count
 

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.storage.run_key import RunKey
+from study.storage.run_key import Phase, RunKey
 from trainables.errors import UserError
 from trainables.util.process import expanded
 
@@ -37,6 +37,14 @@ RUNS = "runs"
 TUNE_FOLDER = "ray"  # Ray Tune's own records of a launch
 DOWNLOADS = "downloads"  # of images and scores that a report takes from MLflow
 PROBES = "probes"  # in the cache: what a run of each kind costs on this machine
+
+# In a report's folder.
+REPORT_HTML, REPORT_MD = "report.html", "report.md"
+REBUILT = "rebuilt"  # a report that was made from the data of this one
+REPORT_TABLES, REPORT_FIGURES, REPORT_DATA = "tables", "figures", "data"
+ARMS_CSV = "arms.csv"  # of the tables that which a launch prints
+RUNS_CSV, CURVES_CSV, IMAGES_CSV = "runs.csv", "curves.csv", "images.csv"  # these and the next of the data
+META_JSON, SCORES_PARQUET, REPORT_IMAGES = "meta.json", "image_scores.parquet", "images"
 
 # In a run's folder, beside what the run itself writes (`trainables.events`).
 ATTEMPTS_FILE, DEATHS_FILE = "attempts.jsonl", "deaths.jsonl"
@@ -119,6 +127,10 @@ class Storage:
     def artifact_root(self) -> Path:
         """Where the default MLflow store keeps its artifacts."""
         return self.root / MLFLOW_ARTIFACTS
+
+    def arm_folder(self, phase: Phase, arm: str) -> Path:
+        """The folder of an arm's runs in one phase."""
+        return self.runs / phase / arm
 
     def run_folder(self, key: RunKey) -> Path:
         """The folder of one run."""

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from study.spec.study_spec import StudySpec
+from study.storage.layout import INPUTS
 from study.util.units import size
 from trainables.config.fields import EMBEDDED
 from trainables.errors import UserError
 from trainables.util.process import expanded
 from trainables.util.text import is_utf8, shown
 
-STUDY_FILE, INPUTS, INPUTS_FILE = "study.yaml", "inputs", "inputs.json"
+STUDY_FILE, INPUTS_FILE = "study.yaml", "inputs.json"
 MAX_BYTES = 200 * 2**20  # of photographs and small models; Ray takes 500 MiB in all
 _CODE = ("search_spaces", "study", "trainables")
 

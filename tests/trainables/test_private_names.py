@@ -1,7 +1,10 @@
 """The installed torch and accelerate have the private names that training uses; where: tests/test_architecture.py."""
 
+import inspect
+
 import pytest
 import torch
+from diffusers.loaders.unet import UNet2DConditionLoadersMixin
 
 from tests.helpers.private_names import has
 
@@ -29,6 +32,11 @@ from tests.helpers.private_names import has
 )
 def test_the_installed_package_has_it(name: str) -> None:
     assert has(name)
+
+
+def test_private_arguments_are_taken() -> None:
+    assert "_weight" in inspect.signature(torch.nn.Embedding).parameters
+    assert 'kwargs.pop("_pipeline"' in inspect.getsource(UNet2DConditionLoadersMixin.load_attn_procs)
 
 
 def test_a_name_that_is_asked_for_with_a_default_is_there() -> None:

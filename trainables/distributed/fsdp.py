@@ -43,7 +43,7 @@ class Shards:
         self.park()
         mesh = worker_group.mesh(whole.device.type)
         copies = {name: _shard(_same_structure(whole.modules[name]), mesh) for name in parts}
-        self.backbone = replace(whole, modules=whole.modules | copies, _pipeline=None)
+        self.backbone = replace(whole, modules=whole.modules | copies)
 
     def share(self, loss: nn.Module) -> nn.Module:
         """Makes a module around the copies the root of their exchanges, which go through the worker group."""

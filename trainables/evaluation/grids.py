@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 from trainables.evaluation.metrics_table import QUALITY
+from trainables.events import STEP
 
 if TYPE_CHECKING:
     from trainables.data.subjects import Subject
@@ -66,7 +67,7 @@ def save_samples(
         pictures[REFERENCES_KEY] = side_by_side(evaluator.subject.references[:_MAX_COLUMNS])
     files = {}
     for number, (key, picture) in enumerate(pictures.items()):
-        files[key] = folder / f"step-{step:06d}-{number:02d}.png"
+        files[key] = folder / f"{STEP}{step:06d}-{number:02d}.png"
         picture.save(files[key])
     return files
 

@@ -59,7 +59,7 @@ class Backbone:
     _set_aside: list[Callable[[], AbstractContextManager[Any]]] = field(default_factory=list)
     _kept: list[tuple[nn.Parameter, torch.Tensor]] | None = None
     _words: dict[str, str] = field(default_factory=dict)
-    _pipeline: Any = None
+    _pipeline: Any = field(default=None, init=False)  # so that a copy with other modules gets its own
 
     @property
     def denoiser(self) -> Any:

@@ -138,21 +138,21 @@ def _words_without_embeddings(family: Family, parts: Mapping[str, Any]) -> Itera
             )
 
 
-def _limit_tokenizer(tokenizer: Any, text_encoder: Any, part: Part) -> None:
+def _limit_tokenizer(tokenizer: Any, encoder: Any, part: Part) -> None:
     """Gives a tokenizer that knows no limit, or too large a one, that of the text encoder: its positions.
 
     The stock pipeline, and what is saved of it, take the limit from the tokenizer.
     """
-    limit = part.reads or text_encoder.config.max_position_embeddings
+    limit = part.reads or encoder.config.max_position_embeddings
     tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
 
 
-def _pool_at_the_end(text_encoder: Any, tokenizer: Any) -> None:
+def _pool_at_the_end(encoder: Any, tokenizer: Any) -> None:
     """Lets a CLIP take its pooled state at the end token.
 
     With the old value transformers takes it at the token with the largest number. That is the same place, unless words
     have been added: their numbers are larger.
     """
-    clip = getattr(text_encoder, "text_model", text_encoder)
+    clip = getattr(encoder, "text_model", encoder)
     if getattr(clip, "eos_token_id", None) == _NO_END:
         clip.eos_token_id = tokenizer.eos_token_id

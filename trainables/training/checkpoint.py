@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-_TENSORS = "tensors.safetensors"
-_STATE = "state.json"
+from trainables.events import STATE_FILE, STEP, TENSORS_FILE, WHOLE_CHECKPOINTS
+
 _KEEP = 2  # the newest, and one before it in case the newest is damaged
 _FORMAT = 1
 
@@ -42,19 +42,21 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Writes a checkpoint durably under `folder` and removes all but the newest two; returns its folder."""
-    target = folder / f"step-{checkpoint.step:08d}"
+    target = folder / f"{STEP}{checkpoint.step:08d}"
     partial = folder / f"{target.name}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, partial / _TENSORS)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, partial / TENSORS_FILE
+    )
     content = {
         "format": _FORMAT,
         "step": checkpoint.step,
-        "tensors_sha256": _sha256(partial / _TENSORS),
+        "tensors_sha256": _sha256(partial / TENSORS_FILE),
         "state": checkpoint.state,
     }
-    (partial / _STATE).write_text(json.dumps(content), encoding="utf-8")
-    for path in (partial / _TENSORS, partial / _STATE, partial):
+    (partial / STATE_FILE).write_text(json.dumps(content), encoding="utf-8")
+    for path in (partial / TENSORS_FILE, partial / STATE_FILE, partial):
         _sync(path)
     if target.exists():  # a damaged one of the same step
         shutil.rmtree(target)
@@ -87,10 +89,10 @@ def load_latest(folder: Path) -> Checkpoint | None:
     """Returns the newest checkpoint that is whole, or None; damaged ones are passed over."""
     for found in _checkpoints(folder):
         try:
-            content = json.loads((found / _STATE).read_text(encoding="utf-8"))
-            if content["format"] != _FORMAT or content["tensors_sha256"] != _sha256(found / _TENSORS):
+            content = json.loads((found / STATE_FILE).read_text(encoding="utf-8"))
+            if content["format"] != _FORMAT or content["tensors_sha256"] != _sha256(found / TENSORS_FILE):
                 continue
-            return Checkpoint(content["step"], load_file(found / _TENSORS), content["state"])
+            return Checkpoint(content["step"], load_file(found / TENSORS_FILE), content["state"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             continue
     return None
@@ -146,7 +148,7 @@ def join_state(tensors: dict[str, torch.Tensor], content: Any) -> Any:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Checkpoints under a folder, the newest first."""
-    return sorted((path for path in folder.glob("step-*") if path.suffix != ".partial"), reverse=True)
+    return sorted(folder.glob(WHOLE_CHECKPOINTS), reverse=True)
 
 
 def _sha256(path: Path) -> str:

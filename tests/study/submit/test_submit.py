@@ -20,7 +20,8 @@ from PIL import Image
 from benchmarks.support.ports import free_ports
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
-from study.submit.package import INPUTS, INPUTS_FILE, STUDY_FILE, build_package, unpack
+from study.storage.layout import INPUTS
+from study.submit.package import INPUTS_FILE, STUDY_FILE, build_package, unpack
 from study.submit.submit import Submission, entrypoint, submit_study
 from tests.helpers.ray_head import DEADLINE, ROOT, Head, ray_head, user_environment
 from tests.helpers.waiting import wait_for
