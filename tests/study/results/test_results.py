@@ -109,8 +109,24 @@ def test_a_new_metric_has_a_column_a_measure_and_a_line_of_the_listing() -> None
         "assert {'sharpness', 'disk_bytes'} <= set(columns.MORE_COLUMNS)\n"
         "assert 'disk_bytes' in columns.COUNTS and 'sharpness' not in columns.COUNTS\n"
         "assert 'sharpness' in measures.MORE_QUALITY and 'disk_bytes' in measures.MORE_COSTS\n"
+        "assert 'sharpness' in measures.SCORES and 'disk_bytes' not in measures.SCORES\n"
         "assert measures.measure('sharpness').sign == 1 and measures.measure('sharpness').title == 'Sharpness'\n"
         "assert [row['name'] for row in listing('metrics', Path())[0]] == [*before, 'sharpness', 'disk_bytes']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_reports_know_of_a_new_metric_stands_in_its_line() -> None:
+    code = (
+        "from trainables.evaluation import metrics_table as table\n"
+        "table.METRICS['blur'] = table.Metric('blur', 'Blur', 'lower', '', 'eval', 'Share.', limits=table.SHARE,\n"
+        "    listed=False, of_data_sets=True, as_score=False, false_alarms=0.1,\n"
+        "    shown_unit='count', explained='More.')\n"
+        "from study.report import measures\n"
+        "assert 'blur' in measures.BOUNDED and measures.FALSE_ALARMS['blur'] == 0.1\n"
+        "assert measures.DATA_SET[-1] == 'blur' and 'blur' not in measures.SCORES\n"
+        "found = measures.measure('blur')\n"
+        "assert (found.unit, found.description) == ('count', 'More.')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
