@@ -136,18 +136,6 @@ def test_counts_are_those_that_have_ever_been() -> None:
     assert sorted(columns.COUNTS) == names.split()
 
 
-def test_the_order_of_all_columns() -> None:
-    assert " ".join(columns.MORE_COLUMNS) == (
-        "subject_fidelity_scaled prompt_fidelity_scaled quality_subject_prompt class_kept failed_images "
-        "prior_preservation clip_i class_kid class_kid_low class_kid_high class_cmmd class_cmmd_low class_cmmd_high "
-        "ceiling_quality ceiling_subject ceiling_prompt subject_anchor_error prompt_anchor_error class_anchor_error "
-        "held_out_loss "
-        "train_steps class_image_seconds class_image_flops energy_joules image_latency_fused_seconds lost_seconds "
-        "best_step best_value best_end_value best_metric "
-        "peak_memory_kind attempts host reason started ended run_key config_digest"
-    )
-
-
 def test_values_and_types(results: Results) -> None:
     frame = results.frame.set_index("run_key")
     assert set(frame.index) == {*NAMES, RUNNING}
