@@ -21,8 +21,8 @@ COMMANDS = "commands that measure, each against a peer or a limit"  # a folder t
 #: What is not a Python module, or a folder whose files need no line of their own.
 OTHERS = {
     "search_spaces/*.yaml": "what is searched in each method, with the source of each range",
-    "study/presets/*.yaml": "ready study files: quickstart, methods, lora-vs-dreambooth, own-photos, captioned, "
-    "stable-diffusion",
+    "study/presets/*.yaml": "ready study files: "
+    + ", ".join(sorted(path.stem for path in (ROOT / "study" / "presets").glob("*.yaml"))),
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
     "tests/": "mirrors the packages; field/, faults/, servers/, security/ and deploy/ test the whole",
     "reports/": "the shipped reports of quickstart, lora-vs-dreambooth and methods; yours go to storage/reports/",

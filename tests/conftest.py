@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import tempfile
@@ -16,6 +17,9 @@ import pytest
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Asserts in what tests share tell as much as those in tests.
 pytest.register_assert_rewrite("tests.helpers")
+from tests.helpers.postgres_server import Postgres, postgres, reason_to_skip  # noqa: E402 - after the line above
+
+_numbers = itertools.count()  # of the databases of this process
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,3 +47,23 @@ def fast_path() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="study-test-", dir=memory if memory.is_dir() else None))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[Postgres]:
+    """A PostgreSQL server; skips with the reason where there can be none."""
+    if reason := reason_to_skip():
+        pytest.skip(reason)
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database(database_server: Postgres) -> Iterator[str]:
+    """The URL of an empty database; its password comes from a file, as a user's would."""
+    name = f"ledger_{next(_numbers)}"
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in database_server.environment.items():
+            patch.setenv(variable, value)
+        yield database_server.create_database(name)
+    database_server.drop_database(name)

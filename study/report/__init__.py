@@ -1,4 +1,4 @@
-"""Reports: statistics, tables, figures and pages from rows. Loads pandas and matplotlib only when building.
+"""Reports: tables, figures and pages from rows. Loads pandas and matplotlib only when building.
 
 What other packages use of it is here.
 """

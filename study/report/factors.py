@@ -12,13 +12,12 @@ from study.report.prepared import Rows, distinct, section
 from study.results.columns import PARAM_PREFIX
 from study.spec.crossing import (
     DECIDING,
-    ON_ADAPTERS,
-    ON_EITHER,
     PRIOR,
     SCHEDULE,
     TARGET,
     TEXT_ENCODER,
     UNKNOWN,
+    of_kind,
     prior_levels,
     prior_words,
     what_is_trained,
@@ -27,6 +26,7 @@ from study.spec.crossing import (
 from study.spec.sections import Arm, Budget, arm_space, method_defaults
 from trainables.config.fields import EMBEDDED, ModelConfig
 from trainables.methods.adapter_kinds import KINDS
+from trainables.methods.protocol import AN_ADAPTER
 from trainables.methods.registry import method_config_class, method_names
 
 LENGTH = "length of training"  # whatever its currency
@@ -120,13 +120,11 @@ def _reads(method: str, field: str) -> bool:
 
 
 def _trains(rows: Rows, arm: str, method: str) -> str:
-    either = settings_of(rows, arm, "trains") if method == ON_EITHER else []
-    if method not in ON_ADAPTERS and either != ["adapter"]:
-        return UNKNOWN if len(either) > 1 else what_is_trained(method, "")
+    what = what_is_trained(method, lambda: settings_of(rows, arm, "trains"))
+    if what != AN_ADAPTER:
+        return what
     kinds = settings_of(rows, arm, "adapter") or ["lora"]  # of records that say nothing: there was one kind
-    return what_is_trained(
-        method, listing(KINDS[kind].title if kind in KINDS else str(kind) for kind in kinds)
-    )
+    return of_kind(listing(KINDS[kind].title if kind in KINDS else str(kind) for kind in kinds))
 
 
 def _words(values: list[Any]) -> str:

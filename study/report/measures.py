@@ -8,9 +8,14 @@ from itertools import chain
 from typing import Literal
 
 from study.statistics.paired import Direction, Estimate
-from trainables.evaluation.copies import SAME_WHOLE
-from trainables.evaluation.metrics_table import HELD_OUT_LOSS, METRICS, QUALITY, listed_after
-from trainables.evaluation.quality import FAILED_PROMPT, FAILED_SUBJECT
+from trainables.evaluation.metrics_table import (
+    METRICS,
+    QUALITY,
+    SHARE,
+    data_set_metrics,
+    listed_after,
+    metric_names,
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,6 @@ class Measure:
         return {"max": "higher", "min": "lower"}.get(self.direction, "neither")
 
 
-_UNITS = {"trainable_parameters": "count"}
-_DESCRIPTIONS = {
-    "failed_images": "Share of the images that show another subject or another prompt: whose own scaled subject "
-    f"fidelity is below {FAILED_SUBJECT:g} or own scaled prompt fidelity below {FAILED_PROMPT:g}. About 1 % of perfect "
-    "pictures are called failed.",
-    "memorisation": "Share of the images that are near copies of a training image: they correlate with it at "
-    f"{SAME_WHOLE:g} or more and agree in every part. Finds more than 95 % of copies, and fewer than 5 % of others.",
-}
 _DIRECTIONS: dict[str, Direction] = {"higher": "max", "lower": "min", "none": "none"}
 
 
@@ -65,10 +62,7 @@ ANCHOR_ERRORS = ("subject_anchor_error", "prompt_anchor_error", "class_anchor_er
 MORE_QUALITY = _others("eval", MAIN_QUALITY, CEILINGS, ANCHOR_ERRORS)
 
 # Of data sets alone, in a table of their own.
-DATA_SET = (
-    *(f"dataset_{name}{end}" for name in ("kid", "cmmd") for end in ("", "_low", "_high")),
-    "worst_character",
-)
+DATA_SET = data_set_metrics()
 
 # Sums that the report makes of a run's costs (study/report/costs.py); empty where a part of them is unknown.
 TOTAL_SECONDS, TOTAL_FLOPS = "total_seconds", "total_flops"
@@ -113,14 +107,13 @@ CLASS_IMAGE_COSTS = (
 )
 MORE_COSTS = _others("cost", MAIN_COSTS, CLASS_IMAGE_COSTS, first=("train_steps",))
 COSTS = frozenset({*MAIN_COSTS, *CLASS_IMAGE_COSTS, *MORE_COSTS, TUNED_SECONDS, TUNED_FLOPS})
-# Shown with two decimals: scores and distances whose usual values lie between 0 and 1.
-SCORES = frozenset({*MAIN_QUALITY, *MORE_QUALITY, *CEILINGS, DATA_SET[-1]}) - {
-    name for name in MORE_QUALITY if name.startswith(("class_kid", "class_cmmd", HELD_OUT_LOSS))
-}
+# Shown with two decimals.
+SCORES = frozenset(name for name in metric_names("eval") if METRICS[name].as_score)
 # Between 0 and 1 by their definition, which Student's interval does not know; costs are at least 0.
-BOUNDED = frozenset({QUALITY, SUBJECT_PROMPT, FAILED, "memorisation"})
-# Shares of images that a detector calls wrong, and of how many sound images it does so: below, nothing is told apart.
-FALSE_ALARMS = {FAILED: 0.05, "memorisation": 0.05}
+BOUNDED = frozenset(name for name, metric in METRICS.items() if metric.limits == SHARE)
+FALSE_ALARMS = {
+    name: metric.false_alarms for name, metric in METRICS.items() if metric.false_alarms is not None
+}
 ALL = (*MAIN_QUALITY, *MORE_QUALITY, *MAIN_COSTS, *CLASS_IMAGE_COSTS, *MORE_COSTS)
 
 
@@ -139,5 +132,5 @@ def measure(name: str) -> Measure:
     if name not in METRICS:
         return Measure(name, name.replace("_", " "), "", "none", "")
     metric = METRICS[name]
-    about = _DESCRIPTIONS.get(name, metric.description)
-    return Measure(name, metric.title, _UNITS.get(name, metric.unit), _DIRECTIONS[metric.direction], about)
+    unit, about = metric.unit or metric.shown_unit, metric.explained or metric.description
+    return Measure(name, metric.title, unit, _DIRECTIONS[metric.direction], about)

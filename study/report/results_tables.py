@@ -51,7 +51,7 @@ from study.report.tables import (
 )
 from study.statistics.paired import Estimate
 from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS
-from trainables.evaluation.metrics_table import QUALITY
+from trainables.evaluation.metrics_table import METRICS, QUALITY, measure_of
 
 _INTERVAL = (
     "Means over subjects; Student's 95 % intervals over subjects, from 3 on; complete confirm runs only."
@@ -62,20 +62,6 @@ _RANKS = (
     "Bold: best mean of the trained arms; the second best is marked too. Neither means that a difference is "
     "established."
 )
-# Wall seconds that depend on what else the machine did, and that no arm is chosen by: they win no prize.
-_UNRANKED = {
-    "image_latency_seconds",
-    "image_latency_fused_seconds",
-    "preparation_seconds",
-    "evaluation_seconds",
-    "selection_seconds",
-    "lost_seconds",
-    # Ends of each run's own bootstrap interval: their means over runs are no interval of the arm's mean.
-    "class_kid_low",
-    "class_kid_high",
-    "class_cmmd_low",
-    "class_cmmd_high",
-}
 _NOTHING_AT_ZERO = {*MORE_COSTS, *CLASS_IMAGE_COSTS}  # columns that say nothing where every arm has 0
 _N = (
     "n: runs (subjects × seeds). The base is not trained: its seeds differ in evaluation noise only and are averaged; "
@@ -118,9 +104,16 @@ def measures(arms: Sequence[ArmResult], names: Sequence[str]) -> list[Pair]:
         if not known or (name in _NOTHING_AT_ZERO and not any(known)):
             continue
         about = measure(name)
-        ranked = [not result.is_base and name not in _UNRANKED for result in arms]
+        ranked = [not result.is_base and _wins_prizes(name) for result in arms]
         found.append(estimate_column(name, about.title, about.unit, about.direction, estimates, ranked))
     return found
+
+
+def _wins_prizes(name: str) -> bool:
+    """Whether the best arms are marked: not by ends of each run's own interval, whose means are no interval of an arm's
+    mean.
+    """
+    return measure_of(name) is None and (name not in METRICS or METRICS[name].ranked)
 
 
 def cut_note(columns: Sequence[Pair]) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from typing import Any
 from study.spec.sections import method_defaults
 from study.spec.study_spec import StudySpec
 from trainables.methods.adapter_kinds import KINDS
-from trainables.methods.registry import BASE, method_config_class, method_names
+from trainables.methods.protocol import AN_ADAPTER
+from trainables.methods.registry import BASE, get_method, method_config_class, method_names
 
 PRIOR, TEXT_ENCODER, SCHEDULE = "with_prior_preservation", "train_text_encoder", "lr_scheduler"
 TARGET = "prior_preservation_target"
@@ -30,19 +31,6 @@ DECIDING = {field for fields in FACTOR_FIELDS.values() for field in fields}
 # Of these each pair of levels is a question, where there are more than two: they are of one treatment. What differs in
 # another factor of more than two levels is told by pairs of arms.
 _OF_SEVERAL_LEVELS = ("prior",)
-#: `lora` and `dreambooth_lora` are one method with other defaults.
-ON_ADAPTERS = ("lora", "dreambooth_lora")
-#: Trains an adapter or all weights, by its field `trains`.
-ON_EITHER = "text_to_image"
-# What of a model the other methods train.
-_TRAINS = {
-    "dreambooth": "all weights",
-    "hypernetwork": "networks before keys and values",
-    "textual_inversion": "embeddings of a new word",
-    "custom_diffusion": "keys and values of the text, and embeddings of a new word",
-    "pivotal_tuning": "embeddings of a new word, then an adapter",
-    ON_EITHER: "all weights",
-}
 FEWEST_PAIRS = 2  # of arms; a single one stands in the table of pairs
 #: Fields that one level of a factor has and the other has not.
 OF_THE_FACTOR = {
@@ -152,17 +140,19 @@ def _levels(spec: StudySpec, arms: Sequence[str]) -> dict[str, Levels]:
     priors = {arm: prior_levels((_value(spec, arm, PRIOR),), (_value(spec, arm, TARGET),)) for arm in arms}
     words = prior_words(priors.values())
     for arm in arms:
-        method = spec.arms[arm].method
-        adapted = method in ON_ADAPTERS or (method == ON_EITHER and _value(spec, arm, "trains") == "adapter")
-        kind = KINDS[_value(spec, arm, "adapter")].title if adapted else ""
         levels = {
-            "trains": what_is_trained(method, kind),
+            "trains": _what_trains(spec, arm),
             "prior": " and ".join(words[level] for level in priors[arm]),
             "text_encoder": yes_or_no(_value(spec, arm, TEXT_ENCODER)),
             "schedule": yes_or_no(_value(spec, arm, SCHEDULE)),
         }
         found[arm] = without_searched(levels, spec.space(arm).parameters)
     return found
+
+
+def _what_trains(spec: StudySpec, arm: str) -> str:
+    what = what_is_trained(spec.arms[arm].method, lambda: [_value(spec, arm, "trains")])
+    return of_kind(KINDS[_value(spec, arm, "adapter")].title) if what == AN_ADAPTER else what
 
 
 def without_searched(levels: Levels, searched: Container[str]) -> Levels:
@@ -204,6 +194,22 @@ def prior_words(arms: Iterable[Sequence[str]]) -> dict[str, str]:
     return {"no": "no", "images": "yes", "base": "frozen base"}
 
 
-def what_is_trained(method: str, adapter: str) -> str:
-    """What a method trains, in words; `adapter`: the kind, or kinds, where it is an adapter; else empty."""
-    return f"an adapter ({adapter})" if adapter else _TRAINS.get(method, method)
+def what_is_trained(method: str, either: Callable[[], Sequence[Any]]) -> str:
+    """What a method says that it trains; its own name where this version does not know it.
+
+    Args:
+        either: Gives the values of the field `trains`, asked for where that field decides; several are `UNKNOWN`.
+    """
+    if method not in method_names():
+        return method
+    known = get_method(method)
+    decides = getattr(known, "what_trains_by", None)
+    if decides is None:
+        return known.what_trains
+    values = either()
+    return str(decides(values[0])) if len(values) == 1 else UNKNOWN
+
+
+def of_kind(kinds: str) -> str:
+    """Adapters in words, with the title of their kind, or kinds."""
+    return f"{AN_ADAPTER} ({kinds})"

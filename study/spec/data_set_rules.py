@@ -9,6 +9,7 @@ from study.spec.effects import values_of
 from study.spec.sections import Arm, Budget
 from trainables.config.fields import ModelConfig
 from trainables.config.messages import Loc
+from trainables.evaluation.metrics_table import data_set_metrics
 from trainables.methods.data_set_fit import ONLY_DATA_SETS, ONLY_SUBJECTS, json_word, obstacle_on_data_sets
 from trainables.methods.registry import BASE, method_config_class
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from study.spec.sound_sections import Sections
 
 _CAPTIONS = "captions"
-_MEASURES = ("dataset_kid", "dataset_cmmd", "worst_character")  # and their ends; subjects have none of them
 
 
 def one_kind_of_subjects(sections: Sections) -> Iterator[tuple[Loc, str]]:
@@ -75,7 +75,7 @@ def measures_of_one_kind(sections: Sections) -> Iterator[tuple[Loc, str]]:
     if evaluation is not None and evaluation.restore_best is not None:
         found.append((("evaluation", "restore_best"), evaluation.restore_best))
     for loc, name in found:
-        if name.startswith(_MEASURES):
+        if name in data_set_metrics():
             yield (
                 loc,
                 f"{name} is measured of data sets alone, and this is a study of subjects: no run would have a value; "

@@ -15,7 +15,7 @@ from study.util.redaction import carries_password
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig
 from trainables.config.messages import did_you_mean
 from trainables.config.yaml_reader import RuleError
-from trainables.methods.registry import BASE, method_config_class, method_names
+from trainables.methods.registry import BASE, get_method, method_config_class, method_names
 
 NAME_RULE = "letters, digits, '_', '-' and '.', beginning with a letter or digit, at most 64 characters"
 
@@ -33,12 +33,12 @@ def sound_name(value: Any) -> Any:
     return value
 
 
-_ONE_CODE = {"dreambooth_lora": "lora"}  # with other defaults
-
-
 def code_of(method: str) -> str:
     """Returns the name under which a method counts: methods that differ in their defaults alone are one."""
-    return _ONE_CODE.get(method, method)
+    known = (
+        get_method(method) if method in method_names() else None
+    )  # records name methods of other versions, too
+    return getattr(known, "variant_of", None) or method
 
 
 def _method(value: Any) -> Any:

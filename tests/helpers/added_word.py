@@ -36,6 +36,7 @@ class AddedWord:
     title: str = "Added word"
     config_class: type[TrainingConfig] = AddedWordConfig
     trains: bool = True
+    what_trains: str = "the embedding of a word"
     artifact: str = "adapter"
     copies: tuple[str, ...] = ()
     stock_loader: bool = True

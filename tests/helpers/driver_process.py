@@ -33,7 +33,7 @@ class Driver:
         spec_file = storage.root / "spec.json"
         spec_file.parent.mkdir(parents=True, exist_ok=True)
         spec_file.write_text(spec.model_dump_json())
-        command = [sys.executable, "-m", "tests.helpers.drive", storage.uri, str(spec_file), *runner]
+        command = [sys.executable, "-m", "tests.helpers.launch_study", storage.uri, str(spec_file), *runner]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,

@@ -50,7 +50,15 @@ def driver(
     """Launches a study with the fake runner; ends it in order at the end of the block, if it has not ended."""
     file, log = folder / "spec.json", folder / "driver.log"
     file.write_text(spec.model_dump_json())
-    words = [sys.executable, "-m", "tests.helpers.drive", str(storage.root), str(file), RUNNER, RESIDENT]
+    words = [
+        sys.executable,
+        "-m",
+        "tests.helpers.launch_study",
+        str(storage.root),
+        str(file),
+        RUNNER,
+        RESIDENT,
+    ]
     with log.open("w") as output:
         process = subprocess.Popen(
             words,

@@ -29,7 +29,7 @@ DREAMBOOTH: dict[str, Any] = {
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(
     [
-        "tests.helpers.worker",
+        "tests.helpers.worker_group_member",
         "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
         "diffusers.schedulers.scheduling_dpmsolver_multistep",
         "transformers.models.clip.image_processing_pil_clip",
@@ -86,7 +86,7 @@ def _member(jobs_file: str, rank: int, stderr: str) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    from tests.helpers.worker import main
+    from tests.helpers.worker_group_member import main
 
     main(jobs_file, rank)
 

@@ -27,7 +27,7 @@ from tests.helpers.watched_study import Running, driver, outcome, words_of
 
 # Who may listen, by a word of its command line. Everything else fails the test: it must be understood and added here.
 OWNERS = {
-    "tests.helpers.drive": "the driver, as Ray's core worker: gRPC, token",
+    "tests.helpers.launch_study": "the driver, as Ray's core worker: gRPC, token",
     "gcs_server": "Ray's control store: gRPC, token",
     "raylet/raylet": "Ray's node manager and object manager: gRPC, token",
     "ray::RunWorker": "a worker with a run: gRPC, token",

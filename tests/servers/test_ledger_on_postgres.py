@@ -1,4 +1,4 @@
-"""The tests of the ledger, on PostgreSQL; and what only a server can do to it."""
+"""What only a server can do to the ledger; all else is tested on both databases (tests/study/ledger/test_ledger.py)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,9 @@ import pytest
 
 from study.ledger import database as ledger_database
 from study.ledger.ledger import Ledger
-from tests.helpers.ledger_cases import *  # noqa: F403
-from tests.helpers.ledger_cases import arm_search, opened
+from tests.helpers.ledgers import arm_search, opened
 from tests.helpers.postgres_server import PASSWORD, Postgres
 from trainables.errors import UserError
-
-del test_every_sampler_stays_in_the_space  # noqa: F821 - what is drawn does not depend on the database
-
-
-@pytest.fixture
-def url(database: str) -> str:
-    """What the tests of the ledger write to; plain Optuna, which some of them use, wants a driver's name."""
-    return database.replace("postgresql://", "postgresql+psycopg2://")
 
 
 def test_the_plain_name_of_postgresql_finds_the_installed_driver(database: str) -> None:

@@ -25,6 +25,15 @@ class Metric:
         description: One sentence.
         listed: Whether tables have its column even where no run reports it.
         limits: What no run lies beyond; wide where a measure is scaled to 0..1 and not clipped. None: not known.
+        of_data_sets: Whether it is measured of data sets alone, so that subjects have no value.
+        ranked: Whether reports mark the best arms: not of wall seconds that depend on what else the machine did, and
+            that no arm is chosen by.
+        as_score: Of kind ``eval``: whether reports show two decimals, as of scores and distances whose usual values lie
+            between 0 and 1.
+        false_alarms: Of a share of images that a detector calls wrong: of how many sound images it does so. Below, no
+            runs are told apart. None: it is no such share.
+        shown_unit: What reports show as the unit of a pure number, e.g. "count".
+        explained: What reports say in the place of the description, with its thresholds; empty: the description.
     """
 
     name: str
@@ -35,6 +44,12 @@ class Metric:
     description: str
     listed: bool = True
     limits: tuple[float, float] | None = None
+    of_data_sets: bool = False
+    ranked: bool = True
+    as_score: bool = True
+    false_alarms: float | None = None
+    shown_unit: str = ""
+    explained: str = ""
 
     @property
     def key(self) -> str:
@@ -45,15 +60,16 @@ class Metric:
 HELD_OUT_LOSS = "held_out_loss"  # of the model itself, and of no image that it draws
 QUALITY = "quality"  # the metric that the default search, the ranking and the verdict go by
 
-_SHARE, _SCALED = (0.0, 1.0), (-2.0, 3.0)
+SHARE = (0.0, 1.0)  # the limits of what is between 0 and 1 by its definition
+_SCALED = (-2.0, 3.0)
 
 _EVALUATION = (
     Metric(QUALITY, "Quality", "higher", "", "eval",
            "Subject fidelity times prompt fidelity times class kept, each rescaled and clipped to 0..1.",
-           limits=_SHARE),
+           limits=SHARE),
     Metric("quality_subject_prompt", "Quality (subject, prompt)", "higher", "", "eval",
            "Subject fidelity times prompt fidelity, each rescaled and clipped to 0..1; blind to the class.",
-           limits=_SHARE),
+           limits=SHARE),
     Metric("subject_fidelity", "Subject fidelity", "higher", "", "eval",
            "Mean cosine similarity of generated images and held-out references of the subject."),
     Metric("prompt_fidelity", "Prompt fidelity", "higher", "", "eval",
@@ -69,7 +85,10 @@ _EVALUATION = (
            limits=_SCALED),
     Metric("failed_images", "Failed images", "lower", "", "eval",
            "Share of the images that show another subject or another prompt (see trainables/evaluation/quality.py).",
-           limits=_SHARE),
+           limits=SHARE, false_alarms=0.05,
+           explained="Share of the images that show another subject or another prompt: whose own scaled subject "
+           "fidelity is below 0.6 or own scaled prompt fidelity below 0.6. About 1 % of perfect pictures are called "
+           "failed."),
     Metric("clip_i", "CLIP-I", "higher", "", "eval",
            "As subject fidelity, with the CLIP image tower."),
     Metric("diversity", "Diversity", "none", "", "eval",
@@ -80,19 +99,27 @@ _EVALUATION = (
            "Mean cosine similarity of images of class prompts and the subject's references."),
     Metric("memorisation", "Memorisation", "lower", "", "eval",
            "Share of the images that are near copies of a training image.",
-           limits=_SHARE),
+           limits=SHARE, false_alarms=0.05,
+           explained="Share of the images that are near copies of a training image: they correlate with it at 0.97 or "
+           "more and agree in every part. Finds more than 95 % of copies, and fewer than 5 % of others."),
     Metric("class_kid", "Class KID", "lower", "", "eval",
-           "Squared kernel distance (KID) of the tuned model's class images to the base model's; from 50 images on."),
+           "Squared kernel distance (KID) of the tuned model's class images to the base model's; from 50 images on.",
+           as_score=False),
     Metric("class_kid_low", "Class KID, 2.5 %", "lower", "", "eval",
-           "Lower end of the 95 % bootstrap interval of the class KID."),
+           "Lower end of the 95 % bootstrap interval of the class KID.",
+           as_score=False),
     Metric("class_kid_high", "Class KID, 97.5 %", "lower", "", "eval",
-           "Upper end of the 95 % bootstrap interval of the class KID."),
+           "Upper end of the 95 % bootstrap interval of the class KID.",
+           as_score=False),
     Metric("class_cmmd", "Class CMMD", "lower", "", "eval",
-           "As class KID, with a Gaussian kernel on CLIP embeddings (CMMD); from 50 images on."),
+           "As class KID, with a Gaussian kernel on CLIP embeddings (CMMD); from 50 images on.",
+           as_score=False),
     Metric("class_cmmd_low", "Class CMMD, 2.5 %", "lower", "", "eval",
-           "Lower end of the 95 % bootstrap interval of the class CMMD."),
+           "Lower end of the 95 % bootstrap interval of the class CMMD.",
+           as_score=False),
     Metric("class_cmmd_high", "Class CMMD, 97.5 %", "lower", "", "eval",
-           "Upper end of the 95 % bootstrap interval of the class CMMD."),
+           "Upper end of the 95 % bootstrap interval of the class CMMD.",
+           as_score=False),
     Metric("ceiling_quality", "Ceiling of quality", "none", "", "eval",
            "What perfect pictures of the subject would score; missing where there are none of the prompts."),
     Metric("ceiling_subject", "Ceiling of subject fidelity", "none", "", "eval",
@@ -100,29 +127,38 @@ _EVALUATION = (
     Metric("ceiling_prompt", "Ceiling of prompt fidelity", "none", "", "eval",
            "Scaled prompt fidelity of perfect pictures; missing where there are none of the prompts."),
     Metric("subject_anchor_error", "Error of the subject scale", "none", "", "eval",
-           "Standard error of this run's scaled subject fidelity that comes of the ends of the scale: base and real."),
+           "Standard error of this run's scaled subject fidelity that comes of the ends of the scale: base and real.",
+           as_score=False),
     Metric("prompt_anchor_error", "Error of the prompt scale", "none", "", "eval",
-           "Standard error of this run's scaled prompt fidelity that comes of the ends of the scale: floor and base."),
+           "Standard error of this run's scaled prompt fidelity that comes of the ends of the scale: floor and base.",
+           as_score=False),
     Metric("class_anchor_error", "Error of the class scale", "none", "", "eval",
-           "Standard error of this run's class kept that comes of the ends of the scale: real and base."),
+           "Standard error of this run's class kept that comes of the ends of the scale: real and base.",
+           as_score=False),
     Metric(HELD_OUT_LOSS, "Held-out loss", "lower", "", "eval",
-           "Denoising loss on the subject's held-out images, at noise and noise levels that are fixed."),
+           "Denoising loss on the subject's held-out images, at noise and noise levels that are fixed.",
+           as_score=False),
     Metric("dataset_kid", "Data set KID", "lower", "", "eval",
            "Squared kernel distance (KID) of generated images to a data set's held-out ones; from 50 of each on.",
-           listed=False),
+           listed=False, of_data_sets=True, as_score=False),
     Metric("dataset_kid_low", "Data set KID, 2.5 %", "lower", "", "eval",
-           "Lower end of the 95 % bootstrap interval of the data set KID.", listed=False),
+           "Lower end of the 95 % bootstrap interval of the data set KID.", listed=False, of_data_sets=True,
+           as_score=False),
     Metric("dataset_kid_high", "Data set KID, 97.5 %", "lower", "", "eval",
-           "Upper end of the 95 % bootstrap interval of the data set KID.", listed=False),
+           "Upper end of the 95 % bootstrap interval of the data set KID.", listed=False, of_data_sets=True,
+           as_score=False),
     Metric("dataset_cmmd", "Data set CMMD", "lower", "", "eval",
-           "As data set KID, with a Gaussian kernel on CLIP embeddings (CMMD); from 50 of each on.", listed=False),
+           "As data set KID, with a Gaussian kernel on CLIP embeddings (CMMD); from 50 of each on.",
+           listed=False, of_data_sets=True, as_score=False),
     Metric("dataset_cmmd_low", "Data set CMMD, 2.5 %", "lower", "", "eval",
-           "Lower end of the 95 % bootstrap interval of the data set CMMD.", listed=False),
+           "Lower end of the 95 % bootstrap interval of the data set CMMD.", listed=False, of_data_sets=True,
+           as_score=False),
     Metric("dataset_cmmd_high", "Data set CMMD, 97.5 %", "lower", "", "eval",
-           "Upper end of the 95 % bootstrap interval of the data set CMMD.", listed=False),
+           "Upper end of the 95 % bootstrap interval of the data set CMMD.", listed=False, of_data_sets=True,
+           as_score=False),
     Metric("worst_character", "Worst character", "higher", "", "eval",
            "Lowest scaled subject fidelity over the characters of a data set, each on its own scale; not clipped.",
-           listed=False, limits=_SCALED),
+           listed=False, limits=_SCALED, of_data_sets=True),
 )  # fmt: skip
 
 _COST = (
@@ -131,12 +167,12 @@ _COST = (
     Metric("device_seconds", "Device time", "lower", "s", "cost",
            "Training seconds times the devices held for them: whole GPUs or CPU cores."),
     Metric("preparation_seconds", "Preparation", "lower", "s", "cost",
-           "Wall seconds before the first step: data, caches, adapters; without class images."),
+           "Wall seconds before the first step: data, caches, adapters; without class images.", ranked=False),
     Metric("evaluation_seconds", "Evaluation", "lower", "s", "cost",
-           "Wall seconds of sampling and scoring."),
+           "Wall seconds of sampling and scoring.", ranked=False),
     Metric("selection_seconds", "Choosing the step", "lower", "s", "cost",
            "Wall seconds of the evaluations by which evaluation.restore_best chose a step; part of the run's price.",
-           listed=False),
+           listed=False, ranked=False),
     Metric("startup_seconds", "Start-up", "lower", "s", "cost",
            "Wall seconds of loading models into memory; near 0 in a warm process.", listed=False),
     Metric("saving_seconds", "Saving", "lower", "s", "cost",
@@ -148,7 +184,7 @@ _COST = (
     Metric("energy_joules", "Energy", "lower", "J", "cost",
            "Of the device while training, where NVML or RAPL counts it; missing elsewhere."),
     Metric("lost_seconds", "Lost time", "lower", "s", "cost",
-           "Training seconds of interrupted attempts that had to be done again."),
+           "Training seconds of interrupted attempts that had to be done again.", ranked=False),
     Metric("train_steps", "Training steps", "lower", "", "cost",
            "Optimizer steps that were done."),
     Metric("train_flops", "Training FLOPs", "lower", "FLOP", "cost",
@@ -156,13 +192,14 @@ _COST = (
     Metric("peak_memory_bytes", "Peak memory", "lower", "B", "cost",
            "Peak during training: allocated CUDA memory, or the process's resident set on a CPU."),
     Metric("trainable_parameters", "Trained parameters", "lower", "", "cost",
-           "Number of parameters that the optimizer changes."),
+           "Number of parameters that the optimizer changes.", shown_unit="count"),
     Metric("artifact_bytes", "Weights on disk", "lower", "B", "cost",
            "Size of the saved weights."),
     Metric("image_latency_seconds", "Latency per image", "lower", "s", "cost",
-           "Wall seconds per image in a warm batch of 4 at the evaluation's steps, adapters beside the weights."),
+           "Wall seconds per image in a warm batch of 4 at the evaluation's steps, adapters beside the weights.",
+           ranked=False),
     Metric("image_latency_fused_seconds", "Latency per image, fused", "lower", "s", "cost",
-           "The same with adapters merged into the weights."),
+           "The same with adapters merged into the weights.", ranked=False),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_EVALUATION, *_COST)}
@@ -177,6 +214,11 @@ def listed_after(kind: Literal["eval", "cost"], first: Iterable[str]) -> tuple[s
     """Returns the listed metrics of a kind: those of `first` in their order, then all others in the table's order."""
     rest = [name for name, metric in METRICS.items() if metric.kind == kind and metric.listed]
     return tuple(dict.fromkeys((*first, *rest)))
+
+
+def data_set_metrics() -> tuple[str, ...]:
+    """Returns the names of the metrics that are measured of data sets alone, in the table's order."""
+    return tuple(name for name, metric in METRICS.items() if metric.of_data_sets)
 
 
 def measure_of(name: str) -> str | None:

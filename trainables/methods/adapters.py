@@ -27,6 +27,7 @@ from trainables.methods.adapter_files import (
     without_extension,
 )
 from trainables.methods.adapter_merging import adapters_with_strength
+from trainables.methods.protocol import AN_ADAPTER
 from trainables.methods.targets import Layer, layers_of, targeted
 
 if TYPE_CHECKING:
@@ -50,9 +51,11 @@ class AdapterMethod:
     title: str
     config_class: type[TrainingConfig]
     trains: bool = True
+    what_trains: str = AN_ADAPTER
     artifact: str = "adapter"
     copies: tuple[str, ...] = (KOHYA_FILE,)
     stock_loader: bool = True
+    variant_of: str | None = None
 
     def check(self, config: Any, model: ModelConfig) -> list[str]:
         """Names target modules that the model does not have, or that take no adapters of this kind and size."""

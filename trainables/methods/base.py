@@ -32,6 +32,7 @@ class Base:
     title: str = "Base model"
     config_class: type[TrainingConfig] = BaseConfig
     trains: bool = False
+    what_trains: str = "nothing"
     artifact: str = "none"
     copies: tuple[str, ...] = ()
     stock_loader: bool = True

@@ -84,6 +84,7 @@ class CustomDiffusion:
     title: str = "Custom Diffusion"
     config_class: type[TrainingConfig] = CustomDiffusionConfig
     trains: bool = True
+    what_trains: str = "keys and values of the text, and embeddings of a new word"
     artifact: str = "adapter"
     copies: tuple[str, ...] = ()
     stock_loader: bool = True

@@ -64,6 +64,7 @@ class DreamBooth:
     title: str = "DreamBooth"
     config_class: type[TrainingConfig] = DreamBoothConfig
     trains: bool = True
+    what_trains: str = "all weights"
     artifact: str = "pipeline"
     copies: tuple[str, ...] = ()
     stock_loader: bool = True

@@ -21,4 +21,4 @@ class DreamBoothLoraConfig(adapters.AdapterConfig):
     with_prior_preservation: bool = True
 
 
-METHOD = adapters.AdapterMethod("dreambooth_lora", "DreamBooth+LoRA", DreamBoothLoraConfig)
+METHOD = adapters.AdapterMethod("dreambooth_lora", "DreamBooth+LoRA", DreamBoothLoraConfig, variant_of="lora")

@@ -112,6 +112,7 @@ class HypernetworkMethod:
     title: str = "Hypernetwork"
     config_class: type[TrainingConfig] = HypernetworkConfig
     trains: bool = True
+    what_trains: str = "networks before keys and values"
     artifact: str = "adapter"
     copies: tuple[str, ...] = ()
     stock_loader: bool = False

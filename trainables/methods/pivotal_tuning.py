@@ -129,6 +129,7 @@ class PivotalTuning:
     title: str = _ADAPTER.title
     config_class: type[TrainingConfig] = PivotalTuningConfig
     trains: bool = True
+    what_trains: str = "embeddings of a new word, then an adapter"
     artifact: str = "adapter"
     copies: tuple[str, ...] = (KOHYA_FILE,)
     stock_loader: bool = True

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from trainables.models.backbone import Backbone
     from trainables.models.families import Family
 
+#: What trains in methods on adapters; which kind their configuration says (`adapter`).
+AN_ADAPTER = "an adapter"
+
 
 class Method(Protocol):
     """A fine-tuning method; ``METHOD`` of each module in this folder.
@@ -31,6 +34,10 @@ class Method(Protocol):
         title: For tables and figures, e.g. "DreamBooth+LoRA".
         config_class: Subclass of `TrainingConfig` with the method's own fields and defaults.
         trains: False only for the base model, which is evaluated as it is.
+        what_trains: What of a model trains, in words ("all weights"), or `AN_ADAPTER`: a level of a factor of studies.
+            Where the field `trains` decides, a function ``what_trains_by(trains)`` says so, and this is the default's.
+        variant_of (may be missing): The method from which this one differs in its defaults alone, so that the two
+            count as one.
         artifact: "adapter" (small, logged to MLflow) or "pipeline" (a whole model, logged by reference). Where it
             depends on the configuration, a function ``artifact_of(config)`` says so, and this is that of the defaults.
         copies: Files of the saved folder that hold the same weights again, in a layout for other tools. They do
@@ -44,6 +51,7 @@ class Method(Protocol):
     title: str
     config_class: type[TrainingConfig]
     trains: bool
+    what_trains: str
     artifact: str
     copies: tuple[str, ...]
     stock_loader: bool

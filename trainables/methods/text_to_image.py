@@ -17,6 +17,7 @@ from pydantic import field_validator
 from trainables.config.fields import TrainingConfig
 from trainables.methods.adapters import KOHYA_FILE, AdapterConfig, AdapterMethod
 from trainables.methods.dreambooth import DreamBooth
+from trainables.methods.protocol import AN_ADAPTER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,9 +108,14 @@ class TextToImage:
     title: str = _TITLE
     config_class: type[TrainingConfig] = TextToImageConfig
     trains: bool = True
+    what_trains: str = AN_ADAPTER
     artifact: str = "adapter"
     copies: tuple[str, ...] = (KOHYA_FILE,)
     stock_loader: bool = True
+
+    def what_trains_by(self, trains: str) -> str:
+        """All weights, or an adapter."""
+        return _FULL.what_trains if trains == "full" else _ADAPTER.what_trains
 
     def artifact_of(self, config: Any) -> str:
         """A whole model where all its weights train."""

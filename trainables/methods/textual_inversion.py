@@ -95,6 +95,7 @@ class TextualInversion:
     title: str = "Textual inversion"
     config_class: type[TrainingConfig] = TextualInversionConfig
     trains: bool = True
+    what_trains: str = "embeddings of a new word"
     artifact: str = "adapter"
     copies: tuple[str, ...] = ()
     stock_loader: bool = True

@@ -109,8 +109,24 @@ def test_a_new_metric_has_a_column_a_measure_and_a_line_of_the_listing() -> None
         "assert {'sharpness', 'disk_bytes'} <= set(columns.MORE_COLUMNS)\n"
         "assert 'disk_bytes' in columns.COUNTS and 'sharpness' not in columns.COUNTS\n"
         "assert 'sharpness' in measures.MORE_QUALITY and 'disk_bytes' in measures.MORE_COSTS\n"
+        "assert 'sharpness' in measures.SCORES and 'disk_bytes' not in measures.SCORES\n"
         "assert measures.measure('sharpness').sign == 1 and measures.measure('sharpness').title == 'Sharpness'\n"
         "assert [row['name'] for row in listing('metrics', Path())[0]] == [*before, 'sharpness', 'disk_bytes']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_reports_know_of_a_new_metric_stands_in_its_line() -> None:
+    code = (
+        "from trainables.evaluation import metrics_table as table\n"
+        "table.METRICS['blur'] = table.Metric('blur', 'Blur', 'lower', '', 'eval', 'Share.', limits=table.SHARE,\n"
+        "    listed=False, of_data_sets=True, as_score=False, false_alarms=0.1,\n"
+        "    shown_unit='count', explained='More.')\n"
+        "from study.report import measures\n"
+        "assert 'blur' in measures.BOUNDED and measures.FALSE_ALARMS['blur'] == 0.1\n"
+        "assert measures.DATA_SET[-1] == 'blur' and 'blur' not in measures.SCORES\n"
+        "found = measures.measure('blur')\n"
+        "assert (found.unit, found.description) == ('count', 'More.')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -118,18 +134,6 @@ def test_a_new_metric_has_a_column_a_measure_and_a_line_of_the_listing() -> None
 def test_counts_are_those_that_have_ever_been() -> None:
     names = "artifact_bytes best_step class_image_flops peak_memory_bytes train_flops train_steps trainable_parameters"
     assert sorted(columns.COUNTS) == names.split()
-
-
-def test_the_order_of_all_columns() -> None:
-    assert " ".join(columns.MORE_COLUMNS) == (
-        "subject_fidelity_scaled prompt_fidelity_scaled quality_subject_prompt class_kept failed_images "
-        "prior_preservation clip_i class_kid class_kid_low class_kid_high class_cmmd class_cmmd_low class_cmmd_high "
-        "ceiling_quality ceiling_subject ceiling_prompt subject_anchor_error prompt_anchor_error class_anchor_error "
-        "held_out_loss "
-        "train_steps class_image_seconds class_image_flops energy_joules image_latency_fused_seconds lost_seconds "
-        "best_step best_value best_end_value best_metric "
-        "peak_memory_kind attempts host reason started ended run_key config_digest"
-    )
 
 
 def test_values_and_types(results: Results) -> None:

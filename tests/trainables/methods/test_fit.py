@@ -28,6 +28,7 @@ class NeedsCrossAttention(Base):
     name: str = "crossing"
     title: str = "Crossing"
     trains: bool = True
+    what_trains: str = "nothing"
     needs: tuple[str, ...] = ("cross_attention",)
 
 

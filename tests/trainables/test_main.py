@@ -14,7 +14,7 @@ from tests.helpers.training_runs import MakeConfig
 from trainables.__main__ import load_run, main
 from trainables.errors import UserError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def write(path: Path, content: object) -> Path:

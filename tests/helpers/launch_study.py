@@ -1,4 +1,7 @@
-"""A driver of its own, to be killed: ``python -m tests.helpers.drive FOLDER_OR_URL SPEC.json [RUNNER RESIDENT]``."""
+"""A driver of its own, to be killed.
+
+``python -m tests.helpers.launch_study FOLDER_OR_URL SPEC.json [RUNNER RESIDENT]``
+"""
 
 from __future__ import annotations
 
