@@ -7,11 +7,12 @@ from pathlib import Path
 
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
+from study.storage.run_names import find_run, known_runs, runs_named
 from study.storage.run_result import read_result
 from study.storage.safe_paths import inside
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import QUALITY
-from trainables.events import RESULT_FILE, RUN_FILE
+from trainables.events import RUN_FILE
 from trainables.run.contents import contents_of, digests
 from trainables.run_config import RunConfig
 
@@ -20,37 +21,45 @@ _CHOSEN_BY = (QUALITY, "subject_fidelity_scaled")
 
 
 def complete_run(storage: Storage, name: str) -> Path:
-    """Returns the folder of a complete run, given its name or that of an arm.
+    """Returns the folder of a complete run, given its name, a part of it with a slash, or the name of an arm.
 
-    Of an arm it is the best confirm run by quality; where none has one, as on data sets whose prompts cannot be told
-    apart, by subject fidelity.
+    A word alone is no part of a run's name: it might mean another arm, of which nothing is there yet. Of an arm it is
+    the best confirm run by quality; where none has one, as on data sets whose prompts cannot be told apart, by subject
+    fidelity.
 
     Raises:
         UserError: There is none, or several of which none is known to be the best; the message lists what there is.
     """
-    runs = storage.runs
-    try:
-        folder = storage.run_folder(RunKey.parse(name))
-    except ValueError:
-        found = (
-            [path.parent for path in sorted(runs.glob(f"*/{name}/*/{RESULT_FILE}"))]
-            if "/" not in name
-            else []
-        )
-        complete = [path for path in found if _is_run(path) and _is_complete(path)]
-        confirm = [path for path in complete if path.parent.parent.name == "confirm"] or complete
-        if not confirm:
-            arms = sorted({path.parent.name for path in runs.glob("*/*/*") if _is_run(path)})
+    known = known_runs(storage)
+    run = _run_of(name, known)
+    if run is not None:
+        folder = storage.run_folder(run)
+        if not _is_complete(folder):
             raise UserError(
-                f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
-                f"arms with runs: {', '.join(arms) or 'none'}"
-            ) from None
-        return _best(name, confirm)
-    if not _is_complete(folder):
+                f"run {run.name!r} is not complete; `{storage.command('trials')}` shows the state of each run"
+            )
+        return folder
+    of_arm = [key for key in known if key.arm == name and _is_complete(storage.run_folder(key))]
+    confirm = [key for key in of_arm if key.phase == "confirm"] or of_arm
+    if not confirm:
+        arms = sorted({key.arm for key in known})
         raise UserError(
-            f"run {name!r} is not complete; `{storage.command('trials')}` shows the state of each run"
+            f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
+            f"arms with runs: {', '.join(arms) or 'none'}"
         )
-    return folder
+    return _best(name, [storage.run_folder(key) for key in confirm])
+
+
+def _run_of(name: str, known: Sequence[RunKey]) -> RunKey | None:
+    """Returns the run that a name or a part of one with a slash means; None where it means none.
+
+    Raises:
+        UserError: It means several.
+    """
+    try:
+        return RunKey.parse(name)
+    except ValueError:
+        return find_run(name, known) if "/" in name and runs_named(name, known) else None
 
 
 def config_of(run: str, folder: Path) -> RunConfig:
@@ -99,15 +108,6 @@ def _require_same_model(run: str, config: RunConfig) -> None:
             f"run {run!r} was trained on another base model than lies in {config.model.path!r} now; put back the "
             "model's files of that time"
         )
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run of the study's design."""
-    try:
-        RunKey.parse("/".join(folder.parts[-3:]))
-    except ValueError:
-        return False
-    return True
 
 
 def _is_complete(folder: Path) -> bool:
