@@ -28,7 +28,7 @@ from trainables.models.folders import (
     single_file,
 )
 from trainables.run_config import RunConfig
-from trainables.util.text import name_bytes, same_name
+from trainables.util.text import name_bytes, same_name, some
 
 #: Of one folder: names of files, relative and in NFC, and the hex SHA-256 of each.
 Contents = dict[str, str]
@@ -175,7 +175,7 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
         "removed": sorted(before.keys() - after.keys()),
         "changed": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
     }
-    return "; ".join(f"{kind} {_named(names)}" for kind, names in kinds.items() if names)
+    return "; ".join(f"{kind} {some(names, _SHOWN)}" for kind, names in kinds.items() if names)
 
 
 def _hashed(folder: Path, files: Iterable[Path]) -> Contents:
@@ -262,8 +262,3 @@ def _listing(folder: Path, digest: str) -> Contents | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
