@@ -19,6 +19,7 @@ RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"  # of the process that works on the run
 CHECKPOINTS, SAMPLES, WEIGHTS = "checkpoint", "samples", "weights"  # folders
+KEPT_CHECKPOINTS = 2  # the newest, and one before it in case the newest is damaged
 BEST_WEIGHTS = "best"  # of the best step so far, among the checkpoints: how the file's name begins
 EVALUATION_FILE = "evaluation.json"  # what the numbers rest on: `Evaluator.provenance`
 IMAGE_SCORES = (

@@ -25,9 +25,11 @@ from study.storage.layout import (
     Storage,
 )
 from study.storage.planned_run import PlannedRun
+from study.storage.run_key import PHASES
 from study.storage.run_result import read_result
 from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE
+from trainables.util.text import some
 
 if TYPE_CHECKING:
     from study.ledger.ledger import Ledger
@@ -215,13 +217,13 @@ def _check_known(spec: StudySpec, storage: Storage, begun: list[str], ledger: Le
     known = {
         name
         for arm in spec.arms
-        for phase in ("search", "confirm")
+        for phase in PHASES
         for record in ledger.trials(arm, phase)
         for name in record.runs
     }
     unknown = [name for name in begun if name not in known]
     if unknown:
-        shown = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        shown = some(unknown, 3)
         raise UserError(
             f"{storage.url} holds runs of study {spec.name!r} that its ledger does not know: {shown}. They were made "
             "with another ledger: give that one (storage.ledger_url), choose another --storage or name, or remove "

@@ -11,13 +11,10 @@ from study.storage.run_names import find_run, known_runs, runs_named
 from study.storage.run_result import read_result
 from study.storage.safe_paths import inside
 from trainables.errors import UserError
-from trainables.evaluation.metrics_table import QUALITY
+from trainables.evaluation.metrics_table import TOLD_BY
 from trainables.events import RUN_FILE
 from trainables.run.contents import contents_of, digests
 from trainables.run_config import RunConfig
-
-#: What the best run of an arm is told by; the next one where no run has the first.
-_CHOSEN_BY = (QUALITY, "subject_fidelity_scaled")
 
 
 def complete_run(storage: Storage, name: str) -> Path:
@@ -118,7 +115,7 @@ def _is_complete(folder: Path) -> bool:
 def _best(arm: str, folders: Sequence[Path]) -> Path:
     """Returns the best of an arm's runs by the first metric that any of them has."""
     results = {folder: read_result(folder) for folder in folders}
-    for metric in _CHOSEN_BY:
+    for metric in TOLD_BY:
         values = {
             folder: value
             for folder, result in results.items()
@@ -129,7 +126,7 @@ def _best(arm: str, folders: Sequence[Path]) -> Path:
     if len(folders) > 1:
         runs = ", ".join("/".join(folder.parts[-3:]) for folder in folders)
         raise UserError(
-            f"arm {arm!r} has {len(folders)} complete runs, and none has {' or '.join(_CHOSEN_BY)}, by which the best "
+            f"arm {arm!r} has {len(folders)} complete runs, and none has {' or '.join(TOLD_BY)}, by which the best "
             f"would be taken; name one of them: {runs}"
         )
     return folders[0]

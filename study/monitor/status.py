@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.monitor.eta import Eta, Rate, eta, recent_rate
-from study.monitor.run_status import STATES, UNDER_WAY, WALL, RunPhase, RunStatus
+from study.monitor.run_status import UNDER_WAY, WALL, RunPhase, RunStatus
 from study.storage.driver_record import Driver, lock_is_held, read_driver
 from study.storage.layout import Storage
-from study.storage.run_key import RunKey
+from study.storage.run_key import END_WORDS, RunKey
 from study.storage.run_names import begun_runs
 from study.tracking.mlflow_store import tracking_command
 from study.tracking.progress import read_state
@@ -106,7 +106,7 @@ class StatusReader:
             driver=_driver(driver, life, now),
             queue={
                 "planned": sum(planned.values()),
-                **{state: counts[state] for state in (*STATES.values(), *UNDER_WAY)},
+                **{state: counts[state] for state in (*END_WORDS.values(), *UNDER_WAY)},
                 "waiting": sum(waiting.values()),
             },
             rate=rate,
@@ -209,7 +209,7 @@ def states_of(runs: Mapping[RunKey, RunStatus], driver: Driver | None) -> dict[R
             and run.latest.get("session") == driver.driver_id
         )
         if run.result is not None:
-            found[key] = STATES[run.result.state]
+            found[key] = END_WORDS[run.result.state]
         elif mine and key.name not in (driver.pending if driver is not None else ()):
             found[key] = "running"
         elif key.name in given:
@@ -248,7 +248,7 @@ def _arms(
     for arm, phase in order:
         mine = counts[arm, phase]
         row: dict[str, Any] = {"arm": arm, "phase": phase, "planned": planned.get((arm, phase), 0)}
-        row |= {state: mine[state] for state in (*STATES.values(), *UNDER_WAY)}
+        row |= {state: mine[state] for state in (*END_WORDS.values(), *UNDER_WAY)}
         table.append(row | {"best_quality": best.get(arm) if phase == "search" else None})
     return [{column: row[column] for column in ARMS_COLUMNS} for row in table]
 

@@ -39,11 +39,10 @@ from study.storage.layout import (
     WORKER_LOCK_FILE,
 )
 from study.storage.run_result import read_result
-from trainables.events import CHECKPOINTS, EVENTS_FILE, LOCK_FILE, RESULT_FILE
+from trainables.events import CHECKPOINTS, EVENTS_FILE, KEPT_CHECKPOINTS, LOCK_FILE, RESULT_FILE
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
 LOG_SECONDS = 30.0
-KEEP = 2  # checkpoints, as on disk
 UPLOAD_SHARE = (
     0.25  # of the time may go into checkpoints: the next one waits so that training keeps its network
 )
@@ -316,7 +315,7 @@ class RunPusher:
     def _prune(self, last: bool) -> list[str]:
         """Forgets checkpoints that are no longer wanted; returns prefixes that may be deleted after that is told."""
         kept = list(checkpoints(self._files))
-        outdated = [paths for _, paths in kept[:-KEEP]]
+        outdated = [paths for _, paths in kept[:-KEPT_CHECKPOINTS]]
         if last and (self._folder / RESULT_FILE).exists() and not (self._folder / CHECKPOINTS).exists():
             outdated = [paths for _, paths in kept]
         for path in (path for paths in outdated for path in paths):

@@ -20,14 +20,10 @@ from safetensors.torch import save_file
 
 from trainables.errors import TrainingFailure
 from trainables.evaluation.choice import best_step
-from trainables.evaluation.metrics_table import QUALITY
+from trainables.evaluation.metrics_table import TOLD_BY
 from trainables.events import BEST_WEIGHTS, CHECKPOINTS, Event
 
 Tensors = Mapping[str, torch.Tensor]
-
-#: Metrics by which the best step of a run is told that restores none. Quality is unknown where CLIP does not tell real
-#: images of a data set from those of other captions.
-TOLD_BY = (QUALITY, "subject_fidelity_scaled")
 
 _SUFFIX = ".safetensors"
 _STEP, _DIGEST = "step", "sha256"  # of the file's metadata

@@ -19,9 +19,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from trainables.events import KEPT_CHECKPOINTS
+
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
-_KEEP = 2  # the newest, and one before it in case the newest is damaged
 _FORMAT = 1
 
 
@@ -41,7 +42,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes a checkpoint durably under `folder` and removes all but the newest two; returns its folder."""
+    """Writes a checkpoint durably under `folder` and keeps the newest `KEPT_CHECKPOINTS` alone; returns its folder."""
     place = folder / f"step-{checkpoint.step:08d}"
     partial = folder / f"{place.name}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -60,7 +61,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(place)
     os.replace(partial, place)
     _sync(folder)
-    for outdated in _places(folder)[_KEEP:]:
+    for outdated in _places(folder)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(outdated, ignore_errors=True)
     return place
 
