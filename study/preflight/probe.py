@@ -31,6 +31,7 @@ from trainables.config.paths import is_hub_id
 from trainables.errors import UserError
 from trainables.methods.registry import BASE
 from trainables.run_config import RunConfig
+from trainables.util.files import replacing
 from trainables.util.import_paths import import_settings
 
 STEPS = 6
@@ -282,6 +283,5 @@ def _read(place: Path) -> Measured | None:
 
 def _write(place: Path, measured: Measured) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(asdict(measured)))
-    partial.replace(place)
+    with replacing(place, durable=False) as partial:
+        partial.write_text(json.dumps(asdict(measured)))

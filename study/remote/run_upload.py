@@ -23,7 +23,6 @@ from study.remote.run_manifest import (
     UNDER_WEIGHTS,
     FileRef,
     RunView,
-    digest_of,
     encode,
     fetch_file,
     newer_attempt,
@@ -40,6 +39,7 @@ from study.storage.layout import (
 )
 from study.storage.run_result import read_result
 from trainables.events import CHECKPOINTS, EVENTS_FILE, KEPT_CHECKPOINTS, LOCK_FILE, RESULT_FILE
+from trainables.util.files import sha256_of
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
 LOG_SECONDS = 30.0
@@ -231,7 +231,7 @@ class RunPusher:
             has_checkpoint |= is_checkpoint
             kind = "cb" if path.startswith(BEST_STEP) else "c" if is_checkpoint else "f"
             key = f"{self._attempt}/{kind}{self._pushes:06d}/{path}"
-            ref = FileRef(key, copy.stat().st_size, digest_of(copy))
+            ref = FileRef(key, copy.stat().st_size, sha256_of(copy))
             self._store.put_file(f"{self._prefix}/{key}", copy)
             found[path] = ref, signature
         if has_checkpoint:

@@ -25,6 +25,7 @@ from study.report.sections import Report, compose
 from study.report.tables import to_csv, to_latex
 from study.report.verdict import Verdict
 from trainables.errors import UserError
+from trainables.util.files import sha256_of
 from trainables.util.packages import versions_of
 
 REBUILT = "rebuilt"  # where the manifest's command writes, in the report's own folder
@@ -159,7 +160,7 @@ def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
 
 def _manifest(report: Report, folder: Path) -> dict[str, Any]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    hashes = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
     frame = report.rows.frame
     return {
         "kind": KIND,
@@ -182,7 +183,3 @@ def _manifest(report: Report, folder: Path) -> dict[str, Any]:
         "versions": versions_of(_PACKAGES),
         "files": {name: value for name, value in hashes.items() if not name.startswith("data/")},
     }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

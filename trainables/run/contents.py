@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from trainables.models.folders import (
     single_file,
 )
 from trainables.run_config import RunConfig
+from trainables.util.files import replacing
 from trainables.util.text import name_bytes, same_name, some
 
 #: Of one folder: names of files, relative and in NFC, and the hex SHA-256 of each.
@@ -247,11 +247,10 @@ def _remember(folder: Path, digest: str, contents: Contents) -> None:
     path = folder / f"{digest}.json"
     if path.exists():
         return
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(contents, indent=0), encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path, durable=False) as partial:
+            partial.write_text(json.dumps(contents, indent=0), encoding="utf-8")
     except OSError:  # best effort: a storage that fails is reported where the run needs it
         return
 

@@ -6,7 +6,6 @@ digest of its tensors, so that a damaged one is recognised and the one before it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from trainables.events import KEPT_CHECKPOINTS
+from trainables.util.files import sha256_of
 
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
@@ -51,7 +51,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     content = {
         "format": _FORMAT,
         "step": checkpoint.step,
-        "tensors_sha256": _sha256(partial / _TENSORS),
+        "tensors_sha256": sha256_of(partial / _TENSORS),
         "state": checkpoint.state,
     }
     (partial / _STATE).write_text(json.dumps(content), encoding="utf-8")
@@ -89,7 +89,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
     for place in _places(folder):
         try:
             content = json.loads((place / _STATE).read_text(encoding="utf-8"))
-            if content["format"] != _FORMAT or content["tensors_sha256"] != _sha256(place / _TENSORS):
+            if content["format"] != _FORMAT or content["tensors_sha256"] != sha256_of(place / _TENSORS):
                 continue
             return Checkpoint(content["step"], load_file(place / _TENSORS), content["state"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
@@ -148,11 +148,6 @@ def join_state(tensors: dict[str, torch.Tensor], content: Any) -> Any:
 def _places(folder: Path) -> list[Path]:
     """Checkpoints under a folder, the newest first."""
     return sorted((path for path in folder.glob("step-*") if path.suffix != ".partial"), reverse=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:
