@@ -16,6 +16,8 @@ if sys.argv[:1] == ["-m"]:  # Python looks for a command of this package, and ha
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.storage.layout import DEFAULT_STORAGE
+
 if TYPE_CHECKING:
     from study.api import Launched
     from study.report import build_report
@@ -28,7 +30,7 @@ __all__ = ["build_report", "launch", "load_hypernetwork", "load_results", "load_
 
 
 def launch(
-    study: str | Path | StudySpec, *overrides: str, storage: str | Path = "storage", **options: Any
+    study: str | Path | StudySpec, *overrides: str, storage: str | Path = DEFAULT_STORAGE, **options: Any
 ) -> Launched:
     """Runs or resumes a study; see `study.api.launch_study` for the options and the result."""
     from study.api import launch_study
@@ -36,7 +38,7 @@ def launch(
     return launch_study(study, overrides, storage, **options)
 
 
-def load_results(name: str, *, storage: str | Path = "storage", **options: Any) -> Results:
+def load_results(name: str, *, storage: str | Path = DEFAULT_STORAGE, **options: Any) -> Results:
     """Returns the results of a study that was launched; options: `study.results.loading.load_results`."""
     from study.remote.working_copy import refresh
     from study.results.loading import load_results as load

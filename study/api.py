@@ -18,7 +18,14 @@ from study.preflight.probe import probe_machine
 from study.spec.launched import readable_storage, storage_of, stored_spec
 from study.spec.loading import load_study
 from study.spec.study_spec import StudySpec
-from study.storage.layout import ARMS_CSV, REPORT_FIGURES, REPORT_TABLES, Storage, storage_at
+from study.storage.layout import (
+    ARMS_CSV,
+    DEFAULT_STORAGE,
+    REPORT_FIGURES,
+    REPORT_TABLES,
+    Storage,
+    storage_at,
+)
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import QUALITY
 
@@ -52,7 +59,7 @@ class Launched:
 def launch_study(
     file: str | Path | StudySpec,
     overrides: Sequence[str] = (),
-    root: str | Path = "storage",
+    root: str | Path = DEFAULT_STORAGE,
     *,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -324,7 +331,7 @@ def _interval(low: str | None, high: str | None) -> str | None:
 def plan_study(
     file: str | Path | StudySpec,
     overrides: Iterable[str] = (),
-    root: str | Path = "storage",
+    root: str | Path = DEFAULT_STORAGE,
     *,
     address: str | None = None,
     probe: bool = True,

@@ -22,6 +22,7 @@ CHECKPOINTS, SAMPLES, WEIGHTS = "checkpoint", "samples", "weights"  # folders
 STEP = "step-"  # how the names of checkpoints and of samples begin: the step follows
 WHOLE_CHECKPOINTS = f"{STEP}*[0-9]"  # a pattern of names: one that is being written ends otherwise
 STATE_FILE, TENSORS_FILE = "state.json", "tensors.safetensors"  # in a checkpoint
+KEPT_CHECKPOINTS = 2  # the newest, and one before it in case the newest is damaged
 BEST_WEIGHTS = "best"  # of the best step so far, among the checkpoints: how the file's name begins
 EVALUATION_FILE = "evaluation.json"  # what the numbers rest on: `Evaluator.provenance`
 IMAGE_SCORES = (

@@ -26,14 +26,15 @@ from study.storage.planned_run import PlannedRun
 from study.storage.run_key import RunKey, State
 from study.storage.run_result import RunResult, mend_result, read_result
 from trainables.evaluation.metrics_table import QUALITY
+from trainables.run_config import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec
 
 UNMET = "constraints_unmet"  # attribute of a search's Optuna study: whether its choice misses a constraint
 
-# Of a RunConfig: what differs between the runs of one trial, or says where they happen.
-_OF_THE_RUN = {"subject", "seed", "output_dir", "cache_dir", "cpu_threads", "device", "path_map"}
+# Of a RunConfig: what differs between the runs of one trial, or cannot change their results.
+_OF_THE_RUN = {*WITHOUT_EFFECT, "subject", "seed"}
 
 
 @dataclass

@@ -15,7 +15,7 @@ from study.remote.working_copy import fetch_record
 from study.spec.contents import NOT_RECORDED, known_contents
 from study.storage.layout import LOCK_FILE, STUDY_FILE, Storage
 from study.storage.safe_paths import check_no_links
-from study.storage.study_record import is_recorded, read_study_record
+from study.storage.study_record import is_recorded, read_study_record, sound_study_record
 from study.util.disk import room_problem
 from study.util.json_files import copy_of, is_sound, write_json_twice
 from trainables.errors import UserError
@@ -87,13 +87,9 @@ def check_unchanged(spec: StudySpec, storage: Storage) -> StudySpec:
     from study.spec.difference import difference, recorded_identity
 
     try:
-        record = read_study_record(storage)
+        record = sound_study_record(storage)
     except FileNotFoundError:
         return spec
-    except ValueError:
-        raise UserError(
-            f"{storage.folder / STUDY_FILE} is damaged; restore it, or start again under another name or --storage"
-        ) from None
     spec = spec.with_contents(known_contents(record, spec.contents)).resuming(record)
     if record["digest"] == spec.digest() or recorded_identity(record) == spec.identity():
         return spec

@@ -14,7 +14,7 @@ from study.dispatch.run_hooks import RunHooks, StorageUnavailable
 from study.remote.lease import leased
 from study.remote.ledger_backup import LedgerCopy, drop_older, noted_generation
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_manifest import FileRef, attempt_name, digest_of, encode, run_prefix
+from study.remote.run_manifest import FileRef, attempt_name, encode, run_prefix
 from study.remote.working_copy import AT_ONCE, RunCopies, copy_locked, fetch_all, fetch_study
 from study.storage.layout import (
     DEATHS_FILE,
@@ -25,9 +25,12 @@ from study.storage.layout import (
     Storage,
 )
 from study.storage.planned_run import PlannedRun
+from study.storage.run_key import PHASES
 from study.storage.run_result import read_result
 from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE
+from trainables.util.files import sha256_of
+from trainables.util.text import some
 
 if TYPE_CHECKING:
     from study.ledger.ledger import Ledger
@@ -155,7 +158,7 @@ class _Driver:
             if RUN_FILE not in files:  # the run died before it began
                 key, path = f"{attempt}/{RUN_FILE}", run.folder / RUN_FILE
                 self._store.put_file(f"{prefix}/{key}", path)
-                files[RUN_FILE] = FileRef(key, path.stat().st_size, digest_of(path))
+                files[RUN_FILE] = FileRef(key, path.stat().st_size, sha256_of(path))
             self._store.put(f"{prefix}/{attempt}/{LAST_MANIFEST_FILE}", encode(lines, files))
             self._store.put_file(f"{prefix}/{attempt}/{RESULT_FILE}", run.folder / RESULT_FILE)
         except StoreError as error:
@@ -215,13 +218,13 @@ def _check_known(spec: StudySpec, storage: Storage, begun: list[str], ledger: Le
     known = {
         name
         for arm in spec.arms
-        for phase in ("search", "confirm")
+        for phase in PHASES
         for record in ledger.trials(arm, phase)
         for name in record.runs
     }
     unknown = [name for name in begun if name not in known]
     if unknown:
-        shown = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        shown = some(unknown, 3)
         raise UserError(
             f"{storage.url} holds runs of study {spec.name!r} that its ledger does not know: {shown}. They were made "
             "with another ledger: give that one (storage.ledger_url), choose another --storage or name, or remove "

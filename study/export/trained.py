@@ -7,50 +7,56 @@ from pathlib import Path
 
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
+from study.storage.run_names import find_run, known_runs, runs_named
 from study.storage.run_result import read_result
 from study.storage.safe_paths import inside
 from trainables.errors import UserError
-from trainables.evaluation.metrics_table import QUALITY
-from trainables.events import RESULT_FILE, RUN_FILE
+from trainables.evaluation.metrics_table import TOLD_BY
+from trainables.events import RUN_FILE
 from trainables.run.contents import contents_of, digests
 from trainables.run_config import RunConfig
 
-#: What the best run of an arm is told by; the next one where no run has the first.
-_CHOSEN_BY = (QUALITY, "subject_fidelity_scaled")
-
 
 def complete_run(storage: Storage, name: str) -> Path:
-    """Returns the folder of a complete run, given its name or that of an arm.
+    """Returns the folder of a complete run, given its name, a part of it with a slash, or the name of an arm.
 
-    Of an arm it is the best confirm run by quality; where none has one, as on data sets whose prompts cannot be told
-    apart, by subject fidelity.
+    A word alone is no part of a run's name: it might mean another arm, of which nothing is there yet. Of an arm it is
+    the best confirm run by quality; where none has one, as on data sets whose prompts cannot be told apart, by subject
+    fidelity.
 
     Raises:
         UserError: There is none, or several of which none is known to be the best; the message lists what there is.
     """
-    runs = storage.runs
-    try:
-        folder = storage.run_folder(RunKey.parse(name))
-    except ValueError:
-        found = (
-            [path.parent for path in sorted(runs.glob(f"*/{name}/*/{RESULT_FILE}"))]
-            if "/" not in name
-            else []
-        )
-        complete = [path for path in found if _is_run(path) and _is_complete(path)]
-        confirm = [path for path in complete if path.parent.parent.name == "confirm"] or complete
-        if not confirm:
-            arms = sorted({path.parent.name for path in runs.glob("*/*/*") if _is_run(path)})
+    known = known_runs(storage)
+    run = _run_of(name, known)
+    if run is not None:
+        folder = storage.run_folder(run)
+        if not _is_complete(folder):
             raise UserError(
-                f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
-                f"arms with runs: {', '.join(arms) or 'none'}"
-            ) from None
-        return _best(name, confirm)
-    if not _is_complete(folder):
+                f"run {run.name!r} is not complete; `{storage.command('trials')}` shows the state of each run"
+            )
+        return folder
+    of_arm = [key for key in known if key.arm == name and _is_complete(storage.run_folder(key))]
+    confirm = [key for key in of_arm if key.phase == "confirm"] or of_arm
+    if not confirm:
+        arms = sorted({key.arm for key in known})
         raise UserError(
-            f"run {name!r} is not complete; `{storage.command('trials')}` shows the state of each run"
+            f"{name!r} is neither a run (phase/arm/0000-subject-s0) nor an arm with a complete run; "
+            f"arms with runs: {', '.join(arms) or 'none'}"
         )
-    return folder
+    return _best(name, [storage.run_folder(key) for key in confirm])
+
+
+def _run_of(name: str, known: Sequence[RunKey]) -> RunKey | None:
+    """Returns the run that a name or a part of one with a slash means; None where it means none.
+
+    Raises:
+        UserError: It means several.
+    """
+    try:
+        return RunKey.parse(name)
+    except ValueError:
+        return find_run(name, known) if "/" in name and runs_named(name, known) else None
 
 
 def config_of(run: str, folder: Path) -> RunConfig:
@@ -101,15 +107,6 @@ def _require_same_model(run: str, config: RunConfig) -> None:
         )
 
 
-def _is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run of the study's design."""
-    try:
-        RunKey.parse("/".join(folder.parts[-3:]))
-    except ValueError:
-        return False
-    return True
-
-
 def _is_complete(folder: Path) -> bool:
     result = read_result(folder)
     return result is not None and result.state == "COMPLETE"
@@ -118,7 +115,7 @@ def _is_complete(folder: Path) -> bool:
 def _best(arm: str, folders: Sequence[Path]) -> Path:
     """Returns the best of an arm's runs by the first metric that any of them has."""
     results = {folder: read_result(folder) for folder in folders}
-    for metric in _CHOSEN_BY:
+    for metric in TOLD_BY:
         values = {
             folder: value
             for folder, result in results.items()
@@ -129,7 +126,7 @@ def _best(arm: str, folders: Sequence[Path]) -> Path:
     if len(folders) > 1:
         runs = ", ".join("/".join(folder.parts[-3:]) for folder in folders)
         raise UserError(
-            f"arm {arm!r} has {len(folders)} complete runs, and none has {' or '.join(_CHOSEN_BY)}, by which the best "
+            f"arm {arm!r} has {len(folders)} complete runs, and none has {' or '.join(TOLD_BY)}, by which the best "
             f"would be taken; name one of them: {runs}"
         )
     return folders[0]

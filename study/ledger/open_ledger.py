@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.ledger.ledger import Ledger
-from study.storage.layout import Storage
+from study.storage.layout import Storage, sqlite_path
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def open_ledger(spec: StudySpec, storage: Storage) -> Ledger:
     """Returns the ledger of a study: the process's one object, so that all its threads share one lock."""
     url = spec.storage.ledger_url or storage.ledger_url
-    file = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else None
+    file = sqlite_path(url)
     with _ledgers_lock:
         # A file that was removed, or replaced by a copy from the storage's URL, is another database.
         known = _ledgers.get((url, spec.name))
@@ -26,7 +27,7 @@ def open_ledger(spec: StudySpec, storage: Storage) -> Ledger:
         return known[1]
 
 
-def _inode(file: str) -> int | None:
+def _inode(file: Path) -> int | None:
     try:
         return os.stat(file).st_ino
     except OSError:

@@ -6,10 +6,10 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from trainables.config.yaml_reader import Document, Loc
+from trainables.util.packages import versions_of
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -86,7 +86,7 @@ def _is_literal(text: str) -> bool:
 
 def installed() -> tuple[str, str]:
     """Returns the Ray and the Python that are installed here, such as ``("2.60.0", "311")``."""
-    return version("ray"), f"{sys.version_info.major}{sys.version_info.minor}"
+    return versions_of(("ray",))["ray"], f"{sys.version_info.major}{sys.version_info.minor}"
 
 
 def image_faults(image: Any, loc: Loc, *, gpus: bool) -> Iterator[Fault]:

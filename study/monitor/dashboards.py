@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -21,7 +20,7 @@ from study.monitor.stop import nobody_drives
 from study.monitor.ui_server import HOST, UiCommand, chosen_port
 from study.spec.launched import stored_spec
 from study.storage.driver_record import read_driver
-from study.storage.layout import OPTUNA_UI_LOG, Storage
+from study.storage.layout import OPTUNA_UI_LOG, Storage, sqlite_path
 from study.util.printing import say
 from trainables.errors import UserError
 
@@ -39,7 +38,7 @@ def optuna_command(storage: Storage, ledger_url: str, *, port: int | None = None
     """
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise UserError("optuna-dashboard is not installed; run: pip install 'diffusion-study[dashboard]'")
-    if ledger_url.startswith("sqlite:///") and not Path(ledger_url.removeprefix("sqlite:///")).exists():
+    if (file := sqlite_path(ledger_url)) is not None and not file.exists():
         raise UserError(f"study {storage.study!r} has no ledger yet; launch it first")
     base = f"http://{HOST}:{(chosen := chosen_port(port, FIRST_PORT))}"
     return UiCommand(

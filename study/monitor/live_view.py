@@ -17,9 +17,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from study.monitor.run_status import STATES, RunStatus
+from study.monitor.run_status import RunStatus
 from study.monitor.status import StatusReader, StudyStatus
-from study.storage.run_key import RunKey
+from study.storage.run_key import END_WORDS, RunKey
 from study.util.units import short_duration
 
 POLL_SECONDS, AT_ONCE_SECONDS = 1.0, 2.0
@@ -89,7 +89,7 @@ def _on(running: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _ended(queue: Mapping[str, int]) -> int:
-    return sum(queue[state] for state in STATES.values())
+    return sum(queue[state] for state in END_WORDS.values())
 
 
 def _times(status: StudyStatus) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,39 +13,14 @@ from study.spec.launched import readable_storage, stored_spec
 from study.storage.attempts import AttemptInfo, attempt_history, attempts, brief_cause
 from study.storage.driver_record import read_driver
 from study.storage.layout import LOG_FILE, Storage
-from study.storage.run_key import RunKey
+from study.storage.run_names import find_run, known_runs
 from study.storage.run_result import best_words, read_result
 from study.util.printing import say
 from study.util.units import iso_time
 from trainables.errors import UserError
 
-MOST_CANDIDATES = 20
 FOLLOW_SECONDS = 0.5
 CHUNK = 2**20
-
-
-def find_run(wanted: str, known: Sequence[RunKey]) -> RunKey:
-    """Returns the run that a name or a part of one names.
-
-    Raises:
-        UserError: None or several have it in their names; the message lists candidates.
-    """
-    names = {key.name: key for key in known}
-    if wanted.strip("/") in names:
-        return names[wanted.strip("/")]
-    found = [name for name in names if wanted in name]
-    if len(found) == 1:
-        return names[found[0]]
-    if found:
-        more = [f"... and {len(found) - MOST_CANDIDATES} more"] if len(found) > MOST_CANDIDATES else []
-        listed = "\n  ".join([*sorted(found)[:MOST_CANDIDATES], *more])
-        raise UserError(
-            f"{wanted!r} is part of the names of {len(found)} runs; name one of them:\n  {listed}"
-        )
-    if not names:
-        raise UserError(f"no run called {wanted!r}: none has begun")
-    near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.3) or sorted(names)[:5]
-    raise UserError(f"no run called {wanted!r}; the nearest are:\n  " + "\n  ".join(near))
 
 
 def log_text(folder: Path, *, attempt: int | None = None, tail: int | None = None) -> str:
@@ -147,17 +121,6 @@ FETCH_SECONDS = 10.0
 def list_runs(storage: Storage) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Returns a row per run that has begun, failed ones first, and the columns."""
     return StatusReader(storage, stored_spec(storage)).runs(), RUNS_COLUMNS
-
-
-def known_runs(storage: Storage) -> list[RunKey]:
-    """Returns the runs that have a folder, in order."""
-    found = []
-    for path in (storage.runs).glob("*/*/*"):
-        try:
-            found.append(RunKey.parse("/".join(path.parts[-3:])))
-        except ValueError:
-            continue
-    return sorted(found)
 
 
 def show_log(

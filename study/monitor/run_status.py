@@ -22,7 +22,6 @@ from trainables.events import RUN_FILE, Event, settled_steps
 RunPhase = Literal["complete", "pruned", "failed", "running", "interrupted", "pending"]
 
 UNDER_WAY: tuple[RunPhase, ...] = ("running", "pending", "interrupted")
-STATES: dict[str, RunPhase] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 TAIL_BYTES = 65_536
 # Of a result's cost: what adds up to the time that a run held its devices.
 WALL = (

@@ -6,19 +6,19 @@ storage, and after the driver died: then nothing is running, whatever the record
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.monitor.eta import Eta, Rate, eta, recent_rate
-from study.monitor.run_status import STATES, UNDER_WAY, WALL, RunPhase, RunStatus
+from study.monitor.run_status import UNDER_WAY, WALL, RunPhase, RunStatus
 from study.storage.driver_record import Driver, lock_is_held, read_driver
 from study.storage.layout import Storage
-from study.storage.run_key import RunKey
+from study.storage.run_key import END_WORDS, RunKey
+from study.storage.run_names import begun_runs
 from study.tracking.mlflow_store import tracking_command
 from study.tracking.progress import read_state
 from trainables.events import RESULT_FILE
@@ -79,7 +79,8 @@ class StatusReader:
 
     def ended(self) -> set[RunKey]:
         """Returns the runs that have ended by now; their folders are not looked into."""
-        return {key for key, path in self._folders() if (path / RESULT_FILE).exists()}
+        storage = self._storage
+        return {key for key in begun_runs(storage) if (storage.run_folder(key) / RESULT_FILE).exists()}
 
     def look(self) -> StudyStatus:
         """Returns the study as it is now."""
@@ -105,7 +106,7 @@ class StatusReader:
             driver=_driver(driver, life, now),
             queue={
                 "planned": sum(planned.values()),
-                **{state: counts[state] for state in (*STATES.values(), *UNDER_WAY)},
+                **{state: counts[state] for state in (*END_WORDS.values(), *UNDER_WAY)},
                 "waiting": sum(waiting.values()),
             },
             rate=rate,
@@ -144,16 +145,11 @@ class StatusReader:
         ]
 
     def _refreshed(self) -> dict[RunKey, RunStatus]:
-        for key, path in self._folders():
-            self._runs.setdefault(key, RunStatus(key, path))
+        for key in begun_runs(self._storage):
+            self._runs.setdefault(key, RunStatus(key, self._storage.run_folder(key)))
         for run in self._runs.values():
             run.refresh()
         return self._runs
-
-    def _folders(self) -> Iterator[tuple[RunKey, Path]]:
-        for path in self._storage.runs.glob("*/*/*"):
-            with contextlib.suppress(ValueError):
-                yield RunKey.parse("/".join(path.parts[-3:])), path
 
     def _planned(self) -> dict[tuple[str, str], int]:
         counts = {}
@@ -213,7 +209,7 @@ def states_of(runs: Mapping[RunKey, RunStatus], driver: Driver | None) -> dict[R
             and run.latest.get("driver_id") == driver.driver_id
         )
         if run.result is not None:
-            found[key] = STATES[run.result.state]
+            found[key] = END_WORDS[run.result.state]
         elif mine and key.name not in (driver.pending if driver is not None else ()):
             found[key] = "running"
         elif key.name in given:
@@ -252,7 +248,7 @@ def _arms(
     for arm, phase in order:
         mine = counts[arm, phase]
         row: dict[str, Any] = {"arm": arm, "phase": phase, "planned": planned.get((arm, phase), 0)}
-        row |= {state: mine[state] for state in (*STATES.values(), *UNDER_WAY)}
+        row |= {state: mine[state] for state in (*END_WORDS.values(), *UNDER_WAY)}
         table.append(row | {"best_quality": best.get(arm) if phase == "search" else None})
     return [{column: row[column] for column in ARMS_COLUMNS} for row in table]
 

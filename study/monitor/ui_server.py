@@ -17,11 +17,10 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from study.storage.layout import MLFLOW_UI_LOG, Storage
+from study.storage.layout import MLFLOW_UI_LOG, Storage, sqlite_path
 from study.tracking.mlflow_store import (
     MlflowStore,
     resolve_tracking_uri,
-    sqlite_path,
     tracking_command,
 )
 from study.tracking.reachable import check_tracking

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from study.cluster.ray_cluster import HERE, check_cluster
 from study.preflight.data_set_checks import check_data_sets, data_set_notes, prompt_count
@@ -14,6 +14,7 @@ from study.preflight.method_checks import check_methods, ends_of_search, has_wor
 from study.spec.separation import ASKED_FOR
 from study.spec.study_spec import StudySpec
 from study.storage.layout import root_and_url, sqlite_file_problem
+from study.storage.run_key import PHASES
 from study.tracking.reachable import tracking_problems
 from trainables.config.fields import EMBEDDED, TrainingConfig
 from trainables.errors import UserError
@@ -24,8 +25,6 @@ from trainables.util.text import is_utf8, shown
 
 if TYPE_CHECKING:
     from trainables.run.prompt_checks import Findings
-
-_PHASES: tuple[Literal["search", "confirm"], ...] = ("search", "confirm")
 
 
 def check_study(
@@ -182,7 +181,7 @@ def check_prompts(spec: StudySpec) -> list[Findings]:
         find_cut_prompts(spec.model, subject, settings, texts, training)
         for subject in spec.subjects
         for settings in dict.fromkeys(
-            spec.evaluation.of_phase(phase) for phase in _PHASES if subject in spec.subjects_in(phase)
+            spec.evaluation.of_phase(phase) for phase in PHASES if subject in spec.subjects_in(phase)
         )
         for texts, training in read
     ]
@@ -263,12 +262,12 @@ def _metric_models(spec: StudySpec) -> list[str]:
     sections = {"search": "evaluation.search", "confirm": "evaluation"}
     problems = [
         problem
-        for phase in _PHASES
+        for phase in PHASES
         for problem in check_evaluation(spec.evaluation.of_phase(phase), metrics, sections[phase])
     ]
     problems += [
         problem
-        for phase in _PHASES
+        for phase in PHASES
         for subject in spec.subjects_in(phase)
         for problem in check_choice(spec.evaluation.of_phase(phase), subject, sections[phase])
     ]

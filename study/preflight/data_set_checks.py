@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from study.storage.run_key import Phase
 from trainables.config.fields import EvaluationConfig, SubjectConfig
 from trainables.run.held_out_checks import check_held_out, held_out_notes, templates_asked
+from trainables.util.text import some
 
 if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec
 
-_SECTIONS: dict[Literal["search", "confirm"], str] = {"search": "evaluation.search", "confirm": "evaluation"}
+_SECTIONS: dict[Phase, str] = {"search": "evaluation.search", "confirm": "evaluation"}
 
 
 def check_data_sets(spec: StudySpec) -> list[str]:
@@ -47,9 +49,9 @@ def _shared_captions(spec: StudySpec) -> Iterator[str]:
                     if confirm.prompts is None
                     else ("evaluation.prompts", searched, "the search is")
                 )
-                more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+                named = some([repr(template) for template in shared], 1)
                 yield (
-                    f"{place}: {shared[0]!r}{more} is a held-out caption of data set {captioned.name!r}, by which "
+                    f"{place}: {named} is a held-out caption of data set {captioned.name!r}, by which "
                     f"{judged} judged, and would judge both search and confirm, which favours what the search chose by "
                     "luck; take other prompts"
                 )
@@ -74,7 +76,7 @@ def prompt_count(subject: SubjectConfig, config: EvaluationConfig, *, chooses: b
     return next(map(len, templates_asked(subject, config)[chooses:]), 0)
 
 
-def _data_sets(spec: StudySpec, phase: Literal["search", "confirm"]) -> list[SubjectConfig]:
+def _data_sets(spec: StudySpec, phase: Phase) -> list[SubjectConfig]:
     return [subject for subject in spec.subjects_in(phase) if subject.is_data_set]
 
 

@@ -11,14 +11,14 @@ from study.preflight.detectable import detectable_line
 from study.preflight.estimates import model_bytes, run_bytes
 from study.preflight.machine import concurrency
 from study.preflight.probe import Measured
-from study.preflight.workload import Phase, expected_share, images_of, most_steps, once_image_steps
+from study.preflight.workload import expected_share, images_of, most_steps, once_image_steps
 from study.spec.contents import known_contents
 from study.spec.difference import difference
 from study.spec.loading import read_contents
 from study.spec.sections import price_of_a_second
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
-from study.storage.run_key import RunKey
+from study.storage.run_key import Phase, RunKey
 from study.storage.study_record import read_study_record
 from study.util.disk import free_bytes
 from study.util.units import duration, size

@@ -31,6 +31,7 @@ from trainables.config.paths import is_hub_id
 from trainables.errors import UserError
 from trainables.methods.registry import BASE
 from trainables.run_config import RunConfig
+from trainables.util.files import replacing
 from trainables.util.import_paths import import_settings
 
 STEPS = 6
@@ -282,6 +283,5 @@ def _read(file: Path) -> Measured | None:
 
 def _write(file: Path, measured: Measured) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(asdict(measured)))
-    partial.replace(file)
+    with replacing(file, durable=False) as partial:
+        partial.write_text(json.dumps(asdict(measured)))

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from search_spaces.schema import Categorical
 from study.preflight.data_set_checks import prompt_count
 from study.spec.sections import LENGTHS, SHARE
+from study.storage.run_key import PHASES, Phase
 from trainables.config.fields import (
+    CLASS_IMAGES_AT_ONCE,
     HELD_OUT_IMAGES,
     HELD_OUT_LEVELS,
     EvaluationConfig,
@@ -26,11 +28,6 @@ from trainables.methods.registry import BASE, method_config_class
 if TYPE_CHECKING:
     from study.preflight.probe import Measured
     from study.spec.study_spec import StudySpec
-
-Phase = Literal["search", "confirm"]
-PHASES: tuple[Phase, ...] = ("search", "confirm")
-
-_CLASS_IMAGES_AT_ONCE = 16  # are made together, for training with prior preservation
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ def once_image_steps(spec: StudySpec) -> tuple[float, float]:
     for name, arm in spec.arms.items():
         config = method_config_class(arm.method).model_validate(spec.method_config(name, {}))
         if config.trains_on_class_images and arm.method != BASE:
-            made = math.ceil(config.num_class_images / _CLASS_IMAGES_AT_ONCE) * _CLASS_IMAGES_AT_ONCE
+            made = math.ceil(config.num_class_images / CLASS_IMAGES_AT_ONCE) * CLASS_IMAGES_AT_ONCE
             most, steps = max(most, made), max(steps, made * config.class_num_inference_steps)
     classes = len(_classes(spec, used))
     return images + classes * most, image_steps + classes * steps

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from study.remote.inputs import files_of, object_of
 from study.remote.object_store import ObjectStore, StoreError
-from study.remote.run_manifest import digest_of
 from study.storage.layout import INPUTS, INPUTS_INDEX_FILE, Storage
 from study.util.units import size
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
+from trainables.util.files import sha256_of
 
 PATIENCE_SECONDS = 300.0
 
@@ -42,7 +42,7 @@ def ship(names: list[str], storage: Storage, limit_gb: float, say: Callable[[str
     for name in names:
         folder = folder_of(name)
         index = {str(path.relative_to(folder)): path for path in files_of(folder)}
-        digests = {relative: digest_of(path) for relative, path in index.items()}
+        digests = {relative: sha256_of(path) for relative, path in index.items()}
         digest = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:32]
         say(f"copying {name} ({size(sizes[name])}) to {storage.uri}/{INPUTS}/{digest}, unless it is there")
         try:

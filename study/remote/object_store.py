@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import os
 import random
 import re
 import shutil
@@ -26,6 +25,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from study.storage.layout import PROBE
+from trainables.util.files import replacing
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
@@ -105,7 +105,6 @@ class ObjectStore:
 
     def get_file(self, key: str, path: Path) -> bool:
         """Writes an object's content to a file in one step; returns whether there was such an object."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
 
         def read() -> bool:
             self.requests["get"] += 1
@@ -115,15 +114,11 @@ class ObjectStore:
                 return False
             self.requests["get"] += 1
             path.parent.mkdir(parents=True, exist_ok=True)
-            with stream, partial.open("wb") as file:
+            with stream, replacing(path, durable=False) as partial, partial.open("wb") as file:
                 shutil.copyfileobj(stream, file, _CHUNK)
-            os.replace(partial, path)
             return True
 
-        try:
-            return bool(self._try("read", key, read))
-        finally:
-            partial.unlink(missing_ok=True)
+        return bool(self._try("read", key, read))
 
     def list(self, prefix: str = "") -> dict[str, ObjectInfo]:
         """Returns all objects whose keys begin with ``prefix/``, by key; a thousand cost one request."""

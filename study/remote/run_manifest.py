@@ -23,7 +23,6 @@ pieces of a manifest, is read too.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from typing import Any
 from study.remote.object_store import ObjectInfo, ObjectStore, StoreError
 from study.storage.layout import ANNOUNCEMENT_FILE, LAST_MANIFEST_FILE, MANIFEST_FILE, RUNS, SEGMENTS
 from trainables.events import BEST_WEIGHTS, CHECKPOINTS, RESULT_FILE, SAMPLES, WEIGHTS
+from trainables.util.files import sha256_of
 
 BEST_STEP = f"{CHECKPOINTS}/{BEST_WEIGHTS}-"  # weights of the best step so far: how their names begin
 UNDER_CHECKPOINTS, UNDER_SAMPLES, UNDER_WEIGHTS = f"{CHECKPOINTS}/", f"{SAMPLES}/", f"{WEIGHTS}/"
@@ -49,7 +49,7 @@ class FileRef:
     def fits(self, path: Path) -> bool:
         """Whether a file on disk is this one."""
         try:
-            return path.stat().st_size == self.size and digest_of(path) == self.sha256
+            return path.stat().st_size == self.size and sha256_of(path) == self.sha256
         except OSError:
             return False
 
@@ -184,12 +184,6 @@ def fetch_file(store: ObjectStore, prefix: str, ref: FileRef, path: Path) -> boo
 def relative(listing: dict[str, ObjectInfo], prefix: str) -> set[str]:
     """Returns the keys of a listing relative to a prefix."""
     return {key.removeprefix(prefix + "/") for key in listing if key.startswith(prefix + "/")}
-
-
-def digest_of(path: Path) -> str:
-    """Returns the hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def safe_path(path: Any) -> str:

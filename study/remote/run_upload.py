@@ -23,7 +23,6 @@ from study.remote.run_manifest import (
     UNDER_WEIGHTS,
     FileRef,
     RunView,
-    digest_of,
     encode,
     fetch_file,
     newer_attempt,
@@ -39,11 +38,19 @@ from study.storage.layout import (
     WORKER_LOCK_FILE,
 )
 from study.storage.run_result import read_result
-from trainables.events import CHECKPOINTS, EVENTS_FILE, LOCK_FILE, RESULT_FILE, STEP, WHOLE_CHECKPOINTS
+from trainables.events import (
+    CHECKPOINTS,
+    EVENTS_FILE,
+    KEPT_CHECKPOINTS,
+    LOCK_FILE,
+    RESULT_FILE,
+    STEP,
+    WHOLE_CHECKPOINTS,
+)
+from trainables.util.files import sha256_of
 
 FIRST_SECONDS, LONGEST_SECONDS = 1.0, 15.0
 LOG_SECONDS = 30.0
-KEEP = 2  # checkpoints, as on disk
 UPLOAD_SHARE = (
     0.25  # of the time may go into checkpoints: the next one waits so that training keeps its network
 )
@@ -232,7 +239,7 @@ class RunPusher:
             has_checkpoint |= is_checkpoint
             kind = "cb" if path.startswith(BEST_STEP) else "c" if is_checkpoint else "f"
             key = f"{self._attempt}/{kind}{self._pushes:06d}/{path}"
-            ref = FileRef(key, copy.stat().st_size, digest_of(copy))
+            ref = FileRef(key, copy.stat().st_size, sha256_of(copy))
             self._store.put_file(f"{self._prefix}/{key}", copy)
             found[path] = ref, signature
         if has_checkpoint:
@@ -318,7 +325,7 @@ class RunPusher:
     def _prune(self, last: bool) -> list[str]:
         """Forgets checkpoints that are no longer wanted; returns prefixes that may be deleted after that is told."""
         kept = list(checkpoints(self._files))
-        outdated = [paths for _, paths in kept[:-KEEP]]
+        outdated = [paths for _, paths in kept[:-KEPT_CHECKPOINTS]]
         if last and (self._folder / RESULT_FILE).exists() and not (self._folder / CHECKPOINTS).exists():
             outdated = [paths for _, paths in kept]
         for path in (path for paths in outdated for path in paths):

@@ -48,6 +48,7 @@ from study.util.json_files import write_json
 from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE
 from trainables.util.file_lock import lock_file
+from trainables.util.files import replacing
 
 AT_ONCE = 8
 READERS_PATIENCE = 10.0
@@ -328,6 +329,5 @@ def _write_events(folder: Path, lines: list[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replacing(path, durable=False) as partial:
+        partial.write_bytes(content)

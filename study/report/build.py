@@ -34,6 +34,7 @@ from study.storage.layout import (
     REPORT_TABLES,
 )
 from trainables.errors import UserError
+from trainables.util.files import sha256_of
 from trainables.util.packages import versions_of
 
 _PACKAGES = ("diffusion-study", "numpy", "scipy", "pandas", "matplotlib", "jinja2", "pillow")
@@ -167,7 +168,7 @@ def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
 
 def _manifest(report: Report, folder: Path) -> dict[str, Any]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    hashes = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
     frame, under_data = report.rows.frame, f"{REPORT_DATA}/"
     return {
         "kind": KIND,
@@ -192,7 +193,3 @@ def _manifest(report: Report, folder: Path) -> dict[str, Any]:
         "versions": versions_of(_PACKAGES),
         "files": {name: value for name, value in hashes.items() if not name.startswith(under_data)},
     }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from study.report.measures import ANCHOR_ERRORS
 from study.report.prepared import Rows, distinct, section, value_or_none
 from study.report.searches import repeats_of
+from study.storage.run_key import PHASES
 from trainables.config.fields import images_on_the_way
 from trainables.evaluation.metrics_table import HELD_OUT_LOSS
 
@@ -37,7 +38,7 @@ class PhaseDesign:
 
 def design_of(rows: Rows) -> tuple[PhaseDesign, ...]:
     """The phases that have runs, the search first."""
-    found = (_phase(rows, phase) for phase in ("search", "confirm"))
+    found = (_phase(rows, phase) for phase in PHASES)
     return tuple(phase for phase in found if phase is not None)
 
 

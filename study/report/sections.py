@@ -37,6 +37,7 @@ from study.report.tables import Table
 from study.report.units import reworded, reworded_figure, reworded_table, reworder
 from study.report.verdict import Verdict, judge
 from study.statistics.power import MIN_SUBJECTS
+from study.storage.run_key import END_WORDS
 from trainables.evaluation.metrics_table import QUALITY
 from trainables.evaluation.quality import DATA_SET_RULE
 from trainables.evaluation.quality import RULE as QUALITY_RULE
@@ -154,7 +155,7 @@ def _summary(rows: Rows) -> tuple[tuple[str, str], ...]:
     frame = rows.frame
     confirm = frame[frame["phase"] == "confirm"]
     states = frame["state"].value_counts()
-    ended = ", ".join(f"{states[s]} {s}" for s in ("COMPLETE", "PRUNED", "FAIL", "RUNNING") if s in states)
+    ended = ", ".join(f"{states[s]} {s}" for s in (*END_WORDS, "RUNNING") if s in states)
     facts = [
         ("Arms", str(len(rows.arms))),
         ("Runs", f"{len(frame)} ({ended})" if ended else str(len(frame))),

@@ -73,7 +73,6 @@ MORE_COLUMNS = (
 )
 
 PARAM_PREFIX = "param."
-STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
 
 # How columns are typed; every other column is a number (float64, missing = NaN).
 TEXTS = frozenset(

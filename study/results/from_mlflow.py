@@ -12,7 +12,7 @@ from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS
 from study.results.frames import Results, frame_of, scores_of, table_of
 from study.results.image_scores import read_scores
 from study.results.run_rows import finished_rows, make_row, parse_param
-from study.storage.layout import DOWNLOADS, STUDY_FILE, Storage
+from study.storage.layout import DOWNLOADS, STUDY_FILE, Storage, sqlite_path
 from study.storage.run_key import RunKey
 from study.storage.study_record import published_spec
 from study.tracking.event_metrics import curve_of, results_last
@@ -21,7 +21,6 @@ from study.tracking.mlflow_store import (
     brief,
     configure_client,
     resolve_tracking_uri,
-    sqlite_path,
     tracking_command,
 )
 from study.tracking.run_ids import read_record

@@ -10,7 +10,7 @@ from typing import Any
 
 from study.results.columns import BEST, COUNTS, MORE_COLUMNS, PARAM_PREFIX, RUN_COLUMNS, TRAINING
 from study.storage.layout import Storage
-from study.storage.run_key import RunKey
+from study.storage.run_key import PHASES, RunKey
 from study.storage.run_result import result_of
 from study.tracking.event_metrics import latest_metrics
 from study.tracking.params import flat_fields
@@ -19,7 +19,7 @@ from study.util.units import iso_time
 from trainables.events import EVENTS_FILE, RUN_FILE, Event, read_events
 from trainables.run_config import config_digest
 
-_PHASES = {"search": 0, "confirm": 1}
+_PHASES = {phase: number for number, phase in enumerate(PHASES)}
 
 
 def rows(storage: Storage) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_serializer, model_validator
 
+from study.storage.run_key import Phase
 from trainables.config.fields import EvaluationConfig, Frozen
 from trainables.config.yaml_reader import RuleError
 from trainables.evaluation.metrics_table import METRICS, QUALITY, unfit_choice, unknown_metric
@@ -278,7 +279,7 @@ class EvaluationSpec(EvaluationConfig):
             raise RuleError([(("search",), said)]) from None
         return self
 
-    def of_phase(self, phase: Literal["search", "confirm"]) -> EvaluationConfig:
+    def of_phase(self, phase: Phase) -> EvaluationConfig:
         """Returns the settings of the runs of a phase."""
         settings = self.model_dump(exclude={"search"})
         if self.restore_best is not None and self.restore_best_prompts is None:

@@ -17,7 +17,7 @@ from study.spec.sections import Budget, arm_space, code_of
 from trainables.config.fields import ModelConfig, SubjectConfig
 from trainables.config.messages import Loc
 from trainables.util.process import expanded
-from trainables.util.text import without_case
+from trainables.util.text import some, without_case
 
 if TYPE_CHECKING:
     from study.spec.sound_sections import Sections
@@ -176,13 +176,12 @@ def shared_prompts(sections: Sections) -> Iterator[tuple[Loc, str]]:
         seen = {plain(template) for template in templates_of(embedded, search)}
         shared |= dict.fromkeys(text for text in templates_of(embedded, confirm) if plain(text) in seen)
     if shared:
-        first = next(iter(shared))
-        more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+        named = some([repr(template) for template in shared], 1)
         yield (
             ("evaluation", "search", "prompts")
             if evaluation.search.prompts is not None
             else ("evaluation", "prompts"),
-            f"{first!r}{more} would judge both search and confirm, which favours what the search chose by luck; "
+            f"{named} would judge both search and confirm, which favours what the search chose by luck; "
             f"take other prompts in one of them{'' if of_data_sets else f', {ASKED_FOR}'}",
         )
 

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
@@ -40,7 +40,7 @@ from study.spec.sections import (
 from study.spec.separation import default_subjects
 from study.spec.sound_sections import Sections
 from study.storage.layout import STUDY_FILE, Storage, is_storage_entry
-from study.storage.run_key import RunKey
+from study.storage.run_key import Phase, RunKey
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig, SubjectConfig
 from trainables.config.yaml_reader import RuleError
 from trainables.errors import UserError
@@ -121,7 +121,7 @@ class StudySpec(Frozen):
         """Returns the subject called `name`; raises KeyError."""
         return next(subject for subject in self.subjects if subject.name == name)
 
-    def subjects_in(self, phase: Literal["search", "confirm"]) -> list[SubjectConfig]:
+    def subjects_in(self, phase: Phase) -> list[SubjectConfig]:
         """Returns the subjects on which a phase has runs: none if nothing is searched, or confirmed."""
         section = self.search if phase == "search" else self.confirm
         used = any(map(self.trials_of, self.arms)) if phase == "search" else bool(self.confirm.seeds)
@@ -182,7 +182,7 @@ class StudySpec(Frozen):
         """Returns to which of an arm's searches a trial number belongs."""
         return trial // max(1, self.trials_of(arm)) if self.search.repeats > 1 else 0
 
-    def subjects_of(self, phase: Literal["search", "confirm"], repeat: int) -> tuple[str, ...]:
+    def subjects_of(self, phase: Phase, repeat: int) -> tuple[str, ...]:
         """Returns the subjects of one search, or those on which its choice is confirmed: dealt out one by one, the
         same for every arm.
         """
@@ -191,7 +191,7 @@ class StudySpec(Frozen):
 
     def _keys(
         self,
-        phase: Literal["search", "confirm"],
+        phase: Phase,
         arm: str,
         trial: int,
         subjects: Iterable[str] | None,

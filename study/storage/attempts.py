@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from study.storage.layout import ATTEMPTS_FILE, DEATHS_FILE, LOG_FILE
+from study.storage.run_key import END_WORDS
 from study.storage.run_result import RunResult, read_result
 from study.util.json_files import append_json_line, read_json_lines
 from trainables.events import Event, read_events
@@ -135,7 +136,7 @@ def _end(
         word = "preempted" if death.get("reason") == "preempted" else "died"
         return word, death.get("reason"), death.get("cause")
     if result is not None:
-        word = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[result.state]
+        word = END_WORDS[result.state]
         return word, result.reason, result.message
     return None, None, None
 

@@ -245,11 +245,16 @@ def sqlite_problem(url: str) -> str | None:
     return None
 
 
+def sqlite_path(url: str) -> Path | None:
+    """Returns the file of a SQLite URL; None for other databases."""
+    return Path(url.partition(":///")[2].partition("?")[0]) if url.startswith("sqlite") else None
+
+
 def sqlite_file_problem(url: str) -> str | None:
     """Returns why the file of a SQLite URL cannot be such a database; None for others, and where there is none yet."""
-    if not url.startswith("sqlite"):
+    path = sqlite_path(url)
+    if path is None:
         return None
-    path = Path(url.partition(":///")[2].partition("?")[0])
     if path.exists() and not path.is_file():
         return f"{path} is no file"
     try:

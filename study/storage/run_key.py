@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 Phase = Literal["search", "confirm"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+STATES: tuple[State, ...] = get_args(State)
+
+#: The states of a run that has ended, with what people are told.
+END_WORDS: dict[State, Literal["complete", "pruned", "failed"]] = {
+    "COMPLETE": "complete",
+    "PRUNED": "pruned",
+    "FAIL": "failed",
+}
 
 # Arms and subjects bear names that are safe as folders (see `study.spec.sections.sound_name`).
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
-_NAME = re.compile(rf"(search|confirm)/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
+_NAME = re.compile(rf"({'|'.join(PHASES)})/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
 
 
 def is_sound_name(name: str) -> bool:

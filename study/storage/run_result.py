@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.storage.run_key import State
+from study.storage.run_key import END_WORDS, State
 from study.util.json_files import write_json
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, read_events, sum_up
 from trainables.run_config import RunConfig
@@ -77,7 +77,7 @@ def read_result(folder: Path) -> RunResult | None:
         result = RunResult(**{name: content[name] for name in names})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    return result if result.state in ("COMPLETE", "PRUNED", "FAIL") else None
+    return result if result.state in END_WORDS else None
 
 
 def mend_result(folder: Path) -> RunResult | None:

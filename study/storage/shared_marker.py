@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 
 from study.storage.layout import MARKER_FILE
+from trainables.util.files import replacing
 
 VISIBLE_SECONDS = 10.0  # network file systems remember for some seconds what was not there
 
@@ -15,9 +15,8 @@ VISIBLE_SECONDS = 10.0  # network file systems remember for some seconds what wa
 def write_marker(folder: Path, driver_id: str) -> None:
     """Leaves the driver's mark in a study's folder, by which nodes know that they see the same one."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{MARKER_FILE}.partial"
-    partial.write_text(driver_id, encoding="utf-8")
-    os.replace(partial, folder / MARKER_FILE)
+    with replacing(folder / MARKER_FILE, durable=False) as partial:
+        partial.write_text(driver_id, encoding="utf-8")
 
 
 def is_visible(folder: Path, driver_id: str, seconds: float = 0.0) -> bool:

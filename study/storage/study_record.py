@@ -21,6 +21,19 @@ def read_study_record(storage: Storage) -> dict[str, Any]:
     return read_json_or_copy(storage.folder / STUDY_FILE)
 
 
+def sound_study_record(storage: Storage) -> dict[str, Any]:
+    """As `read_study_record`, for who cannot go on without it.
+
+    Raises:
+        FileNotFoundError: The study was not launched yet.
+        UserError: The record and its copy are damaged.
+    """
+    try:
+        return read_study_record(storage)
+    except ValueError as error:
+        raise UserError(f"{error}; restore it, or start again under another name or --storage") from None
+
+
 def is_recorded(storage: Storage) -> bool:
     """Whether the study was launched: there is a record, sound or not."""
     path = storage.folder / STUDY_FILE
@@ -42,10 +55,7 @@ def frozen_spec(storage: Storage) -> dict[str, Any] | None:
     """Returns the study file as it was frozen at the first launch; None before that."""
     if not is_recorded(storage):
         return None
-    try:
-        return recorded_spec(read_study_record(storage))
-    except ValueError as error:
-        raise UserError(f"{error}; restore it, or start again under another name or --storage") from None
+    return recorded_spec(sound_study_record(storage))
 
 
 def published_spec(storage: Storage) -> dict[str, Any]:

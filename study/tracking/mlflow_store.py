@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from study.storage.layout import MLFLOW_DB, Storage, sqlite_problem
+from study.storage.layout import MLFLOW_DB, Storage, sqlite_path, sqlite_problem
 from study.storage.study_record import frozen_spec
 from study.util.redaction import without_credentials
 from trainables.errors import UserError
@@ -123,11 +123,6 @@ def _address_problem(uri: str, shown: str) -> str | None:
 def is_server(uri: str) -> bool:
     """Whether a store is asked over HTTP; otherwise it is a database."""
     return uri.split(":", 1)[0] in _SERVERS
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """Returns the file of a SQLite store, None for another store."""
-    return Path(uri.split("://", 1)[1].split("?")[0].removeprefix("/")) if uri.startswith("sqlite") else None
 
 
 def configure_client() -> None:

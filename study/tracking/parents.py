@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from study.storage.layout import STUDY_FILE
-from study.storage.run_key import RunKey
+from study.storage.run_key import END_WORDS, RunKey
 from study.tracking.mlflow_store import Metric, MlflowStore
 from study.tracking.params import flat_params
 from trainables.evaluation.metrics_table import QUALITY
@@ -111,7 +111,7 @@ def summary(children: Iterable[Child]) -> dict[str, float]:
     ]
     found = {
         f"summary/n_{state.lower()}": float(sum(child.state == state for child in group))
-        for state in ("COMPLETE", "PRUNED", "FAIL")
+        for state in END_WORDS
     }
     if qualities:
         found["summary/mean_quality"] = fmean(qualities)

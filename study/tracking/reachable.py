@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import urllib.request
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from study.storage.layout import sqlite_file_problem
-from study.tracking.mlflow_store import brief, chosen_uri, configure_client, sqlite_path, tracking_uri_problem
+from study.storage.layout import sqlite_file_problem, sqlite_path
+from study.tracking.mlflow_store import brief, chosen_uri, configure_client, tracking_uri_problem
 from study.util.disk import existing
-from study.util.network import connection_problem, reason_of
+from study.util.network import TIMEOUT, connection_problem, reason_of
 from study.util.redaction import without_credentials
 from trainables.errors import UserError
 
-TIMEOUT = 3.0  # seconds
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -46,11 +44,13 @@ def tracking_problems(explicit: str | None, study_file: str | None = None) -> li
 
 
 def _sqlite_problem(uri: str) -> str | None:
+    """Returns why a SQLite store cannot be used, without a remedy; None for other stores. Creates nothing."""
+    path = sqlite_path(uri)
+    if path is None:
+        return None
     if problem := sqlite_file_problem(uri):
         return problem
-    path = Path(uri.partition(":///")[2].partition("?")[0])
-    place = existing(path.parent)
-    if not os.access(place, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+    if not os.access(existing(path.parent), os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         return f"the MLflow store {path} cannot be written"
     return None
 
@@ -72,12 +72,9 @@ def _http_problem(uri: str) -> str | None:
 def check_tracking(uri: str) -> None:
     """Raises UserError unless the tracking store answers; creates nothing (a SQLite file may be missing)."""
     shown = without_credentials(uri)
-    path = sqlite_path(uri)
-    if path is not None:
-        if path.exists() and not os.access(path, os.W_OK):
-            raise UserError(
-                f"the MLflow store {path} is not writable; change its mode or give another --tracking-uri"
-            )
+    if problem := _sqlite_problem(uri):
+        raise UserError(f"{problem}; mend that, or give another --tracking-uri")
+    if sqlite_path(uri) is not None:
         return
     configure_client()
     import mlflow

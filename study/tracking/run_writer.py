@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -25,6 +24,7 @@ from trainables.evaluation.metrics_table import QUALITY
 from trainables.events import IMAGE_SCORES, RESULT_FILE
 from trainables.methods.registry import BASE
 from trainables.run_config import config_digest
+from trainables.util.files import sha256_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -149,7 +149,7 @@ def _log_weights(
         store.log_folder(run_id, weights, "weights")
         return {"weights": "artifact"}
     listed = [
-        {"file": str(path.relative_to(weights)), "bytes": path.stat().st_size, "sha256": sha256(path)}
+        {"file": str(path.relative_to(weights)), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in files
     ]
     reference = {"path": str(weights.absolute()), "bytes": size, "files": listed}
@@ -191,9 +191,3 @@ def _length(training: Mapping[str, Any], result: Mapping[str, Any] | None) -> st
         if training.get(name) is not None:
             return f"{training[name]:g} {unit} of training"
     return f"{training.get('max_train_steps')} steps"
-
-
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

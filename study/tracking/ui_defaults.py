@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from study.spec.sections import Budget
+from trainables.evaluation.metrics_table import METRICS, QUALITY
 
 VIEW = "study"
 VIEW_QUERY = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
@@ -19,7 +20,10 @@ IMAGE_SECTION = "samples"
 GRID = f"{IMAGE_SECTION}/grid"  # the labelled grid of each evaluation, for people
 
 _TAGS = ("arm", "phase", "subject", "seed", "state")
-_METRICS = ("eval/quality", "eval/subject_fidelity", "eval/prompt_fidelity", "cost/train_seconds")
+_FIRST = METRICS[QUALITY]
+_METRICS = tuple(
+    METRICS[name].key for name in (QUALITY, "subject_fidelity", "prompt_fidelity", "train_seconds")
+)
 _PARAMS = ("training.learning_rate",)
 _SECTIONS = (IMAGE_SECTION, "eval", "train", "cost", "Model metrics", "System metrics")
 
@@ -28,8 +32,8 @@ def experiment_tags(spec: Mapping[str, Any]) -> dict[str, str]:
     """Returns the tags that make the UI show a study as one of model training, best quality first."""
     return {
         "mlflow.experimentKind": "custom_model_development",
-        "mlflow.experiment.primaryMetric.name": "eval/quality",
-        "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
+        "mlflow.experiment.primaryMetric.name": _FIRST.key,
+        "mlflow.experiment.primaryMetric.greaterIsBetter": str(_FIRST.direction == "higher"),
         f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(spec), separators=(",", ":")),
     }
 
@@ -57,8 +61,8 @@ def _view(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "selectedColumns": columns,
         "searchFilter": "tags.kind = 'run'",
-        "orderByKey": "metrics.`eval/quality`",
-        "orderByAsc": False,
+        "orderByKey": f"metrics.`{_FIRST.key}`",
+        "orderByAsc": _FIRST.direction == "lower",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],

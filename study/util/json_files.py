@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from trainables.util.files import replacing
 
 
 def copy_of(path: Path) -> Path:
@@ -52,18 +53,11 @@ def read_json_or_copy(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON so that after a crash at any moment `path` has either its old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with replacing(path) as partial:
+        with partial.open("w", encoding="utf-8") as file:
             json.dump(content, file, indent=2, sort_keys=True, allow_nan=False)
             file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        partial.chmod(0o644)
 
 
 def append_json_line(path: Path, content: dict[str, Any]) -> None:

@@ -213,6 +213,9 @@ LATENCY_IMAGES, LATENCY_REPEATS = 4, 2
 # cover the process evenly, those of all images together.
 HELD_OUT_IMAGES, HELD_OUT_LEVELS = 8, 4
 
+#: Class images for prior preservation that are made together, and lie in one entry of the cache.
+CLASS_IMAGES_AT_ONCE = 16
+
 
 def latency_image_steps(num_inference_steps: int) -> int:
     """Returns the solver steps of all images together that one figure of latency takes."""

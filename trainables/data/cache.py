@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from trainables.data.cache_backend import backend_of
 from trainables.util.file_lock import FOREVER, lock_file
+from trainables.util.files import replacing
 
 Tensors = dict[str, torch.Tensor]
 
@@ -79,12 +79,8 @@ def _read(path: Path) -> Tensors | None:
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
     """Writes a file beside its place and moves it there in one step."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path, durable=False) as partial:  # a damaged entry is computed anew
         save_file(tensors, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from trainables.config.fields import EMBEDDED
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
 from trainables.evaluation.checks import check_metric_models
+from trainables.util.files import sha256_of
 
 _BATCH = 32
 
@@ -213,8 +214,7 @@ def _digest(source: str) -> str:
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".safetensors", ".bin", ".txt"):
             digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
 

@@ -5,11 +5,12 @@ an analysis.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
+
+from trainables.util.files import replacing
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,11 @@ def write_image_scores(scores: Sequence[ImageScore], path: Path) -> int:
 
     Missing fields are empty; yes and no are 1 and 0.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(ImageScore)])
         writer.writeheader()
         for score in scores:
             writer.writerow({name: _cell(value) for name, value in asdict(score).items()})
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
     return path.stat().st_size
 
 

@@ -60,6 +60,10 @@ class Metric:
 HELD_OUT_LOSS = "held_out_loss"  # of the model itself, and of no image that it draws
 QUALITY = "quality"  # the metric that the default search, the ranking and the verdict go by
 
+#: Metrics by which the best step of a run that restores none is told, and the best run of an arm; the next one where
+#: the first is unknown, as quality is where CLIP does not tell real images of a data set from those of other captions.
+TOLD_BY = (QUALITY, "subject_fidelity_scaled")
+
 SHARE = (0.0, 1.0)  # the limits of what is between 0 and 1 by its definition
 _SCALED = (-2.0, 3.0)
 

@@ -24,6 +24,7 @@ from trainables.models.model_files import (
     read_json,
     tensor_headers,
 )
+from trainables.util.files import sha256_of
 
 #: Pipeline classes whose layout the training code knows.
 SUPPORTED_PIPELINES = tuple(FAMILIES)
@@ -333,8 +334,7 @@ def file_digest(path: Path) -> str:
 
 @functools.lru_cache(maxsize=100_000)
 def _file_digest(path: Path, *_status: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _check_hub_id(model: ModelConfig, resolution: int | None) -> list[str]:

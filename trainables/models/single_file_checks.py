@@ -16,6 +16,7 @@ from trainables.models.family import Family, Part, SingleFile
 from trainables.models.model_files import has_weights, read_json, tensor_headers
 from trainables.models.publisher_names import NO_SIGNAL, PREDICTS_V
 from trainables.models.single_files import kind_of, parts_in
+from trainables.util.text import some
 
 
 def misfits(path: Path, configs: Path) -> list[str]:
@@ -126,11 +127,11 @@ def _denoiser_misfits(
     unread += [name for name in converted if name not in shapes]
     if unread:
         return [
-            f"has tensors for which {there} has no place and that would be lost: {_some(unread)}; {remedy}"
+            f"has tensors for which {there} has no place and that would be lost: {some(unread, 1)}; {remedy}"
         ]
     missing = [name for name in shapes if name not in converted]
     if missing:
-        return [f"lacks weights of {there}: {_some(missing)}; fetch it again, or {remedy}"]
+        return [f"lacks weights of {there}: {some(missing, 1)}; fetch it again, or {remedy}"]
     others = [name for name, shape in shapes.items() if converted[name] != shape]
     if others:
         name = others[0]
@@ -182,7 +183,3 @@ def _converted(
     passed_on, left = {id(value) for value in made.values()}, {id(value) for value in tensors.values()}
     unread = [name for name, value in kept.items() if id(value) in left - passed_on]
     return {name: tuple(value.shape) for name, value in made.items()}, unread
-
-
-def _some(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -9,7 +9,6 @@ chooses as one that was not.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,11 @@ from safetensors.torch import save_file
 
 from trainables.errors import TrainingFailure
 from trainables.evaluation.choice import best_step
-from trainables.evaluation.metrics_table import QUALITY
+from trainables.evaluation.metrics_table import TOLD_BY
 from trainables.events import BEST_WEIGHTS, CHECKPOINTS, Event
+from trainables.util.files import replacing
 
 Tensors = Mapping[str, torch.Tensor]
-
-#: Metrics by which the best step of a run is told that restores none. Quality is unknown where CLIP does not tell real
-#: images of a data set from those of other captions.
-TOLD_BY = (QUALITY, "subject_fidelity_scaled")
 
 _SUFFIX = ".safetensors"
 _STEP, _DIGEST = "step", "sha256"  # of the file's metadata
@@ -152,13 +148,10 @@ class BestStep:
     def _keep(self, step: int, weights: Tensors) -> None:
         """Writes the file in one step."""
         path = self._path(step)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-        save_file(tensors, partial, {_STEP: str(step), _DIGEST: _digest(tensors)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, {_STEP: str(step), _DIGEST: _digest(tensors)})
         self._stored = step
 
 

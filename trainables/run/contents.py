@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -28,7 +27,8 @@ from trainables.models.folders import (
     single_file,
 )
 from trainables.run_config import RunConfig
-from trainables.util.text import name_bytes, same_name
+from trainables.util.files import replacing
+from trainables.util.text import name_bytes, same_name, some
 
 #: Of one folder: names of files, relative and in NFC, and the hex SHA-256 of each.
 Contents = dict[str, str]
@@ -175,7 +175,7 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
         "removed": sorted(before.keys() - after.keys()),
         "changed": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
     }
-    return "; ".join(f"{kind} {_named(names)}" for kind, names in kinds.items() if names)
+    return "; ".join(f"{kind} {some(names, _SHOWN)}" for kind, names in kinds.items() if names)
 
 
 def _hashed(folder: Path, files: Iterable[Path]) -> Contents:
@@ -247,11 +247,10 @@ def _remember(folder: Path, digest: str, contents: Contents) -> None:
     path = folder / f"{digest}.json"
     if path.exists():
         return
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(contents, indent=0), encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path, durable=False) as partial:
+            partial.write_text(json.dumps(contents, indent=0), encoding="utf-8")
     except OSError:  # best effort: a storage that fails is reported where the run needs it
         return
 
@@ -262,8 +261,3 @@ def _listing(folder: Path, digest: str) -> Contents | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

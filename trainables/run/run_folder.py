@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from trainables.errors import UserError
 from trainables.events import LOCK_FILE, RESULT_FILE, RUN_FILE, sum_up
 from trainables.run_config import RunConfig
 from trainables.util.file_lock import lock_file
+from trainables.util.files import replacing
 
 
 @contextmanager
@@ -57,10 +57,6 @@ def write_result(folder: Path, config: RunConfig) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> int:
     """Writes a file in one step and returns its size in bytes."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
     return path.stat().st_size

@@ -6,7 +6,6 @@ digest of its tensors, so that a damaged one is recognised and the one before it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,9 +18,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from trainables.events import STATE_FILE, STEP, TENSORS_FILE, WHOLE_CHECKPOINTS
+from trainables.events import KEPT_CHECKPOINTS, STATE_FILE, STEP, TENSORS_FILE, WHOLE_CHECKPOINTS
+from trainables.util.files import sha256_of
 
-_KEEP = 2  # the newest, and one before it in case the newest is damaged
 _FORMAT = 1
 
 
@@ -41,7 +40,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes a checkpoint durably under `folder` and removes all but the newest two; returns its folder."""
+    """Writes a checkpoint durably under `folder` and keeps the newest `KEPT_CHECKPOINTS` alone; returns its folder."""
     target = folder / f"{STEP}{checkpoint.step:08d}"
     partial = folder / f"{target.name}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -52,7 +51,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     content = {
         "format": _FORMAT,
         "step": checkpoint.step,
-        "tensors_sha256": _sha256(partial / TENSORS_FILE),
+        "tensors_sha256": sha256_of(partial / TENSORS_FILE),
         "state": checkpoint.state,
     }
     (partial / STATE_FILE).write_text(json.dumps(content), encoding="utf-8")
@@ -62,7 +61,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(target)
     os.replace(partial, target)
     _sync(folder)
-    for outdated in _checkpoints(folder)[_KEEP:]:
+    for outdated in _checkpoints(folder)[KEPT_CHECKPOINTS:]:
         shutil.rmtree(outdated, ignore_errors=True)
     return target
 
@@ -90,7 +89,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
     for found in _checkpoints(folder):
         try:
             content = json.loads((found / STATE_FILE).read_text(encoding="utf-8"))
-            if content["format"] != _FORMAT or content["tensors_sha256"] != _sha256(found / TENSORS_FILE):
+            if content["format"] != _FORMAT or content["tensors_sha256"] != sha256_of(found / TENSORS_FILE):
                 continue
             return Checkpoint(content["step"], load_file(found / TENSORS_FILE), content["state"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
@@ -149,11 +148,6 @@ def join_state(tensors: dict[str, torch.Tensor], content: Any) -> Any:
 def _checkpoints(folder: Path) -> list[Path]:
     """Checkpoints under a folder, the newest first."""
     return sorted(folder.glob(WHOLE_CHECKPOINTS), reverse=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -14,14 +14,13 @@ import numpy
 import torch
 from PIL import Image
 
-from trainables.config.fields import TrainingConfig
+from trainables.config.fields import CLASS_IMAGES_AT_ONCE, TrainingConfig
 from trainables.data.cache import Cache, Tensors
 from trainables.models.backbone import Backbone
 from trainables.models.sampling import generate
 from trainables.randomness import stream_seed
 from trainables.training.meter import count_flops, device_name
 
-_AT_ONCE = 16  # a cache entry each, so that asking for more reuses those that are there
 # Of the entries: from 2 on they hold what making them took, from 3 on each prompt has its own noise, from 4 on models
 # that predict velocity draw in other steps.
 _VERSION = 4
@@ -46,16 +45,17 @@ def make_class_images(
 ) -> ClassImages:
     """Returns images of the class made by the base model, from the cache where another run has made them.
 
-    They are made several at a time; of those that a run takes not all, it is charged its part.
+    They are made `CLASS_IMAGES_AT_ONCE` at a time, an entry of the cache each, so that asking for more reuses those
+    that are there; of those that a run takes not all, it is charged its part.
     """
     images: list[Image.Image] = []
     seconds, flops = 0.0, 0
-    for start in range(0, training.num_class_images, _AT_ONCE):
+    for start in range(0, training.num_class_images, CLASS_IMAGES_AT_ONCE):
         found = _chunk(backbone, cache, prompt, training, resolution, start)
-        taken = min(_AT_ONCE, training.num_class_images - start)
+        taken = min(CLASS_IMAGES_AT_ONCE, training.num_class_images - start)
         images += [Image.fromarray(array) for array in found["pixels"].numpy()[:taken]]
-        seconds += float(found["seconds"]) * taken / _AT_ONCE
-        flops += int(found["flops"]) * taken // _AT_ONCE
+        seconds += float(found["seconds"]) * taken / CLASS_IMAGES_AT_ONCE
+        flops += int(found["flops"]) * taken // CLASS_IMAGES_AT_ONCE
     return ClassImages(images, seconds, flops)
 
 
@@ -70,7 +70,7 @@ def _chunk(
         "steps": training.class_num_inference_steps,
         "guidance": training.class_guidance_scale,
         "start": start,
-        "count": _AT_ONCE,
+        "count": CLASS_IMAGES_AT_ONCE,
         # Their seconds are charged, and are those of this device.
         "device": device_name(backbone.device),
     }
@@ -82,13 +82,13 @@ def _chunk(
             seeds=[stream_seed(index, f"class_images/{prompt}") for index in range(start, start + count)],
             num_inference_steps=steps,
             guidance_scale=training.class_guidance_scale,
-            batch_size=_AT_ONCE,
+            batch_size=CLASS_IMAGES_AT_ONCE,
             resolution=resolution,
         )
 
     def compute() -> Tensors:
         begin = time.perf_counter()
-        made = draw(_AT_ONCE, training.class_num_inference_steps)
+        made = draw(CLASS_IMAGES_AT_ONCE, training.class_num_inference_steps)
         seconds = time.perf_counter() - begin
         flops = _count_flops(backbone, prompt, draw, training.class_num_inference_steps)
         return {
@@ -109,4 +109,4 @@ def _count_flops(backbone: Backbone, prompt: str, draw: Any, steps: int) -> int:
     texts = count_flops(lambda: backbone.encode_prompts(["", prompt]))
     one, two = count_flops(lambda: draw(1, 1)), count_flops(lambda: draw(1, 2))
     step = two - one
-    return texts + _AT_ONCE * (steps * step + one - step - texts)
+    return texts + CLASS_IMAGES_AT_ONCE * (steps * step + one - step - texts)

@@ -21,6 +21,7 @@ from study.worker.attempt import Attempt
 from study.worker.order import Order
 from study.worker.stop_order import order_stop
 from tests.helpers.small_studies import RUNNER, attempts_of, results, run_folders, small_study, storage_of
+from trainables.run_config import WITHOUT_EFFECT
 
 
 class Killed(BaseException):
@@ -155,6 +156,19 @@ def test_several_objectives_are_searched_and_the_chosen_one_is_confirmed(fast_pa
     # The fake runner trades one for the other: all are on the front, and quality decides.
     chosen = max(trials, key=lambda trial: trial.metrics["quality"]).number
     assert {record.number for record in ledger.trials("cosine", "confirm")} == {chosen}
+
+
+def test_the_ledger_s_configuration_of_a_trial_is_what_its_results_follow_from(fast_path: Path) -> None:
+    spec = small_study()
+    storage = storage_of(fast_path, spec)
+    run = queue_of(spec, storage).next()
+    assert run is not None
+    (record,) = Ledger(storage.ledger_url, spec.name).trials(run.key.arm, run.key.phase)
+    whole = run.config.model_dump(mode="json")
+    assert record.config == {
+        name: value for name, value in whole.items() if name not in {*WITHOUT_EFFECT, "subject", "seed"}
+    }
+    assert not {"gpu_share", "device", "seed"} & set(record.config)
 
 
 def test_interrupted_runs_come_first_under_their_own_names(fast_path: Path) -> None:

@@ -16,11 +16,11 @@ from study.cli.main import main
 from study.export.files import export_run
 from study.export.foreign import _resolution, evaluate_files
 from study.export.trained import complete_run
-from study.monitor.run_logs import known_runs
 from study.results.run_rows import rows
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
+from study.storage.run_names import known_runs
 from tests.helpers.captioned_images import picture
 from tests.helpers.exported_weights import ABOUT, trained
 from trainables.config.fields import ModelConfig

@@ -44,3 +44,16 @@ def test_where_nothing_tells_the_user_is_asked(tmp_path: Path) -> None:
     assert complete_run(storage, RUNS[0]) == storage.runs / RUNS[0]
     alone = storage_with(tmp_path / "other", {"quality": None})
     assert complete_run(alone, "a") == alone.runs / RUNS[0]
+
+
+def test_a_part_of_a_run_s_name_with_a_slash_names_the_run(tmp_path: Path) -> None:
+    storage = storage_with(tmp_path, {"quality": 0.1}, {"quality": 0.3})
+    assert complete_run(storage, "a/0000-cat-s1") == storage.runs / RUNS[0]
+    assert complete_run(storage, f"/{RUNS[0]}/") == storage.runs / RUNS[0]
+    with pytest.raises(UserError, match="part of the names of 2 runs"):
+        complete_run(storage, "confirm/a")
+    for name in ("cat-s1", "other/0000"):  # a word alone might mean an arm of which nothing is there yet
+        with pytest.raises(UserError, match="is neither a run"):
+            complete_run(storage, name)
+    with pytest.raises(UserError, match="is not complete"):
+        complete_run(storage, RUNS[2])

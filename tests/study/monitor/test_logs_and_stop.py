@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from study.monitor.run_logs import find_run, follow_log
+from study.monitor.run_logs import follow_log
 from study.monitor.status_view import all_runs_table
 from study.storage.layout import LOG_FILE, STOP_REQUEST_FILE
 from study.storage.run_key import RunKey
+from study.storage.run_names import find_run
 from tests.helpers.begun_runs import COMPLETE, FAILED, KILLED, RUNNING, begun_study, driven, give_up
 from tests.helpers.command_line import run
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from study.storage.layout import Storage
+from study.storage.layout import Storage, sqlite_path
 from study.tracking.mlflow_store import resolve_tracking_uri
-from study.tracking.reachable import check_tracking
+from study.tracking.reachable import check_tracking, tracking_problems
 from trainables.errors import UserError
 
 
@@ -56,3 +56,31 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
         check_tracking("http://me:s3cret@127.0.0.1:9")
     assert "s3cret" not in str(caught.value)
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("kind", ["no database", "a folder", "read-only", "in a read-only folder"])
+def test_a_file_that_cannot_be_the_store_is_refused_alike_before_a_launch_and_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tmp_path / "mlflow.db"
+    if kind == "no database":
+        path.write_text("a text")
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "read-only":
+        path.touch()
+    if "read-only" in kind:
+        refused = path if kind == "read-only" else tmp_path
+        monkeypatch.setattr("study.tracking.reachable.os.access", lambda asked, _: asked != refused)
+    (before,) = tracking_problems(f"sqlite:///{path}")
+    with pytest.raises(UserError) as later:
+        check_tracking(f"sqlite:///{path}")
+    reason = before.removeprefix("--tracking-uri: ").removesuffix("; choose another")
+    assert str(path) in reason
+    assert str(later.value) == f"{reason}; mend that, or give another --tracking-uri"
+
+
+def test_the_options_of_a_sqlite_url_are_no_part_of_its_path() -> None:
+    assert sqlite_path("sqlite:////a/mlflow.db?timeout=5") == Path("/a/mlflow.db")
+    assert sqlite_path("sqlite+pysqlite:////a/mlflow.db") == Path("/a/mlflow.db")
+    assert sqlite_path("postgresql://host/a") is None
