@@ -20,10 +20,7 @@ FileArgument = Annotated[
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study that was launched.")]
 RunArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A run as `study trials` names it: phase/arm/0000-subject-s0, a part of that with a slash, or an arm."
-    ),
+    str, typer.Argument(help="A run as `study trials` names it: phase/arm/0000-subject-s0, or an arm.")
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override fields, e.g. search.trials=8.")
