@@ -72,7 +72,7 @@ class Listeners:
         self._tracker: Tracker | None = None
         self._view: ProgressView | None = None
 
-    def follow(self, run: PlannedRun) -> None:
+    def watch(self, run: PlannedRun) -> None:
         """See `study.storage.planned_run.RunListener`."""
         if self._tracker is None:
             ids = open_ledger(self._spec, self._storage)
@@ -80,7 +80,7 @@ class Listeners:
             console = Console(file=io.StringIO(), width=120)
             self._view = ProgressView(StatusReader(self._storage, self._spec), console)
             self._view.start()
-        self._tracker.follow(run)
+        self._tracker.watch(run)
 
     def close(self) -> None:
         """Waits until MLflow has everything."""
