@@ -6,8 +6,8 @@ kernels (ATEN_CPU_CAPABILITY), oneDNN's and MKL's. What a processor has beside t
 changes nothing here: a run has one thread. Class images and evaluation are those of presets (`PRESET`, `EVALUATION`);
 what runs share (class images, anchors) each processor computes for itself, once.
 
-`--settings` asks in which settings full fine-tuning agrees: rates, EMA, schedule, prior, epsilon and steps, each moved
-from the default. A setting agrees where no two processors differ by more than `AGREED` in quality on any subject.
+`--settings` asks in which settings full fine-tuning agrees: rates, EMA, schedule, prior, epsilon, batch and steps. A
+setting agrees where no two processors differ by more than `AGREED` in quality on any subject.
 """
 
 from __future__ import annotations
@@ -40,35 +40,35 @@ PRESET = {"num_class_images": 16, "class_num_inference_steps": 8}
 AGREED = 0.02  # of quality
 #: Of the subject 64 images and of its class 64: of fewer images chance is larger than what is looked for.
 EVALUATION = {"images_per_prompt": 4, "num_class_images": 64, "num_inference_steps": 8}
-_TEXT_ENCODER_1E_3 = {"text_encoder_learning_rate": 1e-3}
-#: Of DreamBooth, with class images unless it says otherwise.
+
+
+def _rates(learning_rate: float, text_encoder: float, **fields: Any) -> dict[str, Any]:
+    """A setting: the rates of the denoiser and of the text encoder, and what else it states."""
+    return {"learning_rate": learning_rate, "text_encoder_learning_rate": text_encoder, **fields}
+
+
+_AVERAGED = {"use_ema": True, "ema_decay": 0.95}
+#: Of DreamBooth, with class images unless it says otherwise; the first number is the denoiser's rate.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "default (3e-4, text encoder 3e-4)": {},
-    "300 steps": {"max_train_steps": 300},
-    "1e-4, text encoder 3e-4": {"learning_rate": 1e-4},
-    "6e-4, text encoder 3e-4": {"learning_rate": 6e-4},
-    "1e-3, text encoder 3e-4": {"learning_rate": 1e-3},
-    "3e-4, text encoder 4.5e-4": {"text_encoder_learning_rate": 4.5e-4},
-    "2e-4, text encoder 6e-4": {"learning_rate": 2e-4, "text_encoder_learning_rate": 6e-4},
-    "3e-4, text encoder 1e-3": _TEXT_ENCODER_1E_3,
-    "1e-4, text encoder 1e-3": {"learning_rate": 1e-4, **_TEXT_ENCODER_1E_3},
-    "3e-4, text encoder 1e-3, cosine, EMA .95": {
-        "lr_scheduler": "cosine",
-        "lr_warmup_steps": 10,
-        "use_ema": True,
-        "ema_decay": 0.95,
-        **_TEXT_ENCODER_1E_3,
-    },
-    "3e-4, text encoder 1e-3, EMA .95": {"use_ema": True, "ema_decay": 0.95, **_TEXT_ENCODER_1E_3},
-    "3e-4, text encoder 1e-3, Adam's epsilon 1e-4": {"adam_epsilon": 1e-4, **_TEXT_ENCODER_1E_3},
-    "3e-4, text encoder 1e-3, Adam's epsilon 1e-6": {"adam_epsilon": 1e-6, **_TEXT_ENCODER_1E_3},
-    "3e-4, text encoder 1e-3, prior weight 1": {"prior_loss_weight": 1.0, **_TEXT_ENCODER_1E_3},
-    "3e-4, text encoder 1e-3, batch of 8": {"train_batch_size": 8, **_TEXT_ENCODER_1E_3},
-    "without class images (3e-5, text encoder 3e-4)": {"with_prior_preservation": False},
-    "without class images, 4e-4, text encoder 3e-4": {
-        "with_prior_preservation": False,
-        "learning_rate": 4e-4,
-    },
+    "1e-4, text encoder 3e-4": _rates(1e-4, 3e-4),
+    "3e-4, text encoder 3e-4": _rates(3e-4, 3e-4),
+    "6e-4, text encoder 3e-4": _rates(6e-4, 3e-4),
+    "1e-3, text encoder 3e-4": _rates(1e-3, 3e-4),
+    "3e-4, text encoder 3e-4, 300 steps": _rates(3e-4, 3e-4, max_train_steps=300),
+    "3e-4, text encoder 4.5e-4": _rates(3e-4, 4.5e-4),
+    "2e-4, text encoder 6e-4": _rates(2e-4, 6e-4),
+    "1e-4, text encoder 1e-3": _rates(1e-4, 1e-3),
+    "3e-4, text encoder 1e-3": _rates(3e-4, 1e-3),
+    "3e-4, text encoder 1e-3, EMA .95": _rates(3e-4, 1e-3, **_AVERAGED),
+    "3e-4, text encoder 1e-3, cosine, EMA .95": _rates(
+        3e-4, 1e-3, lr_scheduler="cosine", lr_warmup_steps=10, **_AVERAGED
+    ),
+    "3e-4, text encoder 1e-3, Adam's epsilon 1e-6": _rates(3e-4, 1e-3, adam_epsilon=1e-6),
+    "3e-4, text encoder 1e-3, Adam's epsilon 1e-4": _rates(3e-4, 1e-3, adam_epsilon=1e-4),
+    "3e-4, text encoder 1e-3, prior weight 1": _rates(3e-4, 1e-3, prior_loss_weight=1.0),
+    "3e-4, text encoder 1e-3, batch of 8": _rates(3e-4, 1e-3, train_batch_size=8),
+    "without class images, 3e-5, text encoder 3e-4": _rates(3e-5, 3e-4, with_prior_preservation=False),
+    "without class images, 4e-4, text encoder 3e-4": _rates(4e-4, 3e-4, with_prior_preservation=False),
 }
 FIGURES = ("quality", "subject_fidelity_scaled", "prompt_fidelity_scaled", "class_kept")
 
