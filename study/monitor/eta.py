@@ -47,7 +47,7 @@ def recent_rate(ended: Sequence[RunStatus], now: float, since: float | None, *, 
     if not alive or since is None:
         return Rate(None, 0, 0.0)
     seconds = min(WINDOW_SECONDS, max(0.0, now - since))
-    count = sum(1 for run in ended if run.last_event is not None and now - run.last_event <= seconds)
+    count = sum(1 for run in ended if run.last_sign is not None and now - run.last_sign <= seconds)
     known = count > 0 and seconds >= LEAST_WINDOW_SECONDS
     return Rate(3600 * count / seconds if known else None, count, seconds)
 

@@ -94,7 +94,7 @@ def attempt_lines(found: Sequence[AttemptInfo]) -> list[str]:
         end = one.end or "under way"
         reason = f" ({one.reason})" if one.reason and one.reason != one.end else ""
         steps = f"steps {one.first_step} to {one.last_step}"
-        seconds = max(0.0, one.last_event - one.began)
+        seconds = max(0.0, one.last_sign - one.began)
         lines.append(
             f"attempt {one.number}: {one.node}, process {one.pid}, {iso_time(one.began)[:19]}Z, "
             f"{seconds:.0f} s, {steps}: {end}{reason}"

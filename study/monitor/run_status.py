@@ -42,7 +42,7 @@ class RunStatus:
         begun: Its attempts, as the workers wrote them down.
         step: Of `steps`, as far as the latest attempt has come.
         doing: Phase of the run (prepare, train, evaluate, save).
-        last_event: Time of the last event.
+        last_sign: Time of the last event.
         active_seconds: Seconds from beginning to last event, over all attempts.
         quality: Of the last evaluation.
         loss: Of the latest attempt's last report, while it trains.
@@ -56,7 +56,7 @@ class RunStatus:
     steps: int | None = None
     steps_per_second: float | None = None
     doing: str | None = None
-    last_event: float | None = None
+    last_sign: float | None = None
     active_seconds: float = 0.0
     quality: float | None = None
     loss: float | None = None
@@ -119,9 +119,9 @@ class RunStatus:
             self.step, self.doing = int(data.get("resumed_step") or 0), None
             self._began, self._progress = now, None
             self.steps_per_second = self.loss = None
-        elif self._began is not None and self.last_event is not None:
-            self.active_seconds += max(0.0, now - self.last_event)
-        self.last_event = now
+        elif self._began is not None and self.last_sign is not None:
+            self.active_seconds += max(0.0, now - self.last_sign)
+        self.last_sign = now
         self.steps = settled_steps(event) or self.steps
         if event.step is not None:
             self.step = int(event.step)

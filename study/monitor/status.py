@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 ARMS_COLUMNS = (
     "arm", "phase", "planned", "complete", "running", "pruned", "failed", "best_quality", "interrupted", "pending",
 )  # fmt: skip
-NODES_COLUMNS = ("node", "alive", "running", "ended", "lost", "last_event", "cpus", "gpus")
+NODES_COLUMNS = ("node", "alive", "running", "ended", "lost", "last_sign", "cpus", "gpus")
 RUNNING_COLUMNS = (
-    "run", "state", "node", "attempt", "doing", "step", "steps", "percent", "steps_per_second", "last_event",
+    "run", "state", "node", "attempt", "doing", "step", "steps", "percent", "steps_per_second", "last_sign",
 )  # fmt: skip
-RUNS_COLUMNS = ("run", "state", "node", "attempts", "best_step", "reason", "last_event")
+RUNS_COLUMNS = ("run", "state", "node", "attempts", "best_step", "reason", "last_sign")
 FAILED_COLUMNS = ("run", "node", "attempt", "reason", "message")
 SILENT_TRACKER_SECONDS = 90.0
 
@@ -139,7 +139,7 @@ class StatusReader:
                 "attempts": len(runs[key].begun),
                 "best_step": runs[key].best_step,
                 "reason": result.reason if (result := runs[key].result) is not None else None,
-                "last_event": now - sign if (sign := runs[key].last_event) is not None else None,
+                "last_sign": now - sign if (sign := runs[key].last_sign) is not None else None,
             }
             for position, key in found
         ]
@@ -190,7 +190,7 @@ class StatusReader:
             remedy = tracking_command(
                 "sync", self._storage, state.uri
             )  # to the store that the launch wrote to
-        newer = sum(1 for run in runs.values() if (run.last_event or 0.0) > state.time + 1.0)
+        newer = sum(1 for run in runs.values() if (run.last_sign or 0.0) > state.time + 1.0)
         behind = max(state.behind, newer) if state.problem or not alive else 0
         if state.problem is not None or behind:
             return {"state": "behind", "behind": behind, "problem": state.problem, "remedy": remedy}
@@ -297,10 +297,10 @@ def _nodes(
         for attempt in run.begun:
             mine, last = row(str(_named(attempt, names))), attempt is run.latest
             moment = (
-                run.last_event if last and run.last_event is not None else float(attempt.get("time") or 0.0)
+                run.last_sign if last and run.last_sign is not None else float(attempt.get("time") or 0.0)
             )
             age = max(0.0, now - moment)
-            mine["last_event"] = age if mine["last_event"] is None else min(age, mine["last_event"])
+            mine["last_sign"] = age if mine["last_sign"] is None else min(age, mine["last_sign"])
             mine["running"] += last and states[key] == "running"
             mine["ended"] += last and run.result is not None
             mine["lost"] += not last
@@ -348,7 +348,7 @@ def _running(
                 "steps": run.steps,
                 "percent": None if run.share is None else round(100 * run.share, 1),
                 "steps_per_second": run.steps_per_second if moving else None,
-                "last_event": None if run.last_event is None else max(0.0, now - run.last_event),
+                "last_sign": None if run.last_sign is None else max(0.0, now - run.last_sign),
             }
         )
     return table

@@ -153,7 +153,7 @@ def nodes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             None: Text("--", style="dim"),
         }
         numbers = [str(row[name]) if row[name] else "·" for name in ("running", "ended", "lost")]
-        table.add_row(row["node"], there[row["alive"]], *numbers, _age(row["last_event"]))
+        table.add_row(row["node"], there[row["alive"]], *numbers, _age(row["last_sign"]))
     return table
 
 
@@ -173,7 +173,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             step,
             "--" if row["percent"] is None else f"{row['percent']:.0f}",
             cell(row["steps_per_second"]),
-            _age(row["last_event"]),
+            _age(row["last_sign"]),
         ]
         table.add_row(*cells)
     return table
@@ -188,7 +188,7 @@ def all_runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         state = Text(row["state"] + (f": {row['reason']}" if row["reason"] else ""), style=style)
         step = [cell(row["best_step"])] if known else []
         table.add_row(
-            row["run"], row["node"] or "--", state, str(row["attempts"]), *step, _age(row["last_event"])
+            row["run"], row["node"] or "--", state, str(row["attempts"]), *step, _age(row["last_sign"])
         )
     return table
 

@@ -36,7 +36,7 @@ class AttemptInfo:
         number: 1, 2, ... in the order of the beginnings.
         driver_id: Of the driver that gave it out.
         node: ``host`` or ``host (address/Ray's node id)``.
-        began: Seconds since the epoch; `last_event` is the time of its last event, or when it began.
+        began: Seconds since the epoch; `last_sign` is the time of its last event, or when it began.
         first_step: Where it went on; `last_step` is how far it came.
         end: ``complete``, ``pruned``, ``failed``, ``died``, ``preempted``, ``interrupted``, or None while nothing
             says that it has ended.
@@ -48,7 +48,7 @@ class AttemptInfo:
     node: str
     pid: int | None
     began: float
-    last_event: float
+    last_sign: float
     first_step: int = 0
     last_step: int = 0
     end: str | None = None
@@ -118,7 +118,7 @@ def attempt_history(
                 node=node_label(attempt),
                 pid=attempt.get("pid"),
                 began=began,
-                last_event=max([began, *(event.time for event in mine)]),
+                last_sign=max([began, *(event.time for event in mine)]),
                 first_step=int(resumed),
                 last_step=max([int(resumed), *steps]),
                 end=end,

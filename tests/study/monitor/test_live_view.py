@@ -29,7 +29,7 @@ def key(number: int) -> RunKey:
 
 def running(number: int, node: str = "here", attempt: int = 1) -> dict[str, Any]:
     row = {"run": key(number).name, "state": "running", "node": node, "attempt": attempt, "doing": "train"}
-    return row | {"step": 37, "steps": 400, "percent": 9.2, "steps_per_second": 1.0, "last_event": 0.1}
+    return row | {"step": 37, "steps": 400, "percent": 9.2, "steps_per_second": 1.0, "last_sign": 0.1}
 
 
 def failed(number: int) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def test_runs_are_listed_with_their_best_steps_where_some_are_known() -> None:
         "state": "complete",
         "reason": None,
         "attempts": 1,
-        "last_event": 5.0,
+        "last_sign": 5.0,
     }
     plain, told = all_runs_table([{**row, "best_step": None}]), all_runs_table([{**row, "best_step": 40}])
     assert "best step" not in [column.header for column in plain.columns]

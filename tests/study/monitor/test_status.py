@@ -67,7 +67,7 @@ def test_while_a_driver_works(fast_path: Path) -> None:
     assert (moving["state"], moving["attempt"], moving["doing"]) == ("running", 1, "train")
     assert (moving["step"], moving["steps"], moving["percent"]) == (4, 8, 50.0)
     assert moving["steps_per_second"] > 0
-    assert moving["last_event"] < 60
+    assert moving["last_sign"] < 60
     assert under_way[PENDING.name]["state"] == "pending"
     assert under_way[LEFT.name]["state"] == "interrupted"
 
@@ -87,7 +87,7 @@ def test_while_a_driver_works(fast_path: Path) -> None:
         1.0,
     )
     assert nodes["dddd4444"]["alive"]
-    assert nodes["dddd4444"]["last_event"] is None
+    assert nodes["dddd4444"]["last_sign"] is None
 
     assert status.left.seconds is not None
     assert "mean of 2 complete runs" in status.left.basis
@@ -169,7 +169,7 @@ def test_a_torn_line_is_read_when_it_is_whole(fast_path: Path) -> None:
     assert view.step == 0
     (folder / EVENTS_FILE).write_bytes(content)
     view.refresh()
-    assert (view.step, view.last_event) == (3, line.time)
+    assert (view.step, view.last_sign) == (3, line.time)
 
 
 def test_mlflow_behind_is_named_with_the_remedy(fast_path: Path) -> None:

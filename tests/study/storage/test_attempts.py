@@ -59,7 +59,7 @@ def test_attempts_name_node_steps_and_end(fast_path: Path) -> None:
     assert (done.end, done.last_step) == ("complete", 8)
     assert lost.last_step - 1 <= done.first_step <= lost.last_step  # it goes on from the last checkpoint
     assert done.node.endswith("(10.0.0.8/bbbb2222)")
-    assert lost.began <= lost.last_event <= done.began <= done.last_event
+    assert lost.began <= lost.last_sign <= done.began <= done.last_sign
     assert [death["attempt"] for death in worker_failures(run.folder)] == [1, None]
 
 
