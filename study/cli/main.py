@@ -46,9 +46,9 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from trainables.util.packages import versions_of
 
-        print(version("diffusion-study"))
+        print(versions_of(["diffusion-study"])["diffusion-study"])
         raise typer.Exit
 
 

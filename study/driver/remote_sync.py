@@ -1,4 +1,4 @@
-"""What a driver does for a storage URL while a study runs: holds the lease, copies the ledger, follows the runs."""
+"""What a driver does for a storage URL while a study runs: holds the lease, sends the ledger and what runs write."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def storage_hooks(
 
 
 class _Driver:
-    """The thread that follows runs, and the driver's calls."""
+    """The thread that sends what runs write, and the driver's calls."""
 
     def __init__(
         self,

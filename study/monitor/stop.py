@@ -7,7 +7,7 @@ import socket
 import time
 from pathlib import Path
 
-from study.remote.working_copy import fetch_sign, send
+from study.remote.working_copy import fetch_heartbeat, send
 from study.storage.driver_record import SILENT_SECONDS, Driver, lock_is_held, read_driver
 from study.storage.layout import STOP_REQUEST_FILE, Storage
 from study.util.json_files import write_json
@@ -38,7 +38,7 @@ def stop_study(storage: Storage, *, wait: bool, timeout: float) -> int:
             return 1
         time.sleep(POLL_SECONDS)
         if storage.url is not None:
-            fetch_sign(storage)
+            fetch_heartbeat(storage)
     say(f"{storage.study} has ended. To go on with it, launch it again as before")
     return 0
 

@@ -211,7 +211,7 @@ def fetch_record(storage: Storage) -> None:
         fetch_study(store, storage)
 
 
-def fetch_sign(storage: Storage) -> None:
+def fetch_heartbeat(storage: Storage) -> None:
     """Fetches the driver's last heartbeat, unless its driver runs on this machine's copy."""
     assert storage.url is not None
     with _reading(storage.url) as store, copy_locked(storage, driver=False) as held:

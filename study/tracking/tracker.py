@@ -1,4 +1,4 @@
-"""Follows the runs of a study and writes them to MLflow from a background thread; nothing here stops a
+"""Reads the events of a study's runs and writes them to MLflow from a background thread; nothing here stops a
 training.
 
 The runs' event files are the spool: while the store is away they just grow, and the thread tries again with
@@ -78,7 +78,7 @@ class Tracker:
         return self._mirror.counts
 
     def watch(self, run: PlannedRun) -> None:
-        """Starts to follow a run; following it again is harmless."""
+        """See `RunListener`."""
         with self._guard:
             self._waiting.append(run.key)
 

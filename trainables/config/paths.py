@@ -33,7 +33,7 @@ def absolute_model(name: str, folder: Path) -> str:
     What lies there goes before a hub id, and a name that is neither, such as a misspelt ``embedded``, stays for its
     message to quote.
     """
-    if name == EMBEDDED or not name.strip():
+    if name == EMBEDDED:
         return name
     is_path = (
         name.startswith((".", "~"))
@@ -60,16 +60,23 @@ def absolute_subject(subject: Any, folder: Path) -> Any:
     subject = _changed(
         subject,
         SUBJECT_FOLDERS,
-        lambda key, path: path if (key, path) == ("masks", ALPHA) else absolute(path, folder),
+        lambda key, path: path if (key, path) == ("masks", ALPHA) else _absolute_unless_blank(path, folder),
     )
     if isinstance(subject, dict) and isinstance(subject.get("dataset"), dict):
-        data_set = _changed(subject["dataset"], DATA_SET_FOLDERS, lambda key, path: absolute(path, folder))
+        data_set = _changed(
+            subject["dataset"], DATA_SET_FOLDERS, lambda key, path: _absolute_unless_blank(path, folder)
+        )
         subject = {**subject, "dataset": data_set}
     return subject
+
+
+def _absolute_unless_blank(path: str, folder: Path) -> str:
+    """A blank path stays, for its message to say so."""
+    return absolute(path, folder) if path.strip() else path
 
 
 def _changed(section: Any, keys: Iterable[str], change: Callable[[str, str], str]) -> Any:
     if not isinstance(section, Mapping):
         return section
-    names = {key: value for key in keys if isinstance(value := section.get(key), str) and value.strip()}
+    names = {key: value for key in keys if isinstance(value := section.get(key), str)}
     return {**section, **{key: change(key, value) for key, value in names.items()}}

@@ -85,7 +85,7 @@ class Shards:
     def fill(self, values: Mapping[str, torch.Tensor]) -> None:
         """Puts tensors of the copy, by name of parameter, into the leader's ordinary model, on the device again.
 
-        All members call it; those that follow only hand their parts over.
+        All members call it; ranks above 0 only hand their parts over.
         """
         if self._worker_group.is_main_process:
             unpark(self._whole)

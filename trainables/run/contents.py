@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from trainables.config.fields import EMBEDDED, REVISION, ModelConfig, SubjectConfig
+from trainables.config.paths import is_hub_id
 from trainables.data.image_folders import folder_files
 from trainables.data.images import list_images
 from trainables.data.path_map import folder_of
@@ -191,7 +192,7 @@ def fetch_commit(name: str) -> None:
 
     Does nothing for a folder, for what is in the hub's cache, and where the hub cannot be had.
     """
-    if _is_local(name) or name.count("/") != 1 or _cached(name) is not None or not hub_is_reachable():
+    if _is_local(name) or not is_hub_id(name) or _cached(name) is not None or not hub_is_reachable():
         return
     from huggingface_hub import hf_hub_download
 
@@ -214,7 +215,7 @@ def _metric_model_folder(field: str, name: str) -> Path | None:
 
         return Path(getattr(embedded, field.upper()))
     folder = folder_of(name)
-    if folder.is_dir() or name.count("/") != 1:
+    if folder.is_dir() or not is_hub_id(name):
         return folder if folder.is_dir() else None
     return _cached(name)
 

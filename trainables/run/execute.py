@@ -58,6 +58,7 @@ from trainables.training.length import Spent, settle_length
 from trainables.training.loop import Trainer, train
 from trainables.training.meter import Meter, device_name, folder_bytes
 from trainables.training.trainer import build_trainer, choose_device, note_flops, shard, spread
+from trainables.util.files import remove_partials
 from trainables.util.packages import versions_of
 
 
@@ -203,6 +204,7 @@ class _Attempt:
             torch.set_num_threads(self.config.cpu_threads)
         self.worker_group.broadcast("begin")
         remove_torn(self.folder / CHECKPOINTS)
+        remove_partials(self.folder)
         if self._begins_anew:
             remove_checkpoints(self.folder / CHECKPOINTS)
         yield self.log.append("phase", name="prepare")

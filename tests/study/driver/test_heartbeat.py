@@ -81,7 +81,7 @@ with claimed(spec, storage), Heartbeat(storage, print):
     assert seen(storage).life(storage) == "dead"
 
 
-def test_elsewhere_the_last_sign_of_life_decides(tmp_path: Path) -> None:
+def test_elsewhere_the_last_heartbeat_decides(tmp_path: Path) -> None:
     storage = Storage(tmp_path, "small")
     now = time.time()
     elsewhere = Driver("id", 1, "another-host", now - 900, now - 5)

@@ -47,9 +47,13 @@ def test_a_path_is_absolute_whether_it_is_there_or_not(name: str, tmp_path: Path
     assert absolute_model(name, tmp_path) == str((tmp_path / name).resolve())
 
 
-@pytest.mark.parametrize("name", ["embeded", "sd15", "", " "])
+@pytest.mark.parametrize("name", ["embeded", "sd15", " "])
 def test_what_is_neither_stays_for_its_message(name: str, tmp_path: Path) -> None:
     assert absolute_model(name, tmp_path) == name
+
+
+def test_nothing_is_the_folder_of_the_file(tmp_path: Path) -> None:
+    assert absolute_model("", tmp_path) == str(tmp_path)
 
 
 def test_home_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

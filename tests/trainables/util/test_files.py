@@ -11,7 +11,7 @@ import pytest
 
 from study.util.json_files import write_json
 from trainables.run.run_folder import write_json as write_record
-from trainables.util.files import replacing, sha256_of
+from trainables.util.files import remove_partials, replacing, sha256_of
 
 
 def test_a_file_appears_whole_and_alone(tmp_path: Path) -> None:
@@ -86,3 +86,12 @@ def test_the_records_keep_their_form(tmp_path: Path) -> None:
     size = write_record(tmp_path / "record.json", content)
     assert size == (tmp_path / "record.json").stat().st_size
     assert (tmp_path / "record.json").read_text() == '{\n  "b": 1,\n  "a": null\n}'
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    with replacing(tmp_path / "x.json") as partial:
+        partial.write_text("half")
+    for name in ("x.json", "y.partial", ".hidden", partial.name):
+        (tmp_path / name).write_text("")
+    remove_partials(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "x.json", "y.partial"]
