@@ -65,15 +65,15 @@ def test_folders_of_subjects_and_data_sets(tmp_path: Path) -> None:
     subject = {"name": "mine", "images": "a", "references": "/b", "masks": "alpha", "class_prompt": "a/b"}
     assert absolute_subject(subject, tmp_path) == {**subject, "images": str(tmp_path / "a")}
     assert absolute_subject({"masks": "m"}, tmp_path) == {"masks": str(tmp_path / "m")}
+    blank = {"images": "", "dataset": {"path": " "}}
+    assert absolute_subject(blank, tmp_path) == blank
     data_set = {"name": "set", "dataset": {"path": "p", "references": "r", "trigger": "t/t"}}
     assert absolute_subject(data_set, tmp_path)["dataset"] == {
         "path": str(tmp_path / "p"), "references": str(tmp_path / "r"), "trigger": "t/t",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "malformed", [None, 3, "dog-1", ["a"], {"images": 3, "dataset": "x"}, {"images": ""}]
-)
+@pytest.mark.parametrize("malformed", [None, 3, "dog-1", ["a"], {"images": 3, "dataset": "x"}])
 def test_what_is_malformed_comes_back_as_it_is(malformed: object, tmp_path: Path) -> None:
     assert absolute_subject(malformed, tmp_path) == malformed
     assert absolute_models(malformed, ("images",), tmp_path) == malformed
