@@ -104,12 +104,12 @@ def measures(arms: Sequence[ArmResult], names: Sequence[str]) -> list[Pair]:
         if not known or (name in _NOTHING_AT_ZERO and not any(known)):
             continue
         about = measure(name)
-        ranked = [not result.is_base and _wins_prizes(name) for result in arms]
+        ranked = [not result.is_base and _is_ranked(name) for result in arms]
         found.append(estimate_column(name, about.title, about.unit, about.direction, estimates, ranked))
     return found
 
 
-def _wins_prizes(name: str) -> bool:
+def _is_ranked(name: str) -> bool:
     """Whether the best arms are marked: not by ends of each run's own interval, whose means are no interval of an arm's
     mean.
     """
