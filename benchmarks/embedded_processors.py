@@ -65,6 +65,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     ),
     "3e-4, text encoder 1e-3, Adam's epsilon 1e-6": _rates(3e-4, 1e-3, adam_epsilon=1e-6),
     "3e-4, text encoder 1e-3, Adam's epsilon 1e-5": _rates(3e-4, 1e-3, adam_epsilon=1e-5),
+    "3e-4, text encoder 1e-3, Adam's epsilon 3e-5": _rates(3e-4, 1e-3, adam_epsilon=3e-5),
     "3e-4, text encoder 1e-3, Adam's epsilon 1e-4": _rates(3e-4, 1e-3, adam_epsilon=1e-4),
     "3e-4, text encoder 1e-3, prior weight 1": _rates(3e-4, 1e-3, prior_loss_weight=1.0),
     "3e-4, text encoder 1e-3, batch of 8": _rates(3e-4, 1e-3, train_batch_size=8),
