@@ -285,13 +285,19 @@ def evaluate(
     form: FormatOption = Format.table,
 ) -> None:
     """Judge weights that were trained elsewhere by a study's plan of evaluation; files them as foreign/NAME."""
+    from study.api import sync_study
     from study.export.foreign import COLUMNS, evaluate_files
     from study.preflight.notes import print_notes
+    from trainables.errors import UserError
 
     found = stored(storage, name)
     rows = evaluate_files(
         found, files, name=arm, subject=subject, prompt=prompt, on_note=lambda note: print_notes([note])
     )
+    try:
+        sync_study(found)
+    except UserError as error:
+        print_notes([f"MLflow does not hold these runs yet, and `study sync` will bring them: {error}"])
     if found.url is not None:
         print_notes([f"these runs lie in this machine's working copy alone, {found.runs}"])
     print_rows(rows, list(COLUMNS), form)

@@ -1,8 +1,9 @@
 """Weights that were trained elsewhere, judged by a study's frozen plan of evaluation and filed beside its runs.
 
 A file NAME.safetensors is filed as the arm ``foreign/NAME``: ``runs/foreign/NAME/0000-<subject>-s<seed>``, with all
-that a run leaves. What reads the study's runs passes them over, since they are no part of its design: they had no equal
-budget, and perhaps saw the held-out photographs.
+that a run leaves. MLflow has them, and the report shows them in a table of their own, beside the study's arms on the
+same subject. They are no part of its design and of no verdict: they had no equal budget, and perhaps saw the held-out
+photographs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from study.spec.launched import stored_spec
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage, unportable
-from study.storage.run_key import RunKey, is_sound_name
+from study.storage.run_key import FOREIGN, RunKey, is_sound_name
 from study.storage.run_result import RunResult, read_result
 from trainables.config.messages import placeholders_in
 from trainables.errors import UserError
@@ -29,7 +30,6 @@ from trainables.methods.registry import BASE
 from trainables.models.folders import local_folder, native_resolution, resolve_model
 from trainables.run_config import RunConfig
 
-FOREIGN = "foreign"  # in the place of a phase, and the name of the method
 COLUMNS = ("arm", "subject", "seed", "state", QUALITY, "subject_fidelity_scaled", "prompt_fidelity_scaled",
            "class_kept", "sha256", "message")  # fmt: skip
 
@@ -201,7 +201,7 @@ def _config(
         "vectors": one.file.vectors,
         "resolution": side,
     }
-    run = f"{FOREIGN}/{one.name}/{0:04d}-{subject}-s{seed}"
+    run = RunKey(FOREIGN, one.name, 0, subject, seed)
     return RunConfig.model_validate(
         {
             **like.model_dump(mode="json"),
@@ -210,7 +210,7 @@ def _config(
             "contents": contents,
             "device": "auto",  # this machine's, wherever the study ran
             "path_map": {one.file.path.name: str(one.file.path)},
-            "output_dir": str(storage.runs / run),
+            "output_dir": str(storage.run_folder(run)),
         }
     )
 

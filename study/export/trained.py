@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study.storage.layout import Storage
-from study.storage.run_key import RunKey
+from study.storage.run_key import FOREIGN, RunKey
 from study.storage.run_names import find_run, known_runs, runs_named
 from study.storage.run_result import read_result
 from study.storage.safe_paths import inside
@@ -51,10 +51,13 @@ def _run_of(name: str, known: Sequence[RunKey]) -> RunKey | None:
     """Returns the run that a name or a part of one with a slash means; None where it means none.
 
     Raises:
-        UserError: It means several.
+        UserError: It means several, or weights from elsewhere.
     """
     try:
-        return RunKey.parse(name)
+        key = RunKey.parse(name)
+        if key.phase == FOREIGN:
+            raise UserError(f"{name} was trained elsewhere: its weights are in the file that was judged")
+        return key
     except ValueError:
         return find_run(name, known) if "/" in name and runs_named(name, known) else None
 

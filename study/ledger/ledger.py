@@ -37,7 +37,7 @@ from study.ledger.trial import (
     TrialRecord,
     read_trial,
 )
-from study.storage.run_key import Phase, RunKey, State
+from study.storage.run_key import FOREIGN, Phase, RunKey, State
 from trainables.errors import UserError
 
 if TYPE_CHECKING:
@@ -331,6 +331,8 @@ class Ledger:
         """
         import optuna
 
+        if key.phase == FOREIGN:  # of no trial
+            return
         with self._lock:
             optuna_id = self._trial_of.get(key.name)
             if optuna_id not in self._runs:  # not given out by this process
@@ -361,7 +363,8 @@ class Ledger:
 
     def _home(self, key: RunKey) -> optuna.Study | None:
         """The Optuna study in which a run's trial is."""
-        return self._study(key.arm, key.phase, self._repeat_at(key.arm, key.phase, key.trial))
+        phase = key.planned_phase
+        return self._study(key.arm, phase, self._repeat_at(key.arm, phase, key.trial))
 
     def _repeat_at(self, arm: str, phase: Phase, number: int) -> int:
         """The search to which a trial number belongs: the last one that begins at it or before."""

@@ -29,6 +29,7 @@ from study.results.columns import (
     SCORE_NUMBERS,
 )
 from study.spec.sections import MOST_STEPS
+from study.storage.run_key import FOREIGN
 from trainables.methods.registry import BASE
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Rows:
         image_scores: One row a scored image of a complete confirm run: SCORE_COLUMNS, sorted; empty in older data.
         meta: What else is known of the study.
         drawn: By phase, from the scores of single images (medians over complete runs); empty in older data.
+        foreign: Rows like those of `frame`, of weights that were trained elsewhere: in no comparison.
     """
 
     study: str
@@ -84,6 +86,7 @@ class Rows:
     image_scores: pd.DataFrame
     meta: Mapping[str, Any]
     drawn: Mapping[str, Drawn] = field(default_factory=dict)
+    foreign: pd.DataFrame = field(default_factory=lambda: _frame(None))
 
     @cached_property
     def confirm(self) -> pd.DataFrame:
@@ -136,6 +139,9 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
 def prepare(results: ResultsLike) -> Rows:
     """Puts the results in order; the input is not changed, and the order of its rows does not matter."""
     frame = _frame(results.frame)
+    elsewhere = frame["phase"] == FOREIGN
+    foreign = frame[elsewhere].sort_values(["arm", "subject", "seed"], kind="stable").reset_index(drop=True)
+    frame = frame[~elsewhere]
     arms = _arm_order(results.meta or {}, frame)
     meta = plain_meta(results.meta or {}, arms)
     frame = with_derived(frame, section(meta, "spec", "resources"))
@@ -148,7 +154,9 @@ def prepare(results: ResultsLike) -> Rows:
     curves = _curves(results.curves)
     images = _images(results.images, frame)
     raw = getattr(results, "image_scores", None)
-    return Rows(names, arms, methods, frame, curves, images, _scores(raw, frame), meta, _drawn(raw, frame))
+    return Rows(
+        names, arms, methods, frame, curves, images, _scores(raw, frame), meta, _drawn(raw, frame), foreign
+    )
 
 
 def plain_meta(meta: Mapping[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:
@@ -246,6 +254,7 @@ def _curves(raw: pd.DataFrame | None) -> pd.DataFrame:
     curves["value"] = pd.to_numeric(curves["value"], errors="coerce").astype("float64")
     curves["step"] = pd.to_numeric(curves["step"], errors="coerce")
     curves["run_key"] = curves["run_key"].astype(str)
+    curves = curves[curves["phase"] != FOREIGN]
     return curves.sort_values(["run_key", "metric", "step"], kind="stable").reset_index(drop=True)
 
 

@@ -27,6 +27,7 @@ from study.report.factors import factors_of, other_fields
 from study.report.figures import comparison, curves, pareto, samples, search
 from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
+from study.report.foreign import foreign_table, foreign_words
 from study.report.formatting import listing, plural
 from study.report.image_levels import class_sample, components, prompt_scores
 from study.report.measures import DATA_SET
@@ -105,6 +106,7 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _factor_effects(analysis),
         _schedules(rows, analysis, styles),
         _pairs(analysis),
+        _foreign(rows),
         _curves(rows, analysis, styles),
         _images(rows, analysis),
         _search(rows, analysis, styles, settings),
@@ -293,6 +295,13 @@ def _pairs(analysis: Analysis) -> Section | None:
         if any(standing.rank is not None for standing in analysis.standings):
             found += [effect_tables.effects_table(analysis), effect_tables.ranking_table(analysis)]
     return Section("pairs", "Paired comparisons", tables=tuple(found))
+
+
+def _foreign(rows: Rows) -> Section | None:
+    table = foreign_table(rows)
+    if table is None:
+        return None
+    return Section("foreign", "Weights from elsewhere", foreign_words(rows), tables=(table,))
 
 
 def _curves(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:

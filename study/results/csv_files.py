@@ -27,7 +27,7 @@ from study.results.frames import Results, frame_of, scores_of, table_of
 from study.results.image_scores import read_parquet, write_parquet
 from study.results.run_rows import parse_param
 from study.storage.layout import CURVES_CSV, IMAGES_CSV, META_JSON, REPORT_DATA, RUNS_CSV
-from study.storage.run_key import PHASES, STATES, RunKey
+from study.storage.run_key import FOREIGN, PHASES, STATES, RunKey
 from study.util.units import iso_time
 from trainables.errors import UserError
 
@@ -36,7 +36,7 @@ _DELIMITERS = ",;\t"
 _ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _IDENTITY = ("phase", "arm", "trial", "subject", "seed")
 _NEVER_EMPTY = {*_IDENTITY, "method", "run_key", "step", "metric", "key", "path"}
-_CHOICES = {"phase": PHASES, "state": STATES}
+_CHOICES = {"phase": (*PHASES, FOREIGN), "state": STATES}
 _NUMBER_OF_ID = re.compile(r"\d([.,]\d+)?[eE]\+\d+")
 _AS_UTF8 = "save it as 'CSV UTF-8' (Excel) or with the character set UTF-8 (LibreOffice)"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from study.results.columns import BEST, COUNTS, MORE_COLUMNS, PARAM_PREFIX, RUN_COLUMNS, TRAINING
 from study.storage.layout import Storage
-from study.storage.run_key import PHASES, RunKey
+from study.storage.run_key import FOREIGN, PHASES, RunKey
 from study.storage.run_result import result_of
 from study.tracking.event_metrics import latest_metrics
 from study.tracking.params import flat_fields
@@ -19,12 +19,12 @@ from study.util.units import iso_time
 from trainables.events import EVENTS_FILE, RUN_FILE, Event, read_events
 from trainables.run_config import config_digest
 
-_PHASES = {phase: number for number, phase in enumerate(PHASES)}
+_PHASES = {phase: number for number, phase in enumerate((*PHASES, FOREIGN))}
 
 
 def rows(storage: Storage) -> list[dict[str, Any]]:
     """Returns the rows of all runs that have begun, with the columns of ``study.results.columns``; what is missing
-    is None.
+    is None. Weights from elsewhere that were judged come last, with the phase ``foreign``.
 
     A run without an end is RUNNING, whether something trains it now or a resume will.
     """
@@ -121,7 +121,7 @@ def finished_rows(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Orders rows and columns; keeps the parameters that tell the runs of one method apart."""
     ordered = sorted(
         found,
-        key=lambda row: (_PHASES.get(row["phase"], 2), row["arm"], row["trial"], row["subject"], row["seed"]),
+        key=lambda row: (_PHASES[row["phase"]], row["arm"], row["trial"], row["subject"], row["seed"]),
     )
     columns = all_columns(ordered)
     return [{column: _printable(column, row.get(column)) for column in columns} for row in ordered]

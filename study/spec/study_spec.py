@@ -233,7 +233,7 @@ class StudySpec(Frozen):
             model=self.model,
             subject=self.subject(key.subject),
             training=training,
-            evaluation=self.evaluation.of_phase(key.phase),
+            evaluation=self.evaluation.of_phase(key.planned_phase),
             seed=key.seed,
             device="cuda" if self.resources.worker_gpus > 0 else "cpu",
             cpu_threads=self.resources.worker_cpus,

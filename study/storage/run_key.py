@@ -9,6 +9,10 @@ from typing import Literal, Self, get_args
 Phase = Literal["search", "confirm"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
+#: In the place of a phase: weights that were trained elsewhere, judged as confirm runs are and part of no plan.
+Foreign = Literal["foreign"]
+FOREIGN: Foreign = "foreign"
+
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 STATES: tuple[State, ...] = get_args(State)
 
@@ -22,7 +26,7 @@ END_WORDS: dict[State, Literal["complete", "pruned", "failed"]] = {
 # Arms and subjects bear names that are safe as folders (see `study.spec.sections.sound_name`).
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
-_NAME = re.compile(rf"({'|'.join(PHASES)})/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
+_NAME = re.compile(rf"({'|'.join((*PHASES, FOREIGN))})/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
 
 
 def is_sound_name(name: str) -> bool:
@@ -38,11 +42,18 @@ class RunKey:
         trial: Number of the trial in the arm's search; a confirm run bears the number of the trial that it confirms.
     """
 
-    phase: Phase
+    phase: Phase | Foreign
     arm: str
     trial: int
     subject: str
     seed: int
+
+    @property
+    def planned_phase(self) -> Phase:
+        """The phase of a run of the study's plan; raises ValueError for weights from elsewhere."""
+        if self.phase == FOREIGN:
+            raise ValueError(f"{self.name} is no run of the study's plan: its weights were trained elsewhere")
+        return self.phase
 
     @property
     def name(self) -> str:

@@ -7,17 +7,19 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 from study.storage.layout import Storage
-from study.storage.run_key import RunKey
+from study.storage.run_key import PHASES, RunKey
 from trainables.errors import UserError
 
 MOST_CANDIDATES = 20
 
 
 def begun_runs(storage: Storage) -> Iterator[RunKey]:
-    """Yields the runs that have a folder, in no order; folders of another name are passed over."""
+    """Yields the runs of the study's plan that have a folder, in no order; other folders are passed over."""
     for path in storage.runs.glob("*/*/*"):
         with contextlib.suppress(ValueError):
-            yield RunKey.parse("/".join(path.parts[-3:]))
+            key = RunKey.parse("/".join(path.parts[-3:]))
+            if key.phase in PHASES:
+                yield key
 
 
 def known_runs(storage: Storage) -> list[RunKey]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.storage.layout import WEIGHTS_NOTE_FILE
-from study.storage.run_key import RunKey
+from study.storage.run_key import FOREIGN, RunKey
 from study.storage.run_result import best_words
 from study.storage.safe_paths import inside
 from study.tracking.event_metrics import ImageFile
@@ -164,7 +164,11 @@ def describe(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any]
         f"**{key.arm}** ({document['method']}), {key.phase} phase, trial {key.trial}: "
         f"subject {key.subject}, seed {key.seed}"
     ]
-    if document["method"] != BASE:
+    if key.phase == FOREIGN:
+        lines.append(
+            f"weights from elsewhere: {training.get('file')} (SHA-256 {str(training.get('sha256'))[:12]})"
+        )
+    elif document["method"] != BASE:
         lines.append(
             f"learning rate {training.get('learning_rate', 0):.3g}, {training.get('lr_scheduler')} schedule, "
             f"{_length(training, result)}"

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,6 +17,9 @@ from study.cli.main import main
 from study.export.files import export_run
 from study.export.foreign import _resolution, evaluate_files
 from study.export.trained import complete_run
+from study.report.build import build_report
+from study.results.csv_files import read_csv
+from study.results.loading import load_results
 from study.results.run_rows import rows
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
@@ -35,6 +39,13 @@ from trainables.run import run_evaluation
 from trainables.run.execute import execute
 
 RUN = "confirm/lora-x/0000-cat-1-s1"
+FILED = "foreign/their-lora/0000-cat-1-s1"
+
+
+def main_ended(arguments: list[str], code: int = 0) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert (exit_.value.code or 0) == code
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +131,44 @@ def test_a_second_time_nothing_is_drawn_and_other_words_are_another_arm(storage:
     assert events.read_bytes() == before
 
 
-def test_the_study_goes_on_as_if_they_were_not_there(storage: Storage, file: Path) -> None:
+def test_the_plan_goes_on_as_if_they_were_not_there(storage: Storage, file: Path) -> None:
     evaluate_files(storage, [file])
-    assert [row["run_key"] for row in rows(storage)] == [RUN]
+    first, *theirs = rows(storage)
+    assert (first["run_key"], first["phase"]) == (RUN, "confirm")
+    assert {(row["phase"], row["method"]) for row in theirs} == {("foreign", "foreign")}
     assert [key.name for key in known_runs(storage)] == [RUN]
     assert complete_run(storage, "lora-x") == storage.runs / RUN
     with pytest.raises(UserError, match=r"arms with runs: lora-x$"):
         complete_run(storage, "their-lora")
+    with pytest.raises(UserError, match="was trained elsewhere: its weights are in the file that was judged"):
+        complete_run(storage, FILED)
+
+
+def test_mlflow_and_the_report_have_them(storage: Storage, file: Path, tmp_path: Path) -> None:
+    """By the command alone; from folders, MLflow and the report's own data come the same lines."""
+    where = ["--storage", str(storage.root)]
+    main_ended(["evaluate", "mine", str(file), *where])
+    folders, mirrored = load_results(storage), load_results(storage, from_mlflow=True)
+    shown = [
+        "run_key",
+        "phase",
+        "arm",
+        "method",
+        "state",
+        "quality",
+        "param.file",
+        "param.layout",
+        "param.sha256",
+    ]
+    for results in (folders, mirrored):
+        assert (results.frame["run_key"] == FILED).sum() == 1
+    pd.testing.assert_frame_equal(folders.frame[shown], mirrored.frame[shown])
+    reports = [build_report(results, tmp_path / str(k)) for k, results in enumerate((folders, mirrored))]
+    reports.append(build_report(read_csv(reports[0].folder), tmp_path / "again"))
+    tables = [(report.folder / "tables/foreign.csv").read_text() for report in reports]
+    assert tables == [tables[0]] * 3
+    assert "cat-1,foreign/their-lora,1," in tables[0]
+    assert "cat-1,lora-x,1," in tables[0]
 
 
 def test_users_mistakes_are_told_before_anything_is_drawn(
