@@ -54,19 +54,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "3e-4, text encoder 3e-4": _rates(3e-4, 3e-4),
     "6e-4, text encoder 3e-4": _rates(6e-4, 3e-4),
     "1e-3, text encoder 3e-4": _rates(1e-3, 3e-4),
+    "3e-4, text encoder 3e-4, 130 steps": _rates(3e-4, 3e-4, max_train_steps=130),
     "3e-4, text encoder 3e-4, 200 steps": _rates(3e-4, 3e-4, max_train_steps=200),
     "3e-4, text encoder 3e-4, 300 steps": _rates(3e-4, 3e-4, max_train_steps=300),
-    "3e-4, text encoder 3e-4, Adam's epsilon 3e-5, 300 steps": _rates(
-        3e-4, 3e-4, adam_epsilon=3e-5, max_train_steps=300
-    ),
+    "3e-4, text encoder 1e-4, 300 steps": _rates(3e-4, 1e-4, max_train_steps=300),
     "3e-4, text encoder 4.5e-4": _rates(3e-4, 4.5e-4),
     "2e-4, text encoder 6e-4": _rates(2e-4, 6e-4),
     "3e-4, text encoder 6e-4, Adam's epsilon 3e-5": _rates(3e-4, 6e-4, adam_epsilon=3e-5),
     "3e-4, text encoder 6e-4, Adam's epsilon 3e-5, 200 steps": _rates(
         3e-4, 6e-4, adam_epsilon=3e-5, max_train_steps=200
-    ),
-    "3e-4, text encoder 6e-4, Adam's epsilon 3e-5, 300 steps": _rates(
-        3e-4, 6e-4, adam_epsilon=3e-5, max_train_steps=300
     ),
     "1e-4, text encoder 1e-3": _rates(1e-4, 1e-3),
     "3e-4, text encoder 1e-3": _rates(3e-4, 1e-3),

@@ -5,6 +5,7 @@ This is where the packages meet: the study file, the checks, Ray, MLflow, the te
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -158,6 +159,7 @@ class _Watchers:
             self._storage,
             self._uri,
             ids=open_ledger(self._spec, self._storage),
+            hypotheses=_stated(self._spec, self._storage),
             log_weights_limit_mb=self._spec.tracking.log_weights_limit_mb,
         )
         self._view = ProgressView(StatusReader(self._storage, self._spec), self._console)
@@ -201,12 +203,33 @@ def report_study(
 
     target = reports_folder(storage, reports) / storage.study
     results = load_results(storage, from_mlflow=from_mlflow, tracking_uri=tracking_uri, csv_folder=csv_folder)
+    if not (from_mlflow or tracking_uri or csv_folder):  # the others bring what was stated with them
+        with contextlib.suppress(UserError):  # a study of an earlier version, of which nothing was stated
+            results.meta.update(_hypotheses(stored_spec(storage), storage))
     if csv_folder is not None and (other := _other_study(results, storage.study)):
         raise UserError(
             f"{csv_folder} holds the results of study {other!r}, not of {storage.study!r}; write `study report {other} "
             "--from-csv ...`"
         )
     return build_report(results, target)
+
+
+def _hypotheses(spec: StudySpec, storage: Storage) -> dict[str, Any]:
+    """The part of the results' metadata that holds what was stated; empty where nothing was."""
+    found = _stated(spec, storage)
+    return {"hypotheses": found} if found else {}
+
+
+def _stated(spec: StudySpec, storage: Storage) -> list[dict[str, Any]]:
+    """The hypotheses of a study with the time of their statement: by its ledger, or else by its record alone."""
+    from study.ledger.stated import stated_in
+
+    found = [one.as_json() for one in stated_in(spec, storage)]
+    told = {one["digest"] for one in found}
+    unknown = [one for one in spec.statements if one.digest not in told]
+    return found + [
+        {"statement": one.model_dump(mode="json", exclude_none=True), "digest": one.digest} for one in unknown
+    ]
 
 
 def _other_study(results: Results, name: str) -> str | None:
@@ -271,7 +294,9 @@ def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[in
     from study.ledger.open_ledger import open_ledger
     from study.tracking.sync import sync
 
-    counts = sync(storage, tracking_uri, ids=open_ledger(stored_spec(storage), storage))
+    spec = stored_spec(storage)
+    ledger, stated = open_ledger(spec, storage), _stated(spec, storage)
+    counts = sync(storage, tracking_uri, ids=ledger, hypotheses=stated)
     return counts.runs, len(counts.left)
 
 

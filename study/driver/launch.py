@@ -26,6 +26,7 @@ from study.driver.launch_failures import records_failed, what_failed
 from study.driver.remote_sync import storage_hooks
 from study.driver.watchdog import Watchdog
 from study.ledger.open_ledger import open_ledger
+from study.ledger.stated import state_hypotheses
 from study.spec.difference import not_taken
 from study.spec.loading import read_contents
 from study.storage.layout import TUNE_FOLDER, Storage
@@ -171,6 +172,9 @@ def launch(
             notes.append(line)
             say(line)
         queue = _queue(spec, storage)
+        for line in state_hypotheses(open_ledger(spec, storage), spec.statements):
+            notes.append(line)
+            say(line)
         ended_before = len(queue.ended)
         stalls = rounds = 0
         stale = False

@@ -158,6 +158,12 @@ class Ledger:
             if study.user_attrs.get(name) != value:
                 study.set_user_attr(name, value)
 
+    def notes(self, arm: str, repeat: int) -> dict[str, Any]:
+        """Returns all attributes of a search's Optuna study; none if it was not opened."""
+        with self._lock:
+            study = self._study(arm, "search", repeat)
+            return {} if study is None else dict(study.user_attrs)
+
     def _open(
         self,
         arm: str,

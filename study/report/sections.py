@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
 
 from study.report import cost_tables, design_tables, effect_tables, image_tables, search_tables
 from study.report import results_tables as tables
@@ -29,9 +27,12 @@ from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.foreign import foreign_table, foreign_words
 from study.report.formatting import listing, plural
+from study.report.hypotheses import judge_hypotheses
+from study.report.hypothesis_tables import hypothesis_tables, hypothesis_words
 from study.report.image_levels import class_sample, components, prompt_scores
 from study.report.measures import DATA_SET
 from study.report.prepared import ResultsLike, Rows, distinct, prepare, section
+from study.report.provenance import provenance_facts
 from study.report.search_history import METHOD, History, histories, importances
 from study.report.searches import budget_words, default_trials, repeats_of, repeats_words, search_objective
 from study.report.tables import Table
@@ -44,6 +45,7 @@ from trainables.evaluation.quality import DATA_SET_RULE
 from trainables.evaluation.quality import RULE as QUALITY_RULE
 
 DATA_SETS = "data-sets"  # key of the section that is written for data sets alone
+HYPOTHESES = "hypotheses"  # of the section whose sentences are the user's
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     styles = arm_styles(rows.arms, rows.methods)
     sections = [
         _results(rows, analysis, styles, design),
+        _hypotheses(rows, settings),
         _fronts(analysis, styles),
         _samples(rows),
         _data_sets(rows, settings.level) if rows.of_data_sets else None,
@@ -128,7 +131,7 @@ def _in_words_of_data_sets(report: Report) -> Report:
     reword = reworder((report.study, *rows.arms, *map(str, distinct(rows.frame["subject"]))))
 
     def section_of(one: Section) -> Section:
-        if one.key == DATA_SETS:
+        if one.key in (DATA_SETS, HYPOTHESES):
             return one
         rule = 1 if one.key == "method" else 0
         return replace(
@@ -203,6 +206,14 @@ def _results(
             tables.details_table(analysis, design_tables.distances_words(design)),
         ),
     )
+
+
+def _hypotheses(rows: Rows, settings: Settings) -> Section | None:
+    judged = judge_hypotheses(rows, settings.level)
+    if not judged:
+        return None
+    found = hypothesis_tables(judged, "data set" if rows.of_data_sets else "subject")
+    return Section(HYPOTHESES, "Hypotheses", hypothesis_words(judged), tables=found)
 
 
 def _known(*found: Table | None) -> tuple[Table, ...]:
@@ -425,26 +436,3 @@ def _provenance(rows: Rows) -> Section | None:
         ],
     )
     return Section("provenance", "Provenance", tables=(table,) if known else (), code=code)
-
-
-def provenance_facts(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is known of the study's origin, as names and texts."""
-    told = {"study", "quality_rule", "references", "spec", "arms", "launches", "objective"}
-    facts = [(name, value) for name, value in sorted(meta.items()) if name not in told]
-    launches = meta.get("launches")
-    for k, launch in enumerate(launches if isinstance(launches, (list, tuple)) else ()):
-        for name, value in launch.items() if isinstance(launch, Mapping) else ():
-            if name == "time" and isinstance(value, (int, float)):
-                value = datetime.fromtimestamp(value, UTC).isoformat(timespec="seconds")
-            facts.append((f"launch {k + 1}: {name}", value))
-    return [(name, _flat(value)) for name, value in facts if value not in (None, "", [], {})]
-
-
-def _flat(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(
-            f"{name} {_flat(item)}" for name, item in value.items() if item not in (None, [], "")
-        )
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_flat(item) for item in value)
-    return str(value)

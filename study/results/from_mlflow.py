@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +18,7 @@ from study.storage.layout import DOWNLOADS, STUDY_FILE, Storage, sqlite_path
 from study.storage.run_key import RunKey
 from study.storage.study_record import published_spec
 from study.tracking.event_metrics import curve_of, results_last
+from study.tracking.mirror import HYPOTHESIS_TAG
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
@@ -85,6 +88,7 @@ def _from_mlflow(store: MlflowStore, storage: Storage, with_images: bool) -> Res
         "spec_digest": experiment.tags.get("spec_digest"),
         "launches": [asdict(launch) for launch in record.launches] if record else [],
         "tracking_uri": shown,
+        **_hypotheses(experiment.tags),
     }
     order = {key: position for position, key in enumerate(frame["run_key"])}
     return Results(
@@ -94,6 +98,15 @@ def _from_mlflow(store: MlflowStore, storage: Storage, with_images: bool) -> Res
         meta=meta,
         image_scores=_scores(store, storage, found, finished),
     )
+
+
+def _hypotheses(tags: Mapping[str, str]) -> dict[str, Any]:
+    """What was stated, the earliest first, as the experiment's tags have it; empty where nothing was."""
+    found = [json.loads(text) for name, text in sorted(tags.items()) if name.startswith(HYPOTHESIS_TAG)]
+    order = sorted(
+        found, key=lambda one: (one.get("trials", math.inf), str(one.get("stated")), one.get("position", 0))
+    )
+    return {"hypotheses": order} if order else {}
 
 
 def _study_id(store: MlflowStore, storage: Storage) -> str | None:

@@ -15,6 +15,7 @@ from search_spaces.loader import check_space
 from search_spaces.schema import SearchSpace
 from study.spec.data_set_rules import fields_of_one_kind, measures_of_one_kind, one_kind_of_subjects
 from study.spec.effects import duplicate_arms, fields_without_effect, values_of
+from study.spec.hypothesis_rules import answerable
 from study.spec.sections import (
     LENGTHS,
     SHARE,
@@ -362,6 +363,7 @@ RULES_OF_FILES = (
     duplicate_arms,
     trials_per_method,
     choices_confirmed,
+    answerable,
     shared_subjects,
     shared_prompts,
     one_kind_of_subjects,

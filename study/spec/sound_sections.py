@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from search_spaces.schema import Categorical, Dimension
+from study.spec.hypotheses import Hypothesis
 from study.spec.implied import with_implied
 from study.spec.phases import ConfirmSpec, EvaluationSpec, SearchSpec
 from study.spec.sections import Arm, Budget, Resources, method_defaults
@@ -31,6 +32,7 @@ class Sections:
     budget: Budget | None = None
     evaluation: EvaluationSpec | None = None
     resources: Resources | None = None
+    hypotheses: dict[str, Hypothesis] | None = None
 
     @classmethod
     def of(cls, spec: Any) -> Sections:
@@ -39,7 +41,7 @@ class Sections:
 
     @classmethod
     def sound(cls, data: Mapping[str, Any], model: type[BaseModel]) -> Sections:
-        """Validates each section of raw data by itself and keeps what is sound; of the arms, each one."""
+        """Validates each section of raw data by itself and keeps what is sound; of arms and hypotheses, each one."""
         kept: dict[str, Any] = {}
         for name in cls.__dataclass_fields__:
             field = model.model_fields[name]
@@ -51,6 +53,13 @@ class Sections:
                     else {}
                 )
                 kept["arms"] = {key: arm for key, arm in arms.items() if arm is not None}
+            elif name == "hypotheses":
+                raw = data.get("hypotheses")
+                stated = {
+                    key: _validated(Hypothesis, one)
+                    for key, one in (raw.items() if isinstance(raw, dict) else ())
+                }
+                kept["hypotheses"] = {key: one for key, one in stated.items() if one is not None}
             elif name in data:
                 kind: Any = field.annotation
                 for extra in field.metadata:

@@ -19,6 +19,8 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, Valid
 from search_spaces.schema import SearchSpace
 from study.spec.contents import StudyContents, of_run, without_paths
 from study.spec.defaults import default_point
+from study.spec.hypotheses import Hypothesis, Statement, statement_of
+from study.spec.hypothesis_rules import levels_in
 from study.spec.implied import with_implied
 from study.spec.phases import ConfirmSpec, EvaluationSpec, SearchSpec
 from study.spec.rules import broken_rules
@@ -94,6 +96,7 @@ class StudySpec(Frozen):
     budget: Budget = Budget()
     evaluation: EvaluationSpec = EvaluationSpec()
     report: ReportSpec = ReportSpec()
+    hypotheses: dict[Name, Hypothesis] = Field(default_factory=dict)
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     storage: StorageSpec = StorageSpec()
@@ -243,6 +246,12 @@ class StudySpec(Frozen):
             contents=of_run(self._digests, key.subject, captions=captions),
         )
 
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """The hypotheses, with the arms that their conditions mean."""
+        arms, levels = tuple(self.arms), levels_in(Sections.of(self))
+        return tuple(statement_of(name, one, arms, levels) for name, one in self.hypotheses.items())
+
     # ------------------------------------------------------------------ identity and storage
 
     @property
@@ -276,10 +285,10 @@ class StudySpec(Frozen):
     def identity(self) -> dict[str, Any]:
         """Returns, as JSON values, everything that decides which runs there are and what they do.
 
-        The effective search spaces are included; resources, tracking, storage and report are not, so that a study
-        may be resumed with other resources.
+        The effective search spaces are included; resources, tracking, storage, report and hypotheses are not, so that
+        a study may be resumed with other resources.
         """
-        without = {"resources", "tracking", "storage", "report", "description"}
+        without = {"resources", "tracking", "storage", "report", "hypotheses", "description"}
         content = self.model_dump(mode="json", exclude=without)
         content["budget"].pop("max_hours")
         for field in LATER_FIELDS:  # as before there were any, a study without them is the same

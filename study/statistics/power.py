@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +98,28 @@ def subjects_to_decide(
         effect, within = difference / deviation, margin / deviation
         return max(found, float(power_of_equivalence(subjects, effect, within, alpha)))
 
+    return _fewest(power)
+
+
+def subjects_to_show_inside(
+    difference: float, deviation: float, margin: float, alpha: float = 0.05
+) -> int | None:
+    """Smallest number of subjects that shows with 80 % power that a mean lies within a margin around a value.
+
+    Args:
+        difference: Mean of the subjects' differences from the value, within the margin.
+        deviation: Their standard deviation, above 0.
+        alpha: Level of each of the two one-sided tests, after any adjustment.
+
+    Returns:
+        None above `MOST_SUBJECTS`.
+    """
+    effect, within = difference / deviation, margin / deviation
+    return _fewest(lambda subjects: float(power_of_equivalence(subjects, effect, within, alpha)))
+
+
+def _fewest(power: Callable[[int], float]) -> int | None:
+    """The smallest number of subjects at which a power that grows with it is enough."""
     counts = range(MIN_SUBJECTS, MOST_SUBJECTS + 1)
     found = bisect.bisect_left(counts, True, key=lambda subjects: power(subjects) >= POWER)
     return counts[found] if found < len(counts) else None

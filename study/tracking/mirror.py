@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +45,7 @@ from trainables.util.file_lock import lock_file
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 SYNCED = "synced"  # the tag of a run of which MLflow holds everything
+HYPOTHESIS_TAG = "hypothesis."  # before a digest: tags of the experiment
 RETRY_RUN_SECONDS = 30.0
 _SERVER_THREADS = 8  # runs that are written to a server at once; MLflow's client keeps ten connections
 
@@ -99,6 +100,7 @@ class Mirror:
     Args:
         record: Names the study and its launches.
         ids: Are told the run ids (the record itself, the ledger); their failures are ignored.
+        hypotheses: What was stated, when, and its digest; each becomes a tag of the experiment.
         log_weights_limit_mb: Weights up to so many MB are uploaded, larger ones named by path and hash.
         threads: Runs to write at once; default: several for a server, one for a database.
     """
@@ -110,6 +112,7 @@ class Mirror:
         record: TrackingRecord,
         *,
         ids: Sequence[RunIds] = (),
+        hypotheses: Sequence[Mapping[str, Any]] = (),
         log_weights_limit_mb: float = 32,
         threads: int | None = None,
     ) -> None:
@@ -118,6 +121,7 @@ class Mirror:
         self.record = record
         self.counts = Counts()
         self._ids = ids
+        self._hypotheses = {f"{HYPOTHESIS_TAG}{one['digest'][:16]}": json.dumps(one) for one in hypotheses}
         self._threads = threads or (_SERVER_THREADS if is_server(uri) else 1)
         self._guard = threading.Lock()  # of what the threads share: counts, record, parents
         self._weights_limit = int(log_weights_limit_mb * 1e6)
@@ -216,6 +220,7 @@ class Mirror:
                 "study": self.storage.study,
                 "spec_digest": spec_digest(self.storage),
                 **experiment_tags(self._spec),
+                **self._hypotheses,
                 "mlflow.note.content": f"Study {self.storage.study}. Arms by phase are the parent runs; "
                 "only the phase `confirm` is compared. `study report` reads this experiment.",
             }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from study.storage.driver_record import read_driver
 from study.storage.layout import Storage
@@ -42,13 +44,20 @@ class SyncCounts:
     problem: str | None = None
 
 
-def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | None = None) -> SyncCounts:
+def sync(
+    storage: Storage,
+    tracking_uri: str | None = None,
+    *,
+    ids: RunIds | None = None,
+    hypotheses: Sequence[Mapping[str, Any]] = (),
+) -> SyncCounts:
     """Brings MLflow up to date from the event files, or rebuilds a study in an empty store; repeating
     changes nothing.
 
     Args:
         tracking_uri: Another store than the study's own.
         ids: Told the MLflow run ids, if the store is the study's own.
+        hypotheses: See `Mirror`.
 
     Raises:
         UserError: The store does not answer, or a running study writes to it now.
@@ -63,7 +72,7 @@ def sync(storage: Storage, tracking_uri: str | None = None, *, ids: RunIds | Non
     own = uri == resolve_tracking_uri(storage)
     record = TrackingRecord(storage)
     told = ((record, ids) if ids is not None else (record,)) if own else ()
-    mirror = Mirror(storage, uri, record, ids=told, log_weights_limit_mb=limit)
+    mirror = Mirror(storage, uri, record, ids=told, hypotheses=hypotheses, log_weights_limit_mb=limit)
     mirror.add_all()
     try:
         mirror.update()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from study.tracking.mirror import BusyError, Counts, Mirror, OutageError
 from study.tracking.mlflow_store import (
@@ -37,6 +38,7 @@ class Tracker:
     Runs that an earlier, killed driver left are taken into care as well, so that none stays RUNNING.
 
     Args:
+        hypotheses: See `Mirror`.
         ids: Also told the MLflow run id of each run (the ledger); called from the tracker's thread.
         poll_seconds: How often event files are looked at.
         close_seconds: How long `close` may take at most.
@@ -48,6 +50,7 @@ class Tracker:
         uri: str,
         *,
         ids: RunIds | None = None,
+        hypotheses: Sequence[Mapping[str, Any]] = (),
         log_weights_limit_mb: float = 32,
         poll_seconds: float = 1.0,
         close_seconds: float = 60.0,
@@ -67,7 +70,9 @@ class Tracker:
         record = TrackingRecord(storage)
         record.add_launch()
         told = (record, ids) if ids is not None else (record,)
-        self._mirror = Mirror(storage, uri, record, ids=told, log_weights_limit_mb=log_weights_limit_mb)
+        self._mirror = Mirror(
+            storage, uri, record, ids=told, hypotheses=hypotheses, log_weights_limit_mb=log_weights_limit_mb
+        )
         self._mirror.add_all()
         self._thread = threading.Thread(target=self._work, name="mlflow-tracker", daemon=True)
         self._thread.start()

@@ -34,6 +34,7 @@ class Metric:
             runs are told apart. None: it is no such share.
         shown_unit: What reports show as the unit of a pure number, e.g. "count".
         explained: What reports say in the place of the description, with its thresholds; empty: the description.
+        counted: Of kind ``cost``: whether it follows from a run's configuration, so that no chance is in its value.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Metric:
     false_alarms: float | None = None
     shown_unit: str = ""
     explained: str = ""
+    counted: bool = False
 
     @property
     def key(self) -> str:
@@ -184,21 +186,21 @@ _COST = (
     Metric("class_image_seconds", "Class images", "lower", "s", "cost",
            "Wall seconds of making the class images that the run trains on, whichever run has made them."),
     Metric("class_image_flops", "Class image FLOPs", "lower", "FLOP", "cost",
-           "Counted floating-point operations of making them."),
+           "Counted floating-point operations of making them.", counted=True),
     Metric("energy_joules", "Energy", "lower", "J", "cost",
            "Of the device while training, where NVML or RAPL counts it; missing elsewhere."),
     Metric("lost_seconds", "Lost time", "lower", "s", "cost",
            "Training seconds of interrupted attempts that had to be done again.", ranked=False),
     Metric("train_steps", "Training steps", "lower", "", "cost",
-           "Optimizer steps that were done."),
+           "Optimizer steps that were done.", counted=True),
     Metric("train_flops", "Training FLOPs", "lower", "FLOP", "cost",
-           "Counted floating-point operations of all training steps; the same on every machine."),
+           "Counted floating-point operations of all training steps; the same on every machine.", counted=True),
     Metric("peak_memory_bytes", "Peak memory", "lower", "B", "cost",
            "Peak during training: allocated CUDA memory, or the process's resident set on a CPU."),
     Metric("trainable_parameters", "Trained parameters", "lower", "", "cost",
-           "Number of parameters that the optimizer changes.", shown_unit="count"),
+           "Number of parameters that the optimizer changes.", shown_unit="count", counted=True),
     Metric("artifact_bytes", "Weights on disk", "lower", "B", "cost",
-           "Size of the saved weights."),
+           "Size of the saved weights.", counted=True),
     Metric("image_latency_seconds", "Latency per image", "lower", "s", "cost",
            "Wall seconds per image in a warm batch of 4 at the evaluation's steps, adapters beside the weights.",
            ranked=False),

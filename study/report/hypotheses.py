@@ -1,0 +1,290 @@
+"""Judges stated hypotheses: each by one interval, which holds together with those of all that were stated beside it.
+
+Claims of one study rest on the same runs, so that some of many would come out by chance alone. Each interval therefore
+has the level 1 - 0.05 / k for k hypotheses that runs decide (Bonferroni): all of them hold at once in 95 % of studies,
+and so do all verdicts, since each is read off from its interval. Those that were stated after the first trial are a
+family of their own: they may have been chosen by what was seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from study.report.measures import TOTAL_FLOPS
+from study.report.pairing import Values, mean_of_known, values_of
+from study.report.prepared import Rows
+from study.spec.hypotheses import Operand, Statement, number_of
+from study.statistics.paired import LEVEL, Estimate, Floats, estimate_of, moments
+from study.statistics.power import MIN_SUBJECTS, subjects_to_decide, subjects_to_show_inside
+from trainables.evaluation.metrics_table import METRICS
+from trainables.methods.registry import BASE
+
+Ruling = Literal["supported", "refuted", "equivalent", "not enough runs", "not measured"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """What is expected of the statistic: all between `low` and `high`, of which one may be infinite.
+
+    Attributes:
+        near_low, near_high: What is as good as the limit of a one-sided claim; None without a margin.
+    """
+
+    low: float
+    high: float
+    near_low: float | None = None
+    near_high: float | None = None
+
+    @classmethod
+    def of(cls, statement: Statement) -> Region:
+        """The region of a statement, in the units of its statistic."""
+        expect, margin = statement.expect, statement.margin
+        if expect.between is not None:
+            return cls(number_of(expect.between[0]), number_of(expect.between[1]))
+        if expect.equal_to is not None:
+            value = number_of(expect.equal_to)
+            return cls(value - (margin or 0.0), value + (margin or 0.0))
+        stated = expect.more_than if expect.more_than is not None else expect.less_than
+        assert stated is not None, "one of the four is given"
+        limit = number_of(stated)
+        low, high = (limit, math.inf) if expect.more_than is not None else (-math.inf, limit)
+        return cls(low, high, limit - margin, limit + margin) if margin else cls(low, high)
+
+    def in_logarithms(self) -> Region:
+        """The same of a ratio's logarithm."""
+
+        def log(value: float | None) -> float | None:
+            return None if value is None else math.log(value) if value > 0 else -math.inf
+
+        low, high = log(self.low), log(self.high)
+        assert low is not None
+        assert high is not None
+        return Region(low, high, log(self.near_low), log(self.near_high))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One hypothesis and what the runs say of it.
+
+    Attributes:
+        stated: When, ISO 8601; None where the ledger does not say.
+        trials: How many trials there were then; None likewise.
+        estimate: Of the statistic, with its own 95 % interval; of a ratio the geometric mean.
+        together: The same with the interval from which the ruling is read.
+        exact: Whether the measure is counted, so that a run's value has no error of its own.
+        needed: How many subjects would decide it with 80 % power, if it is as it was seen; None where it is decided,
+            unknown, or takes more than `study.statistics.power.MOST_SUBJECTS`.
+        missing: Why it is not measured.
+    """
+
+    statement: Statement
+    stated: str | None
+    trials: int | None
+    estimate: Estimate
+    together: Estimate
+    exact: bool
+    ruling: Ruling
+    needed: int | None = None
+    missing: str = ""
+
+    @property
+    def in_advance(self) -> bool:
+        """Whether it was stated before the first trial."""
+        return self.trials == 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A hypothesis with one number a subject, in logarithms where it is a ratio."""
+
+    statement: Statement
+    stated: str | None
+    trials: int | None
+    units: Floats
+    runs: int
+    missing: str
+
+    @property
+    def is_ratio(self) -> bool:
+        return self.statement.statistic == "ratio"
+
+    @property
+    def region(self) -> Region:
+        region = Region.of(self.statement)
+        return region.in_logarithms() if self.is_ratio else region
+
+
+def judge_hypotheses(rows: Rows, level: float = LEVEL) -> tuple[Judged, ...]:
+    """Judges all hypotheses of a study, in the order of their statement.
+
+    Args:
+        level: Of the intervals that hold together.
+    """
+    asked = [_asked(rows, *one) for one in _stated(rows.meta)]
+    return tuple(
+        judged
+        for family in ([one for one in asked if one.trials == 0], [one for one in asked if one.trials != 0])
+        for judged in _family(family, level)
+    )
+
+
+def _stated(meta: Mapping[str, Any]) -> list[tuple[Statement, str | None, int | None]]:
+    found = []
+    entries = meta.get("hypotheses")
+    for entry in entries if isinstance(entries, Sequence) else ():
+        try:
+            statement = Statement.model_validate(entry["statement"])
+        except (ValidationError, KeyError, TypeError):  # of a version that this one does not understand
+            continue
+        found.append((statement, entry.get("stated"), entry.get("trials")))
+    return found
+
+
+def _asked(rows: Rows, statement: Statement, stated: str | None, trials: int | None) -> _Asked:
+    units, runs, missing = np.empty(0), 0, ""
+    if statement.statistic != "arithmetic":
+        units, runs, missing = _units(rows, statement)
+    return _Asked(statement, stated, trials, units, runs, missing)
+
+
+def _units(rows: Rows, statement: Statement) -> tuple[Floats, int, str]:
+    """One number a subject, how many runs are behind them, and why there are none."""
+    measure = statement.measure or ""
+    if measure not in rows.confirm or not rows.confirm[measure].notna().any():
+        return np.empty(0), 0, f"no run has a value of {measure}"
+    values = values_of(rows.confirm, measure)
+    absent = [arm for one in statement.operands for arm in one.arms or () if arm not in values.arms]
+    if absent:
+        return np.empty(0), 0, f"no run of {', '.join(dict.fromkeys(absent))} has a value of {measure}"
+    base = {arm for arm, method in rows.methods.items() if method == BASE}
+    parts = [_of_operand(values, one, base) for one in statement.operands]
+    if statement.statistic == "ratio":
+        if any((part[np.isfinite(part)] <= 0).any() for part in parts):
+            return np.empty(0), 0, f"{measure} is not above 0 in all runs, and a ratio needs that"
+        with np.errstate(invalid="ignore"):
+            parts = [np.log(part) for part in parts]
+    found = parts[0] if len(parts) == 1 else parts[0] - parts[1]
+    units = mean_of_known(found)
+    if not np.isfinite(units).any():
+        return np.empty(0), 0, "no subject has runs of all that is compared"
+    return units[np.isfinite(units)], int(np.isfinite(found).sum()), ""
+
+
+def _of_operand(values: Values, operand: Operand, base: set[str]) -> Floats:
+    """Mean of the arms for each subject and seed, shape ``(subjects, seeds)``; NaN where one of them is missing.
+
+    The seeds of the untrained model differ in evaluation noise only, and are averaged.
+    """
+    shape = values.array.shape[1:]
+    if operand.predicted is not None:
+        return np.full(shape, number_of(operand.predicted))
+    arms = [
+        np.broadcast_to(mean_of_known(values.of(arm))[:, None], shape) if arm in base else values.of(arm)
+        for arm in operand.arms or ()
+    ]
+    return np.asarray(np.mean(arms, axis=0))
+
+
+# ------------------------------------------------------------------ rulings
+
+
+def _family(family: Sequence[_Asked], level: float) -> list[Judged]:
+    """Judges hypotheses that share one level."""
+    decided_by_runs = [one for one in family if one.statement.statistic != "arithmetic" and not one.missing]
+    alone = 1 - (1 - level) / max(1, len(decided_by_runs))
+    return [_judged(one, level, alone) for one in family]
+
+
+def _judged(one: _Asked, level: float, alone: float) -> Judged:
+    statement = one.statement
+    if statement.statistic == "arithmetic":
+        value = statement.number if statement.number is not None else math.nan
+        region = one.region
+        fact = Estimate(value, value, value, level=level)
+        ruling: Ruling = "supported" if _holds(region, value, statement) else "refuted"
+        return Judged(statement, one.stated, one.trials, fact, fact, True, ruling)
+    exact = is_counted(statement.measure)
+    if one.missing:
+        nothing = Estimate(None, level=level)
+        return Judged(
+            statement, one.stated, one.trials, nothing, nothing, exact, "not measured", missing=one.missing
+        )
+    own = estimate_of(one.units, one.runs, level=level)
+    together = estimate_of(one.units, one.runs, level=alone)
+    if exact and own.low is None:  # every run has the value, and no chance is in it
+        low, high = float(one.units.min()), float(one.units.max())
+        own, together = (replace(estimate, low=low, high=high) for estimate in (own, together))
+    ruling = _ruling(one.region, together)
+    needed = _needed(one, 1 - alone) if ruling == "not enough runs" else None
+    if one.is_ratio:
+        own, together = _exponential(own), _exponential(together)
+    return Judged(statement, one.stated, one.trials, own, together, exact, ruling, needed)
+
+
+def _holds(region: Region, value: float, statement: Statement) -> bool:
+    """Whether arithmetic comes to what is expected; limits of one-sided claims are themselves no part of it."""
+    if statement.expect.more_than is not None or statement.expect.less_than is not None:
+        return region.low < value < region.high
+    rounding = 1e-12 * max(1.0, abs(value))
+    return region.low - rounding <= value <= region.high + rounding
+
+
+def is_counted(measure: str | None) -> bool:
+    """Whether a measure follows from a run's configuration, so that no chance is in its value."""
+    return measure == TOTAL_FLOPS or (measure in METRICS and METRICS[measure].counted)
+
+
+def _ruling(region: Region, together: Estimate) -> Ruling:
+    low, high = together.low, together.high
+    if low is None or high is None:
+        return "not enough runs"
+    near_low, near_high = region.near_low, region.near_high
+    if near_low is not None and near_high is not None and near_low < low and high < near_high:
+        return "equivalent"
+    if region.low <= low and high <= region.high and not low == high == _end(region):
+        return "supported"
+    if high < region.low or low > region.high or low == high == _end(region):
+        return "refuted"
+    return "not enough runs"
+
+
+def _end(region: Region) -> float | None:
+    """The limit of a one-sided claim, at which it does not hold; None of a region with two ends."""
+    if math.isinf(region.high):
+        return region.low
+    return region.high if math.isinf(region.low) else None
+
+
+def _needed(one: _Asked, alpha: float) -> int | None:
+    """How many subjects would decide it with 80 % power, with the mean and the spread that were seen."""
+    count, mean, deviation = (float(part) for part in moments(one.units))
+    if count < MIN_SUBJECTS:
+        return MIN_SUBJECTS
+    if deviation == 0:
+        return None
+    region = one.region
+    if (limit := _end(region)) is not None:
+        near = None if region.near_high is None else region.near_high - limit
+        found = subjects_to_decide(mean - limit, deviation, near, alpha)
+    else:
+        middle, half = (region.low + region.high) / 2, (region.high - region.low) / 2
+        away = abs(mean - middle)
+        found = (
+            subjects_to_show_inside(away, deviation, half, alpha / 2)
+            if away < half
+            else subjects_to_decide(away - half, deviation, None, alpha)
+        )
+    return None if found is None else max(found, int(count) + 1)
+
+
+def _exponential(estimate: Estimate) -> Estimate:
+    def power(value: float | None) -> float | None:
+        return None if value is None else math.exp(value)
+
+    return replace(estimate, value=power(estimate.value), low=power(estimate.low), high=power(estimate.high))

@@ -1,0 +1,68 @@
+"""Whether the hypotheses of a study file can be asked of its arms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from study.spec.effects import values_of
+from study.spec.hypotheses import Hypothesis, LevelsOf, Operand, agrees
+from study.spec.sound_sections import Problem, Sections
+from trainables.config.messages import did_you_mean
+from trainables.methods.registry import method_config_class
+
+
+def levels_in(sections: Sections) -> LevelsOf:
+    """Returns what gives the values of a field, or ``method``, in an arm of a study."""
+    arms = sections.arms or {}
+
+    def levels(arm: str, field: str) -> Sequence[Any]:
+        method = arms[arm].method
+        if field == "method":
+            return [method]
+        if "method" in method_config_class(method).needs_of(field):  # it does not read it
+            return []
+        if sections.training is None or sections.budget is None or sections.model is None:
+            return []
+        return values_of(field, arms[arm], sections.training, sections.budget, sections.model)
+
+    return levels
+
+
+def answerable(sections: Sections) -> Iterator[Problem]:
+    """A hypothesis names arms that there are, and conditions that some arm meets; one measured value has one arm."""
+    arms = list(sections.arms or {})
+    whole = None not in (sections.training, sections.budget, sections.model) and bool(arms)
+    for name, hypothesis in (sections.hypotheses or {}).items():
+        for place, operand in _placed(hypothesis):
+            for arm in operand.arms or ():
+                if arms and arm not in arms:
+                    near = did_you_mean(arm, arms)
+                    yield (
+                        ("hypotheses", name, *place),
+                        f"no arm is called {arm!r}; {near}arms: {', '.join(arms)}",
+                    )
+            if operand.where is not None and whole:
+                levels = levels_in(sections)
+                if not any(agrees(arm, operand.where, levels) for arm in arms):
+                    yield ("hypotheses", name, *place, "where"), _nowhere(operand.where, arms, levels)
+
+
+def _nowhere(where: Mapping[str, Any], arms: Sequence[str], levels: LevelsOf) -> str:
+    there = {
+        field: list(
+            dict.fromkeys(json.dumps(found[0]) for arm in arms if len(found := levels(arm, field)) == 1)
+        )
+        for field in where
+    }
+    said = "; ".join(
+        f"{field}: {', '.join(values) or 'no value of its own in any arm'}" for field, values in there.items()
+    )
+    return f"no arm has all of that; there are {said}"
+
+
+def _placed(hypothesis: Hypothesis) -> Iterator[tuple[tuple[str | int, ...], Operand]]:
+    several = len(hypothesis.operands) > 1
+    for position, operand in enumerate(hypothesis.operands):
+        yield (hypothesis.statistic, *((position,) if several else ())), operand

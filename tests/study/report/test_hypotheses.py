@@ -1,0 +1,250 @@
+"""Verdicts on stated hypotheses: against intervals computed here, and against chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from study.report.build import build_report
+from study.report.hypotheses import Judged, judge_hypotheses
+from study.report.hypothesis_tables import hypothesis_tables, hypothesis_words
+from study.report.measures import ALL
+from study.report.prepared import prepare
+from study.report.sections import compose
+from study.report.tables import to_csv
+from study.results.csv_files import read_csv
+from study.results.frames import Results
+from study.spec.hypotheses import MADE_BY_REPORT, Hypothesis, statement_of
+from tests.helpers.synthetic_results import ARMS, Study, make_results
+
+SUBJECTS = ("a", "b", "c", "d", "e", "f")
+STUDY = Study(
+    arms=ARMS[:4], trials=1, subjects=SUBJECTS, seeds=(100, 101), modern=True, failing=(), pruned=()
+)
+FIRST, SECOND, THIRD = "lora-cosine", "lora-constant", "dreambooth-cosine"
+
+
+def results(hypotheses: Mapping[str, Mapping[str, Any]], trials: int | None = 0, **columns: Any) -> Results:
+    """A made-up study with hypotheses, and with columns that are given by (arm, subject index, seed)."""
+    made = make_results(STUDY)
+    frame = made.frame.copy()
+    for name, value in columns.items():
+        frame[name] = [
+            value(row.arm, SUBJECTS.index(row.subject) if row.subject in SUBJECTS else 0, row.seed)
+            for row in frame.itertuples()
+        ]
+    arms = [arm.name for arm in STUDY.arms]
+    stated = []
+    for name, fields in hypotheses.items():
+        one = statement_of(
+            name, Hypothesis.model_validate({"claim": f"{name}.", **fields}), arms, lambda *_: []
+        )
+        entry = {"statement": one.model_dump(mode="json", exclude_none=True), "digest": one.digest}
+        stated.append(
+            entry if trials is None else {**entry, "trials": trials, "stated": "2026-01-01T00:00:00Z"}
+        )
+    return replace(made, frame=frame, meta={**made.meta, "hypotheses": stated})
+
+
+def judged(hypotheses: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Judged]:
+    return {one.statement.name: one for one in judge_hypotheses(prepare(results(hypotheses, **more)))}
+
+
+def quality(arm: str, subject: int, seed: int) -> float:
+    return (
+        {FIRST: 0.6, SECOND: 0.5, THIRD: 0.55}.get(arm, 0.0)
+        + 0.01 * subject * (arm == FIRST)
+        + 0.001 * (seed - 100)
+    )
+
+
+def interval(units: np.ndarray, level: float) -> tuple[float, float]:
+    found = stats.t.interval(level, len(units) - 1, units.mean(), stats.sem(units))
+    return float(found[0]), float(found[1])
+
+
+def test_a_difference_has_the_interval_of_its_family() -> None:
+    """Two hypotheses that runs decide: 97.5 % each; arithmetic shares no level."""
+    found = judged(
+        {
+            "ahead": {"measure": "quality", "difference": [FIRST, SECOND], "expect": {"more_than": 0.05}},
+            "behind": {"measure": "quality", "difference": [SECOND, FIRST], "expect": {"more_than": 0.05}},
+            "sum": {"arithmetic": "8 * (10,000 + 20,000)", "expect": {"equal_to": 240000}, "margin": 0},
+        },
+        quality=quality,
+    )
+    units = np.array([0.1 + 0.01 * subject for subject in range(6)])
+    ahead = found["ahead"]
+    assert ahead.estimate.value == pytest.approx(units.mean())
+    assert (ahead.estimate.low, ahead.estimate.high) == pytest.approx(interval(units, 0.95))
+    assert (ahead.together.low, ahead.together.high) == pytest.approx(interval(units, 0.975))
+    assert (ahead.estimate.n, ahead.estimate.n_subjects) == (12, 6)
+    assert [one.ruling for one in found.values()] == ["supported", "refuted", "supported"]
+
+
+def test_a_ratio_is_geometric_and_may_have_a_prediction() -> None:
+    def memory(arm: str, subject: int, seed: int) -> float:
+        return (3e9 if arm == THIRD else 1e9) * math.exp(0.02 * subject * (arm == THIRD))
+
+    found = judged(
+        {
+            "times": {"measure": "peak_memory_bytes", "ratio": [THIRD, FIRST], "expect": {"more_than": 3}},
+            "predicted": {"measure": "peak_memory_bytes", "ratio": [FIRST, {"predicted": "2 * 5e8"}],
+                          "expect": {"equal_to": 1}, "margin": 0.01},
+        },
+        peak_memory_bytes=memory,
+    )  # fmt: skip
+    logarithms = np.array([math.log(3) + 0.02 * subject for subject in range(6)])
+    assert found["times"].estimate.value == pytest.approx(math.exp(logarithms.mean()))
+    low, high = interval(logarithms, 0.975)
+    assert (found["times"].together.low, found["times"].together.high) == pytest.approx(
+        (math.exp(low), math.exp(high))
+    )
+    assert found["predicted"].estimate.value == pytest.approx(1)
+    assert [one.ruling for one in found.values()] == ["supported", "supported"]
+
+
+@pytest.mark.parametrize(
+    ("expect", "margin", "ruling"),
+    [
+        ({"more_than": 0.0}, None, "supported"),
+        ({"more_than": 0.0}, 0.5, "equivalent"),
+        ({"less_than": 0.0}, None, "refuted"),
+        ({"less_than": 0.0}, 0.5, "equivalent"),
+        ({"more_than": 0.12}, None, "not enough runs"),
+        ({"equal_to": 0.125}, 0.1, "supported"),
+        ({"equal_to": 0.125}, 0.015, "not enough runs"),
+        ({"equal_to": 0.5}, 0.1, "refuted"),
+        ({"between": [0.0, 0.2]}, None, "supported"),
+        ({"between": [0.5, 0.6]}, None, "refuted"),
+        ({"between": [0.115, 0.6]}, None, "not enough runs"),
+    ],
+)
+def test_verdicts_are_read_off_from_the_interval(expect: Any, margin: float | None, ruling: str) -> None:
+    """The differences of the subjects are .10 to .15, mean .125, interval about +-.02."""
+    one = judged(
+        {"h": {"measure": "quality", "difference": [FIRST, SECOND], "expect": expect, "margin": margin}},
+        quality=quality,
+    )["h"]
+    assert one.ruling == ruling
+    assert (one.needed is not None) == (ruling == "not enough runs")
+
+
+def test_few_subjects_decide_nothing_but_what_is_counted() -> None:
+    made = results(
+        {
+            "quality": {"measure": "quality", "difference": [FIRST, SECOND], "expect": {"more_than": 0}},
+            "counted": {
+                "measure": "trainable_parameters",
+                "ratio": [THIRD, FIRST],
+                "expect": {"more_than": 10},
+            },
+            "exactly": {"measure": "trainable_parameters", "value": FIRST, "expect": {"less_than": 98_304}},
+            "nowhere": {"measure": "energy_joules", "value": FIRST, "expect": {"less_than": 1}},
+        }
+    )
+    few = made.frame[(made.frame["phase"] == "search") | made.frame["subject"].isin(["a", "b"])]
+    found = judge_hypotheses(prepare(replace(made, frame=few)))
+    assert [one.ruling for one in found] == ["not enough runs", "supported", "refuted", "not measured"]
+    (table,) = hypothesis_tables(found, "subject")
+    verdicts = [line.split(",")[-2] for line in to_csv(table).splitlines()[1:]]
+    assert verdicts[0] == "not enough runs: at least 3 subjects"
+    assert "no run has a value of energy_joules" in verdicts[3]
+
+
+def test_one_arm_that_lacks_a_subject_leaves_it_out_of_the_mean() -> None:
+    made = results(
+        {"h": {"measure": "quality", "difference": [[FIRST, SECOND], THIRD], "expect": {"more_than": 0}}},
+        quality=quality,
+    )
+    frame = made.frame
+    gone = (frame["arm"] == SECOND) & (frame["subject"] == "b") & (frame["phase"] == "confirm")
+    (one,) = judge_hypotheses(prepare(replace(made, frame=frame[~gone])))
+    units = [(0.6 + 0.01 * subject + 0.5) / 2 - 0.55 for subject in (0, 2, 3, 4, 5)]
+    assert one.estimate.value == pytest.approx(np.mean(units))
+    assert one.estimate.n_subjects == 5
+
+
+def test_what_came_later_is_apart_and_what_nobody_knows_is_later() -> None:
+    fields = {"measure": "quality", "difference": [FIRST, SECOND], "expect": {"more_than": 0}}
+    first, later, unknown = (results({"h": fields}, trials) for trials in (0, 7, None))
+    assert [table.key for table in hypothesis_tables(judge_hypotheses(prepare(first)), "subject")] == [
+        "hypotheses"
+    ]
+    for made, said in ((later, "after 7 trials"), (unknown, "the ledger does not say")):
+        found = judge_hypotheses(prepare(made))
+        (table,) = hypothesis_tables(found, "subject")
+        assert table.key == "hypotheses-later"
+        assert said in to_csv(table)
+        assert hypothesis_words(found) == ("1 was added later, and is listed apart.",)
+
+
+def test_the_report_made_again_says_the_same(tmp_path: Path) -> None:
+    made = results(
+        {
+            "h": {
+                "measure": "quality",
+                "difference": [FIRST, SECOND],
+                "expect": {"more_than": 0},
+                "source": "<b>",
+            }
+        }
+    )
+    first = build_report(made, tmp_path / "first")
+    again = build_report(read_csv(first.folder), tmp_path / "again")
+    for name in ("report.md", "tables/hypotheses.csv", "tables/hypotheses.tex"):
+        assert (again.folder / name).read_bytes() == (first.folder / name).read_bytes(), name
+    page = first.html.read_text()
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page.split('id="hypotheses"')[1].split("</section>")[0]
+
+
+def test_a_study_without_hypotheses_says_nothing_of_them() -> None:
+    assert all(section.key != "hypotheses" for section in compose(make_results(STUDY)).sections)
+
+
+def test_all_verdicts_of_a_study_are_right_in_95_of_100_studies() -> None:
+    """Known truth: no arm differs, so that each limit is the truth itself, and any verdict on it is false."""
+    pairs = {
+        "at-limit": {"measure": "quality", "difference": [FIRST, SECOND], "expect": {"more_than": 0}},
+        "at-margin": {
+            "measure": "quality",
+            "difference": [FIRST, SECOND],
+            "expect": {"equal_to": 0.1},
+            "margin": 0.1,
+        },
+        "other": {
+            "measure": "quality",
+            "difference": [THIRD, SECOND],
+            "expect": {"less_than": 0},
+            "margin": 0.3,
+        },
+        "also": {"measure": "subject_fidelity", "difference": [THIRD, SECOND], "expect": {"less_than": 0}},
+    }
+    made = results(pairs)
+    frame = made.frame[made.frame["phase"] == "confirm"]
+    rng = np.random.default_rng(0)
+    wrong, studies = 0, 400
+    for _ in range(studies):
+        draws = frame.assign(
+            quality=rng.normal(0.5, 0.05, len(frame)), subject_fidelity=rng.normal(0.5, 0.05, len(frame))
+        )
+        found = {
+            one.statement.name: one.ruling for one in judge_hypotheses(prepare(replace(made, frame=draws)))
+        }
+        false = [found["at-limit"] in ("supported", "refuted"), found["at-margin"] in ("supported", "refuted"),
+                 found["other"] in ("supported", "refuted"), found["also"] in ("supported", "refuted")]  # fmt: skip
+        wrong += any(false)
+    assert wrong / studies <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+    assert wrong > 0, "or the test cannot fail"
+
+
+def test_costs_that_the_report_sums_are_measures_of_it() -> None:
+    assert set(MADE_BY_REPORT) <= set(ALL)
