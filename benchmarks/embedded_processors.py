@@ -57,10 +57,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "3e-4, text encoder 3e-4, 130 steps": _rates(3e-4, 3e-4, max_train_steps=130),
     "3e-4, text encoder 3e-4, 200 steps": _rates(3e-4, 3e-4, max_train_steps=200),
     "3e-4, text encoder 3e-4, 300 steps": _rates(3e-4, 3e-4, max_train_steps=300),
-    "3e-4, text encoder 1e-4, 300 steps": _rates(3e-4, 1e-4, max_train_steps=300),
     "3e-4, text encoder 4.5e-4": _rates(3e-4, 4.5e-4),
     "2e-4, text encoder 6e-4": _rates(2e-4, 6e-4),
     "3e-4, text encoder 6e-4, Adam's epsilon 3e-5": _rates(3e-4, 6e-4, adam_epsilon=3e-5),
+    "3e-4, text encoder 8e-4, Adam's epsilon 3e-5": _rates(3e-4, 8e-4, adam_epsilon=3e-5),
     "3e-4, text encoder 6e-4, Adam's epsilon 3e-5, 200 steps": _rates(
         3e-4, 6e-4, adam_epsilon=3e-5, max_train_steps=200
     ),
@@ -73,6 +73,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "3e-4, text encoder 1e-3, Adam's epsilon 1e-6": _rates(3e-4, 1e-3, adam_epsilon=1e-6),
     "3e-4, text encoder 1e-3, Adam's epsilon 1e-5": _rates(3e-4, 1e-3, adam_epsilon=1e-5),
     "3e-4, text encoder 1e-3, Adam's epsilon 3e-5": _rates(3e-4, 1e-3, adam_epsilon=3e-5),
+    "3e-4, text encoder 1e-3, Adam's epsilon 3e-5, EMA .95": _rates(
+        3e-4, 1e-3, adam_epsilon=3e-5, **_AVERAGED
+    ),
+    "3e-4, text encoder 1e-3, Adam's epsilon 5e-5": _rates(3e-4, 1e-3, adam_epsilon=5e-5),
     "3e-4, text encoder 1e-3, Adam's epsilon 1e-4": _rates(3e-4, 1e-3, adam_epsilon=1e-4),
     "3e-4, text encoder 1e-3, prior weight 1": _rates(3e-4, 1e-3, prior_loss_weight=1.0),
     "3e-4, text encoder 1e-3, batch of 8": _rates(3e-4, 1e-3, train_batch_size=8),

@@ -1,6 +1,8 @@
 """LoRA in the layout of kohya's sd-scripts, which A1111, ComfyUI and others read: a strength of its own in each layer.
 
-diffusers has a converter to this layout, which writes alpha = rank whatever the adapter's alpha is.
+diffusers has a converter to this layout, which writes alpha = rank whatever the adapter's alpha is, and one from it,
+which takes the most common alpha of a file for all of its attention layers: theirs bear another name in the file than
+it looks for. So a file has one alpha, and where layers had others, the difference is in their weights.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class KohyaLayer:
 
 
 def write_kohya(path: Path, parts: Mapping[Part, Mapping[str, KohyaLayer]], model: Mapping[str, str]) -> None:
-    """Writes adapters as one safetensors file.
+    """Writes adapters as one safetensors file, with the most common alpha in all layers.
 
     Args:
         parts: Part of the model -> module -> its adapter.
@@ -42,16 +44,18 @@ def write_kohya(path: Path, parts: Mapping[Part, Mapping[str, KohyaLayer]], mode
     import torch
     from safetensors.torch import save_file
 
+    named = {
+        kohya_name(part, module): layer for part, layers in parts.items() for module, layer in layers.items()
+    }
+    alpha, _ = Counter(layer.alpha for layer in named.values()).most_common(1)[0]
+    rank, _ = Counter(len(layer.down) for layer in named.values()).most_common(1)[0]
     tensors = {}
-    sizes: Counter[tuple[int, float]] = Counter()
-    for part, layers in parts.items():
-        for module, layer in layers.items():
-            name = kohya_name(part, module)
-            tensors[f"{name}.lora_down.weight"] = layer.down
-            tensors[f"{name}.lora_up.weight"] = layer.up
-            tensors[f"{name}.alpha"] = torch.tensor(layer.alpha, dtype=torch.float32)
-            sizes[len(layer.down), layer.alpha] += 1
-    (rank, alpha), _ = sizes.most_common(1)[0]
+    for name, layer in named.items():
+        tensors[f"{name}.lora_down.weight"] = layer.down
+        tensors[f"{name}.lora_up.weight"] = (
+            layer.up if layer.alpha == alpha else layer.up * (layer.alpha / alpha)
+        )
+        tensors[f"{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32)
     metadata = {
         **model,
         "ss_network_module": "networks.lora",

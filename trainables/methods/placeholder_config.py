@@ -258,6 +258,17 @@ def word_problems(config: PlaceholderConfig, readers: Iterable[PromptReader], mo
                 f"placeholder_token: {', '.join(map(repr, known))} is a token of {model!r} already; take a word that "
                 "is none, for example <my-cat>"
             )
+        small = config.placeholder_token.lower()
+        if (
+            config.num_vectors > 1
+            and small != config.placeholder_token
+            and reader.ids("A") == reader.ids("a")
+        ):
+            problems.append(
+                f"placeholder_token: {config.placeholder_token!r} has capital letters, which {model!r} reads as small "
+                f"ones, so that other programs would draw with the first of its {config.num_vectors} vectors alone; "
+                f"take {small!r}"
+            )
         for word in (config.initializer_token or "").split():
             count = len(reader.ids(word))
             if count != 1:

@@ -116,16 +116,23 @@ def test_files_in_kohyas_names_hold_what_was_trained(
     assert about["ss_base_model_version"] == {"sd1": "sd_v1", "sdxl": "sdxl_base_v1-0"}[name]
 
 
-@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+MIXED = {"rank_pattern": {"attn2.to_q": 1}, "alpha_pattern": {"proj_in": 6}}
+
+
+@pytest.mark.parametrize(
+    ("name", "patterns"), [("sd1", {}), ("sd2", {}), ("sdxl", {}), ("sd1", MIXED), ("sdxl", MIXED)]
+)
 def test_diffusers_reads_the_kohya_file_by_its_own_converter(
-    name: str, folders: dict[str, Path], tmp_path: Path
+    name: str, patterns: dict[str, Any], folders: dict[str, Path], tmp_path: Path
 ) -> None:
+    """With alphas of their own in some layers too, of which the converter would lose those of attention."""
     backbone = load(folders[name])
     fields = {
         "train_text_encoder": True,
         "r": 2,
-        "lora_alpha": 3,
-        "target_modules": ["attn2.to_q", "proj_in"],
+        "lora_alpha": None if patterns else 3,  # None: the rank, of which some layers have another
+        "target_modules": ["attn2.to_q", "attn2.to_k", "proj_in"],
+        **patterns,
     }
     config = trained(backbone, "lora", tmp_path / "weights", **fields)
     for form in ("kohya", "diffusers"):
@@ -147,7 +154,7 @@ def test_diffusers_reads_the_kohya_file_by_its_own_converter(
         "sdxl": ("sdxl_base_v1-0", "False"),
     }[name]
     assert (about["ss_base_model_version"], about["ss_v2"]) == (version, second)
-    assert (about["ss_network_dim"], about["ss_network_alpha"]) == ("2", "3")
+    assert (about["ss_network_dim"], about["ss_network_alpha"]) == ("2", "2" if patterns else "3")
 
 
 def by_peft(pipeline: Any, folder: Path) -> Any:

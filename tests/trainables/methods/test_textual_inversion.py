@@ -423,6 +423,10 @@ def test_two_text_encoders_have_vectors_of_their_own(tmp_path: Path, monkeypatch
         ({"placeholder_token": "teapot"}, "'teapot' is a token of .* already"),
         ({"initializer_token": "zebra"}, "'zebra' is 5 tokens of"),
         ({"initializer_token": "cat zebra", "num_vectors": 2}, "'zebra' is 5 tokens of"),
+        (
+            {"placeholder_token": "<MyCat>", "num_vectors": 2},
+            "has capital letters, .* of its 2 vectors .* take '<mycat>'",
+        ),
         ({"num_vectors": 80}, "80 vectors are as many tokens, and .* reads 77, .* take 75 at most"),
         ({"num_vectors": 70}, "the training prompt 'a .*' has .* learnable_property: null"),
         ({"num_vectors": 75, "learnable_property": None}, "instance_prompt has 78 tokens and .* reads 77"),
@@ -441,6 +445,10 @@ def test_what_does_not_fit_the_model_is_refused(
         build_trainer(config, backbone, subject, Cache(config.cache_dir))
     assert backbone.parameter_digest() == before
     assert backbone.is_base_model()
+
+
+def test_one_vector_may_have_capital_letters(make_config: MakeConfig) -> None:
+    assert not check_run(make_config(NAME, placeholder_token="<MyCat>"))
 
 
 def test_all_that_does_not_fit_is_said_at_once(make_config: MakeConfig) -> None:
