@@ -6,7 +6,7 @@ kernels (ATEN_CPU_CAPABILITY), oneDNN's and MKL's. What a processor has beside t
 changes nothing here: a run has one thread. Class images and evaluation are those of presets (`PRESET`, `EVALUATION`);
 what runs share (class images, anchors) each processor computes for itself, once.
 
-`--settings` asks in which settings full fine-tuning agrees: rates, EMA, schedule, prior, epsilon, batch and steps. A
+`--settings` asks in which settings full fine-tuning agrees, and adapters beside it: rates, EMA, schedule, prior, epsilon, batch and steps. A
 setting agrees where no two processors differ by more than `AGREED` in quality on any subject.
 """
 
@@ -35,7 +35,7 @@ PROCESSORS: dict[str, tuple[str, str, str] | None] = {
 }
 VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 #: Each at the rate of its default with class images, the highest that a default has.
-METHODS = {"lora": {"learning_rate": 3e-3}, "dreambooth": {}}
+METHODS = {"lora": {"learning_rate": 3e-3}, "dreambooth": {}, "dreambooth_lora": {}}
 PRESET = {"num_class_images": 16, "class_num_inference_steps": 8}
 AGREED = 0.02  # of quality
 #: Of the subject 64 images and of its class 64: of fewer images chance is larger than what is looked for.
@@ -48,7 +48,8 @@ def _rates(learning_rate: float, text_encoder: float, **fields: Any) -> dict[str
 
 
 _AVERAGED = {"use_ema": True, "ema_decay": 0.95}
-#: Of DreamBooth, with class images unless it says otherwise; the first number is the denoiser's rate.
+ADAPTER = "adapters, "  # before the settings of DreamBooth+LoRA
+#: With class images unless it says otherwise; the first number is the denoiser's rate.
 SETTINGS: dict[str, dict[str, Any]] = {
     "1e-4, text encoder 3e-4": _rates(1e-4, 3e-4),
     "3e-4, text encoder 3e-4": _rates(3e-4, 3e-4),
@@ -82,6 +83,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "3e-4, text encoder 1e-3, batch of 8": _rates(3e-4, 1e-3, train_batch_size=8),
     "without class images, 3e-5, text encoder 3e-4": _rates(3e-5, 3e-4, with_prior_preservation=False),
     "without class images, 4e-4, text encoder 3e-4": _rates(4e-4, 3e-4, with_prior_preservation=False),
+    f"{ADAPTER}2e-3, text encoder 1e-3": _rates(2e-3, 1e-3),
+    f"{ADAPTER}2e-3, text encoder 5e-3": _rates(2e-3, 5e-3),
 }
 FIGURES = ("quality", "subject_fidelity_scaled", "prompt_fidelity_scaled", "class_kept")
 
@@ -133,15 +136,16 @@ def print_settings(subjects: Sequence[str], steps: int, names: Sequence[str], jo
     Means over subjects and processors, and of quality and its three factors how far processors come apart at most.
     """
     shown = ("quality", "S", "P", "C")
-    print(f"| DreamBooth, {', '.join(subjects)} | {' | '.join(shown)} | ", end="")
+    print(f"| {', '.join(subjects)} | {' | '.join(shown)} | ", end="")
     print(f"{' | '.join(f'{name}, largest difference' for name in shown)} | agrees to {AGREED:g} |")
     print(f"|---|{'--:|' * len(shown) * 2}---|", flush=True)
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(jobs) as pool:
 
         def begun(name: str, subject: str) -> list[Future[dict[str, float]]]:
             training = {"max_train_steps": steps, **SETTINGS[name]}
+            method = "dreambooth_lora" if name.startswith(ADAPTER) else "dreambooth"
             return [
-                pool.submit(on_processor, processor, "dreambooth", subject, training, cache)
+                pool.submit(on_processor, processor, method, subject, training, cache)
                 for processor in PROCESSORS
             ]
 
@@ -166,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--settings",
         nargs="*",
         choices=SETTINGS,
-        help="of DreamBooth, whether processors agree; none named: all",
+        help="whether processors agree; none named: all",
     )
     parser.add_argument("--jobs", type=int, default=2, help="runs of settings at once, each on one thread")
     parser.add_argument("--run", choices=METHODS, help="only this run, in this process; its figures as JSON")
@@ -183,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"| {given.steps} steps | processor | {' | '.join(FIGURES)} | quality, difference |")
     print(f"|---|---|{'--:|' * (len(FIGURES) + 1)}", flush=True)
     with tempfile.TemporaryDirectory() as cache:
-        for method, subject in product(METHODS, given.subjects):
+        for method, subject in product(("lora", "dreambooth"), given.subjects):
             own_quality: float | None = None
             for name in PROCESSORS:
                 figures = on_processor(name, method, subject, {"max_train_steps": given.steps}, cache)
