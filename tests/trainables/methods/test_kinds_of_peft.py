@@ -1,4 +1,4 @@
-"""What the installed PEFT's kinds can be put on, those among them that cannot be named here: docs/methods.md says which.
+"""What the installed PEFT's kinds can be put on, those among them that cannot be named here (docs/methods.md).
 
 Each is tried on a linear layer and on convolutions of 1x1 and 3x3 pixels: put on it begins as the base model, its
 gradients flow, and merged it gives what it gives unmerged; or it is refused.
