@@ -6,8 +6,9 @@ kernels (ATEN_CPU_CAPABILITY), oneDNN's and MKL's. What a processor has beside t
 changes nothing here: a run has one thread. Class images and evaluation are those of presets (`PRESET`, `EVALUATION`);
 what runs share (class images, anchors) each processor computes for itself, once.
 
-`--settings` asks in which settings full fine-tuning agrees, and adapters beside it: rates, EMA, schedule, prior, epsilon, batch and steps. A
-setting agrees where no two processors differ by more than `AGREED` in quality on any subject.
+`--settings` asks in which settings full fine-tuning agrees, and adapters beside it: rates, EMA, schedule, prior,
+epsilon, batch and steps. A setting agrees where no two processors differ by more than `AGREED` in quality on any
+subject.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A search for each method's defaults on the embedded model: `python -m benchmarks.embedded_search --out FILE`.
 
 What studies do, for every method and kind of adapter by itself: TPE over the shipped search space, the rates' ranges
-three times as wide on each side, so that an optimum beyond an end shows; the first trial is the shipped default, the
-next seven are drawn at random. A trial's value is the mean quality over four subjects that no preset uses, with the
+three times as wide on each side, so that an optimum beyond an end shows, but for the text encoder's where all weights
+train: above its end single runs hang on the processor. The first trial is the shipped default, the next seven are drawn
+at random. A trial's value is the mean quality over four subjects that no preset uses, with the
 prompts of searches; a run that fails counts 0. The text encoder trains where the method can train it, as in the
 presets. There are no class images but in the searches whose names end in +prior. Captioned fine-tuning, of an adapter
 and (+full) of all weights, is searched on four casts of characters that no preset uses either.
@@ -23,7 +24,7 @@ import multiprocessing
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -106,12 +107,17 @@ def new_search(name: str, steps: int) -> Search:
     stated = {**config_class.defaults_beside(fixed, embedded=True), **fixed}
     training = config_class.model_validate(stated).model_dump(mode="json")
     shipped = load_space(method, embedded=True, fixed=fixed).resolve(fixed, training)
-    space = wider(shipped)
+    full = method == "dreambooth" or fixed.get("trains") == "full"
+    space = wider(shipped, ends=("text_encoder_learning_rate",) if full else ())
     return Search(name, method, training, shipped, space, default_point(space, training))
 
 
-def wider(space: SearchSpace, factor: float = WIDER) -> SearchSpace:
-    """Returns a space with the ranges of its rates `factor` times as wide on each side."""
+def wider(space: SearchSpace, factor: float = WIDER, ends: Collection[str] = ()) -> SearchSpace:
+    """Returns a space with the ranges of its rates `factor` times as wide on each side.
+
+    Args:
+        ends: Rates whose range ends where it does: above, single runs hang on the processor.
+    """
     from search_spaces.schema import Float
     from search_spaces.schema import SearchSpace as Space
 
@@ -119,7 +125,8 @@ def wider(space: SearchSpace, factor: float = WIDER) -> SearchSpace:
         if not (isinstance(dimension, Float) and dimension.log and name.endswith("learning_rate")):
             return dimension
         # Rounded, or the ends would be written 0.00030000000000000003.
-        low, high = float(f"{dimension.low / factor:.3g}"), float(f"{dimension.high * factor:.3g}")
+        low = float(f"{dimension.low / factor:.3g}")
+        high = dimension.high if name in ends else float(f"{dimension.high * factor:.3g}")
         return dimension.model_copy(update={"low": low, "high": high})
 
     return Space(parameters={name: widened(name, dim) for name, dim in space.parameters.items()})

@@ -43,14 +43,11 @@ class DreamBoothConfig(TrainingConfig):
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
         "learning_rate": 3e-4,
         "train_text_encoder": True,
-        "text_encoder_learning_rate": 1e-3,
+        "text_encoder_learning_rate": 3e-4,
         "prior_loss_weight": 0.3,
         "max_train_steps": 130,
     }
-    EMBEDDED_WITHOUT_PRIOR: ClassVar[dict[str, Any]] = {
-        "learning_rate": 3e-5,
-        "text_encoder_learning_rate": 3e-4,
-    }
+    EMBEDDED_WITHOUT_PRIOR: ClassVar[dict[str, Any]] = {"learning_rate": 3e-5}
 
     learning_rate: float = Field(default=5e-6, gt=0, le=10)
     with_prior_preservation: bool = True
