@@ -121,7 +121,7 @@ def test_every_space_is_the_shipped_one_with_wider_rates_and_its_values_are_soun
     whole = load_space(search.method, embedded=True, fixed=fixed).parameters
     assert set(search.shipped.parameters) <= set(whole)
     assert list(search.space.parameters) == list(search.shipped.parameters)
-    full = name.startswith("dreambooth") and "lora" not in name or name.endswith("+full")
+    full = (name.startswith("dreambooth") and "lora" not in name) or name.endswith("+full")
     for field, wide in search.space.parameters.items():
         shipped: Any = search.shipped.parameters[field]
         if field.endswith("learning_rate"):
