@@ -40,7 +40,7 @@ ROOMS = {
     "driver": "ray_tune dispatch cluster ledger remote spec storage util",
     "monitor": "tracking ledger remote spec storage util",
     "report": "results statistics spec storage util",
-    "export": "spec remote storage",
+    "export": "tracking spec remote storage util",
     "submit": "preflight cluster lint spec storage util",
 }
 FACES = ("__init__", "api", "generate", "cli")

@@ -305,6 +305,32 @@ def evaluate(
 
 
 @app.command()
+def reproduce(
+    name: NameArgument,
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run, a part of its name, or an arm (its best run).")
+    ],
+    storage: StorageOption = STORAGE,
+    form: FormatOption = Format.table,
+) -> None:
+    """Train a run again from its record alone, and compare weights and scores with the first ones.
+
+    Exit code 1 where they had to be the same to the last bit (same machine, code and versions) and are not.
+    """
+    from study.export.reproduced import reproduce as train_again
+
+    found = train_again(stored(storage, name), run)
+    rows = [
+        {"metric": metric, "first": one, "again": two, "difference": two - one}
+        for metric, (one, two) in found.metrics.items()
+    ]
+    print_rows(rows, ["metric", "first", "again", "difference"], form)
+    for line in found.lines():
+        print(line, file=sys.stderr)
+    raise typer.Exit(1 if found.promised and not found.exact else 0)
+
+
+@app.command()
 def doctor(
     file: Annotated[
         str | None,

@@ -36,6 +36,7 @@ COPY_LOCK_FILE, LEDGER_NOTE_FILE = "copy.lock", "ledger.copy.json"  # of the wor
 RUNS = "runs"
 TUNE_FOLDER = "ray"  # Ray Tune's own records of a launch
 DOWNLOADS = "downloads"  # of images and scores that a report takes from MLflow
+REPRODUCED_FOLDER = "reproduced"  # runs that were trained once more, to compare
 PROBES = "probes"  # in the cache: what a run of each kind costs on this machine
 
 # In a report's folder.
