@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from study.export.trained import complete_run, config_of, weights_of
-from study.storage.layout import REPRODUCED_FOLDER, Storage
+from study.storage.layout import CACHE, REPRODUCED_FOLDER, Storage
 from study.storage.run_result import RunResult, read_result
 from study.tracking.run_ids import read_record
 from study.util.provenance import git_state, machine, package_versions
@@ -23,8 +23,6 @@ from trainables.evaluation.metrics_table import METRICS, metric_names
 from trainables.events import is_over, read_events
 from trainables.methods.registry import get_method
 from trainables.run_config import RunConfig
-
-_CACHE = "cache"
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def reproduce(storage: Storage, run: str) -> Reproduction:
     if is_over(folder):
         shutil.rmtree(folder)
     again = RunConfig.model_validate(
-        {**config.model_dump(mode="json"), "output_dir": str(folder), "cache_dir": str(folder / _CACHE)}
+        {**config.model_dump(mode="json"), "output_dir": str(folder), "cache_dir": str(folder / CACHE)}
     )
 
     from trainables.run.execute import execute
@@ -115,7 +113,7 @@ def reproduce(storage: Storage, run: str) -> Reproduction:
     if result is None or result.state != "COMPLETE":
         said = "it has no result" if result is None else f"{result.reason}: {result.message}"
         raise UserError(f"{name} did not come to its end again ({said}); its folder is {folder}")
-    shutil.rmtree(folder / _CACHE, ignore_errors=True)
+    shutil.rmtree(folder / CACHE, ignore_errors=True)
     same, distance, furthest = None, None, None
     if weights is not None:
         same, distance, furthest = _distance(weights, folder / str(result.weights))
