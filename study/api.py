@@ -6,6 +6,7 @@ This is where the packages meet: the study file, the checks, Ray, MLflow, the te
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -287,6 +288,42 @@ def best_rows(storage: Storage) -> list[dict[str, Any]]:
             row = {"arm": arm, "method": spec.arms[arm].method, **which, "trial": trial.number}
             chosen.append({**row, **scores, **trial.params})
     return chosen
+
+
+def best_within(storage: Storage, budget: str, out: Path | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Returns the arm to take within limits as a row, and what should be known of it, line by line.
+
+    Args:
+        budget: See `study.report.within_budget.parse_limits`.
+        out: Where a file for ``python -m trainables`` is written that trains the configuration; None: nowhere.
+
+    Raises:
+        UserError: A limit cannot be read, no arm keeps them all, or the file cannot be written.
+    """
+    from study.export.run_file import write_run_file
+    from study.report.prepared import prepare
+    from study.report.within_budget import in_unit, parse_limits, recommend
+    from study.results.loading import load_results
+
+    limits = parse_limits(budget)
+    found = recommend(prepare(load_results(storage, images=False)), limits)
+    row = {"arm": found.arm, found.primary: found.estimate.value, "low": found.estimate.low,
+           "high": found.estimate.high, "subjects": found.estimate.n_subjects, **found.costs}  # fmt: skip
+    times, searches = found.chosen
+    lines = [*found.words, *(f"not within: {arm}: {broken}" for arm, broken in found.beyond.items())]
+    lines += [f"its runs have at most {in_unit(limit.measure, found.costs[limit.measure])} of {limit.measure}"
+              for limit in limits if limit.below]  # fmt: skip
+    lines.append(
+        f"configuration: that of {found.run_key}"
+        + (f", chosen by {times} of {searches} searches" * (searches > 1))
+    )
+    if out is None:
+        lines.append(
+            "to train it: the same command with --out FILE writes the file for `python -m trainables FILE`"
+        )
+        return row, lines
+    write_run_file(storage, found.run_key, out)
+    return row, [*lines, f"to train it: python -m trainables {shlex.quote(str(out))}"]
 
 
 def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -173,10 +174,32 @@ def trials(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOpt
     print_rows(found, [*RUN_COLUMNS, *extra], form, shown=[*shown, "learning_rate", "train_seconds"])
 
 
-def best(name: NameArgument, storage: StorageOption = STORAGE, form: FormatOption = Format.table) -> None:
+def best(
+    name: NameArgument,
+    storage: StorageOption = STORAGE,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="LIMITS",
+            help='The arm to take within limits instead, such as "peak_memory<8GB, train_seconds<600, dollars<1".',
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --budget: where to write the file that trains it.")
+    ] = None,
+    form: FormatOption = Format.table,
+) -> None:
     """Print the configuration that the search chose for each arm. Its score is not a result: see the report."""
-    from study.api import best_rows
+    from study.api import best_rows, best_within
 
+    if budget is not None:
+        row, lines = best_within(stored(storage, name), budget, out)
+        print_rows([row], list(row), form)
+        print("\n".join(lines), file=sys.stderr)
+        return
+    if out is not None:
+        raise UserError("--out is for --budget, which names one configuration; give both, or leave --out out")
     found = best_rows(stored(storage, name))
     columns = list(dict.fromkeys(key for row in found for key in row))
     print_rows(found, columns, form)
