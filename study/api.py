@@ -294,36 +294,24 @@ def best_within(storage: Storage, budget: str, out: Path | None = None) -> tuple
     """Returns the arm to take within limits as a row, and what should be known of it, line by line.
 
     Args:
-        budget: See `study.report.within_budget.parse_limits`.
+        budget: Such as ``peak_memory<8GB, train_seconds<600``.
         out: Where a file for ``python -m trainables`` is written that trains the configuration; None: nowhere.
 
     Raises:
         UserError: A limit cannot be read, no arm keeps them all, or the file cannot be written.
     """
     from study.export.run_file import write_run_file
-    from study.report.prepared import prepare
-    from study.report.within_budget import in_unit, parse_limits, recommend
+    from study.report import arm_within
     from study.results.loading import load_results
 
-    limits = parse_limits(budget)
-    found = recommend(prepare(load_results(storage, images=False)), limits)
-    row = {"arm": found.arm, found.primary: found.estimate.value, "low": found.estimate.low,
-           "high": found.estimate.high, "subjects": found.estimate.n_subjects, **found.costs}  # fmt: skip
-    times, searches = found.chosen
-    lines = [*found.words, *(f"not within: {arm}: {broken}" for arm, broken in found.beyond.items())]
-    lines += [f"its runs have at most {in_unit(limit.measure, found.costs[limit.measure])} of {limit.measure}"
-              for limit in limits if limit.below]  # fmt: skip
-    lines.append(
-        f"configuration: that of {found.run_key}"
-        + (f", chosen by {times} of {searches} searches" * (searches > 1))
-    )
+    found = arm_within(budget, lambda: load_results(storage, images=False))
     if out is None:
-        lines.append(
+        remedy = (
             "to train it: the same command with --out FILE writes the file for `python -m trainables FILE`"
         )
-        return row, lines
+        return found.row(), [*found.lines(), remedy]
     write_run_file(storage, found.run_key, out)
-    return row, [*lines, f"to train it: python -m trainables {shlex.quote(str(out))}"]
+    return found.row(), [*found.lines(), f"to train it: python -m trainables {shlex.quote(str(out))}"]
 
 
 def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[int, int]:

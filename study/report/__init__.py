@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from study.report.build import ReportFiles, build_report
     from study.report.report_folder import report_problems, reports_folder
+    from study.report.within_budget import arm_within
 
-__all__ = ["ReportFiles", "build_report", "report_problems", "reports_folder"]
+__all__ = ["ReportFiles", "arm_within", "build_report", "report_problems", "reports_folder"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from study.report import report_folder
 
         return getattr(report_folder, name)
+    if name == "arm_within":
+        from study.report import within_budget
+
+        return within_budget.arm_within
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

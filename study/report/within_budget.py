@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from study.report.analysis import DEFAULTS, Analysis, analyse
 from study.report.comparisons import Settings
 from study.report.formatting import about, listing, number, plural, scale_for
 from study.report.measures import ALL, bounded, measure
-from study.report.prepared import Rows
+from study.report.prepared import ResultsLike, Rows, prepare
 from study.report.searches import repeat_of, search_objective
 from study.statistics.paired import Estimate
 from trainables.config.messages import did_you_mean
@@ -93,6 +93,38 @@ class Recommendation:
     run_key: str
     chosen: tuple[int, int]
     words: tuple[str, ...]
+
+    def row(self) -> dict[str, Any]:
+        """For a table of one row."""
+        mean = self.estimate
+        ends = {"low": mean.low, "high": mean.high, "subjects": mean.n_subjects}
+        return {"arm": self.arm, self.primary: mean.value, **ends, **self.costs}
+
+    def lines(self) -> list[str]:
+        """What should be known beside it."""
+        times, searches = self.chosen
+        by = f", chosen by {times} of {searches} searches" if searches > 1 else ""
+        return [
+            *self.words,
+            *(f"not within: {arm}: {broken}" for arm, broken in self.beyond.items()),
+            *(
+                f"furthest of its runs: {in_unit(name, value)} of {name}"
+                for name, value in self.costs.items()
+            ),
+            f"configuration: that of {self.run_key}{by}",
+        ]
+
+
+def arm_within(
+    budget: str, results: Callable[[], ResultsLike], settings: Settings = DEFAULTS
+) -> Recommendation:
+    """Names the arm to take within limits; see `parse_limits` and `recommend`.
+
+    Args:
+        results: Gives the study's results, once the limits have been read.
+    """
+    limits = parse_limits(budget)
+    return recommend(prepare(results()), limits, settings)
 
 
 def parse_limits(text: str) -> tuple[Limit, ...]:
