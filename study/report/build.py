@@ -18,11 +18,12 @@ import pandas as pd
 from study.report.comparisons import Settings
 from study.report.figures.canvas import render
 from study.report.figures.samples import used_images
+from study.report.latex import to_latex
 from study.report.pages import to_page, to_text
 from study.report.prepared import ResultsLike
 from study.report.report_folder import KIND, MANIFEST, keep_foreign_files, refuse_foreign_folder
 from study.report.sections import Report, compose
-from study.report.tables import to_csv, to_latex
+from study.report.tables import to_csv
 from study.report.verdict import Verdict
 from study.storage.layout import (
     REBUILT,

@@ -1,4 +1,4 @@
-"""A table is one value, drawn four times: CSV (raw numbers), Markdown, LaTeX (booktabs) and HTML.
+"""A table is one value, drawn four times: CSV (raw numbers), Markdown, HTML, and LaTeX (``latex.py``).
 
 Cells hold plain text; each renderer escapes for its own language, because names of arms and messages of failures
 are the user's and may hold anything.
@@ -18,13 +18,6 @@ from study.report.formatting import MISSING, PLAIN, Scale, decimals_for, fixed, 
 from study.report.measures import FALSE_ALARMS, SCORES, bounded
 from study.statistics.paired import Direction, Estimate
 
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "\n": " ", "\r": " ", "\t": " ",
-    "\u00a0": "~", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "–": "--", "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$", "≥": r"$\geq$", "≤": r"$\leq$", "Δ": r"$\Delta$", "…": r"\dots{}",
-}  # fmt: skip
 _MARKDOWN = str.maketrans(
     {c: f"\\{c}" for c in "\\`*_{}[]#|~$!"}
     | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " ", "\t": " "}
@@ -32,13 +25,7 @@ _MARKDOWN = str.maketrans(
 _ARROWS = {"max": "↑", "min": "↓"}
 
 
-PAGE_LETTERS = 105  # of the footnote size, on 6.75 inches
 FOLD_FROM = 24  # rows; longer tables are folded in HTML
-
-
-def escape_latex(text: str) -> str:
-    """Makes any text harmless in LaTeX; control characters are dropped."""
-    return "".join(_LATEX.get(c, c if c.isprintable() else "") for c in text)
 
 
 def escape_markdown(text: str) -> str:
@@ -260,60 +247,6 @@ def to_markdown(table: Table) -> str:
     lines += ["| " + " | ".join(shown(cell) for cell in row) + " |" for row in table.rows]
     lines += [""] + [f"{escape_markdown(note)}  " for note in table.notes] if table.notes else []
     return "\n".join(lines) + "\n"
-
-
-def to_latex(table: Table) -> str:
-    """A booktabs ``table*``: needs the package booktabs and, for names beyond Latin, a Unicode engine."""
-
-    def shown(cell: Cell) -> str:
-        text = escape_latex(cell.text)
-        text = (
-            rf"\textbf{{{text}}}" if cell.rank == 1 else rf"\underline{{{text}}}" if cell.rank == 2 else text
-        )
-        return rf"\shortstack{{{text}\\{{\scriptsize {escape_latex(cell.detail)}}}}}" if cell.detail else text
-
-    def heading(column: Column) -> str:
-        second = escape_latex(column.suffix)
-        title = escape_latex(column.title)
-        words = title.split(" ")
-        if len(title) > 12 and len(words) > 1:
-            half = (len(words) + 1) // 2
-            title = " ".join(words[:half]) + r"\\" + " ".join(words[half:])
-        parts = title + (rf"\\{second}" if second else "")
-        side = "c" if column.numeric else "l"
-        return rf"\shortstack[{side}]{{{parts}}}" if r"\\" in parts else parts
-
-    body = [" & ".join(shown(cell) for cell in row) + r" \\" for row in table.rows]
-    scaled = estimated_width(table) > PAGE_LETTERS
-    spec = "".join("r" if column.numeric else "l" for column in table.columns)
-    lines = [
-        r"% \usepackage{booktabs,graphicx}" if scaled else r"% \usepackage{booktabs}",
-        r"\begin{table*}[t]",
-        r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
-        rf"  \caption{{{escape_latex(' '.join((table.caption, *table.notes)))}}}",
-        rf"  \label{{tab:{table.key}}}",
-        *([r"  \resizebox{\textwidth}{!}{%"] if scaled else []),
-        rf"  \begin{{tabular}}{{{spec}}}",
-        r"    \toprule",
-        "    " + " & ".join(heading(column) for column in table.columns) + r" \\",
-        r"    \midrule",
-        *(
-            "    " + ("{}" if line[0] in "[*" else "") + line for line in body
-        ),  # not an argument of the "\\\\" before
-        r"    \bottomrule",
-        r"  \end{tabular}}" if scaled else r"  \end{tabular}",
-        r"\end{table*}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def estimated_width(table: Table) -> float:
-    """Width of a table in letters of the footnote size, gaps between columns included."""
-    total = 0.0
-    for k, column in enumerate(table.columns):
-        cells = [max(len(row[k].text), 0.85 * len(row[k].detail)) for row in table.rows]
-        total += 1.5 + max([len(column.title) / 2, *cells])
-    return total
 
 
 def to_html(table: Table) -> str:

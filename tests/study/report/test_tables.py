@@ -27,7 +27,6 @@ from study.report.tables import (
     Table,
     assemble,
     escape_html,
-    escape_latex,
     escape_markdown,
     estimate_cell,
     estimate_column,
@@ -35,7 +34,6 @@ from study.report.tables import (
     text_cell,
     to_csv,
     to_html,
-    to_latex,
     to_markdown,
 )
 from study.statistics.paired import Estimate
@@ -189,44 +187,6 @@ def test_long_tables_are_folded() -> None:
     assert "<details" in to_html(long)
 
 
-def test_latex_is_balanced_and_has_only_our_commands() -> None:
-    text = to_latex(sample())
-    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
-    assert r"\textbf{" in text
-    assert r"\underline{" in text
-    body = text.split("\n", 1)[1].replace("{!}{%", "{!}{")
-    bare = re.sub(r"\\[{}]", "", body.replace(r"\\", ""))
-    assert bare.count("{") == bare.count("}")
-    assert not re.search(r"(?<!\\)[%#]", body)
-    assert r"\input" not in body
-    rows = [line for line in body.split("\n") if line.rstrip().endswith(r"\\")]
-    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [3] * 6  # heading and five arms
-    assert set(re.findall(r"\\([a-zA-Z]+)", body.replace(r"\\", " "))) <= {
-        "begin", "end", "centering", "footnotesize", "setlength", "tabcolsep", "caption", "label", "toprule", "midrule",
-        "bottomrule", "textbf", "underline", "shortstack", "scriptsize", "textbackslash", "textasciitilde",
-        "textasciicircum", "textless", "textgreater", "textbar", "textquotedbl", "uparrow", "downarrow", "resizebox",
-        "textwidth",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["[x]", "*star"])
-def test_a_name_does_not_become_an_argument_of_the_line_before(name: str) -> None:
-    table = assemble("t", "C", [(Column("a", "A"), [text_cell("first"), text_cell(name)])])
-    assert "    {}" + name in to_latex(table)
-
-
-def test_a_table_too_wide_for_a_page_is_scaled() -> None:
-    wide = assemble(
-        "t", "C", [(Column(str(k), "A heading"), [text_cell("0.1234 [0.12, 0.13]")]) for k in range(9)]
-    )
-    assert r"\resizebox{\textwidth}{!}{%" in to_latex(wide)
-    assert r"\resizebox" not in to_latex(sample_narrow())
-
-
-def sample_narrow() -> Table:
-    return assemble("t", "C", [(Column("a", "A"), [text_cell("x")])])
-
-
 def test_markdown_keeps_its_columns_whatever_the_names() -> None:
     lines = to_markdown(sample()).splitlines()
     table = lines[:7]
@@ -237,9 +197,6 @@ def test_markdown_keeps_its_columns_whatever_the_names() -> None:
 
 @pytest.mark.parametrize("text", ["a_b", "100%", "<b>", "x & y", "$1$", "#1", "\\", "~^", "{}", "a\nb", "|"])
 def test_escapes(text: str) -> None:
-    latex = escape_latex(text)
-    assert not re.search(r"(?<!\\)[%#&_$]", latex.replace(r"\textbackslash{}", ""))
-    assert "\n" not in latex
     assert not re.search(r"[<>\"]", escape_html(text).replace("&lt;", ""))
     assert not re.search(r"(?<!\\)[|<_*`]", escape_markdown(text))
 

@@ -1,0 +1,141 @@
+"""LaTeX of tables: harmless whatever the names, and compiled by a plain article with every engine there is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from study.report.latex import PAGE_LETTERS, PAGE_LINES, escape_latex, to_latex
+from study.report.tables import Cell, Column, Table, assemble, text_cell
+
+NASTY = '\\input{x} 100% _a_ #1 $x$ {y} ~^ <b> | "q" `z` &'
+NAMES = ("Größe", "Ångström", "naïve", "Čapek", "λ→∞", "小猫", "кот", "🙂", "a\u0301", "x\u00a0y", "x\u202fy")
+ENGINES = [engine for engine in ("pdflatex", "xelatex", "lualatex") if shutil.which(engine)]
+
+
+def column(key: str, title: str, cells: list[Cell], *, numeric: bool = True) -> tuple[Column, list[Cell]]:
+    return Column(key, title, "s", "min", numeric=numeric, has_interval=numeric), cells
+
+
+def sample(rows: int = 3, columns: int = 2, names: tuple[str, ...] = (NASTY,)) -> Table:
+    texts = [text_cell(names[k % len(names)]) for k in range(rows)]
+    numbers = [
+        Cell("0.50", "[0.40, 0.60]", 0.5, 0.4, 0.6, 1 if k == 0 else 2 if k == 1 else None)
+        for k in range(rows)
+    ]
+    made = [column(str(k), f"Measure number {k}", numbers) for k in range(columns)]
+    return assemble("t", f"A caption: {NASTY}", [(Column("arm", "Arm"), texts), *made], ("A note.",))
+
+
+def bare(text: str) -> str:
+    """Without comments, the definition at the head, escaped characters and line ends."""
+    body = text.split("\n", 2)[2]
+    return re.sub(r"\\[{}%#&_$]", "", body.replace(r"\\", " "))
+
+
+def test_it_is_balanced_and_has_no_command_of_the_user() -> None:
+    text = to_latex(sample())
+    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
+    assert r"\textbf{0.50}" in text
+    assert r"\underline{0.50}" in text
+    rest = bare(text)
+    assert rest.count("{") == rest.count("}")
+    assert not re.search(r"[%#]", rest)
+    assert r"\input" not in rest
+    assert '"' not in rest, "OT1 has no straight quote"
+
+
+def test_intervals_stand_below_their_means_and_rows_are_apart() -> None:
+    lines = [line.strip() for line in to_latex(sample(names=("one", "two", "three"))).splitlines()]
+    start = lines.index(r"\midrule")
+    assert lines[start + 1 : start + 5] == [
+        r"one & \textbf{0.50} & \textbf{0.50} \\",
+        r" & {\scriptsize [0.40, 0.60]} & {\scriptsize [0.40, 0.60]} \\".strip(),
+        r"\addlinespace",
+        r"two & \underline{0.50} & \underline{0.50} \\",
+    ]
+    assert "shortstack" not in " ".join(lines)
+
+
+@pytest.mark.parametrize("name", ["[x]", "*star"])
+def test_a_name_does_not_become_an_argument_of_the_line_before(name: str) -> None:
+    table = assemble("t", "C", [(Column("a", "A"), [text_cell("first"), text_cell(name)])])
+    assert "    {}" + name in to_latex(table)
+
+
+def test_a_wide_table_is_cut_into_panels_with_the_names_in_each() -> None:
+    text = to_latex(sample(columns=16, names=("one", "two")))
+    panels = text.count(r"\begin{tabular}{@{}l")
+    assert panels > 1
+    assert text.count(r"one & ") == panels * 2, "rows one and three bear the name"
+    assert text.count("Measure") == 16
+    assert "resizebox" not in text, "nothing is scaled down"
+    specs = [len(spec) for spec in re.findall(r"@\{\}(l[lr]*)@\{\}", text)]
+    assert max(specs) - min(specs) <= 1, "about as many columns in each"
+
+
+def test_a_long_table_is_cut_into_floats() -> None:
+    rows = 3 * PAGE_LINES
+    table = assemble("t", "C", [(Column("a", "A"), [text_cell(f"row-{k}-") for k in range(rows)])])
+    text = to_latex(table)
+    floats = text.count(r"\begin{table*}")
+    assert floats == 4
+    assert text.count(r"\label{tab:t}") == 1
+    assert f"(part {floats} of {floats})" in text
+    assert [k for k in range(rows) if f"row-{k}-" not in text] == []
+
+
+def test_long_texts_are_broken_into_lines() -> None:
+    words = " ".join(["word"] * 40)
+    digest = "0123456789abcdef" * 4
+    text = to_latex(assemble("t", "C", [(Column("a", "A"), [text_cell(words), text_cell(digest)])]))
+    assert max(len(line) for line in text.splitlines()[2:]) < PAGE_LETTERS
+    assert text.count("word") == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("a_b", r"a\_b"), ("100%", r"100\%"), ("x & y", r"x \& y"), ("$1$", r"\$1\$"), ("#1", r"\#1"),
+        ("\\", r"\textbackslash{}"), ("{}", r"\{\}"), ("a\nb", "a b"), ('"q"', "''q''"), ("é", r"\'{e}"),
+        ("Å", r"\r{A}"), ("ï", r"\"{\i}"), ("č", r"\v{c}"), ("ø", r"\o{}"), ("λ", r"$\lambda$"), ("Ω", r"$\Omega$"),
+        ("猫", r"\studychar{732B}"), ("a\x07b\u200b", "ab"),
+    ],
+)  # fmt: skip
+def test_escapes(text: str, latex: str) -> None:
+    assert escape_latex(text) == latex
+
+
+def compiled(folder: Path, engine: str, options: str, *files: str) -> str:
+    """Compiles an article that puts in some files; returns its log."""
+    body = "\n".join(rf"\input{{{name}}}" for name in files)
+    head = rf"\documentclass[10pt,{options}]{{article}}\usepackage{{booktabs}}"
+    (folder / "article.tex").write_text(f"{head}\n\\begin{{document}}\nText.\n{body}\n\\end{{document}}\n")
+    done = subprocess.run(
+        [engine, "-interaction=nonstopmode", "-halt-on-error", "article.tex"],
+        cwd=folder, capture_output=True, text=True, errors="replace", timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(not ENGINES, reason="no TeX here")
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("options", ["onecolumn", "twocolumn"])
+def test_a_plain_article_compiles_them_and_nothing_sticks_out(
+    engine: str, options: str, tmp_path: Path
+) -> None:
+    """Without T1 fonts, packages but booktabs, or options; every name that a user may type."""
+    tables = {
+        "nasty": sample(), "names": sample(rows=len(NAMES), names=NAMES), "wide": sample(columns=16, names=("one",)),
+        "long": sample(rows=60, names=("one",)),
+    }  # fmt: skip
+    for name, table in tables.items():
+        (tmp_path / f"{name}.tex").write_text(to_latex(table), encoding="utf-8")
+    log = compiled(tmp_path, engine, options, *tables)
+    assert "too large for page" not in log
+    assert [line for line in log.splitlines() if line.startswith("Overfull")] == []
