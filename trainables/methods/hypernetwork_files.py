@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainables.errors import UserError
 from trainables.methods.adapter_files import sort_header
+from trainables.methods.pickled_files import read_pt
 from trainables.models.families import FAMILIES
 from trainables.models.hypernetwork_layers import (
     ACTIVATIONS,
@@ -296,13 +297,10 @@ def _read_own(path: Path) -> StoredHypernetwork:
 
 
 def _read_a1111(path: Path) -> StoredHypernetwork:
-    import torch
-
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever zip files, unpickling and torch find wrong
-        reason = str(error).split("\n")[0]
-        raise UserError(_damaged(path, f"{type(error).__name__}: {reason}")) from None
+        content = read_pt(path)
+    except ValueError as error:
+        raise UserError(_damaged(path, str(error))) from None
     if not isinstance(content, dict):
         raise UserError(_damaged(path, f"it holds a {type(content).__name__} and no settings"))
     try:

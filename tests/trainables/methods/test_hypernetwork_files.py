@@ -342,7 +342,7 @@ def bad(folder: Path, kind: str) -> Path:
         ("pt position", "has a linear.7.weight, where layer_structure 1,2,1 has no layer"),
         ("pt activation", "activation 'snake' is none of linear, relu"),
         ("pt structure", "must begin and end with 1"),
-        ("pt code", "is damaged, or no hypernetwork"),
+        ("pt code", "holds more than tensors and settings"),
         ("absent", "there is no file"),
     ],
 )
