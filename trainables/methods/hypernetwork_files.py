@@ -7,8 +7,10 @@ keys with a pair of state dicts each, and the settings beside them; they are rea
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,13 +79,14 @@ def load_hypernetwork(pipeline: Any, path: str | Path, strength: float = 1.0) ->
     Args:
         pipeline: Of a model with cross-attention.
         path: A file of ours (``.safetensors``), the folder that holds it, or one of A1111 (``.pt``).
-        strength: Factor on what the networks add to contexts; 0 leaves images as they are.
+        strength: Factor on what the networks add to contexts, a finite number; 0 leaves images as they are.
 
     Raises:
-        UserError: The file is none, or damaged, or was made for contexts of other widths.
+        UserError: The file is none, or damaged, or was made for contexts of other widths, or the strength is no number.
     """
     from trainables.models.hypernetworks import attention_widths, insert, make_from
 
+    strength = _finite(strength)
     path = Path(path)
     path = path / WEIGHTS_FILE if path.is_dir() else path
     stored = read_hypernetwork(path)
@@ -108,6 +111,18 @@ def load_hypernetwork(pipeline: Any, path: str | Path, strength: float = 1.0) ->
     dtype = denoiser.dtype
     insert(denoiser, made.to(denoiser.device, dtype) if dtype.is_floating_point else made.to(denoiser.device))
     return pipeline
+
+
+def _finite(strength: Any) -> float:
+    """Returns a strength as a number.
+
+    Raises:
+        UserError: It is none, or not finite: every image would be noise or black.
+    """
+    is_number = isinstance(strength, Real) and not isinstance(strength, bool)
+    if is_number and abs(strength) <= sys.float_info.max:
+        return float(strength)
+    raise UserError(f"strength must be a finite number, such as 0.5 or 1; got {strength!r}")
 
 
 def unload_hypernetwork(pipeline: Any) -> Any:

@@ -402,6 +402,15 @@ def test_images_with_strength_without_and_after_unloading(file: Path, models: Pa
     )
 
 
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf"), "0.5", None, True, 1j])
+def test_a_strength_that_is_no_finite_number_is_refused(strength: Any, file: Path, models: Path) -> None:
+    pipeline = pipeline_of(models)
+    with pytest.raises(UserError, match="strength must be a finite number") as error:
+        load_hypernetwork(pipeline, file, strength=strength)
+    assert repr(strength) in str(error.value)
+    assert not hasattr(pipeline.unet, "hypernetwork")
+
+
 def test_it_takes_the_models_type_and_moves_with_it(file: Path, models: Path) -> None:
     pipeline = pipeline_of(models).to(torch.bfloat16)
     load_hypernetwork(pipeline, file)
