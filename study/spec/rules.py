@@ -210,12 +210,15 @@ def _fields(
     start = next(space.corners()) if space.parameters else {}
     start = {key: value for key, value in start.items() if key in fields.model_fields}
 
-    def valid(changes: dict[str, Any]) -> ValidationError | None:
+    def wrong(values: dict[str, Any]) -> ValidationError | None:
         try:
-            fields.model_validate(merged_training(common, budget, fixed, {**start, **changes}))
+            fields.model_validate(merged_training(common, budget, fixed, values))
         except ValidationError as error:
             return error
         return None
+
+    def valid(changes: dict[str, Any]) -> ValidationError | None:
+        return wrong({**start, **changes})
 
     error = valid({})
     for entry in error.errors(include_url=False) if error else []:
@@ -227,6 +230,9 @@ def _fields(
             yield (*place, *entry["loc"]), message
         elif field in common:
             yield ("training", *entry["loc"]), message
+        elif wrong({}) is None and (searched := [name for name in start if wrong({name: start[name]})]):
+            name = searched[0]  # what the arm states is sound by itself
+            yield (*place, "search_space", name), f"{start[name]!r} is in the range, but {message}"
         else:
             yield place, message
     for dimension, message in check_space(space, fields, valid).items():
