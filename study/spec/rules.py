@@ -33,6 +33,7 @@ from study.spec.separation import (
 from study.spec.sound_sections import Problem, Sections
 from trainables.config.fields import ModelConfig, TrainingConfig
 from trainables.config.messages import Loc, describe, did_you_mean, unknown_key
+from trainables.config.yaml_reader import real_loc
 from trainables.methods.registry import BASE, method_config_class
 
 
@@ -106,10 +107,13 @@ def _early_stopping(sections: Sections) -> Iterator[Problem]:
     looks = evaluation.of_phase("search").at if evaluation is not None else (search.scheduler.grace_fraction,)
     if not any(search.scheduler.grace_fraction <= at < 1 for at in looks):
         grace = search.scheduler.grace_fraction
+        own = evaluation is not None and evaluation.search.at is not None
+        at = f"at: [{grace:g}, 0.5]"
         yield (
             ("search", "scheduler"),
-            f"asha needs evaluations during training, at {grace:g} of the steps or later, but evaluation.at "
-            f"has none; write for example evaluation: {{at: [{grace:g}, 0.5]}}",
+            f"asha needs evaluations during training, at {grace:g} of the steps or later, but "
+            f"evaluation{'.search' if own else ''}.at has none; write for example evaluation: "
+            f"{{{f'search: {{{at}}}' if own else at}}}",
         )
 
 
@@ -226,10 +230,10 @@ def _fields(
         if field in start:
             continue  # told by check_space
         message = describe(entry, fields)
-        if field in fixed:
-            yield (*place, *entry["loc"]), message
-        elif field in common:
-            yield ("training", *entry["loc"]), message
+        if field in fixed or field in common:
+            stated = {**common, **fixed}
+            at = real_loc(stated, entry["loc"], entry["type"] == "extra_forbidden")
+            yield (*(place if field in fixed else ("training",)), *at), message
         elif wrong({}) is None and (searched := [name for name in start if wrong({name: start[name]})]):
             name = searched[0]  # what the arm states is sound by itself
             yield (*place, "search_space", name), f"{start[name]!r} is in the range, but {message}"
