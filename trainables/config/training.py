@@ -176,11 +176,6 @@ class TrainingConfig(Frozen):
                 "true adds squares of the class to every batch, in which all images have one size; set one of them to "
                 "false"
             )
-        if self.masked_loss:
-            raise ValueError(
-                "aspect_ratio_buckets: true cuts images to rectangles, and masked_loss: true has masks for squares "
-                "alone; set one of them to false"
-            )
         return self
 
     @property
