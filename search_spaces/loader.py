@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from search_spaces.schema import Dimension, SearchSpace
+from search_spaces.schema import Categorical, Dimension, SearchSpace
 from trainables.config.messages import describe, unknown_key
 from trainables.config.yaml_reader import load_document, locate
 from trainables.config.yaml_reader import validate as validate_document
@@ -93,6 +93,32 @@ def merge(space: SearchSpace, changes: Mapping[str, Any]) -> SearchSpace:
     """Returns `space` with dimensions replaced or added; None removes one."""
     merged = {**space.parameters, **changes}
     return SearchSpace(parameters={name: dim for name, dim in merged.items() if dim is not None})
+
+
+def without_choices(
+    space: SearchSpace, own: Mapping[str, Any], valid: Callable[[dict[str, Any]], bool]
+) -> SearchSpace:
+    """Returns a method's space without the choices that what an arm states rules out, where others are left.
+
+    A method's space is made for arms that state nothing: an arm that fixes a field which needs hidden layers has no use
+    for structures without any.
+
+    Args:
+        own: The arm's own dimensions, which stay as they are; each of their ends counts as stated.
+        valid: Whether the method takes a configuration with the given fields changed.
+    """
+    stated = [{}, *({name: value} for name, dim in own.items() if dim is not None for value in dim.probes())]
+    stated = [changes for changes in stated if valid(changes)]  # the others are told as problems
+    left: dict[str, Any] = {}
+    for name, dim in space.parameters.items():
+        if name in own or not isinstance(dim, Categorical):
+            continue
+        fitting = tuple(
+            choice for choice in dim.choices if all(valid({**changes, name: choice}) for changes in stated)
+        )
+        if 0 < len(fitting) < len(dim.choices):
+            left[name] = dim.model_copy(update={"choices": fitting})
+    return merge(space, left) if left else space
 
 
 def check_space(

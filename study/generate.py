@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _STRONGEST = 10
+_OWN = re.compile(r"(\d+-\d+(-s[-+.e\d]+)?|grid-\d+)\.png")
+_MARK = ("Software", "study generate")  # in the files, by which they are known later
 _SUBJECT = re.compile(r"\{subject\}[\s,]*")
 
 
@@ -36,6 +39,9 @@ def draw_images(
     strengths: Sequence[float] = (),
 ) -> list[Path]:
     """Draws `count` images of each prompt as the run was judged, and writes them as PNG.
+
+    A folder shows one call: images that an earlier one left in it, and this one does not write again, are removed
+    once all are written; other files stay.
 
     They are of the resolution that it was trained and judged at, and drawn by the solver of its evaluation (see
     `make_solver`), not by the sampler that the model's folder names.
@@ -55,9 +61,12 @@ def draw_images(
         ``grid-<image>.png``.
 
     Raises:
-        UserError: Before anything is loaded: there is no such run, its method has no strength, or a prompt has a
-            placeholder that nothing is put for.
+        UserError: Before anything is loaded: there is no such run, its method has no strength, a strength is no number
+            from -10 to 10, or a prompt has a placeholder that nothing is put for.
     """
+    for value in strengths:
+        if not _is_strength(value):
+            raise UserError(f"a strength is a number from -{_STRONGEST} to {_STRONGEST}; got {value!r}")
     unknown = [
         said for prompt in prompts for said in unknown_placeholders(prompt, "the run's instance prompt")
     ]
@@ -131,7 +140,7 @@ def parse_strengths(text: str) -> tuple[float, ...]:
             value = float(part)
         except ValueError:
             value = float("nan")
-        if not -_STRONGEST <= value <= _STRONGEST:
+        if not _is_strength(value):
             raise UserError(
                 f"--strength takes numbers from -{_STRONGEST} to {_STRONGEST} with commas between them, such as "
                 f"0,0.5,1; got {part.strip()!r} in {text!r}"
@@ -142,20 +151,32 @@ def parse_strengths(text: str) -> tuple[float, ...]:
     return tuple(found)
 
 
+def _is_strength(value: float) -> bool:
+    return -_STRONGEST <= value <= _STRONGEST  # which no NaN is
+
+
 def _written(
     drawn: Mapping[tuple[int, int, float | None], Image.Image],
     texts: Sequence[str],
     strengths: tuple[float, ...],
     out: Path,
 ) -> list[Path]:
-    """Writes images of (prompt, number, strength), and with strengths a grid for each number."""
+    """Writes images of (prompt, number, strength), and with strengths a grid for each number.
+
+    What an earlier call left is removed: beside it, nobody could tell which images a grid shows.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
     from trainables.evaluation.grids import GridRow, draw_grid
 
+    mark = PngInfo()
+    mark.add_text(*_MARK)
+    earlier = _earlier_images(out)
     paths = []
     for (index, number, strength), image in sorted(drawn.items(), key=lambda entry: entry[0][:2]):
         end = "" if strength is None else f"-s{strength:g}"
         path = out / f"{index:02d}-{number:02d}{end}.png"
-        image.save(path)
+        image.save(path, pnginfo=mark)
         paths.append(path)
     for number in sorted({key[1] for key in drawn}) if strengths else ():
         rows = [
@@ -164,9 +185,27 @@ def _written(
         ]
         path = out / f"grid-{number:02d}.png"
         shown = ", ".join(f"{strength:g}" for strength in strengths)
-        draw_grid(rows, f"strength {shown}").save(path)
+        draw_grid(rows, f"strength {shown}").save(path, pnginfo=mark)
         paths.append(path)
+    left = earlier.difference(paths)
+    for path in left:
+        path.unlink(missing_ok=True)
+    if left:
+        print_notes([f"{len(left)} images of an earlier call were removed from {out}, which shows this one"])
     return paths
+
+
+def _earlier_images(folder: Path) -> set[Path]:
+    """The images in a folder that were written by an earlier call, by their names and the mark in them."""
+    from PIL import Image
+
+    found = set()
+    for path in folder.iterdir():
+        if _OWN.fullmatch(path.name) and path.is_file():
+            with suppress(OSError, SyntaxError, ValueError), Image.open(path) as image:  # none of ours
+                if image.info.get(_MARK[0]) == _MARK[1]:
+                    found.add(path)
+    return found
 
 
 def _after_trigger(prompts: Sequence[str], trigger: str) -> list[str]:

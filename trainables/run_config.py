@@ -123,6 +123,7 @@ _EVALUATED_AS_BEFORE = {"restore_best": None, "restore_best_prompts": None}
 _PATHS: dict[str, tuple[str, ...]] = {
     "subject.dataset.path": ("subject", "dataset", "path"),
     "subject.dataset.references": ("subject", "dataset", "references"),
+    "subject.dataset.masks": ("subject", "dataset", "masks"),
     "subject.images": ("subject", "images"),
     "subject.references": ("subject", "references"),
     "subject.masks": ("subject", "masks"),

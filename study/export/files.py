@@ -24,7 +24,7 @@ from study.storage.safe_paths import inside
 from trainables.config.fields import EMBEDDED
 from trainables.errors import UserError
 from trainables.events import Event, read_events
-from trainables.methods.exporting import About, Format, Request, files_in, obstacle
+from trainables.methods.exporting import About, Format, Request, export, files_in, obstacle
 from trainables.methods.registry import get_method
 from trainables.models.families import family_in
 from trainables.models.folders import local_folder
@@ -85,7 +85,7 @@ def export_run(
     about = recorded.about(side, training.reword(instance).removesuffix(", "), author, license)
     request = Request(form, recorded.name, about)
     with _whole(out) as made:
-        written = method.export(backbone, training, weights, request, made)  # type: ignore[attr-defined]
+        written = export(method, backbone, training, weights, request, made)
         notes = (*written.notes, *(() if license else (_NO_LICENSE,)))
         # What people are told is how prompts of the program are written that reads the files.
         told = about if written.trigger is None else replace(about, trigger=written.trigger)

@@ -20,14 +20,16 @@ from study.storage.layout import Storage, unportable
 from study.storage.run_key import FOREIGN, RunKey, is_sound_name
 from study.storage.run_result import RunResult, read_result
 from trainables.config.messages import placeholders_in
+from trainables.data.subjects import prompts_of
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import QUALITY
-from trainables.events import RUN_FILE, is_over
+from trainables.events import is_over
 from trainables.methods.foreign import ForeignConfig
 from trainables.methods.foreign_files import ForeignFile, inspect
 from trainables.methods.foreign_pipelines import WHOLE, no_replacement
 from trainables.methods.registry import BASE
 from trainables.models.folders import local_folder, native_resolution, resolve_model
+from trainables.run.run_folder import read_begun
 from trainables.run_config import RunConfig
 
 COLUMNS = ("arm", "subject", "seed", "state", QUALITY, "subject_fidelity_scaled", "prompt_fidelity_scaled",
@@ -86,7 +88,7 @@ def evaluate_files(
         raise UserError(*problems)
     side = _resolution(spec, storage, chosen, base, on_note)
     planned = [
-        (one, seed, _config(spec, storage, one, chosen, seed, prompt, side))
+        (one, seed, _in_words_of_before(_config(spec, storage, one, chosen, seed, prompt, side)))
         for one in asked
         for seed in spec.confirm.seeds
     ]
@@ -188,7 +190,10 @@ def _config(
     prompt: str | None,
     side: int | None,
 ) -> RunConfig:
-    """The configuration of a confirm run of the study, with the file in the place of the training."""
+    """The configuration of a confirm run of the study, with the file in the place of the training.
+
+    A prompt that says what the study says is none, so that it is the same file with and without.
+    """
     arm = next(iter(spec.arms))
     like = spec.run_config(RunKey("confirm", arm, 0, subject, seed), {}, storage)
     contents = {field: digest for field, digest in like.contents.items() if field != "subject.captions"}
@@ -202,7 +207,7 @@ def _config(
         "resolution": side,
     }
     run = RunKey(FOREIGN, one.name, 0, subject, seed)
-    return RunConfig.model_validate(
+    config = RunConfig.model_validate(
         {
             **like.model_dump(mode="json"),
             "method": FOREIGN,
@@ -213,6 +218,27 @@ def _config(
             "output_dir": str(storage.run_folder(run)),
         }
     )
+    unworded = _with_prompt(config, None) if prompt is not None and not one.file.vectors else config
+    return unworded if _spoken(unworded) == _spoken(config) else config
+
+
+def _spoken(config: RunConfig) -> str:
+    """Returns what stands in the placeholder's place when images are drawn."""
+    instance, of_class = prompts_of(config.subject)
+    return config.training.for_subject(instance, of_class).reword(instance)
+
+
+def _with_prompt(config: RunConfig, prompt: str | None) -> RunConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update={"prompt": prompt})})
+
+
+def _in_words_of_before(config: RunConfig) -> RunConfig:
+    """Returns a configuration with the prompt that its folder was begun with, where the same is drawn by both."""
+    begun = read_begun(Path(config.output_dir))
+    if begun is None or begun.method != FOREIGN:
+        return config
+    before = _with_prompt(config, getattr(begun.training, "prompt", None))
+    return before if _spoken(before) == _spoken(config) else config
 
 
 def _unsound(prompt: str | None) -> str | None:
@@ -248,10 +274,9 @@ def _unspoken(file: ForeignFile, prompt: str | None, of_data_set: bool) -> str |
 
 
 def _taken(one: _Asked, config: RunConfig) -> str | None:
-    path = Path(config.output_dir) / RUN_FILE
-    if not path.exists():
+    begun = read_begun(Path(config.output_dir))
+    if begun is None:
         return None
-    begun = RunConfig.model_validate_json(path.read_text(encoding="utf-8"))
     if begun.comes_to() == config.model_copy(update={"contents": begun.contents}).comes_to():
         return None
     return (

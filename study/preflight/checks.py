@@ -16,7 +16,7 @@ from study.spec.study_spec import StudySpec
 from study.storage.layout import root_and_url, sqlite_file_problem
 from study.storage.run_key import PHASES
 from study.tracking.reachable import tracking_problems
-from trainables.config.fields import EMBEDDED, TrainingConfig
+from trainables.config.fields import EMBEDDED, MASKS, TrainingConfig
 from trainables.errors import UserError
 from trainables.evaluation.checks import ENOUGH_IMAGES
 from trainables.methods.registry import BASE
@@ -148,7 +148,7 @@ def _photographs(spec: StudySpec, subjects: Iterable[str]) -> dict[str, list[Pat
         (folder, data_set_contents if one.is_data_set else image_contents)
         for one in named
         for field, folder in one.folders.items()
-        if field != "masks"
+        if field not in MASKS
     }
     for name_of_folder, contents in sorted(folders, key=lambda each: each[0]):
         folder = folder_of(name_of_folder)

@@ -10,7 +10,12 @@ from study.spec.sections import Arm, Budget
 from trainables.config.fields import ModelConfig
 from trainables.config.messages import Loc
 from trainables.evaluation.metrics_table import data_set_metrics
-from trainables.methods.data_set_fit import ONLY_DATA_SETS, ONLY_SUBJECTS, json_word, obstacle_on_data_sets
+from trainables.methods.data_set_fit import (
+    ONLY_DATA_SETS,
+    json_word,
+    obstacle_on_data_sets,
+    refused_on_data_sets,
+)
 from trainables.methods.registry import BASE, method_config_class
 
 if TYPE_CHECKING:
@@ -44,7 +49,7 @@ def fields_of_one_kind(sections: Sections) -> Iterator[tuple[Loc, str]]:
         if on_data_sets and (obstacle := obstacle_on_data_sets(arm.method)) is not None:
             yield ("arms", name, "method"), obstacle
             continue
-        fields = dict(ONLY_SUBJECTS if on_data_sets else ONLY_DATA_SETS)
+        fields = refused_on_data_sets(subjects) if on_data_sets else ONLY_DATA_SETS
         for field, (value, reason) in fields.items():
             if "method" in method_config_class(arm.method).needs_of(field):
                 continue

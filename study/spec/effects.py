@@ -13,6 +13,7 @@ from search_spaces.schema import Categorical
 from study.spec.sections import Arm, Budget, arm_space, code_of, dump, merged_training, method_defaults
 from trainables.config.fields import EMBEDDED, ModelConfig
 from trainables.config.messages import Loc
+from trainables.config.training import CAPTION_DROPOUT, NO_CAPTIONS, OF_CAPTIONS
 from trainables.methods.registry import BASE, method_config_class
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def _idle(key: str, arm: Arm, sections: Sections) -> str | None:
         if possible and not set(possible) & set(wanted):
             have = " or ".join(map(_plain, dict.fromkeys(possible)))
             return f"it needs {other}: {' or '.join(map(_plain, wanted))}, but {other} is {have}"
+    if key in OF_CAPTIONS and set(values_of(CAPTION_DROPOUT, arm, training, budget, model)) == {1}:
+        return NO_CAPTIONS
     return None
 
 
@@ -142,4 +145,7 @@ def _merged(arm: Arm, training: Mapping[str, Any], budget: Budget, model: ModelC
 
 
 def _plain(value: Any) -> str:
+    """A value as a study file has it."""
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -276,6 +276,8 @@ class EvaluationSpec(EvaluationConfig):
             self.of_phase("search")
         except ValidationError as error:
             said = "; ".join(str(entry["msg"]).removeprefix("Value error, ") for entry in error.errors())
+            if self.search.at is not None:  # what is wrong with `at` is wrong with the search's own
+                said = said.replace("evaluation.at", "evaluation.search.at")
             raise RuleError([(("search",), said)]) from None
         return self
 

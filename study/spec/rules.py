@@ -34,6 +34,7 @@ from study.spec.separation import (
 from study.spec.sound_sections import Problem, Sections
 from trainables.config.fields import ModelConfig, TrainingConfig
 from trainables.config.messages import Loc, describe, did_you_mean, unknown_key
+from trainables.config.yaml_reader import real_loc
 from trainables.methods.registry import BASE, method_config_class
 
 
@@ -107,10 +108,13 @@ def _early_stopping(sections: Sections) -> Iterator[Problem]:
     looks = evaluation.of_phase("search").at if evaluation is not None else (search.scheduler.grace_fraction,)
     if not any(search.scheduler.grace_fraction <= at < 1 for at in looks):
         grace = search.scheduler.grace_fraction
+        own = evaluation is not None and evaluation.search.at is not None
+        at = f"at: [{grace:g}, 0.5]"
         yield (
             ("search", "scheduler"),
-            f"asha needs evaluations during training, at {grace:g} of the steps or later, but evaluation.at "
-            f"has none; write for example evaluation: {{at: [{grace:g}, 0.5]}}",
+            f"asha needs evaluations during training, at {grace:g} of the steps or later, but "
+            f"evaluation{'.search' if own else ''}.at has none; write for example evaluation: "
+            f"{{{f'search: {{{at}}}' if own else at}}}",
         )
 
 
@@ -211,12 +215,15 @@ def _fields(
     start = next(space.corners()) if space.parameters else {}
     start = {key: value for key, value in start.items() if key in fields.model_fields}
 
-    def valid(changes: dict[str, Any]) -> ValidationError | None:
+    def wrong(values: dict[str, Any]) -> ValidationError | None:
         try:
-            fields.model_validate(merged_training(common, budget, fixed, {**start, **changes}))
+            fields.model_validate(merged_training(common, budget, fixed, values))
         except ValidationError as error:
             return error
         return None
+
+    def valid(changes: dict[str, Any]) -> ValidationError | None:
+        return wrong({**start, **changes})
 
     error = valid({})
     for entry in error.errors(include_url=False) if error else []:
@@ -224,10 +231,13 @@ def _fields(
         if field in start:
             continue  # told by check_space
         message = describe(entry, fields)
-        if field in fixed:
-            yield (*place, *entry["loc"]), message
-        elif field in common:
-            yield ("training", *entry["loc"]), message
+        if field in fixed or field in common:
+            stated = {**common, **fixed}
+            at = real_loc(stated, entry["loc"], entry["type"] == "extra_forbidden")
+            yield (*(place if field in fixed else ("training",)), *at), message
+        elif wrong({}) is None and (searched := [name for name in start if wrong({name: start[name]})]):
+            name = searched[0]  # what the arm states is sound by itself
+            yield (*place, "search_space", name), f"{start[name]!r} is in the range, but {message}"
         else:
             yield place, message
     for dimension, message in check_space(space, fields, valid).items():

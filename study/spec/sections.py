@@ -6,9 +6,16 @@ import functools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from search_spaces.loader import load_space, merge
+from search_spaces.loader import load_space, merge, without_choices
 from search_spaces.schema import Dimension, Float, Int, SearchSpace
 from study.storage.layout import LEDGER_FILE, sqlite_problem, unportable
 from study.util.redaction import carries_password
@@ -338,9 +345,18 @@ def arm_space(arm: Arm, training: Mapping[str, Any], budget: Budget, model: Mode
         own = {**budget.tuned, **own}
     fixed = merged_training(training, budget, arm.fixed, {})
     fixed = {name: value for name, value in fixed.items() if name not in own}
-    return merge(load_space(arm.method, embedded=embedded, fixed=fixed), own).resolve(
-        fixed, method_defaults(arm.method, embedded=embedded)
-    )
+    fields = method_config_class(arm.method)
+
+    def valid(changes: dict[str, Any]) -> bool:
+        stated = {**fixed, **changes}
+        try:
+            fields.model_validate({**fields.defaults_beside(stated, embedded=embedded), **stated})
+        except ValidationError:
+            return False
+        return True
+
+    space = without_choices(load_space(arm.method, embedded=embedded, fixed=fixed), own, valid)
+    return merge(space, own).resolve(fixed, method_defaults(arm.method, embedded=embedded))
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from study.spec.phases import ConfirmSpec, SearchSpec
 from study.spec.sections import Budget, arm_space, code_of
-from trainables.config.fields import ModelConfig, SubjectConfig
+from trainables.config.fields import MASKS, ModelConfig, SubjectConfig
 from trainables.config.messages import Loc
 from trainables.util.process import expanded
 from trainables.util.text import some, without_case
@@ -139,7 +139,9 @@ def _shared_folders(
     """Photographs under two names are still the same."""
     folders = {
         subject.name: {
-            os.path.realpath(expanded(place)) for field, place in subject.folders.items() if field != "masks"
+            os.path.realpath(expanded(place))
+            for field, place in subject.folders.items()
+            if field not in MASKS
         }
         for subject in subjects
     }

@@ -11,7 +11,7 @@ import torch
 from tests.helpers.tiny_families import RESOLUTION
 from trainables.config.fields import ModelConfig
 from trainables.data.path_map import set_path_map
-from trainables.methods.exporting import About, Exported, Request, obstacle
+from trainables.methods.exporting import About, Exported, Request, export, obstacle
 from trainables.methods.foreign_files import inspect
 from trainables.methods.registry import get_method, method_config_class
 from trainables.models.backbone import Backbone
@@ -51,8 +51,7 @@ def exported(
     assert obstacle(method, backbone.family, config, form) is None
     out.mkdir()
     about = replace(ABOUT, trigger=config.reword("a sks cat"), **stated)
-    done: Exported = method.export(backbone, config, weights, Request(form, "mine", about), out)  # type: ignore[attr-defined]
-    return done
+    return export(method, backbone, config, weights, Request(form, "mine", about), out)
 
 
 def installed(backbone: Backbone, path: Path, **fields: Any) -> Any:

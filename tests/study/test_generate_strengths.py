@@ -76,6 +76,34 @@ def test_strengths_are_drawn_from_the_same_noise_and_shown_in_a_grid(
     assert found[0][0] < found[3][0]
 
 
+def test_a_folder_shows_one_call(
+    storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Grids of an earlier call do not lie beside images of a later one; what generate did not write stays."""
+    out = tmp_path / "out"
+    draw_images(storage, RUN, PROMPTS, out, count=2, steps=1, strengths=(0, 1))
+    Image.new("RGB", (2, 2)).save(out / "grid-07.png")  # bears no mark of ours
+    (out / "00-09.png").write_text("a note")
+    (out / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    paths = draw_images(storage, RUN, PROMPTS[:1], out, count=1, steps=1, strengths=(0.5,))
+    assert [path.name for path in paths] == ["00-00-s0.5.png", "grid-00.png"]
+    others = {"grid-07.png", "00-09.png", "notes.txt"}
+    assert {path.name for path in out.iterdir()} == {"00-00-s0.5.png", "grid-00.png"} | others
+    assert "9 images of an earlier call were removed" in "".join(capsys.readouterr())
+    draw_images(storage, RUN, PROMPTS[:1], out, count=1, steps=1)
+    assert {path.name for path in out.iterdir()} == {"00-00.png"} | others
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), 11.0])
+def test_a_strength_out_of_range_is_refused_in_a_notebook_too(
+    strength: float, storage: Storage, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="a strength is a number from -10 to 10; got"):
+        draw_images(storage, RUN, PROMPTS, tmp_path / "out", strengths=(0, strength))
+    assert not (tmp_path / "out").exists()
+
+
 def _is_at(grid: np.ndarray[Any, Any], cell: np.ndarray[Any, Any], place: tuple[int, int]) -> bool:
     top, left = place
     return np.array_equal(grid[top : top + len(cell), left : left + len(cell)], cell)

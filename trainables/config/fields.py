@@ -19,9 +19,11 @@ from trainables.embedded.data_sets import DATA_SETS
 from trainables.util.text import is_blank
 
 EMBEDDED = "embedded"
-ALPHA = "alpha"  # of `SubjectConfig.masks`
+ALPHA = "alpha"  # of `SubjectConfig.masks` and `DataSetConfig.masks`
 SUBJECT_FOLDERS = ("images", "references", "masks")
-DATA_SET_FOLDERS = ("path", "references")
+DATA_SET_FOLDERS = ("path", "references", "masks")
+#: Fields of `SubjectConfig.folders` whose images say where others show what is taught, and show nothing themselves.
+MASKS = ("masks", "dataset.masks")
 REVISION = "revision"  # of a model of the hub: what stands for its files
 
 
@@ -67,6 +69,8 @@ class DataSetConfig(Frozen):
         caption_column: Of the metadata file.
         group_column: Images that share its value are all trained on, or all held out.
         character_column: Names whom an image shows; the results then are told by character.
+        masks: As `SubjectConfig.masks`, for the images that are trained on: of a folder's sub-folders those with the
+            names that `path` has.
     """
 
     path: str
@@ -76,8 +80,17 @@ class DataSetConfig(Frozen):
     caption_column: str = "text"
     group_column: str | None = None
     character_column: str | None = None
+    masks: str | None = None
 
-    @field_validator("path", "references", "trigger", "caption_column", "group_column", "character_column")
+    @model_serializer(mode="wrap")
+    def _as_before_masks(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out masks that are not there, so that records and digests stay what they were."""
+        content: dict[str, Any] = dump(self)
+        return content if content.get("masks") is not None else without(content, "masks")
+
+    @field_validator(
+        "path", "references", "trigger", "caption_column", "group_column", "character_column", "masks"
+    )
     @classmethod
     def _is_not_blank(cls, value: str | None) -> str | None:
         if value is not None and is_blank(value):
@@ -161,7 +174,7 @@ class SubjectConfig(Frozen):
         if stated:
             remedy = (
                 "dataset.references and dataset.holdout say what is held out, dataset.trigger what is put before "
-                "captions"
+                "captions, dataset.masks where images show what is taught"
                 if self.dataset is not None
                 else "it brings its own captions and held-out images"
             )
@@ -191,12 +204,14 @@ class SubjectConfig(Frozen):
 
     @property
     def folders(self) -> dict[str, str]:
-        """The folders that it names, by field; those of a data set as ``dataset.path`` and ``dataset.references``."""
+        """The folders that it names, by field; those of a data set as ``dataset.path``, ``dataset.masks``."""
         named = {field: getattr(self, field) for field in SUBJECT_FOLDERS}
         if self.dataset is not None:
             named |= {f"dataset.{field}": getattr(self.dataset, field) for field in DATA_SET_FOLDERS}
         return {
-            field: folder for field, folder in named.items() if folder and (field, folder) != ("masks", ALPHA)
+            field: folder
+            for field, folder in named.items()
+            if folder and not (field in MASKS and folder == ALPHA)
         }
 
 

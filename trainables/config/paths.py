@@ -57,16 +57,13 @@ def absolute_models(section: Any, keys: Iterable[str], folder: Path) -> Any:
 
 def absolute_subject(subject: Any, folder: Path) -> Any:
     """Returns a subject, or data set, with absolute folders; what is malformed, and so refused later, as it is."""
-    subject = _changed(
-        subject,
-        SUBJECT_FOLDERS,
-        lambda key, path: path if (key, path) == ("masks", ALPHA) else _absolute_unless_blank(path, folder),
-    )
+
+    def change(key: str, path: str) -> str:
+        return path if (key, path) == ("masks", ALPHA) else _absolute_unless_blank(path, folder)
+
+    subject = _changed(subject, SUBJECT_FOLDERS, change)
     if isinstance(subject, dict) and isinstance(subject.get("dataset"), dict):
-        data_set = _changed(
-            subject["dataset"], DATA_SET_FOLDERS, lambda key, path: _absolute_unless_blank(path, folder)
-        )
-        subject = {**subject, "dataset": data_set}
+        subject = {**subject, "dataset": _changed(subject["dataset"], DATA_SET_FOLDERS, change)}
     return subject
 
 

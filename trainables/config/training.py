@@ -30,6 +30,11 @@ _MASKED = {"masked_loss": (True,)}
 _LOGIT_NORMAL = {"timestep_sampling": ("logit_normal",)}
 _FILES = {"captions": ("files",)}
 
+#: Fields that say how captions are shown, which has no effect where none is.
+OF_CAPTIONS = ("shuffle_captions", "keep_tokens")
+CAPTION_DROPOUT = "caption_dropout"
+NO_CAPTIONS = "caption_dropout is 1, so that no caption is ever shown"
+
 #: Fields that came later -> the value with which a run does what it did before: it is left out of digests.
 AS_BEFORE: dict[str, Any] = {
     "prior_preservation_target": "images",
@@ -171,11 +176,6 @@ class TrainingConfig(Frozen):
                 "true adds squares of the class to every batch, in which all images have one size; set one of them to "
                 "false"
             )
-        if self.masked_loss:
-            raise ValueError(
-                "aspect_ratio_buckets: true cuts images to rectangles, and masked_loss: true has masks for squares "
-                "alone; set one of them to false"
-            )
         return self
 
     @property
@@ -227,6 +227,8 @@ class TrainingConfig(Frozen):
                 elif getattr(self, other) not in values:
                     wanted = " or ".join(json.dumps(value).strip('"') for value in values)
                     problems.append(f"{name} has no effect without {other}: {wanted}")
+            if name in OF_CAPTIONS and self.caption_dropout == 1:
+                problems.append(f"{name} has no effect: {NO_CAPTIONS}")
         return problems
 
     def effective(self, varied: Collection[str] = ()) -> dict[str, Any]:

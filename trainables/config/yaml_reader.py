@@ -26,6 +26,7 @@ MAX_NODES = 50_000
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_MUST_BE = re.compile(r"must be (?P<wanted>.+), got (?P<got>.+)", re.DOTALL)  # of `describe`
 _TAG = "tag:yaml.org,2002:"
 _RESOLVERS = (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
@@ -195,8 +196,21 @@ def locate(error: ValidationError, document: Document, model: Any, prefix: Loc =
 
 def tell(problems: Iterable[tuple[Loc, str]], document: Document) -> list[str]:
     """Returns the problems as messages with their places, in the order of the file, each once."""
-    messages = [(document.line_of(loc), document.problem(loc, message)) for loc, message in problems]
+    messages = [(document.line_of(loc), document.problem(loc, message)) for loc, message in _united(problems)]
     return list(dict.fromkeys(message for _, message in sorted(messages, key=lambda pair: pair[0])))
+
+
+def _united(problems: Iterable[tuple[Loc, str]]) -> list[tuple[Loc, str]]:
+    """Joins what several types of a field that takes any of them say of one value: it must be this or that."""
+    found: dict[tuple[Loc, str], list[str]] = {}
+    for loc, message in problems:
+        match = _MUST_BE.fullmatch(message)
+        key, wanted = (message, "") if match is None else (match["got"], match["wanted"])
+        found.setdefault((loc, key), []).append(wanted)
+    return [
+        (loc, f"must be {', or '.join(dict.fromkeys(wanted))}, got {said}" if all(wanted) else said)
+        for (loc, said), wanted in found.items()
+    ]
 
 
 def problems_of(
@@ -218,9 +232,14 @@ def problems_of(
 
 
 def real_loc(data: Any, loc: Loc, keep_last: bool = False) -> Loc:
-    """Drops from a pydantic location what the file does not contain (union members, validators)."""
+    """Drops from a pydantic location what the file does not contain (union members, validators).
+
+    Of a mapping that is validated as its pairs it has the key in the place of the pair's number.
+    """
     kept: list[str | int] = []
     for index, part in enumerate(loc):
+        if isinstance(data, dict) and isinstance(part, int) and part not in data and part < len(data):
+            part = list(data)[part]
         here = (isinstance(data, dict) and part in data) or (
             isinstance(data, list) and isinstance(part, int) and part < len(data)
         )

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from trainables.config.fields import DataSetConfig, SubjectConfig
+from trainables.config.fields import ALPHA, DataSetConfig, SubjectConfig
 from trainables.data.buckets import Size, cut, nearest_bucket
 from trainables.data.group_split import hold_out_groups
-from trainables.data.image_folders import Entry, read_image_folder
+from trainables.data.image_folders import Entry, images_below, read_image_folder
 from trainables.data.images import fingerprint_of, read_image, square
+from trainables.data.masks import Masked, MaskFolder, no_masks, read_masks
 from trainables.data.metadata_files import Columns
 from trainables.data.path_map import folder_of
 from trainables.data.stored_images import ImageStore, StoredImage
@@ -142,6 +143,49 @@ def read_data_set(
     training, unread = _read(config, split.training, resolution, buckets)
     references, more = _read(config, split.references, resolution)
     return training, references, [*problems, *unread, *more, *_told(config, _overlaps(training, references))]
+
+
+def read_data_set_masks(
+    config: SubjectConfig, training: Sequence[Captioned], *, masked: bool
+) -> tuple[tuple[StoredImage, ...], list[str]]:
+    """Returns the mask of each training image, cut and resized like it, if they are asked for, and what is wrong.
+
+    A folder that is named is looked at in every case: that it is there, and that every mask in it has its image.
+
+    Args:
+        training: As `read_data_set` returns them.
+    """
+    named = config.dataset.masks if config.dataset is not None else None
+    if config.dataset is None or named is None:
+        if not masked:
+            return (), []
+        own = "your own can have them (dataset: {path: FOLDER, masks: PATH}); leave masked_loss out"
+        comes_without = (
+            f"it comes with the project and without masks, and masked_loss: true needs them; {own}"
+        )
+        return (), _told(config, [no_masks("dataset.masks") if config.dataset is not None else comes_without])
+    folder: MaskFolder | None = None
+    problems: list[str] = []
+    if named != ALPHA:
+        place, images = folder_of(named), folder_of(config.dataset.path)
+        if (relation := _relation(place, images)) is not None:
+            problem = (
+                f"dataset.masks ({shown(str(place))}) {relation} dataset.path ({shown(str(images))}), whose "
+                "sub-folders are read too, so that masks would be images; move them to a folder of their own"
+            )
+            return (), _told(config, [problem])
+        folder = MaskFolder(shown(named), *images_below(place, "dataset.masks", "masks"))
+        problems += folder.problems
+        folders = [images, *([folder_of(config.dataset.references)] if config.dataset.references else [])]
+        problems += folder.without_image(
+            name for each in folders for name in images_below(each, "dataset", "images")[0]
+        )
+    if not masked:
+        return (), _told(config, problems)
+    masks, more = read_masks(
+        folder, [Masked(one.entry.path, one.entry.name, one.size, one.image.size) for one in training]
+    )
+    return masks, _told(config, [*problems, *more])
 
 
 def read_references(config: SubjectConfig, resolution: int) -> tuple[tuple[Captioned, ...], list[str]]:

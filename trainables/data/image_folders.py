@@ -88,6 +88,18 @@ def read_image_folder(folder: Path, columns: Columns) -> tuple[tuple[Entry, ...]
     return tuple(entries), problems
 
 
+def images_below(folder: Path, field: str, what: str) -> tuple[dict[str, Path], list[str]]:
+    """Returns the files that should be images of a folder and its sub-folders, by their names below it, and what is
+    wrong with the folder; captions do not count.
+
+    Args:
+        field: That names it.
+        what: It should have.
+    """
+    files = _files_of(folder, field, what)
+    return files.images, files.problems
+
+
 def folder_files(folder: Path) -> list[Path]:
     """Returns every file of a data set that counts: images, metadata and captions; nothing where it cannot be read."""
     files = _files_of(folder)
@@ -95,10 +107,10 @@ def folder_files(folder: Path) -> list[Path]:
     return sorted([*files.images.values(), *files.metadata.values(), *texts])
 
 
-def _files_of(folder: Path) -> _Files:
+def _files_of(folder: Path, field: str = "dataset", what: str = "captioned images") -> _Files:
     found, place = _Files(), shown(str(folder))
     if not folder.exists():
-        found.problems.append(f"{place}: no such folder; dataset must name a folder of captioned images")
+        found.problems.append(f"{place}: no such folder; {field} must name a folder of {what}")
         return found
     if not folder.is_dir():
         remedy = f"name the folder that has the images, {shown(str(folder.parent))}"
@@ -130,7 +142,7 @@ def _files_of(folder: Path) -> _Files:
         elif not is_passed_over(path):
             found.images[name] = path
     if not found.images and not found.problems:
-        found.problems.append(f"{place}: has no images; put captioned images into it")
+        found.problems.append(f"{place}: has no images; put {what} into it")
     found.images = dict(sorted(found.images.items()))
     # A readme is the caption of an image of that name only.
     stems = set(map(_stem, found.images))

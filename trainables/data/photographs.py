@@ -22,9 +22,9 @@ from trainables.data.images import (
     is_notice,
     list_images,
     read_image,
-    read_mask,
     square,
 )
+from trainables.data.masks import Masked, MaskFolder, no_masks, read_masks
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
 from trainables.util.text import is_blank, name_bytes, same_name, shown, some
@@ -32,7 +32,6 @@ from trainables.util.text import is_blank, name_bytes, same_name, shown, some
 Captions = Literal["instance_prompt", "files"]
 
 _CAPTIONS_RULE = "captions: files needs a text file (.txt, or kohya's .caption) beside each training image"
-_MASKS_RULE = "masked_loss: true needs to know where each training image shows the subject"
 
 
 def hold_out(names: Sequence[str], count: int) -> set[str]:
@@ -100,10 +99,8 @@ def read_photographs(
     if captions == "files":
         texts, more = _read_captions(folder, training)
         problems += more
-    masks: tuple[Image.Image, ...] = ()
-    if masked:
-        masks, more = _read_masks(config, training, resolution)
-        problems += more
+    masks, more = _read_masks(config, training, resolution, masked)
+    problems += more
     return PhotoSplit(training, references, texts, masks), _of_subject(config, problems)
 
 
@@ -151,39 +148,39 @@ def _overlaps(training: Sequence[Photo], references: Sequence[Photo]) -> list[st
 
 
 def _read_masks(
-    config: SubjectConfig, training: Sequence[Photo], resolution: int | None
+    config: SubjectConfig, training: Sequence[Photo], resolution: int | None, masked: bool
 ) -> tuple[tuple[Image.Image, ...], list[str]]:
-    """The mask of each training image, cut and resized like it."""
+    """The mask of each training image, cut and resized like it, if they are asked for.
+
+    A folder that is named is looked at in every case: that it is there, and that every mask in it has its image.
+    """
     if config.masks is None:
-        return (), [f"{_MASKS_RULE}; give a folder of masks (masks: PATH), or masks: {ALPHA}"]
+        return (), [no_masks("masks")] if masked else []
+    folder: MaskFolder | None = None
     problems: list[str] = []
-    files: dict[str, list[Path]] = {}
     if config.masks != ALPHA:
-        paths, problems = list_images(folder_of(config.masks))
-        for path in paths:
-            files.setdefault(same_name(path.stem), []).append(path)
-    masks, missing = [], []
-    for photo in training:
-        found = [photo.path] if config.masks == ALPHA else files.get(same_name(photo.path.stem), [])
-        if len(found) != 1:
-            missing.append(shown(photo.path.stem) + (f" ({len(found)} files)" if found else ""))
-            continue
-        try:
-            mask = read_mask(found[0], photo.size, alpha=config.masks == ALPHA)
-        except UserError as error:
-            problems += error.problems
-            continue
-        mask = square(mask, resolution or min(mask.size))
-        if not mask.getextrema()[1]:
-            problems.append(
-                f"{shown(str(found[0]))}: marks nothing of the central square; white (255) is the subject"
-            )
-        masks.append(mask)
-    if missing and not problems:
-        problems.append(
-            f"{_MASKS_RULE}; in {shown(str(config.masks))} there is not one mask of the name of: {', '.join(missing)}"
-        )
-    return tuple(masks), problems
+        assert config.images is not None
+        place, own = folder_of(config.masks), folder_of(config.images)
+        if _is_same(place, own):
+            return (), [
+                f"masks and images are the same folder, {shown(str(own))}, so that each image would be its own mask; "
+                f"name another folder, or masks: {ALPHA} for the images' own transparency"
+            ]
+        paths, problems = list_images(place)
+        folder = MaskFolder(shown(str(config.masks)), {path.name: path for path in paths}, tuple(problems))
+        images = [own, *([folder_of(config.references)] if config.references else [])]
+        problems += folder.without_image(path.name for each in images for path in list_images(each)[0])
+    if not masked:
+        return (), problems
+    sides = [resolution or min(photo.size) for photo in training]
+    masks, more = read_masks(
+        folder,
+        [
+            Masked(photo.path, photo.path.name, photo.size, (side, side))
+            for photo, side in zip(training, sides, strict=True)
+        ],
+    )
+    return tuple(mask.open() for mask in masks), problems + more
 
 
 def _read_captions(folder: Path, training: Sequence[Photo]) -> tuple[tuple[str, ...], list[str]]:

@@ -24,6 +24,7 @@ from trainables.data.data_sets import (
     Captioned,
     data_set_captions,
     read_data_set,
+    read_data_set_masks,
     read_references,
     trigger_of,
 )
@@ -54,8 +55,8 @@ class Subject:
         embedded: Whether it belongs to the embedded world, which has evaluation prompts of its own.
         image_names: File names (or made-up ones) of the training images, for messages and grids.
         reference_names: The same of the references.
-        masks: Where each training image shows the subject, 8-bit grey of the same size (255: subject); empty unless
-            they were asked for.
+        masks: Where each training image shows what is taught, 8-bit grey of the same size (255: there); empty unless
+            they were asked for. They may lie in a file as the images do.
         sizes: Width and height of each training image as it was before it was cut and resized.
         is_data_set: It is a set of captioned images. Then `captions` and `reference_captions` bear the trigger in
             front where there is one, `instance_prompt` is the trigger with ", " after it, or empty, `class_prompt` is
@@ -84,7 +85,7 @@ class Subject:
     embedded: bool = False
     image_names: tuple[str, ...] = ()
     reference_names: tuple[str, ...] = ()
-    masks: tuple[Image.Image, ...] = ()
+    masks: Sequence[Image.Image] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     is_data_set: bool = False
     reference_captions: tuple[str, ...] = ()
@@ -141,7 +142,8 @@ def check_subject(
         masked: Also demands a mask of each training image.
     """
     if config.is_data_set:
-        return read_data_set(config, resolution)[2] + _mask_problems(config, masked)
+        training, _, problems = read_data_set(config, resolution)
+        return problems + read_data_set_masks(config, training, masked=masked)[1]
     if config.images is None:
         return _embedded_problems(config)
     return read_photographs(config, resolution, captions, masked)[1]
@@ -240,7 +242,8 @@ def _data_set(
     config: SubjectConfig, resolution: int, buckets: Sequence[tuple[int, int]], masked: bool
 ) -> Subject:
     training, references, problems = read_data_set(config, resolution, buckets)
-    problems += _mask_problems(config, masked)
+    masks, more = read_data_set_masks(config, training, masked=masked)
+    problems += more
     if problems:
         raise UserError(*problems)
     instance_prompt, class_prompt = prompts_of(config)
@@ -251,6 +254,7 @@ def _data_set(
         images=StoredImages(one.image for one in training),
         captions=tuple(one.caption for one in training),
         image_names=tuple(shown(one.entry.name) for one in training),
+        masks=StoredImages(masks) if masks else (),
         sizes=tuple(one.size for one in training),
         squares=StoredImages(one.square for one in training),
         is_data_set=True,
@@ -297,12 +301,6 @@ def _characters(images: Sequence[Captioned]) -> tuple[str, ...]:
     """Whom each image shows; one without a name leaves the others theirs, and nothing is said where none has one."""
     found = tuple(one.entry.character for one in images)
     return found if any(found) else ()
-
-
-def _mask_problems(config: SubjectConfig, masked: bool) -> list[str]:
-    if not masked:
-        return []
-    return [f"data set {config.name!r} has no masks: masked_loss: true is for subjects; leave it out"]
 
 
 def _embedded_problems(config: SubjectConfig) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.errors import UserError
+from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.kohya import KohyaLayer, write_kohya
 from trainables.models.families import family_of
 
@@ -33,6 +34,8 @@ WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 KOHYA_FILE = "lora_kohya.safetensors"
 _PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _SHARED = ("vblora_vector_bank", ".tinylora_v.")  # layers name a tensor of the whole adapter once more
+# PEFT's configurations whose layers take a weight as it lies, as in training; kernels of convolutions round by that.
+_ANY_LAYOUT = {kind.config_class for kind in KINDS.values() if not kind.by_rows}
 _MOST_NAMED = 3
 _BEGINNING = "study_beginning"  # attribute of an adapter's layer: A and B as they were when the base weight was altered
 
@@ -245,6 +248,8 @@ def load_with_peft(module: nn.Module, folder: Path) -> None:
                 f"{', '.join(sorted(found)[:_MOST_NAMED])}: its {PEFT_CONFIG} or the base model is another one; "
                 "take both files of one training, for this kind of model"
             )
+    if type(model.peft_config[ADAPTER]).__name__ in _ANY_LAYOUT:
+        return
     for layer in adapted_layers(module).values():
         weight = layer.get_base_layer().weight
         weight.data = weight.data.contiguous()  # PEFT views it as rows, in BOFT and HRA

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from trainables.config.fields import SubjectConfig, TrainingConfig
+from trainables.config.fields import ALPHA, SubjectConfig, TrainingConfig
 from trainables.methods.registry import BASE, method_config_class, method_names
 
 #: Training field -> the value that a data set cannot be trained with, and why.
@@ -13,7 +14,6 @@ ONLY_SUBJECTS: dict[str, tuple[Any, str]] = {
         True,
         "draws images of a subject's class, and a data set has no class; set with_prior_preservation: false",
     ),
-    "masked_loss": (True, "needs masks of a subject, and a data set has none; leave it out"),
 }
 #: The same of fields that need a data set.
 ONLY_DATA_SETS: dict[str, tuple[Any, str]] = {
@@ -37,11 +37,24 @@ def obstacle_on_data_sets(method: str) -> str | None:
     )
 
 
+def refused_on_data_sets(data_sets: Iterable[SubjectConfig]) -> dict[str, tuple[Any, str]]:
+    """Returns `ONLY_SUBJECTS`, and what else some data sets cannot be trained with."""
+    bare = [one.name for one in data_sets if one.dataset is None or one.dataset.masks is None]
+    if not bare:
+        return ONLY_SUBJECTS
+    reason = (
+        f"needs masks of the images, and {'data set' if len(bare) == 1 else 'data sets'} {', '.join(bare)} "
+        f"{'has' if len(bare) == 1 else 'have'} none; name them (dataset: {{path: FOLDER, masks: PATH}}, or "
+        f"masks: {ALPHA}), or leave it out"
+    )
+    return {**ONLY_SUBJECTS, "masked_loss": (True, reason)}
+
+
 def check_data_set(method: str, training: TrainingConfig, subject: SubjectConfig) -> list[str]:
     """Returns what keeps a run from its data set, or a subject from what only data sets have, one message a problem."""
     if method == BASE:
         return []
-    fields = ONLY_SUBJECTS if subject.is_data_set else ONLY_DATA_SETS
+    fields = refused_on_data_sets([subject]) if subject.is_data_set else ONLY_DATA_SETS
     problems = [obstacle_on_data_sets(method)] if subject.is_data_set else []
     problems += [
         f"{name}: {json_word(value)} {reason}"

@@ -100,7 +100,7 @@ class DreamBooth:
 
     def save(self, backbone: Backbone, config: Any, folder: Path) -> None:
         """Writes the whole pipeline, which ``from_pretrained`` loads."""
-        save_pipeline(backbone.pipeline(), folder)
+        save_pipeline(backbone, backbone.pipeline(), folder)
 
     def load(self, pipeline: Any, folder: Path) -> Any:
         """Returns the pipeline of `folder`; the given one only says of which class and where."""

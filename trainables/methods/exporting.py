@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +37,7 @@ FORMATS: dict[Format, str] = {
 #: Formats of one file in kohya's names.
 ONE_FILE = ("kohya", "a1111", "comfyui")
 
+_PIPELINE = "model_index.json"
 _HASH, _HASH_OF_KOHYA, _DIGITS = "modelspec.hash_sha256", "sshs_model_hash", 64
 _SPEC = "1.0.1"  # of Stability AI's metadata of models
 # What kohya's scripts state for embeddings and whole models of Stability AI (sd-scripts, library/sai_model_spec.py).
@@ -116,6 +117,45 @@ def obstacle(method: Method, family: Family, config: Any, form: Format) -> str |
     return found
 
 
+def export(
+    method: Method, backbone: Backbone, config: Any, weights: Path, request: Request, out: Path
+) -> Exported:
+    """Writes the weights of a method in a format; a pipeline's sampler draws as the run's images were drawn.
+
+    Args:
+        config: The method's configuration, after `for_subject`.
+        weights: Folder of the run's weights.
+        out: An empty folder.
+    """
+    written: Exported = method.export(backbone, config, weights, request, out)  # type: ignore[attr-defined]
+    whole = (out / _PIPELINE).is_file()
+    if whole:
+        state_sampler(backbone, out)
+    return replace(written, notes=(*written.notes, *_sampler_notes(backbone, request.form, whole)))
+
+
+def _sampler_notes(backbone: Backbone, form: Format, whole: bool) -> Iterator[str]:
+    """Yields how a pipeline's sampler differs from the base model's, where users would draw with it."""
+    from trainables.models.solvers import as_drawn
+
+    drawn, own = as_drawn(backbone), backbone.scheduler
+    if drawn is own:
+        return
+    states = (
+        f"the base model's own sampler states {own.config.get('timestep_spacing', 'no timestep_spacing')}"
+    )
+    if whole:
+        yield (
+            f"the pipeline's sampler is {type(drawn).__name__} with timestep_spacing: trailing, as images of the run "
+            f"were drawn; {states}"
+        )
+    elif form in ("diffusers", "peft"):
+        yield (
+            f"images of the run were drawn with timestep_spacing: trailing, and {states}; draw with pipeline.scheduler "
+            f'= {type(drawn).__name__}.from_config(pipeline.scheduler.config, timestep_spacing="trailing")'
+        )
+
+
 def metadata_of(
     request: Request, backbone: Backbone, kind: str, network: Mapping[str, str] | None = None
 ) -> dict[str, str]:
@@ -185,8 +225,12 @@ def _hash_of_tensors(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_pipeline(pipeline: Any, folder: Path) -> None:
-    """Writes a whole pipeline, which ``from_pretrained`` loads; equal weights are equal files."""
+def save_pipeline(backbone: Backbone, pipeline: Any, folder: Path) -> None:
+    """Writes a whole pipeline, which ``from_pretrained`` loads; equal weights are equal files.
+
+    Args:
+        backbone: Of its base model; as images of it are drawn here, so does the pipeline's sampler (`state_sampler`).
+    """
     for part in pipeline.components.values():
         tokenizer = getattr(part, "backend_tokenizer", None)
         if (
@@ -195,6 +239,21 @@ def save_pipeline(pipeline: Any, folder: Path) -> None:
             tokenizer.no_truncation()
             tokenizer.no_padding()
     pipeline.save_pretrained(str(folder), safe_serialization=True)
+    state_sampler(backbone, folder)
+
+
+def state_sampler(backbone: Backbone, folder: Path) -> None:
+    """Lets a pipeline's folder name the sampler that draws as runs of its base model are judged (`as_drawn`)."""
+    from trainables.models.solvers import as_drawn
+
+    drawn = as_drawn(backbone)
+    if drawn is backbone.scheduler:
+        return
+    drawn.save_pretrained(str(folder / "scheduler"))
+    index = folder / _PIPELINE
+    content = json.loads(index.read_text(encoding="utf-8"))
+    content["scheduler"] = ["diffusers", type(drawn).__name__]
+    index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def copy_pipeline(source: Path, folder: Path) -> None:

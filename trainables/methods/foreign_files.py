@@ -29,6 +29,7 @@ from trainables.methods.foreign_words import (
 )
 from trainables.methods.hypernetwork_files import is_pt
 from trainables.methods.kohya import kohya_name
+from trainables.methods.pickled_files import read_pt
 from trainables.methods.projection_exports import PROJECTIONS_FILE, is_projections, projection_weights
 from trainables.methods.word_exports import BUNDLED
 from trainables.models.folders import file_digest
@@ -412,13 +413,10 @@ def _layout_of(path: Path, shapes: Mapping[str, tuple[int, ...]], metadata: Mapp
 
 
 def _read_pt(path: Path) -> Any:
-    import torch
-
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever zip files, unpickling and torch find wrong
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path} is damaged, or holds code ({type(error).__name__}: {reason})") from None
+        return read_pt(path)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged, or holds code ({error})") from None
 
 
 def _rows_of_a1111(content: Any) -> torch.Tensor | None:

@@ -7,13 +7,16 @@ keys with a pair of state dicts each, and the settings beside them; they are rea
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.errors import UserError
 from trainables.methods.adapter_files import sort_header
+from trainables.methods.pickled_files import read_pt
 from trainables.models.families import FAMILIES
 from trainables.models.hypernetwork_layers import (
     ACTIVATIONS,
@@ -76,13 +79,14 @@ def load_hypernetwork(pipeline: Any, path: str | Path, strength: float = 1.0) ->
     Args:
         pipeline: Of a model with cross-attention.
         path: A file of ours (``.safetensors``), the folder that holds it, or one of A1111 (``.pt``).
-        strength: Factor on what the networks add to contexts; 0 leaves images as they are.
+        strength: Factor on what the networks add to contexts, a finite number; 0 leaves images as they are.
 
     Raises:
-        UserError: The file is none, or damaged, or was made for contexts of other widths.
+        UserError: The file is none, or damaged, or was made for contexts of other widths, or the strength is no number.
     """
     from trainables.models.hypernetworks import attention_widths, insert, make_from
 
+    strength = _finite(strength)
     path = Path(path)
     path = path / WEIGHTS_FILE if path.is_dir() else path
     stored = read_hypernetwork(path)
@@ -107,6 +111,18 @@ def load_hypernetwork(pipeline: Any, path: str | Path, strength: float = 1.0) ->
     dtype = denoiser.dtype
     insert(denoiser, made.to(denoiser.device, dtype) if dtype.is_floating_point else made.to(denoiser.device))
     return pipeline
+
+
+def _finite(strength: Any) -> float:
+    """Returns a strength as a number.
+
+    Raises:
+        UserError: It is none, or not finite: every image would be noise or black.
+    """
+    is_number = isinstance(strength, Real) and not isinstance(strength, bool)
+    if is_number and abs(strength) <= sys.float_info.max:
+        return float(strength)
+    raise UserError(f"strength must be a finite number, such as 0.5 or 1; got {strength!r}")
 
 
 def unload_hypernetwork(pipeline: Any) -> Any:
@@ -296,13 +312,10 @@ def _read_own(path: Path) -> StoredHypernetwork:
 
 
 def _read_a1111(path: Path) -> StoredHypernetwork:
-    import torch
-
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever zip files, unpickling and torch find wrong
-        reason = str(error).split("\n")[0]
-        raise UserError(_damaged(path, f"{type(error).__name__}: {reason}")) from None
+        content = read_pt(path)
+    except ValueError as error:
+        raise UserError(_damaged(path, str(error))) from None
     if not isinstance(content, dict):
         raise UserError(_damaged(path, f"it holds a {type(content).__name__} and no settings"))
     try:

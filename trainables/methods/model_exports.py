@@ -65,7 +65,7 @@ def export_merged(
     Args:
         words: The pipeline has words of its own, which no such file can hold.
     """
-    save_pipeline(pipeline, out)
+    save_pipeline(backbone, pipeline, out)
     forget_paths(out)
     notes: tuple[str, ...] = ()
     if words:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,32 @@ def make_solver(backbone: Backbone, steps: int | None = None, side: int | None =
 def _diffusion_solver(backbone: Backbone) -> Any:
     from diffusers import DPMSolverMultistepScheduler
 
-    spacing = {"timestep_spacing": "trailing"} if backbone.prediction_type == "v_prediction" else {}
     return DPMSolverMultistepScheduler.from_config(
-        backbone.scheduler.config, algorithm_type="dpmsolver++", solver_order=2, **spacing
+        backbone.scheduler.config,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        **_spacing(backbone.prediction_type),
     )
+
+
+def as_drawn(backbone: Backbone) -> Any:
+    """Returns the sampler that a pipeline of this model should state, so that it draws as runs are judged.
+
+    It is the model's own with the spacing of `make_solver`, the very same where it states that already; and that solver
+    where the model's own would pass over what its configuration says of noise.
+    """
+    own, spacing = backbone.scheduler, _spacing(backbone.prediction_type)
+    needed = [*spacing, *(["rescale_betas_zero_snr"] if own.config.get("rescale_betas_zero_snr") else [])]
+    read = inspect.signature(type(own).__init__).parameters
+    if any(name not in read for name in needed):
+        return _diffusion_solver(backbone)
+    if all(own.config.get(name) == value for name, value in spacing.items()):
+        return own
+    return type(own).from_config(own.config, **spacing)
+
+
+def _spacing(prediction_type: str) -> dict[str, Any]:
+    return {"timestep_spacing": "trailing"} if prediction_type == "v_prediction" else {}
 
 
 def _flow_solver(backbone: Backbone) -> Any:

@@ -151,14 +151,50 @@ def held_out_notes(
     Args:
         metrics: Those for which `check_held_out` told it.
     """
-    if not subject.is_data_set or set(metrics) & set(NEED_TWO_PROMPTS):
+    if not subject.is_data_set:
         return []
-    return [
+    halved = _distances_of_halves(subject, config)
+    if set(metrics) & set(NEED_TWO_PROMPTS):
+        return halved
+    untold = [
         f"data set {subject.name!r}: {_unread()}, so that prompt fidelity and quality of its runs are not known, and "
         "arms are ranked by the likeness to its held-out images"
         for part in held_out_of(subject, config)
         if not part.chooses and not _tells_captions(subject, part)
-    ][:1]
+    ]
+    return [*halved, *untold[:1]]
+
+
+def _distances_of_halves(subject: SubjectConfig, config: EvaluationConfig) -> list[str]:
+    """Says where KID and CMMD are not known because half of the held-out images choose the step."""
+    whole = config.model_copy(update={"restore_best": None})
+    all_of_them, half = (next(iter(held_out_of(subject, one)), None) for one in (whole, config))
+    if all_of_them is None or half is None or not _has_distances(all_of_them) or _has_distances(half):
+        return []
+    remedy = ", or ".join(["leave it out", *_to_hold_out_more(subject)])
+    return [
+        f"data set {subject.name!r}: evaluation.restore_best leaves {len(half.entries)} of its "
+        f"{len(all_of_them.entries)} held-out images to judge the result, and the others choose the step; with fewer "
+        f"than {MIN_DISTRIBUTION_IMAGES} images, or {MIN_DISTRIBUTION_UNITS} captions or groups, its runs have no KID "
+        f"and no CMMD: {remedy}"
+    ]
+
+
+def _has_distances(part: HeldOut) -> bool:
+    """Whether there are enough images, drawn and held out, for distances of distributions."""
+    return (
+        min(len(part.entries), part.images) >= MIN_DISTRIBUTION_IMAGES
+        and _fewest_units(part) >= MIN_DISTRIBUTION_UNITS
+    )
+
+
+def _to_hold_out_more(subject: SubjectConfig) -> list[str]:
+    """What a user can do for more held-out images; nothing of a data set that comes with the project."""
+    if subject.dataset is None:
+        return []
+    if subject.dataset.references is not None:
+        return ["add images to dataset.references"]
+    return ["hold out more (dataset.holdout)"]
 
 
 def _unknown(
@@ -166,6 +202,9 @@ def _unknown(
 ) -> Iterable[str]:
     """Why metrics that something goes by would have no value; with each the field that names it."""
     enough = len(part.entries) >= MIN_DISTRIBUTION_IMAGES
+    more, another = _to_hold_out_more(subject), "take subject_fidelity_scaled"
+    if not part.chooses and part.settings.restore_best is not None:
+        another += ", or leave evaluation.restore_best out, so that all held-out images judge"
     for name, place in metrics.items():
         if name in NEED_TWO_PROMPTS and not _tells_captions(subject, part):
             distance = (
@@ -179,8 +218,8 @@ def _unknown(
         if name.startswith(_DISTANCES) and not enough:
             yield (
                 f"{name} as {place} needs at least {MIN_DISTRIBUTION_IMAGES} held-out images, since the distance of "
-                f"two distributions is noise below; {len(part.entries)} {_half(part)}: hold out more "
-                "(dataset.holdout), or take subject_fidelity_scaled"
+                f"two distributions is noise below; {len(part.entries)} {_half(part)}: "
+                f"{', or '.join([*more, another])}"
             )
         elif name.startswith(_DISTANCES) and part.images < MIN_DISTRIBUTION_IMAGES:
             between = ", evaluation.images_between" if part.chooses else ""
@@ -194,13 +233,13 @@ def _unknown(
             yield (
                 f"{name} as {place} needs at least {MIN_DISTRIBUTION_UNITS} captions that are drawn, and as many "
                 f"held-out groups or captions, since images of one are no independent samples; there are {few}: "
-                "raise num_prompts, hold out more (dataset.holdout), or take subject_fidelity_scaled"
+                f"{', '.join(['raise num_prompts', *more])}, or {another}"
             )
         if name == _WORST_CHARACTER and not part.told_apart:
+            own = "name the column that has them (dataset.character_column), add images of them, or "
             yield (
                 f"{name} as {place} needs characters, and none is named that is on two real images, one of them held "
-                "out; name the column that has them (dataset.character_column), add images of them, or take "
-                "subject_fidelity_scaled"
+                f"out; {own if subject.dataset is not None else ''}take subject_fidelity_scaled"
             )
 
 

@@ -21,6 +21,8 @@ from trainables.training.data_order import BucketOrder, Shuffle
 from trainables.training.noise import NoiseProcess
 from trainables.training.objective import area_weights, share_of_samples
 
+_MASKS_AT_ONCE = 64  # whole ones of a large data set would take gigabytes
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -101,11 +103,15 @@ def mask_areas(masks: Sequence[Image.Image], background_weight: float, latents: 
         masks: 8-bit grey, one for each image; see `Subject.masks`.
         latents: Of the images, [images, orientations, c, h, w]; a second orientation is the mirrored image.
     """
-    shown = torch.from_numpy(numpy.stack([numpy.asarray(mask) for mask in masks])).float()[:, None] / 255
     height, width = latents.shape[-2:]
-    orientations = [shown, shown.flip(3)][: latents.shape[1]]
-    areas = [area_weights(one, background_weight, (height, width)) for one in orientations]
-    return torch.stack(areas, 1).to(latents.device)
+    areas = []
+    for begin in range(0, len(masks), _MASKS_AT_ONCE):
+        part = masks[begin : begin + _MASKS_AT_ONCE]
+        shown = torch.from_numpy(numpy.stack([numpy.asarray(mask) for mask in part])).float()[:, None] / 255
+        orientations = [shown, shown.flip(3)][: latents.shape[1]]
+        weights = [area_weights(one, background_weight, (height, width)) for one in orientations]
+        areas.append(torch.stack(weights, 1))
+    return torch.cat(areas).to(latents.device)
 
 
 class Batches:
@@ -117,7 +123,7 @@ class Batches:
 
     Args:
         examples: Of the subject; several where its images have several sizes, one for each bucket. A batch then is of
-            one bucket (see `BucketOrder`), and there are neither `priors` nor areas.
+            one bucket (see `BucketOrder`), and there are no `priors`.
         priors: Of the class, or None.
         priors_from_base: Examples of the class have the base model's prediction for their target.
         process: Draws noise levels.

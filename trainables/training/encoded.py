@@ -70,6 +70,7 @@ def encode_data(
     texts = embed_texts(backbone, cache, captions, as_tokens, each_alone=each_alone)
     rows = {text: row for row, text in enumerate(texts.captions)}
     sizes = torch.tensor(subject.geometry)
+    places = by_size(subject.images)
     examples = tuple(
         _examples(
             backbone,
@@ -81,11 +82,15 @@ def encode_data(
             sizes[numbers],
             each_alone=each_alone,
         )
-        for numbers in by_size(subject.images)
+        for numbers in places
     )
     if training.masked_loss:
-        areas = mask_areas(subject.masks, training.background_weight, examples[0].mean)
-        examples = (replace(examples[0], areas=areas),)
+        examples = tuple(
+            replace(
+                one, areas=mask_areas(picked(subject.masks, numbers), training.background_weight, one.mean)
+            )
+            for one, numbers in zip(examples, places, strict=True)
+        )
     if not training.with_prior_preservation:
         return Encoded(texts, examples)
     class_row = rows[subject.class_prompt]

@@ -131,6 +131,21 @@ def test_a_second_time_nothing_is_drawn_and_other_words_are_another_arm(storage:
     assert events.read_bytes() == before
 
 
+def test_the_studys_own_words_written_out_are_the_same_file(storage: Storage, file: Path) -> None:
+    (first,) = evaluate_files(storage, [file])
+    assert evaluate_files(storage, [file], prompt="a sks cat") == [first]
+    (written,) = evaluate_files(storage, [file], prompt="a sks cat", name="written")
+    record = storage.runs / "foreign/written/0000-cat-1-s1/run.json"
+    content = json.loads(record.read_text())
+    assert content["training"]["prompt"] is None
+    content["training"]["prompt"] = "a sks cat"  # as records said it before
+    record.write_text(json.dumps(content))
+    assert evaluate_files(storage, [file], name="written") == [written]
+    assert evaluate_files(storage, [file], prompt="a sks cat", name="written") == [written]
+    with pytest.raises(UserError, match="the same with another --prompt"):
+        evaluate_files(storage, [file], prompt="a cat", name="written")
+
+
 def test_the_plan_goes_on_as_if_they_were_not_there(storage: Storage, file: Path) -> None:
     evaluate_files(storage, [file])
     first, *theirs = rows(storage)

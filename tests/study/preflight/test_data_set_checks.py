@@ -97,7 +97,8 @@ def test_distances_need_images_on_both_sides() -> None:
     problems = check_study(spec("sprite-cast", evaluation=evaluation))
     assert problems
     assert all("needs at least 50 held-out images" in problem for problem in problems)
-    assert all("; 32 choose the step: hold out more" in problem for problem in problems)
+    # A data set that comes with the project takes no dataset.holdout.
+    assert all(problem.endswith("; 32 choose the step: take subject_fidelity_scaled") for problem in problems)
     evaluation = {
         "restore_best": "dataset_kid",
         "at": [0.5],
@@ -107,6 +108,25 @@ def test_distances_need_images_on_both_sides() -> None:
     between = check_study(spec("emoji", search=searched(objective="clip_i"), evaluation=evaluation))
     assert between
     assert all("draws 20 of" in problem and "evaluation.images_between" in problem for problem in between)
+
+
+def test_distances_that_restoring_the_best_step_takes_away_are_noted(tmp_path: Path) -> None:
+    many = {"num_prompts": 13}
+    evaluation = {**many, "restore_best": "held_out_loss", "at": [0.5]}
+    (note,) = (note for note in evaluation_notes(spec("sprite-cast", evaluation=evaluation)) if "KID" in note)
+    assert "evaluation.restore_best leaves 32 of its 64 held-out images to judge the result" in note
+    assert note.endswith("its runs have no KID and no CMMD: leave it out")
+    mine = folder(tmp_path / "mine", 120, holdout=0.5)
+    (note,) = (note for note in evaluation_notes(spec(mine, evaluation=evaluation)) if "KID" in note)
+    assert note.endswith("leave it out, or hold out more (dataset.holdout)")
+    for kept in (
+        spec("sprite-cast", evaluation=many),
+        spec("emoji", evaluation=evaluation),  # each half has 50
+        spec(
+            "sprite-cast", evaluation={**evaluation, "num_prompts": 2}
+        ),  # too few are drawn, with and without
+    ):
+        assert not any("KID" in note for note in evaluation_notes(kept))
 
 
 def test_distances_need_samples_that_are_independent() -> None:
@@ -122,8 +142,7 @@ def test_a_worst_character_needs_characters(tmp_path: Path) -> None:
     problems = check_study(spec("emoji", search=searched(objective="worst_character")))
     assert problems == [
         "data set 'emoji': worst_character as search.objective needs characters, and none is named that is on two "
-        "real images, one of them held out; name the column that has them (dataset.character_column), add images of "
-        "them, or take subject_fidelity_scaled"
+        "real images, one of them held out; take subject_fidelity_scaled"
     ]
 
 

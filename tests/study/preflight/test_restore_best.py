@@ -42,7 +42,7 @@ def spec(**evaluation: Any) -> StudySpec:
         ({"restore_best": "ceiling_quality", "at": AT}, "no better direction"),
         ({"restore_best": "quality"}, "evaluation.at names none; write for example at: [0.25, 0.5, 0.75]"),
         ({"restore_best": "quality", "at": [1.0]}, "evaluation.at names none"),
-        ({"restore_best": "quality", "at": AT, "search": {"at": []}}, "evaluation.at names none"),
+        ({"restore_best": "quality", "at": AT, "search": {"at": []}}, "evaluation.search.at names none"),
         ({"restore_best_prompts": ["{subject}"]}, "which is not set; set it, or remove them"),
         ({"restore_best": "quality", "at": AT, "restore_best_prompts": ["a cat"]}, "lacks the placeholder"),
     ],

@@ -186,7 +186,7 @@ def test_prior_preservation_is_refused_where_it_is_a_default_too(tmp_path: Path)
 
 def test_masks_are_refused_wherever_they_are_asked_for(tmp_path: Path) -> None:
     message = only(tmp_path, content(training={"masked_loss": True}))
-    assert "training.masked_loss: masked_loss: true needs masks of a subject" in message
+    assert "training.masked_loss: masked_loss: true needs masks of the images, and data set " in message
     space = {
         "method": "lora",
         "search_space": {"masked_loss": {"type": "categorical", "choices": [False, True]}},

@@ -435,11 +435,6 @@ def test_captions_that_hold_the_placeholder(tmp_path: Path) -> None:
     assert "captions with {subject}, which stands for what is taught" in only_problem(config_of(tmp_path))
 
 
-def test_masks_are_for_subjects(tmp_path: Path) -> None:
-    problems = check_subject(config_of(captioned(tmp_path)), 64, masked=True)
-    assert problems == ["data set 'my-cast' has no masks: masked_loss: true is for subjects; leave it out"]
-
-
 def test_problems_name_the_data_set(tmp_path: Path) -> None:
     assert only_problem(config_of(tmp_path / "none")).startswith("data set 'my-cast': ")
 

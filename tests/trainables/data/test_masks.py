@@ -99,6 +99,45 @@ def test_a_missing_mask_and_none_at_all(photos: Path) -> None:
     assert "no such folder" in problem
 
 
+def test_all_mistakes_are_told_at_once(photos: Path) -> None:
+    names = resolve_subject(subject(photos), 48).image_names
+    write(photos / "masks" / names[0], disc(24, 30))
+    (photos / "masks" / names[1]).unlink()
+    write(photos / "masks" / "renamed.png", disc())
+    problems = check_subject(subject(photos), 48, masked=True)
+    assert len(problems) == 3
+    told = "\n".join(problems)
+    assert f"{names[0]}: has 30x24 pixels" in told
+    assert f"there is not one mask of the name of: {Path(names[1]).stem}" in told
+    assert f"in {photos / 'masks'} renamed.png: a mask without its image; add the image" in told
+
+
+def test_a_folder_of_masks_is_looked_at_where_no_arm_has_use_for_it(photos: Path) -> None:
+    assert check_subject(subject(photos), 48) == []
+    (photos / "masks" / "0.png").unlink()  # only needed by masked_loss
+    assert check_subject(subject(photos), 48) == []
+    (problem,) = check_subject(subject(photos, "nowhere"), 48)
+    assert "nowhere: no such folder" in problem
+    write(photos / "masks" / "renamed.png", disc())
+    (problem,) = check_subject(subject(photos), 48)
+    assert "renamed.png: a mask without its image" in problem
+
+
+def test_masks_of_held_out_images_may_lie_among_them(photos: Path) -> None:
+    references = photos / "references"
+    write(references / "front.png", np.random.default_rng(9).integers(0, 256, (48, 60, 3), dtype=np.uint8))
+    write(photos / "masks" / "front.png", disc())
+    config = subject(photos).model_copy(update={"references": str(references)})
+    assert check_subject(config, 48, masked=True) == []
+
+
+def test_images_are_not_their_own_masks(photos: Path) -> None:
+    for masked in (True, False):
+        (problem,) = check_subject(subject(photos, "photos"), 48, masked=masked)
+        assert "masks and images are the same folder" in problem
+        assert "masks: alpha" in problem
+
+
 def test_masks_without_images_are_refused() -> None:
     with pytest.raises(ValidationError, match="masks need images"):
         SubjectConfig(name="cat-1", masks="alpha")

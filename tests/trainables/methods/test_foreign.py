@@ -13,6 +13,7 @@ from tests.helpers.exported_weights import exported, installed, load, trained
 from tests.helpers.tiny_families import make_tiny
 from trainables.data.path_map import set_path_map
 from trainables.errors import UserError
+from trainables.methods.adapter_files import adapted_layers
 from trainables.methods.foreign_files import inspect
 from trainables.methods.registry import get_method, method_config_class, method_names
 from trainables.models.backbone import Backbone
@@ -99,6 +100,38 @@ def test_what_was_exported_comes_back(case: str, folders: dict[str, Path], tmp_p
     assert again.parameter_digest() == untouched
     assert again.is_base_model()
     assert all(torch.equal(value, base[key]) for key, value in outputs(again, "a sks cat").items())
+
+
+@pytest.mark.parametrize(
+    ("adapter", "form"),
+    [
+        *((adapter, "peft") for adapter in ("lora", "rslora", "dora", "loha", "lokr", "boft", "hra", "ia3")),
+        *((adapter, "diffusers") for adapter in ("lora", "rslora", "dora", "lokr")),
+    ],
+)
+def test_adapters_draw_bit_by_bit_what_they_drew_in_training(
+    adapter: str, form: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Kernels of convolutions round by how weights lie in memory, which a loader must not change."""
+    backbone = load(folders["sdxl"])
+    fields = {"adapter": adapter, "target_modules": CONV, "train_text_encoder": form == "peft"}
+    fields |= {"use_effective_conv2d": True} if adapter in ("loha", "lokr") else {}
+    config = trained(backbone, "lora", tmp_path / "weights", **fields)
+    ours = outputs(backbone, "a sks cat")
+    exported(folders["sdxl"], "lora", config, tmp_path / "weights", form, tmp_path / "out")
+    path = tmp_path / "out"
+    again = load(folders["sdxl"])
+    installed(again, path if form == "peft" else path / "pytorch_lora_weights.safetensors")
+    assert layouts(again) == layouts(backbone)
+    for key, value in outputs(again, "a sks cat").items():
+        assert torch.equal(value, ours[key]), key
+
+
+def layouts(backbone: Backbone) -> dict[str, tuple[int, ...]]:
+    return {
+        name: layer.get_base_layer().weight.stride()
+        for name, layer in adapted_layers(backbone.denoiser).items()
+    }
 
 
 def test_layouts_of_other_programs(folders: dict[str, Path], tmp_path: Path) -> None:

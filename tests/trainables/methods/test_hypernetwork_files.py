@@ -342,7 +342,7 @@ def bad(folder: Path, kind: str) -> Path:
         ("pt position", "has a linear.7.weight, where layer_structure 1,2,1 has no layer"),
         ("pt activation", "activation 'snake' is none of linear, relu"),
         ("pt structure", "must begin and end with 1"),
-        ("pt code", "is damaged, or no hypernetwork"),
+        ("pt code", "holds more than tensors and settings"),
         ("absent", "there is no file"),
     ],
 )
@@ -400,6 +400,15 @@ def test_images_with_strength_without_and_after_unloading(file: Path, models: Pa
         parameter.requires_grad
         for parameter in load_hypernetwork(pipeline, file).unet.hypernetwork.parameters()
     )
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf"), "0.5", None, True, 1j])
+def test_a_strength_that_is_no_finite_number_is_refused(strength: Any, file: Path, models: Path) -> None:
+    pipeline = pipeline_of(models)
+    with pytest.raises(UserError, match="strength must be a finite number") as error:
+        load_hypernetwork(pipeline, file, strength=strength)
+    assert repr(strength) in str(error.value)
+    assert not hasattr(pipeline.unet, "hypernetwork")
 
 
 def test_it_takes_the_models_type_and_moves_with_it(file: Path, models: Path) -> None:

@@ -248,3 +248,43 @@ def test_what_was_written_is_checked_against_the_models_configurations(tmp_path:
     with pytest.raises(UserError, match=r"cannot be written as one file: it has tensors for which the UNet"):
         export_model_file(backbone, backbone.pipeline(), Request("a1111", "mine", ABOUT), tmp_path)
     assert not (tmp_path / "mine.safetensors").exists()
+
+
+def test_a_pipelines_sampler_draws_as_the_run_did(tmp_path: Path) -> None:
+    """Of models that predict v: from the last step on, and with no signal there where the model states that."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    noise = {"rescale_betas_zero_snr": True, "timestep_spacing": "leading"}
+    folder = make_tiny("sd2", tmp_path / "sd2", **noise)
+    backbone = load(folder)
+    config = trained(backbone, "dreambooth", tmp_path / "weights")
+    lora = trained(load(folder), "lora", tmp_path / "lora")
+    runs: list[tuple[str, Any, str, Any]] = [
+        ("dreambooth", config, "weights", "diffusers"),
+        ("dreambooth", config, "weights", "merged"),
+        ("lora", lora, "lora", "merged"),
+    ]
+    made = [tmp_path / "weights"]  # the run's own are a pipeline too
+    for method, settings, weights, form in runs:
+        made.append(tmp_path / f"{method}-{form}")
+        done = exported(folder, method, settings, tmp_path / weights, form, made[-1])
+        assert any("timestep_spacing: trailing" in note and "leading" in note for note in done.notes)
+    for place in made:
+        sampler = DDIMScheduler.from_pretrained(str(place), subfolder="scheduler")
+        sampler.set_timesteps(4)
+        assert sampler.timesteps[0] == 999
+        assert sampler.alphas_cumprod[-1] == 0
+        family_in(folder).stock_pipeline().from_pretrained(str(place), local_files_only=True)
+    done = exported(folder, "lora", lora, tmp_path / "lora", "diffusers", tmp_path / "adapters")
+    assert any("from_config(pipeline.scheduler.config" in note for note in done.notes)
+
+    # A sampler that passes over the model's noise cannot be kept.
+    change_json(folder / "scheduler" / "scheduler_config.json", _class_name="PNDMScheduler")
+    change_json(folder / "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
+    exported(folder, "dreambooth", config, tmp_path / "weights", "merged", tmp_path / "other")
+    pipeline = (
+        family_in(folder).stock_pipeline().from_pretrained(str(tmp_path / "other"), local_files_only=True)
+    )
+    assert isinstance(pipeline.scheduler, DPMSolverMultistepScheduler)
+    assert pipeline.scheduler.config.timestep_spacing == "trailing"
+    assert pipeline.scheduler.alphas_cumprod[-1] < 1e-6

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 
 from tests.helpers.captioned_images import data_set
 from tests.helpers.tiny_families import TINY, make_tiny
@@ -17,6 +19,7 @@ from tests.helpers.training_runs import MakeConfig
 from trainables.config.fields import ModelConfig
 from trainables.data.buckets import geometry_in
 from trainables.data.cache import Cache
+from trainables.data.subjects import Subject
 from trainables.distributed.worker_group import WorkerGroup
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone
@@ -34,11 +37,16 @@ CPU = torch.device("cpu")
 FIELDS: dict[str, Any] = {"aspect_ratio_buckets": True, "captions": "files"}
 
 
-def build(make_config: MakeConfig, backbone: Backbone, method: str = "text_to_image", **more: Any) -> Trainer:
+def build(
+    make_config: MakeConfig,
+    backbone: Backbone,
+    method: str = "text_to_image",
+    subject: Subject | None = None,
+    **more: Any,
+) -> Trainer:
     known = {"r": 2} if method == "text_to_image" else {"with_prior_preservation": False}
     config = make_config(method, model=str(backbone.folder), **FIELDS, **known, **more)
-    subject = data_set(BUCKETS)
-    return build_trainer(config, backbone, subject, Cache(config.cache_dir))
+    return build_trainer(config, backbone, subject or data_set(BUCKETS), Cache(config.cache_dir))
 
 
 def signature(trainer: Trainer, count: int) -> list[tuple[Any, ...]]:
@@ -233,3 +241,37 @@ def test_priors_beside_several_sizes_are_refused(make_config: MakeConfig, backbo
             examples, examples[0], batches._streams, process=batches._process, size=1, scale=1.0,
             prior_loss_weight=1.0, noise_offset=0.0,
         )  # fmt: skip
+
+
+def test_masks_weigh_the_images_of_their_own_bucket(make_config: MakeConfig, backbone: Backbone) -> None:
+    """Each bucket has factors of its own size, of its own images, in their order."""
+    bare = data_set({(16, 16): 3, (32, 16): 3})
+    masks = []
+    for number, image in enumerate(bare.images):
+        pixels = numpy.zeros((image.height, image.width), numpy.uint8)
+        pixels[:, : image.width // 2 if number % 2 else image.width] = 255
+        masks.append(Image.fromarray(pixels))
+    subject = replace(bare, masks=tuple(masks))
+    masked = {"masked_loss": True, "background_weight": 0.0, "random_flip": True}
+    trainer = build(make_config, backbone, subject=subject, **masked)
+    sources = [source for _, source in trainer.batches._sources]
+    assert [len(source.areas) for source in sources if source.areas is not None] == [3, 3]
+    seen = set()
+    for _ in range(40):
+        batch = trainer.batches.draw()
+        assert batch.areas is not None
+        assert batch.areas.shape == (len(batch.latents), 1, *batch.latents.shape[2:])
+        assert torch.allclose(batch.areas.mean(dim=(1, 2, 3)), torch.ones(len(batch.areas)))
+        for area in batch.areas:
+            half = area.shape[-1] // 2
+            kinds = {
+                "whole": torch.ones_like(area),
+                "left": torch.zeros_like(area),
+                "right": torch.zeros_like(area),
+            }
+            kinds["left"][..., :half], kinds["right"][..., half:] = 2, 2  # mirrored
+            seen.add(
+                (area.shape[-2:], next(kind for kind, value in kinds.items() if torch.equal(area, value)))
+            )
+    assert {kind for _, kind in seen} == {"whole", "left", "right"}
+    assert len({size for size, _ in seen}) == 2
