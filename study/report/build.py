@@ -20,6 +20,7 @@ from study.report.figures.canvas import render
 from study.report.figures.samples import used_images
 from study.report.latex import to_latex
 from study.report.pages import to_page, to_text
+from study.report.paper import paper_files
 from study.report.prepared import ResultsLike
 from study.report.report_folder import KIND, MANIFEST, keep_foreign_files, refuse_foreign_folder
 from study.report.sections import Report, compose
@@ -32,6 +33,7 @@ from study.storage.layout import (
     REPORT_HTML,
     REPORT_IMAGES,
     REPORT_MD,
+    REPORT_PAPER,
     REPORT_TABLES,
 )
 from trainables.errors import UserError
@@ -138,6 +140,8 @@ def _write_all(report: Report, results: ResultsLike, folder: Path) -> None:
     for table in report.tables:
         _write(folder / REPORT_TABLES / f"{table.key}.csv", to_csv(table))
         _write(folder / REPORT_TABLES / f"{table.key}.tex", to_latex(table))
+    for name, text in paper_files(report).items():
+        _write(folder / REPORT_PAPER / name, text)
     _write(folder / REPORT_HTML, to_page(report, rendered))
     _write(folder / REPORT_MD, to_text(report))
     _write_data(report, results, folder / REPORT_DATA)

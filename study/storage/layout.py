@@ -42,7 +42,7 @@ PROBES = "probes"  # in the cache: what a run of each kind costs on this machine
 # In a report's folder.
 REPORT_HTML, REPORT_MD = "report.html", "report.md"
 REBUILT = "rebuilt"  # a report that was made from the data of this one
-REPORT_TABLES, REPORT_FIGURES, REPORT_DATA = "tables", "figures", "data"
+REPORT_TABLES, REPORT_FIGURES, REPORT_DATA, REPORT_PAPER = "tables", "figures", "data", "paper"
 ARMS_CSV = "arms.csv"  # of the tables that which a launch prints
 RUNS_CSV, CURVES_CSV, IMAGES_CSV = "runs.csv", "curves.csv", "images.csv"  # these and the next of the data
 META_JSON, SCORES_PARQUET, REPORT_IMAGES = "meta.json", "image_scores.parquet", "images"

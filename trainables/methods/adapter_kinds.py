@@ -26,6 +26,7 @@ class AdapterKind:
 
     Attributes:
         title: For tables, figures and messages.
+        papers: Where it comes from: keys of ``study/report/templates/references.bib``.
         config_class: Of PEFT.
         arguments: The fields that PEFT's configuration takes, but target modules, from an `AdapterConfig`.
         fits: The most that it can be put on: all convolutions, those with kernels of one pixel, or linear layers alone.
@@ -51,6 +52,7 @@ class AdapterKind:
     by_rows: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     embedded: Mapping[str, Any] = field(default_factory=dict)
+    papers: tuple[str, ...] = ()
 
 
 def _alpha(value: float) -> float | int:
@@ -119,10 +121,10 @@ def _ia3(config: Any) -> dict[str, Any]:
 _LORA: dict[str, Any] = {"config_class": "LoraConfig", "arguments": _lora, "ranked": True, "scaled": True}
 
 KINDS: dict[str, AdapterKind] = {
-    "lora": AdapterKind("LoRA", **_LORA, loader="diffusers"),
-    "rslora": AdapterKind("rsLoRA", **_LORA, loader="diffusers"),
+    "lora": AdapterKind("LoRA", **_LORA, loader="diffusers", papers=("hu2022lora",)),
+    "rslora": AdapterKind("rsLoRA", **_LORA, loader="diffusers", papers=("kalajdzievski2023rslora",)),
     # Of text encoders diffusers loads A and B without the magnitudes, and says nothing.
-    "dora": AdapterKind("DoRA", **_LORA, loader="diffusers denoiser"),
+    "dora": AdapterKind("DoRA", **_LORA, loader="diffusers denoiser", papers=("liu2024dora",)),
     "loha": AdapterKind(
         "LoHa",
         "LoHaConfig",
@@ -131,6 +133,7 @@ KINDS: dict[str, AdapterKind] = {
         scaled=True,
         defaults={"learning_rate": 5e-4, "r": 8},
         embedded={"learning_rate": 1e-2, "text_encoder_learning_rate": 3e-3, "r": 8},
+        papers=("hyeonwoo2022fedpara", "yeh2024lycoris"),
     ),
     "lokr": AdapterKind(
         "LoKr",
@@ -140,6 +143,7 @@ KINDS: dict[str, AdapterKind] = {
         loader="diffusers module",
         defaults={"learning_rate": 1e-3},
         embedded={"learning_rate": 1e-2, "text_encoder_learning_rate": 3e-3},
+        papers=("yeh2024lycoris",),
     ),
     "oft": AdapterKind(
         "OFT",
@@ -148,6 +152,7 @@ KINDS: dict[str, AdapterKind] = {
         fits="1x1 convolutions",
         block="oft_block_size",
         embedded={"learning_rate": 3e-3, "text_encoder_learning_rate": 3e-3},
+        papers=("qiu2023oft",),
     ),
     "boft": AdapterKind(
         "BOFT",
@@ -156,6 +161,7 @@ KINDS: dict[str, AdapterKind] = {
         block="boft_block_size",
         by_rows=True,
         embedded={"learning_rate": 3e-3, "text_encoder_learning_rate": 3e-3},
+        papers=("liu2024boft",),
     ),
     "hra": AdapterKind(
         "HRA",
@@ -165,6 +171,7 @@ KINDS: dict[str, AdapterKind] = {
         by_rows=True,
         defaults={"r": 8},
         embedded={"learning_rate": 3e-3, "text_encoder_learning_rate": 3e-3, "r": 8},
+        papers=("yuan2024hra",),
     ),
     "ia3": AdapterKind(
         "(IA)^3",
@@ -172,6 +179,7 @@ KINDS: dict[str, AdapterKind] = {
         _ia3,
         defaults={"learning_rate": 1e-3},
         embedded={"learning_rate": 3e-2, "text_encoder_learning_rate": 1e-2},
+        papers=("liu2022ia3",),
     ),
 }
 

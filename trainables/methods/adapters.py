@@ -52,6 +52,7 @@ class AdapterMethod:
     config_class: type[TrainingConfig]
     trains: bool = True
     what_trains: str = AN_ADAPTER
+    papers: tuple[str, ...] = ()
     artifact: str = "adapter"
     copies: tuple[str, ...] = (KOHYA_FILE,)
     stock_loader: bool = True

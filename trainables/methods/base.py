@@ -33,6 +33,7 @@ class Base:
     config_class: type[TrainingConfig] = BaseConfig
     trains: bool = False
     what_trains: str = "nothing"
+    papers: tuple[str, ...] = ("rombach2022latent",)
     artifact: str = "none"
     copies: tuple[str, ...] = ()
     stock_loader: bool = True

@@ -85,6 +85,7 @@ class CustomDiffusion:
     config_class: type[TrainingConfig] = CustomDiffusionConfig
     trains: bool = True
     what_trains: str = "keys and values of the text, and embeddings of a new word"
+    papers: tuple[str, ...] = ("kumari2023custom",)
     artifact: str = "adapter"
     copies: tuple[str, ...] = ()
     stock_loader: bool = True

@@ -62,6 +62,7 @@ class DreamBooth:
     config_class: type[TrainingConfig] = DreamBoothConfig
     trains: bool = True
     what_trains: str = "all weights"
+    papers: tuple[str, ...] = ("ruiz2023dreambooth",)
     artifact: str = "pipeline"
     copies: tuple[str, ...] = ()
     stock_loader: bool = True

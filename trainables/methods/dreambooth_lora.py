@@ -21,4 +21,10 @@ class DreamBoothLoraConfig(adapters.AdapterConfig):
     with_prior_preservation: bool = True
 
 
-METHOD = adapters.AdapterMethod("dreambooth_lora", "DreamBooth+LoRA", DreamBoothLoraConfig, variant_of="lora")
+METHOD = adapters.AdapterMethod(
+    "dreambooth_lora",
+    "DreamBooth+LoRA",
+    DreamBoothLoraConfig,
+    papers=("ruiz2023dreambooth",),
+    variant_of="lora",
+)

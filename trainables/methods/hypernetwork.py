@@ -113,6 +113,7 @@ class HypernetworkMethod:
     config_class: type[TrainingConfig] = HypernetworkConfig
     trains: bool = True
     what_trains: str = "networks before keys and values"
+    papers: tuple[str, ...] = ("ha2017hypernetworks",)
     artifact: str = "adapter"
     copies: tuple[str, ...] = ()
     stock_loader: bool = False

@@ -130,6 +130,7 @@ class PivotalTuning:
     config_class: type[TrainingConfig] = PivotalTuningConfig
     trains: bool = True
     what_trains: str = "embeddings of a new word, then an adapter"
+    papers: tuple[str, ...] = ("roich2022pivotal", "gal2023textual")
     artifact: str = "adapter"
     copies: tuple[str, ...] = (KOHYA_FILE,)
     stock_loader: bool = True

@@ -36,6 +36,8 @@ class Method(Protocol):
         trains: False only for the base model, which is evaluated as it is.
         what_trains: What of a model trains, in words ("all weights"), or `AN_ADAPTER`: a level of a factor of studies.
             Where the field `trains` decides, a function ``what_trains_by(trains)`` says so, and this is the default's.
+        papers: Where it comes from: keys of ``study/report/templates/references.bib``; those of a kind of adapter are
+            added to them.
         variant_of (may be missing): The method from which this one differs in its defaults alone, so that the two
             count as one.
         artifact: "adapter" (small, logged to MLflow) or "pipeline" (a whole model, logged by reference). Where it
@@ -52,6 +54,7 @@ class Method(Protocol):
     config_class: type[TrainingConfig]
     trains: bool
     what_trains: str
+    papers: tuple[str, ...]
     artifact: str
     copies: tuple[str, ...]
     stock_loader: bool

@@ -109,6 +109,7 @@ class TextToImage:
     config_class: type[TrainingConfig] = TextToImageConfig
     trains: bool = True
     what_trains: str = AN_ADAPTER
+    papers: tuple[str, ...] = ("rombach2022latent",)
     artifact: str = "adapter"
     copies: tuple[str, ...] = (KOHYA_FILE,)
     stock_loader: bool = True

@@ -96,6 +96,7 @@ class TextualInversion:
     config_class: type[TrainingConfig] = TextualInversionConfig
     trains: bool = True
     what_trains: str = "embeddings of a new word"
+    papers: tuple[str, ...] = ("gal2023textual",)
     artifact: str = "adapter"
     copies: tuple[str, ...] = ()
     stock_loader: bool = True

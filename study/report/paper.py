@@ -1,0 +1,230 @@
+"""What a paper takes over: a paragraph on methods, an appendix, references, and a draft that holds all of it.
+
+``paper/draft.tex`` compiles as it is (``latexmk -pdf draft.tex``) and shows how each part is put in by ``\\input``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from importlib.resources import files
+
+from study.report.design import design_of
+from study.report.figures.canvas import Figure
+from study.report.formatting import listing, plural
+from study.report.latex import CHARACTER, escape_latex
+from study.report.prepared import Rows, distinct, section, value_or_none
+from study.report.searches import budget_words, repeats_of, repeats_words, search_objective
+from study.report.sections import Report, Section
+from study.storage.layout import REPORT_FIGURES, REPORT_TABLES
+from trainables.methods.adapter_kinds import KINDS
+from trainables.methods.protocol import AN_ADAPTER
+from trainables.methods.registry import get_method, method_names
+
+METHODS_TEX, APPENDIX_TEX, REFERENCES_BIB, DRAFT_TEX = (
+    "methods.tex",
+    "appendix.tex",
+    "references.bib",
+    "draft.tex",
+)
+_APPENDIX = ("prompts", "provenance", "exclusions", "method")  # keys of sections
+_SAMPLERS = {"tpe": "a tree-structured Parzen estimator", "random": "random search", "gp": "Gaussian processes",
+             "nsgaii": "NSGA-II", "grid": "a grid"}  # fmt: skip
+_SOFTWARE = (
+    ("Ray Tune", "liaw2018tune"), ("Optuna", "akiba2019optuna"), ("MLflow", "zaharia2018mlflow"),
+    ("PyTorch", "paszke2019pytorch"), ("diffusers", "diffusers"), ("PEFT", "peft"),
+)  # fmt: skip
+_STATISTICS = ("holm1979", "schuirmann1987")
+
+
+def paper_files(report: Report) -> dict[str, str]:
+    """Returns the files of the folder ``paper/`` by name."""
+    methods = _methods(report)
+    appendix = _appendix(report)
+    draft = _draft(report)
+    cited = sorted(set(re.findall(r"\\cite\{([^}]*)\}", methods + appendix + draft)))
+    keys = sorted({key for group in cited for key in group.split(",")})
+    return {
+        METHODS_TEX: methods,
+        APPENDIX_TEX: appendix,
+        REFERENCES_BIB: "\n\n".join(references()[key] for key in keys) + "\n",
+        DRAFT_TEX: draft,
+    }
+
+
+@lru_cache(maxsize=1)
+def references() -> dict[str, str]:
+    """Returns all BibTeX entries that there are, by key."""
+    text = files("study.report").joinpath("templates", "references.bib").read_text(encoding="utf-8")
+    entries = re.split(r"\n\n(?=@)", text.strip())
+    return {entry.partition("{")[2].partition(",")[0]: entry for entry in entries}
+
+
+def _cite(keys: Iterable[str]) -> str:
+    known = [key for key in dict.fromkeys(keys) if key in references()]
+    return rf"~\cite{{{','.join(known)}}}" if known else ""
+
+
+# ------------------------------------------------------------------ methods
+
+
+def _methods(report: Report) -> str:
+    rows = report.rows
+    paragraphs = [
+        _compared(rows),
+        _tuned(rows),
+        _judged(report),
+        _software(),
+    ]
+    lines = [CHARACTER, *(paragraph for paragraph in paragraphs if paragraph)]
+    return "\n\n".join(lines) + "\n"
+
+
+def _compared(rows: Rows) -> str:
+    """The arms, by method, with the papers that the methods are from."""
+    by_method: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for arm in rows.trained_arms:
+        by_method.setdefault(_method_of(rows, arm), []).append(arm)
+    told = [
+        f"{escape_latex(title)}{_cite(papers)} ({_texttt(arms)})"
+        for (title, papers), arms in by_method.items()
+    ]
+    model = section(rows.meta, "spec", "model").get("path")
+    on = rf" on the base model \texttt{{{escape_latex(str(model))}}}" if model else ""
+    base = [arm for arm in rows.arms if arm not in rows.trained_arms]
+    untrained = f" The untrained base model ({_texttt(base)}) is the reference." if base else ""
+    return f"We compare {listing(told)}{on}.{untrained}" if told else ""
+
+
+def _method_of(rows: Rows, arm: str) -> tuple[str, tuple[str, ...]]:
+    """Title and papers of an arm's method, with those of its kind of adapter."""
+    name = rows.methods.get(arm, "")
+    if name not in method_names():
+        return name, ()
+    method = get_method(name)
+    title, papers = method.title, tuple(method.papers)
+    if method.what_trains == AN_ADAPTER:
+        stated = section(rows.meta, "spec", "arms", arm).get("adapter")
+        kind = KINDS.get(str(stated or section(rows.meta, "spec", "training").get("adapter") or "lora"))
+        if kind is not None:
+            papers = (*papers, *kind.papers)
+            title = title if kind.title in title or kind is KINDS["lora"] else f"{title} as {kind.title}"
+    return title, papers
+
+
+def _texttt(names: Sequence[str]) -> str:
+    return listing(rf"\texttt{{{escape_latex(name)}}}" for name in names)
+
+
+def _tuned(rows: Rows) -> str:
+    """How configurations were chosen, and what they were chosen on."""
+    search = section(rows.meta, "spec", "search")
+    trials = rows.search.groupby("arm")["trial"].nunique()
+    if trials.empty:
+        return "No hyperparameter was searched: each arm has one stated configuration."
+    repeats = repeats_of(rows)
+    low, high = int(trials.min()) // repeats, int(trials.max()) // repeats
+    count = f"{low}" if low == high else f"{low} to {high}"
+    sampler = str(search.get("sampler") or "")
+    by = f" by {_SAMPLERS[sampler]}" if sampler in _SAMPLERS else ""
+    words = [
+        f"Each arm was tuned by {repeats} {'search' if repeats == 1 else 'searches'} of {count} trials{by}, of which "
+        f"the first was the method's default, for {search_objective(rows).words}, on "
+        f"{plural(rows.search['subject'].nunique(), 'subject')} other than those of the results.",
+        *repeats_words(rows),
+        *budget_words(rows),
+    ]
+    return " ".join([words[0], *(escape_latex(word) for word in words[1:])])
+
+
+def _judged(report: Report) -> str:
+    """What the confirm runs are judged on and how, in the words of the report's own section on method."""
+    rows = report.rows
+    confirm = rows.confirm
+    if confirm.empty:
+        return "No configuration has been confirmed yet."
+    design = {phase.phase: phase for phase in design_of(rows)}
+    images = design["confirm"].images if "confirm" in design else None
+    judged = f", each judged by {images} images of its subject" if value_or_none(images) else ""
+    counts = (
+        f"Chosen configurations were confirmed on {plural(len(distinct(confirm['subject'])), 'subject')} with "
+        f"{plural(len(distinct(confirm['seed'])), 'seed')}{judged}."
+    )
+    method = next(one for one in report.sections if one.key == "method")
+    return (
+        " ".join([counts, *(escape_latex(text.replace("`", "")) for text in method.paragraphs)])
+        + f" Tests follow Holm and Schuirmann{_cite(_STATISTICS)}."
+    )
+
+
+def _software() -> str:
+    told = [f"{name}{_cite([key])}" for name, key in _SOFTWARE]
+    return (
+        f"Runs were placed by {told[0]}, proposed by {told[1]} and recorded in {told[2]}; models were trained with "
+        f"{listing(told[3:])}. Versions and machines stand in the appendix."
+    )
+
+
+# ------------------------------------------------------------------ appendix and draft
+
+
+def _appendix(report: Report) -> str:
+    lines = []
+    for one in report.sections:
+        if one.key in _APPENDIX and one.tables:
+            lines += [rf"\subsection{{{escape_latex(one.title)}}}", *_inputs(one)]
+    return "\n".join(lines) + "\n"
+
+
+def _inputs(one: Section) -> list[str]:
+    return [rf"\input{{../{REPORT_TABLES}/{table.key}.tex}}" for table in one.tables]
+
+
+def _draft(report: Report) -> str:
+    body = []
+    for one in report.sections:
+        drawn = [figure for figure in one.figures if isinstance(figure, Figure)]
+        if one.key in _APPENDIX or not (drawn or one.tables):
+            continue
+        body += [rf"\section{{{escape_latex(one.title)}}}"]
+        body += [_figure(figure) for figure in drawn]
+        body += _inputs(one)
+        body.append(r"\clearpage")  # floats wait for their page no longer than their section
+    verdict = escape_latex(report.verdict.headline)
+    return "\n".join(
+        [
+            "% A draft that holds every part of this report, to be cut down: latexmk -pdf draft.tex",
+            r"\documentclass[10pt]{article}",
+            r"\usepackage{booktabs,graphicx}",
+            rf"\graphicspath{{{{../{REPORT_FIGURES}/}}}}",
+            CHARACTER,
+            r"\begin{document}",
+            rf"\title{{{escape_latex(report.study)}}}\author{{}}\date{{}}\maketitle",
+            rf"\noindent {verdict}",
+            r"\section{Methods}",
+            rf"\input{{{METHODS_TEX}}}",
+            r"\clearpage",
+            *body,
+            r"\bibliographystyle{plain}",
+            rf"\bibliography{{{REFERENCES_BIB.removesuffix('.bib')}}}",
+            r"\clearpage\appendix\section{Appendix}",
+            rf"\input{{{APPENDIX_TEX}}}",
+            r"\end{document}",
+            "",
+        ]
+    )
+
+
+def _figure(figure: Figure) -> str:
+    """A float with the figure at the width that it was drawn for."""
+    star, width = ("*", r"\textwidth") if figure.wide else ("", r"\columnwidth")
+    return "\n".join(
+        [
+            rf"\begin{{figure{star}}}[tp]",
+            rf"  \centering\includegraphics[width={width}]{{{figure.key}}}",
+            rf"  \caption{{{escape_latex(figure.caption)}}}",
+            rf"  \label{{fig:{figure.key}}}",
+            rf"\end{{figure{star}}}",
+        ]
+    )

@@ -1,0 +1,93 @@
+"""The parts of a report for a paper: what is cited is there, and the draft compiles with its references."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from study.report.build import build_report
+from study.report.paper import paper_files, references
+from study.report.sections import Report, compose
+from study.statistics.paired import RESAMPLES
+from tests.helpers.synthetic_results import ARMS, Study, make_results
+from trainables.methods.adapter_kinds import KINDS
+from trainables.methods.registry import get_method, method_names
+
+STUDY = Study(arms=ARMS[:4], trials=2, subjects=("a", "b", "c"), modern=True, failing=(), pruned=())
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return compose(make_results(STUDY))
+
+
+def cited(text: str) -> set[str]:
+    return {key for group in re.findall(r"\\cite\{([^}]*)\}", text) for key in group.split(",")}
+
+
+def test_every_method_and_kind_of_adapter_has_its_paper() -> None:
+    for name in method_names():
+        method = get_method(name)
+        papers = {*method.papers, *(KINDS["lora"].papers if method.artifact == "adapter" else ())}
+        assert papers, name
+        assert papers <= references().keys(), name
+    for kind in KINDS.values():
+        assert kind.papers, kind.title
+        assert {*kind.papers} <= references().keys(), kind.title
+
+
+def test_references_are_what_is_cited_and_each_entry_is_whole(report: Report) -> None:
+    files = paper_files(report)
+    keys = re.findall(r"^@\w+\{(\w+),$", files["references.bib"], re.M)
+    assert set(keys) == cited(files["methods.tex"])
+    assert len(keys) == len(set(keys))
+    assert {"hu2022lora", "ruiz2023dreambooth", "holm1979"} <= set(keys)
+    for key, entry in references().items():
+        assert entry.count("{") == entry.count("}"), key
+        assert all(f"{field} = {{" in entry for field in ("title", "author", "year")), key
+
+
+def test_the_paragraph_says_what_was_compared_and_on_what(report: Report) -> None:
+    text = paper_files(report)["methods.tex"]
+    assert r"LoRA~\cite{hu2022lora} (\texttt{lora-cosine} and \texttt{lora-constant})" in text
+    assert r"DreamBooth~\cite{ruiz2023dreambooth} (\texttt{dreambooth-cosine})" in text
+    assert "confirmed on 3 subjects with 2 seeds" in text
+    assert "searches of 2 trials" in text or "1 search of 2 trials" in text
+    assert f"{RESAMPLES:,} resamples" in text
+
+
+def test_every_file_that_is_put_in_is_there(tmp_path: Path) -> None:
+    folder = build_report(make_results(STUDY), tmp_path / "report").folder / "paper"
+    for name in ("draft.tex", "appendix.tex"):
+        for file in re.findall(r"\\input\{([^}]*)\}", (folder / name).read_text()):
+            assert (folder / file).is_file(), file
+    for figure in re.findall(r"\\includegraphics\[[^]]*\]\{([^}]*)\}", (folder / "draft.tex").read_text()):
+        assert (folder.parent / "figures" / f"{figure}.pdf").is_file(), figure
+
+
+@pytest.mark.skipif(not (shutil.which("pdflatex") and shutil.which("bibtex")), reason="no TeX here")
+def test_the_draft_compiles_and_its_fonts_are_in_it(tmp_path: Path) -> None:
+    folder = build_report(make_results(STUDY), tmp_path / "report").folder / "paper"
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=300
+        )
+        assert done.returncode == 0, done.stdout[-2000:]
+        return done.stdout
+
+    latex = ("pdflatex", "-interaction=nonstopmode", "-halt-on-error", "draft.tex")
+    run(*latex)
+    run("bibtex", "draft")
+    run(*latex)
+    log = run(*latex)
+    assert "undefined" not in log
+    assert "too large for page" not in log
+    if shutil.which("pdffonts"):
+        fonts = run("pdffonts", "draft.pdf").splitlines()[2:]
+        assert fonts
+        assert all(line.split()[-5] == "yes" for line in fonts), "every font is embedded"
