@@ -98,7 +98,11 @@ def report(
     found = names or []
     is_mlflow = from_mlflow or (external and tracking_uri is not None and from_csv is None)
     _check(found, compare=compare, external=external, from_mlflow=is_mlflow, from_csv=from_csv is not None)
-    if external:
+    if compare:
+        from study.any_results import compare_studies
+
+        files = compare_studies(found, storage, reports)
+    elif external:
         files = _external(found, mapping, given, storage, reports, tracking_uri, from_csv)
     else:
         from study.api import report_study
@@ -120,7 +124,7 @@ def _external(
     file: Path | None,
 ) -> Any:
     """The report of an experiment or a table, with what file and options say of it."""
-    from study.api import report_experiment, report_table
+    from study.any_results import report_experiment, report_table
     from study.results.mapping import mapping_of
 
     if file is not None:
@@ -135,7 +139,12 @@ def _check(names: list[str], *, compare: bool, external: bool, from_mlflow: bool
     problems = []
     if from_mlflow and from_csv:
         problems.append("--from-csv and --from-mlflow name two sources of results; leave one of them out")
-    if external and not (from_mlflow or from_csv):
+    if compare and (external or from_mlflow or from_csv):
+        problems.append(
+            "--compare reads studies of the storage, and no other source; leave --from-mlflow, --from-csv, --mapping "
+            "and the like out"
+        )
+    elif external and not (from_mlflow or from_csv):
         problems.append(
             "--mapping, --arm, --quality and the like say what anybody's results mean; say where they are: "
             "--from-mlflow EXPERIMENT, or --from-csv FILE"

@@ -27,6 +27,7 @@ from study.report.verdict import Verdict
 from study.statistics.power import MIN_SUBJECTS
 
 PANELS = 4  # costs beside each other
+_WIDE = 9  # measures in one table
 _INTERVAL = "Means over subjects; Student's 95 % intervals over subjects, from 3 on; runs that completed."
 _VALUES = "Means of the runs that completed; no intervals, since fewer than 3 subjects carry none."
 _STAIRS = (
@@ -139,8 +140,21 @@ def _arms(facts: External, arms: Sequence[ArmResult]) -> list[Pair]:
     ]
 
 
-def _arms_table(facts: External, analysis: Analysis, tested: bool) -> Table:
-    names = [facts.primary, *analysis.axes, *facts.of_role("cost"), *facts.of_role("other")]
+def _arms_tables(facts: External, analysis: Analysis, tested: bool) -> list[Table]:
+    """The main table, and a second one where all measures would be too many for it."""
+    names = [facts.primary, *analysis.axes, *facts.of_role("cost")]
+    others = list(facts.of_role("other"))
+    if len(names) + len(others) <= _WIDE:
+        names, others = names + others, []
+    found = [_arms_table(facts, analysis, tested, "arms", "Arms by quality and cost.", names)]
+    if others:
+        found.append(_arms_table(facts, analysis, tested, "details", "Further measures.", others))
+    return found
+
+
+def _arms_table(
+    facts: External, analysis: Analysis, tested: bool, key: str, caption: str, names: Sequence[str]
+) -> Table:
     known = [result for result in analysis.arms if any(result.estimates[n].value is not None for n in names)]
     columns = _arms(facts, known) + tables.measures(known, names)
     notes = [
@@ -149,7 +163,7 @@ def _arms_table(facts: External, analysis: Analysis, tested: bool) -> Table:
         f"n: runs with a value of {measure(facts.primary).title}.",
         _RANKS,
     ]
-    return assemble("arms", "Arms by quality and cost.", columns, notes)
+    return assemble(key, caption, columns, notes)
 
 
 def _results(
@@ -160,7 +174,7 @@ def _results(
         "results",
         "Results",
         figures=(comparison.intervals_figure(rows, analysis, styles), *differences),
-        tables=(_arms_table(facts, analysis, tested),),
+        tables=tuple(_arms_tables(facts, analysis, tested)),
     )
 
 
@@ -284,7 +298,7 @@ def _designs(facts: External) -> Section | None:
 
 def _data(rows: Rows, facts: External, analysis: Analysis) -> Section:
     found = [_coverage(rows, facts, analysis)]
-    if facts.fields:
+    if facts.fields and not facts.studies:
         found.append(_mapping(facts))
     if facts.left_out:
         found.append(_left_out(facts))
@@ -352,10 +366,14 @@ def _method(facts: External, analysis: Analysis, settings: Settings) -> Section:
         if facts.studies
         else " They are not cut at what is possible, which is not known of others' measures."
     )
+    origin = (
+        "What it measures is said in the reports of the studies, which also show their searches."
+        if facts.studies
+        else "What it measures, and how, is the source's: this program has computed the comparison alone."
+    )
     how = "by subject and seed" if facts.has_seeds else "by subject"
     paragraphs = (
-        f"Arms are ranked by {about.title}, of which {about.better} is better. What it measures, and how, is the "
-        "source's: this program has computed the comparison alone.",
+        f"Arms are ranked by {about.title}, of which {about.better} is better. {origin}",
         f"The unit is the subject: runs of one subject are averaged, since other seeds of it are no further subjects. "
         f"Intervals: Student's on the subjects' means, {percent}, from {MIN_SUBJECTS} subjects on; with fewer there "
         "are values only. They assume that subjects are drawn independently of each other, and speak of subjects like "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from study.report.analysis import Analysis, ArmResult
 from study.report.caveats import spread_words
@@ -51,13 +52,18 @@ def judge_external(rows: Rows, facts: External, analysis: Analysis) -> Verdict:
         return Verdict(f"No verdict: no run that completed has a known {title}.", (), warnings)
     best = analysis.arm(analysis.best)
     points = [
-        *(rival_words(analysis) if analysis.subjects >= MIN_SUBJECTS else _order(analysis)),
+        *(rival_words(_comparable(analysis)) if analysis.subjects >= MIN_SUBJECTS else _order(analysis)),
         *pair_words(analysis),
         *_costs(facts, analysis, best),
         *(stability_words(analysis) if facts.cost else stability_words(analysis)[:1]),
     ]
     headline = headline_words(analysis, best, analysis.against_best) + left_out_words(rows, analysis)
     return Verdict(headline, tuple(points), warnings)
+
+
+def _comparable(analysis: Analysis) -> Analysis:
+    """Without the pairs that have nothing in common, which are counted elsewhere and would be a long list here."""
+    return replace(analysis, pairs=tuple(c for c in analysis.pairs if c.difference.value is not None))
 
 
 def _order(analysis: Analysis) -> list[str]:
@@ -171,7 +177,7 @@ def _of_coverage(rows: Rows, facts: External, analysis: Analysis, subjects: int)
         )
     arms = [result for result in analysis.arms if result.subjects and not result.is_base]
     few = [result.arm for result in arms if len(result.subjects) < subjects]
-    if few:
+    if few and not facts.studies:  # of which it is said by study
         found.append(
             f"{plural(len(few), 'arm')} of {len(arms)} {'was' if len(few) == 1 else 'were'} not run on all "
             f"{subjects} subjects ({_some(few)}): their means are of other subjects than those of the rest. "
@@ -180,7 +186,11 @@ def _of_coverage(rows: Rows, facts: External, analysis: Analysis, subjects: int)
     apart = [c for c in analysis.pairs if c.difference.value is None]
     if apart:
         what = "subject and seed" if facts.has_seeds else "subject"
-        remedy = "; without --seed they would be paired by subject alone" if facts.has_seeds else ""
+        remedy = (
+            "; without --seed they would be paired by subject alone"
+            if facts.has_seeds and not facts.studies
+            else ""
+        )
         found.append(
             f"{len(apart)} of {plural(len(analysis.pairs), 'pair')} of arms {'has' if len(apart) == 1 else 'have'} no "
             f"{what} in common and cannot be compared{remedy}."
@@ -241,6 +251,8 @@ def seeds_words(facts: External) -> str:
 
 def phrases_of(facts: External) -> tuple[tuple[str, str], ...]:
     """`PHRASES`, and those that hang on what the results have: seeds, and which cost comes first."""
+    if facts.studies:
+        return ((r"this study does not establish", "these studies do not establish"),)
     cost = measure(facts.cost).title if facts.cost else "cost"
     return (
         *PHRASES,

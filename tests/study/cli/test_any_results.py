@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from study.util.json_files import write_json_twice
 from tests.helpers.command_line import run
 from tests.helpers.fake_runs import fake_runs, make_study
 from tests.helpers.other_results import OtherExperiment, other_runs, write_table
@@ -118,3 +119,27 @@ def test_the_report_of_a_study_is_not_replaced(tmp_path: Path, capsys: pytest.Ca
         capsys, "report", "fake", "--from-csv", str(table(tmp_path)), *ALL, "--reports", elsewhere
     )
     assert code == 0, err
+
+
+def test_studies_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        storage = make_study(tmp_path / "storage", name, [r for r in fake_runs() if r.key.phase == "confirm"])
+        write_json_twice(storage.folder / "study.json", {"digest": "d", "spec": {"name": name, "arms": {}}})
+    code, out, err = run(capsys, "report", "--compare", "one", "two")
+    assert code == 0, err
+    made = tmp_path / "storage" / "reports" / "one-vs-two"
+    assert out == f"report: {made}/report.html\n"
+    text = (made / "tables" / "arms.csv").read_text()
+    assert "one/lora-cosine" in text
+    assert "two/lora-cosine" in text
+    for words, said in (
+        (("one",), "two different studies or more, got one"),
+        (("one", "one"), "two different studies or more, got one, one"),
+        (("one", "three", "four"), "no study called 'four'"),
+        (("one", "two", "--from-mlflow"), "reads studies of the storage, and no other source"),
+        (("one", "two", "--arm", "x"), "reads studies of the storage, and no other source"),
+        ((), "Missing argument 'NAME'"),
+    ):
+        code, _, err = run(capsys, "report", "--compare", *words)
+        assert code == 2
+        assert said in " ".join(err.split())
