@@ -1,8 +1,8 @@
 """How long a report of somebody else's large MLflow experiment takes: ``python -m benchmarks.external_reports``.
 
 Runs are put straight into the tables of a SQLite store, since logging them one by one would take longer than all that
-is measured; they are read as any others, by MLflow's client. Prints seconds and the peak of memory, and exits 1 where
-the limits are missed: 20,000 runs in 5 minutes and 2 GB.
+is measured; they are read as any others, by MLflow's client. Prints seconds, those of the processor alone beside them,
+and the peak of memory, and exits 1 where the limits are missed: 20,000 runs in 5 minutes and 2 GB.
 """
 
 from __future__ import annotations
@@ -45,25 +45,33 @@ def main() -> None:
         begin = time.perf_counter()
         made = make_experiment(uri, Path(folder), asked.runs, asked.arms, asked.subjects, asked.facts)
         print(f"made {made:,} runs in {time.perf_counter() - begin:.0f} s")
-        begin = time.perf_counter()
+        clocks = [_clocks()]
         source = experiment_source(uri, "theirs")
-        read = time.perf_counter()
+        clocks.append(_clocks())
         meaning = ResultMapping(
             arm=("adapter",), quality=("score",), cost=("seconds",), subject=("item",), seed=("rng",)
         )
         results = external_results(source, meaning)
-        placed = time.perf_counter()
+        clocks.append(_clocks())
         build_report(results, Path(folder) / "report")
-        end = time.perf_counter()
+        clocks.append(_clocks())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert len(results.frame) == made
-    print("| runs | arms | subjects | reading (s) | placing (s) | report (s) | all (s) | memory (GB) |")
-    print("|--:|--:|--:|--:|--:|--:|--:|--:|")
-    spent = (read - begin, placed - read, end - placed, end - begin)
-    seconds = " | ".join(f"{one:.1f}" for one in spent)
-    print(f"| {made} | {asked.arms} | {asked.subjects} | {seconds} | {memory / 1e9:.2f} |")
-    if spent[-1] > LIMIT_SECONDS or memory > LIMIT_BYTES:
+    print(
+        f"{made:,} runs, {asked.arms} arms, {asked.subjects} subjects; peak of memory {memory / 1e9:.2f} GB\n"
+    )
+    print("| | seconds | of the processor |\n|---|--:|--:|")
+    for name, begin, end in zip(("reading", "placing", "report"), clocks, clocks[1:], strict=False):
+        print(f"| {name} | {end[0] - begin[0]:.1f} | {end[1] - begin[1]:.1f} |")
+    taken = clocks[-1][0] - clocks[0][0]
+    print(f"| all | {taken:.1f} | {clocks[-1][1] - clocks[0][1]:.1f} |")
+    if taken > LIMIT_SECONDS or memory > LIMIT_BYTES:
         sys.exit(1)
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds of the clock, and of the processor in this process."""
+    return time.perf_counter(), time.process_time()
 
 
 def make_experiment(uri: str, folder: Path, runs: int, arms: int, subjects: int, facts: int) -> int:

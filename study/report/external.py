@@ -55,6 +55,7 @@ class External(Frozen):
         margin: Differences of it within that count as equivalent; None: not asked.
         read: Runs or rows that were looked at.
         seeds: Numbers that stand for seeds whose names are none.
+        varying: Params in which runs of one arm differ although they are neither subject nor seed.
         studies: Names of this program's studies, where several stand side by side.
         differences: In which fields their study files differ, with the value of each.
         notes: What else a reader is to know.
@@ -69,6 +70,7 @@ class External(Frozen):
     read: int = 0
     left_out: tuple[LeftOut, ...] = ()
     seeds: Mapping[str, int] = Field(default_factory=dict)
+    varying: tuple[str, ...] = ()
     studies: tuple[str, ...] = ()
     differences: tuple[tuple[str, tuple[str, ...]], ...] = ()
     notes: tuple[str, ...] = ()

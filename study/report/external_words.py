@@ -36,6 +36,7 @@ PHRASES: tuple[tuple[str, str], ...] = (
     (r"confirm run", "run"),
 )
 
+_NO_MARGIN = (r"not asked, since the margin is one of quality", "not asked, since no margin was stated")
 _NO_SUBJECT = (
     (r"run on 1 subject", "run"),
     (r"runs on 1 subject", "runs"),
@@ -229,9 +230,14 @@ def _of_numbers(analysis: Analysis) -> list[str]:
 def _of_tuning(facts: External) -> list[str]:
     if facts.studies:
         return []
+    settings = [
+        f"Runs of one arm also differ in {_some(facts.varying)}, and their means are over these settings, too. "
+        "To compare settings, name them beside the arm (--arm given twice)."
+    ]
     return [
+        *(settings if facts.varying else []),
         "Whether arms were tuned alike, and whether runs were chosen by their results, this data does not say. Where "
-        "they were not tuned alike, the order of the arms is also that of the tuning."
+        "they were not tuned alike, the order of the arms is also that of the tuning.",
     ]
 
 
@@ -252,10 +258,11 @@ def seeds_words(facts: External) -> str:
 def phrases_of(facts: External) -> tuple[tuple[str, str], ...]:
     """`PHRASES`, and those that hang on what the results have: seeds, and which cost comes first."""
     if facts.studies:
-        return ((r"this study does not establish", "these studies do not establish"),)
+        return (_NO_MARGIN, (r"this study does not establish", "these studies do not establish"))
     cost = measure(facts.cost).title if facts.cost else "cost"
     return (
         *PHRASES,
+        _NO_MARGIN,
         *(() if facts.has_seeds else ((r"subject and seed", "subject"), (r"subjects and seeds", "subjects"))),
         (r"training time", cost),
         *(() if facts.has_subjects else _NO_SUBJECT),

@@ -33,7 +33,8 @@ _ARROWS = {"max": "↑", "min": "↓"}
 
 
 PAGE_LETTERS = 105  # of the footnote size, on 6.75 inches
-FOLD_FROM = 24  # rows; longer tables are folded in HTML
+FOLD_FROM = 24  # rows; longer tables are folded in HTML, but the main one
+_MAIN = "arms"
 
 
 def escape_latex(text: str) -> str:
@@ -345,7 +346,7 @@ def to_html(table: Table) -> str:
         f'<div class="scroll"><table aria-labelledby="{name}"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>{notes}"
     )
-    if len(table.rows) <= FOLD_FROM:
+    if len(table.rows) <= FOLD_FROM or table.key == _MAIN:
         return text
     summary = f"{escape_html(table.caption)} ({len(table.rows)} rows)"
     return f'<details class="long"><summary>{summary}</summary>{text}</details>'

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from study.results.records import Record, Source
+from study.results.records import PARAMS, Record, Source
 from study.storage.run_key import State
 from study.tracking.any_experiment import experiment_runs
+from study.util.redaction import without_credentials
 from trainables.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def experiment_source(uri: str, name: str) -> Source:
         records,
         "tag or param",
         "metric",
-        ("params.", "tags."),
+        (PARAMS, "tags."),
+        origin={"tracking_uri": without_credentials(uri)},
     )
 
 
@@ -47,7 +49,7 @@ def _record(run: Any) -> Record:
     return Record(
         key=run.info.run_id,
         fields={
-            **{f"params.{name}": text for name, text in params.items()},
+            **{f"{PARAMS}{name}": text for name, text in params.items()},
             **{f"tags.{name}": text for name, text in tags.items()},
         },
         metrics={name: value for name, value in run.data.metrics.items() if math.isfinite(value)},

@@ -9,6 +9,7 @@ from study.results.csv_cells import CellError, Notation
 from study.results.csv_files import DELIMITERS, decoded_csv, parsed_csv
 from study.results.records import UNKNOWN, Record, Source
 from trainables.errors import UserError
+from trainables.util.files import sha256_of
 
 MOST_BYTES = 256 * 2**20
 
@@ -43,6 +44,7 @@ def table_source(path: Path) -> Source:
         Record(f"row {number}", {n: c.strip() for n, c in zip(header, row, strict=False) if n}, {})
         for number, row in body
     ]
+    origin = {"table_sha256": sha256_of(path)}
     notation = Notation.of(delimiter, (cell.strip() for _, row in body for cell in row), ())
 
     def number(text: str) -> float | None:
@@ -51,7 +53,9 @@ def table_source(path: Path) -> Source:
         value = float(notation.number(text.strip()))
         return value if math.isfinite(value) else None
 
-    return Source(f"the table {path.name}", path.stem, records, "column", "column", numbers=number)
+    return Source(
+        f"the table {path.name}", path.stem, records, "column", "column", numbers=number, origin=origin
+    )
 
 
 def _rows(content: bytes) -> tuple[str, list[list[str]]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS, RUN_COLUMNS
 from study.results.frames import Results, frame_of, table_of
 from study.results.mapping import ResultMapping
-from study.results.records import Record, Source, nearest, whole_field
+from study.results.records import PARAMS, Record, Source, nearest, whole_field
 from study.storage.run_key import RunKey
 from trainables.errors import UserError
 
@@ -22,6 +22,7 @@ METRIC_PREFIX = (
 NO_SUBJECT = "(not stated)"
 MOST_ARMS = 100
 _EXAMPLES = 3
+_FIELDS = "fields"  # of a row on its way: all that was said of it
 _COLUMNS = (*RUN_COLUMNS, "run_key", "reason")
 _SEED = re.compile(r"-?\d{1,18}")
 _NAME_LENGTH = 64
@@ -59,6 +60,7 @@ def external_results(source: Source, mapping: ResultMapping) -> Results:
             f"{' and '.join(mapping.arm)} {'tell' if len(mapping.arm) > 1 else 'has'} {len(arms):,} arms, and a report "
             f"compares at most {MOST_ARMS}; name a {source.field_word} with fewer values"
         )
+    named = {*fields.arm, *fields.subject, *fields.seed, *(PARAMS + metric for metric in mapping.shown)}
     name = folder_name(mapping.name or source.name)
     rows, seeds = _numbered(name, placed)
     columns = [*_COLUMNS, *(METRIC_PREFIX + metric for metric in mapping.shown)]
@@ -72,12 +74,13 @@ def external_results(source: Source, mapping: ResultMapping) -> Results:
         "read": len(source.records),
         "left_out": left.rows(),
         "seeds": seeds,
+        "varying": varying_params(placed, named),
     }
     return Results(
         frame=frame_of([{column: row.get(column) for column in columns} for row in rows]),
         curves=table_of([], CURVE_COLUMNS),
         images=table_of([], IMAGE_COLUMNS),
-        meta={"study": name, "external": facts},
+        meta={**source.origin, "study": name, "external": facts},
     )
 
 
@@ -219,6 +222,7 @@ def _placed(
             "seed": labels["seed"],
             "state": record.state,
             "reason": record.reason if record.state != "COMPLETE" else None,
+            _FIELDS: record.fields,
             "mlflow_run_id": record.key if source.prefixes else None,
             **{METRIC_PREFIX + name: reader(record) for name, reader in readers.items()},
         }
@@ -246,6 +250,28 @@ def _label(source: Source, record: Record, names: Sequence[str]) -> str | None:
     bare = [next((n.removeprefix(p) for p in source.prefixes if n.startswith(p)), n) for n, _ in parts]
     first, *others = zip(bare, (str(text) for _, text in parts), strict=True)
     return ", ".join([first[1], *(f"{name} {text}" for name, text in others)])
+
+
+def varying_params(placed: Sequence[Mapping[str, Any]], named: Container[str]) -> list[str]:
+    """Returns the params in which runs of one arm differ although nobody has named them, those of most arms first.
+
+    A mean over such runs is one over the settings, too: of a search of the learning rate, say. Params with another
+    value in each run, such as folders, are names and no settings.
+
+    Args:
+        named: Whole names of the fields and metrics that have a meaning.
+    """
+    values: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    runs: Counter[str] = Counter()
+    for row in placed:
+        for name, text in row[_FIELDS].items():
+            if name.startswith(PARAMS) and name not in named:
+                values[name][row["arm"]].add(text)
+                runs[name] += 1
+    arms = {name: sum(len(texts) > 1 for texts in by_arm.values()) for name, by_arm in values.items()}
+    unique = {name for name in values if sum(map(len, values[name].values())) == runs[name] > 2}
+    found = [name for name, count in arms.items() if count and name not in unique]
+    return [name.removeprefix(PARAMS) for name in sorted(found, key=lambda name: (-arms[name], name))]
 
 
 def _value(row: dict[str, Any], name: str) -> float | None:

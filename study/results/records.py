@@ -13,6 +13,7 @@ from trainables.errors import UserError
 
 #: What stands in the place of a number that nobody has, in small letters.
 UNKNOWN = frozenset({"", "na", "n/a", "nan", "none", "null", "-", "--", "–", "—", "#n/a"})
+PARAMS = "params."  # prefix of the fields that say how a run was made
 _NEAR = 5
 _CUTOFF = 0.55
 
@@ -60,6 +61,7 @@ class Source:
         metric_word: What a metric is called there.
         numbers: What reads a field's text as a number; raises ValueError, with what is expected, for anything else
             and returns None for a cell that says that nothing is known.
+        origin: What tells this source from others, for the report's provenance.
     """
 
     words: str
@@ -69,6 +71,7 @@ class Source:
     metric_word: str
     prefixes: tuple[str, ...] = ()
     numbers: Callable[[str], float | None] = plain_number
+    origin: Mapping[str, str] = field(default_factory=dict)
     by_key: Mapping[str, Record] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -214,7 +214,7 @@ def test_metrics_keep_their_names_and_no_word_is_of_another_program(found: Repor
         assert word not in said.lower(), word
     assert "fid of" in said
     keys = {section.key for section in found.sections}
-    assert keys == {"results", "cost", "pairs", "data", "method"}
+    assert keys == {"results", "cost", "pairs", "data", "method", "provenance"}
 
 
 def test_a_metric_called_as_one_of_this_program_is_not_taken_for_it(
@@ -329,6 +329,14 @@ def test_arms_on_other_subjects_and_costs_that_are_missing_are_named(
 
 def test_whether_arms_were_tuned_alike_is_never_known(found: Report) -> None:
     assert "Whether arms were tuned alike" in text_of(found)
+
+
+def test_settings_over_which_means_are_taken_are_named(runs: list[OtherRun], tmp_path: Path) -> None:
+    good = results(tmp_path, runs)
+    meta = {**good.meta, "external": {**good.meta["external"], "varying": ["lr", "rank"]}}
+    said = text_of(compose_external(replace(good, meta=meta), QUICK))
+    assert "Runs of one arm also differ in lr and rank, and their means are over these settings, too." in said
+    assert "also differ" not in text_of(compose_external(good, QUICK))
 
 
 # Files

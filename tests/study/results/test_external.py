@@ -210,6 +210,29 @@ def test_seeds_that_are_no_numbers_are_numbered(tmp_path: Path) -> None:
     assert found.meta["external"]["seeds"] == {}
 
 
+# Settings
+
+
+def test_params_in_which_runs_of_an_arm_differ_are_named() -> None:
+    rows = [
+        Record(
+            str(k),
+            {
+                "tags.kind": arm,
+                "tags.user": str(k),
+                "params.lr": lr,
+                "params.out": f"/runs/{k}",
+                "params.bs": "4",
+            },
+            {"score": 1.0},
+        )
+        for k, (arm, lr) in enumerate((("a", "1e-3"), ("a", "1e-4"), ("b", "1e-3"), ("b", "1e-3")))
+    ]
+    assert results_of(*rows).meta["external"]["varying"] == ["lr"]
+    assert results_of(*rows, arm=["kind", "lr"]).meta["external"]["varying"] == []
+    assert results_of(*rows, cost=["lr"]).meta["external"]["varying"] == []
+
+
 # Tables
 
 
