@@ -1,8 +1,9 @@
 """How long a report of somebody else's large MLflow experiment takes: ``python -m benchmarks.external_reports``.
 
 Runs are put straight into the tables of a SQLite store, since logging them one by one would take longer than all that
-is measured; they are read as any others, by MLflow's client. Prints seconds, those of the processor alone beside them,
-and the peak of memory, and exits 1 where the limits are missed: 20,000 runs in 5 minutes and 2 GB.
+is measured; they are read as any others, by MLflow's client. Prints seconds of the clock, which hang on what else the
+machine does, those of the processor, and the peak of memory. Exits 1 where the limits are missed: 20,000 runs in 5
+minutes of the processor and 2 GB.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def main() -> None:
     for name, begin, end in zip(("reading", "placing", "report"), clocks, clocks[1:], strict=False):
         print(f"| {name} | {end[0] - begin[0]:.1f} | {end[1] - begin[1]:.1f} |")
     taken = clocks[-1][0] - clocks[0][0]
-    print(f"| all | {taken:.1f} | {clocks[-1][1] - clocks[0][1]:.1f} |")
-    if taken > LIMIT_SECONDS or memory > LIMIT_BYTES:
+    worked = clocks[-1][1] - clocks[0][1]
+    print(f"| all | {taken:.1f} | {worked:.1f} |")
+    if worked > LIMIT_SECONDS or memory > LIMIT_BYTES:
         sys.exit(1)
 
 
@@ -75,7 +77,7 @@ def _clocks() -> tuple[float, float]:
 
 
 def make_experiment(uri: str, folder: Path, runs: int, arms: int, subjects: int, facts: int) -> int:
-    """Puts runs into a new SQLite store; returns how many MLflow's client counts on its first pages."""
+    """Puts runs into a new SQLite store; returns how many."""
     configure_client()
     import mlflow
 

@@ -207,7 +207,7 @@ def _of_measures(facts: External, analysis: Analysis) -> list[str]:
     found = [] if facts.cost else ["No cost is named, so that nothing is said of what quality costs."]
     for item in facts.measures:
         known = [r for r in analysis.arms if r.estimates[item.name].value is not None]
-        missing = [r.arm for r in analysis.arms if r not in known]
+        missing = [r.arm for r in analysis.arms if r not in known and not r.is_base]
         title = measure(item.name).title
         if not known:
             found.append(f"No run that completed has a value of {title}.")
