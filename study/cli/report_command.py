@@ -150,9 +150,10 @@ def _check(names: list[str], *, compare: bool, external: bool, from_mlflow: bool
             "--from-mlflow EXPERIMENT, or --from-csv FILE"
         )
     if not names and not (external and from_csv):
-        problems.append(
-            "Missing argument 'NAME': name a study (`study ls studies` lists them), or an experiment"
+        table = (
+            ", or say what a table's columns mean (--arm, --quality)" if from_csv else ", or an experiment"
         )
+        problems.append(f"Missing argument 'NAME': name a study (`study ls studies` lists them){table}")
     if len(names) > 1 and not compare:
         problems.append(
             f"one NAME at a time, got {', '.join(names)}; several studies stand side by side with --compare"

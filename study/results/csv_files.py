@@ -128,8 +128,11 @@ def data_folder(folder: Path) -> Path:
             return found
     other = sorted(path.name for path in folder.glob("runs*")) if folder.is_dir() else []
     named = f" (but {', '.join(other)}; export a table as CSV under that name)" if other else ""
+    other_table = (
+        "; of any other table say what its columns mean, by --arm and --quality" if folder.is_file() else ""
+    )
     raise UserError(
-        f"{folder} holds no {RUNS_CSV}{named}; name the folder of an earlier report, or its data/"
+        f"{folder} holds no {RUNS_CSV}{named}; name the folder of an earlier report, or its data/{other_table}"
     )
 
 

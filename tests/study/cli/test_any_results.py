@@ -87,6 +87,10 @@ def test_a_mapping_says_what_columns_mean_and_options_win(
         (("x", "--from-mlflow", "--from-csv", "t.csv", *TABLE), ["name two sources of results"]),
         (("--from-mlflow", *TABLE), ["Missing argument 'NAME'"]),
         ((), ["Missing argument 'NAME'"]),
+        (
+            ("--from-csv", "t.csv"),
+            ["Missing argument 'NAME'", "say what a table's columns mean (--arm, --quality)"],
+        ),
         (("x", "y"), ["one NAME at a time, got x, y"]),
         (("--from-csv", "none.csv", *TABLE), ["there is no file none.csv"]),
         (("--from-csv", "none.csv", "--cost", "a"), ["--arm, or `arm:`", "--quality, or `quality:`"]),
@@ -103,6 +107,14 @@ def test_what_cannot_be_meant_is_refused(
     for part in said:
         assert part in " ".join(err.split())
     assert not (tmp_path / "storage").exists()
+
+
+def test_a_table_without_a_meaning_is_told_how_to_get_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "report", "theirs", "--from-csv", str(table(tmp_path)))
+    assert code == 2
+    assert "of any other table say what its columns mean, by --arm and --quality" in " ".join(err.split())
 
 
 def test_the_report_of_a_study_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
