@@ -43,8 +43,8 @@ ROOMS = {
     "export": "tracking spec remote storage util",
     "submit": "preflight cluster lint spec storage util",
 }
-FACES = ("__init__", "api", "generate", "cli")
-LOOSE_IN_STUDY = {"__init__.py", "api.py", "generate.py", "py.typed"}
+FACES = ("__init__", "any_results", "api", "generate", "cli")
+LOOSE_IN_STUDY = {"__init__.py", "any_results.py", "api.py", "generate.py", "py.typed"}
 
 # A folder or loose file of trainables/ imports only those of the levels before its own, and none of its own level.
 # Evaluation stands above the methods because it asks a method for the latency of what it has trained

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from study.cli.monitor_commands import best, logs, report, status, stop, sync, trials, ui
+from study.cli.monitor_commands import best, logs, status, stop, sync, trials, ui
 from study.cli.options import (
     STORAGE,
     AddressOption,
@@ -30,6 +30,7 @@ from study.cli.options import (
     TrackingOption,
     stored,
 )
+from study.cli.report_command import report
 from study.util.printing import Format, print_rows, print_table
 from trainables.errors import UserError
 from trainables.util.process import prepare_command, unspeakable

@@ -1,4 +1,4 @@
-"""The commands for a study that was launched: status, logs, stop, trials, best, report, ui, sync."""
+"""The commands for a study that was launched: status, logs, stop, trials, best, ui, sync."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from study.cli.options import (
     STORAGE,
     FormatOption,
     NameArgument,
-    ReportsOption,
     StorageOption,
     TrackingOption,
-    named,
     stored,
 )
 from study.util.printing import Format, print_document, print_rows
@@ -203,37 +201,6 @@ def best(
     found = best_rows(stored(storage, name))
     columns = list(dict.fromkeys(key for row in found for key in row))
     print_rows(found, columns, form)
-
-
-def report(
-    name: NameArgument,
-    storage: StorageOption = STORAGE,
-    reports: ReportsOption = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", help="MLflow to read instead of the storage.")
-    ] = None,
-    from_mlflow: Annotated[
-        bool,
-        typer.Option(
-            "--from-mlflow",
-            help="Read MLflow instead of the storage: MLFLOW_TRACKING_URI, the study file's, or the storage's own.",
-        ),
-    ] = False,
-    from_csv: Annotated[
-        Path | None,
-        typer.Option(
-            "--from-csv", help="An earlier report's folder (or its data/) instead of storage and MLflow."
-        ),
-    ] = None,
-) -> None:
-    """Write the report: HTML, Markdown, tables (CSV, LaTeX) and figures (PDF, SVG, PNG)."""
-    from study.api import report_study
-
-    where = stored(storage, name) if from_csv is None else named(storage, name)
-    files = report_study(
-        where, reports, from_mlflow=from_mlflow, tracking_uri=tracking_uri, csv_folder=from_csv
-    )
-    print(f"report: {files.html}")
 
 
 def ui(

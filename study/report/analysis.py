@@ -225,7 +225,7 @@ def analyse(rows: Rows, settings: Settings = DEFAULTS) -> Analysis:
         pairs_subject_prompt=blind,
         against_base=_against_base(tables, scored, settings),
         standings=standings(tables[primary], tables[cost], _search_seconds(budgets, cost), names, settings),
-        detectable=_detectable(tables[primary], pairs),
+        detectable=detectable_difference(tables[primary], pairs),
         schedules=_schedules(rows, tables, pairs, (primary, *axes), settings),
         factor_effects=factor_effects(rows, crossed, compared),
         budgets=budgets,
@@ -322,7 +322,7 @@ def _against_base(
     return compare(contrasts, None, settings)
 
 
-def _detectable(values: Values, pairs: Sequence[Comparison]) -> float | None:
+def detectable_difference(values: Values, pairs: Sequence[Comparison]) -> float | None:
     """Smallest difference found with 80 % power by as many subjects, with the spread over subjects that was seen."""
     subjects = max((c.difference.n_subjects for c in pairs), default=0)
     spread = planning_deviation([values.contrast(c.first, c.second).units for c in pairs]) if pairs else None

@@ -16,6 +16,8 @@ from typing import Any
 import pandas as pd
 
 from study.report.comparisons import Settings
+from study.report.external import META
+from study.report.external_sections import compose_external
 from study.report.figures.canvas import render
 from study.report.figures.samples import used_images
 from study.report.latex import to_latex
@@ -80,7 +82,8 @@ def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_s
     """
     target = Path(out_dir)
     refuse_foreign_folder(target)
-    report = compose(results, Settings(seed=rng_seed))
+    composed = compose_external if META in (results.meta or {}) else compose
+    report = composed(results, Settings(seed=rng_seed))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
@@ -177,10 +180,10 @@ def _manifest(report: Report, folder: Path) -> dict[str, Any]:
     frame, under_data = report.rows.frame, f"{REPORT_DATA}/"
     return {
         "kind": KIND,
-        "study": report.study,
+        "study": report.rows.study,
         # To be run in this folder, wherever it was copied to; the storage is not needed.
         "rebuild": shlex.join(
-            ["study", "report", report.study, "--from-csv", REPORT_DATA, "--reports", REBUILT]
+            ["study", "report", report.rows.study, "--from-csv", REPORT_DATA, "--reports", REBUILT]
         ),
         "statistics": {
             **dataclasses.asdict(report.analysis.settings),

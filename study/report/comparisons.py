@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from study.report.measures import measure
+from study.report.measures import SCORES, measure
 from study.report.pairing import Contrast
 from study.report.random_streams import stream
 from study.statistics.paired import (
@@ -268,6 +268,6 @@ def _assumed_spread(contrast: Contrast, margin: float | None, spread: float | No
     if count >= OWN_SPREAD_FROM:
         return float(deviation)
     known = [] if spread is None else [spread]
-    if count and margin is not None:  # with a margin the scale is that of quality
+    if count and margin is not None and contrast.measure in SCORES:  # of which it is known what is usual
         known.append(typical_deviation(round(contrast.pairs / float(count))))
     return max(known, default=None)

@@ -66,7 +66,7 @@ def ranking_table(analysis: Analysis) -> Table:
     ]
     note = (
         f"Over resamples of the subjects, the same for every arm. Rank: mean and 95 % of the resamples. Best: share "
-        f"with the highest mean {measure(analysis.primary).title.lower()}. On the front: share in which no arm is both "
+        f"with the highest mean {measure(analysis.primary).words}. On the front: share in which no arm is both "
         "better and trained in less time; with search: the training of one search of the arm, without its evaluation, "
         "counts as well. Shares of few subjects are too sure of themselves: the tests above are not."
     )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import chain
+from types import MappingProxyType
 from typing import Literal
 
 from study.statistics.paired import Direction, Estimate
@@ -20,18 +24,30 @@ from trainables.evaluation.metrics_table import (
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of the results with all that tables and axes need to know of it."""
+    """A column of the results with all that tables and axes need to know of it.
+
+    Attributes:
+        is_cost: Whether axes of it may be logarithmic.
+        is_external: Whether others named it, so that its title stays as it is written.
+    """
 
     name: str
     title: str
     unit: str
     direction: Direction
     description: str
+    is_cost: bool = False
+    is_external: bool = False
 
     @property
     def sign(self) -> float:
         """1 where higher is better, -1 where lower is, NaN where neither is: nothing can be ranked by it then."""
         return {"max": 1.0, "min": -1.0}.get(self.direction, math.nan)
+
+    @property
+    def words(self) -> str:
+        """The title within a sentence."""
+        return self.title if self.is_external else self.title.lower()
 
     @property
     def better(self) -> str:
@@ -125,12 +141,28 @@ def bounded(name: str, estimate: Estimate) -> Estimate:
     return replace(estimate, low=max(0.0, estimate.low), high=min(most, estimate.high))
 
 
+# Measures of results that this program did not make, while a report of such results is composed or drawn.
+_EXTERNAL: ContextVar[Mapping[str, Measure]] = ContextVar("external measures", default=MappingProxyType({}))
+
+
+@contextmanager
+def external_measures(found: Iterable[Measure]) -> Iterator[None]:
+    """Makes measures known to `measure` that are no metrics of this program."""
+    token = _EXTERNAL.set({item.name: item for item in found})
+    try:
+        yield
+    finally:
+        _EXTERNAL.reset(token)
+
+
 def measure(name: str) -> Measure:
     """Returns the measure called `name`; one that no table knows has its own name as title, and no direction."""
+    if (external := _EXTERNAL.get().get(name)) is not None:
+        return external
     if name in _DERIVED:
         return _DERIVED[name]
     if name not in METRICS:
         return Measure(name, name.replace("_", " "), "", "none", "")
     metric = METRICS[name]
     unit, about = metric.unit or metric.shown_unit, metric.explained or metric.description
-    return Measure(name, metric.title, unit, _DIRECTIONS[metric.direction], about)
+    return Measure(name, metric.title, unit, _DIRECTIONS[metric.direction], about, metric.kind == "cost")

@@ -198,7 +198,8 @@ def difference_columns(comparisons: Sequence[Comparison], name: str) -> list[Pai
     scale = scale_for(about.unit, [max(limits, default=None)])
     score = not name or name in SCORES
     decimals = score_decimals(estimates) if score else common_decimals(estimates, scale)
-    plain = about.title if about.title[:2].isupper() else about.title[:1].lower() + about.title[1:]  # "FLOPs"
+    as_it_is = about.is_external or about.title[:2].isupper()  # "FLOPs"
+    plain = about.title if as_it_is else about.title[:1].lower() + about.title[1:]
     key, title = f"{name}_difference".lstrip("_"), f"Δ {plain}".strip()
     return [
         (

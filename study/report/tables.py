@@ -25,7 +25,8 @@ _MARKDOWN = str.maketrans(
 _ARROWS = {"max": "↑", "min": "↓"}
 
 
-FOLD_FROM = 24  # rows; longer tables are folded in HTML
+FOLD_FROM = 24  # rows; longer tables are folded in HTML, but the main one
+_MAIN = "arms"
 
 
 def escape_markdown(text: str) -> str:
@@ -278,7 +279,7 @@ def to_html(table: Table) -> str:
         f'<div class="scroll"><table aria-labelledby="{name}"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>{notes}"
     )
-    if len(table.rows) <= FOLD_FROM:
+    if len(table.rows) <= FOLD_FROM or table.key == _MAIN:
         return text
     summary = f"{escape_html(table.caption)} ({len(table.rows)} rows)"
     return f'<details class="long"><summary>{summary}</summary>{text}</details>'

@@ -72,14 +72,15 @@ _WORDS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 
 
-def reworder(names: Iterable[str]) -> Reword:
-    """Returns what puts a sentence on subjects into the words for data sets.
+def reworder(names: Iterable[str], phrases: Sequence[tuple[str, str]] = _WORDS) -> Reword:
+    """Returns what puts a sentence on subjects into other words: those for data sets.
 
     Args:
         names: Of arms, data sets and whatever else must stay as it is.
+        phrases: Regular expressions and what takes their place; the first that fits counts.
     """
     kept = sorted({name for name in names if name}, key=len, reverse=True)
-    words = [rf"(?<![\w.])(?:{phrase})(?!\w)" for phrase, _ in _WORDS]
+    words = [rf"(?<![\w.])(?:{phrase})(?!\w)" for phrase, _ in phrases]
     parts = [rf"(?<!\w){re.escape(name)}(?!\w)" for name in kept]
     pattern = re.compile("|".join([f"(?P<kept>{'|'.join(parts) or '(?!)'})", *(f"({word})" for word in words)]),
                          re.IGNORECASE)  # fmt: skip
@@ -89,7 +90,7 @@ def reworder(names: Iterable[str]) -> Reword:
         text = match[0]
         if match["kept"] is not None and text in exact:
             return text
-        for phrase, word in _WORDS:
+        for phrase, word in phrases:
             if re.fullmatch(phrase, text, re.IGNORECASE):
                 return word[:1].upper() + word[1:] if text[:1].isupper() else word
         return text

@@ -19,9 +19,9 @@ from study.report.formatting import (
     plural,
     scale_for,
 )
-from study.report.measures import QUALITY, SCALED, TOTAL_SECONDS, bounded, measure
+from study.report.measures import QUALITY, SCALED, SCORES, TOTAL_SECONDS, bounded, measure
 from study.report.prepared import Rows
-from study.report.tables import score_cell, score_decimals
+from study.report.tables import estimate_cell, score_cell, score_decimals
 from study.statistics.paired import Estimate
 from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS, OWN_SPREAD_FROM
 
@@ -52,10 +52,15 @@ def margin_text(analysis: Analysis) -> str:
     return "" if analysis.margin is None else f"±{analysis.margin:g}"
 
 
-def estimate_text(estimate: Estimate) -> str:
-    """Of a score or a difference of scores, e.g. "0.62 [0.55, 0.70]"."""
-    cell = score_cell(estimate, score_decimals([estimate]))
-    return f"{cell.text} {cell.detail}".strip()
+def estimate_text(estimate: Estimate, name: str = QUALITY) -> str:
+    """Of a measure or a difference in it, e.g. "0.62 [0.55, 0.70]"; of one with a unit "1.3 [1.2, 1.5] GB"."""
+    if name in SCORES:
+        cell = score_cell(estimate, score_decimals([estimate]))
+        return f"{cell.text} {cell.detail}".strip()
+    limits = [abs(limit) for limit in (estimate.value, estimate.low, estimate.high) if limit is not None]
+    scale = scale_for(measure(name).unit, [max(limits, default=None)])
+    cell = estimate_cell(estimate, scale)
+    return " ".join(part for part in (cell.text, cell.detail, scale.unit) if part)
 
 
 def cost_text(result: ArmResult, analysis: Analysis) -> str:
@@ -85,23 +90,23 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
     rivals = analysis.against_best
     points = [
         *objective_words(rows, analysis.primary),
-        *_rivals(analysis),
-        *_pairs(analysis),
+        *rival_words(analysis),
+        *pair_words(analysis),
         *_against_base(analysis),
         *_costs(analysis, best),
-        *_stability(analysis),
+        *stability_words(analysis),
         *factor_words(analysis),
         *schedule_words(analysis),
     ]
-    headline = _with_choice(analysis, _headline(analysis, best, rivals)) + best_words(rows, best.arm)
-    headline += factor_headline(analysis) + _left_out(rows, analysis)
+    headline = _with_choice(analysis, headline_words(analysis, best, rivals)) + best_words(rows, best.arm)
+    headline += factor_headline(analysis) + left_out_words(rows, analysis)
     return Verdict(headline, tuple(points), tuple(warnings_of(rows, analysis)))
 
 
-def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison]) -> str:
-    title = measure(analysis.primary).title.lower()
+def headline_words(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison]) -> str:
+    title = measure(analysis.primary).words
     shown = bounded(analysis.primary, best.estimates[analysis.primary])
-    score = f"{title} {estimate_text(shown)}, {n_words(best)}"
+    score = f"{title} {estimate_text(shown, analysis.primary)}, {n_words(best)}"
     equal = [c.second for c in rivals if c.outcome == "equivalent"]
     open_ = [c for c in rivals if c.outcome == "not enough"]
     if best.is_base:
@@ -131,9 +136,9 @@ def _headline(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison])
     return f"{best.arm} has the highest mean ({score}); it is not decided against {names}: {_missing(open_)}."
 
 
-def _left_out(rows: Rows, analysis: Analysis) -> str:
+def left_out_words(rows: Rows, analysis: Analysis) -> str:
     """Names the trained arms of which no run can be compared: "every other arm" does not hold them."""
-    title = measure(analysis.primary).title.lower()
+    title = measure(analysis.primary).words
     known = {result.arm for result in analysis.arms if result.estimates[analysis.primary].value is not None}
     missing = [arm for arm in rows.trained_arms if arm not in known]
     return f" Not compared, for want of runs with a known {title}: {listing(missing)}." if missing else ""
@@ -208,22 +213,23 @@ def _missing(undecided: Sequence[Comparison]) -> str:
     return text + why if easiest.at_least else text
 
 
-def difference_text(estimate: Estimate) -> str:
+def difference_text(comparison: Comparison) -> str:
     """E.g. "+0.04 [0.01, 0.07]"."""
+    estimate = comparison.difference
     sign = "+" if estimate.value is not None and estimate.value > 0 else ""
-    return f"{sign}{estimate_text(estimate)}"
+    return f"{sign}{estimate_text(estimate, comparison.measure)}"
 
 
 def _difference(comparison: Comparison) -> str:
     """E.g. "lora (+0.04 [0.01, 0.07])"."""
     if comparison.difference.value is None:
         return f"{comparison.second} (no common subject and seed)"
-    return f"{comparison.second} ({difference_text(comparison.difference)})"
+    return f"{comparison.second} ({difference_text(comparison)})"
 
 
-def _rivals(analysis: Analysis) -> list[str]:
+def rival_words(analysis: Analysis) -> list[str]:
     """The best arm against the others, by verdict."""
-    title = measure(analysis.primary).title.lower()
+    title = measure(analysis.primary).words
     by_outcome: dict[str, list[Comparison]] = {}
     for comparison in analysis.against_best:
         by_outcome.setdefault(comparison.outcome, []).append(comparison)
@@ -252,7 +258,7 @@ def _undecided(comparison: Comparison) -> str:
     return text if comparison.needed is None else f"{text[:-1]}; {needed_text(comparison.needed)})"
 
 
-def _pairs(analysis: Analysis) -> list[str]:
+def pair_words(analysis: Analysis) -> list[str]:
     """How many of all pairs are decided, and what the study could have seen."""
     pairs = analysis.pairs
     if len(pairs) < 2:
@@ -273,7 +279,7 @@ def _pairs(analysis: Analysis) -> list[str]:
         return [f"{text}.", *other]
     return [
         f"{text}. With as many subjects, and the spread that was seen, a difference of "
-        f"{fixed(analysis.detectable, 2)} or more is found in 80 % of studies.",
+        f"{estimate_text(Estimate(analysis.detectable), analysis.primary)} or more is found in 80 % of studies.",
         *other,
     ]
 
@@ -330,16 +336,13 @@ def _against_base(analysis: Analysis) -> list[str]:
 
 
 def _first(comparison: Comparison) -> str:
-    return f"{comparison.first} ({difference_text(comparison.difference)})"
+    return f"{comparison.first} ({difference_text(comparison)})"
 
 
 def _span(comparisons: Sequence[Comparison]) -> str:
     ordered = sorted(comparisons, key=lambda c: c.difference.value or 0.0)
     low, high = ordered[0], ordered[-1]
-    return (
-        f"from {difference_text(low.difference)}, {low.first}, to "
-        f"{difference_text(high.difference)}, {high.first}"
-    )
+    return f"from {difference_text(low)}, {low.first}, to {difference_text(high)}, {high.first}"
 
 
 def _costs(analysis: Analysis, best: ArmResult) -> list[str]:
@@ -377,7 +380,7 @@ def _saved(best: ArmResult, rival: ArmResult, analysis: Analysis) -> str:
     return f"{listing(parts)}{images}"
 
 
-def _stability(analysis: Analysis) -> list[str]:
+def stability_words(analysis: Analysis) -> list[str]:
     """Chances of being best and on the front, when other subjects are drawn from those that were seen."""
     known = [s for s in analysis.standings if s.best is not None]
     if not known or analysis.subjects < RESAMPLED_FROM:
@@ -385,7 +388,7 @@ def _stability(analysis: Analysis) -> list[str]:
     ordered = sorted(known, key=lambda s: -(s.best or 0.0))
     shown = [s for s in ordered if (s.best or 0.0) >= 0.05]
     names = listing(f"{s.arm} {percent(s.best)}" for s in shown)
-    title = measure(analysis.primary).title.lower()
+    title = measure(analysis.primary).words
     found = [f"Highest mean {title} when subjects are resampled: {names}."]
     fronts = [s for s in known if s.on_front is not None and s.on_front >= 0.05]
     if fronts:

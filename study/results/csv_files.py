@@ -32,7 +32,7 @@ from study.util.units import iso_time
 from trainables.errors import UserError
 
 MOST_PROBLEMS = 10
-_DELIMITERS = ",;\t"
+DELIMITERS = ",;\t"
 _ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _IDENTITY = ("phase", "arm", "trial", "subject", "seed")
 _NEVER_EMPTY = {*_IDENTITY, "method", "run_key", "step", "metric", "key", "path"}
@@ -128,8 +128,11 @@ def data_folder(folder: Path) -> Path:
             return found
     other = sorted(path.name for path in folder.glob("runs*")) if folder.is_dir() else []
     named = f" (but {', '.join(other)}; export a table as CSV under that name)" if other else ""
+    other_table = (
+        "; of any other table say what its columns mean, by --arm and --quality" if folder.is_file() else ""
+    )
     raise UserError(
-        f"{folder} holds no {RUNS_CSV}{named}; name the folder of an earlier report, or its data/"
+        f"{folder} holds no {RUNS_CSV}{named}; name the folder of an earlier report, or its data/{other_table}"
     )
 
 
@@ -211,11 +214,11 @@ class _Sheet:
 
 def _records(path: Path, needed: Sequence[str]) -> tuple[str, list[list[str]]]:
     """Returns the delimiter and the records of a file; raises CellError if it is no such table."""
-    text = _decoded(path.read_bytes())
+    text = decoded_csv(path.read_bytes())
     hint = text.partition("\n")[0].strip()  # Excel's own: "sep=;"
     if hint.lower().startswith("sep=") and len(hint) == 5:
-        return hint[4], _parsed(text.partition("\n")[2], hint[4])
-    tried = [(delimiter, _parsed(text, delimiter)) for delimiter in _DELIMITERS if delimiter in hint]
+        return hint[4], parsed_csv(text.partition("\n")[2], hint[4])
+    tried = [(delimiter, parsed_csv(text, delimiter)) for delimiter in DELIMITERS if delimiter in hint]
 
     def known(item: tuple[str, list[list[str]]]) -> int:
         return len({name.strip() for name in item[1][0]} & set(needed)) if item[1] else 0
@@ -232,7 +235,8 @@ def _records(path: Path, needed: Sequence[str]) -> tuple[str, list[list[str]]]:
     return delimiter, records
 
 
-def _decoded(content: bytes) -> str:
+def decoded_csv(content: bytes) -> str:
+    """Returns the text of a CSV file; raises CellError if it is a spreadsheet, or in another encoding."""
     if content.startswith(b"PK\x03\x04"):
         raise CellError("it is a spreadsheet, not a CSV file; " + _AS_UTF8)
     encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
@@ -249,7 +253,8 @@ def _decoded(content: bytes) -> str:
     return text
 
 
-def _parsed(text: str, delimiter: str) -> list[list[str]]:
+def parsed_csv(text: str, delimiter: str) -> list[list[str]]:
+    """Returns the records of a CSV file; raises CellError where quotes do not end."""
     try:
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:

@@ -126,7 +126,7 @@ def cost_axis(ax: Any, name: str, values: Iterable[float], axis: str = "x") -> S
     gap = "\n" if len(about.title) > _LONG_TITLE else " "  # panels stand close together
     getattr(ax, f"set_{axis}label")(f"{about.title}{gap}{unit}".strip())
     target = getattr(ax, f"{axis}axis")
-    if name in COSTS and known and max(known) / min(known) > 10:
+    if (name in COSTS or about.is_cost) and known and max(known) / min(known) > 10:
         getattr(ax, f"set_{axis}scale")("log")
         target.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         target.set_minor_formatter(NullFormatter())

@@ -112,7 +112,7 @@ def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
         "intervals",
         f"Quality and what is behind it, over the confirm runs: mean over subjects (large mark){bars}, and single runs "
         "(small dots).",
-        f"Dot plot of {listing(measure(name).title.lower() for name in data)} with intervals, one line an arm.",
+        f"Dot plot of {listing(measure(name).words for name in data)} with intervals, one line an arm.",
         draw,
     )
 
@@ -167,7 +167,7 @@ def differences_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyl
 
     def draw() -> Canvas:
         canvas = new_canvas(COLUMN * 1.35, max(1.4, 0.9 + 0.27 * len(data)))
-        label = f"Δ {title.lower()} (best arm minus other)"
+        label = f"Δ {measure(analysis.primary).words} (best arm minus other)"
         draw_forest(canvas.subplots(), data, styles, label, analysis.margin)
         return canvas
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,17 +112,18 @@ def draw_front(ax: Any, front: Front, styles: dict[str, ArmStyle]) -> None:
             linestyle=style.line,
             zorder=1,
         )
-    ax.set_ylabel(measure(front.y).title)
+    about = measure(front.y)
+    ax.set_ylabel(f"{about.title} ({about.unit})" if about.unit else about.title)
     ax.margins(x=0.1, y=0.12)
 
 
-def _legend_arms(front: Front, styles: dict[str, ArmStyle]) -> list[str]:
+def legend_arms(front: Front, styles: dict[str, ArmStyle]) -> list[str]:
     shown = {p.arm for p in front.points} | ({front.base.arm} if front.base else set())
     return [arm for arm in styles if arm in shown]
 
 
-def _one_panel(key: str, front: Front, styles: dict[str, ArmStyle], caption: str, alt: str) -> Figure:
-    arms = _legend_arms(front, styles)
+def one_panel(key: str, front: Front, styles: dict[str, ArmStyle], caption: str, alt: str) -> Figure:
+    arms = legend_arms(front, styles)
     columns = legend_columns(styles, arms, COLUMN)
 
     def draw() -> Canvas:
@@ -143,14 +145,14 @@ def quality_cost_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figu
     shares = any(standing.on_front is not None for standing in analysis.standings)
     sure = "; how sure that is stands in the table of stability" if shares else ""
     level = " Horizontal line: the base model, untrained." if front.base is not None else ""
-    return _one_panel(
+    return one_panel(
         "pareto-quality-cost",
         front,
         styles,
         f"{title} against training time{paid}, means{interval_words(analysis)}. "
         f"Dashed stairs: the Pareto front (large marks), arms that no other arm beats on both by their means{sure}."
         f"{level}",
-        f"Scatter plot of {title.lower()} against training time with the Pareto front.",
+        f"Scatter plot of {measure(analysis.primary).words} against training time with the Pareto front.",
     )
 
 
@@ -160,7 +162,7 @@ def tuning_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | S
     if not front.points:
         return Skipped("pareto-tuning", "the cost of the search, or that of class images, is not known")
     title = measure(analysis.primary).title
-    return _one_panel(
+    return one_panel(
         "pareto-tuning",
         front,
         styles,
@@ -175,7 +177,7 @@ def fidelity_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure |
     front = compute_front(analysis, analysis.axes[0], analysis.axes[1], with_base=True)
     if not front.points:
         return Skipped("pareto-fidelities", "no complete confirm run with both fidelities")
-    return _one_panel(
+    return one_panel(
         "pareto-fidelities",
         front,
         styles,
@@ -188,11 +190,18 @@ def fidelity_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure |
 def costs_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
     """Quality against the other costs, small multiples."""
     names = (analysis.flops, "peak_memory_bytes", "trainable_parameters", "artifact_bytes")
+    return cost_panels("pareto-costs", analysis, styles, names)
+
+
+def cost_panels(
+    key: str, analysis: Analysis, styles: dict[str, ArmStyle], names: Sequence[str]
+) -> Figure | Skipped:
+    """The primary measure against some costs, side by side."""
     fronts = [compute_front(analysis, name, analysis.primary) for name in names]
     fronts = [front for front in fronts if front.points]
     if not fronts:
-        return Skipped("pareto-costs", "no complete confirm run with quality and a cost")
-    arms = list(dict.fromkeys(arm for front in fronts for arm in _legend_arms(front, styles)))
+        return Skipped(key, "no complete confirm run with quality and a cost")
+    arms = list(dict.fromkeys(arm for front in fronts for arm in legend_arms(front, styles)))
     arms = [arm for arm in styles if arm in arms]
 
     def draw() -> Canvas:
@@ -208,7 +217,7 @@ def costs_figure(analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Sk
         return canvas
 
     return Figure(
-        "pareto-costs",
+        key,
         f"{measure(analysis.primary).title} against further costs, each with its Pareto front.",
         "Small scatter plots of quality against floating-point operations, memory, trained parameters and "
         "size on disk.",
