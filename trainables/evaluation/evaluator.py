@@ -223,7 +223,7 @@ def make_scale(
     anchors = make_data_set_anchors(*made, sets, ends, own, everything, protocol.class_groups)
     units = unit_numbers(bare_captions(subject), subject.reference_groups)
     return Scale(
-        replace(reality, sets=sets, units=units, general=protocol.general),
+        replace(reality, sets=sets, units=units, general=protocol.general, characters=protocol.characters),
         features,
         clip_features,
         anchors,

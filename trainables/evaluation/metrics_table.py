@@ -142,6 +142,13 @@ _EVALUATION = (
     Metric(HELD_OUT_LOSS, "Held-out loss", "lower", "", "eval",
            "Denoising loss on the subject's held-out images, at noise and noise levels that are fixed.",
            as_score=False),
+    Metric("consistency", "Consistency", "higher", "", "eval",
+           "Mean cosine similarity of a run's images of different prompts: how alike the subject stays.",
+           explained="Mean cosine similarity (by the encoder of subject fidelity) of a run's own images of different "
+           "prompts, each pair of prompts alike; of a data set that names characters, of prompts about one of "
+           "them. The encoder sees whole images, with the surroundings that prompts ask for: 1 is out of reach "
+           "for a model that follows them, one that ignores them comes near it, and so this is read beside "
+           "prompt fidelity. Being alike is not being right: subject fidelity compares with real images."),
     Metric("dataset_kid", "Data set KID", "lower", "", "eval",
            "Squared kernel distance (KID) of generated images to a data set's held-out ones; from 50 of each on.",
            listed=False, of_data_sets=True, as_score=False),

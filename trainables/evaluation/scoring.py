@@ -35,6 +35,7 @@ class Reality:
         sets: Of a data set: with which references the images of each prompt are compared; None: with all.
         units: Of a data set: a number for each reference, the same for those that are of one group or share a caption.
         general: Prompts of class images beyond the templates, see `Protocol.general`.
+        characters: Of a data set: whom each template is about, see `Protocol.characters`.
     """
 
     references: Array
@@ -44,6 +45,15 @@ class Reality:
     sets: ReferenceSets | None = None
     units: tuple[int, ...] = ()
     general: tuple[str, ...] = ()
+    characters: tuple[str, ...] = ()
+
+    def shown_by(self, groups: Sequence[int]) -> list[str | None]:
+        """Returns whom the images of templates show: of a subject, and of a data set without characters, all the same;
+        None for a caption that names nobody beside others that do.
+        """
+        if not any(self.characters):
+            return [""] * len(groups)
+        return [self.characters[group] or None for group in groups]
 
     def similarities(self, features: Array, groups: Sequence[int], *, clip: bool = False) -> Array:
         """Returns the mean cosine of each image with its references, shape (images,).
@@ -161,6 +171,7 @@ def score(
         "subject_fidelity": subject,
         "prompt_fidelity": prompt,
         "failed_images": float(np.mean(failed)) if len(failed) == len(instance) else None,
+        "consistency": metrics.consistency(features.images, groups, real.shown_by(groups)),
         "clip_i": real.fidelity(features.images_clip, of_templates, clip=True),
         "diversity": perceptual.diversity(drawn.images, groups),
         "drift": metrics.drift(features.class_images, base.classes),
