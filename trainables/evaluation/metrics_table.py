@@ -211,6 +211,14 @@ _COST = (
            ranked=False),
     Metric("image_latency_fused_seconds", "Latency per image, fused", "lower", "s", "cost",
            "The same with adapters merged into the weights.", ranked=False),
+    Metric("inference_bytes", "Weights in memory", "lower", "B", "cost",
+           "Parameters and buffers of denoiser and text encoders as images are drawn with them, adapters beside the "
+           "weights; counted, the same on every device."),
+    Metric("inference_fused_bytes", "Weights in memory, fused", "lower", "B", "cost",
+           "The same with adapters merged into the weights; missing where quantised weights cannot take them."),
+    Metric("switch_seconds", "Switching subjects", "lower", "s", "cost",
+           "Median wall seconds of taking trained weights off a loaded pipeline and loading weights of a subject from "
+           "files that the system has in its cache; a whole model is loaded anew.", ranked=False),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_EVALUATION, *_COST)}

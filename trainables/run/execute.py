@@ -25,7 +25,6 @@ from trainables.distributed.worker_group import WorkerGroup
 from trainables.evaluation.choice import evaluations_of
 from trainables.evaluation.grids import save_samples
 from trainables.evaluation.image_scores import write_image_scores
-from trainables.evaluation.latency import measure_latency
 from trainables.events import (
     CHECKPOINTS,
     EVALUATION_FILE,
@@ -43,6 +42,7 @@ from trainables.models.folders import image_buckets
 from trainables.run.best_step import BestStep
 from trainables.run.contents import sealed
 from trainables.run.earlier import length_of, spans
+from trainables.run.inference import UNMEASURED, drawing_costs, switching_cost
 from trainables.run.judged_weights import averaged, judged_weights
 from trainables.run.outcomes import describe, is_provided_for, outcome
 from trainables.run.prompt_checks import refuse_cut_prompts
@@ -247,7 +247,8 @@ class _Attempt:
                     size = self._save()
                 yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
             yield from self._evaluate(self.step, final=True)
-            self._measure_latency()
+            self._measure_drawing()
+        self._measure_switch()
         yield from self.record_best(self.step)
         yield self.record_cost()
 
@@ -261,8 +262,7 @@ class _Attempt:
 
     def record_cost(self) -> Event:
         """Records the cost so far; of several such events the last counts."""
-        nothing: dict[str, Any] = {"trainable_parameters": 0, "artifact_bytes": 0}
-        nothing |= {"image_latency_seconds": None, "image_latency_fused_seconds": None}
+        nothing: dict[str, Any] = {"trainable_parameters": 0, "artifact_bytes": 0, **UNMEASURED}
         cost = self.meter.cost(self.step) | nothing | self.facts
         return self.log.append("cost", self.step, **cost)
 
@@ -397,14 +397,22 @@ class _Attempt:
         self.best.note(step, metrics, final=final)
         return event
 
-    def _measure_latency(self) -> None:
-        """Times sampling with adapters beside the weights and merged into them."""
+    def _measure_drawing(self) -> None:
         assert self.backbone is not None
         assert self.evaluation is not None
         with self.meter.measure("evaluate"):
-            latency = measure_latency(self.backbone, self.method, self.evaluation.evaluator.protocol)
-        self.facts["image_latency_seconds"] = latency.beside
-        self.facts["image_latency_fused_seconds"] = latency.fused
+            self.facts |= drawing_costs(self.backbone, self.method, self.evaluation.evaluator.protocol)
+
+    def _measure_switch(self) -> None:
+        """Makes the model the base model again, which nothing of this run needs any more, and times loading onto it."""
+        assert self.backbone is not None
+        if not self.method.trains:
+            return
+        self._last_step = self.step
+        self.trainer = None  # with the optimizer's memory
+        with self.meter.measure("evaluate"):
+            undo = undoing(self.backbone, self.method, self.worker_group)
+            self.facts |= switching_cost(self.backbone, self.method, self.folder / WEIGHTS, undo)
 
     def _save(self) -> int:
         """Writes the weights in one step and returns their size in bytes."""
