@@ -22,6 +22,15 @@ from trainables.evaluation.quality import compute_quality, has_failed
 # All that images tell of a model.
 IMAGE_METRICS = tuple(name for name in metric_names("eval") if name != HELD_OUT_LOSS)
 
+# What images of the subject's prompts tell without class images.
+SUBJECT_AND_PROMPT = (
+    "quality_subject_prompt",
+    "subject_fidelity",
+    "prompt_fidelity",
+    "subject_fidelity_scaled",
+    "prompt_fidelity_scaled",
+)
+
 
 @dataclass(frozen=True)
 class Reality:
@@ -190,6 +199,26 @@ def score(
             "the evaluation and trainables/evaluation/metrics_table.py name different metrics"
         )
     return Scores({name: _finite(values[name]) for name in IMAGE_METRICS}, (*instance, *classes))
+
+
+def score_subject_and_prompt(
+    features: Array, clip_features: Array, groups: Sequence[int], real: Reality, table: AnchorTable
+) -> dict[str, float | None]:
+    """Scores images of the subject's prompts alone, without class images.
+
+    Args:
+        features: Of the image encoder; `clip_features` of CLIP.
+        groups: Of the images, the numbers of their templates.
+
+    Returns:
+        The metrics of `SUBJECT_AND_PROMPT`; None where the data cannot give one, never NaN.
+    """
+    groups = list(groups)
+    subject = real.fidelity(features, [group + 1 for group in groups])
+    prompt = metrics.paired_cosine(clip_features, real.texts[groups])
+    quality = compute_quality(subject, prompt, None, table.of(groups, [group + 1 for group in groups]))
+    values = {**quality.__dict__, "subject_fidelity": subject, "prompt_fidelity": prompt}
+    return {name: _finite(values[name]) for name in SUBJECT_AND_PROMPT}
 
 
 def _instance_scores(

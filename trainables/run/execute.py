@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-import socket
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -17,12 +15,12 @@ from typing import Any
 
 import torch
 
-from trainables.config.fields import ModelConfig
 from trainables.data.cache import Cache
 from trainables.data.path_map import set_path_map
 from trainables.data.subjects import Subject, resolve_subject
 from trainables.distributed.worker_group import WorkerGroup
 from trainables.evaluation.choice import evaluations_of
+from trainables.evaluation.evaluator import evaluate_at_steps
 from trainables.evaluation.grids import save_samples
 from trainables.evaluation.image_scores import write_image_scores
 from trainables.events import (
@@ -49,6 +47,7 @@ from trainables.run.prompt_checks import refuse_cut_prompts
 from trainables.run.resident import Resident
 from trainables.run.run_evaluation import RunEvaluation, prepare_run_evaluation
 from trainables.run.run_folder import claim, only_one, read_begun, require_same, write_json, write_result
+from trainables.run.surroundings import surroundings
 from trainables.run.worker_loop import run_rank, share_checkpoint, undoing
 from trainables.run_config import RunConfig
 from trainables.storage_errors import storage_failure
@@ -56,10 +55,9 @@ from trainables.training.checkpoint import load_latest, remove_checkpoints, remo
 from trainables.training.energy import energy_counter
 from trainables.training.length import Spent, settle_length
 from trainables.training.loop import Trainer, train
-from trainables.training.meter import Meter, device_name, folder_bytes
+from trainables.training.meter import Meter, folder_bytes
 from trainables.training.trainer import build_trainer, choose_device, note_flops, shard, spread
 from trainables.util.files import remove_partials
-from trainables.util.packages import versions_of
 
 
 def execute(
@@ -189,13 +187,7 @@ class _Attempt:
             attempt=len(self.spans) + 1,
             resumed_step=self.checkpoint.step if self.checkpoint else 0,
             steps=self.known_steps,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            num_workers=self.worker_group.size,
-            parallel_strategy=_strategy(self.worker_group),
-            device=self.device.type,
-            device_name=device_name(self.device),
-            versions=_versions(self.config.model),
+            **surroundings(self.worker_group, self.device, self.config.model),
         )
 
     def run(self) -> Iterator[Event]:
@@ -247,6 +239,7 @@ class _Attempt:
                     size = self._save()
                 yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
             yield from self._evaluate(self.step, final=True)
+            yield from self._evaluate_at_steps()
             self._measure_drawing()
         self._measure_switch()
         yield from self.record_best(self.step)
@@ -371,6 +364,15 @@ class _Attempt:
             yield self.log.append("artifact", step, path=EVALUATION_FILE, role="provenance", bytes=size)
         yield self._record_evaluation(step, result.metrics, final=final)
 
+    def _evaluate_at_steps(self) -> Iterator[Event]:
+        """Scores the result as it is drawn in other numbers of solver steps, if that is asked for."""
+        assert self.backbone is not None
+        assert self.evaluation is not None
+        for steps in self.config.evaluation.inference_steps:
+            with self.meter.measure("evaluate"):
+                found = evaluate_at_steps(self.evaluation.evaluator, self.backbone, steps)
+            yield self.log.append("inference", self.step, inference_steps=steps, **found)
+
     def _restore_best(self) -> Iterator[Event]:
         """Evaluates the end as one of the steps to choose from, and puts the weights of the best in its place."""
         if not self.best.restores:
@@ -425,16 +427,3 @@ class _Attempt:
         os.replace(partial, target)
         self.facts["artifact_bytes"] = folder_bytes(target, without=self.method.copies)
         return self.facts["artifact_bytes"]
-
-
-def _strategy(worker_group: WorkerGroup) -> str | None:
-    """How the processes of a worker group hold the model; None for one that is alone."""
-    if worker_group.size == 1:
-        return None
-    return "fsdp" if worker_group.sharded else "ddp"
-
-
-def _versions(model: ModelConfig) -> dict[str, str]:
-    quantizer = () if model.quantization is None else ("bitsandbytes",)
-    names = ("torch", "diffusers", "transformers", "peft", "accelerate", *quantizer)
-    return {"python": platform.python_version(), **versions_of(names)}
