@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from study.preflight.plan import make_plan
+from study.preflight.probe import Measured
 from study.preflight.workload import images_of
 from study.spec.difference import difference
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
 from tests.helpers.study_files import only, study_dict
-from tests.study.preflight.test_plan import measured
 
 STEPS = [4, 8, 12, 25]
+
+
+COST = Measured(
+    method="",
+    seconds_per_step=0.5,
+    flops_per_step=10**9,
+    seconds_per_image_step=0.01,
+    flops_per_image_step=10**7,
+    seconds_per_trained_image_step=0.02,
+    latency_figures=1,
+    seconds_per_image=0.05,
+    preparation_seconds=1.0,
+    saving_seconds=0.5,
+    peak_memory_bytes=10**9,
+    artifact_bytes=10**6,
+    start_up_seconds=9.0,
+)
 
 
 def spec(**evaluation: Any) -> StudySpec:
@@ -49,13 +67,13 @@ def test_the_plan_counts_the_images(tmp_path: Path) -> None:
     images = images_of(more, "confirm")
     assert (images.at_other_steps, images.other_steps) == (4 * 16, 49 * 16)  # two images a prompt
     assert images_of(more, "search") == images_of(plain, "search")
+    costs = {name: replace(COST, method=arm.method) for name, arm in more.arms.items()}
     arms = [
-        {arm.arm: arm for arm in make_plan(one, Storage(tmp_path, "small"), measured(one), at_once=1).arms}
+        {arm.arm: arm for arm in make_plan(one, Storage(tmp_path, "small"), costs, at_once=1).arms}
         for one in (plain, more)
     ]
-    cost = measured(more)["base"]
-    each = images.at_other_steps * cost.seconds_per_image
-    each += images.other_steps * cost.seconds_per_trained_image_step
+    each = images.at_other_steps * COST.seconds_per_image
+    each += images.other_steps * COST.seconds_per_trained_image_step
     for name, arm in arms[1].items():
         before = arms[0][name].seconds
         assert arm.seconds is not None
