@@ -37,6 +37,8 @@ Kind = Literal[
     "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool. A run that restores its
     # best step has two of its last step: what chose the step is not final, the result is. data["choice"], of those that
     # chose: what of it are no results, see `choosing_values`
+    "inference",  # step; the result, drawn in another number of solver steps than it is judged by; data:
+    # inference_steps, metrics under bare names
     "best",  # at the end, of runs with evaluations on the way; data: best_step, value, end_value (None: training
     # did not come to its end), metric, evaluations (chosen from), restored: bool (weights of an earlier step than the
     # last were put back). best_step is None where no evaluation of a run that restores had a value: it has the weights
@@ -208,12 +210,15 @@ def sum_up(folder: Path, config_digest: str) -> dict[str, Any] | None:
     """
     last: dict[str, dict[str, Any]] = {}
     evaluation: dict[str, Any] = {}
+    by_steps: dict[int, dict[str, Any]] = {}  # of solver steps
     attempts = 0
     kind = None
     for event in read_events(folder):
         kind = event.kind
         last[event.kind] = event.data
         attempts += event.kind == "started"
+        if event.kind == "inference":
+            by_steps[event.data["inference_steps"]] = event.data
         if event.kind == "evaluation":
             chose = choosing_values(event)
             values = _values(event.data) | dict.fromkeys(chose)
@@ -225,6 +230,7 @@ def sum_up(folder: Path, config_digest: str) -> dict[str, Any] | None:
         "evaluation": evaluation,
         "cost": last.get("cost", {}),
         "best": last.get("best"),
+        **({"inference": [by_steps[steps] for steps in sorted(by_steps)]} if by_steps else {}),
         "weights": WEIGHTS if (folder / WEIGHTS).is_dir() else None,
         "attempts": attempts,
         "config_digest": config_digest,

@@ -117,7 +117,11 @@ WITHOUT_EFFECT = (
 )
 
 # Fields of the evaluation that came later, with the value that says what runs did before; of training see `AS_BEFORE`.
-_EVALUATED_AS_BEFORE = {"restore_best": None, "restore_best_prompts": None}
+_EVALUATED_AS_BEFORE: dict[str, Any] = {
+    "restore_best": None,
+    "restore_best_prompts": None,
+    "inference_steps": [],
+}
 
 #: Field of `RunConfig.contents` -> where the path stands that it is the content of.
 _PATHS: dict[str, tuple[str, ...]] = {

@@ -285,9 +285,9 @@ def _arm_plan(
         each = _BETWEEN_RUNS_SECONDS
         images = images_of(spec, phase)
         drawn = images.final + (0 if arm.method == BASE else images.between)
-        image_steps = drawn * images.steps + cost.latency_figures * images.timed_steps
+        image_steps = drawn * images.steps + cost.latency_figures * images.timed_steps + images.other_steps
         image_steps += images.loss_steps * (1 if arm.method == BASE else images.evaluations)
-        each += cost.seconds_of_run(expected, drawn, image_steps, workers)
+        each += cost.seconds_of_run(expected, drawn + images.at_other_steps, image_steps, workers)
         if workers > 1:
             each += _WORKER_GROUP_SECONDS + cost.start_up_seconds
         # An interrupted run has on average half of its work behind it.

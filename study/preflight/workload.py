@@ -17,6 +17,7 @@ from trainables.config.fields import (
     CLASS_IMAGES_AT_ONCE,
     HELD_OUT_IMAGES,
     HELD_OUT_LEVELS,
+    IMAGES_AT_OTHER_STEPS,
     EvaluationConfig,
     images_on_the_way,
     latency_image_steps,
@@ -44,6 +45,7 @@ class Images:
         timed_steps: Of all images together that are drawn for one figure of latency.
         loss_steps: Solver steps of one image that take as long as the loss on held-out images of an evaluation, which
             has one row where a step of a guided image has two.
+        at_other_steps: Of a run, drawn in other numbers of solver steps; `other_steps` are the solver steps of these.
         evaluations: Of a run: on the way, at its end, and of the end once more where its best step is chosen.
     """
 
@@ -55,6 +57,8 @@ class Images:
     timed_steps: int
     loss_steps: int
     evaluations: int
+    at_other_steps: int = 0
+    other_steps: int = 0
 
 
 def images_of(spec: StudySpec, phase: Phase) -> Images:
@@ -78,6 +82,7 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
         )  # chosen by other held-out captions
         if of_data_sets or chosen_by.prompts != evaluation.prompts or evaluation.prompt_set != "search":
             anchors += _anchors(spec, phase, chosen_by, own)
+    again = templates * min(evaluation.images_per_prompt, IMAGES_AT_OTHER_STEPS)
     return Images(
         final=instance + classes,
         between=between,
@@ -87,6 +92,8 @@ def images_of(spec: StudySpec, phase: Phase) -> Images:
         timed_steps=latency_image_steps(evaluation.num_inference_steps),
         loss_steps=HELD_OUT_IMAGES * HELD_OUT_LEVELS // (2 if evaluation.guidance_scale > 1 else 1),
         evaluations=1 + on_the_way + (evaluation.restore_best is not None),
+        at_other_steps=again * len(evaluation.inference_steps),
+        other_steps=again * sum(evaluation.inference_steps),
     )
 
 

@@ -20,6 +20,20 @@ from trainables.methods.registry import BASE
 
 _INTERVAL_ENDS = ("_low", "_high")
 
+_BASE = (
+    "The untrained base model scores about, not exactly, S 0, P 1 and C 1: its runs are measured like any other, on "
+    "images of their own with their own noise, while the scales begin (anchors) at other images of it, of class "
+    "prompts and with other noise."
+)
+_BASE_OF_DATA_SETS = (
+    " Its P may be far from 1 on a data set: there the scale ends at real images with their own captions."
+)
+
+
+def base_words(rows: Rows) -> str:
+    """What the untrained base model scores, and why not exactly that."""
+    return _BASE + (_BASE_OF_DATA_SETS if rows.of_data_sets else "")
+
 
 @dataclass(frozen=True)
 class CharacterScore:

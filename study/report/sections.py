@@ -14,6 +14,7 @@ from study.report.best_steps import best_steps, best_steps_table, best_steps_wor
 from study.report.budgets import default_choices
 from study.report.comparisons import Settings
 from study.report.data_sets import (
+    base_words,
     character_scores,
     characters_table,
     data_set_words,
@@ -22,7 +23,7 @@ from study.report.data_sets import (
 from study.report.design import PhaseDesign, design_of
 from study.report.factor_tables import factor_effects_table
 from study.report.factors import factors_of, other_fields
-from study.report.figures import comparison, curves, pareto, samples, search
+from study.report.figures import comparison, curves, inference, pareto, samples, search
 from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.foreign import foreign_table, foreign_words
@@ -30,6 +31,7 @@ from study.report.formatting import listing, plural
 from study.report.hypotheses import judge_hypotheses
 from study.report.hypothesis_tables import hypothesis_tables, hypothesis_words
 from study.report.image_levels import class_sample, components, prompt_scores
+from study.report.inference_steps import WORDS, judged_at, step_curves, step_tables
 from study.report.measures import DATA_SET
 from study.report.prepared import ResultsLike, Rows, distinct, prepare, section
 from study.report.provenance import provenance_facts
@@ -85,16 +87,6 @@ class Report:
         return [table for section in self.sections for table in section.tables]
 
 
-BASE_WORDS = (
-    "The untrained base model scores about, not exactly, S 0, P 1 and C 1: its runs are measured like any other, on "
-    "images of their own with their own noise, while the scales begin (anchors) at other images of it, of class "
-    "prompts and with other noise."
-)
-BASE_OF_DATA_SETS = (
-    " Its P may be far from 1 on a data set: there the scale ends at real images with their own captions."
-)
-
-
 def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     """Computes everything that the report says."""
     rows = prepare(results)
@@ -111,6 +103,7 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _pairs(analysis),
         _foreign(rows),
         _curves(rows, analysis, styles),
+        _inference(rows, analysis, styles),
         _images(rows, analysis),
         _search(rows, analysis, styles, settings),
         _exclusions(analysis),
@@ -327,6 +320,13 @@ def _curves(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Sect
     return Section("curves", "Quality on the way", words, figures, shown)
 
 
+def _inference(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section | None:
+    if not (found := step_curves(rows, analysis.settings.level)):
+        return None
+    figures = (inference.inference_figure(found, styles, judged_at(rows)),)
+    return Section("inference-steps", "Quality against inference steps", WORDS, figures, step_tables(found))
+
+
 def _search(
     rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle], settings: Settings
 ) -> Section | None:
@@ -386,7 +386,7 @@ def _exclusions(analysis: Analysis) -> Section:
 
 def _method(rows: Rows, analysis: Analysis, settings: Settings, design: Sequence[PhaseDesign]) -> Section:
     rule = DATA_SET_RULE if rows.of_data_sets else rows.meta.get("quality_rule")
-    of_base = BASE_WORDS + (BASE_OF_DATA_SETS if rows.of_data_sets else "")
+    of_base = base_words(rows)
     percent = f"{settings.level:.0%}".replace("%", " %")
     paragraphs = (
         str(rule) if rule else QUALITY_RULE,

@@ -289,5 +289,5 @@ class EvaluationSpec(EvaluationConfig):
         if phase == "search":
             own = self.search.model_dump()
             inherited = {name: settings[name] for name in ("num_inference_steps", "at") if own[name] is None}
-            settings |= {"prompt_set": "search"} | own | inherited
+            settings |= {"prompt_set": "search", "inference_steps": ()} | own | inherited
         return EvaluationConfig.model_validate(settings)

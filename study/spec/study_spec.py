@@ -50,7 +50,7 @@ from trainables.methods.registry import BASE, method_config_class
 from trainables.run.contents import digests
 from trainables.run_config import RunConfig
 
-LATER_FIELDS = ("restore_best", "restore_best_prompts")  # of the evaluation
+LATER_FIELDS = ("restore_best", "restore_best_prompts", "inference_steps")  # of the evaluation
 RECORDED = {"recorded": True}  # context of validation: the study has been launched
 
 
@@ -292,7 +292,7 @@ class StudySpec(Frozen):
         content = self.model_dump(mode="json", exclude=without)
         content["budget"].pop("max_hours")
         for field in LATER_FIELDS:  # as before there were any, a study without them is the same
-            if content["evaluation"][field] is None:
+            if content["evaluation"][field] in (None, []):
                 del content["evaluation"][field]
         content["arms"] = {
             name: {**arm.model_dump(mode="json"), "search_space": dump(self.space(name))["parameters"]}

@@ -15,8 +15,15 @@ from typing import Any
 from study.tracking.mlflow_store import MAX_METRICS, Metric
 from trainables.events import Event, choosing_values
 
-_CHOICE, _EVAL = "choice/", "eval/"
-_GROUPS = {"progress": "train", "evaluation": "eval", "cost": "cost", "best": "best"}
+_CHOICE, _EVAL, _INFERENCE = "choice/", "eval/", "inference/"
+_GROUPS = {
+    "progress": "train",
+    "evaluation": "eval",
+    "cost": "cost",
+    "best": "best",
+    "inference": "inference",
+}
+_SOLVER_STEPS = "inference_steps"
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
@@ -93,7 +100,8 @@ def batches(events: Sequence[Event], after: int, limit: int = MAX_METRICS) -> li
 def points(event: Event) -> list[Metric]:
     """Returns the metrics of one event; None and texts are no metrics.
 
-    Values that chose a step are under ``choice/``, so that none of them passes for a result under ``eval/``.
+    Values that chose a step are under ``choice/``, so that none of them passes for a result under ``eval/``. Those of
+    images in other numbers of solver steps are under ``inference/``, where MLflow's step is that number.
     """
     group = _GROUPS.get(event.kind)
     if group is None:
@@ -104,10 +112,10 @@ def points(event: Event) -> list[Metric]:
             f"{'choice' if name in chose else group}/{name.removeprefix('best_')}",
             float(value),
             milliseconds(event.time),
-            event.step or 0,
+            event.data[_SOLVER_STEPS] if event.kind == "inference" else event.step or 0,
         )
         for name, value in event.data.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != _SOLVER_STEPS
     ]
 
 
@@ -118,7 +126,7 @@ def curve_of(name: str) -> str | None:
     """
     if name.startswith(_CHOICE):
         return _EVAL + name.removeprefix(_CHOICE)
-    return name if name.startswith(_EVAL) or name == "train/loss" else None
+    return name if name.startswith((_EVAL, _INFERENCE)) or name == "train/loss" else None
 
 
 def results_last(name: str) -> bool:
@@ -135,6 +143,8 @@ def _identity(event: Event) -> tuple[object, ...]:
         return (event.kind, event.step, bool(event.data.get("final")))
     if event.kind == "progress":
         return (event.kind, event.step)
+    if event.kind == "inference":
+        return (event.kind, event.step, event.data[_SOLVER_STEPS])
     if event.kind == "image":
         return (event.kind, event.step, event.data["key"])
     return (event.kind, event.number)

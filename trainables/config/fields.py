@@ -7,6 +7,7 @@ module imports torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -224,6 +225,13 @@ FEWEST_CLASS_IMAGES = 8
 LATENCY_IMAGES, LATENCY_REPEATS = 4, 2
 
 
+MOST_INFERENCE_STEPS = 1000  # noise levels of the usual training
+
+#: Images of each prompt that are drawn at other numbers of solver steps, at most. Each has the same noise at every
+#: number, and all arms the same, so that differences need fewer images than a result.
+IMAGES_AT_OTHER_STEPS = 2
+
+
 # Of the loss on held-out images: images at most, of more so many that lie evenly; and noise levels of each, which
 # cover the process evenly, those of all images together.
 HELD_OUT_IMAGES, HELD_OUT_LEVELS = 8, 4
@@ -271,6 +279,8 @@ class EvaluationConfig(Frozen):
             and judged; None: those of the end are. The choice rests on prompts, noise and held-out images that do not
             judge the result (``trainables/evaluation/choice.py``). It is no field of training, so that no arm has it
             alone.
+        inference_steps: Numbers of solver steps at which the result is drawn too, in increasing order, beside
+            `num_inference_steps`, by which alone it is judged: quality against inference steps.
         restore_best_prompts: Templates of the images that choose; None takes the model's own list for searches,
             and of a data set the held-out captions of the search's half.
     """
@@ -291,6 +301,19 @@ class EvaluationConfig(Frozen):
     clip: str = EMBEDDED
     num_class_images: int = Field(default=16, ge=2)
     anchor_images: int = Field(default=64, ge=2)
+    inference_steps: tuple[int, ...] = ()
+
+    @field_validator("inference_steps", mode="before")
+    @classmethod
+    def _increasing_numbers(cls, value: object) -> object:
+        numbers = value if isinstance(value, list | tuple) else ("no list",) if value is not None else ()
+        whole = all(type(number) is int and 1 <= number <= MOST_INFERENCE_STEPS for number in numbers)
+        if whole and all(one < other for one, other in pairwise(numbers)):
+            return tuple(numbers)
+        raise ValueError(
+            f"takes whole numbers from 1 to {MOST_INFERENCE_STEPS} in increasing order, each once, such as "
+            f"[4, 8, 12, 25]; got {value!r}"
+        )
 
     @model_validator(mode="after")
     def _checked(self) -> Self:

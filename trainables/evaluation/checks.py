@@ -47,6 +47,11 @@ def check_evaluation(
             f"{scaled[0]} needs at least 2 evaluation prompts, since prompt fidelity is measured against the "
             f"other prompts; this study has 1 in {section}: add prompts, or raise num_prompts"
         )
+    if "consistency" in metrics and count < 2:
+        problems.append(
+            f"consistency needs at least 2 evaluation prompts, since it compares images of different ones; this study "
+            f"has 1 in {section}: add prompts, or raise num_prompts"
+        )
     if "diversity" in metrics and config.images_per_prompt < 2:
         problems.append(f"diversity needs {section}.images_per_prompt of at least 2; it is 1: raise it")
     distances = [name for name in metrics if name.startswith(("class_kid", "class_cmmd"))]

@@ -37,7 +37,14 @@ from trainables.evaluation.metrics import Array
 from trainables.evaluation.protocol import Draw, Protocol, make_protocol
 from trainables.evaluation.quality import DATA_SET_RULE, RULE
 from trainables.evaluation.real_captions import end_of_all, end_of_asked
-from trainables.evaluation.scoring import BaseFeatures, Drawn, Reality, embed, score
+from trainables.evaluation.scoring import (
+    BaseFeatures,
+    Drawn,
+    Reality,
+    embed,
+    score,
+    score_subject_and_prompt,
+)
 from trainables.models.backbone import Backbone
 from trainables.models.sampling import generate
 
@@ -223,7 +230,7 @@ def make_scale(
     anchors = make_data_set_anchors(*made, sets, ends, own, everything, protocol.class_groups)
     units = unit_numbers(bare_captions(subject), subject.reference_groups)
     return Scale(
-        replace(reality, sets=sets, units=units, general=protocol.general),
+        replace(reality, sets=sets, units=units, general=protocol.general, characters=protocol.characters),
         features,
         clip_features,
         anchors,
@@ -307,6 +314,18 @@ def evaluate(
         instance=instance,
         classes=classes,
     )
+
+
+def evaluate_at_steps(evaluator: Evaluator, backbone: Backbone, steps: int) -> dict[str, float | None]:
+    """Draws some images of the result (`Protocol.at_other_steps`) in another number of solver steps, and scores them.
+
+    The noise and the scales are those of the result. Changes neither weights, modes nor any random state.
+    """
+    protocol, models = evaluator.protocol, evaluator.models
+    draw, reality = protocol.at_other_steps, evaluator.scale.reality
+    images = _draw(backbone, replace(protocol, num_inference_steps=steps), draw, evaluator.batch_size)
+    features = models.image_encoder.embed(images), models.clip.embed_images(images)
+    return score_subject_and_prompt(*features, draw.groups, reality, evaluator.anchors)
 
 
 def _draw(backbone: Backbone, protocol: Protocol, draw: Draw, batch_size: int) -> list[Image.Image]:

@@ -7,6 +7,7 @@ them itself. A value that the data cannot give (too few images) is None, never a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +103,33 @@ def drift(tuned: Array, base: Array) -> float | None:
     row.
     """
     return float(distances(tuned, base).mean()) if len(tuned) else None
+
+
+def consistency(images: Array, prompts: Sequence[int], shows: Sequence[str | None]) -> float | None:
+    """How alike the images of one subject stay from prompt to prompt.
+
+    For each pair of different prompts the mean cosine over pairs of an image of one and an image of the other, and of
+    these the mean: every pair of prompts weighs the same, however many images it has, and two images of one prompt are
+    no pair.
+
+    Args:
+        images: Shape (images, features).
+        prompts: Of each image, the number of its prompt.
+        shows: Of each image, whom it shows, the same for images of one prompt: only prompts of the same are paired, and
+            None is paired with nothing.
+
+    Returns:
+        None where no two prompts show the same.
+    """
+    rows, groups = normalised(images), np.asarray(prompts)
+    of_prompt = dict(zip(prompts, shows, strict=True))
+    centres = {prompt: rows[groups == prompt].mean(axis=0) for prompt in of_prompt}
+    found = [
+        float(centres[one] @ centres[other])  # the mean of all cosines between two sets of rows of length 1
+        for one, other in combinations(sorted(of_prompt), 2)
+        if of_prompt[one] is not None and of_prompt[one] == of_prompt[other]
+    ]
+    return float(np.mean(found)) if found else None
 
 
 def real_similarity(references: Array, training: Array) -> float | None:

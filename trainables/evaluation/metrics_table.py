@@ -144,6 +144,13 @@ _EVALUATION = (
     Metric(HELD_OUT_LOSS, "Held-out loss", "lower", "", "eval",
            "Denoising loss on the subject's held-out images, at noise and noise levels that are fixed.",
            as_score=False),
+    Metric("consistency", "Consistency", "higher", "", "eval",
+           "Mean cosine similarity of a run's images of different prompts: how alike the subject stays.",
+           explained="Mean cosine similarity (by the encoder of subject fidelity) of a run's own images of different "
+           "prompts, each pair of prompts alike; of a data set that names characters, of prompts about one of "
+           "them. The encoder sees whole images, with the surroundings that prompts ask for: 1 is out of reach "
+           "for a model that follows them, one that ignores them comes near it, and so this is read beside "
+           "prompt fidelity. Being alike is not being right: subject fidelity compares with real images."),
     Metric("dataset_kid", "Data set KID", "lower", "", "eval",
            "Squared kernel distance (KID) of generated images to a data set's held-out ones; from 50 of each on.",
            listed=False, of_data_sets=True, as_score=False),
@@ -206,6 +213,14 @@ _COST = (
            ranked=False),
     Metric("image_latency_fused_seconds", "Latency per image, fused", "lower", "s", "cost",
            "The same with adapters merged into the weights.", ranked=False),
+    Metric("inference_bytes", "Weights in memory", "lower", "B", "cost",
+           "Parameters and buffers of denoiser and text encoders as images are drawn with them, adapters beside the "
+           "weights; counted, the same on every device."),
+    Metric("inference_fused_bytes", "Weights in memory, fused", "lower", "B", "cost",
+           "The same with adapters merged into the weights; missing where quantised weights cannot take them."),
+    Metric("switch_seconds", "Switching subjects", "lower", "s", "cost",
+           "Median wall seconds of taking trained weights off a loaded pipeline and loading weights of a subject from "
+           "files that the system has in its cache; a whole model is loaded anew.", ranked=False),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_EVALUATION, *_COST)}

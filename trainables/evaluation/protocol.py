@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainables.config.fields import EvaluationConfig, images_on_the_way
+from trainables.config.fields import IMAGES_AT_OTHER_STEPS, EvaluationConfig, images_on_the_way
 from trainables.data.subjects import Subject
 from trainables.evaluation.held_out_captions import asked_of
 from trainables.evaluation.prompts import evaluation_templates, fill, general_prompts
@@ -134,6 +134,12 @@ class Protocol:
     def beside(self) -> Draw:
         """The first image of each prompt, which grids show of the base model beside the tuned one's."""
         return self.instance.chosen(self.instance.first(len(self.templates)))
+
+    @property
+    def at_other_steps(self) -> Draw:
+        """The first images of each prompt, as many of each, which are drawn at other numbers of solver steps too."""
+        numbers = enumerate(self.instance.numbers)
+        return self.instance.chosen([index for index, number in numbers if number < IMAGES_AT_OTHER_STEPS])
 
     def part(self, *, final: bool) -> Part:
         """Returns what an evaluation draws: everything at the end, on the way as many as `images_on_the_way` says.

@@ -22,6 +22,15 @@ from trainables.evaluation.quality import compute_quality, has_failed
 # All that images tell of a model.
 IMAGE_METRICS = tuple(name for name in metric_names("eval") if name != HELD_OUT_LOSS)
 
+# What images of the subject's prompts tell without class images.
+SUBJECT_AND_PROMPT = (
+    "quality_subject_prompt",
+    "subject_fidelity",
+    "prompt_fidelity",
+    "subject_fidelity_scaled",
+    "prompt_fidelity_scaled",
+)
+
 
 @dataclass(frozen=True)
 class Reality:
@@ -35,6 +44,7 @@ class Reality:
         sets: Of a data set: with which references the images of each prompt are compared; None: with all.
         units: Of a data set: a number for each reference, the same for those that are of one group or share a caption.
         general: Prompts of class images beyond the templates, see `Protocol.general`.
+        characters: Of a data set: whom each template is about, see `Protocol.characters`.
     """
 
     references: Array
@@ -44,6 +54,15 @@ class Reality:
     sets: ReferenceSets | None = None
     units: tuple[int, ...] = ()
     general: tuple[str, ...] = ()
+    characters: tuple[str, ...] = ()
+
+    def shown_by(self, groups: Sequence[int]) -> list[str | None]:
+        """Returns whom the images of templates show: of a subject, and of a data set without characters, all the same;
+        None for a caption that names nobody beside others that do.
+        """
+        if not any(self.characters):
+            return [""] * len(groups)
+        return [self.characters[group] or None for group in groups]
 
     def similarities(self, features: Array, groups: Sequence[int], *, clip: bool = False) -> Array:
         """Returns the mean cosine of each image with its references, shape (images,).
@@ -161,6 +180,7 @@ def score(
         "subject_fidelity": subject,
         "prompt_fidelity": prompt,
         "failed_images": float(np.mean(failed)) if len(failed) == len(instance) else None,
+        "consistency": metrics.consistency(features.images, groups, real.shown_by(groups)),
         "clip_i": real.fidelity(features.images_clip, of_templates, clip=True),
         "diversity": perceptual.diversity(drawn.images, groups),
         "drift": metrics.drift(features.class_images, base.classes),
@@ -179,6 +199,26 @@ def score(
             "the evaluation and trainables/evaluation/metrics_table.py name different metrics"
         )
     return Scores({name: _finite(values[name]) for name in IMAGE_METRICS}, (*instance, *classes))
+
+
+def score_subject_and_prompt(
+    features: Array, clip_features: Array, groups: Sequence[int], real: Reality, table: AnchorTable
+) -> dict[str, float | None]:
+    """Scores images of the subject's prompts alone, without class images.
+
+    Args:
+        features: Of the image encoder; `clip_features` of CLIP.
+        groups: Of the images, the numbers of their templates.
+
+    Returns:
+        The metrics of `SUBJECT_AND_PROMPT`; None where the data cannot give one, never NaN.
+    """
+    groups = list(groups)
+    subject = real.fidelity(features, [group + 1 for group in groups])
+    prompt = metrics.paired_cosine(clip_features, real.texts[groups])
+    quality = compute_quality(subject, prompt, None, table.of(groups, [group + 1 for group in groups]))
+    values = {**quality.__dict__, "subject_fidelity": subject, "prompt_fidelity": prompt}
+    return {name: _finite(values[name]) for name in SUBJECT_AND_PROMPT}
 
 
 def _instance_scores(

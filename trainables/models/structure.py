@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -29,6 +30,36 @@ class Structure:
 def versions_of(module: nn.Module) -> list[int]:
     """Returns how often each parameter has been changed in place, as autograd counts it."""
     return [parameter._version for parameter in module.parameters()]
+
+
+def kept_together(roots: Iterable[nn.Module]) -> Callable[[], None]:
+    """Returns what puts modules together again as they are now, whatever is loaded into them until then.
+
+    That is: submodules, parameters and buffers, hooks, attributes, and what configurations say. Tensors are held and
+    not copied, so that one that is changed in place stays changed.
+    """
+    roots = list(roots)
+    modules = {id(module): module for root in roots for module in root.modules()}
+    held = [(vars(module), _shallow(vars(module))) for module in modules.values()]
+    data = [(value, value.data, value.requires_grad) for root in roots for value in root.parameters()]
+    configs = [vars(config) for root in roots if (config := vars(root).get("config")) is not None]
+    said = [(content, dict(content)) for content in configs]
+
+    def undo() -> None:
+        for own, before in [*held, *said]:
+            own.clear()
+            own.update(_shallow(before))
+        for parameter, tensor, trains in data:
+            parameter.data = tensor
+            parameter.requires_grad_(trains)
+
+    return undo
+
+
+def _shallow(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a module, with copies of the dictionaries in which it keeps its children, tensors and hooks."""
+    plain = (dict, OrderedDict)  # a configuration of diffusers is of another type, and never changes
+    return {key: value.copy() if type(value) in plain else value for key, value in attributes.items()}
 
 
 def forget_adapters(module: nn.Module) -> None:

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-import socket
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -17,15 +15,14 @@ from typing import Any
 
 import torch
 
-from trainables.config.fields import ModelConfig
 from trainables.data.cache import Cache
 from trainables.data.path_map import set_path_map
 from trainables.data.subjects import Subject, resolve_subject
 from trainables.distributed.worker_group import WorkerGroup
 from trainables.evaluation.choice import evaluations_of
+from trainables.evaluation.evaluator import evaluate_at_steps
 from trainables.evaluation.grids import save_samples
 from trainables.evaluation.image_scores import write_image_scores
-from trainables.evaluation.latency import measure_latency
 from trainables.events import (
     CHECKPOINTS,
     EVALUATION_FILE,
@@ -43,12 +40,14 @@ from trainables.models.folders import image_buckets
 from trainables.run.best_step import BestStep
 from trainables.run.contents import sealed
 from trainables.run.earlier import length_of, spans
+from trainables.run.inference import UNMEASURED, drawing_costs, switching_cost
 from trainables.run.judged_weights import averaged, judged_weights
 from trainables.run.outcomes import describe, is_provided_for, outcome
 from trainables.run.prompt_checks import refuse_cut_prompts
 from trainables.run.resident import Resident
 from trainables.run.run_evaluation import RunEvaluation, prepare_run_evaluation
 from trainables.run.run_folder import claim, only_one, read_begun, require_same, write_json, write_result
+from trainables.run.surroundings import surroundings
 from trainables.run.worker_loop import run_rank, share_checkpoint, undoing
 from trainables.run_config import RunConfig
 from trainables.storage_errors import storage_failure
@@ -56,10 +55,9 @@ from trainables.training.checkpoint import load_latest, remove_checkpoints, remo
 from trainables.training.energy import energy_counter
 from trainables.training.length import Spent, settle_length
 from trainables.training.loop import Trainer, train
-from trainables.training.meter import Meter, device_name, folder_bytes
+from trainables.training.meter import Meter, folder_bytes
 from trainables.training.trainer import build_trainer, choose_device, note_flops, shard, spread
 from trainables.util.files import remove_partials
-from trainables.util.packages import versions_of
 
 
 def execute(
@@ -189,13 +187,7 @@ class _Attempt:
             attempt=len(self.spans) + 1,
             resumed_step=self.checkpoint.step if self.checkpoint else 0,
             steps=self.known_steps,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            num_workers=self.worker_group.size,
-            parallel_strategy=_strategy(self.worker_group),
-            device=self.device.type,
-            device_name=device_name(self.device),
-            versions=_versions(self.config.model),
+            **surroundings(self.worker_group, self.device, self.config.model),
         )
 
     def run(self) -> Iterator[Event]:
@@ -247,7 +239,9 @@ class _Attempt:
                     size = self._save()
                 yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
             yield from self._evaluate(self.step, final=True)
-            self._measure_latency()
+            yield from self._evaluate_at_steps()
+            self._measure_drawing()
+        self._measure_switch()
         yield from self.record_best(self.step)
         yield self.record_cost()
 
@@ -261,8 +255,7 @@ class _Attempt:
 
     def record_cost(self) -> Event:
         """Records the cost so far; of several such events the last counts."""
-        nothing: dict[str, Any] = {"trainable_parameters": 0, "artifact_bytes": 0}
-        nothing |= {"image_latency_seconds": None, "image_latency_fused_seconds": None}
+        nothing: dict[str, Any] = {"trainable_parameters": 0, "artifact_bytes": 0, **UNMEASURED}
         cost = self.meter.cost(self.step) | nothing | self.facts
         return self.log.append("cost", self.step, **cost)
 
@@ -371,6 +364,15 @@ class _Attempt:
             yield self.log.append("artifact", step, path=EVALUATION_FILE, role="provenance", bytes=size)
         yield self._record_evaluation(step, result.metrics, final=final)
 
+    def _evaluate_at_steps(self) -> Iterator[Event]:
+        """Scores the result as it is drawn in other numbers of solver steps, if that is asked for."""
+        assert self.backbone is not None
+        assert self.evaluation is not None
+        for steps in self.config.evaluation.inference_steps:
+            with self.meter.measure("evaluate"):
+                found = evaluate_at_steps(self.evaluation.evaluator, self.backbone, steps)
+            yield self.log.append("inference", self.step, inference_steps=steps, **found)
+
     def _restore_best(self) -> Iterator[Event]:
         """Evaluates the end as one of the steps to choose from, and puts the weights of the best in its place."""
         if not self.best.restores:
@@ -397,14 +399,22 @@ class _Attempt:
         self.best.note(step, metrics, final=final)
         return event
 
-    def _measure_latency(self) -> None:
-        """Times sampling with adapters beside the weights and merged into them."""
+    def _measure_drawing(self) -> None:
         assert self.backbone is not None
         assert self.evaluation is not None
         with self.meter.measure("evaluate"):
-            latency = measure_latency(self.backbone, self.method, self.evaluation.evaluator.protocol)
-        self.facts["image_latency_seconds"] = latency.beside
-        self.facts["image_latency_fused_seconds"] = latency.fused
+            self.facts |= drawing_costs(self.backbone, self.method, self.evaluation.evaluator.protocol)
+
+    def _measure_switch(self) -> None:
+        """Makes the model the base model again, which nothing of this run needs any more, and times loading onto it."""
+        assert self.backbone is not None
+        if not self.method.trains:
+            return
+        self._last_step = self.step
+        self.trainer = None  # with the optimizer's memory
+        with self.meter.measure("evaluate"):
+            undo = undoing(self.backbone, self.method, self.worker_group)
+            self.facts |= switching_cost(self.backbone, self.method, self.folder / WEIGHTS, undo)
 
     def _save(self) -> int:
         """Writes the weights in one step and returns their size in bytes."""
@@ -417,16 +427,3 @@ class _Attempt:
         os.replace(partial, target)
         self.facts["artifact_bytes"] = folder_bytes(target, without=self.method.copies)
         return self.facts["artifact_bytes"]
-
-
-def _strategy(worker_group: WorkerGroup) -> str | None:
-    """How the processes of a worker group hold the model; None for one that is alone."""
-    if worker_group.size == 1:
-        return None
-    return "fsdp" if worker_group.sharded else "ddp"
-
-
-def _versions(model: ModelConfig) -> dict[str, str]:
-    quantizer = () if model.quantization is None else ("bitsandbytes",)
-    names = ("torch", "diffusers", "transformers", "peft", "accelerate", *quantizer)
-    return {"python": platform.python_version(), **versions_of(names)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
-from study.tracking.event_metrics import batches, corrections, latest_metrics, milliseconds
+from study.tracking.event_metrics import batches, corrections, curve_of, latest_metrics, milliseconds
 from study.tracking.params import flat_params
 from trainables.config.fields import SubjectConfig
 from trainables.events import Event
@@ -170,3 +170,22 @@ def test_what_chose_a_step_is_never_among_the_results() -> None:
         1, 1001.0, "evaluation", 10, {"quality": 0.7, "held_out_loss": 0.2, "choice": "held_out_loss"}
     )
     assert names(batches([loss], 0)) == [("eval/quality", 10, 0.7), ("choice/held_out_loss", 10, 0.2)]
+
+
+def test_scores_at_numbers_of_solver_steps_are_a_curve_of_their_own() -> None:
+    """MLflow's step is the number of solver steps, and no name is one of the results' or of training's."""
+    events = [
+        Event(1, 1001.0, "evaluation", 50, {"subject_fidelity": 0.5, "final": True}),
+        Event(2, 1002.0, "inference", 50, {"inference_steps": 4, "subject_fidelity": 0.2, "quality": None}),
+        Event(3, 1003.0, "inference", 50, {"inference_steps": 25, "subject_fidelity": 0.6}),
+        Event(4, 1004.0, "started", None, {"attempt": 2}),
+        Event(5, 1005.0, "inference", 50, {"inference_steps": 4, "subject_fidelity": 0.2}),
+    ]
+    assert names(batches(events, 0)) == [
+        ("eval/subject_fidelity", 50, 0.5),
+        ("inference/subject_fidelity", 4, 0.2),
+        ("inference/subject_fidelity", 25, 0.6),
+    ]
+    assert curve_of("inference/subject_fidelity") == "inference/subject_fidelity"
+    assert latest_metrics(events)["eval/subject_fidelity"].value == 0.5
+    assert corrections(events, {"evaluation": {"subject_fidelity": 0.5}}) == []

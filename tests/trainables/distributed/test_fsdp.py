@@ -62,7 +62,9 @@ def test_sharing_the_model_does_not_change_the_weights(
         ours, theirs = result(together), result(alone)
         assert ours["state"] == "COMPLETE"
         assert ours["cost"]["train_flops"] == theirs["cost"]["train_flops"]
-        assert ours["cost"]["trainable_parameters"] == theirs["cost"]["trainable_parameters"]
+        for name in ("trainable_parameters", "inference_bytes", "inference_fused_bytes"):
+            assert ours["cost"][name] == theirs["cost"][name]
+        assert ours["cost"]["switch_seconds"] > 0
         evaluations = told(together, "evaluation", "subject_fidelity")
         assert len(evaluations) == (2 if alone.method == "dreambooth" else 1)
         precise = alone.training.mixed_precision == "no"

@@ -58,7 +58,7 @@ def compare(make_config: MakeConfig, folder: Path, method: str, *, sharded: tupl
     for worker_group in worker_groups:
         assert result(worker_group)["state"] == "COMPLETE"
         yardstick.assert_same(worker_group)
-        for name in ("train_flops", "trainable_parameters"):
+        for name in ("train_flops", "trainable_parameters", "inference_bytes", "inference_fused_bytes"):
             assert result(worker_group)["cost"][name] == result(alone)["cost"][name]
 
 

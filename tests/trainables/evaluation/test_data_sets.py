@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,13 @@ def test_scores_are_those_of_plain_numpy(
     for name in CAST:
         table = references[who == name] @ references[who == name].T
         inside[name] = table[np.triu_indices(len(table), 1)].mean()
+    captions = evaluation.instance.groups
+    pairs = [
+        float(made[k] @ made[m])
+        for k, m in itertools.combinations(range(len(made)), 2)
+        if captions[k] != captions[m] and character[k] == character[m]
+    ]  # as many images of each caption, so that every pair of captions weighs the same
+    assert evaluation.metrics["consistency"] == pytest.approx(np.mean(pairs))
     base = metrics.normalised(evaluator.scale.features)
     asked = [prompt.split()[0] for prompt in evaluator.protocol.anchors.prompts]
     zero = np.mean([float((base[k] @ references[who == name].T).mean()) for k, name in enumerate(asked)])
@@ -298,6 +306,8 @@ def test_without_characters_there_is_no_worst_one(
     result = evaluate(evaluator, FakeBackbone())  # type: ignore[arg-type]
     found = result.metrics
     assert found["worst_character"] is None
+    table = metrics.cosines(*[judges.image_encoder.embed(result.images)] * 2)
+    assert found["consistency"] == pytest.approx(table[np.triu_indices(6, 1)].mean())  # one image a prompt
     assert found["dataset_kid"] is found["dataset_cmmd_high"] is None  # 6 images are too few
     references = judges.image_encoder.embed(subject.references)
     assert found["prior_preservation"] == pytest.approx(

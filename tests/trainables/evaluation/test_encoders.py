@@ -144,6 +144,7 @@ def test_settings_that_make_an_objective_impossible() -> None:
     assert check_evaluation(one) == []
     assert len(check_evaluation(one, ("quality", "diversity", "class_kid_low"))) == 3
     assert "2 evaluation prompts" in check_evaluation(one, ("quality",))[0]
+    assert "compares images of different ones" in check_evaluation(one, ("consistency",))[0]
     assert len(check_evaluation(EvaluationConfig(prompts=("{subject}",)), ("quality",))) == 1
     assert "2 evaluation prompts" in check_evaluation(one, ("quality_subject_prompt",))[0]
     assert check_evaluation(EvaluationConfig(), ("quality", "diversity", "class_kept")) == []

@@ -181,6 +181,7 @@ def test_the_base_model_is_measured_like_any_other(evaluator: Evaluator, backbon
     result = evaluate(evaluator, backbone, is_base=True)
     values = result.metrics
     assert list(values) == list(IMAGE_METRICS)
+    assert 0 < values["consistency"] < 1
     assert values["drift"] == 0
     anchors = evaluator.anchors.of(result.instance.groups, result.classes.groups)
     assert values["subject_fidelity_scaled"] == anchors.scaled_subject(values["subject_fidelity"])
@@ -205,6 +206,9 @@ def test_scores_are_those_of_the_pure_metrics(
     assert values["subject_fidelity"] == pytest.approx(metrics.subject_fidelity(features, references))
     assert values["diversity"] == pytest.approx(perceptual.diversity(result.images, [0, 0, 1, 1, 2, 2]))
     assert values["memorisation"] == np.mean(copied(result.images, subject.images)) == 0
+    table = metrics.cosines(features, features)
+    between = [table[:2, 2:4].mean(), table[:2, 4:].mean(), table[2:4, 4:].mean()]
+    assert values["consistency"] == pytest.approx(np.mean(between))
     class_features = embed(result.class_images)
     assert values["drift"] == pytest.approx(metrics.drift(class_features, evaluator.base.class_features))
     assert values["drift"] > 1e-4
@@ -349,7 +353,7 @@ def test_what_the_data_cannot_give_is_none(
 ) -> None:
     few = config.model_copy(update={"images_per_prompt": 1, "num_prompts": 1, "num_class_images": 2})
     values = evaluate(prepare_evaluation(backbone, subject, few, metric_models, cache, 0), backbone).metrics
-    assert values["diversity"] is None
+    assert values["diversity"] is values["consistency"] is None
     assert values["prompt_fidelity_scaled"] is None
     assert values["quality"] is None
     assert values["prompt_anchor_error"] is values["subject_anchor_error"] is None

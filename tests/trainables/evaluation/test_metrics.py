@@ -54,6 +54,37 @@ def test_mismatched_prompts() -> None:
     assert metrics.mismatched_prompt_fidelity(images, texts[:1], [0] * 4) is None
 
 
+def test_consistency_is_between_prompts_and_weighs_each_pair_of_prompts_alike() -> None:
+    images, prompts = rows(7), [0, 0, 0, 1, 2, 2, 5]
+    of = {prompt: [row for row, own in enumerate(prompts) if own == prompt] for prompt in set(prompts)}
+    by_pair = [
+        np.mean([cosine(images[one], images[other]) for one in of[first] for other in of[second]])
+        for first, second in combinations(sorted(of), 2)
+    ]
+    assert len(by_pair) == 6
+    assert metrics.consistency(images, prompts, [""] * 7) == pytest.approx(np.mean(by_pair))
+    assert metrics.consistency(3 * images, prompts, [""] * 7) == pytest.approx(np.mean(by_pair))
+
+
+def test_consistency_of_known_angles() -> None:
+    """Two images of prompt 0 at 0 and 60 degrees, of prompt 1 one at 90: cosines 0 and cos 30."""
+    angles = np.radians([0, 60, 90])
+    images = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert metrics.consistency(images, [0, 0, 1], [""] * 3) == pytest.approx(np.cos(np.pi / 6) / 2)
+    # The two images of prompt 0 are no pair: as one and the same image they would change nothing.
+    twice = images[[0, 0, 2]]
+    assert metrics.consistency(twice, [0, 0, 1], [""] * 3) == pytest.approx(0)
+    assert metrics.consistency(images[:2], [0, 0], [""] * 2) is None
+    assert metrics.consistency(images[:0], [], []) is None
+
+
+def test_consistency_pairs_prompts_about_one_character_alone() -> None:
+    images, shows = rows(5), ["momo", "momo", "bibi", "bibi", None]
+    expected = (cosine(images[0], images[1]) + cosine(images[2], images[3])) / 2
+    assert metrics.consistency(images, range(5), shows) == pytest.approx(expected)
+    assert metrics.consistency(images, range(5), ["a", "b", "c", None, None]) is None
+
+
 def test_real_similarity() -> None:
     references, training = rows(5), rows(3, seed=1)
     among = np.mean([cosine(x, y) for x, y in combinations(references, 2)])

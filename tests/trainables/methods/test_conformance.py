@@ -17,6 +17,7 @@ from tests.helpers import added_word
 from tests.helpers.training_runs import OF_KIND, WITH_PRIOR, MakeConfig, MakeTrainer
 from trainables.data.cache import Cache
 from trainables.data.subjects import resolve_subject
+from trainables.evaluation import switching
 from trainables.methods import registry
 from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.adapters import AdapterMethod
@@ -237,6 +238,50 @@ def test_stock_pipeline_with_the_saved_weights_draws_our_image(
     else:
         assert (folder / "model_index.json").exists() == (chosen.artifact == "pipeline")
         assert [path for path in files if path.suffix == ".safetensors"]
+
+
+def test_trained_weights_go_on_and_off_a_loaded_pipeline(
+    method: str, make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(
+        method, train_text_encoder=True, learning_rate=3e-2, text_encoder_learning_rate=1e-2
+    )
+    backbone, chosen, folder = trainer.backbone, method_of(method), tmp_path / "weights"
+    taught = trainer.config.reword("a sks cat")
+
+    def draw(pipeline: Any) -> torch.Tensor:
+        noise = torch.Generator().manual_seed(1)
+        pipeline.set_progress_bar_config(disable=True)
+        return torch.as_tensor(
+            pipeline(taught, num_inference_steps=2, generator=noise, output_type="pt").images
+        )
+
+    for _ in range(4):
+        train_step(trainer)
+    for module in backbone.modules.values():
+        module.eval()
+    ours, drawn, load = draw(backbone.pipeline()), [], type(chosen).load
+    chosen.save(backbone, trainer.config, folder)
+    chosen.detach(backbone)
+    backbone.restore()
+    untouched = backbone.parameter_digest()
+
+    def spied(self: Any, pipeline: Any, weights: Path) -> Any:
+        assert backbone.is_base_model()
+        loaded = load(self, pipeline, weights)
+        drawn.append(draw(loaded))
+        return loaded
+
+    monkeypatch.setattr(type(chosen), "load", spied)
+    monkeypatch.setattr(switching, "ENOUGH_SECONDS", 1e-9)
+    switching.measure_switch(backbone, chosen, folder)
+    assert len(drawn) == 2
+    for image in drawn:
+        torch.testing.assert_close(image, ours, rtol=0, atol=2e-3)
+    assert backbone.parameter_digest() == untouched
+    assert backbone.is_base_model()
+    for name in backbone.family.tokenizers:
+        assert getattr(backbone.pipeline(), name) is backbone.others[name]
 
 
 def final_weights(config: RunConfig) -> dict[str, bytes]:
