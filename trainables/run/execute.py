@@ -406,9 +406,12 @@ class _Attempt:
             self.facts |= drawing_costs(self.backbone, self.method, self.evaluation.evaluator.protocol)
 
     def _measure_switch(self) -> None:
-        """Makes the model the base model again, which nothing of this run needs any more, and times loading onto it."""
+        """Makes the model the base model again, which nothing of this run needs any more, and times loading onto it.
+
+        Not in runs of a search: nothing is chosen by it, and there are many of them.
+        """
         assert self.backbone is not None
-        if not self.method.trains:
+        if not self.method.trains or self.config.evaluation.prompt_set == "search":
             return
         self._last_step = self.step
         self.trainer = None  # with the optimizer's memory

@@ -132,6 +132,17 @@ def test_the_base_model_is_switched_for_nothing(make_config: MakeConfig, residen
     assert cost["inference_bytes"] == cost["inference_fused_bytes"] > 0
 
 
+def test_runs_of_a_search_are_not_switched(make_config: MakeConfig, resident: Resident) -> None:
+    """There are many of them, and nothing is chosen by it."""
+    config = make_config("lora")
+    asked = config.evaluation.model_copy(update={"prompt_set": "search"})
+    config = config.model_copy(update={"evaluation": asked})
+    list(execute(config, resident))
+    cost = json.loads((Path(config.output_dir) / "result.json").read_text())["cost"]
+    assert cost["switch_seconds"] is None
+    assert cost["image_latency_seconds"] > 0
+
+
 def test_switching_counts_as_evaluation(
     make_config: MakeConfig, resident: Resident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
