@@ -85,7 +85,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "without class images, 3e-5, text encoder 3e-4": _rates(3e-5, 3e-4, with_prior_preservation=False),
     "without class images, 4e-4, text encoder 3e-4": _rates(4e-4, 3e-4, with_prior_preservation=False),
     f"{ADAPTER}2e-3, text encoder 1e-3": _rates(2e-3, 1e-3),
-    f"{ADAPTER}2e-3, text encoder 5e-3": _rates(2e-3, 5e-3),
+    f"{ADAPTER}3e-3, text encoder 4e-3": _rates(3e-3, 4e-3, prior_loss_weight=0.4),
 }
 FIGURES = ("quality", "subject_fidelity_scaled", "prompt_fidelity_scaled", "class_kept")
 

@@ -82,8 +82,8 @@ class AdapterConfig(TrainingConfig):
     # The text encoder's rate and the prior's weight have an effect where an arm switches those on.
     EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
         "learning_rate": 3e-3,
-        "text_encoder_learning_rate": 1e-3,
-        "prior_loss_weight": 0.3,
+        "text_encoder_learning_rate": 4e-3,
+        "prior_loss_weight": 0.4,
     }
     EMBEDDED_WITHOUT_PRIOR: ClassVar[dict[str, Any]] = {
         "learning_rate": 5e-4,

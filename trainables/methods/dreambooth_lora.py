@@ -5,18 +5,11 @@ It is the method `lora` with another default: the two are one code, and train th
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from trainables.methods import adapters
 
 
 class DreamBoothLoraConfig(adapters.AdapterConfig):
     """The adapters' fields, with prior preservation unless it is switched off."""
-
-    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {
-        **adapters.AdapterConfig.EMBEDDED_DEFAULTS,
-        "learning_rate": 2e-3,
-    }
 
     with_prior_preservation: bool = True
 
