@@ -151,7 +151,7 @@ KINDS: dict[str, AdapterKind] = {
         _oft,
         fits="1x1 convolutions",
         block="oft_block_size",
-        embedded={"learning_rate": 3e-3, "text_encoder_learning_rate": 3e-3},
+        embedded={"learning_rate": 5e-4, "text_encoder_learning_rate": 4e-4, "oft_block_size": 16},
         papers=("qiu2023oft",),
     ),
     "boft": AdapterKind(
