@@ -35,8 +35,12 @@ PROCESSORS: dict[str, tuple[str, str, str] | None] = {
     "SSE": ("default", "SSE41", "SSE4_2"),
 }
 VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-#: Each at the rate of its default with class images, the highest that a default has.
-METHODS = {"lora": {"learning_rate": 3e-3}, "dreambooth": {}, "dreambooth_lora": {}}
+#: The rates at which runs are compared where no settings are asked for.
+METHODS = {
+    "lora": {"learning_rate": 3e-3, "text_encoder_learning_rate": 1e-3},
+    "dreambooth": {"text_encoder_learning_rate": 1e-3},
+    "dreambooth_lora": {},
+}
 PRESET = {"num_class_images": 16, "class_num_inference_steps": 8}
 AGREED = 0.02  # of quality
 #: Of the subject 64 images and of its class 64: of fewer images chance is larger than what is looked for.
