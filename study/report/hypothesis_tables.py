@@ -58,10 +58,7 @@ def _table(key: str, caption: str, judged: Sequence[Judged], unit: str, *, later
     columns = [
         texts("name", "Hypothesis", [one.statement.name for one in judged]),
         texts("claim", "Claim", [one.statement.claim for one in judged]),
-        texts("source", "Source", [one.statement.source or None for one in judged]),
-        texts("what", "What was measured", [_measured(one.statement) for one in judged]),
-        texts("expected", "Expected", [_expected(one.statement) for one in judged]),
-        (Column("n", f"n ({unit}s)", numeric=True), [_count(one) for one in judged]),
+        texts("ruling", "Verdict", [_verdict(one, unit) for one in judged]),
         (
             Column("estimate", "Found", numeric=True, has_interval=True),
             [_found(one, one.estimate) for one in judged],
@@ -70,8 +67,11 @@ def _table(key: str, caption: str, judged: Sequence[Judged], unit: str, *, later
             Column("together", "With the interval of all together", numeric=True, has_interval=True),
             [_found(one, one.together) for one in judged],
         ),
-        texts("ruling", "Verdict", [_verdict(one, unit) for one in judged]),
+        texts("expected", "Expected", [_expected(one.statement) for one in judged]),
+        (Column("n", f"n ({unit}s)", numeric=True), [_count(one) for one in judged]),
+        texts("what", "What was measured", [_measured(one.statement) for one in judged]),
         *((texts("stated", "Stated", [_stated(one) for one in judged]),) if later else ()),
+        texts("source", "Source", [one.statement.source or None for one in judged]),
         texts("digest", "Digest", [one.statement.digest[:12] for one in judged]),
     ]
     return assemble(key, caption, columns, _notes(judged, unit))
@@ -166,4 +166,4 @@ def _verdict(one: Judged, unit: str) -> str:
 def _stated(one: Judged) -> str:
     if one.stated is None or one.trials is None:
         return "unknown: the ledger does not say"
-    return f"after {plural(one.trials, 'trial')}, {one.stated}"
+    return f"after {plural(one.trials, 'trial')}, {one.stated[:16].replace('T', ' ')} UTC"
