@@ -57,7 +57,7 @@ def warnings_of(rows: Rows, analysis: Analysis) -> list[str]:
         found.append(
             "Arms have different numbers of complete confirm runs; paired comparisons use common pairs only."
         )
-    found += _reckoned(analysis)
+    found += reckoned_words(analysis)
     found += _shared_searches(rows, best)
     found += _mixed_factors(rows, analysis)
     found += _few_images(rows)
@@ -86,7 +86,7 @@ def spread_words(analysis: Analysis) -> str:
     return f"the larger of two spreads, that of all pairs together and the usual one {usual}, {few}"
 
 
-def _reckoned(analysis: Analysis) -> list[str]:
+def reckoned_words(analysis: Analysis) -> list[str]:
     """What numbers of subjects that would decide a pair rest on."""
     if not any(c.needed is not None for c in analysis.against_best):
         return []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from study.report.analysis import Analysis, ArmResult
-from study.report.caveats import spread_words
+from study.report.caveats import reckoned_words
 from study.report.external import External, repeated_cells
 from study.report.formatting import listing, number, plural, scale_for
 from study.report.measures import measure
@@ -124,7 +124,7 @@ def cannot_say(rows: Rows, facts: External, analysis: Analysis) -> list[str]:
         *_of_seeds(facts, known.groupby(["arm", "subject"]).size().max() if len(known) else 0),
         *_of_coverage(rows, facts, analysis, subjects),
         *_of_measures(facts, analysis),
-        *_of_numbers(analysis),
+        *reckoned_words(analysis),
         *_of_tuning(facts),
     ]
 
@@ -214,17 +214,6 @@ def _of_measures(facts: External, analysis: Analysis) -> list[str]:
         elif missing and item.name != facts.primary:
             found.append(f"{title} is missing for {plural(len(missing), 'arm')}: {_some(missing)}.")
     return found
-
-
-def _of_numbers(analysis: Analysis) -> list[str]:
-    """What numbers of subjects that would decide a pair rest on."""
-    if not any(c.needed is not None for c in analysis.against_best):
-        return []
-    return [
-        "Numbers of subjects that would decide a pair are no forecast. They are reckoned for 80 % power, with the "
-        f"difference as it was seen and {spread_words(analysis)}; a lead that was picked as the largest is too large "
-        "on average."
-    ]
 
 
 def _of_tuning(facts: External) -> list[str]:

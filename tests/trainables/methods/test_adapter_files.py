@@ -133,17 +133,21 @@ def test_kohyas_layout_has_the_strength_of_each_layer(make_trainer: MakeTrainer,
     trainer = trained(make_trainer, **CASES["lora-patterns"][0])
     LORA.save(trainer.backbone, trainer.config, tmp_path / "weights")
     state = load_file(tmp_path / "weights" / KOHYA_FILE)
-    place = "lora_unet_mid_block_attentions_0_transformer_blocks_0"
-    found = {
-        layer: (len(state[f"{place}_{layer}.lora_down.weight"]), float(state[f"{place}_{layer}.alpha"]))
-        for layer in ("attn1_to_q", "attn2_to_v", "attn1_to_v", "attn1_to_k")
-    }
-    assert found == {
-        "attn1_to_q": (4, 1.0),
-        "attn2_to_v": (1, 1.0),
-        "attn1_to_v": (2, 1.0),
-        "attn1_to_k": (2, 3.0),
-    }
+    diffusers = load_file(tmp_path / "weights" / WEIGHTS_FILE)  # with the scale in B
+    ranks = {}
+    for layer in ("attn1.to_q", "attn2.to_v", "attn1.to_v", "attn1.to_k"):
+        name = f"mid_block.attentions.0.transformer_blocks.0.{layer}"
+        down, up, alpha = (
+            state[f"lora_unet_{name.replace('.', '_')}.{part}"]
+            for part in ("lora_down.weight", "lora_up.weight", "alpha")
+        )
+        ranks[layer] = len(down)
+        product = float(alpha) / len(down) * up @ down
+        expected = diffusers[f"unet.{name}.lora_B.weight"] @ diffusers[f"unet.{name}.lora_A.weight"]
+        torch.testing.assert_close(product, expected)
+    assert ranks == {"attn1.to_q": 4, "attn2.to_v": 1, "attn1.to_v": 2, "attn1.to_k": 2}
+    alphas = {float(value) for key, value in state.items() if key.endswith(".alpha")}
+    assert alphas == {1.0}, "one a file: diffusers' reader takes the most common for all layers of attention"
 
 
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "olora"])

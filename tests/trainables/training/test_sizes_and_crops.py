@@ -44,7 +44,11 @@ def trainer_of(make_config: MakeConfig, tmp_path: Path, photographs: Path, **fie
     folder = make_tiny("sdxl", tmp_path / "sdxl")
     config = make_config("lora", model=str(folder), resolution=RESOLUTION, **fields)
     subject = config.subject.model_copy(
-        update={"images": str(photographs), "references": str(photographs.parent / "references")}
+        update={
+            "images": str(photographs),
+            "references": str(photographs.parent / "references"),
+            "masks": None,
+        }
     )
     backbone = load_backbone(ModelConfig(path=str(folder)))
     loaded = resolve_subject(subject, RESOLUTION)
