@@ -228,9 +228,7 @@ def _stated(spec: StudySpec, storage: Storage) -> list[dict[str, Any]]:
     found = [one.as_json() for one in stated_in(spec, storage)]
     told = {one["digest"] for one in found}
     unknown = [one for one in spec.statements if one.digest not in told]
-    return found + [
-        {"statement": one.model_dump(mode="json", exclude_none=True), "digest": one.digest} for one in unknown
-    ]
+    return found + [{"statement": one.as_json(), "digest": one.digest} for one in unknown]
 
 
 def _other_study(results: Results, name: str) -> str | None:

@@ -296,9 +296,12 @@ def evaluate(
         found, files, name=arm, subject=subject, prompt=prompt, on_note=lambda note: print_notes([note])
     )
     try:
-        sync_study(found)
+        _, left = sync_study(found)
     except UserError as error:
         print_notes([f"MLflow does not hold these runs yet, and `study sync` will bring them: {error}"])
+    else:
+        if left:
+            print_notes([f"MLflow has refused {left} runs of the study; `study sync` tries them again"])
     if found.url is not None:
         print_notes([f"these runs lie in this machine's working copy alone, {found.runs}"])
     print_rows(rows, list(COLUMNS), form)

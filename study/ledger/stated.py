@@ -20,7 +20,6 @@ from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage, sqlite_path
 from study.storage.run_key import PHASES
 from study.util.units import iso_time
-from trainables.errors import UserError
 
 _PREFIX = "hypothesis "
 _DIGITS = 16  # of a digest, that make an attribute's name
@@ -48,7 +47,7 @@ class Stated:
             "trials": self.trials,
             "position": self.position,
             "digest": self.statement.digest,
-            "statement": self.statement.model_dump(mode="json", exclude_none=True),
+            "statement": self.statement.as_json(),
         }
 
 
@@ -68,7 +67,7 @@ def state_hypotheses(ledger: Ledger, statements: Sequence[Statement]) -> list[st
             "stated": at,
             "trials": trials,
             "position": position,
-            "statement": statement.model_dump(mode="json", exclude_none=True),
+            "statement": statement.as_json(),
         }
         ledger.note(arms[0], 0, _PREFIX + statement.digest[:_DIGITS], content)
     if not trials:
@@ -87,7 +86,9 @@ def stated_in(spec: StudySpec, storage: Storage) -> list[Stated]:
         return []
     try:
         return stated_hypotheses(open_ledger(spec, storage))
-    except UserError:  # a server that is away
+    except (
+        Exception
+    ):  # a server that is away, a damaged file: reports are made of runs, whatever became of the ledger
         return []
 
 

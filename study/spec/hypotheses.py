@@ -226,6 +226,10 @@ class Statement(Claim):
     operands: tuple[Operand, ...] = ()
     number: float | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """What is stated, for records; `model_validate` reads it again."""
+        return self.model_dump(mode="json", exclude_none=True)
+
     @property
     def digest(self) -> str:
         """The hex SHA-256 of all that is stated."""

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
+import sqlalchemy
 
 from study.ledger.ledger import Ledger
-from study.ledger.stated import state_hypotheses, stated_hypotheses
+from study.ledger.stated import state_hypotheses, stated_hypotheses, stated_in
 from study.spec.hypotheses import Hypothesis, Statement, statement_of
+from study.spec.study_spec import StudySpec
+from study.storage.layout import Storage
 from tests.helpers.ledgers import arm_search, opened
 
 
@@ -39,6 +43,26 @@ def test_what_is_stated_before_the_first_trial_is_told_from_what_comes_later(fas
         (statement("b"), 0),
         (statement("b", 1.0), 3),
     ]
+
+
+def test_a_ledger_that_cannot_be_read_says_nothing_and_stops_no_report(
+    fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = StudySpec.model_validate(
+        {"name": "sweep", "subjects": ["cat-1", "dog-1"], "arms": {"lora": {"method": "lora"}}}
+    )
+    storage = Storage(fast_path, "sweep")
+    assert stated_in(spec, storage) == []
+    assert not storage.folder.exists(), "looking makes no ledger"
+    storage.folder.mkdir()
+    state_hypotheses(opened(storage.ledger_url, arm_search()), [statement("a")])
+    assert [one.statement.name for one in stated_in(spec, storage)] == ["a"]
+
+    def damaged(*_: Any) -> None:
+        raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception("malformed"))
+
+    monkeypatch.setattr(Ledger, "notes", damaged)
+    assert stated_in(spec, storage) == []
 
 
 def test_the_digest_is_there_for_any_optuna_tool(fast_path: Path) -> None:

@@ -46,7 +46,7 @@ def results(hypotheses: Mapping[str, Mapping[str, Any]], trials: int | None = 0,
         one = statement_of(
             name, Hypothesis.model_validate({"claim": f"{name}.", **fields}), arms, lambda *_: []
         )
-        entry = {"statement": one.model_dump(mode="json", exclude_none=True), "digest": one.digest}
+        entry = {"statement": one.as_json(), "digest": one.digest}
         stated.append(
             entry if trials is None else {**entry, "trials": trials, "stated": "2026-01-01T00:00:00Z"}
         )
