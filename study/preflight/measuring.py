@@ -153,7 +153,12 @@ def _measure_method(
     training = config.training
     buckets = image_buckets(backbone.folder, resolution) if training.aspect_ratio_buckets else ()
     subject = resolve_subject(
-        config.subject, resolution, training.captions, masked=training.masked_loss, buckets=buckets
+        config.subject,
+        resolution,
+        training.captions,
+        masked=training.masked_loss,
+        buckets=buckets,
+        count=training.num_training_images,
     )
     try:
         build_trainer(config, backbone, subject, Cache(config.cache_dir))  # fills the caches

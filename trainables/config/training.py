@@ -42,6 +42,7 @@ AS_BEFORE: dict[str, Any] = {
     "shuffle_captions": False,
     "keep_tokens": 0,
     "aspect_ratio_buckets": False,
+    "num_training_images": None,
 }
 
 
@@ -105,6 +106,9 @@ class TrainingConfig(Frozen):
         default=1.0, gt=0, le=1, description="of the steps that FLOPs or seconds allow"
     )
     resolution: int | None = Field(default=None, ge=8, description="pixels; None: the model's own")
+    num_training_images: int | None = Field(
+        default=None, ge=1, description="of the subject's; None: all (of an embedded subject five of its ten)"
+    )
     random_flip: bool = False
     captions: Literal["instance_prompt", "files"] = "instance_prompt"
     # Of captions that are files (see trainables/training/captions.py); tags are what stands between commas, and the

@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -38,6 +38,9 @@ from trainables.data.photographs import Captions, hold_out, read_photographs
 from trainables.data.stored_images import StoredImages, sizes_of
 from trainables.errors import UserError
 from trainables.util.text import same_name, shown
+
+#: Fields of `Subject` with one entry for each training image, or none.
+_OF_TRAINING_IMAGES = ("images", "captions", "image_names", "masks", "sizes", "characters", "squares")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,24 @@ class Subject:
         """Side of all images in pixels."""
         return self.side or self.images[0].width
 
+    def trained_on(self, count: int | None) -> Subject:
+        """Returns the subject with `count` of its training images, for a run that trains on no more than these.
+
+        Chosen by the hash of their pixels, so that fewer are a part of more whatever the files are called, and every
+        arm that asks for as many has the same. What judges a run (`references`, scales) is for the whole subject: this
+        one is for training alone.
+
+        Args:
+            count: At most as many as there are (`check_subject`); None: all.
+        """
+        if count is None or count >= len(self.images):
+            return self
+        digests = [image_digest(image) for image in self.images]
+        rows = sorted(sorted(range(len(digests)), key=lambda row: (digests[row], row))[:count])
+        has = {name: getattr(self, name) for name in _OF_TRAINING_IMAGES}
+        fewer: dict[str, Any] = {name: _picked(values, rows) for name, values in has.items() if values}
+        return replace(self, **fewer)
+
     @property
     def digest(self) -> str:
         """Hex SHA-256 of prompts, captions and pixels: of everything that can change a result, names left out."""
@@ -126,12 +147,18 @@ class Subject:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _picked(values: Sequence[Any], rows: Sequence[int]) -> Sequence[Any]:
+    """Some entries; images that lie in a file stay there."""
+    return values.picked(rows) if isinstance(values, StoredImages) else tuple(values[row] for row in rows)
+
+
 def check_subject(
     config: SubjectConfig,
     resolution: int | None = None,
     captions: Captions = "instance_prompt",
     *,
     masked: bool = False,
+    count: int | None = None,
 ) -> list[str]:
     """Returns everything that is wrong with a subject or data set, one message a problem; reads all its images to the
     end.
@@ -140,13 +167,27 @@ def check_subject(
         resolution: Pixels that the images will be resized to; None leaves out the rule on enlargement.
         captions: "files" also demands a text file beside each training image.
         masked: Also demands a mask of each training image.
+        count: Also demands as many training images (`TrainingConfig.num_training_images`).
     """
     if config.is_data_set:
         training, _, problems = read_data_set(config, resolution)
-        return problems + read_data_set_masks(config, training, masked=masked)[1]
+        problems += read_data_set_masks(config, training, masked=masked)[1]
+        return problems or _too_few(config, len(training), count)
     if config.images is None:
-        return _embedded_problems(config)
-    return read_photographs(config, resolution, captions, masked)[1]
+        from trainables.embedded import MOST_TRAINING_IMAGES
+
+        return _embedded_problems(config) or _too_few(config, MOST_TRAINING_IMAGES, count)
+    split, problems = read_photographs(config, resolution, captions, masked)
+    return problems or _too_few(config, len(split.training), count)
+
+
+def _too_few(config: SubjectConfig, available: int, count: int | None) -> list[str]:
+    if count is None or count <= available:
+        return []
+    return [
+        f"num_training_images is {count}, but {config.name!r} has {available} image{'s' if available != 1 else ''} to "
+        "train on (held-out images are never trained on); ask for fewer, or add images"
+    ]
 
 
 def resolve_subject(
@@ -156,10 +197,13 @@ def resolve_subject(
     *,
     masked: bool = False,
     buckets: Sequence[tuple[int, int]] = (),
+    count: int | None = None,
 ) -> Subject:
     """Loads a subject's images as RGB squares of `resolution` pixels, and their masks if those are asked for.
 
-    Of a data set the captions of its files are taken in every case.
+    Of a data set the captions of its files are taken in every case. All images of photographs are loaded, whatever a
+    run trains on: `Subject.trained_on` chooses. An embedded subject, which can have ten, is drawn with five, or more if
+    `count` is.
 
     Args:
         buckets: Of a data set: sizes (width, height) to which training images are cut, each to the nearest; without
@@ -174,7 +218,7 @@ def resolve_subject(
         problems = _embedded_problems(config)
         if problems:
             raise UserError(*problems)
-        return _embedded_subject(config, resolution, captions, masked)
+        return _embedded_subject(config, resolution, captions, masked, count)
     split, problems = read_photographs(config, resolution, captions, masked)
     if problems:
         raise UserError(*problems)
@@ -328,15 +372,20 @@ def _embedded_captions(config: SubjectConfig) -> dict[str, str]:
     return {f"training-{number}": caption for number, caption in enumerate(captions)}
 
 
-def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions, masked: bool) -> Subject:
-    from trainables.embedded import load_subject
+def _embedded_subject(
+    config: SubjectConfig, resolution: int, captions: Captions, masked: bool, count: int | None
+) -> Subject:
+    from trainables.embedded import TRAINING_IMAGES, load_subject
 
     source = load_subject(config.name)
-    pictures = source.training_images()
+    drawn = max(TRAINING_IMAGES, count or 0)
+    pictures = source.training_images(drawn)
     images = tuple(square(image, resolution) for image in pictures)
     references = tuple(square(image, resolution) for image in source.reference_images())
     instance_prompt, class_prompt = prompts_of(config)
-    texts = tuple(source.training_captions()) if captions == "files" else (instance_prompt,) * len(images)
+    texts = (
+        tuple(source.training_captions(drawn)) if captions == "files" else (instance_prompt,) * len(images)
+    )
     return Subject(
         name=config.name,
         instance_prompt=instance_prompt,
@@ -347,6 +396,6 @@ def _embedded_subject(config: SubjectConfig, resolution: int, captions: Captions
         embedded=True,
         image_names=tuple(f"training-{number}" for number in range(len(images))),
         reference_names=tuple(f"reference-{number}" for number in range(len(references))),
-        masks=tuple(square(mask, resolution) for mask in source.training_masks()) if masked else (),
+        masks=tuple(square(mask, resolution) for mask in source.training_masks(drawn)) if masked else (),
         sizes=tuple(picture.size for picture in pictures),
     )

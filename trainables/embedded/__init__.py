@@ -10,6 +10,8 @@ from pathlib import Path
 from trainables.embedded.captions import attributes
 from trainables.embedded.data_sets import DATA_SETS, load_data_set
 from trainables.embedded.subjects import (
+    MOST_TRAINING_IMAGES,
+    TRAINING_IMAGES,
     EmbeddedSubject,
     evaluation_prompts,
     load_subject,
@@ -29,6 +31,8 @@ __all__ = [
     "GENERATOR",
     "IMAGE_ENCODER",
     "JUDGE",
+    "MOST_TRAINING_IMAGES",
+    "TRAINING_IMAGES",
     "WEIGHTS",
     "EmbeddedSubject",
     "attributes",

@@ -27,6 +27,16 @@ TRAINING_SETTINGS = (
     ("in a city", "none"),
     ("on grass", "scarf"),
 )
+# Where a run asks for more than those five: the same four scenes, of no evaluation prompt either.
+FURTHER_SETTINGS = (
+    ("in a room", "none"),
+    ("in a city", "none"),
+    ("on grass", "hat"),
+    ("on a beach", "scarf"),
+    ("in a room", "hat"),
+)
+TRAINING_IMAGES = len(TRAINING_SETTINGS)
+MOST_TRAINING_IMAGES = len(TRAINING_SETTINGS) + len(FURTHER_SETTINGS)
 REFERENCE_SCENES = ("in the snow", "at night", "in a forest", "in the desert")
 REFERENCE_ACCESSORIES = ("none", "crown", "none", "balloon")
 # Settings of the evaluation prompts; without a scene the prompt names none. The two lists share no setting, so that
@@ -87,22 +97,22 @@ class EmbeddedSubject:
             for index, (scene, accessory) in enumerate(settings)
         ]
 
-    def training_images(self) -> list[Image.Image]:
-        """The 5 images to train on, in the order of `training_captions`."""
-        return self._draw(list(TRAINING_SETTINGS), 1000)
+    def training_images(self, count: int = TRAINING_IMAGES) -> list[Image.Image]:
+        """The first `count` images to train on, up to 10, in the order of `training_captions`."""
+        return self._draw(list(_training_settings(count)), 1000)
 
-    def training_masks(self) -> list[Image.Image]:
+    def training_masks(self, count: int = TRAINING_IMAGES) -> list[Image.Image]:
         """Where the training images show the creature, 64x64 8-bit grey, 255 where it covers a pixel."""
         from trainables.embedded.render import render_mask
 
         return [
             render_mask(self.identity, Setting(scene, accessory, 1000 + index))
-            for index, (scene, accessory) in enumerate(TRAINING_SETTINGS)
+            for index, (scene, accessory) in enumerate(_training_settings(count))
         ]
 
-    def training_captions(self) -> list[str]:
+    def training_captions(self, count: int = TRAINING_IMAGES) -> list[str]:
         """One caption an image: the instance prompt plus the scene and accessory shown."""
-        return [compose(self.instance_prompt, *setting) for setting in TRAINING_SETTINGS]
+        return [compose(self.instance_prompt, *setting) for setting in _training_settings(count)]
 
     def reference_images(self) -> list[Image.Image]:
         """64 held-out images in four scenes that no training image shows, each with each accessory four times.
@@ -186,6 +196,10 @@ def evaluation_prompts(prompt_set: PromptSet = "confirm") -> tuple[str, ...]:
         prompt_set: "confirm" has 16, of which the first 4 are balanced; "search" has 8.
     """
     return tuple(_template(scene, accessory) for scene, accessory in _SETTINGS[prompt_set])
+
+
+def _training_settings(count: int) -> tuple[tuple[str, str], ...]:
+    return (*TRAINING_SETTINGS, *FURTHER_SETTINGS)[:count]
 
 
 def _template(scene: str, accessory: str) -> str:

@@ -33,7 +33,13 @@ def check_run(config: RunConfig) -> list[str]:
     if not problems and resolution is None:
         resolution = native_resolution(local_folder(config.model) or resolve_model(config.model))
     problems += check_quantization(config.model)
-    problems += check_subject(config.subject, resolution, training.captions, masked=training.masked_loss)
+    problems += check_subject(
+        config.subject,
+        resolution,
+        training.captions,
+        masked=training.masked_loss,
+        count=training.num_training_images,
+    )
     problems += [
         *prompts,
         *check_evaluation(config.evaluation),

@@ -296,7 +296,12 @@ class _Attempt:
         resolution = training.resolution or self.backbone.resolution
         buckets = image_buckets(self.backbone.folder, resolution) if training.aspect_ratio_buckets else ()
         subject = resolve_subject(
-            self.config.subject, resolution, training.captions, masked=training.masked_loss, buckets=buckets
+            self.config.subject,
+            resolution,
+            training.captions,
+            masked=training.masked_loss,
+            buckets=buckets,
+            count=training.num_training_images,
         )
         tokenizer = self.backbone.prompt_tokenizer
         for asked, settings in evaluations_of(subject, self.config.evaluation):

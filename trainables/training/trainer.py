@@ -72,7 +72,8 @@ def build_trainer(
     encoded = None
     if subject is not None and cache is not None:
         meter = meter or Meter(backbone.device, 1)
-        encoded = encode_data(backbone, cache, subject, method, training, meter)
+        shown = subject.trained_on(training.num_training_images)
+        encoded = encode_data(backbone, cache, shown, method, training, meter)
     encoded = share_encoded(worker_group, encoded, backbone.device)
     texts, base_text = encoded.texts, encoded.base_text
     groups = method.attach(backbone, training, streams["initialisation"])
