@@ -348,11 +348,11 @@ def _characters(images: Sequence[Captioned]) -> tuple[str, ...]:
 
 
 def _embedded_problems(config: SubjectConfig) -> list[str]:
-    from trainables.embedded import DATA_SETS, subject_names, subject_ranges
+    from trainables.embedded import DATA_SETS, is_subject, subject_names, subject_ranges
 
     names = subject_names()
     problems = []
-    if config.name not in names:
+    if not is_subject(config.name):
         near = difflib.get_close_matches(config.name, (*names, *DATA_SETS), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
         problems.append(

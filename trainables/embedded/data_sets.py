@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
+
+from trainables.embedded.sprite_cast import FURTHER_CASTS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 DATA_SETS = {
     "sprite-cast": "eight named characters of the sprite world, drawn in ink",
     "emoji": "animals, food and objects of Twemoji (CC BY 4.0)",
+    **dict.fromkeys(FURTHER_CASTS, "eight other characters, likewise"),
 }
 
 
@@ -51,10 +54,10 @@ def load_data_set(name: str) -> ShippedSet:
     Raises:
         ValueError: There is none; the message tells which names there are.
     """
-    if name == "sprite-cast":
+    if name == "sprite-cast" or name in FURTHER_CASTS:
         from trainables.embedded import sprite_cast
 
-        cast = sprite_cast.cast_pictures()
+        cast = sprite_cast.cast_pictures(name)
         return ShippedSet(
             name,
             sprite_cast.TRIGGER,
@@ -62,7 +65,7 @@ def load_data_set(name: str) -> ShippedSet:
                 ShippedPicture(one.name, one.caption, one.name, one.character, one.is_held_out)
                 for one in cast
             ),
-            _cast_images,
+            partial(_cast_images, name),
         )
     if name == "emoji":
         from trainables.embedded import emoji_set
@@ -74,10 +77,10 @@ def load_data_set(name: str) -> ShippedSet:
 
 
 @cache
-def _cast_images() -> tuple[Image.Image, ...]:
+def _cast_images(name: str) -> tuple[Image.Image, ...]:
     from trainables.embedded.sprite_cast import cast_pictures
 
-    return tuple(picture.draw() for picture in cast_pictures())  # two seconds: once a process
+    return tuple(picture.draw() for picture in cast_pictures(name))  # two seconds: once a process
 
 
 @cache

@@ -5,7 +5,7 @@ Everything is drawn from fixed seeds, so a subject is the same on every machine 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SUBJECTS_PER_CLASS = 12  # 96 in all: a search and a verdict of tens of subjects need not share one
 SEED = 2024
 PLACEHOLDER = "sks"
+IN_INK = "-ink"  # after a subject's name: the same creature as a cartoon character
 TRAINING_SETTINGS = (
     ("on grass", "none"),
     ("in a room", "none"),
@@ -81,19 +82,27 @@ _PERFECT_SEED = 3000  # apart from those of training (1000) and references (2000
 
 @dataclass(frozen=True)
 class EmbeddedSubject:
-    """A held-out identity, named `<class>-<number>`; all images are 64x64 RGB."""
+    """A held-out identity, named `<class>-<number>`; all images are 64x64 RGB.
+
+    Attributes:
+        in_ink: It is a cartoon character, named `<class>-<number>-ink`: drawn, in all its images, in the style of the
+            data set ``sprite-cast``, which the base model never saw either.
+    """
 
     name: str
     class_name: str
     instance_prompt: str
     class_prompt: str
     identity: Identity
+    in_ink: bool = False
 
     def _draw(self, settings: list[tuple[str, str]], first_seed: int) -> list[Image.Image]:
+        from trainables.embedded.ink import render_in_ink
         from trainables.embedded.render import render
 
+        drawn = render_in_ink if self.in_ink else render
         return [
-            render(self.identity, Setting(scene, accessory, first_seed + index))
+            drawn(self.identity, Setting(scene, accessory, first_seed + index))
             for index, (scene, accessory) in enumerate(settings)
         ]
 
@@ -168,13 +177,19 @@ def _subjects() -> dict[str, EmbeddedSubject]:
 
 
 def subject_names() -> tuple[str, ...]:
-    """The names of all held-out subjects: one of each class, then a second of each, and so on."""
+    """The names of all held-out subjects: one of each class, then a second of each, and so on; without `IN_INK`."""
     return tuple(_subjects())
 
 
 def subject_ranges() -> str:
     """All names in one short line: ``cat-1 ... cat-12, dog-1 ... dog-12, ...``."""
-    return ", ".join(f"{name}-1 ... {name}-{SUBJECTS_PER_CLASS}" for name in CLASSES)
+    plain = ", ".join(f"{name}-1 ... {name}-{SUBJECTS_PER_CLASS}" for name in CLASSES)
+    return f"{plain}, each in ink too (cat-1{IN_INK})"
+
+
+def is_subject(name: str) -> bool:
+    """Whether there is a subject of this name, drawn as the base model draws or in ink."""
+    return name.removesuffix(IN_INK) in _subjects()
 
 
 def load_subject(name: str) -> EmbeddedSubject:
@@ -183,10 +198,10 @@ def load_subject(name: str) -> EmbeddedSubject:
     Raises:
         ValueError: there is none; the message tells which names there are.
     """
-    subjects = _subjects()
-    if name not in subjects:
+    if not is_subject(name):
         raise ValueError(f"no embedded subject {name!r}; there are: {subject_ranges()}")
-    return subjects[name]
+    plain = _subjects()[name.removesuffix(IN_INK)]
+    return replace(plain, name=name, in_ink=True) if name.endswith(IN_INK) else plain
 
 
 def evaluation_prompts(prompt_set: PromptSet = "confirm") -> tuple[str, ...]:

@@ -42,7 +42,7 @@ class TextToImageConfig(AdapterConfig):
             rate is lower, and what is kept is a moving average, as in diffusers' README, unless stated otherwise.
     """
 
-    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3, "text_encoder_learning_rate": 3e-4}
+    EMBEDDED_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 2e-3, "text_encoder_learning_rate": 2e-3}
     EMBEDDED_WITHOUT_PRIOR: ClassVar[dict[str, Any]] = {}
     FULL_DEFAULTS: ClassVar[dict[str, Any]] = {"learning_rate": 1e-5, "use_ema": True, "ema_decay": 0.9999}
     EMBEDDED_FULL_DEFAULTS: ClassVar[dict[str, Any]] = {

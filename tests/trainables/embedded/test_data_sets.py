@@ -19,7 +19,7 @@ from trainables.embedded.data_sets import ShippedSet
 from trainables.embedded.emoji_set import FOLDER
 from trainables.embedded.ink import INK, PAPER, render_in_ink
 from trainables.embedded.render import render
-from trainables.embedded.sprite_cast import CHARACTERS, cast_pictures
+from trainables.embedded.sprite_cast import CHARACTERS, FURTHER_CASTS, cast_pictures
 from trainables.evaluation.copies import copies
 from trainables.models.prompt_lengths import pipeline_reader
 
@@ -59,6 +59,26 @@ def test_the_cast_has_enough_of_each_character() -> None:
     assert set(trained.values()) == {16}
     assert len({class_name for class_name, _ in CHARACTERS.values()}) == len(CHARACTERS)
     assert not set(CHARACTERS) & set(VOCABULARY)
+
+
+@pytest.mark.parametrize("name", FURTHER_CASTS)
+def test_further_casts_are_made_alike_with_characters_of_their_own(name: str) -> None:
+    pictures, first = cast_pictures(name), cast_pictures()
+    assert [(one.setting.scene, one.setting.accessory, one.is_held_out) for one in pictures] == [
+        (one.setting.scene, one.setting.accessory, one.is_held_out) for one in first
+    ]
+    assert {one.identity for one in pictures} & {one.identity for one in first} == set()
+    assert {one.setting.seed for one in pictures} & {one.setting.seed for one in first} == set()
+
+
+def test_no_two_casts_share_a_name_an_identity_or_a_word_that_the_model_knows() -> None:
+    casts = [cast_pictures("sprite-cast"), *map(cast_pictures, FURTHER_CASTS)]
+    names = [name for cast in casts for name in {one.character for one in cast}]
+    assert len({*names}) == len(names) == 8 * 9
+    assert not {*names} & {*VOCABULARY}
+    assert len({one.identity for cast in casts for one in cast}) == 8 * 9
+    seeds = [one.setting.seed for cast in casts for one in cast]
+    assert len({*seeds}) == len(seeds)
 
 
 def test_no_character_is_trained_on_in_a_setting_that_is_asked_for() -> None:

@@ -203,3 +203,21 @@ def test_perfect_images_show_the_subject_as_the_prompts_say() -> None:
     known = {image.tobytes() for image in subject.training_images() + subject.reference_images()}
     assert not known & {image.tobytes() for image in images}
     assert subject.perfect_images(("{subject} on the moon",)) is None
+
+
+def test_a_subject_in_ink_is_the_same_creature_in_another_style() -> None:
+    plain, inky = embedded.load_subject("cat-3"), embedded.load_subject("cat-3-ink")
+    assert inky.identity == plain.identity
+    assert (inky.instance_prompt, inky.class_prompt) == (plain.instance_prompt, plain.class_prompt)
+    assert inky.training_captions() == plain.training_captions()
+    for name in ("training_images", "reference_images"):
+        drawn, other = getattr(inky, name)(), getattr(plain, name)()
+        assert len(drawn) == len(other)
+        assert all(one.tobytes() != two.tobytes() for one, two in zip(drawn, other, strict=True))
+    templates = embedded.evaluation_prompts()
+    drawn, other = inky.perfect_images(templates), plain.perfect_images(templates)
+    assert drawn and other and drawn[0].tobytes() != other[0].tobytes()
+    assert not {name for name in embedded.subject_names() if name.endswith("-ink")}
+    for name in ("cat-13-ink", "cat-3-inky", "-ink"):
+        with pytest.raises(ValueError, match="each in ink too"):
+            embedded.load_subject(name)
