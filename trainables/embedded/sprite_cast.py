@@ -1,7 +1,8 @@
 """The data set ``sprite-cast``: eight characters with names of their own, in a style that pre-training never saw.
 
 ``sprite-cast-2`` and the others are the same with other characters, so that a verdict on captioned fine-tuning can rest
-on several data sets. Everything is drawn from fixed seeds, so the pictures are the same on every machine and in every run.
+on several data sets. Everything is drawn from fixed seeds, so the pictures are the same on every machine and in every
+run.
 """
 
 from __future__ import annotations
