@@ -216,7 +216,8 @@ def test_a_subject_in_ink_is_the_same_creature_in_another_style() -> None:
         assert all(one.tobytes() != two.tobytes() for one, two in zip(drawn, other, strict=True))
     templates = embedded.evaluation_prompts()
     drawn, other = inky.perfect_images(templates), plain.perfect_images(templates)
-    assert drawn and other
+    assert drawn
+    assert other
     assert drawn[0].tobytes() != other[0].tobytes()
     assert not {name for name in embedded.subject_names() if name.endswith("-ink")}
     for name in ("cat-13-ink", "cat-3-inky", "-ink"):
