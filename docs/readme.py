@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PRESETS = sorted((ROOT / "study" / "presets").glob("*.yaml"))
 COMMANDS = "commands that measure, each against a peer or a limit"  # a folder that is no package
 
 #: What is not a Python module, or a folder whose files need no line of their own.
 OTHERS = {
     "search_spaces/*.yaml": "what is searched in each method, with the source of each range",
-    "study/presets/*.yaml": "ready study files: "
-    + ", ".join(sorted(path.stem for path in (ROOT / "study" / "presets").glob("*.yaml"))),
+    "study/presets/*.yaml": "ready study files: " + ", ".join(path.stem for path in PRESETS),
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
     "tests/": "mirrors the packages; field/, faults/, servers/, security/ and deploy/ test the whole",
     "reports/": "the shipped reports of quickstart, lora-vs-dreambooth and methods; yours go to storage/reports/",
@@ -91,6 +91,47 @@ def verdict(study: str) -> str:
     return f"> {headline}\n\n" + _report(folder, "intervals", "Quality of each arm with its interval")
 
 
+def claims() -> str:
+    """Returns the claims of published comparisons with the verdicts of the committed reports."""
+    lines = ["| claim | source | verdict | found | report |", "|---|---|---|--:|---|"]
+    folders = sorted((ROOT / "reports").glob("*/tables/hypotheses.csv"))
+    for path in folders:
+        study = path.parts[-3]
+        with path.open(encoding="utf-8", newline="") as file:
+            lines += [
+                f"| {_plain(row['claim'])} | {_plain(row['source'])} | {_plain(row['ruling'])} | {_found(row)} | "
+                f"[{study}](reports/{study}/report.md) |"
+                for row in csv.DictReader(file)
+            ]
+    without = sorted(
+        {path.stem for path in PRESETS if _states_hypotheses(path)} - {path.parts[-3] for path in folders}
+    )
+    told = f"Presets that state hypotheses and have no report here: {', '.join(without)}."
+    return "\n".join([*(lines if folders else []), *([""] if folders else []), *([told] if without else [])])
+
+
+def _states_hypotheses(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    return all(re.search(line, text, re.M) for line in (r"^hypotheses:", r"^model: embedded"))
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _found(row: dict[str, str]) -> str:
+    """A value with its interval, in three digits, or whole where it is large."""
+
+    def shown(text: str) -> str:
+        value = float(text)
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+    value, low, high = (row.get(name, "") for name in ("estimate", "estimate_low", "estimate_high"))
+    if not value:
+        return "--"
+    return f"{shown(value)} [{shown(low)}, {shown(high)}]" if low and high and low != high else shown(value)
+
+
 def _report(folder: str, figure: str, about: str) -> str:
     """Returns a figure and the table of a committed report."""
     with (ROOT / folder / "tables" / "arms.csv").open(encoding="utf-8", newline="") as file:
@@ -149,6 +190,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
     "main-study": partial(verdict, "lora-vs-dreambooth"),
     "methods": partial(verdict, "methods"),
+    "claims": claims,
     "tree": tree,
 }
 

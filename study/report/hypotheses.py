@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
+from study.report.inference_steps import at_inference_steps
 from study.report.measures import TOTAL_FLOPS
 from study.report.pairing import Values, mean_of_known, values_of
 from study.report.prepared import Rows
@@ -156,9 +157,12 @@ def _asked(rows: Rows, statement: Statement, stated: str | None, trials: int | N
 def _units(rows: Rows, statement: Statement) -> tuple[Floats, int, str]:
     """One number a subject, how many runs are behind them, and why there are none."""
     measure = statement.measure or ""
-    if measure not in rows.confirm or not rows.confirm[measure].notna().any():
+    confirm = rows.confirm
+    if statement.inference_steps is not None:
+        confirm = at_inference_steps(rows, measure, statement.inference_steps)
+    if measure not in confirm or not confirm[measure].notna().any():
         return np.empty(0), 0, f"no run has a value of {measure}"
-    values = values_of(rows.confirm, measure)
+    values = values_of(confirm, measure)
     absent = [arm for one in statement.operands for arm in one.arms or () if arm not in values.arms]
     if absent:
         return np.empty(0), 0, f"no run of {', '.join(dict.fromkeys(absent))} has a value of {measure}"

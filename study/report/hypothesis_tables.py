@@ -96,6 +96,8 @@ def _measured(statement: Statement) -> str:
         return "arithmetic"
     title = measure(statement.measure or "").title
     title = title if title.isupper() else title[:1].lower() + title[1:]
+    if statement.inference_steps is not None:
+        title += f" at {statement.inference_steps} inference steps"
     what = f"{_STATISTICS[statement.statistic]} {title}".strip()
     between = f" {_WITH_OPERANDS.get(statement.statistic, '')} "
     return f"{what}: {between.join(_operand(one, statement) for one in statement.operands)}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from study.report.measures import SCALED, SUBJECT_PROMPT, bounded, measure
+from study.report.measures import bounded, measure
 from study.report.prepared import Rows, section
 from study.report.tables import (
     Cell,
@@ -24,9 +24,10 @@ from study.report.tables import (
     text_cell,
 )
 from study.statistics.paired import Estimate, mean_interval
+from trainables.evaluation.metrics_table import AT_INFERENCE_STEPS
 
 CURVES = "inference/"  # how the names of such curves begin
-MEASURES = (SUBJECT_PROMPT, *SCALED)
+MEASURES = AT_INFERENCE_STEPS
 
 WORDS = (
     "At its end each confirm run drew a part of its images again in other numbers of solver steps: the same prompts, "
@@ -60,6 +61,13 @@ class StepCurves:
     def steps(self) -> tuple[int, ...]:
         """All numbers of solver steps that any arm was measured at."""
         return tuple(sorted({steps for curve in self.arms for steps in curve.estimates}))
+
+
+def at_inference_steps(rows: Rows, measure: str, steps: int) -> pd.DataFrame:
+    """Returns the complete confirm runs (columns arm, subject, seed) with a measure as it is in so many steps."""
+    own = rows.curves[(rows.curves["metric"] == CURVES + measure) & (rows.curves["step"] == steps)]
+    runs = rows.confirm[["run_key", "arm", "subject", "seed"]]
+    return runs.merge(own[["run_key", "value"]].rename(columns={"value": measure}), on="run_key", how="inner")
 
 
 def step_curves(rows: Rows, level: float) -> tuple[StepCurves, ...]:

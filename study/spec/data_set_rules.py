@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from study.spec.effects import values_of
 from study.spec.sections import Arm, Budget
+from study.storage.run_key import Phase
 from trainables.config.fields import ModelConfig
 from trainables.config.messages import Loc
 from trainables.evaluation.metrics_table import data_set_metrics
@@ -86,6 +87,25 @@ def measures_of_one_kind(sections: Sections) -> Iterator[tuple[Loc, str]]:
                 f"{name} is measured of data sets alone, and this is a study of subjects: no run would have a value; "
                 "take for example quality or subject_fidelity",
             )
+
+
+def prompts_of_one_kind(sections: Sections) -> Iterator[tuple[Loc, str]]:
+    """No prompt for subjects asks for the characters of a data set."""
+    subjects, evaluation = sections.subjects or (), sections.evaluation
+    if evaluation is None or not subjects or any(subject.is_data_set for subject in subjects):
+        return
+    from trainables.evaluation.held_out_captions import characters_of_subjects
+
+    phases: tuple[tuple[Phase, Loc], ...] = (
+        ("search", ("evaluation", "search", "prompts")),
+        ("confirm", ("evaluation", "prompts")),
+    )
+    told = dict.fromkeys(
+        (loc if evaluation.search.prompts is not None else ("evaluation", "prompts"), problem)
+        for phase, loc in phases
+        for problem in characters_of_subjects(evaluation.of_phase(phase))
+    )
+    yield from told
 
 
 def _values(field: str, arm: Arm, sections: Sections) -> list[object]:

@@ -17,7 +17,7 @@ from study.spec.arithmetic import MOST_CHARACTERS, value_of
 from trainables.config.frozen import Frozen
 from trainables.config.messages import Loc, did_you_mean
 from trainables.config.yaml_reader import RuleError
-from trainables.evaluation.metrics_table import METRICS
+from trainables.evaluation.metrics_table import AT_INFERENCE_STEPS, METRICS
 from trainables.util.text import is_blank
 
 #: Sums of a run's costs that the report makes (`study.report.measures`), beside what runs themselves measure.
@@ -121,6 +121,7 @@ class Claim(Frozen):
         claim: The sentence.
         source: Who claims it, and where.
         measure: A metric of runs (``study ls metrics``), or one of `MADE_BY_REPORT`; none for arithmetic.
+        inference_steps: Of the measure's images: one of ``evaluation.inference_steps``; None: as runs are judged.
         expect: What the statistic is expected to be.
         margin: How far from the expected value is as good as that value; in units of the statistic.
     """
@@ -128,6 +129,7 @@ class Claim(Frozen):
     claim: str
     source: str = ""
     measure: str | None = None
+    inference_steps: int | None = Field(default=None, ge=1)
     expect: Expectation
     margin: float | None = Field(default=None, ge=0)
 
@@ -171,6 +173,14 @@ class Hypothesis(Claim):
             near = did_you_mean(self.measure, known)
             problems.append(
                 (("measure",), f"no metric is called {self.measure!r}; {near}see `study ls metrics`")
+            )
+        if self.inference_steps is not None and self.measure not in AT_INFERENCE_STEPS:
+            problems.append(
+                (
+                    ("inference_steps",),
+                    f"{self.measure or 'arithmetic'} is not measured at other numbers of inference steps; take "
+                    + " or ".join(AT_INFERENCE_STEPS),
+                )
             )
         if self.expect.equal_to is not None and self.margin is None:
             problems.append(
@@ -233,7 +243,10 @@ class Statement(Claim):
     @property
     def digest(self) -> str:
         """The hex SHA-256 of all that is stated."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        fields = self.model_dump(mode="json")
+        if self.inference_steps is None:  # as statements were digested that had no such field
+            del fields["inference_steps"]
+        content = json.dumps(fields, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -266,6 +279,7 @@ def statement_of(name: str, hypothesis: Hypothesis, arms: Sequence[str], levels:
         claim=hypothesis.claim,
         source=hypothesis.source,
         measure=hypothesis.measure,
+        inference_steps=hypothesis.inference_steps,
         expect=Expectation.model_validate(expected),
         margin=hypothesis.margin,
         statistic=hypothesis.statistic,

@@ -31,10 +31,17 @@ def levels_in(sections: Sections) -> LevelsOf:
 
 
 def answerable(sections: Sections) -> Iterator[Problem]:
-    """A hypothesis names arms that there are, and conditions that some arm meets; one measured value has one arm."""
+    """A hypothesis names arms that there are, conditions that some arm meets, and inference steps that are drawn."""
     arms = list(sections.arms or {})
     whole = None not in (sections.training, sections.budget, sections.model) and bool(arms)
+    drawn = sections.evaluation.inference_steps if sections.evaluation is not None else ()
     for name, hypothesis in (sections.hypotheses or {}).items():
+        steps = hypothesis.inference_steps
+        if steps is not None and sections.evaluation is not None and steps not in drawn:
+            yield (
+                ("hypotheses", name, "inference_steps"),
+                f"{steps} is none of evaluation.inference_steps ({list(drawn)}); add it there",
+            )
         for place, operand in _placed(hypothesis):
             for arm in operand.arms or ():
                 if arms and arm not in arms:

@@ -13,7 +13,12 @@ from pydantic import ValidationError
 
 from search_spaces.loader import check_space
 from search_spaces.schema import SearchSpace
-from study.spec.data_set_rules import fields_of_one_kind, measures_of_one_kind, one_kind_of_subjects
+from study.spec.data_set_rules import (
+    fields_of_one_kind,
+    measures_of_one_kind,
+    one_kind_of_subjects,
+    prompts_of_one_kind,
+)
 from study.spec.effects import duplicate_arms, fields_without_effect, values_of
 from study.spec.hypothesis_rules import answerable
 from study.spec.sections import (
@@ -379,4 +384,5 @@ RULES_OF_FILES = (
     one_kind_of_subjects,
     fields_of_one_kind,
     measures_of_one_kind,
+    prompts_of_one_kind,
 )

@@ -20,6 +20,8 @@ from trainables.embedded.data_sets import DATA_SETS
 from trainables.util.text import is_blank
 
 EMBEDDED = "embedded"
+#: Of prompts for data sets that name characters: one of them, and another one (`held_out_captions`).
+CHARACTER_PLACEHOLDERS = ("{character}", "{other_character}")
 ALPHA = "alpha"  # of `SubjectConfig.masks` and `DataSetConfig.masks`
 SUBJECT_FOLDERS = ("images", "references", "masks")
 DATA_SET_FOLDERS = ("path", "references", "masks")
@@ -262,7 +264,8 @@ class EvaluationConfig(Frozen):
     """How a run is judged (see ``trainables/evaluation``): fixed prompts, fixed noise, held-out references.
 
     Attributes:
-        prompts: Templates with ``{subject}``, which those of data sets begin with; None takes the model's own list
+        prompts: Templates with ``{subject}``, which those of data sets begin with, and which may name characters of
+            these by ``{character}`` and ``{other_character}``, others in each prompt; None takes the model's own list
             (embedded) or the built-in one, and of a data set the held-out captions of the phase's half.
         num_prompts: Take only the first so many templates; of held-out captions so many, those of every character in
             turn. None takes all templates, and of captions as many as the built-in lists have.
@@ -318,7 +321,9 @@ class EvaluationConfig(Frozen):
     @model_validator(mode="after")
     def _checked(self) -> Self:
         for template in (*(self.prompts or ()), *(self.restore_best_prompts or ())):
-            if unknown := unknown_placeholders(template, "the subject's instance prompt"):
+            if unknown := unknown_placeholders(
+                template, "the subject's instance prompt", CHARACTER_PLACEHOLDERS
+            ):
                 raise ValueError(f"evaluation prompt {unknown[0]}")
             if "{subject}" not in template:
                 raise ValueError(f"evaluation prompt {template!r} lacks the placeholder {{subject}}")

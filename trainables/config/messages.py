@@ -103,21 +103,25 @@ def placeholders_in(prompt: str) -> list[str]:
     return [match[0] for match in _IN_BRACES.finditer(prompt)]
 
 
-def unknown_placeholders(prompt: str, meaning: str) -> list[str]:
+def unknown_placeholders(prompt: str, meaning: str, others: Sequence[str] = ()) -> list[str]:
     """Returns what is wrong with a template's placeholders: a misspelt one would be a word of the prompt.
 
     A placeholder is one word in braces; other braces are the prompt's own.
 
     Args:
         meaning: What ``{subject}`` stands for.
+        others: Placeholders that may stand there, too.
     """
+    known = {place.strip("{}"): place for place in (SUBJECT_PLACEHOLDER, *others)}
+    beside = f" (of data sets {' and '.join(others)} too)" if others else ""
     found = []
     for match in _IN_BRACES.finditer(prompt):
-        if match[0] != SUBJECT_PLACEHOLDER:
-            near = did_you_mean(match[1].lower(), ("subject",)).replace(repr("subject"), SUBJECT_PLACEHOLDER)
+        if match[0] not in known.values():
+            word = nearest(match[1].lower(), known)
+            near = "" if word is None else f"did you mean {known[word]}? "
             found.append(
                 f"{prompt!r} has the unknown placeholder {match[0]}; {near}{SUBJECT_PLACEHOLDER}, {meaning}, is the "
-                "only one: for the word itself leave the braces out"
+                f"only one{beside}: for the word itself leave the braces out"
             )
     return found
 

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from trainables.config.fields import EvaluationConfig
+from trainables.config.fields import CHARACTER_PLACEHOLDERS, EvaluationConfig
 from trainables.data.subjects import Subject
 from trainables.errors import UserError
 from trainables.util.text import without_case
 
 PROMPTS = {"confirm": 16, "search": 8}  # as many as the built-in lists of subjects have
 PLACEHOLDER = "{subject}"
+_CHARACTER, _OTHER = CHARACTER_PLACEHOLDERS
 _LEAST = 2  # captions of a half: prompt fidelity is measured against the others
 _PROMPT_RULE = (
     "an evaluation prompt of a data set begins with {subject}, in whose place the trigger and a comma are put, for "
@@ -78,7 +79,7 @@ def check_asked(
             f"{_PROMPT_RULE}; got {template!r}"
             for template in config.prompts
             if not template.startswith(PLACEHOLDER) or template.count(PLACEHOLDER) > 1
-        ]
+        ] + _without_characters(config.prompts, _names(characters))
     found = len(_half(captions, characters, config, phases))
     if found >= _LEAST:
         return []
@@ -103,8 +104,7 @@ def choose(
         phases: Of each (`phases_of`); empty where these are all images that are held out.
     """
     if config.prompts is not None:
-        own = [Asked(template.removeprefix(PLACEHOLDER)) for template in config.prompts]
-        return tuple(own[: config.num_prompts])
+        return _own_prompts(config.prompts[: config.num_prompts], _names(characters))
     half = _half(captions, characters, config, phases)
     turn: dict[str, int] = {}
     ranked = []
@@ -114,6 +114,57 @@ def choose(
     ranked.sort(key=lambda row: row[:2])
     chosen = {asked for *_, asked in ranked[: config.num_prompts or PROMPTS[config.prompt_set]]}
     return tuple(asked for asked in half if asked in chosen)
+
+
+def characters_of_subjects(config: EvaluationConfig) -> list[str]:
+    """Returns a message for each prompt that asks for characters, where subjects are judged, which have none."""
+    return [
+        f"evaluation prompt {template!r} asks for a character of a data set, and a subject has none; write "
+        "{subject} in its place"
+        for template in (*(config.prompts or ()), *(config.restore_best_prompts or ()))
+        if _names_characters(template)
+    ]
+
+
+def _names_characters(template: str) -> bool:
+    return any(place in template for place in CHARACTER_PLACEHOLDERS)
+
+
+def _names(characters: Sequence[str]) -> list[str]:
+    return sorted({name for name in characters if name})
+
+
+def _without_characters(templates: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Names the templates for whose characters a data set has too few."""
+    problems = []
+    for template in templates:
+        needed = 2 if _OTHER in template else 1
+        if _names_characters(template) and len(names) < needed:
+            problems.append(
+                f"evaluation prompt {template!r} asks for {'another character' if needed == 2 else 'a character'}, and "
+                f"its held-out images name {names[0] + ' alone' if names else 'nobody'}; name characters "
+                "(dataset.character_column), or write a prompt without the placeholder"
+            )
+    return problems
+
+
+def _own_prompts(templates: Sequence[str], names: Sequence[str]) -> tuple[Asked, ...]:
+    """The study's own prompts with characters put in: each in turn, and beside it one after the other of the rest.
+
+    A prompt that names one of them is about that one; one that names two is compared with the images of all.
+    """
+    asked = []
+    for number, template in enumerate(templates):
+        caption, character = template.removeprefix(PLACEHOLDER), ""
+        if _names_characters(template):
+            turn, place = divmod(number, len(names))
+            character = names[place]
+            other = names[(place + 1 + turn % max(1, len(names) - 1)) % len(names)]
+            caption = caption.replace(_CHARACTER, character).replace(_OTHER, other)
+            if _OTHER in template:
+                character = ""
+        asked.append(Asked(caption, character))
+    return tuple(asked)
 
 
 def phases_of(captions: Sequence[str], characters: Sequence[str]) -> tuple[str, ...]:

@@ -66,6 +66,9 @@ QUALITY = "quality"  # the metric that the default search, the ranking and the v
 #: the first is unknown, as quality is where CLIP does not tell real images of a data set from those of other captions.
 TOLD_BY = (QUALITY, "subject_fidelity_scaled")
 
+#: What the images that a result draws in other numbers of solver steps are measured by (`evaluate_at_steps`).
+AT_INFERENCE_STEPS = ("quality_subject_prompt", "subject_fidelity_scaled", "prompt_fidelity_scaled")
+
 SHARE = (0.0, 1.0)  # the limits of what is between 0 and 1 by its definition
 _SCALED = (-2.0, 3.0)
 

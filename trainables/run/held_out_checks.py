@@ -17,7 +17,14 @@ from trainables.data.image_folders import Entry
 from trainables.errors import UserError
 from trainables.evaluation.checks import MIN_DISTRIBUTION_IMAGES, MIN_DISTRIBUTION_UNITS, NEED_TWO_PROMPTS
 from trainables.evaluation.choice import all_settings, choosing, judging
-from trainables.evaluation.held_out_captions import Asked, check_asked, choose, phases_of, told_apart
+from trainables.evaluation.held_out_captions import (
+    Asked,
+    characters_of_subjects,
+    check_asked,
+    choose,
+    phases_of,
+    told_apart,
+)
 from trainables.evaluation.held_out_halves import Halves, deal_out, unit_numbers
 from trainables.evaluation.prompts import templates_of
 
@@ -124,13 +131,17 @@ def check_held_out(
 ) -> list[str]:
     """Returns what keeps a data set from being evaluated, or a metric from having a value, one message a problem.
 
+    Of a subject: prompts that ask for characters.
+
     Args:
         metrics: Those that the study searches by, beside `EvaluationConfig.restore_best`, each with the field that
             names it.
         section: Of the study file, where the settings stand.
     """
+    if not subject.is_data_set:
+        return characters_of_subjects(config)
     problems = []
-    for part in held_out_of(subject, config) if subject.is_data_set else ():
+    for part in held_out_of(subject, config):
         begin = f"data set {subject.name!r}: "
         half = f" (of the held-out images that {_half(part)}: evaluation.restore_best)"
         asked = check_asked(part.captions, part.characters, part.settings, part.phases)

@@ -12,12 +12,15 @@ from scipy import stats
 
 from study.report.comparisons import Settings
 from study.report.figures.canvas import render
+from study.report.hypotheses import judge_hypotheses
+from study.report.hypothesis_tables import hypothesis_tables
 from study.report.inference_steps import CURVES, MEASURES, step_curves, step_tables
 from study.report.prepared import prepare
 from study.report.sections import Report, compose
 from study.report.tables import to_csv
 from study.results.csv_files import read_csv, write_csv
 from study.results.frames import Results
+from study.spec.hypotheses import Hypothesis, statement_of
 from tests.helpers.synthetic_results import ARMS, Study, make_results
 
 STUDY = Study(arms=ARMS[:3], trials=1, subjects=("a", "b", "c"), modern=True, failing=(), pruned=())
@@ -104,3 +107,32 @@ def test_the_curves_survive_the_reports_own_files(tmp_path: Path) -> None:
             assert curve.runs == of.runs
             values = [[estimate.value for estimate in own.estimates.values()] for own in (curve, of)]
             assert values[0] == pytest.approx(values[1])
+
+
+def test_a_hypothesis_may_be_on_one_number_of_steps() -> None:
+    """Against means computed here; the value that a run is judged by plays no part."""
+    arms = [arm.name for arm in STUDY.arms]
+    fields = {
+        "claim": "c.",
+        "measure": "quality_subject_prompt",
+        "difference": ["lora-cosine", "lora-constant"],
+    }
+    results = measured()
+    runs = results.frame[results.frame["phase"] == "confirm"]
+    for steps in (4, 25):
+        statement = statement_of(
+            "h",
+            Hypothesis.model_validate({**fields, "inference_steps": steps, "expect": {"more_than": 0}}),
+            arms,
+            lambda *_: [],
+        )
+        meta = {
+            **results.meta,
+            "hypotheses": [{"statement": statement.as_json(), "digest": statement.digest}],
+        }
+        (judged,) = judge_hypotheses(prepare(replace(results, meta=meta)))
+        own = runs.assign(value=[value(run, steps) for _, run in runs.iterrows()])
+        wide = own.pivot_table(index="subject", columns="arm", values="value")
+        expected = (wide["lora-cosine"] - wide["lora-constant"]).mean()
+        assert judged.estimate.value == pytest.approx(expected)
+        assert f"at {steps} inference steps" in to_csv(hypothesis_tables([judged], "subject")[0])

@@ -262,3 +262,15 @@ def test_the_same_prompts_of_a_data_set_are_not_stated_for_both_phases(tmp_path:
         load_study(written(tmp_path, **searched, evaluation=evaluation))
     nothing_searched = {"arms": {"one": FIXED}, "evaluation": {"prompts": own, "search": {"prompts": own}}}
     load_study(written(tmp_path, **{**searched, **nothing_searched}))
+
+
+def test_prompts_for_subjects_name_no_characters(tmp_path: Path) -> None:
+    asking = ["{subject} beside {character}", "{subject} in the snow"]
+    for evaluation, place in (
+        ({"prompts": asking}, "evaluation.prompts"),
+        ({"search": {"prompts": asking}}, "evaluation.search.prompts"),
+    ):
+        changes = {"subjects": ["cat-1"], "arms": {"one": FIXED}, "evaluation": evaluation}
+        message = only(tmp_path, content(**changes))
+        assert f" {place}: " in message
+        assert "asks for a character of a data set" in message

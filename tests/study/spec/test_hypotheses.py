@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -87,6 +89,8 @@ def test_they_are_no_part_of_what_runs_do_but_each_change_is_another_statement()
         ({"expect": {"more_than": "__import__('os')"}}, "is no arithmetic; write numbers"),
         ({"difference": None, "ratio": ["full", "base"], "expect": {"more_than": 0}}, "a ratio is above 0"),
         ({"difference": None, "measure": "quality", "arithmetic": "2"}, "measure: arithmetic has none; remove it"),
+        ({"inference_steps": 4}, "quality is not measured at other numbers of inference steps; take quality_subject"),
+        ({"measure": "quality_subject_prompt", "inference_steps": 4}, "4 is none of evaluation.inference_steps ([])"),
         ({"difference": None, "value": 3}, "is a number; name arms, or write `arithmetic`"),
     ],
 )  # fmt: skip
@@ -126,3 +130,22 @@ def test_arithmetic(text: str, value: float) -> None:
 def test_arithmetic_that_has_no_value(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         value_of(text)
+
+
+def test_inference_steps_are_those_that_are_drawn() -> None:
+    drawn = {"evaluation": {"inference_steps": [4, 12]}}
+    at = {**SOUND, "measure": "quality_subject_prompt", "inference_steps": 4}
+    (one,) = StudySpec.model_validate({**STUDY, **drawn, "hypotheses": {"h": at}}).statements
+    plain = {name: value for name, value in at.items() if name != "inference_steps"}
+    (other,) = spec(h=plain).statements
+    assert one.inference_steps == 4
+    assert one.digest != other.digest
+
+
+def test_statements_without_inference_steps_keep_their_digest() -> None:
+    """As they stand in ledgers that were begun before there were any."""
+    (one,) = spec(h=SOUND).statements
+    fields = one.model_dump(mode="json")
+    del fields["inference_steps"]
+    content = json.dumps(fields, sort_keys=True, ensure_ascii=False)
+    assert one.digest == hashlib.sha256(content.encode()).hexdigest()
