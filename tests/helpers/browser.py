@@ -61,6 +61,7 @@ class Page:
         """Loads a file and waits until it is there."""
         for domain in ("Runtime", "Log", "Network", "Page"):
             self.send(f"{domain}.enable")
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)  # as the window that a reader works in
         self.send("Page.navigate", url=path.as_uri())
         self.wait(f"document.readyState === 'complete' && location.pathname.endsWith('/{path.name}')")
 

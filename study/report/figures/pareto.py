@@ -123,7 +123,7 @@ def draw_front(ax: Any, front: Front, styles: dict[str, ArmStyle]) -> None:
 def _spot_values(front: Front, p: FrontPoint) -> list[tuple[str, str]]:
     """What is shown of a point: both means with their intervals, and whether it is on the front."""
     found = [(measure(name).title, estimate_text(e, name)) for name, e in ((front.y, p.y), (front.x, p.x))]
-    return [*found, ("Pareto front", "yes")] if p.on_front else found
+    return [*found, ("On", "the Pareto front")] if p.on_front else found
 
 
 def legend_arms(front: Front, styles: dict[str, ArmStyle]) -> list[str]:

@@ -178,6 +178,15 @@ def test_html_shows_hostile_text_as_text() -> None:
     assert "u" in reader.tags
 
 
+def test_cells_bear_the_number_that_they_show_for_the_pages_script() -> None:
+    lines = to_html(sample()).splitlines()
+    rows = [re.findall(r'data-sort="([^"]*)"', line) for line in lines if line.startswith("<tr>")]
+    assert float(rows[1][0]) == pytest.approx(sample().rows[1][1].value)
+    assert len(rows[1]) == 3  # the name has none
+    assert len(rows[3]) == 2  # nor has what is missing
+    assert [heading.count("data-first") for heading in lines[1].split("</th>")] == [0, 1, 0, 0, 0]
+
+
 def test_long_tables_are_folded() -> None:
     short, long = (
         assemble("t", "C", [(Column("a", "A"), [text_cell("x")] * count)])
