@@ -42,6 +42,7 @@ _NO_SUBJECT = (
     (r"runs on 1 subject", "runs"),
     (r"it has 1 subject", "no subject is named"),
     (r"mean over subjects", "mean"),
+    (r"means over subjects", "means"),
 )
 
 

@@ -26,8 +26,8 @@ _MARKDOWN = str.maketrans(
 _ARROWS = {"max": "↑", "min": "↓"}
 
 
-FOLD_FROM = 24  # rows; longer tables are folded in HTML, but the main one
-_MAIN = "arms"
+FOLD_FROM = 24  # rows; longer tables are folded in HTML, but the main ones
+_MAIN = ("arms", "summary")
 _EIGHT = 105  # letters that fit on eight of the page's twelve columns
 _SHORT = 14  # letters
 _LETTERS = 40  # of a cell on one line; longer texts are broken
@@ -294,7 +294,7 @@ def to_html(table: Table) -> str:
         f'aria-labelledby="{name}"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>{notes}</div>"
     )
-    if len(table.rows) <= FOLD_FROM or table.key == _MAIN:
+    if len(table.rows) <= FOLD_FROM or table.key in _MAIN:
         return text
     summary = f"{escape_html(table.caption)} ({len(table.rows)} rows)"
     return f'<details class="long"><summary>{summary}</summary>{text}</details>'

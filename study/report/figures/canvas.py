@@ -81,7 +81,7 @@ class View:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A figure's bytes by format, and its views; there is always one that is not stacked, the first."""
+    """A figure's bytes by format, and its views: the first is not stacked. One without vectors has none."""
 
     files: dict[str, bytes]
     views: tuple[View, ...]
@@ -107,7 +107,7 @@ def render(figure: Figure) -> Rendering:
     """Draws a figure in every format, and as pages show it."""
     with figure_style():
         files, spots = _drawn(figure.draw, FORMATS)
-        views = [View(files["svg"], spots)]
+        views = [View(files["svg"], spots)] if "svg" in files else []
         if figure.stacked is not None:
             stacked, spots = _drawn(figure.stacked, ("svg",))
             views.append(View(stacked["svg"], spots, stacked=True))

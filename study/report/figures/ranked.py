@@ -61,13 +61,15 @@ def draw_bracket(ax: Any, data: Sequence[Place]) -> None:
     across = ax.get_yaxis_transform()  # x in the axes' width, y in lines
     look = {"color": _INK, "linewidth": 1.0, "transform": across, "clip_on": False, "solid_capstyle": "butt"}
     first, last = alike[0] - 0.3, alike[-1] + 0.3
-    for begin, end in pairwise(alike):
-        between = (0, (1, 1.5)) if end - begin > 1 else "-"
-        ax.plot([_BRACKET] * 2, [begin + 0.3, end - 0.3], linestyle=between, **look)
+    gaps = [(begin + 0.3, end - 0.3) for begin, end in pairwise(alike) if end - begin > 1]
+    begins, ends = [first, *(end for _, end in gaps)], [*(begin for begin, _ in gaps), last]
+    for line in zip(begins, ends, strict=True):
+        ax.plot([_BRACKET] * 2, line, **look)
+    for line in gaps:
+        ax.plot([_BRACKET] * 2, line, linestyle=(0, (1, 1.5)), **look)
     for tip in (first, last):
         ax.plot([_BRACKET - 0.02, _BRACKET], [tip, tip], **look)
     for k in alike:
-        ax.plot([_BRACKET] * 2, [k - 0.3, k + 0.3], **look)
         if data[k].relation == "equivalent":
             ax.text(
                 _BRACKET - 0.035, k, "≈", transform=across, ha="right", va="center", fontsize=8, color=_INK
