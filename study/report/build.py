@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from study.report.comparisons import Settings
+from study.report.content import Report
 from study.report.external import META
 from study.report.external_sections import compose_external
 from study.report.figures.canvas import render
@@ -25,7 +26,7 @@ from study.report.pages import to_page, to_text
 from study.report.paper import paper_files
 from study.report.prepared import ResultsLike
 from study.report.report_folder import KIND, MANIFEST, keep_foreign_files, refuse_foreign_folder
-from study.report.sections import Report, compose
+from study.report.sections import compose
 from study.report.tables import to_csv
 from study.report.verdict import Verdict
 from study.storage.layout import (
@@ -137,8 +138,8 @@ def _swap(work: Path, target: Path) -> None:
 
 def _write_all(report: Report, results: ResultsLike, folder: Path) -> None:
     rendered = {figure.key: render(figure) for figure in report.figures}
-    for key, files in rendered.items():
-        for kind, content in files.items():
+    for key, drawn in rendered.items():
+        for kind, content in drawn.files.items():
             _write(folder / REPORT_FIGURES / f"{key}.{kind}", content)
     for table in report.tables:
         _write(folder / REPORT_TABLES / f"{table.key}.csv", to_csv(table))

@@ -11,22 +11,25 @@ from study.report import effect_tables
 from study.report import results_tables as tables
 from study.report.analysis import Analysis, ArmResult
 from study.report.comparisons import Settings
+from study.report.content import Report, Section
 from study.report.external import External, analyse_external, external_of
-from study.report.external_words import judge_external, phrases_of, seeds_words
+from study.report.external_words import cost_words, judge_external, phrases_of, seeds_words
 from study.report.figures import comparison, pareto
 from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.formatting import MISSING, listing, plural
+from study.report.glance import glance_section
 from study.report.measures import Measure, external_measures, measure
 from study.report.prepared import ResultsLike, Rows, distinct, prepare
+from study.report.provenance import provenance_facts
 from study.report.results_tables import Pair, counts, texts
-from study.report.sections import Report, Section, provenance_facts
 from study.report.tables import Column, Table, assemble, text_cell
 from study.report.units import reworded, reworded_figure, reworded_table, reworder
 from study.report.verdict import Verdict
 from study.statistics.power import MIN_SUBJECTS
 
 PANELS = 4  # costs beside each other
+GLANCED = 3  # costs in the first table
 _WIDE = 9  # measures in one table
 _INTERVAL = "Means over subjects; Student's 95 % intervals over subjects, from 3 on; runs that completed."
 _VALUES = "Means of the runs that completed; no intervals, since fewer than 3 subjects carry none."
@@ -67,6 +70,7 @@ def _composed(rows: Rows, facts: External, settings: Settings) -> Report:
     styles = arm_styles(rows.arms, rows.methods)
     tested = analysis.subjects >= MIN_SUBJECTS
     sections = (
+        glance_section(analysis, styles, facts.of_role("cost")[:GLANCED], cost_words(facts, analysis)),
         _results(rows, facts, analysis, styles, tested),
         _costs(facts, analysis, styles),
         _qualities(analysis, styles),
@@ -106,13 +110,12 @@ def _drawn_with(known: Sequence[Measure], section: Section) -> Section:
     def drawn(figure: Figure | Skipped) -> Figure | Skipped:
         if isinstance(figure, Skipped):
             return figure
-        plain = figure.draw
 
-        def draw() -> Canvas:
+        def change(plain: Callable[[], Canvas]) -> Canvas:
             with external_measures(known):
                 return plain()
 
-        return replace(figure, draw=draw)
+        return figure.redrawn(change)
 
     return replace(section, figures=tuple(map(drawn, section.figures)))
 

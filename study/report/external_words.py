@@ -42,6 +42,7 @@ _NO_SUBJECT = (
     (r"runs on 1 subject", "runs"),
     (r"it has 1 subject", "no subject is named"),
     (r"mean over subjects", "mean"),
+    (r"means over subjects", "means"),
 )
 
 
@@ -55,7 +56,6 @@ def judge_external(rows: Rows, facts: External, analysis: Analysis) -> Verdict:
     points = [
         *(rival_words(_comparable(analysis)) if analysis.subjects >= MIN_SUBJECTS else _order(analysis)),
         *pair_words(analysis),
-        *_costs(facts, analysis, best),
         *(stability_words(analysis) if facts.cost else stability_words(analysis)[:1]),
     ]
     headline = headline_words(analysis, best, analysis.against_best) + left_out_words(rows, analysis)
@@ -79,7 +79,7 @@ def _order(analysis: Analysis) -> list[str]:
     return [f"The order that was seen, which another subject or seed may change: {', '.join(shown)}{more}."]
 
 
-def cost_words(facts: External, result: ArmResult) -> str:
+def _cost_text(facts: External, result: ArmResult) -> str:
     """E.g. "train_time 12.4 s, max memory 9.0 GB"; empty without any."""
     parts = []
     for name in facts.of_role("cost"):
@@ -90,9 +90,12 @@ def cost_words(facts: External, result: ArmResult) -> str:
     return ", ".join(parts)
 
 
-def _costs(facts: External, analysis: Analysis, best: ArmResult) -> list[str]:
+def cost_words(facts: External, analysis: Analysis) -> list[str]:
     """What the best arm costs, and the cheapest of those that it is not shown to be better than."""
-    if facts.cost is None or not (text := cost_words(facts, best)):
+    if facts.cost is None or analysis.best is None:
+        return []
+    best = analysis.arm(analysis.best)
+    if not (text := _cost_text(facts, best)):
         return []
     found = [f"Cost of {best.arm} per run: {text}."]
     own = best.estimates[facts.cost].value
@@ -104,7 +107,7 @@ def _costs(facts: External, analysis: Analysis, best: ArmResult) -> list[str]:
         return found
     value, rival = min(cheaper, key=lambda item: item[0] or 0.0)
     if value is not None and value < own:
-        words = cost_words(facts, rival)
+        words = _cost_text(facts, rival)
         found.append(
             f"Cheapest of the arms that it is not established to be better than: {rival.arm} ({words})."
         )

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import re
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib.resources import files
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from study.report.figures.canvas import Figure
-from study.report.sections import Report
+from study.report.content import Report
+from study.report.figures.canvas import Figure, Rendering, View
+from study.report.figures.spots import Spot
+from study.report.glance import GLANCE
 from study.report.tables import escape_markdown, to_html, to_markdown
 
-Rendered = Mapping[str, Mapping[str, bytes]]  # figure key -> format -> bytes
+Rendered = Mapping[str, Rendering]  # by key of the figure
 
-_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
+_PLAIN = " !'()*+,-./:;=?@_~"  # need no escape in a URL within double quotes
+_TIP = 20  # rem: how wide what is shown of a spot may be
 
 
 @lru_cache(maxsize=1)
@@ -32,6 +39,7 @@ def environment() -> Environment:
     )
     found.filters["md"] = escape_markdown
     found.tests["figure"] = lambda value: isinstance(value, Figure)
+    found.tests["pixels"] = lambda figure: figure.key.startswith("samples")
     return found
 
 
@@ -40,23 +48,67 @@ def _unbroken(value: object) -> object:
     return value.replace(" %", "\u00a0%") if type(value) is str else value
 
 
-def data_uri(key: str, files: Mapping[str, bytes]) -> str:
-    """The picture in the page itself: vectors, but pixels where the figure is made of pixels."""
-    kind = "png" if key.startswith("samples") else "svg"
-    return f"data:{_TYPES[kind]};base64,{base64.b64encode(files[kind]).decode()}"
+def png_uri(content: bytes) -> str:
+    """A picture of pixels in the page itself."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def svg_uri(svg: bytes) -> str:
+    """A drawing in the page itself, as text: shorter than in base 64."""
+    text = small_svg(svg)
+    if "'" not in text:  # which takes fewer bytes than an escaped double quote
+        text = text.replace('"', "'")
+    return f"data:image/svg+xml,{quote(text, safe=_PLAIN)}"
+
+
+def small_svg(svg: bytes) -> str:
+    """The same drawing in fewer bytes: no metadata, comments and indents, and places to a hundredth of a point."""
+    text = svg[max(0, svg.find(b"<svg")) :].decode()
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r">\s+<", "><", text)
+
+    def rounded(match: re.Match[str]) -> str:
+        numbers = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", match[0])
+        return re.sub(r"\s+", " ", numbers)
+
+    return re.sub(r'(?<= )(?:d|x|y|x1|y1|x2|y2)="[^"]*"|translate\([^)]*\)', rounded, text)
+
+
+def beside(spot: Spot) -> str:
+    """CSS that puts what is shown of a spot beside it, within the figure's width."""
+    wide = max(spot.x, 100 - spot.x)
+    across = f"left:{spot.x:g}%" if spot.x < 50 else f"right:{100 - spot.x:g}%"
+    down = f"top:calc({spot.y:g}% + .8rem)" if spot.y < 50 else f"bottom:calc({100 - spot.y:g}% + .8rem)"
+    return f"{across};{down};max-width:min({_TIP}rem,{wide:g}%)"
+
+
+def _verbatim(name: str) -> str:
+    """A file of the templates as it is: its braces are its own."""
+    return files("study.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def to_page(report: Report, rendered: Rendered) -> str:
-    """One self-contained HTML file: no request leaves it."""
-    style = environment().get_template("report.css").render()
+    """One self-contained HTML file: no request leaves it, and no script runs but its own."""
+    style, script = (_verbatim(f"report.{kind}") for kind in ("css", "js"))
+    digest = hashlib.sha256(script.encode()).digest()
+
+    def svg(view: View) -> Markup:
+        return Markup(svg_uri(view.svg))
+
     return (
         environment()
         .get_template("report.html.j2")
         .render(
             report=report,
+            glance=GLANCE,
             style=Markup(style),
+            script=Markup(script),
+            script_hash=Markup(base64.b64encode(digest).decode()),
             table=lambda table: Markup(to_html(table)),
-            uri=lambda figure: Markup(data_uri(figure.key, rendered[figure.key])),
+            views=lambda figure: rendered[figure.key].views,
+            svg=svg,
+            png=lambda figure: Markup(png_uri(rendered[figure.key].files["png"])),
+            beside=beside,
         )
     )
 

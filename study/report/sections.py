@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from study.report import cost_tables, design_tables, effect_tables, image_tables, search_tables
 from study.report import results_tables as tables
@@ -13,6 +13,7 @@ from study.report.anytime import anytime_table, few_points_words
 from study.report.best_steps import best_steps, best_steps_table, best_steps_words, restored_words
 from study.report.budgets import default_choices
 from study.report.comparisons import Settings
+from study.report.content import Report, Section
 from study.report.data_sets import (
     base_words,
     character_scores,
@@ -24,10 +25,11 @@ from study.report.design import PhaseDesign, design_of
 from study.report.factor_tables import factor_effects_table
 from study.report.factors import factors_of, other_fields
 from study.report.figures import comparison, curves, inference, pareto, samples, search
-from study.report.figures.canvas import Figure, Skipped
+from study.report.figures.canvas import Figure
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.foreign import foreign_table, foreign_words
 from study.report.formatting import listing, plural
+from study.report.glance import glance_section, spent_words
 from study.report.hypotheses import judge_hypotheses
 from study.report.hypothesis_tables import hypothesis_tables, hypothesis_words
 from study.report.image_levels import class_sample, components, prompt_scores
@@ -39,7 +41,7 @@ from study.report.search_history import METHOD, History, histories, importances
 from study.report.searches import budget_words, default_trials, repeats_of, repeats_words, search_objective
 from study.report.tables import Table
 from study.report.units import reworded, reworded_figure, reworded_table, reworder
-from study.report.verdict import Verdict, judge
+from study.report.verdict import Verdict, cost_words, judge
 from study.statistics.power import MIN_SUBJECTS
 from study.storage.run_key import END_WORDS
 from trainables.evaluation.metrics_table import QUALITY
@@ -50,49 +52,13 @@ DATA_SETS = "data-sets"  # key of the section that is written for data sets alon
 HYPOTHESES = "hypotheses"  # of the section whose sentences are the user's
 
 
-@dataclass(frozen=True)
-class Section:
-    """A heading with paragraphs, figures, tables and further paragraphs, in this order; `code` is titled verbatim
-    text.
-    """
-
-    key: str
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    figures: tuple[Figure | Skipped, ...] = ()
-    tables: tuple[Table, ...] = ()
-    after: tuple[str, ...] = ()
-    code: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Report:
-    """All content; nothing is drawn yet."""
-
-    study: str
-    verdict: Verdict
-    summary: tuple[tuple[str, str], ...]
-    sections: tuple[Section, ...]
-    rows: Rows
-    analysis: Analysis
-
-    @property
-    def figures(self) -> list[Figure]:
-        """All figures that there is data for."""
-        return [f for section in self.sections for f in section.figures if isinstance(f, Figure)]
-
-    @property
-    def tables(self) -> list[Table]:
-        """All tables."""
-        return [table for section in self.sections for table in section.tables]
-
-
 def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     """Computes everything that the report says."""
     rows = prepare(results)
     analysis, design = analyse(rows, settings), design_of(rows)
     styles = arm_styles(rows.arms, rows.methods)
     sections = [
+        _glance(rows, analysis, styles),
         _results(rows, analysis, styles, design),
         _hypotheses(rows, settings),
         _fronts(analysis, styles),
@@ -174,6 +140,11 @@ def _summary(rows: Rows) -> tuple[tuple[str, str], ...]:
     bits = model.get("quantization")
     name = f"{model['path']}, weights quantised ({bits})" if bits else str(model["path"])
     return (*facts, ("Base model", name))
+
+
+def _glance(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Section | None:
+    costs = (analysis.cost, analysis.flops, "peak_memory_bytes")
+    return glance_section(analysis, styles, costs, (*cost_words(analysis), *spent_words(rows)))
 
 
 def _results(

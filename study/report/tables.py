@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from study.report.comparisons import Comparison
 from study.report.formatting import MISSING, PLAIN, Scale, decimals_for, fixed, interval, number, scale_for
-from study.report.measures import FALSE_ALARMS, SCORES, bounded
+from study.report.measures import FALSE_ALARMS, QUALITY, SCORES, bounded, measure
 from study.statistics.paired import Direction, Estimate
 
 _MARKDOWN = str.maketrans(
@@ -25,8 +26,11 @@ _MARKDOWN = str.maketrans(
 _ARROWS = {"max": "↑", "min": "↓"}
 
 
-FOLD_FROM = 24  # rows; longer tables are folded in HTML, but the main one
-_MAIN = "arms"
+FOLD_FROM = 24  # rows; longer tables are folded in HTML, but the main ones
+_MAIN = ("arms", "summary")
+_EIGHT = 105  # letters that fit on eight of the page's twelve columns
+_SHORT = 14  # letters
+_LETTERS = 40  # of a cell on one line; longer texts are broken
 
 
 def escape_markdown(text: str) -> str:
@@ -154,6 +158,24 @@ def estimate_cell(estimate: Estimate, scale: Scale = PLAIN, decimals: int | None
     return Cell(fixed(shown, decimals), detail, estimate.value, estimate.low, estimate.high)
 
 
+def estimate_text(estimate: Estimate, name: str = QUALITY) -> str:
+    """Of a measure or a difference in it, e.g. "0.62 [0.55, 0.70]"; of one with a unit "1.3 [1.2, 1.5] GB"."""
+    if name in SCORES:
+        cell = score_cell(estimate, score_decimals([estimate]))
+        return f"{cell.text} {cell.detail}".strip()
+    limits = [abs(limit) for limit in (estimate.value, estimate.low, estimate.high) if limit is not None]
+    scale = scale_for(measure(name).unit, [max(limits, default=None)])
+    cell = estimate_cell(estimate, scale)
+    return " ".join(part for part in (cell.text, cell.detail, scale.unit) if part)
+
+
+def difference_text(comparison: Comparison) -> str:
+    """E.g. "+0.04 [0.01, 0.07]"."""
+    estimate = comparison.difference
+    sign = "+" if estimate.value is not None and estimate.value > 0 else ""
+    return f"{sign}{estimate_text(estimate, comparison.measure)}"
+
+
 def estimate_column(
     key: str,
     title: str,
@@ -251,35 +273,57 @@ def to_markdown(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-    """A table in a box that scrolls sideways on a narrow screen; all text escaped."""
+    """A table in a box that scrolls sideways on a narrow screen; all text escaped.
 
-    def shown(column: Column, cell: Cell, first: bool) -> str:
-        text = escape_html(cell.text)
-        text = f"<strong>{text}</strong>" if cell.rank == 1 else f"<u>{text}</u>" if cell.rank == 2 else text
-        detail = f"<small>{escape_html(cell.detail)}</small>" if cell.detail else ""
-        name = ' class="number"' if column.numeric else ""
-        return f'<th scope="row"{name}>{text}{detail}</th>' if first else f"<td{name}>{text}{detail}</td>"
-
-    def heading(column: Column) -> str:
-        name = ' class="number"' if column.numeric else ""
-        suffix = f' <span class="unit">{escape_html(column.suffix)}</span>' if column.suffix else ""
-        return f'<th scope="col"{name}>{escape_html(column.title)}{suffix}</th>'
-
-    head = "".join(heading(column) for column in table.columns)
+    Cells bear the number that they show (``data-sort``), for the page's script to sort by, and headings of measures of
+    which higher is better which end comes first.
+    """
+    head = "".join(_heading(column) for column in table.columns)
     body = "\n".join(
         "<tr>"
-        + "".join(shown(c, cell, k == 0) for k, (c, cell) in enumerate(zip(table.columns, row, strict=True)))
+        + "".join(_entry(c, cell, k == 0) for k, (c, cell) in enumerate(zip(table.columns, row, strict=True)))
         + "</tr>"
         for row in table.rows
     )
     notes = "".join(f'<p class="note">{escape_html(note)}</p>' for note in table.notes)
     name = f"table-{escape_html(table.key)}"
     text = (
+        f'<div class="tabular{" eight" if _letters(table) <= _EIGHT else ""}">'
         f'<p class="caption" id="{name}">{escape_html(table.caption)}</p>\n'
-        f'<div class="scroll"><table aria-labelledby="{name}"><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>{notes}"
+        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}"><table class="data" '
+        f'aria-labelledby="{name}"><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>{notes}</div>"
     )
-    if len(table.rows) <= FOLD_FROM or table.key == _MAIN:
+    if len(table.rows) <= FOLD_FROM or table.key in _MAIN:
         return text
     summary = f"{escape_html(table.caption)} ({len(table.rows)} rows)"
     return f'<details class="long"><summary>{summary}</summary>{text}</details>'
+
+
+def _heading(column: Column) -> str:
+    name = ' class="number"' if column.numeric else ""
+    first = ' data-first="descending"' if column.direction == "max" else ""
+    gap = " " if len(column.heading) > _SHORT else "\u00a0"  # a short heading stays on one line
+    suffix = f'{gap}<span class="unit">{escape_html(column.suffix)}</span>' if column.suffix else ""
+    return f'<th scope="col"{name}{first}>{escape_html(column.title)}{suffix}</th>'
+
+
+def _entry(column: Column, cell: Cell, first: bool) -> str:
+    text = escape_html(cell.text)
+    text = f"<strong>{text}</strong>" if cell.rank == 1 else f"<u>{text}</u>" if cell.rank == 2 else text
+    detail = f"<small>{escape_html(cell.detail)}</small>" if cell.detail else ""
+    name = ' class="number"' if column.numeric else ' class="long"' if len(cell.text) > _LETTERS else ""
+    if isinstance(cell.value, (int, float)) and math.isfinite(cell.value):
+        name += f' data-sort="{cell.value:.9g}"'
+    return f'<th scope="row"{name}>{text}{detail}</th>' if first else f"<td{name}>{text}{detail}</td>"
+
+
+def _letters(table: Table) -> int:
+    """About how many letters wide a table is."""
+
+    def wide(k: int, column: Column) -> int:
+        longest = max((len(word) for word in column.heading.split()), default=0)
+        cells = max((max(len(row[k].text), len(row[k].detail)) for row in table.rows), default=0)
+        return max(longest + 2, min(cells, _LETTERS)) + 2
+
+    return sum(wide(k, column) for k, column in enumerate(table.columns))

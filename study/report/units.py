@@ -16,6 +16,7 @@ from matplotlib.text import Text
 
 from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.samples import REFERENCES
+from study.report.figures.spots import reword_spots
 from study.report.tables import Cell, Table
 
 Reword = Callable[[str], str]
@@ -122,9 +123,8 @@ def reworded_figure(figure: Figure | Skipped, reword: Reword) -> Figure | Skippe
     """A figure with its caption, and what is written in it, in other words."""
     if isinstance(figure, Skipped):
         return replace(figure, reason=reword(figure.reason))
-    drawn = figure.draw
 
-    def draw() -> Canvas:
+    def change(drawn: Callable[[], Canvas]) -> Canvas:
         canvas = drawn()
         for text in canvas.findobj(Text):
             assert isinstance(text, Text)
@@ -132,9 +132,10 @@ def reworded_figure(figure: Figure | Skipped, reword: Reword) -> Figure | Skippe
             # Grids of samples bear the captions of the data set itself, which are the user's.
             if said and (not figure.key.startswith("samples") or said == REFERENCES):
                 text.set_text(reword(said))
+        reword_spots(canvas, reword)
         return canvas
 
-    return replace(figure, caption=reword(figure.caption), alt=reword(figure.alt), draw=draw)
+    return replace(figure.redrawn(change), caption=reword(figure.caption), alt=reword(figure.alt))
 
 
 def reworded(texts: Sequence[str], reword: Reword) -> tuple[str, ...]:

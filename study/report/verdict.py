@@ -19,9 +19,9 @@ from study.report.formatting import (
     plural,
     scale_for,
 )
-from study.report.measures import QUALITY, SCALED, SCORES, TOTAL_SECONDS, bounded, measure
+from study.report.measures import QUALITY, SCALED, TOTAL_SECONDS, bounded, measure
 from study.report.prepared import Rows
-from study.report.tables import estimate_cell, score_cell, score_decimals
+from study.report.tables import difference_text, estimate_text
 from study.statistics.paired import Estimate
 from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS, OWN_SPREAD_FROM
 
@@ -50,17 +50,6 @@ class Verdict:
 def margin_text(analysis: Analysis) -> str:
     """E.g. "±0.05"; empty where equivalence is not asked."""
     return "" if analysis.margin is None else f"±{analysis.margin:g}"
-
-
-def estimate_text(estimate: Estimate, name: str = QUALITY) -> str:
-    """Of a measure or a difference in it, e.g. "0.62 [0.55, 0.70]"; of one with a unit "1.3 [1.2, 1.5] GB"."""
-    if name in SCORES:
-        cell = score_cell(estimate, score_decimals([estimate]))
-        return f"{cell.text} {cell.detail}".strip()
-    limits = [abs(limit) for limit in (estimate.value, estimate.low, estimate.high) if limit is not None]
-    scale = scale_for(measure(name).unit, [max(limits, default=None)])
-    cell = estimate_cell(estimate, scale)
-    return " ".join(part for part in (cell.text, cell.detail, scale.unit) if part)
 
 
 def cost_text(result: ArmResult, analysis: Analysis) -> str:
@@ -93,7 +82,6 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
         *rival_words(analysis),
         *pair_words(analysis),
         *_against_base(analysis),
-        *_costs(analysis, best),
         *stability_words(analysis),
         *factor_words(analysis),
         *schedule_words(analysis),
@@ -211,13 +199,6 @@ def _missing(undecided: Sequence[Comparison]) -> str:
         text += " (if they vary as usual)"
     why = ", since a lead that was picked as the largest is too large on average"
     return text + why if easiest.at_least else text
-
-
-def difference_text(comparison: Comparison) -> str:
-    """E.g. "+0.04 [0.01, 0.07]"."""
-    estimate = comparison.difference
-    sign = "+" if estimate.value is not None and estimate.value > 0 else ""
-    return f"{sign}{estimate_text(estimate, comparison.measure)}"
 
 
 def _difference(comparison: Comparison) -> str:
@@ -345,7 +326,11 @@ def _span(comparisons: Sequence[Comparison]) -> str:
     return f"from {difference_text(low)}, {low.first}, to {difference_text(high)}, {high.first}"
 
 
-def _costs(analysis: Analysis, best: ArmResult) -> list[str]:
+def cost_words(analysis: Analysis) -> list[str]:
+    """What a run of the best arm costs, and the cheapest of those that it is not shown to be better than."""
+    if analysis.best is None:
+        return []
+    best = analysis.arm(analysis.best)
     text = cost_text(best, analysis)
     found = [f"Cost of {best.arm} per run: {text}."] if text and not best.is_base else []
     rivals = [analysis.arm(c.second) for c in analysis.against_best if not c.established]

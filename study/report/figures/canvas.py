@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib as mpl
@@ -20,6 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from study.report.figures.spots import Spot, collect_spots, spots_of
 from study.report.figures.style import RC, ArmStyle
 from study.report.formatting import Scale, scale_for
 from study.report.measures import COSTS, measure
@@ -36,13 +37,29 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the report: how to draw it, its caption, and what it shows in words for those who cannot see it."""
+    """A figure of the report: how to draw it, its caption, and what it shows in words for those who cannot see it.
+
+    Attributes:
+        wide: Whether it takes both columns of a page, or one.
+        stacked: How to draw a wide one in a single column, its panels below each other, for narrow screens; None: it
+            is shown there as it is.
+    """
 
     key: str
     caption: str
     alt: str
     draw: Callable[[], Canvas]
-    wide: bool = True  # both columns of a page, or one
+    wide: bool = True
+    stacked: Callable[[], Canvas] | None = None
+
+    def redrawn(self, change: Callable[[Callable[[], Canvas]], Canvas]) -> Figure:
+        """The same figure, drawn by `change`, which is given what has drawn it until now."""
+        draw, stacked = self.draw, self.stacked
+        return replace(
+            self,
+            draw=lambda: change(draw),
+            stacked=None if stacked is None else lambda: change(stacked),
+        )
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,23 @@ class Skipped:
 
     key: str
     reason: str
+
+
+@dataclass(frozen=True)
+class View:
+    """A figure as a page shows it: vectors, and the spots on it; `stacked` ones are for narrow screens."""
+
+    svg: bytes
+    spots: tuple[Spot, ...] = ()
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A figure's bytes by format, and its views: the first is not stacked. One without vectors has none."""
+
+    files: dict[str, bytes]
+    views: tuple[View, ...]
 
 
 @contextmanager
@@ -65,21 +99,32 @@ def new_canvas(width: float, height: float) -> Canvas:
     """An empty figure that no global state knows of, laid out without clipping or overlap."""
     canvas = Canvas(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04))
     FigureCanvasAgg(canvas)
+    collect_spots(canvas)
     return canvas
 
 
-def render(figure: Figure) -> dict[str, bytes]:
-    """Draws a figure; returns its bytes by format."""
-    files = {}
+def render(figure: Figure) -> Rendering:
+    """Draws a figure in every format, and as pages show it."""
     with figure_style():
-        canvas = figure.draw()
-        canvas.draw_without_rendering()
-        canvas.set_layout_engine(None)  # laid out once: every format shows the same, in a third of the time
-        for name in FORMATS:
-            buffer = io.BytesIO()
-            canvas.savefig(buffer, format=name, dpi=PNG_DPI, metadata=_METADATA[name])
-            files[name] = buffer.getvalue()
-    return files
+        files, spots = _drawn(figure.draw, FORMATS)
+        views = [View(files["svg"], spots)] if "svg" in files else []
+        if figure.stacked is not None:
+            stacked, spots = _drawn(figure.stacked, ("svg",))
+            views.append(View(stacked["svg"], spots, stacked=True))
+    return Rendering(files, tuple(views))
+
+
+def _drawn(draw: Callable[[], Canvas], formats: Iterable[str]) -> tuple[dict[str, bytes], tuple[Spot, ...]]:
+    """Bytes by format, and the spots."""
+    canvas = draw()
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine(None)  # laid out once: every format shows the same, in a third of the time
+    files = {}
+    for name in formats:
+        buffer = io.BytesIO()
+        canvas.savefig(buffer, format=name, dpi=PNG_DPI, metadata=_METADATA[name])
+        files[name] = buffer.getvalue()
+    return files, spots_of(canvas)
 
 
 def legend_below(

@@ -11,18 +11,21 @@ from matplotlib.figure import Figure as Canvas
 from study.report.analysis import Analysis, paired
 from study.report.comparisons import Comparison, Outcome
 from study.report.figures.canvas import Figure, Skipped, new_canvas
+from study.report.figures.spots import mark_spot
 from study.report.figures.style import COLUMN, PAGE, ArmStyle, axis_label
 from study.report.formatting import listing, plural
 from study.report.measures import bounded, measure
 from study.report.prepared import Rows
+from study.report.tables import difference_text, estimate_text
 from study.statistics.paired import Estimate
 
 
 @dataclass(frozen=True)
 class IntervalRow:
-    """One arm on one axis: its estimate and its single runs."""
+    """One arm on one axis: its estimate of a measure and its single runs."""
 
     arm: str
+    measure: str
     estimate: Estimate
     runs: tuple[float, ...]
 
@@ -33,10 +36,20 @@ class ForestRow:
 
     label: str
     arm: str
-    estimate: Estimate
-    simultaneous: Estimate
+    comparison: Comparison
     pairs: tuple[float, ...]
-    outcome: Outcome
+
+    @property
+    def estimate(self) -> Estimate:
+        return self.comparison.difference
+
+    @property
+    def simultaneous(self) -> Estimate:
+        return self.comparison.simultaneous
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.comparison.outcome
 
 
 def compute_intervals(rows: Rows, analysis: Analysis, name: str) -> tuple[IntervalRow, ...]:
@@ -47,7 +60,7 @@ def compute_intervals(rows: Rows, analysis: Analysis, name: str) -> tuple[Interv
         estimate = bounded(name, result.estimates[name])
         if estimate.value is not None:
             runs = confirm.loc[confirm["arm"] == result.arm, name].dropna()
-            found.append(IntervalRow(result.arm, estimate, tuple(float(value) for value in runs)))
+            found.append(IntervalRow(result.arm, name, estimate, tuple(float(value) for value in runs)))
     return tuple(found)
 
 
@@ -80,6 +93,9 @@ def draw_intervals(ax: Any, data: tuple[IntervalRow, ...], styles: dict[str, Arm
             markerfacecolor=style.face,
             zorder=4,
         )
+        if row.estimate.value is not None:
+            told = (measure(row.measure).title, estimate_text(row.estimate, row.measure))
+            mark_spot(ax, row.estimate.value, place, row.arm, [told])
     ax.set_yticks(range(len(data)), [styles[row.arm].label for row in data])
     ax.set_ylim(len(data) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
@@ -97,14 +113,17 @@ def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
         return Skipped("intervals", "no complete confirm run")
     known = any(row.estimate.low is not None for found in data.values() for row in found)
     bars = ", Student's 95 % interval (bar)" if known else ""
+    first = [row.arm for row in next(iter(data.values()))]
 
-    def draw() -> Canvas:
-        height = 0.75 + 0.27 * max(len(found) for found in data.values())
-        canvas = new_canvas(PAGE, max(1.6, height))
-        panels = canvas.subplots(1, len(data), squeeze=False)[0]
+    def draw(stacked: bool = False) -> Canvas:
+        height = max(1.6, 0.75 + 0.27 * max(len(found) for found in data.values()))
+        width, lines = (COLUMN, len(data)) if stacked else (PAGE, 1)
+        canvas = new_canvas(width, height * lines)
+        panels = canvas.subplots(lines, len(data) // lines, squeeze=False).flat
         for k, (ax, (name, found)) in enumerate(zip(panels, data.items(), strict=True)):
-            draw_intervals(ax, found, styles, axis_label(measure(name).title, len(data)))
-            if k and [row.arm for row in found] == [row.arm for row in next(iter(data.values()))]:
+            label = axis_label(measure(name).title, 3 if stacked else len(data))
+            draw_intervals(ax, found, styles, label)
+            if k and not stacked and [row.arm for row in found] == first:
                 ax.set_yticklabels([])
         return canvas
 
@@ -114,6 +133,7 @@ def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
         "(small dots).",
         f"Dot plot of {listing(measure(name).words for name in data)} with intervals, one line an arm.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )
 
 
@@ -141,6 +161,12 @@ def draw_forest(
         face = color if row.outcome in ("better", "worse") else "white"
         mark = "s" if row.outcome == "equivalent" else "o"
         ax.plot([row.estimate.value], [place], marker=mark, color=color, markerfacecolor=face, zorder=4)
+        if row.estimate.value is not None:
+            told = [(f"Δ {measure(row.comparison.measure).title}", difference_text(row.comparison))]
+            if row.comparison.p is not None:
+                told.append(("Verdict", row.outcome))
+            names = f"{row.comparison.first} minus {row.comparison.second}"
+            mark_spot(ax, row.estimate.value, place, names, told)
     ax.set_yticks(range(len(data)), [row.label for row in data])
     ax.set_ylim(len(data) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
@@ -152,7 +178,7 @@ def draw_forest(
 def forest_row(rows: Rows, comparison: Comparison, label: str, arm: str) -> ForestRow:
     """The row of one comparison."""
     pairs = paired(rows.confirm, comparison.first, comparison.second, comparison.measure)
-    return ForestRow(label, arm, comparison.difference, comparison.simultaneous, pairs, comparison.outcome)
+    return ForestRow(label, arm, comparison, pairs)
 
 
 def differences_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Figure | Skipped:
@@ -162,12 +188,12 @@ def differences_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyl
         return Skipped(
             "differences", "needs two trained arms with confirm runs on the same subjects and seeds"
         )
-    data = tuple(forest_row(rows, c, f"minus {styles[c.second].label}", c.second) for c in known)
+    data = tuple(forest_row(rows, c, styles[c.second].label, c.second) for c in known)
     best, title = analysis.best, measure(analysis.primary).title
 
     def draw() -> Canvas:
-        canvas = new_canvas(COLUMN * 1.35, max(1.4, 0.9 + 0.27 * len(data)))
-        label = f"Δ {measure(analysis.primary).words} (best arm minus other)"
+        canvas = new_canvas(COLUMN, max(1.4, 0.95 + 0.27 * len(data)))
+        label = f"Δ {measure(analysis.primary).words}\n(best arm minus this)"
         draw_forest(canvas.subplots(), data, styles, label, analysis.margin)
         return canvas
 
@@ -214,16 +240,17 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
     shown = [e.comparisons[name] for e in known for name in names]
     tuned = " Each arm was tuned by its own search." if any(e.searched for e in known) else ""
 
-    def draw() -> Canvas:
-        canvas = new_canvas(PAGE, max(1.3, 0.75 + 0.27 * len(known)))
-        panels = canvas.subplots(1, len(names), squeeze=False)[0]
+    def draw(stacked: bool = False) -> Canvas:
+        width, lines = (COLUMN, len(names)) if stacked else (PAGE, 1)
+        canvas = new_canvas(width, max(1.3, 0.75 + 0.27 * len(known)) * lines)
+        panels = canvas.subplots(lines, len(names) // lines, squeeze=False).flat
         for k, (ax, name) in enumerate(zip(panels, names, strict=True)):
             data = tuple(forest_row(rows, e.comparisons[name], label(e), e.cosine) for e in known)
             margin = analysis.margin if name == analysis.primary else None
-            title = axis_label(f"Δ {measure(name).title.lower()}", len(names))
+            title = axis_label(f"Δ {measure(name).title.lower()}", 3 if stacked else len(names))
             draw_forest(ax, data, styles, title, margin)
             ax.locator_params(axis="x", nbins=3)
-            if k:
+            if k and not stacked:
                 ax.set_yticklabels([])
         return canvas
 
@@ -240,4 +267,5 @@ def schedules_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
         f"pairs (small dots). Right of 0: cosine is higher.{_verdict_marks(shown)}{tuned}",
         "Forest plot of the paired differences between cosine and constant learning-rate schedules.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )

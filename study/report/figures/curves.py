@@ -18,10 +18,12 @@ from study.report.figures.canvas import (
     legend_height,
     new_canvas,
 )
-from study.report.figures.style import PAGE, ArmStyle
-from study.report.formatting import listing
+from study.report.figures.spots import mark_spot
+from study.report.figures.style import COLUMN, PAGE, ArmStyle
+from study.report.formatting import listing, number, scale_for
 from study.report.measures import TOTAL_FLOPS, TOTAL_SECONDS, measure
 from study.report.prepared import Rows
+from study.report.tables import estimate_text
 
 _FEWEST = 2  # evaluations, the end included, that make a course
 _SMALL, _LARGE = 2.0, 4.5  # points: marks
@@ -103,10 +105,11 @@ def curves_figure(data: Sequence[Courses], styles: dict[str, ArmStyle]) -> Figur
         return Skipped("curves", reason)
     arms = _arms(data, styles)
 
-    def draw() -> Canvas:
-        columns = legend_columns(styles, arms, PAGE)
-        lines, across = (1, len(data)) if len(data) <= _ONE_LINE else (2, 2)
-        canvas = new_canvas(PAGE, 0.15 + 1.8 * lines + legend_height(len(arms), columns))
+    def draw(stacked: bool = False) -> Canvas:
+        width = COLUMN if stacked else PAGE
+        columns = legend_columns(styles, arms, width)
+        lines, across = (len(data), 1) if stacked else (1, len(data)) if len(data) <= _ONE_LINE else (2, 2)
+        canvas = new_canvas(width, 0.15 + 1.8 * lines + legend_height(len(arms), columns))
         panels = canvas.subplots(lines, across, squeeze=False).flat
         for k, (ax, courses) in enumerate(zip(panels, data, strict=True)):
             places: dict[str, list[float | None]] = {
@@ -127,6 +130,7 @@ def curves_figure(data: Sequence[Courses], styles: dict[str, ArmStyle]) -> Figur
         f"Line plots of {listing(measure(c.measure).title.lower() for c in data)} against the share of training, one "
         "line an arm.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )
 
 
@@ -149,16 +153,18 @@ def anytime_figure(
         return Skipped("anytime", "the cost of the runs is not known")
     arms = _arms([courses], styles)
 
-    def draw() -> Canvas:
-        columns = legend_columns(styles, arms, PAGE)
-        canvas = new_canvas(PAGE, 2.15 + legend_height(len(arms), columns))
-        panels = canvas.subplots(1, len(axes), squeeze=False, sharey=True)[0]
+    def draw(stacked: bool = False) -> Canvas:
+        width, lines = (COLUMN, len(axes)) if stacked else (PAGE, 1)
+        columns = legend_columns(styles, arms, width)
+        canvas = new_canvas(width, 2.15 * lines + legend_height(len(arms), columns))
+        panels = canvas.subplots(lines, len(axes) // lines, squeeze=False, sharey=True).flat
         for k, (ax, (name, places)) in enumerate(zip(panels, axes.items(), strict=True)):
             # Of the largest alone, so that the axis is linear: courses begin at 0.
             scale = cost_axis(ax, name, [max(x for xs in places.values() for x in xs if x)])
             shown = {arm: [None if x is None else x / scale.factor for x in xs] for arm, xs in places.items()}
             draw_courses(ax, courses, styles, shown)
-            if k:
+            _mark_costs(ax, courses, name, places, scale.factor)
+            if k and not stacked:
                 ax.set_ylabel("")
         legend_below(canvas, styles, arms, columns, level=courses.base[0] if courses.base else None)
         return canvas
@@ -171,4 +177,21 @@ def anytime_figure(
         f"{_bands([courses])}.{images}{_marks([courses])}",
         f"Line plots of {title.lower()} against time and floating-point operations, one line an arm.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )
+
+
+def _mark_costs(
+    ax: Any, courses: Courses, name: str, places: dict[str, list[float | None]], factor: float
+) -> None:
+    """Says of each point what was spent until then and what was reached."""
+    for course in courses.courses:
+        for spent, point in zip(places[course.arm], course.points, strict=True):
+            reached = point.estimate
+            if spent is None or reached.value is None:
+                continue
+            scale = scale_for(measure(name).unit, [spent])
+            cost = f"{number(spent, scale)} {scale.unit}".strip()
+            told = [(measure(courses.measure).title, estimate_text(reached, courses.measure)),
+                    (measure(name).title, cost), ("Share of training", f"{100 * point.share:.0f} %")]  # fmt: skip
+            mark_spot(ax, spent / factor, reached.value, course.arm, told)

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure as Canvas
 
 from study.report.figures.canvas import Figure, legend_below, legend_columns, legend_height, new_canvas
-from study.report.figures.style import PAGE, ArmStyle, axis_label
+from study.report.figures.style import COLUMN, PAGE, ArmStyle, axis_label
 from study.report.formatting import listing
 from study.report.inference_steps import StepCurves
 from study.report.measures import bounded, measure
@@ -42,13 +42,14 @@ def inference_figure(
     """A panel for each measure."""
     arms = [arm for arm in styles if any(arm == curve.arm for curves in found for curve in curves.arms)]
 
-    def draw() -> Canvas:
-        columns = legend_columns(styles, arms, PAGE)
-        canvas = new_canvas(PAGE, 2.1 + legend_height(len(arms), columns))
-        panels = canvas.subplots(1, len(found), squeeze=False).flat
+    def draw(stacked: bool = False) -> Canvas:
+        width, lines = (COLUMN, len(found)) if stacked else (PAGE, 1)
+        columns = legend_columns(styles, arms, width)
+        canvas = new_canvas(width, 2.1 * lines + legend_height(len(arms), columns))
+        panels = canvas.subplots(lines, len(found) // lines, squeeze=False).flat
         for ax, curves in zip(panels, found, strict=True):
             draw_curves(ax, curves, styles, judged_at)
-            ax.set_ylabel(axis_label(measure(curves.measure).title, len(found)))
+            ax.set_ylabel(axis_label(measure(curves.measure).title, 3 if stacked else len(found)))
         legend_below(canvas, styles, arms, columns)
         return canvas
 
@@ -64,4 +65,5 @@ def inference_figure(
         f"The same images of each run at every number, from the same noise.{judged}",
         f"Line plots of {titles} against the number of solver steps, one line an arm.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )

@@ -19,8 +19,10 @@ from study.report.figures.canvas import (
     legend_height,
     new_canvas,
 )
+from study.report.figures.spots import mark_spot
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
 from study.report.measures import TOTAL_SECONDS, TUNED_SECONDS, bounded, measure
+from study.report.tables import estimate_text
 from study.statistics.paired import Estimate, pareto_front
 
 
@@ -103,6 +105,7 @@ def draw_front(ax: Any, front: Front, styles: dict[str, ArmStyle]) -> None:
             markersize=size,
             zorder=3,
         )
+        mark_spot(ax, x, p.y.value or 0.0, p.arm, _spot_values(front, p))
     if front.base is not None and front.base.estimates[front.y].value is not None:
         style = styles[front.base.arm]
         ax.axhline(
@@ -115,6 +118,12 @@ def draw_front(ax: Any, front: Front, styles: dict[str, ArmStyle]) -> None:
     about = measure(front.y)
     ax.set_ylabel(f"{about.title} ({about.unit})" if about.unit else about.title)
     ax.margins(x=0.1, y=0.12)
+
+
+def _spot_values(front: Front, p: FrontPoint) -> list[tuple[str, str]]:
+    """What is shown of a point: both means with their intervals, and whether it is on the front."""
+    found = [(measure(name).title, estimate_text(e, name)) for name, e in ((front.y, p.y), (front.x, p.x))]
+    return [*found, ("On", "the Pareto front")] if p.on_front else found
 
 
 def legend_arms(front: Front, styles: dict[str, ArmStyle]) -> list[str]:
@@ -204,13 +213,14 @@ def cost_panels(
     arms = list(dict.fromkeys(arm for front in fronts for arm in legend_arms(front, styles)))
     arms = [arm for arm in styles if arm in arms]
 
-    def draw() -> Canvas:
-        columns = legend_columns(styles, arms, PAGE)
-        canvas = new_canvas(PAGE, 1.9 + legend_height(len(arms), columns))
-        panels = canvas.subplots(1, len(fronts), squeeze=False, sharey=True)[0]
+    def draw(stacked: bool = False) -> Canvas:
+        width, lines = (COLUMN, len(fronts)) if stacked else (PAGE, 1)
+        columns = legend_columns(styles, arms, width)
+        canvas = new_canvas(width, 1.9 * lines + legend_height(len(arms), columns))
+        panels = canvas.subplots(lines, len(fronts) // lines, squeeze=False, sharey=not stacked).flat
         for k, (ax, front) in enumerate(zip(panels, fronts, strict=True)):
             draw_front(ax, front, styles)
-            if k:
+            if k and not stacked:
                 ax.set_ylabel("")
         level = fronts[0].base.arm if fronts[0].base else None
         legend_below(canvas, styles, arms, columns, lines=False, level=level)
@@ -222,4 +232,5 @@ def cost_panels(
         "Small scatter plots of quality against floating-point operations, memory, trained parameters and "
         "size on disk.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )

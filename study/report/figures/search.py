@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from study.report.figures.canvas import Figure, Skipped, new_canvas
-from study.report.figures.style import LINES, PAGE, ArmStyle, shorten
+from study.report.figures.style import COLUMN, LINES, PAGE, ArmStyle, shorten
 from study.report.measures import measure
 from study.report.search_history import History, Importance
 
@@ -66,13 +66,12 @@ def history_figure(
     for history in data:
         searches.setdefault(history.arm, []).append(history)
     arms = list(searches)
-    lines = math.ceil(len(arms) / 4)
-    columns = math.ceil(len(arms) / lines)
-
     several = max(map(len, searches.values())) > 1
 
-    def draw() -> Canvas:
-        canvas = new_canvas(PAGE, 0.35 + 1.35 * lines)
+    def draw(stacked: bool = False) -> Canvas:
+        lines = math.ceil(len(arms) / (2 if stacked else 4))
+        columns = math.ceil(len(arms) / lines)
+        canvas = new_canvas(COLUMN if stacked else PAGE, 0.35 + 1.35 * lines)
         panels = canvas.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
         longest = max(max(history.places) + 1 for history in data)
         for k, ax in enumerate(panels.flat):
@@ -111,6 +110,7 @@ def history_figure(
         + " The best score of a search is optimistic and is not a result.",
         "Line plots of the best score so far against the number of trials, one panel an arm.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )
 
 
@@ -131,12 +131,12 @@ def importance_figure(data: tuple[Importance, ...], styles: dict[str, ArmStyle])
     if not known:
         reasons = dict.fromkeys(item.skipped or "nothing varied" for item in data)
         return Skipped("importance", "; ".join(reasons) or "nothing was searched")
-    columns = min(len(known), 2)
-    lines = math.ceil(len(known) / columns)
     tallest = max(len(importance.parameters) for importance in known)
 
-    def draw() -> Canvas:
-        canvas = new_canvas(PAGE, 0.4 + lines * (0.35 + 0.17 * tallest))
+    def draw(stacked: bool = False) -> Canvas:
+        columns = 1 if stacked else min(len(known), 2)
+        lines = math.ceil(len(known) / columns)
+        canvas = new_canvas(COLUMN if stacked else PAGE, 0.4 + lines * (0.35 + 0.17 * tallest))
         panels = canvas.subplots(lines, columns, squeeze=False, sharex=True)
         for k, ax in enumerate(panels.flat):
             if k >= len(known):
@@ -156,4 +156,5 @@ def importance_figure(data: tuple[Importance, ...], styles: dict[str, ArmStyle])
         "(permutation p ≥ 0.05).",
         "Bar charts of the share of variance that each hyperparameter explains.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )

@@ -214,7 +214,7 @@ def test_metrics_keep_their_names_and_no_word_is_of_another_program(found: Repor
         assert word not in said.lower(), word
     assert "fid of" in said
     keys = {section.key for section in found.sections}
-    assert keys == {"results", "cost", "pairs", "data", "method", "provenance"}
+    assert keys == {"glance", "results", "cost", "pairs", "data", "method", "provenance"}
 
 
 def test_a_metric_called_as_one_of_this_program_is_not_taken_for_it(
@@ -375,7 +375,7 @@ def test_damaged_facts_are_refused(runs: list[OtherRun], tmp_path: Path) -> None
 
 def test_figures_are_drawn_with_the_names_of_others(found: Report) -> None:
     figures = {one.key: one for one in found.figures}
-    assert set(figures) == {"intervals", "differences", "pareto-costs"}
+    assert set(figures) == {"ranked", "intervals", "differences", "pareto-costs"}
     for one in figures.values():
         assert isinstance(one, Figure)
         labels = [text.get_text() for text in one.draw().findobj(lambda artist: hasattr(artist, "get_text"))]

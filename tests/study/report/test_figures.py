@@ -106,7 +106,7 @@ def unreadable(figure: Figure) -> list[str]:
 
 def test_every_figure_is_there(report: Report) -> None:
     assert {figure.key for figure in report.figures} == {
-        "intervals", "differences", "pareto-quality-cost", "pareto-fidelities", "pareto-costs", "samples-1",
+        "ranked", "intervals", "differences", "pareto-quality-cost", "pareto-fidelities", "pareto-costs", "samples-1",
         "samples-2", "cosine-vs-constant", "curves", "anytime", "search-history", "importance",
     }  # fmt: skip
 
@@ -134,7 +134,7 @@ def test_widths_are_those_of_a_paper(report: Report) -> None:
 
 
 def test_formats_embed_their_fonts_and_no_date(report: Report) -> None:
-    files = render(next(figure for figure in report.figures if figure.key == "curves"))
+    files = render(next(figure for figure in report.figures if figure.key == "curves")).files
     assert set(files) == set(FORMATS)
     assert files["pdf"].startswith(b"%PDF")
     assert b"/Type /Font" in files["pdf"]

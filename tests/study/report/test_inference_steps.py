@@ -80,7 +80,7 @@ def test_the_report_has_a_section_where_it_was_measured_and_else_none() -> None:
     (section,) = (one for one in report.sections if one.key == KEY)
     assert len(section.tables) == 3
     (figure,) = section.figures
-    assert set(render(figure)) == {"pdf", "svg", "png"}  # type: ignore[arg-type]
+    assert set(render(figure).files) == {"pdf", "svg", "png"}  # type: ignore[arg-type]
     assert KEY not in [one.key for one in plain.sections]
     # Nothing else of the report takes notice.
     others = [one for one in report.sections if one.key not in (KEY, "provenance")]

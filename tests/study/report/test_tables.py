@@ -178,6 +178,14 @@ def test_html_shows_hostile_text_as_text() -> None:
     assert "u" in reader.tags
 
 
+def test_cells_bear_the_number_that_they_show_for_the_pages_script() -> None:
+    head, *rows = re.findall(r"<tr>(.*?)</tr>", to_html(sample()), re.DOTALL)
+    keys = [re.findall(r'data-sort="([^"]*)"', row) for row in rows]
+    assert float(keys[1][0]) == pytest.approx(sample().rows[1][1].value)
+    assert [len(row) for row in keys] == [3, 3, 3, 1, 3]  # a name has none, nor has what is missing
+    assert ["data-first" in heading for heading in head.split("<th ")[1:]] == [False, True, False, False]
+
+
 def test_long_tables_are_folded() -> None:
     short, long = (
         assemble("t", "C", [(Column("a", "A"), [text_cell("x")] * count)])

@@ -12,7 +12,7 @@ from study.report.analysis import Analysis, analyse
 from study.report.effect_tables import effects_table
 from study.report.prepared import Rows, prepare
 from study.report.search_history import histories
-from study.report.verdict import judge, percent
+from study.report.verdict import cost_words, judge, percent
 from study.statistics.power import typical_deviation
 from tests.helpers.made_reports import QUICK, analysed, edited
 from tests.helpers.synthetic_results import ARMS, Arm, Study, make_results
@@ -49,7 +49,7 @@ def test_verdict_of_a_large_study_names_leads_and_ties(large: tuple[Rows, Analys
     assert re.search(r"dreambooth_lora \(\+0\.\d+ \[", text)
     assert "Subject fidelity above that of the untrained base model beyond chance: every trained arm" in text
     assert "Prompt fidelity below that of the untrained base model" in text
-    assert "Cost of dreambooth-cosine per run" in text
+    assert "Cost of dreambooth-cosine per run" in " ".join(cost_words(large[1]))
     assert "Highest mean quality when subjects are resampled: dreambooth-cosine" in text
     assert (
         "On the Pareto front of quality and training time (in brackets: with the training time of the search)"
