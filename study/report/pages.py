@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from study.report.figures.canvas import Figure
+from study.report.gallery import linked
 from study.report.sections import Report
 from study.report.tables import escape_markdown, to_html, to_markdown
 
@@ -48,14 +49,14 @@ def data_uri(key: str, files: Mapping[str, bytes]) -> str:
 
 def to_page(report: Report, rendered: Rendered) -> str:
     """One self-contained HTML file: no request leaves it."""
-    style = environment().get_template("report.css").render()
+    style = "".join(environment().get_template(f"{name}.css").render() for name in ("report", "gallery"))
     return (
         environment()
         .get_template("report.html.j2")
         .render(
             report=report,
             style=Markup(style),
-            table=lambda table: Markup(to_html(table)),
+            table=lambda table: Markup(to_html(linked(table, report.gallery))),
             uri=lambda figure: Markup(data_uri(figure.key, rendered[figure.key])),
         )
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from study.report import cost_tables, design_tables, effect_tables, image_tables, search_tables
 from study.report import results_tables as tables
@@ -28,6 +28,7 @@ from study.report.figures.canvas import Figure, Skipped
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.foreign import foreign_table, foreign_words
 from study.report.formatting import listing, plural
+from study.report.gallery import Gallery, compute_gallery
 from study.report.hypotheses import judge_hypotheses
 from study.report.hypothesis_tables import hypothesis_tables, hypothesis_words
 from study.report.image_levels import class_sample, components, prompt_scores
@@ -46,6 +47,7 @@ from trainables.evaluation.metrics_table import QUALITY
 from trainables.evaluation.quality import DATA_SET_RULE
 from trainables.evaluation.quality import RULE as QUALITY_RULE
 
+SAMPLES = "samples"  # key of the section that a page shows as its gallery
 DATA_SETS = "data-sets"  # key of the section that is written for data sets alone
 HYPOTHESES = "hypotheses"  # of the section whose sentences are the user's
 
@@ -75,6 +77,7 @@ class Report:
     sections: tuple[Section, ...]
     rows: Rows
     analysis: Analysis
+    gallery: Gallery = field(default_factory=Gallery)
 
     @property
     def figures(self) -> list[Figure]:
@@ -90,13 +93,13 @@ class Report:
 def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     """Computes everything that the report says."""
     rows = prepare(results)
-    analysis, design = analyse(rows, settings), design_of(rows)
+    analysis, design, gallery = analyse(rows, settings), design_of(rows), compute_gallery(rows)
     styles = arm_styles(rows.arms, rows.methods)
     sections = [
         _results(rows, analysis, styles, design),
         _hypotheses(rows, settings),
         _fronts(analysis, styles),
-        _samples(rows),
+        _samples(rows, gallery),
         _data_sets(rows, settings.level) if rows.of_data_sets else None,
         _factor_effects(analysis),
         _schedules(rows, analysis, styles),
@@ -111,10 +114,8 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _appendix(rows),
         _provenance(rows),
     ]
-    sections = [section for section in sections if section is not None]
-    report = Report(
-        rows.study, judge(rows, analysis), _summary(rows), tuple(s for s in sections if s), rows, analysis
-    )
+    shown = tuple(one for one in sections if one)
+    report = Report(rows.study, judge(rows, analysis), _summary(rows), shown, rows, analysis, gallery)
     return _in_words_of_data_sets(report) if rows.of_data_sets else report
 
 
@@ -255,8 +256,8 @@ def _data_sets(rows: Rows, level: float) -> Section:
     return Section(DATA_SETS, "Data sets", data_set_words(rows, found), tables=shown)
 
 
-def _samples(rows: Rows) -> Section:
-    return Section("samples", "Sample images", figures=tuple(samples.sample_figures(rows)))
+def _samples(rows: Rows, gallery: Gallery) -> Section:
+    return Section(SAMPLES, "Sample images", figures=tuple(samples.sample_figures(rows, gallery)))
 
 
 def _factor_effects(analysis: Analysis) -> Section | None:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from PIL import Image
 
 from study.report.figures.style import RC, ArmStyle
 from study.report.formatting import Scale, scale_for
@@ -43,6 +44,12 @@ class Figure:
     alt: str
     draw: Callable[[], Canvas]
     wide: bool = True  # both columns of a page, or one
+    pixels: bool = False  # made of pictures: without SVG, and with a PNG of few colours
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The kinds of files that it is written as."""
+        return tuple(name for name in FORMATS if name != "svg") if self.pixels else FORMATS
 
 
 @dataclass(frozen=True)
@@ -75,11 +82,22 @@ def render(figure: Figure) -> dict[str, bytes]:
         canvas = figure.draw()
         canvas.draw_without_rendering()
         canvas.set_layout_engine(None)  # laid out once: every format shows the same, in a third of the time
-        for name in FORMATS:
+        for name in figure.formats:
             buffer = io.BytesIO()
             canvas.savefig(buffer, format=name, dpi=PNG_DPI, metadata=_METADATA[name])
             files[name] = buffer.getvalue()
+    if figure.pixels:
+        files["png"] = of_few_colours(files["png"])
     return files
+
+
+def of_few_colours(png: bytes) -> bytes:
+    """A PNG of at most 256 colours, in a third of the bytes where it shows pictures."""
+    with Image.open(io.BytesIO(png)) as image:
+        small = image.convert("RGB").quantize(256)
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def legend_below(
