@@ -256,7 +256,10 @@ def _of_subject(
     by_count = zip(counts.index.tolist(), counts.tolist(), strict=True)
     most = sorted((-count, int(seed)) for seed, count in by_count)[: shown[_SEEDS]]
     seeds = sorted(seed for _, seed in most)
-    by_run = {(str(arm), int(seed)): own for (arm, seed), own in samples.groupby(["arm", "seed"])}
+    by_run = {
+        (str(own["arm"].iloc[0]), int(own["seed"].iloc[0])): own
+        for _, own in samples.groupby(["arm", "seed"])
+    }
     lines: dict[tuple[str, int], Line | None] = {}
     groups = []
     for place, seed in enumerate(seeds, start=1):
