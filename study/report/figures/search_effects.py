@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure as Canvas
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from study.report.ablation import Path
 from study.report.figures.canvas import Figure, Skipped, new_canvas
@@ -61,7 +62,7 @@ def _panels(panels: dict[str, list[Bar]], styles: dict[str, ArmStyle], label: st
     def draw() -> Canvas:
         canvas = new_canvas(PAGE, 0.4 + sum(0.33 + 0.16 * count for count in tallest))
         engine = canvas.get_layout_engine()
-        assert engine is not None
+        assert isinstance(engine, ConstrainedLayoutEngine)
         engine.set(rect=(_ROOM, 0, 1 - _ROOM, 1))
         found = canvas.subplots(
             math.ceil(len(arms) / columns),
