@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from study.report.comparisons import Settings
+from study.report.content import Report
 from study.report.external import META
 from study.report.external_sections import compose_external
 from study.report.figures.canvas import render
@@ -24,7 +25,7 @@ from study.report.pages import to_page, to_text
 from study.report.paper import paper_files
 from study.report.prepared import ResultsLike
 from study.report.report_folder import KIND, MANIFEST, keep_foreign_files, refuse_foreign_folder
-from study.report.sections import Report, compose
+from study.report.sections import compose
 from study.report.tables import to_csv
 from study.report.verdict import Verdict
 from study.results.columns import IMAGE_COLUMNS

@@ -11,6 +11,7 @@ from study.report import effect_tables
 from study.report import results_tables as tables
 from study.report.analysis import Analysis, ArmResult
 from study.report.comparisons import Settings
+from study.report.content import Report, Section
 from study.report.external import External, analyse_external, external_of
 from study.report.external_words import judge_external, phrases_of, seeds_words
 from study.report.figures import comparison, pareto
@@ -19,8 +20,8 @@ from study.report.figures.style import ArmStyle, arm_styles
 from study.report.formatting import MISSING, listing, plural
 from study.report.measures import Measure, external_measures, measure
 from study.report.prepared import ResultsLike, Rows, distinct, prepare
+from study.report.provenance import provenance_facts
 from study.report.results_tables import Pair, counts, texts
-from study.report.sections import Report, Section, provenance_facts
 from study.report.tables import Column, Table, assemble, text_cell
 from study.report.units import reworded, reworded_figure, reworded_table, reworder
 from study.report.verdict import Verdict

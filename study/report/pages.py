@@ -9,9 +9,9 @@ from functools import lru_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from study.report.content import Report
 from study.report.figures.canvas import Figure
 from study.report.gallery import linked
-from study.report.sections import Report
 from study.report.tables import escape_markdown, to_html, to_markdown
 
 Rendered = Mapping[str, Mapping[str, bytes]]  # figure key -> format -> bytes

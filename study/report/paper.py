@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.resources import files
 
+from study.report.content import Report, Section
 from study.report.design import design_of
 from study.report.figures.canvas import Figure
 from study.report.formatting import listing, plural
 from study.report.latex import CHARACTER, escape_latex
 from study.report.prepared import Rows, distinct, section, value_or_none
 from study.report.searches import budget_words, repeats_of, repeats_words, search_objective
-from study.report.sections import Report, Section
 from study.storage.layout import REPORT_FIGURES, REPORT_TABLES
 from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.protocol import AN_ADAPTER

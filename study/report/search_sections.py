@@ -8,6 +8,7 @@ from study.report import ablation, rungs, search_tables
 from study.report.analysis import Analysis
 from study.report.budgets import default_choices
 from study.report.comparisons import Settings
+from study.report.content import Section, known
 from study.report.figures import early_rungs, search, search_effects
 from study.report.figures.style import ArmStyle
 from study.report.formatting import listing
@@ -15,7 +16,6 @@ from study.report.prepared import Rows
 from study.report.search_effects import surrogates
 from study.report.search_history import METHOD, History, histories, importances
 from study.report.searches import budget_words, default_trials, repeats_of, repeats_words, search_objective
-from study.report.section import Section, known
 
 
 def search_section(

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from study.report import (
-    cost_tables,
-    design_tables,
-    effect_tables,
-    image_tables,
-)
+from study.report import cost_tables, design_tables, effect_tables, image_tables
 from study.report import results_tables as tables
 from study.report.analysis import DEFAULTS, Analysis, analyse
 from study.report.anytime import anytime_table, few_points_words
 from study.report.best_steps import best_steps, best_steps_table, best_steps_words, restored_words
 from study.report.comparisons import Settings
+from study.report.content import Report, Section, known
 from study.report.data_sets import (
     base_words,
     character_scores,
@@ -27,13 +23,7 @@ from study.report.data_sets import (
 from study.report.design import PhaseDesign, design_of
 from study.report.factor_tables import factor_effects_table
 from study.report.factors import factors_of, other_fields
-from study.report.figures import (
-    comparison,
-    curves,
-    inference,
-    pareto,
-    samples,
-)
+from study.report.figures import comparison, curves, inference, pareto, samples
 from study.report.figures.canvas import Figure
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.foreign import foreign_table, foreign_words
@@ -47,8 +37,6 @@ from study.report.measures import DATA_SET
 from study.report.prepared import ResultsLike, Rows, distinct, prepare, section
 from study.report.provenance import provenance_facts
 from study.report.search_sections import effects_section, rungs_section, search_section
-from study.report.section import Section, known
-from study.report.tables import Table
 from study.report.units import reworded, reworded_figure, reworded_table, reworder
 from study.report.verdict import Verdict, judge
 from study.statistics.power import MIN_SUBJECTS
@@ -60,29 +48,6 @@ from trainables.evaluation.quality import RULE as QUALITY_RULE
 SAMPLES = "samples"  # key of the section that a page shows as its gallery
 DATA_SETS = "data-sets"  # key of the section that is written for data sets alone
 HYPOTHESES = "hypotheses"  # of the section whose sentences are the user's
-
-
-@dataclass(frozen=True)
-class Report:
-    """All content; nothing is drawn yet."""
-
-    study: str
-    verdict: Verdict
-    summary: tuple[tuple[str, str], ...]
-    sections: tuple[Section, ...]
-    rows: Rows
-    analysis: Analysis
-    gallery: Gallery = field(default_factory=Gallery)
-
-    @property
-    def figures(self) -> list[Figure]:
-        """All figures that there is data for."""
-        return [f for section in self.sections for f in section.figures if isinstance(f, Figure)]
-
-    @property
-    def tables(self) -> list[Table]:
-        """All tables."""
-        return [table for section in self.sections for table in section.tables]
 
 
 def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:

@@ -18,7 +18,9 @@ from study.report.search_effects import Surrogate, effects_of
 from study.statistics.paired import Estimate
 
 _LETTERS = 32  # of a line's label
-_ROOM = 0.015  # of the width, at the left: small letters are wider in print than where the layout measures them
+_ROOM = (
+    0.015  # of the width, at the left: small letters are wider in print than where the layout measures them
+)
 
 
 @dataclass(frozen=True)
