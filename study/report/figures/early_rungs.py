@@ -73,8 +73,8 @@ def rungs_figure(found: Sequence[Rung], name: str) -> Figure | Skipped:
     )
     return Figure(
         KEY,
-        "Whether early values predict the end. Left: rank correlation of the order of runs on the way with that of "
-        "their end (1: the same order, 0: nothing in common). Right: what is lost at the end by keeping the run that "
+        "Whether early values predict the end. First: rank correlation of the order of runs on the way with that of "
+        "their end (1: the same order, 0: nothing in common). Second: what is lost at the end by keeping the run that "
         f"was best on the way.{sure}",
         "Line plots of rank correlation with the end and of lost quality against the share of training.",
         draw,

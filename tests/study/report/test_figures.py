@@ -100,7 +100,8 @@ def unreadable(figure: Figure) -> list[str]:
 def test_every_figure_is_there(report: Report) -> None:
     assert {figure.key for figure in report.figures} == {
         "intervals", "differences", "pareto-quality-cost", "pareto-fidelities", "pareto-costs", "samples-1",
-        "cosine-vs-constant", "curves", "anytime", "search-history", "importance", "early-rungs", "hyperparameter-effects",
+        "cosine-vs-constant", "curves", "anytime", "search-history", "importance", "early-rungs",
+        "hyperparameter-effects",
     }  # fmt: skip
 
 
