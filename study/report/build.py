@@ -20,7 +20,6 @@ from study.report.content import Report
 from study.report.external import META
 from study.report.external_sections import compose_external
 from study.report.figures.canvas import render
-from study.report.figures.samples import used_images
 from study.report.latex import to_latex
 from study.report.pages import to_page, to_text
 from study.report.paper import paper_files
@@ -29,6 +28,7 @@ from study.report.report_folder import KIND, MANIFEST, keep_foreign_files, refus
 from study.report.sections import compose
 from study.report.tables import to_csv
 from study.report.verdict import Verdict
+from study.results.columns import IMAGE_COLUMNS
 from study.storage.layout import (
     REBUILT,
     REPORT_DATA,
@@ -162,16 +162,15 @@ def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
     from study.results.csv_files import write_csv
     from study.results.frames import Results
 
-    images = used_images(report.rows)
-    paths = []
-    for path in images["path"]:
-        content = Path(path).read_bytes()
-        copy = folder / REPORT_IMAGES / f"{hashlib.sha256(content).hexdigest()[:20]}.png"
+    kept = []
+    for run_key, shot in report.gallery.kept():
+        content = shot.picture.content
+        copy = folder / REPORT_IMAGES / f"{hashlib.sha256(content).hexdigest()[:20]}.webp"
         _write(copy, content)
-        paths.append(str(copy))
-    kept = images.assign(path=pd.Series(paths, index=images.index, dtype="str"))
+        kept.append((run_key, shot.step, shot.key, str(copy)))
+    images = pd.DataFrame(kept, columns=list(IMAGE_COLUMNS)).astype({"step": "Int64"})
     scores = getattr(results, "image_scores", None)
-    data = Results(results.frame, results.curves, kept, dict(report.rows.meta))
+    data = Results(results.frame, results.curves, images, dict(report.rows.meta))
     write_csv(data if scores is None else dataclasses.replace(data, image_scores=scores), folder)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from study.report.analysis import Analysis
 from study.report.figures.canvas import Figure, Skipped
+from study.report.gallery import Gallery
 from study.report.prepared import Rows
 from study.report.tables import Table
 from study.report.verdict import Verdict
@@ -36,6 +37,7 @@ class Report:
     sections: tuple[Section, ...]
     rows: Rows
     analysis: Analysis
+    gallery: Gallery = field(default_factory=Gallery)
 
     @property
     def figures(self) -> list[Figure]:
@@ -46,3 +48,8 @@ class Report:
     def tables(self) -> list[Table]:
         """All tables."""
         return [table for section in self.sections for table in section.tables]
+
+
+def known(*found: Table | None) -> tuple[Table, ...]:
+    """The tables that there is data for."""
+    return tuple(table for table in found if table is not None)

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from study.report.content import Report
 from study.report.figures.canvas import Figure, Rendering, View
 from study.report.figures.spots import Spot
+from study.report.gallery import linked
 from study.report.glance import GLANCE
 from study.report.tables import escape_markdown, to_html, to_markdown
 
@@ -39,7 +40,7 @@ def environment() -> Environment:
     )
     found.filters["md"] = escape_markdown
     found.tests["figure"] = lambda value: isinstance(value, Figure)
-    found.tests["pixels"] = lambda figure: figure.key.startswith("samples")
+    found.tests["pixels"] = lambda figure: figure.pixels
     return found
 
 
@@ -89,7 +90,7 @@ def _verbatim(name: str) -> str:
 
 def to_page(report: Report, rendered: Rendered) -> str:
     """One self-contained HTML file: no request leaves it, and no script runs but its own."""
-    style, script = (_verbatim(f"report.{kind}") for kind in ("css", "js"))
+    style, script = _verbatim("report.css") + _verbatim("gallery.css"), _verbatim("report.js")
     digest = hashlib.sha256(script.encode()).digest()
 
     def svg(view: View) -> Markup:
@@ -104,7 +105,7 @@ def to_page(report: Report, rendered: Rendered) -> str:
             style=Markup(style),
             script=Markup(script),
             script_hash=Markup(base64.b64encode(digest).decode()),
-            table=lambda table: Markup(to_html(table)),
+            table=lambda table: Markup(to_html(linked(table, report.gallery))),
             views=lambda figure: rendered[figure.key].views,
             svg=svg,
             png=lambda figure: Markup(png_uri(rendered[figure.key].files["png"])),

@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from study.report import cost_tables, design_tables, effect_tables, image_tables, search_tables
+from study.report import cost_tables, design_tables, effect_tables, image_tables
 from study.report import results_tables as tables
 from study.report.analysis import DEFAULTS, Analysis, analyse
 from study.report.anytime import anytime_table, few_points_words
 from study.report.best_steps import best_steps, best_steps_table, best_steps_words, restored_words
-from study.report.budgets import default_choices
 from study.report.comparisons import Settings
-from study.report.content import Report, Section
+from study.report.content import Report, Section, known
 from study.report.data_sets import (
     base_words,
     character_scores,
@@ -24,11 +23,12 @@ from study.report.data_sets import (
 from study.report.design import PhaseDesign, design_of
 from study.report.factor_tables import factor_effects_table
 from study.report.factors import factors_of, other_fields
-from study.report.figures import comparison, curves, inference, pareto, samples, search
+from study.report.figures import comparison, curves, inference, pareto, samples
 from study.report.figures.canvas import Figure
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.foreign import foreign_table, foreign_words
-from study.report.formatting import listing, plural
+from study.report.formatting import plural
+from study.report.gallery import Gallery, compute_gallery
 from study.report.glance import glance_section, spent_words
 from study.report.hypotheses import judge_hypotheses
 from study.report.hypothesis_tables import hypothesis_tables, hypothesis_words
@@ -37,9 +37,7 @@ from study.report.inference_steps import WORDS, judged_at, step_curves, step_tab
 from study.report.measures import DATA_SET
 from study.report.prepared import ResultsLike, Rows, distinct, prepare, section
 from study.report.provenance import provenance_facts
-from study.report.search_history import METHOD, History, histories, importances
-from study.report.searches import budget_words, default_trials, repeats_of, repeats_words, search_objective
-from study.report.tables import Table
+from study.report.search_sections import effects_section, rungs_section, search_section
 from study.report.units import reworded, reworded_figure, reworded_table, reworder
 from study.report.verdict import Verdict, cost_words, judge
 from study.statistics.power import MIN_SUBJECTS
@@ -48,6 +46,7 @@ from trainables.evaluation.metrics_table import QUALITY
 from trainables.evaluation.quality import DATA_SET_RULE
 from trainables.evaluation.quality import RULE as QUALITY_RULE
 
+SAMPLES = "samples"  # key of the section that a page shows as its gallery
 DATA_SETS = "data-sets"  # key of the section that is written for data sets alone
 HYPOTHESES = "hypotheses"  # of the section whose sentences are the user's
 
@@ -55,14 +54,14 @@ HYPOTHESES = "hypotheses"  # of the section whose sentences are the user's
 def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     """Computes everything that the report says."""
     rows = prepare(results)
-    analysis, design = analyse(rows, settings), design_of(rows)
+    analysis, design, gallery = analyse(rows, settings), design_of(rows), compute_gallery(rows)
     styles = arm_styles(rows.arms, rows.methods)
     sections = [
         _glance(rows, analysis, styles),
         _results(rows, analysis, styles, design),
         _hypotheses(rows, settings),
         _fronts(analysis, styles),
-        _samples(rows),
+        _samples(rows, gallery),
         _data_sets(rows, settings.level) if rows.of_data_sets else None,
         _factor_effects(analysis),
         _schedules(rows, analysis, styles),
@@ -71,16 +70,16 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
         _curves(rows, analysis, styles),
         _inference(rows, analysis, styles),
         _images(rows, analysis),
-        _search(rows, analysis, styles, settings),
+        rungs_section(rows, settings.level),
+        search_section(rows, analysis, styles, settings),
+        effects_section(rows, styles, settings.level),
         _exclusions(analysis),
         _method(rows, analysis, settings, design),
         _appendix(rows),
         _provenance(rows),
     ]
-    sections = [section for section in sections if section is not None]
-    report = Report(
-        rows.study, judge(rows, analysis), _summary(rows), tuple(s for s in sections if s), rows, analysis
-    )
+    shown = tuple(one for one in sections if one)
+    report = Report(rows.study, judge(rows, analysis), _summary(rows), shown, rows, analysis, gallery)
     return _in_words_of_data_sets(report) if rows.of_data_sets else report
 
 
@@ -162,7 +161,7 @@ def _results(
         ),
         tables=(
             tables.arms_table(analysis, image_tables.class_words(class_sample(rows))),
-            *_known(
+            *known(
                 design_tables.design_table(design),
                 design_tables.factors_table(factors_of(rows), other_fields(rows)),
             ),
@@ -180,10 +179,6 @@ def _hypotheses(rows: Rows, settings: Settings) -> Section | None:
     return Section(HYPOTHESES, "Hypotheses", hypothesis_words(judged), tables=found)
 
 
-def _known(*found: Table | None) -> tuple[Table, ...]:
-    return tuple(table for table in found if table is not None)
-
-
 def _fronts(analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
     return Section(
         "cost",
@@ -194,7 +189,7 @@ def _fronts(analysis: Analysis, styles: dict[str, ArmStyle]) -> Section:
             pareto.fidelity_figure(analysis, styles),
             pareto.costs_figure(analysis, styles),
         ),
-        tables=_known(cost_tables.costs_table(analysis), cost_tables.tuned_table(analysis)),
+        tables=known(cost_tables.costs_table(analysis), cost_tables.tuned_table(analysis)),
     )
 
 
@@ -204,7 +199,7 @@ def _images(rows: Rows, analysis: Analysis) -> Section | None:
     spreads = () if rows.of_data_sets else components(rows)
     best = analysis.arm(analysis.best).estimates[QUALITY].value if analysis.best else None
     spread = image_tables.components_table(spreads) if spreads else None
-    found = _known(image_tables.ceilings_table(rows), spread)
+    found = known(image_tables.ceilings_table(rows), spread)
     if not found:
         return None
     return Section("images", "Images and ceilings", image_tables.ceiling_words(rows, best), tables=found)
@@ -222,12 +217,12 @@ def _data_sets(rows: Rows, level: float) -> Section:
     """Distances to held-out images, and scores by character where characters are named."""
     found = character_scores(rows)
     characters = characters_table(found) if found else None
-    shown = _known(data_sets_table(rows, level), characters)
+    shown = known(data_sets_table(rows, level), characters)
     return Section(DATA_SETS, "Data sets", data_set_words(rows, found), tables=shown)
 
 
-def _samples(rows: Rows) -> Section:
-    return Section("samples", "Sample images", figures=tuple(samples.sample_figures(rows)))
+def _samples(rows: Rows, gallery: Gallery) -> Section:
+    return Section(SAMPLES, "Sample images", figures=tuple(samples.sample_figures(rows, gallery)))
 
 
 def _factor_effects(analysis: Analysis) -> Section | None:
@@ -287,7 +282,7 @@ def _curves(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> Sect
     )  # else the figure's reason says how to get it
     found = best_steps(rows, analysis.settings.level)
     words = (*(few_points_words(data) if drawn else ()), *best_steps_words(found))
-    shown = _known(anytime_table(data), best_steps_table(found))
+    shown = known(anytime_table(data), best_steps_table(found))
     return Section("curves", "Quality on the way", words, figures, shown)
 
 
@@ -296,53 +291,6 @@ def _inference(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]) -> S
         return None
     figures = (inference.inference_figure(found, styles, judged_at(rows)),)
     return Section("inference-steps", "Quality against inference steps", WORDS, figures, step_tables(found))
-
-
-def _search(
-    rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle], settings: Settings
-) -> Section | None:
-    data, weights = histories(rows), importances(rows, settings.seed)
-    defaults = any(default_trials(rows, arm) for arm in rows.trained_arms)
-    if not data and not analysis.chosen:
-        return None
-    found = [search_tables.budget_table(analysis.budgets)]
-    if analysis.chosen:
-        found += search_tables.chosen_tables(analysis.chosen, default_choices(rows, analysis.chosen))
-    if weights:
-        found.append(search_tables.importance_table(weights))
-    paragraphs = (
-        f"{_searches(rows)} by {search_objective(rows).words}. Its scores are shown to judge the search; none of them "
-        "is a result.",
-        *_never_met(rows, data),
-        *repeats_words(rows),
-        *budget_words(rows),
-    )
-    return Section(
-        "search",
-        "The search",
-        paragraphs,
-        (search.history_figure(data, styles, defaults), search.importance_figure(weights, styles)),
-        tuple(found),
-        (f"Importance: {METHOD}",) if weights else (),
-    )
-
-
-def _searches(rows: Rows) -> str:
-    if repeats_of(rows) == 1:
-        return "The search chose one configuration of each arm"
-    return f"Each of {repeats_of(rows)} searches chose one configuration of each arm"
-
-
-def _never_met(rows: Rows, data: Sequence[History]) -> tuple[str, ...]:
-    """Which searches found nothing that meets the objective's constraints."""
-    if not search_objective(rows).constraints:
-        return ()
-    arms = dict.fromkeys(history.arm for history in data if not any(history.feasible))
-    if not arms:
-        return ()
-    return (
-        f"In a search of {listing(arms)} no trial met the constraint, so that the one that missed it least was taken.",
-    )
 
 
 def _exclusions(analysis: Analysis) -> Section:

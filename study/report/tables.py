@@ -52,6 +52,7 @@ class Cell:
         detail: Second, smaller line: the interval.
         value, low, high: Numbers for the CSV, in the base unit.
         rank: 1 for the best of its column, 2 for the second, else None.
+        anchor: Where on the page the text leads to; empty for nowhere.
     """
 
     text: str
@@ -60,6 +61,7 @@ class Cell:
     low: float | None = None
     high: float | None = None
     rank: Literal[1, 2] | None = None
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -311,6 +313,7 @@ def _heading(column: Column) -> str:
 def _entry(column: Column, cell: Cell, first: bool) -> str:
     text = escape_html(cell.text)
     text = f"<strong>{text}</strong>" if cell.rank == 1 else f"<u>{text}</u>" if cell.rank == 2 else text
+    text = f'<a href="#{escape_html(cell.anchor)}">{text}</a>' if cell.anchor else text
     detail = f"<small>{escape_html(cell.detail)}</small>" if cell.detail else ""
     name = ' class="number"' if column.numeric else ' class="long"' if len(cell.text) > _LETTERS else ""
     if isinstance(cell.value, (int, float)) and math.isfinite(cell.value):

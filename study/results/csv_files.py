@@ -111,7 +111,7 @@ def read_csv(folder: Path) -> Results:
     return Results(
         frame=frame_of(runs.rows),
         curves=table_of(curves.rows, CURVE_COLUMNS),
-        images=table_of([image for image in shown if _is_png(Path(image["path"]))], IMAGE_COLUMNS),
+        images=table_of([image for image in shown if _is_picture(Path(image["path"]))], IMAGE_COLUMNS),
         meta=meta,
         image_scores=scores,
     )
@@ -358,10 +358,11 @@ def _read_meta(path: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _is_png(path: Path) -> bool:
+def _is_picture(path: Path) -> bool:
     """Whether a report may show the file: a table that somebody else made must not draw other files into it."""
     try:
         with path.open("rb") as file:
-            return file.read(8) == b"\x89PNG\r\n\x1a\n"
+            head = file.read(12)
+            return head.startswith(b"\x89PNG\r\n\x1a\n") or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
     except (OSError, ValueError):
         return False

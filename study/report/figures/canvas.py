@@ -19,6 +19,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from PIL import Image
 
 from study.report.figures.spots import Spot, collect_spots, spots_of
 from study.report.figures.style import RC, ArmStyle
@@ -43,6 +44,7 @@ class Figure:
         wide: Whether it takes both columns of a page, or one.
         stacked: How to draw a wide one in a single column, its panels below each other, for narrow screens; None: it
             is shown there as it is.
+        pixels: Whether it is made of pictures: it has no SVG, and a PNG of few colours.
     """
 
     key: str
@@ -51,6 +53,12 @@ class Figure:
     draw: Callable[[], Canvas]
     wide: bool = True
     stacked: Callable[[], Canvas] | None = None
+    pixels: bool = False
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The kinds of files that it is written as."""
+        return tuple(name for name in FORMATS if name != "svg") if self.pixels else FORMATS
 
     def redrawn(self, change: Callable[[Callable[[], Canvas]], Canvas]) -> Figure:
         """The same figure, drawn by `change`, which is given what has drawn it until now."""
@@ -106,8 +114,10 @@ def new_canvas(width: float, height: float) -> Canvas:
 def render(figure: Figure) -> Rendering:
     """Draws a figure in every format, and as pages show it."""
     with figure_style():
-        files, spots = _drawn(figure.draw, FORMATS)
-        views = [View(files["svg"], spots)] if "svg" in files else []
+        files, spots = _drawn(figure.draw, figure.formats)
+        if figure.pixels:
+            return Rendering({**files, "png": of_few_colours(files["png"])}, ())
+        views = [View(files["svg"], spots)]
         if figure.stacked is not None:
             stacked, spots = _drawn(figure.stacked, ("svg",))
             views.append(View(stacked["svg"], spots, stacked=True))
@@ -125,6 +135,15 @@ def _drawn(draw: Callable[[], Canvas], formats: Iterable[str]) -> tuple[dict[str
         canvas.savefig(buffer, format=name, dpi=PNG_DPI, metadata=_METADATA[name])
         files[name] = buffer.getvalue()
     return files, spots_of(canvas)
+
+
+def of_few_colours(png: bytes) -> bytes:
+    """A PNG of at most 256 colours, in a third of the bytes where it shows pictures."""
+    with Image.open(io.BytesIO(png)) as image:
+        small = image.convert("RGB").quantize(256)
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def legend_below(

@@ -1,37 +1,27 @@
-"""Sample grids: the arms' images of one subject, one a prompt, on the same prompts and noise; references apart."""
+"""The sample grid of a paper: the arms' images of one subject, one a prompt, on the same prompts and noise; references
+apart. All subjects are in the gallery of the page (``study/report/gallery.py``), whose pictures these are.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure as Canvas
-from numpy.typing import NDArray
 from PIL import Image
 
 from study.report.design import confirm_design
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.style import PAGE, shorten
-from study.report.prepared import Rows, distinct, natural_key
-from study.results.columns import IMAGE_COLUMNS
-from trainables.methods.registry import BASE
+from study.report.gallery import Gallery, Pixels
+from study.report.prepared import Rows
 
-MAX_SUBJECTS = 4
-MAX_PIXELS = 1400  # width of one picture; larger ones are made smaller
-_REFERENCE_KEYS = frozenset({"references"})
-_OVERVIEW_KEYS = frozenset({"grid", "samples"})  # one run's whole picture: shown where there are no strips
-_OTHER_KEYS = frozenset({"class"})
 REFERENCES = "Held-out references of the subject, in scenes of their own:"
 _LARGEST = 1.6  # inches: the height of one line
 _GAP = 0.05
 _CAPTION, _APART = 0.16, 0.16  # inches over and under the references
 _LABEL = 1.05  # inches for the names at the left
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class SampleRow:
 
 @dataclass(frozen=True)
 class SampleGrid:
-    """All arms on one subject and seed; `columns` are the keys of the pictures.
+    """All arms on one subject and seed; `columns` are the prompts, as templates.
 
     Attributes:
         references: Held-out images of the subject side by side, which belong to no column; None without any.
@@ -59,125 +49,33 @@ class SampleGrid:
     prompts: int | None = None
 
 
-def load_picture(path: str | Path, *, first: bool = False) -> Pixels | None:
-    """Reads a picture as RGB, at most `MAX_PIXELS` wide; None where it is missing or broken.
-
-    Args:
-        first: Of a strip of square images side by side, the first alone.
-    """
-    try:
-        with Image.open(path) as image:
-            side = min(image.size) if first else image.width
-            picture = image.crop((0, 0, side, image.height)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    if picture.width > MAX_PIXELS:
-        height = max(1, round(picture.height * MAX_PIXELS / picture.width))
-        picture = picture.resize((MAX_PIXELS, height), Image.Resampling.LANCZOS)
-    return np.asarray(picture, dtype=np.uint8)
-
-
-def used_images(rows: Rows) -> pd.DataFrame:
-    """The image rows that the grids show: a few confirm subjects, one seed each, each run's last step."""
-    images = rows.images
-    images = images[(images["phase"] == "confirm") & (images["state"] == "COMPLETE")]
-    images = images[np.array([load_picture(path) is not None for path in images["path"]], dtype=bool)]
-    parts: list[pd.DataFrame] = []
-    for subject in distinct(images["subject"]):
-        chosen = _of_subject(rows, images[images["subject"] == subject])
-        if chosen is not None and len(parts) < MAX_SUBJECTS:
-            parts.append(chosen)
-    found = pd.concat(parts) if parts else images.iloc[:0]
-    return found[list(IMAGE_COLUMNS)]
-
-
-def _is_reference(keys: pd.Series) -> pd.Series:
-    return keys.isin(_REFERENCE_KEYS)
-
-
-def _of_subject(rows: Rows, images: pd.DataFrame) -> pd.DataFrame | None:
-    reference = _is_reference(images["key"])
-    samples = images[~reference & ~images["key"].isin(_OTHER_KEYS)]
-    if not samples["key"].isin(_OVERVIEW_KEYS).all():
-        samples = samples[~samples["key"].isin(_OVERVIEW_KEYS)]
-    if samples.empty:
-        return None
-    is_base = samples["arm"].map(rows.methods) == BASE
-    trained = samples[~is_base]
-    counts = (samples if trained.empty else trained).groupby("seed")["arm"].nunique()
-    seed = counts[counts == counts.max()].index.min()
-    base = samples[is_base]
-    if len(base) and not (base["seed"] == seed).any():
-        base = base[
-            base["seed"] == base["seed"].min()
-        ]  # the base model does not depend on the seed of training
-    else:
-        base = base[base["seed"] == seed]
-    samples = pd.concat([base, trained[trained["seed"] == seed]])
-    last = samples.groupby("run_key")["step"].transform(lambda steps: steps.fillna(0).max())
-    samples = samples[samples["step"].fillna(0) == last]
-    return pd.concat([images[reference].head(1), samples])
-
-
-def compute_grids(rows: Rows) -> tuple[SampleGrid, ...]:
-    """One grid a confirm subject, at the seed that most arms have: references, base model, then the arms."""
-    runs = rows.frame[["run_key", "arm", "subject", "seed"]].drop_duplicates("run_key")
-    images = used_images(rows).merge(runs, on="run_key", how="left")
-    return tuple(
-        _grid(rows, images[images["subject"] == subject], str(subject))
-        for subject in distinct(images["subject"])
-    )
-
-
-def _grid(rows: Rows, images: pd.DataFrame, subject: str) -> SampleGrid:
-    reference = _is_reference(images["key"])
-    samples = images[~reference]
-    columns = tuple(sorted({str(key) for key in samples["key"]}, key=natural_key))
-    seeds = samples.loc[samples["arm"].map(rows.methods) != BASE, "seed"]
-    seed = int((seeds if len(seeds) else samples["seed"]).min())
-    lines = []
-    strips = not samples["key"].isin(_OVERVIEW_KEYS).any()
-    for arm in sorted(rows.arms, key=lambda name: rows.methods.get(name) != BASE):
-        own = samples[samples["arm"] == arm]
-        paths = {str(key): str(path) for key, path in zip(own["key"], own["path"], strict=True)}
-        if paths:
-            pictures = tuple(
-                load_picture(paths[key], first=strips) if key in paths else None for key in columns
+def compute_grid(rows: Rows, gallery: Gallery) -> SampleGrid | None:
+    """The grid of the gallery's first subject and seed: references, base model, arms; None without pictures."""
+    for one in gallery.subjects[:1]:
+        group, references = one.groups[0], one.reference_picture
+        lines = tuple(
+            SampleRow(
+                line.arm,
+                tuple(None if shot is None else few_colours(shot.picture.pixels) for shot in line.shots),
             )
-            lines.append(SampleRow(arm, pictures))
-    design = confirm_design(rows)
-    return SampleGrid(
-        subject,
-        seed,
-        columns,
-        tuple(lines),
-        _references(rows, images[reference], subject),
-        design.prompts if design is not None and strips else None,
-    )
+            for line in group.lines
+        )
+        design = None if gallery.overviews else confirm_design(rows)
+        return SampleGrid(
+            one.subject,
+            group.seed,
+            one.prompts,
+            lines,
+            None if references is None else few_colours(references.pixels),
+            None if design is None else design.prompts,
+        )
+    return None
 
 
-def _references(rows: Rows, images: pd.DataFrame, subject: str) -> Pixels | None:
-    given = rows.meta.get("references")
-    if isinstance(given, Mapping) and given.get(subject):
-        found = given[subject]
-        paths = [str(found)] if isinstance(found, (str, Path)) else [str(path) for path in found]
-        return side_by_side([load_picture(path) for path in paths[:8]])
-    return load_picture(str(images["path"].iloc[0])) if len(images) else None
-
-
-def side_by_side(pictures: list[Pixels | None]) -> Pixels | None:
-    """Joins pictures into one line at the height of the first; None without any."""
-    known = [picture for picture in pictures if picture is not None]
-    if not known:
-        return None
-    height = known[0].shape[0]
-    scaled = []
-    for picture in known:
-        if picture.shape[0] != height:
-            width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-            picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
-        scaled.append(picture)
-    return np.concatenate(scaled, axis=1)
+def few_colours(picture: Pixels) -> Pixels:
+    """A picture of at most 256 colours, which a PDF holds in little more than half of the bytes."""
+    small = Image.fromarray(picture).quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return np.asarray(small.convert("RGB"), dtype=np.uint8)
 
 
 def draw_grid(grid: SampleGrid) -> Canvas:
@@ -204,7 +102,7 @@ def draw_grid(grid: SampleGrid) -> Canvas:
         canvas.text(_LABEL / width, 1 - (_CAPTION - 0.04) / height, REFERENCES, va="bottom", fontsize=5.5)
         y = height - _CAPTION - grid.references.shape[0] * scale
         extent = (_LABEL, _LABEL + grid.references.shape[1] * scale, y, height - _CAPTION)
-        ax.imshow(grid.references, extent=extent, aspect="auto")
+        ax.imshow(grid.references, extent=extent, aspect="auto", interpolation="none")
         ax.plot([0.02, width - 0.02], [y - _APART / 2] * 2, color="#8c8c8c", linewidth=0.5)
     y = height - above - top
     for row, row_height in zip(grid.rows, heights, strict=True):
@@ -217,7 +115,7 @@ def draw_grid(grid: SampleGrid) -> Canvas:
             if picture is not None:
                 picture = picture[:, : int((width - x) / inches)]
                 right, up = x + picture.shape[1] * inches, y + picture.shape[0] * inches
-                ax.imshow(picture, extent=(x, right, y, up), aspect="auto")
+                ax.imshow(picture, extent=(x, right, y, up), aspect="auto", interpolation="none")
             x += column_width * inches + _GAP
         y -= _GAP
     ax.set(xlim=(0, width), ylim=(0, height))
@@ -233,20 +131,13 @@ def _width(picture: Pixels | None) -> int:
     return 0 if picture is None else int(picture.shape[1])
 
 
-def _titles(keys: tuple[str, ...], inches: list[float]) -> list[str]:
-    """The prompts in keys such as "03 a subject on a beach", broken to the widths of their columns."""
-    if len(keys) < 2:
+def _titles(prompts: tuple[str, ...], inches: list[float]) -> list[str]:
+    """The prompts, broken to the widths of their columns."""
+    if len(prompts) < 2:
         return []
-    prompts = [_prompt(key) for key in keys]
     return [
         _wrap(prompt, max(6, int(width / 0.048)), 4) for prompt, width in zip(prompts, inches, strict=True)
     ]
-
-
-def _prompt(key: str) -> str:
-    """The template in a key: "03 subject on a beach" is "{subject} on a beach", since keys hold no braces."""
-    found = re.fullmatch(r"\d+ (.*)", key)
-    return key if found is None else re.sub(r"\bsubject\b", "{subject}", found[1], count=1)
 
 
 def _wrap(name: str, limit: int = 17, lines: int = 3) -> str:
@@ -269,26 +160,19 @@ def _shown(grid: SampleGrid) -> str:
     )
 
 
-def sample_figures(rows: Rows) -> list[Figure | Skipped]:
-    """A figure for each subject that has pictures."""
-    grids = compute_grids(rows)
-    if not grids:
+def sample_figures(rows: Rows, gallery: Gallery) -> list[Figure | Skipped]:
+    """A figure of the first subject that has pictures."""
+    grid = compute_grid(rows, gallery)
+    if grid is None:
         return [Skipped("samples", "no sample images of complete confirm runs were found")]
-    found: list[Figure | Skipped] = []
-    for k, grid in enumerate(grids):
-        seed = f"seed {grid.seed}"
-        found.append(
-            Figure(
-                f"samples-{k + 1}",
-                f"Subject {grid.subject}, {seed}: {_shown(grid)} of the base model and of each arm on the same "
-                f"prompts and the same noise"
-                + (
-                    ". On top, apart from the columns: held-out references."
-                    if grid.references is not None
-                    else "."
-                ),
-                f"Grid of sample images of subject {grid.subject}, one line an arm.",
-                lambda grid=grid: draw_grid(grid),  # type: ignore[misc]
-            )
+    references = "" if grid.references is None else " On top, apart from the columns: held-out references."
+    return [
+        Figure(
+            "samples-1",
+            f"Subject {grid.subject}, seed {grid.seed}: {_shown(grid)} of the base model and of each arm on the same "
+            f"prompts and the same noise.{references}",
+            f"Grid of sample images of subject {grid.subject}, one line an arm.",
+            lambda: draw_grid(grid),
+            pixels=True,
         )
-    return found
+    ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +16,7 @@ from study.report.analysis import Settings
 from study.report.anytime import compute_courses
 from study.report.figures.canvas import FORMATS, Figure, Skipped, cost_axis, figure_style, new_canvas, render
 from study.report.figures.pareto import compute_front
-from study.report.figures.samples import (
-    REFERENCES,
-    compute_grids,
-    load_picture,
-    sample_figures,
-    side_by_side,
-    used_images,
-)
+from study.report.figures.samples import REFERENCES, compute_grid, few_colours, sample_figures
 from study.report.figures.style import MARKERS, PALETTE, arm_labels, arm_styles, axis_label, shorten
 from study.report.prepared import Drawn, prepare
 from study.report.sections import Report, compose
@@ -107,7 +100,8 @@ def unreadable(figure: Figure) -> list[str]:
 def test_every_figure_is_there(report: Report) -> None:
     assert {figure.key for figure in report.figures} == {
         "ranked", "intervals", "differences", "pareto-quality-cost", "pareto-fidelities", "pareto-costs", "samples-1",
-        "samples-2", "cosine-vs-constant", "curves", "anytime", "search-history", "importance",
+        "cosine-vs-constant", "curves", "anytime", "search-history", "importance",
+        "early-rungs", "hyperparameter-effects",
     }  # fmt: skip
 
 
@@ -178,30 +172,27 @@ def test_curves_use_confirm_runs_only(report: Report) -> None:
     assert compute_courses(rows, "quality", QUICK.level).courses == ()
 
 
-def test_grids_show_references_base_and_arms_on_the_same_prompts(report: Report) -> None:
-    grids = compute_grids(report.rows)
-    assert [grid.subject for grid in grids] == ["bird-1", "dog-1"]
-    for grid in grids:
-        assert [row.label for row in grid.rows] == [arm.name for arm in ARMS]
-        assert grid.references is not None
-        assert grid.references.shape[1] > 3 * grid.references.shape[0]  # four, side by side
-        assert grid.columns == tuple(f"{k:02d} {prompt}" for k, prompt in enumerate(PROMPTS))
-        assert grid.seed == 100
-        assert all(picture is not None for row in grid.rows for picture in row.pictures)
-        for row in grid.rows:  # of two images a prompt the first
-            assert {picture.shape for picture in row.pictures if picture is not None} == {(64, 64, 3)}
-    keys = set(used_images(report.rows)["key"])
-    assert "class" not in keys
-    assert "grid" not in keys
+def test_a_grid_shows_references_base_and_arms_on_the_same_prompts(report: Report) -> None:
+    grid = compute_grid(report.rows, report.gallery)
+    assert grid is not None
+    assert grid.subject == "bird-1"
+    assert [row.label for row in grid.rows] == [arm.name for arm in ARMS]
+    assert grid.references is not None
+    assert grid.references.shape[1] > 3 * grid.references.shape[0]  # four, side by side
+    assert grid.columns == tuple(prompt.replace("subject", "{subject}") for prompt in PROMPTS)
+    assert grid.seed == 100
+    for row in grid.rows:  # of two images a prompt the first
+        assert {picture.shape for picture in row.pictures if picture is not None} == {(64, 64, 3)}
+        assert all(picture is not None for picture in row.pictures)
 
 
-def test_grids_say_what_they_show(report: Report) -> None:
+def test_a_grid_says_what_it_shows(report: Report) -> None:
     figure = next(figure for figure in report.figures if figure.key == "samples-1")
     assert (
         "images of the base model and of each arm" in figure.caption
     )  # how many prompts there were is not known
     rows = replace(report.rows, drawn={"confirm": Drawn(16, 64, 8)})
-    (first, *_) = sample_figures(rows)
+    (first,) = sample_figures(rows, report.gallery)
     assert isinstance(first, Figure)
     assert f"one image a prompt, for {len(PROMPTS)} of 16 prompts, of the base model" in first.caption
     assert "apart from the columns: held-out references" in first.caption
@@ -211,39 +202,14 @@ def test_grids_say_what_they_show(report: Report) -> None:
     assert "a {subject} on a beach" in texts
 
 
-def test_overviews_stand_in_where_there_are_no_strips(report: Report) -> None:
-    only = report.rows.images[report.rows.images["key"] == "grid"]
-    grids = compute_grids(replace(report.rows, images=only))
-    assert grids[0].columns == ("grid",)
-
-
-def test_broken_and_missing_pictures_are_left_out(report: Report, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"\x89PNG not really")
-    assert load_picture(broken) is None
-    assert load_picture(tmp_path / "none.png") is None
-    images = report.rows.images.copy()
-    images["path"] = [
-        str(broken) if arm == "lora-cosine" else path
-        for arm, path in zip(images["arm"], images["path"], strict=True)
-    ]
-    for grid in compute_grids(replace(report.rows, images=images)):
-        assert "lora-cosine" not in [row.label for row in grid.rows]
-        assert "lora-constant" in [row.label for row in grid.rows]
-
-
-def test_large_pictures_are_made_smaller(tmp_path: Path) -> None:
-    Image.new("RGB", (3000, 1500)).save(tmp_path / "large.png")
-    picture = load_picture(tmp_path / "large.png")
-    assert picture is not None
-    assert picture.shape == (700, 1400, 3)
-
-
-def test_pictures_side_by_side_share_a_height() -> None:
-    joined = side_by_side([np.zeros((10, 10, 3), np.uint8), None, np.zeros((20, 40, 3), np.uint8)])
-    assert joined is not None
-    assert joined.shape == (10, 30, 3)
-    assert side_by_side([None]) is None
+def test_a_grid_is_written_small_and_without_svg(report: Report) -> None:
+    figure = next(figure for figure in report.figures if figure.key == "samples-1")
+    files = render(figure).files
+    assert set(files) == {"pdf", "png"}
+    with Image.open(io.BytesIO(files["png"])) as image:
+        assert image.mode == "P"
+    many = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert len(np.unique(few_colours(many).reshape(-1, 3), axis=0)) <= 256
 
 
 # ------------------------------------------------------------------ style
