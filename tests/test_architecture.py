@@ -30,7 +30,7 @@ ROOMS = {
     "remote": "storage util",
     "spec": "remote storage util",
     "worker": "remote storage util",
-    "tracking": "spec remote storage util",
+    "tracking": "statistics spec remote storage util",
     "ledger": "spec storage util",
     "cluster": "remote spec storage util",
     "results": "tracking storage util",

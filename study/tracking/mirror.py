@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +25,15 @@ from study.storage.layout import TRACKING_LOCK_FILE, Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
 from study.storage.study_record import published_spec, spec_digest
-from study.tracking.event_metrics import Batch, batches, corrections, milliseconds, mlflow_status
+from study.tracking.arm_summary import Child
+from study.tracking.event_metrics import (
+    Batch,
+    batches,
+    corrections,
+    final_metrics,
+    milliseconds,
+    mlflow_status,
+)
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
@@ -34,11 +42,11 @@ from study.tracking.mlflow_store import (
 )
 from study.tracking.parallel import side_by_side
 from study.tracking.params import flat_params
-from study.tracking.parents import Child, Parents
+from study.tracking.parents import Parents
 from study.tracking.run_ids import RunIds, TrackingRecord
 from study.tracking.run_writer import end_tags, log_artifacts, log_image, run_tags
 from study.tracking.ui_defaults import experiment_tags
-from trainables.events import EVENTS_FILE, RUN_FILE, Event
+from trainables.events import EVENTS_FILE, RUN_FILE, Event, read_events
 from trainables.util.file_lock import lock_file
 
 # The parser and emitter in C, where PyYAML was built with them, are ten times as fast.
@@ -159,6 +167,7 @@ class Mirror:
         now = time.monotonic()
         due = [run for run in self._runs.values() if not run.done and (at_once or run.retry_at <= now)]
         side_by_side(self._bring, due, self._threads)
+        self._refresh_parents()
 
     def finish(self) -> None:
         """Leaves nothing RUNNING in MLflow: interrupted runs are KILLED there (and go on when resumed)."""
@@ -168,7 +177,7 @@ class Mirror:
         side_by_side(self._interrupt, [run for run in open_runs if run.run_id is not None], self._threads)
         self._close_strangers()
         try:
-            self._parents.finish(self._children())
+            self._parents.finish(self._under_way())
         except Exception as error:
             raise OutageError(str(error)) from error
 
@@ -238,6 +247,7 @@ class Mirror:
             if SYNCED in tags and found.info.status != "RUNNING":
                 run.run_id, run.done, run.status = found.info.run_id, True, found.info.status
                 run.logged = int(tags.get("last_event", 0))
+                self._parents.ended(_child_in_mlflow(key, found), before=True)
                 self._remember(run)
 
     def _bring(self, run: _Run) -> None:
@@ -275,6 +285,8 @@ class Mirror:
             # The mark comes last: a driver that is killed before it does all of this again.
             tags[SYNCED] = str(events[-1].number)
             self.store.log(run.run_id, corrections(events, result), tags=tags)
+            with self._guard:
+                self._parents.ended(Child(run.key, str(result["state"]), final_metrics(events, result)))
             run.done, run.document, run.events, run.tail = True, {}, [], None
             self._count(runs=1)
 
@@ -361,10 +373,7 @@ class Mirror:
                 self.store.forget_experiment()
                 self._parents.forget()
             return
-        try:
-            self.store.ping()
-        except Exception:
-            raise OutageError(str(error)) from error
+        self._need_answer(error)
         run.problem = f"{type(error).__name__}: {brief(error)}"
         run.retry_at = time.monotonic() + RETRY_RUN_SECONDS
 
@@ -373,7 +382,41 @@ class Mirror:
             for name, number in done.items():
                 setattr(self.counts, name, getattr(self.counts, name) + number)
 
-    def _children(self) -> Iterable[Child]:
+    def _refresh_parents(self) -> None:
+        """Brings the summaries of arms up to date; what a store refuses now is written at the end."""
+        try:
+            self._parents.refresh()
+        except Exception as error:
+            if is_missing(error):  # deleted meanwhile: made anew with the next run
+                self._parents.forget()
+                return
+            self._need_answer(error)
+
+    def _need_answer(self, error: Exception) -> None:
+        """Raises OutageError for an error that came of a store that is away."""
+        try:
+            self.store.ping()
+        except Exception:
+            raise OutageError(str(error)) from error
+
+    def _under_way(self) -> list[RunKey]:
+        """Runs that have not ended. Of those that have, and that MLflow refuses, their parents are told."""
+        found = []
         for run in self._runs.values():
-            result = result_of(run.folder) or {}
-            yield Child(run.key, str(result.get("state", "RUNNING")), result.get("evaluation") or {})
+            if self._parents.knows(run.key):
+                continue
+            result = result_of(run.folder)
+            if result is None:
+                found.append(run.key)
+            else:
+                values = final_metrics(read_events(run.folder), result)
+                self._parents.ended(Child(run.key, str(result["state"]), values))
+        return found
+
+
+def _child_in_mlflow(key: RunKey, found: Any) -> Child:
+    """A run that MLflow holds whole, as its parent sees it."""
+    tags = found.data.tags
+    missing = {f"eval/{name}" for name in tags.get("missing", "").split(",")}
+    values = {name: value for name, value in found.data.metrics.items() if name not in missing}
+    return Child(key, tags.get("state", "RUNNING"), values)
