@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from study.statistics.paired import Estimate, estimate_of
 from study.storage.run_key import END_WORDS, RunKey
 from trainables.evaluation.metrics_table import METRICS, QUALITY
 from trainables.methods.registry import BASE
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 _SUBJECT_AND_SEED = tuple[str, int]
 
@@ -24,7 +28,16 @@ class Child:
 
     key: RunKey
     state: str
+    method: str
     values: Mapping[str, float]
+
+
+def child_in_mlflow(key: RunKey, found: Run) -> Child:
+    """A run that MLflow holds whole, as its parent sees it."""
+    tags = found.data.tags
+    missing = {f"eval/{name}" for name in tags.get("missing", "").split(",")}
+    values = {name: value for name, value in found.data.metrics.items() if name not in missing}
+    return Child(key, tags.get("state", "RUNNING"), tags.get("method", ""), values)
 
 
 def summary(children: Sequence[Child]) -> dict[str, float]:

@@ -74,6 +74,10 @@ class Parents:
         """Whether a run is known to have ended."""
         return key in self._children.get((str(key.phase), key.arm), {})
 
+    def children(self) -> list[Child]:
+        """Returns all runs that are known to have ended."""
+        return [child for group in self._children.values() for child in group.values()]
+
     def refresh(self) -> None:
         """Writes the parents of which a run has ended, each at most every `REFRESH_SECONDS`."""
         now = time.monotonic()

@@ -253,6 +253,7 @@ class Killed(BaseException):
 def test_killed_before_any_call_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver dies before its n-th call to MLflow, for every n; syncing again ends in the same state."""
     calls = ["create_run", "log", "log_file", "log_folder", "log_text", "set_status", "one_run"]
+    calls += ["log_inputs", "create_model", "link_models", "finish_model"]
     originals = {name: getattr(MlflowStore, name) for name in calls}
     left = [0]
 
@@ -281,9 +282,13 @@ def test_killed_before_any_call_to_mlflow(tmp_path: Path, monkeypatch: pytest.Mo
             break
         left[0] = -1
         assert sync(storage).left == ()
-        assert_exact(storage, store, ONE)
+        found = assert_exact(storage, store, ONE)
         assert [run.info.status for run in runs_by_key(store, "parent").values()] == ["FINISHED"]
-    assert deaths >= 12
+        models = store.models_of(found.info.run_id)
+        assert sorted((model.step, model.ready) for model in models) == [(STEPS // 2, True), (STEPS, True)]
+        assert store.linked_models(found.info.run_id) == {model.model_id for model in models}
+        assert len(store.client.get_run(found.info.run_id).inputs.dataset_inputs) == 2
+    assert deaths >= 18
 
 
 def test_kill_9_between_create_run_and_the_stored_id(tmp_path: Path) -> None:
