@@ -152,7 +152,7 @@ class ShownLedger(BaseStorage):
             if path is None or event.data.get("key") != GRID_KEY:
                 continue
             identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}/{event.number}"))
-            found.append(_Grid(identity, f"{key.subject} s{key.seed} step {event.step}.png", path))
+            found.append(_Grid(identity, f"{key.subject} s{key.seed} step {event.step or 0:06d}.png", path))
         with self._guard:
             self._files |= {grid.artifact_id: grid.path for grid in found}
             if ended and found:
@@ -164,9 +164,9 @@ class ShownLedger(BaseStorage):
         parts = []
         for name, run in runs.items():
             state = str(run.get("state", "RUNNING"))
-            commands = [self._runs_at.command("logs", name)]
+            commands = [self._runs_at.lasting_command("logs", name)]
             if state == "COMPLETE":
-                commands.insert(0, self._runs_at.command("reproduce", name))
+                commands.insert(0, self._runs_at.lasting_command("reproduce", name))
             parts.append("\n".join([f"**{name}** {state}", "", "```", *commands, "```"]))
         return "\n\n".join(parts)
 

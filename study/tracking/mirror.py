@@ -374,6 +374,7 @@ class Mirror:
             with self._guard:
                 self.store.forget_experiment()
                 self._parents.forget()
+                self._data_sets.clear()
             return
         self._need_answer(error)
         run.problem = f"{type(error).__name__}: {brief(error)}"
@@ -403,7 +404,7 @@ class Mirror:
         folder, run_id = self._runs[best.key].folder, self._run_id(best.key)
         assert run_id is not None
         weights = weights_at_hand(folder, result_of(folder) or {}, self._weights_limit)
-        command = self.storage.command("reproduce", best.key.name)
+        command = self.storage.lasting_command("reproduce", best.key.name)
         try:
             name_champion(self.store, self.record.study_id, best, run_id, weights, command)
         except Exception as error:

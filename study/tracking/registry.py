@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING
 from study.tracking.mlflow_store import MlflowStore, is_missing
 
 if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import RegisteredModel
 
 _STUDY_ID, _MODEL_ID = "study_id", "model_id"  # tags
+_VERSIONS = "mlflow.modelVersions"  # MLflow's own tag of a LoggedModel
 
 
 class Registry:
@@ -42,19 +45,27 @@ class Registry:
                 ``models:/<name>@<alias>`` can be fetched.
         """
         entry = self._own_entry()
+        model = self._client.get_logged_model(model_id)
         version = self._version_of(entry.name, model_id)
         if version is None:
             if weights is not None:
                 self._client.log_model_artifacts(model_id, str(weights))
             # Not `models:/<id>`: over a bare database MLflow would look for that in its process's default store.
-            source = self._client.get_logged_model(model_id).artifact_location
-            known = {**tags, _STUDY_ID: self._study_id, _MODEL_ID: model_id}
+            source, known = model.artifact_location, {**tags, _STUDY_ID: self._study_id, _MODEL_ID: model_id}
             made = self._client.create_model_version(
                 entry.name, source, run_id, known, None, description, 0, model_id
             )
             version = str(made.version)
+        self._note_at_model(model, entry.name, version)
         if str(entry.aliases.get(alias)) != version:
             self._client.set_registered_model_alias(entry.name, alias, version)
+
+    def _note_at_model(self, model: LoggedModel, name: str, version: str) -> None:
+        """Says at the LoggedModel that it is registered, as servers and MLflow's `register_model` do."""
+        known = json.loads(model.tags.get(_VERSIONS, "[]"))
+        if (name, version) not in [(one["name"], str(one["version"])) for one in known]:
+            known.append({"name": name, "version": version})
+            self._client.set_logged_model_tags(model.model_id, {_VERSIONS: json.dumps(known)})
 
     def _own_entry(self) -> RegisteredModel:
         study = self._store.study

@@ -101,7 +101,8 @@ class RunModels:
             "subject": key.subject,
             "seed": str(key.seed),
         }
-        name = f"{key.arm} {key.trial:04d} {key.subject} s{key.seed} step {step}"
+        # The step first: pages cut long names, and show the run beside them.
+        name = f"step {step} {key.arm} {key.trial:04d} {key.subject} s{key.seed}"
         return self._store.create_model(
             _NOT_IN_NAMES.sub("_", name), self._run_id, step, method, params, tags
         )

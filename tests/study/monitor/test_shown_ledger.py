@@ -65,12 +65,12 @@ def test_a_complete_trial_has_its_commands_and_the_grid_of_each_evaluation(
     shown, study, trial = shown_trial(storage, first)
     note = get_note(trial)
     assert f"**{first.name}** COMPLETE" in note
-    assert storage.command("reproduce", first.name) in note
-    assert storage.command("logs", first.name) in note
+    assert storage.lasting_command("reproduce", first.name) in note
+    assert storage.lasting_command("logs", first.name) in note
     (frozen,) = [one for one in study.get_trials() if one.number == trial.number]
     grids = get_all_artifact_meta(frozen, storage=shown)
     assert [grid.filename for grid in grids] == [
-        f"{first.subject} s{first.seed} step {step}.png" for step in (STEPS // 2, STEPS)
+        f"{first.subject} s{first.seed} step {step:06d}.png" for step in (STEPS // 2, STEPS)
     ]
     with shown.open_reader(grids[-1].artifact_id) as file_shown:
         kept = storage.run_folder(first) / "samples" / f"grid-{STEPS:06d}.png"
@@ -79,7 +79,7 @@ def test_a_complete_trial_has_its_commands_and_the_grid_of_each_evaluation(
     _, _, waiting = shown_trial(storage, second)
     note = get_note(waiting)
     assert "reproduce" not in note
-    assert storage.command("logs", second.name) in note
+    assert storage.lasting_command("logs", second.name) in note
     assert hashlib.sha256(file.read_bytes()).hexdigest() == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def test_each_evaluation_is_a_model_with_its_values_at_its_step(tmp_path: Path) 
     best = store.client.search_logged_models(
         [store.experiment_id()], order_by=[{"field_name": "metrics.eval/quality", "ascending": False}]
     )[0]
-    assert best.name == f"lora-cosine 0001 cat-1 s0 step {STEPS}"
+    assert best.name == f"step {STEPS} lora-cosine 0001 cat-1 s0"
 
 
 def test_a_resumed_run_gets_each_model_once(tmp_path: Path) -> None:
@@ -114,8 +115,11 @@ def test_the_champion_is_the_best_run_of_the_best_arm_and_can_be_fetched(
         version = version_at(store, "champions")
         assert (version.version, version.run_id) in (("1", best.info.run_id), (1, best.info.run_id))
         assert version.tags["run_key"] == best.data.tags["run_key"]
-        assert version.tags["reproduce"] == storage.command("reproduce", best.data.tags["run_key"])
-        assert version.tags["model_id"] == models_by_step(store, best.info.run_id)[STEPS].model_id
+        assert version.tags["reproduce"] == storage.lasting_command("reproduce", best.data.tags["run_key"])
+        model = models_by_step(store, best.info.run_id)[STEPS]
+        assert version.tags["model_id"] == model.model_id
+        (noted,) = json.loads(model.tags["mlflow.modelVersions"])
+        assert (noted["name"], str(noted["version"])) == ("champions", "1")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
@@ -139,7 +143,8 @@ def test_a_killed_driver_names_the_champion_once(tmp_path: Path, monkeypatch: py
     def die(*_: Any) -> None:
         raise Killed
 
-    for call in ("create_registered_model", "create_model_version", "set_registered_model_alias"):
+    calls = ("create_registered_model", "create_model_version", "set_logged_model_tags")
+    for call in (*calls, "set_registered_model_alias"):
         with monkeypatch.context() as patch:
             patch.setattr(MlflowClient, call, die)
             with pytest.raises(Killed):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,24 @@ def test_the_ui_opens_on_columns_that_exist(whole: tuple[Storage, MlflowStore]) 
         group, _, name = column.partition(".")
         assert name.strip("`") in there[group], column
     assert len(list(store.runs({"kind": "run"}))) == len(SOME)
+
+
+def test_the_view_of_arms_opens_on_columns_that_parents_have(tmp_path: Path) -> None:
+    storage = make_study(tmp_path, runs=list(RUNS.values()))
+    third = [replace(run, key=replace(run.key, subject="cat-2")) for run in RUNS.values()]
+    for run in third:
+        if run.key.phase == "confirm":
+            write_run(storage, run)
+    store = prepare_store(storage)
+    sync(storage)
+    experiment = store.find_experiment()
+    assert experiment is not None
+    view = json.loads(experiment.tags["mlflow.sharedViewState.arms"])
+    found = store.client.search_runs([experiment.experiment_id], view["searchFilter"])
+    assert {run.data.tags["run_key"] for run in found} == {f"confirm/{run.key.arm}" for run in third}
+    for column in (*view["selectedColumns"], view["orderByKey"]):
+        group, _, name = column.partition(".")
+        assert all(name.strip("`") in getattr(run.data, group) for run in found), column
 
 
 def test_syncing_again_changes_nothing(whole: tuple[Storage, MlflowStore]) -> None:
