@@ -30,7 +30,7 @@ ROOMS = {
     "remote": "storage util",
     "spec": "remote storage util",
     "worker": "remote storage util",
-    "tracking": "spec remote storage util",
+    "tracking": "statistics spec remote storage util",
     "ledger": "spec storage util",
     "cluster": "remote spec storage util",
     "results": "tracking storage util",
@@ -66,7 +66,7 @@ LOOSE_IN_TRAINABLES = {
 # The folders and files of study/ that may import a package.
 USERS = {
     "ray": ("study/cluster", "study/ray_tune", "study/submit", "study/lint/ray_up.py"),
-    "optuna": ("study/ledger", "study/monitor/dashboards.py"),
+    "optuna": ("study/ledger", "study/monitor/dashboards.py", "study/monitor/shown_ledger.py"),
     "mlflow": ("study/tracking", "study/results/from_mlflow.py"),
 }
 TORCH = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors.torch")
@@ -84,6 +84,7 @@ PRIVATE: dict[str, set[str]] = {
     "study/ledger/ledger.py": {"_study_id", "_trial_id"},
     "study/ledger/trial.py": {"_trial_id"},
     "study/ledger/retrying_storage.py": {"_rdb"},
+    "study/monitor/shown_ledger.py": {"_study_id", "_trial_id"},
     "trainables/distributed/fsdp.py": {"_foreach_mul_", "_no_split_modules"},
     "trainables/distributed/worker_group.py": {"_abort_process_group", "_get_default_store"},
     "trainables/methods/adapter_files.py": {"_FBD_CUDA"},

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -42,7 +43,15 @@ def optuna_command(storage: Storage, ledger_url: str, *, port: int | None = None
         raise UserError(f"study {storage.study!r} has no ledger yet; launch it first")
     base = f"http://{HOST}:{(chosen := chosen_port(port, FIRST_PORT))}"
     return UiCommand(
-        (sys.executable, "-m", "study.monitor.dashboards", str(chosen)),
+        (
+            sys.executable,
+            "-m",
+            "study.monitor.dashboards",
+            str(chosen),
+            str(storage.root),
+            storage.study,
+            *filter(None, [storage.url]),
+        ),
         {URL_VARIABLE: ledger_url},  # not on the command line, which every user of the machine can read
         base,
         f"{base}/dashboard/",
@@ -88,13 +97,20 @@ class _Quiet(WSGIRequestHandler):
         """The dashboard asks every few seconds."""
 
 
-def main(port: str) -> None:
-    """Serves until it is ended; the ledger's URL is in the environment."""
+def main(port: str, root: str, study: str, url: str | None = None) -> None:
+    """Serves until it is ended; the ledger's URL is in the environment.
+
+    Args:
+        root: Folder of the storage in which the study's runs lie.
+        url: Of that storage, if it has one.
+    """
     from optuna_dashboard import wsgi
 
     from study.ledger.database import open_storage
+    from study.monitor.shown_ledger import ShownLedger
 
-    application = wsgi(open_storage(os.environ.pop(URL_VARIABLE)))
+    shown = ShownLedger(open_storage(os.environ.pop(URL_VARIABLE)), Storage(Path(root), study, url))
+    application = wsgi(shown, shown)
     hosts = frozenset(f"{name}:{port}" for name in (HOST, "localhost"))
     guarded: Any = reading_only(application, hosts)
     with make_server(HOST, int(port), guarded, _Server, _Quiet) as server:
@@ -102,7 +118,7 @@ def main(port: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
 
 
 def serve_optuna(storage: Storage, port: int | None) -> int:

@@ -24,7 +24,7 @@ from study.tracking.mlflow_store import (
     tracking_command,
 )
 from study.tracking.reachable import check_tracking
-from study.tracking.ui_defaults import VIEW_QUERY
+from study.tracking.ui_defaults import ARMS_QUERY, VIEW_QUERY, WORKFLOW
 from study.util.redaction import without_credentials
 from trainables.errors import UserError
 from trainables.util.import_paths import import_settings
@@ -109,7 +109,17 @@ def serve(storage: Storage, *, port: int | None = None, tracking_uri: str | None
     return serve_command(
         lambda: first.pop() if first else ui_command(storage, port=port, tracking_uri=tracking_uri),
         storage.folder / MLFLOW_UI_LOG,
+        pages_of,
     )
+
+
+def pages_of(command: UiCommand) -> list[tuple[str, str]]:
+    """Returns further pages of the study in MLflow's UI, by name."""
+    experiment = command.url.rpartition("/runs?")[0]
+    return [
+        ("arms, with intervals", f"{experiment}/runs?{ARMS_QUERY}"),
+        ("models, one for each evaluation", f"{experiment}/models?{WORKFLOW}"),
+    ]
 
 
 def serve_command(

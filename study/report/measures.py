@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
 from typing import Literal
@@ -135,10 +135,8 @@ ALL = (*MAIN_QUALITY, *MORE_QUALITY, *MAIN_COSTS, *CLASS_IMAGE_COSTS, *MORE_COST
 
 def bounded(name: str, estimate: Estimate) -> Estimate:
     """The estimate with its interval cut at what is possible: costs at 0, quality and shares of images at 0 and 1."""
-    if estimate.low is None or estimate.high is None or name not in COSTS | BOUNDED:
-        return estimate
-    most = 1.0 if name in BOUNDED else math.inf
-    return replace(estimate, low=max(0.0, estimate.low), high=min(most, estimate.high))
+    limits = METRICS[name].possible if name in METRICS else (0.0, math.inf) if name in COSTS else None
+    return estimate if limits is None else estimate.cut(*limits)
 
 
 # Measures of results that this program did not make, while a report of such results is composed or drawn.

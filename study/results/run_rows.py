@@ -12,7 +12,7 @@ from study.results.columns import BEST, COUNTS, MORE_COLUMNS, PARAM_PREFIX, RUN_
 from study.storage.layout import Storage
 from study.storage.run_key import FOREIGN, PHASES, RunKey
 from study.storage.run_result import result_of
-from study.tracking.event_metrics import latest_metrics
+from study.tracking.event_metrics import final_metrics
 from study.tracking.params import flat_fields
 from study.tracking.run_ids import read_record
 from study.util.units import iso_time
@@ -48,19 +48,12 @@ def _row(study: str, key: RunKey, folder: Path) -> dict[str, Any] | None:
         return None
     document = json.loads((folder / RUN_FILE).read_text())
     result = result_of(folder) or {}
-    metrics = {name: metric.value for name, metric in latest_metrics(events).items()}
-    for group, section in (("eval", "evaluation"), ("cost", "cost")):
-        for name, value in (result.get(section) or {}).items():
-            if value is None:
-                metrics.pop(f"{group}/{name}", None)
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                metrics[f"{group}/{name}"] = float(value)
     return make_row(
         study=study,
         key=key,
         method=str(document["method"]),
         state=str(result.get("state", "RUNNING")),
-        metrics=metrics,
+        metrics=final_metrics(events, result),
         params={name: _cell(value) for name, value in flat_fields(document).items()},
         facts={
             "best_metric": (result.get("best") or {}).get("metric"),

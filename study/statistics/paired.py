@@ -8,7 +8,7 @@ and pass over NaN.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -53,6 +53,12 @@ class Estimate:
             return None
         half = (self.high - self.low) / 2
         return half if half > _ROUNDING * max(abs(self.low), abs(self.high)) else 0.0
+
+    def cut(self, least: float, most: float) -> Estimate:
+        """The estimate with its interval cut at what is possible, which Student's interval does not know."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(least, self.low), high=min(most, self.high))
 
 
 # ------------------------------------------------------------------ subjects

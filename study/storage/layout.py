@@ -141,6 +141,10 @@ class Storage:
         """Returns ``study VERB NAME ...`` as it can be typed where this process runs, with ``--storage`` if need be."""
         return shlex.join(["study", verb, self.study, *arguments, *self._option()])
 
+    def lasting_command(self, verb: str, *arguments: str) -> str:
+        """Returns ``study VERB NAME ...`` as it can be typed in any folder of this machine: to be kept."""
+        return shlex.join(["study", verb, self.study, *arguments, "--storage", self.uri])
+
     def _option(self) -> list[str]:
         if self.url is not None:
             return ["--storage", self.url]

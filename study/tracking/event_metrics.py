@@ -182,6 +182,22 @@ def latest_metrics(events: Iterable[Event]) -> dict[str, Metric]:
     return latest
 
 
+def final_metrics(events: Iterable[Event], result: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the value of each metric of a run: its latest point, and where ``result.json`` says otherwise, that.
+
+    Args:
+        result: Empty while the run has none. A metric that is None in it has no value.
+    """
+    found = {name: metric.value for name, metric in latest_metrics(events).items()}
+    for group, section in (("eval", "evaluation"), ("cost", "cost")):
+        for name, value in (result.get(section) or {}).items():
+            if value is None:
+                found.pop(f"{group}/{name}", None)
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                found[f"{group}/{name}"] = float(value)
+    return found
+
+
 def corrections(events: Sequence[Event], result: Mapping[str, Any]) -> list[Metric]:
     """Returns the final values of ``result.json`` that the events do not already end with."""
     latest = latest_metrics(events)

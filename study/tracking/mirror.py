@@ -10,12 +10,12 @@ covers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 import yaml
@@ -25,7 +25,18 @@ from study.storage.layout import TRACKING_LOCK_FILE, Storage
 from study.storage.run_key import RunKey
 from study.storage.run_result import result_of
 from study.storage.study_record import published_spec, spec_digest
-from study.tracking.event_metrics import Batch, batches, corrections, milliseconds, mlflow_status
+from study.tracking.arm_summary import Child, child_in_mlflow
+from study.tracking.champion import leading, name_champion, weights_at_hand
+from study.tracking.data_inputs import DataInput, data_inputs
+from study.tracking.event_metrics import (
+    Batch,
+    batches,
+    corrections,
+    final_metrics,
+    milliseconds,
+    mlflow_status,
+)
+from study.tracking.followed_run import FollowedRun
 from study.tracking.mlflow_store import (
     MlflowStore,
     brief,
@@ -34,11 +45,12 @@ from study.tracking.mlflow_store import (
 )
 from study.tracking.parallel import side_by_side
 from study.tracking.params import flat_params
-from study.tracking.parents import Child, Parents
+from study.tracking.parents import Parents
 from study.tracking.run_ids import RunIds, TrackingRecord
+from study.tracking.run_models import RunModels
 from study.tracking.run_writer import end_tags, log_artifacts, log_image, run_tags
 from study.tracking.ui_defaults import experiment_tags
-from trainables.events import EVENTS_FILE, RUN_FILE, Event
+from trainables.events import EVENTS_FILE, RUN_FILE, Event, read_events
 from trainables.util.file_lock import lock_file
 
 # The parser and emitter in C, where PyYAML was built with them, are ten times as fast.
@@ -67,31 +79,6 @@ class Counts:
     events: int = 0
     metrics: int = 0
     images: int = 0
-
-
-@dataclass
-class _Run:
-    """One run and how far MLflow has it.
-
-    Attributes:
-        events: Read so far; forgotten when all is logged.
-        written: Whether MLflow has been offered all of them.
-        logged: Number of the last event that MLflow holds; None: to be asked.
-        retry_at: Monotonic time before which a run that MLflow refused is left alone.
-    """
-
-    key: RunKey
-    folder: Path
-    run_id: str | None = None
-    status: str = "RUNNING"
-    logged: int | None = None
-    tail: EventTail | None = None
-    events: list[Event] = field(default_factory=list)
-    written: bool = False
-    done: bool = False
-    problem: str | None = None
-    retry_at: float = 0.0
-    document: dict[str, Any] = field(default_factory=dict)
 
 
 class Mirror:
@@ -125,7 +112,8 @@ class Mirror:
         self._threads = threads or (_SERVER_THREADS if is_server(uri) else 1)
         self._guard = threading.Lock()  # of what the threads share: counts, record, parents
         self._weights_limit = int(log_weights_limit_mb * 1e6)
-        self._runs: dict[RunKey, _Run] = {}
+        self._runs: dict[RunKey, FollowedRun] = {}
+        self._data_sets: set[str] = set()  # digests of those that MLflow has
         self._maybe_there: set[RunKey] = set()  # keys of which MLflow may have a run that is not known here
         self._spec = published_spec(storage)
         self._parents = Parents(self.store, self.record.study_id, self._spec)
@@ -135,7 +123,7 @@ class Mirror:
     def add(self, key: RunKey) -> None:
         """Takes a run into care; adding it again is harmless."""
         if key not in self._runs:
-            self._runs[key] = _Run(key, self.storage.run_folder(key))
+            self._runs[key] = FollowedRun(key, self.storage.run_folder(key))
 
     def add_all(self) -> None:
         """Takes every run that has a folder into care."""
@@ -159,6 +147,7 @@ class Mirror:
         now = time.monotonic()
         due = [run for run in self._runs.values() if not run.done and (at_once or run.retry_at <= now)]
         side_by_side(self._bring, due, self._threads)
+        self._refresh_parents()
 
     def finish(self) -> None:
         """Leaves nothing RUNNING in MLflow: interrupted runs are KILLED there (and go on when resumed)."""
@@ -168,15 +157,16 @@ class Mirror:
         side_by_side(self._interrupt, [run for run in open_runs if run.run_id is not None], self._threads)
         self._close_strangers()
         try:
-            self._parents.finish(self._children())
+            self._parents.finish(self._under_way())
         except Exception as error:
             raise OutageError(str(error)) from error
+        self._name_champion()
 
     def pending(self) -> list[str]:
         """Names the runs of which MLflow lacks something that the event files have."""
         return [run.key.name for run in self._runs.values() if not run.done and self._lacks(run)]
 
-    def _lacks(self, run: _Run) -> bool:
+    def _lacks(self, run: FollowedRun) -> bool:
         self._read(run)
         return bool(run.events) and not (run.written and run.logged is not None)
 
@@ -238,16 +228,17 @@ class Mirror:
             if SYNCED in tags and found.info.status != "RUNNING":
                 run.run_id, run.done, run.status = found.info.run_id, True, found.info.status
                 run.logged = int(tags.get("last_event", 0))
+                self._parents.ended(child_in_mlflow(key, found), before=True)
                 self._remember(run)
 
-    def _bring(self, run: _Run) -> None:
+    def _bring(self, run: FollowedRun) -> None:
         try:
             self._update(run)
             run.problem = None
         except Exception as error:
             self._after_failure(run, error)
 
-    def _update(self, run: _Run) -> None:
+    def _update(self, run: FollowedRun) -> None:
         self._read(run)
         events = run.events
         ending = bool(events) and events[-1].kind == "finished"  # the result comes after that
@@ -274,11 +265,24 @@ class Mirror:
             self.store.set_status(run.run_id, run.status, moment)
             # The mark comes last: a driver that is killed before it does all of this again.
             tags[SYNCED] = str(events[-1].number)
-            self.store.log(run.run_id, corrections(events, result), tags=tags)
+            assert run.models is not None
+            corrected = run.models.of(corrections(events, result))
+            run.models.finish()
+            self.store.log(run.run_id, corrected, tags=tags)
+            with self._guard:
+                self._parents.ended(
+                    Child(
+                        run.key,
+                        str(result["state"]),
+                        str(run.document["method"]),
+                        final_metrics(events, result),
+                    )
+                )
+            run.models = None
             run.done, run.document, run.events, run.tail = True, {}, [], None
             self._count(runs=1)
 
-    def _read(self, run: _Run) -> None:
+    def _read(self, run: FollowedRun) -> None:
         """Takes in what is new in the event file."""
         run.tail = run.tail or EventTail(run.folder)
         new = run.tail.new()
@@ -288,7 +292,7 @@ class Mirror:
         run.events = new if again else run.events + new
         run.written = False
 
-    def _find_or_create(self, run: _Run, first: Event) -> None:
+    def _find_or_create(self, run: FollowedRun, first: Event) -> None:
         method = str(run.document["method"])
         with self._guard:
             parent = self._parents.ensure(run.key.phase, run.key.arm, method, milliseconds(first.time))
@@ -308,11 +312,20 @@ class Mirror:
             run.status, run.logged = "RUNNING", 0
             self._count(created=1)
         self._remember(run)
+        run.models = RunModels(self.store, run.run_id, run.key, run.document, fresh=found is None)
         if run.logged == 0:
+            self._log_inputs(run.run_id, data_inputs(run.key, run.document))
             text = yaml.dump(run.document, sort_keys=False, Dumper=_Dumper)
             self.store.log_text(run.run_id, text, "config/run.yaml")
 
-    def _remember(self, run: _Run) -> None:
+    def _log_inputs(self, run_id: str, inputs: Sequence[DataInput]) -> None:
+        """Says which data sets a run has. One that is new is written by one thread: its second maker is refused."""
+        new = {one.digest for one in inputs} - self._data_sets
+        with self._guard if new else contextlib.nullcontext():
+            self.store.optionally("data sets", lambda: self.store.log_inputs(run_id, inputs))
+            self._data_sets |= new
+
+    def _remember(self, run: FollowedRun) -> None:
         assert run.run_id is not None
         for keeper in self._ids:
             try:
@@ -321,7 +334,7 @@ class Mirror:
             except Exception:  # a view of MLflow only: the next start finds the run by its tag
                 continue
 
-    def _write(self, run: _Run, batch: Batch) -> None:
+    def _write(self, run: FollowedRun, batch: Batch) -> None:
         assert run.run_id is not None
         for image in batch.images:
             prefix = f"{self.record.study_id}/{run.key.name}"
@@ -330,12 +343,13 @@ class Mirror:
         if batch.images:
             tags["mlflow.loggedImages"] = "True"
         params = None if run.logged else flat_params(run.document)
-        self.store.log(run.run_id, batch.metrics, params, tags)
+        assert run.models is not None
+        self.store.log(run.run_id, run.models.of(batch.metrics), params, tags)
         events = batch.last_event - (run.logged or 0)
         self._count(events=events, metrics=len(batch.metrics), images=len(batch.images))
         run.logged = batch.last_event
 
-    def _interrupt(self, run: _Run) -> None:
+    def _interrupt(self, run: FollowedRun) -> None:
         assert run.run_id is not None
         try:
             self.store.set_status(run.run_id, "KILLED", int(time.time() * 1000))
@@ -353,18 +367,16 @@ class Mirror:
         except Exception as error:
             raise OutageError(str(error)) from error
 
-    def _after_failure(self, run: _Run, error: Exception) -> None:
+    def _after_failure(self, run: FollowedRun, error: Exception) -> None:
         """Tells a store that is away (OutageError) from a run that it refuses; looks anew next time."""
         run.run_id, run.logged, run.written = None, None, False
         if is_missing(error):  # the store was emptied under our hands
             with self._guard:
                 self.store.forget_experiment()
                 self._parents.forget()
+                self._data_sets.clear()
             return
-        try:
-            self.store.ping()
-        except Exception:
-            raise OutageError(str(error)) from error
+        self._need_answer(error)
         run.problem = f"{type(error).__name__}: {brief(error)}"
         run.retry_at = time.monotonic() + RETRY_RUN_SECONDS
 
@@ -373,7 +385,53 @@ class Mirror:
             for name, number in done.items():
                 setattr(self.counts, name, getattr(self.counts, name) + number)
 
-    def _children(self) -> Iterable[Child]:
+    def _refresh_parents(self) -> None:
+        """Brings the summaries of arms up to date; what a store refuses now is written at the end."""
+        try:
+            self._parents.refresh()
+        except Exception as error:
+            if is_missing(error):  # deleted meanwhile: made anew with the next run
+                self._parents.forget()
+                return
+            self._need_answer(error)
+
+    def _name_champion(self) -> None:
+        """Keeps the alias at the result that leads; a store that refuses it is left without."""
+        held = [child for child in self._parents.children() if self._run_id(child.key) is not None]
+        best = leading(held)
+        if best is None:
+            return
+        folder, run_id = self._runs[best.key].folder, self._run_id(best.key)
+        assert run_id is not None
+        weights = weights_at_hand(folder, result_of(folder) or {}, self._weights_limit)
+        command = self.storage.lasting_command("reproduce", best.key.name)
+        try:
+            name_champion(self.store, self.record.study_id, best, run_id, weights, command)
+        except Exception as error:
+            self._need_answer(error)
+
+    def _run_id(self, key: RunKey) -> str | None:
+        """The MLflow run of a run that is there whole."""
+        run = self._runs.get(key)
+        return run.run_id if run is not None and run.done else None
+
+    def _need_answer(self, error: Exception) -> None:
+        """Raises OutageError for an error that came of a store that is away."""
+        try:
+            self.store.ping()
+        except Exception:
+            raise OutageError(str(error)) from error
+
+    def _under_way(self) -> list[RunKey]:
+        """Runs that have not ended. Of those that have, and that MLflow refuses, their parents are told."""
+        found = []
         for run in self._runs.values():
-            result = result_of(run.folder) or {}
-            yield Child(run.key, str(result.get("state", "RUNNING")), result.get("evaluation") or {})
+            if self._parents.knows(run.key):
+                continue
+            result = result_of(run.folder)
+            if result is None:
+                found.append(run.key)
+            else:
+                values = final_metrics(read_events(run.folder), result)
+                self._parents.ended(Child(run.key, str(result["state"]), "", values))
+        return found

@@ -10,10 +10,10 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from study.storage.layout import MLFLOW_DB, Storage, sqlite_path, sqlite_problem
@@ -25,10 +25,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
+    from study.tracking.data_inputs import DataInput
+
 # Limits of one log_batch call (MLflow 3.17), with room for tags that MLflow adds.
 MAX_METRICS, MAX_PARAMS, MAX_TAGS = 1000, 100, 90
 MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 5000
 
+Answer = TypeVar("Answer")
+
+_STEP = "step"  # tag of a LoggedModel
+_MOST_MODELS = 1000  # of one run
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
 _SUPPORTED = (
@@ -39,12 +45,28 @@ _SUPPORTED = (
 
 @dataclass(frozen=True)
 class Metric:
-    """One point of a curve; `time` in milliseconds since the epoch."""
+    """One point of a curve; `time` in milliseconds since the epoch.
+
+    Attributes:
+        model_id: The LoggedModel that it is of.
+        data: Name and digest of the data set that it was measured on.
+    """
 
     name: str
     value: float
     time: int
     step: int
+    model_id: str | None = None
+    data: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A LoggedModel of a run, at the step that its tag says."""
+
+    model_id: str
+    step: int
+    ready: bool
 
 
 def resolve_tracking_uri(storage: Storage, explicit: str | None = None, study_file: str | None = None) -> str:
@@ -149,6 +171,11 @@ def is_missing(error: Exception) -> bool:
     return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
+def is_unknown_call(error: Exception) -> bool:
+    """Whether a server says that it knows no such call: one of an earlier MLflow."""
+    return getattr(error, "error_code", None) == "ENDPOINT_NOT_FOUND"
+
+
 def brief(error: Exception) -> str:
     """Returns the first line of an error, without credentials."""
     return without_credentials((str(error).splitlines() or [type(error).__name__])[0])[:200]
@@ -163,6 +190,7 @@ class MlflowStore:
         self._artifact_root = artifact_root
         self._experiment_id: str | None = None
         self._client: MlflowClient | None = None
+        self._lacks: set[str] = set()  # see `optionally`
 
     @property
     def client(self) -> MlflowClient:
@@ -174,12 +202,26 @@ class MlflowStore:
             path = sqlite_path(self.uri)
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._client = mlflow.MlflowClient(self.uri)
+            # The registry of the same store, whatever MLFLOW_REGISTRY_URI says: models are known by ids of this one.
+            self._client = mlflow.MlflowClient(self.uri, registry_uri=self.uri)
         return self._client
 
     def ping(self) -> None:
         """Raises unless the store answers."""
         self.client.search_experiments(max_results=1)
+
+    def optionally(self, feature: str, call: Callable[[], Answer]) -> Answer | None:
+        """Returns what a call does that servers of earlier versions lack; None from the first time that one says so."""
+        if feature in self._lacks:
+            return None
+        try:
+            return call()
+        except Exception as error:
+            if not is_unknown_call(error):
+                raise
+            self.ping()  # or a relay in front of a server that is away has said so
+            self._lacks.add(feature)
+            return None
 
     def find_experiment(self) -> Experiment | None:
         """Returns the study's experiment; None if there is none."""
@@ -266,7 +308,10 @@ class MlflowStore:
         from mlflow.entities import Param, RunTag
 
         pairs = [Param(name, value) for name, value in _cut(params or {}, MAX_PARAM_LENGTH).items()]
-        points = [Point(metric.name, metric.value, metric.time, metric.step) for metric in metrics]
+        points = [
+            Point(metric.name, metric.value, metric.time, metric.step, metric.model_id, *(metric.data or ()))
+            for metric in metrics
+        ]
         texts = [RunTag(name, value) for name, value in _cut(tags or {}, MAX_TAG_LENGTH).items()]
         # The tags tell up to where a run is logged, so they never go before anything else.
         while pairs and (len(pairs) > MAX_PARAMS or len(pairs) + len(points) + len(texts) > MAX_METRICS):
@@ -301,6 +346,70 @@ class MlflowStore:
             self.client.update_run(run_id, status=status)
         else:
             self.client.set_terminated(run_id, status=status, end_time=end_time)
+
+    # Data sets and models
+
+    def log_inputs(self, run_id: str, inputs: Sequence[DataInput]) -> None:
+        """Says which data sets a run has; saying it again changes nothing."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        self.client.log_inputs(
+            run_id,
+            [
+                DatasetInput(
+                    Dataset(one.name, one.digest, one.source_type, one.source),
+                    [InputTag(MLFLOW_DATASET_CONTEXT, one.context)],
+                )
+                for one in inputs
+            ],
+        )
+
+    def create_model(
+        self,
+        name: str,
+        run_id: str,
+        step: int,
+        kind: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+    ) -> str:
+        """Creates a LoggedModel of a run, pending, and returns its id."""
+        model = self.client.create_logged_model(
+            self.experiment_id(),
+            name,
+            run_id,
+            _cut({**tags, _STEP: str(step)}, MAX_TAG_LENGTH),
+            _cut(params, MAX_PARAM_LENGTH),
+            kind,
+        )
+        return str(model.model_id)
+
+    def models_of(self, run_id: str) -> list[KnownModel]:
+        """Returns the LoggedModels of a run that bear a step."""
+        found = self.client.search_logged_models(
+            [self.experiment_id()], f"source_run_id = '{_quoted(run_id)}'", max_results=_MOST_MODELS
+        )
+        return [
+            KnownModel(str(model.model_id), int(model.tags[_STEP]), str(model.status) == "READY")
+            for model in found
+            if _STEP in model.tags
+        ]
+
+    def linked_models(self, run_id: str) -> set[str]:
+        """Returns the ids of the models that stand at a step of a run."""
+        outputs = self.client.get_run(run_id).outputs
+        return {str(output.model_id) for output in (outputs.model_outputs if outputs else ())}
+
+    def link_models(self, run_id: str, steps: Mapping[str, int]) -> None:
+        """Puts models, by their ids, at their steps of a run; refused for one that is there."""
+        from mlflow.entities import LoggedModelOutput
+
+        self.client.log_outputs(run_id, [LoggedModelOutput(one, step) for one, step in steps.items()])
+
+    def finish_model(self, model_id: str) -> None:
+        """Says that nothing more comes of a model."""
+        self.client.finalize_logged_model(model_id, "READY")
 
 
 def _cut(texts: Mapping[str, str], limit: int) -> dict[str, str]:

@@ -8,14 +8,17 @@ names the tag's key. A version of MLflow that does not know the view shows its u
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from study.spec.sections import Budget
 from trainables.evaluation.metrics_table import METRICS, QUALITY
 
 VIEW = "study"
-VIEW_QUERY = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+ARMS_VIEW = "arms"
+WORKFLOW = "workflowType=machine_learning"  # or MLflow's page calls models agents
+VIEW_QUERY = f"{WORKFLOW}&viewStateShareKey={VIEW}"
+ARMS_QUERY = f"{WORKFLOW}&viewStateShareKey={ARMS_VIEW}"
 IMAGE_SECTION = "samples"
 GRID = f"{IMAGE_SECTION}/grid"  # the labelled grid of each evaluation, for people
 
@@ -24,8 +27,14 @@ _FIRST = METRICS[QUALITY]
 _METRICS = tuple(
     METRICS[name].key for name in (QUALITY, "subject_fidelity", "prompt_fidelity", "train_seconds")
 )
+_ARM_MEASURES = (QUALITY, "subject_fidelity_scaled", "prompt_fidelity_scaled", "class_kept", "train_seconds")
+_ARM_METRICS = (
+    *(f"{part}/{QUALITY}" for part in ("mean", "low", "high", "n")),
+    *(f"mean/{name}" for name in _ARM_MEASURES[1:]),
+)
 _PARAMS = ("training.learning_rate",)
 _SECTIONS = (IMAGE_SECTION, "eval", "train", "cost", "Model metrics", "System metrics")
+_SECTION_IDS = {name: f"section-{number}" for number, name in enumerate(_SECTIONS)}
 
 
 def experiment_tags(spec: Mapping[str, Any]) -> dict[str, str]:
@@ -34,7 +43,8 @@ def experiment_tags(spec: Mapping[str, Any]) -> dict[str, str]:
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.experiment.primaryMetric.name": _FIRST.key,
         "mlflow.experiment.primaryMetric.greaterIsBetter": str(_FIRST.direction == "higher"),
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(_view(spec), separators=(",", ":")),
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(_runs_view(spec), separators=(",", ":")),
+        f"mlflow.sharedViewState.{ARMS_VIEW}": json.dumps(_arms_view(), separators=(",", ":")),
     }
 
 
@@ -43,14 +53,14 @@ def _last_step(spec: Mapping[str, Any]) -> int:
     return Budget.model_validate(spec.get("budget") or {}).steps or 0
 
 
-def _view(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _runs_view(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """All runs, the best first, and their grids of samples."""
     columns = [f"tags.`{name}`" for name in _TAGS]
     columns += [f"metrics.`{name}`" for name in _METRICS] + [f"params.`{name}`" for name in _PARAMS]
-    sections = {name: f"section-{number}" for number, name in enumerate(_SECTIONS)}
     image = {
         "type": "IMAGE",
         "uuid": "sample-grids",
-        "metricSectionId": sections[IMAGE_SECTION],
+        "metricSectionId": _SECTION_IDS[IMAGE_SECTION],
         "runsCountToCompare": 10,
         "deleted": False,
         "isGenerated": True,
@@ -58,17 +68,30 @@ def _view(spec: Mapping[str, Any]) -> dict[str, Any]:
         "step": _last_step(spec),
         "showRunParams": False,  # a run has more parameters than a card has room
     }
+    return _view(columns, "tags.kind = 'run'", f"metrics.`{_FIRST.key}`", [image])
+
+
+def _arms_view() -> dict[str, Any]:
+    """The arms by their confirm runs: means with intervals, the best first."""
+    columns = ["tags.`method`", *(f"metrics.`{name}`" for name in _ARM_METRICS)]
+    condition = "tags.kind = 'parent' and tags.phase = 'confirm'"
+    return _view(columns, condition, f"metrics.`mean/{QUALITY}`", [])
+
+
+def _view(
+    columns: Sequence[str], condition: str, order: str, charts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     return {
-        "selectedColumns": columns,
-        "searchFilter": "tags.kind = 'run'",
-        "orderByKey": f"metrics.`{_FIRST.key}`",
+        "selectedColumns": list(columns),
+        "searchFilter": condition,
+        "orderByKey": order,
         "orderByAsc": _FIRST.direction == "lower",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "isAccordionReordered": True,
-        "compareRunCharts": [image],
+        "compareRunCharts": list(charts),
         "compareRunSections": [
             {
                 "uuid": uuid,
@@ -78,6 +101,6 @@ def _view(spec: Mapping[str, Any]) -> dict[str, Any]:
                 "deleted": False,
                 "isGenerated": True,
             }
-            for name, uuid in sections.items()
+            for name, uuid in _SECTION_IDS.items()
         ],
     }

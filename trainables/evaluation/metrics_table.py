@@ -7,6 +7,7 @@ its titles, arrows and units from it. How the numbers of kind ``eval`` are compu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -57,6 +58,13 @@ class Metric:
     def key(self) -> str:
         """The name with its namespace, as in MLflow, e.g. ``eval/quality``."""
         return f"{self.kind}/{self.name}"
+
+    @property
+    def possible(self) -> tuple[float, float] | None:
+        """What no mean of it can lie beyond: shares 0 and 1, costs 0; None where nothing is impossible."""
+        if self.limits == SHARE:
+            return SHARE
+        return (0.0, math.inf) if self.kind == "cost" else None
 
 
 HELD_OUT_LOSS = "held_out_loss"  # of the model itself, and of no image that it draws

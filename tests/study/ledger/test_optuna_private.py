@@ -1,4 +1,4 @@
-"""The installed Optuna has the private names that the ledger uses; in which files: tests/test_architecture.py."""
+"""The installed Optuna has the private names that this program uses; in which files: tests/test_architecture.py."""
 
 import pytest
 
@@ -12,6 +12,7 @@ from tests.helpers.private_names import has
         "optuna.storages._rdb.models:TrialModel.trial_id",
         "optuna.storages:RDBStorage._get_prepared_new_trial",
         "optuna.study:Study._study_id",
+        "optuna.study._frozen:FrozenStudy._study_id",
         "optuna.trial:FrozenTrial._trial_id",
     ],
 )

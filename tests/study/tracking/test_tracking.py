@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,24 @@ def test_the_ui_opens_on_columns_that_exist(whole: tuple[Storage, MlflowStore]) 
     assert len(list(store.runs({"kind": "run"}))) == len(SOME)
 
 
+def test_the_view_of_arms_opens_on_columns_that_parents_have(tmp_path: Path) -> None:
+    storage = make_study(tmp_path, runs=list(RUNS.values()))
+    third = [replace(run, key=replace(run.key, subject="cat-2")) for run in RUNS.values()]
+    for run in third:
+        if run.key.phase == "confirm":
+            write_run(storage, run)
+    store = prepare_store(storage)
+    sync(storage)
+    experiment = store.find_experiment()
+    assert experiment is not None
+    view = json.loads(experiment.tags["mlflow.sharedViewState.arms"])
+    found = store.client.search_runs([experiment.experiment_id], view["searchFilter"])
+    assert {run.data.tags["run_key"] for run in found} == {f"confirm/{run.key.arm}" for run in third}
+    for column in (*view["selectedColumns"], view["orderByKey"]):
+        group, _, name = column.partition(".")
+        assert all(name.strip("`") in getattr(run.data, group) for run in found), column
+
+
 def test_syncing_again_changes_nothing(whole: tuple[Storage, MlflowStore]) -> None:
     storage, store = whole
     counts = sync(storage)
@@ -253,6 +272,7 @@ class Killed(BaseException):
 def test_killed_before_any_call_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver dies before its n-th call to MLflow, for every n; syncing again ends in the same state."""
     calls = ["create_run", "log", "log_file", "log_folder", "log_text", "set_status", "one_run"]
+    calls += ["log_inputs", "create_model", "link_models", "finish_model"]
     originals = {name: getattr(MlflowStore, name) for name in calls}
     left = [0]
 
@@ -281,9 +301,13 @@ def test_killed_before_any_call_to_mlflow(tmp_path: Path, monkeypatch: pytest.Mo
             break
         left[0] = -1
         assert sync(storage).left == ()
-        assert_exact(storage, store, ONE)
+        found = assert_exact(storage, store, ONE)
         assert [run.info.status for run in runs_by_key(store, "parent").values()] == ["FINISHED"]
-    assert deaths >= 12
+        models = store.models_of(found.info.run_id)
+        assert sorted((model.step, model.ready) for model in models) == [(STEPS // 2, True), (STEPS, True)]
+        assert store.linked_models(found.info.run_id) == {model.model_id for model in models}
+        assert len(store.client.get_run(found.info.run_id).inputs.dataset_inputs) == 2
+    assert deaths >= 18
 
 
 def test_kill_9_between_create_run_and_the_stored_id(tmp_path: Path) -> None:
