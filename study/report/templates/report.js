@@ -30,7 +30,7 @@ function makeSortable(table) {
     button.append(...heading.childNodes);
     heading.append(button);
     const first = heading.dataset.first === "descending" ? -1 : 1;
-    button.addEventListener("click", () => {
+    heading.addEventListener("click", () => { // which the button's own clicks, also by keyboard, rise to
       const state = { ascending: 1, descending: -1 }[heading.getAttribute("aria-sort")] ?? 0;
       const sign = state === 0 ? first : state === first ? -first : 0;
       for (const other of headings) other.removeAttribute("aria-sort");
