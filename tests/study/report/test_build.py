@@ -478,3 +478,27 @@ def test_the_shipped_data_still_makes_a_report(tmp_path: Path, undrawn: None) ->
     assert table["quality"].notna().all()
     assert not set(table.columns) & set(NEWER)
     assert "class images" not in files.verdict.headline
+
+
+# ------------------------------------------------------------------ a compact one
+
+
+def test_a_compact_report_is_small_stays_so_when_rebuilt_and_gives_the_full_one_again(
+    results: Results, built: ReportFiles, tmp_path: Path
+) -> None:
+    small = build_report(results, tmp_path / "small", compact=True)
+    names = set(hashes(small.folder))
+    whole = {path.stem for path in built.figures}
+    assert {path.stem for path in small.figures} == whole
+    assert len(small.figures) == len(whole)
+    assert not {"data/curves.csv", "data/runs.parquet"} & names
+    assert {"data/runs.csv", "data/curves.parquet", "data/dictionary.csv", "report.html"} <= names
+    size, full = (sum(path.stat().st_size for path in found.figures) for found in (small, built))
+    assert size < full / 5
+    for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", small.markdown.read_text()):
+        assert (small.folder / target).exists()
+
+    again = build_report(read_csv(small.folder), tmp_path / "again")
+    assert hashes(again.folder) == hashes(small.folder)
+    full_again = build_report(read_csv(small.folder), tmp_path / "full", compact=False)
+    assert hashes(full_again.folder) == hashes(built.folder)
