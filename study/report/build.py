@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.report.compact import compact_name, compact_picture
+from study.report.compact import COMPACT, compact_name, compact_picture
 from study.report.comparisons import Settings
 from study.report.content import Report
 from study.report.external import META
@@ -44,7 +44,6 @@ from trainables.errors import UserError
 from trainables.util.files import sha256_of
 from trainables.util.packages import versions_of
 
-COMPACT = "compact"  # key of what results bear in `meta` that are read from a compact report
 _PACKAGES = ("diffusion-study", "numpy", "scipy", "pandas", "matplotlib", "jinja2", "pillow")
 
 
