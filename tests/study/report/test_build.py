@@ -493,7 +493,8 @@ def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     Image.effect_noise((40, 20), 90).convert("RGB").save(file, "PNG")
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
     drawn = {name: svg if name == "svg" else file.getvalue() for name in canvas.FORMATS}
-    monkeypatch.setattr(build_module, "render", lambda figure: drawn)
+    rendering = canvas.Rendering(drawn, (canvas.View(svg),))
+    monkeypatch.setattr(build_module, "render", lambda figure: rendering)
 
 
 def test_a_compact_report_stays_so_when_rebuilt_and_gives_the_full_one_again(
