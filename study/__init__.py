@@ -1,7 +1,7 @@
 """Which runs happen and what they mean: study file, plan, ledger, Ray, MLflow, results, reports.
 
-The functions of a notebook are here: ``load_study``, ``launch``, ``load_results``, ``build_report``, and for weights
-that no stock tool loads ``load_hypernetwork``. Each loads what it needs on first use.
+The functions of a notebook are here: ``load_study``, ``launch``, ``load_results``, ``Figures``, ``build_report``, and
+for weights that no stock tool loads ``load_hypernetwork``. Each loads what it needs on first use.
 """
 
 from __future__ import annotations
@@ -20,13 +20,21 @@ from study.storage.layout import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from study.api import Launched
-    from study.report import build_report
+    from study.report import Figures, build_report
     from study.results.frames import Results
     from study.spec.loading import load_study
     from study.spec.study_spec import StudySpec
     from trainables.methods.hypernetwork_files import load_hypernetwork, unload_hypernetwork
 
-__all__ = ["build_report", "launch", "load_hypernetwork", "load_results", "load_study", "unload_hypernetwork"]
+__all__ = [
+    "Figures",
+    "build_report",
+    "launch",
+    "load_hypernetwork",
+    "load_results",
+    "load_study",
+    "unload_hypernetwork",
+]
 
 
 def launch(
@@ -45,6 +53,8 @@ def load_results(name: str, *, storage: str | Path = DEFAULT_STORAGE, **options:
     from study.spec.launched import readable_storage
     from study.storage.layout import storage_at
 
+    if isinstance(options.get("csv_folder"), str):
+        options["csv_folder"] = Path(options["csv_folder"])
     if not any(options.get(name) for name in ("from_mlflow", "tracking_uri", "csv_folder")):
         return load(readable_storage(storage, name), **options)
     found = storage_at(storage, name)
@@ -58,10 +68,10 @@ def __getattr__(name: str) -> Any:
         from study.spec.loading import load_study
 
         return load_study
-    if name == "build_report":
-        from study.report import build_report
+    if name in ("Figures", "build_report"):
+        from study import report
 
-        return build_report
+        return getattr(report, name)
     if name in ("load_hypernetwork", "unload_hypernetwork"):
         from trainables.methods import hypernetwork_files
 

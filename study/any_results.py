@@ -27,6 +27,7 @@ def report_experiment(
     reports: str | Path | None = None,
     *,
     tracking_uri: str | None = None,
+    compact: bool | None = None,
 ) -> ReportFiles:
     """Writes the report of any MLflow experiment, also one that this program did not make.
 
@@ -35,17 +36,25 @@ def report_experiment(
         mapping: What its tags, params and metrics mean; see `study.results.mapping`.
         root: The storage folder, whose MLflow is read where none is named.
         tracking_uri: None: MLFLOW_TRACKING_URI, or the storage's own store.
+        compact: Whether each figure and each table is written once, and small; here and below.
     """
     from study.results.any_experiment import experiment_source
     from study.results.external import external_results
     from study.tracking.mlflow_store import resolve_tracking_uri
 
     uri = resolve_tracking_uri(storage_at(root, "any"), tracking_uri, study_file="")
-    return _report_external(external_results(experiment_source(uri, experiment), mapping), root, reports)
+    return _report_external(
+        external_results(experiment_source(uri, experiment), mapping), root, reports, compact
+    )
 
 
 def report_table(
-    file: Path, mapping: ResultMapping, root: str | Path = DEFAULT_STORAGE, reports: str | Path | None = None
+    file: Path,
+    mapping: ResultMapping,
+    root: str | Path = DEFAULT_STORAGE,
+    reports: str | Path | None = None,
+    *,
+    compact: bool | None = None,
 ) -> ReportFiles:
     """Writes the report of any table: a CSV file with a header, one row a run.
 
@@ -56,11 +65,15 @@ def report_table(
     from study.results.any_table import table_source
     from study.results.external import external_results
 
-    return _report_external(external_results(table_source(file), mapping), root, reports)
+    return _report_external(external_results(table_source(file), mapping), root, reports, compact)
 
 
 def compare_studies(
-    names: Sequence[str], root: str | Path = DEFAULT_STORAGE, reports: str | Path | None = None
+    names: Sequence[str],
+    root: str | Path = DEFAULT_STORAGE,
+    reports: str | Path | None = None,
+    *,
+    compact: bool | None = None,
 ) -> ReportFiles:
     """Writes one report of the confirm runs of several studies of a storage, side by side.
 
@@ -84,10 +97,12 @@ def compare_studies(
             problems += error.problems
     if problems:
         raise UserError(*problems)
-    return _report_external(side_by_side(found), root, reports)
+    return _report_external(side_by_side(found), root, reports, compact)
 
 
-def _report_external(results: Results, root: str | Path, reports: str | Path | None) -> ReportFiles:
+def _report_external(
+    results: Results, root: str | Path, reports: str | Path | None, compact: bool | None
+) -> ReportFiles:
     """Writes a report that is no study's, and over no study's."""
     from study.report import build_report, report_problems, reports_folder
     from study.storage.study_record import is_recorded
@@ -100,4 +115,4 @@ def _report_external(results: Results, root: str | Path, reports: str | Path | N
         )
     if problems := report_problems(storage, reports):
         raise UserError(*problems)
-    return build_report(results, reports_folder(storage, reports) / storage.study)
+    return build_report(results, reports_folder(storage, reports) / storage.study, compact=compact)

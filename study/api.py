@@ -191,6 +191,7 @@ def report_study(
     from_mlflow: bool = False,
     tracking_uri: str | None = None,
     csv_folder: Path | None = None,
+    compact: bool | None = None,
 ) -> ReportFiles:
     """Writes the report of a study: from its run folders, or from another source that is named.
 
@@ -198,6 +199,7 @@ def report_study(
         reports: Folder of reports; None: ``reports/`` in the storage folder (see `study.report.report_folder`).
         from_mlflow, tracking_uri: Read MLflow; see `study.results.loading.load_results`.
         csv_folder: An earlier report, or its ``data/``; the storage then only gives name and place of the new one.
+        compact: Whether each figure and each table is written once, and small; None: as the earlier report.
     """
     from study.report import build_report, reports_folder
     from study.results.loading import load_results
@@ -212,7 +214,7 @@ def report_study(
             f"{csv_folder} holds the results of study {other!r}, not of {storage.study!r}; write `study report {other} "
             "--from-csv ...`"
         )
-    return build_report(results, target)
+    return build_report(results, target, compact=compact)
 
 
 def _hypotheses(spec: StudySpec, storage: Storage) -> dict[str, Any]:

@@ -80,6 +80,15 @@ def report(
         float | None,
         typer.Option("--margin", help="Differences of the first quality within it count as equivalent."),
     ] = None,
+    compact: Annotated[
+        bool | None,
+        typer.Option(
+            "--compact/--full",
+            help="A report of a few MB: one small picture a figure, and each table of the data once. Default: with "
+            "--from-csv as the earlier report, else full.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write the report: HTML, Markdown, tables (CSV, LaTeX) and figures (PDF, SVG, PNG)."""
     from study.results.mapping import is_given
@@ -101,15 +110,20 @@ def report(
     if compare:
         from study.any_results import compare_studies
 
-        files = compare_studies(found, storage, reports)
+        files = compare_studies(found, storage, reports, compact=compact)
     elif external:
-        files = _external(found, mapping, given, storage, reports, tracking_uri, from_csv)
+        files = _external(found, mapping, given, storage, reports, tracking_uri, from_csv, compact)
     else:
         from study.api import report_study
 
         where = stored(storage, found[0]) if from_csv is None else named(storage, found[0])
         files = report_study(
-            where, reports, from_mlflow=from_mlflow, tracking_uri=tracking_uri, csv_folder=from_csv
+            where,
+            reports,
+            from_mlflow=from_mlflow,
+            tracking_uri=tracking_uri,
+            csv_folder=from_csv,
+            compact=compact,
         )
     print(f"report: {files.html}")
 
@@ -122,6 +136,7 @@ def _external(
     reports: str | None,
     tracking_uri: str | None,
     file: Path | None,
+    compact: bool | None,
 ) -> Any:
     """The report of an experiment or a table, with what file and options say of it."""
     from study.any_results import report_experiment, report_table
@@ -129,9 +144,9 @@ def _external(
 
     if file is not None:
         meaning = mapping_of(mapping, {**options, "name": names[0] if names else None})
-        return report_table(file, meaning, storage, reports)
+        return report_table(file, meaning, storage, reports, compact=compact)
     meaning = mapping_of(mapping, options)
-    return report_experiment(names[0], meaning, storage, reports, tracking_uri=tracking_uri)
+    return report_experiment(names[0], meaning, storage, reports, tracking_uri=tracking_uri, compact=compact)
 
 
 def _check(names: list[str], *, compare: bool, external: bool, from_mlflow: bool, from_csv: bool) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from study.report.build import ReportFiles, build_report
+    from study.report.on_axes import Figures
     from study.report.report_folder import report_problems, reports_folder
     from study.report.within_budget import arm_within
 
-__all__ = ["ReportFiles", "arm_within", "build_report", "report_problems", "reports_folder"]
+__all__ = ["Figures", "ReportFiles", "arm_within", "build_report", "report_problems", "reports_folder"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from study.report import build
 
         return getattr(build, name)
+    if name == "Figures":
+        from study.report import on_axes
+
+        return on_axes.Figures
     if name in ("report_problems", "reports_folder"):
         from study.report import report_folder
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from study.report.compact import COMPACT, compact_name, compact_picture
 from study.report.comparisons import Settings
 from study.report.content import Report
 from study.report.external import META
@@ -66,7 +67,9 @@ class ReportFiles:
     verdict: Verdict
 
 
-def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_seed: int = 0) -> ReportFiles:
+def build_report(
+    results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_seed: int = 0, compact: bool | None = None
+) -> ReportFiles:
     """Writes the report of a study into `out_dir`, replacing an earlier report there.
 
     The same results and seed give the same bytes. Nothing is left half-written: the folder is either the earlier
@@ -76,6 +79,9 @@ def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_s
         results: What ``study.results.loading.load_results`` gives.
         out_dir: The report's folder, e.g. ``reports/quickstart``.
         rng_seed: Seed of all resampling.
+        compact: Whether each figure is one small picture, and each table of the data one file: a report that takes a
+            few MB, and from whose folder a whole one can be built. None: as the report that the results were read
+            from, otherwise not.
 
     Raises:
         UserError: `out_dir` is a file, or a folder that holds something other than a report, or cannot be
@@ -85,13 +91,14 @@ def build_report(results: ResultsLike, out_dir: str | os.PathLike[str], *, rng_s
     refuse_foreign_folder(target)
     composed = compose_external if META in (results.meta or {}) else compose
     report = composed(results, Settings(seed=rng_seed))
+    small = bool((results.meta or {}).get(COMPACT)) if compact is None else compact
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
     except OSError as error:
         raise UserError(f"the report cannot be written to {target}: {error.strerror or error}") from error
     try:
-        _write_all(report, results, work)
+        _write_all(report, results, work, small)
         work.chmod(0o755)
         keep_foreign_files(target, work)
         _swap(work, target)
@@ -136,19 +143,20 @@ def _swap(work: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_all(report: Report, results: ResultsLike, folder: Path) -> None:
+def _write_all(report: Report, results: ResultsLike, folder: Path, compact: bool) -> None:
     rendered = {figure.key: render(figure) for figure in report.figures}
     for key, drawn in rendered.items():
-        for kind, content in drawn.files.items():
-            _write(folder / REPORT_FIGURES / f"{key}.{kind}", content)
+        named = {f"{key}.{kind}": content for kind, content in drawn.files.items()}
+        for name, content in dict([compact_picture(key, drawn.files)] if compact else named).items():
+            _write(folder / REPORT_FIGURES / name, content)
     for table in report.tables:
         _write(folder / REPORT_TABLES / f"{table.key}.csv", to_csv(table))
         _write(folder / REPORT_TABLES / f"{table.key}.tex", to_latex(table))
     for name, text in paper_files(report).items():
         _write(folder / REPORT_PAPER / name, text)
     _write(folder / REPORT_HTML, to_page(report, rendered))
-    _write(folder / REPORT_MD, to_text(report))
-    _write_data(report, results, folder / REPORT_DATA)
+    _write(folder / REPORT_MD, to_text(report, compact_name if compact else "{}.png".format))
+    _write_data(report, results, folder / REPORT_DATA, compact)
     _write(folder / MANIFEST, json.dumps(_manifest(report, folder), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -157,7 +165,7 @@ def _write(path: Path, content: str | bytes) -> None:
     path.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
 
 
-def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
+def _write_data(report: Report, results: ResultsLike, folder: Path, compact: bool) -> None:
     """Writes the rows, so that this folder alone gives the same report again; of the images those that it shows."""
     from study.results.csv_files import write_csv
     from study.results.frames import Results
@@ -170,8 +178,10 @@ def _write_data(report: Report, results: ResultsLike, folder: Path) -> None:
         kept.append((run_key, shot.step, shot.key, str(copy)))
     images = pd.DataFrame(kept, columns=list(IMAGE_COLUMNS)).astype({"step": "Int64"})
     scores = getattr(results, "image_scores", None)
-    data = Results(results.frame, results.curves, images, dict(report.rows.meta))
-    write_csv(data if scores is None else dataclasses.replace(data, image_scores=scores), folder)
+    meta = {name: value for name, value in report.rows.meta.items() if name != COMPACT}
+    data = Results(results.frame, results.curves, images, meta | ({COMPACT: True} if compact else {}))
+    data = data if scores is None else dataclasses.replace(data, image_scores=scores)
+    write_csv(data, folder, compact=compact)
 
 
 def _manifest(report: Report, folder: Path) -> dict[str, Any]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.resources import files
-from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from study.report.content import Report
 from study.report.figures.canvas import Figure, Rendering, View
+from study.report.figures.small_svg import svg_uri
 from study.report.figures.spots import Spot
 from study.report.gallery import linked
 from study.report.glance import GLANCE
@@ -22,7 +21,6 @@ from study.report.tables import escape_markdown, to_html, to_markdown
 
 Rendered = Mapping[str, Rendering]  # by key of the figure
 
-_PLAIN = " !'()*+,-./:;=?@_~"  # need no escape in a URL within double quotes
 _TIP = 20  # rem: how wide what is shown of a spot may be
 
 
@@ -52,27 +50,6 @@ def _unbroken(value: object) -> object:
 def png_uri(content: bytes) -> str:
     """A picture of pixels in the page itself."""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def svg_uri(svg: bytes) -> str:
-    """A drawing in the page itself, as text: shorter than in base 64."""
-    text = small_svg(svg)
-    if "'" not in text:  # which takes fewer bytes than an escaped double quote
-        text = text.replace('"', "'")
-    return f"data:image/svg+xml,{quote(text, safe=_PLAIN)}"
-
-
-def small_svg(svg: bytes) -> str:
-    """The same drawing in fewer bytes: no metadata, comments and indents, and places to a hundredth of a point."""
-    text = svg[max(0, svg.find(b"<svg")) :].decode()
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r">\s+<", "><", text)
-
-    def rounded(match: re.Match[str]) -> str:
-        numbers = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", match[0])
-        return re.sub(r"\s+", " ", numbers)
-
-    return re.sub(r'(?<= )(?:d|x|y|x1|y1|x2|y2)="[^"]*"|translate\([^)]*\)', rounded, text)
 
 
 def beside(spot: Spot) -> str:
@@ -114,6 +91,7 @@ def to_page(report: Report, rendered: Rendered) -> str:
     )
 
 
-def to_text(report: Report) -> str:
-    """The report in Markdown; figures are the PNG files beside it."""
-    return environment().get_template("report.md.j2").render(report=report, table=to_markdown)
+def to_text(report: Report, picture: Callable[[str], str]) -> str:
+    """The report in Markdown; figures are files beside it, which `picture` names by their keys."""
+    template = environment().get_template("report.md.j2")
+    return template.render(report=report, table=to_markdown, picture=picture)

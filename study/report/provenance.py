@@ -6,10 +6,22 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from study.report.compact import COMPACT
+
 
 def provenance_facts(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is known of the study's origin, as names and texts."""
-    told = {"study", "quality_rule", "references", "spec", "arms", "launches", "objective", "hypotheses"}
+    told = {
+        "study",
+        "quality_rule",
+        "references",
+        "spec",
+        "arms",
+        "launches",
+        "objective",
+        "hypotheses",
+        COMPACT,
+    }
     facts = [(name, value) for name, value in sorted(meta.items()) if name not in told]
     launches = meta.get("launches")
     for k, launch in enumerate(launches if isinstance(launches, (list, tuple)) else ()):

@@ -13,22 +13,32 @@ from pathlib import Path
 from typing import Any
 
 from study.results.columns import (
-    COUNTS,
     CURVE_COLUMNS,
     IMAGE_COLUMNS,
     INTEGERS,
     PARAM_PREFIX,
     RUN_COLUMNS,
+    SCORE_COLUMNS,
     TEXTS,
     TIMES,
 )
 from study.results.csv_cells import BOOLEANS, CellError, Kind, Notation, boolean, param_kind
+from study.results.dictionary import SCORES, table_entries, to_dictionary
 from study.results.frames import Results, frame_of, scores_of, table_of
 from study.results.image_scores import read_parquet, write_parquet
+from study.results.parquet_files import read_table
 from study.results.run_rows import parse_param
-from study.storage.layout import CURVES_CSV, IMAGES_CSV, META_JSON, REPORT_DATA, RUNS_CSV
+from study.results.written_tables import write_tables
+from study.storage.layout import (
+    CURVES_CSV,
+    CURVES_PARQUET,
+    DICTIONARY_CSV,
+    IMAGES_CSV,
+    META_JSON,
+    REPORT_DATA,
+    RUNS_CSV,
+)
 from study.storage.run_key import FOREIGN, PHASES, STATES, RunKey
-from study.util.units import iso_time
 from trainables.errors import UserError
 
 MOST_PROBLEMS = 10
@@ -41,40 +51,25 @@ _NUMBER_OF_ID = re.compile(r"\d([.,]\d+)?[eE]\+\d+")
 _AS_UTF8 = "save it as 'CSV UTF-8' (Excel) or with the character set UTF-8 (LibreOffice)"
 
 
-def write_csv(results: Results, folder: Path) -> list[Path]:
-    """Writes ``runs.csv``, ``curves.csv``, ``images.csv``, ``meta.json`` and, where there are scores of single images,
-    ``image_scores.parquet``; `read_csv` gives the same results.
+def write_csv(results: Results, folder: Path, *, compact: bool = False) -> list[Path]:
+    """Writes runs, curves and images as CSV and as Parquet, ``meta.json``, the dictionary of all columns and, where
+    there are scores of single images, ``image_scores.parquet``; `read_csv` gives the same results.
 
     Images are named, not copied: paths inside `folder` relative to it.
-    """
-    import pandas as pd
 
+    Args:
+        compact: Whether each table is written once: runs and images as CSV, curves as Parquet.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    frame = results.frame.copy()
-    for name in frame.columns:
-        if name in TIMES:
-            frame[name] = [None if pd.isna(time) else iso_time(time.timestamp()) for time in frame[name]]
-        elif name in COUNTS:
-            frame[name] = frame[name].astype("Int64")
-        elif frame[name].dtype == "boolean":
-            frame[name] = frame[name].map({True: "true", False: "false"})
-        elif pd.api.types.is_string_dtype(
-            frame[name]
-        ):  # a bare "\r", as progress bars print it, ends a CSV's row
-            frame[name] = frame[name].str.replace("\r\n?", "\n", regex=True)
-    frame.to_csv(folder / RUNS_CSV, index=False, lineterminator="\n")
-    results.curves.to_csv(folder / CURVES_CSV, index=False, lineterminator="\n")
-    images = results.images.copy()
-    root = folder.resolve()
-    images["path"] = [
-        str(Path(path).resolve().relative_to(root)) if Path(path).resolve().is_relative_to(root) else path
-        for path in images["path"]
-    ]
-    images.to_csv(folder / IMAGES_CSV, index=False, lineterminator="\n")
-    (folder / META_JSON).write_text(json.dumps(results.meta, indent=1, sort_keys=True) + "\n")
-    scores = write_parquet(results.image_scores, folder)
-    files = [folder / name for name in (RUNS_CSV, CURVES_CSV, IMAGES_CSV, META_JSON)]
-    return files if scores is None else [*files, scores]
+    files, entries = write_tables(results, folder, compact=compact)
+    meta = folder / META_JSON
+    meta.write_text(json.dumps(results.meta, indent=1, sort_keys=True) + "\n")
+    if (scores := write_parquet(results.image_scores, folder)) is not None:
+        files.append(scores)
+        entries += table_entries(SCORES, results.image_scores[list(SCORE_COLUMNS)])
+    dictionary = folder / DICTIONARY_CSV
+    dictionary.write_text(to_dictionary(entries), encoding="utf-8")
+    return [*files, meta, dictionary]
 
 
 def read_csv(folder: Path) -> Results:
@@ -93,6 +88,8 @@ def read_csv(folder: Path) -> Results:
     folder = data_folder(folder)
     runs = _Sheet.read(folder / RUNS_CSV, RUN_COLUMNS, _run_kind)
     curves = _Sheet.read(folder / CURVES_CSV, CURVE_COLUMNS, _point_kind)
+    if not (folder / CURVES_CSV).exists():
+        curves = _of_parquet(folder / CURVES_PARQUET, CURVE_COLUMNS)
     images = _Sheet.read(folder / IMAGES_CSV, IMAGE_COLUMNS, _point_kind)
     problems = [*runs.problems, *curves.problems, *images.problems]
     if not problems:
@@ -115,6 +112,20 @@ def read_csv(folder: Path) -> Results:
         meta=meta,
         image_scores=scores,
     )
+
+
+def _of_parquet(path: Path, columns: Sequence[str]) -> _Sheet:
+    """The rows of a Parquet file, whose types are its own; one that is not there is empty."""
+    sheet, remedy = _Sheet(path), "take it from the report again, or remove it to do without it"
+    if not path.is_file():
+        return sheet
+    try:
+        sheet.rows = read_table(path, columns, remedy)
+        table_of(sheet.rows, tuple(columns))
+    except (TypeError, ValueError) as error:
+        sheet.problems.append(str(error) if remedy in str(error) else f"{path}: {error}; {remedy}")
+    sheet.numbers = list(range(1, len(sheet.rows) + 1))
+    return sheet
 
 
 def data_folder(folder: Path) -> Path:

@@ -16,7 +16,9 @@ from study.results.columns import (
     SCORE_RUN,
     SCORE_TEXTS,
 )
+from study.results.dictionary import SCORES, table_entries
 from study.results.frames import scores_of
+from study.results.parquet_files import read_table, write_table
 from study.storage.layout import SCORES_PARQUET
 from study.storage.safe_paths import inside
 from trainables.events import IMAGE_SCORES
@@ -72,27 +74,17 @@ def write_parquet(scores: DataFrame, folder: Path) -> Path | None:
         path.unlink(missing_ok=True)  # of other results that were written there before
         return None
     ordered = scores[list(SCORE_COLUMNS)].sort_values(["run_key", "kind", "prompt", "image"], kind="stable")
-    ordered.reset_index(drop=True).to_parquet(path, engine="pyarrow", index=False, compression="zstd")
-    return path
+    return write_table(ordered.reset_index(drop=True), table_entries(SCORES, ordered), path)
 
 
 def read_parquet(folder: Path) -> DataFrame:
     """Reads what `write_parquet` wrote; raises ValueError if it is damaged or another table. Empty without a file."""
-    import pandas as pd
-
     path = folder / SCORES_PARQUET
     if not path.is_file():
         return scores_of([])
     remedy = "take it from the report again, or remove it to do without the scores of single images"
+    rows = read_table(path, SCORE_COLUMNS, remedy, later=SCORE_LATER)
     try:
-        found = pd.read_parquet(path, engine="pyarrow")
-    except Exception as error:  # pyarrow raises many kinds
-        raise ValueError(f"{path} is damaged ({type(error).__name__}); {remedy}") from error
-    found = found.assign(**{name: None for name in SCORE_LATER if name not in found.columns})
-    if missing := [name for name in SCORE_COLUMNS if name not in found.columns]:
-        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; {remedy}")
-    try:
-        columns = [found[name].tolist() for name in SCORE_COLUMNS]
-        return scores_of([dict(zip(SCORE_COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)])
+        return scores_of(rows)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} holds values of another kind ({error}); {remedy}") from error

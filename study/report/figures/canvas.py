@@ -11,9 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("agg")
-
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -12,7 +12,7 @@ from study.report.analysis import Analysis, paired
 from study.report.comparisons import Comparison, Outcome
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.spots import mark_spot
-from study.report.figures.style import COLUMN, PAGE, ArmStyle, axis_label
+from study.report.figures.style import COLUMN, PAGE, ArmStyle, axis_label, room_for
 from study.report.formatting import listing, plural
 from study.report.measures import bounded, measure
 from study.report.prepared import Rows
@@ -73,7 +73,7 @@ def draw_intervals(ax: Any, data: tuple[IntervalRow, ...], styles: dict[str, Arm
             [place + 0.26] * len(row.runs),
             s=7,
             color=style.color,
-            alpha=0.45,
+            alpha=room_for(len(row.runs), 0.45, 0.15),
             linewidths=0,
             zorder=2,
         )
@@ -150,8 +150,9 @@ def draw_forest(
         ax.axvspan(-margin, margin, color="#333333", alpha=0.07, linewidth=0, zorder=0)
     for place, row in enumerate(data):
         color = styles[row.arm].color if row.arm in styles else "#333333"
+        alpha = room_for(len(row.pairs), 0.45, 0.15)
         ax.scatter(
-            row.pairs, [place + 0.26] * len(row.pairs), s=7, color=color, alpha=0.45, linewidths=0, zorder=2
+            row.pairs, [place + 0.26] * len(row.pairs), s=7, color=color, alpha=alpha, linewidths=0, zorder=2
         )
         if row.estimate.low is not None:
             ax.plot([row.estimate.low, row.estimate.high], [place, place], color=color, linewidth=2, zorder=3)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from study.report.figures.canvas import Figure, Skipped, new_canvas
-from study.report.figures.style import COLUMN, LINES, PAGE, ArmStyle, shorten
+from study.report.figures.style import COLUMN, LINES, PAGE, ArmStyle, room_for, shorten
 from study.report.measures import measure
 from study.report.search_history import History, Importance
 
@@ -50,8 +50,9 @@ def _draw_scores(ax: Any, history: History, style: ArmStyle, met: bool) -> None:
     if shown:
         xs, ys = zip(*shown, strict=True)
         marker, face = (style.marker, style.face) if met else ("_", style.color)
+        size = room_for(len(history.scores), 14, 5) if met else 26
         ax.scatter(
-            xs, ys, s=14 if met else 26, marker=marker, facecolor=face, edgecolor=style.color if met else None,
+            xs, ys, s=size, marker=marker, facecolor=face, edgecolor=style.color if met else None,
             alpha=1.0 if met else 0.55, linewidth=0.8 if met else 1.2, zorder=4,
         )  # fmt: skip
 
@@ -83,8 +84,9 @@ def history_figure(
             ax.set_xlim(-0.5, max(2, longest) - 0.5)  # the panels share it
             ax.set_title(style.label, loc="left", fontsize=7, color=style.color)
             if k + columns >= len(arms):
-                ax.set_xlabel("Trial of its search" if several else "Trial")
                 ax.tick_params(labelbottom=True)
+            if k // columns == lines - 1:  # one over an empty place would push the last line of panels away
+                ax.set_xlabel("Trial of its search" if several else "Trial")
             if k % columns == 0:
                 ax.set_ylabel(measure(data[0].measure).title.replace(" (", "\n("))
         return canvas
@@ -146,8 +148,9 @@ def importance_figure(data: tuple[Importance, ...], styles: dict[str, ArmStyle])
             # In few words: a title that is longer than its panel is cut off.
             ax.set_title(f"{styles[known[k].arm].label} ({known[k].trials} trials)", loc="left", fontsize=7)
             if k + columns >= len(known):
-                ax.set_xlabel("Share of variance explained")
                 ax.tick_params(labelbottom=True)
+            if k // columns == lines - 1:
+                ax.set_xlabel("Share of variance explained")
         return canvas
 
     return Figure(

@@ -13,6 +13,7 @@ COLUMN = 3.25  # inches: one column of a two-column paper
 PAGE = 6.75  # inches: both columns
 PAGE_LETTERS = 80  # of axis labels beside each other, on a page
 LABEL = 28  # letters of an arm's name in a figure
+FEW_MARKS = 30  # on one line, or of one search, that do not hide each other
 BASE_COLOR = "#5a5a5a"
 
 # Okabe and Ito (2008), without the yellow that vanishes on white, and two more.
@@ -135,6 +136,11 @@ def common_part(names: Sequence[str], at_end: bool) -> int:
     while count and sample[0][count - 1] not in "-_. ":
         count -= 1
     return count if min(map(len, names)) > 2 * count or not at_end else 0
+
+
+def room_for(count: int, usual: float, least: float) -> float:
+    """Opacity or area of small marks, less where there are many, so that they do not run together into a bar."""
+    return max(least, usual * min(1.0, FEW_MARKS / max(count, 1)))
 
 
 def axis_label(text: str, panels: int) -> str:

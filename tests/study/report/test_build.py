@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,9 +18,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from study.report import ReportFiles, build_report
 from study.report import build as build_module
+from study.report.compact import compact_picture
 from study.report.figures import canvas
 from study.report.latex import CHARACTER
 from study.results.columns import RUN_COLUMNS
@@ -478,3 +481,59 @@ def test_the_shipped_data_still_makes_a_report(tmp_path: Path, undrawn: None) ->
     assert table["quality"].notna().all()
     assert not set(table.columns) & set(NEWER)
     assert "class images" not in files.verdict.headline
+
+
+# ------------------------------------------------------------------ a compact one
+
+
+@pytest.fixture
+def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same small PNG in the place of every figure and format."""
+    file = io.BytesIO()
+    Image.effect_noise((40, 20), 90).convert("RGB").save(file, "PNG")
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+    drawn = {name: svg if name == "svg" else file.getvalue() for name in canvas.FORMATS}
+    rendering = canvas.Rendering(drawn, (canvas.View(svg),))
+    monkeypatch.setattr(build_module, "render", lambda figure: rendering)
+
+
+def test_a_compact_report_stays_so_when_rebuilt_and_gives_the_full_one_again(
+    results: Results, tmp_path: Path, one_picture: None
+) -> None:
+    full = build_report(results, tmp_path / "full")
+    small = build_report(results, tmp_path / "small", compact=True)
+    names = set(hashes(small.folder))
+    assert {path.stem for path in small.figures} == {path.stem for path in full.figures}
+    assert {path.suffix for path in small.figures} == {".png", ".jpg"}
+    assert len(small.figures) == len(full.figures) // 3
+    assert not {"data/curves.csv", "data/runs.parquet"} & names
+    assert {"data/runs.csv", "data/curves.parquet", "data/dictionary.csv", "report.html"} <= names
+    for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", small.markdown.read_text()):
+        assert (small.folder / target).exists()
+    assert "compact" not in (small.folder / "tables" / "provenance.csv").read_text()
+
+    again = build_report(read_csv(small.folder), tmp_path / "again")
+    assert hashes(again.folder) == hashes(small.folder)
+    full_again = build_report(read_csv(small.folder), tmp_path / "full-again", compact=False)
+    assert hashes(full_again.folder) == hashes(full.folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "size"),
+    [("curves", "curves.png", (400, 300)), ("samples-1", "samples-1.jpg", (200, 150))],
+)
+def test_a_compact_picture_is_a_third_of_the_size_and_looks_alike(
+    key: str, name: str, size: tuple[int, int]
+) -> None:
+    chance = np.random.default_rng(0)
+    blocks = np.kron(chance.integers(0, 256, (12, 16, 3)), np.ones((25, 25, 1))).astype(np.uint8)
+    noisy = np.clip(blocks + chance.normal(0, 3, blocks.shape), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noisy).save(file, "PNG")
+    found, content = compact_picture(key, {"png": file.getvalue()})
+    assert (found, compact_picture(key, {"png": file.getvalue()})) == (name, (name, content))
+    assert len(content) < len(file.getvalue()) / 3
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == size
+        shown = np.asarray(image.convert("RGB").resize((400, 300)), dtype=float)
+    assert np.abs(shown - noisy).mean() < 16  # of other colours some 85

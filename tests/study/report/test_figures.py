@@ -17,8 +17,10 @@ from study.report.anytime import compute_courses
 from study.report.figures.canvas import FORMATS, Figure, Skipped, cost_axis, figure_style, new_canvas, render
 from study.report.figures.pareto import compute_front
 from study.report.figures.samples import REFERENCES, compute_grid, few_colours, sample_figures
-from study.report.figures.style import MARKERS, PALETTE, arm_labels, arm_styles, axis_label, shorten
+from study.report.figures.search import history_figure
+from study.report.figures.style import MARKERS, PALETTE, arm_labels, arm_styles, axis_label, room_for, shorten
 from study.report.prepared import Drawn, prepare
+from study.report.search_history import histories
 from study.report.sections import Report, compose
 from tests.helpers.synthetic_results import ARMS, PROMPTS, STEPS, Arm, Study, make_results
 
@@ -320,3 +322,24 @@ def test_captions_speak_of_nothing_that_cannot_be_there(report: Report) -> None:
     assert "Horizontal line" in captions["pareto-quality-cost"]
     alone = compose(make_results(Study(arms=ARMS[1:], trials=1)), QUICK)
     assert "Horizontal line" not in next(f.caption for f in alone.figures if f.key == "pareto-quality-cost")
+
+
+def test_panels_name_their_axis_in_the_last_line_so_that_an_empty_place_makes_no_gap(crowded: Report) -> None:
+    figure = history_figure(histories(crowded.rows)[:11], arm_styles(crowded.rows.arms, crowded.rows.methods))
+    assert isinstance(figure, Figure)
+    with figure_style():
+        canvas = figure.draw()
+        canvas.draw_without_rendering()
+    shown = [ax for ax in canvas.axes if ax.get_visible()]
+    assert len(shown) == 11
+    lines = sorted({round(ax.get_position().y0, 3) for ax in shown})
+    assert {round(ax.get_position().y0, 3) for ax in shown if ax.get_xlabel()} == {lines[0]}
+    gaps = np.diff(lines)
+    assert gaps.max() < 1.25 * gaps.min()
+
+
+def test_many_marks_are_fainter_and_smaller_than_few() -> None:
+    assert room_for(10, 0.45, 0.15) == room_for(30, 0.45, 0.15) == 0.45
+    assert room_for(60, 0.45, 0.15) == pytest.approx(0.225)
+    assert room_for(10_000, 0.45, 0.15) == 0.15
+    assert room_for(0, 14, 5) == 14

@@ -15,7 +15,6 @@ from study.report.figures.spots import mark_spot, spots_of
 from study.report.figures.style import arm_styles
 from study.report.glance import summary_table
 from study.report.order import Place, Relation, places
-from study.report.pages import small_svg, svg_uri
 from study.report.prepared import Rows
 from study.report.sections import compose
 from study.report.units import reworded_figure
@@ -228,17 +227,3 @@ def test_spots_are_put_into_the_words_of_data_sets_but_for_their_arms() -> None:
         assert [(spot.title, spot.values) for spot in view.spots] == [
             ("subject", (("Style fidelity", "0.5"),))
         ]
-
-
-def test_a_drawing_in_the_page_keeps_its_scales_and_needs_no_escape() -> None:
-    svg = (
-        b'<?xml version="1.0"?>\n<svg a="1">\n <metadata>\n  when\n </metadata>\n <!-- name -->\n'
-        b'<path d="M 1.23456 2\nL 3.00001 4" transform="translate(0.123456 7) scale(0.015625)" opacity="0.456"/>\n'
-        b"</svg>"
-    )
-    assert small_svg(svg) == (
-        '<svg a="1"><path d="M 1.23 2 L 3.00 4" transform="translate(0.12 7) scale(0.015625)" opacity="0.456"/></svg>'
-    )
-    uri = svg_uri(svg)
-    assert not set('"<>&#') & set(uri)
-    assert uri.startswith("data:image/svg+xml,%3Csvg a='1'%3E")
