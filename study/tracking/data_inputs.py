@@ -69,6 +69,9 @@ def _training(document: Mapping[str, Any]) -> DataInput:
     known = _content(document, folders, ("images", "path", "captions", "masks"))
     if known and "references" not in folders:  # some of the images are held out
         known = {**known, **held_out, "part": "trained on"}
+    number = document["training"].get("num_training_images")
+    if number is not None:  # of them so many are trained on
+        known = {**(known or {"embedded": name}), "num_training_images": number}
     return _input(name, known, "training", _main(folders))
 
 

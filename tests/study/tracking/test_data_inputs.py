@@ -68,6 +68,15 @@ def test_digests_hang_on_the_images_and_not_on_their_path() -> None:
     assert captioned["teapot held-out"] == before["teapot held-out"]
 
 
+@pytest.mark.parametrize("subject", [None, {"name": "cat-1", "holdout": 2}])
+def test_so_many_of_the_images_are_a_training_set_of_their_own(subject: dict[str, Any] | None) -> None:
+    like = {"subject": subject, "contents": {}} if subject else {}
+    found = [digests(document(training__num_training_images=number, **like)) for number in (None, 1, 3)]
+    name = "cat-1" if subject else "teapot"
+    assert len({one[name] for one in found}) == 3
+    assert len({one[f"{name} held-out"] for one in found}) == 1
+
+
 def test_a_folder_that_is_taken_whole_has_the_digest_of_the_runs_record() -> None:
     contents = {"subject.images": IMAGES, "subject.references": REFERENCES}
     given = document(subject__references="/photos/held-out", contents=contents)
