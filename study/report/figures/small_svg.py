@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import groupby
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _IN_VALUE = re.compile(r"(?<=url\(#)[\w.-]+(?=\))")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_TRANSLATION = re.compile(r"translate\((-?[\d.]+)[ ,]+(-?[\d.]+)\)")
+_MANY = 3  # marks for which a group of their own is shorter
 _PLACES = (
     "d",
     "x",
@@ -23,6 +26,7 @@ def small_svg(svg: bytes) -> bytes:
     """Returns the same drawing, coordinates to a hundredth of a point, as matplotlib writes it with text as paths.
 
     Comments, metadata, names that nothing refers to, groups that say nothing and white space go; other names are short.
+    Marks of one style that follow each other have it once.
     The same drawing gives the same bytes.
     """
     root = ET.fromstring(svg)
@@ -36,7 +40,9 @@ def small_svg(svg: bytes) -> bytes:
             element.remove(child)
         small = [_small(key, value, names) for key, value in element.attrib.items()]
         element.attrib = {key: value for key, value in small if value}
+        _shorten_place(element)
     _unwrap(root)
+    _share_styles(root)
     ET.register_namespace("", _SVG)
     return ET.tostring(root, encoding="unicode").replace(" />", "/>").encode()
 
@@ -74,6 +80,15 @@ def _small(key: str, value: str, names: dict[str, str]) -> tuple[str, str]:
     return key, re.sub(r"\s*([A-Za-z])\s*", r"\1", value.strip()) if key == "d" else value
 
 
+def _shorten_place(element: ET.Element) -> None:
+    """What is used at a place says so by `x` and `y`, which are added as a translation is (SVG 2, section 5.5)."""
+    moved = _TRANSLATION.fullmatch(element.get("transform", ""))
+    if element.tag != f"{{{_SVG}}}use" or moved is None or "x" in element.attrib or "y" in element.attrib:
+        return
+    del element.attrib["transform"]
+    element.attrib |= {name: value for name, value in zip("xy", moved.groups(), strict=True) if float(value)}
+
+
 def _rounded(text: str) -> str:
     return re.sub(r"\s+", " ", _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", text))
 
@@ -88,3 +103,26 @@ def _unwrap(element: ET.Element) -> None:
         elif len(child) or child.tag != f"{{{_SVG}}}defs":
             kept.append(child)
     element[:] = kept
+
+
+def _share_styles(element: ET.Element) -> None:
+    """Puts marks that follow each other and have one style into a group that has it.
+
+    What is set this way is inherited; `opacity` is not, and of a group it would be that of all marks together.
+    """
+    kept: list[ET.Element] = []
+    for style, run in groupby(
+        element, key=lambda child: child.get("style") if child.tag == f"{{{_SVG}}}use" else None
+    ):
+        marks = list(run)
+        if style is None or len(marks) < _MANY or re.search(r"(^|;)opacity:", style):
+            kept += marks
+            continue
+        group = ET.Element(f"{{{_SVG}}}g", {"style": style})
+        for mark in marks:
+            del mark.attrib["style"]
+            group.append(mark)
+        kept.append(group)
+    element[:] = kept
+    for child in kept:
+        _share_styles(child)

@@ -45,10 +45,14 @@ def drawn(svg: bytes) -> list[tuple[str, list[float], str]]:
     named = {element.get("id"): element for element in root.iter() if element.get("id")}
     found: list[tuple[str, list[float], str]] = []
 
-    def walk(element: ET.Element, above: str) -> None:
+    def walk(element: ET.Element, above: str, inherited: str = "") -> None:
         if element.tag == f"{SVG}defs" or element.tag == f"{SVG}metadata":
             return
         place = " ".join([above, *(element.get(k, "") for k in ("transform", "x", "y"))])
+        if element.tag == f"{SVG}use" and (
+            moved := re.fullmatch(r"translate\((\S+) (\S+)\)", element.get("transform", ""))
+        ):
+            place = " ".join([above, *(part for part in moved.groups() if float(part))])
         clip = re.search(r"url\(#([^)]+)\)", element.get("clip-path", ""))
         if clip:
             place += " clip " + " ".join(
@@ -56,13 +60,15 @@ def drawn(svg: bytes) -> list[tuple[str, list[float], str]]:
             )
         link = next((element.get(k) for k in LINKS if element.get(k)), None)
         if element.tag == f"{SVG}use":
-            walk(named[(link or "")[1:]], place + element.get("style", "").replace(" ", ""))
+            style = element.get("style", inherited).replace(" ", "")
+            walk(named[(link or "")[1:]], place + style)
         elif element.tag in (f"{SVG}path", f"{SVG}image", f"{SVG}rect"):
             shape = place + " " + element.get("d", "")
             style = re.sub(r"\s+", "", element.get("style", "")) + (link or "")[:200]
             found.append((re.sub(r"[\s\d.-]", "", shape), [float(n) for n in NUMBER.findall(shape)], style))
+        own = element.get("style", inherited) if element.tag == f"{SVG}g" else inherited
         for child in element:
-            walk(child, place)
+            walk(child, place, own)
 
     walk(root, "")
     return found
@@ -104,3 +110,16 @@ def test_in_a_page_it_is_text_that_neither_the_address_nor_the_attribute_takes_f
     quoted = b"<svg xmlns='http://www.w3.org/2000/svg'><path style=\"font:'A&amp;B'\" d='M0 0'/></svg>"
     again = ET.fromstring(unquote(svg_uri(quoted).split(",", 1)[1]))
     assert again[0].get("style") == "font:'A&B'"
+
+
+def test_marks_of_one_style_have_it_once(drawing: bytes) -> None:
+    small = small_svg(drawing).decode()
+    assert small.count("#a1b2c3") < drawing.decode().count("#a1b2c3") / 5
+
+
+def test_the_opacity_of_marks_is_no_groups() -> None:
+    """Where marks lie over each other, a group's would paint them as one."""
+    use = "<use href='#m' x='{}' y='0' style='fill: red; opacity: 0.5'/>"
+    marks = "<defs><path id='m' d='M0 0z'/></defs>" + "".join(map(use.format, range(5)))
+    svg = f"<svg xmlns='http://www.w3.org/2000/svg'>{marks}</svg>"
+    assert small_svg(svg.encode()).decode().count("opacity:0.5") == 5
