@@ -66,7 +66,7 @@ def test_defaults_are_those_of_diffusers_scripts() -> None:
     assert (full.learning_rate, full.use_ema, full.ema_decay, full.captions) == (1e-5, True, 0.9999, "files")
     assert config_of(trains="full", learning_rate=2e-6, use_ema=False).learning_rate == 2e-6
     assert not config_of(trains="full", use_ema=False).use_ema
-    assert config_of(embedded=True).learning_rate == 1e-3
+    assert config_of(embedded=True).learning_rate == 2e-3
     assert config_of(embedded=True, trains="full").learning_rate == 1e-4
     assert config_of(adapter="ia3").learning_rate == 1e-3
 
