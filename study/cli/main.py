@@ -401,7 +401,10 @@ def list_things(
     if not rows and form is Format.table:
         print(f"no {what} in {storage}")
         return
-    print_rows(rows, columns, form)
+    # The presets lie in one folder, whose path would leave no room for what each is.
+    print_rows(rows, columns, form, shown=[name for name in columns if name != "file"])
+    if what == "presets" and form is Format.table:
+        print(f"files: {Path(str(rows[0]['file'])).parent}/NAME.yaml")
 
 
 def _fail(problems: Sequence[str]) -> NoReturn:

@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 PROSE = 24  # characters from which a cell with spaces may be broken into lines
+NARROWEST = 40  # characters of a column of sentences
 
 
 class Format(StrEnum):
@@ -83,26 +84,40 @@ def print_document(document: Mapping[str, Any]) -> None:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> None:
-    """Prints rows as a table to the standard output; numbers are right-aligned."""
+    """Prints rows as a table to the standard output; numbers are right-aligned.
+
+    Sentences wrap in a column of at least `NARROWEST` characters. Nothing else is cut, since a number that is cut is a
+    wrong number: where the terminal is too narrow, it breaks the lines.
+    """
     console = Console()
+    cut = _table([{key: _first(value) for key, value in row.items()} for row in rows], columns, title)
+    least = Measurement.get(console, console.options.update(width=10_000), cut).maximum
+    console.width = max(console.width, least)
+    console.print(_table(rows, columns, title))
+
+
+def _first(value: Any) -> Any:
+    """As much of a sentence as its column has at least; everything else whole."""
+    return str(value)[:NARROWEST] if _is_prose(value) else value
+
+
+def _is_prose(value: Any) -> bool:
+    return " " in str(value) and len(str(value)) > PROSE
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None) -> Table:
     table = Table(title=title, box=None, header_style="bold", title_justify="left", padding=(0, 1, 0, 0))
-    wraps = False
     for column in columns:
         numeric = any(isinstance(row.get(column), int | float) for row in rows)
-        prose = any(" " in str(row.get(column)) and len(str(row.get(column))) > PROSE for row in rows)
-        wraps = wraps or prose
         table.add_column(
             column.replace("_", "\n"),
             justify="right" if numeric else "left",
             overflow="fold",
-            no_wrap=not prose,
+            no_wrap=not any(_is_prose(row.get(column)) for row in rows),
         )
     for row in rows:
         table.add_row(*(cell(row.get(column)) for column in columns), style=None)
-    if not wraps:  # a number that is cut is a wrong number: rather let the terminal break the line
-        natural = Measurement.get(console, console.options.update(width=10_000), table).maximum
-        console.width = max(console.width, natural)
-    console.print(table)
+    return table
 
 
 def say(*lines: str) -> None:

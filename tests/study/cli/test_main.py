@@ -101,6 +101,21 @@ def test_presets_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert "7 arms" in out
 
 
+def test_presets_are_listed_in_a_terminal_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(capsys, "ls", "presets")
+    *lines, place = out.splitlines()
+    assert code == 0
+    assert max(map(len, lines)) <= 80
+    assert "Once the learning rate is tuned" in out  # sentences are broken at words
+    folder = place.removeprefix("files: ").removesuffix("/NAME.yaml")
+    assert (Path(folder) / "adapters.yaml").is_file()
+    listed = json.loads(run(capsys, "ls", "presets", "--format", "json")[1])
+    assert all(Path(row["file"]).is_file() for row in listed)
+
+
 def test_a_storage_without_studies_is_said_to_have_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
