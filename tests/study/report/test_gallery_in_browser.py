@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from study.report.figures import canvas
 from tests.helpers.synthetic_results import ARMS, PROMPTS, Study, make_results
 
 pytest.importorskip("aiohttp", reason="the DevTools protocol is spoken over a websocket")
-from tests.helpers.browser import CHROMIUM, Page, browser
+from tests.helpers.browser import CHROMIUM, Page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
@@ -30,22 +29,6 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(build_module, "render", lambda figure: drawn)
         study = Study(arms=ARMS[:3], trials=1, curves=False, folder=folder / "images")
         return build_report(make_results(study), folder / "report").html
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("chromium")) as page:
-        yield page
-
-
-@pytest.fixture
-def page(tab: Page, page_file: Path) -> Page:
-    tab.errors.clear()
-    tab.requests.clear()
-    tab.resize(1280)
-    tab.prefer("light")
-    tab.open(page_file)
-    return tab
 
 
 def box(page: Page, element: str) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from tests.helpers.made_reports import QUICK
 from tests.helpers.synthetic_results import Arm, Study, make_results
 
 pytest.importorskip("aiohttp", reason="the DevTools protocol is spoken over a websocket")
-from tests.helpers.browser import CHROMIUM, Page, browser
+from tests.helpers.browser import CHROMIUM, Page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -63,22 +62,6 @@ def page_file(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
         to_page(report, {figure.key: render(figure) for figure in report.figures}), encoding="utf-8"
     )
     return path
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("chromium")) as page:
-        yield page
-
-
-@pytest.fixture
-def page(tab: Page, page_file: Path) -> Page:
-    tab.errors.clear()
-    tab.requests.clear()
-    tab.resize(1280)
-    tab.prefer("light")
-    tab.open(page_file)
-    return tab
 
 
 TABLE = "document.querySelector('[aria-labelledby=table-{}] table')"
