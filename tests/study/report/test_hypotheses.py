@@ -228,8 +228,8 @@ def test_all_verdicts_of_a_study_are_right_in_95_of_100_studies() -> None:
         },
         "also": {"measure": "subject_fidelity", "difference": [THIRD, SECOND], "expect": {"less_than": 0}},
     }
-    made = results(pairs)
-    frame = made.frame[made.frame["phase"] == "confirm"]
+    rows = prepare(results(pairs))
+    frame = rows.frame
     rng = np.random.default_rng(0)
     wrong, studies = 0, 400
     for _ in range(studies):
@@ -237,7 +237,7 @@ def test_all_verdicts_of_a_study_are_right_in_95_of_100_studies() -> None:
             quality=rng.normal(0.5, 0.05, len(frame)), subject_fidelity=rng.normal(0.5, 0.05, len(frame))
         )
         found = {
-            one.statement.name: one.ruling for one in judge_hypotheses(prepare(replace(made, frame=draws)))
+            one.statement.name: one.ruling for one in judge_hypotheses(replace(rows, frame=draws))
         }
         false = [found["at-limit"] in ("supported", "refuted"), found["at-margin"] in ("supported", "refuted"),
                  found["other"] in ("supported", "refuted"), found["also"] in ("supported", "refuted")]  # fmt: skip
