@@ -4,6 +4,11 @@ Claims of one study rest on the same runs, so that some of many would come out b
 has the level 1 - 0.05 / k for k hypotheses that runs decide (Bonferroni): all of them hold at once in 95 % of studies,
 and so do all verdicts, since each is read off from its interval. Those that were stated after the first trial are a
 family of their own: they may have been chosen by what was seen.
+
+A claim on each of several arms ("better than all others") is one on its least favourable comparison, the smallest of
+the differences where more than a limit is expected. That one's interval ends, on the side of the claim, at the
+lowest end of all, since the claim fails with any of them (an intersection-union test, which needs no correction: Berger
+1982, doi 10.1080/00401706.1982.10487790), and on the other side at the lowest of ends that hold together (Bonferroni).
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -82,6 +88,7 @@ class Judged:
         needed: How many subjects would decide it with 80 % power, if it is as it was seen; None where it is decided,
             unknown, or takes more than `study.statistics.power.MOST_SUBJECTS`.
         missing: Why it is not measured.
+        least: Of a claim on each of several arms: those of the least favourable comparison.
     """
 
     statement: Statement
@@ -93,6 +100,7 @@ class Judged:
     ruling: Ruling
     needed: int | None = None
     missing: str = ""
+    least: tuple[str, ...] = ()
 
     @property
     def in_advance(self) -> bool:
@@ -101,14 +109,33 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class _Comparison:
+    """One number a subject, in logarithms where it is a ratio; `arms`: those of which each is claimed something."""
+
+    units: Floats
+    runs: int
+    arms: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        return float(moments(self.units)[1])
+
+    def estimate(self, level: float, exact: bool) -> Estimate:
+        """Its mean with Student's interval; of what is counted every run has the value, and no chance is in it."""
+        found = estimate_of(self.units, self.runs, level=level)
+        if exact and found.low is None:
+            return replace(found, low=float(self.units.min()), high=float(self.units.max()))
+        return found
+
+
+@dataclass(frozen=True)
 class _Asked:
-    """A hypothesis with one number a subject, in logarithms where it is a ratio."""
+    """A hypothesis with its comparisons: one, or one for each arm of which it is claimed."""
 
     statement: Statement
     stated: str | None
     trials: int | None
-    units: Floats
-    runs: int
+    comparisons: tuple[_Comparison, ...]
     missing: str
 
     @property
@@ -148,36 +175,47 @@ def _stated(meta: Mapping[str, Any]) -> list[tuple[Statement, str | None, int | 
 
 
 def _asked(rows: Rows, statement: Statement, stated: str | None, trials: int | None) -> _Asked:
-    units, runs, missing = np.empty(0), 0, ""
+    comparisons: tuple[_Comparison, ...] = ()
+    missing = ""
     if statement.statistic != "arithmetic":
-        units, runs, missing = _units(rows, statement)
-    return _Asked(statement, stated, trials, units, runs, missing)
+        comparisons, missing = _comparisons(rows, statement)
+    return _Asked(statement, stated, trials, comparisons, missing)
 
 
-def _units(rows: Rows, statement: Statement) -> tuple[Floats, int, str]:
-    """One number a subject, how many runs are behind them, and why there are none."""
+def _comparisons(rows: Rows, statement: Statement) -> tuple[tuple[_Comparison, ...], str]:
+    """All comparisons of a hypothesis, and why there are none."""
     measure = statement.measure or ""
     confirm = rows.confirm
     if statement.inference_steps is not None:
         confirm = at_inference_steps(rows, measure, statement.inference_steps)
     if measure not in confirm or not confirm[measure].notna().any():
-        return np.empty(0), 0, f"no run has a value of {measure}"
+        return (), f"no run has a value of {measure}"
     values = values_of(confirm, measure)
-    absent = [arm for one in statement.operands for arm in one.arms or () if arm not in values.arms]
+    absent = [arm for one in statement.operands for arm in one.named if arm not in values.arms]
     if absent:
-        return np.empty(0), 0, f"no run of {', '.join(dict.fromkeys(absent))} has a value of {measure}"
+        return (), f"no run of {', '.join(dict.fromkeys(absent))} has a value of {measure}"
     base = {arm for arm, method in rows.methods.items() if method == BASE}
-    parts = [_of_operand(values, one, base) for one in statement.operands]
-    if statement.statistic == "ratio":
-        if any((part[np.isfinite(part)] <= 0).any() for part in parts):
-            return np.empty(0), 0, f"{measure} is not above 0 in all runs, and a ratio needs that"
-        with np.errstate(invalid="ignore"):
-            parts = [np.log(part) for part in parts]
-    found = parts[0] if len(parts) == 1 else parts[0] - parts[1]
-    units = mean_of_known(found)
-    if not np.isfinite(units).any():
-        return np.empty(0), 0, "no subject has runs of all that is compared"
-    return units[np.isfinite(units)], int(np.isfinite(found).sum()), ""
+    found = []
+    for operands in product(*map(_alternatives, statement.operands)):
+        parts = [_of_operand(values, one, base) for one in operands]
+        if statement.statistic == "ratio":
+            if any((part[np.isfinite(part)] <= 0).any() for part in parts):
+                return (), f"{measure} is not above 0 in all runs, and a ratio needs that"
+            with np.errstate(invalid="ignore"):
+                parts = [np.log(part) for part in parts]
+        cells = parts[0] if len(parts) == 1 else parts[0] - parts[1]
+        units = mean_of_known(cells)
+        if not np.isfinite(units).any():
+            return (), "no subject has runs of all that is compared"
+        pairs = zip(operands, statement.operands, strict=True)
+        of = tuple(one.named[0] for one, stated in pairs if stated.each_of)
+        found.append(_Comparison(units[np.isfinite(units)], int(np.isfinite(cells).sum()), of))
+    return tuple(found), ""
+
+
+def _alternatives(operand: Operand) -> tuple[Operand, ...]:
+    """An operand by itself, or each of its arms."""
+    return tuple(Operand(arms=(arm,)) for arm in operand.each_of) if operand.each_of else (operand,)
 
 
 def _of_operand(values: Values, operand: Operand, base: set[str]) -> Floats:
@@ -219,21 +257,42 @@ def _judged(one: _Asked, level: float, alone: float) -> Judged:
         return Judged(
             statement, one.stated, one.trials, nothing, nothing, exact, "not measured", missing=one.missing
         )
-    own = estimate_of(one.units, one.runs, level=level)
-    together = estimate_of(one.units, one.runs, level=alone)
-    if exact and own.low is None:  # every run has the value, and no chance is in it
-        low, high = float(one.units.min()), float(one.units.max())
-        own, together = (replace(estimate, low=low, high=high) for estimate in (own, together))
+    own, together = (_estimate(one, each, exact) for each in (level, alone))
     ruling = _ruling(one.region, together)
     needed = _needed(one, 1 - alone) if ruling == "not enough runs" else None
     if one.is_ratio:
         own, together = _exponential(own), _exponential(together)
-    return Judged(statement, one.stated, one.trials, own, together, exact, ruling, needed)
+    least = one.comparisons[_least_favourable(one)].arms
+    return Judged(statement, one.stated, one.trials, own, together, exact, ruling, needed, least=least)
+
+
+def _least_favourable(one: _Asked) -> int:
+    """Which comparison has the lowest mean, or the highest where less than a limit is expected."""
+    sign = -1.0 if one.statement.expect.less_than is not None else 1.0
+    return int(np.argmin([sign * each.mean for each in one.comparisons]))
+
+
+def _estimate(one: _Asked, level: float, exact: bool) -> Estimate:
+    """The estimate of the only comparison, or that of the extreme of all (see the head of this module)."""
+    towards = [each.estimate(level, exact) for each in one.comparisons]
+    found = towards[_least_favourable(one)]
+    if len(towards) == 1:
+        return found
+    apart = 1 - (1 - level) / len(towards)
+    away = [each.estimate(apart, exact) for each in one.comparisons]
+    found = replace(found, n_subjects=min(each.n_subjects for each in towards))
+    upwards = one.statement.expect.less_than is not None
+    lows = [each.low for each in (away if upwards else towards) if each.low is not None]
+    highs = [each.high for each in (towards if upwards else away) if each.high is not None]
+    if not len(lows) == len(highs) == len(towards):
+        return replace(found, low=None, high=None)
+    extreme = max if upwards else min
+    return replace(found, low=extreme(lows), high=extreme(highs))
 
 
 def _holds(region: Region, value: float, statement: Statement) -> bool:
     """Whether arithmetic comes to what is expected; limits of one-sided claims are themselves no part of it."""
-    if statement.expect.more_than is not None or statement.expect.less_than is not None:
+    if statement.expect.is_one_sided:
         return region.low < value < region.high
     rounding = 1e-12 * max(1.0, abs(value))
     return region.low - rounding <= value <= region.high + rounding
@@ -266,13 +325,26 @@ def _end(region: Region) -> float | None:
 
 
 def _needed(one: _Asked, alpha: float) -> int | None:
-    """How many subjects would decide it with 80 % power, with the mean and the spread that were seen."""
-    count, mean, deviation = (float(part) for part in moments(one.units))
+    """How many subjects would decide it with 80 % power, with the means and the spread that were seen.
+
+    What is claimed of each of several arms is supported where all comparisons are, and refuted where one is.
+    """
+    if len(one.comparisons) == 1:
+        return _subjects(one.comparisons[0], one.region, alpha)
+    least = one.comparisons[_least_favourable(one)]
+    if one.region.low < least.mean < one.region.high:
+        found = [_subjects(each, one.region, alpha) for each in one.comparisons]
+        return None if None in found else max(each for each in found if each is not None)
+    return _subjects(least, one.region, alpha / len(one.comparisons))
+
+
+def _subjects(comparison: _Comparison, region: Region, alpha: float) -> int | None:
+    """How many subjects would decide one comparison."""
+    count, mean, deviation = (float(part) for part in moments(comparison.units))
     if count < MIN_SUBJECTS:
         return MIN_SUBJECTS
     if deviation == 0:
         return None
-    region = one.region
     if (limit := _end(region)) is not None:
         near = None if region.near_high is None else region.near_high - limit
         found = subjects_to_decide(mean - limit, deviation, near, alpha)

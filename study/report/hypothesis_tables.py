@@ -16,6 +16,11 @@ from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS
 
 _RULINGS: tuple[Ruling, ...] = ("supported", "refuted", "equivalent", "not enough runs", "not measured")
 _STATISTICS = {"difference": "difference in", "ratio": "ratio of", "value": "", "arithmetic": "arithmetic"}
+_EACH = (
+    "Where a claim is one on each of several arms, found is the comparison that is least in its favour. Its interval "
+    "is one for the least of all: the end that decides for the claim is the least favourable end of all comparisons, "
+    "each by itself (an intersection-union test), and the other one that of intervals that hold together."
+)
 _WITH_OPERANDS = {"difference": "less", "ratio": "over"}
 
 
@@ -69,7 +74,7 @@ def _table(key: str, caption: str, judged: Sequence[Judged], unit: str, *, later
         ),
         texts("expected", "Expected", [_expected(one.statement) for one in judged]),
         (Column("n", f"n ({unit}s)", numeric=True), [_count(one) for one in judged]),
-        texts("what", "What was measured", [_measured(one.statement) for one in judged]),
+        texts("what", "What was measured", [_measured(one) for one in judged]),
         *((texts("stated", "Stated", [_stated(one) for one in judged]),) if later else ()),
         texts("source", "Source", [one.statement.source or None for one in judged]),
         texts("digest", "Digest", [one.statement.digest[:12] for one in judged]),
@@ -88,10 +93,12 @@ def _notes(judged: Sequence[Judged], unit: str) -> tuple[str, ...]:
         "what is expected, refuted where it lies outside, equivalent where it lies within the margin around the limit, "
         f"and otherwise not enough runs, with the number of {unit}s that would decide it with 80 % power if all is as "
         "it was seen. Arithmetic is computed, and counted costs hold for every run.",
+        *((_EACH,) if any(one.least for one in judged) else ()),
     )
 
 
-def _measured(statement: Statement) -> str:
+def _measured(one: Judged) -> str:
+    statement = one.statement
     if statement.statistic == "arithmetic":
         return "arithmetic"
     title = measure(statement.measure or "").title
@@ -100,12 +107,15 @@ def _measured(statement: Statement) -> str:
         title += f" at {statement.inference_steps} inference steps"
     what = f"{_STATISTICS[statement.statistic]} {title}".strip()
     between = f" {_WITH_OPERANDS.get(statement.statistic, '')} "
-    return f"{what}: {between.join(_operand(one, statement) for one in statement.operands)}"
+    least = f"; found is {' and '.join(one.least)}" if one.least else ""
+    return f"{what}: {between.join(_operand(each, statement) for each in statement.operands)}{least}"
 
 
 def _operand(operand: Operand, statement: Statement) -> str:
     if operand.predicted is not None:
         return f"predicted {_in_unit(number_of(operand.predicted), statement)}"
+    if operand.each_of is not None:
+        return f"each of {listing(operand.each_of)}"
     arms = operand.arms or ()
     return listing(arms) if len(arms) == 1 else f"mean of {listing(arms)}"
 

@@ -47,30 +47,39 @@ def number_of(value: float | str) -> float:
 
 
 class Operand(Frozen):
-    """What is compared: the mean of arms, of all arms that agree with conditions, or a predicted number.
+    """What is compared: the mean of arms, of all arms that agree with conditions, each of several, or a prediction.
 
     Attributes:
         arms: By name; in the study file one arm may stand by itself.
+        each_of: Arms by name, of each of which the claim is made, such as one to be better than all of them.
         where: Fields of training, or ``method``, with the value that all arms meant here have; fields that an arm
             searches have none.
         predicted: A number, or arithmetic that comes to it.
     """
 
     arms: tuple[str, ...] | None = None
+    each_of: tuple[str, ...] | None = None
     where: dict[str, Any] | None = None
     predicted: Number | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        given = [name for name in ("arms", "where", "predicted") if getattr(self, name) is not None]
+        names = ("arms", "each_of", "where", "predicted")
+        given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
-            said = " and ".join(given) or "none"
-            raise ValueError(f"give one of arms, where, predicted; got {said}")
+            raise ValueError(f"give one of {', '.join(names)}; got {' and '.join(given) or 'none'}")
         if self.arms is not None and (not self.arms or len({*self.arms}) < len(self.arms)):
             raise ValueError("arms: name at least one, and none twice")
+        if self.each_of is not None and not 1 < len({*self.each_of}) == len(self.each_of):
+            raise ValueError("each_of: name at least two arms, and none twice")
         if self.where is not None and not self.where:
             raise ValueError("where: name at least one field and its value, such as {lr_scheduler: cosine}")
         return self
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All arms that stand by name."""
+        return self.arms or self.each_of or ()
 
 
 def _operand(value: Any) -> Any:
@@ -112,6 +121,11 @@ class Expectation(Frozen):
                 f"between: {self.between[0]} is not below {self.between[1]}; give the lower end first"
             )
         return self
+
+    @property
+    def is_one_sided(self) -> bool:
+        """Whether there is one limit."""
+        return self.more_than is not None or self.less_than is not None
 
 
 class Claim(Frozen):
@@ -196,6 +210,10 @@ class Hypothesis(Claim):
             problems.append(
                 (("value",), "is a number; name arms, or write `arithmetic` in the place of `value`")
             )
+        if any(one.each_of for one in self.operands) and not self.expect.is_one_sided:
+            problems.append(
+                (("expect",), "what is claimed of each of several arms is more_than or less_than a limit")
+            )
         for name in ("difference", "ratio"):
             pair = getattr(self, name)
             if pair is not None and all(one.predicted is not None for one in pair):
@@ -219,15 +237,15 @@ class Hypothesis(Claim):
     @property
     def operands(self) -> tuple[Operand, ...]:
         """What is compared, in order; none for arithmetic."""
-        given = getattr(self, self.statistic)
-        return () if self.statistic == "arithmetic" else given if isinstance(given, tuple) else (given,)
+        single = None if self.value is None else (self.value,)
+        return self.difference or self.ratio or single or ()
 
 
 class Statement(Claim):
     """A hypothesis as the ledger holds it: complete, and without conditions.
 
     Attributes:
-        operands: Two for a difference or ratio, one for a value; each is arms or a number.
+        operands: Two for a difference or ratio, one for a value; each is a mean of arms, each of several, or a number.
         number: What arithmetic comes to.
     """
 
@@ -244,8 +262,12 @@ class Statement(Claim):
     def digest(self) -> str:
         """The hex SHA-256 of all that is stated."""
         fields = self.model_dump(mode="json")
-        if self.inference_steps is None:  # as statements were digested that had no such field
+        # As statements were digested that had no such fields.
+        if self.inference_steps is None:
             del fields["inference_steps"]
+        for operand in fields["operands"]:
+            if operand["each_of"] is None:
+                del operand["each_of"]
         content = json.dumps(fields, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -264,11 +286,12 @@ def statement_of(name: str, hypothesis: Hypothesis, arms: Sequence[str], levels:
     def resolved(operand: Operand) -> Operand:
         if operand.predicted is not None:
             return Operand(predicted=number_of(operand.predicted))
+        # The order of arms means nothing, and records do not keep it.
+        if operand.each_of is not None:
+            return Operand(each_of=tuple(sorted(operand.each_of)))
         where = operand.where or {}
         meant = operand.arms or [arm for arm in arms if agrees(arm, where, levels)]
-        return Operand(
-            arms=tuple(sorted(meant))
-        )  # the order of arms means nothing, and records do not keep it
+        return Operand(arms=tuple(sorted(meant)))
 
     expected = {
         key: [number_of(end) for end in value] if key == "between" else number_of(value)

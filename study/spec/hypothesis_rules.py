@@ -43,7 +43,7 @@ def answerable(sections: Sections) -> Iterator[Problem]:
                 f"{steps} is none of evaluation.inference_steps ({list(drawn)}); add it there",
             )
         for place, operand in _placed(hypothesis):
-            for arm in operand.arms or ():
+            for arm in operand.named:
                 if arms and arm not in arms:
                     near = did_you_mean(arm, arms)
                     yield (

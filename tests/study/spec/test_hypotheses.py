@@ -79,7 +79,11 @@ def test_they_are_no_part_of_what_runs_do_but_each_change_is_another_statement()
         ({"difference": [{"where": {"lr_scheduler": "linear"}}, "full"]}, 'all of that; there are lr_scheduler: "c'),
         ({"difference": [{"where": {"learning_rate": 1}}, "full"]}, "learning_rate: no value of its own in any arm"),
         ({"difference": [3, 4]}, "compares two numbers; name arms"),
-        ({"difference": [{"arms": ["full"], "where": {"r": 4}}, "full"]}, "give one of arms, where, predicted"),
+        ({"difference": [{"arms": ["full"], "where": {"r": 4}}, "full"]}, "give one of arms, each_of, where, pre"),
+        ({"difference": [{"each_of": ["full"]}, "base"]}, "each_of: name at least two arms, and none twice"),
+        ({"difference": ["base", {"each_of": ["full", "ful"]}]}, "difference.1: no arm is called 'ful'; did you mean"),
+        ({"difference": ["base", {"each_of": ["full", "searched"]}], "expect": {"equal_to": 0}, "margin": 0.1},
+         "expect: what is claimed of each of several arms is more_than or less_than a limit"),
         ({"difference": [["full", "full"], "base"]}, "name at least one, and none twice"),
         ({"expect": {"equal_to": 0}}, "margin: is missing: how far from the value"),
         ({"expect": {"more_than": 0, "less_than": 1}}, "got more_than and less_than"),
@@ -142,10 +146,21 @@ def test_inference_steps_are_those_that_are_drawn() -> None:
     assert one.digest != other.digest
 
 
-def test_statements_without_inference_steps_keep_their_digest() -> None:
+def test_each_of_several_arms_is_no_mean_of_them() -> None:
+    mean, each = (
+        spec(h={**SOUND, "difference": ["base", {key: ["searched", "full"]}]}).statements[0]
+        for key in ("arms", "each_of")
+    )
+    assert each.operands[1].each_of == mean.operands[1].arms == ("full", "searched")
+    assert each.digest != mean.digest
+
+
+def test_statements_without_later_fields_keep_their_digest() -> None:
     """As they stand in ledgers that were begun before there were any."""
     (one,) = spec(h=SOUND).statements
     fields = one.model_dump(mode="json")
     del fields["inference_steps"]
+    for operand in fields["operands"]:
+        del operand["each_of"]
     content = json.dumps(fields, sort_keys=True, ensure_ascii=False)
     assert one.digest == hashlib.sha256(content.encode()).hexdigest()
