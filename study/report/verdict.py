@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from study.report.analysis import Analysis, ArmResult
@@ -27,6 +27,7 @@ from study.statistics.power import MIN_SUBJECTS, MOST_SUBJECTS, OWN_SPREAD_FROM
 
 RESAMPLED_FROM = 5  # subjects; shares of resamples of fewer are too sure of themselves for a headline
 _PAIRS_NAMED = 3  # in a sentence on many
+_RIVALS_NAMED = 8  # likewise; a study has rarely more
 CLASS_LOST = 0.5  # of class kept: class images nearer to the subject than to the base model's
 _OUTCOMES = {
     "better": "better than",
@@ -217,20 +218,29 @@ def rival_words(analysis: Analysis) -> list[str]:
     found = []
     if better := by_outcome.get("better"):
         found.append(
-            f"Better in {title}, paired by subject and seed, than {listing(map(_difference, better))}."
+            f"Better in {title}, paired by subject and seed, than {_rivals(map(_difference, better))}."
         )
     if worse := by_outcome.get("worse"):
         found.append(
-            f"Worse in {title}, on common subjects and seeds, than {listing(map(_difference, worse))}."
+            f"Worse in {title}, on common subjects and seeds, than {_rivals(map(_difference, worse))}."
         )
     if equal := by_outcome.get("equivalent"):
-        names = listing(map(_difference, equal))
+        names = _rivals(map(_difference, equal))
         found.append(f"Equivalent in {title} (within {margin_text(analysis)}) to {names}.")
     if undecided := by_outcome.get("not enough"):
-        names = listing(_undecided(c) for c in undecided)
+        names = _rivals(_undecided(c) for c in undecided)
         what = f"{'Difference' if any(c.trails for c in undecided) else 'Lead'} in {title} that is not established"
         found.append(f"{what}, and what would decide it: over {names}.")
     return found
+
+
+def _rivals(words: Iterable[str]) -> str:
+    """All of them, or the first few and how many more there are."""
+    items = list(words)
+    if len(items) <= _RIVALS_NAMED:
+        return listing(items)
+    more = f"{len(items) - _RIVALS_NAMED} more (in the table of comparisons with the best)"
+    return f"{', '.join(items[:_RIVALS_NAMED])} and {more}"
 
 
 def _undecided(comparison: Comparison) -> str:

@@ -12,7 +12,7 @@ from study.report.analysis import Analysis, analyse
 from study.report.effect_tables import effects_table
 from study.report.prepared import Rows, prepare
 from study.report.search_history import histories
-from study.report.verdict import cost_words, judge, percent
+from study.report.verdict import cost_words, judge, percent, rival_words
 from study.statistics.power import typical_deviation
 from tests.helpers.made_reports import QUICK, analysed, edited
 from tests.helpers.synthetic_results import ARMS, Arm, Study, make_results
@@ -38,6 +38,17 @@ def test_verdict_of_a_small_study_is_modest(small: tuple[Rows, Analysis]) -> Non
     assert f"the larger of two spreads, that of all pairs together and {usual}" in beware
     assert "such a lead is too large on average; if the true one is smaller, it takes more subjects" in beware
     assert "resident set" in beware
+
+
+def test_of_many_arms_the_nearest_are_named(large: tuple[Rows, Analysis]) -> None:
+    analysis = large[1]
+    (one,) = [c for c in analysis.against_best if c.outcome == "better"][:1]
+    many = tuple(replace(one, second=f"arm-{number}") for number in range(20))
+    (words,) = rival_words(replace(analysis, pairs=many))
+    assert "arm-7 (" in words
+    assert "arm-8" not in words
+    assert words.endswith(" and 12 more (in the table of comparisons with the best).")
+    assert "more" not in rival_words(replace(analysis, pairs=many[:8]))[0]
 
 
 def test_verdict_of_a_large_study_names_leads_and_ties(large: tuple[Rows, Analysis]) -> None:
