@@ -20,6 +20,14 @@ def trained_pairs(spec: StudySpec) -> int:
     return count * (count - 1) // 2
 
 
+def _spread(spec: StudySpec) -> float:
+    """The standard deviation between subjects that is assumed of a study's arms."""
+    from study.statistics.power import typical_deviation
+
+    methods = {arm.method for arm in spec.arms.values() if arm.method != BASE}
+    return typical_deviation(len(spec.confirm.seeds), len(methods))
+
+
 def smallest_difference(spec: StudySpec) -> float:
     """Returns the difference in quality that is found with 80 % power; infinite with fewer than three subjects.
 
@@ -27,16 +35,16 @@ def smallest_difference(spec: StudySpec) -> float:
     the strictest step of Holm's adjustment over all pairs, which share the 5 % with the factors that are crossed.
     """
     from study.statistics.paired import shares_of
-    from study.statistics.power import SIGNIFICANCE, smallest_effect, typical_deviation
+    from study.statistics.power import SIGNIFICANCE, smallest_effect
 
     share = shares_of([max(1, trained_pairs(spec)), len(crossed_in(spec))])[0]
     effect = smallest_effect(len(spec.confirm.subjects or ()), SIGNIFICANCE * share)
-    return effect * typical_deviation(len(spec.confirm.seeds))
+    return effect * _spread(spec)
 
 
 def detectable_line(spec: StudySpec) -> str | None:
     """Returns a line on the smallest difference for people; None where nothing is compared."""
-    from study.statistics.power import MIN_SUBJECTS, typical_deviation
+    from study.statistics.power import MIN_SUBJECTS
 
     pairs, subjects, seeds = trained_pairs(spec), len(spec.confirm.subjects or ()), len(spec.confirm.seeds)
     if not pairs or not seeds:
@@ -46,13 +54,13 @@ def detectable_line(spec: StudySpec) -> str | None:
     if subjects < MIN_SUBJECTS:
         return f"{design} show values, but decide nothing: that takes at least {MIN_SUBJECTS} confirm {unit}s"
     found = smallest_difference(spec)
-    assumed = (
-        f"if their differences vary by {typical_deviation(seeds):.2f} (standard deviation) between {unit}s"
-    )
-    what = "a difference" if pairs == 1 else f"a difference in any of {pairs} pairs of arms"
+    assumed = f"if their differences vary by {_spread(spec):.2f} (standard deviation) between {unit}s"
+    where = "" if pairs == 1 else f" in any of {pairs} pairs of arms"
     if not math.isfinite(found) or found > 1:
         return f"{design} find no difference in quality reliably, {assumed}; take more confirm {unit}s"
-    return f"{design} find {what} with 80 % power from {found:.2f} of quality on, {assumed}"
+    return (
+        f"{design} find a difference of {found:.2f} or more in quality{where} in 80 % of studies, {assumed}"
+    )
 
 
 def tuning_note(spec: StudySpec) -> str | None:

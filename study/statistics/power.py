@@ -20,16 +20,25 @@ OWN_SPREAD_FROM = (
 
 # Standard deviations of the difference in quality of two arms, between subjects and between seeds of one subject, that
 # are assumed where a study has not run yet. They are to be no less than those of shipped studies (python -m
-# benchmarks.spread: .038 and .044 over the 28 pairs of arms of lora-vs-dreambooth, .054 and .042 in the quickstart).
+# benchmarks.spread): arms of one method or two, as LoRA and DreamBooth, differ more alike than arms of many methods, of
+# which some teach one subject well and another not at all.
 BETWEEN_SUBJECTS = 0.062
+BETWEEN_SUBJECTS_OF_METHODS = 0.14
+MANY_METHODS = 3
 BETWEEN_SEEDS = 0.051
 
 Floats = NDArray[np.float64]
 
 
-def typical_deviation(seeds: int) -> float:
-    """The standard deviation that a subject's mean difference in quality is assumed to have, over so many seeds."""
-    return math.hypot(BETWEEN_SUBJECTS, BETWEEN_SEEDS / math.sqrt(max(1, seeds)))
+def typical_deviation(seeds: int, methods: int = 1) -> float:
+    """The standard deviation that a subject's mean difference in quality is assumed to have.
+
+    Args:
+        seeds: Over how many seeds of each subject it is a mean.
+        methods: Of how many methods the arms of the study are.
+    """
+    subjects = BETWEEN_SUBJECTS_OF_METHODS if methods >= MANY_METHODS else BETWEEN_SUBJECTS
+    return math.hypot(subjects, BETWEEN_SEEDS / math.sqrt(max(1, seeds)))
 
 
 def power_of_difference(subjects: int | Floats, effect: float | Floats, alpha: float = 0.05) -> Floats:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from benchmarks.spread import SHIPPED, components, spread
 from study.cli.main import main
 from study.preflight.detectable import detectable_line, detectable_notes, smallest_difference, trained_pairs
 from study.report.comparisons import MARGIN
@@ -125,13 +127,40 @@ def test_typical_spread_shrinks_with_seeds_but_not_below_that_of_subjects() -> N
     assert typical_deviation(1) > typical_deviation(3) > typical_deviation(10_000) > BETWEEN_SUBJECTS
 
 
+def test_arms_of_many_methods_are_assumed_to_vary_more() -> None:
+    few: dict[str, Any] = {"a": {"method": "lora"}, "b": {"method": "dreambooth"}}
+    many = {**few, "c": {"method": "textual_inversion"}}
+    one, other = (
+        smallest_difference(design(9, stated={"base": {"method": "base"}, **arms})) for arms in (few, many)
+    )
+    assert one == pytest.approx(smallest_effect(9) * typical_deviation(2))
+    assert other == pytest.approx(smallest_effect(9, 0.05 / 3) * typical_deviation(2, methods=3))
+    assert typical_deviation(2, methods=3) > 1.5 * typical_deviation(2)
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.parent.name)
+def test_what_plans_assume_is_no_less_than_what_shipped_studies_show(folder: Path) -> None:
+    found = spread(folder)
+    assert found.of_means <= typical_deviation(found.seeds, found.methods), found
+
+
+def test_the_parts_of_a_spread_are_told_apart() -> None:
+    """Against what the numbers were drawn with: differences of two arms over 400 subjects and 3 seeds."""
+    rng = np.random.default_rng(0)
+    subjects, seeds = np.repeat(rng.normal(0, 0.06, 400), 3), rng.normal(0, 0.05, 1200)
+    index = pd.MultiIndex.from_product([range(400), range(3)], names=["subject", "seed"])
+    table = pd.DataFrame({"a": subjects + seeds, "b": 0.0}, index=index)
+    assert components(table) == pytest.approx((math.hypot(0.06, 0.05 / 3**0.5), 0.06, 0.05), rel=0.08)
+    whole, *parts = components(table[table.index.get_level_values("seed") == 0])
+    assert whole == pytest.approx(math.hypot(0.06, 0.05), rel=0.08)
+    assert np.isnan(parts).all()
+
+
 def test_a_line_says_what_the_design_finds() -> None:
     line = detectable_line(design(9))
     assert line is not None
-    assert (
-        f"9 subjects x 2 seeds find a difference with 80 % power from {smallest_difference(design(9)):.2f} "
-        in line
-    )
+    found = f"{smallest_difference(design(9)):.2f}"
+    assert f"9 subjects x 2 seeds find a difference of {found} or more in quality in 80 % of studies" in line
     assert "standard deviation" in line
     assert "any of 6 pairs" in (detectable_line(design(9, arms=4)) or "")
     assert "at least 3 confirm subjects" in (detectable_line(design(1, seeds=1)) or "")
