@@ -23,7 +23,8 @@ RunArgument = Annotated[
     str, typer.Argument(help="A run as `study trials` names it: phase/arm/0000-subject-s0, or an arm.")
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override fields, e.g. budget.max_train_steps=200.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Override fields, e.g. budget.max_train_steps=200."),
 ]
 StorageOption = Annotated[
     str,

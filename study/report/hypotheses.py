@@ -32,6 +32,7 @@ from study.statistics.power import MIN_SUBJECTS, subjects_to_decide, subjects_to
 from trainables.evaluation.metrics_table import METRICS
 from trainables.methods.registry import BASE
 
+_ROUNDING = 1e-9  # within which two numbers are one: logarithms of ratios that are integers differ by 1e-16
 Ruling = Literal["supported", "refuted", "equivalent", "not enough runs", "not measured"]
 
 
@@ -84,7 +85,7 @@ class Judged:
         trials: How many trials there were then; None likewise.
         estimate: Of the statistic, with its own 95 % interval; of a ratio the geometric mean.
         together: The same with the interval from which the ruling is read.
-        exact: Whether the measure is counted, so that a run's value has no error of its own.
+        subjects: How many subjects the confirm phase has, of which all that is compared may lack some.
         needed: How many subjects would decide it with 80 % power, if it is as it was seen; None where it is decided,
             unknown, or takes more than `study.statistics.power.MOST_SUBJECTS`.
         missing: Why it is not measured.
@@ -96,7 +97,7 @@ class Judged:
     trials: int | None
     estimate: Estimate
     together: Estimate
-    exact: bool
+    subjects: int
     ruling: Ruling
     needed: int | None = None
     missing: str = ""
@@ -121,10 +122,14 @@ class _Comparison:
         return float(moments(self.units)[1])
 
     def estimate(self, level: float, exact: bool) -> Estimate:
-        """Its mean with Student's interval; of what is counted every run has the value, and no chance is in it."""
+        """Its mean with Student's interval; in what is counted and the same for every subject there is no chance."""
         found = estimate_of(self.units, self.runs, level=level)
-        if exact and found.low is None:
-            return replace(found, low=float(self.units.min()), high=float(self.units.max()))
+        if (
+            exact
+            and found.low is None
+            and np.allclose(self.units, self.units[0], rtol=_ROUNDING, atol=_ROUNDING)
+        ):
+            return replace(found, low=found.value, high=found.value)
         return found
 
 
@@ -137,6 +142,7 @@ class _Asked:
     trials: int | None
     comparisons: tuple[_Comparison, ...]
     missing: str
+    subjects: int
 
     @property
     def is_ratio(self) -> bool:
@@ -170,7 +176,8 @@ def _stated(meta: Mapping[str, Any]) -> list[tuple[Statement, str | None, int | 
             statement = Statement.model_validate(entry["statement"])
         except (ValidationError, KeyError, TypeError):  # of a version that this one does not understand
             continue
-        found.append((statement, entry.get("stated"), entry.get("trials")))
+        kept = entry.get("digest") == statement.digest  # or somebody has changed it, and nobody knows when
+        found.append((statement, *((entry.get("stated"), entry.get("trials")) if kept else (None, None))))
     return found
 
 
@@ -179,7 +186,8 @@ def _asked(rows: Rows, statement: Statement, stated: str | None, trials: int | N
     missing = ""
     if statement.statistic != "arithmetic":
         comparisons, missing = _comparisons(rows, statement)
-    return _Asked(statement, stated, trials, comparisons, missing)
+    subjects = rows.frame.loc[rows.frame["phase"] == "confirm", "subject"].nunique()
+    return _Asked(statement, stated, trials, comparisons, missing, subjects)
 
 
 def _comparisons(rows: Rows, statement: Statement) -> tuple[tuple[_Comparison, ...], str]:
@@ -250,20 +258,20 @@ def _judged(one: _Asked, level: float, alone: float) -> Judged:
         region = one.region
         fact = Estimate(value, value, value, level=level)
         ruling: Ruling = "supported" if _holds(region, value, statement) else "refuted"
-        return Judged(statement, one.stated, one.trials, fact, fact, True, ruling)
-    exact = is_counted(statement.measure)
+        return Judged(statement, one.stated, one.trials, fact, fact, one.subjects, ruling)
     if one.missing:
-        nothing = Estimate(None, level=level)
+        no = Estimate(None, level=level)
         return Judged(
-            statement, one.stated, one.trials, nothing, nothing, exact, "not measured", missing=one.missing
+            statement, one.stated, one.trials, no, no, one.subjects, "not measured", missing=one.missing
         )
+    exact = is_counted(statement.measure)
     own, together = (_estimate(one, each, exact) for each in (level, alone))
     ruling = _ruling(one.region, together)
     needed = _needed(one, 1 - alone) if ruling == "not enough runs" else None
     if one.is_ratio:
         own, together = _exponential(own), _exponential(together)
     least = one.comparisons[_least_favourable(one)].arms
-    return Judged(statement, one.stated, one.trials, own, together, exact, ruling, needed, least=least)
+    return Judged(statement, one.stated, one.trials, own, together, one.subjects, ruling, needed, least=least)
 
 
 def _least_favourable(one: _Asked) -> int:
@@ -304,9 +312,9 @@ def is_counted(measure: str | None) -> bool:
 
 
 def _ruling(region: Region, together: Estimate) -> Ruling:
-    low, high = together.low, together.high
-    if low is None or high is None:
+    if together.low is None or together.high is None:
         return "not enough runs"
+    low, high = (_at_limit(end, region) for end in (together.low, together.high))
     near_low, near_high = region.near_low, region.near_high
     if near_low is not None and near_high is not None and near_low < low and high < near_high:
         return "equivalent"
@@ -315,6 +323,14 @@ def _ruling(region: Region, together: Estimate) -> Ruling:
     if high < region.low or low > region.high or low == high == _end(region):
         return "refuted"
     return "not enough runs"
+
+
+def _at_limit(value: float, region: Region) -> float:
+    """A value, or the limit from which it differs by rounding alone."""
+    for limit in (region.low, region.high, region.near_low, region.near_high):
+        if limit is not None and math.isclose(value, limit, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+            return limit
+    return value
 
 
 def _end(region: Region) -> float | None:
@@ -347,7 +363,11 @@ def _subjects(comparison: _Comparison, region: Region, alpha: float) -> int | No
         return None
     if (limit := _end(region)) is not None:
         near = None if region.near_high is None else region.near_high - limit
-        found = subjects_to_decide(mean - limit, deviation, near, alpha)
+        # Both ends of the interval must lie within the margin, each of which has half of the level.
+        ways = [subjects_to_decide(mean - limit, deviation, None, alpha)]
+        if near is not None and abs(mean - limit) < near:
+            ways.append(subjects_to_show_inside(mean - limit, deviation, near, alpha / 2))
+        found = min((way for way in ways if way is not None), default=None)
     else:
         middle, half = (region.low + region.high) / 2, (region.high - region.low) / 2
         away = abs(mean - middle)

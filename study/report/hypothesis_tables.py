@@ -88,11 +88,12 @@ def _notes(judged: Sequence[Judged], unit: str) -> tuple[str, ...]:
         return ()
     return (
         f"Found: mean over {unit}s of what is measured, paired by seed, with Student's 95 % interval; of ratios the "
-        f"geometric mean. The second interval holds together with those of all {tested} hypotheses of this table that "
-        "runs decide, in 95 % of studies (Bonferroni). Verdicts are read off from it: supported where it lies within "
-        "what is expected, refuted where it lies outside, equivalent where it lies within the margin around the limit, "
-        f"and otherwise not enough runs, with the number of {unit}s that would decide it with 80 % power if all is as "
-        "it was seen. Arithmetic is computed, and counted costs hold for every run.",
+        "geometric mean. The second interval holds together with those of all hypotheses of this table that runs "
+        f"decide ({tested}) in 95 % of studies (Bonferroni). Verdicts are read off from it: supported where it lies "
+        "within what is expected, refuted where it lies outside, equivalent where it lies within the margin around "
+        f"the limit, and otherwise not enough runs, with the number of {unit}s that would decide it with 80 % power "
+        "if all is as it was seen. Arithmetic is computed, and counted costs that are the same for every "
+        f"{unit} need no interval.",
         *((_EACH,) if any(one.least for one in judged) else ()),
     )
 
@@ -160,7 +161,8 @@ def _found(one: Judged, estimate: Estimate) -> Cell:
 def _count(one: Judged) -> Cell:
     if one.statement.statistic == "arithmetic":
         return Cell("--")
-    return Cell(str(one.estimate.n_subjects), value=one.estimate.n_subjects)
+    n = one.estimate.n_subjects
+    return Cell(str(n) if n in (0, one.subjects) else f"{n} of {one.subjects}", value=n)
 
 
 def _verdict(one: Judged, unit: str) -> str:

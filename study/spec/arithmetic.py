@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable
 
 _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
@@ -24,7 +25,7 @@ def value_of(text: str) -> float:
         ValueError: It is no such expression, or has no finite value; with what to write instead.
     """
     try:
-        found = _evaluated(ast.parse(text.replace(",", "").strip(), mode="eval").body)
+        found = _evaluated(ast.parse(_without_commas(text).strip(), mode="eval").body)
     except ZeroDivisionError:
         raise ValueError(f"{text!r} divides by 0") from None
     except OverflowError:
@@ -34,6 +35,16 @@ def value_of(text: str) -> float:
     if not math.isfinite(found):
         raise ValueError(f"{text!r} is too large a number")
     return found
+
+
+def _without_commas(text: str) -> str:
+    """The text without the commas between thousands; others are decimal marks, or mistakes."""
+    for written in re.findall(r"[\d.,]*,[\d.,]*", text):
+        if not re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d*)?", written):
+            raise ValueError(
+                f"{text!r}: a comma stands between thousands alone (10,000); write 1.5 for a decimal number"
+            )
+    return text.replace(",", "")
 
 
 def _evaluated(node: ast.expr) -> float:

@@ -159,6 +159,72 @@ def test_few_subjects_decide_nothing_but_what_is_counted() -> None:
     assert "no run has a value of energy_joules" in verdicts[3]
 
 
+@pytest.mark.parametrize(("low", "times"), [(239_616, 4), (29_952, 4), (1_037, 3), (7_000, 10)])
+def test_a_ratio_of_counts_is_what_it_is(low: int, times: int) -> None:
+    """The difference of the logarithms is not the logarithm of the ratio, to the last bit."""
+    stated = {"measure": "trainable_parameters", "ratio": [FIRST, SECOND]}
+    expected = {
+        "equal": {"expect": {"equal_to": times}, "margin": 0},
+        "more": {"expect": {"more_than": times}},
+        "less": {"expect": {"less_than": times}},
+    }
+    found = judged(
+        {name: {**stated, **fields} for name, fields in expected.items()},
+        trainable_parameters=lambda arm, *_: float(low * times if arm == FIRST else low),
+    )
+    assert [one.ruling for one in found.values()] == ["supported", "refuted", "refuted"]
+
+
+def test_counts_that_hang_on_the_subject_need_as_many_subjects_as_others() -> None:
+    """A search chose another rank for each: then two subjects say nothing of a third."""
+    counts = (4, 5, 4, 4, 5, 4)
+    fields = {"measure": "trainable_parameters", "ratio": [FIRST, SECOND], "expect": {"more_than": 3}}
+    made = results(
+        {"h": fields},
+        trainable_parameters=lambda arm, subject, _: 1000.0 * (counts[subject] if arm == FIRST else 1),
+    )
+    two = made.frame[(made.frame["phase"] == "search") | made.frame["subject"].isin(["a", "b"])]
+    (few,), (all_of_them,) = (
+        judge_hypotheses(prepare(replace(made, frame=frame))) for frame in (two, made.frame)
+    )
+    assert few.ruling == "not enough runs"
+    assert all_of_them.ruling == "supported"
+
+
+def test_numbers_of_subjects_that_are_named_have_the_power() -> None:
+    """Within a margin both ends must lie, each with half of the level: 80 % at the number named, and less below it."""
+    rng, level = np.random.default_rng(2), 0.95
+    offsets = rng.normal(0, 0.1, 6)
+    offsets = 0.004 + 0.1 * (offsets - offsets.mean()) / offsets.std(ddof=1)
+    fields = {"measure": "quality", "difference": [FIRST, SECOND], "expect": {"more_than": 0}, "margin": 0.05}
+    one = judged({"h": fields}, quality=lambda arm, k, _: 0.5 + offsets[k] * (arm == FIRST))["h"]
+    assert one.ruling == "not enough runs"
+    assert one.needed is not None
+    draws = rng.normal(0.004, 0.1, (20_000, one.needed))
+    half = stats.t.ppf((1 + level) / 2, one.needed - 1) * draws.std(1, ddof=1) / math.sqrt(one.needed)
+    inside = (np.abs(draws.mean(1)) + half < 0.05).mean()
+    assert 0.79 < inside < 0.84
+
+
+def test_subjects_that_are_left_out_are_told() -> None:
+    made = results({"h": {"measure": "quality", "difference": [FIRST, SECOND], "expect": {"more_than": 0}}})
+    lost = (made.frame["arm"] == FIRST) & made.frame["subject"].isin(["b", "c"])
+    found = judge_hypotheses(
+        prepare(replace(made, frame=made.frame.assign(quality=made.frame["quality"].mask(lost))))
+    )
+    (table,) = hypothesis_tables(found, "subject")
+    assert "text='4 of 6'" in repr(table)
+    assert found[0].estimate.n_subjects == 4
+
+
+def test_what_was_changed_afterwards_was_not_stated_before() -> None:
+    made = results({"h": {"measure": "quality", "difference": [FIRST, SECOND], "expect": {"more_than": 0}}})
+    entries = [dict(entry) for entry in made.meta["hypotheses"]]
+    entries[0]["statement"] = {**entries[0]["statement"], "claim": "Another."}
+    (one,) = judge_hypotheses(prepare(replace(made, meta={**made.meta, "hypotheses": entries})))
+    assert (one.stated, one.in_advance) == (None, False)
+
+
 def test_one_arm_that_lacks_a_subject_leaves_it_out_of_the_mean() -> None:
     made = results(
         {"h": {"measure": "quality", "difference": [[FIRST, SECOND], THIRD], "expect": {"more_than": 0}}},

@@ -119,7 +119,7 @@ def test_one_mistake_hides_no_other() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("8 * (10,000 + 20,000)", 240_000), ("2**3 - -1", 9), ("1e3/4", 250), (" 7 ", 7)],
+    [("8 * (10,000 + 20,000)", 240_000), ("2**3 - -1", 9), ("1e3/4", 250), (" 7 ", 7), ("1,234.5", 1234.5)],
 )
 def test_arithmetic(text: str, value: float) -> None:
     assert value_of(text) == value
@@ -129,7 +129,8 @@ def test_arithmetic(text: str, value: float) -> None:
     ("text", "told"),
     [("1/0", "divides by 0"), ("9**9**9", "too large"), ("(-2)**.5", "root of a negative"), ("a", "no arithmetic"),
      ("", "no arithmetic"), ("True", "no arithmetic"), ("1 if 2 else 3", "no arithmetic"),
-     ("(" * 300, "no arithmetic")],
+     ("(" * 300, "no arithmetic"), ("1,5*2", "a comma stands between thousands alone"), ("0,05", "1.5 for a decimal"),
+     ("10,00", "between thousands"), ("1,000,0", "between thousands")],
 )  # fmt: skip
 def test_arithmetic_that_has_no_value(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
