@@ -59,7 +59,27 @@ def judge_external(rows: Rows, facts: External, analysis: Analysis) -> Verdict:
         *(stability_words(analysis) if facts.cost else stability_words(analysis)[:1]),
     ]
     headline = headline_words(analysis, best, analysis.against_best) + left_out_words(rows, analysis)
+    headline += _lost_of_best(rows, facts, best.arm)
     return Verdict(headline, tuple(points), warnings)
+
+
+def _lost(rows: Rows, facts: External) -> dict[str, tuple[int, int]]:
+    """By arm: how many of its runs that are over have no value of the primary measure, and of how many."""
+    over = rows.frame[(rows.frame["phase"] == "confirm") & (rows.frame["state"] != "RUNNING")]
+    gone = (over["state"] != "COMPLETE") | over[facts.primary].isna()
+    counts = gone.groupby(over["arm"]).agg(["sum", "size"])
+    return {str(arm): (int(lost), int(size)) for arm, (lost, size) in counts.T.items() if lost}
+
+
+def _lost_of_best(rows: Rows, facts: External, best: str) -> str:
+    """That the best arm's mean is one over the runs that came through, where some did not."""
+    lost, size = _lost(rows, facts).get(best, (0, 0))
+    if not lost:
+        return ""
+    return (
+        f" But {lost:,} of {best}'s {size:,} runs {'has' if lost == 1 else 'have'} no {measure(facts.primary).words}, "
+        "whatever that would have been."
+    )
 
 
 def _comparable(analysis: Analysis) -> Analysis:
@@ -187,6 +207,19 @@ def _of_coverage(rows: Rows, facts: External, analysis: Analysis, subjects: int)
             f"{subjects} subjects ({_some(few)}): their means are of other subjects than those of the rest. "
             "Comparisons use common subjects alone."
         )
+    if lost := _lost(rows, facts):
+        shown = [f"{arm} {gone:,} of {size:,}" for arm, (gone, size) in sorted(lost.items())]
+        found.append(
+            f"Runs without a finite {measure(facts.primary).words}, which diverged, failed or were not judged, are in "
+            f"no mean: {_some(shown)}. If runs of one arm are lost where it does badly, its mean is too good."
+        )
+    few_pairs = _paired_on_few(rows, facts, analysis)
+    if few_pairs:
+        found.append(
+            f"{plural(len(few_pairs), 'pair')} of arms {'is' if len(few_pairs) == 1 else 'are'} compared on less than "
+            f"half of their runs, since they share few seeds on common subjects ({_some(few_pairs)}): their difference "
+            "may be another than that of their means. Without --seed they would be paired by subject alone."
+        )
     apart = [c for c in analysis.pairs if c.difference.value is None]
     if apart:
         what = "subject and seed" if facts.has_seeds else "subject"
@@ -203,6 +236,24 @@ def _of_coverage(rows: Rows, facts: External, analysis: Analysis, subjects: int)
         found.append(
             f"{left:,} of {facts.read:,} runs are in no comparison; the section on the data says why."
         )
+    return found
+
+
+def _paired_on_few(rows: Rows, facts: External, analysis: Analysis) -> list[str]:
+    """Pairs of arms whose common seeds are less than half of what each ran on their common subjects."""
+    if not facts.has_seeds or facts.studies:
+        return []
+    known = rows.confirm[rows.confirm[facts.primary].notna()]
+    cells = known.drop_duplicates(["arm", "subject", "seed"]).groupby(["arm", "subject"]).size()
+    found = []
+    for pair in analysis.pairs:
+        if pair.difference.value is None:
+            continue
+        first, second = (cells.get(arm) for arm in (pair.first, pair.second))
+        common = first.index.intersection(second.index)
+        runs = min(int(first[common].sum()), int(second[common].sum()))
+        if 2 * pair.difference.n < runs:
+            found.append(f"{pair.first} and {pair.second}: {pair.difference.n:,} of {runs:,}")
     return found
 
 

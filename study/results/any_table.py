@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from study.results.csv_cells import CellError, Notation
@@ -45,17 +47,34 @@ def table_source(path: Path) -> Source:
         for number, row in body
     ]
     origin = {"table_sha256": sha256_of(path)}
-    notation = Notation.of(delimiter, (cell.strip() for _, row in body for cell in row), ())
+    everything = Notation.of(delimiter, (cell.strip() for _, row in body for cell in row), ())
 
-    def number(text: str) -> float | None:
-        if text.strip().lower() in UNKNOWN:
-            return None
-        value = float(notation.number(text.strip()))
-        return value if math.isfinite(value) else None
+    def numbers_of(cells: Iterable[str]) -> Callable[[str], float | None]:
+        return functools.partial(_number, _notation(delimiter, list(cells), everything))
 
     return Source(
-        f"the table {path.name}", path.stem, records, "column", "column", numbers=number, origin=origin
+        f"the table {path.name}", path.stem, records, "column", "column", numbers_of=numbers_of, origin=origin
     )
+
+
+def _notation(delimiter: str, cells: Sequence[str], everything: Notation) -> Notation:
+    """The notation of the cells that are numbers.
+
+    Where they do not tell their decimal mark, other cells of the file do, if these have no other mark: a name such as
+    "1.5" does not make a thousand of "1,234".
+    """
+    own = Notation.of(delimiter, cells, ())
+    other = {".": ",", ",": "."}.get(everything.mark or "")
+    if own.mark is None and other and not any(other in cell for cell in cells):
+        return everything
+    return own
+
+
+def _number(notation: Notation, text: str) -> float | None:
+    if text.strip().lower() in UNKNOWN:
+        return None
+    value = float(notation.number(text.strip()))
+    return value if math.isfinite(value) else None
 
 
 def _rows(content: bytes) -> tuple[str, list[list[str]]]:

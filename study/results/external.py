@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -126,9 +127,10 @@ def _resolved(source: Source, mapping: ResultMapping) -> tuple[_Fields, dict[str
 
     named = _Fields(found("arm"), found("subject"), found("seed"))
     readers: dict[str, Reader] = {}
+    numbers = source.numbers_of(_number_cells(source, mapping.shown, metrics, fields))
     for name in mapping.shown:
         try:
-            readers[name] = _reader(source, name, metrics, fields)
+            readers[name] = _reader(source, name, metrics, fields, numbers)
         except UserError as error:
             problems += [f"{mapping.role(name)}: {problem}" for problem in error.problems]
     if problems:
@@ -136,7 +138,26 @@ def _resolved(source: Source, mapping: ResultMapping) -> tuple[_Fields, dict[str
     return named, readers
 
 
-def _reader(source: Source, name: str, metrics: Sequence[str], fields: Sequence[str]) -> Reader:
+def _number_cells(
+    source: Source, names: Sequence[str], metrics: Sequence[str], fields: Sequence[str]
+) -> list[str]:
+    """The texts of all fields that are to be numbers."""
+    cells = []
+    for name in names:
+        with contextlib.suppress(UserError):  # told where it is read
+            whole = whole_field(source, name, fields)
+            texts = (source.value(record, whole) for record in source.records if name not in metrics)
+            cells += [text for text in texts if text is not None]
+    return cells
+
+
+def _reader(
+    source: Source,
+    name: str,
+    metrics: Sequence[str],
+    fields: Sequence[str],
+    numbers: Callable[[str], float | None],
+) -> Reader:
     """What reads a metric; a param, tag or column will do where its values are numbers.
 
     Raises:
@@ -157,7 +178,7 @@ def _reader(source: Source, name: str, metrics: Sequence[str], fields: Sequence[
     for record in source.records:
         if (text := source.value(record, whole)) is not None and text not in values:
             try:
-                values[text] = source.numbers(text)
+                values[text] = numbers(text)
             except ValueError as error:
                 values[text] = None
                 wrong.append(f"{record.key}: {error}")

@@ -59,8 +59,8 @@ class Source:
         prefixes: In the place of which a field may be named without them, e.g. ``params.``.
         field_word: What a field is called there, e.g. "tag or param".
         metric_word: What a metric is called there.
-        numbers: What reads a field's text as a number; raises ValueError, with what is expected, for anything else
-            and returns None for a cell that says that nothing is known.
+        numbers_of: Makes of the texts of all fields that are numbers what reads one of them; that raises ValueError,
+            with what is expected, for anything else and returns None for a cell that says that nothing is known.
         origin: What tells this source from others, for the report's provenance.
     """
 
@@ -70,7 +70,7 @@ class Source:
     field_word: str
     metric_word: str
     prefixes: tuple[str, ...] = ()
-    numbers: Callable[[str], float | None] = plain_number
+    numbers_of: Callable[[Iterable[str]], Callable[[str], float | None]] = lambda _: plain_number
     origin: Mapping[str, str] = field(default_factory=dict)
     by_key: Mapping[str, Record] = field(default_factory=dict)
 

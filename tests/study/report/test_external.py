@@ -302,6 +302,39 @@ def test_arms_without_a_common_seed_are_not_compared(runs: list[OtherRun], tmp_p
     )
 
 
+def test_arms_that_share_few_seeds_are_said_to_be_compared_on_few_runs(tmp_path: Path) -> None:
+    """A leads by means, and B on the one seed of nine that they share: what is compared is told."""
+    runs = [
+        OtherRun(adapter, item, str(seed), 1.0 - 0.5 * (adapter == "A") * (seed != 8), 0.5, 1.0, 1e9)
+        for adapter, seeds in (("A", range(9)), ("B", range(8, 17)))
+        for item in SUBJECTS
+        for seed in seeds
+    ]
+    runs = [replace(run, fid=run.fid + 0.3 * (run.adapter == "A" and run.seed == "8")) for run in runs]
+    said = text_of(report(tmp_path, runs))
+    assert "1 pair of arms is compared on less than half of their runs" in said
+    assert "(A and B: 6 of 54)" in said
+    half = [replace(run, seed=str(int(run.seed) - 4)) if run.adapter == "B" else run for run in runs]
+    assert "less than half of their runs" not in text_of(report(tmp_path, half))
+
+
+def test_runs_that_diverged_are_said_with_the_arm_that_leads(runs: list[OtherRun], tmp_path: Path) -> None:
+    runs = [replace(run, fid=run.fid - 5 * (run.adapter == "LoKr")) for run in runs]
+
+    def lost(adapter: str) -> Report:
+        return report(tmp_path, [
+            replace(run, fid=math.nan) if (run.adapter, run.item) == (adapter, "cup") else run for run in runs
+        ])  # fmt: skip
+
+    best = lost("LoKr")
+    assert best.analysis.best == "LoKr"
+    assert "But 2 of LoKr's 12 runs have no fid" in best.verdict.headline
+    assert "are in no mean: LoKr 2 of 12." in text_of(best)
+    other = lost("LoRA")
+    assert "12 runs" not in other.verdict.headline
+    assert "are in no mean: LoRA 2 of 12." in text_of(other)
+
+
 def test_runs_that_were_done_twice_are_averaged_and_said(runs: list[OtherRun], tmp_path: Path) -> None:
     again = [replace(runs[0], fid=runs[0].fid + 2)]
     made = report(tmp_path, [*runs, *again])

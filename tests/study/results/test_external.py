@@ -251,6 +251,27 @@ def test_a_table_in_a_spreadsheets_notation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cells", "value"),
+    [
+        ("1.5;1,234;0", None),  # the name of an arm tells nothing of a number that stands elsewhere
+        ("1,5;1,234;0", 1.234),
+        ("a;1,234;2,5", 1.234),
+        ("1.5;1.234,5;0", 1234.5),
+    ],
+)
+def test_names_do_not_set_thousands_apart(cells: str, value: float | None, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"adapter;fid;lr\n{cells}\n")
+    meaning = mapping_of(None, {"arm": ["adapter"], "quality": ["fid"]})
+    if value is None:
+        with pytest.raises(UserError, match="may be a fraction or have thousands set apart"):
+            external_results(table_source(path), meaning)
+    else:
+        found = external_results(table_source(path), meaning)
+        assert found.frame["metric.fid"].tolist() == [value]
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "t.csv is empty; its first row must name the columns"),
