@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import math
 import re
 import subprocess
 import sys
@@ -120,16 +121,16 @@ def _plain(text: str) -> str:
 
 
 def _found(row: dict[str, str]) -> str:
-    """A value with its interval, in three digits, or whole where it is large."""
-
-    def shown(text: str) -> str:
-        value = float(text)
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
+    """A value with its interval, in two digits of the interval's width, or three of its own."""
     value, low, high = (row.get(name, "") for name in ("estimate", "estimate_low", "estimate_high"))
     if not value:
         return "--"
-    return f"{shown(value)} [{shown(low)}, {shown(high)}]" if low and high and low != high else shown(value)
+    if not (low and high and low != high):
+        return f"{float(value):,.0f}" if abs(float(value)) >= 1000 else f"{float(value):.3g}"
+    half = (float(high) - float(low)) / 2
+    decimals = max(0, 1 - math.floor(math.log10(half)))
+    shown = (f"{float(text):,.{decimals}f}" for text in (value, low, high))
+    return "{} [{}, {}]".format(*shown)
 
 
 def _report(folder: str, figure: str, about: str) -> str:

@@ -30,7 +30,7 @@ from study.report.tables import Table
 from trainables.methods.registry import BASE
 
 MOST_SUBJECTS, MOST_SEEDS, MOST_PROMPTS = 4, 2, 8
-MOST_PICTURES = 240
+MOST_PICTURES = 160
 SIDE = 128  # pixels: height of a picture
 OVERVIEW = 640  # pixels: width of a run's whole picture, which is shown where there are no strips
 LINKED = frozenset({"arms", "details", "runs"})  # tables whose lines lead to the gallery

@@ -9,7 +9,7 @@ from itertools import groupby
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _IN_VALUE = re.compile(r"(?<=url\(#)[\w.-]+(?=\))")
-_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_LONG_NUMBER = re.compile(r"-?\d+\.\d+")
 _TRANSLATION = re.compile(r"translate\((-?[\d.]+)[ ,]+(-?[\d.]+)\)")
 _MANY = 3  # marks for which a group of their own is shorter
 _PLACES = (
@@ -23,7 +23,7 @@ _PLACES = (
 
 
 def small_svg(svg: bytes) -> bytes:
-    """Returns the same drawing, coordinates to a hundredth of a point, as matplotlib writes it with text as paths.
+    """Returns the same drawing, coordinates to a tenth of a point, as matplotlib writes it with text as paths.
 
     Comments, metadata, names that nothing refers to, groups that say nothing and white space go; other names are short.
     Marks of one style that follow each other have it once.
@@ -90,7 +90,7 @@ def _shorten_place(element: ET.Element) -> None:
 
 
 def _rounded(text: str) -> str:
-    return re.sub(r"\s+", " ", _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.2f}", text))
+    return re.sub(r"\s+", " ", _LONG_NUMBER.sub(lambda number: f"{round(float(number[0]), 1) + 0.0:g}", text))
 
 
 def _unwrap(element: ET.Element) -> None:

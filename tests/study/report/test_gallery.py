@@ -68,7 +68,7 @@ def moved(rows: Rows, path_of: Callable[[str, str], str]) -> Rows:
 
 
 def test_arms_by_prompts_by_seeds_with_base_and_references(gallery: Gallery) -> None:
-    assert [one.subject for one in gallery.subjects] == ["bird-1", "dog-1", "fox-1"]
+    assert [one.subject for one in gallery.subjects] == ["bird-1", "dog-1"]  # and fox-1 gives way
     for one in gallery.subjects:
         assert one.prompts == tuple(prompt.replace("subject", "{subject}") for prompt in PROMPTS)
         assert one.reference_picture is not None
@@ -102,13 +102,14 @@ def test_the_first_image_of_a_strip_is_shown_with_its_own_scores(rows: Rows, gal
 @pytest.mark.parametrize(
     ("there", "shown"),
     [
-        ((7, 2, 2, 8), (2, 2, 8)),  # 224 pictures: all
-        ((5, 9, 3, 16), (3, 2, 8)),  # subjects give way first
-        ((9, 8, 2, 8), (2, 2, 6)),  # then prompts
-        ((12, 8, 2, 8), (2, 2, 5)),
-        ((20, 8, 2, 8), (2, 1, 4)),  # then seeds
+        ((7, 2, 2, 5), (2, 2, 5)),  # 140 pictures: all
+        ((5, 9, 3, 16), (2, 2, 8)),  # subjects give way first
+        ((7, 2, 2, 8), (2, 2, 5)),  # then prompts
+        ((9, 8, 2, 8), (2, 2, 4)),
+        ((12, 8, 2, 8), (2, 1, 4)),  # then seeds
+        ((20, 8, 2, 8), (2, 1, 4)),
         ((40, 8, 2, 8), (1, 1, 4)),
-        ((90, 8, 2, 8), (1, 1, 2)),
+        ((60, 8, 2, 8), (1, 1, 2)),
         ((300, 8, 2, 8), (1, 1, 1)),
         ((900, 8, 2, 8), (1, 1, 1)),  # every arm, whatever it takes
         ((3, 1, 1, 1), (1, 1, 1)),
