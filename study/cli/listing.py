@@ -76,16 +76,18 @@ def _presets(_: Path) -> Rows:
     from study.spec.loading import preset_names, preset_path
 
     return [
-        {"name": name, "file": str(preset_path(name)), "about": _first_comment(preset_path(name))}
+        {"name": name, "file": str(preset_path(name)), "about": _description(preset_path(name))}
         for name in preset_names()
     ]
 
 
-def _first_comment(path: Path) -> str:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            return line.lstrip("# ").strip()
-    return ""
+def _description(path: Path) -> str:
+    """What a preset says of itself; of a template, whose places are still to be filled in, its first comment."""
+    import yaml
+
+    text = path.read_text(encoding="utf-8")
+    told = yaml.safe_load(text).get("description")
+    return str(told or text.splitlines()[0].lstrip("# ").strip())
 
 
 def _metrics(_: Path) -> Rows:

@@ -20,7 +20,7 @@ def trained_pairs(spec: StudySpec) -> int:
     return count * (count - 1) // 2
 
 
-def _spread(spec: StudySpec) -> float:
+def assumed_spread(spec: StudySpec) -> float:
     """The standard deviation between subjects that is assumed of a study's arms."""
     from study.statistics.power import typical_deviation
 
@@ -39,7 +39,7 @@ def smallest_difference(spec: StudySpec) -> float:
 
     share = shares_of([max(1, trained_pairs(spec)), len(crossed_in(spec))])[0]
     effect = smallest_effect(len(spec.confirm.subjects or ()), SIGNIFICANCE * share)
-    return effect * _spread(spec)
+    return effect * assumed_spread(spec)
 
 
 def detectable_line(spec: StudySpec) -> str | None:
@@ -54,7 +54,7 @@ def detectable_line(spec: StudySpec) -> str | None:
     if subjects < MIN_SUBJECTS:
         return f"{design} show values, but decide nothing: that takes at least {MIN_SUBJECTS} confirm {unit}s"
     found = smallest_difference(spec)
-    assumed = f"if their differences vary by {_spread(spec):.2f} (standard deviation) between {unit}s"
+    assumed = f"if their differences vary by {assumed_spread(spec):.2f} (standard deviation) between {unit}s"
     where = "" if pairs == 1 else f" in any of {pairs} pairs of arms"
     if not math.isfinite(found) or found > 1:
         return f"{design} find no difference in quality reliably, {assumed}; take more confirm {unit}s"

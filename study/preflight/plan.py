@@ -9,6 +9,7 @@ from typing import Any
 
 from study.preflight.detectable import detectable_line
 from study.preflight.estimates import model_bytes, run_bytes
+from study.preflight.hypotheses import hypothesis_lines
 from study.preflight.machine import concurrency
 from study.preflight.probe import Measured
 from study.preflight.workload import expected_share, images_of, most_steps, once_image_steps
@@ -89,6 +90,7 @@ class Plan:
         once_seconds: What is computed once for all runs: base model's images, class images.
         price_of_a_second: Dollars of a second of a run; None where the study names no price.
         detectable: What differences the study can find, in words; None where nothing is compared.
+        hypotheses: What the study file states, and what decides it, in words.
         data_sets: How each data set is split, in words.
     """
 
@@ -103,6 +105,7 @@ class Plan:
     start_up_seconds: float = 0.0
     price_of_a_second: float | None = None
     detectable: str | None = None
+    hypotheses: tuple[str, ...] = ()
     data_sets: tuple[str, ...] = ()
 
     @property
@@ -189,12 +192,16 @@ class Plan:
         known = [arm.steps for arm in self.arms if arm.steps is not None]
         steps = f"{sum(known):,}" if len(known) == len(self.arms) else "an unknown number of"
         lines = [f"{len(self.arms)} arms, {trials} trials, {self.runs} runs, {steps} training steps"]
+        searches: dict[str, list[str]] = {}
         for arm in self.arms:
             if arm.searched:
                 ranges = "; ".join(f"{name} {words}" for name, words in arm.searched.items())
-                lines.append(f"{arm.arm} searches {ranges}{_in_searches(arm)}")
+                searches.setdefault(f"{ranges}{_in_searches(arm)}", []).append(arm.arm)
+        for ranges, names in searches.items():
+            lines.append(f"{', '.join(names)} search{'es' if len(names) == 1 else ''} {ranges}")
         if self.detectable is not None:
             lines.append(self.detectable)
+        lines += self.hypotheses
         lines += self.data_sets
         if left.finished or left.interrupted:
             lines.append(
@@ -249,6 +256,7 @@ def make_plan(
         start_up_seconds=_START_UP_SECONDS
         + max((cost.start_up_seconds for cost in (measured or {}).values()), default=0.0),
         detectable=detectable_line(spec),
+        hypotheses=tuple(hypothesis_lines(spec)),
         data_sets=tuple(split_line(subject) for subject in spec.subjects if subject.is_data_set),
     )
 
