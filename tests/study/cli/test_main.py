@@ -109,7 +109,7 @@ def test_presets_are_listed_in_a_terminal_of_80_columns(
     *lines, place = out.splitlines()
     assert code == 0
     assert max(map(len, lines)) <= 80
-    assert "Once the learning rate is tuned" in out  # sentences are broken at words
+    assert "Six kinds of adapters on the embedded model, each with" in out  # sentences are broken at words
     folder = place.removeprefix("files: ").removesuffix("/NAME.yaml")
     assert (Path(folder) / "adapters.yaml").is_file()
     listed = json.loads(run(capsys, "ls", "presets", "--format", "json")[1])
