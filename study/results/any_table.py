@@ -83,7 +83,7 @@ def _rows(content: bytes) -> tuple[str, list[list[str]]]:
     hint = text.partition("\n")[0].strip()  # Excel's own: "sep=;"
     if hint.lower().startswith("sep=") and len(hint) == 5:
         return hint[4], parsed_csv(text.partition("\n")[2], hint[4])
-    delimiter = max(DELIMITERS, key=hint.count)
+    delimiter = max(f"{DELIMITERS}|", key=hint.count)
     return delimiter, parsed_csv(text, delimiter)
 
 

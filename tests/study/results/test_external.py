@@ -250,6 +250,14 @@ def test_a_table_in_a_spreadsheets_notation(tmp_path: Path) -> None:
     assert found["metric.minutes"].fillna(-1).tolist() == [1200.5, -1]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_columns_are_separated_by_what_the_header_has(delimiter: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rows = ["adapter item seed fid minutes", "LoRA cup 1 31.5 2", "LoKr cup 1 24.25 3"]
+    path.write_text("\n".join(row.replace(" ", delimiter) for row in rows))
+    assert from_table(path).frame["metric.fid"].tolist() == [31.5, 24.25]
+
+
 @pytest.mark.parametrize(
     ("cells", "value"),
     [
