@@ -197,11 +197,11 @@ def _comparisons(rows: Rows, statement: Statement) -> tuple[tuple[_Comparison, .
     if statement.inference_steps is not None:
         confirm = at_inference_steps(rows, measure, statement.inference_steps)
     if measure not in confirm or not confirm[measure].notna().any():
-        return (), f"no run has a value of {measure}"
+        return (), f"no complete confirm run has a value of {measure}"
     values = values_of(confirm, measure)
     absent = [arm for one in statement.operands for arm in one.named if arm not in values.arms]
     if absent:
-        return (), f"no run of {', '.join(dict.fromkeys(absent))} has a value of {measure}"
+        return (), f"no complete confirm run of {', '.join(dict.fromkeys(absent))} has a value of {measure}"
     base = {arm for arm, method in rows.methods.items() if method == BASE}
     found = []
     for operands in product(*map(_alternatives, statement.operands)):

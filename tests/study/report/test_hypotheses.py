@@ -156,7 +156,23 @@ def test_few_subjects_decide_nothing_but_what_is_counted() -> None:
     (table,) = hypothesis_tables(found, "subject")
     verdicts = [line.split(",")[2] for line in to_csv(table).splitlines()[1:]]
     assert verdicts[0] == "not enough runs: at least 3 subjects"
-    assert "no run has a value of energy_joules" in verdicts[3]
+    assert "no complete confirm run has a value of energy_joules" in verdicts[3]
+
+
+def test_runs_of_the_search_do_not_count_as_runs_with_a_value() -> None:
+    made = results(
+        {
+            "all": {"measure": "peak_memory_bytes", "value": FIRST, "expect": {"less_than": 1}},
+            "one": {"measure": "quality", "difference": [FIRST, SECOND], "expect": {"more_than": 0}},
+        }
+    )
+    search = made.frame["phase"] == "search"
+    assert made.frame.loc[search, "peak_memory_bytes"].notna().any()
+    (one,) = judge_hypotheses(prepare(replace(made, frame=made.frame[search])))[:1]
+    assert one.missing == "no complete confirm run has a value of peak_memory_bytes"
+    without = made.frame[search | (made.frame["arm"] != SECOND)]
+    found = judge_hypotheses(prepare(replace(made, frame=without)))
+    assert found[1].missing == f"no complete confirm run of {SECOND} has a value of quality"
 
 
 @pytest.mark.parametrize(("low", "times"), [(239_616, 4), (29_952, 4), (1_037, 3), (7_000, 10)])
