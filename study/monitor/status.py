@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from study.monitor.eta import Eta, Rate, eta, recent_rate
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 ARMS_COLUMNS = (
     "arm", "phase", "planned", "complete", "running", "pruned", "failed", "best_quality", "interrupted", "pending",
+    "mean_quality",
 )  # fmt: skip
 NODES_COLUMNS = ("node", "alive", "running", "ended", "lost", "last_sign", "cpus", "gpus")
 RUNNING_COLUMNS = (
@@ -48,7 +50,9 @@ class StudyStatus:
         queue: Runs: planned, complete, pruned, failed, running, pending (in Ray), interrupted, waiting.
         cost: Device-seconds of ended runs: train, evaluation, preparation, lost; and of those under_way.
         mlflow: state (up_to_date, behind, silent, none), behind, problem, remedy.
-        arms: A row per arm and phase; `nodes`, `running` and `failed` likewise (the COLUMNS of this module).
+        arms: A row per arm and phase: of a search the best run's quality (`best_quality`: too good, being the best of
+            many), of confirm runs the mean of those that are complete, over subjects (`mean_quality`).
+        nodes, running, failed: A row each (the COLUMNS of this module).
     """
 
     study: str
@@ -238,19 +242,29 @@ def _arms(
 ) -> list[dict[str, Any]]:
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     best: dict[str, float] = {}
+    confirmed: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for key, state in states.items():
         counts[key.arm, key.phase][state] += 1
         quality = runs[key].quality if key in runs else None
         if quality is not None and key.phase == "search":
             best[key.arm] = max(quality, best.get(key.arm, quality))
+        elif quality is not None and key.phase == "confirm" and state == "complete":
+            confirmed[key.arm][key.subject].append(quality)
     order = list(planned) + sorted(set(counts) - set(planned))
     table = []
     for arm, phase in order:
         mine = counts[arm, phase]
         row: dict[str, Any] = {"arm": arm, "phase": phase, "planned": planned.get((arm, phase), 0)}
         row |= {state: mine[state] for state in (*END_WORDS.values(), *UNDER_WAY)}
-        table.append(row | {"best_quality": best.get(arm) if phase == "search" else None})
+        row["best_quality"] = best.get(arm) if phase == "search" else None
+        row["mean_quality"] = _mean_over_subjects(confirmed[arm]) if phase == "confirm" else None
+        table.append(row)
     return [{column: row[column] for column in ARMS_COLUMNS} for row in table]
+
+
+def _mean_over_subjects(values: Mapping[str, Sequence[float]]) -> float | None:
+    """Mean of the means of each subject, as in the report; None without any value."""
+    return fmean(map(fmean, values.values())) if values else None
 
 
 def _node_names(runs: Iterable[RunStatus], driver: Driver | None) -> dict[tuple[str, str], str]:

@@ -132,15 +132,23 @@ def _table(*columns: str, left: int = 1) -> Table:
 
 
 def arms_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row per arm and phase; columns of states that no run is in are left out."""
+    """A row per arm and phase; columns of states that no run is in are left out.
+
+    Quality is that of the best run in the rows of a search, and the mean in those of confirm runs: each says which.
+    """
     states = ["complete", "pruned", "failed", "running", "pending", "interrupted"]
     shown = [state for state in states if state == "complete" or any(row[state] for row in rows)]
     heads = ["inter-\nrupted" if state == "interrupted" else state for state in shown]
-    table = _table("arm", "phase", "planned", *heads, "best\nquality", left=2)
+    table = _table("arm", "phase", "planned", *heads, "quality", left=2)
     for row in rows:
         numbers = [str(row[state]) if row[state] else "·" for state in shown]
-        table.add_row(row["arm"], row["phase"], str(row["planned"]), *numbers, cell(row["best_quality"]))
+        table.add_row(row["arm"], row["phase"], str(row["planned"]), *numbers, _quality(row))
     return table
+
+
+def _quality(row: Mapping[str, Any]) -> str:
+    name, word = ("best_quality", "best") if row["phase"] == "search" else ("mean_quality", "mean")
+    return "--" if row[name] is None else f"{cell(row[name])} {word}"
 
 
 def nodes_table(rows: Sequence[Mapping[str, Any]]) -> Table:

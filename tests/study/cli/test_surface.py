@@ -26,7 +26,7 @@ def test_every_command_option_default_and_help_is_as_it_was() -> None:
     [
         (
             status.ARMS_COLUMNS,
-            "arm phase planned complete running pruned failed best_quality interrupted pending",
+            "arm phase planned complete running pruned failed best_quality interrupted pending mean_quality",
         ),
         (status.NODES_COLUMNS, "node alive running ended lost last_sign cpus gpus"),
         (

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -17,7 +18,7 @@ from study.api import status_reader, study_status
 from study.driver.claim import claimed
 from study.driver.heartbeat import Heartbeat
 from study.monitor.run_status import RunStatus
-from study.monitor.status_view import glance
+from study.monitor.status_view import arms_table, glance
 from study.monitor.status_watch import watch_status
 from study.storage.layout import Storage
 from study.storage.run_key import RunKey
@@ -35,7 +36,7 @@ from tests.helpers.begun_runs import (
 )
 from tests.helpers.command_line import run
 from tests.helpers.small_studies import small_study
-from trainables.events import EVENTS_FILE, EventLog
+from trainables.events import EVENTS_FILE, RESULT_FILE, EventLog
 
 
 def shown(found: Any, width: int = 80) -> str:
@@ -185,6 +186,32 @@ def test_mlflow_behind_is_named_with_the_remedy(fast_path: Path) -> None:
     EventLog(storage.run_folder(LEFT)).append("progress", 7)
     found = study_status(storage).mlflow
     assert (found["state"], found["behind"]) == ("behind", 1)
+
+
+def test_rows_of_the_search_tell_its_best_run_and_confirm_rows_their_mean(fast_path: Path) -> None:
+    def look() -> tuple[dict[tuple[str, str], dict[str, Any]], list[list[str]]]:
+        status = study_status(storage)
+        lines = [line.split() for line in shown(arms_table(status.arms)).splitlines()]
+        return {(row["arm"], row["phase"]): row for row in status.arms}, lines
+
+    _, storage = begun_study(fast_path)
+    rows, lines = look()
+    assert rows["base", "confirm"]["mean_quality"] is None
+    assert next(line for line in lines if line[:2] == ["base", "confirm"])[-1] == "--"
+    best = rows["cosine", "search"]["best_quality"]
+    assert next(line for line in lines if line[:2] == ["cosine", "search"])[-2:] == [f"{best:.3g}", "best"]
+
+    for key, value in ((LEFT, 0.2), (PENDING, 0.4), (replace(LEFT, subject="bird-1"), 0.9)):
+        document = {"state": "COMPLETE", "attempts": 1, "evaluation": {"quality": value}, "cost": {}}
+        storage.run_folder(key).mkdir(parents=True, exist_ok=True)
+        (storage.run_folder(key) / RESULT_FILE).write_text(json.dumps(document))
+    rows, lines = look()
+    assert rows["base", "confirm"]["mean_quality"] == pytest.approx(((0.2 + 0.4) / 2 + 0.9) / 2), (
+        "over subjects"
+    )
+    assert rows["base", "confirm"]["best_quality"] is None
+    assert rows["cosine", "search"]["mean_quality"] is None
+    assert next(line for line in lines if line[:2] == ["base", "confirm"])[-2:] == ["0.6", "mean"]
 
 
 def test_formats_and_sections(fast_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
