@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from study.monitor.live_view import ProgressView
     from study.monitor.status import StudyStatus
-    from study.report import ReportFiles
+    from study.report import Recommendation, ReportFiles
     from study.results.frames import Results
     from study.storage.planned_run import PlannedRun
     from study.storage.run_key import RunKey
@@ -51,11 +51,13 @@ class Launched:
         exit_code: 0; 1 if a run failed or the launch was interrupted by its budget; 130 if by a signal.
         lines: What a person wants to know now: failures, the report's path, the command of the UI.
         table: Rows of the result table (confirm runs), empty without a report.
+        verdict: The headline of the report, empty without one.
     """
 
     exit_code: int
     lines: list[str] = field(default_factory=list)
     table: list[dict[str, Any]] = field(default_factory=list)
+    verdict: str = ""
 
 
 def launch_study(
@@ -118,6 +120,7 @@ def launch_study(
     if outcome.interrupted:
         return Launched(130 if "interrupted by" in (outcome.message or "") else 1, lines)
     table: list[dict[str, Any]] = []
+    verdict = ""
     unwritten = False
     if report:
         try:
@@ -128,7 +131,7 @@ def launch_study(
             unwritten = True
             lines += [*error.problems, f"write the report with: {storage.command('report')}"]
         else:
-            table = result_table(files.folder)
+            table, verdict = result_table(files.folder), files.verdict.headline
             lines += [
                 f"report: {files.html}",
                 f"tables: {files.folder / REPORT_TABLES}",
@@ -136,7 +139,7 @@ def launch_study(
             ]
     lines.append(f"MLflow UI: {tracking_command('ui', storage, uri)}")
     without_result = [arm for arm in spec.arms if spec.confirm.seeds and not _confirmed(storage, arm)]
-    return Launched(1 if outcome.failed or without_result or unwritten else 0, lines, table)
+    return Launched(1 if outcome.failed or without_result or unwritten else 0, lines, table, verdict)
 
 
 class _Watchers:
@@ -290,8 +293,8 @@ def best_rows(storage: Storage) -> list[dict[str, Any]]:
     return chosen
 
 
-def best_within(storage: Storage, budget: str, out: Path | None = None) -> tuple[dict[str, Any], list[str]]:
-    """Returns the arm to take within limits as a row, and what should be known of it, line by line.
+def best_within(storage: Storage, budget: str, out: Path | None = None) -> tuple[Recommendation, str]:
+    """Returns the arm to take within limits, and how to train its configuration.
 
     Args:
         budget: Such as ``peak_memory<8GB, train_seconds<600``.
@@ -309,9 +312,9 @@ def best_within(storage: Storage, budget: str, out: Path | None = None) -> tuple
         remedy = (
             "to train it: the same command with --out FILE writes the file for `python -m trainables FILE`"
         )
-        return found.row(), [*found.lines(), remedy]
-    write_run_file(storage, found.run_key, out)
-    return found.row(), [*found.lines(), f"to train it: python -m trainables {shlex.quote(str(out))}"]
+        return found, remedy
+    write_run_file(storage, found.chosen.run_key, out, found.chosen.words())
+    return found, f"to train it: python -m trainables {shlex.quote(str(out))}"
 
 
 def sync_study(storage: Storage, *, tracking_uri: str | None = None) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +17,7 @@ from study.cli.options import (
     TrackingOption,
     stored,
 )
-from study.util.printing import Format, print_document, print_rows
+from study.util.printing import Format, print_blocks, print_document, print_rows, say, say_sentences
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import QUALITY
 
@@ -192,14 +191,19 @@ def best(
     from study.api import best_rows, best_within
 
     if budget is not None:
-        row, lines = best_within(stored(storage, name), budget, out)
+        within, remedy = best_within(stored(storage, name), budget, out)
+        row = within.shown() if form is Format.table else within.row()
         print_rows([row], list(row), form)
-        print("\n".join(lines), file=sys.stderr)
+        say_sentences(*within.lines())
+        say(remedy)  # a command, which a line break would spoil
         return
     if out is not None:
         raise UserError("--out is for --budget, which names one configuration; give both, or leave --out out")
     found = best_rows(stored(storage, name))
     columns = list(dict.fromkeys(key for row in found for key in row))
+    if form is Format.table:
+        print_blocks(found, columns, ["arm", "method"])
+        return
     print_rows(found, columns, form)
 
 

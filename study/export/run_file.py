@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from trainables.events import RUN_FILE
 from trainables.run_config import RunConfig
 from trainables.util.files import replacing
 
+_WIDTH = 110  # characters of a line
 _HEAD = """\
 # The configuration of {run} of study {study}: python -m trainables {file}
 # It trains the subject of that run, which is to be replaced by your own: subject: {{name: mine, images: FOLDER,
@@ -20,12 +23,13 @@ _HEAD = """\
 """
 
 
-def write_run_file(storage: Storage, run: str, out: Path) -> None:
+def write_run_file(storage: Storage, run: str, out: Path, notes: Sequence[str] = ()) -> None:
     """Writes the configuration of one run; it trains into ``runs/`` beside the file.
 
     Args:
         run: Name of a run whose folder is there.
         out: A file that is not there yet.
+        notes: Sentences for the comment at its head.
 
     Raises:
         UserError: The run's record is gone, or the file is there or cannot be written.
@@ -46,7 +50,9 @@ def write_run_file(storage: Storage, run: str, out: Path) -> None:
         "seed": config.seed,
     }
     text = _HEAD.format(run=run, study=storage.study, file=out.name)
-    text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    if notes:
+        text += textwrap.indent(textwrap.fill(" ".join(notes), _WIDTH), "# ") + "\n"
+    text += yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=_WIDTH)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as written:

@@ -11,9 +11,17 @@ if TYPE_CHECKING:
     from study.report.build import ReportFiles, build_report
     from study.report.on_axes import Figures
     from study.report.report_folder import report_problems, reports_folder
-    from study.report.within_budget import arm_within
+    from study.report.within_budget import Recommendation, arm_within
 
-__all__ = ["Figures", "ReportFiles", "arm_within", "build_report", "report_problems", "reports_folder"]
+__all__ = [
+    "Figures",
+    "Recommendation",
+    "ReportFiles",
+    "arm_within",
+    "build_report",
+    "report_problems",
+    "reports_folder",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,8 +37,8 @@ def __getattr__(name: str) -> Any:
         from study.report import report_folder
 
         return getattr(report_folder, name)
-    if name == "arm_within":
+    if name in ("Recommendation", "arm_within"):
         from study.report import within_budget
 
-        return within_budget.arm_within
+        return getattr(within_budget, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -92,7 +92,10 @@ def judge(rows: Rows, analysis: Analysis) -> Verdict:
     return Verdict(headline, tuple(points), tuple(warnings_of(rows, analysis)))
 
 
-def headline_words(analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison]) -> str:
+def headline_words(
+    analysis: Analysis, best: ArmResult, rivals: Sequence[Comparison], among: str = "trained arm"
+) -> str:
+    """The best arm and how sure it is; `among`: one of what it is the best of."""
     title = measure(analysis.primary).words
     shown = bounded(analysis.primary, best.estimates[analysis.primary])
     score = f"{title} {estimate_text(shown, analysis.primary)}, {n_words(best)}"
@@ -101,14 +104,14 @@ def headline_words(analysis: Analysis, best: ArmResult, rivals: Sequence[Compari
     if best.is_base:
         return f"Only the untrained base model has results: {score}."
     if not rivals:
-        return f"{best.arm} is the only trained arm with results: {score}."
+        return f"{best.arm} is the only {among} with results: {score}."
     if behind := [c.second for c in rivals if c.outcome == "worse" or c.trails]:
         where = f"is behind {listing(behind)} on the subjects that they have in common"
         return f"{best.arm} has the highest mean ({score}), but {where}: missing runs order the means."
     if not open_ and not equal:
-        return f"{best.arm} is best: {score}. It is ahead of every other trained arm beyond chance."
+        return f"{best.arm} is best: {score}. It is ahead of every other {among} beyond chance."
     if not open_:
-        rest = " and ahead of every other trained arm beyond chance" if len(equal) < len(rivals) else ""
+        rest = f" and ahead of every other {among} beyond chance" if len(equal) < len(rivals) else ""
         same = [c.second for c in rivals if not c.difference.value]
         leads, it = (f"{listing([best.arm, *same])} share", best.arm) if same else (f"{best.arm} has", "it")
         return f"{leads} the highest mean ({score}); {it} is equivalent to {listing(equal)}{rest}."
@@ -116,7 +119,7 @@ def headline_words(analysis: Analysis, best: ArmResult, rivals: Sequence[Compari
         names = listing([best.arm, *tied])
         return f"{names} share the highest mean ({score}), and nothing is decided between them: {_missing(open_)}."
     if len(open_) == len(rivals):
-        undecided = "any other trained arm" if len(rivals) > 1 else open_[0].second
+        undecided = f"any other {among}" if len(rivals) > 1 else open_[0].second
         return (
             f"{best.arm} has the highest mean ({score}), but this study does not establish that it is better "
             f"than {undecided}: {_missing(open_)}."
@@ -209,8 +212,8 @@ def _difference(comparison: Comparison) -> str:
     return f"{comparison.second} ({difference_text(comparison)})"
 
 
-def rival_words(analysis: Analysis) -> list[str]:
-    """The best arm against the others, by verdict."""
+def rival_words(analysis: Analysis, most: int = _RIVALS_NAMED) -> list[str]:
+    """The best arm against the others, by verdict; of each at most so many by name."""
     title = measure(analysis.primary).words
     by_outcome: dict[str, list[Comparison]] = {}
     for comparison in analysis.against_best:
@@ -218,29 +221,29 @@ def rival_words(analysis: Analysis) -> list[str]:
     found = []
     if better := by_outcome.get("better"):
         found.append(
-            f"Better in {title}, paired by subject and seed, than {_rivals(map(_difference, better))}."
+            f"Better in {title}, paired by subject and seed, than {_rivals(map(_difference, better), most)}."
         )
     if worse := by_outcome.get("worse"):
         found.append(
-            f"Worse in {title}, on common subjects and seeds, than {_rivals(map(_difference, worse))}."
+            f"Worse in {title}, on common subjects and seeds, than {_rivals(map(_difference, worse), most)}."
         )
     if equal := by_outcome.get("equivalent"):
-        names = _rivals(map(_difference, equal))
+        names = _rivals(map(_difference, equal), most)
         found.append(f"Equivalent in {title} (within {margin_text(analysis)}) to {names}.")
     if undecided := by_outcome.get("not enough"):
-        names = _rivals(_undecided(c) for c in undecided)
+        names = _rivals((_undecided(c) for c in undecided), most)
         what = f"{'Difference' if any(c.trails for c in undecided) else 'Lead'} in {title} that is not established"
         found.append(f"{what}, and what would decide it: over {names}.")
     return found
 
 
-def _rivals(words: Iterable[str]) -> str:
+def _rivals(words: Iterable[str], most: int) -> str:
     """All of them, or the first few and how many more there are."""
     items = list(words)
-    if len(items) <= _RIVALS_NAMED:
+    if len(items) <= most:
         return listing(items)
-    more = f"{len(items) - _RIVALS_NAMED} more (in the table of comparisons with the best)"
-    return f"{', '.join(items[:_RIVALS_NAMED])} and {more}"
+    more = f"{len(items) - most} more (in the table of comparisons with the best)"
+    return f"{', '.join(items[:most])} and {more}"
 
 
 def _undecided(comparison: Comparison) -> str:

@@ -2,11 +2,12 @@
 
 Limits are held against every confirm run of an arm. Of the arms that keep them the one with the highest mean is named,
 with its chance of being the best when subjects are resampled, and with those that it is not shown to be better than.
+Verdicts are read off from the report's family, all pairs of trained arms: limits may have been chosen by what was seen,
+and so the pairs within them, and a family that was chosen after the results adjusts for too little.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,55 +17,59 @@ import pandas as pd
 
 from study.report.analysis import DEFAULTS, Analysis, analyse
 from study.report.comparisons import Settings
-from study.report.formatting import about, listing, number, plural, scale_for
-from study.report.measures import ALL, bounded, measure
-from study.report.prepared import ResultsLike, Rows, prepare
+from study.report.formatting import listing, plural
+from study.report.limits import Limit, parse_limits
+from study.report.measures import DOLLARS, TOTAL_SECONDS, bounded, measure
+from study.report.pairing import values_of
+from study.report.prepared import ResultsLike, Rows, distinct, prepare
+from study.report.ranking import standings
 from study.report.searches import repeat_of, search_objective
+from study.report.units import reworder
+from study.report.verdict import RESAMPLED_FROM, headline_words, left_out_words, percent, rival_words
 from study.statistics.paired import Estimate
-from trainables.config.messages import did_you_mean
+from study.statistics.power import MIN_SUBJECTS
 from trainables.errors import UserError
-
-_UNITS = {
-    "": 1.0, "$": 1.0, "s": 1.0, "ms": 1e-3, "min": 60.0, "h": 3600.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9,
-    "FLOP": 1.0, "GFLOP": 1e9, "TFLOP": 1e12, "PFLOP": 1e15, "k": 1e3, "M": 1e6,
-}  # fmt: skip
-#: Of which quantity a unit is; the unit of a measure must be the same.
-_QUANTITIES = {
-    "s": ("s", "ms", "min", "h"),
-    "B": ("B", "kB", "MB", "GB"),
-    "FLOP": ("FLOP", "GFLOP", "TFLOP", "PFLOP"),
-    "$": ("$",),
-    "count": ("k", "M"),
-}
-_LIMIT = re.compile(r"\s*([a-z_0-9]+)\s*(<=|>=|<|>)\s*([0-9.eE+-]+)\s*([A-Za-z$]*)\s*")
-_ENDINGS = ("", "_bytes", "_seconds", "_scaled")  # that may be left out of a measure's name
 
 
 @dataclass(frozen=True)
-class Limit:
-    """A limit on a measure, in its base unit.
+class Chosen:
+    """The configuration to take: of those that the searches of an arm chose, the one that most of them did.
 
     Attributes:
-        below: Whether values must lie below it; or else above.
-        strict: Whether the limit itself is beyond it.
-        text: As the user wrote it.
+        run_key: A confirm run that has it.
+        times: How many of the searches chose it.
+        searches: How many there were.
+        rivals: Other configurations that were chosen as often; of all these it had the best search score.
     """
 
-    measure: str
-    below: bool
-    strict: bool
-    value: float
-    text: str
+    run_key: str
+    times: int
+    searches: int
+    rivals: int = 0
 
-    def kept_by(self, values: pd.Series) -> bool:
-        """Whether all of the values are known and within."""
-        inside = {
-            (True, True): values < self.value,
-            (True, False): values <= self.value,
-            (False, True): values > self.value,
-            (False, False): values >= self.value,
-        }[self.below, self.strict]
-        return bool(len(values) and inside.all())
+    def words(self) -> tuple[str, ...]:
+        """How far it stands for its arm; in sentences, empty after one search."""
+        if self.searches < 2:
+            return ()
+        if self.times == self.searches:
+            return (f"Each of the arm's {self.searches} searches chose it.",)
+        if self.times == 1:
+            how = (
+                f"Each of the arm's {self.searches} searches chose another configuration: this is one of them, that of "
+                "the best search score."
+            )
+        else:
+            how = f"{self.times} of the arm's {self.searches} searches chose it"
+            how += (
+                "."
+                if not self.rivals
+                else ", and as many another one: this is that of the best search score."
+            )
+        return (
+            how,
+            "The mean that `study best` tells, and its interval, are over all that these searches chose: they hold "
+            "for choosing by a search, not for this configuration.",
+        )
 
 
 @dataclass(frozen=True)
@@ -73,45 +78,48 @@ class Recommendation:
 
     Attributes:
         estimate: Of the primary measure, over subjects.
-        costs: By measure with a limit: the largest value of its runs (the smallest, where the limit is below).
+        furthest: Each limit with the value of the run that is furthest in its direction, in the base unit.
         best: Chance of being the best of the arms within the limits when subjects are resampled; None where there are
             too few subjects, or one arm.
         within: How many trained arms keep the limits.
         beyond: The other arms, with the limit that each breaks and by which value.
-        run_key: A confirm run that has the configuration to take.
-        chosen: By how many of its searches that configuration was chosen, and how many there were.
+        chosen: The configuration to take.
         words: How sure it is, in sentences.
     """
 
     arm: str
     primary: str
     estimate: Estimate
-    costs: dict[str, float]
+    furthest: tuple[tuple[Limit, float], ...]
     best: float | None
     within: int
     beyond: dict[str, str]
-    run_key: str
-    chosen: tuple[int, int]
+    chosen: Chosen
     words: tuple[str, ...]
 
     def row(self) -> dict[str, Any]:
-        """For a table of one row."""
+        """One row for programs: base units, and of a limited measure the value of the furthest run."""
+        return self._mean() | {limit.measure: value for limit, value in self.furthest}
+
+    def shown(self) -> dict[str, str | float | int | None]:
+        """The same for people, whose heads tell means from single runs."""
+        costs = {
+            f"{limit.measure.removesuffix('_bytes')}_({limit.furthest_word})": limit.told(value)
+            for limit, value in self.furthest
+        }
+        return self._mean() | costs
+
+    def _mean(self) -> dict[str, Any]:
         mean = self.estimate
         ends = {"low": mean.low, "high": mean.high, "subjects": mean.n_subjects}
-        return {"arm": self.arm, self.primary: mean.value, **ends, **self.costs}
+        return {"arm": self.arm, self.primary: mean.value, **ends}
 
     def lines(self) -> list[str]:
         """What should be known beside it."""
-        times, searches = self.chosen
-        by = f", chosen by {times} of {searches} searches" if searches > 1 else ""
         return [
             *self.words,
             *(f"not within: {arm}: {broken}" for arm, broken in self.beyond.items()),
-            *(
-                f"furthest of its runs: {in_unit(name, value)} of {name}"
-                for name, value in self.costs.items()
-            ),
-            f"configuration: that of {self.run_key}{by}",
+            " ".join([f"configuration: that of {self.chosen.run_key}.", *self.chosen.words()]),
         ]
 
 
@@ -127,47 +135,6 @@ def arm_within(
     return recommend(prepare(results()), limits, settings)
 
 
-def parse_limits(text: str) -> tuple[Limit, ...]:
-    """Returns the limits of ``--budget``: ``peak_memory<8GB, train_seconds<600, dollars<1``.
-
-    Raises:
-        UserError: With every part that cannot be read.
-    """
-    found, problems = [], []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        try:
-            found.append(_limit(part))
-        except ValueError as error:
-            problems.append(f"--budget {part!r}: {error}")
-    if not found and not problems:
-        problems.append('--budget is empty; write limits such as "peak_memory<8GB, train_seconds<600"')
-    if problems:
-        raise UserError(*problems)
-    return tuple(found)
-
-
-def _limit(part: str) -> Limit:
-    match = _LIMIT.fullmatch(part)
-    if match is None:
-        raise ValueError(
-            "is no limit; write a measure, < or >, and a number with its unit, such as peak_memory<8GB"
-        )
-    said, sign, value, unit = match.groups()
-    name = next((said + ending for ending in _ENDINGS if said + ending in ALL), None)
-    if name is None:
-        near = did_you_mean(said, ALL)
-        raise ValueError(f"no measure is called {said!r}; {near}see `study ls metrics`")
-    try:
-        amount = float(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is no number") from None
-    if unit and unit not in _QUANTITIES.get(measure(name).unit, ()):
-        fitting = _QUANTITIES.get(measure(name).unit, ())
-        remedy = f"take one of {', '.join(fitting)}" if fitting else "it has none"
-        raise ValueError(f"{unit!r} is no unit of {name}; {remedy}")
-    return Limit(name, sign.startswith("<"), len(sign) == 1, amount * _UNITS[unit], part)
-
-
 def recommend(rows: Rows, limits: Sequence[Limit], settings: Settings = DEFAULTS) -> Recommendation:
     """Names the arm to take.
 
@@ -180,42 +147,48 @@ def recommend(rows: Rows, limits: Sequence[Limit], settings: Settings = DEFAULTS
     beyond = {arm: broken for arm in arms if (broken := _broken(rows, arm, limits))}
     within = [arm for arm in arms if arm not in beyond]
     if not within:
-        told = "; ".join(f"{arm}: {broken}" for arm, broken in beyond.items())
-        raise UserError(f"no arm of study {rows.study} keeps all limits ({told}); raise one of them")
-    analysis = analyse(_only(rows, within), settings)
-    best = analysis.best
-    if best is None:
+        raise UserError(*_nothing_fits(rows, arms, limits))
+    whole = analyse(rows, settings)
+    view = _among(rows, whole, within)
+    if view.best is None:
         raise UserError(f"no complete confirm run of {listing(within)} has a quality")
-    run_key, chosen = _configuration(rows, best)
-    standing = next((one for one in analysis.standings if one.arm == best), None)
+    chance = next((one.best for one in view.standings if one.arm == view.best), None)
     return Recommendation(
-        arm=best,
-        primary=analysis.primary,
-        estimate=bounded(analysis.primary, analysis.arm(best).estimates[analysis.primary]),
-        costs={limit.measure: _furthest(rows, best, limit) for limit in limits},
-        best=None if standing is None else standing.best,
+        arm=view.best,
+        primary=view.primary,
+        estimate=bounded(view.primary, view.arm(view.best).estimates[view.primary]),
+        furthest=tuple((one, one.furthest(_values(rows, view.best, one.measure))) for one in limits),
+        best=chance,
         within=len(within),
         beyond=beyond,
-        run_key=run_key,
-        chosen=chosen,
-        words=_words(analysis, best, len(within), None if standing is None else standing.best),
+        chosen=_configuration(rows, view.best),
+        words=_words(rows, whole, view, within, chance),
     )
 
 
-def _only(rows: Rows, arms: Sequence[str]) -> Rows:
-    """The rows of some arms alone; the base model is compared with nothing here."""
-    frame = rows.frame[rows.frame["arm"].isin(arms)].reset_index(drop=True)
-    scores = rows.image_scores[rows.image_scores["arm"].isin(arms)]
-    return replace(rows, arms=tuple(arms), frame=frame, image_scores=scores)
+def _among(rows: Rows, analysis: Analysis, arms: Sequence[str]) -> Analysis:
+    """The analysis of all arms, seen by some of them: the best of these, their pairs and their standings.
+
+    What is said of a pair stays what the family of all pairs says of it; chances of being best are of these arms alone.
+    """
+    sign = measure(analysis.primary).sign
+    means = {arm: analysis.arm(arm).estimates[analysis.primary].value for arm in arms}
+    known = {arm: sign * mean for arm, mean in means.items() if mean is not None}
+    confirm = rows.confirm
+    quality, cost = (values_of(confirm, name) for name in (analysis.primary, analysis.cost))
+    return replace(
+        analysis,
+        best=max(known, key=lambda arm: known[arm], default=None),
+        pairs=tuple(c for c in analysis.pairs if c.first in known and c.second in known),
+        standings=standings(quality, cost, {}, list(known), analysis.settings),
+    )
+
+
+# ------------------------------------------------------------------ what is not within
 
 
 def _values(rows: Rows, arm: str, name: str) -> pd.Series:
     return rows.confirm.loc[rows.confirm["arm"] == arm, name]
-
-
-def _furthest(rows: Rows, arm: str, limit: Limit) -> float:
-    values = _values(rows, arm, limit.measure)
-    return float(values.max() if limit.below else values.min())
 
 
 def _broken(rows: Rows, arm: str, limits: Sequence[Limit]) -> str:
@@ -226,18 +199,39 @@ def _broken(rows: Rows, arm: str, limits: Sequence[Limit]) -> str:
         if not values.notna().all():
             told.append(f"{limit.text} is not known of all its runs")
         elif not limit.kept_by(values):
-            told.append(f"{limit.text}, and a run has {in_unit(limit.measure, _furthest(rows, arm, limit))}")
-    return ", ".join(told)
+            told.append(f"{limit.text}, and a run has {limit.told(limit.furthest(values))}")
+    return "; ".join(told)
 
 
-def in_unit(name: str, value: float) -> str:
-    """A value of a measure with its unit."""
-    scale = scale_for(measure(name).unit, [abs(value)])
-    return f"{number(value, scale)} {scale.unit}".strip()
+def _nothing_fits(rows: Rows, arms: Sequence[str], limits: Sequence[Limit]) -> list[str]:
+    """Why no arm is within: what is known of no run, once for all arms, and what each arm breaks beside that."""
+    trained = rows.confirm[rows.confirm["arm"].isin(arms)]
+    unknown = [limit for limit in limits if not trained[limit.measure].notna().any()]
+    known = [limit for limit in limits if limit not in unknown]
+    broken = {arm: text for arm in arms if (text := _broken(rows, arm, known))}
+    remedy = "; loosen one of them" if broken else ""
+    return [
+        f"no arm of study {rows.study} keeps all limits{remedy}",
+        *map(_unknown_words, unknown),
+        *(f"{arm}: {text}" for arm, text in broken.items()),
+    ]
 
 
-def _configuration(rows: Rows, arm: str) -> tuple[str, tuple[int, int]]:
-    """A confirm run with the configuration that most searches of an arm chose, and how many of how many did.
+def _unknown_words(limit: Limit) -> str:
+    text = f"{limit.text}: no complete confirm run has a value of {limit.measure}"
+    if limit.measure == DOLLARS:
+        return (
+            f"{text}, which `resources.price_per_hour` of the study file gives at its launch; limit {TOTAL_SECONDS} "
+            "instead"
+        )
+    return f"{text}; leave it out"
+
+
+# ------------------------------------------------------------------ what to take
+
+
+def _configuration(rows: Rows, arm: str) -> Chosen:
+    """The configuration that most searches of an arm chose.
 
     Where several were chosen alike often, that of the best search score: confirm scores have been looked at already.
     """
@@ -262,31 +256,37 @@ def _configuration(rows: Rows, arm: str) -> tuple[str, tuple[int, int]]:
         scores[configuration] = max(scores.get(configuration, float("-inf")), sign * score)
     counts = Counter(configurations.values())
     chosen = max(counts, key=lambda one: (counts[one], scores[one]))
-    return keys[chosen], (counts[chosen], len(configurations))
+    alike = sum(count == counts[chosen] for count in counts.values())
+    return Chosen(keys[chosen], counts[chosen], len(configurations), alike - 1)
 
 
-def _words(analysis: Analysis, best: str, within: int, chance: float | None) -> tuple[str, ...]:
-    subjects = len(analysis.arm(best).subjects)
-    if within == 1:
-        return (f"It is the only arm within the limits, on {plural(subjects, 'subject')}.",)
-    words = []
-    if chance is not None:
+def _words(
+    rows: Rows, whole: Analysis, view: Analysis, within: Sequence[str], chance: float | None
+) -> tuple[str, ...]:
+    """How sure it is, in the words of the report's verdict."""
+    assert view.best is not None
+    best = view.arm(view.best)
+    reword = _reworded(rows)
+    if len(within) == 1:
+        return (reword(f"It is the only arm within the limits, on {plural(len(best.subjects), 'subject')}."),)
+    headline = headline_words(view, best, view.against_best, "arm within the limits")
+    words = [headline + left_out_words(replace(rows, arms=tuple(within)), view)]
+    words += rival_words(view, most=len(within))
+    if view.subjects >= MIN_SUBJECTS and len(view.pairs) < len(whole.pairs):
         words.append(
-            f"Of the {within} arms within the limits it is the best in {100 * chance:.0f} % of resamples of its "
-            f"{plural(subjects, 'subject')}."
+            f"As in the report, verdicts are adjusted over {view.family}, not only those within the limits: limits "
+            "may have been chosen by what was seen."
         )
-    ahead = [c.second for c in analysis.against_best if c.outcome == "better"]
-    alike = [c.second for c in analysis.against_best if c.outcome == "equivalent"]
-    open_ = [c for c in analysis.against_best if c.outcome not in ("better", "equivalent")]
-    if ahead:
-        words.append(f"It is better than {listing(ahead)}, beyond chance.")
-    if alike:
-        words.append(f"It is equivalent to {listing(alike)}.")
-    if open_:
-        told = [
-            c.second
-            + (f" (about {about(c.subjects_needed)} subjects would decide)" if c.subjects_needed else "")
-            for c in open_
-        ]
-        words.append(f"It is not shown to be better than {listing(told)}.")
-    return tuple(words)
+    if chance is not None and view.subjects >= RESAMPLED_FROM:
+        words.append(
+            f"Of the {len(within)} arms within the limits it is the best in {percent(chance)} of resamples of its "
+            f"{plural(len(best.subjects), 'subject')}."
+        )
+    return tuple(map(reword, words))
+
+
+def _reworded(rows: Rows) -> Callable[[str], str]:
+    """Puts what is said of subjects into the words of data sets, where the study has these."""
+    if not rows.of_data_sets:
+        return str
+    return reworder((rows.study, *rows.arms, *map(str, distinct(rows.frame["subject"]))))

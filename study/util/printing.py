@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 PROSE = 24  # characters from which a cell with spaces may be broken into lines
 NARROWEST = 40  # characters of a column of sentences
@@ -90,10 +92,37 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title
     wrong number: where the terminal is too narrow, it breaks the lines.
     """
     console = Console()
-    cut = _table([{key: _first(value) for key, value in row.items()} for row in rows], columns, title)
-    least = Measurement.get(console, console.options.update(width=10_000), cut).maximum
-    console.width = max(console.width, least)
+    console.width = max(console.width, _least_width(console, rows, columns, title))
     console.print(_table(rows, columns, title))
+
+
+def print_blocks(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], heads: Sequence[str]) -> None:
+    """Prints rows as one table where the terminal is wide enough for it, and else as a table for each kind of row.
+
+    Args:
+        heads: Columns by which rows are told apart; a block has their values above it, and of the others those alone
+            of which its rows have a value.
+    """
+    console = Console()
+    if _least_width(console, rows, columns) <= console.width:
+        print_table(rows, columns)
+        return
+    blocks: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        blocks.setdefault(tuple(cell(row.get(head)) for head in heads), []).append(row)
+    for number, (values, own) in enumerate(blocks.items()):
+        told = ", ".join(f"{head} {value}" for head, value in zip(heads, values, strict=True))
+        console.print("" if number == 0 else "\n", Text(told, style="bold"), sep="", soft_wrap=True)
+        kept = [name for name in columns if any(plain(row.get(name)) is not None for row in own)]
+        print_table(own, [name for name in kept if name not in heads])
+
+
+def _least_width(
+    console: Console, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None
+) -> int:
+    """Characters of a table of which nothing is cut, with sentences as narrow as they may be."""
+    cut = _table([{key: _first(value) for key, value in row.items()} for row in rows], columns, title)
+    return Measurement.get(console, console.options.update(width=10_000), cut).maximum
 
 
 def _first(value: Any) -> Any:
@@ -124,3 +153,9 @@ def say(*lines: str) -> None:
     """Prints lines for a person."""
     for line in lines:
         print(line, file=sys.stderr, flush=True)
+
+
+def say_sentences(*sentences: str) -> None:
+    """Prints sentences for a person, wrapped between words at the width of the terminal."""
+    width = Console(stderr=True).width
+    say(*(textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) for text in sentences))

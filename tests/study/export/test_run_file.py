@@ -50,6 +50,20 @@ def test_it_loads_to_the_same_training(tmp_path: Path, method: str, training: di
     assert len(out.read_text().splitlines()) < 25, "what is a default is not written"
 
 
+def test_notes_stand_in_the_comment_at_its_head(tmp_path: Path) -> None:
+    storage, config = storage_with(tmp_path, method="lora")
+    out = tmp_path / "best.yaml"
+    notes = (
+        "Each search chose another.",
+        "The mean holds for choosing by a search, not for this configuration. " * 3,
+    )
+    write_run_file(storage, RUN, out, notes)
+    head = [line for line in out.read_text().splitlines() if line.startswith("#")]
+    assert " ".join(notes).strip() in " ".join(line.removeprefix("# ") for line in head)
+    assert max(map(len, head)) <= 115
+    assert load_run(out).training == config.training
+
+
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     storage, _ = storage_with(tmp_path, method="lora")
     out = tmp_path / "best.yaml"

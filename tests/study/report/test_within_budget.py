@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
+from study.report.analysis import analyse
+from study.report.limits import parse_limits
 from study.report.prepared import Rows, prepare
-from study.report.within_budget import parse_limits, recommend
+from study.report.within_budget import Chosen, recommend
 from tests.helpers.synthetic_results import ARMS, Study, make_results
 from trainables.errors import UserError
 
@@ -41,13 +45,104 @@ def test_the_best_arm_within_the_limits_is_named() -> None:
     assert (found.arm, found.within) == (CHEAP, 2)
     assert found.beyond == {DEAR: "peak_memory<2GB, and a run has 4.00 GB"}
     assert found.estimate.value == pytest.approx(0.515)
-    assert found.costs["peak_memory_bytes"] == 1.3e9, "the largest of its runs"
+    assert found.row()["peak_memory_bytes"] == 1.3e9, "the largest of its runs"
+    assert (found.row()["quality"], found.row()["class_kept"]) == (pytest.approx(0.515), found.furthest[1][1])
+    assert found.shown()["peak_memory_(most)"] == "1.30 GB"
+    assert "class_kept_(least)" in found.shown()
     assert found.best == 1.0
-    assert (
-        found.words[0]
-        == "Of the 2 arms within the limits it is the best in 100 % of resamples of its 4 subjects."
+    headline, better, family = found.words
+    assert headline.startswith(f"{CHEAP} is best: quality 0.5")
+    assert headline.endswith("It is ahead of every other arm within the limits beyond chance.")
+    assert better == f"Better in quality, paired by subject and seed, than {OTHER} (+0.20)."
+    assert "adjusted over all pairs of trained arms" in family
+
+
+#: Quality of each arm on six subjects: that of the dear arm scatters widely.
+SCATTERED = {
+    CHEAP: (0.60, 0.58, 0.46, 0.52, 0.61, 0.40),
+    OTHER: (0.40, 0.42, 0.45, 0.40, 0.42, 0.41),
+    DEAR: (0.99, 0.20, 0.95, 0.40, 0.98, 0.30),
+}
+
+
+def scattered(*arms: str) -> Rows:
+    """A study of these arms, on six subjects."""
+    names = ("a", "b", "c", "d", "e", "f")
+    study = replace(STUDY, arms=tuple(arm for arm in ARMS if arm.name in arms), subjects=names, repeats=1)
+    made = make_results(study)
+    frame = made.frame.copy()
+    confirm = frame["phase"] == "confirm"
+    pairs = list(zip(frame.loc[confirm, "arm"], frame.loc[confirm, "subject"], strict=True))
+    frame.loc[confirm, "quality"] = [SCATTERED[arm][names.index(subject)] for arm, subject in pairs]
+    frame.loc[confirm, "peak_memory_bytes"] = [4e9 if arm == DEAR else 1e9 for arm, _ in pairs]
+    return prepare(replace(made, frame=frame))
+
+
+def test_verdicts_are_those_of_the_report_s_family_and_not_of_the_arms_within() -> None:
+    p = stats.ttest_rel(SCATTERED[CHEAP], SCATTERED[OTHER]).pvalue
+    assert 0.05 / 3 < p < 0.05, "shown by itself, and not as one of three pairs"
+    limits = parse_limits("peak_memory<2GB")
+    alone = recommend(scattered(CHEAP, OTHER), limits)
+    assert alone.words[0].startswith(f"{CHEAP} is best")
+    assert not any("adjusted" in text for text in alone.words)
+
+    rows = scattered(CHEAP, OTHER, DEAR)
+    found = recommend(rows, limits)
+    assert (found.arm, found.within) == (CHEAP, 2), (
+        "of which the dear arm is none, though it has the highest mean"
     )
-    assert found.words[1] == f"It is better than {OTHER}, beyond chance."
+    (pair,) = [c for c in analyse(rows).pairs if {c.first, c.second} == {CHEAP, OTHER}]
+    assert pair.p_holm == pytest.approx(3 * p)
+    assert f"does not establish that it is better than {OTHER}: it has 6 subjects" in found.words[0]
+    needed = f"at least about {pair.subjects_needed} subjects"
+    assert (
+        f"takes {needed}, since a lead that was picked as the largest is too large on average"
+        in found.words[0]
+    )
+    assert found.words[1].endswith(f"; {needed}).")
+    assert "adjusted over all pairs of trained arms, not only those within the limits" in found.words[2]
+    draws = np.random.default_rng(0).integers(6, size=(20_000, 6))
+    means = {arm: np.array(SCATTERED[arm])[draws].mean(axis=1) for arm in (CHEAP, OTHER)}
+    assert found.best == pytest.approx(float((means[CHEAP] > means[OTHER]).mean()), abs=0.01)
+    assert "Of the 2 arms within the limits it is the best in" in found.words[3]
+
+
+def test_where_nothing_fits_each_arm_has_a_line_in_the_units_of_the_limits() -> None:
+    dear = rows(peak_memory_bytes=lambda arm, subject: 9.004e8 if arm == DEAR else 9.02e8)
+    with pytest.raises(UserError) as error:
+        recommend(dear, parse_limits("peak_memory<900MB, dollars<1, energy_joules<=2, class_kept>.1"))
+    assert error.value.problems == (
+        "no arm of study made-up keeps all limits; loosen one of them",
+        "dollars<1: no complete confirm run has a value of dollars, which `resources.price_per_hour` of the study file "
+        "gives at its launch; limit total_seconds instead",
+        "energy_joules<=2: no complete confirm run has a value of energy_joules; leave it out",
+        f"{CHEAP}: peak_memory<900MB, and a run has 902 MB",
+        f"{OTHER}: peak_memory<900MB, and a run has 902 MB",
+        f"{DEAR}: peak_memory<900MB, and a run has 900.4 MB",
+    )
+    with pytest.raises(UserError) as error:
+        recommend(dear, parse_limits("class_kept>0.999, peak_memory<1kB"))
+    assert all("; peak_memory<1kB, and a run has 90" in line for line in error.value.problems[1:])
+    with pytest.raises(UserError) as error:
+        recommend(dear, parse_limits("energy_joules<2"))
+    assert "loosen" not in error.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "text"),
+    [
+        ("peak_memory<900MB", 1.2e9, "1200 MB"),
+        ("peak_memory<2e9", 3.5e8, "0.350 GB"),
+        ("train_seconds<10", 16.04, "16.0 s"),
+        ("train_seconds<40000", 40_001.0, "40001 s"),
+        ("train_seconds<2min", 180.0, "3.00 min"),
+        ("class_kept>.5", 0.4999, "0.4999"),
+        ("class_kept>=.5", 0.5, "0.500"),
+    ],
+)
+def test_values_are_told_in_the_unit_of_the_limit(limit: str, value: float, text: str) -> None:
+    (found,) = parse_limits(limit)
+    assert found.told(value) == text
 
 
 def test_a_limit_holds_for_every_run_and_not_for_their_mean() -> None:
@@ -72,9 +167,28 @@ def test_the_configuration_is_the_one_that_most_searches_chose() -> None:
         frame.loc[mine, column] = frame.loc[mine, column].iloc[0]
     frame.loc[mine, ["lr_scheduler", "max_train_steps"]] = ["cosine", 100]
     found = recommend(replace(made, frame=frame), parse_limits("peak_memory<2GB"))
-    chosen = frame.set_index("run_key").loc[found.run_key]
+    chosen = frame.set_index("run_key").loc[found.chosen.run_key]
     assert chosen["learning_rate"] == 2e-3
-    assert found.chosen == (3, 4)
+    assert found.chosen == Chosen(found.chosen.run_key, 3, 4)
+    assert found.chosen.words()[0] == "3 of the arm's 4 searches chose it."
+    assert "they hold for choosing by a search, not for this configuration" in found.lines()[-1]
+
+
+def test_where_each_search_chose_another_configuration_it_is_said() -> None:
+    made = rows()
+    frame = made.frame.copy()
+    mine = (frame["arm"] == CHEAP) & (frame["phase"] == "confirm")
+    frame.loc[mine, "learning_rate"] = [1e-3 * trial for trial in frame.loc[mine, "trial"]]
+    found = recommend(replace(made, frame=frame), parse_limits("peak_memory<2GB")).chosen
+    assert (found.times, found.searches, found.rivals) == (1, 4, 3)
+    text = " ".join(found.words())
+    assert text.startswith(
+        "Each of the arm's 4 searches chose another configuration: this is one of them, that of"
+    )
+    assert "not for this configuration" in text
+    assert "and as many another one" in Chosen("run", 2, 4, 1).words()[0]
+    assert Chosen("run", 4, 4).words() == ("Each of the arm's 4 searches chose it.",)
+    assert Chosen("run", 1, 1).words() == ()
 
 
 @pytest.mark.parametrize(
