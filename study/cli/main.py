@@ -31,7 +31,7 @@ from study.cli.options import (
     stored,
 )
 from study.cli.report_command import report
-from study.util.printing import Format, print_rows, print_table
+from study.util.printing import Format, print_rows, print_table, say_sentences
 from trainables.errors import UserError
 from trainables.util.process import prepare_command, unspeakable
 
@@ -135,6 +135,8 @@ def launch(
             list(launched.table[0]),
             title="Confirm runs: means, and the 95 % interval of quality",
         )
+    if launched.verdict:
+        say_sentences(launched.verdict)
     for line in launched.lines:
         print(line)
     raise typer.Exit(launched.exit_code)

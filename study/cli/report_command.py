@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from study.cli.options import STORAGE, ReportsOption, StorageOption, named, stored
+from study.util.printing import say_sentences
 from trainables.errors import UserError
 
 
@@ -125,6 +126,7 @@ def report(
             csv_folder=from_csv,
             compact=compact,
         )
+    say_sentences(files.verdict.headline)
     print(f"report: {files.html}")
 
 

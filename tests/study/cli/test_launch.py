@@ -66,6 +66,7 @@ def test_a_killed_launch_is_resumed_by_the_same_command(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Traceback" not in again.stderr
     assert "report.html" in again.stdout
+    assert "lora is the only trained arm with results" in " ".join(again.stderr.split())
     assert "study ui whole" in again.stdout
 
     storage = Storage(tmp_path / "storage", "whole")
