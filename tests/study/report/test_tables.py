@@ -77,6 +77,23 @@ def test_digits_follow_the_uncertainty() -> None:
     assert estimate_cell(Estimate(25_470.0, 25_030.0, 25_910.0), Scale(1e3, "k")).text == "25.5"
 
 
+def test_small_values_keep_two_digits_in_a_column_of_large_ones() -> None:
+    """As parameters that train: a word's 800 beside an adapter's 500,000, in thousands."""
+    column, cells = estimate_column(
+        "trainable_parameters", "Parameters", "count", "min",
+        [Estimate(800.0, 449.7, 1150.3), Estimate(494_208.0, 305_393.0, 683_023.0),
+         Estimate(316_464.0, 162_281.0, 470_647.0),
+         Estimate(0.0, 0.0, 0.0), Estimate(800.0), Estimate(8_046_480.0, 8_046_480.0, 8_046_480.0)],
+    )  # fmt: skip
+    assert column.unit == "k"
+    assert [cell.text for cell in cells] == ["0.80", "494", "316", "0", "0.80", "8046"]
+    assert [cell.detail for cell in cells] == ["[0.45, 1.15]", "[305, 683]", "[162, 471]", "", "", ""]
+    _, steps = estimate_column(
+        "train_steps", "Steps", "", None, [Estimate(5.0), Estimate(100.0, 90.0, 110.0)]
+    )
+    assert [cell.text for cell in steps] == ["5", "100"]
+
+
 def test_numbers_as_text() -> None:
     assert [number(v) for v in (None, float("nan"), float("inf"), True, "x")] == ["--"] * 5
     assert [number(v) for v in (0, 0.0, 1234.5, 0.01234, 98.304)] == ["0", "0", "1234", "0.0123", "98.3"]
