@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from study.report.code_words import held_together, with_code
 from study.report.latex_layout import Form, Layout, Panel, broken, heading_lines, layouts
 from study.report.tables import Cell, Column, Table
 
@@ -52,6 +54,11 @@ def escape_latex(text: str) -> str:
     return "".join(map(_escaped, unicodedata.normalize("NFC", text)))
 
 
+def latex_prose(text: str) -> str:
+    """A sentence of the report in LaTeX: escaped, and what is between backticks in typewriter."""
+    return with_code(text, escape_latex, lambda code: rf"\texttt{{{escape_latex(code)}}}")
+
+
 def _escaped(character: str) -> str:
     if character in _PLAIN:
         return _PLAIN[character]
@@ -80,6 +87,7 @@ def to_latex(table: Table) -> str:
     A table that two columns hold in fewer pieces than the text of a one-column article has both layouts, and LaTeX
     takes the one that its text is wide enough for.
     """
+    table = _with_code_on_one_line(table)
     found = layouts(table)
     lines = [r"% \usepackage{booktabs}", CHARACTER, *_laid_out(table, found[0])]
     if len(found) > 1:
@@ -94,15 +102,30 @@ def to_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _with_code_on_one_line(table: Table) -> Table:
+    """The table without spaces in what its sentences hold between backticks."""
+    prose = [column.prose for column in table.columns]
+    if not any(prose):
+        return table
+    rows = tuple(
+        tuple(
+            replace(cell, text=held_together(cell.text)) if of_prose else cell
+            for cell, of_prose in zip(row, prose, strict=True)
+        )
+        for row in table.rows
+    )
+    return replace(table, rows=rows)
+
+
 def _laid_out(table: Table, layout: Layout) -> list[str]:
     return [line for number in range(len(layout.floats)) for line in _float(table, layout, number)]
 
 
 def _float(table: Table, layout: Layout, number: int) -> list[str]:
     form, parts = layout.form, len(layout.floats)
-    caption = escape_latex(" ".join((table.caption, *table.notes)))
+    caption = latex_prose(" ".join((table.caption, *table.notes)))
     if number:
-        caption = f"{escape_latex(table.caption)} (part {number + 1} of {parts})"
+        caption = f"{latex_prose(table.caption)} (part {number + 1} of {parts})"
     elif parts > 1:
         caption += f" (part 1 of {parts})"
     label = table.key if not number else f"{table.key}-{number + 1}"
@@ -151,8 +174,8 @@ def _lines(cells: Sequence[Cell], columns: Sequence[Column], form: Form) -> Iter
     ]
     for number in range(max(len(lines) for lines in texts)):
         shown = [
-            _marked(cell, lines[number]) if number < len(lines) else ""
-            for cell, lines in zip(cells, texts, strict=True)
+            _marked(cell, column, lines[number]) if number < len(lines) else ""
+            for cell, column, lines in zip(cells, columns, texts, strict=True)
         ]
         yield " & ".join(shown) + r" \\"
     if any(cell.detail for cell in cells):
@@ -160,8 +183,8 @@ def _lines(cells: Sequence[Cell], columns: Sequence[Column], form: Form) -> Iter
         yield " & ".join(details) + r" \\"
 
 
-def _marked(cell: Cell, text: str) -> str:
-    shown = escape_latex(text)
+def _marked(cell: Cell, column: Column, text: str) -> str:
+    shown = latex_prose(text) if column.prose else escape_latex(text)
     return (
         rf"\textbf{{{shown}}}" if cell.rank == 1 else rf"\underline{{{shown}}}" if cell.rank == 2 else shown
     )

@@ -14,7 +14,8 @@ from study.report.content import Report, Section
 from study.report.design import design_of
 from study.report.figures.canvas import Figure
 from study.report.formatting import listing, plural
-from study.report.latex import CHARACTER, escape_latex
+from study.report.latex import CHARACTER, escape_latex, latex_prose
+from study.report.latex_formulas import latex_with_formulas
 from study.report.prepared import Rows, distinct, section, value_or_none
 from study.report.searches import budget_words, repeats_of, repeats_words, search_objective
 from study.storage.layout import REPORT_FIGURES, REPORT_TABLES
@@ -77,8 +78,8 @@ def _methods(report: Report) -> str:
         _judged(report),
         _software(),
     ]
-    lines = [CHARACTER, *(paragraph for paragraph in paragraphs if paragraph)]
-    return "\n\n".join(lines) + "\n"
+    text = "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+    return f"{CHARACTER}\n{{\\sloppy % names in typewriter are not hyphenated\n{text}\\par}}\n"
 
 
 def _compared(rows: Rows) -> str:
@@ -135,7 +136,7 @@ def _tuned(rows: Rows) -> str:
         *repeats_words(rows),
         *budget_words(rows),
     ]
-    return " ".join([words[0], *(escape_latex(word) for word in words[1:])])
+    return " ".join([words[0], *map(latex_prose, words[1:])])
 
 
 def _judged(report: Report) -> str:
@@ -153,7 +154,7 @@ def _judged(report: Report) -> str:
     )
     method = next(one for one in report.sections if one.key == "method")
     return (
-        " ".join([counts, *(escape_latex(text.replace("`", "")) for text in method.paragraphs)])
+        " ".join([counts, *map(latex_with_formulas, method.paragraphs)])
         + f" Tests follow Holm and Schuirmann{_cite(_STATISTICS)}."
     )
 
@@ -191,7 +192,7 @@ def _draft(report: Report) -> str:
         body += [_figure(figure) for figure in drawn]
         body += _inputs(one)
         body.append(r"\clearpage")  # floats wait for their page no longer than their section
-    verdict = escape_latex(report.verdict.headline)
+    verdict = latex_prose(report.verdict.headline)
     return "\n".join(
         [
             "% A draft that holds every part of this report, to be cut down: latexmk -pdf draft.tex",
@@ -223,7 +224,7 @@ def _figure(figure: Figure) -> str:
         [
             rf"\begin{{figure{star}}}[tp]",
             rf"  \centering\includegraphics[width={width}]{{{figure.key}}}",
-            rf"  \caption{{{escape_latex(figure.caption)}}}",
+            rf"  \caption{{{latex_prose(figure.caption)}}}",
             rf"  \label{{fig:{figure.key}}}",
             rf"\end{{figure{star}}}",
         ]

@@ -375,6 +375,6 @@ def measures_table(more: Sequence[str] = ()) -> Table:
             Column("better", "Better"),
             [text_cell(m.better) for m in about],
         ),
-        texts("description", "Meaning", [m.description for m in about]),
+        (Column("description", "Meaning", prose=True), [text_cell(m.description) for m in about]),
     ]
     return assemble("measures", "Measures.", columns)
