@@ -131,7 +131,7 @@ def _float(table: Table, layout: Layout, number: int) -> list[str]:
     label = table.key if not number else f"{table.key}-{number + 1}"
     name = "table*" if layout.starred else "table"
     lines = [
-        rf"\begin{{{name}}}[tp]",
+        rf"\begin{{{name}}}[htbp]",
         rf"  \centering\{form.size}\setlength{{\tabcolsep}}{{{form.gap:g}pt}}",
         rf"  \caption{{{caption}}}",
         rf"  \label{{tab:{label}}}",

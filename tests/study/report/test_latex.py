@@ -75,7 +75,7 @@ def layouts_of(text: str) -> list[str]:
 
 def test_what_fits_into_one_column_takes_one() -> None:
     text = to_latex(sample(columns=2, names=("one", "two")))
-    assert r"\begin{table}[tp]" in text
+    assert r"\begin{table}[htbp]" in text
     assert r"\end{table}" in text
     assert "table*" not in text
     assert r"\ifdim" not in text

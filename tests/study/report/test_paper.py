@@ -60,6 +60,33 @@ def test_the_paragraph_says_what_was_compared_and_on_what(report: Report) -> Non
     assert f"{RESAMPLES:,} resamples" in text
 
 
+def test_formulas_are_math_and_a_budget_in_steps_says_so_once(report: Report) -> None:
+    text = paper_files(report)["methods.tex"]
+    assert r"\mathrm{clip}(S, 0, 1) \times" in text
+    assert r"s\_base" not in text
+    assert text.count("optimizer steps") <= 1
+
+
+def test_the_draft_holds_the_main_parts_and_names_the_others(report: Report) -> None:
+    """No heading stands alone: words follow it, and the floats of a section end before the next."""
+    files = paper_files(report)
+    draft, appendix = files["draft.tex"], files["appendix.tex"]
+    put_in = re.findall(r"^\\input\{\.\./tables/([^}]*)\.tex\}", draft, re.M)
+    named = re.findall(r"^% \\input\{\.\./tables/([^}]*)\.tex\}", draft, re.M)
+    behind = re.findall(r"^\\input\{\.\./tables/([^}]*)\.tex\}", appendix, re.M)
+    assert {"summary", "arms", "against-best"} <= set(put_in)
+    assert {"details", "costs", "pairs", "measures"} <= set(behind)
+    assert {"chosen", "budget"} <= set(named)
+    everything = [*put_in, *named, *behind]
+    assert len(everything) == len(set(everything))
+    assert {*everything} | {"prompts"} >= {table.key for table in report.tables}
+    lines = draft.splitlines()
+    sections = [k for k, line in enumerate(lines) if line.startswith(r"\section{") and "Methods" not in line]
+    assert all("See " in lines[k + 1] for k in sections)
+    assert draft.count(r"\FloatBarrier %") == len(sections)
+    assert len(re.findall(r"\]\{samples", draft)) <= 2
+
+
 def test_every_file_that_is_put_in_is_there(tmp_path: Path) -> None:
     folder = build_report(make_results(STUDY), tmp_path / "report").folder / "paper"
     for name in ("draft.tex", "appendix.tex"):
@@ -87,6 +114,11 @@ def test_the_draft_compiles_and_its_fonts_are_in_it(tmp_path: Path) -> None:
     log = run(*latex)
     assert "undefined" not in log
     assert "too large for page" not in log
+    assert not re.search(r"Overfull \\hbox \((?:[2-9]\.|\d\d)", log)
+    if shutil.which("pdftotext"):
+        pages = run("pdftotext", "draft.pdf", "-").removesuffix("\f").split("\f")
+        assert len(pages) <= 30
+        assert [page for page in pages if len(page.split()) < 20] == [], "a heading alone"
     if shutil.which("pdffonts"):
         fonts = run("pdffonts", "draft.pdf").splitlines()[2:]
         assert fonts
