@@ -27,18 +27,18 @@ from study.report.formatting import (
     readable_decimals,
     scale_for,
 )
-from study.report.measures import FALSE_ALARMS, QUALITY, SCORES, bounded, measure
+from study.report.measures import ARROWS, FALSE_ALARMS, QUALITY, SCORES, bounded, measure
 from study.statistics.paired import Direction, Estimate
 
 _MARKDOWN = str.maketrans(
     {c: f"\\{c}" for c in "\\`*_{}[]#|~$!"}
     | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " ", "\t": " "}
 )
-_ARROWS = {"max": "↑", "min": "↓"}
 
 
 FOLD_FROM = 24  # rows; longer tables are folded in HTML, but the main ones
 _MAIN = ("arms", "summary")
+SECOND_BEST = "underlined: the second best"  # as notes say it; Markdown, which has no underline, has italics
 _EIGHT = 105  # letters that fit on eight of the page's twelve columns
 _SHORT = 14  # letters
 _LETTERS = 40  # of a cell on one line; longer texts are broken
@@ -103,7 +103,7 @@ class Column:
     def suffix(self) -> str:
         """Unit and arrow, which stay together."""
         unit = f"({self.unit})" if self.unit else ""
-        return f"{unit} {_ARROWS.get(self.direction or '', '')}".strip()
+        return f"{unit} {ARROWS.get(self.direction or '', '')}".strip()
 
 
 @dataclass(frozen=True)
@@ -250,14 +250,22 @@ def estimate_column(
     return column, cells
 
 
+def marks(of: str = "") -> str:
+    """What the marks of the best and the second best mean; `of` says among which."""
+    return f"Bold: best mean{of}; {SECOND_BEST}"
+
+
 def assemble(
     key: str,
     caption: str,
     columns: Sequence[tuple[Column, Sequence[Cell]]],
     notes: Sequence[str] = (),
 ) -> Table:
-    """Makes a table from its columns."""
+    """Makes a table from its columns; one that marks the best and the second best says so in a note."""
     rows = tuple(zip(*(cells for _, cells in columns), strict=True))
+    marked = any(cell.rank for row in rows for cell in row)
+    if marked and not any(SECOND_BEST in note for note in notes):
+        notes = (*notes, f"{marks()}.")
     return Table(key, caption, tuple(column for column, _ in columns), rows, tuple(notes))
 
 
@@ -301,7 +309,10 @@ def to_markdown(table: Table) -> str:
         "|" + "|".join("--:" if column.numeric else ":--" for column in table.columns) + "|",
     ]
     lines += ["| " + " | ".join(shown(cell) for cell in row) + " |" for row in table.rows]
-    lines += [""] + [f"{escape_markdown(note)}  " for note in table.notes] if table.notes else []
+    notes = [
+        note.replace(SECOND_BEST, SECOND_BEST.replace("underlined", "in italics")) for note in table.notes
+    ]
+    lines += [""] + [f"{escape_markdown(note)}  " for note in notes] if notes else []
     return "\n".join(lines) + "\n"
 
 

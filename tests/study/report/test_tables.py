@@ -30,6 +30,7 @@ from study.report.tables import (
     escape_markdown,
     estimate_cell,
     estimate_column,
+    marks,
     number_cell,
     text_cell,
     to_csv,
@@ -201,6 +202,21 @@ def test_cells_bear_the_number_that_they_show_for_the_pages_script() -> None:
     assert float(keys[1][0]) == pytest.approx(sample().rows[1][1].value)
     assert [len(row) for row in keys] == [3, 3, 3, 1, 3]  # a name has none, nor has what is missing
     assert ["data-first" in heading for heading in head.split("<th ")[1:]] == [False, True, False, False]
+
+
+def test_what_the_marks_mean_is_said_in_each_language() -> None:
+    """Markdown has no underline, so that the second best is in italics there."""
+    table = sample()
+    assert table.notes[-1] == "Bold: best mean; underlined: the second best."
+    assert "underlined: the second best" in to_html(table)
+    assert "in italics: the second best" in to_markdown(table)
+    assert "underlined" not in to_markdown(table)
+    plain = assemble("t", "C", [(Column("a", "A"), [text_cell("x")])])
+    assert plain.notes == ()
+    told = assemble(
+        "t", "C", [estimate_column("q", "Q", "", "max", estimates())], (f"{marks(' of all')}. More.",)
+    )
+    assert told.notes == ("Bold: best mean of all; underlined: the second best. More.",)
 
 
 def test_long_tables_are_folded() -> None:
