@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from study.report.latex import escape_latex, to_latex
 from study.report.latex_layout import FORMS, heading_lines
 from study.report.tables import Cell, Column, Table, assemble, text_cell
+from tests.helpers.tex import compiled
 
 NASTY = '\\input{x} 100% _a_ #1 $x$ {y} ~^ <b> | "q" `z` &'
 NAMES = ("Größe", "Ångström", "naïve", "Čapek", "λ→∞", "小猫", "кот", "🙂", "a\u0301", "x\u00a0y", "x\u202fy")
@@ -148,19 +148,6 @@ def test_a_unit_stays_with_the_heading_only_where_it_is_no_longer_for_it() -> No
 )  # fmt: skip
 def test_escapes(text: str, latex: str) -> None:
     assert escape_latex(text) == latex
-
-
-def compiled(folder: Path, engine: str, options: str, *files: str) -> str:
-    """Compiles an article that puts in some files; returns its log."""
-    body = "\n".join(rf"\input{{{name}}}" for name in files)
-    head = rf"\documentclass[10pt,{options}]{{article}}\usepackage{{booktabs}}"
-    (folder / "article.tex").write_text(f"{head}\n\\begin{{document}}\nText.\n{body}\n\\end{{document}}\n")
-    done = subprocess.run(
-        [engine, "-interaction=nonstopmode", "-halt-on-error", "article.tex"],
-        cwd=folder, capture_output=True, text=True, errors="replace", timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:]
-    return done.stdout
 
 
 @pytest.mark.skipif(not ENGINES, reason="no TeX here")

@@ -12,7 +12,7 @@ from study.report.code_words import held_together
 from study.report.latex import escape_latex, latex_prose, to_latex
 from study.report.latex_formulas import latex_with_formulas
 from study.report.tables import Column, assemble, prose_html, text_cell, to_html, to_markdown
-from tests.study.report.test_latex import compiled
+from tests.helpers.tex import compiled
 from trainables.evaluation.quality import DATA_SET_RULE, RULE
 
 
