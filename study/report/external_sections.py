@@ -23,7 +23,7 @@ from study.report.measures import Measure, external_measures, measure
 from study.report.prepared import ResultsLike, Rows, distinct, prepare
 from study.report.provenance import provenance_facts
 from study.report.results_tables import Pair, counts, texts
-from study.report.tables import Column, Table, assemble, text_cell
+from study.report.tables import Column, Table, assemble, marks, text_cell
 from study.report.units import reworded, reworded_figure, reworded_table, reworder
 from study.report.verdict import Verdict
 from study.statistics.power import MIN_SUBJECTS
@@ -36,7 +36,7 @@ _VALUES = "Means of the runs that completed; no intervals, since fewer than 3 su
 _STAIRS = (
     "Dashed stairs: the Pareto front (large marks), arms that no other arm beats on both by their means."
 )
-_RANKS = "Bold: best mean; the second best is marked too. Neither means that a difference is established."
+_RANKS = f"{marks()}. Neither means that a difference is established."
 
 
 def compose_external(results: ResultsLike, settings: Settings) -> Report:

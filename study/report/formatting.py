@@ -60,6 +60,16 @@ def decimals_for(value: float, half_width: float | None = None, digits: int = 3)
     return min(8, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
 
+def readable_decimals(value: float, half_width: float | None, common: int) -> int:
+    """The decimals of a column, `common`, or more of a value that they would leave fewer than two significant digits
+    of: as many as its own uncertainty supports, and one for the second digit.
+    """
+    if not value or abs(value) >= 10 ** (1 - common):
+        return common
+    own = decimals_for(value, half_width, digits=2)
+    return max(common, min(own + 1, decimals_for(value, digits=2)))
+
+
 def fixed(value: float, decimals: int) -> str:
     """Fixed-point text with a true minus sign; "-0.00" becomes "0.00"."""
     text = f"{value:.{decimals}f}"

@@ -2,24 +2,21 @@
 
 A row's means stand on the baseline of its name, their intervals on a line of their own below, smaller, and a space
 follows, so that no number can be read as the next row's. Columns of numbers have equal decimals and end at one edge,
-which puts their points under each other. A table that is wider than a page is cut into panels that repeat its first
-column, and one that is longer into parts, each a float; nothing is scaled down to where it cannot be read.
+which puts their points under each other. A table takes one column of a page or both, as its width needs
+(``latex_layout.py``); one that is wider than a page is cut into panels that repeat its first column, and one that is
+longer into parts, each a float; nothing is smaller than ``\\scriptsize``.
 """
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
+from study.report.code_words import held_together, with_code
+from study.report.latex_layout import Form, Layout, Panel, broken, heading_lines, layouts
 from study.report.tables import Cell, Column, Table
-
-PAGE_LETTERS = 86  # of the footnote size beside each other, in a text of one column
-PAGE_LINES = 52  # of the footnote size, under each other, on a page of floats
-_CAPTION_LETTERS = 85  # in a line of a caption
-_GAP, _WORDS = 2.0, 1.16  # between columns; letters are wider than digits
-_LONGEST_CELL, _HEADING_LETTERS = 30, 14  # letters; longer texts are broken into lines
-_LONGEST_WORD = 44
 
 _PLAIN = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
@@ -57,6 +54,11 @@ def escape_latex(text: str) -> str:
     return "".join(map(_escaped, unicodedata.normalize("NFC", text)))
 
 
+def latex_prose(text: str) -> str:
+    """A sentence of the report in LaTeX: escaped, and what is between backticks in typewriter."""
+    return with_code(text, escape_latex, lambda code: rf"\texttt{{{escape_latex(code)}}}")
+
+
 def _escaped(character: str) -> str:
     if character in _PLAIN:
         return _PLAIN[character]
@@ -80,86 +82,68 @@ def _greek(character: str, name: str) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Returns a table as floats over the width of the page: as few as hold its panels, all rows of a panel together
-    where a page has room for them.
+    """Returns a table as floats over one column of a page or over both, as few as hold it.
+
+    A table that two columns hold in fewer pieces than the text of a one-column article has both layouts, and LaTeX
+    takes the one that its text is wide enough for.
     """
-    floats = _floats(table)
-    lines = [r"% \usepackage{booktabs}", CHARACTER]
-    for number, panels in enumerate(floats):
-        lines += _float(table, panels, number, len(floats))
+    table = _with_code_on_one_line(table)
+    found = layouts(table)
+    lines = [r"% \usepackage{booktabs}", CHARACTER, *_laid_out(table, found[0])]
+    if len(found) > 1:
+        lines = [
+            *lines[:2],
+            rf"\ifdim\textwidth<{math.ceil(found[1].width)}pt % for a narrow text",
+            *lines[2:],
+            r"\else % for a wide one",
+            *_laid_out(table, found[1]),
+            r"\fi",
+        ]
     return "\n".join(lines) + "\n"
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """Columns and rows that stand in one tabular, by their numbers."""
-
-    columns: tuple[int, ...]
-    rows: range
-
-
-def _floats(table: Table) -> list[list[_Panel]]:
-    room = PAGE_LINES - sum(map(len, (table.caption, *table.notes))) / _CAPTION_LETTERS
-    floats: list[list[_Panel]] = []
-    left = 0.0
-    for columns in _columns_of_panels(table):
-        for rows in _rows_of_pages(table, columns, room):
-            panel = _Panel(tuple(columns), rows)
-            height = _height(table, columns, rows)
-            if not floats or height > left:
-                floats.append([])
-                left = room
-            floats[-1].append(panel)
-            left -= height + 1
-    return floats
+def _with_code_on_one_line(table: Table) -> Table:
+    """The table without spaces in what its sentences hold between backticks."""
+    prose = [column.prose for column in table.columns]
+    if not any(prose):
+        return table
+    rows = tuple(
+        tuple(
+            replace(cell, text=held_together(cell.text)) if of_prose else cell
+            for cell, of_prose in zip(row, prose, strict=True)
+        )
+        for row in table.rows
+    )
+    return replace(table, rows=rows)
 
 
-def _rows_of_pages(table: Table, columns: Sequence[int], room: float) -> Iterator[range]:
-    """The rows of a panel, cut where a page ends."""
-    first = 0
-    for row in range(1, len(table.rows)):
-        if _height(table, columns, range(first, row + 1)) > room:
-            yield range(first, row)
-            first = row
-    yield range(first, len(table.rows))
+def _laid_out(table: Table, layout: Layout) -> list[str]:
+    return [line for number in range(len(layout.floats)) for line in _float(table, layout, number)]
 
 
-def _height(table: Table, columns: Sequence[int], rows: range) -> float:
-    """Height of a panel in lines of the footnote size, its heading and lines between included."""
-    heading = max(_lines_of_a_heading(table.columns[k]) for k in columns)
-    return heading + 1.5 + sum(_lines_of_a_row(table.rows[row], table.columns, columns) for row in rows)
-
-
-def _lines_of_a_heading(column: Column) -> int:
-    return len(_broken(column.title, _HEADING_LETTERS)) + bool(column.suffix)
-
-
-def _lines_of_a_row(row: Sequence[Cell], columns: Sequence[Column], panel: Sequence[int]) -> float:
-    texts = max(1 if columns[k].numeric else len(_broken(row[k].text)) for k in panel)
-    return texts + (1.4 if any(row[k].detail for k in panel) else 0)
-
-
-def _float(table: Table, panels: Sequence[_Panel], number: int, parts: int) -> list[str]:
-    caption = escape_latex(" ".join((table.caption, *table.notes)))
+def _float(table: Table, layout: Layout, number: int) -> list[str]:
+    form, parts = layout.form, len(layout.floats)
+    caption = latex_prose(" ".join((table.caption, *table.notes)))
     if number:
-        caption = f"{escape_latex(table.caption)} (part {number + 1} of {parts})"
+        caption = f"{latex_prose(table.caption)} (part {number + 1} of {parts})"
     elif parts > 1:
         caption += f" (part 1 of {parts})"
     label = table.key if not number else f"{table.key}-{number + 1}"
+    name = "table*" if layout.starred else "table"
     lines = [
-        r"\begin{table*}[tp]",
-        r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        rf"\begin{{{name}}}[htbp]",
+        rf"  \centering\{form.size}\setlength{{\tabcolsep}}{{{form.gap:g}pt}}",
         rf"  \caption{{{caption}}}",
         rf"  \label{{tab:{label}}}",
         r"  \vspace{1ex}",  # plain article sets captions below tables, and leaves no space under one above
     ]
-    for k, panel in enumerate(panels):
+    for k, panel in enumerate(layout.floats[number]):
         lines += [r"  \par\medskip"] if k else []
-        lines += _tabular(table, panel)
-    return [*lines, r"\end{table*}"]
+        lines += _tabular(table, panel, form)
+    return [*lines, rf"\end{{{name}}}"]
 
 
-def _tabular(table: Table, panel: _Panel) -> list[str]:
+def _tabular(table: Table, panel: Panel, form: Form) -> list[str]:
     columns, rows = [table.columns[k] for k in panel.columns], [table.rows[row] for row in panel.rows]
     spec = "".join("r" if column.numeric else "l" for column in columns)
     body: list[str] = []
@@ -167,14 +151,14 @@ def _tabular(table: Table, panel: _Panel) -> list[str]:
     for place, row in enumerate(rows):
         cells = [row[k] for k in panel.columns]
         body += [r"    \addlinespace"] if spaced and place else []
-        for line in _lines(cells, columns):
+        for line in _lines(cells, columns, form):
             body.append(
                 "    " + ("{}" if line[0] in "[*" else "") + line
             )  # no argument of the "\\" before it
     return [
         rf"  \begin{{tabular}}{{@{{}}{spec}@{{}}}}",
         r"    \toprule",
-        "    " + " & ".join(_heading(column) for column in columns) + r" \\",
+        "    " + " & ".join(_heading(column, form) for column in columns) + r" \\",
         r"    \midrule",
         *body,
         r"    \bottomrule",
@@ -182,16 +166,16 @@ def _tabular(table: Table, panel: _Panel) -> list[str]:
     ]
 
 
-def _lines(cells: Sequence[Cell], columns: Sequence[Column]) -> Iterator[str]:
+def _lines(cells: Sequence[Cell], columns: Sequence[Column], form: Form) -> Iterator[str]:
     """The lines of one row: its texts, broken where they are long, then the intervals."""
     texts = [
-        [cell.text] if column.numeric else _broken(cell.text)
+        (cell.text,) if column.numeric else broken(cell.text, form.words)
         for cell, column in zip(cells, columns, strict=True)
     ]
     for number in range(max(len(lines) for lines in texts)):
         shown = [
-            _marked(cell, lines[number]) if number < len(lines) else ""
-            for cell, lines in zip(cells, texts, strict=True)
+            _marked(cell, column, lines[number]) if number < len(lines) else ""
+            for cell, column, lines in zip(cells, columns, texts, strict=True)
         ]
         yield " & ".join(shown) + r" \\"
     if any(cell.detail for cell in cells):
@@ -199,34 +183,15 @@ def _lines(cells: Sequence[Cell], columns: Sequence[Column]) -> Iterator[str]:
         yield " & ".join(details) + r" \\"
 
 
-def _marked(cell: Cell, text: str) -> str:
-    shown = escape_latex(text)
+def _marked(cell: Cell, column: Column, text: str) -> str:
+    shown = latex_prose(text) if column.prose else escape_latex(text)
     return (
         rf"\textbf{{{shown}}}" if cell.rank == 1 else rf"\underline{{{shown}}}" if cell.rank == 2 else shown
     )
 
 
-def _broken(text: str, most: int = _LONGEST_CELL) -> list[str]:
-    """A text in lines of about so many letters, broken between words, and within those that no line could hold."""
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > most:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    return [
-        line[first : first + _LONGEST_WORD]
-        for line in lines
-        for first in range(0, max(1, len(line)), _LONGEST_WORD)
-    ]
-
-
-def _heading(column: Column) -> str:
-    """Title in lines of some twelve letters, the unit and arrow in the last one."""
-    lines = [escape_latex(line) for line in _broken(column.title, _HEADING_LETTERS)]
-    if column.suffix:
-        suffix = escape_latex(column.suffix)
-        lines = [*lines[:-1], f"{lines[-1]} {suffix}"] if len(lines[-1]) < 9 else [*lines, suffix]
+def _heading(column: Column, form: Form) -> str:
+    lines = [escape_latex(line) for line in heading_lines(column, form)]
     if len(lines) == 1:
         return lines[0]
     return (
@@ -234,42 +199,3 @@ def _heading(column: Column) -> str:
         + r"\\".join(lines)
         + r"\end{tabular}"
     )
-
-
-def _columns_of_panels(table: Table) -> list[list[int]]:
-    """Columns that fit beside each other, about as many in every panel; the first one, which names the rows, begins
-    each.
-    """
-    widths = [_width(table, k) for k in range(len(table.columns))]
-    panels = _filled(widths, PAGE_LETTERS)
-    for most in range(PAGE_LETTERS - 1, 0, -1):
-        narrower = _filled(widths, most)
-        if len(narrower) > len(panels):
-            break
-        panels = narrower
-    return panels
-
-
-def _filled(widths: Sequence[float], most: float) -> list[list[int]]:
-    panels, used = [[0]], widths[0]
-    for k in range(1, len(widths)):
-        if used + widths[k] > most and len(panels[-1]) > 1:
-            panels.append([0])
-            used = widths[0]
-        panels[-1].append(k)
-        used += widths[k]
-    return panels
-
-
-def _width(table: Table, k: int) -> float:
-    """Width of a column in letters of the footnote size, with the gap to the next."""
-    column = table.columns[k]
-    title = max(len(line) for line in _broken(column.title, _HEADING_LETTERS))
-    cells = [
-        max(
-            len(row[k].text) if column.numeric else max(map(len, _broken(row[k].text))),
-            0.85 * len(row[k].detail),
-        )
-        for row in table.rows
-    ]
-    return _GAP + max([title, len(column.suffix), *cells]) * (1 if column.numeric else _WORDS)

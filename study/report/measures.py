@@ -21,6 +21,8 @@ from trainables.evaluation.metrics_table import (
     metric_names,
 )
 
+ARROWS = {"max": "↑", "min": "↓"}  # by direction
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -48,6 +50,11 @@ class Measure:
     def words(self) -> str:
         """The title within a sentence."""
         return self.title if self.is_external else self.title.lower()
+
+    @property
+    def on_axis(self) -> str:
+        """The title with the arrow that tables have: up where higher is better, down where lower is."""
+        return f"{self.title}\u00a0{ARROWS.get(self.direction, '')}".rstrip("\u00a0")
 
     @property
     def better(self) -> str:

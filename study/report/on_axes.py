@@ -70,7 +70,7 @@ class Figures:
         """
         name = self._known(of or self.analysis.primary)
         draw_intervals(
-            axes, compute_intervals(self.rows, self.analysis, name), self.styles, measure(name).title
+            axes, compute_intervals(self.rows, self.analysis, name), self.styles, measure(name).on_axis
         )
         return axes
 

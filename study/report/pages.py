@@ -17,7 +17,7 @@ from study.report.figures.small_svg import svg_uri
 from study.report.figures.spots import Spot
 from study.report.gallery import linked
 from study.report.glance import GLANCE
-from study.report.tables import escape_markdown, to_html, to_markdown
+from study.report.tables import escape_markdown, prose_html, to_html, to_markdown
 
 Rendered = Mapping[str, Rendering]  # by key of the figure
 
@@ -37,6 +37,7 @@ def environment() -> Environment:
         finalize=_unbroken,
     )
     found.filters["md"] = escape_markdown
+    found.filters["prose"] = lambda text: Markup(prose_html(str(_unbroken(text))))
     found.tests["figure"] = lambda value: isinstance(value, Figure)
     found.tests["pixels"] = lambda figure: figure.pixels
     return found

@@ -1,4 +1,4 @@
-"""What a paper takes over: a paragraph on methods, an appendix, references, and a draft that holds all of it.
+"""What a paper takes over: a paragraph on methods, an appendix, references, and a draft of the main parts.
 
 ``paper/draft.tex`` compiles as it is (``latexmk -pdf draft.tex``) and shows how each part is put in by ``\\input``.
 """
@@ -14,9 +14,12 @@ from study.report.content import Report, Section
 from study.report.design import design_of
 from study.report.figures.canvas import Figure
 from study.report.formatting import listing, plural
-from study.report.latex import CHARACTER, escape_latex
+from study.report.glance import GLANCE
+from study.report.latex import CHARACTER, escape_latex, latex_prose
+from study.report.latex_formulas import latex_with_formulas
 from study.report.prepared import Rows, distinct, section, value_or_none
 from study.report.searches import budget_words, repeats_of, repeats_words, search_objective
+from study.report.tables import Table
 from study.storage.layout import REPORT_FIGURES, REPORT_TABLES
 from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.protocol import AN_ADAPTER
@@ -28,7 +31,13 @@ METHODS_TEX, APPENDIX_TEX, REFERENCES_BIB, DRAFT_TEX = (
     "references.bib",
     "draft.tex",
 )
-_APPENDIX = ("prompts", "provenance", "exclusions", "method")  # keys of sections
+_APPENDIX = ("provenance", "exclusions", "method")  # keys of sections
+_SECTIONS = (
+    GLANCE, "results", "hypotheses", "cost", "samples", "data-sets", "factor-effects", "pairs", "qualities", "designs",
+)  # fmt: skip # of the draft; of the others their tables are named in it
+_LONG_TABLES = ("details", "costs", "pairs")  # which stand in the appendix
+_LEFT_OUT = ("pairs-subject-prompt",)
+_MOST_FIGURES = {"samples": 2}  # of a section: a page each
 _SAMPLERS = {"tpe": "a tree-structured Parzen estimator", "random": "random search", "gp": "Gaussian processes",
              "nsgaii": "NSGA-II", "grid": "a grid"}  # fmt: skip
 _SOFTWARE = (
@@ -77,8 +86,8 @@ def _methods(report: Report) -> str:
         _judged(report),
         _software(),
     ]
-    lines = [CHARACTER, *(paragraph for paragraph in paragraphs if paragraph)]
-    return "\n\n".join(lines) + "\n"
+    text = "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+    return f"{CHARACTER}\n{{\\sloppy % names in typewriter are not hyphenated\n{text}\\par}}\n"
 
 
 def _compared(rows: Rows) -> str:
@@ -135,7 +144,7 @@ def _tuned(rows: Rows) -> str:
         *repeats_words(rows),
         *budget_words(rows),
     ]
-    return " ".join([words[0], *(escape_latex(word) for word in words[1:])])
+    return " ".join([words[0], *map(latex_prose, words[1:])])
 
 
 def _judged(report: Report) -> str:
@@ -153,7 +162,7 @@ def _judged(report: Report) -> str:
     )
     method = next(one for one in report.sections if one.key == "method")
     return (
-        " ".join([counts, *(escape_latex(text.replace("`", "")) for text in method.paragraphs)])
+        " ".join([counts, *map(latex_with_formulas, method.paragraphs)])
         + f" Tests follow Holm and Schuirmann{_cite(_STATISTICS)}."
     )
 
@@ -170,45 +179,85 @@ def _software() -> str:
 
 
 def _appendix(report: Report) -> str:
+    """What stands behind the results, and the tables that are too long for the text before it."""
     lines = []
     for one in report.sections:
-        if one.key in _APPENDIX and one.tables:
-            lines += [rf"\subsection{{{escape_latex(one.title)}}}", *_inputs(one)]
+        if one.key in _APPENDIX:
+            shown = list(one.tables)
+        else:
+            shown = [table for table in one.tables if table.key in _LONG_TABLES and one.key in _SECTIONS]
+        if shown:
+            lines += [rf"\subsection{{{escape_latex(one.title)}}}", _where([], shown), *_inputs(shown)]
     return "\n".join(lines) + "\n"
 
 
-def _inputs(one: Section) -> list[str]:
-    return [rf"\input{{../{REPORT_TABLES}/{table.key}.tex}}" for table in one.tables]
+def _inputs(shown: Iterable[Table]) -> list[str]:
+    return [rf"\input{{../{REPORT_TABLES}/{table.key}.tex}}" for table in shown]
+
+
+def _where(drawn: Sequence[Figure], shown: Sequence[Table]) -> str:
+    """The sentence that names the floats, without which a heading could stand alone on a page of them."""
+    named = []
+    for kind, label, keys in (
+        ("Figure", "fig", [figure.key for figure in drawn]),
+        ("Table", "tab", [table.key for table in shown]),
+    ):
+        if keys:
+            numbers = listing(rf"\ref{{{label}:{key}}}" for key in keys)
+            named.append(f"{kind}{'s' if len(keys) > 1 else ''}~{numbers}")
+    return f"See {listing(named)}."
+
+
+def _section(one: Section) -> list[str]:
+    """A section of the draft: its words, its figures, and those of its tables that are short; nothing without any."""
+    drawn = [figure for figure in one.figures if isinstance(figure, Figure)][: _MOST_FIGURES.get(one.key)]
+    shown = [table for table in one.tables if table.key not in (*_LONG_TABLES, *_LEFT_OUT)]
+    if not (drawn or shown):
+        return []
+    return [
+        rf"\section{{{escape_latex(one.title)}}}",
+        " ".join([*map(latex_prose, one.paragraphs), _where(drawn, shown)]),
+        *map(_figure, drawn),
+        *_inputs(shown),
+        r"\FloatBarrier % floats wait for their page no longer than their section",
+    ]
+
+
+def _left_out(report: Report) -> list[str]:
+    """The floats that the draft leaves out, as comments at the place where they could be put in."""
+    lines = []
+    for one in report.sections:
+        if one.key not in _APPENDIX:
+            left = [table for table in one.tables if one.key not in _SECTIONS or table.key in _LEFT_OUT]
+            lines += [f"% {line} % {one.title}" for line in _inputs(left)]
+    return ["% Further tables of the report (its figures are in ../figures):", *lines] if lines else []
 
 
 def _draft(report: Report) -> str:
-    body = []
-    for one in report.sections:
-        drawn = [figure for figure in one.figures if isinstance(figure, Figure)]
-        if one.key in _APPENDIX or not (drawn or one.tables):
-            continue
-        body += [rf"\section{{{escape_latex(one.title)}}}"]
-        body += [_figure(figure) for figure in drawn]
-        body += _inputs(one)
-        body.append(r"\clearpage")  # floats wait for their page no longer than their section
-    verdict = escape_latex(report.verdict.headline)
+    body = [line for one in report.sections if one.key in _SECTIONS for line in _section(one)]
+    verdict = latex_prose(report.verdict.headline)
     return "\n".join(
         [
-            "% A draft that holds every part of this report, to be cut down: latexmk -pdf draft.tex",
+            "% A draft of the report's main parts, to be cut down: latexmk -pdf draft.tex",
             r"\documentclass[10pt]{article}",
             r"\usepackage{booktabs,graphicx}",
+            r"\IfFileExists{geometry.sty}{\usepackage[margin=1in]{geometry}}{}",
+            r"\IfFileExists{placeins.sty}{\usepackage{placeins}}{}",
+            r"\providecommand\FloatBarrier{\clearpage}",
             rf"\graphicspath{{{{../{REPORT_FIGURES}/}}}}",
+            r"\renewcommand\topfraction{.95}\renewcommand\bottomfraction{.95}\renewcommand\textfraction{.02}",
+            r"\renewcommand\floatpagefraction{.6}\setcounter{totalnumber}{6}",
             CHARACTER,
             r"\begin{document}",
             rf"\title{{{escape_latex(report.study)}}}\author{{}}\date{{}}\maketitle",
             rf"\noindent {verdict}",
             r"\section{Methods}",
             rf"\input{{{METHODS_TEX}}}",
-            r"\clearpage",
             *body,
+            *_left_out(report),
             r"\bibliographystyle{plain}",
             rf"\bibliography{{{REFERENCES_BIB.removesuffix('.bib')}}}",
-            r"\clearpage\appendix\section{Appendix}",
+            r"\appendix\section{Appendix}",  # beside the references: its tables take pages of their own
             rf"\input{{{APPENDIX_TEX}}}",
             r"\end{document}",
             "",
@@ -217,13 +266,13 @@ def _draft(report: Report) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    """A float with the figure at the width that it was drawn for."""
-    star, width = ("*", r"\textwidth") if figure.wide else ("", r"\columnwidth")
+    """A float with the figure at about the width that it was drawn for."""
+    star, width = ("*", r"\textwidth") if figure.wide else ("", r".6\columnwidth")
     return "\n".join(
         [
-            rf"\begin{{figure{star}}}[tp]",
-            rf"  \centering\includegraphics[width={width}]{{{figure.key}}}",
-            rf"  \caption{{{escape_latex(figure.caption)}}}",
+            rf"\begin{{figure{star}}}[htbp]",
+            rf"  \centering\includegraphics[width={width},height=.8\textheight,keepaspectratio]{{{figure.key}}}",
+            rf"  \caption{{{latex_prose(figure.caption)}}}",
             rf"  \label{{fig:{figure.key}}}",
             rf"\end{{figure{star}}}",
         ]

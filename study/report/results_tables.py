@@ -45,6 +45,7 @@ from study.report.tables import (
     common_decimals,
     estimate_cell,
     estimate_column,
+    marks,
     score_cell,
     score_decimals,
     text_cell,
@@ -58,10 +59,7 @@ _INTERVAL = (
 )
 _CUT = "Intervals are cut at what is possible: costs at 0, quality and shares of images at 0 and 1."
 _TITLES = {SCALED[0]: "subject fidelity", SCALED[1]: "prompt fidelity"}
-_RANKS = (
-    "Bold: best mean of the trained arms; the second best is marked too. Neither means that a difference is "
-    "established."
-)
+_RANKS = f"{marks(' of the trained arms')}. Neither means that a difference is established."
 _NOTHING_AT_ZERO = {*MORE_COSTS, *CLASS_IMAGE_COSTS}  # columns that say nothing where every arm has 0
 _N = (
     "n: runs (subjects × seeds). The base is not trained: its seeds differ in evaluation noise only and are averaged; "
@@ -375,6 +373,6 @@ def measures_table(more: Sequence[str] = ()) -> Table:
             Column("better", "Better"),
             [text_cell(m.better) for m in about],
         ),
-        texts("description", "Meaning", [m.description for m in about]),
+        (Column("description", "Meaning", prose=True), [text_cell(m.description) for m in about]),
     ]
     return assemble("measures", "Measures.", columns)

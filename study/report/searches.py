@@ -165,7 +165,7 @@ def budget_words(rows: Rows) -> tuple[str, ...]:
     words = {
         "train_flops": "floating-point operations of training, the same on every machine",
         "train_seconds": "seconds of training, which differ from machine to machine",
-        "max_train_steps": "optimizer steps, whatever a step costs",
+        "max_train_steps": "whatever a step costs",
     }
     for name, meaning in words.items():
         value = value_or_none(budget.get(name))

@@ -14,20 +14,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from study.report.code_words import with_code
 from study.report.comparisons import Comparison
-from study.report.formatting import MISSING, PLAIN, Scale, decimals_for, fixed, interval, number, scale_for
-from study.report.measures import FALSE_ALARMS, QUALITY, SCORES, bounded, measure
+from study.report.formatting import (
+    MISSING,
+    PLAIN,
+    Scale,
+    decimals_for,
+    fixed,
+    interval,
+    number,
+    readable_decimals,
+    scale_for,
+)
+from study.report.measures import ARROWS, FALSE_ALARMS, QUALITY, SCORES, bounded, measure
 from study.statistics.paired import Direction, Estimate
 
 _MARKDOWN = str.maketrans(
     {c: f"\\{c}" for c in "\\`*_{}[]#|~$!"}
     | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " ", "\t": " "}
 )
-_ARROWS = {"max": "↑", "min": "↓"}
 
 
 FOLD_FROM = 24  # rows; longer tables are folded in HTML, but the main ones
 _MAIN = ("arms", "summary")
+SECOND_BEST = "underlined: the second best"  # as notes say it; Markdown, which has no underline, has italics
 _EIGHT = 105  # letters that fit on eight of the page's twelve columns
 _SHORT = 14  # letters
 _LETTERS = 40  # of a cell on one line; longer texts are broken
@@ -41,6 +52,11 @@ def escape_markdown(text: str) -> str:
 def escape_html(text: str) -> str:
     """Makes any text harmless in HTML, in attributes too."""
     return html.escape(text, quote=True)
+
+
+def prose_html(text: str) -> str:
+    """A sentence of the report in HTML: escaped, and what is between backticks as code."""
+    return with_code(text, escape_html, lambda code: f"<code>{escape_html(code)}</code>")
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: CSV key, heading, unit of display, which way is better, and whether it holds numbers."""
+    """A column: CSV key, heading, unit of display, which way is better, and whether it holds numbers, or sentences of
+    the report, in which backticks mark code.
+    """
 
     key: str
     title: str
@@ -74,6 +92,7 @@ class Column:
     direction: Direction | None = None
     numeric: bool = False
     has_interval: bool = False
+    prose: bool = False
 
     @property
     def heading(self) -> str:
@@ -84,7 +103,7 @@ class Column:
     def suffix(self) -> str:
         """Unit and arrow, which stay together."""
         unit = f"({self.unit})" if self.unit else ""
-        return f"{unit} {_ARROWS.get(self.direction or '', '')}".strip()
+        return f"{unit} {ARROWS.get(self.direction or '', '')}".strip()
 
 
 @dataclass(frozen=True)
@@ -178,6 +197,14 @@ def difference_text(comparison: Comparison) -> str:
     return f"{sign}{estimate_text(estimate, comparison.measure)}"
 
 
+def _decimals(estimate: Estimate, scale: Scale, common: int | None) -> int | None:
+    """Decimals of one cell in a column of a common number, in which values of all sizes may stand."""
+    if common is None or estimate.value is None:
+        return common
+    half = estimate.half_width / scale.factor if estimate.half_width else None
+    return readable_decimals(estimate.value / scale.factor, half, common)
+
+
 def estimate_column(
     key: str,
     title: str,
@@ -199,8 +226,12 @@ def estimate_column(
         decimals = score_decimals(estimates)
         cells = [score_cell(estimate, decimals) for estimate in estimates]
     else:
-        common = 0 if key == "train_steps" else common_decimals(estimates, scale)
-        cells = [estimate_cell(estimate, scale, common) for estimate in estimates]
+        whole = key == "train_steps"
+        common = 0 if whole else common_decimals(estimates, scale)
+        cells = [
+            estimate_cell(estimate, scale, common if whole else _decimals(estimate, scale, common))
+            for estimate in estimates
+        ]
     column = Column(key, title, scale.unit, direction, numeric=True, has_interval=True)
     if direction in (None, "none"):
         return column, cells
@@ -219,14 +250,22 @@ def estimate_column(
     return column, cells
 
 
+def marks(of: str = "") -> str:
+    """What the marks of the best and the second best mean; `of` says among which."""
+    return f"Bold: best mean{of}; {SECOND_BEST}"
+
+
 def assemble(
     key: str,
     caption: str,
     columns: Sequence[tuple[Column, Sequence[Cell]]],
     notes: Sequence[str] = (),
 ) -> Table:
-    """Makes a table from its columns."""
+    """Makes a table from its columns; one that marks the best and the second best says so in a note."""
     rows = tuple(zip(*(cells for _, cells in columns), strict=True))
+    marked = any(cell.rank for row in rows for cell in row)
+    if marked and not any(SECOND_BEST in note for note in notes):
+        notes = (*notes, f"{marks()}.")
     return Table(key, caption, tuple(column for column, _ in columns), rows, tuple(notes))
 
 
@@ -270,7 +309,10 @@ def to_markdown(table: Table) -> str:
         "|" + "|".join("--:" if column.numeric else ":--" for column in table.columns) + "|",
     ]
     lines += ["| " + " | ".join(shown(cell) for cell in row) + " |" for row in table.rows]
-    lines += [""] + [f"{escape_markdown(note)}  " for note in table.notes] if table.notes else []
+    notes = [
+        note.replace(SECOND_BEST, SECOND_BEST.replace("underlined", "in italics")) for note in table.notes
+    ]
+    lines += [""] + [f"{escape_markdown(note)}  " for note in notes] if notes else []
     return "\n".join(lines) + "\n"
 
 
@@ -287,18 +329,18 @@ def to_html(table: Table) -> str:
         + "</tr>"
         for row in table.rows
     )
-    notes = "".join(f'<p class="note">{escape_html(note)}</p>' for note in table.notes)
+    notes = "".join(f'<p class="note">{prose_html(note)}</p>' for note in table.notes)
     name = f"table-{escape_html(table.key)}"
     text = (
         f'<div class="tabular{" eight" if _letters(table) <= _EIGHT else ""}">'
-        f'<p class="caption" id="{name}">{escape_html(table.caption)}</p>\n'
+        f'<p class="caption" id="{name}">{prose_html(table.caption)}</p>\n'
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}"><table class="data" '
         f'aria-labelledby="{name}"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>{notes}</div>"
     )
     if len(table.rows) <= FOLD_FROM or table.key in _MAIN:
         return text
-    summary = f"{escape_html(table.caption)} ({len(table.rows)} rows)"
+    summary = f"{prose_html(table.caption)} ({len(table.rows)} rows)"
     return f'<details class="long"><summary>{summary}</summary>{text}</details>'
 
 
@@ -311,7 +353,7 @@ def _heading(column: Column) -> str:
 
 
 def _entry(column: Column, cell: Cell, first: bool) -> str:
-    text = escape_html(cell.text)
+    text = prose_html(cell.text) if column.prose else escape_html(cell.text)
     text = f"<strong>{text}</strong>" if cell.rank == 1 else f"<u>{text}</u>" if cell.rank == 2 else text
     text = f'<a href="#{escape_html(cell.anchor)}">{text}</a>' if cell.anchor else text
     detail = f"<small>{escape_html(cell.detail)}</small>" if cell.detail else ""

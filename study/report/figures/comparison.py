@@ -121,7 +121,7 @@ def intervals_figure(rows: Rows, analysis: Analysis, styles: dict[str, ArmStyle]
         canvas = new_canvas(width, height * lines)
         panels = canvas.subplots(lines, len(data) // lines, squeeze=False).flat
         for k, (ax, (name, found)) in enumerate(zip(panels, data.items(), strict=True)):
-            label = axis_label(measure(name).title, 3 if stacked else len(data))
+            label = axis_label(measure(name).on_axis, 3 if stacked else len(data))
             draw_intervals(ax, found, styles, label)
             if k and not stacked and [row.arm for row in found] == first:
                 ax.set_yticklabels([])

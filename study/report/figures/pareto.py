@@ -21,7 +21,7 @@ from study.report.figures.canvas import (
 )
 from study.report.figures.spots import mark_spot
 from study.report.figures.style import COLUMN, PAGE, ArmStyle
-from study.report.measures import TOTAL_SECONDS, TUNED_SECONDS, bounded, measure
+from study.report.measures import ARROWS, TOTAL_SECONDS, TUNED_SECONDS, bounded, measure
 from study.report.tables import estimate_text
 from study.statistics.paired import Estimate, pareto_front
 
@@ -78,9 +78,14 @@ def compute_front(analysis: Analysis, x: str, y: str, with_base: bool = False) -
     return Front(x, y, tuple(points), None if with_base else base)
 
 
+def _with_arrow(label: str, name: str) -> str:
+    return f"{label}\u00a0{ARROWS.get(measure(name).direction, '')}".rstrip("\u00a0")
+
+
 def draw_front(ax: Any, front: Front, styles: dict[str, ArmStyle]) -> None:
     """Draws points with both intervals and the front as a staircase."""
     scale = cost_axis(ax, front.x, [p.x.value for p in front.points if p.x.value is not None])
+    ax.set_xlabel(_with_arrow(ax.get_xlabel(), front.x))
     factor = scale.factor
     stairs = [p for p in front.points if p.on_front]
     if len(stairs) > 1:
@@ -116,7 +121,7 @@ def draw_front(ax: Any, front: Front, styles: dict[str, ArmStyle]) -> None:
             zorder=1,
         )
     about = measure(front.y)
-    ax.set_ylabel(f"{about.title} ({about.unit})" if about.unit else about.title)
+    ax.set_ylabel(_with_arrow(f"{about.title} ({about.unit})" if about.unit else about.title, front.y))
     ax.margins(x=0.1, y=0.12)
 
 

@@ -47,7 +47,7 @@ def draw_ranked(ax: Any, data: Sequence[Place], styles: dict[str, ArmStyle], nam
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
     ax.locator_params(axis="x", nbins=4)
-    ax.set_xlabel(axis_label(measure(name).title, 3))
+    ax.set_xlabel(axis_label(measure(name).on_axis, 3))
 
 
 def draw_bracket(ax: Any, data: Sequence[Place]) -> None:

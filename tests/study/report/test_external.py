@@ -147,6 +147,19 @@ def test_an_equivalence_is_asked_for_by_a_margin(runs: list[OtherRun], tmp_path:
 # Directions and names
 
 
+def test_axes_bear_the_arrows_that_tables_have(found: Report) -> None:
+    """Of a measure of which lower is better: in the ranked figure, the intervals and the Pareto fronts."""
+    checked = []
+    for figure in found.figures:
+        if figure.key.startswith(("ranked", "intervals", "pareto")):
+            axes = figure.draw().axes
+            labels = [label for ax in axes for label in (ax.get_xlabel(), ax.get_ylabel()) if label]
+            checked += [label.replace("\n", " ")[-1] for label in labels]
+            assert labels
+            assert all(label[-1] in "↑↓" for label in labels), figure.key
+    assert "↓" in checked
+
+
 def test_lower_is_better_turns_everything(runs: list[OtherRun], found: Report) -> None:
     means = {arm: subject_means(runs, arm).mean() for arm in ("LoRA", "LoKr", "OFT")}
     ordered = sorted(means, key=lambda arm: means[arm])

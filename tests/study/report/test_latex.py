@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from study.report.latex import PAGE_LETTERS, PAGE_LINES, escape_latex, to_latex
+from study.report.latex import escape_latex, to_latex
+from study.report.latex_layout import FORMS, heading_lines
 from study.report.tables import Cell, Column, Table, assemble, text_cell
+from tests.helpers.tex import compiled
 
 NASTY = '\\input{x} 100% _a_ #1 $x$ {y} ~^ <b> | "q" `z` &'
 NAMES = ("Größe", "Ångström", "naïve", "Čapek", "λ→∞", "小猫", "кот", "🙂", "a\u0301", "x\u00a0y", "x\u202fy")
@@ -67,34 +68,73 @@ def test_a_name_does_not_become_an_argument_of_the_line_before(name: str) -> Non
     assert "    {}" + name in to_latex(table)
 
 
-def test_a_wide_table_is_cut_into_panels_with_the_names_in_each() -> None:
-    text = to_latex(sample(columns=16, names=("one", "two")))
-    panels = text.count(r"\begin{tabular}{@{}l")
-    assert panels > 1
-    assert text.count(r"one & ") == panels * 2, "rows one and three bear the name"
-    assert text.count("Measure") == 16
-    assert "resizebox" not in text, "nothing is scaled down"
-    specs = [len(spec) for spec in re.findall(r"@\{\}(l[lr]*)@\{\}", text)]
-    assert max(specs) - min(specs) <= 1, "about as many columns in each"
+def layouts_of(text: str) -> list[str]:
+    """The layouts of a file: for a narrow text and for a wide one, or one for both."""
+    return re.split(r"^\\else.*$", text, flags=re.M)
+
+
+def test_what_fits_into_one_column_takes_one() -> None:
+    text = to_latex(sample(columns=2, names=("one", "two")))
+    assert r"\begin{table}[htbp]" in text
+    assert r"\end{table}" in text
+    assert "table*" not in text
+    assert r"\ifdim" not in text
+
+
+def test_what_needs_both_columns_is_one_tabular_over_both() -> None:
+    """Six columns, as in the summary of a report."""
+    text = to_latex(sample(columns=5, names=("custom-diffusion", "dreambooth")))
+    assert text.count(r"\begin{table*}") == 1
+    assert text.count(r"\toprule") == 1
+    assert r"\ifdim" not in text
+
+
+def test_a_wide_table_is_whole_where_both_columns_have_room_for_it() -> None:
+    """And in pieces in the text of a one-column article."""
+    text = to_latex(sample(columns=8, names=("custom-diffusion", "dreambooth")))
+    narrow, wide = layouts_of(text)
+    assert re.search(r"\\ifdim\\textwidth<(\d+)pt", narrow)[1] <= "450"  # type: ignore[index]
+    assert narrow.count(r"\toprule") == 2
+    assert wide.count(r"\begin{table*}") == wide.count(r"\toprule") == 1
+    assert wide.count("Measure") == 8
+    assert wide.rstrip().endswith(r"\fi")
+
+
+def test_a_very_wide_table_is_cut_into_panels_with_the_names_in_each() -> None:
+    for text in layouts_of(to_latex(sample(columns=20, names=("one", "two")))):
+        panels = text.count(r"\toprule")
+        assert panels > 1
+        assert text.count(r"one & ") == panels * 2, "rows one and three bear the name"
+        assert text.count("Measure") == 20
+        specs = [len(spec) for spec in re.findall(r"@\{\}(l[lr]*)@\{\}", text)]
+        assert max(specs) - min(specs) <= 2, "about as many columns in each"
+        assert "resizebox" not in text, "nothing is scaled down"
+        assert r"\tiny" not in text
 
 
 def test_a_long_table_is_cut_into_floats() -> None:
-    rows = 3 * PAGE_LINES
+    rows = 150
     table = assemble("t", "C", [(Column("a", "A"), [text_cell(f"row-{k}-") for k in range(rows)])])
     text = to_latex(table)
-    floats = text.count(r"\begin{table*}")
-    assert floats == 4
+    floats = text.count(r"\begin{table}")
+    assert floats == 3
     assert text.count(r"\label{tab:t}") == 1
     assert f"(part {floats} of {floats})" in text
     assert [k for k in range(rows) if f"row-{k}-" not in text] == []
 
 
-def test_long_texts_are_broken_into_lines() -> None:
-    words = " ".join(["word"] * 40)
-    digest = "0123456789abcdef" * 4
+def test_texts_are_broken_into_lines_as_long_as_there_is_room_for() -> None:
+    words, digest = " ".join(["word"] * 40), "0123456789abcdef" * 8
     text = to_latex(assemble("t", "C", [(Column("a", "A"), [text_cell(words), text_cell(digest)])]))
-    assert max(len(line) for line in text.splitlines()[2:]) < PAGE_LETTERS
+    lines = [line for line in text.splitlines() if "word" in line]
+    assert len(lines) in range(3, 9)
+    assert max(map(len, lines)) < 90
     assert text.count("word") == 40
+
+
+def test_a_unit_stays_with_the_heading_only_where_it_is_no_longer_for_it() -> None:
+    for title, lines in ("Memory", ["Memory (s)"]), ("Training time", ["Training time", "(s)"]):
+        assert heading_lines(Column("a", title, "s", None), FORMS[0]) == lines
 
 
 @pytest.mark.parametrize(
@@ -110,19 +150,6 @@ def test_escapes(text: str, latex: str) -> None:
     assert escape_latex(text) == latex
 
 
-def compiled(folder: Path, engine: str, options: str, *files: str) -> str:
-    """Compiles an article that puts in some files; returns its log."""
-    body = "\n".join(rf"\input{{{name}}}" for name in files)
-    head = rf"\documentclass[10pt,{options}]{{article}}\usepackage{{booktabs}}"
-    (folder / "article.tex").write_text(f"{head}\n\\begin{{document}}\nText.\n{body}\n\\end{{document}}\n")
-    done = subprocess.run(
-        [engine, "-interaction=nonstopmode", "-halt-on-error", "article.tex"],
-        cwd=folder, capture_output=True, text=True, errors="replace", timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:]
-    return done.stdout
-
-
 @pytest.mark.skipif(not ENGINES, reason="no TeX here")
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("options", ["onecolumn", "twocolumn"])
@@ -133,6 +160,7 @@ def test_a_plain_article_compiles_them_and_nothing_sticks_out(
     tables = {
         "nasty": sample(), "names": sample(rows=len(NAMES), names=NAMES), "wide": sample(columns=16, names=("one",)),
         "long": sample(rows=60, names=("one",)),
+        **{f"of-{k}": sample(columns=k, names=("custom-diffusion",)) for k in range(1, 14)},
     }  # fmt: skip
     for name, table in tables.items():
         (tmp_path / f"{name}.tex").write_text(to_latex(table), encoding="utf-8")

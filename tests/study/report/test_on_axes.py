@@ -22,7 +22,7 @@ def test_intervals_have_a_line_an_arm_at_its_mean(figures: Figures) -> None:
     axes = Canvas().subplots()
     assert figures.intervals(axes, "train_seconds") is axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [arm.name for arm in ARMS]
-    assert axes.get_xlabel() == "Training time"
+    assert axes.get_xlabel() == "Training time\u00a0↓"
     confirm = figures.rows.confirm
     means = confirm.groupby(["arm", "subject"])["train_seconds"].mean().groupby("arm").mean()
     for place, arm in enumerate(ARMS):
@@ -41,7 +41,7 @@ def test_each_figure_is_drawn_on_the_axes_that_are_given(figures: Figures) -> No
     assert len(first.get_yticks()) == len(TRAINED) - 1
     figures.front(second, "peak_memory_bytes")
     assert second.get_xlabel().startswith("Peak memory")
-    assert second.get_ylabel() == "Quality"
+    assert second.get_ylabel() == "Quality\u00a0↑"
     figures.courses(third, "class_kept")
     assert third.get_ylabel() == "Class kept"
     assert third.get_xlabel() == "Share of training (%)"

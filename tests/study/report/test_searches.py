@@ -155,7 +155,7 @@ def test_searches_of_unlike_thoroughness_are_a_warning() -> None:
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
-        ({"max_train_steps": 200}, ("200 optimizer steps", "was not tuned")),
+        ({"max_train_steps": 200}, ("200 optimizer steps (whatever a step costs)", "was not tuned")),
         ({"train_flops": 3e12, "tuned_from": 0.25}, ("3.00 TFLOP", "tuned by each search, from 25 % on")),
         ({"train_seconds": 30.0}, ("30.0 s", "from machine to machine")),
     ],

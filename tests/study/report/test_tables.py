@@ -30,6 +30,7 @@ from study.report.tables import (
     escape_markdown,
     estimate_cell,
     estimate_column,
+    marks,
     number_cell,
     text_cell,
     to_csv,
@@ -75,6 +76,23 @@ def test_digits_follow_the_uncertainty() -> None:
     assert estimate_cell(Estimate(0.5731, 0.5261, 0.6192)).text == "0.57"
     assert estimate_cell(Estimate(0.5731, 0.5261, 0.6192)).detail == "[0.53, 0.62]"
     assert estimate_cell(Estimate(25_470.0, 25_030.0, 25_910.0), Scale(1e3, "k")).text == "25.5"
+
+
+def test_small_values_keep_two_digits_in_a_column_of_large_ones() -> None:
+    """As parameters that train: a word's 800 beside an adapter's 500,000, in thousands."""
+    column, cells = estimate_column(
+        "trainable_parameters", "Parameters", "count", "min",
+        [Estimate(800.0, 449.7, 1150.3), Estimate(494_208.0, 305_393.0, 683_023.0),
+         Estimate(316_464.0, 162_281.0, 470_647.0),
+         Estimate(0.0, 0.0, 0.0), Estimate(800.0), Estimate(8_046_480.0, 8_046_480.0, 8_046_480.0)],
+    )  # fmt: skip
+    assert column.unit == "k"
+    assert [cell.text for cell in cells] == ["0.80", "494", "316", "0", "0.80", "8046"]
+    assert [cell.detail for cell in cells] == ["[0.45, 1.15]", "[305, 683]", "[162, 471]", "", "", ""]
+    _, steps = estimate_column(
+        "train_steps", "Steps", "", None, [Estimate(5.0), Estimate(100.0, 90.0, 110.0)]
+    )
+    assert [cell.text for cell in steps] == ["5", "100"]
 
 
 def test_numbers_as_text() -> None:
@@ -184,6 +202,21 @@ def test_cells_bear_the_number_that_they_show_for_the_pages_script() -> None:
     assert float(keys[1][0]) == pytest.approx(sample().rows[1][1].value)
     assert [len(row) for row in keys] == [3, 3, 3, 1, 3]  # a name has none, nor has what is missing
     assert ["data-first" in heading for heading in head.split("<th ")[1:]] == [False, True, False, False]
+
+
+def test_what_the_marks_mean_is_said_in_each_language() -> None:
+    """Markdown has no underline, so that the second best is in italics there."""
+    table = sample()
+    assert table.notes[-1] == "Bold: best mean; underlined: the second best."
+    assert "underlined: the second best" in to_html(table)
+    assert "in italics: the second best" in to_markdown(table)
+    assert "underlined" not in to_markdown(table)
+    plain = assemble("t", "C", [(Column("a", "A"), [text_cell("x")])])
+    assert plain.notes == ()
+    told = assemble(
+        "t", "C", [estimate_column("q", "Q", "", "max", estimates())], (f"{marks(' of all')}. More.",)
+    )
+    assert told.notes == ("Bold: best mean of all; underlined: the second best. More.",)
 
 
 def test_long_tables_are_folded() -> None:
