@@ -21,12 +21,13 @@ PRESETS = sorted((ROOT / "study" / "presets").glob("*.yaml"))
 COMMANDS = "commands that measure, each against a peer or a limit"  # a folder that is no package
 
 #: What is not a Python module, or a folder whose files need no line of their own.
+SHIPPED = sorted(path.parent.name for path in (ROOT / "reports").glob("*/report.md"))
 OTHERS = {
     "search_spaces/*.yaml": "what is searched in each method, with the source of each range",
     "study/presets/*.yaml": "ready study files: " + ", ".join(path.stem for path in PRESETS),
     "trainables/embedded/weights/": "the embedded model: generator, clip, image_encoder, judge (standard folders)",
     "tests/": "mirrors the packages; field/, faults/, servers/, security/ and deploy/ test the whole",
-    "reports/": "the shipped reports of quickstart, lora-vs-dreambooth and methods; yours go to storage/reports/",
+    "reports/": f"the shipped reports of {', '.join(SHIPPED)}; yours go to storage/reports/",
     "docs/": "the design of a comparison, studies, clusters, servers, storage, reliability, scale, architecture",
     "cluster.yaml": "a GPU cluster for `ray up`",
     "deploy/": "the image, a KubeRay RayJob, a Slurm script, commands for bare machines",
@@ -144,9 +145,14 @@ def _report(folder: str, figure: str, about: str) -> str:
         "prompt_fidelity_scaled": ("prompt", 1, 2),
         "class_kept": ("class kept", 1, 2),
         "failed_images": ("failed images", 1, 2),
-        "total_seconds": ("training with class images (s)", 1, 1),
-        "total_flops": ("(TFLOP)", 1e12, 2),
     }
+    if "total_seconds" in rows[0]:
+        names |= {
+            "total_seconds": ("training with class images (s)", 1, 1),
+            "total_flops": ("(TFLOP)", 1e12, 2),
+        }
+    else:  # no arm draws any
+        names |= {"train_seconds": ("training (s)", 1, 1), "train_flops": ("(TFLOP)", 1e12, 2)}
     titles = [title for title, _, _ in names.values()]
     lines = [f"| arm | n | {' | '.join(titles)} |", f"|---|--:|{'--:|' * len(names)}"]
     lines += [
@@ -191,6 +197,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
     "main-study": partial(verdict, "lora-vs-dreambooth"),
     "methods": partial(verdict, "methods"),
+    "adapters": partial(verdict, "adapters"),
     "claims": claims,
     "tree": tree,
 }

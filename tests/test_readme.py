@@ -26,7 +26,18 @@ def test_every_link_leads_somewhere() -> None:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-@pytest.mark.parametrize("study", ["quickstart", "lora-vs-dreambooth", "methods"])
+REPORTS = sorted(path.parent.name for path in (ROOT / "reports").glob("*/manifest.json"))
+
+
+def test_reports_are_shipped_and_small() -> None:
+    """At most 4 MB each."""
+    assert {"quickstart", "lora-vs-dreambooth", "methods", "adapters"} <= set(REPORTS)
+    for study in REPORTS:
+        size = sum(path.stat().st_size for path in (ROOT / "reports" / study).rglob("*") if path.is_file())
+        assert size <= 4e6, f"{study}: {size:,} bytes"
+
+
+@pytest.mark.parametrize("study", REPORTS)
 def test_committed_reports_are_whole(study: str) -> None:
     """Every file that the manifest names is there with the hash that it states."""
     import hashlib
