@@ -12,6 +12,7 @@ from study.report.analysis import Analysis
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.spots import mark_spot
 from study.report.figures.style import COLUMN, ArmStyle, axis_label
+from study.report.formatting import listing
 from study.report.measures import measure
 from study.report.order import RELATION_WORDS, Place, places
 from study.report.tables import difference_text, estimate_text
@@ -127,6 +128,11 @@ def _caption(data: Sequence[Place], analysis: Analysis) -> str:
     if not any(place.comparison is not None and place.comparison.p is not None for place in trained):
         return " Nothing was tested."
     how = f"paired by subject and seed, Holm-adjusted over {analysis.family}"
+    if ahead := [place.arm for place in trained if place.relation == "better"]:
+        return (
+            f" The first is behind {listing(ahead)} on the subjects that both have ({how}): missing runs order the "
+            "means."
+        )
     if sum(place.alike for place in trained) < 2:
         return f" The first is told apart from every other: {how}."
     text = (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from study.report.analysis import Analysis
+from study.report.analysis import Analysis, analyse
 from study.report.figures.canvas import Figure, figure_style, new_canvas, render
 from study.report.figures.ranked import draw_ranked, ranked_figure
 from study.report.figures.spots import mark_spot, spots_of
@@ -153,6 +153,23 @@ def test_there_is_no_bracket_over_an_arm_that_is_alone() -> None:
     figure = ranked_figure(analysis, arm_styles(rows.arms, rows.methods))
     assert isinstance(figure, Figure)
     assert "The first is told apart from every other" in figure.caption
+
+
+def test_a_caption_says_that_missing_runs_put_an_arm_first() -> None:
+    """It ran on the easy subjects alone, on which another is better: no bracket makes it a winner."""
+    rows, _ = analysed(
+        Study(arms=(Arm("good", "lora", gain=0.7), Arm("easy", "lora", gain=0.6)), subjects=tuple("abcdefgh"))
+    )
+    frame = rows.frame.copy()
+    hard = frame["subject"].isin(list("abcd"))
+    frame.loc[hard, "quality"] *= 0.1
+    rows = replace(rows, frame=frame[~(hard & (frame["arm"] == "easy"))])
+    analysis = analyse(rows, QUICK)
+    assert analysis.best == "easy"
+    figure = ranked_figure(analysis, arm_styles(rows.arms, rows.methods))
+    assert isinstance(figure, Figure)
+    assert "The first is behind good on the subjects that both have" in figure.caption
+    assert "told apart from every other" not in figure.caption
 
 
 @pytest.mark.parametrize("count", [2, 12])
