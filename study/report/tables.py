@@ -166,7 +166,10 @@ def score_cell(estimate: Estimate, decimals: int = 2) -> Cell:
 
 
 def estimate_cell(estimate: Estimate, scale: Scale = PLAIN, decimals: int | None = None) -> Cell:
-    """A cell with a mean and its interval, with the digits that the interval, or its column, supports."""
+    """A cell with a mean and its interval, with the digits that its column has, or its own interval supports.
+
+    Its own are taken where an interval is narrower than the last digit of the column, and would look like none.
+    """
     if estimate.value is None:
         return Cell(MISSING)
     half = estimate.half_width
@@ -174,7 +177,8 @@ def estimate_cell(estimate: Estimate, scale: Scale = PLAIN, decimals: int | None
     if not half:
         text = number(estimate.value, scale) if decimals is None or not shown else fixed(shown, decimals)
         return Cell(text, "", estimate.value, estimate.low, estimate.high)
-    decimals = decimals_for(shown, half / scale.factor) if decimals is None else decimals
+    if decimals is None or 2 * half / scale.factor < 10**-decimals:
+        decimals = decimals_for(shown, half / scale.factor)
     detail = interval(estimate.low, estimate.high, decimals, scale)
     return Cell(fixed(shown, decimals), detail, estimate.value, estimate.low, estimate.high)
 

@@ -78,6 +78,15 @@ def test_digits_follow_the_uncertainty() -> None:
     assert estimate_cell(Estimate(25_470.0, 25_030.0, 25_910.0), Scale(1e3, "k")).text == "25.5"
 
 
+def test_no_interval_looks_like_none_beside_wide_ones() -> None:
+    """Of a column that has one decimal."""
+    wide, narrow = (
+        estimate_cell(one, decimals=1) for one in (Estimate(5.0, 2.0, 8.0), Estimate(1.006, 0.988, 1.024))
+    )
+    assert (wide.text, wide.detail) == ("5.0", "[2.0, 8.0]")
+    assert (narrow.text, narrow.detail) == ("1.006", "[0.988, 1.024]")
+
+
 def test_small_values_keep_two_digits_in_a_column_of_large_ones() -> None:
     """As parameters that train: a word's 800 beside an adapter's 500,000, in thousands."""
     column, cells = estimate_column(
