@@ -244,14 +244,18 @@ def _paired_on_few(rows: Rows, facts: External, analysis: Analysis) -> list[str]
     if not facts.has_seeds or facts.studies:
         return []
     known = rows.confirm[rows.confirm[facts.primary].notna()]
-    cells = known.drop_duplicates(["arm", "subject", "seed"]).groupby(["arm", "subject"]).size()
+    cells = (
+        known.drop_duplicates(["arm", "subject", "seed"])
+        .groupby(["arm", "subject"])
+        .size()
+        .unstack(fill_value=0)
+    )
     found = []
     for pair in analysis.pairs:
         if pair.difference.value is None:
             continue
-        first, second = (cells.get(arm) for arm in (pair.first, pair.second))
-        common = first.index.intersection(second.index)
-        runs = min(int(first[common].sum()), int(second[common].sum()))
+        both = cells.loc[[pair.first, pair.second]]
+        runs = int(both.loc[:, both.min() > 0].sum(axis=1).min())  # on their common subjects
         if 2 * pair.difference.n < runs:
             found.append(f"{pair.first} and {pair.second}: {pair.difference.n:,} of {runs:,}")
     return found
