@@ -248,11 +248,12 @@ def _paired_on_few(rows: Rows, facts: External, analysis: Analysis) -> list[str]
         return []
     known = rows.confirm[rows.confirm[facts.primary].notna()]
     cells = known.drop_duplicates(["arm", "subject", "seed"]).groupby(["arm", "subject"]).size()
+    by_arm = {arm: own.droplevel("arm") for arm, own in cells.groupby(level="arm")}
     found = []
     for pair in analysis.pairs:
         if pair.difference.value is None:
             continue
-        first, second = (cells.get(arm) for arm in (pair.first, pair.second))
+        first, second = by_arm[pair.first], by_arm[pair.second]
         common = first.index.intersection(second.index)
         runs = min(int(first[common].sum()), int(second[common].sum()))
         if 2 * pair.difference.n < runs:

@@ -111,12 +111,19 @@ def read_csv(folder: Path) -> Results:
         raise UserError(*problems[:MOST_PROBLEMS], *([f"and {more} more of this kind"] if more > 0 else []))
     shown = [{**image, "path": str(folder / image["path"])} for image in images.rows]
     return Results(
-        frame=frame_of(runs.rows),
+        frame=frame_of(_completed(runs.rows) if "external" in meta else runs.rows),
         curves=table_of(curves.rows, CURVE_COLUMNS),
         images=table_of([image for image in shown if _is_picture(Path(image["path"]))], IMAGE_COLUMNS),
         meta=meta,
         image_scores=scores,
     )
+
+
+def _completed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of others with the columns that were left out because nobody fills them; whole rows stay as they are."""
+    columns = (*RUN_COLUMNS, "run_key", "reason")
+    whole = not rows or all(name in rows[0] for name in columns)
+    return rows if whole else [{**dict.fromkeys(columns), **row} for row in rows]
 
 
 def _of_parquet(path: Path, columns: Sequence[str]) -> _Sheet:

@@ -39,7 +39,8 @@ def write_tables(results: Results, folder: Path, *, compact: bool) -> tuple[list
     """
     external = results.meta.get("external")
     measures = (external or {}).get("measures") or ()
-    runs = results.frame if external is None else _with_values(results.frame, measures)
+    of_others = external is not None and (external.get("others") or not external.get("studies"))
+    runs = _with_values(results.frame, measures) if of_others else results.frame
     frames = {
         RUNS: _with_line_feeds(runs),
         CURVES: results.curves,
