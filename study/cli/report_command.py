@@ -22,7 +22,8 @@ def report(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help="A study that was launched; with --arm an experiment of MLflow, or a title; with --compare several.",
+            help="A study that was launched; with --arm an experiment of MLflow, or a title; with --compare several, "
+            "each a study or the folder of a report.",
             show_default=False,
         ),
     ] = None,
@@ -47,7 +48,11 @@ def report(
         ),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Put the confirm runs of several studies side by side.")
+        bool,
+        typer.Option(
+            "--compare",
+            help="Put several side by side: studies of the storage, and folders of reports, also of others' results.",
+        ),
     ] = False,
     mapping: Annotated[
         Path | None,
@@ -158,8 +163,8 @@ def _check(names: list[str], *, compare: bool, external: bool, from_mlflow: bool
         problems.append("--from-csv and --from-mlflow name two sources of results; leave one of them out")
     if compare and (external or from_mlflow or from_csv):
         problems.append(
-            "--compare reads studies of the storage, and no other source; leave --from-mlflow, --from-csv, --mapping "
-            "and the like out"
+            "--compare takes studies of the storage and folders of reports, and no other source; leave --from-mlflow, "
+            "--from-csv, --mapping and the like out: what they name is made a report of first, whose folder is named"
         )
     elif external and not (from_mlflow or from_csv):
         problems.append(

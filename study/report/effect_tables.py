@@ -25,12 +25,23 @@ def effects_table(analysis: Analysis) -> Table:
         ),
     ]
     note = (
-        "d: mean of the subjects' differences in their standard deviations. P(better): chance that a run is better "
-        "than one of the other arm on the same subject; interval of Clopper and Pearson over subjects. p (equivalent): "
+        f"d: mean of the subjects' differences in their standard deviations{_sign_words(analysis)}. P(better): chance "
+        "that a run is better than one of the other arm on the same subject; interval of Clopper and Pearson over "
+        "subjects. p (equivalent): "
         f"{two_tests(analysis)}. Bootstrap-t: a "
         "check of Student's interval, from 5 subjects on; wide with few."
     )
     return assemble("effects", "All pairs of trained arms: size of the effect.", columns, (note,))
+
+
+def _sign_words(analysis: Analysis) -> str:
+    """How the sign of d is to be read where lower is better: nothing is turned round, as in the differences."""
+    if measure(analysis.primary).direction != "min":
+        return ""
+    return (
+        f"; of {measure(analysis.primary).words} lower is better, so that a negative d speaks "
+        "for the first arm, and so does a P(better) above 0.5"
+    )
 
 
 def size_columns(comparisons: Sequence[Comparison]) -> list[Pair]:

@@ -37,7 +37,7 @@ class MeasureFacts(Frozen):
 
 
 class LeftOut(Frozen):
-    """Runs that no comparison contains, for one reason, with a few of their names."""
+    """Runs that are not compared by the first quality, for one reason, with a few of their names."""
 
     reason: str
     runs: int
@@ -56,8 +56,9 @@ class External(Frozen):
         read: Runs or rows that were looked at.
         seeds: Numbers that stand for seeds whose names are none.
         varying: Params in which runs of one arm differ although they are neither subject nor seed.
-        studies: Names of this program's studies, where several stand side by side.
-        differences: In which fields their study files differ, with the value of each.
+        studies: Names of the studies, or of the reports of others' results, where several stand side by side.
+        others: Those of `studies` that are others' results; where there are any, measures are what all have.
+        differences: In which fields their study files differ, with the value of each; of `others` what each is of.
         notes: What else a reader is to know.
     """
 
@@ -72,6 +73,7 @@ class External(Frozen):
     seeds: Mapping[str, int] = Field(default_factory=dict)
     varying: tuple[str, ...] = ()
     studies: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     differences: tuple[tuple[str, tuple[str, ...]], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -88,6 +90,11 @@ class External(Frozen):
     def cost(self) -> str | None:
         """Column of the first cost."""
         return next(iter(self.of_role("cost")), None)
+
+    @property
+    def has_designs(self) -> bool:
+        """Whether these are studies of this program alone, with study files that say how they were made."""
+        return bool(self.studies) and not self.others
 
     @property
     def has_subjects(self) -> bool:
@@ -137,6 +144,10 @@ def analyse_external(rows: Rows, facts: External, settings: Settings) -> Analysi
     """
     names = [item.name for item in facts.measures]
     confirm = rows.confirm.reindex(columns=["arm", "subject", "seed", *names])
+    if not facts.has_seeds:
+        confirm = confirm.assign(
+            seed=0
+        )  # results of several programs have seeds that mean nothing to each other
     tables = {name: values_of(confirm, name) for name in names}
     primary, cost = facts.primary, facts.cost or "train_seconds"
     arms = tuple(_arm_result(rows, confirm, tables, arm, primary, settings) for arm in rows.arms)

@@ -280,15 +280,19 @@ def _ranking(facts: External, analysis: Analysis) -> Table:
 
 
 def _designs(facts: External) -> Section | None:
-    """In what the studies differ that stand side by side."""
+    """In what the studies differ that stand side by side; of others' results what each is of."""
     if not facts.studies:
         return None
     rows = facts.differences
-    columns = [texts("field", "Field of the study file", [name for name, _ in rows])]
+    what = "What" if facts.others else "Field of the study file"
+    columns = [texts("field", what, [name for name, _ in rows])]
     columns += [
         texts(f"study_{k + 1}", study, [values[k] for _, values in rows])
         for k, study in enumerate(facts.studies)
     ]
+    if facts.others:
+        caption = "What each report is of, and which of its fields and columns mean what."
+        return Section("designs", "The reports", tables=(assemble("designs", caption, columns),))
     words = (
         "What the study files say differently, beside names and arms. Arms of several studies differ in all of this at "
         "once, and no difference between them is the effect of one of these."
@@ -352,7 +356,8 @@ def _left_out(facts: External) -> Table:
         counts("runs", "Runs", [item.runs for item in facts.left_out]),
         texts("examples", "For example", [", ".join(item.examples) for item in facts.left_out]),
     ]
-    return assemble("left-out", "Runs that no comparison contains, and why.", columns)
+    title = measure(facts.primary).title
+    return assemble("left-out", f"Runs that are not compared by {title}, and why.", columns)
 
 
 def _method(facts: External, analysis: Analysis, settings: Settings) -> Section:
@@ -366,12 +371,12 @@ def _method(facts: External, analysis: Analysis, settings: Settings) -> Section:
     )
     cut = (
         ""
-        if facts.studies
+        if facts.has_designs
         else " They are not cut at what is possible, which is not known of others' measures."
     )
     origin = (
         "What it measures is said in the reports of the studies, which also show their searches."
-        if facts.studies
+        if facts.has_designs
         else "What it measures, and how, is the source's: this program has computed the comparison alone."
     )
     how = "by subject and seed" if facts.has_seeds else "by subject"

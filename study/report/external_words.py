@@ -13,6 +13,7 @@ from study.report.measures import measure
 from study.report.prepared import Rows
 from study.report.verdict import (
     Verdict,
+    cheapest_words,
     headline_words,
     left_out_words,
     pair_words,
@@ -40,7 +41,7 @@ _NO_MARGIN = (r"not asked, since the margin is one of quality", "not asked, sinc
 _NO_SUBJECT = (
     (r"run on 1 subject", "run"),
     (r"runs on 1 subject", "runs"),
-    (r"it has 1 subject", "no subject is named"),
+    (r"there is 1 subject", "no subject is named"),
     (r"mean over subjects", "mean"),
     (r"means over subjects", "means"),
 )
@@ -60,6 +61,8 @@ def judge_external(rows: Rows, facts: External, analysis: Analysis) -> Verdict:
     ]
     headline = headline_words(analysis, best, analysis.against_best) + left_out_words(rows, analysis)
     headline += _lost_of_best(rows, facts, best.arm)
+    if facts.others:
+        headline += " Arms of different reports need not be on one scale."
     return Verdict(headline, tuple(points), warnings)
 
 
@@ -119,7 +122,8 @@ def cost_words(facts: External, analysis: Analysis) -> list[str]:
         return []
     found = [f"Cost of {best.arm} per run: {text}."]
     own = best.estimates[facts.cost].value
-    rivals = [analysis.arm(c.second) for c in analysis.against_best if not c.established]
+    open_ = [c for c in analysis.against_best if not c.established and c.difference.value is not None]
+    rivals = [analysis.arm(c.second) for c in open_]
     cheaper = [
         (r.estimates[facts.cost].value, r) for r in rivals if r.estimates[facts.cost].value is not None
     ]
@@ -128,9 +132,7 @@ def cost_words(facts: External, analysis: Analysis) -> list[str]:
     value, rival = min(cheaper, key=lambda item: item[0] or 0.0)
     if value is not None and value < own:
         words = _cost_text(facts, rival)
-        found.append(
-            f"Cheapest of the arms that it is not established to be better than: {rival.arm} ({words})."
-        )
+        found.append(f"{cheapest_words(best.arm, rival.arm)} ({words}).")
     return found
 
 
@@ -179,7 +181,7 @@ def _of_seeds(facts: External, most: int) -> list[str]:
     Args:
         most: Runs of the arm and subject that have the most.
     """
-    if facts.has_seeds:
+    if facts.has_seeds or facts.others:  # whose notes say what their seeds are
         return []
     if most <= 1:
         return [
@@ -234,7 +236,8 @@ def _of_coverage(rows: Rows, facts: External, analysis: Analysis, subjects: int)
         )
     if left := sum(item.runs for item in facts.left_out):
         found.append(
-            f"{left:,} of {facts.read:,} runs are in no comparison; the section on the data says why."
+            f"{left:,} of {facts.read:,} runs are not compared by {measure(facts.primary).title}; the section on the "
+            "data says why."
         )
     return found
 
@@ -262,7 +265,8 @@ def _paired_on_few(rows: Rows, facts: External, analysis: Analysis) -> list[str]
 
 
 def _of_measures(facts: External, analysis: Analysis) -> list[str]:
-    found = [] if facts.cost else ["No cost is named, so that nothing is said of what quality costs."]
+    costs = "The reports have no cost in common" if facts.others else "No cost is named"
+    found = [] if facts.cost else [f"{costs}, so that nothing is said of what quality costs."]
     for item in facts.measures:
         known = [r for r in analysis.arms if r.estimates[item.name].value is not None]
         missing = [r.arm for r in analysis.arms if r not in known and not r.is_base]
@@ -275,7 +279,7 @@ def _of_measures(facts: External, analysis: Analysis) -> list[str]:
 
 
 def _of_tuning(facts: External) -> list[str]:
-    if facts.studies:
+    if facts.has_designs:
         return []
     settings = [
         f"Runs of one arm also differ in {_some(facts.varying)}, and their means are over these settings, too. "
@@ -304,7 +308,7 @@ def seeds_words(facts: External) -> str:
 
 def phrases_of(facts: External) -> tuple[tuple[str, str], ...]:
     """`PHRASES`, and those that hang on what the results have: seeds, and which cost comes first."""
-    if facts.studies:
+    if facts.has_designs:
         return (_NO_MARGIN, (r"this study does not establish", "these studies do not establish"))
     cost = measure(facts.cost).title if facts.cost else "cost"
     return (

@@ -125,7 +125,8 @@ def headline_words(
             f"than {undecided}: {_missing(open_)}."
         )
     names = listing(c.second for c in open_)
-    return f"{best.arm} has the highest mean ({score}); it is not decided against {names}: {_missing(open_)}."
+    lead = f"the lead over {names} is not established"
+    return f"{best.arm} has the highest mean ({score}), but {lead}: {_missing(open_)}."
 
 
 def left_out_words(rows: Rows, analysis: Analysis) -> str:
@@ -184,7 +185,7 @@ def _missing(undecided: Sequence[Comparison]) -> str:
     seen = max(c.difference.n_subjects for c in undecided)
     if seen == 0:
         return "they have no subject and seed in common"
-    text = f"it has {plural(seen, 'subject')}"
+    text = f"there {'is' if seen == 1 else 'are'} {plural(seen, 'subject')}"
     if seen < MIN_SUBJECTS:
         text += f", and nothing can be said of chance with fewer than {MIN_SUBJECTS}"
     known = [c.needed for c in undecided if c.needed is not None]
@@ -197,7 +198,7 @@ def _missing(undecided: Sequence[Comparison]) -> str:
     low = str(about(easiest.subjects))
     high = f"more than {MOST_SUBJECTS:,}" if hardest.subjects is None else str(about(hardest.subjects))
     span = low if low == high else f"{low} to {high}"
-    one = "to decide it" if len(known) == 1 else "to decide a single pair"
+    one = "a decision" if len(undecided) == 1 else "to decide a single pair"
     text += f"; {one} takes {_least(easiest)}about {span} subjects"
     if seen < OWN_SPREAD_FROM and undecided[0].measure == QUALITY:
         text += " (if they vary as usual)"
@@ -356,11 +357,14 @@ def cost_words(analysis: Analysis) -> list[str]:
     if seconds and cheaper:
         value, rival = min(cheaper, key=lambda item: item[0] or 0.0)
         if value and value < 0.95 * seconds:
-            found.append(
-                f"Cheapest of the arms that it is not established to be better than: {rival.arm} "
-                f"({cost_text(rival, analysis)}), {_saved(best, rival, analysis)}."
-            )
+            words = cheapest_words(best.arm, rival.arm)
+            found.append(f"{words} ({cost_text(rival, analysis)}), {_saved(best, rival, analysis)}.")
     return found
+
+
+def cheapest_words(best: str, rival: str) -> str:
+    """Introduces the arm to take where the cost counts, and no verdict speaks against it."""
+    return f"The cheapest arm over which no lead of {best} is established: {rival}"
 
 
 def _saved(best: ArmResult, rival: ArmResult, analysis: Analysis) -> str:

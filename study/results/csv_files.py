@@ -14,6 +14,7 @@ from typing import Any
 
 from study.results.columns import (
     CURVE_COLUMNS,
+    IDENTITY,
     IMAGE_COLUMNS,
     INTEGERS,
     PARAM_PREFIX,
@@ -86,16 +87,20 @@ def read_csv(folder: Path) -> Results:
             is expected there.
     """
     folder = data_folder(folder)
-    runs = _Sheet.read(folder / RUNS_CSV, RUN_COLUMNS, _run_kind)
+    problems: list[str] = []
+    meta = _read_meta(folder / META_JSON, problems)
+    # Others' runs have no columns for what only runs of this program have.
+    needed = IDENTITY if "external" in meta else RUN_COLUMNS
+    runs = _Sheet.read(folder / RUNS_CSV, needed, _run_kind)
     curves = _Sheet.read(folder / CURVES_CSV, CURVE_COLUMNS, _point_kind)
     if not (folder / CURVES_CSV).exists():
         curves = _of_parquet(folder / CURVES_PARQUET, CURVE_COLUMNS)
     images = _Sheet.read(folder / IMAGES_CSV, IMAGE_COLUMNS, _point_kind)
-    problems = [*runs.problems, *curves.problems, *images.problems]
-    if not problems:
+    unread = [*runs.problems, *curves.problems, *images.problems]
+    problems = [*unread, *problems]
+    if not unread:
         problems += [*_broken_runs(runs), *runs.repeated("run_key")]
         problems += curves.repeated("run_key", "metric", "step")
-    meta = _read_meta(folder / META_JSON, problems)
     scores = scores_of([])
     try:
         scores = read_parquet(folder)
@@ -106,12 +111,19 @@ def read_csv(folder: Path) -> Results:
         raise UserError(*problems[:MOST_PROBLEMS], *([f"and {more} more of this kind"] if more > 0 else []))
     shown = [{**image, "path": str(folder / image["path"])} for image in images.rows]
     return Results(
-        frame=frame_of(runs.rows),
+        frame=frame_of(_completed(runs.rows) if "external" in meta else runs.rows),
         curves=table_of(curves.rows, CURVE_COLUMNS),
         images=table_of([image for image in shown if _is_picture(Path(image["path"]))], IMAGE_COLUMNS),
         meta=meta,
         image_scores=scores,
     )
+
+
+def _completed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of others with the columns that were left out because nobody fills them; whole rows stay as they are."""
+    columns = (*RUN_COLUMNS, "run_key", "reason")
+    whole = not rows or all(name in rows[0] for name in columns)
+    return rows if whole else [{**dict.fromkeys(columns), **row} for row in rows]
 
 
 def _of_parquet(path: Path, columns: Sequence[str]) -> _Sheet:
@@ -145,6 +157,11 @@ def data_folder(folder: Path) -> Path:
     raise UserError(
         f"{folder} holds no {RUNS_CSV}{named}; name the folder of an earlier report, or its data/{other_table}"
     )
+
+
+def holds_report(folder: Path) -> bool:
+    """Whether it is the folder of a report, or the ``data/`` of one."""
+    return any((found / RUNS_CSV).is_file() for found in (folder, folder / REPORT_DATA))
 
 
 @dataclass

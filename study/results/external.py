@@ -63,7 +63,7 @@ def external_results(source: Source, mapping: ResultMapping) -> Results:
         )
     named = {*fields.arm, *fields.subject, *fields.seed, *(PARAMS + metric for metric in mapping.shown)}
     name = folder_name(mapping.name or source.name)
-    rows, seeds = _numbered(name, placed)
+    rows, seeds = numbered(name, placed)
     columns = [*_COLUMNS, *(METRIC_PREFIX + metric for metric in mapping.shown)]
     facts = {
         "source": source.words,
@@ -192,7 +192,7 @@ def _reader(
 
 
 class _LeftOut:
-    """Counts records that no comparison contains, by reason, with a few of their names."""
+    """Counts records that are not compared by the first quality, by reason, with a few of their names."""
 
     def __init__(self) -> None:
         self._keys: dict[str, list[str]] = defaultdict(list)
@@ -300,8 +300,12 @@ def _value(row: dict[str, Any], name: str) -> float | None:
     return found
 
 
-def _numbered(name: str, placed: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def numbered(name: str, placed: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Gives rows their numbers: of seeds that are no whole numbers by their order, of runs of the same thing by theirs.
+
+    Args:
+        name: Stands in the place of the study.
+        placed: With arm, subject, and seed as text or None; where nothing else is said, the method is not known.
 
     Returns:
         The rows, and the numbers of the seeds where they are not the seeds themselves.
@@ -317,7 +321,7 @@ def _numbered(name: str, placed: Sequence[dict[str, Any]]) -> tuple[list[dict[st
         key = RunKey("confirm", row["arm"], seen[place], row["subject"], seed)
         seen[place] += 1
         rows.append({
-            **row, "study": name, "method": METHOD, "phase": key.phase, "trial": key.trial, "seed": seed,
+            "method": METHOD, **row, "study": name, "phase": key.phase, "trial": key.trial, "seed": seed,
             "run_key": key.name,
         })  # fmt: skip
     return rows, {} if whole else numbers

@@ -45,7 +45,7 @@ class Beside:
     Attributes:
         results: As `study.results.loading.load_results` gives them.
         identity: The study file with the digests of what it reads (``identity`` of ``study.json``); without them
-            subjects count as the same where the study files say the same of them.
+            subjects count as the same where the study files say the same of them. A report's folder has none.
     """
 
     name: str
@@ -62,9 +62,17 @@ class Beside:
         identity = self.identity or self.spec
         listed = identity.get("subjects") or ()
         stated = [one for one in listed if isinstance(one, Mapping) and one.get("name") == name]
+        stated = [{key: value for key, value in one.items() if value is not None} for one in stated]
         contents = identity.get("contents") or {}
         held = {key: value for key, value in contents.items() if key.startswith(f"subjects.{name}.")}
         return json.dumps([stated, held], sort_keys=True, default=str)
+
+    def has_images(self, name: str) -> bool:
+        """Whether the study file names a folder of a subject's images."""
+        listed = self.spec.get("subjects") or ()
+        return any(
+            one.get("images") for one in listed if isinstance(one, Mapping) and one.get("name") == name
+        )
 
 
 def side_by_side(studies: Sequence[Beside]) -> Results:
@@ -223,6 +231,13 @@ def _notes(
         yield (
             f"Different things are called {', '.join(sorted(renamed))} in these studies; they are not paired, and bear "
             "the name of their study."
+        )
+    unseen = sorted(name for name in common if any(one.has_images(name) for one in studies))
+    if unseen and not all(study.identity for study in studies):
+        them = "is" if len(unseen) == 1 else "are"
+        yield (
+            f"{', '.join(unseen)} {them} taken for the same by what the study files say; whether the folders hold the "
+            "same images, a report does not tell."
         )
     tuning = [name for name, _ in differences if name.partition(".")[0] in ("search", "budget", "training")]
     if tuning:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.results.columns import COUNTS
+from study.results.columns import COUNTS, IDENTITY
 from study.results.dictionary import CURVES, IMAGES, RUNS, Entry, table_entries
 from study.results.frames import Results
 from study.results.parquet_files import write_table
@@ -37,9 +37,12 @@ def write_tables(results: Results, folder: Path, *, compact: bool) -> tuple[list
     Args:
         compact: Whether each table is written once: runs and images as CSV, curves as Parquet.
     """
-    measures = (results.meta.get("external") or {}).get("measures") or ()
+    external = results.meta.get("external")
+    measures = (external or {}).get("measures") or ()
+    of_others = external is not None and (external.get("others") or not external.get("studies"))
+    runs = _with_values(results.frame, measures) if of_others else results.frame
     frames = {
-        RUNS: _with_line_feeds(results.frame),
+        RUNS: _with_line_feeds(runs),
         CURVES: results.curves,
         IMAGES: _paths_inside(results.images, folder),
     }
@@ -58,6 +61,16 @@ def write_tables(results: Results, folder: Path, *, compact: bool) -> tuple[list
                 write_table(frame, found, path)
             files.append(path)
     return files, entries
+
+
+def _with_values(frame: DataFrame, measures: Iterable[Mapping[str, Any]]) -> DataFrame:
+    """The runs of others without the columns that only runs of this program fill: those that are empty throughout.
+
+    Args:
+        measures: What is compared; its columns stay, as do those that say which run a row is.
+    """
+    kept = {*IDENTITY, "run_key", *(measure["name"] for measure in measures)}
+    return frame[[name for name in frame.columns if name in kept or frame[name].notna().any()]]
 
 
 def _with_line_feeds(frame: DataFrame) -> DataFrame:

@@ -188,6 +188,39 @@ def test_lower_is_better_turns_everything(runs: list[OtherRun], found: Report) -
     assert shares["LoRA"] == 0.0
 
 
+def test_how_to_read_d_is_said_where_lower_is_better(
+    runs: list[OtherRun], found: Report, tmp_path: Path
+) -> None:
+    note = table(found, "effects").notes[0]
+    assert "of fid lower is better, so that a negative d speaks for the first arm" in note
+    pair = next(c for c in found.analysis.pairs if c.outcome == "better")
+    assert pair.effect.value < 0 < 0.5 < pair.improvement.value
+    higher = report(tmp_path, [replace(run, fid=-run.fid) for run in runs], lower_is_better=[])
+    assert "a negative d" not in table(higher, "effects").notes[0]
+
+
+def test_runs_without_the_first_quality_are_in_no_comparison_of_it(
+    runs: list[OtherRun], tmp_path: Path
+) -> None:
+    made = report(tmp_path, [replace(run, fid=math.nan) if k == 0 else run for k, run in enumerate(runs)])
+    left = table(made, "left-out")
+    assert left.caption == "Runs that are not compared by fid, and why."
+    assert left.rows[0][0].text == "have no value of fid; their other measures count"
+    assert "1 of 36 runs are not compared by fid; the section" in text_of(made)
+
+
+def test_the_headline_says_what_is_open_and_what_would_decide_it(found: Report) -> None:
+    assert (
+        "but the lead over LoKr is not established: there are 6 subjects; a decision takes at least about"
+        in (found.verdict.headline)
+    )
+    assert " it " not in found.verdict.headline
+    glance = next(section for section in found.sections if section.key == "glance")
+    assert "The cheapest arm over which no lead of OFT is established: LoKr (minutes" in " ".join(
+        glance.paragraphs
+    )
+
+
 def measures_of(found: Report) -> Any:
     from study.report.external import external_of
 

@@ -33,7 +33,11 @@ SPEC: dict[str, Any] = {
 }
 
 
-def beside(name: str, draw: int, *, subjects: tuple[str, ...] = SUBJECTS, **spec: Any) -> Beside:
+def beside(
+    name: str, draw: int, *, subjects: tuple[str, ...] = SUBJECTS, subjects_of: Any = None, **spec: Any
+) -> Beside:
+    """A study on made-up results; `subjects_of` is what its study file says of its subjects."""
+    spec = spec if subjects_of is None else {**spec, "subjects": subjects_of}
     study = Study(arms=ARMS[:3], subjects=subjects, trials=2, modern=True)
     results = make_results(study, draw)
     return Beside(name, replace(results, meta={"study": name, "spec": {**SPEC, "name": name, **spec}}))
@@ -99,6 +103,17 @@ def test_the_same_path_with_other_images_is_another_subject() -> None:
     assert "Different things are called fox-1" in said(report)
     same = composed(replace(one, identity=identity), replace(two, identity=identity))
     assert "Different things" not in said(same)
+
+
+def test_of_a_reports_folder_the_images_are_not_known() -> None:
+    stated = [{"name": "dog-1", "images": "photos/dog"}, *SPEC["subjects"][1:]]
+    one, two = beside("one", 0, subjects_of=stated), beside("two", 1, subjects_of=stated)
+    note = "dog-1 is taken for the same by what the study files say"
+    assert note in said(composed(one, two))
+    identity = {"subjects": stated, "contents": {"subjects.dog-1.images": {"a.png": "1"}}}
+    assert note not in said(composed(*(replace(study, identity=identity) for study in (one, two))))
+    older = [{"name": "dog-1", "images": "photos/dog", "masks": None}, *SPEC["subjects"][1:]]
+    assert "Different things" not in said(composed(one, beside("two", 1, subjects_of=older)))
 
 
 def test_what_the_designs_differ_in_is_told() -> None:

@@ -22,7 +22,7 @@ def test_verdict_of_a_small_study_is_modest(small: tuple[Rows, Analysis]) -> Non
     verdict = judge(*small)
     assert "does not establish" in verdict.headline
     assert "n = 4 runs on 2 subjects" in verdict.headline
-    assert "it has 2 subjects, and nothing can be said of chance with fewer than 3" in verdict.headline
+    assert "there are 2 subjects, and nothing can be said of chance with fewer than 3" in verdict.headline
     assert re.search(
         r"to decide a single pair takes at least about \d+ to \d+ subjects \(if they vary as usual\), since a lead "
         "that was picked as the largest is too large on average",
@@ -89,7 +89,7 @@ def test_a_lead_within_the_margin_may_take_fewer_subjects() -> None:
     results = make_results(Study(arms=ARMS[1:3], trials=1, subjects=("a", "b"), seeds=(1,)))
     rows = prepare(edited(results, quality=0.5 + 0.04 * results.frame["arm"].eq(ARMS[1].name)))
     headline = judge(rows, analyse(rows, QUICK)).headline
-    assert re.search(r"to decide it takes about \d+ subjects \(if they vary as usual\)\.$", headline)
+    assert re.search(r"; a decision takes about \d+ subjects \(if they vary as usual\)\.$", headline)
 
 
 def test_verdict_says_that_arms_are_equivalent() -> None:

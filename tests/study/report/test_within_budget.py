@@ -93,7 +93,7 @@ def test_verdicts_are_those_of_the_report_s_family_and_not_of_the_arms_within() 
     )
     (pair,) = [c for c in analyse(rows).pairs if {c.first, c.second} == {CHEAP, OTHER}]
     assert pair.p_holm == pytest.approx(3 * p)
-    assert f"does not establish that it is better than {OTHER}: it has 6 subjects" in found.words[0]
+    assert f"does not establish that it is better than {OTHER}: there are 6 subjects" in found.words[0]
     needed = f"at least about {pair.subjects_needed} subjects"
     assert (
         f"takes {needed}, since a lead that was picked as the largest is too large on average"

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from study.results.any_table import table_source
-from study.results.columns import MORE_COLUMNS, RUN_COLUMNS
+from study.results.columns import IDENTITY, MORE_COLUMNS, RUN_COLUMNS
 from study.results.csv_files import read_csv, write_csv
 from study.results.dictionary import HEADER, RUNS, SCORES, table_entries
 from study.results.external import external_results
@@ -179,6 +179,25 @@ def test_anybodys_metrics_are_described_as_their_mapping_says(tmp_path: Path) ->
     write_csv(external_results(table_source(tmp_path / "theirs.csv"), mapping), tmp_path / "data")
     row = dictionary(tmp_path / "data")["runs", "metric.fid"]
     assert (row["direction"], row["meaning"]) == ("lower", "Distance to the training set.")
+
+
+def test_runs_of_others_have_no_columns_that_nobody_fills(tmp_path: Path) -> None:
+    (tmp_path / "theirs.csv").write_text("kind,fid,drift\na,3,\nb,4,\n")
+    mapping = ResultMapping.model_validate({
+        "arm": ["kind"], "quality": ["fid"], "lower_is_better": True, "metrics": {"drift": None}
+    })  # fmt: skip
+    data = tmp_path / "data"
+    write_csv(external_results(table_source(tmp_path / "theirs.csv"), mapping), data)
+    names = list(pd.read_csv(data / "runs.csv").columns)
+    assert names == [*IDENTITY, "run_key", "metric.fid", "metric.drift"]
+    assert pq.read_schema(data / "runs.parquet").names == names
+    again = read_csv(data)
+    assert again.frame["metric.fid"].tolist() == [3, 4]
+    write_csv(again, tmp_path / "again")
+    assert (tmp_path / "again" / "runs.csv").read_bytes() == (data / "runs.csv").read_bytes()
+    (data / "meta.json").unlink()
+    with pytest.raises(UserError, match="of the columns are missing: quality"):
+        read_csv(data)
 
 
 def test_without_scores_the_dictionary_names_none(results: Results, tmp_path: Path) -> None:
