@@ -99,12 +99,12 @@ def claims() -> str:
     folders = sorted((ROOT / "reports").glob("*/tables/hypotheses.csv"))
     for path in folders:
         study = path.parts[-3]
-        with path.open(encoding="utf-8", newline="") as file:
-            lines += [
-                f"| {_plain(row['claim'])} | {_plain(row['source'])} | {_plain(row['ruling'])} | {_found(row)} | "
-                f"[{study}](reports/{study}/report.md) |"
-                for row in csv.DictReader(file)
-            ]
+        sources = {row["name"]: row["source"] for row in _rows(path.with_name("hypothesis-details.csv"))}
+        lines += [
+            f"| {_plain(row['claim'])} | {_plain(sources[row['name']])} | {_plain(row['ruling'])} | {_found(row)} | "
+            f"[{study}](reports/{study}/report.md) |"
+            for row in _rows(path)
+        ]
     without = sorted(
         {path.stem for path in PRESETS if _states_hypotheses(path)} - {path.parts[-3] for path in folders}
     )
@@ -115,6 +115,11 @@ def claims() -> str:
 def _states_hypotheses(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
     return all(re.search(line, text, re.M) for line in (r"^hypotheses:", r"^model: embedded"))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _plain(text: str) -> str:

@@ -25,20 +25,25 @@ _WITH_OPERANDS = {"difference": "less", "ratio": "over"}
 
 
 def hypothesis_tables(judged: Sequence[Judged], unit: str) -> tuple[Table, ...]:
-    """One table of the hypotheses of the first launch, and one of those that came later, where there are any.
+    """Two tables of the hypotheses of the first launch, and two of those that came later, where there are any.
+
+    The first of each has the claims with their verdicts, the second what they rest on, for who checks them.
 
     Args:
         unit: What the intervals are over, "subject" or "data set".
     """
     first = [one for one in judged if one.in_advance]
     later = [one for one in judged if not one.in_advance]
-    tables = []
+    tables: list[Table] = []
     if first:
         caption = "Hypotheses that were stated before the first trial."
-        tables.append(_table("hypotheses", caption, first, unit))
+        tables += [_verdicts("hypotheses", caption, first, unit), _details("hypothesis-details", first)]
     if later:
         caption = "Hypotheses that were added after trials had been run: they may have been chosen by what was seen."
-        tables.append(_table("hypotheses-later", caption, later, unit, later=True))
+        tables += [
+            _verdicts("hypotheses-later", caption, later, unit),
+            _details("hypothesis-details-later", later, later=True),
+        ]
     return tuple(tables)
 
 
@@ -59,7 +64,7 @@ def hypothesis_words(judged: Sequence[Judged]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _table(key: str, caption: str, judged: Sequence[Judged], unit: str, *, later: bool = False) -> Table:
+def _verdicts(key: str, caption: str, judged: Sequence[Judged], unit: str) -> Table:
     columns = [
         texts("name", "Hypothesis", [one.statement.name for one in judged]),
         texts("claim", "Claim", [one.statement.claim for one in judged]),
@@ -68,18 +73,26 @@ def _table(key: str, caption: str, judged: Sequence[Judged], unit: str, *, later
             Column("estimate", "Found", numeric=True, has_interval=True),
             [_found(one, one.estimate) for one in judged],
         ),
+        texts("expected", "Expected", [_expected(one.statement) for one in judged]),
+        (Column("n", f"n ({unit}s)", numeric=True), [_count(one) for one in judged]),
+    ]
+    return assemble(key, caption, columns, _notes(judged, unit))
+
+
+def _details(key: str, judged: Sequence[Judged], *, later: bool = False) -> Table:
+    columns = [
+        texts("name", "Hypothesis", [one.statement.name for one in judged]),
+        texts("what", "What was measured", [_measured(one) for one in judged]),
         (
             Column("together", "With the interval of all together", numeric=True, has_interval=True),
             [_found(one, one.together) for one in judged],
         ),
-        texts("expected", "Expected", [_expected(one.statement) for one in judged]),
-        (Column("n", f"n ({unit}s)", numeric=True), [_count(one) for one in judged]),
-        texts("what", "What was measured", [_measured(one) for one in judged]),
         *((texts("stated", "Stated", [_stated(one) for one in judged]),) if later else ()),
         texts("source", "Source", [one.statement.source or None for one in judged]),
         texts("digest", "Digest", [one.statement.digest[:12] for one in judged]),
     ]
-    return assemble(key, caption, columns, _notes(judged, unit))
+    which = "that were added later" if later else "that were stated before the first trial"
+    return assemble(key, f"What the verdicts on hypotheses {which} rest on.", columns)
 
 
 def _notes(judged: Sequence[Judged], unit: str) -> tuple[str, ...]:
@@ -88,12 +101,12 @@ def _notes(judged: Sequence[Judged], unit: str) -> tuple[str, ...]:
         return ()
     return (
         f"Found: mean over {unit}s of what is measured, paired by seed, with Student's 95 % interval; of ratios the "
-        "geometric mean. The second interval holds together with those of all hypotheses of this table that runs "
-        f"decide ({tested}) in 95 % of studies (Bonferroni). Verdicts are read off from it: supported where it lies "
-        "within what is expected, refuted where it lies outside, equivalent where it lies within the margin around "
-        f"the limit, and otherwise not enough runs, with the number of {unit}s that would decide it with 80 % power "
-        "if all is as it was seen. Arithmetic is computed, and counted costs that are the same for every "
-        f"{unit} need no interval.",
+        "geometric mean. The interval in the table below holds together with those of all hypotheses of this table "
+        f"that runs decide ({tested}) in 95 % of studies (Bonferroni). Verdicts are read off from it: supported where "
+        "it lies within what is expected, refuted where it lies outside, equivalent where it lies within the margin "
+        f"around the limit, and otherwise not enough runs, with the number of {unit}s that would decide it with 80 % "
+        f"power if all is as it was seen. Arithmetic is computed, and counted costs that are the same for every {unit} "
+        "need no interval.",
         *((_EACH,) if any(one.least for one in judged) else ()),
     )
 

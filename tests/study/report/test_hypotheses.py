@@ -153,7 +153,7 @@ def test_few_subjects_decide_nothing_but_what_is_counted() -> None:
     few = made.frame[(made.frame["phase"] == "search") | made.frame["subject"].isin(["a", "b"])]
     found = judge_hypotheses(prepare(replace(made, frame=few)))
     assert [one.ruling for one in found] == ["not enough runs", "supported", "refuted", "not measured"]
-    (table,) = hypothesis_tables(found, "subject")
+    table, _ = hypothesis_tables(found, "subject")
     verdicts = [line.split(",")[2] for line in to_csv(table).splitlines()[1:]]
     assert verdicts[0] == "not enough runs: at least 3 subjects"
     assert "no complete confirm run has a value of energy_joules" in verdicts[3]
@@ -228,7 +228,7 @@ def test_subjects_that_are_left_out_are_told() -> None:
     found = judge_hypotheses(
         prepare(replace(made, frame=made.frame.assign(quality=made.frame["quality"].mask(lost))))
     )
-    (table,) = hypothesis_tables(found, "subject")
+    table, _ = hypothesis_tables(found, "subject")
     assert "text='4 of 6'" in repr(table)
     assert found[0].estimate.n_subjects == 4
 
@@ -294,9 +294,9 @@ def test_a_claim_on_each_of_several_arms_is_one_on_the_least_favourable(less: bo
     assert between.needed > 6
     assert found({side: sign * (high + 0.001)}).ruling == "refuted"  # by one of them
     assert found({side: sign * (low + high) / 2}, high - low).ruling == "equivalent"
-    (table,) = hypothesis_tables([one], "subject")
-    assert "each of dreambooth-cosine and lora-constant" in to_csv(table)
-    assert f"found is {known['arm']}" in to_csv(table)
+    table, details = hypothesis_tables([one], "subject")
+    assert "each of dreambooth-cosine and lora-constant" in to_csv(details)
+    assert f"found is {known['arm']}" in to_csv(details)
     assert "least in its favour" in " ".join(table.notes)
 
 
@@ -321,13 +321,14 @@ def test_what_came_later_is_apart_and_what_nobody_knows_is_later() -> None:
     fields = {"measure": "quality", "difference": [FIRST, SECOND], "expect": {"more_than": 0}}
     first, later, unknown = (results({"h": fields}, trials) for trials in (0, 7, None))
     assert [table.key for table in hypothesis_tables(judge_hypotheses(prepare(first)), "subject")] == [
-        "hypotheses"
+        "hypotheses",
+        "hypothesis-details",
     ]
     for made, said in ((later, "after 7 trials"), (unknown, "the ledger does not say")):
         found = judge_hypotheses(prepare(made))
-        (table,) = hypothesis_tables(found, "subject")
-        assert table.key == "hypotheses-later"
-        assert said in to_csv(table)
+        table, details = hypothesis_tables(found, "subject")
+        assert (table.key, details.key) == ("hypotheses-later", "hypothesis-details-later")
+        assert said in to_csv(details)
         assert hypothesis_words(found) == ("1 was added later, and is listed apart.",)
 
 

@@ -135,4 +135,4 @@ def test_a_hypothesis_may_be_on_one_number_of_steps() -> None:
         wide = own.pivot_table(index="subject", columns="arm", values="value")
         expected = (wide["lora-cosine"] - wide["lora-constant"]).mean()
         assert judged.estimate.value == pytest.approx(expected)
-        assert f"at {steps} inference steps" in to_csv(hypothesis_tables([judged], "subject")[0])
+        assert f"at {steps} inference steps" in to_csv(hypothesis_tables([judged], "subject")[1])
