@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from benchmarks.spread import SHIPPED, components, spread
+from benchmarks.spread import SHIPPED, spread
 from study.cli.main import main
 from study.preflight.detectable import detectable_line, detectable_notes, smallest_difference, trained_pairs
 from study.report.comparisons import MARGIN
@@ -142,18 +141,6 @@ def test_arms_of_many_methods_are_assumed_to_vary_more() -> None:
 def test_what_plans_assume_is_no_less_than_what_shipped_studies_show(folder: Path) -> None:
     found = spread(folder)
     assert found.of_means <= typical_deviation(found.seeds, found.methods), found
-
-
-def test_the_parts_of_a_spread_are_told_apart() -> None:
-    """Against what the numbers were drawn with: differences of two arms over 400 subjects and 3 seeds."""
-    rng = np.random.default_rng(0)
-    subjects, seeds = np.repeat(rng.normal(0, 0.06, 400), 3), rng.normal(0, 0.05, 1200)
-    index = pd.MultiIndex.from_product([range(400), range(3)], names=["subject", "seed"])
-    table = pd.DataFrame({"a": subjects + seeds, "b": 0.0}, index=index)
-    assert components(table) == pytest.approx((math.hypot(0.06, 0.05 / 3**0.5), 0.06, 0.05), rel=0.08)
-    whole, *parts = components(table[table.index.get_level_values("seed") == 0])
-    assert whole == pytest.approx(math.hypot(0.06, 0.05), rel=0.08)
-    assert np.isnan(parts).all()
 
 
 def test_a_line_says_what_the_design_finds() -> None:

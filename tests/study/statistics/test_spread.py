@@ -18,5 +18,9 @@ def test_known_components_are_found_again() -> None:
     )  # the difference of two arms has twice the variance
     noise = random.normal(0, within / np.sqrt(2), (2, subjects, seeds))
     values = (0.5 + own + noise).reshape(2, -1)
-    found = components(pd.DataFrame({"a": values[0], "b": values[1]}, index=index))
-    assert found == pytest.approx((between, within), rel=0.05)
+    table = pd.DataFrame({"a": values[0], "b": values[1]}, index=index)
+    whole = np.hypot(between, within / np.sqrt(seeds))
+    assert components(table) == pytest.approx((whole, between, within), rel=0.05)
+    one, *parts = components(table[table.index.get_level_values("seed") == 0])
+    assert one == pytest.approx(np.hypot(between, within), rel=0.05)
+    assert np.isnan(parts).all()  # of one seed a subject nobody knows them apart
