@@ -65,7 +65,6 @@ def _expected(statement: Statement) -> str:
 
 def _decided(spec: StudySpec) -> list[str]:
     """What the number of confirm subjects can decide of differences in quality, with the level that each has."""
-    from study.spec.hypotheses import number_of
     from study.statistics.power import (
         MIN_SUBJECTS,
         MOST_SUBJECTS,
@@ -89,7 +88,7 @@ def _decided(spec: StudySpec) -> list[str]:
     ]
     margins = [one.margin for one in of_quality if one.expect.equal_to is not None and one.margin]
     if margins:
-        least = min(map(number_of, margins))
+        least = min(margins)
         needed = subjects_to_show_inside(0.0, spread, least, alpha / 2)
         about = f"about {needed}" if needed is not None else f"more than {MOST_SUBJECTS}"
         lines.append(f"  that what is equal is so within {least:g} takes {about} subjects")

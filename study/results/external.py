@@ -144,9 +144,11 @@ def _number_cells(
     """The texts of all fields that are to be numbers."""
     cells = []
     for name in names:
+        if name in metrics:  # which are numbers already
+            continue
         with contextlib.suppress(UserError):  # told where it is read
             whole = whole_field(source, name, fields)
-            texts = (source.value(record, whole) for record in source.records if name not in metrics)
+            texts = (source.value(record, whole) for record in source.records)
             cells += [text for text in texts if text is not None]
     return cells
 
