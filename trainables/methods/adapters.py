@@ -28,6 +28,7 @@ from trainables.methods.adapter_files import (
 )
 from trainables.methods.adapter_merging import adapters_with_strength
 from trainables.methods.protocol import AN_ADAPTER
+from trainables.methods.reflections import multiply_at_once
 from trainables.methods.targets import Layer, layers_of, targeted
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def attach_adapters(
                 backbone.keep_as_frozen(part, _base_weights(module))
             if config.kind.by_rows:
                 _lay_out_by_rows(backbone, part)
+            if config.adapter == "hra":
+                multiply_at_once(module)
             if part == backbone.family.denoiser.name:
                 backbone.set_aside(partial(_without_adapters, module))
             rate = config.text_encoder_learning_rate if name == TEXT_MODULES else None
