@@ -1,10 +1,10 @@
 """Tables in LaTeX: booktabs, to be put into any article by ``\\input``, with pdfLaTeX (OT1 or T1), XeLaTeX or LuaLaTeX.
 
 A row's means stand on the baseline of its name, their intervals on a line of their own below, smaller, and a space
-follows, so that no number can be read as the next row's. Columns of numbers have equal decimals and end at one edge,
-which puts their points under each other. A table takes one column of a page or both, as its width needs
-(``latex_layout.py``); one that is wider than a page is cut into panels that repeat its first column, and one that is
-longer into parts, each a float; nothing is smaller than ``\\scriptsize``.
+follows, so that no number can be read as the next row's. Points of numbers stand under each other
+(``latex_numbers.py``). A table takes one column of a page or both, as its width needs (``latex_layout.py``); one that
+is wider than a page is cut into panels that repeat its first column, and one that is longer into parts, each a float;
+nothing is smaller than ``\\scriptsize``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from study.report.code_words import held_together, with_code
 from study.report.latex_layout import Form, Layout, Panel, broken, heading_lines, layouts
+from study.report.latex_numbers import NUMBERS, PHANTOMS, parted, with_numbers, with_points_aligned
 from study.report.tables import Cell, Column, Table
 
 _PLAIN = {
@@ -28,6 +29,7 @@ _PLAIN = {
     "≈": r"$\approx$", "≠": r"$\neq$", "∞": r"$\infty$", "°": r"$^\circ$", "…": r"\dots{}", "•": r"\textbullet{}",
     "‘": "`", "’": "'", "“": "``", "”": "''", "„": ",,", "«": r"$\ll$", "»": r"$\gg$", "§": r"\S{}",
     "©": r"\copyright{}",
+    **PHANTOMS,
     "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ł": r"\l{}",
     "Ł": r"\L{}", "ı": r"\i{}", "€": r"\texteuro{}", "µ": r"$\mu$",
 }  # fmt: skip
@@ -87,14 +89,15 @@ def to_latex(table: Table) -> str:
     A table that two columns hold in fewer pieces than the text of a one-column article has both layouts, and LaTeX
     takes the one that its text is wide enough for.
     """
-    table = _with_code_on_one_line(table)
+    table = with_points_aligned(_with_code_on_one_line(table))
     found = layouts(table)
-    lines = [r"% \usepackage{booktabs}", CHARACTER, *_laid_out(table, found[0])]
+    head = [r"% \usepackage{booktabs}", CHARACTER, NUMBERS]
+    lines = [*head, *_laid_out(table, found[0])]
     if len(found) > 1:
         lines = [
-            *lines[:2],
+            *head,
             rf"\ifdim\textwidth<{math.ceil(found[1].width)}pt % for a narrow text",
-            *lines[2:],
+            *_laid_out(table, found[0]),
             r"\else % for a wide one",
             *_laid_out(table, found[1]),
             r"\fi",
@@ -179,15 +182,22 @@ def _lines(cells: Sequence[Cell], columns: Sequence[Column], form: Form) -> Iter
         ]
         yield " & ".join(shown) + r" \\"
     if any(cell.detail for cell in cells):
-        details = [rf"{{\scriptsize {escape_latex(cell.detail)}}}" if cell.detail else "" for cell in cells]
+        details = [
+            rf"{{\scriptsize {with_numbers(cell.detail, escape_latex)}}}" if cell.detail else ""
+            for cell in cells
+        ]
         yield " & ".join(details) + r" \\"
 
 
 def _marked(cell: Cell, column: Column, text: str) -> str:
-    shown = latex_prose(text) if column.prose else escape_latex(text)
-    return (
-        rf"\textbf{{{shown}}}" if cell.rank == 1 else rf"\underline{{{shown}}}" if cell.rank == 2 else shown
-    )
+    space = ""
+    if column.numeric:
+        number, space = parted(text)
+        shown = with_numbers(number, escape_latex)
+    else:
+        shown = latex_prose(text) if column.prose else escape_latex(text)
+    mark = {1: rf"\textbf{{{shown}}}", 2: rf"\underline{{{shown}}}"}.get(cell.rank or 0, shown)
+    return mark + escape_latex(space)
 
 
 def _heading(column: Column, form: Form) -> str:

@@ -27,7 +27,7 @@ _RULES = 12.0  # height of the three rules with what is around them
 
 # Widths of cmr10 in hundredths of 10 pt.
 _LETTERS = {
-    28: "ijl.,:;'!|[]", 33: " -\u00a0", 39: "frstI()J", 44: "cez", 50: "aovxykq_\"*↑↓0123456789/",
+    28: "ijl.,:;'!|[]\u2008", 33: " -\u00a0", 39: "frstI()J", 44: "cez", 50: "aovxykq_\"*↑↓0123456789/\u2007",
     56: "bdhnpugLFE?", 72: "wABCDGHKNOPQRSTUVXYZ", 84: "m%&+<>=−×±·≥≤≈~^#$@", 103: "MW→←",
 }  # fmt: skip
 _WIDTHS = {letter: 0.1 * width for width, letters in _LETTERS.items() for letter in letters}

@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 
 
-def compiled(folder: Path, engine: str, options: str, *files: str) -> str:
+def compiled(folder: Path, engine: str, options: str, *files: str, preamble: str = "") -> str:
     """Compiles an article that puts in some files; returns its log."""
     body = "\n".join(rf"\input{{{name}}}" for name in files)
-    head = rf"\documentclass[10pt,{options}]{{article}}\usepackage{{booktabs}}"
+    head = rf"\documentclass[10pt,{options}]{{article}}\usepackage{{booktabs}}{preamble}"
     (folder / "article.tex").write_text(f"{head}\n\\begin{{document}}\nText.\n{body}\n\\end{{document}}\n")
     done = subprocess.run(
         [engine, "-interaction=nonstopmode", "-halt-on-error", "article.tex"],

@@ -1,0 +1,95 @@
+"""Numbers in LaTeX's tables: their points stand under each other, with siunitx and without."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from study.report.latex import escape_latex, to_latex
+from study.report.latex_numbers import DIGIT_SPACE, POINT_SPACE, with_numbers, with_points_aligned
+from study.report.tables import Cell, Column, Table, assemble
+from tests.helpers.tex import compiled
+
+TEXTS = ("0", "−0.296", "12.5", "1,230", "<0.001", "--")
+
+
+def table_of(*texts: str, numeric: bool = True) -> Table:
+    cells = [Cell(text, rank=2 if k == 0 else 1 if k == 1 else None) for k, text in enumerate(texts)]
+    names = [Cell("arm") for _ in texts]
+    return assemble("t", "C", [(Column("a", "Arm"), names), (Column("n", "N", numeric=numeric), cells)])
+
+
+def texts_of(table: Table) -> list[str]:
+    return [row[1].text.replace(DIGIT_SPACE, "_").replace(POINT_SPACE, ".") for row in table.rows]
+
+
+@pytest.mark.parametrize(
+    ("texts", "padded"),
+    [
+        (TEXTS, ["0.___", "−0.296", "12.5__", "1,230.___", "<0.001", "--"]),
+        (("0.10", "0.25"), ["0.10", "0.25"]),
+        (("1", "20", "300"), ["1", "20", "300"]),
+        (("4 (2 × 2)", "0.25"), ["4 (2 × 2)", "0.25"]),  # no common point
+        (("1e-05", "0.25"), ["1e-05", "0.25"]),
+        (("≥ 8", "2.5"), ["≥ 8._", "2.5"]),
+        (("", "2.5", "1"), ["", "2.5", "1._"]),
+        (("--",), ["--"]),
+    ],
+)
+def test_numbers_have_the_space_of_missing_decimals(texts: tuple[str, ...], padded: list[str]) -> None:
+    assert texts_of(with_points_aligned(table_of(*texts))) == padded
+
+
+def test_texts_are_left_alone() -> None:
+    assert texts_of(with_points_aligned(table_of("1", "2.5", numeric=False))) == ["1", "2.5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("−0.05", r"\studynum{-0.05}"),
+        ("+0.05", r"\studynum{+0.05}"),
+        ("1,230", r"\studynum{1,230}"),
+        ("[−0.05, 0.02]", r"[\studynum{-0.05}, \studynum{0.02}]"),
+        ("4 (2 × 2)", r"\studynum{4} (\studynum{2} $\times$ \studynum{2})"),
+        ("3-5", r"\studynum{3}-\studynum{5}"),
+        ("<0.001", r"\textless{}\studynum{0.001}"),
+        ("2.1e+11", r"\studynum{2.1e+11}"),
+        ("--", "--"),
+    ],
+)
+def test_numbers_go_through_one_command(text: str, latex: str) -> None:
+    assert with_numbers(text, escape_latex) == latex
+
+
+def test_a_mark_does_not_take_in_the_space() -> None:
+    text = to_latex(table_of(*TEXTS))
+    assert r"\underline{\studynum{0}}\phantom{.}\phantom{0}\phantom{0}\phantom{0}" in text
+    assert r"\textbf{\studynum{-0.296}}" in text
+
+
+@pytest.mark.skipif(
+    not (shutil.which("pdflatex") and shutil.which("pdftotext")), reason="no TeX or no poppler here"
+)
+@pytest.mark.parametrize("loaded", [False, True], ids=["plain", "siunitx"])
+def test_points_stand_under_each_other_on_the_page(loaded: bool, tmp_path: Path) -> None:
+    if loaded and subprocess.run(["kpsewhich", "siunitx.sty"], capture_output=True, check=False).returncode:
+        pytest.skip("no siunitx here")
+    (tmp_path / "t.tex").write_text(to_latex(table_of("0.5", "−0.296", "12.5", "1,230.25", "<0.001", "7")))
+    preamble = r"\usepackage{siunitx}\sisetup{group-minimum-digits=9}" if loaded else ""
+    compiled(tmp_path, "pdflatex", "onecolumn", "t", preamble=preamble)
+    subprocess.run(["pdftotext", "-bbox", "article.pdf"], cwd=tmp_path, check=True)
+    found = re.findall(r'xMax="([\d.]+)".*?>([^<]*)</word>', (tmp_path / "article.html").read_text())
+    places = {text: float(right) for right, text in found}
+    [thousands] = [text for text in places if text in ("1,230.25", "1230.25")]
+    assert thousands == ("1230.25" if loaded else "1,230.25"), "groups of digits are the document's"
+    digit = places[thousands] - places["12.5"]
+    assert 3 < digit < 6
+    assert places["0.5"] == pytest.approx(places["12.5"], abs=0.1)
+    assert places["7"] == pytest.approx(places["12.5"] - 1.5 * digit, abs=0.5), (
+        "a point is about half as wide"
+    )
