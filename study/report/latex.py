@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from study.report.code_words import held_together, with_code
 from study.report.latex_layout import Form, Layout, Panel, broken, heading_lines, layouts
-from study.report.latex_numbers import NUMBERS, PHANTOMS, parted, with_numbers, with_points_aligned
+from study.report.latex_numbers import IN_A_TABLE, NUMBERS, parted, with_numbers, with_points_aligned
 from study.report.tables import Cell, Column, Table
 
 _PLAIN = {
@@ -29,7 +29,6 @@ _PLAIN = {
     "≈": r"$\approx$", "≠": r"$\neq$", "∞": r"$\infty$", "°": r"$^\circ$", "…": r"\dots{}", "•": r"\textbullet{}",
     "‘": "`", "’": "'", "“": "``", "”": "''", "„": ",,", "«": r"$\ll$", "»": r"$\gg$", "§": r"\S{}",
     "©": r"\copyright{}",
-    **PHANTOMS,
     "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ł": r"\l{}",
     "Ł": r"\L{}", "ı": r"\i{}", "€": r"\texteuro{}", "µ": r"$\mu$",
 }  # fmt: skip
@@ -135,7 +134,7 @@ def _float(table: Table, layout: Layout, number: int) -> list[str]:
     name = "table*" if layout.starred else "table"
     lines = [
         rf"\begin{{{name}}}[htbp]",
-        rf"  \centering\{form.size}\setlength{{\tabcolsep}}{{{form.gap:g}pt}}",
+        rf"  \centering\{form.size}\setlength{{\tabcolsep}}{{{form.gap:g}pt}}{IN_A_TABLE}",
         rf"  \caption{{{caption}}}",
         rf"  \label{{tab:{label}}}",
         r"  \vspace{1ex}",  # plain article sets captions below tables, and leaves no space under one above
@@ -197,7 +196,7 @@ def _marked(cell: Cell, column: Column, text: str) -> str:
     else:
         shown = latex_prose(text) if column.prose else escape_latex(text)
     mark = {1: rf"\textbf{{{shown}}}", 2: rf"\underline{{{shown}}}"}.get(cell.rank or 0, shown)
-    return mark + escape_latex(space)
+    return mark + space
 
 
 def _heading(column: Column, form: Form) -> str:

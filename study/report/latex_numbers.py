@@ -1,8 +1,8 @@
 """Numbers in LaTeX's tables: decimal points under each other, and siunitx where a document has it.
 
 Columns are set flush right. A number with fewer decimals than its column has is followed by the space that the missing
-ones would take, so that points stand under each other with and without siunitx. Each number goes through a command of
-one line, which is ``\\num`` in a document that loads siunitx: its settings (decimal marker, groups of digits) hold.
+ones would take, so that points stand under each other with and without siunitx. Each number is siunitx's ``\\num``, and
+in a document that loads the package its settings (decimal marker, groups of digits) hold.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from itertools import chain
 
 from study.report.tables import Table
 
-#: As wide as a digit, and as a point; LaTeX's are phantoms.
+#: As wide as a digit, and as a point.
 DIGIT_SPACE, POINT_SPACE = "\u2007", "\u2008"
-PHANTOMS = {DIGIT_SPACE: r"\phantom{0}", POINT_SPACE: r"\phantom{.}"}
-#: At the head of each file, one line: how a number is set. Without siunitx it is as it stands, with a minus of maths.
+#: At the head of each file, one line: how numbers are set in its tables, which hold `IN_A_TABLE`. Without siunitx they
+#: are as they stand, with a minus of maths; a ``\\num`` of the document's own has another meaning there alone.
 NUMBERS = (
-    r"\ifcsname ver@siunitx.sty\endcsname\providecommand\studynum[1]"
-    r"{\num[input-ignore={,},retain-explicit-plus=true,detect-all=true]{#1}}\else"
-    r"\def\studysigned#1#2\relax{\ifx-#1$-$\else#1\fi#2}\providecommand\studynum[1]{\studysigned#1\relax}\fi"
+    r"\ifcsname ver@siunitx.sty\endcsname"
+    r"\def\studynumbers{\sisetup{input-ignore={,},retain-explicit-plus=true,detect-all=true}}\else"
+    r"\def\studysigned#1#2\relax{\ifx-#1$-$\else#1\fi#2}\def\studynumbers{\def\num##1{\studysigned##1\relax}}\fi"
 )
+IN_A_TABLE = r"\studynumbers"
 _NUMBER = re.compile(r"(?:(?<![\w.])[+−-])?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _ALONE = re.compile(rf"(?:[<>≤≥≈]\s?)?({_NUMBER.pattern})")
 _NO_NUMBER = re.compile(r"[–—-]*")
@@ -47,9 +48,10 @@ def with_points_aligned(table: Table) -> Table:
 
 
 def parted(text: str) -> tuple[str, str]:
-    """Returns a number and the space behind it, which no mark of the number takes in."""
+    """Returns a number, and in LaTeX the space behind it, which no mark of the number takes in."""
     number = text.rstrip(POINT_SPACE + DIGIT_SPACE)
-    return number, text[len(number) :]
+    missing = text[len(number) :].replace(POINT_SPACE, ".").replace(DIGIT_SPACE, "0")
+    return number, rf"\phantom{{{missing}}}" if missing else ""
 
 
 def _spaces(texts: Sequence[str]) -> list[str]:
@@ -68,10 +70,10 @@ def _spaces(texts: Sequence[str]) -> list[str]:
 
 
 def with_numbers(text: str, escape: Callable[[str], str]) -> str:
-    """Returns text of a column of numbers in LaTeX: each by the command of `NUMBERS`, the rest by `escape`."""
+    """Returns text of a column of numbers in LaTeX: each by ``\\num``, the rest by `escape`."""
     parts: list[str] = []
     end = 0
     for number in _NUMBER.finditer(text):
-        parts += [escape(text[end : number.start()]), rf"\studynum{{{number[0].replace('−', '-')}}}"]
+        parts += [escape(text[end : number.start()]), rf"\num{{{number[0].replace('−', '-')}}}"]
         end = number.end()
     return "".join((*parts, escape(text[end:])))

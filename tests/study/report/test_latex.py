@@ -41,8 +41,8 @@ def bare(text: str) -> str:
 def test_it_is_balanced_and_has_no_command_of_the_user() -> None:
     text = to_latex(sample())
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
-    assert r"\textbf{\studynum{0.50}}" in text
-    assert r"\underline{\studynum{0.50}}" in text
+    assert r"\textbf{\num{0.50}}" in text
+    assert r"\underline{\num{0.50}}" in text
     rest = bare(text)
     assert rest.count("{") == rest.count("}")
     assert not re.search(r"[%#]", rest)
@@ -54,10 +54,10 @@ def test_intervals_stand_below_their_means_and_rows_are_apart() -> None:
     lines = [line.strip() for line in to_latex(sample(names=("one", "two", "three"))).splitlines()]
     start = lines.index(r"\midrule")
     assert lines[start + 1 : start + 5] == [
-        r"one & \textbf{\studynum{0.50}} & \textbf{\studynum{0.50}} \\",
-        " & ".join(["", *[r"{\scriptsize [\studynum{0.40}, \studynum{0.60}]}"] * 2]).strip() + r" \\",
+        r"one & \textbf{\num{0.50}} & \textbf{\num{0.50}} \\",
+        " & ".join(["", *[r"{\scriptsize [\num{0.40}, \num{0.60}]}"] * 2]).strip() + r" \\",
         r"\addlinespace",
-        r"two & \underline{\studynum{0.50}} & \underline{\studynum{0.50}} \\",
+        r"two & \underline{\num{0.50}} & \underline{\num{0.50}} \\",
     ]
     assert "shortstack" not in " ".join(lines)
 

@@ -51,14 +51,14 @@ def test_texts_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "latex"),
     [
-        ("−0.05", r"\studynum{-0.05}"),
-        ("+0.05", r"\studynum{+0.05}"),
-        ("1,230", r"\studynum{1,230}"),
-        ("[−0.05, 0.02]", r"[\studynum{-0.05}, \studynum{0.02}]"),
-        ("4 (2 × 2)", r"\studynum{4} (\studynum{2} $\times$ \studynum{2})"),
-        ("3-5", r"\studynum{3}-\studynum{5}"),
-        ("<0.001", r"\textless{}\studynum{0.001}"),
-        ("2.1e+11", r"\studynum{2.1e+11}"),
+        ("−0.05", r"\num{-0.05}"),
+        ("+0.05", r"\num{+0.05}"),
+        ("1,230", r"\num{1,230}"),
+        ("[−0.05, 0.02]", r"[\num{-0.05}, \num{0.02}]"),
+        ("4 (2 × 2)", r"\num{4} (\num{2} $\times$ \num{2})"),
+        ("3-5", r"\num{3}-\num{5}"),
+        ("<0.001", r"\textless{}\num{0.001}"),
+        ("2.1e+11", r"\num{2.1e+11}"),
         ("--", "--"),
     ],
 )
@@ -68,8 +68,8 @@ def test_numbers_go_through_one_command(text: str, latex: str) -> None:
 
 def test_a_mark_does_not_take_in_the_space() -> None:
     text = to_latex(table_of(*TEXTS))
-    assert r"\underline{\studynum{0}}\phantom{.}\phantom{0}\phantom{0}\phantom{0}" in text
-    assert r"\textbf{\studynum{-0.296}}" in text
+    assert r"\underline{\num{0}}\phantom{.000}" in text
+    assert r"\textbf{\num{-0.296}}" in text
 
 
 @pytest.mark.skipif(
