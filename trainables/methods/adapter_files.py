@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.errors import UserError
 from trainables.methods.adapter_kinds import KINDS
 from trainables.methods.kohya import KohyaLayer, write_kohya
+from trainables.methods.reflections import multiply_at_once
 from trainables.models.families import family_of
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ def load_with_peft(module: nn.Module, folder: Path) -> None:
         model = PeftModel.from_pretrained(module, str(folder))
         # Which keys did not fit is said by the method alone; `from_pretrained` warns of some of them.
         keys = model.load_adapter(str(folder), ADAPTER)
+    multiply_at_once(module)  # as in training, bit by bit
     missing = [key for key in keys.missing_keys if not any(name in key for name in _SHARED)]
     for said, found in (("lacks", missing), ("has", keys.unexpected_keys)):
         if found:
