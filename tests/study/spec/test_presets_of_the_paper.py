@@ -10,9 +10,10 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from study.preflight.notes import study_notes
-from study.spec.loading import load_study, preset_names
+from study.spec.loading import load_study, preset_names, preset_path
 from study.spec.study_spec import StudySpec
 from trainables.config.fields import ModelConfig
+from trainables.embedded.sprite_cast import cast_pictures
 from trainables.methods.registry import BASE, get_method, method_config_class
 from trainables.models.loading import load_backbone
 
@@ -50,6 +51,22 @@ def test_no_two_presets_share_a_subject() -> None:
     }
     for one, other in combinations(subjects, 2):
         assert not subjects[one] & subjects[other], (one, other)
+
+
+def test_prompts_put_one_and_two_characters_into_settings_that_no_training_caption_has() -> None:
+    preset = load_study("scheduler-steps")
+    prompts = [str(prompt) for prompt in preset.evaluation.prompts or ()]
+    settings = [re.sub(r"^.*\{(other_)?character\} ", "", prompt) for prompt in prompts]
+    assert len(settings) == 16
+    assert sum("{other_character}" in prompt for prompt in prompts) == 8
+    for subject in preset.subjects:
+        pictures = cast_pictures(subject.name)
+        trained = [picture.caption for picture in pictures if not picture.is_held_out]
+        assert [setting for setting in settings if any(one.endswith(f" {setting}") for one in trained)] == []
+        known = {word for caption in trained for word in caption.split()}
+        assert {word for setting in settings for word in setting.split()} <= known, (
+            "each part of them is known"
+        )
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -104,6 +121,16 @@ def test_the_full_size_variant_asks_the_same(small: str, full: str) -> None:
     compared = (lambda names: without_lengths(names)) if small == "scheduler-steps" else list
     assert compared(one.arms) == compared(other.arms)
     assert one.search.repeats == other.search.repeats or full == "stable-diffusion"
+
+
+@pytest.mark.parametrize("name", [*FULL, *FULL.values()])
+def test_the_header_says_command_time_memory_and_cost(name: str) -> None:
+    text = preset_path(name).read_text(encoding="utf-8")
+    header = text[: text.index("\nname:")]
+    assert f"study launch {name}" in header
+    assert re.search(r"\d+ (minutes|GPU hours)", header)
+    assert re.search(r"\d+ GB", header)
+    assert re.search(r"cents|\d+ dollars", header)
 
 
 def test_every_claim_has_a_preset() -> None:
