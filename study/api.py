@@ -309,10 +309,9 @@ def best_within(storage: Storage, budget: str, out: Path | None = None) -> tuple
 
     found = arm_within(budget, lambda: load_results(storage, images=False))
     if out is None:
-        remedy = (
-            "to train it: the same command with --out FILE writes the file for `python -m trainables FILE`"
-        )
-        return found, remedy
+        file = f"{found.arm}.yaml"
+        write = storage.command("best", "--budget", budget, "--out", file)
+        return found, f"to train it: {write} && python -m trainables {shlex.quote(file)}"
     write_run_file(storage, found.chosen.run_key, out, found.chosen.words())
     return found, f"to train it: python -m trainables {shlex.quote(str(out))}"
 

@@ -244,11 +244,10 @@ def _pairs(facts: External, analysis: Analysis, tested: bool) -> Section | None:
     note = tables.test_note(analysis)
     caption = f"{analysis.best} against every other arm."
     found = [tables.comparison_table("against-best", caption, analysis.against_best, (note,))]
-    found.append(
-        tables.comparison_table(
-            "pairs", "All pairs of arms.", analysis.pairs, ("To be read as the table of the best arm.",)
-        )
+    pairs = tables.comparison_table(
+        "pairs", "All pairs of arms.", analysis.pairs, ("To be read as the table of the best arm.",)
     )
+    found.append(replace(pairs, alone=(note,)))
     if any(standing.rank is not None for standing in analysis.standings):
         found += [effect_tables.effects_table(analysis), _ranking(facts, analysis)]
     return Section("pairs", "Paired comparisons", tables=tuple(found))

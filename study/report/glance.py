@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from study.report.analysis import Analysis
+from study.report.analysis import Analysis, ArmResult
 from study.report.content import Section
 from study.report.figures.ranked import ranked_figure
 from study.report.figures.style import ArmStyle
@@ -52,9 +52,24 @@ def summary_table(analysis: Analysis, costs: Sequence[str]) -> Table | None:
         f"Means over subjects; no interval: fewer than {MIN_SUBJECTS} subjects."
         if few
         else "Means over subjects with Student's 95 % intervals.",
+        *filter(None, [_count_words(arms)]),
         *cut_note([*shown, *spent]),
     ]
     return assemble("summary", f"The arms by {measure(analysis.primary).words}, best first.", columns, notes)
+
+
+def _count_words(arms: Sequence[ArmResult]) -> str:
+    """How many subjects and seeds the means are over."""
+    subjects = [len(result.subjects) for result in arms if result.subjects]
+    seeds = [len(result.seeds) for result in arms if result.seeds]
+    told = [
+        plural(min(counts), what)
+        if min(counts) == max(counts)
+        else f"{min(counts)} to {plural(max(counts), what)}"
+        for counts, what in ((subjects, "subject"), (seeds, "seed"))
+        if counts
+    ]
+    return f"n: {', '.join(told)}." if told else ""
 
 
 def spent_words(rows: Rows) -> tuple[str, ...]:

@@ -122,15 +122,16 @@ class _Comparison:
         return float(moments(self.units)[1])
 
     def estimate(self, level: float, exact: bool) -> Estimate:
-        """Its mean with Student's interval; in what is counted and the same for every subject there is no chance."""
+        """Its mean with Student's interval.
+
+        What is the same for every subject has none, which no chance can be reckoned from; in what is counted there is
+        no chance, and the mean is both ends.
+        """
         found = estimate_of(self.units, self.runs, level=level)
-        if (
-            exact
-            and found.low is None
-            and np.allclose(self.units, self.units[0], rtol=_ROUNDING, atol=_ROUNDING)
-        ):
-            return replace(found, low=found.value, high=found.value)
-        return found
+        if not np.allclose(self.units, self.units[0], rtol=_ROUNDING, atol=_ROUNDING):
+            return found
+        end = found.value if exact else None
+        return replace(found, low=end, high=end)
 
 
 @dataclass(frozen=True)

@@ -101,12 +101,13 @@ def _notes(judged: Sequence[Judged], unit: str) -> tuple[str, ...]:
         return ()
     return (
         f"Found: mean over {unit}s of what is measured, paired by seed, with Student's 95 % interval; of ratios the "
-        "geometric mean. The interval in the table below holds together with those of all hypotheses of this table "
-        f"that runs decide ({tested}) in 95 % of studies (Bonferroni). Verdicts are read off from it: supported where "
-        "it lies within what is expected, refuted where it lies outside, equivalent where it lies within the margin "
-        f"around the limit, and otherwise not enough runs, with the number of {unit}s that would decide it with 80 % "
-        f"power if all is as it was seen. Arithmetic is computed, and counted costs that are the same for every {unit} "
-        "need no interval.",
+        "geometric mean. Verdicts are not read off from it, but from the wider interval that holds together with those "
+        f"of all hypotheses of this table that runs decide ({tested}) in 95 % of studies (Bonferroni; in the table of "
+        "what verdicts rest on): supported where it lies within what is expected, refuted where it lies outside, "
+        "equivalent where it lies within the margin around the limit, and otherwise not enough runs, with the number "
+        f"of {unit}s that would decide it with 80 % power if all is as it was seen. Arithmetic is computed, and "
+        f"counted costs that are the same for every {unit} need no interval; other measures of which that is so have "
+        "none.",
         *((_EACH,) if any(one.least for one in judged) else ()),
     )
 
@@ -155,7 +156,7 @@ def _unit_of(statement: Statement) -> str:
 
 def _in_unit(value: float, statement: Statement) -> str:
     scale = scale_for(_unit_of(statement), [abs(value)])
-    text = f"{value:g}" if not scale.unit and abs(value) < 1e6 else number(value, scale)
+    text = f"{value:,g}" if not scale.unit and abs(value) < 1e6 else number(value, scale)
     return f"{text} {scale.unit}".strip()
 
 
@@ -163,7 +164,7 @@ def _found(one: Judged, estimate: Estimate) -> Cell:
     if estimate.value is None:
         return Cell("--")
     if one.statement.statistic == "arithmetic":
-        return Cell(f"{estimate.value:,.6g}".replace(",", " "), value=estimate.value)
+        return Cell(f"{estimate.value:,.6g}", value=estimate.value)
     scale = scale_for(_unit_of(one.statement), [abs(estimate.value)])
     half = one.estimate.half_width  # both intervals have the digits of the narrower one
     decimals = decimals_for(estimate.value / scale.factor, half / scale.factor) if half else None
@@ -185,6 +186,8 @@ def _verdict(one: Judged, unit: str) -> str:
         return one.ruling
     if one.estimate.n_subjects < MIN_SUBJECTS:
         return f"not enough runs: at least {MIN_SUBJECTS} {unit}s"
+    if one.estimate.low is None:
+        return f"not enough runs: the same for every {unit}, from which no interval can be reckoned"
     if one.needed is None:
         return f"not enough runs: more than {MOST_SUBJECTS} {unit}s"
     return f"not enough runs: about {about(one.needed)} {unit}s"

@@ -3,8 +3,8 @@
 A row's means stand on the baseline of its name, their intervals on a line of their own below, smaller, and a space
 follows, so that no number can be read as the next row's. Points of numbers stand under each other
 (``latex_numbers.py``). A table takes one column of a page or both, as its width needs (``latex_layout.py``); one that
-is wider than a page is cut into panels that repeat its first column, and one that is longer into parts, each a float;
-nothing is smaller than ``\\scriptsize``.
+is wider than a page is cut into panels that repeat the columns which name its rows, and one that is longer into parts,
+each a float; nothing is smaller than ``\\scriptsize``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from study.report.code_words import held_together, with_code
-from study.report.latex_layout import Form, Layout, Panel, broken, heading_lines, layouts
+from study.report.latex_layout import Form, Layout, Panel, broken, heading_lines, is_of_several_lines, layouts
 from study.report.latex_numbers import IN_A_TABLE, NUMBERS, parted, with_numbers, with_points_aligned
 from study.report.tables import Cell, Column, Table
 
@@ -125,7 +125,7 @@ def _laid_out(table: Table, layout: Layout) -> list[str]:
 
 def _float(table: Table, layout: Layout, number: int) -> list[str]:
     form, parts = layout.form, len(layout.floats)
-    caption = latex_prose(" ".join((table.caption, *table.notes)))
+    caption = latex_prose(" ".join((table.caption, *table.notes_alone)))
     if number:
         caption = f"{latex_prose(table.caption)} (part {number + 1} of {parts})"
     elif parts > 1:
@@ -149,7 +149,7 @@ def _tabular(table: Table, panel: Panel, form: Form) -> list[str]:
     columns, rows = [table.columns[k] for k in panel.columns], [table.rows[row] for row in panel.rows]
     spec = "".join("r" if column.numeric else "l" for column in columns)
     body: list[str] = []
-    spaced = any(row[k].detail for row in rows for k in panel.columns)
+    spaced = any(is_of_several_lines(row, table.columns, panel.columns, form) for row in rows)
     for place, row in enumerate(rows):
         cells = [row[k] for k in panel.columns]
         body += [r"    \addlinespace"] if spaced and place else []

@@ -22,6 +22,8 @@ ONE_TEXT = 345.0  # the text of a one-column article
 BOTH_COLUMNS = 450.0  # the text of a two-column article
 PAGE = 535.0  # height of a page of floats
 _CAPTION_LETTER, _CAPTION_LINE, _AROUND_CAPTION = 4.5, 12.0, 18.0
+_MOST_KEYS = 3  # columns that each panel repeats
+_MOST_OF_KEYS = 0.6  # of the width; where names take more, the first column alone is repeated
 _LONGEST_WORD = 44  # letters; no line holds a longer one, such as a digest
 _RULES = 12.0  # height of the three rules with what is around them
 
@@ -113,12 +115,15 @@ def _laid_out(table: Table, width: float, forms: Sequence[Form] = FORMS, starred
 
 
 def _in_form(table: Table, width: float, form: Form, starred: bool) -> Layout:
-    letters = sum(map(len, (table.caption, *table.notes)))
+    letters = sum(map(len, (table.caption, *table.notes_alone)))
     room = PAGE - _AROUND_CAPTION - _CAPTION_LINE * math.ceil(_CAPTION_LETTER * letters / width)
     widths = [_width(table, k, form) for k in range(len(table.columns))]
     floats: list[list[Panel]] = []
     left = 0.0
-    panels = _columns_of_panels(widths, width + 2 * form.gap)  # none at the edges
+    keys = _keys(table)
+    if sum(widths[:keys]) > _MOST_OF_KEYS * width:
+        keys = 1
+    panels = _columns_of_panels(widths, width + 2 * form.gap, keys)  # none at the edges
     for columns in panels:
         for rows in _rows_of_pages(table, columns, form, room):
             height = _height(table, columns, rows, form)
@@ -156,37 +161,58 @@ def _height(table: Table, columns: Sequence[int], rows: range, form: Form) -> fl
 def _height_of_a_row(
     row: Sequence[Cell], columns: Sequence[Column], panel: Sequence[int], form: Form
 ) -> float:
-    texts = max(1 if columns[k].numeric else len(broken(row[k].text, form.words)) for k in panel)
-    return form.line * (texts + (1.5 if any(row[k].detail for k in panel) else 0))
+    """With half a line behind a row of several."""
+    lines = _lines_of_texts(row, columns, panel, form) + any(row[k].detail for k in panel)
+    return form.line * (lines + 0.5 * (lines > 1))
+
+
+def _lines_of_texts(row: Sequence[Cell], columns: Sequence[Column], panel: Sequence[int], form: Form) -> int:
+    return max(1 if columns[k].numeric else len(broken(row[k].text, form.words)) for k in panel)
+
+
+def is_of_several_lines(
+    row: Sequence[Cell], columns: Sequence[Column], panel: Sequence[int], form: Form
+) -> bool:
+    """Whether a row has intervals or a broken text, so that a space must tell it from the next one."""
+    return any(row[k].detail for k in panel) or _lines_of_texts(row, columns, panel, form) > 1
 
 
 # ------------------------------------------------------------------ widths
 
 
-def _columns_of_panels(widths: Sequence[float], most: float) -> list[list[int]]:
-    """Columns that fit beside each other, about as wide in every panel; the first one, which names the rows, begins
-    each.
-    """
-    panels = _filled(widths, most)
-    sums = sorted({most, *(widths[0] + sum(widths[a:b]) for a, b in _ranges(len(widths)))}, reverse=True)
+def _keys(table: Table) -> int:
+    """How many of the first columns tell the rows apart: one where none of them do."""
+    for count in range(1, min(_MOST_KEYS, len(table.columns)) + 1):
+        names = [tuple(cell.text for cell in row[:count]) for row in table.rows]
+        if len({*names}) == len(names):
+            return count
+    return 1
+
+
+def _columns_of_panels(widths: Sequence[float], most: float, keys: int) -> list[list[int]]:
+    """Columns that fit beside each other, about as wide in every panel; those that name the rows begin each."""
+    panels = _filled(widths, most, keys)
+    named = sum(widths[:keys])
+    sums = sorted({most, *(named + sum(widths[a:b]) for a, b in _ranges(keys, len(widths)))}, reverse=True)
     for _, narrower in pairwise(one for one in sums if one <= most):
-        tried = _filled(widths, narrower)
+        tried = _filled(widths, narrower, keys)
         if len(tried) > len(panels):
             break
         panels = tried
     return panels
 
 
-def _ranges(count: int) -> Iterator[tuple[int, int]]:
-    return ((a, b) for a in range(1, count) for b in range(a + 1, count + 1))
+def _ranges(first: int, count: int) -> Iterator[tuple[int, int]]:
+    return ((a, b) for a in range(first, count) for b in range(a + 1, count + 1))
 
 
-def _filled(widths: Sequence[float], most: float) -> list[list[int]]:
-    panels, used = [[0]], widths[0]
-    for k in range(1, len(widths)):
-        if used + widths[k] > most and len(panels[-1]) > 1:
-            panels.append([0])
-            used = widths[0]
+def _filled(widths: Sequence[float], most: float, keys: int) -> list[list[int]]:
+    names, named = list(range(keys)), sum(widths[:keys])
+    panels, used = [[*names]], named
+    for k in range(keys, len(widths)):
+        if used + widths[k] > most and len(panels[-1]) > keys:
+            panels.append([*names])
+            used = named
         panels[-1].append(k)
         used += widths[k]
     return panels

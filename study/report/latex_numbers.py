@@ -17,14 +17,16 @@ from study.report.tables import Table
 #: As wide as a digit, and as a point.
 DIGIT_SPACE, POINT_SPACE = "\u2007", "\u2008"
 #: At the head of each file, one line: how numbers are set in its tables, which hold `IN_A_TABLE`. Without siunitx they
-#: are as they stand, with a minus of maths; a ``\\num`` of the document's own has another meaning there alone.
+#: are as they stand, with a minus of maths; a ``\\num`` of the document's own has another meaning there alone. Of
+#: siunitx's settings those that change a value, or how many digits it has, are off.
 NUMBERS = (
-    r"\ifcsname ver@siunitx.sty\endcsname"
-    r"\def\studynumbers{\sisetup{input-ignore={,},retain-explicit-plus=true,detect-all=true}}\else"
+    r"\ifcsname ver@siunitx.sty\endcsname\def\studynumbers{\sisetup{input-ignore={,},retain-explicit-plus=true,"
+    r"detect-weight=true,group-digits=integer}\csname @ifpackagelater\endcsname{siunitx}{2021/05/17}"
+    r"{\sisetup{round-mode=none,exponent-mode=input,drop-zero-decimal=false}}{}}\else"
     r"\def\studysigned#1#2\relax{\ifx-#1$-$\else#1\fi#2}\def\studynumbers{\def\num##1{\studysigned##1\relax}}\fi"
 )
 IN_A_TABLE = r"\studynumbers"
-_NUMBER = re.compile(r"(?:(?<![\w.])[+−-])?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"(?:(?<![\w.])[+−-])?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][+−-]?\d+)?")
 _ALONE = re.compile(rf"(?:[<>≤≥≈]\s?)?({_NUMBER.pattern})")
 _NO_NUMBER = re.compile(r"[–—-]*")
 

@@ -45,6 +45,9 @@ _SOFTWARE = (
     ("PyTorch", "paszke2019pytorch"), ("diffusers", "diffusers"), ("PEFT", "peft"),
 )  # fmt: skip
 _STATISTICS = ("holm1979", "schuirmann1987")
+#: What measures are computed with: part of a measure's name, or of an encoder's, how it is called, and its paper.
+_MEASURES = (("kid", "KID", "binkowski2018kid"), ("cmmd", "CMMD", "jayasumana2024cmmd"))
+_ENCODERS = (("dino", "DINO", "caron2021dino"), ("clip", "CLIP", "radford2021clip"))
 
 
 def paper_files(report: Report) -> dict[str, str]:
@@ -163,8 +166,36 @@ def _judged(report: Report) -> str:
     method = next(one for one in report.sections if one.key == "method")
     return (
         " ".join([counts, *map(latex_with_formulas, method.paragraphs)])
-        + f" Tests follow Holm and Schuirmann{_cite(_STATISTICS)}."
+        + f"{_with_what(rows)} Tests follow Holm and Schuirmann{_cite(_STATISTICS)}."
     )
+
+
+def _with_what(rows: Rows) -> str:
+    """The papers of the measures that the confirm runs have, and of the encoders that they were judged with."""
+    measured = [str(name) for name in rows.confirm.columns if rows.confirm[name].notna().any()]
+    evaluation = section(rows.meta, "spec", "evaluation")
+    encoders = [str(evaluation.get(name) or "").lower() for name in ("image_encoder", "clip")]
+    told = [
+        f"{title}{_cite([key])}"
+        for part, title, key in _MEASURES
+        if any(part in name.split("_") for name in measured)
+    ]
+    read = [
+        f"{title}{_cite([key])}"
+        for part, title, key in _ENCODERS
+        if any(part in encoder for encoder in encoders)
+    ]
+    words = []
+    if told:
+        words.append(f"Distances of sets of images are {listing(told)}.")
+    if "diversity" in measured:
+        words.append(
+            f"Perceptual distance is LPIPS{_cite(['zhang2018lpips'])} where that was installed, and otherwise by "
+            f"multi-scale structural similarity{_cite(['wang2003msssim'])}."
+        )
+    if read:
+        words.append(f"Images are read by {listing(read)}.")
+    return "".join(f" {word}" for word in words)
 
 
 def _software() -> str:
@@ -208,8 +239,19 @@ def _where(drawn: Sequence[Figure], shown: Sequence[Table]) -> str:
     return f"See {listing(named)}."
 
 
-def _section(one: Section) -> list[str]:
-    """A section of the draft: its words, its figures, and those of its tables that are short; nothing without any."""
+def _counted(rows: Rows) -> str:
+    """How many units and seeds the figures are over."""
+    unit = "data set" if rows.of_data_sets else "subject"
+    units, seeds = (len(distinct(rows.confirm[name])) for name in ("subject", "seed"))
+    return f"n: {plural(units, unit)}, {plural(seeds, 'seed')}."
+
+
+def _section(one: Section, counted: str) -> list[str]:
+    """A section of the draft: its words, its figures, and those of its tables that are short; nothing without any.
+
+    Args:
+        counted: What the captions of figures say of n.
+    """
     drawn = [figure for figure in one.figures if isinstance(figure, Figure)][: _MOST_FIGURES.get(one.key)]
     shown = [table for table in one.tables if table.key not in (*_LONG_TABLES, *_LEFT_OUT)]
     if not (drawn or shown):
@@ -217,7 +259,7 @@ def _section(one: Section) -> list[str]:
     return [
         rf"\section{{{escape_latex(one.title)}}}",
         " ".join([*map(latex_prose, one.paragraphs), _where(drawn, shown)]),
-        *map(_figure, drawn),
+        *(_figure(figure, counted) for figure in drawn),
         *_inputs(shown),
         r"\FloatBarrier % floats wait for their page no longer than their section",
     ]
@@ -234,7 +276,8 @@ def _left_out(report: Report) -> list[str]:
 
 
 def _draft(report: Report) -> str:
-    body = [line for one in report.sections if one.key in _SECTIONS for line in _section(one)]
+    counted = _counted(report.rows)
+    body = [line for one in report.sections if one.key in _SECTIONS for line in _section(one, counted)]
     verdict = latex_prose(report.verdict.headline)
     return "\n".join(
         [
@@ -265,14 +308,19 @@ def _draft(report: Report) -> str:
     )
 
 
-def _figure(figure: Figure) -> str:
-    """A float with the figure at about the width that it was drawn for."""
+def _figure(figure: Figure, counted: str) -> str:
+    """A float with the figure at about the width that it was drawn for; n where it shows means or intervals."""
+    caption = (
+        f"{figure.caption} {counted}"
+        if re.search(r"\b([Mm]eans?|intervals?)\b", figure.caption)
+        else figure.caption
+    )
     star, width = ("*", r"\textwidth") if figure.wide else ("", r".6\columnwidth")
     return "\n".join(
         [
             rf"\begin{{figure{star}}}[htbp]",
             rf"  \centering\includegraphics[width={width},height=.8\textheight,keepaspectratio]{{{figure.key}}}",
-            rf"  \caption{{{latex_prose(figure.caption)}}}",
+            rf"  \caption{{{latex_prose(caption)}}}",
             rf"  \label{{fig:{figure.key}}}",
             rf"\end{{figure{star}}}",
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from study.report.analysis import Analysis, ArmResult
 from study.report.caveats import spread_words
@@ -336,16 +337,20 @@ def schedules_table(analysis: Analysis) -> Table:
         columns.append(
             texts("differs", "They also differ in", [", ".join(e.differs) or MISSING for e in effects])
         )
-    notes = [
-        "Each arm was tuned by its own search: what is compared is two tuned configurations, and not one configuration "
-        "under two schedules."
+    tuned = (
+        ("Each arm was tuned by its own search: what is compared is two tuned configurations, and not one "
+         "configuration under two schedules.",)
         if any(e.searched for e in effects)
-        else "",
-        f"p and verdict are for {measure(analysis.primary).title.lower()}, read off from the family of all "
-        "pairs (Paired comparisons), where the note says how.",
-    ]
-    caption = "Cosine minus constant schedule, paired."
-    return assemble("cosine-vs-constant", caption, columns, [note for note in notes if note])
+        else ()
+    )  # fmt: skip
+    of = f"p and verdict are for {measure(analysis.primary).title.lower()}, read off from the family of all pairs"
+    table = assemble(
+        "cosine-vs-constant",
+        "Cosine minus constant schedule, paired.",
+        columns,
+        (*tuned, f"{of} (Paired comparisons), where the note says how."),
+    )
+    return replace(table, alone=(*tuned, f"{of}.", test_note(analysis)))
 
 
 def exclusions_table(analysis: Analysis) -> Table:

@@ -252,16 +252,14 @@ def _pairs(analysis: Analysis) -> Section | None:
     if analysis.pairs:
         caption, note = f"{analysis.best} against every other arm.", tables.test_note(analysis)
         found.append(tables.comparison_table("against-best", caption, analysis.against_best, (note,)))
-        found.append(
-            tables.comparison_table("pairs", "All pairs of trained arms.", analysis.pairs, (_AS_ABOVE,))
-        )
+        pairs = tables.comparison_table("pairs", "All pairs of trained arms.", analysis.pairs, (_AS_ABOVE,))
+        found.append(replace(pairs, alone=(note,)))
         if analysis.pairs_subject_prompt:
             caption = "All pairs of trained arms by subject and prompt alone, blind to the class, adjusted likewise."
-            found.append(
-                tables.comparison_table(
-                    "pairs-subject-prompt", caption, analysis.pairs_subject_prompt, (_AS_ABOVE,)
-                )
+            blind = tables.comparison_table(
+                "pairs-subject-prompt", caption, analysis.pairs_subject_prompt, (_AS_ABOVE,)
             )
+            found.append(replace(blind, alone=(note,)))
         if any(standing.rank is not None for standing in analysis.standings):
             found += [effect_tables.effects_table(analysis), effect_tables.ranking_table(analysis)]
     return Section("pairs", "Paired comparisons", tables=tuple(found))

@@ -108,13 +108,23 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption and notes; `key` names its files."""
+    """A table with its caption and notes; `key` names its files.
+
+    Attributes:
+        alone: The notes where the table stands by itself, without the page that `notes` may lead on to; those if empty.
+    """
 
     key: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    alone: tuple[str, ...] = ()
+
+    @property
+    def notes_alone(self) -> tuple[str, ...]:
+        """What stands below the table in a file of its own."""
+        return self.alone or self.notes
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -108,8 +108,14 @@ def reworded_table(table: Table, reword: Reword) -> Table:
     if table.key in ("measures", "against-base"):
         rows = tuple(tuple(_cell(cell, column.key, reword) for cell, column in zip(row, columns, strict=True))
                      for row in rows)  # fmt: skip
-    notes = tuple(map(reword, table.notes))
-    return replace(table, caption=reword(table.caption), columns=columns, rows=rows, notes=notes)
+    return replace(
+        table,
+        caption=reword(table.caption),
+        columns=columns,
+        rows=rows,
+        notes=tuple(map(reword, table.notes)),
+        alone=tuple(map(reword, table.alone)),
+    )
 
 
 def _cell(cell: Cell, column: str, reword: Reword) -> Cell:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -26,6 +26,7 @@ from study.report.ranking import standings
 from study.report.searches import repeat_of, search_objective
 from study.report.units import reworder
 from study.report.verdict import RESAMPLED_FROM, headline_words, left_out_words, percent, rival_words
+from study.results.columns import PARAM_PREFIX
 from study.statistics.paired import Estimate
 from study.statistics.power import MIN_SUBJECTS
 from trainables.errors import UserError
@@ -40,12 +41,22 @@ class Chosen:
         times: How many of the searches chose it.
         searches: How many there were.
         rivals: Other configurations that were chosen as often; of all these it had the best search score.
+        fields: What was searched in it, beside the arm's own fields: names with values.
     """
 
     run_key: str
     times: int
     searches: int
     rivals: int = 0
+    fields: tuple[tuple[str, Any], ...] = field(default=(), compare=False)
+
+    @property
+    def told(self) -> str:
+        """Its fields, as a study file has them."""
+        return ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.fields
+        )
 
     def words(self) -> tuple[str, ...]:
         """How far it stands for its arm; in sentences, empty after one search."""
@@ -98,8 +109,10 @@ class Recommendation:
     words: tuple[str, ...]
 
     def row(self) -> dict[str, Any]:
-        """One row for programs: base units, and of a limited measure the value of the furthest run."""
-        return self._mean() | {limit.measure: value for limit, value in self.furthest}
+        """One row for programs: base units, of a limited measure the value of the furthest run; the configuration."""
+        costs = {limit.measure: value for limit, value in self.furthest}
+        fields = {f"{PARAM_PREFIX}{name}": value for name, value in self.chosen.fields}
+        return self._mean() | costs | {"run_key": self.chosen.run_key} | fields
 
     def shown(self) -> dict[str, str | float | int | None]:
         """The same for people, whose heads tell means from single runs."""
@@ -119,7 +132,9 @@ class Recommendation:
         return [
             *self.words,
             *(f"not within: {arm}: {broken}" for arm, broken in self.beyond.items()),
-            " ".join([f"configuration: that of {self.chosen.run_key}.", *self.chosen.words()]),
+            " ".join(
+                [f"configuration: {self.chosen.told} (that of {self.chosen.run_key}).", *self.chosen.words()]
+            ),
         ]
 
 
@@ -237,7 +252,7 @@ def _configuration(rows: Rows, arm: str) -> Chosen:
     """
     confirm = rows.confirm[rows.confirm["arm"] == arm]
     fields = ["learning_rate", "lr_scheduler", "max_train_steps"]
-    fields += sorted(column for column in confirm.columns if column.startswith("param."))
+    fields += sorted(column for column in confirm.columns if column.startswith(PARAM_PREFIX))
     searches = repeat_of(rows, arm).loc[confirm.index].tolist()
     configurations: dict[int, tuple[Any, ...]] = {}
     keys: dict[tuple[Any, ...], str] = {}
@@ -257,7 +272,17 @@ def _configuration(rows: Rows, arm: str) -> Chosen:
     counts = Counter(configurations.values())
     chosen = max(counts, key=lambda one: (counts[one], scores[one]))
     alike = sum(count == counts[chosen] for count in counts.values())
-    return Chosen(keys[chosen], counts[chosen], len(configurations), alike - 1)
+    searched = {name.removeprefix(PARAM_PREFIX) for name in rows.parameters_of(arm)}
+    values = {name.removeprefix(PARAM_PREFIX): value for name, value in zip(fields, chosen, strict=True)}
+    told = tuple(
+        (name, _whole(value)) for name, value in values.items() if name in searched and value is not None
+    )
+    return Chosen(keys[chosen], counts[chosen], len(configurations), alike - 1, told)
+
+
+def _whole(value: Any) -> Any:
+    """A whole number as one: columns with missing values hold fractions."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _words(

@@ -60,10 +60,13 @@ def test_the_arm_to_take_within_limits(tmp_path: Path, capsys: pytest.CaptureFix
     assert "1.10 GB" in out
     *sentences, remedy = err.splitlines()
     assert max(map(len, sentences)) <= 80
-    assert (
-        remedy
-        == "to train it: the same command with --out FILE writes the file for `python -m trainables FILE`"
-    )
+    assert remedy.startswith("to train it: study best fake --budget 'peak_memory<1.2GB' --out lora-")
+    assert remedy.endswith(f".yaml --storage {tmp_path} && python -m trainables {row['arm']}.yaml")
+    searched = {name.removeprefix("param.") for name in row if name.startswith("param.")}
+    assert "learning_rate" in searched
+    told = " ".join(sentences)
+    assert f"configuration: learning_rate {row['param.learning_rate']:.4g}" in told
+    assert f"(that of {row['run_key']})" in told
     code, out, err = run(capsys, *best[:-1], "peak_memory<1.2MB")
     assert (code, out) == (2, "")
     lines = err.splitlines()

@@ -91,7 +91,9 @@ def test_a_difference_has_the_interval_of_its_family() -> None:
 
 def test_a_ratio_is_geometric_and_may_have_a_prediction() -> None:
     def memory(arm: str, subject: int, seed: int) -> float:
-        return (3e9 if arm == THIRD else 1e9) * math.exp(0.02 * subject * (arm == THIRD))
+        return (3e9 if arm == THIRD else 1e9) * math.exp(
+            0.02 * subject if arm == THIRD else 1e-4 * (-1) ** subject
+        )
 
     found = judged(
         {
@@ -101,7 +103,7 @@ def test_a_ratio_is_geometric_and_may_have_a_prediction() -> None:
         },
         peak_memory_bytes=memory,
     )  # fmt: skip
-    logarithms = np.array([math.log(3) + 0.02 * subject for subject in range(6)])
+    logarithms = np.array([math.log(3) + 0.02 * subject - 1e-4 * (-1) ** subject for subject in range(6)])
     assert found["times"].estimate.value == pytest.approx(math.exp(logarithms.mean()))
     low, high = interval(logarithms, 0.975)
     assert (found["times"].together.low, found["times"].together.high) == pytest.approx(
@@ -157,6 +159,32 @@ def test_few_subjects_decide_nothing_but_what_is_counted() -> None:
     verdicts = [line.split(",")[2] for line in to_csv(table).splitlines()[1:]]
     assert verdicts[0] == "not enough runs: at least 3 subjects"
     assert "no complete confirm run has a value of energy_joules" in verdicts[3]
+
+
+def test_what_never_differs_has_no_interval_and_no_verdict_unless_it_is_counted() -> None:
+    made = results(
+        {
+            "copies": {
+                "measure": "memorisation",
+                "difference": [FIRST, SECOND],
+                "expect": {"more_than": 0},
+                "margin": 0.1,
+            },
+            "counted": {
+                "measure": "trainable_parameters",
+                "ratio": [FIRST, SECOND],
+                "expect": {"equal_to": 1},
+                "margin": 0,
+            },
+        },
+        memorisation=lambda arm, subject, seed: 0.0,
+    )
+    found = judge_hypotheses(prepare(made))
+    assert [one.ruling for one in found] == ["not enough runs", "supported"]
+    assert (found[0].estimate.value, found[0].estimate.low, found[0].needed) == (0, None, None)
+    assert "the same for every subject, from which no interval can be reckoned" in to_csv(
+        hypothesis_tables(found, "subject")[0]
+    )
 
 
 def test_runs_of_the_search_do_not_count_as_runs_with_a_value() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from study.report.latex import escape_latex, to_latex
-from study.report.latex_layout import FORMS, heading_lines
+from study.report.latex_layout import FORMS, heading_lines, layouts
 from study.report.tables import Cell, Column, Table, assemble, text_cell
 from tests.helpers.tex import compiled
 
@@ -110,6 +110,25 @@ def test_a_very_wide_table_is_cut_into_panels_with_the_names_in_each() -> None:
         assert max(specs) - min(specs) <= 2, "about as many columns in each"
         assert "resizebox" not in text, "nothing is scaled down"
         assert r"\tiny" not in text
+
+
+def test_panels_repeat_as_many_columns_as_tell_the_rows_apart() -> None:
+    firsts, seconds = ["one", "one", "two"], ["two", "three", "three"]
+    names = [
+        (Column("arm", "Arm"), [text_cell(name) for name in firsts]),
+        (Column("against", "Against"), [text_cell(name) for name in seconds]),
+    ]
+    numbers = [column(str(k), f"Measure number {k}", [Cell("0.50")] * 3) for k in range(24)]
+    for table, repeated in (
+        (assemble("t", "C", [*names, *numbers]), 2),
+        (assemble("t", "C", names[1:] + numbers), 1),
+    ):
+        for layout in layouts(table):
+            panels = [panel.columns for part in layout.floats for panel in part]
+            assert len(panels) > 1
+            assert [panel[:repeated] for panel in panels] == [tuple(range(repeated))] * len(panels)
+            told = sorted(k for panel in panels for k in panel[repeated:])
+            assert told == list(range(repeated, len(table.columns)))
 
 
 def test_a_long_table_is_cut_into_floats() -> None:

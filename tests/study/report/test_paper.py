@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,31 @@ def test_references_are_what_is_cited_and_each_entry_is_whole(report: Report) ->
     for key, entry in references().items():
         assert entry.count("{") == entry.count("}"), key
         assert all(f"{field} = {{" in entry for field in ("title", "author", "year")), key
+
+
+def test_measures_and_encoders_are_cited_where_they_are_used(report: Report) -> None:
+    """Every entry can be reached; none is cited of what was not measured."""
+    of_measures = {
+        "caron2021dino",
+        "radford2021clip",
+        "binkowski2018kid",
+        "jayasumana2024cmmd",
+        "zhang2018lpips",
+    }
+    rows = report.rows
+    spec = {
+        **rows.meta["spec"],
+        "evaluation": {"image_encoder": "facebook/dino-vits16", "clip": "openai/clip-vit-base"},
+    }
+    confirm = rows.frame.assign(class_kid=0.1, class_cmmd=0.1, diversity=0.2)
+    judged = replace(report, rows=replace(rows, frame=confirm, meta={**rows.meta, "spec": spec}))
+    assert of_measures <= cited(paper_files(judged)["methods.tex"])
+    less = rows.frame.drop(columns=[name for name in rows.frame if "kid" in name or "cmmd" in name])
+    spec["evaluation"] = {"image_encoder": "embedded", "clip": "embedded"}
+    other = replace(report, rows=replace(rows, frame=less, meta={**rows.meta, "spec": spec}))
+    assert not {"caron2021dino", "radford2021clip", "binkowski2018kid"} & cited(
+        paper_files(other)["methods.tex"]
+    )
 
 
 def test_the_paragraph_says_what_was_compared_and_on_what(report: Report) -> None:
