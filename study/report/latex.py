@@ -152,11 +152,9 @@ def _tabular(table: Table, panel: Panel, form: Form) -> list[str]:
     spaced = any(is_of_several_lines(row, table.columns, panel.columns, form) for row in rows)
     for place, row in enumerate(rows):
         cells = [row[k] for k in panel.columns]
-        body += [r"    \addlinespace"] if spaced and place else []
+        body += [r"\addlinespace"] if spaced and place else []
         for line in _lines(cells, columns, form):
-            body.append(
-                "    " + ("{}" if line[0] in "[*" else "") + line
-            )  # no argument of the "\\" before it
+            body.append(("{}" if line[0] in "[*" else "") + line)  # no argument of the "\\" before it
     return [
         rf"  \begin{{tabular}}{{@{{}}{spec}@{{}}}}",
         r"    \toprule",

@@ -9,6 +9,7 @@ from itertools import groupby
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _IN_VALUE = re.compile(r"(?<=url\(#)[\w.-]+(?=\))")
+_SIX_DIGITS = re.compile(r"#([0-9a-f])\1([0-9a-f])\2([0-9a-f])\3\b")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d+")
 _TRANSLATION = re.compile(r"translate\((-?[\d.]+)[ ,]+(-?[\d.]+)\)")
 _MANY = 3  # marks for which a group of their own is shorter
@@ -41,6 +42,7 @@ def small_svg(svg: bytes) -> bytes:
         small = [_small(key, value, names) for key, value in element.attrib.items()]
         element.attrib = {key: value for key, value in small if value}
         _shorten_place(element)
+    _inherit_styles(root)
     _unwrap(root)
     _share_styles(root)
     ET.register_namespace("", _SVG)
@@ -72,7 +74,7 @@ def _small(key: str, value: str, names: dict[str, str]) -> tuple[str, str]:
         return "href", f"#{names[linked]}" if linked in names and value.startswith("#") else value
     value = _IN_VALUE.sub(lambda found: names[found[0]], value)
     if key == "style":
-        return key, re.sub(r"([:;])\s+", r"\1", value)
+        return key, _SIX_DIGITS.sub(r"#\1\2\3", re.sub(r"([:;])\s+", r"\1", value))
     if key == "transform":  # scales of glyphs have more digits
         return key, re.sub(r"translate\([^)]*\)", lambda found: _rounded(found[0]), value)
     if key in _PLACES:
@@ -103,6 +105,15 @@ def _unwrap(element: ET.Element) -> None:
         elif len(child) or child.tag != f"{{{_SVG}}}defs":
             kept.append(child)
     element[:] = kept
+
+
+def _inherit_styles(root: ET.Element) -> None:
+    """Drops the style of a mark where what it refers to has that very style, which counts there anyway."""
+    styles = {f"#{element.get('id')}": element.get("style") for element in root.iter() if element.get("id")}
+    for element in root.iter(f"{{{_SVG}}}use"):
+        own = element.get("style")
+        if own and own == styles.get(element.get("href", "")) and "opacity:" not in own:
+            del element.attrib["style"]
 
 
 def _share_styles(element: ET.Element) -> None:

@@ -65,7 +65,7 @@ def test_intervals_stand_below_their_means_and_rows_are_apart() -> None:
 @pytest.mark.parametrize("name", ["[x]", "*star"])
 def test_a_name_does_not_become_an_argument_of_the_line_before(name: str) -> None:
     table = assemble("t", "C", [(Column("a", "A"), [text_cell("first"), text_cell(name)])])
-    assert "    {}" + name in to_latex(table)
+    assert "\n{}" + name in to_latex(table)
 
 
 def layouts_of(text: str) -> list[str]:

@@ -41,7 +41,7 @@ def drawing() -> bytes:
 def drawn(svg: bytes) -> list[tuple[str, list[float], str]]:
     """What is painted, in its order: commands of paths, all numbers of place and shape, and style and picture; what is
     used from elsewhere is put in its place."""
-    root = ET.fromstring(svg)
+    root = ET.fromstring(re.sub(rb"#([0-9a-f])([0-9a-f])([0-9a-f])\b", rb"#\1\1\2\2\3\3", svg))
     named = {element.get("id"): element for element in root.iter() if element.get("id")}
     found: list[tuple[str, list[float], str]] = []
 
@@ -60,8 +60,9 @@ def drawn(svg: bytes) -> list[tuple[str, list[float], str]]:
             )
         link = next((element.get(k) for k in LINKS if element.get(k)), None)
         if element.tag == f"{SVG}use":
-            style = element.get("style", inherited).replace(" ", "")
-            walk(named[(link or "")[1:]], place + style)
+            used = named[(link or "")[1:]]
+            style = (element.get("style") or inherited or used.get("style", "")).replace(" ", "")
+            walk(used, place + style)
         elif element.tag in (f"{SVG}path", f"{SVG}image", f"{SVG}rect"):
             shape = place + " " + element.get("d", "")
             style = re.sub(r"\s+", "", element.get("style", "")) + (link or "")[:200]
