@@ -15,6 +15,7 @@ from trainables.methods.adapter_kinds import (
     KINDS,
     LINEAR_STARTS,
     LORAS,
+    NOT_OFFERED,
     SCALED,
     WITH_RANK,
     AdapterKind,
@@ -130,6 +131,16 @@ class AdapterConfig(TrainingConfig):
     use_cayley_neumann: bool = True
     boft_block_size: int = Field(default=4, ge=2)
     text_encoder_target_modules: str | tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _is_offered(cls, value: object) -> object:
+        if isinstance(value, str) and value.lower() in NOT_OFFERED:
+            raise ValueError(
+                f"must be one of {', '.join(KINDS)}; {value!r} is another kind of PEFT's, which is not offered here "
+                "(docs/methods.md says what each fits)"
+            )
+        return value
 
     @field_validator("init_lora_weights")
     @classmethod

@@ -187,3 +187,9 @@ KINDS: dict[str, AdapterKind] = {
 LORAS = tuple(name for name, kind in KINDS.items() if kind.config_class == "LoraConfig")
 SCALED = tuple(name for name, kind in KINDS.items() if kind.scaled)
 WITH_RANK = tuple(name for name, kind in KINDS.items() if kind.scaled or kind.ranked)
+#: PEFT's other kinds that fit some layers here, as somebody might name them. Which fit which: docs/methods.md.
+NOT_OFFERED = (
+    "adalora", "adamss", "beft", "c3a", "deft", "delora", "fourierft", "frod", "glora", "gralora", "hira", "lily",
+    "ln_tuning", "miss", "osf", "peanut", "psoft", "pvera", "randlora", "road", "shira", "supertuning", "tinylora",
+    "unilora", "vblora", "vera", "waveft",
+)  # fmt: skip

@@ -14,13 +14,18 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.methods.adapter_kinds import KINDS
+from trainables.methods.adapter_kinds import KINDS, NOT_OFFERED
+from trainables.methods.registry import method_config_class
 
 ALL_LAYERS = ("LORA", "ADALORA", "BOFT", "HIRA", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR")
 LINEAR_ALONE = ("ADAMSS", "BEFT", "DEFT", "DELORA", "FROD", "GLORA", "GRALORA", "MISS", "PEANUT", "PSOFT", "PVERA",
                 "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING", "TINYLORA", "VERA", "WAVEFT")  # fmt: skip
 #: Linear layers too, and they begin as another model than the base.
 NOT_AS_THE_BASE = ("C3A", "FOURIERFT", "UNILORA", "VBLORA")
+#: Nothing that a UNet or a text encoder for images has a use for: prompts and soft tokens of language models, mixtures
+#: of adapters, rows of embeddings.
+NOT_FOR_IMAGES = ("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "PREFIX_TUNING",
+                  "PROMPT_TUNING", "P_TUNING", "SHADOW", "TRAINABLE_TOKENS", "XLORA")  # fmt: skip
 FIELDS: dict[str, dict[str, Any]] = {
     "ADALORA": {"total_step": 10},
     "IA3": {"feedforward_modules": []},
@@ -105,6 +110,34 @@ def test_oft_is_wrong_on_larger_kernels_and_these_begin_elsewhere() -> None:
         assert tried(kind, "linear")[0] > 1e-5
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_osf_trains_linear_layers_alone_and_lily_does_not_merge() -> None:
+    begins, flows, merges = tried("OSF", "linear")
+    assert begins < 1e-5
+    assert flows
+    assert merges < 1e-5
+    for layer in ("1x1", "3x3"):
+        with pytest.raises((RuntimeError, TypeError, ValueError, NotImplementedError, KeyError)):
+            tried("OSF", layer)
+    with pytest.raises((AttributeError, NotImplementedError, TypeError, ValueError)):
+        tried("LILY", "linear")
+
+
+def test_each_kind_of_the_installed_peft_is_in_one_list() -> None:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    told = [*ALL_LAYERS, *LINEAR_ALONE, *NOT_AS_THE_BASE, *NOT_FOR_IMAGES, "OFT", "OSF", "LILY"]
+    assert sorted(told) == sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
+
+
+def test_what_is_not_offered_is_known_by_name() -> None:
+    offered = {kind for kind in (*ALL_LAYERS, "OFT") if kind.lower() in KINDS}
+    others = {*ALL_LAYERS, *LINEAR_ALONE, *NOT_AS_THE_BASE, "OSF", "LILY"} - offered
+    assert sorted(NOT_OFFERED) == sorted(kind.lower() for kind in others)
+    with pytest.raises(ValueError, match=r"'hira' is another kind of PEFT's, which is not offered here"):
+        method_config_class("lora").model_validate({"adapter": "hira"})
+
+
 def test_the_document_names_them_all() -> None:
     import peft
 
@@ -112,6 +145,6 @@ def test_the_document_names_them_all() -> None:
     section = text.split("PEFT has more kinds")[1].split("\n## ")[0]
     plain = re.sub(r"[^a-z0-9]", "", section.lower())
     offered = {KINDS[kind].config_class for kind in KINDS}
-    for kind in (*ALL_LAYERS, *LINEAR_ALONE, *NOT_AS_THE_BASE):
+    for kind in (*ALL_LAYERS, *LINEAR_ALONE, *NOT_AS_THE_BASE, "OSF", "LILY"):
         config = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType[kind]]
         assert config.__name__ in offered or kind.lower().replace("_", "") in plain, kind
