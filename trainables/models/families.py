@@ -29,8 +29,12 @@ def _sdxl_kohya(config: Mapping[str, Any]) -> dict[str, str]:
     return {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"}
 
 
-def _no_kohya(config: Mapping[str, Any]) -> dict[str, str]:
-    return {}
+def _sd3_kohya(config: Mapping[str, Any]) -> dict[str, str]:
+    return {"ss_base_model_version": "sd3m", "ss_v2": "False"}
+
+
+def _flux_kohya(config: Mapping[str, Any]) -> dict[str, str]:
+    return {"ss_base_model_version": "flux1", "ss_v2": "False"}
 
 
 def _stable_diffusion_spec(config: Mapping[str, Any], predicts: str) -> tuple[str, str]:
@@ -44,7 +48,10 @@ def _sdxl_spec(config: Mapping[str, Any], predicts: str) -> tuple[str, str]:
 
 
 def _sd3_spec(config: Mapping[str, Any], predicts: str) -> tuple[str, str]:
-    return "stable-diffusion-3", "diffusers"
+    """Named as kohya's scripts do: 3.5 normalises queries and keys, and its medium model has a second attention."""
+    if not config.get("qk_norm"):
+        return "stable-diffusion-3-m", "diffusers"
+    return f"stable-diffusion-3-5-{'medium' if config.get('dual_attention_layers') else 'large'}", "diffusers"
 
 
 def _flux_spec(config: Mapping[str, Any], predicts: str) -> tuple[str, str]:
@@ -228,7 +235,7 @@ _SD3 = Family(
     tokenize=prompts.tokenize_padded,
     encode=prompts.encode_clips_and_t5,
     denoise=prompts.denoise_joint,
-    kohya_metadata=_no_kohya,
+    kohya_metadata=_sd3_kohya,
     model_spec=_sd3_spec,
     flow=True,
     patch=2,
@@ -289,7 +296,7 @@ _FLUX = Family(
     tokenize=prompts.tokenize_padded,
     encode=prompts.encode_t5_and_pooled_clip,
     denoise=prompts.denoise_packed,
-    kohya_metadata=_no_kohya,
+    kohya_metadata=_flux_kohya,
     model_spec=_flux_spec,
     flow=True,
     embedded_guidance=True,

@@ -39,7 +39,7 @@ LYCORIS = {"loha": "loha", "lokr": "lokr", "dora": "full", "oft": "full", "ia3":
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("families")
-    return {name: make_tiny(name, place / name) for name in ("sd1", "sd2", "sdxl", "flux")}
+    return {name: make_tiny(name, place / name) for name in ("sd1", "sd2", "sdxl", "sd3", "flux")}
 
 
 def images(pipeline: Any, backbone: Backbone, prompt: str = "a sks cat") -> torch.Tensor:
@@ -185,7 +185,15 @@ READERS: dict[str, Callable[[Any, Path], Any]] = {
         ("sd1", "loha", "peft", True),
         ("sd1", "lokr", "peft", True),
         ("sd1", "oft", "merged", False),
+        ("sd1", "boft", "merged", False),
+        ("sd1", "hra", "merged", False),
+        ("sd2", "lora", "merged", False),
+        ("sd3", "lora", "diffusers", True),
+        ("sd3", "lora", "peft", False),
+        ("sd3", "dora", "merged", False),
         ("flux", "lora", "diffusers", True),
+        ("flux", "lora", "merged", False),
+        ("flux", "lora", "peft", False),
     ],
 )
 def test_what_is_loaded_again_draws_the_same_image(
@@ -194,8 +202,8 @@ def test_what_is_loaded_again_draws_the_same_image(
     """Bit by bit where the same products are added; merging rounds the weights, a scale in other factors too."""
     folder = folders[name]
     backbone = load(folder)
-    fields: dict[str, Any] = {"oft_block_size": 4} if kind == "oft" else {"r": 2}
-    if kind != "oft" and name != "flux":
+    fields: dict[str, Any] = {"oft_block_size": 4} if kind == "oft" else {} if kind == "boft" else {"r": 2}
+    if kind != "oft" and name not in ("sd3", "flux"):
         fields["target_modules"] = CONV
     config = trained(backbone, "lora", tmp_path / "weights", adapter=kind, train_text_encoder=True, **fields)
     ours = images(backbone.pipeline(), backbone)
@@ -203,6 +211,22 @@ def test_what_is_loaded_again_draws_the_same_image(
     again = images(READERS[form](stock(folder), tmp_path / "out"), backbone)
     assert (ours - images(stock(folder), backbone)).abs().max() > 0.01
     torch.testing.assert_close(again, ours, rtol=0, atol=0.0 if exact else 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "architecture"),
+    [("sd3", "sd3m", "stable-diffusion-3-m"), ("flux", "flux1", "flux-1-dev")],
+)
+def test_files_of_transformers_say_their_base_model(
+    name: str, version: str, architecture: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Without it A1111 takes a file with any metadata for one of Stable Diffusion 1."""
+    backbone = load(folders[name])
+    config = trained(backbone, "lora", tmp_path / "weights", r=2)
+    exported(folders[name], "lora", config, tmp_path / "weights", "diffusers", tmp_path / "out")
+    about = metadata(tmp_path / "out" / "pytorch_lora_weights.safetensors")
+    assert (about["ss_base_model_version"], about["ss_v2"]) == (version, "False")
+    assert about["modelspec.architecture"] == f"{architecture}/lora"
 
 
 def test_keys_of_diffusers_peft_and_whole_pipelines(folders: dict[str, Path], tmp_path: Path) -> None:
