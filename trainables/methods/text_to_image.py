@@ -53,7 +53,8 @@ class TextToImageConfig(AdapterConfig):
         **AdapterConfig.NEEDS,
         **{name: {"trains": ("adapter",), **AdapterConfig.NEEDS.get(name, {})} for name in _OF_ADAPTERS},
     }
-    # The images show no single class that could be held: captions say what each shows.
+    # A data set shows no single class that could be held: captions say what each shows. Of a subject the same with a
+    # prior is `lora` or `dreambooth` with `captions: files`.
     UNREAD: ClassVar[tuple[str, ...]] = (
         "with_prior_preservation",
         "prior_preservation_target",
