@@ -63,6 +63,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "3e-4, text encoder 3e-4, 130 steps": _rates(3e-4, 3e-4, max_train_steps=130),
     "3e-4, text encoder 3e-4, 200 steps": _rates(3e-4, 3e-4, max_train_steps=200),
     "3e-4, text encoder 3e-4, 300 steps": _rates(3e-4, 3e-4, max_train_steps=300),
+    "3e-4, text encoder 3e-4, batch of 2, 130 steps": _rates(
+        3e-4, 3e-4, train_batch_size=2, max_train_steps=130
+    ),
+    "3e-4, text encoder 3e-4, prior weight 0.05": _rates(3e-4, 3e-4, prior_loss_weight=0.05),
+    "3e-4, text encoder 3e-4, prior weight 2": _rates(3e-4, 3e-4, prior_loss_weight=2.0),
     "3e-4, text encoder 4.5e-4": _rates(3e-4, 4.5e-4),
     "2e-4, text encoder 6e-4": _rates(2e-4, 6e-4),
     "3e-4, text encoder 6e-4, Adam's epsilon 3e-5": _rates(3e-4, 6e-4, adam_epsilon=3e-5),
@@ -87,6 +92,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "3e-4, text encoder 1e-3, prior weight 1": _rates(3e-4, 1e-3, prior_loss_weight=1.0),
     "3e-4, text encoder 1e-3, batch of 8": _rates(3e-4, 1e-3, train_batch_size=8),
     "without class images, 3e-5, text encoder 3e-4": _rates(3e-5, 3e-4, with_prior_preservation=False),
+    "without class images, 3e-5, text encoder 3e-4, batch of 2, 170 steps": _rates(
+        3e-5, 3e-4, with_prior_preservation=False, train_batch_size=2, max_train_steps=170
+    ),
     "without class images, 4e-4, text encoder 3e-4": _rates(4e-4, 3e-4, with_prior_preservation=False),
     f"{ADAPTER}2e-3, text encoder 1e-3": _rates(2e-3, 1e-3),
     f"{ADAPTER}3e-3, text encoder 4e-3": _rates(3e-3, 4e-3, prior_loss_weight=0.4),
