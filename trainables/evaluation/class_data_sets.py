@@ -36,7 +36,8 @@ class ClassDataSet:
 
     Attributes:
         classes: In the order that numbers of labels stand for.
-        train: What generators and classifiers learn from, in the order of names; likewise `validation` and `test`.
+        train: What generators and classifiers learn from; likewise `validation` and `test`. In the order of digests, so
+            that results do not hang on names.
         left_out: Of what could be trained on, what a stated imbalance drops. Never held out, never trained on; further
             real images for a learning curve.
         notes: What is allowed, but to be known.
@@ -62,9 +63,7 @@ class ClassDataSet:
     @property
     def digest(self) -> str:
         """Hex SHA-256 of classes and pixels of each part: of everything that can change a result, names left out."""
-        content = [
-            [part, sorted([image.label, image.digest] for image in getattr(self, part))] for part in PARTS
-        ]
+        content = [[part, [[image.label, image.digest] for image in getattr(self, part)]] for part in PARTS]
         return hashlib.sha256(json.dumps([self.classes, content]).encode()).hexdigest()
 
 
@@ -133,6 +132,7 @@ def _split(
     exact, near = copies_among(found.images)
     groups = _joined(found.images, np.concatenate([exact, near])) if near_copies == "together" else None
     parts, problems, notes = split_images(found, shares, seed, groups)
+    parts = Parts(*(tuple(sorted(images, key=lambda one: (one.digest, one.name))) for _, images in parts))
     exact_leaks, near_leaks = (
         _leaks_between(parts, found.images, *each) for each in ((exact, True), (near, False))
     )
