@@ -41,8 +41,8 @@ class Entry:
 
 
 @dataclass
-class _Files:
-    """What lies in a folder, by names below it."""
+class FolderFiles:
+    """What lies in a folder, by names below it: images, text files, metadata files, and what is wrong with it."""
 
     images: dict[str, Path] = field(default_factory=dict)
     texts: dict[str, list[Path]] = field(default_factory=dict)  # by name without suffix
@@ -53,7 +53,7 @@ class _Files:
 def read_image_folder(folder: Path, columns: Columns) -> tuple[tuple[Entry, ...], list[str]]:
     """Returns the captioned images of a folder in the order of their names, and everything that is wrong with it."""
     place = shown(str(folder))
-    files = _files_of(folder)
+    files = files_of(folder)
     problems = files.problems
     if problems and not files.images:
         return (), problems
@@ -96,19 +96,20 @@ def images_below(folder: Path, field: str, what: str) -> tuple[dict[str, Path], 
         field: That names it.
         what: It should have.
     """
-    files = _files_of(folder, field, what)
+    files = files_of(folder, field, what)
     return files.images, files.problems
 
 
 def folder_files(folder: Path) -> list[Path]:
     """Returns every file of a data set that counts: images, metadata and captions; nothing where it cannot be read."""
-    files = _files_of(folder)
+    files = files_of(folder)
     texts = [path for paths in files.texts.values() for path in paths]
     return sorted([*files.images.values(), *files.metadata.values(), *texts])
 
 
-def _files_of(folder: Path, field: str = "dataset", what: str = "captioned images") -> _Files:
-    found, place = _Files(), shown(str(folder))
+def files_of(folder: Path, field: str = "dataset", what: str = "captioned images") -> FolderFiles:
+    """Returns what lies in a folder and its sub-folders; see `images_below` for the arguments."""
+    found, place = FolderFiles(), shown(str(folder))
     if not folder.exists():
         found.problems.append(f"{place}: no such folder; {field} must name a folder of {what}")
         return found
@@ -177,7 +178,9 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _text_captions(files: _Files, rows: Mapping[str, Row], place: str) -> tuple[dict[str, str], list[str]]:
+def _text_captions(
+    files: FolderFiles, rows: Mapping[str, Row], place: str
+) -> tuple[dict[str, str], list[str]]:
     """The captions of text files by the names of their images, and what is wrong with them."""
     stems: dict[str, list[str]] = {}
     for name in files.images:
@@ -221,7 +224,7 @@ def _text_captions(files: _Files, rows: Mapping[str, Row], place: str) -> tuple[
     return texts, problems
 
 
-def _remedy_of_links(files: _Files, rows: Mapping[str, Row]) -> str:
+def _remedy_of_links(files: FolderFiles, rows: Mapping[str, Row]) -> str:
     """What to do about lines whose image is not there, where that image may be there as a link."""
     links = {
         same_name(os.path.basename(os.path.realpath(path))): name
@@ -239,7 +242,7 @@ def _remedy_of_links(files: _Files, rows: Mapping[str, Row]) -> str:
 
 
 def _without_partner(
-    files: _Files, rows: Mapping[str, Row], source: Path | None, place: str, *, complete: bool
+    files: FolderFiles, rows: Mapping[str, Row], source: Path | None, place: str, *, complete: bool
 ) -> list[str]:
     """Names captions whose image is not there, images without a caption, and captions that are empty.
 

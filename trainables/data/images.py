@@ -121,7 +121,7 @@ def read_image(path: Path, resolution: int | None = None) -> Image.Image:
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content))
             kind = opened_kind(image.format, suffix)
-            problem = _foreign(place, kind, suffix) if kind else _size_problem(place, image.size, resolution)
+            problem = _foreign(place, kind, suffix) if kind else size_problem(place, image.size, resolution)
             if problem is None:
                 return to_rgb(image)
     except Image.UnidentifiedImageError:
@@ -306,7 +306,13 @@ def _unidentified(place: str, content: bytes, suffix: str) -> str:
     return f"{place}: is not an image that Pillow can read; {remedy}"
 
 
-def _size_problem(place: str, size: tuple[int, int], resolution: int | None) -> str | None:
+def size_problem(place: str, size: tuple[int, int], resolution: int | None) -> str | None:
+    """Returns why an image of this width and height is too small or too large, or None.
+
+    Args:
+        place: Names the image.
+        resolution: As for `check_image`.
+    """
     width, height = size
     if width * height > MAX_PIXELS:
         return _bomb(place, f"{width}x{height}")

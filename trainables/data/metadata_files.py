@@ -57,12 +57,9 @@ class Row:
 def read_metadata(path: Path, columns: Columns) -> tuple[dict[str, Row], list[str]]:
     """The lines of a metadata file by the image that they name."""
     try:
-        text = decoded(read_file(path, "a metadata file"))
+        lines, problems = read_lines(path)
     except UserError as error:
         return {}, list(error.problems)
-    except ValueError as error:
-        return {}, [f"{shown(str(path))}: {error}"]
-    lines, problems = (_json_lines if path.name.lower() == METADATA[0] else _csv_lines)(text, path.name)
     rows: dict[str, Row] = {}
     wrong: list[str] = []
     missing: dict[str, list[str]] = {}
@@ -72,11 +69,9 @@ def read_metadata(path: Path, columns: Columns) -> tuple[dict[str, Row], list[st
             missing.setdefault(name, []).append(place)
         if lacking:
             continue
-        row, problem = _row_of(place, line, columns)
-        name = same_name(str(line[FILE_NAME]))
-        if problem is None:
-            problem = _name_problem(name)
-            name = same_name(PurePosixPath(name).as_posix()) if problem is None else name
+        name, problem = image_name(line)
+        row, wrong_cell = _row_of(place, line, columns)
+        problem = problem or wrong_cell
         if problem is None and name in rows:
             problem = f"{shown(name)} is named before, in {rows[name].place}; an image has one caption, remove one line"
         if problem is not None:
@@ -95,7 +90,46 @@ def read_metadata(path: Path, columns: Columns) -> tuple[dict[str, Row], list[st
         problems.append(
             f"{path.name}: has no lines; write one for each image, with {FILE_NAME} and {columns.caption}"
         )
-    return rows, [f"{begin}: {problem}" for problem in _first(problems)]
+    return rows, [f"{begin}: {problem}" for problem in first_problems(problems)]
+
+
+def read_lines(path: Path, things: str = "captions") -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+    """Returns the lines of a metadata file, each with words for its place, and what is wrong with those that are none.
+
+    Args:
+        things: What may have commas, for messages.
+
+    Raises:
+        UserError: The file cannot be read, or is no text.
+    """
+    try:
+        text = decoded(read_file(path, "a metadata file"))
+    except ValueError as error:
+        raise UserError(f"{shown(str(path))}: {error}") from None
+    if path.name.lower() == METADATA[0]:
+        return _json_lines(text, path.name)
+    return _csv_lines(text, path.name, things)
+
+
+def image_name(line: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Returns the image that a line names, below the folder, and what is wrong with that name.
+
+    Args:
+        line: Has `FILE_NAME`.
+    """
+    if not isinstance(line[FILE_NAME], str) or is_blank(line[FILE_NAME]):
+        return "", f"{FILE_NAME} is {line[FILE_NAME]!r}, and must be the name of an image"
+    name = same_name(line[FILE_NAME])
+    problem = _name_problem(name)
+    return (name, problem) if problem is not None else (same_name(PurePosixPath(name).as_posix()), None)
+
+
+def name_in(value: Any) -> str | None:
+    """Returns the name that a cell holds, in NFC on one line: empty where it has none, None where it is no name."""
+    if isinstance(value, bool | list | dict):
+        return None
+    label = "" if _is_missing(value) else one_line(same_name(str(value)))
+    return "" if is_blank(label) or label in _NO_NAMES else label
 
 
 def _empty_columns(name: str, rows: Collection[Row], columns: Columns) -> list[str]:
@@ -111,7 +145,7 @@ def _empty_columns(name: str, rows: Collection[Row], columns: Columns) -> list[s
     ]
 
 
-def _first(problems: Sequence[str]) -> list[str]:
+def first_problems(problems: Sequence[str]) -> list[str]:
     """One wrong program writes thousands of wrong lines, and a few of them say what it is."""
     more = len(problems) - _LINES_SHOWN
     return [*problems[:_LINES_SHOWN], *([f"and {more} more lines that are wrong"] if more > 0 else [])]
@@ -139,21 +173,19 @@ def _column_remedy(name: str, columns: Columns, there: Sequence[str]) -> str:
 
 def _row_of(place: str, line: Mapping[str, Any], columns: Columns) -> tuple[Row | None, str | None]:
     """A line as it is read, or what is wrong with it."""
-    if not isinstance(line[FILE_NAME], str) or is_blank(line[FILE_NAME]):
-        return None, f"{FILE_NAME} is {line[FILE_NAME]!r}, and must be the name of an image"
     caption = "" if _is_missing(line[columns.caption]) else line[columns.caption]
     if not isinstance(caption, str):
         return None, f"{columns.caption} is {caption!r}, and a caption is text; put it in quotation marks"
     labels = []
     for column in (columns.group, columns.character):
         value = None if column is None else line[column]
-        if isinstance(value, bool | list | dict):
+        label = name_in(value)
+        if label is None:
             return (
                 None,
                 f"{column} is {value!r}, and a name is text or a number; leave it empty where there is none",
             )
-        label = "" if _is_missing(value) else one_line(same_name(str(value)))
-        labels.append("" if is_blank(label) or label in _NO_NAMES else label)
+        labels.append(label)
     return Row(place, one_line(caption), labels[0], labels[1]), None
 
 
@@ -203,12 +235,12 @@ def _other_delimiter(header: str) -> str | None:
     return next((words for delimiter, words in _DELIMITERS.items() if has_name(delimiter)), None)
 
 
-def _csv_lines(text: str, name: str) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+def _csv_lines(text: str, name: str, things: str) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
     lines: list[tuple[str, dict[str, Any]]] = []
     problems = []
     first = next((line for line in text.splitlines() if line.strip()), "")
     if (other := _other_delimiter(first)) is not None:
-        remedy = f"put captions that have commas in quotation marks, or write {METADATA[0]}"
+        remedy = f"put {things} that have commas in quotation marks, or write {METADATA[0]}"
         return [], [
             f"{name} line 1: its columns are separated by {other}; separate them by commas and {remedy}"
         ]
@@ -235,7 +267,7 @@ def _csv_lines(text: str, name: str) -> tuple[list[tuple[str, dict[str, Any]]], 
                 break
         elif len(cells) != len(header):
             problems.append(
-                f"{place}: is damaged ({len(cells)} cells, and the header has {len(header)}); put captions with commas "
+                f"{place}: is damaged ({len(cells)} cells, and the header has {len(header)}); put {things} with commas "
                 "in quotation marks"
             )
         else:
