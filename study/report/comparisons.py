@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +17,7 @@ from study.statistics.paired import (
     RESAMPLES,
     Decisions,
     Estimate,
+    Outcome,
     bootstrap_t_interval,
     chance_interval,
     decide,
@@ -29,7 +29,6 @@ from study.statistics.power import OWN_SPREAD_FROM, SIGNIFICANCE, subjects_to_de
 
 MARGIN = 0.05  # of quality; the default of `report.margin`
 ROUNDING = 1e-12  # of means of the same numbers in another order
-Outcome = Literal["better", "worse", "different", "equivalent", "not enough"]
 
 
 @dataclass(frozen=True)
@@ -237,12 +236,7 @@ def _comparison(
 
 def outcome_of(found: Decisions, k: int, name: str) -> Outcome:
     """The verdict on one comparison of a family."""
-    if found.equivalent[k]:
-        return "equivalent"
-    if not found.established[k]:
-        return "not enough"
-    ahead = measure(name).sign * found.mean[k]
-    return "better" if ahead > 0 else "worse" if ahead < 0 else "different"
+    return found.outcome(k, measure(name).sign)
 
 
 def _needed(contrast: Contrast, margin: float | None, spread: float | None, alpha: float) -> Needed | None:

@@ -19,6 +19,7 @@ from study.statistics.power import MIN_SUBJECTS
 
 Floats = NDArray[np.float64]
 Direction = Literal["max", "min", "none"]
+Outcome = Literal["better", "worse", "different", "equivalent", "not enough"]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -206,6 +207,15 @@ class Decisions:
         """Which differences are shown, and are not equivalent."""
         return np.asarray((self.p_holm < self.significance) & ~self.equivalent)
 
+    def outcome(self, k: int, sign: float) -> Outcome:
+        """The verdict on one comparison; `sign`: 1 where larger is better, -1 where smaller is, 0 for neither."""
+        if self.equivalent[k]:
+            return "equivalent"
+        if not self.established[k]:
+            return "not enough"
+        ahead = sign * self.mean[k]
+        return "better" if ahead > 0 else "worse" if ahead < 0 else "different"
+
 
 def decide(
     units: ArrayLike,
@@ -224,13 +234,18 @@ def decide(
     array = np.asarray(units, dtype=float)
     _, mean, _ = moments(array)
     p = t_test(array)
-    shares = np.broadcast_to(1.0 if weights is None else np.asarray(weights, dtype=float), p.shape)
-    total = np.where(np.isfinite(p), shares, 0.0).sum(-1, keepdims=True)
-    alone = np.divide(shares, total, out=np.ones_like(p), where=total > 0)
+    shares, alone = family_shares(p, weights)
     low, high = t_interval(array, level)
     family_low, family_high = t_interval(array, 1 - (1 - level) * alone)
     inside = np.full_like(p, np.nan) if margin is None else holm(equivalence_test(array, margin), shares)
     return Decisions(mean, low, high, family_low, family_high, p, holm(p, shares), inside, significance)
+
+
+def family_shares(p: Floats, weights: ArrayLike | None) -> tuple[Floats, Floats]:
+    """Shares of the level as given (equal ones for None), and of the comparisons that have a p alone, with sum 1."""
+    shares = np.broadcast_to(1.0 if weights is None else np.asarray(weights, dtype=float), p.shape)
+    total = np.where(np.isfinite(p), shares, 0.0).sum(-1, keepdims=True)
+    return shares, np.divide(shares, total, out=np.ones_like(p), where=total > 0)
 
 
 def shares_of(sizes: Sequence[int]) -> Floats:
