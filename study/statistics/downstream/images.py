@@ -198,7 +198,7 @@ def draw_images(images: LabelledImages, rng: np.random.Generator, resamples: int
     """
     units = _draw_units(images.strata, rng, resamples)
     for _ in range(_ATTEMPTS):
-        lost = np.flatnonzero(_holds_too_few(units[:, images.units], images))
+        lost = np.flatnonzero(_misses_a_class(units[:, images.units], images))
         if not lost.size:
             break
         units[lost] = _draw_units(images.strata, rng, lost.size)
@@ -220,7 +220,7 @@ def _draw_units(strata: Integers, rng: np.random.Generator, resamples: int) -> F
     return found
 
 
-def _holds_too_few(weights: Floats, images: LabelledImages) -> NDArray[np.bool_]:
+def _misses_a_class(weights: Floats, images: LabelledImages) -> NDArray[np.bool_]:
     """Which resamples miss a class."""
     totals = weights @ np.eye(images.classes)[images.labels]
     return np.asarray((totals <= 0).any(-1))

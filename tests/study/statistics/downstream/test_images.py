@@ -56,6 +56,14 @@ def test_groups_of_several_classes_are_in_the_stratum_of_the_rarest_and_no_class
         assert weights[:, labels == k].sum(1).min() > 0
 
 
+def test_resamples_that_nearly_always_miss_a_class_are_refused() -> None:
+    """Two hundred groups in a ring, each with its own class and the next one's: two neighbours are always missing."""
+    own = np.arange(200)
+    images = LabelledImages(np.r_[own, (own + 1) % 200], 200, np.r_[own, own])
+    with pytest.raises(Unusable, match="too few groups"):
+        draw_images(images, rng(), 2)
+
+
 def test_draws_hang_on_the_generator_alone() -> None:
     images = LabelledImages(np.repeat([0, 1], 20), 2)
     first, again = (draw_images(images, rng(5), 50).weights for _ in range(2))
