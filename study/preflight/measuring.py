@@ -87,7 +87,7 @@ def _measure_sampling(
 ) -> _Sampling:
     from trainables.data.subjects import resolve_subject
     from trainables.models.sampling import generate
-    from trainables.training.meter import count_flops
+    from trainables.util.flops import count_flops
 
     resolution = config.training.resolution or backbone.resolution
     prompt = resolve_subject(config.subject, resolution).instance_prompt

@@ -27,7 +27,7 @@ from tests.helpers.small_studies import small_study, storage_of
 from trainables.errors import UserError
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, TakenOver, is_over, read_events
 from trainables.storage_errors import storage_failure
-from trainables.training.checkpoint import Checkpoint, load_latest, save_checkpoint
+from trainables.util.checkpoint import Checkpoint, load_latest, save_checkpoint
 
 GARBAGE = [
     b"",

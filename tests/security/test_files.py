@@ -28,7 +28,7 @@ from trainables.evaluation.encoders import load_clip, load_image_encoder
 from trainables.methods.adapters import load_adapters
 from trainables.models.folders import check_model
 from trainables.models.loading import load_backbone
-from trainables.training.checkpoint import Checkpoint, load_latest, save_checkpoint
+from trainables.util.checkpoint import Checkpoint, load_latest, save_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -51,12 +51,12 @@ from trainables.run.surroundings import surroundings
 from trainables.run.worker_loop import run_rank, share_checkpoint, undoing
 from trainables.run_config import RunConfig
 from trainables.storage_errors import storage_failure
-from trainables.training.checkpoint import load_latest, remove_checkpoints, remove_torn
 from trainables.training.energy import energy_counter
 from trainables.training.length import Spent, settle_length
 from trainables.training.loop import Trainer, train
 from trainables.training.meter import Meter, folder_bytes
 from trainables.training.trainer import build_trainer, choose_device, note_flops, shard, spread
+from trainables.util.checkpoint import load_latest, remove_checkpoints, remove_torn
 from trainables.util.files import remove_partials
 
 

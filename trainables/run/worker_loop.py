@@ -15,12 +15,12 @@ from trainables.models.backbone import Backbone
 from trainables.run.outcomes import describe, is_provided_for
 from trainables.run.resident import Resident
 from trainables.run_config import RunConfig
-from trainables.training.checkpoint import Checkpoint
 from trainables.training.energy import energy_counter
 from trainables.training.length import settle_length
 from trainables.training.loop import train_with_leader
 from trainables.training.meter import Meter
 from trainables.training.trainer import build_trainer, choose_device, shard, spread
+from trainables.util.checkpoint import Checkpoint
 
 
 def run_rank(config: RunConfig, resident: Resident, worker_group: WorkerGroup) -> None:

@@ -19,7 +19,8 @@ from trainables.data.cache import Cache, Tensors
 from trainables.models.backbone import Backbone
 from trainables.models.sampling import generate
 from trainables.randomness import stream_seed
-from trainables.training.meter import count_flops, device_name
+from trainables.training.meter import device_name
+from trainables.util.flops import count_flops
 
 # Of the entries: from 2 on they hold what making them took, from 3 on each prompt has its own noise, from 4 on models
 # that predict velocity draw in other steps.

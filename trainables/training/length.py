@@ -21,9 +21,9 @@ import torch
 
 from trainables.config.fields import TrainingConfig
 from trainables.errors import TrainingFailure
-from trainables.training.checkpoint import to_host
 from trainables.training.loop import Trainer, own, train_step
 from trainables.training.trainer import average_of
+from trainables.util.checkpoint import to_host
 
 _WARM_UP = 2  # steps that are not timed: allocation, caches of kernels
 _TIMED = 5  # steps, of which the median counts

@@ -27,11 +27,11 @@ from trainables.models.conditioning import Conditioning
 from trainables.randomness import Streams, draw_seed
 from trainables.training import stages
 from trainables.training.batches import Batch, Batches, Texts
-from trainables.training.checkpoint import Checkpoint, join_state, save_checkpoint, split_state, to_host
 from trainables.training.meter import Meter
 from trainables.training.noise import process_of
 from trainables.training.objective import diffusion_loss
 from trainables.training.optim import build_schedule
+from trainables.util.checkpoint import Checkpoint, join_state, save_checkpoint, split_state, to_host
 
 _REPORTS = 20  # progress events in a run, at least
 _LONGEST_STRETCH = 10  # steps between two looks at the loss, at most

@@ -14,7 +14,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -185,23 +185,6 @@ def _sum(first: float | None, second: float | None) -> float | None:
 def device_name(device: torch.device) -> str:
     """Returns the name of a GPU's model, or the machine's architecture for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-
-
-def count_flops(step: Callable[[], Any]) -> int:
-    """Returns the floating-point operations of matrix products and convolutions in a call, backward pass
-    included.
-
-    Attention is run in its plain form, whose products are all counted: fused kernels differ between machines,
-        and the
-    CPU's is not counted at all.
-    """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with sdpa_kernel(SDPBackend.MATH), counter:
-        step()
-    return int(counter.get_total_flops())
 
 
 def folder_bytes(folder: Path, without: Collection[str] = ()) -> int:

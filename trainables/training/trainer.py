@@ -23,10 +23,11 @@ from trainables.training import stages
 from trainables.training.batches import Batches, Texts
 from trainables.training.encoded import encode_data, share_encoded
 from trainables.training.loop import SharedLoss, Trainer, batch_loss
-from trainables.training.meter import Meter, count_flops
+from trainables.training.meter import Meter
 from trainables.training.noise import process_of
 from trainables.training.optim import build_optimizer, build_schedule
 from trainables.training.stages import STAGE
+from trainables.util.flops import count_flops
 
 #: Operations of a batch of each bucket, by model in memory and kind of run.
 _COUNTED: WeakKeyDictionary[Backbone, dict[str, tuple[int, ...]]] = WeakKeyDictionary()

@@ -1,1 +1,2 @@
-"""What any package may use: text as users write it, files, locks, package versions, import paths, this process."""
+"""What any package may use: text as users write it, files, locks, package versions, import paths, this
+process, checkpoints, counted operations."""

@@ -24,8 +24,8 @@ from trainables.models.backbone import Backbone
 from trainables.models.loading import load_backbone
 from trainables.run.checks import check_run
 from trainables.training.loop import Trainer, train_step
-from trainables.training.meter import count_flops
 from trainables.training.trainer import count_step_flops
+from trainables.util.flops import count_flops
 
 NAME = METHOD.name
 

@@ -23,10 +23,11 @@ from trainables.models.loading import load_backbone
 from trainables.run.checks import check_run
 from trainables.run.execute import execute
 from trainables.training import length
-from trainables.training.checkpoint import load_latest, save_checkpoint
 from trainables.training.loop import Trainer, batch_loss, train_step
-from trainables.training.meter import Meter, count_flops
+from trainables.training.meter import Meter
 from trainables.training.trainer import build_trainer, count_step_flops
+from trainables.util.checkpoint import load_latest, save_checkpoint
+from trainables.util.flops import count_flops
 
 NAME = METHOD.name
 

@@ -30,8 +30,8 @@ from trainables.models.placeholders import expand, spread
 from trainables.run.checks import check_run
 from trainables.run.execute import execute
 from trainables.training.loop import Trainer, train_step
-from trainables.training.meter import count_flops
 from trainables.training.trainer import build_trainer, count_step_flops
+from trainables.util.flops import count_flops
 
 NAME = METHOD.name
 

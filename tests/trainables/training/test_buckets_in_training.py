@@ -29,8 +29,9 @@ from trainables.training.batches import Batches, Examples
 from trainables.training.encoded import Encoded, encode_data, share_encoded
 from trainables.training.length import settle_length
 from trainables.training.loop import Trainer, batch_loss, train_step
-from trainables.training.meter import Meter, count_flops
+from trainables.training.meter import Meter
 from trainables.training.trainer import build_trainer, note_flops
+from trainables.util.flops import count_flops
 
 BUCKETS = {(16, 16): 4, (24, 8): 3, (8, 24): 1}
 CPU = torch.device("cpu")

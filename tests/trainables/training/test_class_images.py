@@ -20,7 +20,8 @@ from trainables.run.execute import execute
 from trainables.run.resident import Resident
 from trainables.training import class_images
 from trainables.training.class_images import make_class_images
-from trainables.training.meter import Meter, count_flops
+from trainables.training.meter import Meter
+from trainables.util.flops import count_flops
 
 FIELDS: dict[str, Any] = {"num_class_images": 16, "class_num_inference_steps": 3}
 

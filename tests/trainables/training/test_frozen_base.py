@@ -25,8 +25,8 @@ from trainables.run.resident import Resident
 from trainables.run_config import config_digest
 from trainables.training.batches import Batch
 from trainables.training.loop import Trainer, batch_loss, train_step
-from trainables.training.meter import count_flops
 from trainables.training.trainer import count_step_flops
+from trainables.util.flops import count_flops
 
 ON_BASE: dict[str, Any] = {"with_prior_preservation": True, "prior_preservation_target": "base"}
 STEPS, RATE, EPSILON, DECAY, LIMIT, WEIGHT, BETAS = 10, 1e-3, 1e-5, 1.0, 0.02, 0.7, (0.8, 0.9)

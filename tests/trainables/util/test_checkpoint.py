@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables.training.checkpoint import (
+from trainables.util.checkpoint import (
     Checkpoint,
     join_state,
     load_latest,
