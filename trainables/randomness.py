@@ -11,7 +11,7 @@ on the CPU, so that a GPU's numbers are the CPU's, and all are saved with every 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -48,10 +48,15 @@ def subject_seed(seed: int, subject: str) -> int:
 
 
 class Streams:
-    """The random streams of a run, by name (see `STREAMS`)."""
+    """The random streams of a run, by name.
 
-    def __init__(self, seed: int) -> None:
-        self._generators = {name: torch.Generator().manual_seed(stream_seed(seed, name)) for name in STREAMS}
+    Args:
+        seed: Of them all.
+        names: Of the streams; those of a diffusion run where nothing is said.
+    """
+
+    def __init__(self, seed: int, names: Sequence[str] = STREAMS) -> None:
+        self._generators = {name: torch.Generator().manual_seed(stream_seed(seed, name)) for name in names}
 
     def __getitem__(self, name: str) -> torch.Generator:
         return self._generators[name]

@@ -1,0 +1,1 @@
+"""Classifiers by which generated images are judged: networks, losses, training in equal steps, scores."""
