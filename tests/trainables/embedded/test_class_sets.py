@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from trainables.data.labelled_images import read_labelled_folder
 from trainables.embedded.class_folder import ClassPicture, ClassSet, png_bytes, write_class_folder
 from trainables.embedded.class_sets import CLASS_SETS, graded_lesions, load_class_set
 from trainables.embedded.digits import digits
@@ -57,6 +58,12 @@ def test_a_folder_of_lesions_has_fixed_bytes_and_holds_what_is_drawn(tmp_path: P
             assert (read.mode, read.tobytes()) == ("RGB", image.tobytes())
     assert sorted(path.name for path in folder.iterdir()) == ["metadata.csv", *shown.class_names]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["lesions"]
+    found, problems = read_labelled_folder(folder)
+    assert problems == []
+    assert found.classes == shown.class_names
+    assert {(one.name, one.label, one.group) for one in found.images} == {
+        (f"{one.class_name}/{one.name}.png", one.class_name, one.group) for one in shown.pictures
+    }
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
@@ -113,6 +120,10 @@ def test_digits_are_enlarged_as_they_say(tmp_path: Path) -> None:
     assert pixels.shape == (len(shown.pictures), 64, 64, 3)
     assert (pixels == pixels[..., :1]).all()
     assert (pixels.min(), pixels.max()) == (0, 255)
+    classes_of: dict[bytes, set[str]] = defaultdict(set)
+    for one, image in zip(shown.pictures, pixels, strict=True):
+        classes_of[image.tobytes()].add(one.class_name)
+    assert max(map(len, classes_of.values())) == 1
     from sklearn.datasets import load_digits
 
     original = load_digits().images[int(shown.pictures[5].name[-4:])] * 255 / 16
@@ -120,6 +131,7 @@ def test_digits_are_enlarged_as_they_say(tmp_path: Path) -> None:
     assert np.corrcoef(blocks.ravel(), original.ravel())[0, 1] > 0.97
     few = ClassSet("few", ("digit-0", "digit-1"), shown.pictures[:2], lambda: shown.images()[:2])
     assert digest(write_class_folder(few, tmp_path / "digits")) == "79ce56c33c0e2074"
+    assert {one.group for one in read_labelled_folder(tmp_path / "digits")[0].images} == {""}
     assert (tmp_path / "digits" / "metadata.csv").read_text().splitlines()[
         1
     ] == "digit-0/digit-0000.png,digit-0,,"
