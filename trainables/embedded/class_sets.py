@@ -11,7 +11,7 @@ from trainables.embedded.graded_lesions import (
     ANIMALS,
     GRADED_LESIONS,
     IMAGES,
-    PUBLISHED_SHARES,
+    SHARES,
     LesionPicture,
     lesion_pictures,
 )
@@ -49,7 +49,7 @@ def graded_lesions(
     name: str = "graded-lesions",
     images: int = IMAGES,
     animals: int = ANIMALS,
-    shares: Sequence[float] = PUBLISHED_SHARES,
+    shares: Sequence[float] = SHARES,
 ) -> ClassSet:
     """Returns `lesion_pictures` as a set of four classes, ``score-1`` to ``score-4``, whose groups are the animals.
 

@@ -33,8 +33,8 @@ GRADED_LESIONS = {
     "graded-lesions" + ("" if number == 1 else f"-{number}"): class_name
     for number, class_name in enumerate(CLASSES, 1)
 }
-#: Shares of the scores 1 to 4 in the published comparison on teat ends.
-PUBLISHED_SHARES = (0.55, 0.25, 0.14, 0.06)
+#: Shares of the scores 1 to 4: imbalanced as medical sets are, though of none in particular.
+SHARES = (0.55, 0.25, 0.14, 0.06)
 IMAGES, ANIMALS = 600, 60
 #: Correlation of what two pictures of one animal are scored by, before it is cut into scores.
 ALIKE = 0.3
@@ -83,7 +83,7 @@ def lesion_pictures(
     name: str = "graded-lesions",
     images: int = IMAGES,
     animals: int = ANIMALS,
-    shares: Sequence[float] = PUBLISHED_SHARES,
+    shares: Sequence[float] = SHARES,
 ) -> tuple[LesionPicture, ...]:
     """The pictures of a set, the first of each animal, then the second of each, and so on.
 
@@ -123,8 +123,18 @@ def further_pictures(name: str, score: int, count: int) -> tuple[LesionPicture, 
     Args:
         name: Of `GRADED_LESIONS`.
         score: 1 to 4.
-        count: At most 1,000. More begin with the same ones.
+        count: At most 5,000. More begin with the same ones.
+
+    Raises:
+        ValueError: An argument is none of these; the message names all of them.
     """
+    problems = _name_problems(name)
+    if score not in SCORES:
+        problems.append(f"the score must be {SCORES[0]} to {SCORES[-1]}, not {score}")
+    if not 0 <= count <= _MOST_ANIMALS - _FURTHER:
+        problems.append(f"the count must be 0 to {_MOST_ANIMALS - _FURTHER}, not {count}")
+    if problems:
+        raise ValueError("\n".join(problems))
     low, high = (0.0, *THRESHOLDS, WORST)[score - 1 : score + 1]
     drafts = [_Draft(name, _FURTHER + number, score) for number in range(count)]
     return tuple(draft.picture(low + (high - low) * draft.within) for draft in drafts)
@@ -174,10 +184,14 @@ def _draw_setting(rng: np.random.Generator) -> Setting:
     return Setting(scene, worn, int(rng.integers(2**31)))
 
 
+def _name_problems(name: str) -> list[str]:
+    if name in GRADED_LESIONS:
+        return []
+    return [f"no data set {name!r} has graded lesions; there are: {', '.join(GRADED_LESIONS)}"]
+
+
 def _check(name: str, images: int, animals: int, shares: Sequence[float]) -> None:
-    problems = []
-    if name not in GRADED_LESIONS:
-        problems.append(f"no data set {name!r} has graded lesions; there are: {', '.join(GRADED_LESIONS)}")
+    problems = _name_problems(name)
     if not 1 <= animals <= _FURTHER:
         problems.append(f"animals must be 1 to {_FURTHER}, not {animals}")
     elif not animals <= images <= animals * _MOST_PICTURES:

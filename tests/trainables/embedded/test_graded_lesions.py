@@ -20,7 +20,7 @@ from trainables.embedded.class_sets import graded_lesions
 from trainables.embedded.graded_lesions import (
     ALIKE,
     GRADED_LESIONS,
-    PUBLISHED_SHARES,
+    SHARES,
     SKINS,
     counts_of,
     further_pictures,
@@ -66,7 +66,7 @@ def test_names_are_of_one_class_each_and_none_of_the_other_data_sets() -> None:
 @pytest.mark.parametrize(
     ("images", "shares", "counts"),
     [
-        (600, PUBLISHED_SHARES, (330, 150, 84, 36)),
+        (600, SHARES, (330, 150, 84, 36)),
         (101, (0.25, 0.25, 0.25, 0.25), (26, 25, 25, 25)),
         (10, (0.55, 0.25, 0.14, 0.06), (6, 2, 1, 1)),
         (50, (0.1, 0.2, 0.3, 0.4), (5, 10, 15, 20)),
@@ -160,6 +160,10 @@ def test_mistakes_are_told_all_at_once() -> None:
         lesion_pictures("lesions", 10, 0, (0.5, 0.5))
     with pytest.raises(ValueError, match="images must be 20 to 20000 for 20 animals, not 10"):
         lesion_pictures(images=10, animals=20)
+    with pytest.raises(
+        ValueError, match=r"no data set 'x'.*\nthe score must be 1 to 4, not 5\nthe count must"
+    ):
+        further_pictures("x", 5, -1)
     with pytest.raises(ValueError, match="of 8 images none would have the score 3, 4"):
         lesion_pictures(images=8, animals=2, shares=(0.6, 0.4, 0, 0))
 
