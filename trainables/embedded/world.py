@@ -69,7 +69,7 @@ MARK_COLOURS: tuple[RGB, ...] = (
 EYE_COLOURS: tuple[RGB, ...] = ((24, 22, 26), (40, 130, 60), (40, 110, 210), (170, 90, 20))
 
 HELD_OUT_PERCENT = 10
-_SPLITS = {"pretrain": 1, "held_out": 2, "subjects": 3, "smoke": 4, "cast": 5}
+_SPLITS = {"pretrain": 1, "held_out": 2, "subjects": 3, "smoke": 4, "cast": 5, "lesions": 6}
 
 
 @dataclass(frozen=True)
