@@ -34,7 +34,7 @@ quickstart: $(READY)  ## plan and run the quickstart study on the embedded model
 
 # Three at once on two cores: many tests wait for processes of their own.
 test: $(READY)  ## the default test suite (no network, no GPU): all but the long series of the night
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not nightly"
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m "not nightly"
 
 test-all: lint types  ## every test, and the default ones once more with kernels for processors without AVX-512
 	$(BIN)/python -m pytest -n 3 --dist loadfile
