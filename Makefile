@@ -32,7 +32,7 @@ quickstart: $(READY)  ## plan and run the quickstart study on the embedded model
 	$(BIN)/study plan quickstart
 	$(BIN)/study launch quickstart
 
-# Three at once on two cores: many tests wait for processes of their own.
+# Four at once on two cores: many tests wait for processes of their own.
 test: $(READY)  ## the default test suite (no network, no GPU): all but the long series of the night
 	$(BIN)/python -m pytest -n 4 --dist loadfile -m "not nightly"
 
