@@ -99,10 +99,12 @@ def claims() -> str:
     folders = sorted((ROOT / "reports").glob("*/tables/hypotheses.csv"))
     for path in folders:
         study = path.parts[-3]
-        sources = {row["name"]: row["source"] for row in _rows(path.with_name("hypothesis-details.csv"))}
+        stated = {row["name"]: row["source"] for row in _rows(path.with_name("hypothesis-details.csv"))}
+        stated_now = next((_sources(preset) for preset in PRESETS if preset.stem == study), {})
+        sources = stated_now | {name: source for name, source in stated.items() if source}
         lines += [
-            f"| {_plain(row['claim'])} | {_plain(sources[row['name']])} | {_plain(row['ruling'])} | {_found(row)} | "
-            f"[{study}](reports/{study}/report.md) |"
+            f"| {_plain(row['claim'])} | {_plain(sources.get(row['name'], ''))} | {_plain(row['ruling'])} | "
+            f"{_found(row)} | [{study}](reports/{study}/report.md) |"
             for row in _rows(path)
         ]
     without = sorted(
@@ -110,6 +112,12 @@ def claims() -> str:
     )
     told = f"Presets that state hypotheses and have no report here: {', '.join(without)}."
     return "\n".join([*(lines if folders else []), *([""] if folders else []), *([told] if without else [])])
+
+
+def _sources(preset: Path) -> dict[str, str]:
+    """The sources of a preset's claims, some of which were added to those that the report of an earlier run has."""
+    text = preset.read_text(encoding="utf-8")
+    return dict(re.findall(r"^  ([\w-]+):\n    claim: .*\n    source: (.*)$", text, re.M))
 
 
 def _states_hypotheses(path: Path) -> bool:

@@ -133,6 +133,11 @@ def test_the_header_says_command_time_memory_and_cost(name: str) -> None:
     assert re.search(r"cents|\d+ dollars", header)
 
 
+@pytest.mark.parametrize("name", [*FULL, *FULL.values()])
+def test_every_claim_has_a_source(name: str) -> None:
+    assert [key for key, hypothesis in load_study(name).hypotheses.items() if not hypothesis.source] == []
+
+
 def test_every_claim_has_a_preset() -> None:
     """Of the published comparisons, by words of each claim."""
     claims = " | ".join(
