@@ -22,7 +22,7 @@ OWN_SPREAD_FROM = (
 # are assumed where a study has not run yet. They are to be no less than those of shipped studies (python -m
 # benchmarks.spread): arms of one method or two, as LoRA and DreamBooth, differ more alike than arms of many methods, of
 # which some teach one subject well and another not at all.
-BETWEEN_SUBJECTS = 0.075
+BETWEEN_SUBJECTS = 0.087
 BETWEEN_SUBJECTS_OF_METHODS = 0.14
 MANY_METHODS = 3
 BETWEEN_SEEDS = 0.051
