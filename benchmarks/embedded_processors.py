@@ -63,6 +63,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "3e-4, text encoder 3e-4, 130 steps": _rates(3e-4, 3e-4, max_train_steps=130),
     "3e-4, text encoder 3e-4, 200 steps": _rates(3e-4, 3e-4, max_train_steps=200),
     "3e-4, text encoder 3e-4, 300 steps": _rates(3e-4, 3e-4, max_train_steps=300),
+    "3e-4, text encoder 3e-4, batch of 2": _rates(3e-4, 3e-4, train_batch_size=2),
     "3e-4, text encoder 3e-4, batch of 2, 130 steps": _rates(
         3e-4, 3e-4, train_batch_size=2, max_train_steps=130
     ),
