@@ -141,8 +141,7 @@ def attach_adapters(
                 backbone.keep_as_frozen(part, _base_weights(module))
             if config.kind.by_rows:
                 _lay_out_by_rows(backbone, part)
-            if config.adapter == "hra":
-                multiply_at_once(module)
+            multiply_at_once(module)
             if part == backbone.family.denoiser.name:
                 backbone.set_aside(partial(_without_adapters, module))
             rate = config.text_encoder_learning_rate if name == TEXT_MODULES else None

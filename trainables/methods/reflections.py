@@ -29,7 +29,8 @@ def reflections(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # In bfloat16 the product would be orthogonal to two digits, which is most of what a small update is.
     with torch.autocast(vectors.device.type, enabled=False):
         unit = vectors / vectors.norm(dim=0)
-        inverse = torch.triu(unit.T @ unit, diagonal=1) + 0.5 * torch.eye(unit.shape[1]).to(unit)
+        half = 0.5 * torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)
+        inverse = torch.triu(unit.T @ unit, diagonal=1) + half
         return unit, torch.linalg.solve_triangular(inverse, unit.T, upper=True)
 
 
@@ -39,11 +40,11 @@ def product_of_reflections(vectors: torch.Tensor) -> torch.Tensor:
 
     unit, solved = reflections(vectors)
     with torch.autocast(vectors.device.type, enabled=False):
-        return torch.eye(unit.shape[0]).to(unit) - unit @ solved
+        return torch.eye(unit.shape[0], dtype=unit.dtype, device=unit.device) - unit @ solved
 
 
 def multiply_at_once(module: nn.Module) -> None:
-    """Lets the HRA layers of a module multiply their reflections in closed form, whatever their vectors become.
+    """Lets the HRA layers of a module, if it has any, multiply their reflections in closed form.
 
     What they give is what PEFT's give but for rounding, of which there is less; their files stay the same.
     """

@@ -10,6 +10,7 @@ from sklearn import metrics
 
 from study.statistics.downstream.images import Floats, ImageDraws, LabelledImages, Runs, Unusable, draw_images
 from study.statistics.downstream.scores import BINS, confusion_matrix, direction_of, scores_of
+from trainables.classifiers.scores import score
 
 SEEDS = 3
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
@@ -138,3 +139,18 @@ def test_predictions_of_other_images_are_refused() -> None:
     images, _, draws = example(3)
     with pytest.raises(Unusable, match="expected, got"):
         scores_of("accuracy", images, Runs((1,), predicted=np.zeros((1, 5), dtype=int)), draws)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_without_weights_they_are_those_of_a_classifiers_record(classes: int) -> None:
+    """One definition of each score: what runs record of themselves, and what reports test."""
+    images, _, draws = example(classes)
+    chances = np.random.default_rng(1).dirichlet(np.ones(classes), size=(2, SEEDS, images.labels.size))
+    runs = Runs(tuple(range(SEEDS)), (7, 8), probabilities=chances)
+    names = [f"class {k}" for k in range(classes)]
+    recorded = [[score(of_run, images.labels, names) for of_run in row] for row in chances]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece"):
+        found = scores_of(name, images, runs, draws)[0]
+        assert found == pytest.approx(
+            np.array([[getattr(one, name) for one in row] for row in recorded]), abs=1e-12
+        )
