@@ -28,6 +28,8 @@ EVALUATION_FILE = "evaluation.json"  # what the numbers rest on: `Evaluator.prov
 IMAGE_SCORES = (
     "image_scores.csv"  # of the last evaluation; its columns: trainables/evaluation/image_scores.py
 )
+#: Of a run that trains a classifier: probabilities of the classes for each held-out image, and what it did.
+PREDICTIONS, RECORD = "predictions.csv", "record.json"
 
 Kind = Literal[
     "started",  # data: attempt, resumed_step, steps (of the whole run; None: not settled yet), host, pid, num_workers,
@@ -44,6 +46,8 @@ Kind = Literal[
     # last were put back). best_step is None where no evaluation of a run that restores had a value: it has the weights
     # of its end
     "image",  # step; data: key, path (relative to the run's folder)
+    "generated",  # step; images of one class, drawn for classifiers; data: label, prompt, entries (names in the cache),
+    # images (how many), and what they are measured by
     "checkpoint",  # step; data: path
     "cost",  # with every checkpoint and at the end; data: cost metrics under bare names, so far (train_seconds, ...)
     "artifact",  # data: path (relative), role (weights | scores | provenance), bytes

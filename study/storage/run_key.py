@@ -9,6 +9,13 @@ from typing import Literal, Self, get_args
 Phase = Literal["search", "confirm"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
+#: The phases of classifiers, whose "arms" are the cells of the downstream table (`study.spec.downstream.Cell`): a search
+#: for each, then its choice with every seed.
+DownstreamPhase = Literal["downstream-search", "downstream"]
+DOWNSTREAM_SEARCH: Literal["downstream-search"] = "downstream-search"
+DOWNSTREAM: Literal["downstream"] = "downstream"
+DOWNSTREAM_PHASES: tuple[DownstreamPhase, ...] = get_args(DownstreamPhase)
+
 #: In the place of a phase: weights that were trained elsewhere, judged as confirm runs are and part of no plan.
 Foreign = Literal["foreign"]
 FOREIGN: Foreign = "foreign"
@@ -26,7 +33,9 @@ END_WORDS: dict[State, Literal["complete", "pruned", "failed"]] = {
 # Arms and subjects bear names that are safe as folders (see `study.spec.sections.sound_name`).
 _PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
-_NAME = re.compile(rf"({'|'.join((*PHASES, FOREIGN))})/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})")
+_NAME = re.compile(
+    rf"({'|'.join((*PHASES, *DOWNSTREAM_PHASES, FOREIGN))})/({_PART})/([0-9]{{4,9}})-({_PART})-s([0-9]{{1,10}})"
+)
 
 
 def is_sound_name(name: str) -> bool:
@@ -42,7 +51,7 @@ class RunKey:
         trial: Number of the trial in the arm's search; a confirm run bears the number of the trial that it confirms.
     """
 
-    phase: Phase | Foreign
+    phase: Phase | DownstreamPhase | Foreign
     arm: str
     trial: int
     subject: str
@@ -50,10 +59,22 @@ class RunKey:
 
     @property
     def planned_phase(self) -> Phase:
-        """The phase of a run of the study's plan; raises ValueError for weights from elsewhere."""
+        """The phase of a run that fine-tunes by the study's plan; raises ValueError for any other."""
         if self.phase == FOREIGN:
             raise ValueError(f"{self.name} is no run of the study's plan: its weights were trained elsewhere")
+        if self.phase in DOWNSTREAM_PHASES:
+            raise ValueError(f"{self.name} trains a classifier, and fine-tunes nothing")
         return self.phase
+
+    @property
+    def searches(self) -> bool:
+        """Whether it is a run of a search, of arms or of classifiers."""
+        return self.phase in ("search", DOWNSTREAM_SEARCH)
+
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether it is a run of the downstream phase."""
+        return self.phase in DOWNSTREAM_PHASES
 
     @property
     def name(self) -> str:

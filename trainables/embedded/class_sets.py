@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DIGITS = "digits"
 CLASS_SETS = {
     **{name: f"{class_name}s with a lesion of score 1 to 4" for name, class_name in GRADED_LESIONS.items()},
-    DIGITS: "scikit-learn's handwritten digits, of which one is rare",
+    DIGITS: "scikit-learn's handwritten digits, all of them",
 }
 
 
@@ -37,7 +37,7 @@ def load_class_set(name: str) -> ClassSet:
     if name == DIGITS:
         from trainables.embedded.digits import digits
 
-        return digits()
+        return digits(rare=None)
     if name not in GRADED_LESIONS:
         raise ValueError(
             f"no data set {name!r} with classes comes with the project; there are: {', '.join(CLASS_SETS)}"
