@@ -9,8 +9,8 @@ from typing import Literal, Self, get_args
 Phase = Literal["search", "confirm"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
-#: The phases of classifiers, whose "arms" are the cells of the downstream table (`study.spec.downstream.Cell`): a search
-#: for each, then its choice with every seed.
+#: The phases of classifiers, whose "arms" are the cells of the downstream table (`study.spec.downstream.Cell`): a
+#: search for each, then its choice with every seed.
 DownstreamPhase = Literal["downstream-search", "downstream"]
 DOWNSTREAM_SEARCH: Literal["downstream-search"] = "downstream-search"
 DOWNSTREAM: Literal["downstream"] = "downstream"
@@ -60,11 +60,11 @@ class RunKey:
     @property
     def planned_phase(self) -> Phase:
         """The phase of a run that fine-tunes by the study's plan; raises ValueError for any other."""
+        if self.phase == "search" or self.phase == "confirm":
+            return self.phase
         if self.phase == FOREIGN:
             raise ValueError(f"{self.name} is no run of the study's plan: its weights were trained elsewhere")
-        if self.phase in DOWNSTREAM_PHASES:
-            raise ValueError(f"{self.name} trains a classifier, and fine-tunes nothing")
-        return self.phase
+        raise ValueError(f"{self.name} trains a classifier, and fine-tunes nothing")
 
     @property
     def searches(self) -> bool:

@@ -274,7 +274,13 @@ def _write_in_one_step(
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _write(data: ClassDataSet, prompts: Mapping[str, ClassPrompts], near_copies: str, folder: Path) -> None:
+def _write(
+    data: ClassDataSet,
+    prompts: Mapping[str, ClassPrompts],
+    near_copies: str,
+    source: str | None,
+    folder: Path,
+) -> None:
     names = folder_names(data.classes)
     parts = {
         "train": data.train,
