@@ -51,7 +51,8 @@ LOOSE_IN_STUDY = {"__init__.py", "any_results.py", "api.py", "generate.py", "py.
 # (`evaluation/latency.py`); it knows nothing of distributed training.
 TRAINABLES = (
     "errors events randomness embedded", "util storage_errors", "config", "data", "models",
-    "methods distributed classifiers", "evaluation", "run_config", "training", "run", "__main__",
+    "methods distributed classifiers", "evaluation", "run_config", "classifier_run_config",
+    "training", "run", "__main__",
 )  # fmt: skip
 BELOW = {
     room: set(" ".join(TRAINABLES[:level]).split())
@@ -60,7 +61,7 @@ BELOW = {
 }
 LOOSE_IN_TRAINABLES = {
     "__init__.py", "__main__.py", "errors.py", "events.py", "randomness.py", "storage_errors.py", "run_config.py",
-    "py.typed",
+    "classifier_run_config.py", "py.typed",
 }  # fmt: skip
 
 # The folders and files of study/ that may import a package.

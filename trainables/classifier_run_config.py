@@ -54,6 +54,7 @@ class ClassifierRunConfig(Frozen):
         generated: Where they lie.
         ratio: How many of them are taken of each class.
         filter: Which of them are left out.
+        proportional: Whether `generated_probability` is what the numbers of both sources come to, after filtering.
         judged: Whether test images are looked at: not in runs of a search.
         training: With `generated_probability` as it is drawn by.
         cpu_threads, gpu_share, output_dir, cache_dir, path_map: As of `RunConfig`.
@@ -70,6 +71,7 @@ class ClassifierRunConfig(Frozen):
     generated: tuple[GeneratedEntries, ...] = ()
     ratio: Ratio | None = None
     filter: ImageFilter | None = None
+    proportional: bool = False
     judged: bool = True
     training: ClassifierConfig
     seed: int = Field(default=0, ge=0)

@@ -67,6 +67,7 @@ def validate(file: FileArgument, overrides: Overrides = None) -> None:
     """Check a study file and everything that it names; print all problems at once."""
     from study.preflight.checks import check_study
     from study.preflight.notes import print_notes, study_notes
+    from study.spec.downstream_plan import total_runs
     from study.spec.loading import load_study
 
     spec = load_study(file, overrides or [])
@@ -74,7 +75,7 @@ def validate(file: FileArgument, overrides: Overrides = None) -> None:
     if problems:
         raise UserError(*problems)
     print_notes(study_notes(spec))
-    print(f"{spec.name}: valid, {len(spec.arms)} arms, {spec.number_of_runs()} runs")
+    print(f"{spec.name}: valid, {len(spec.arms)} arms, {total_runs(spec)} runs")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from study.dispatch.deaths import Deaths
+from study.dispatch.phased_queue import StudyQueue
 from study.dispatch.run_hooks import RunHooks, StorageUnavailable
 from study.dispatch.run_queue import RunQueue
 from study.remote.run_manifest import attempt_name
@@ -18,6 +19,7 @@ from study.storage.planned_run import PlannedRun
 from study.storage.run_result import read_result
 from study.worker.order import REPORT_SECONDS, Order
 from study.worker.workspace import WorkspaceError
+from trainables.classifier_run_config import CLASSIFIER
 from trainables.methods.registry import BASE
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Dispatcher:
         queue: The runs.
         resources: Of one run, and how often a crashing run is started.
         runner: ``module:function``, and `resident` ``module:class`` or empty (see `study.worker.order.Order`).
+        classifier_runner: As `runner`, of runs that train classifiers.
         max_concurrent: Runs under way at most; may be changed at any time.
         on_start: Called with each run that is handed out.
         note: Takes a line about a worker that died.
@@ -59,10 +62,11 @@ class Dispatcher:
 
     def __init__(
         self,
-        queue: RunQueue,
+        queue: RunQueue | StudyQueue,
         resources: Resources,
         *,
         runner: str,
+        classifier_runner: str = "",
         resident: str,
         max_concurrent: int,
         on_start: Callable[[PlannedRun], None],
@@ -90,7 +94,7 @@ class Dispatcher:
         self.last_activity = time.monotonic()
         self.stopping = False
         self._resources = resources
-        self._runner, self._resident = runner, resident
+        self._runner, self._classifier_runner, self._resident = runner, classifier_runner, resident
         self.max_concurrent = max_concurrent
         self._on_start = on_start
         self._note = note
@@ -180,12 +184,12 @@ class Dispatcher:
             group=f"{key.arm}/{key.subject}/{key.seed}",
             config=planned.config.model_copy(update={"path_map": dict(self.path_map)}).model_dump_json(),
             driver_id=self.driver_id,
-            runner=self._runner,
+            runner=self._classifier_runner if key.trains_classifier else self._runner,
             resident=self._resident,
             cpus=float(self._resources.worker_cpus),
             gpus=float(self._resources.worker_gpus),
             report_seconds=report_seconds(self.max_concurrent),
-            workers=self._resources.num_workers if planned.config.method != BASE else 1,
+            workers=1 if planned.config.method in (BASE, CLASSIFIER) else self._resources.num_workers,
             sharded=self._resources.sharded,
             study=self._study,
             attempt=attempt_name(planned.attempt, self.driver_id),

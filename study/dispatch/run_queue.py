@@ -29,12 +29,13 @@ from trainables.evaluation.metrics_table import QUALITY
 from trainables.run_config import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
+    from study.spec.downstream_plan import DownstreamPlan
     from study.spec.study_spec import StudySpec
 
 UNMET = "constraints_unmet"  # attribute of a search's Optuna study: whether its choice misses a constraint
 
 # Of a RunConfig: what differs between the runs of one trial, or cannot change their results.
-_OF_THE_RUN = {*WITHOUT_EFFECT, "subject", "seed"}
+_OF_THE_RUN = {*WITHOUT_EFFECT, "subject", "seed", "generated", "generator_seed"}
 
 
 @dataclass
@@ -84,12 +85,12 @@ class RunQueue:
     """Gives the runs of a study one by one and takes their ends.
 
     Args:
-        spec: The study.
+        spec: The study, or what it trains downstream.
         storage: Where its run folders are.
         ledger: Its ledger, with nobody else writing to it.
     """
 
-    def __init__(self, spec: StudySpec, storage: Storage, ledger: Ledger) -> None:
+    def __init__(self, spec: StudySpec | DownstreamPlan, storage: Storage, ledger: Ledger) -> None:
         self._spec, self._storage, self._ledger = spec, storage, ledger
         self._interrupted: deque[tuple[_Trial, RunKey]] = deque()
         self._live: dict[RunKey, _Trial] = {}
@@ -301,8 +302,7 @@ class RunQueue:
             batch_size=search.batch_size,
             constraints=search.constraints,
         )
-        subjects = spec.subjects_of("confirm", repeat) if arm.trials else spec.confirm.subjects or ()
-        return _Search(arm, subjects)
+        return _Search(arm, spec.confirmed_subjects(name, repeat))
 
     def _recover(self, search: _Search) -> None:
         """Takes over what earlier launches left in ledger and run folders."""
@@ -358,7 +358,7 @@ class RunQueue:
 
     def _search_of(self, key: RunKey) -> _Search:
         mine = [search for search in self._searches if search.arm.name == key.arm]
-        if key.phase == "confirm":
+        if not key.searches:
             return next(search for search in mine if key.subject in search.subjects)
         return mine[self._spec.repeat_of(key.arm, key.trial)]
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from study.cluster.capacity import WAIT_SECONDS, ClusterCapacity
 from study.cluster.ray_cluster import Cluster, alive_nodes, cluster, dead_daemons
+from study.dispatch.phased_queue import StudyQueue
 from study.dispatch.run_hooks import RunHooks
-from study.dispatch.run_queue import RunQueue
 from study.driver.claim import claimed
 from study.driver.heartbeat import Heartbeat
 from study.driver.launch_failures import records_failed, what_failed
@@ -28,6 +28,7 @@ from study.driver.watchdog import Watchdog
 from study.ledger.open_ledger import open_ledger
 from study.ledger.stated import state_hypotheses
 from study.spec.difference import not_taken
+from study.spec.downstream_plan import total_runs
 from study.spec.loading import read_contents
 from study.storage.layout import TUNE_FOLDER, Storage
 from study.storage.planned_run import PlannedRun, RunListener
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from study.spec.study_spec import StudySpec
 
 RUNNER = "trainables.run.execute:execute"
+CLASSIFIER_RUNNER = "trainables.downstream.execute:execute"
 RESIDENT = "trainables.run.resident:Resident"
 WATCHDOG_MINUTES = 60.0
 LONGEST_CALL_MINUTES = 30.0  # shipping of images, a database that is waited for: no call takes longer
@@ -80,11 +82,13 @@ class Workers:
 
     Attributes:
         runner: ``module:function`` that trains a run (see `trainables.run.execute.execute`).
+        classifier_runner: The same of a run of the downstream phase.
         resident: ``module:class`` of what stays loaded between runs; empty for nothing.
         watchdog_minutes: Without a report or an end of a run for so long a launch ends.
     """
 
     runner: str = RUNNER
+    classifier_runner: str = CLASSIFIER_RUNNER
     resident: str = RESIDENT
     watchdog_minutes: float = WATCHDOG_MINUTES
 
@@ -191,7 +195,7 @@ def launch(
             watchdog.reset()
             try:
                 if stale:  # what was under way is in ledger and folders, not in memory
-                    queue, stale = RunQueue(spec, storage, open_ledger(spec, storage)), False
+                    queue, stale = StudyQueue(spec, storage, open_ledger(spec, storage)), False
                     if queue.finished:
                         break
                 with cluster(address, dashboard=dashboard) as joined:
@@ -223,10 +227,10 @@ def launch(
         )
 
 
-def _queue(spec: StudySpec, storage: Storage) -> RunQueue:
+def _queue(spec: StudySpec, storage: Storage) -> StudyQueue:
     """Returns the queue of a study; a ledger or storage that fails from the beginning is the user's business."""
     try:
-        return RunQueue(spec, storage, open_ledger(spec, storage))
+        return StudyQueue(spec, storage, open_ledger(spec, storage))
     except UserError:
         raise
     except Exception as error:
@@ -236,7 +240,7 @@ def _queue(spec: StudySpec, storage: Storage) -> RunQueue:
         raise UserError(failure) from error
 
 
-def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | None:
+def _work(context: LaunchContext, queue: StudyQueue, joined: Cluster) -> str | None:
     """Works on the queue until it is finished or the launch shall end; returns what Tune died of, or None."""
     from study.dispatch.dispatcher import Dispatcher
     from study.driver.node_preparation import prepared_nodes
@@ -281,6 +285,7 @@ def _work(context: LaunchContext, queue: RunQueue, joined: Cluster) -> str | Non
         queue,
         spec.resources,
         runner=workers.runner,
+        classifier_runner=workers.classifier_runner,
         resident=workers.resident,
         max_concurrent=capacity.limit,
         on_start=on_start,
@@ -340,12 +345,12 @@ def _pause(seconds: float, ending: Ending) -> None:
 
 
 def _outcome(
-    spec: StudySpec, queue: RunQueue, ending: Ending, notes: list[str], *, finished: bool
+    spec: StudySpec, queue: StudyQueue, ending: Ending, notes: list[str], *, finished: bool
 ) -> Outcome:
     results = dict(sorted(queue.ended.items()))
     message = None
     if not finished:
-        left = spec.number_of_runs() - len(results)
+        left = total_runs(spec) - len(results)
         message = (
             f"{ending.reason or 'interrupted'}; {len(results)} runs have ended, up to {left} are left. "
             + GO_ON

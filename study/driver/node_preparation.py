@@ -47,5 +47,6 @@ def inputs_of(spec: StudySpec) -> list[str]:
     """Returns the folders that a study names, of subjects and models; hub ids are fetched by each node itself."""
     subjects = [name for subject in spec.subjects for name in subject.folders.values()]
     models = [spec.model.path, spec.model.config, spec.evaluation.image_encoder, spec.evaluation.clip]
-    named = [*subjects, *(name for name in models if name and name != EMBEDDED)]
+    classes = [spec.downstream.prepared] if spec.downstream is not None and spec.downstream.prepared else []
+    named = [*subjects, *classes, *(name for name in models if name and name != EMBEDDED)]
     return list(dict.fromkeys(name for name in named if folder_of(name).is_dir()))

@@ -16,6 +16,7 @@ from study.remote.ledger_backup import LedgerCopy, drop_older, noted_generation
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import FileRef, attempt_name, encode, run_prefix
 from study.remote.working_copy import AT_ONCE, RunCopies, copy_locked, fetch_all, fetch_study
+from study.spec.downstream_plan import downstream_plan
 from study.storage.layout import (
     DEATHS_FILE,
     DRIVER_FILE,
@@ -222,6 +223,14 @@ def _check_known(spec: StudySpec, storage: Storage, begun: list[str], ledger: Le
         for record in ledger.trials(arm, phase)
         for name in record.runs
     }
+    if (plan := downstream_plan(spec)) is not None:
+        known |= {
+            name
+            for cell in plan.arms
+            for phase in PHASES
+            for record in ledger.downstream.trials(cell, phase)
+            for name in record.runs
+        }
     unknown = [name for name in begun if name not in known]
     if unknown:
         shown = some(unknown, 3)

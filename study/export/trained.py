@@ -66,8 +66,12 @@ def config_of(run: str, folder: Path) -> RunConfig:
     """Returns the configuration of a run.
 
     Raises:
-        UserError: Its base model is another one by now than it was trained on.
+        UserError: Its base model is another one by now than it was trained on, or it trained a classifier.
     """
+    if RunKey.parse(run).trains_classifier:
+        raise UserError(
+            f"{run} trained a classifier: it has no weights of a diffusion model; name a confirm run"
+        )
     config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
     _require_same_model(run, config)
     return config

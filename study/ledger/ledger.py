@@ -2,7 +2,8 @@
 
 Each arm has one Optuna study ``<study>/<arm>`` for its search, further ones ``<study>/<arm>/search-2``, ... if it is
 searched repeatedly, and one ``<study>/<arm>/confirm``, in which every (subject, seed) is a trial. Trials of an arm are
-numbered through all of its searches. Each trial carries these user attributes:
+numbered through all of its searches. Classifiers of the downstream phase have the same under
+``<study>:downstream/<cell>``. Each trial carries these user attributes:
 
 - ``params``: what was drawn; ``config``: the full configuration that follows from it;
 - ``runs``: ``{run key: {state, attempts, folder, mlflow_run_id}}``;
@@ -17,11 +18,11 @@ network folder. Readers (``study status``, optuna-dashboard) wait for locks inst
 from __future__ import annotations
 
 import contextlib
-import datetime
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from study.ledger.choice import best_of
@@ -36,6 +37,7 @@ from study.ledger.trial import (
     ArmSearch,
     TrialRecord,
     read_trial,
+    running_trial,
 )
 from study.storage.run_key import FOREIGN, Phase, RunKey, State
 from trainables.errors import UserError
@@ -43,6 +45,9 @@ from trainables.errors import UserError
 if TYPE_CHECKING:
     import optuna
 
+_DOWNSTREAM = (
+    ":downstream"  # ends the name under which a study's classifiers are; no study's name has a colon
+)
 _CONFIRM, _SEARCH, _REPEATS, _CONSTRAINTS = "confirm", "search-", "repeats", "constraints"
 
 
@@ -67,6 +72,16 @@ class Ledger:
         self._runs: dict[int, dict[str, Any]] = {}
         self._trial_of: dict[str, int] = {}
         self._lock = threading.RLock()
+        self._url = url
+
+    @property
+    def _is_downstream(self) -> bool:
+        return self._name.endswith(_DOWNSTREAM)
+
+    @cached_property
+    def downstream(self) -> Ledger:
+        """The ledger of the study's classifiers, in the same storage: their cells are its arms."""
+        return Ledger(self._url, f"{self._name}{_DOWNSTREAM}")
 
     # Reading
 
@@ -209,7 +224,7 @@ class Ledger:
         with self._lock:
             study = self._need(arm.name, "search", arm.repeat)
             proposal = propose(arm, study.get_trials(deepcopy=False))
-            new = _running(
+            new = running_trial(
                 proposal.params, proposal.distributions, {"params": proposal.params}, proposal.system_attrs
             )
             created = self._storage.create_new_trial(study._study_id, template_trial=new)
@@ -227,7 +242,7 @@ class Ledger:
                     return self._read(key.arm, "confirm", trial._trial_id)
             chosen = self._search_trial(key)
             attributes = {"search_trial": key.trial, "subject": key.subject, "seed": key.seed}
-            new = _running(
+            new = running_trial(
                 dict(chosen.params) if chosen else {},
                 dict(chosen.distributions) if chosen else {},
                 {**attributes, "params": dict(params)},
@@ -320,6 +335,8 @@ class Ledger:
 
     def mlflow_run_id(self, key: RunKey) -> str | None:
         """Returns the id of a run's MLflow run, or None if it has none yet."""
+        if key.trains_classifier and not self._is_downstream:
+            return self.downstream.mlflow_run_id(key)
         with self._lock:
             study = self._home(key)
             if study is None:
@@ -339,6 +356,8 @@ class Ledger:
 
         if key.phase == FOREIGN:  # of no trial
             return
+        if key.trains_classifier and not self._is_downstream:
+            return self.downstream.set_mlflow_run_id(key, run_id)
         with self._lock:
             optuna_id = self._trial_of.get(key.name)
             if optuna_id not in self._runs:  # not given out by this process
@@ -369,7 +388,9 @@ class Ledger:
 
     def _home(self, key: RunKey) -> optuna.Study | None:
         """The Optuna study in which a run's trial is."""
-        phase = key.planned_phase
+        if key.phase == FOREIGN:
+            raise ValueError(f"{key.name} is in no ledger: its weights were trained elsewhere")
+        phase: Phase = "search" if key.searches else "confirm"
         return self._study(key.arm, phase, self._repeat_at(key.arm, phase, key.trial))
 
     def _repeat_at(self, arm: str, phase: Phase, number: int) -> int:
@@ -408,28 +429,3 @@ class Ledger:
     def _read(self, arm: str, phase: Phase, optuna_id: int, repeat: int = 0) -> TrialRecord:
         trial = self._storage.get_trial(optuna_id)
         return read_trial(arm, phase, trial, self._need(arm, phase, repeat).user_attrs)
-
-
-def _running(
-    params: Mapping[str, Any],
-    distributions: Mapping[str, Any],
-    user_attrs: Mapping[str, Any],
-    system_attrs: Mapping[str, Any] | None = None,
-) -> optuna.trial.FrozenTrial:
-    """A trial to be created whole, in one write: a driver that dies leaves all of it or nothing."""
-    from optuna.trial import FrozenTrial, TrialState
-
-    return FrozenTrial(
-        number=-1,
-        trial_id=-1,
-        state=TrialState.RUNNING,
-        value=None,
-        values=None,
-        datetime_start=datetime.datetime.now(),
-        datetime_complete=None,
-        params=dict(params),
-        distributions=dict(distributions),
-        user_attrs=dict(user_attrs),
-        system_attrs=dict(system_attrs or {}),
-        intermediate_values={},
-    )

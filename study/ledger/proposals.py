@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.ledger.samplers import derived_seed, draw, grid_points, make_sampler
 from study.ledger.trial import VIOLATIONS, ArmSearch
-from trainables.evaluation.metrics_table import METRICS
+from trainables.evaluation.metrics_table import METRICS, VALIDATION_SCORES
 
 if TYPE_CHECKING:
     import optuna
@@ -88,6 +88,8 @@ def _given(arm: ArmSearch, index: int) -> dict[str, Any] | None:
 
 def direction(objective: str) -> str:
     """Returns Optuna's word for a metric's better direction."""
+    if objective in VALIDATION_SCORES:
+        return "maximize"
     return "maximize" if METRICS[objective].direction == "higher" else "minimize"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -131,4 +132,29 @@ def read_trial(
         repeat=late.get(REPEAT, 0),
         subject=attributes.get("subject"),
         seed=attributes.get("seed"),
+    )
+
+
+def running_trial(
+    params: Mapping[str, Any],
+    distributions: Mapping[str, Any],
+    user_attrs: Mapping[str, Any],
+    system_attrs: Mapping[str, Any] | None = None,
+) -> optuna.trial.FrozenTrial:
+    """A trial to be created whole, in one write: a driver that dies leaves all of it or nothing."""
+    from optuna.trial import FrozenTrial, TrialState
+
+    return FrozenTrial(
+        number=-1,
+        trial_id=-1,
+        state=TrialState.RUNNING,
+        value=None,
+        values=None,
+        datetime_start=datetime.datetime.now(),
+        datetime_complete=None,
+        params=dict(params),
+        distributions=dict(distributions),
+        user_attrs=dict(user_attrs),
+        system_attrs=dict(system_attrs or {}),
+        intermediate_values={},
     )

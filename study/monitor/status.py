@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.monitor.eta import Eta, Rate, eta, recent_rate
 from study.monitor.run_status import UNDER_WAY, WALL, RunPhase, RunStatus
+from study.spec.downstream_plan import downstream_plan
 from study.storage.driver_record import Driver, lock_is_held, read_driver
 from study.storage.layout import Storage
 from study.storage.run_key import END_WORDS, RunKey
@@ -160,7 +161,9 @@ class StatusReader:
         for arm in self._spec.arms:
             counts[arm, "search"] = self._spec.search_runs_of(arm)
             counts[arm, "confirm"] = len(self._spec.confirm_keys(arm, 0))
-        return {place: count for place, count in counts.items() if count}
+        downstream = downstream_plan(self._spec)
+        known: dict[tuple[str, str], int] = {place: count for place, count in counts.items() if count}
+        return known if downstream is None else {**known, **downstream.planned()}
 
     def _cost(self, runs: Mapping[RunKey, RunStatus]) -> dict[str, float]:
         resources = self._spec.resources

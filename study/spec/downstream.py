@@ -217,6 +217,11 @@ class DownstreamSpec(Frozen):
         }
 
     @property
+    def largest_ratio(self) -> float:
+        """Of all classes alike, by which generated images alone are counted; 1 where only `balance` is asked for."""
+        return max((float(ratio) for ratio in self.ratios if ratio != BALANCE), default=1.0)
+
+    @property
     def search_seed(self) -> int:
         """The classifier seed of all search runs, which is none of `seeds`."""
         return next(seed for seed in itertools.count(1000) if seed not in self.seeds)
@@ -259,12 +264,11 @@ def sources_of(spec: DownstreamSpec, arms: Sequence[str]) -> Iterator[dict[str, 
         yield {"source": control}
     for share in sorted(spec.real_shares):
         yield {"source": f"{REAL}-{100 * share:g}pct", "share": share}
-    largest = max((ratio for ratio in spec.ratios if ratio != BALANCE), default=1.0)
     for arm in arms:
         taken: list[tuple[str, Ratio, float]] = [
             (BALANCE if ratio == BALANCE else f"x{ratio:g}", ratio, 1.0) for ratio in spec.ratios
         ]
-        taken += [(ONLY, largest, 0.0)] if spec.generated_only else []
+        taken += [(ONLY, spec.largest_ratio, 0.0)] if spec.generated_only else []
         for (word, ratio, share), kept in itertools.product(taken, spec.filters):
             own = None if kept == "none" else kept
             suffix = "" if own is None else f"-{own.kind}"

@@ -9,14 +9,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from study.spec.contents import StudyContents
+from study.spec.downstream_data import DATA, with_class_data
 from study.spec.overrides import apply_overrides
 from study.spec.rules import broken_rules
 from study.spec.sound_sections import Sections
 from study.spec.study_spec import StudySpec
 from trainables.config.messages import did_you_mean
-from trainables.config.paths import MODELS, absolute_model, absolute_models, absolute_subject
+from trainables.config.paths import (
+    MODELS,
+    absolute_class_data,
+    absolute_model,
+    absolute_models,
+    absolute_subject,
+)
 from trainables.config.yaml_reader import Document, load_document, problems_of, tell
 from trainables.errors import UserError
+from trainables.evaluation.prepared_classes import prepared_contents
 from trainables.run.contents import contents_of, fetch_commit
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -67,11 +75,14 @@ def study_of(document: Document, folder: Path) -> StudySpec:
     Raises:
         UserError: All that is wrong with it, each with its line.
     """
-    data = absolute_paths(document.data, folder)
+    data, of_classes = with_class_data(absolute_paths(document.data, folder))
     try:
-        return StudySpec.model_validate(data)
+        spec = StudySpec.model_validate(data)
+        if of_classes:
+            raise UserError(*tell(of_classes, document))
+        return spec
     except ValidationError as error:
-        problems = problems_of(error, document, StudySpec)
+        problems = problems_of(error, document, StudySpec) + of_classes
         if not any(entry["loc"] == () for entry in error.errors()):
             # Some section is malformed, so the rules that span sections have not been asked yet.
             problems += broken_rules(Sections.sound(data, StudySpec))
@@ -85,6 +96,9 @@ def absolute_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         data["subjects"] = [absolute_subject(subject, folder) for subject in data["subjects"]]
     if isinstance(data.get("model"), str):
         data["model"] = absolute_model(data["model"], folder)
+    downstream = data.get("downstream")
+    if isinstance(downstream, dict) and "dataset" in downstream:
+        data["downstream"] = {**downstream, "dataset": absolute_class_data(downstream["dataset"], folder)}
     for section, keys in MODELS.items():
         if section in data:
             data[section] = absolute_models(data[section], keys, folder)
@@ -105,6 +119,8 @@ def read_contents(spec: StudySpec) -> StudyContents:
         for subject in spec.subjects:
             for field, contents in contents_of(subject, captions=captions).items():
                 found[field.replace("subject.", f"subjects.{subject.name}.", 1)] = contents
+        if spec.downstream is not None and spec.downstream.prepared is not None:
+            found[DATA] = prepared_contents(Path(spec.downstream.prepared))
     except OSError as error:
         raise UserError(
             f"{error.filename}: cannot be read ({error.strerror}); change its permissions"

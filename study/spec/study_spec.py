@@ -14,11 +14,22 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from search_spaces.schema import SearchSpace
 from study.spec.contents import StudyContents, of_run, without_paths
 from study.spec.defaults import default_point
+from study.spec.downstream import DownstreamSpec
+from study.spec.downstream_data import downstream_problems, generation_of, identity_of
 from study.spec.hypotheses import Hypothesis, Statement, statement_of
 from study.spec.hypothesis_rules import levels_in
 from study.spec.implied import with_implied
@@ -44,6 +55,7 @@ from study.spec.sound_sections import Sections
 from study.storage.layout import STUDY_FILE, Storage, is_storage_entry
 from study.storage.run_key import Phase, RunKey
 from trainables.config.fields import EMBEDDED, Frozen, ModelConfig, SubjectConfig
+from trainables.config.frozen import without
 from trainables.config.yaml_reader import RuleError
 from trainables.errors import UserError
 from trainables.methods.registry import BASE, method_config_class
@@ -97,6 +109,7 @@ class StudySpec(Frozen):
     evaluation: EvaluationSpec = EvaluationSpec()
     report: ReportSpec = ReportSpec()
     hypotheses: dict[Name, Hypothesis] = Field(default_factory=dict)
+    downstream: DownstreamSpec | None = None
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     storage: StorageSpec = StorageSpec()
@@ -106,11 +119,19 @@ class StudySpec(Frozen):
         default_factory=dict
     )  # of a study that has begun; see `resuming`
 
+    @model_serializer(mode="wrap")
+    def _as_before_downstream(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out a downstream phase that is not there, so that records of studies stay what they were."""
+        content: dict[str, Any] = dump(self)
+        return content if content.get("downstream") is not None else without(content, "downstream")
+
     @model_validator(mode="after")
     def _complete_and_check(self, info: ValidationInfo) -> Self:
         object.__setattr__(self, "training", with_implied(self.subjects, self.training))
         problems = broken_rules(Sections.of(self), recorded=info.context == RECORDED)
         problems += _names_in_use(self.name, self.subjects)
+        if self.downstream is not None and info.context != RECORDED:
+            problems += downstream_problems(self.downstream, tuple(self.arms), self.confirm)
         if problems:
             raise RuleError(problems)
         searched, confirmed = default_subjects(self.subjects, self.search, self.confirm)
@@ -185,6 +206,10 @@ class StudySpec(Frozen):
         """Returns to which of an arm's searches a trial number belongs."""
         return trial // max(1, self.trials_of(arm)) if self.search.repeats > 1 else 0
 
+    def confirmed_subjects(self, arm: str, repeat: int) -> tuple[str, ...]:
+        """Returns the subjects on which the choice of one of an arm's searches is confirmed."""
+        return self.subjects_of("confirm", repeat) if self.trials_of(arm) else self.confirm.subjects or ()
+
     def subjects_of(self, phase: Phase, repeat: int) -> tuple[str, ...]:
         """Returns the subjects of one search, or those on which its choice is confirmed: dealt out one by one, the
         same for every arm.
@@ -203,7 +228,7 @@ class StudySpec(Frozen):
         return [RunKey(phase, arm, trial, subject, seed) for subject in subjects or () for seed in seeds]
 
     def number_of_runs(self) -> int:
-        """Returns the number of runs of both phases, if no early stopping happens."""
+        """Returns the number of runs that fine-tune, in both phases, if no early stopping happens."""
         return sum(self.search_runs_of(arm) + len(self.confirm_keys(arm, 0)) for arm in self.arms)
 
     def search_runs_of(self, arm: str) -> int:
@@ -244,7 +269,19 @@ class StudySpec(Frozen):
             output_dir=str(storage.run_folder(key)),
             cache_dir=str(storage.cache),
             contents=of_run(self._digests, key.subject, captions=captions),
+            **self._generation(key),
         )
+
+    def _generation(self, key: RunKey) -> dict[str, Any]:
+        """What a confirm run draws for classifiers, as a field of its configuration."""
+        if self.downstream is None or key.phase != "confirm":
+            return {}
+        method = self.arms[key.arm].method
+        return {"generation": generation_of(self.downstream, key.subject, untrained=method == BASE)}
+
+    def digest_of(self, field: str) -> str | None:
+        """Returns the digest of what lies in a folder that the study names, if it has been read."""
+        return self._digests.get(field)
 
     @property
     def statements(self) -> tuple[Statement, ...]:
@@ -294,6 +331,8 @@ class StudySpec(Frozen):
         for field in LATER_FIELDS:  # as before there were any, a study without them is the same
             if content["evaluation"][field] in (None, []):
                 del content["evaluation"][field]
+        if self.downstream is not None:
+            content["downstream"] = identity_of(self.downstream)
         content["arms"] = {
             name: {**arm.model_dump(mode="json"), "search_space": dump(self.space(name))["parameters"]}
             for name, arm in self.arms.items()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from study.storage.run_key import RunKey
 
 if TYPE_CHECKING:
+    from trainables.classifier_run_config import ClassifierRunConfig
     from trainables.run_config import RunConfig
 
 
@@ -22,7 +23,7 @@ class PlannedRun:
 
     key: RunKey
     folder: Path
-    config: RunConfig
+    config: RunConfig | ClassifierRunConfig
     attempt: int = 1
 
 

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 from study.storage.layout import Storage
-from study.storage.run_key import PHASES, RunKey
+from study.storage.run_key import DOWNSTREAM_PHASES, PHASES, RunKey
 from trainables.errors import UserError
 
 MOST_CANDIDATES = 20
@@ -18,7 +18,7 @@ def begun_runs(storage: Storage) -> Iterator[RunKey]:
     for path in storage.runs.glob("*/*/*"):
         with contextlib.suppress(ValueError):
             key = RunKey.parse("/".join(path.parts[-3:]))
-            if key.phase in PHASES:
+            if key.phase in (*PHASES, *DOWNSTREAM_PHASES):
                 yield key
 
 

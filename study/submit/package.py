@@ -100,6 +100,8 @@ def unpack(folder: Path) -> None:
 def _local_folders(spec: StudySpec, shared: Sequence[str]) -> Iterator[Path]:
     """The folders of this machine that a study names; what does not exist here is taken to exist on the cluster."""
     named = [path for subject in spec.subjects for path in subject.folders.values()]
+    if spec.downstream is not None and spec.downstream.prepared is not None:
+        named.append(spec.downstream.prepared)
     named += [path for path in (spec.model.path, spec.model.config) if path]
     for name in dict.fromkeys([*named, *_evaluation_models(spec)]):
         path = Path(name)

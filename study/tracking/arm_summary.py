@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from study.statistics.paired import Estimate, estimate_of
 from study.storage.run_key import END_WORDS, RunKey
-from trainables.evaluation.metrics_table import METRICS, QUALITY
+from trainables.evaluation.metrics_table import CLASSIFIER_SCORES, METRICS, QUALITY, VALIDATION_SCORES
 from trainables.methods.registry import BASE
 
 if TYPE_CHECKING:
@@ -73,6 +73,24 @@ def estimates(children: Sequence[Child], method: str) -> dict[str, Estimate]:
             estimate = estimate_of(units, None if method == BASE else len(runs))
             found[name] = estimate.cut(*metric.possible) if metric.possible else estimate
     return found
+
+
+def classifier_summary(children: Sequence[Child]) -> tuple[dict[str, float], str]:
+    """Counts of states and means of test scores (validation scores in a search) of a cell's classifiers, and in words.
+
+    Plain means over classifier and generator seeds: intervals, which must know of test images too, are the report's.
+    """
+    found = summary(children)
+    names = [f"eval/{name}" for name in (*CLASSIFIER_SCORES, *VALIDATION_SCORES)]
+    means = {
+        name: fmean(values)
+        for name in names
+        if (values := [child.values[name] for child in _complete(children) if name in child.values])
+    }
+    found |= {f"mean/{name.removeprefix('eval/')}": value for name, value in means.items()}
+    shown = means.get("eval/balanced_accuracy")
+    count = len(_complete(children))
+    return found, "" if shown is None else f"balanced accuracy {shown:.3f} on test images, n = {count}"
 
 
 def estimate_metrics(found: Mapping[str, Estimate]) -> dict[str, float]:

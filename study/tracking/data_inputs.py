@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from study.storage.run_key import FOREIGN, RunKey
+from trainables.classifier_run_config import CLASSIFIER
 from trainables.methods.registry import BASE
 
 Context = Literal["training", "evaluation"]
@@ -46,6 +47,8 @@ def data_inputs(key: RunKey, document: Mapping[str, Any]) -> tuple[DataInput, ..
     Args:
         document: A `RunConfig` as JSON values, as in ``run.json``.
     """
+    if document["method"] == CLASSIFIER:
+        return _of_classifier(document)
     trains = key.phase != FOREIGN and document["method"] != BASE
     found = [_training(document)] if trains else []
     training = document.get("training") or {}
@@ -62,6 +65,22 @@ def judging(document: Mapping[str, Any]) -> DataInput:
     if not known and (whole := _content(document, folders, ("images", "path"))):
         known = {**whole, **held_out, "part": "held out"}
     return _input(f"{name} held-out", known, "evaluation", folders.get("references") or _main(folders))
+
+
+def _of_classifier(document: Mapping[str, Any]) -> tuple[DataInput, ...]:
+    """Real and generated images that a classifier learns from, and those that it is judged by."""
+    folder = str(document["data"])
+    content = (document.get("contents") or {}).get("data") or folder
+    found = []
+    if document["real_share"]:
+        known = {"data": content, "part": "train", "share": document["real_share"]}
+        found.append(_input("real images", known, "training", folder))
+    if document["generated"]:
+        drawn = {"entries": [one["entries"] for one in document["generated"]], "ratio": document["ratio"]}
+        about = f"images of arm {document['generator']}, seed {document['generator_seed']}"
+        found.append(_input(document["source"], drawn, "training", None, about))
+    part = "test" if document["judged"] else "validation"
+    return (*found, _input(f"{part} images", {"data": content, "part": part}, "evaluation", folder))
 
 
 def _training(document: Mapping[str, Any]) -> DataInput:

@@ -9,8 +9,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from study.storage.layout import STUDY_FILE
-from study.storage.run_key import RunKey
-from study.tracking.arm_summary import Child, estimate_metrics, estimate_words, estimates, summary
+from study.storage.run_key import DOWNSTREAM, DOWNSTREAM_PHASES, RunKey
+from study.tracking.arm_summary import (
+    Child,
+    classifier_summary,
+    estimate_metrics,
+    estimate_words,
+    estimates,
+    summary,
+)
 from study.tracking.mlflow_store import Metric, MlflowStore
 from study.tracking.params import flat_params
 
@@ -107,6 +114,8 @@ class Parents:
         return run_id
 
     def _params(self, phase: str, arm: str) -> dict[str, str]:
+        if phase in DOWNSTREAM_PHASES:
+            return flat_params({DOWNSTREAM: self._spec.get(DOWNSTREAM) or {}})
         shared = {name: self._spec.get(name) for name in (phase, "budget", "training", "evaluation")}
         fields = (self._spec.get("arms") or {}).get(arm)
         return flat_params({"arm": fields, **{name: value for name, value in shared.items() if value}})
@@ -150,6 +159,8 @@ class Parents:
         phase, _ = group
         children = list(self._children.get(group, {}).values())
         found = estimates(children, method) if phase == "confirm" else {}
+        if phase in DOWNSTREAM_PHASES:
+            return classifier_summary(children)
         return {**summary(children), **estimate_metrics(found)}, estimate_words(found)
 
     def _log(self, group: Group, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:

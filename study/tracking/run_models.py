@@ -33,6 +33,8 @@ class _Model:
 class RunModels:
     """Makes each model once, also after a kill at any moment.
 
+    Classifiers of the downstream phase have none: there are many, and they are measuring instruments.
+
     Args:
         fresh: Whether the run was made just now, so that MLflow has no models of it yet.
     """
@@ -49,6 +51,8 @@ class RunModels:
     def of(self, metrics: Iterable[Metric]) -> tuple[Metric, ...]:
         """Returns the metrics, those of an evaluated step with the model that they are of, which is made if need be."""
         given = tuple(metrics)
+        if self._key.trains_classifier:
+            return given
         steps = {metric.step for metric in given if metric.name.startswith(_EVALUATED)}
         if not any(metric.name.startswith(_OF_MODELS) for metric in given):
             return given
@@ -67,6 +71,8 @@ class RunModels:
 
     def finish(self) -> None:
         """Links the models to the run at their steps, and says that they are ready."""
+        if self._key.trains_classifier:
+            return
         models = self._store.optionally(MODELS, lambda: self._ensured(())) or {}
         unlinked = {model.model_id: step for step, model in models.items() if not model.linked}
         if unlinked:

@@ -53,6 +53,13 @@ def run_tags(
         "last_event": "0",
         "mlflow.note.content": describe(key, document),
     }
+    if key.trains_classifier:
+        tags |= {
+            "source": str(document["source"]),
+            "generator": str(document["generator"] or ""),
+            "network": str(document["training"]["network"]),
+            "loss": str(document["training"]["loss"]),
+        }
     if launch is not None:
         tags["versions"] = json.dumps(launch.versions, sort_keys=True)
         if launch.git_commit is not None:
@@ -160,6 +167,8 @@ def _log_weights(
 def describe(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> str:
     """A few lines of Markdown for the head of the run's page in the MLflow UI."""
     training = document.get("training", {})
+    if key.trains_classifier:
+        return _describe_classifier(key, document, result)
     lines = [
         f"**{key.arm}** ({document['method']}), {key.phase} phase, trial {key.trial}: "
         f"subject {key.subject}, seed {key.seed}"
@@ -180,6 +189,28 @@ def describe(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any]
         scores += [f"trained in {seconds:.1f} s"] if seconds is not None else []
         lines.append(", ".join(scores))
         lines.append(best_words(result.get("best"), result.get("cost") or {}) or "")
+    elif result is not None:
+        reasons = [str(result[name]) for name in ("reason", "message") if result.get(name)]
+        lines.append(f"**{result['state']}** {': '.join(reasons)}")
+    return "\n\n".join(line for line in lines if line)
+
+
+def _describe_classifier(key: RunKey, document: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
+    training = document["training"]
+    lines = [
+        f"**{training['network']}** learns from **{document['source']}** ({key.phase}), images of {key.subject}, "
+        f"seed {key.seed}",
+        f"{training['optimizer']}, learning rate {training['learning_rate']:.3g}, loss {training['loss']}, "
+        f"{training['max_train_steps']} steps",
+    ]
+    if result is not None and result["state"] == "COMPLETE":
+        scores = result.get("evaluation") or {}
+        shown = {
+            "test accuracy": scores.get("accuracy"),
+            "balanced": scores.get("balanced_accuracy"),
+            "on validation images": scores.get("validation_balanced_accuracy"),
+        }
+        lines.append(", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None))
     elif result is not None:
         reasons = [str(result[name]) for name in ("reason", "message") if result.get(name)]
         lines.append(f"**{result['state']}** {': '.join(reasons)}")

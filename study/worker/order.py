@@ -20,7 +20,7 @@ class Order:
 
     Attributes:
         key: The run's name.
-        phase: ``search`` or ``confirm``.
+        phase: ``search``, ``confirm``, ``downstream-search`` or ``downstream``.
         group: Runs with the same group compete under early stopping.
         config: The RunConfig as JSON.
         driver_id: Names the driver; attempts of another driver ended with their driver.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config.fields import ALPHA, DATA_SET_FOLDERS, EMBEDDED, SUBJECT_FOLDERS
+from trainables.embedded.class_sets import CLASS_SETS
 from trainables.util.process import expanded
 
 #: The keys of a study's, or a run's, sections that name models.
@@ -65,6 +66,16 @@ def absolute_subject(subject: Any, folder: Path) -> Any:
     if isinstance(subject, dict) and isinstance(subject.get("dataset"), dict):
         subject = {**subject, "dataset": _changed(subject["dataset"], DATA_SET_FOLDERS, change)}
     return subject
+
+
+def absolute_class_data(dataset: Any, folder: Path) -> Any:
+    """Returns a data set of classes with an absolute folder; the name of one that comes with the project as it is."""
+    if isinstance(dataset, str):
+        shipped = dataset in CLASS_SETS and not (folder / dataset).is_dir()
+        return dataset if shipped else _absolute_unless_blank(dataset, folder)
+    if isinstance(dataset, Mapping) and isinstance(dataset.get("path"), str):
+        return {**dataset, "path": absolute_class_data(dataset["path"], folder)}
+    return dataset
 
 
 def _absolute_unless_blank(path: str, folder: Path) -> str:

@@ -77,6 +77,11 @@ TOLD_BY = (QUALITY, "subject_fidelity_scaled")
 #: What the images that a result draws in other numbers of solver steps are measured by (`evaluate_at_steps`).
 AT_INFERENCE_STEPS = ("quality_subject_prompt", "subject_fidelity_scaled", "prompt_fidelity_scaled")
 
+#: What classifiers of the downstream phase are judged by, on test images; choices are made by the same of validation
+#: images. They are no measures of fine-tuned models, so that no table of these has them.
+CLASSIFIER_SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
+VALIDATION_SCORES = tuple(f"validation_{name}" for name in CLASSIFIER_SCORES)
+
 SHARE = (0.0, 1.0)  # the limits of what is between 0 and 1 by its definition
 _SCALED = (-2.0, 3.0)
 

@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -30,12 +30,13 @@ from trainables.config.class_data import ClassDataConfig
 from trainables.data.class_prompts import ClassPrompts, class_prompts
 from trainables.data.labelled_images import LabelledImage, LabelledSet, look_at
 from trainables.data.labelled_metadata import LabelColumns
-from trainables.data.labelled_split import Shares
 from trainables.data.path_map import folder_of
 from trainables.embedded.class_sets import CLASS_SETS, DIGITS, load_class_set
 from trainables.errors import UserError
-from trainables.evaluation.class_data_sets import ClassDataSet, read_class_data_set, split_class_data_set
 from trainables.util.process import expanded
+
+if TYPE_CHECKING:  # study files are read without numpy
+    from trainables.evaluation.class_data_sets import ClassDataSet
 
 CLASSES_FILE, METADATA_FILE = "classes.json", "metadata.csv"
 LEFT_OUT = "left_out"
@@ -147,6 +148,8 @@ def read_prepared(prepared: PreparedClasses) -> ClassDataSet:
     Raises:
         UserError: Files cannot be read, or are not those that were prepared.
     """
+    from trainables.evaluation.class_data_sets import ClassDataSet
+
     lines = _lines(prepared.folder / METADATA_FILE)
     parts: dict[str, list[LabelledImage]] = {part: [] for part in FOLDERS}
     problems: list[str] = []
@@ -192,6 +195,9 @@ def prepared_contents(folder: Path) -> dict[str, str]:
 
 
 def _read(config: ClassDataConfig, resolution: int | None) -> tuple[ClassDataSet | None, str, list[str]]:
+    from trainables.data.labelled_split import Shares
+    from trainables.evaluation.class_data_sets import read_class_data_set, split_class_data_set
+
     shares = Shares(config.train, config.validation, config.test)
     if config.path in CLASS_SETS:
         near = config.near_copies or ("allow" if config.path == DIGITS else "refuse")

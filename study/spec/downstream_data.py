@@ -1,0 +1,145 @@
+"""The data set of the downstream phase in a study: split when the study file is read, its classes made subjects.
+
+What fine-tuning is given are folders of training images of one class each (or of all, with captions), as of any other
+subject; validation images are its held-out references. Test images lie in a folder that no subject names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from study.spec.downstream import DownstreamSpec, cell_problems
+from study.spec.phases import ConfirmSpec
+from trainables.config.generation import GenerationConfig, images_of_class
+from trainables.config.messages import Loc
+from trainables.errors import UserError
+from trainables.evaluation.prepared_classes import PreparedClasses, prepare_classes, prepared_at
+
+ALL_CLASSES = "all-classes"  # the data set of `models: one`
+DATA = "downstream.data"  # of the contents of a study: the prepared data set
+
+Problems = list[tuple[Loc, str]]
+
+
+def with_class_data(data: Mapping[str, Any]) -> tuple[dict[str, Any], Problems]:
+    """Returns a study's raw data with the subjects, seeds and prepared folder that its section `downstream` implies,
+    and what is wrong with the data set.
+
+    A section that is malformed is left for its own messages.
+    """
+    data = dict(data)
+    section = data.get("downstream")
+    if section is None:
+        return data, []
+    try:
+        downstream = DownstreamSpec.model_validate(section)
+    except ValidationError:
+        data.setdefault("subjects", [{"name": "cat-1"}])  # of which nothing is to be said beside
+        return data, []
+    try:
+        prepared = prepare_classes(downstream.dataset, downstream.resolution)
+    except UserError as error:
+        data.setdefault("subjects", [{"name": "cat-1"}])
+        return data, [(("downstream", "dataset"), problem) for problem in error.problems]
+    problems: Problems = []
+    subjects = subjects_of_classes(prepared, downstream.models)
+    if data.get("subjects", subjects) != subjects:
+        problems.append(
+            (
+                ("subjects",),
+                "with a section downstream the classes of its data set are the subjects; remove it",
+            )
+        )
+    data["subjects"] = subjects
+    data["downstream"] = {**section, "prepared": str(prepared.folder)}
+    confirm = dict(data["confirm"]) if isinstance(data.get("confirm"), Mapping) else {}
+    seeds = list(downstream.generator_seeds)
+    if list(confirm.get("seeds", seeds)) != seeds:
+        problems.append(
+            (
+                ("confirm", "seeds"),
+                f"{confirm['seeds']}, but downstream.generator_seeds is {seeds}; each fine-tuned model draws for the "
+                "classifiers, so that the seeds are the same: remove one",
+            )
+        )
+    if data.get("confirm") is None or isinstance(data.get("confirm"), Mapping):
+        data["confirm"] = {**confirm, "seeds": seeds}
+    return data, problems
+
+
+def subjects_of_classes(prepared: PreparedClasses, models: str) -> list[dict[str, Any]]:
+    """Returns the subjects of a study: each class, or all of them as one data set with captions."""
+    if models == "one":
+        folder = prepared.folder
+        dataset = {
+            "path": str(folder / "train"),
+            "references": str(folder / "validation"),
+            "group_column": "group",
+        }
+        return [{"name": ALL_CLASSES, "dataset": dataset}]
+    return [
+        {
+            "name": prepared.names[label],
+            "images": str(prepared.images_of("train", label)),
+            "references": str(prepared.images_of("validation", label)),
+            "instance_prompt": prepared.prompts[label].instance_prompt,
+            "class_prompt": prepared.prompts[label].class_prompt,
+        }
+        for label in prepared.classes
+    ]
+
+
+def generation_of(downstream: DownstreamSpec, subject: str, *, untrained: bool) -> GenerationConfig:
+    """Returns what the runs of a subject draw for classifiers: as many images of each class as any cell needs.
+
+    Args:
+        untrained: The model knows no rare word: it is asked for the class.
+    """
+    assert downstream.prepared is not None
+    prepared = prepared_at(Path(downstream.prepared))
+    labels = (
+        prepared.classes
+        if subject == ALL_CLASSES
+        else [label for label in prepared.classes if prepared.names[label] == subject]
+    )
+    plain = untrained or subject == ALL_CLASSES
+    prompts = {
+        label: prepared.prompts[label].class_prompt if plain else prepared.prompts[label].instance_prompt
+        for label in labels
+    }
+    return GenerationConfig(
+        prompts=prompts,
+        images={label: images_needed(downstream, prepared, label) for label in labels},
+        guidance_scale=downstream.guidance_scale,
+        num_inference_steps=downstream.num_inference_steps,
+        negative_prompt=downstream.negative_prompt,
+        classes=str(prepared.folder),
+    )
+
+
+def images_needed(downstream: DownstreamSpec, prepared: PreparedClasses, label: str) -> int:
+    """Returns how many generated images of a class the cell takes that takes most."""
+    counts = prepared.counts["train"]
+    ratios = {*downstream.ratios, *([downstream.largest_ratio] if downstream.generated_only else [])}
+    return max(images_of_class(ratio, counts[label], max(counts.values())) for ratio in ratios)
+
+
+def downstream_problems(downstream: DownstreamSpec, arms: tuple[str, ...], confirm: ConfirmSpec) -> Problems:
+    """Returns what is wrong with a downstream phase beside the other sections of a study."""
+    problems: Problems = list(cell_problems(downstream, arms))
+    if tuple(confirm.seeds) != downstream.generator_seeds:
+        problems.append(
+            (("confirm", "seeds"), f"must be downstream.generator_seeds ({list(downstream.generator_seeds)})")
+        )
+    return problems
+
+
+def identity_of(downstream: DownstreamSpec) -> dict[str, Any]:
+    """Returns what of the section decides which runs there are; of the data set its content counts (`DATA`)."""
+    content = downstream.model_dump(mode="json", exclude={"prepared", "margin", "claims"})
+    content["dataset"].pop("path")
+    return content
