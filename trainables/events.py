@@ -19,6 +19,7 @@ RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"  # of the process that works on the run
 CHECKPOINTS, SAMPLES, WEIGHTS = "checkpoint", "samples", "weights"  # folders
+GENERATED = "generated/"  # how the keys of pictures of such images begin: the class follows
 STEP = "step-"  # how the names of checkpoints and of samples begin: the step follows
 WHOLE_CHECKPOINTS = f"{STEP}*[0-9]"  # a pattern of names: one that is being written ends otherwise
 STATE_FILE, TENSORS_FILE = "state.json", "tensors.safetensors"  # in a checkpoint
@@ -34,7 +35,7 @@ PREDICTIONS, RECORD = "predictions.csv", "record.json"
 Kind = Literal[
     "started",  # data: attempt, resumed_step, steps (of the whole run; None: not settled yet), host, pid, num_workers,
     # parallel_strategy, device, device_name, versions
-    "phase",  # data: name (prepare | train | evaluate | save): what the run does now; with train: steps
+    "phase",  # data: name (prepare | train | evaluate | generate | save): what the run does now; with train: steps
     "progress",  # step; data: loss, learning_rate, gradient_norm, steps_per_second
     "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool. A run that restores its
     # best step has two of its last step: what chose the step is not final, the result is. data["choice"], of those that
@@ -47,7 +48,7 @@ Kind = Literal[
     # of its end
     "image",  # step; data: key, path (relative to the run's folder)
     "generated",  # step; images of one class, drawn for classifiers; data: label, prompt, entries (names in the cache),
-    # images (how many), and what they are measured by
+    # images (how many), seconds and flops (of drawing them), and what they are measured by
     "checkpoint",  # step; data: path
     "cost",  # with every checkpoint and at the end; data: cost metrics under bare names, so far (train_seconds, ...)
     "artifact",  # data: path (relative), role (weights | scores | provenance), bytes

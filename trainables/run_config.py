@@ -9,7 +9,15 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from trainables.config.fields import (
     EMBEDDED,
@@ -20,6 +28,8 @@ from trainables.config.fields import (
     SubjectConfig,
     TrainingConfig,
 )
+from trainables.config.frozen import without
+from trainables.config.generation import GenerationConfig
 from trainables.config.training import AS_BEFORE
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import unfit_choice
@@ -34,6 +44,7 @@ class RunConfig(Frozen):
     Attributes:
         method: A name of ``trainables.methods.registry``.
         training: The method's configuration; validated by the method's own class.
+        generation: Images for classifiers that it draws when it has been judged; None: none.
         seed: From which every random stream of the run is derived (``trainables/randomness.py``).
         device: ``auto`` takes CUDA where there is one.
         cpu_threads: Threads of torch on the CPU.
@@ -51,6 +62,7 @@ class RunConfig(Frozen):
     subject: SubjectConfig
     training: SerializeAsAny[TrainingConfig] = Field(default_factory=TrainingConfig, validate_default=True)
     evaluation: EvaluationConfig = EvaluationConfig()
+    generation: GenerationConfig | None = None
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cpu_threads: int = Field(default=1, ge=1)
@@ -90,6 +102,12 @@ class RunConfig(Frozen):
         if isinstance(value, dict) and isinstance(model, ModelConfig):
             value = {**config_class.defaults_beside(value, embedded=model.path == EMBEDDED), **value}
         return config_class.model_validate(value)
+
+    @model_serializer(mode="wrap")
+    def _as_before_generation(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out a generation that is not there, so that records and digests stay what they were."""
+        content: dict[str, Any] = dump(self)
+        return content if content.get("generation") is not None else without(content, "generation")
 
     def digest(self) -> str:
         """Returns `config_digest` of this configuration."""
@@ -148,6 +166,10 @@ def config_digest(document: Mapping[str, Any]) -> str:
     content = copy.deepcopy({name: value for name, value in document.items() if name not in WITHOUT_EFFECT})
     if not content.get("contents"):
         content.pop("contents", None)
+    if content.get("generation") is None:
+        content.pop("generation", None)
+    else:
+        content["generation"].pop("classes", None)
     for part, as_before in (("training", AS_BEFORE), ("evaluation", _EVALUATED_AS_BEFORE)):
         fields = content.get(part) or {}
         for field in [name for name, value in as_before.items() if name in fields and fields[name] == value]:

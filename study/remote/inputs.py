@@ -19,7 +19,15 @@ def named_folders(config: RunConfig) -> list[str]:
     """Returns the folders (and a model in one file) that a run's configuration names by an absolute path."""
     subject, evaluation = config.subject, config.evaluation
     model = config.model
-    names = [*subject.folders.values(), model.path, model.config, evaluation.image_encoder, evaluation.clip]
+    classes = config.generation.classes if config.generation is not None else None
+    names = [
+        *subject.folders.values(),
+        model.path,
+        model.config,
+        evaluation.image_encoder,
+        evaluation.clip,
+        classes,
+    ]
     return [name for name in names if name and name.startswith(("/", "~"))]
 
 

@@ -58,6 +58,7 @@ def generate(
     guidance_scale: float = 3.0,
     batch_size: int = 16,
     resolution: int | None = None,
+    negative_prompt: str | None = None,
 ) -> list[Image.Image]:
     """Draws one image a prompt; without gradients, in evaluation mode, with the modules as they are.
 
@@ -73,6 +74,8 @@ def generate(
         guidance_scale: Weight of classifier-free guidance; a family with embedded guidance is told it instead.
         batch_size: Images at a time (with guidance, twice as many rows pass the denoiser).
         resolution: Image side in pixels; None: the model's own.
+        negative_prompt: What guidance starts from in the place of no prompt, as in diffusers: an empty text is read
+            like any other. Without guidance, and where guidance is an input of the denoiser, it has no effect.
 
     Returns:
         RGB images in the order of the prompts.
@@ -90,8 +93,8 @@ def generate(
     guided = guidance_scale > 1 and not backbone.family.embedded_guidance
     images: list[Image.Image] = []
     with at_rest(backbone):
-        distinct = list(dict.fromkeys(["", *prompts]))
-        rows = _encode_with_empty(backbone, distinct)
+        distinct = list(dict.fromkeys([negative_prompt or "", *prompts]))
+        rows = _encode_with_first(backbone, distinct, is_empty=negative_prompt is None)
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
             chosen = [distinct.index(prompt) for prompt in batch]
@@ -105,10 +108,10 @@ def generate(
     return images
 
 
-def _encode_with_empty(backbone: Backbone, prompts: Sequence[str]) -> Conditioning:
-    """Encodes prompts of which the first is empty, and stands for no prompt in guidance."""
+def _encode_with_first(backbone: Backbone, prompts: Sequence[str], *, is_empty: bool) -> Conditioning:
+    """Encodes prompts, the first being what guidance starts from; `is_empty`: it is no prompt, not a negative one."""
     rows = backbone.encode_prompts(prompts)
-    if backbone.zero_unconditional:
+    if backbone.zero_unconditional and is_empty:
         for values in rows.values():
             values[0] = 0
     return rows

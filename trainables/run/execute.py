@@ -40,6 +40,7 @@ from trainables.models.folders import image_buckets
 from trainables.run.best_step import BestStep
 from trainables.run.contents import sealed
 from trainables.run.earlier import length_of, spans
+from trainables.run.generation import prepare_generation
 from trainables.run.inference import UNMEASURED, drawing_costs, switching_cost
 from trainables.run.judged_weights import averaged, judged_weights
 from trainables.run.outcomes import describe, is_provided_for, outcome
@@ -217,6 +218,7 @@ class _Attempt:
             )
         with self.meter.measure("prepare"):
             self._prepare(subject, cache)
+            generation = prepare_generation(self.config, self.training, subject, self.backbone, models, cache)
         self.meter.account_for_attempts(self.spans)
         if self.trainer is not None:
             checkpoints = self.folder / CHECKPOINTS
@@ -240,6 +242,8 @@ class _Attempt:
                 yield self.log.append("artifact", self.step, path=WEIGHTS, role="weights", bytes=size)
             yield from self._evaluate(self.step, final=True)
             yield from self._evaluate_at_steps()
+            if generation is not None:
+                yield from generation.draw(self.log, self.step, self.meter, self.facts)
             self._measure_drawing()
         self._measure_switch()
         yield from self.record_best(self.step)

@@ -7,6 +7,7 @@ what a run costs must not depend on which run came first.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,8 @@ def _chunk(
         begin = time.perf_counter()
         made = draw(CLASS_IMAGES_AT_ONCE, training.class_num_inference_steps)
         seconds = time.perf_counter() - begin
-        flops = _count_flops(backbone, prompt, draw, training.class_num_inference_steps)
+        steps = training.class_num_inference_steps
+        flops = count_drawing(backbone, ["", prompt], draw, steps, CLASS_IMAGES_AT_ONCE)
         return {
             "pixels": torch.from_numpy(numpy.stack([numpy.asarray(image) for image in made])),
             "seconds": torch.tensor(seconds, dtype=torch.float64),
@@ -101,13 +103,19 @@ def _chunk(
     return cache.tensors("class_images", identity, compute)
 
 
-def _count_flops(backbone: Backbone, prompt: str, draw: Any, steps: int) -> int:
-    """Returns the operations of a chunk, counted on one image and one solver step.
+def count_drawing(
+    backbone: Backbone, prompts: Sequence[str], draw: Callable[[int, int], Any], steps: int, count: int
+) -> int:
+    """Returns the operations of drawing `count` images in `steps` solver steps, counted on one image and one step.
 
-    Captions are encoded once a chunk, the denoiser runs once an image and step (twice with guidance), and the decoder
+    Captions are encoded once for all, the denoiser runs once an image and step (twice with guidance), and the decoder
     once an image.
+
+    Args:
+        prompts: The texts that are encoded, each once.
+        draw: Draws a number of images in a number of steps.
     """
-    texts = count_flops(lambda: backbone.encode_prompts(["", prompt]))
+    texts = count_flops(lambda: backbone.encode_prompts(prompts))
     one, two = count_flops(lambda: draw(1, 1)), count_flops(lambda: draw(1, 2))
     step = two - one
-    return texts + CLASS_IMAGES_AT_ONCE * (steps * step + one - step - texts)
+    return texts + count * (steps * step + one - step - texts)

@@ -1,10 +1,11 @@
 """What a run costs: seconds by phase, counted operations, energy, peak memory.
 
 Phases are ``start`` (models are loaded, once a process), ``prepare``, ``class_images``, ``train``, ``evaluate``,
-``select`` (the evaluations by which a run chooses its best step) and ``save``. Only ``train`` counts as training time;
+``select`` (the evaluations by which a run chooses its best step), ``generate`` (images for classifiers) and ``save``.
+Only ``train`` counts as training time;
 the others are reported apart, so that two methods can be compared by what their optimisation takes. Class images are
 charged by what making them took, whoever made them, so that the phase ``class_images``, which is what this run waited
-for them, is reported by no name of its own.
+for them, is reported by no name of its own; likewise images for classifiers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from trainables.distributed.worker_group import WorkerGroup
 from trainables.training.energy import EnergyCounter
 
-Phase = Literal["start", "prepare", "class_images", "train", "evaluate", "select", "save"]
+Phase = Literal["start", "prepare", "class_images", "train", "evaluate", "select", "generate", "save"]
 
 _RESET_PEAK = "5"  # written to /proc/self/clear_refs, it sets VmHWM to the present resident set (Linux)
 
