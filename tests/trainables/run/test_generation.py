@@ -332,6 +332,18 @@ def test_all_that_is_wrong_is_told_before_training(generating: Generating, resid
     assert "progress" not in {event.kind for event in events}
 
 
+def test_prompts_that_the_model_does_not_read_to_the_end_are_refused(
+    generating: Generating, resident: Resident
+) -> None:
+    long = "a sks cat " + "and a very red teapot " * 20
+    events = list(
+        execute(generating("base", prompts={"ill": long}, negative_prompt="blurred " * 90), resident)
+    )
+    message = events[-1].data["message"]
+    assert events[-1].data["state"] == "FAIL"
+    assert message.count("is lost; shorten it") == 2
+
+
 def test_classes_have_prompts_and_numbers() -> None:
     with pytest.raises(ValidationError, match="name the same classes in both"):
         GenerationConfig(prompts={"ill": "a cat"}, images={"well": 1})
