@@ -47,8 +47,8 @@ Kind = Literal[
     # last were put back). best_step is None where no evaluation of a run that restores had a value: it has the weights
     # of its end
     "image",  # step; data: key, path (relative to the run's folder)
-    "generated",  # step; images of one class, drawn for classifiers; data: label, prompt, entries (names in the cache),
-    # images (how many), seconds and flops (of drawing them), and what they are measured by
+    "generated",  # step; images of one class, drawn for classifiers; data: label, name (of its folders), prompt,
+    # entries (in the cache), images (how many), seconds and flops (of drawing them), and what they are measured by
     "checkpoint",  # step; data: path
     "cost",  # with every checkpoint and at the end; data: cost metrics under bare names, so far (train_seconds, ...)
     "artifact",  # data: path (relative), role (weights | scores | provenance), bytes

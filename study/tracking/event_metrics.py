@@ -22,6 +22,7 @@ _GROUPS = {
     "cost": "cost",
     "best": "best",
     "inference": "inference",
+    "generated": "generated",
 }
 _SOLVER_STEPS = "inference_steps"
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
@@ -101,11 +102,14 @@ def points(event: Event) -> list[Metric]:
     """Returns the metrics of one event; None and texts are no metrics.
 
     Values that chose a step are under ``choice/``, so that none of them passes for a result under ``eval/``. Those of
-    images in other numbers of solver steps are under ``inference/``, where MLflow's step is that number.
+    images in other numbers of solver steps are under ``inference/``, where MLflow's step is that number. Those of
+    images for classifiers are under ``generated/``, with the class before the measure.
     """
     group = _GROUPS.get(event.kind)
     if group is None:
         return []
+    if event.kind == "generated":
+        group = f"{group}/{event.data['name']}"
     chose = choosing_values(event)
     return [
         Metric(

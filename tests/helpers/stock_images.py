@@ -13,7 +13,11 @@ STEPS, GUIDANCE, TOKENS = 3, 3.0, 24  # the tiny T5 reads so many tokens
 
 
 def draw_stock(
-    pipeline: Any, prompts: list[str], noise: torch.Tensor, guidance_scale: float = GUIDANCE
+    pipeline: Any,
+    prompts: list[str],
+    noise: torch.Tensor,
+    guidance_scale: float = GUIDANCE,
+    negative_prompt: str | None = None,
 ) -> torch.Tensor:
     """Returns images in [0, 1], [prompts, 3, h, w], drawn by the pipeline's own code.
 
@@ -30,6 +34,8 @@ def draw_stock(
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config, **spacing)
     else:
         options["max_sequence_length"] = TOKENS
+    if negative_prompt is not None:
+        options["negative_prompt"] = [negative_prompt] * len(prompts)
     if kind == "FluxPipeline":
         options["latents"] = pack(noise)
     images = pipeline(

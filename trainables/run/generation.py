@@ -33,8 +33,10 @@ from trainables.evaluation.prepared_classes import PreparedClasses, folder_names
 from trainables.events import GENERATED, SAMPLES, WEIGHTS, Event, EventLog, read_events
 from trainables.methods.registry import get_method
 from trainables.models.backbone import Backbone
+from trainables.models.prompt_lengths import memory_reader
 from trainables.models.sampling import generate
 from trainables.randomness import stream_seed
+from trainables.run.prompt_checks import find_cut
 from trainables.run_config import RunConfig
 from trainables.training.class_images import count_drawing
 from trainables.training.meter import Meter, device_name
@@ -114,6 +116,7 @@ class Generation:
                 "generated",
                 step,
                 label=label,
+                name=self._name(label),
                 prompt=self.prompts[label],
                 entries=list(drawn.entries),
                 images=len(drawn.images),
@@ -234,8 +237,8 @@ def prepare_generation(
             taught the subject's rare token, and is asked for the class.
 
     Raises:
-        UserError: Prompts do not name the subject, the negative prompt has no effect, or the prepared data set is not
-            there or has other classes. Nothing has been trained yet.
+        UserError: Prompts do not name the subject or are too long for the model, the negative prompt has no effect, or
+            the prepared data set is not there or has other classes. Nothing has been trained yet.
     """
     settings = config.generation
     if settings is None:
@@ -269,6 +272,8 @@ def prepare_generation(
             prompts[label] = subject.class_prompt if is_own else training.reword(prompt)
         except UserError as error:
             problems += error.problems
+    read = [*prompts.values(), settings.negative_prompt or ""]
+    problems += find_cut(read, memory_reader(backbone.prompt_tokenizer), config.model.path)
     if problems:
         raise UserError(*problems)
     return Generation(

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -132,6 +133,12 @@ def test_overviews_stand_in_where_there_are_no_strips(rows: Rows) -> None:
     assert found.subjects[0].groups[0].lines[0].shots[0] is not None
     assert not compute_gallery(rows).overviews
     assert "grid" not in {key for one in compute_gallery(rows).subjects for key in one.keys}
+
+
+def test_images_for_classifiers_are_no_samples_of_prompts(rows: Rows) -> None:
+    drawn = rows.images[rows.images["key"] == "grid"].assign(key="generated/score-1")
+    with_them = replace(rows, images=pd.concat([rows.images, drawn], ignore_index=True))
+    assert compute_gallery(with_them) == compute_gallery(rows)
 
 
 def test_broken_and_missing_pictures_are_left_out(rows: Rows, tmp_path: Path) -> None:

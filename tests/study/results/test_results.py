@@ -23,13 +23,14 @@ from study.results.from_mlflow import mlflow_results
 from study.results.loading import load_results
 from study.results.run_rows import rows
 from study.storage.layout import Storage
+from study.tracking.event_metrics import latest_metrics
 from study.tracking.run_ids import TrackingRecord
 from study.tracking.sync import sync
 from tests.helpers.fake_runs import fake_runs, write_run
 from tests.helpers.mlflow_stores import prepare_store
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import metric_names
-from trainables.events import sum_up
+from trainables.events import EventLog, read_events, sum_up
 
 RUNS = {run.key.name: run for run in fake_runs()}
 NAMES = (
@@ -400,3 +401,31 @@ def test_values_that_chose_a_step_make_curves_and_no_results(tmp_path: Path) -> 
         ends = curves.set_index(["run_key", "step"])["value"]
         assert ends[complete.key.name, 120] == by_state.loc["COMPLETE", "quality"]
     pd.testing.assert_frame_equal(local.curves, remote.curves)
+
+
+def test_images_for_classifiers_are_told_by_their_cost_and_by_class(tmp_path: Path) -> None:
+    storage = Storage(tmp_path, "fake")
+    drew, not_drew = RUNS["confirm/lora-cosine/0001-dog-1-s100"], RUNS["confirm/base/0000-dog-1-s100"]
+    for run in (drew, not_drew):
+        write_run(storage, run)
+    without = local_results(storage).frame
+    assert not {"generate_seconds", "generate_flops"} & set(without.columns)
+    folder = storage.run_folder(drew.key)
+    log = EventLog(folder)
+    data = {"label": "score 1", "name": "score-1", "prompt": "a cat", "entries": ["generated/a.safetensors"]}
+    log.append("generated", 120, **data, images=3, vendi=2.5, vendi_real=None, grade_seen=[1, 0, 0, 1, 1])
+    metrics = {name: point.value for name, point in latest_metrics(read_events(folder)).items()}
+    assert {name: value for name, value in metrics.items() if name.startswith("generated/")} == {
+        "generated/score-1/images": 3.0,
+        "generated/score-1/vendi": 2.5,
+    }
+    content = json.loads((folder / "result.json").read_text())
+    content["cost"] |= {"generate_seconds": 1.5, "generate_flops": 7}
+    (folder / "result.json").write_text(json.dumps(content))
+    frame = local_results(storage).frame.set_index("run_key")
+    assert list(frame.loc[drew.key.name, ["generate_seconds", "generate_flops"]]) == [1.5, 7]
+    assert pd.isna(frame.loc[not_drew.key.name, "generate_seconds"])
+    both = [
+        one.drop(columns=["generate_seconds", "generate_flops"], errors="ignore") for one in (frame, without)
+    ]
+    assert list(both[0].columns) == list(both[1].set_index("run_key").columns)

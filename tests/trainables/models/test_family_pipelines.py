@@ -93,6 +93,46 @@ def test_images_are_those_of_the_stock_pipeline(name: str, guidance: float, fold
     assert farthest(ours, expected) <= LEVELS
 
 
+@pytest.mark.parametrize("negative", ["a red teapot", ""])
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3"])
+def test_a_negative_prompt_is_taken_as_by_the_stock_pipeline(
+    name: str, negative: str, folders: dict[str, Path]
+) -> None:
+    """An empty one that is given is read like any other, also where no prompt would be zeros (SDXL)."""
+    backbone = load(folders[name])
+    noise = initial_noise(backbone, [1, 2], RESOLUTION)
+
+    def draw(negative_prompt: str | None) -> list[Any]:
+        return generate(
+            backbone,
+            PROMPTS,
+            noise=noise,
+            num_inference_steps=STEPS,
+            resolution=RESOLUTION,
+            negative_prompt=negative_prompt,
+        )
+
+    expected = draw_stock(stock(folders[name]), PROMPTS, noise, negative_prompt=negative)
+    assert farthest(draw(negative), expected) <= LEVELS
+    differs = negative != "" or backbone.zero_unconditional
+    assert (draw(None) != draw(negative)) == differs
+
+
+@pytest.mark.parametrize(("name", "guidance"), [("flux", 3.0), ("sd1", 1.0)])
+def test_a_negative_prompt_has_no_effect_without_a_pass_of_its_own(
+    name: str, guidance: float, folders: dict[str, Path]
+) -> None:
+    backbone = load(folders[name])
+    with_it, without = (
+        generate(
+            backbone, PROMPTS, seeds=[1, 2], num_inference_steps=STEPS, guidance_scale=guidance,
+            resolution=RESOLUTION, negative_prompt=negative,
+        )
+        for negative in ("a red teapot", None)
+    )  # fmt: skip
+    assert farthest(with_it, torch.from_numpy(np.stack(without)).permute(0, 3, 1, 2) / 255) <= LEVELS
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [("sdxl", {}), ("sd3", {"shift": 1.0}), ("flux", {"base_shift": 1.0, "max_shift": 2.0})],

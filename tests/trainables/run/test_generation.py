@@ -298,12 +298,12 @@ def test_grades_are_read_off_pictures_of_graded_lesions() -> None:
     shown = [
         one.draw()
         for score, count in ((1, 1), (4, 3))
-        for one in further_pictures("graded-lesions-2", score, count)
+        for one in further_pictures("graded-lesions", score, count)
     ]
     shown.append(Image.new("RGB", (64, 64), "white"))
     larger = [image.resize((128, 128), Image.Resampling.NEAREST) for image in shown]
     for images in (shown, larger):
-        found = measure_class("score-4", images, (), encoder, "graded-lesions-2")
+        found = measure_class("score-4", images, (), encoder, "graded-lesions")
         assert found["grade_seen"] == [1, 0, 0, 3, 1]
         assert found["grade_agreement"] == 0.6
     assert "grade_seen" not in measure_class("score-4", shown, (), encoder, "digits")
@@ -332,12 +332,24 @@ def test_all_that_is_wrong_is_told_before_training(generating: Generating, resid
     assert "progress" not in {event.kind for event in events}
 
 
+def test_prompts_that_the_model_does_not_read_to_the_end_are_refused(
+    generating: Generating, resident: Resident
+) -> None:
+    long = "a sks cat " + "and a very red teapot " * 20
+    events = list(
+        execute(generating("base", prompts={"ill": long}, negative_prompt="blurred " * 90), resident)
+    )
+    message = events[-1].data["message"]
+    assert events[-1].data["state"] == "FAIL"
+    assert message.count("is lost; shorten it") == 2
+
+
 def test_classes_have_prompts_and_numbers() -> None:
     with pytest.raises(ValidationError, match="name the same classes in both"):
         GenerationConfig(prompts={"ill": "a cat"}, images={"well": 1})
 
 
 def test_entries_that_are_gone_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="generated images cannot be read"):
+    with pytest.raises(UserError, match="generated images"):
         read_entry(Cache(tmp_path), "generated/none.safetensors")
     assert list(pack_pictures([Image.new("L", (2, 2))])) == ["png_0"]

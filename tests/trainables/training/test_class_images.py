@@ -107,7 +107,7 @@ def test_seconds_of_another_device_are_not_charged(
     monkeypatch.setattr(
         class_images, "generate", lambda *_, **__: made.append(1) or [Image.new("RGB", (16, 16))] * 16
     )
-    monkeypatch.setattr(class_images, "_count_flops", lambda *_: 1)
+    monkeypatch.setattr(class_images, "count_drawing", lambda *_: 1)
     for name in ("NVIDIA T4", "NVIDIA H100", "NVIDIA T4"):
         monkeypatch.setattr(class_images, "device_name", lambda _, name=name: name)
         make_class_images(backbone, Cache(tmp_path), "a cat", TrainingConfig(**FIELDS), RESOLUTION)
