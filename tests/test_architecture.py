@@ -51,8 +51,8 @@ LOOSE_IN_STUDY = {"__init__.py", "any_results.py", "api.py", "generate.py", "py.
 # (`evaluation/latency.py`); it knows nothing of distributed training.
 TRAINABLES = (
     "errors events randomness embedded", "util storage_errors", "config", "data", "models",
-    "methods distributed classifiers", "evaluation", "run_config", "classifier_run_config",
-    "training", "run", "__main__",
+    "methods distributed classifiers", "evaluation", "run_config", "classifier_run_config", "training",
+    "run", "downstream", "__main__",
 )  # fmt: skip
 BELOW = {
     room: set(" ".join(TRAINABLES[:level]).split())
@@ -563,8 +563,8 @@ def test_a_name_that_is_bound_or_begun_would_be_found(tmp_path: Path, line: str)
 
 # What knows of models only by asking the family. `Backbone` has an autoencoder by that name.
 FAMILY_BLIND = ("trainables/methods", "trainables/training", "trainables/evaluation", "trainables/distributed",
-                "trainables/run", "trainables/models/sampling.py", "trainables/models/solvers.py",
-                "trainables/models/backbone.py", "trainables/models/loading.py",
+                "trainables/run", "trainables/downstream", "trainables/models/sampling.py",
+                "trainables/models/solvers.py", "trainables/models/backbone.py", "trainables/models/loading.py",
                 "trainables/models/quantization.py")  # fmt: skip
 
 

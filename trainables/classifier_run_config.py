@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from trainables.config.classifiers import ClassifierConfig
+from trainables.config.fields import REVISION
 from trainables.config.frozen import Frozen
 from trainables.config.generation import ImageFilter, Ratio
-from trainables.run_config import WITHOUT_EFFECT
+from trainables.run_config import WITHOUT_EFFECT, RunConfig
 
 CLASSIFIER: Literal["classifier"] = "classifier"
 
@@ -43,8 +44,8 @@ class ClassifierRunConfig(Frozen):
 
     Attributes:
         method: Always ``classifier``; tells it from a run that fine-tunes a model.
-        data: A prepared data set (`trainables/data/prepared_classes.py`): a folder with ``train``, ``validation``,
-            ``test`` and ``left_out``.
+        data: A prepared data set (`trainables/evaluation/prepared_classes.py`): a folder with ``train``,
+            ``validation``, ``test`` and ``left_out``.
         resolution: Side in pixels of what the classifier sees.
         source: What it learns from, in words: ``real``, ``augmented``, ``repeated``, ``real-50pct``,
             ``lora-x1``, ``lora-only``, ...
@@ -54,11 +55,13 @@ class ClassifierRunConfig(Frozen):
         generated: Where they lie.
         ratio: How many of them are taken of each class.
         filter: Which of them are left out.
-        proportional: Whether `generated_probability` is what the numbers of both sources come to, after filtering.
         judged: Whether test images are looked at: not in runs of a search.
-        training: With `generated_probability` as it is drawn by.
+        training: With `generated_probability` as it is drawn by, unless it is `proportional`.
+        proportional: The chance of each draw to be a generated image is the share of these among all images, which is
+            known when filters have left some out.
         cpu_threads, gpu_share, output_dir, cache_dir, path_map: As of `RunConfig`.
-        contents: ``data`` -> hex SHA-256 of what lies in the prepared folder.
+        contents: ``data`` -> hex SHA-256 of what lies in the prepared folder, ``weights`` -> of the files that training
+            starts from (`trainables/downstream/contents.py`).
     """
 
     method: Literal["classifier"] = CLASSIFIER
@@ -89,18 +92,42 @@ class ClassifierRunConfig(Frozen):
             raise ValueError("a ratio and generated images go together: give both, or neither")
         if self.filter is not None and not self.generated:
             raise ValueError("a filter has no effect without generated images; leave it out")
+        if self.proportional and not self.generated:
+            raise ValueError("proportional has no effect without generated images; leave it out")
+        if not self.real_share and not self.generated:
+            raise ValueError("real_share: 0 leaves nothing to learn from; name generated images too")
+        if not self.real_share and self.training.generated_probability < 1 and not self.proportional:
+            raise ValueError("real_share: 0 learns from generated images alone; set generated_probability: 1")
         return self
 
     def digest(self) -> str:
         """Returns the hex SHA-256 of everything in it that can change the result.
 
-        Folders, threads and devices are left out; of the data set its content counts, not its path.
+        Folders, threads and devices are left out; of data set and weights their content counts, not their paths.
         """
         content: dict[str, Any] = self.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
         if "data" in self.contents:
             content["data"] = None
+        if not self.contents.get("weights", REVISION).startswith(REVISION):
+            content["training"]["weights"] = None  # a hub's id means the same everywhere
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def comes_to(self) -> str:
         """As `RunConfig.comes_to`: the digest."""
         return self.digest()
+
+
+AnyRunConfig = RunConfig | ClassifierRunConfig
+Config = TypeVar("Config", RunConfig, ClassifierRunConfig)
+
+
+def parse_run_config(text: str) -> AnyRunConfig:
+    """Returns the configuration of a run of either kind from its JSON, as in ``run.json``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    content = json.loads(text)
+    is_classifier = isinstance(content, dict) and content.get("method") == CLASSIFIER
+    kind = ClassifierRunConfig if is_classifier else RunConfig
+    return kind.model_validate_json(text)

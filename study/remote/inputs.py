@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
 from study.remote.object_store import ObjectStore, StoreError
 from study.remote.run_manifest import FileRef, fetch_file, safe_path
 from study.storage.layout import INPUTS_INDEX_FILE
-from trainables.run_config import RunConfig
+from trainables.classifier_run_config import AnyRunConfig, ClassifierRunConfig
 from trainables.util.file_lock import FOREVER, lock_file
 from trainables.util.text import is_utf8, name_bytes
 
 
-def named_folders(config: RunConfig) -> list[str]:
+def named_folders(config: AnyRunConfig) -> list[str]:
     """Returns the folders (and a model in one file) that a run's configuration names by an absolute path."""
+    if isinstance(config, ClassifierRunConfig):
+        return _absolute([config.data, config.training.weights])
     subject, evaluation = config.subject, config.evaluation
     model = config.model
     classes = config.generation.classes if config.generation is not None else None
@@ -28,6 +31,10 @@ def named_folders(config: RunConfig) -> list[str]:
         evaluation.clip,
         classes,
     ]
+    return _absolute(names)
+
+
+def _absolute(names: Iterable[str | None]) -> list[str]:
     return [name for name in names if name and name.startswith(("/", "~"))]
 
 

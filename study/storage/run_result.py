@@ -12,8 +12,8 @@ from typing import Any
 
 from study.storage.run_key import END_WORDS, State
 from study.util.json_files import write_json
+from trainables.classifier_run_config import AnyRunConfig, parse_run_config
 from trainables.events import EVENTS_FILE, RESULT_FILE, RUN_FILE, EventLog, read_events, sum_up
-from trainables.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def mend_result(folder: Path) -> RunResult | None:
         return result
     digest = ""
     with contextlib.suppress(OSError, ValueError):
-        digest = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8")).digest()
+        digest = parse_run_config((folder / RUN_FILE).read_text(encoding="utf-8")).digest()
     content = sum_up(folder, digest)
     if content is not None:
         write_json(folder / RESULT_FILE, content)
@@ -102,7 +102,7 @@ def write_failure(
     *,
     reason: str,
     message: str,
-    config: RunConfig,
+    config: AnyRunConfig,
     traceback: str | None = None,
     attempts: int = 1,
 ) -> RunResult:

@@ -23,9 +23,10 @@ from study.remote.run_manifest import RunView, announce, run_prefix
 from study.remote.run_upload import RunPusher, Superseded, pull_run
 from study.storage.layout import CACHE, INPUTS, RUNS, WORKER_LOCK_FILE
 from study.storage.shared_marker import VISIBLE_SECONDS, is_visible
+from trainables.classifier_run_config import AnyRunConfig, parse_run_config
 from trainables.data.path_map import set_path_map
+from trainables.downstream.contents import sealed_run
 from trainables.errors import UserError
-from trainables.run.contents import sealed
 from trainables.run_config import RunConfig
 from trainables.util.file_lock import is_locked
 from trainables.util.process import expanded
@@ -48,7 +49,7 @@ class Workspace(Protocol):
         config: The run's configuration, with the folders of this node.
     """
 
-    config: RunConfig
+    config: AnyRunConfig
 
     def open(self) -> None:
         """Makes the folder ready, before anything is written to it; raises WorkspaceError."""
@@ -69,14 +70,14 @@ class Workspace(Protocol):
 
 def workspace_of(order: Order) -> Workspace:
     """Returns where this process works on an order."""
-    config = RunConfig.model_validate_json(order.config)
+    config = parse_run_config(order.config)
     return ScratchWorkspace(order, config) if order.url else SharedWorkspace(order, config)
 
 
 class SharedWorkspace:
     """The run's own folder, which driver and workers see under the same path."""
 
-    def __init__(self, order: Order, config: RunConfig) -> None:
+    def __init__(self, order: Order, config: AnyRunConfig) -> None:
         self.config = config
         self._order = order
 
@@ -100,7 +101,7 @@ class SharedWorkspace:
 class ScratchWorkspace:
     """A folder of this node for one attempt; a `RunPusher` copies it to the storage's URL."""
 
-    def __init__(self, order: Order, config: RunConfig) -> None:
+    def __init__(self, order: Order, config: AnyRunConfig) -> None:
         base = scratch_root(order.url)
         self._root = base / order.attempt / hashlib.sha256(order.key.encode()).hexdigest()[:16]
         self.folder = self._root / order.study / RUNS / order.key
@@ -164,11 +165,11 @@ class ScratchWorkspace:
         shutil.rmtree(self._root, ignore_errors=True)
 
 
-def check_inputs(config: RunConfig) -> None:
+def check_inputs(config: AnyRunConfig) -> None:
     """Raises WorkspaceError if this node lacks a folder that the run's configuration names."""
     for name in named_folders(config):
         place = expanded(config.path_map.get(name, name))
-        is_single_file = name == config.model.path and place.is_file()
+        is_single_file = isinstance(config, RunConfig) and name == config.model.path and place.is_file()
         if not place.is_dir() and not is_single_file:
             raise WorkspaceError(
                 f"node {socket.gethostname()} lacks the folder {place}; put it there, or run the same command again: "
@@ -176,21 +177,21 @@ def check_inputs(config: RunConfig) -> None:
             )
 
 
-def worker_config(order: Order) -> RunConfig:
+def worker_config(order: Order) -> AnyRunConfig:
     """Returns the configuration for a worker that helps to train a run, with its folders as they lie on its node."""
-    config = RunConfig.model_validate_json(order.config)
+    config = parse_run_config(order.config)
     try:
         if order.url and config.path_map:
             config = _with_inputs(config, ObjectStore(order.url, patience=PULL_PATIENCE_SECONDS))
         set_path_map(config.path_map)
-        return sealed(config)
+        return sealed_run(config)
     except (OSError, ValueError) as error:
         raise WorkspaceError(f"{error} (from node {socket.gethostname()})") from error
     except UserError as error:
         raise WorkspaceError(f"{'; '.join(error.problems)} (on node {socket.gethostname()})") from error
 
 
-def _with_inputs(config: RunConfig, store: ObjectStore) -> RunConfig:
+def _with_inputs(config: AnyRunConfig, store: ObjectStore) -> AnyRunConfig:
     """Fetches shipped folders to this node, once for all runs."""
     cache = scratch_root(store.url) / INPUTS
     path_map = {name: str(fetch_inputs(store, key, cache)) for name, key in config.path_map.items()}

@@ -9,11 +9,11 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -41,6 +41,9 @@ from trainables.util.flops import count_flops
 
 #: Random streams of a training: one does not move when another is drawn from more often.
 STREAMS = ("initialisation", "dropout", "sampling", "augmentation")
+
+#: Measures a stretch of a training: of its steps, its validations, its checkpoints.
+Measure = Callable[[Literal["train", "select", "save"]], AbstractContextManager[None]]
 
 _STATE = "classifier"  # how names of tensors in checkpoints begin
 
@@ -76,6 +79,7 @@ class ClassifierTraining:
         folder: For its checkpoints, and for nothing else; a training that is there already goes on. None: no
             checkpoints.
         device: Where it computes.
+        measure: Told of each stretch, around it.
 
     Raises:
         UserError: With a message for each thing that is wrong with configuration and data, or the folder is another
@@ -89,12 +93,13 @@ class ClassifierTraining:
         seed: int,
         folder: Path | None = None,
         device: torch.device | str = "cpu",
+        measure: Measure = lambda _: nullcontext(),
     ) -> None:
         problems = data_problems(config, data)
         if problems:
             raise UserError(*problems)
         self.config, self.data, self.seed = config, data, seed
-        self._folder, self._device = folder, torch.device(device)
+        self._folder, self._device, self._measure = folder, torch.device(device), measure
         self._streams = Streams(stream_seed(seed, _STATE), STREAMS)
         built = build_classifier(
             config.network,
@@ -121,6 +126,16 @@ class ClassifierTraining:
         """All validations so far, also those before the training was gone on with."""
         return tuple(self._tally.evaluations)
 
+    @property
+    def tally(self) -> Tally:
+        """What was done so far; not to be changed."""
+        return self._tally
+
+    @property
+    def parameters(self) -> int:
+        """Number of the network's weights."""
+        return self._parameters
+
     def run(self) -> Iterator[Evaluation]:
         """Trains to the end, and yields each new validation; what is no more iterated over stops.
 
@@ -130,7 +145,7 @@ class ClassifierTraining:
         self.classifier.train()
         last = self.config.max_train_steps
         while self._tally.steps < last:
-            with self._timed("train_seconds"):
+            with self._measure("train"), self._timed("train_seconds"):
                 for _ in range(self._steps_to_next_stop()):
                     self._step()
             step, evaluation = self._tally.steps, None
@@ -193,7 +208,7 @@ class ClassifierTraining:
         step = self._tally.steps
         mean = float(self._loss_sum) / (step - before)
         self._loss_sum.zero_()
-        with self._timed("validation_seconds"):
+        with self._measure("select"), self._timed("validation_seconds"):
             probabilities = predict(self.classifier, self.data.validation)
         labels = self.data.validation.labels
         right = torch.from_numpy(probabilities)[torch.arange(len(labels)), labels]
@@ -259,7 +274,8 @@ class ClassifierTraining:
         }
         tensors, content = split_state(state, _STATE)
         kept = {"digest": self._digest(), "tally": self._tally.as_dict(), "content": content}
-        save_checkpoint(self._folder, Checkpoint(self._tally.steps, tensors, kept))
+        with self._measure("save"):
+            save_checkpoint(self._folder, Checkpoint(self._tally.steps, tensors, kept))
 
     def _resume(self) -> bool:
         """Goes on from the newest checkpoint; returns whether there is one."""

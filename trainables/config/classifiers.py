@@ -111,6 +111,11 @@ class ClassifierConfig(Frozen):
     validation_steps: int = Field(default=50, ge=1)
     checkpointing_steps: int = Field(default=100, ge=1)
 
+    @property
+    def stated_steps(self) -> int:
+        """The number of optimizer steps, as of `TrainingConfig`."""
+        return self.max_train_steps
+
     @field_validator("network")
     @classmethod
     def _network_is_known(cls, value: str) -> str:

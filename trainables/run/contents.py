@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from trainables.classifier_run_config import Config
 from trainables.config.fields import EMBEDDED, REVISION, ModelConfig, SubjectConfig
 from trainables.config.paths import is_hub_id
 from trainables.data.image_folders import folder_files
@@ -110,10 +111,15 @@ def contents_of(
         found["model"] = model_contents(folder) if _is_local(model.path) else _snapshot(folder)
     for field, name in (metric_models or {}).items():
         if (folder := _metric_model_folder(field, name)) is not None:
-            found[f"evaluation.{field}"] = (
-                metric_model_contents(folder) if _is_local(name) else _snapshot(folder)
-            )
+            found[f"evaluation.{field}"] = _of_network(name, folder)
     return found
+
+
+def weights_contents(name: str) -> Contents | None:
+    """Returns the files that a classifier's weights are loaded from; None of a hub id that has not been fetched yet."""
+    folder = folder_of(name)
+    place = folder if folder.is_dir() else _cached(name) if is_hub_id(name) else None
+    return None if place is None else _of_network(name, place)
 
 
 def contents_of_run(config: RunConfig) -> dict[str, Contents]:
@@ -153,10 +159,22 @@ def sealed(config: RunConfig) -> RunConfig:
         raise UserError(
             f"{error.filename}: cannot be read ({error.strerror}); change its permissions"
         ) from None
+    return checked(config, found, _names(config))
+
+
+def checked(config: Config, found: Mapping[str, Contents], names: Mapping[str, str | None]) -> Config:
+    """Returns a configuration with what it reads, which is `found`, having made sure that this is what it says.
+
+    Args:
+        names: What each field of `found` names, for messages.
+
+    Raises:
+        InputsChanged: As `sealed`.
+    """
     here = digests(found)
     listings = Path(config.cache_dir) / _LISTINGS
     problems = [
-        _changed(config, field, _listing(listings, config.contents[field]), found[field])
+        _changed(names[field], field, _listing(listings, config.contents[field]), found[field])
         for field in here
         if config.contents.get(field, here[field]) != here[field]
     ]
@@ -200,6 +218,10 @@ def fetch_commit(name: str) -> None:
         hf_hub_download(name, "config.json")
 
 
+def _of_network(name: str, folder: Path) -> Contents:
+    return metric_model_contents(folder) if _is_local(name) else _snapshot(folder)
+
+
 def _is_local(name: str) -> bool:
     return name == EMBEDDED or folder_of(name).is_dir()
 
@@ -228,14 +250,18 @@ def _cached(name: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _changed(config: RunConfig, field: str, before: Contents | None, after: Contents) -> str:
-    named = {
+def _names(config: RunConfig) -> dict[str, str | None]:
+    """What a run's configuration names, by the field of `contents_of_run`."""
+    return {
         **{f"subject.{name}": folder for name, folder in config.subject.folders.items()},
         "subject.captions": config.subject.images,
         "model": config.model.path,
         "evaluation.image_encoder": config.evaluation.image_encoder,
         "evaluation.clip": config.evaluation.clip,
-    }[field]
+    }
+
+
+def _changed(named: str | None, field: str, before: Contents | None, after: Contents) -> str:
     what = f": {changes(before, after)}" if before is not None else ""
     return (
         f"{field} {named!r} does not hold what this run was begun with{what}; put the files back, or begin a new "

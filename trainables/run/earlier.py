@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from trainables.config.classifiers import ClassifierConfig
 from trainables.config.fields import TrainingConfig
 from trainables.events import Event, settled_steps
 
@@ -21,7 +22,7 @@ def spans(events: Iterable[Event]) -> list[float]:
     return found
 
 
-def length_of(events: Iterable[Event], training: TrainingConfig) -> int | None:
+def length_of(events: Iterable[Event], training: TrainingConfig | ClassifierConfig) -> int | None:
     """Returns the number of optimizer steps of a run if that is known: stated, or settled by an earlier attempt."""
     settled = [steps for event in events if (steps := settled_steps(event)) is not None]
     return settled[-1] if settled else training.stated_steps

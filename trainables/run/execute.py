@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from trainables.data.cache import Cache
-from trainables.data.path_map import set_path_map
 from trainables.data.subjects import Subject, resolve_subject
 from trainables.distributed.worker_group import WorkerGroup
 from trainables.evaluation.choice import evaluations_of
@@ -31,7 +30,6 @@ from trainables.events import (
     WEIGHTS,
     Event,
     EventLog,
-    is_over,
     read_events,
 )
 from trainables.methods.registry import get_method
@@ -43,15 +41,14 @@ from trainables.run.earlier import length_of, spans
 from trainables.run.generation import prepare_generation
 from trainables.run.inference import UNMEASURED, drawing_costs, switching_cost
 from trainables.run.judged_weights import averaged, judged_weights
-from trainables.run.outcomes import describe, is_provided_for, outcome
+from trainables.run.lifecycle import finish, lead
 from trainables.run.prompt_checks import refuse_cut_prompts
 from trainables.run.resident import Resident
 from trainables.run.run_evaluation import RunEvaluation, prepare_run_evaluation
-from trainables.run.run_folder import claim, only_one, read_begun, require_same, write_json, write_result
+from trainables.run.run_folder import write_json
 from trainables.run.surroundings import surroundings
 from trainables.run.worker_loop import run_rank, share_checkpoint, undoing
 from trainables.run_config import RunConfig
-from trainables.storage_errors import storage_failure
 from trainables.training.energy import energy_counter
 from trainables.training.length import Spent, settle_length
 from trainables.training.loop import Trainer, train
@@ -89,55 +86,16 @@ def execute(
     if not worker_group.is_main_process:
         run_rank(config, resident or Resident(), worker_group)
         return
+    kept = resident or Resident()
+
+    def attempt(config: RunConfig, folder: Path, log: EventLog) -> _Attempt:
+        return _Attempt(config, folder, log, kept, worker_group)
+
     try:
-        yield from _lead(config, resident or Resident(), worker_group)
+        yield from lead(config, sealed, attempt, worker_group.failure_reason)
     finally:
         if not sys.is_finalizing():
             worker_group.end()
-
-
-def _lead(config: RunConfig, resident: Resident, worker_group: WorkerGroup) -> Generator[Event]:
-    folder = Path(config.output_dir)
-    begun = read_begun(folder)
-    if begun is not None:  # what it found when it began counts, where the configuration says nothing of it
-        known = {field: config.contents.get(field, digest) for field, digest in begun.contents.items()}
-        config = config.model_copy(update={"contents": known})
-    if is_over(folder):
-        require_same(folder, begun, config)
-        return
-    set_path_map(config.path_map)
-    whole = sealed(config)
-    config = whole if begun is None else config
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_one(folder):
-        claim(folder, config)
-        log = EventLog(folder)
-        if log.last_kind == "finished":  # killed between the last event and the result
-            write_result(folder, config)
-            return
-        attempt = _Attempt(config, folder, log, resident, worker_group)
-        try:
-            yield attempt.start()
-            yield from attempt.run()
-            ending, attempt.sound = outcome("COMPLETE"), True
-        except GeneratorExit:
-            attempt.sound = True
-            if not sys.is_finalizing():  # then nobody has stopped the run, the process is going away
-                attempt.record_last_cost()
-                attempt.record_best(None)
-                attempt.finish(outcome("PRUNED", "stopped_early"))
-            raise
-        except Exception as error:
-            attempt.sound = is_provided_for(error)
-            if storage_failure(error, folder):
-                raise  # the run is not to blame, and what it was doing can be done again
-            # The text only: a traceback object would keep the run's tensors alive.
-            ending = worker_group.failure_reason(describe(error))
-        finally:
-            attempt.give_back()
-        if ending["state"] == "FAIL":
-            attempt.record_last_cost()
-        yield attempt.finish(ending)
 
 
 class _Attempt:
@@ -251,11 +209,7 @@ class _Attempt:
 
     def finish(self, outcome: dict[str, Any]) -> Event:
         """Records the end and writes the result."""
-        event = self.log.append("finished", self.step, **outcome)
-        write_result(self.folder, self.config)
-        if outcome["state"] != "FAIL":  # what a failed run left behind may help to find out why
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
-        return event
+        return finish(self.folder, self.config, self.log, self.step, outcome)
 
     def record_cost(self) -> Event:
         """Records the cost so far; of several such events the last counts."""

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trainables.classifier_run_config import AnyRunConfig, parse_run_config
 from trainables.errors import UserError
 from trainables.events import LOCK_FILE, RESULT_FILE, RUN_FILE, sum_up
-from trainables.run_config import RunConfig
 from trainables.util.file_lock import lock_file
 from trainables.util.files import replacing
 
@@ -26,13 +26,13 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def read_begun(folder: Path) -> RunConfig | None:
+def read_begun(folder: Path) -> AnyRunConfig | None:
     """Returns the configuration that a folder was begun with, or None."""
     path = folder / RUN_FILE
-    return RunConfig.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+    return parse_run_config(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def claim(folder: Path, config: RunConfig) -> None:
+def claim(folder: Path, config: AnyRunConfig) -> None:
     """Writes ``run.json``, or makes sure that the folder was begun with the same configuration."""
     begun = read_begun(folder)
     if begun is None:
@@ -40,7 +40,7 @@ def claim(folder: Path, config: RunConfig) -> None:
     require_same(folder, begun, config)
 
 
-def require_same(folder: Path, begun: RunConfig | None, config: RunConfig) -> None:
+def require_same(folder: Path, begun: AnyRunConfig | None, config: AnyRunConfig) -> None:
     """Refuses a folder that was begun with another configuration."""
     if begun is not None and begun.comes_to() != config.comes_to():
         raise UserError(
@@ -48,7 +48,7 @@ def require_same(folder: Path, begun: RunConfig | None, config: RunConfig) -> No
         )
 
 
-def write_result(folder: Path, config: RunConfig) -> None:
+def write_result(folder: Path, config: AnyRunConfig) -> None:
     """Sums the event file up as ``result.json``."""
     content = sum_up(folder, config.digest())
     assert content is not None
