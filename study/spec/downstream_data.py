@@ -46,7 +46,7 @@ def with_class_data(data: Mapping[str, Any]) -> tuple[dict[str, Any], Problems]:
         data.setdefault("subjects", [{"name": "cat-1"}])
         return data, [(("downstream", "dataset"), problem) for problem in error.problems]
     problems: Problems = []
-    subjects = subjects_of_classes(prepared, downstream.models)
+    subjects = subjects_of_classes(prepared, downstream)
     if data.get("subjects", subjects) != subjects:
         problems.append(
             (
@@ -71,9 +71,9 @@ def with_class_data(data: Mapping[str, Any]) -> tuple[dict[str, Any], Problems]:
     return data, problems
 
 
-def subjects_of_classes(prepared: PreparedClasses, models: str) -> list[dict[str, Any]]:
-    """Returns the subjects of a study: each class, or all of them as one data set with captions."""
-    if models == "one":
+def subjects_of_classes(prepared: PreparedClasses, downstream: DownstreamSpec) -> list[dict[str, Any]]:
+    """Returns the subjects of a study: each class that is generated, or all classes as one data set with captions."""
+    if downstream.models == "one":
         folder = prepared.folder
         dataset = {
             "path": str(folder / "train"),
@@ -90,6 +90,7 @@ def subjects_of_classes(prepared: PreparedClasses, models: str) -> list[dict[str
             "class_prompt": prepared.prompts[label].class_prompt,
         }
         for label in prepared.classes
+        if images_needed(downstream, prepared, label)
     ]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.schema import SearchSpace
 from study.spec.downstream import REAL, Cell, DownstreamSpec, cells_of, training_of
-from study.spec.downstream_data import ALL_CLASSES, DATA
+from study.spec.downstream_data import ALL_CLASSES, DATA, images_needed
 from study.storage.layout import Storage
 from study.storage.run_key import DOWNSTREAM, DOWNSTREAM_SEARCH, RunKey
 from study.storage.run_result import read_result
@@ -142,6 +142,8 @@ class DownstreamPlan:
         """Where the images of each class lie, by the events of the runs that drew them."""
         one = self.downstream.models == "one"
         for label in self.prepared.classes:
+            if not images_needed(self.downstream, self.prepared, label):
+                continue
             subject = ALL_CLASSES if one else self.prepared.names[label]
             assert cell.generator is not None
             yield self._drawn(cell.generator, subject, seed, label, storage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DIGITS = "digits"
+LARGE = "graded-lesions-large"  # of the first kind of animal, for test sets that can tell small differences
+LARGE_IMAGES, LARGE_ANIMALS = 1000, 100
 CLASS_SETS = {
     **{name: f"{class_name}s with a lesion of score 1 to 4" for name, class_name in GRADED_LESIONS.items()},
+    LARGE: f"{LARGE_IMAGES:,} pictures of {LARGE_ANIMALS} cats with a lesion of score 1 to 4",
     DIGITS: "scikit-learn's handwritten digits, all of them",
 }
 
@@ -38,11 +42,18 @@ def load_class_set(name: str) -> ClassSet:
         from trainables.embedded.digits import digits
 
         return digits(rare=None)
+    if name == LARGE:
+        return replace(graded_lesions(images=LARGE_IMAGES, animals=LARGE_ANIMALS), name=LARGE)
     if name not in GRADED_LESIONS:
         raise ValueError(
             f"no data set {name!r} with classes comes with the project; there are: {', '.join(CLASS_SETS)}"
         )
     return graded_lesions(name)
+
+
+def animal_of(name: str | None) -> str | None:
+    """Returns the kind of animal of a set of graded lesions, e.g. "cat"; None for any other set, or none."""
+    return GRADED_LESIONS["graded-lesions"] if name == LARGE else GRADED_LESIONS.get(name or "")
 
 
 def graded_lesions(

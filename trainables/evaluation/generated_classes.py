@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from trainables.embedded.canvas import SIZE
-from trainables.embedded.graded_lesions import GRADED_LESIONS
+from trainables.embedded.class_sets import animal_of
 from trainables.embedded.lesion_judge import read_lesions
 from trainables.embedded.lesions import SCORES
 from trainables.evaluation.copies import copied
@@ -48,8 +48,8 @@ def measure_class(
             "vendi_images": count,
             "memorisation": float(copied(images, real).mean()),
         }
-    if source in GRADED_LESIONS:
-        found |= _grades(label, images, GRADED_LESIONS[source])
+    if (animal := animal_of(source)) is not None:
+        found |= _grades(label, images, animal)
     return found
 
 
