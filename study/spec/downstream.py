@@ -137,7 +137,7 @@ class DownstreamSpec(Frozen):
     weight_decays: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0001,), min_length=1)
     trials: int = Field(default=8, ge=1)
     seeds: tuple[Seed, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1)
-    generator_seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1)
+    generator_seeds: tuple[Seed, ...] = Field(default=(100, 101, 102), min_length=1)
     score: Score = "balanced_accuracy"
     margin: float = Field(default=0.02, gt=0, lt=1)
     claims: dict[Name, Claim] = Field(default_factory=dict)

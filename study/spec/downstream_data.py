@@ -67,7 +67,8 @@ def with_class_data(data: Mapping[str, Any]) -> tuple[dict[str, Any], Problems]:
             )
         )
     if data.get("confirm") is None or isinstance(data.get("confirm"), Mapping):
-        data["confirm"] = {**confirm, "seeds": seeds}
+        names = [subject["name"] for subject in subjects]
+        data["confirm"] = {"subjects": names, **confirm, "seeds": seeds}
     return data, problems
 
 
