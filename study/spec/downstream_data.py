@@ -86,7 +86,7 @@ def subjects_of_classes(prepared: PreparedClasses, downstream: DownstreamSpec) -
         {
             "name": prepared.names[label],
             "images": str(prepared.images_of("train", label)),
-            "references": str(prepared.images_of("validation", label)),
+            "references": str(prepared.references_of(label)),
             "instance_prompt": prepared.prompts[label].instance_prompt,
             "class_prompt": prepared.prompts[label].class_prompt,
         }

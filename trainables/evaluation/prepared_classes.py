@@ -4,8 +4,10 @@ Generators are given sub-folders of ``train`` and nothing else of it, so that no
 
     classes.json            classes in order, their folders, counts, notes, what it was made from
     metadata.csv            file_name, class, group, split of every image
-    train/CLASS/0000.png    also with metadata.csv: file_name, text (captions for one model of all classes)
+    train/CLASS/00000.png    also with metadata.csv: file_name, text (captions for one model of all classes)
     validation/..., test/...; left_out/...: what an imbalance leaves out, further real images of a learning curve
+    references/CLASS/...    validation images that nearly show no training image of their class, where such are allowed:
+                            what a generator's fidelity is measured against
 
 Images are stored whole, as PNG: what a decoder makes of a JPEG may hang on its version, what it made once does not.
 """
@@ -40,6 +42,7 @@ if TYPE_CHECKING:  # study files are read without numpy
 
 CLASSES_FILE, METADATA_FILE = "classes.json", "metadata.csv"
 LEFT_OUT = "left_out"
+REFERENCES = "references"
 FOLDERS = ("train", "validation", "test", LEFT_OUT)
 
 _VERSION = 1  # of the layout
@@ -71,6 +74,10 @@ class PreparedClasses:
     digest: str
     near_copies: str
     source: str | None = None
+
+    def references_of(self, label: str) -> Path:
+        """The folder of the held-out images that a generator of a class is measured against."""
+        return self.images_of(REFERENCES if self.near_copies == "allow" else "validation", label)
 
     def images_of(self, part: str, label: str) -> Path:
         """The folder of the images of a class in a part."""
@@ -308,6 +315,8 @@ def _write(
             captions.append([name, prompts[image.label].class_prompt, image.group])
         if part in ("train", "validation"):
             _write_csv(folder / part / METADATA_FILE, ["file_name", "text", "group"], captions)
+    if near_copies == "allow":
+        _write_references(data, names, folder)
     _write_csv(folder / METADATA_FILE, ["file_name", "class", "group", "split", "digest"], rows)
     counts = {
         part: {label: sum(one.label == label for one in images) for label in data.classes}
@@ -325,6 +334,21 @@ def _write(
         "source": source,
     }
     (folder / CLASSES_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _write_references(data: ClassDataSet, names: Mapping[str, str], folder: Path) -> None:
+    """Writes the validation images of each class that nearly show none of its training images."""
+    from trainables.evaluation.near_copies import near_pairs
+
+    for label in data.classes:
+        trained = [one.look().small for one in data.train if one.label == label]
+        held_out = [one for one in data.validation if one.label == label]
+        copies = {column for _, column in near_pairs(trained, [one.look().small for one in held_out]).tolist()}
+        place = folder / REFERENCES / names[label]
+        place.mkdir(parents=True)
+        for number, image in enumerate(held_out):
+            if number not in copies:
+                _save(image.open(), place / f"{number:05d}.png")
 
 
 def folder_names(classes: Sequence[str]) -> dict[str, str]:
