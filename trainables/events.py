@@ -19,6 +19,7 @@ RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"  # of the process that works on the run
 CHECKPOINTS, SAMPLES, WEIGHTS = "checkpoint", "samples", "weights"  # folders
+GENERATED = "generated/"  # how the keys of pictures of such images begin: the class follows
 STEP = "step-"  # how the names of checkpoints and of samples begin: the step follows
 WHOLE_CHECKPOINTS = f"{STEP}*[0-9]"  # a pattern of names: one that is being written ends otherwise
 STATE_FILE, TENSORS_FILE = "state.json", "tensors.safetensors"  # in a checkpoint

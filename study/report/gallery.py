@@ -27,6 +27,7 @@ from PIL import Image
 from study.report.formatting import fixed
 from study.report.prepared import Rows, distinct, natural_key, value_or_none
 from study.report.tables import Table
+from trainables.events import GENERATED
 from trainables.methods.registry import BASE
 
 MOST_SUBJECTS, MOST_SEEDS, MOST_PROMPTS = 4, 2, 8
@@ -231,7 +232,8 @@ def prompt_of(key: str) -> str:
 
 def _samples(images: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
     """Each run's pictures at its last step, and whether these are overviews, since there are no strips."""
-    samples = images[~images["key"].isin({_REFERENCES} | _OTHERS)]
+    of_classes = images["key"].astype(str).str.startswith(GENERATED)  # which the downstream section shows
+    samples = images[~images["key"].isin({_REFERENCES} | _OTHERS) & ~of_classes]
     of_runs = samples["key"].isin(_OVERVIEWS)
     overviews = bool(len(samples)) and bool(of_runs.all())
     samples = samples if overviews else samples[~of_runs]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from study.storage.run_key import FOREIGN, RunKey
+from trainables.classifier_run_config import CLASSIFIER
 from trainables.methods.registry import BASE
 
 Context = Literal["training", "evaluation"]
@@ -46,6 +47,8 @@ def data_inputs(key: RunKey, document: Mapping[str, Any]) -> tuple[DataInput, ..
     Args:
         document: A `RunConfig` as JSON values, as in ``run.json``.
     """
+    if key.trains_classifier:
+        return _classes(document, "training"), judging(document)
     trains = key.phase != FOREIGN and document["method"] != BASE
     found = [_training(document)] if trains else []
     training = document.get("training") or {}
@@ -57,11 +60,21 @@ def data_inputs(key: RunKey, document: Mapping[str, Any]) -> tuple[DataInput, ..
 
 def judging(document: Mapping[str, Any]) -> DataInput:
     """Returns the held-out images of a run."""
+    if document["method"] == CLASSIFIER:
+        return _classes(document, "evaluation")
     name, folders, held_out = _subject(document)
     known = _content(document, folders, ("references",))
     if not known and (whole := _content(document, folders, ("images", "path"))):
         known = {**whole, **held_out, "part": "held out"}
     return _input(f"{name} held-out", known, "evaluation", folders.get("references") or _main(folders))
+
+
+def _classes(document: Mapping[str, Any], context: Context) -> DataInput:
+    """The prepared data set of a run that trains a classifier."""
+    known = {"data": (document.get("contents") or {}).get("data") or document["data"]}
+    name = "classes" if context == "training" else "classes held-out"
+    part = {} if context == "training" else {"part": "held out"}
+    return _input(name, known | part, context, str(document["data"]))
 
 
 def _training(document: Mapping[str, Any]) -> DataInput:
