@@ -171,7 +171,7 @@ def _write_data(report: Report, results: ResultsLike, folder: Path, compact: boo
     from study.results.frames import Results
 
     kept = []
-    for run_key, shot in report.gallery.kept():
+    for run_key, shot in (*report.gallery.kept(), *report.class_shots):
         content = shot.picture.content
         copy = folder / REPORT_IMAGES / f"{hashlib.sha256(content).hexdigest()[:20]}.webp"
         _write(copy, content)
@@ -180,6 +180,7 @@ def _write_data(report: Report, results: ResultsLike, folder: Path, compact: boo
     scores = getattr(results, "image_scores", None)
     meta = {name: value for name, value in report.rows.meta.items() if name != COMPACT}
     data = Results(results.frame, results.curves, images, meta | ({COMPACT: True} if compact else {}))
+    data = dataclasses.replace(data, downstream=getattr(results, "downstream", None))
     data = data if scores is None else dataclasses.replace(data, image_scores=scores)
     write_csv(data, folder, compact=compact)
 

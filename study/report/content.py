@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from study.report.analysis import Analysis
 from study.report.figures.canvas import Figure, Skipped
-from study.report.gallery import Gallery
+from study.report.gallery import Gallery, Shot
 from study.report.prepared import Rows
 from study.report.tables import Table
 from study.report.verdict import Verdict
@@ -29,7 +29,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All content; nothing is drawn yet."""
+    """All content; nothing is drawn yet.
+
+    Attributes:
+        class_shots: Pictures beside the gallery's, with their runs, which the report's folder keeps.
+    """
 
     study: str
     verdict: Verdict
@@ -38,6 +42,7 @@ class Report:
     rows: Rows
     analysis: Analysis
     gallery: Gallery = field(default_factory=Gallery)
+    class_shots: tuple[tuple[str, Shot], ...] = ()
 
     @property
     def figures(self) -> list[Figure]:

@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from study.report.content import Report, Section
 from study.report.design import design_of
+from study.report.downstream import DOWNSTREAM
 from study.report.figures.canvas import Figure
 from study.report.formatting import listing, plural
 from study.report.glance import GLANCE
@@ -33,9 +34,16 @@ METHODS_TEX, APPENDIX_TEX, REFERENCES_BIB, DRAFT_TEX = (
 )
 _APPENDIX = ("provenance", "exclusions", "method")  # keys of sections
 _SECTIONS = (
-    GLANCE, "results", "hypotheses", "cost", "samples", "data-sets", "factor-effects", "pairs", "qualities", "designs",
+    GLANCE, "results", "hypotheses", DOWNSTREAM, "cost", "samples", "data-sets", "factor-effects", "pairs", "qualities",
+    "designs",
 )  # fmt: skip # of the draft; of the others their tables are named in it
-_LONG_TABLES = ("details", "costs", "pairs")  # which stand in the appendix
+_LONG_TABLES = (
+    "details",
+    "costs",
+    "pairs",
+    "downstream-gains-by-classifier",
+    "downstream-chosen",
+)  # which stand in the appendix
 _LEFT_OUT = ("pairs-subject-prompt",)
 _MOST_FIGURES = {"samples": 2}  # of a section: a page each
 _SAMPLERS = {"tpe": "a tree-structured Parzen estimator", "random": "random search", "gp": "Gaussian processes",
@@ -277,7 +285,12 @@ def _left_out(report: Report) -> list[str]:
 
 def _draft(report: Report) -> str:
     counted = _counted(report.rows)
-    body = [line for one in report.sections if one.key in _SECTIONS for line in _section(one, counted)]
+    body = [
+        line
+        for one in report.sections
+        if one.key in _SECTIONS
+        for line in _section(one, "" if one.key == DOWNSTREAM else counted)  # its n is of classifiers
+    ]
     verdict = latex_prose(report.verdict.headline)
     return "\n".join(
         [
@@ -312,7 +325,7 @@ def _figure(figure: Figure, counted: str) -> str:
     """A float with the figure at about the width that it was drawn for; n where it shows means or intervals."""
     caption = (
         f"{figure.caption} {counted}"
-        if re.search(r"\b([Mm]eans?|intervals?)\b", figure.caption)
+        if counted and re.search(r"\b([Mm]eans?|intervals?)\b", figure.caption)
         else figure.caption
     )
     star, width = ("*", r"\textwidth") if figure.wide else ("", r".6\columnwidth")

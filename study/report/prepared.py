@@ -28,6 +28,7 @@ from study.results.columns import (
     SCORE_INTEGERS,
     SCORE_NUMBERS,
 )
+from study.results.downstream import Downstream
 from study.spec.sections import MOST_STEPS
 from study.storage.run_key import FOREIGN
 from trainables.methods.registry import BASE
@@ -75,6 +76,7 @@ class Rows:
         meta: What else is known of the study.
         drawn: By phase, from the scores of single images (medians over complete runs); empty in older data.
         foreign: Rows like those of `frame`, of weights that were trained elsewhere: in no comparison.
+        downstream: Classifiers that learnt from generated images; None where there are none.
     """
 
     study: str
@@ -87,6 +89,7 @@ class Rows:
     meta: Mapping[str, Any]
     drawn: Mapping[str, Drawn] = field(default_factory=dict)
     foreign: pd.DataFrame = field(default_factory=lambda: _frame(None))
+    downstream: Downstream | None = None
 
     @cached_property
     def confirm(self) -> pd.DataFrame:
@@ -155,8 +158,9 @@ def prepare(results: ResultsLike) -> Rows:
     images = _images(results.images, frame)
     raw = getattr(results, "image_scores", None)
     return Rows(
-        names, arms, methods, frame, curves, images, _scores(raw, frame), meta, _drawn(raw, frame), foreign
-    )
+        names, arms, methods, frame, curves, images, _scores(raw, frame), meta, _drawn(raw, frame), foreign,
+        getattr(results, "downstream", None),
+    )  # fmt: skip
 
 
 def plain_meta(meta: Mapping[str, Any], arms: tuple[str, ...]) -> dict[str, Any]:

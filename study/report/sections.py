@@ -21,10 +21,12 @@ from study.report.data_sets import (
     data_sets_table,
 )
 from study.report.design import PhaseDesign, design_of
+from study.report.downstream import DOWNSTREAM, DownstreamPart, downstream_part
 from study.report.factor_tables import factor_effects_table
 from study.report.factors import factors_of, other_fields
 from study.report.figures import comparison, curves, inference, pareto, samples
 from study.report.figures.canvas import Figure
+from study.report.figures.class_grids import kept_shots
 from study.report.figures.style import ArmStyle, arm_styles
 from study.report.foreign import foreign_table, foreign_words
 from study.report.formatting import plural
@@ -56,10 +58,12 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     rows = prepare(results)
     analysis, design, gallery = analyse(rows, settings), design_of(rows), compute_gallery(rows)
     styles = arm_styles(rows.arms, rows.methods)
+    downstream = downstream_part(rows, settings, styles)
     sections = [
         _glance(rows, analysis, styles),
         _results(rows, analysis, styles, design),
         _hypotheses(rows, settings),
+        downstream.section if downstream else None,
         _fronts(analysis, styles),
         _samples(rows, gallery),
         _data_sets(rows, settings.level) if rows.of_data_sets else None,
@@ -80,7 +84,20 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
     ]
     shown = tuple(one for one in sections if one)
     report = Report(rows.study, judge(rows, analysis), _summary(rows), shown, rows, analysis, gallery)
-    return _in_words_of_data_sets(report) if rows.of_data_sets else report
+    report = _in_words_of_data_sets(report) if rows.of_data_sets else report
+    return _with_downstream(report, downstream) if downstream else report
+
+
+def _with_downstream(report: Report, part: DownstreamPart) -> Report:
+    """The report with what its head and its verdict say of classifiers."""
+    verdict = report.verdict
+    points = (*((part.point,) if part.point else ()), *verdict.points)
+    return replace(
+        report,
+        summary=(*report.summary, part.fact),
+        verdict=replace(verdict, points=points, warnings=(*part.warnings, *verdict.warnings)),
+        class_shots=kept_shots(part.grids),
+    )
 
 
 def _in_words_of_data_sets(report: Report) -> Report:
@@ -89,7 +106,7 @@ def _in_words_of_data_sets(report: Report) -> Report:
     reword = reworder((report.study, *rows.arms, *map(str, distinct(rows.frame["subject"]))))
 
     def section_of(one: Section) -> Section:
-        if one.key in (DATA_SETS, HYPOTHESES):
+        if one.key in (DATA_SETS, HYPOTHESES, DOWNSTREAM):
             return one
         rule = 1 if one.key == "method" else 0
         return replace(

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,8 @@ from study.results.columns import (
 )
 from study.results.csv_cells import BOOLEANS, CellError, Kind, Notation, boolean, param_kind
 from study.results.dictionary import SCORES, table_entries, to_dictionary
+from study.results.downstream import Downstream
+from study.results.downstream_files import read_downstream, write_downstream
 from study.results.frames import Results, frame_of, scores_of, table_of
 from study.results.image_scores import read_parquet, write_parquet
 from study.results.parquet_files import read_table
@@ -39,7 +41,7 @@ from study.storage.layout import (
     REPORT_DATA,
     RUNS_CSV,
 )
-from study.storage.run_key import FOREIGN, PHASES, STATES, RunKey
+from study.storage.run_key import DOWNSTREAM_PHASES, FOREIGN, PHASES, STATES, RunKey
 from trainables.errors import UserError
 
 MOST_PROBLEMS = 10
@@ -68,6 +70,9 @@ def write_csv(results: Results, folder: Path, *, compact: bool = False) -> list[
     if (scores := write_parquet(results.image_scores, folder)) is not None:
         files.append(scores)
         entries += table_entries(SCORES, results.image_scores[list(SCORE_COLUMNS)])
+    more, about_them = write_downstream(results.downstream or Downstream(), folder)
+    files += more
+    entries += about_them
     dictionary = folder / DICTIONARY_CSV
     dictionary.write_text(to_dictionary(entries), encoding="utf-8")
     return [*files, meta, dictionary]
@@ -106,6 +111,8 @@ def read_csv(folder: Path) -> Results:
         scores = read_parquet(folder)
     except ValueError as error:
         problems.append(str(error))
+    downstream, unsound = read_downstream(folder, _read_sheet)
+    problems += unsound
     if problems:
         more = len(problems) - MOST_PROBLEMS
         raise UserError(*problems[:MOST_PROBLEMS], *([f"and {more} more of this kind"] if more > 0 else []))
@@ -116,7 +123,17 @@ def read_csv(folder: Path) -> Results:
         images=table_of([image for image in shown if _is_picture(Path(image["path"]))], IMAGE_COLUMNS),
         meta=meta,
         image_scores=scores,
+        downstream=None if downstream.empty else downstream,
     )
+
+
+def _read_sheet(
+    path: Path, needed: Sequence[str], kind: Callable[[str], Kind]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of another table, whose phases are those of classifiers; and what cannot be read in it."""
+    sheet = _Sheet.read(path, needed, kind, {**_CHOICES, "phase": DOWNSTREAM_PHASES})
+    repeated = () if sheet.problems or "phase" not in needed else sheet.repeated("run_key")
+    return sheet.rows, [*sheet.problems, *repeated]
 
 
 def _completed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -172,11 +189,22 @@ class _Sheet:
     rows: list[dict[str, Any]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    choices: Mapping[str, Sequence[str]] = field(default_factory=lambda: _CHOICES)
 
     @classmethod
-    def read(cls, path: Path, needed: Sequence[str], kind: Callable[[str], Kind]) -> _Sheet:
-        """Reads a file; one that is not there is empty."""
-        sheet = cls(path)
+    def read(
+        cls,
+        path: Path,
+        needed: Sequence[str],
+        kind: Callable[[str], Kind],
+        choices: Mapping[str, Sequence[str]] | None = None,
+    ) -> _Sheet:
+        """Reads a file; one that is not there is empty.
+
+        Args:
+            choices: What columns may hold; None: those of the runs.
+        """
+        sheet = cls(path) if choices is None else cls(path, choices=choices)
         if path.exists():
             try:
                 delimiter, records = _records(path, needed)
@@ -220,7 +248,7 @@ class _Sheet:
                 )
 
     def _check_choice(self, name: str, value: Any) -> None:
-        allowed = _CHOICES.get(name)
+        allowed = self.choices.get(name)
         if allowed is not None and value not in allowed:
             raise CellError(f"{value or ''!r} is not one of {', '.join(allowed)}")
         if value is None and name in _NEVER_EMPTY:

@@ -19,6 +19,8 @@ from study.results.columns import (
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from study.results.downstream import Downstream
+
 
 @dataclass(frozen=True)
 class Results:
@@ -32,6 +34,7 @@ class Results:
         meta: study, study_id, spec (the frozen study file), spec_digest, launches (commit, versions,
             machine), tracking_uri without credentials.
         image_scores: One row an image of a final evaluation (`SCORE_COLUMNS`); empty where runs kept none.
+        downstream: What is known of its downstream phase; None where there is nothing of it.
     """
 
     frame: DataFrame
@@ -39,6 +42,7 @@ class Results:
     images: DataFrame
     meta: dict[str, Any] = field(default_factory=dict)
     image_scores: DataFrame = field(default_factory=lambda: scores_of([]))
+    downstream: Downstream | None = None
 
     def _repr_html_(self) -> str:
         return str(self.frame._repr_html_())  # type: ignore[operator]

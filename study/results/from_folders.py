@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS
+from study.results.downstream import local_downstream
 from study.results.frames import Results, frame_of, scores_of, table_of
 from study.results.image_scores import read_scores
 from study.results.run_rows import rows
@@ -51,6 +52,7 @@ def local_results(storage: Storage, *, images: bool = True) -> Results:
             for key, step, path in shown
             if images and inside(folder, path) is not None
         ]
+    downstream = local_downstream(storage, found)
     record, tracking = read_record(storage), read_state(storage)
     meta = {
         "study": storage.study,
@@ -66,4 +68,5 @@ def local_results(storage: Storage, *, images: bool = True) -> Results:
         table_of(grids, IMAGE_COLUMNS),
         meta,
         scores_of(scores),
+        None if downstream.empty else downstream,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.results.columns import CURVE_COLUMNS, IMAGE_COLUMNS
+from study.results.downstream import Downstream
+from study.results.downstream_mlflow import key_of, tracked_downstream
 from study.results.frames import Results, frame_of, scores_of, table_of
 from study.results.image_scores import read_scores
 from study.results.run_rows import finished_rows, make_row, parse_param
@@ -77,6 +80,7 @@ def _from_mlflow(store: MlflowStore, storage: Storage, with_images: bool) -> Res
     found = list(store.runs({"study_id": study_id, "kind": "run"})) if study_id else []
     if not found:
         raise UserError(f"MLflow at {shown} has no runs of study {storage.study!r}; {remedy}")
+    everything, found = found, [run for run in found if not key_of(run).trains_classifier]
     finished = finished_rows(_row(run) for run in found)
     frame = frame_of(finished)
     parents = list(store.runs({"study_id": str(study_id), "kind": "parent"}))
@@ -97,7 +101,16 @@ def _from_mlflow(store: MlflowStore, storage: Storage, with_images: bool) -> Res
         images=_images(store, storage, found, order) if with_images else table_of([], IMAGE_COLUMNS),
         meta=meta,
         image_scores=_scores(store, storage, found, finished),
+        downstream=_downstream(store, storage, everything),
     )
+
+
+def _downstream(store: MlflowStore, storage: Storage, found: list[Run]) -> Downstream | None:
+    def fetch(run: Run, names: tuple[str, ...]) -> Path:
+        return _artifacts_folder(store, storage, run, names)
+
+    downstream = tracked_downstream(found, _metrics, fetch)
+    return None if downstream.empty else downstream
 
 
 def _hypotheses(tags: Mapping[str, str]) -> dict[str, Any]:
@@ -137,18 +150,13 @@ def _artifact_text(store: MlflowStore, run: Run, name: str) -> str:
 
 def _row(run: Run) -> dict[str, Any]:
     tags = run.data.tags
-    missing = set(filter(None, tags.get("missing", "").split(",")))
     state = tags.get("state", "RUNNING")
     return make_row(
         study=tags["study"],
         key=RunKey.parse(tags["run_key"]),
         method=tags["method"],
         state=state,
-        metrics={
-            name: value
-            for name, value in run.data.metrics.items()
-            if name.removeprefix("eval/") not in missing
-        },
+        metrics=_metrics(run),
         params={name: parse_param(text) for name, text in run.data.params.items()},
         facts={
             "mlflow_run_id": run.info.run_id,
@@ -162,6 +170,14 @@ def _row(run: Run) -> dict[str, Any]:
             "config_digest": tags.get("config_digest"),
         },
     )
+
+
+def _metrics(run: Run) -> dict[str, float]:
+    """A run's metrics, without those that its end took back."""
+    missing = set(filter(None, run.data.tags.get("missing", "").split(",")))
+    return {
+        name: value for name, value in run.data.metrics.items() if name.removeprefix("eval/") not in missing
+    }
 
 
 def _curves(store: MlflowStore, found: list[Run], order: dict[str, int]) -> DataFrame:
@@ -208,7 +224,8 @@ def _scores(store: MlflowStore, storage: Storage, found: list[Run], rows_: list[
     def scores(item: tuple[Run, dict[str, Any]]) -> list[dict[str, Any]]:
         run, row = item
         try:
-            return read_scores(_scores_folder(store, storage, run), row)
+            folder = _artifacts_folder(store, storage, run, (IMAGE_SCORES,))
+            return read_scores(folder, row)
         except Exception:  # the artifact was deleted; the report does without
             return []
 
@@ -216,15 +233,20 @@ def _scores(store: MlflowStore, storage: Storage, found: list[Run], rows_: list[
         return scores_of([image for images in readers.map(scores, wanted) for image in images])
 
 
-def _scores_folder(store: MlflowStore, storage: Storage, run: Run) -> Path:
-    """Returns where a run's scores lie on this machine: downloaded if need be, and anew after each end of the run."""
+def _artifacts_folder(store: MlflowStore, storage: Storage, run: Run, names: tuple[str, ...]) -> Path:
+    """Returns where artifacts of a run lie on this machine: downloaded if need be, and anew after each end of the run.
+
+    One that the run does not have is not there either.
+    """
     here = store.artifact_folder(run)
-    if here is not None and (here / IMAGE_SCORES).exists():
+    if here is not None and (here / names[0]).exists():
         return here
     target = storage.folder / DOWNLOADS / run.info.run_id / f"scores-{run.info.end_time or 0}"
-    if not (target / IMAGE_SCORES).exists():
-        target.mkdir(parents=True, exist_ok=True)
-        store.client.download_artifacts(run.info.run_id, IMAGE_SCORES, str(target))
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if not (target / name).exists():
+            with contextlib.suppress(Exception):  # it was not left, or deleted; the report does without
+                store.client.download_artifacts(run.info.run_id, name, str(target))
     return target
 
 
@@ -240,6 +262,7 @@ def _images(store: MlflowStore, storage: Storage, found: list[Run], order: dict[
             if not name.endswith(".png"):
                 continue
             key, _, rest = name.removeprefix(f"{IMAGE_SECTION}~").partition("+step+")
+            key = key.replace("~", "/")
             row = (
                 run.data.tags["run_key"],
                 int(rest.split("+")[0]),

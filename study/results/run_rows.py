@@ -35,6 +35,8 @@ def rows(storage: Storage) -> list[dict[str, Any]]:
             key = RunKey.parse("/".join(path.parent.parts[-3:]))
         except ValueError:
             continue
+        if key.trains_classifier:  # in tables of their own (`study.results.downstream`)
+            continue
         row = _row(storage.study, key, path.parent)
         if row is not None:
             row["mlflow_run_id"] = record.mlflow_run_id(key) if record else None

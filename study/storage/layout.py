@@ -47,6 +47,11 @@ ARMS_CSV = "arms.csv"  # of the tables that which a launch prints
 RUNS_CSV, CURVES_CSV, IMAGES_CSV = "runs.csv", "curves.csv", "images.csv"  # these and the next of the data
 META_JSON, SCORES_PARQUET, REPORT_IMAGES = "meta.json", "image_scores.parquet", "images"
 RUNS_PARQUET, CURVES_PARQUET, IMAGES_PARQUET = "runs.parquet", "curves.parquet", "images.parquet"
+DOWNSTREAM_CSV, GENERATED_CSV = (
+    "downstream.csv",
+    "generated.csv",
+)  # of classifiers, and of what they learn from
+PREDICTIONS_PARQUET = "downstream_predictions.parquet"
 DICTIONARY_CSV = "dictionary.csv"  # what the columns of these tables mean
 
 # In a run's folder, beside what the run itself writes (`trainables.events`).

@@ -60,6 +60,8 @@ def data_inputs(key: RunKey, document: Mapping[str, Any]) -> tuple[DataInput, ..
 
 def judging(document: Mapping[str, Any]) -> DataInput:
     """Returns the held-out images of a run."""
+    if document["method"] == CLASSIFIER:
+        return _of_classifier(document)[-1]
     name, folders, held_out = _subject(document)
     known = _content(document, folders, ("references",))
     if not known and (whole := _content(document, folders, ("images", "path"))):

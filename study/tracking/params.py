@@ -12,7 +12,8 @@ from trainables.run_config import WITHOUT_EFFECT
 
 # Where a run keeps its files and how it uses the machine: no parameters of the experiment.
 # The share of a GPU has always been shown.
-_NO_PARAMS = {*WITHOUT_EFFECT, "contents"} - {"gpu_share"}
+# Names of generated images' files are long, and follow from the generator's run.
+_NO_PARAMS = {*WITHOUT_EFFECT, "contents", "generated"} - {"gpu_share"}
 # What MLflow takes in a parameter's name; patterns for modules may hold more.
 _NAME = re.compile(r"[\w./ :-]+")
 

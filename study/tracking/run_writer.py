@@ -7,7 +7,7 @@ import json
 import re
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,15 @@ from study.tracking.run_ids import Launch
 from study.tracking.ui_defaults import IMAGE_SECTION
 from trainables.data.images import MAX_PIXELS
 from trainables.evaluation.metrics_table import QUALITY
-from trainables.events import IMAGE_SCORES, RESULT_FILE
+from trainables.events import (
+    GENERATED,
+    IMAGE_SCORES,
+    PREDICTIONS,
+    RECORD,
+    RESULT_FILE,
+    Event,
+    read_events,
+)
 from trainables.methods.registry import BASE
 from trainables.run_config import config_digest
 from trainables.util.files import sha256_of
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
 
 PREVIEW_PIXELS = 256
 SCORES = "image_scores"  # the tag of a run whose images' scores are an artifact
+DRAWN = "generated"  # the tag of a run that drew images for classifiers
+DRAWN_FILE = "generated.json"  # its artifact: what is known of them
 
 
 def run_tags(
@@ -92,7 +102,8 @@ def log_image(store: MlflowStore, run_id: str, folder: Path, image: ImageFile, p
         return
     name = uuid.uuid5(uuid.NAMESPACE_URL, f"{prefix}/{image.number}")
     # MLflow's page makes a section of what stands before the slash, and writes the slash as ~ in file names.
-    key = re.sub(r"[^\w\-. ]", "_", image.key, flags=re.ASCII)
+    key = re.sub(r"[^\w\-. ]", "_", image.key.removeprefix(GENERATED), flags=re.ASCII)
+    key = GENERATED.replace("/", "~") + key if image.key.startswith(GENERATED) else key
     stem = f"{IMAGE_SECTION}~{key}+step+{image.step}+timestamp+{image.time}+{name}"
     with tempfile.TemporaryDirectory() as temporary:
         picture.save(Path(temporary) / f"{stem}.png")
@@ -118,6 +129,16 @@ def _decoded(content: bytes) -> Image | None:
     return picture
 
 
+def drawn_in(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Returns the data of a run's events of kind ``generated``, the last of each class, without names of files."""
+    found: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event.kind == "generated":
+            told = {name: value for name, value in event.data.items() if name != "entries"}
+            found[str(told.get("label", ""))] = told
+    return list(found.values())
+
+
 def log_artifacts(
     store: MlflowStore, run_id: str, folder: Path, result: Mapping[str, Any], weights_limit: int
 ) -> dict[str, str]:
@@ -126,7 +147,28 @@ def log_artifacts(
         store.log_file(run_id, folder / RESULT_FILE)
     if result.get("traceback"):
         store.log_text(run_id, str(result["traceback"]), "traceback.txt")
-    return _log_scores(store, run_id, folder) | _log_weights(store, run_id, folder, result, weights_limit)
+    _log_classifier(store, run_id, folder)
+    return (
+        _log_scores(store, run_id, folder)
+        | _log_drawn(store, run_id, folder)
+        | _log_weights(store, run_id, folder, result, weights_limit)
+    )
+
+
+def _log_classifier(store: MlflowStore, run_id: str, folder: Path) -> None:
+    """Uploads what a classifier said of held-out images, and the record of its training."""
+    for name in (PREDICTIONS, RECORD):
+        if inside(folder, name) is not None:
+            store.log_file(run_id, folder / name)
+
+
+def _log_drawn(store: MlflowStore, run_id: str, folder: Path) -> dict[str, str]:
+    """Uploads what is known of the images that a run drew for classifiers; MLflow has no place for such events."""
+    drawn = drawn_in(read_events(folder))
+    if not drawn:
+        return {}
+    store.log_text(run_id, json.dumps(drawn, indent=1, sort_keys=True), DRAWN_FILE)
+    return {DRAWN: "artifact"}
 
 
 def _log_scores(store: MlflowStore, run_id: str, folder: Path) -> dict[str, str]:
