@@ -158,6 +158,8 @@ def _line(event: Event, config: RunConfig, steps: int | None) -> str | None:
     if event.kind == "started":
         resumed = f", continuing from step {data['resumed_step']}" if data["resumed_step"] else ""
         return f"{config.method} on {config.subject.name}, seed {config.seed}, {data['device_name']}{resumed}"
+    if event.kind == "phase" and "label" in data:
+        return f"  {data['name']}: {data['label']}, {data['images']} images"
     if event.kind == "phase":
         return f"  {data['name']}"
     if event.kind == "progress":

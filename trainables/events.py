@@ -35,7 +35,8 @@ PREDICTIONS, RECORD = "predictions.csv", "record.json"
 Kind = Literal[
     "started",  # data: attempt, resumed_step, steps (of the whole run; None: not settled yet), host, pid, num_workers,
     # parallel_strategy, device, device_name, versions
-    "phase",  # data: name (prepare | train | evaluate | generate | save): what the run does now; with train: steps
+    "phase",  # data: name (prepare | train | evaluate | generate | save): what the run does now; with train: steps;
+    # with generate, after each entry: label and how many images of it there are
     "progress",  # step; data: loss, learning_rate, gradient_norm, steps_per_second
     "evaluation",  # step; data: metrics under bare names (quality, ...); data["final"]: bool. A run that restores its
     # best step has two of its last step: what chose the step is not final, the result is. data["choice"], of those that

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,10 +56,18 @@ class Drawn:
         seconds: Of drawing them, by whoever did; likewise `flops`. Of an entry of which not all are taken, the part.
     """
 
-    entries: tuple[str, ...]
-    images: list[Image.Image]
-    seconds: float
-    flops: int
+    entries: tuple[str, ...] = ()
+    images: tuple[Image.Image, ...] = ()
+    seconds: float = 0.0
+    flops: int = 0
+
+    def __add__(self, other: Drawn) -> Drawn:
+        return Drawn(
+            self.entries + other.entries,
+            self.images + other.images,
+            self.seconds + other.seconds,
+            self.flops + other.flops,
+        )
 
 
 @dataclass(frozen=True)
@@ -98,8 +106,12 @@ class Generation:
             weights = weights_digest(self.config)
         seconds, flops = 0.0, 0
         for label in self.prompts:
-            with meter.measure("generate"):
-                drawn = self.draw_class(label, weights)
+            drawn = Drawn()
+            for start in range(0, self.settings.images[label], IMAGES_AT_ONCE):
+                with meter.measure("generate"):
+                    drawn += self._drawn(label, weights, start)
+                # Whoever waits for the run hears of it, and may stop it here.
+                yield log.append("phase", step, name="generate", label=label, images=len(drawn.images))
             seconds, flops = seconds + drawn.seconds, flops + drawn.flops
             before = told.get(label, {})
             if before.get("entries") == list(drawn.entries) and before.get("images") == len(drawn.images):
@@ -126,26 +138,25 @@ class Generation:
             )
         facts |= {"generate_seconds": seconds, "generate_flops": flops}
 
-    def draw_class(self, label: str, weights: str) -> Drawn:
-        """Returns the images of a class, from the cache where they have been drawn.
+    def _drawn(self, label: str, weights: str, start: int) -> Drawn:
+        """Returns the images of one entry that are asked for, from the cache where they have been drawn.
 
         Entries are always whole, so that asking for more images reuses those that are there.
 
         Args:
             weights: Names those of the model, see `weights_digest`.
+            start: Number of the entry's first image.
         """
-        images: list[Image.Image] = []
-        entries, seconds, flops = [], 0.0, 0
-        for start in range(0, self.settings.images[label], IMAGES_AT_ONCE):
-            identity = self._identity(label, weights, start)
-            found = self.cache.tensors(_KIND, identity, partial(self._entry, label, start))
-            name = str(self.cache.path(_KIND, identity).relative_to(self.cache.folder))
-            taken = min(IMAGES_AT_ONCE, self.settings.images[label] - start)
-            entries.append(name)
-            images += read_entry(self.cache, name)[:taken]
-            seconds += float(found["seconds"]) * taken / IMAGES_AT_ONCE
-            flops += int(found["flops"]) * taken // IMAGES_AT_ONCE
-        return Drawn(tuple(entries), images, seconds, flops)
+        identity = self._identity(label, weights, start)
+        found = self.cache.tensors(_KIND, identity, partial(self._entry, label, start))
+        name = str(self.cache.path(_KIND, identity).relative_to(self.cache.folder))
+        taken = min(IMAGES_AT_ONCE, self.settings.images[label] - start)
+        return Drawn(
+            (name,),
+            tuple(read_entry(self.cache, name)[:taken]),
+            float(found["seconds"]) * taken / IMAGES_AT_ONCE,
+            int(found["flops"]) * taken // IMAGES_AT_ONCE,
+        )
 
     def _identity(self, label: str, weights: str, start: int) -> dict[str, Any]:
         prompt, negative = self.prompts[label], self.settings.negative_prompt
@@ -206,7 +217,7 @@ class Generation:
         return names[label]
 
     def _picture(
-        self, label: str, images: list[Image.Image], real: list[Image.Image], folder: Path, step: int
+        self, label: str, images: Sequence[Image.Image], real: Sequence[Image.Image], folder: Path, step: int
     ) -> str | None:
         """Draws real training images above generated ones; returns the file below the run's folder."""
         if not images:

@@ -150,7 +150,8 @@ def test_a_run_leaves_its_images_a_picture_of_them_and_what_they_are_measured_by
     picture = next(event.data for event in events if event.data.get("key") == "generated/ill")
     with Image.open(Path(config.output_dir) / picture["path"]) as image:
         assert image.size[0] > 0
-    assert [event.data["name"] for event in events if event.kind == "phase"][-1] == "generate"
+    phases = [event.data for event in events if event.kind == "phase"]
+    assert phases[-2:] == [{"name": "generate"}, {"name": "generate", "label": "ill", "images": 3}]
     cost = cost_of(config)
     assert (cost["generate_seconds"], cost["generate_flops"]) == (ill.data["seconds"], ill.data["flops"])
     assert cost["generate_flops"] > 0
@@ -228,6 +229,24 @@ def test_another_training_draws_other_images(generating: Generating, resident: R
         list(execute(config, resident))
     assert told(first)[0].data["entries"] != told(other)[0].data["entries"]
     assert (pixels(drawn(first)) != pixels(drawn(other))).any()
+
+
+def test_a_run_can_be_interrupted_between_the_entries_of_a_class(
+    generating: Generating, resident: Resident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counting(monkeypatch)
+    config = generating("base", seed=5, images={"ill": 2 * IMAGES_AT_ONCE})
+    events = execute(config, resident)
+    for event in events:
+        if event.data.get("images") == IMAGES_AT_ONCE:
+            break
+    assert len(calls) == 1
+    with pytest.raises(KeyboardInterrupt):
+        events.throw(KeyboardInterrupt())
+    list(execute(config, resident))
+    assert len(calls) == 2
+    assert len(set(told(config)[0].data["entries"])) == 2
+    assert len(drawn(config)) == told(config)[0].data["images"] == 2 * IMAGES_AT_ONCE
 
 
 @pytest.mark.parametrize("method", ["base", "lora", "dreambooth"])
