@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.cluster.capacity import first_limit
 from study.preflight.checks import check_study
+from study.preflight.downstream import classifier_step_seconds
 from study.preflight.plan import Plan, make_plan
 from study.preflight.probe import probe_machine
 from study.spec.launched import readable_storage, storage_of, stored_spec
@@ -414,4 +415,6 @@ def plan_study(
         with cluster(address) as joined:
             at_once = first_limit(spec.resources, joined.nodes, local=False)
         return make_plan(spec, storage, at_once=at_once)
-    return make_plan(spec, storage, probe_machine(spec, storage) if probe else None)
+    measured = probe_machine(spec, storage) if probe else None
+    steps = classifier_step_seconds(spec, storage, measure=True) if probe else None
+    return make_plan(spec, storage, measured, step_seconds=steps)

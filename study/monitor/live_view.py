@@ -212,6 +212,9 @@ def _end_of(run: RunStatus, failed: Mapping[str, Any] | None) -> str:
     assert run.result is not None
     fidelity = run.result.value(_FIDELITY)
     quality = f"quality {run.quality:.3f}" if run.quality is not None else "no quality"
+    if run.key.trains_classifier:
+        quality = f"balanced accuracy {run.score:.3f}" if run.score is not None else "no score"
+        quality += " (validation)" if run.key.searches else ""
     if run.quality is None and fidelity is not None:  # of data sets whose captions CLIP does not read
         quality += f", {_FIDELITY} {fidelity:.3f}"
     if failed is not None:

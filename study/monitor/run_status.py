@@ -45,6 +45,7 @@ class RunStatus:
         last_sign: Time of the last event.
         active_seconds: Seconds from beginning to last event, over all attempts.
         quality: Of the last evaluation.
+        score: Of a classifier that has ended: balanced accuracy on test images, in a search on validation images.
         loss: Of the latest attempt's last report, while it trains.
     """
 
@@ -59,6 +60,7 @@ class RunStatus:
     last_sign: float | None = None
     active_seconds: float = 0.0
     quality: float | None = None
+    score: float | None = None
     loss: float | None = None
     _tail: EventTail | None = None
     _began: float | None = None
@@ -109,6 +111,14 @@ class RunStatus:
         self.result = result
         if result is not None:
             self.quality = result.value(QUALITY)
+            self.score = next(
+                (
+                    value
+                    for name in ("balanced_accuracy", "validation_balanced_accuracy")
+                    if (value := result.value(name)) is not None
+                ),
+                None,
+            )
             done = result.value("train_steps")
             if self.steps is None and done:  # whose beginning has not been read
                 self.steps = int(done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
+from study.preflight.downstream import classifier_step_seconds
 from study.preflight.plan import make_plan
 from study.preflight.probe import known_probe
 from study.spec.study_spec import StudySpec
@@ -39,10 +40,11 @@ def forecast(spec: StudySpec, storage: Storage, *, local: bool = True) -> Foreca
         local: The launch is on this machine, which is the one that a probe has measured.
     """
     with suppress(Exception):  # of a convenience nothing may fail
-        measured = None
+        measured, steps = None, None
         with suppress(Exception):
             measured = known_probe(spec, storage) if local else None
-        plan = make_plan(spec, storage, measured)
+            steps = classifier_step_seconds(spec, storage, measure=False) if local else None
+        plan = make_plan(spec, storage, measured, step_seconds=steps)
         left = plan.progress
         return Forecast(left.to_do + left.interrupted, plan.seconds)
     return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from study.preflight.detectable import detectable_line
+from study.preflight.downstream import ClassifierWork, classifier_work
 from study.preflight.estimates import model_bytes, run_bytes
 from study.preflight.hypotheses import hypothesis_lines
 from study.preflight.machine import concurrency
@@ -15,6 +16,7 @@ from study.preflight.probe import Measured
 from study.preflight.workload import expected_share, images_of, most_steps, once_image_steps
 from study.spec.contents import known_contents
 from study.spec.difference import difference
+from study.spec.downstream_data import generation_of
 from study.spec.loading import read_contents
 from study.spec.sections import price_of_a_second
 from study.spec.study_spec import StudySpec
@@ -92,6 +94,7 @@ class Plan:
         detectable: What differences the study can find, in words; None where nothing is compared.
         hypotheses: What the study file states, and what decides it, in words.
         data_sets: How each data set is split, in words.
+        classifiers: What the downstream phase has to do; None without one.
     """
 
     study: str
@@ -107,21 +110,25 @@ class Plan:
     detectable: str | None = None
     hypotheses: tuple[str, ...] = ()
     data_sets: tuple[str, ...] = ()
+    classifiers: ClassifierWork | None = None
 
     @property
     def runs(self) -> int:
-        """Runs of all arms in both phases."""
-        return sum(arm.runs for arm in self.arms)
+        """Runs of all arms in both phases, and of classifiers."""
+        own = self.classifiers
+        return sum(arm.runs for arm in self.arms) + (own.search_runs + own.final_runs if own else 0)
 
     @property
     def progress(self) -> Progress:
         """Progress of the whole study."""
-        return sum((arm.progress for arm in self.arms), Progress())
+        of_arms = sum((arm.progress for arm in self.arms), Progress())
+        own = self.classifiers
+        return of_arms + Progress(own.finished, own.interrupted, own.to_do) if own else of_arms
 
     @property
     def seconds(self) -> float | None:
         """Estimated wall seconds of a launch, or None without a probe; 0 if nothing is left to do."""
-        parts = [arm.seconds for arm in self.arms]
+        parts = self._parts
         if any(part is None for part in parts):
             return None
         left = self.progress
@@ -130,16 +137,25 @@ class Plan:
         work = sum(part for part in parts if part is not None) + self.once_seconds
         # The last runs leave workers idle: on average half a run's time.
         longest = max(
-            (part / max(1, arm.runs) for arm, part in zip(self.arms, parts, strict=True) if part), default=0.0
+            (part / max(1, arm.runs) for arm, part in zip(self.arms, parts, strict=False) if part),
+            default=0.0,
         )
         return self.start_up_seconds + work / self.concurrent + (longest / 2 if self.concurrent > 1 else 0)
+
+    @property
+    def _parts(self) -> list[float | None]:
+        """Estimated seconds of each arm, and of the classifiers."""
+        return [
+            *(arm.seconds for arm in self.arms),
+            *([self.classifiers.seconds] if self.classifiers else []),
+        ]
 
     @property
     def dollars(self) -> float | None:
         """Estimated price of what is left to do: of the devices that runs hold, not of idle ones; None without a probe
         or prices.
         """
-        parts = [arm.seconds for arm in self.arms]
+        parts = self._parts
         if self.price_of_a_second is None or any(part is None for part in parts):
             return None
         work = sum(part for part in parts if part is not None)
@@ -203,6 +219,7 @@ class Plan:
             lines.append(self.detectable)
         lines += self.hypotheses
         lines += self.data_sets
+        lines += self.classifiers.words if self.classifiers is not None else ()
         if left.finished or left.interrupted:
             lines.append(
                 f"resumes {self.study}: {left.finished} runs are finished, {left.interrupted} interrupted ones "
@@ -233,6 +250,7 @@ def make_plan(
     measured: Mapping[str, Measured] | None = None,
     *,
     at_once: int | None = None,
+    step_seconds: Mapping[str, float] | None = None,
 ) -> Plan:
     """Returns what a launch of the study would do; writes nothing.
 
@@ -240,6 +258,7 @@ def make_plan(
         spec: The study.
         storage: Where it would lie; what is there already is counted.
         measured: Cost by arm (see ``study/preflight/probe.py``); without it there is no estimate of time and memory.
+        step_seconds: Of each classifier of the downstream phase; likewise.
         at_once: Runs that a cluster holds at once, counted node by node; None: what this machine holds.
     """
     arms = tuple(_arm_plan(spec, name, storage, measured) for name in spec.arms)
@@ -258,6 +277,7 @@ def make_plan(
         detectable=detectable_line(spec),
         hypotheses=tuple(hypothesis_lines(spec)),
         data_sets=tuple(split_line(subject) for subject in spec.subjects if subject.is_data_set),
+        classifiers=classifier_work(spec, storage, step_seconds),
     )
 
 
@@ -292,8 +312,10 @@ def _arm_plan(
     for phase, left in parts.items():
         each = _BETWEEN_RUNS_SECONDS
         images = images_of(spec, phase)
-        drawn = images.final + (0 if arm.method == BASE else images.between)
+        extra, extra_steps = _drawn_for_classifiers(spec, phase)
+        drawn = images.final + extra + (0 if arm.method == BASE else images.between)
         image_steps = drawn * images.steps + cost.latency_figures * images.timed_steps + images.other_steps
+        image_steps += extra * (extra_steps - images.steps)
         image_steps += images.loss_steps * (1 if arm.method == BASE else images.evaluations)
         each += cost.seconds_of_run(expected, drawn + images.at_other_steps, image_steps, workers)
         if workers > 1:
@@ -302,6 +324,16 @@ def _arm_plan(
         seconds += each * (left.to_do + left.interrupted / 2)
     memory = cost.peak_memory_bytes and cost.peak_memory_bytes * workers
     return replace(plan, seconds=seconds, memory=memory)
+
+
+def _drawn_for_classifiers(spec: StudySpec, phase: Phase) -> tuple[float, int]:
+    """Images that a run draws for classifiers, in the mean over subjects, and the solver steps of each."""
+    if spec.downstream is None or phase != "confirm":
+        return 0.0, 0
+    subjects = spec.confirm.subjects or ()
+    drawn = [generation_of(spec.downstream, name, untrained=False) for name in subjects]
+    images = sum(sum(one.images.values()) for one in drawn) / max(1, len(drawn))
+    return images, spec.downstream.num_inference_steps
 
 
 def _in_searches(arm: ArmPlan) -> str:

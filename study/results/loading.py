@@ -7,6 +7,7 @@ from pathlib import Path
 
 from study.results.frames import Results
 from study.storage.layout import Storage
+from study.storage.run_key import RunKey
 from study.tracking.run_ids import read_record
 from trainables.errors import UserError
 
@@ -61,4 +62,7 @@ def load_results(
 def runs_without_folder(storage: Storage, there: set[str]) -> int:
     """Counts the runs that MLflow was told of and that are not among those `there`: somebody removed their folders."""
     record = read_record(storage)
-    return len(record.run_names() - there) if record else 0
+    if record is None:
+        return 0
+    names = {name for name in record.run_names() if not RunKey.parse(name).trains_classifier}
+    return len(names - there)

@@ -343,7 +343,9 @@ def _write_references(data: ClassDataSet, names: Mapping[str, str], folder: Path
     for label in data.classes:
         trained = [one.look().small for one in data.train if one.label == label]
         held_out = [one for one in data.validation if one.label == label]
-        copies = {column for _, column in near_pairs(trained, [one.look().small for one in held_out]).tolist()}
+        copies = {
+            column for _, column in near_pairs(trained, [one.look().small for one in held_out]).tolist()
+        }
         place = folder / REFERENCES / names[label]
         place.mkdir(parents=True)
         for number, image in enumerate(held_out):
