@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _TIMED_STEPS = 4
 _VERSION = 1  # of the measurement
 _EACH_SECONDS = 1.0  # of a run beside its steps: reading images, judging, writing results
-#: Shares of test images that one of two classifiers alone has right, of which a plan speaks: usual ones (docs/downstream.md).
+#: Shares of test images that one of two classifiers alone has right, of which a plan speaks (docs/downstream.md).
 _DISCORDANT = (0.25, 0.35)
 
 
