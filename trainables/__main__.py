@@ -1,8 +1,9 @@
 """``python -m trainables run.yaml``: trains one run, without Ray, Optuna or MLflow.
 
 The file holds a RunConfig: method, subject and, as far as they differ from the defaults, model, training, evaluation,
-seed, device, cpu_threads, output_dir and cache_dir. Relative paths are relative to the file. The same command
-again continues an interrupted run. Exit code 0: complete; 1: the run failed; 2: a mistake in the file.
+seed, device, cpu_threads, output_dir and cache_dir; or, with ``method: classifier``, a ClassifierRunConfig. Relative
+paths are relative to the file. The same command again continues an interrupted run. Exit code 0: complete; 1: the run
+failed; 2: a mistake in the file.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from trainables.classifier_run_config import CLASSIFIER, AnyRunConfig, ClassifierRunConfig
 from trainables.config.fields import TrainingConfig
 from trainables.config.paths import MODELS, absolute, absolute_models, absolute_subject
 from trainables.config.yaml_reader import Document, load_document, locate
@@ -36,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prepare_command()
         config = load_run(options.file)
-        for note in config.training.without_effect(_chosen(config.training)):
-            print(f"note: training.{note}", file=sys.stderr)
+        if isinstance(config, RunConfig):
+            for note in config.training.without_effect(_chosen(config.training)):
+                print(f"note: training.{note}", file=sys.stderr)
         return _run(config)
     except UserError as error:
         for problem in error.problems:
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def load_run(path: Path) -> RunConfig:
+def load_run(path: Path) -> AnyRunConfig:
     """Reads the description of one run.
 
     Raises:
@@ -66,6 +69,11 @@ def load_run(path: Path) -> RunConfig:
     if not isinstance(document.data, dict):
         raise UserError(f"{path}: a run is a mapping with at least method and subject")
     values = _completed(document.data, path)
+    if values.get("method") == CLASSIFIER:
+        try:
+            return ClassifierRunConfig.model_validate(values)
+        except ValidationError as error:
+            raise UserError(*locate(error, document, ClassifierRunConfig)) from None
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -93,8 +101,8 @@ def _completed(data: dict[str, Any], path: Path) -> dict[str, Any]:
             values[section] = {key: values[section]}
     values.setdefault("output_dir", f"runs/{path.stem}")
     values.setdefault("cache_dir", "runs/cache")
-    for key in ("output_dir", "cache_dir"):
-        if isinstance(values[key], str):
+    for key in ("output_dir", "cache_dir", "data"):
+        if isinstance(values.get(key), str):
             values[key] = absolute(values[key], base)
     if "subject" in values:
         values["subject"] = absolute_subject(values["subject"], base)
@@ -121,23 +129,37 @@ def _problems(values: dict[str, Any], document: Document) -> list[str]:
     return found
 
 
-def _run(config: RunConfig) -> int:
-    from trainables.run.execute import execute  # loads torch
+def _begun(config: AnyRunConfig) -> Generator[Event]:
+    """Returns the events of a run, which loads torch."""
+    if isinstance(config, ClassifierRunConfig):
+        from trainables.downstream import execute as downstream
 
+        return downstream.execute(config)
+    from trainables.run import execute as run
+
+    return run.execute(config)
+
+
+def _check(config: RunConfig) -> None:
+    from trainables.run.checks import check_run
+    from trainables.run.prompt_checks import find_cut_prompts_of_run
+
+    problems = check_run(config)
+    if problems:
+        raise UserError(*problems)
+    for note in find_cut_prompts_of_run(config).notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _run(config: AnyRunConfig) -> int:
     result = Path(config.output_dir) / RESULT_FILE
     if result.exists():
-        list(execute(config))  # makes sure that it is the result of this configuration
+        list(_begun(config))  # makes sure that it is the result of this configuration
         print(f"this run has ended before; nothing is left to do: {result.parent}", file=sys.stderr)
     else:
-        from trainables.run.checks import check_run
-        from trainables.run.prompt_checks import find_cut_prompts_of_run
-
-        problems = check_run(config)
-        if problems:
-            raise UserError(*problems)
-        for note in find_cut_prompts_of_run(config).notes:
-            print(f"note: {note}", file=sys.stderr)
-        events = execute(config)
+        if isinstance(config, RunConfig):
+            _check(config)
+        events = _begun(config)
         steps = config.training.stated_steps
         try:
             for event in events:
@@ -153,11 +175,13 @@ def _run(config: RunConfig) -> int:
     return _summary(json.loads(result.read_text(encoding="utf-8")), result.parent)
 
 
-def _line(event: Event, config: RunConfig, steps: int | None) -> str | None:
+def _line(event: Event, config: AnyRunConfig, steps: int | None) -> str | None:
     data = event.data
     if event.kind == "started":
         resumed = f", continuing from step {data['resumed_step']}" if data["resumed_step"] else ""
-        return f"{config.method} on {config.subject.name}, seed {config.seed}, {data['device_name']}{resumed}"
+        what = config.training.network if isinstance(config, ClassifierRunConfig) else config.method
+        taught = config.source if isinstance(config, ClassifierRunConfig) else config.subject.name
+        return f"{what} on {taught}, seed {config.seed}, {data['device_name']}{resumed}"
     if event.kind == "phase" and "label" in data:
         return f"  {data['name']}: {data['label']}, {data['images']} images"
     if event.kind == "phase":

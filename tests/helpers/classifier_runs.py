@@ -33,12 +33,14 @@ def coloured(label: str, number: int, strength: float = 0.3) -> Image.Image:
     return Image.fromarray((noise * 255).round().astype(np.uint8))
 
 
-def prepared(folder: Path, counts: Sequence[int] = (20, 20, 20), **fields: Any) -> PreparedClasses:
+def prepared(
+    folder: Path, counts: Sequence[int] = (20, 20, 20), strength: float = 0.3, **fields: Any
+) -> PreparedClasses:
     """A prepared data set with so many images of each class, split half, quarter, quarter."""
     for label, count in zip(CLASSES, counts, strict=True):
         (folder / "photos" / label).mkdir(parents=True)
         for number in range(count):
-            coloured(label, number).save(folder / "photos" / label / f"{number:03}.png")
+            coloured(label, number, strength).save(folder / "photos" / label / f"{number:03}.png")
     usual = {"train": 0.5, "validation": 0.25, "test": 0.25}
     config = ClassDataConfig.model_validate({"path": str(folder / "photos"), **usual, **fields})
     return prepare_classes(config, folder=folder / "prepared")
@@ -62,15 +64,16 @@ def entries(
 
 
 def drawn(
-    counts: Sequence[int], shown: Sequence[str] = CLASSES, first: int = 1000
+    counts: Sequence[int], shown: Sequence[str] = CLASSES, first: int = 1000, strength: float = 0.3
 ) -> dict[str, list[Image.Image]]:
     """New pictures of each class, which no data set has.
 
     Args:
         shown: What those of each class show.
+        first: Number of the first; pictures of one number and colour are the same.
     """
     return {
-        label: [coloured(colour, first + number) for number in range(count)]
+        label: [coloured(colour, first + number, strength) for number in range(count)]
         for label, colour, count in zip(CLASSES, shown, counts, strict=True)
     }
 

@@ -162,11 +162,12 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path: Path, data: Prep
 
 
 def test_a_loss_that_is_no_number_is_a_failure(tmp_path: Path, data: PreparedClasses) -> None:
-    config = config_of(tmp_path, data, training={"learning_rate": 10.0, "optimizer": "sgd", "momentum": 0.99,
-                                                 "max_train_steps": 40, "validation_steps": 10})  # fmt: skip
-    last = list(execute(config))[-1].data
-    if last["state"] == "FAIL":
-        assert last["reason"] == "nan_loss"
+    wild = {"learning_rate": 10.0, "optimizer": "sgd", "momentum": 0.99, "weight_decay": 10.0}
+    config = config_of(tmp_path, data, training={**wild, "max_train_steps": 40, "validation_steps": 40})
+    assert list(execute(config))[-1].data["reason"] == "nan_loss"
+    result = result_of(config)
+    assert result["state"] == "FAIL"
+    assert result["cost"]["train_flops"] > 0
 
 
 # What it learns from
@@ -242,7 +243,11 @@ def test_a_filter_by_confidence_drops_what_shows_other_classes(tmp_path: Path, d
     pictures = drawn((10, 10, 10))
     pictures["red"][:3] = drawn((3, 3, 3), first=2000)["green"]
     long = {"max_train_steps": 60, "validation_steps": 20, "learning_rate": 3e-3}
-    kept = {"filter": {"kind": "confidence", "threshold": 0.5}, "pictures": pictures, "training": long}
+    kept: dict[str, Any] = {
+        "filter": {"kind": "confidence", "threshold": 0.5},
+        "pictures": pictures,
+        "training": long,
+    }
     config = with_generated(tmp_path, data, **kept)
     list(execute(config))
     record = record_of(config)
