@@ -40,12 +40,12 @@ def with_class_data(data: Mapping[str, Any]) -> tuple[dict[str, Any], Problems]:
     except ValidationError:
         data.setdefault("subjects", [{"name": "cat-1"}])  # of which nothing is to be said beside
         return data, []
+    problems = _seeds(data, downstream)
     try:
         prepared = prepare_classes(downstream.dataset, downstream.resolution)
     except UserError as error:
         data.setdefault("subjects", [{"name": "cat-1"}])
-        return data, [(("downstream", "dataset"), problem) for problem in error.problems]
-    problems: Problems = []
+        return data, problems + [(("downstream", "dataset"), problem) for problem in error.problems]
     subjects = subjects_of_classes(prepared, downstream)
     if data.get("subjects", subjects) != subjects:
         problems.append(
@@ -56,20 +56,25 @@ def with_class_data(data: Mapping[str, Any]) -> tuple[dict[str, Any], Problems]:
         )
     data["subjects"] = subjects
     data["downstream"] = {**section, "prepared": str(prepared.folder)}
-    confirm = dict(data["confirm"]) if isinstance(data.get("confirm"), Mapping) else {}
-    seeds = list(downstream.generator_seeds)
-    if list(confirm.get("seeds", seeds)) != seeds:
-        problems.append(
-            (
-                ("confirm", "seeds"),
-                f"{confirm['seeds']}, but downstream.generator_seeds is {seeds}; each fine-tuned model draws for the "
-                "classifiers, so that the seeds are the same: remove one",
-            )
-        )
-    if data.get("confirm") is None or isinstance(data.get("confirm"), Mapping):
-        names = [subject["name"] for subject in subjects]
-        data["confirm"] = {"subjects": names, **confirm, "seeds": seeds}
+    if isinstance(data["confirm"], dict):
+        data["confirm"] = {"subjects": [subject["name"] for subject in subjects], **data["confirm"]}
     return data, problems
+
+
+def _seeds(data: dict[str, Any], downstream: DownstreamSpec) -> Problems:
+    """Makes the seeds of the generators those of the confirm phase; says where others are stated."""
+    confirm, seeds = data.get("confirm") or {}, list(downstream.generator_seeds)
+    if not isinstance(confirm, Mapping):  # which is told by itself
+        return []
+    stated = confirm.get("seeds", seeds)
+    data["confirm"] = {**confirm, "seeds": seeds}
+    if stated == seeds or list(stated) == seeds:
+        return []
+    said = (
+        f"{stated}, but downstream.generator_seeds is {seeds}; each fine-tuned model draws for the classifiers, so "
+        "that the seeds are the same: remove one"
+    )
+    return [(("confirm", "seeds"), said)]
 
 
 def subjects_of_classes(prepared: PreparedClasses, downstream: DownstreamSpec) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from study.dispatch.run_queue import RunQueue
+from study.dispatch.phased_queue import StudyQueue
 from study.ledger.ledger import Ledger
 from study.spec.study_spec import StudySpec
 from study.storage.layout import Storage
@@ -52,7 +52,7 @@ class Drive:
         """Works until nothing is left; fails if the queue gives nothing although nothing is under way."""
         order = random.Random(self.seed)
         ends = 0
-        queue = RunQueue(spec, storage, Ledger(storage.ledger_url, spec.name))
+        queue = StudyQueue(spec, storage, Ledger(storage.ledger_url, spec.name))
         while not queue.finished:
             running: dict[str, PlannedRun] = {}
             died = False
@@ -69,7 +69,7 @@ class Drive:
                 ends += 1
                 died = self.resume_every is not None and ends % self.resume_every == 0
             if died:
-                queue = RunQueue(spec, storage, Ledger(storage.ledger_url, spec.name))
+                queue = StudyQueue(spec, storage, Ledger(storage.ledger_url, spec.name))
             elif not queue.finished:
                 raise AssertionError("the queue waits although nothing is under way")
         return Ledger(storage.ledger_url, spec.name)
