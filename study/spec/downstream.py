@@ -293,6 +293,8 @@ def cells_of(spec: DownstreamSpec, arms: Sequence[str]) -> tuple[Cell, ...]:
         for source in sources_of(spec, arms)
         for classifier in spec.classifiers
         for loss in spec.losses
+        # Where every class is drawn alike there is nothing to weigh: that cell is the one of cross_entropy.
+        if not (source["source"] == REPEATED and loss == "weighted_cross_entropy")
     )
 
 

@@ -270,6 +270,14 @@ def test_images_of_several_sizes_are_taken_and_told(tmp_path: Path) -> None:
     ), notes
 
 
+def test_weights_of_classes_are_no_loss_of_their_own_where_classes_are_drawn_alike(tmp_path: Path) -> None:
+    spec = downstream_study(tmp_path, losses=["cross_entropy", "weighted_cross_entropy"])
+    names = set(DownstreamPlan(spec).arms)
+    assert "repeated.small_cnn.cross_entropy" in names
+    assert "repeated.small_cnn.weighted_cross_entropy" not in names
+    assert "real.small_cnn.weighted_cross_entropy" in names
+
+
 def test_two_cells_of_one_name_are_refused(tmp_path: Path) -> None:
     data = class_folder(tmp_path / "data", {"cat": 6, "dog": 6})
     path = study_file(tmp_path, data, ratios=[1], generated_only=True)
