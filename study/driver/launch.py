@@ -88,9 +88,9 @@ class Workers:
     """
 
     runner: str = RUNNER
-    classifier_runner: str = CLASSIFIER_RUNNER
     resident: str = RESIDENT
     watchdog_minutes: float = WATCHDOG_MINUTES
+    classifier_runner: str = CLASSIFIER_RUNNER
 
 
 class Ending:
