@@ -37,7 +37,7 @@ def colours(found: Findings, styles: dict[str, ArmStyle]) -> dict[Source, str]:
 
 def gains_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skipped:
     """Forest plot: what is learnt from, less real images alone."""
-    sources = [s for s in found.phase.sources if found.gain(s, "accuracy") and not s.is_subset]
+    sources = [s for s in found.phase.sources if found.gain(s, "accuracy") and _is_a_rival(s)]
     if not sources:
         return Skipped("downstream-gains", "needs classifiers that learnt from real images alone, and others")
     recipes = list(found.phase.recipes) if len(found.phase.recipes) > 1 else []
@@ -90,6 +90,11 @@ def gains_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skipp
         draw,
         stacked=lambda: draw(stacked=True),
     )
+
+
+def _is_a_rival(source: Source) -> bool:
+    """Whether it is to be compared with real images alone: it has all of them."""
+    return not source.is_subset and not source.generated_alone
 
 
 def _loss(found: Findings, recipe: tuple[str, str]) -> str:
