@@ -125,7 +125,7 @@ def gains_table(found: Findings, *, means: bool) -> Table | None:
     if not lines:
         return None
     columns = [texts("source", "Learns from", [source.name for source, _, _ in lines])]
-    columns += [] if means else _recipe_columns(phase, [recipe for _, recipe, _ in lines])
+    columns += _recipe_columns(phase, [recipe for _, recipe, _ in lines]) if several and not means else []
     columns.append(texts("n", "n", [_seeds_text(gains) for _, _, gains in lines]))
     for k, score in enumerate(COMPARED):
         own = [gains[k] for _, _, gains in lines]
@@ -136,9 +136,9 @@ def gains_table(found: Findings, *, means: bool) -> Table | None:
         columns += [
             (column, [Cell(MISSING) if g is None else scored(g.estimate, POINTS, sign=True) for g in own]),
             p_values(f"{score}_p", "p", [g.p if g else None for g in own]),
-            texts(f"{score}_verdict", f"Verdict ({title.lower()})", [g.outcome if g else None for g in own]),
+            texts(f"{score}_verdict", "Verdict", [g.outcome if g else None for g in own]),
         ]
-    of = "mean of all classifiers" if means else "by classifier"
+    of = "mean of all classifiers" if means else "by classifier" if several else phase.recipes[0][0]
     caption = (
         f"What it learns from, less real images alone ({of}), on the same test images and classifier seeds."
     )
@@ -210,6 +210,7 @@ def generators_table(found: Findings) -> Table | None:
         _measured(known, [name for name, _ in lines], column, title, percent)
         for column, title, percent in (
             ("vendi", "Vendi", False),
+            ("vendi_alike", "Vendi, as many as real", False),
             ("vendi_real", "Vendi of real", False),
             ("memorisation", "Memorised", True),
             ("grade_agreement", "Shows its class", True),
@@ -227,11 +228,10 @@ def generators_table(found: Findings) -> Table | None:
         "CAS: classification accuracy score, that of classifiers which learnt from generated images alone, on "
         "real test "
         "images (Ravuri and Vinyals 2019), mean of the classifiers. Drawn: images for each generator seed.",
-        "Vendi: effective number of different images of a class (Friedman and Dieng 2023), mean over classes "
-        "and seeds, "
-        "beside that of the class's real images; it grows with how many there are. Memorised: share of drawn "
-        "images that nearly show a training image. Shows its class: where that "
-        "can be told without a classifier.",
+        "Vendi: effective number of different images of a class (Friedman and Dieng 2023), mean over classes and "
+        "seeds; it grows with how many there are, so that as many drawn as real ones are compared. Memorised: share of "
+        "drawn images that nearly show a training image. Shows its class: where that can be told without a "
+        "classifier.",
     )
     return assemble(
         "downstream-generators", "The generators, by what their images alone teach.", columns, notes
