@@ -231,12 +231,13 @@ def _gains(
     settings: Settings,
     tables: Mapping[tuple[Source, Recipe], Mapping[str, ScoreTable]],
 ) -> tuple[Gain, ...]:
-    """All differences to `real`, decided: in each score cells and means share one level, half each; subsets of real
-    images, which are no question, are decided by themselves.
+    """All differences to `real`, decided. In each score those of real with generated images share one level, half of it
+    for cells and half for means of the classifiers; all others (controls, generated images alone, other numbers of
+    real ones) share another, so that they do not drown the question that is asked.
     """
     gains: list[Gain] = []
-    for score, subsets in itertools.product(COMPARED, (False, True)):
-        sources = [s for s in phase.sources if s.name != REAL and s.is_subset == subsets]
+    for score, asked in itertools.product(COMPARED, (True, False)):
+        sources = [s for s in phase.sources if s.name != REAL and s.adds_images == asked]
         families: list[list[tuple[Source, Recipe | None, SeedMean]]] = [[], []]
         for source in sources:
             for recipe in phase.recipes:

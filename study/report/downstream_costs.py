@@ -114,7 +114,10 @@ def budget_words(phase: Phase) -> tuple[str, list[str]]:
     if not told:
         return "", warnings
     runs = plural(len(final) - silent, "final run")
-    return f"By their own records, what all {runs} had alike: {listing(told)}.", warnings
+    text = f"By their own records, what all {runs} had alike: {listing(told)}."
+    if final["leak_checked"].notna().all():
+        text += " Each of them checked by itself that no held-out image is among those that it learnt from."
+    return text, warnings
 
 
 def _trials(phase: Phase) -> dict[str, int]:

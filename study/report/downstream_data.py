@@ -149,9 +149,7 @@ def phase_of(rows: Rows) -> Phase | None:
     if not stated and data.empty:
         return None
     spec = _spec(stated)
-    drawing = set(data.runs["generator"].dropna()) | set(data.generated["generator"].dropna())
-    arms = [arm for arm in rows.arms if arm in rows.trained_arms or arm in drawing]
-    cells = cells_of(spec, arms) if spec else ()
+    cells = cells_of(spec, rows.arms) if spec else ()
     judged = _Judged.of(data)
     images, problem = judged.images()
     return Phase(

@@ -11,7 +11,7 @@ from study.report.downstream_analysis import COMPARED, MIN_SEEDS, SCORES, Findin
 from study.report.downstream_claims import JudgedClaim
 from study.report.downstream_costs import SourceCost
 from study.report.downstream_data import CellRuns, Phase, Source
-from study.report.formatting import MISSING, Scale, fixed, interval, number, plural, scale_for
+from study.report.formatting import MISSING, Scale, fixed, interval, plural, scale_for
 from study.report.results_tables import Pair, p_values, texts
 from study.report.tables import Cell, Column, Table, assemble, number_cell, text_cell
 from study.statistics.downstream.worth import Worth
@@ -125,7 +125,7 @@ def gains_table(found: Findings, *, means: bool) -> Table | None:
     if not lines:
         return None
     columns = [texts("source", "Learns from", [source.name for source, _, _ in lines])]
-    columns += [] if means else _recipe_columns(phase, [recipe for _, recipe, _ in lines])
+    columns += _recipe_columns(phase, [recipe for _, recipe, _ in lines]) if several and not means else []
     columns.append(texts("n", "n", [_seeds_text(gains) for _, _, gains in lines]))
     for k, score in enumerate(COMPARED):
         own = [gains[k] for _, _, gains in lines]
@@ -136,9 +136,9 @@ def gains_table(found: Findings, *, means: bool) -> Table | None:
         columns += [
             (column, [Cell(MISSING) if g is None else scored(g.estimate, POINTS, sign=True) for g in own]),
             p_values(f"{score}_p", "p", [g.p if g else None for g in own]),
-            texts(f"{score}_verdict", f"Verdict ({title.lower()})", [g.outcome if g else None for g in own]),
+            texts(f"{score}_verdict", "Verdict", [g.outcome if g else None for g in own]),
         ]
-    of = "mean of all classifiers" if means else "by classifier"
+    of = "mean of all classifiers" if means else "by classifier" if several else phase.recipes[0][0]
     caption = (
         f"What it learns from, less real images alone ({of}), on the same test images and classifier seeds."
     )
@@ -151,18 +151,13 @@ def gains_table(found: Findings, *, means: bool) -> Table | None:
 
 
 def _gain_notes(found: Findings, several: bool) -> tuple[str, ...]:
-    families = (
-        "all rows of classifiers and all means of classifiers, half of the level each"
-        if several
-        else "all rows"
-    )
-    curve = any(source.is_subset for source in found.phase.sources)
-    apart = " Other numbers of real images are adjusted by themselves." if curve else ""
+    halves = " (half of the level for each classifier by itself, half for their means)" if several else ""
     return (
-        f"p: two-sided, adjusted by Holm over {families}, in each score by itself.{apart} Verdicts: equivalent (two "
-        f"one-sided tests show that the difference lies within ±{100 * found.phase.margin:g} points, "
-        "`downstream.margin` in the study file, adjusted likewise; it goes before the others), better and worse "
-        "(adjusted p below 0.05), and otherwise not enough.",
+        f"p: two-sided, adjusted by Holm over all comparisons of real with generated images{halves}, in each score by "
+        "itself; controls, generated images alone and other numbers of real images are adjusted among themselves. "
+        "Verdicts: equivalent (two one-sided tests show that the difference lies within "
+        f"±{100 * found.phase.margin:g} points, `downstream.margin` in the study file, adjusted likewise; it goes "
+        "before the others), better and worse (adjusted p below 0.05), and otherwise not enough.",
     )
 
 
@@ -215,6 +210,7 @@ def generators_table(found: Findings) -> Table | None:
         _measured(known, [name for name, _ in lines], column, title, percent)
         for column, title, percent in (
             ("vendi", "Vendi", False),
+            ("vendi_alike", "Vendi, as many as real", False),
             ("vendi_real", "Vendi of real", False),
             ("memorisation", "Memorised", True),
             ("grade_agreement", "Shows its class", True),
@@ -232,11 +228,10 @@ def generators_table(found: Findings) -> Table | None:
         "CAS: classification accuracy score, that of classifiers which learnt from generated images alone, on "
         "real test "
         "images (Ravuri and Vinyals 2019), mean of the classifiers. Drawn: images for each generator seed.",
-        "Vendi: effective number of different images of a class (Friedman and Dieng 2023), mean over classes "
-        "and seeds, "
-        "beside that of the class's real images; it grows with how many there are. Memorised: share of drawn "
-        "images that nearly show a training image. Shows its class: where that "
-        "can be told without a classifier.",
+        "Vendi: effective number of different images of a class (Friedman and Dieng 2023), mean over classes and "
+        "seeds; it grows with how many there are, so that as many drawn as real ones are compared. Memorised: share of "
+        "drawn images that nearly show a training image. Shows its class: where that can be told without a "
+        "classifier.",
     )
     return assemble(
         "downstream-generators", "The generators, by what their images alone teach.", columns, notes
@@ -317,11 +312,12 @@ def costs_table(found: Findings, costs: Sequence[SourceCost]) -> Table:
     columns = [texts("source", "Learns from", [cost.source.name for cost in costs])]
     for k, unit in enumerate(("s", "FLOP")):
         end = "seconds" if unit == "s" else "flops"
+        added = [c.added(k) if c.source.adds_images else None for c in costs]
         parts = {
             "tuned": ("Fine-tuning", [cost.tuned[k] for cost in costs]),
             "drawn": ("Drawing", [cost.drawn[k] for cost in costs]),
             "trained": ("A classifier", [cost.trained[k] for cost in costs]),
-            "point": ("Of a point", [_of_a_point(c.added(k), g) for c, g in zip(costs, gains, strict=True)]),
+            "point": ("Of a point", [_of_a_point(a, g) for a, g in zip(added, gains, strict=True)]),
         }
         scale = scale_for(unit, [v for _, values in parts.values() for v in values])
         for name, (title, values) in parts.items():
@@ -358,10 +354,10 @@ def chosen_table(phase: Phase) -> Table | None:
         *_recipe_columns(phase, [(cell.classifier, cell.loss) for cell, _, _ in lines]),
         _counts("trials", "Trials", [float(searched["trial"].nunique()) for _, _, searched in lines]),
         (Column("learning_rate", "Learning rate", numeric=True),
-         [Cell(number(one["learning_rate"]), value=float(one["learning_rate"])) for _, one, _ in lines]),
+         [Cell(f"{one['learning_rate']:g}", value=float(one["learning_rate"])) for _, one, _ in lines]),
         texts("optimizer", "Optimizer", [one["optimizer"] for _, one, _ in lines]),
         (Column("weight_decay", "Weight decay", numeric=True),
-         [Cell(number(one["weight_decay"]), value=float(one["weight_decay"])) for _, one, _ in lines]),
+         [Cell(f"{one['weight_decay']:g}", value=float(one["weight_decay"])) for _, one, _ in lines]),
         _plain("searched", "Best of the search", [_best(searched, score) for _, _, searched in lines]),
         _plain(score, "Of the final runs", [cell.mean(score) for cell, _, _ in lines]),
     ]  # fmt: skip

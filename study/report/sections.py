@@ -91,11 +91,16 @@ def compose(results: ResultsLike, settings: Settings = DEFAULTS) -> Report:
 def _with_downstream(report: Report, part: DownstreamPart) -> Report:
     """The report with what its head and its verdict say of classifiers."""
     verdict = report.verdict
-    points = (*((part.point,) if part.point else ()), *verdict.points)
+    verdict = replace(
+        verdict,
+        headline=verdict.headline + part.headline,
+        points=(*((part.point,) if part.point else ()), *verdict.points),
+        warnings=(*part.warnings, *verdict.warnings),
+    )
     return replace(
         report,
         summary=(*report.summary, part.fact),
-        verdict=replace(verdict, points=points, warnings=(*part.warnings, *verdict.warnings)),
+        verdict=verdict,
         class_shots=kept_shots(part.grids),
     )
 

@@ -26,7 +26,7 @@ RUN_COLUMNS = (
 )  # fmt: skip
 PREDICTION_COLUMNS = ("run_key", "part", "image", "group", "label")
 GENERATED_MEASURES = (
-    "vendi", "vendi_real", "memorisation", "grade_agreement", "generate_seconds", "generate_flops",
+    "vendi", "vendi_alike", "vendi_real", "memorisation", "grade_agreement", "generate_seconds", "generate_flops",
 )  # fmt: skip
 GENERATED_COLUMNS = (
     "run_key", "generator", "subject", "seed", "label", "prompt", "images", *GENERATED_MEASURES,
@@ -89,7 +89,8 @@ _ABOUT: dict[str, tuple[str, str, str, str]] = {
     "prompt": ("", "", "", "Prompt that the images were drawn by."),
     "images": ("", ">= 0", "", "Number of images that were drawn."),
     "vendi": ("", ">= 1", "higher", "Vendi score of the drawn images: an effective number of different ones."),
-    "vendi_real": ("", ">= 1", "none", "Vendi score of the class's real images that were trained on."),
+    "vendi_alike": ("", ">= 1", "higher", "Vendi score of as many drawn images as there are real ones beside them."),
+    "vendi_real": ("", ">= 1", "none", "Vendi score of as many real images of the class that were trained on."),
     "memorisation": ("", "0..1", "lower", "Share of drawn images that nearly show a training image."),
     "grade_agreement": ("", "0..1", "higher", "Share of drawn images that show their class, where that can be told."),
     "generate_seconds": ("s", ">= 0", "lower", "Time of drawing the images."),

@@ -1,8 +1,8 @@
-"""A downstream study of which the truth is known, as its runs leave it: three classes of points in a space of few
-dimensions, classifiers by the nearest of the means that they learn, and generators of three kinds.
+"""A downstream study of which the truth is known, as its runs leave it: three classes of points in a space of some
+dimensions, classifiers by the density of the points that they learn, and generators of three kinds.
 
 - ``copies`` draws from each class's own distribution: its points teach what real ones do.
-- ``noise`` draws points that have nothing to do with the class.
+- ``noise`` draws points that are like no real ones, and have nothing to do with the class.
 - ``wrong`` draws points of the next class.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -23,7 +24,7 @@ from study.storage.layout import STUDY_FILE, Storage
 from study.storage.run_key import DOWNSTREAM, DOWNSTREAM_SEARCH, DownstreamPhase, RunKey
 from tests.helpers.fake_runs import FakeArm, FakeRun, write_run
 from trainables.classifier_run_config import ClassifierRunConfig, GeneratedEntries
-from trainables.config.generation import BALANCE, images_of_class
+from trainables.config.generation import images_of_class
 from trainables.events import GENERATED, PREDICTIONS, RECORD, EventLog
 
 Floats = np.ndarray
@@ -32,8 +33,8 @@ STUDY = "worth"
 CLASSES = ("score-1", "score-2", "score-3")
 GENERATORS = ("copies", "noise", "wrong")
 STEPS, BATCH = 60, 8
-_DIMENSIONS, _APART = 6, 2.2
-_TRAIN = (8, 5, 3)  # real images of each class; twice as many are known
+_DIMENSIONS, _APART, _WIDTH = 24, 2.2, 1.5
+_TRAIN = (6, 4, 2)  # real images of each class; twice as many are known
 _HELD_OUT = {"validation": (12, 9, 6), "test": (60, 50, 40)}
 
 Drawing = Callable[[int, int, np.random.Generator], Floats]
@@ -71,8 +72,8 @@ def real_points(label: int, count: int, chance: np.random.Generator) -> Floats:
 
 
 def noise_points(label: int, count: int, chance: np.random.Generator) -> Floats:
-    """Points that say nothing of their class."""
-    return means().mean(0) + chance.normal(size=(count, _DIMENSIONS))
+    """Points that are like nothing real, and say nothing of their class."""
+    return real_points(0, count, chance) + 20.0
 
 
 def wrong_points(label: int, count: int, chance: np.random.Generator) -> Floats:
@@ -87,9 +88,9 @@ def spec_of(**fields: Any) -> DownstreamSpec:
     """A section of a study file."""
     stated: dict[str, Any] = {
         "dataset": "photographs",
-        "classifiers": ("resnet18", {"network": "small_cnn", "name": "tiny"}),
-        "ratios": (1.0, 3.0, BALANCE),
-        "real_shares": (0.5, 2.0),
+        "classifiers": ("resnet18",),
+        "ratios": (10.0,),
+        "controls": (),
         "seeds": (0, 1, 2, 3, 4),
         "generator_seeds": (100, 101, 102),
         "trials": 2,
@@ -100,12 +101,12 @@ def spec_of(**fields: Any) -> DownstreamSpec:
                 "says": "Generated images of the classes' own distribution help",
                 "source": "known here",
                 "predicts": "better",
-                "sources": ("copies-x3",),
+                "sources": ("copies-x10",),
             },
             "no-use": {
-                "says": "Extra images won't improve the accuracy",
+                "says": "Extra images won't change the accuracy",
                 "predicts": "equivalent",
-                "sources": ("copies-x3", "copies-x1"),
+                "sources": ("copies-x10",),
                 "classifiers": ("resnet18",),
             },
         },
@@ -124,7 +125,11 @@ def world_of(generators: Sequence[str] = GENERATORS, **fields: Any) -> World:
 
 def write_study(root: Path, world: World) -> Storage:
     """Writes all run folders of a study, and its record."""
-    storage = Storage(root.resolve(), STUDY)
+    with mock.patch("os.fsync"):  # nothing here is to outlive a power cut
+        return _write_study(Storage(root.resolve(), STUDY), world)
+
+
+def _write_study(storage: Storage, world: World) -> Storage:
     storage.folder.mkdir(parents=True)
     arms = {name: {"method": "lora"} for name in world.generators}
     spec = {"name": STUDY, "arms": arms, "downstream": world.spec.model_dump(mode="json")}
@@ -251,7 +256,7 @@ def _training_set(
         own = (
             world.generators[cell.generator](k, drawn, chance)
             if cell.generator and drawn
-            else np.empty((0, 6))
+            else np.empty((0, _DIMENSIONS))
         )
         whole = np.concatenate([known[k][:real], own])
         which = np.random.default_rng([3, k, seed]).integers(0, len(whole), 4 * len(whole))
@@ -263,15 +268,16 @@ def _training_set(
 
 
 def _said(points: Floats, labels: Floats, part: str, cell: Cell, seed: int) -> tuple[Floats, list[int]]:
-    """Probabilities for the held-out images of a part, and their classes."""
-    learnt = np.array([points[labels == k].mean(0) for k in range(len(CLASSES))])
-    learnt += np.random.default_rng([4, seed, len(cell.classifier.label)]).normal(size=learnt.shape) * 0.1
+    """Probabilities for the held-out images of a part, and their classes: by the density of what was learnt."""
+    chance = np.random.default_rng([4, seed, len(cell.classifier.label)])
+    learnt = points + 0.2 * chance.normal(size=points.shape)
     asked, truth = [], []
     for k, n in enumerate(_HELD_OUT[part]):
         asked.append(real_points(k, n, np.random.default_rng([5, k, len(part)])))
         truth += [k] * n
-    away = ((np.concatenate(asked)[:, None] - learnt) ** 2).sum(-1)
-    scores = np.exp(-(away - away.min(1, keepdims=True)) / 2)
+    away = ((np.concatenate(asked)[:, None] - learnt) ** 2).sum(-1) / (2 * _WIDTH**2)
+    near = np.exp(-(away - away.min(1, keepdims=True)))
+    scores = np.stack([near[:, labels == k].mean(1) for k in range(len(CLASSES))], 1) + 1e-6
     return scores / scores.sum(1, keepdims=True), truth
 
 

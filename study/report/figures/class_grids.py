@@ -15,7 +15,7 @@ from study.report.prepared import Rows, distinct
 from trainables.events import GENERATED
 
 MOST_CLASSES = 12  # of a generator
-_LABEL, _GAP = 1.05, 0.08  # inches: names at the left, and between classes
+_LABEL, _GAP = 0.8, 0.08  # inches: names at the left, and between classes
 _TALLEST = 1.5  # inches of a class
 
 
@@ -100,7 +100,7 @@ def _draw(grid: ClassGrid) -> Canvas:
         y -= picture.shape[0] * inches
         right, up = _LABEL + picture.shape[1] * inches, y + picture.shape[0] * inches
         ax.imshow(picture, extent=(_LABEL, right, y, up), aspect="auto", interpolation="none")
-        canvas.text(0.02 / width, (y + up) / 2 / height, shorten(one.label, 16), va="center", fontsize=7)
+        canvas.text(0.02 / width, (y + up) / 2 / height, shorten(one.label, 12), va="center", fontsize=7)
         y -= _GAP
     ax.set(xlim=(0, width), ylim=(0, height))
     return canvas

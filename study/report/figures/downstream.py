@@ -14,20 +14,24 @@ from study.report.downstream_data import Source
 from study.report.downstream_tables import POINTS, TITLES, points_text, scored
 from study.report.figures.canvas import Figure, Skipped, new_canvas
 from study.report.figures.spots import mark_spot
-from study.report.figures.style import BASE_COLOR, COLUMN, MARKERS, PAGE, PALETTE, ArmStyle, arm_labels
+from study.report.figures.style import BASE_COLOR, COLUMN, MARKERS, PAGE, ArmStyle, arm_labels
 from study.report.formatting import fixed, listing
 from study.spec.downstream import REAL
 from trainables.config.generation import BALANCE
 
 MOST_ROWS = 40  # of the forest plot: more show means of the classifiers alone
-_DARK = "#333333"
+_DARK, _CONTROLS = "#111111", "#8a8a8a"
 _NUMBERS_IN_CELLS = 8  # classes up to which a confusion matrix bears numbers
 
 
 def colours(found: Findings, styles: dict[str, ArmStyle]) -> dict[Source, str]:
-    """A colour for each source: its generator's, grey without one."""
+    """A colour for each source: its generator's; without one dark for `real` and grey for all others."""
     return {
-        source: styles[source.generator].color if source.generator in styles else BASE_COLOR
+        source: styles[source.generator].color
+        if source.generator in styles
+        else _DARK
+        if source.name == REAL
+        else _CONTROLS
         for source in found.phase.sources
     }
 
@@ -37,7 +41,7 @@ def colours(found: Findings, styles: dict[str, ArmStyle]) -> dict[Source, str]:
 
 def gains_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skipped:
     """Forest plot: what is learnt from, less real images alone."""
-    sources = [s for s in found.phase.sources if found.gain(s, "accuracy") and not s.is_subset]
+    sources = [s for s in found.phase.sources if found.gain(s, "accuracy") and _is_a_rival(s)]
     if not sources:
         return Skipped("downstream-gains", "needs classifiers that learnt from real images alone, and others")
     recipes = list(found.phase.recipes) if len(found.phase.recipes) > 1 else []
@@ -92,6 +96,11 @@ def gains_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skipp
     )
 
 
+def _is_a_rival(source: Source) -> bool:
+    """Whether it is to be compared with real images alone: it has all of them."""
+    return not source.is_subset and not source.generated_alone
+
+
 def _loss(found: Findings, recipe: tuple[str, str]) -> str:
     return recipe[1].replace("_", " ") if found.phase.of_losses else ""
 
@@ -123,9 +132,10 @@ def ratios_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skip
     place = {ratio: k for k, ratio in enumerate(ratios)}
     lines = list(dict.fromkeys((str(s.generator), s.filter) for s in sources))
 
-    def draw() -> Canvas:
-        canvas = new_canvas(PAGE, 2.4)
-        for ax, score in zip(canvas.subplots(1, len(COMPARED)), COMPARED, strict=True):
+    def draw(stacked: bool = False) -> Canvas:
+        canvas = new_canvas(COLUMN, 4.6) if stacked else new_canvas(PAGE, 2.4)
+        panels = canvas.subplots(*((len(COMPARED), 1) if stacked else (1, len(COMPARED))))
+        for ax, score in zip(panels, COMPARED, strict=True):
             ax.axhline(0, color=_DARK, linewidth=0.8, zorder=1)
             margin = 100 * found.phase.margin
             ax.axhspan(-margin, margin, color=_DARK, alpha=0.07, linewidth=0, zorder=0)
@@ -143,7 +153,9 @@ def ratios_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skip
                    linestyle="--" if kept else "-")
             for name, kept in lines
         ]  # fmt: skip
-        canvas.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+        canvas.legend(
+            handles=handles, loc="outside lower center", ncols=min(2 if stacked else 4, len(handles))
+        )
         return canvas
 
     return Figure(
@@ -152,6 +164,7 @@ def ratios_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skip
         "balance: as many of each class as the largest has more. Grey: the margin of equivalence.",
         "Lines of the difference in accuracy and balanced accuracy by the ratio of generated to real images.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )
 
 
@@ -196,13 +209,13 @@ def recall_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skip
     classes = found.phase.classes
     of_source = colours(found, styles)
 
-    def draw() -> Canvas:
-        canvas = new_canvas(PAGE, 2.6)
+    def draw(stacked: bool = False) -> Canvas:
+        canvas = new_canvas(COLUMN if stacked else PAGE, 2.8)
         ax = canvas.subplots()
         width = 0.7 / len(shown)
         for k, source in enumerate(shown):
             mark = MARKERS[k % len(MARKERS)]
-            color = PALETTE[0] if source.name == REAL else of_source[source]
+            color = of_source[source]
             for number, label in enumerate(classes):
                 estimate = found.estimate(found.means[source][f"recall:{number}"])
                 x = number + (k - (len(shown) - 1) / 2) * width
@@ -227,11 +240,13 @@ def recall_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skip
         ax.set_ylabel("Recall on test images (%)")
         ax.grid(axis="x", visible=False)
         handles = [
-            Line2D([], [], color=PALETTE[0] if s.name == REAL else of_source[s], marker=MARKERS[k % len(MARKERS)],
+            Line2D([], [], color=of_source[s], marker=MARKERS[k % len(MARKERS)],
                    linestyle="", markerfacecolor=of_source[s] if s.generator else "white", label=s.name)
             for k, s in enumerate(shown)
         ]  # fmt: skip
-        canvas.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+        canvas.legend(
+            handles=handles, loc="outside lower center", ncols=min(2 if stacked else 4, len(handles))
+        )
         return canvas
 
     return Figure(
@@ -240,6 +255,7 @@ def recall_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skip
         "validation images.",
         "Dot plot of the recall of each class by what classifiers learnt from.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )
 
 
@@ -308,8 +324,8 @@ def worth_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skipp
     points = [(number, found.estimate(table)) for number, table in found.curve.items()]
     levels = [(s, found.estimate(found.means[s][score])) for s in found.worths]
 
-    def draw() -> Canvas:
-        canvas = new_canvas(PAGE, 2.6)
+    def draw(stacked: bool = False) -> Canvas:
+        canvas = new_canvas(COLUMN if stacked else PAGE, 2.8)
         ax = canvas.subplots()
         xs = [number for number, _ in points]
         ax.plot(
@@ -336,7 +352,7 @@ def worth_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skipp
         ax.minorticks_off()
         ax.set_xlabel("Real images for training")
         ax.set_ylabel(f"{TITLES[score]} (%)")
-        canvas.legend(loc="outside lower center", ncols=4)
+        canvas.legend(loc="outside lower center", ncols=2 if stacked else 4)
         return canvas
 
     return Figure(
@@ -345,4 +361,5 @@ def worth_figure(found: Findings, styles: dict[str, ArmStyle]) -> Figure | Skipp
         "generated ones reach (lines), mean of the classifiers.",
         "Learning curve of real images, with levels of generated ones.",
         draw,
+        stacked=lambda: draw(stacked=True),
     )
