@@ -82,4 +82,5 @@ def _ruling(claim: Claim, gain: Gain | None) -> Ruling:
         return "not measured"
     if gain.outcome == "not enough":
         return "not decided"
-    return "supported" if gain.outcome == claim.predicts else "refuted"
+    meant = ("equivalent", "worse") if claim.predicts == "not_better" else (claim.predicts,)
+    return "supported" if gain.outcome in meant else "refuted"

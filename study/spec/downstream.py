@@ -76,8 +76,8 @@ class Claim(Frozen):
 
     Attributes:
         says: The claim in its author's words; `source` says where it stands.
-        predicts: Of the difference to real images alone: ``equivalent`` (within `DownstreamSpec.margin`), ``better`` or
-            ``worse``.
+        predicts: Of the difference to real images alone: ``equivalent`` (within `DownstreamSpec.margin`), ``better``,
+            ``worse``, or ``not_better`` (worse or equivalent).
         score: In which it is to be seen, on test images.
         sources: What is compared with `real`; None: all real images with generated ones.
         classifiers: Names of classifiers; None: all, their mean.
@@ -85,7 +85,7 @@ class Claim(Frozen):
 
     says: str
     source: str = ""
-    predicts: Literal["better", "worse", "equivalent"]
+    predicts: Literal["better", "not_better", "worse", "equivalent"]
     score: Score = "accuracy"
     sources: tuple[str, ...] | None = None
     classifiers: tuple[str, ...] | None = None
