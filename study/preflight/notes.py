@@ -43,7 +43,9 @@ def study_notes(spec: StudySpec) -> list[str]:
 def _class_notes(spec: StudySpec) -> list[str]:
     """What is to be known of the split of the downstream phase's data set."""
     plan = downstream_plan(spec)
-    return [] if plan is None else [f"downstream.dataset: {note}" for note in plan.prepared.notes]
+    if plan is None or plan.downstream.prepared is None:
+        return []
+    return [f"downstream.dataset: {note}" for note in plan.prepared.notes]
 
 
 def _confounded(spec: StudySpec) -> list[str]:

@@ -394,7 +394,10 @@ def claims_table(judged: Sequence[JudgedClaim], margin: float) -> Table | None:
         texts(
             "expected",
             "Expected",
-            [f"{one.claim.predicts.replace('_', ' ')} in {TITLES[one.claim.score].lower()}" for one in judged],
+            [
+                f"{one.claim.predicts.replace('_', ' ')} in {TITLES[one.claim.score].lower()}"
+                for one in judged
+            ],
         ),
         texts("sources", "Judged by", [", ".join(one.sources) or None for one in judged]),
         texts("source", "Source", [one.claim.source or None for one in judged]),

@@ -16,8 +16,16 @@ from study.spec.downstream import DownstreamSpec, cell_problems
 from study.spec.phases import ConfirmSpec
 from trainables.config.generation import GenerationConfig, images_of_class
 from trainables.config.messages import Loc
+from trainables.data.class_prompts import class_prompts
+from trainables.data.path_map import folder_of
+from trainables.embedded.class_sets import CLASS_SETS
 from trainables.errors import UserError
-from trainables.evaluation.prepared_classes import PreparedClasses, prepare_classes, prepared_at
+from trainables.evaluation.prepared_classes import (
+    PreparedClasses,
+    folder_names,
+    prepare_classes,
+    prepared_at,
+)
 
 ALL_CLASSES = "all-classes"  # the data set of `models: one`
 DATA = "downstream.data"  # of the contents of a study: the prepared data set
@@ -41,6 +49,9 @@ def with_class_data(data: Mapping[str, Any]) -> tuple[dict[str, Any], Problems]:
         data.setdefault("subjects", [{"name": "cat-1"}])  # of which nothing is to be said beside
         return data, []
     problems = _seeds(data, downstream)
+    if (later := _not_here(downstream)) is not None:
+        data.setdefault("subjects", later)
+        return data, problems
     try:
         prepared = prepare_classes(downstream.dataset, downstream.resolution)
     except UserError as error:
@@ -59,6 +70,34 @@ def with_class_data(data: Mapping[str, Any]) -> tuple[dict[str, Any], Problems]:
     if isinstance(data["confirm"], dict):
         data["confirm"] = {"subjects": [subject["name"] for subject in subjects], **data["confirm"]}
     return data, problems
+
+
+def _not_here(downstream: DownstreamSpec) -> list[dict[str, Any]] | None:
+    """Returns the subjects of a data set whose classes are stated and whose folder is not there; None of any other.
+
+    Such a study can be read, as one of subjects whose photographs are elsewhere can; checks before a launch tell what
+    is missing.
+    """
+    dataset = downstream.dataset
+    if dataset.classes is None or dataset.path in CLASS_SETS or folder_of(dataset.path).exists():
+        return None
+    prompts, problems = class_prompts(
+        dataset.classes, dataset.template, dataset.token, dataset.class_template, dataset.words
+    )
+    names = folder_names(dataset.classes)
+    return (
+        None
+        if problems
+        else [
+            {
+                "name": names[label],
+                "images": str(Path(dataset.path) / label),
+                "instance_prompt": prompts[label].instance_prompt,
+                "class_prompt": prompts[label].class_prompt,
+            }
+            for label in dataset.classes
+        ]
+    )
 
 
 def _seeds(data: dict[str, Any], downstream: DownstreamSpec) -> Problems:

@@ -27,9 +27,9 @@ SECTION: dict[str, Any] = {
 }
 
 
-def study_file(folder: Path, data: Path | str, **section: Any) -> Path:
+def study_file(folder: Path, data: Path | str | dict[str, Any], **section: Any) -> Path:
     """Writes a study of one LoRA arm; fields of `section` replace those of `SECTION`, None leaves one out."""
-    stated = {"dataset": str(data), **SECTION, **section}
+    stated = {"dataset": data if isinstance(data, dict) else str(data), **SECTION, **section}
     content = {
         "name": "classes",
         "arms": {"lora": {"method": "lora", "search_space": "fixed"}},

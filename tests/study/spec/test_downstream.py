@@ -213,7 +213,7 @@ def test_a_class_missing_in_test_groups_that_span_splits_and_unknown_labels_are_
     assert any("classes without an image in test: 'dog'" in problem for problem in problems)
     assert any("groups that span several parts" in problem and "'g'" in problem for problem in problems)
     folders = class_folder(tmp_path / "other", {"cat": 9, "dog": 9})
-    problems = problems_of(study_file(tmp_path, {"path": str(folders), "classes": ["cat", "cow"]}))  # type: ignore[arg-type]
+    problems = problems_of(study_file(tmp_path, {"path": str(folders), "classes": ["cat", "cow"]}))
     assert any("'dog'" in problem or "'cow'" in problem for problem in problems), problems
     assert not (tmp_path / "prepared").exists()
 
@@ -276,6 +276,15 @@ def test_weights_of_classes_are_no_loss_of_their_own_where_classes_are_drawn_ali
     assert "repeated.small_cnn.cross_entropy" in names
     assert "repeated.small_cnn.weighted_cross_entropy" not in names
     assert "real.small_cnn.weighted_cross_entropy" in names
+
+
+def test_a_folder_that_is_not_here_is_told_before_a_launch_where_its_classes_are_stated(tmp_path: Path) -> None:
+    from study.preflight.checks import check_study
+
+    dataset = {"path": str(tmp_path / "gone"), "classes": ["cat", "owl"]}
+    spec = load_study(study_file(tmp_path, dataset))
+    assert [subject.name for subject in spec.subjects] == ["cat", "owl"]
+    assert any("gone/cat: no such folder" in problem for problem in check_study(spec))
 
 
 def test_two_cells_of_one_name_are_refused(tmp_path: Path) -> None:
