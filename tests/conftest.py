@@ -1,4 +1,4 @@
-"""Fixtures of all tests, and their order: what takes long begins first."""
+"""Fixtures of all tests, and their order: what takes long begins first, beside what computes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files with slow tests first, so that no worker begins a long one when the others are done."""
+    """Puts files with slow tests first, each followed by one without.
+
+    So no worker begins a long one when the others are done; and as slow tests mostly wait (for Ray, for processes), the
+    others compute meanwhile.
+    """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    waiting = sorted(slow, key=lambda path: -slow[path])
+    others = [path for path in dict.fromkeys(item.path for item in items) if path not in slow]
+    pairs = itertools.zip_longest(waiting, others)
+    places = {path: place for place, path in enumerate(itertools.chain.from_iterable(pairs)) if path}
+    items.sort(key=lambda item: places[item.path])
 
 
 def pytest_collection_finish() -> None:

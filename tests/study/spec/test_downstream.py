@@ -278,7 +278,9 @@ def test_weights_of_classes_are_no_loss_of_their_own_where_classes_are_drawn_ali
     assert "real.small_cnn.weighted_cross_entropy" in names
 
 
-def test_a_folder_that_is_not_here_is_told_before_a_launch_where_its_classes_are_stated(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_here_is_told_before_a_launch_where_its_classes_are_stated(
+    tmp_path: Path,
+) -> None:
     from study.preflight.checks import check_study
 
     dataset = {"path": str(tmp_path / "gone"), "classes": ["cat", "owl"]}
