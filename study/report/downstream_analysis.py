@@ -204,9 +204,10 @@ def differences_of(
     score: str,
     sources: Sequence[Source],
     recipes: Sequence[Recipe],
+    against: str = REAL,
 ) -> list[ScoreTable]:
-    """Of each pair of them that there is, the source less `real` with the same recipe."""
-    real = next((s for s in phase.sources if s.name == REAL), None)
+    """Of each pair of them that there is, the source less `against` with the same recipe."""
+    real = next((s for s in phase.sources if s.name == against), None)
     found = []
     for source, recipe in itertools.product(sources, recipes):
         one, other = tables.get((source, recipe)), tables.get((real, recipe)) if real else None

@@ -13,8 +13,8 @@ from study.report.downstream_analysis import (
     mean_difference,
 )
 from study.report.downstream_data import Source
-from study.spec.downstream import REAL, Claim
-from study.statistics.downstream.comparison import SeedMean
+from study.spec.downstream import Claim
+from study.statistics.downstream.comparison import ScoreTable, SeedMean
 
 Ruling = Literal["supported", "refuted", "not decided", "not measured"]
 RULINGS: tuple[Ruling, ...] = ("supported", "refuted", "not decided", "not measured")
@@ -62,11 +62,15 @@ def _measured(found: Findings, claim: Claim) -> tuple[list[Source], SeedMean | N
         source
         for source in phase.sources
         if (source.adds_images if claim.sources is None else source.name in claim.sources)
-        and source.name != REAL
+        and source.name != claim.against
     ]
     recipes = [one for one in phase.recipes if claim.classifiers is None or one[0] in claim.classifiers]
-    known = [s for s in named if differences_of(phase, found.tables, claim.score, [s], recipes)]
-    return known, mean_difference(differences_of(phase, found.tables, claim.score, known, recipes))
+
+    def differences(sources: list[Source]) -> list[ScoreTable]:
+        return differences_of(phase, found.tables, claim.score, sources, recipes, claim.against)
+
+    known = [source for source in named if differences([source])]
+    return known, mean_difference(differences(known))
 
 
 def _decided(found: Findings, claims: dict[str, Claim], asked: list[tuple[str, SeedMean]]) -> dict[str, Gain]:

@@ -394,23 +394,28 @@ def claims_table(judged: Sequence[JudgedClaim], margin: float) -> Table | None:
         texts(
             "expected",
             "Expected",
-            [
-                f"{one.claim.predicts.replace('_', ' ')} in {TITLES[one.claim.score].lower()}"
-                for one in judged
-            ],
+            [_expected(one) for one in judged],
         ),
         texts("sources", "Judged by", [", ".join(one.sources) or None for one in judged]),
         texts("source", "Source", [one.claim.source or None for one in judged]),
     ]
     several = f", over {plural(len(judged), 'claim')} together" if len(judged) > 1 else ""
     notes = (
-        "Found: mean difference to real images alone on test images, over what it is judged by and the "
-        "classifiers that "
-        f"it names (all, where it names none). Supported: the verdict on it is the expected one (equivalent: within "
+        "Found: mean difference on test images to what it names (real: real images alone), over what it is judged by "
+        "and the classifiers that it names (all, where it names none). "
+        f"Supported: the verdict on it is the expected one (equivalent: within "
         f"±{100 * margin:g} points); refuted: it is another; not decided: nothing is established. Adjusted by "
         f"Holm{several}.",
     )
     return assemble("downstream-claims", "Claims about generated images.", columns, notes)
+
+
+def _expected(one: JudgedClaim) -> str:
+    claim = one.claim
+    relation = (
+        "equivalent to" if claim.predicts == "equivalent" else f"{claim.predicts.replace('_', ' ')} than"
+    )
+    return f"{relation} {claim.against} in {TITLES[claim.score].lower()}"
 
 
 def claim_words(one: JudgedClaim) -> str:

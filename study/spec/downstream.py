@@ -76,10 +76,11 @@ class Claim(Frozen):
 
     Attributes:
         says: The claim in its author's words; `source` says where it stands.
-        predicts: Of the difference to real images alone: ``equivalent`` (within `DownstreamSpec.margin`), ``better``,
+        against: With what its sources are compared: ``real`` or a control.
+        predicts: Of the difference to `against`: ``equivalent`` (within `DownstreamSpec.margin`), ``better``,
             ``worse``, or ``not_better`` (worse or equivalent).
         score: In which it is to be seen, on test images.
-        sources: What is compared with `real`; None: all real images with generated ones.
+        sources: What is compared; None: all real images with generated ones.
         classifiers: Names of classifiers; None: all, their mean.
     """
 
@@ -87,6 +88,7 @@ class Claim(Frozen):
     source: str = ""
     predicts: Literal["better", "not_better", "worse", "equivalent"]
     score: Score = "accuracy"
+    against: str = "real"
     sources: tuple[str, ...] | None = None
     classifiers: tuple[str, ...] | None = None
 
@@ -318,6 +320,11 @@ def cell_problems(spec: DownstreamSpec, arms: Sequence[str]) -> list[tuple[tuple
             problems += [(("downstream",), f"{cell.name}: {message}") for message in sorted(messages)]
     sources = {cell.source for cell in found} - {REAL}
     for place, claim in spec.claims.items():
+        if claim.against not in {REAL, *sources}:
+            problems.append(
+                (("downstream", "claims", place, "against"), f"nothing is learnt from {claim.against!r}; there are "
+                                                             f"{', '.join((REAL, *sorted(sources)))}")
+            )  # fmt: skip
         unknown = [name for name in claim.sources or () if name not in sources]
         if unknown:
             problems.append(

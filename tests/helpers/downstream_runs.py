@@ -109,6 +109,17 @@ def spec_of(**fields: Any) -> DownstreamSpec:
                 "sources": ("copies-x10",),
                 "classifiers": ("resnet18",),
             },
+            "wrong-never-helps": {
+                "says": "Images of the wrong classes do not help",
+                "predicts": "not_better",
+                "sources": ("wrong-x10",),
+            },
+            "copies-beat-wrong": {
+                "says": "Images of the right classes are better than those of the wrong ones",
+                "predicts": "better",
+                "against": "wrong-x10",
+                "sources": ("copies-x10",),
+            },
         },
     }
     return DownstreamSpec.model_validate(stated | fields)

@@ -67,10 +67,13 @@ def test_copies_help_noise_does_not_and_wrong_classes_harm(report: Report) -> No
 
 def test_claims_are_judged_by_what_was_found(report: Report) -> None:
     claims = table(report, "downstream-claims")
-    assert cells(claims, "name") == ["more-is-better", "no-use"]
-    assert cells(claims, "ruling") == ["supported", "refuted: better"]
-    assert cells(claims, "expected") == ["better in accuracy", "equivalent in accuracy"]
-    assert any("1 supported and 1 refuted" in words for words in section_of(report).paragraphs)
+    assert cells(claims, "name") == ["more-is-better", "no-use", "wrong-never-helps", "copies-beat-wrong"]
+    assert cells(claims, "ruling") == ["supported", "refuted: better", "supported", "supported"]
+    assert cells(claims, "expected") == [
+        "better than real in accuracy", "equivalent to real in accuracy", "not better than real in accuracy",
+        "better than wrong-x10 in accuracy",
+    ]  # fmt: skip
+    assert any("3 supported and 1 refuted" in words for words in section_of(report).paragraphs)
 
 
 def test_a_claim_on_what_has_no_runs_is_not_measured(tmp_path: Path) -> None:

@@ -235,6 +235,7 @@ BAD_SECTIONS: list[tuple[dict[str, Any], str]] = [
     ({"generated_share": 1.5}, "downstream.generated_share"),
     ({"claims": {"x": {"says": "y", "predicts": "better", "sources": ["lora-x7"]}}}, "'lora-x7'"),
     ({"claims": {"x": {"says": "y", "predicts": "better", "classifiers": ["vit"]}}}, "no classifier 'vit'"),
+    ({"claims": {"x": {"says": "y", "predicts": "better", "against": "dreams"}}}, "'dreams'"),
     ({"dataset": "/nowhere/at/all"}, "no such folder"),
     ({"sede": [1]}, "sede"),
 ]
