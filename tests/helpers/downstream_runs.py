@@ -165,7 +165,7 @@ def _write_generator(storage: Storage, world: World, name: str) -> None:
             folder = write_run(storage, run)
             log = EventLog(folder)
             log.append(
-                "generated", 120, label=label, prompt=f"photo of {label}", entries=["a", "b"], images=24,
+                "generated", 120, label=label, name=label, prompt=f"photo of {label}", entries=["a", "b"], images=24,
                 vendi=3.5, vendi_real=3.0, memorisation=0.25, grade_agreement=0.5, seconds=4.0, flops=2e9,
             )  # fmt: skip
             (folder / "samples").mkdir(exist_ok=True)
