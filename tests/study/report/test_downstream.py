@@ -67,12 +67,13 @@ def test_copies_help_noise_does_not_and_wrong_classes_harm(report: Report) -> No
 
 def test_claims_are_judged_by_what_was_found(report: Report) -> None:
     claims = table(report, "downstream-claims")
-    assert cells(claims, "name") == ["more-is-better", "no-use", "wrong-never-helps", "copies-beat-wrong"]
-    assert cells(claims, "ruling") == ["supported", "refuted: better", "supported", "supported"]
-    assert cells(claims, "expected") == [
-        "better than real in accuracy", "equivalent to real in accuracy", "not better than real in accuracy",
-        "better than wrong-x10 in accuracy",
-    ]  # fmt: skip
+    told = zip(cells(claims, "name"), cells(claims, "ruling"), cells(claims, "expected"), strict=True)
+    assert list(told) == [
+        ("copies-beat-wrong", "supported", "better than wrong-x10 in accuracy"),
+        ("more-is-better", "supported", "better than real in accuracy"),
+        ("no-use", "refuted: better", "equivalent to real in accuracy"),
+        ("wrong-never-helps", "supported", "not better than real in accuracy"),
+    ]
     assert any("3 supported and 1 refuted" in words for words in section_of(report).paragraphs)
 
 
