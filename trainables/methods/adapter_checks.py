@@ -118,7 +118,10 @@ def _target_problems(
     place = name
     if config.preset(name):
         words, place = None, f"{name}: {getattr(config, name)}"
-    found = target_problems(config.modules(name), layers, part.title, fits=fits, words=words)
+    modules = config.modules(name)
+    found = target_problems(modules, layers, part.title, fits=fits, words=words)
+    if config.preset(name):  # whoever names a preset has not written its pattern
+        found = [problem.replace(repr(modules), "it") for problem in found]
     return [f"{place}: {problem}{because}" for problem in found], fits
 
 
