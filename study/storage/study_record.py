@@ -59,12 +59,26 @@ def frozen_spec(storage: Storage) -> dict[str, Any] | None:
 
 
 def published_spec(storage: Storage) -> dict[str, Any]:
-    """Returns the frozen study file without credentials, as others may see it; empty before the launch."""
+    """Returns the frozen study file as others may see it; empty before the launch.
+
+    Without credentials, and of folders that this program has prepared without where it keeps them on this machine:
+    their names say what they hold.
+    """
     spec = dict(frozen_spec(storage) or {})
     for section, name in (("tracking", "uri"), ("storage", "ledger_url")):
         if (spec.get(section) or {}).get(name):
             spec[section] = {**spec[section], name: without_credentials(spec[section][name])}
-    return spec
+    prepared = (spec.get("downstream") or {}).get("prepared")
+    return _without(spec, f"{Path(prepared).parent.parent}/") if prepared else spec
+
+
+def _without(value: Any, prefix: str) -> Any:
+    """The same with no text beginning with the prefix."""
+    if isinstance(value, dict):
+        return {key: _without(one, prefix) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without(one, prefix) for one in value]
+    return value.removeprefix(prefix) if isinstance(value, str) else value
 
 
 def spec_digest(storage: Storage) -> str:

@@ -36,7 +36,7 @@ def study_file(folder: Path, data: Path | str | dict[str, Any], **section: Any) 
         "budget": {"max_train_steps": 2},
         "training": {"lr_warmup_steps": 0, "train_batch_size": 1},
         "evaluation": {
-            "num_prompts": 1,
+            "num_prompts": 2,
             "images_per_prompt": 1,
             "num_class_images": 2,
             "num_inference_steps": 2,

@@ -59,6 +59,25 @@ def test_others_see_no_credentials(storage: Storage) -> None:
     assert "s3cret" in str(frozen_spec(storage)), "the record itself is left as it is"
 
 
+def test_others_do_not_see_where_prepared_images_lie(tmp_path: Path) -> None:
+    place = "/home/somebody/.cache/class-data/ab12"
+    spec = {
+        "subjects": [
+            {"name": "cat", "images": f"{place}/train/cat"},
+            {"name": "dog", "images": "/photos/dog"},
+        ],
+        "downstream": {"prepared": place, "trials": 2},
+    }
+    storage = Storage(tmp_path, "classes")
+    write_json_twice(storage.folder / "study.json", {"digest": "d1g", "spec": spec})
+    shown = published_spec(storage)
+    assert [subject["images"] for subject in shown["subjects"]] == [
+        "class-data/ab12/train/cat",
+        "/photos/dog",
+    ]
+    assert shown["downstream"] == {"prepared": "class-data/ab12", "trials": 2}
+
+
 def test_the_copy_stands_in_for_a_lost_or_damaged_record(storage: Storage) -> None:
     path = storage.folder / "study.json"
     path.write_text('{"spec": ')
