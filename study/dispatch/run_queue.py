@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from study.ledger.choice import violation
 from study.ledger.ledger import Ledger
 from study.ledger.trial import ArmSearch, TrialRecord
+from study.spec.phases import SearchSpec
 from study.storage.attempts import attempts
 from study.storage.layout import Storage
 from study.storage.planned_run import PlannedRun
@@ -301,6 +302,7 @@ class RunQueue:
             repeats=search.repeats if spec.trials_of(name) else 1,
             batch_size=search.batch_size,
             constraints=search.constraints,
+            drawn_as=None if isinstance(search, SearchSpec) else search.drawn_as,
         )
         return _Search(arm, spec.confirmed_subjects(name, repeat))
 

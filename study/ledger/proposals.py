@@ -62,7 +62,9 @@ def propose(arm: ArmSearch, trials: Sequence[FrozenTrial]) -> Proposal:
     study = optuna.create_study(
         storage=optuna.storages.InMemoryStorage(),
         directions=[direction(objective) for objective in arm.objectives],
-        sampler=make_sampler(arm.sampler, derived_seed(arm.seed, arm.name, arm.repeat, index), arm.trials),
+        sampler=make_sampler(
+            arm.sampler, derived_seed(arm.seed, arm.seeded_by, arm.repeat, index), arm.trials
+        ),
         pruner=optuna.pruners.NopPruner(),
     )
     study.add_trials(_in_ranks(trials[:known], len(arm.constraints)))
@@ -81,7 +83,9 @@ def propose(arm: ArmSearch, trials: Sequence[FrozenTrial]) -> Proposal:
 def _given(arm: ArmSearch, index: int) -> dict[str, Any] | None:
     """What no sampler is asked for: the default, and the points of a grid."""
     if arm.sampler == "grid":
-        points = grid_points(arm.space, seed=arm.seed, arm=arm.name, repeat=arm.repeat, first=arm.default)
+        points = grid_points(
+            arm.space, seed=arm.seed, arm=arm.seeded_by, repeat=arm.repeat, first=arm.default
+        )
         return points[index]
     return dict(arm.default) if index == 0 else None
 

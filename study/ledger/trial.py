@@ -39,6 +39,7 @@ class ArmSearch:
         repeats: How many there are.
         batch_size: Trials that are proposed from the same knowledge; None: a quarter of the trials, at most 8.
         constraints: What a trial must meet to be chosen.
+        drawn_as: What seeds the draws in its name's place: searches with one of these draw alike.
     """
 
     name: str
@@ -53,6 +54,12 @@ class ArmSearch:
     repeats: int = 1
     batch_size: int | None = None
     constraints: tuple[Constraint, ...] = ()
+    drawn_as: str | None = None
+
+    @property
+    def seeded_by(self) -> str:
+        """What its draws are seeded by, beside the study's seed."""
+        return self.drawn_as or self.name
 
     @property
     def first_number(self) -> int:

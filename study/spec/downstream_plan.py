@@ -32,11 +32,19 @@ GENERATOR = "g"  # begins what stands in a subject's place
 
 @dataclass(frozen=True)
 class CellSearch:
-    """How every cell is searched, in the terms of `study.spec.phases.SearchSpec`."""
+    """How every cell is searched, in the terms of `study.spec.phases.SearchSpec`.
+
+    The space is finite, and every cell tries the same points of it, each once: where each drew its own, some would try
+    one point twice and others more.
+
+    Attributes:
+        drawn_as: What seeds the choice of points where not all are tried.
+    """
 
     metrics: tuple[str, ...]
     seed: int = 0
-    sampler: Literal["tpe"] = "tpe"
+    sampler: Literal["grid"] = "grid"
+    drawn_as: str = "cells"
     repeats: int = 1
     batch_size: int | None = None
     constraints: tuple[Any, ...] = ()

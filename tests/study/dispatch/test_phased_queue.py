@@ -39,7 +39,7 @@ def outcome(run: PlannedRun) -> RunResult:
 def ended(spec: StudySpec, storage: Storage) -> dict[str, tuple[str, dict[str, object]]]:
     ledger = Ledger(storage.ledger_url, spec.name)
     plan = DownstreamPlan(spec)
-    found = {}
+    found: dict[str, tuple[str, dict[str, object]]] = {}
     for cell in plan.arms:
         for phase in ("search", "confirm"):
             for record in ledger.downstream.trials(cell, phase):
@@ -75,6 +75,26 @@ def test_a_driver_that_dies_at_any_end_is_gone_on_with_to_the_same(tmp_path: Pat
     Drive(at_once=2, outcome=outcome).work(spec, whole)
     Drive(at_once=2, outcome=outcome, resume_every=every).work(spec, broken)
     assert ended(spec, whole) == ended(spec, broken)
+
+
+def test_every_cell_tries_the_same_different_configurations(tmp_path: Path) -> None:
+    spec = downstream_study(
+        tmp_path,
+        learning_rates=[0.001, 0.01, 0.1],
+        optimizers=["adam", "sgd"],
+        weight_decays=[0, 0.1],
+        trials=5,
+    )
+    storage = Storage(tmp_path / "storage", spec.name)
+    ledger = Drive(at_once=2, outcome=outcome).work(spec, storage)
+    tried = [
+        [tuple(sorted(record.params.items())) for record in ledger.downstream.trials(cell, "search")]
+        for cell in DownstreamPlan(spec).arms
+    ]
+    assert len(tried) > 3
+    assert all(one == tried[0] for one in tried)
+    assert len(set(tried[0])) == len(tried[0]) == 5
+    assert dict(tried[0][0]) == {"learning_rate": 0.001, "optimizer": "adam", "weight_decay": 0}
 
 
 def test_what_a_failed_model_would_have_drawn_is_missing_for_its_seed_alone(tmp_path: Path) -> None:
