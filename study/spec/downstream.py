@@ -89,8 +89,8 @@ class Claim(Frozen):
     predicts: Literal["better", "not_better", "worse", "equivalent"]
     score: Score = "accuracy"
     against: str = "real"
-    sources: tuple[str, ...] | None = None
-    classifiers: tuple[str, ...] | None = None
+    sources: tuple[str, ...] | None = Field(default=None, min_length=1)
+    classifiers: tuple[str, ...] | None = Field(default=None, min_length=1)
 
 
 class DownstreamSpec(Frozen):
@@ -110,6 +110,7 @@ class DownstreamSpec(Frozen):
             often as those of the largest class are there.
         real_shares: Further shares of the real images, above 1 with what an imbalance left out: a learning curve, by
             which a gain is told as so many further real images.
+        generated_classes: Of which images are generated, such as rare ones; None: all.
         filters: Each is a factor: of generated images that are learnt from.
         augmentation: Of the control ``augmented``.
         classifiers: Networks by name.
@@ -128,7 +129,8 @@ class DownstreamSpec(Frozen):
     generated_only: bool = True
     controls: tuple[Literal["augmented", "repeated"], ...] = ("augmented", "repeated")
     real_shares: tuple[Annotated[float, Field(gt=0, le=100)], ...] = ()
-    filters: tuple[ImageFilter | Literal["none"], ...] = ("none",)
+    generated_classes: tuple[str, ...] | None = Field(default=None, min_length=1)
+    filters: tuple[ImageFilter | Literal["none"], ...] = Field(default=("none",), min_length=1)
     augmentation: AugmentationConfig = AugmentationConfig()
     classifiers: tuple[Annotated[ClassifierChoice, BeforeValidator(_network)], ...] = Field(min_length=1)
     losses: tuple[ClassifierLoss, ...] = Field(default=("cross_entropy",), min_length=1)
@@ -218,6 +220,10 @@ class DownstreamSpec(Frozen):
             "weight_decay": self.weight_decays[0],
         }
 
+    def generates(self, label: str) -> bool:
+        """Whether images of a class are generated at all."""
+        return self.generated_classes is None or label in self.generated_classes
+
     @property
     def largest_ratio(self) -> float:
         """Of all classes alike, by which generated images alone are counted; 1 where only `balance` is asked for."""
@@ -273,7 +279,7 @@ def sources_of(spec: DownstreamSpec, arms: Sequence[str]) -> Iterator[dict[str, 
         taken += [(ONLY, spec.largest_ratio, 0.0)] if spec.generated_only else []
         for (word, ratio, share), kept in itertools.product(taken, spec.filters):
             own = None if kept == "none" else kept
-            suffix = "" if own is None else f"-{own.kind}"
+            suffix = "" if own is None else f"-{_filter_word(own, spec.filters)}"
             yield {
                 "source": f"{arm}-{word}{suffix}",
                 "generator": arm,
@@ -281,6 +287,12 @@ def sources_of(spec: DownstreamSpec, arms: Sequence[str]) -> Iterator[dict[str, 
                 "share": share,
                 "filter": own,
             }
+
+
+def _filter_word(own: ImageFilter, filters: Sequence[ImageFilter | Literal["none"]]) -> str:
+    """The kind of a filter, with its threshold where there are several of the kind."""
+    alike = [one for one in filters if one != "none" and one.kind == own.kind]
+    return own.kind if len(alike) == 1 else f"{own.kind}{100 * own.threshold:g}"
 
 
 def cells_of(spec: DownstreamSpec, arms: Sequence[str]) -> tuple[Cell, ...]:
@@ -308,7 +320,11 @@ def cell_problems(spec: DownstreamSpec, arms: Sequence[str]) -> list[tuple[tuple
     for cell in found:
         if cell.name.casefold() in seen:
             problems.append(
-                (("downstream",), f"two cells are called {cell.name!r}: rename the arm or the classifier")
+                (
+                    ("downstream",),
+                    f"two cells are called {cell.name!r}: rename the arm or the classifier, or take values that differ "
+                    "by more",
+                )
             )
         seen[cell.name.casefold()] = cell
     for cell in found:
@@ -320,6 +336,13 @@ def cell_problems(spec: DownstreamSpec, arms: Sequence[str]) -> list[tuple[tuple
             problems += [(("downstream",), f"{cell.name}: {message}") for message in sorted(messages)]
     sources = {cell.source for cell in found} - {REAL}
     for place, claim in spec.claims.items():
+        if claim.sources is not None and claim.against in claim.sources:
+            problems.append(
+                (
+                    ("downstream", "claims", place, "sources"),
+                    f"{claim.against!r} would be held against itself",
+                )
+            )
         if claim.against not in {REAL, *sources}:
             problems.append(
                 (("downstream", "claims", place, "against"), f"nothing is learnt from {claim.against!r}; there are "

@@ -75,11 +75,13 @@ def study_of(document: Document, folder: Path) -> StudySpec:
     Raises:
         UserError: All that is wrong with it, each with its line.
     """
-    data, of_classes = with_class_data(absolute_paths(document.data, folder))
+    data, of_classes, split = with_class_data(absolute_paths(document.data, folder))
     try:
         spec = StudySpec.model_validate(data)
         if of_classes:
             raise UserError(*tell(of_classes, document))
+        if split is not None:  # nothing is written for a study that is refused
+            split.write()
         return spec
     except ValidationError as error:
         problems = problems_of(error, document, StudySpec) + of_classes

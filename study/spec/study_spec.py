@@ -131,7 +131,7 @@ class StudySpec(Frozen):
         problems = broken_rules(Sections.of(self), recorded=info.context == RECORDED)
         problems += _names_in_use(self.name, self.subjects)
         if self.downstream is not None and info.context != RECORDED:
-            problems += downstream_problems(self.downstream, tuple(self.arms), self.confirm)
+            problems += downstream_problems(self.downstream, self.arms, self.confirm)
         if problems:
             raise RuleError(problems)
         searched, confirmed = default_subjects(self.subjects, self.search, self.confirm)

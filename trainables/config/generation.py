@@ -7,15 +7,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from trainables.config.frozen import Frozen
 from trainables.util.text import is_blank
 
 BALANCE: Literal["balance"] = "balance"
 
+MOST = 100  # generated images for each real one
+
+
+def _ratio(value: Any) -> Any:
+    if value == BALANCE or (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MOST
+    ):
+        return value
+    raise ValueError(
+        f"{value!r} is no ratio: generated images for each real one, above 0 and at most {MOST}, or {BALANCE}"
+    )
+
+
 #: Generated images for each real one of a class; ``balance``: as many as the largest class has more.
-Ratio = Annotated[float, Field(gt=0, le=100)] | Literal["balance"]
+Ratio = Annotated[float | Literal["balance"], BeforeValidator(_ratio)]
 
 #: Images that are drawn together, and lie in one entry of the cache.
 IMAGES_AT_ONCE = 16

@@ -45,7 +45,7 @@ LEFT_OUT = "left_out"
 REFERENCES = "references"
 FOLDERS = ("train", "validation", "test", LEFT_OUT)
 
-_VERSION = 1  # of the layout
+_VERSION = 2  # of the layout
 _UNSOUND = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -63,6 +63,7 @@ class PreparedClasses:
         digest: Hex SHA-256 of classes and pixels, `ClassDataSet.digest`.
         near_copies: What was done about them; with ``allow`` only equal pixels are leaks.
         source: The set's name if it comes with the project; None: somebody's folder.
+        grouped: Whether training images have groups.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class PreparedClasses:
     digest: str
     near_copies: str
     source: str | None = None
+    grouped: bool = False
 
     def references_of(self, label: str) -> Path:
         """The folder of the held-out images that a generator of a class is measured against."""
@@ -91,17 +93,49 @@ def cache_folder() -> Path:
     return Path(base).absolute() / ("" if named else "diffusion-study") / "class-data"
 
 
+@dataclass(frozen=True)
+class SplitClasses:
+    """A data set that is read and split, and not written yet.
+
+    Attributes:
+        prepared: What is known of it, with the folder where it will lie.
+    """
+
+    prepared: PreparedClasses
+    data: ClassDataSet
+
+    def write(self) -> PreparedClasses:
+        """Writes it, unless it is there already; what is there and damaged is replaced.
+
+        Raises:
+            UserError: It cannot be written there.
+        """
+        folder = self.prepared.folder
+        try:
+            prepared_at(folder)
+        except UserError:
+            _write_in_one_step(self)
+        return self.prepared
+
+
 def prepare_classes(
     config: ClassDataConfig, resolution: int | None = None, folder: Path | None = None
 ) -> PreparedClasses:
-    """Reads and splits a data set, and writes it, unless it is there.
+    """Reads, splits and writes a data set; see `split_classes` for arguments and errors."""
+    return split_classes(config, resolution, folder).write()
+
+
+def split_classes(
+    config: ClassDataConfig, resolution: int | None = None, folder: Path | None = None
+) -> SplitClasses:
+    """Reads and splits a data set; writes nothing.
 
     Args:
         resolution: Side in pixels that images will be resized to, for rules and notes on sizes.
         folder: That holds prepared data sets; None: `cache_folder`.
 
     Raises:
-        UserError: Everything that is wrong with folder, split and prompts. Nothing is written.
+        UserError: Everything that is wrong with folder, split and prompts.
     """
     data, near_copies, problems = _read(config, resolution)
     prompts: dict[str, ClassPrompts] = {}
@@ -121,10 +155,31 @@ def prepare_classes(
         "source": config.path if config.path in CLASS_SETS else None,
     }
     digest = hashlib.sha256(json.dumps([data.digest, said], sort_keys=True).encode()).hexdigest()
-    target = (folder or cache_folder()) / digest[:32]
-    if not (target / CLASSES_FILE).exists():
-        _write_in_one_step(data, prompts, near_copies, said["source"], target)
-    return prepared_at(target)
+    prepared = PreparedClasses(
+        folder=(folder or cache_folder()) / digest[:32],
+        classes=tuple(data.classes),
+        names=folder_names(data.classes),
+        counts={
+            part: {label: sum(one.label == label for one in images) for label in data.classes}
+            for part, images in _parts(data).items()
+        },
+        notes=data.notes,
+        prompts=prompts,
+        digest=data.digest,
+        near_copies=near_copies,
+        source=said["source"],
+        grouped=any(image.group for image in data.train),
+    )
+    return SplitClasses(prepared, data)
+
+
+def _parts(data: ClassDataSet) -> dict[str, tuple[LabelledImage, ...]]:
+    return {
+        "train": data.train,
+        "validation": data.validation,
+        "test": data.test,
+        LEFT_OUT: data.left_out,
+    }
 
 
 def prepared_at(folder: Path) -> PreparedClasses:
@@ -142,10 +197,12 @@ def prepared_at(folder: Path) -> PreparedClasses:
             str(content["digest"]),
             str(content["near_copies"]),
             content.get("source"),
+            bool(content["grouped"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{place} is no prepared data set of classes ({error}); run the study's launch again, which prepares it"
+            f"{place} is no prepared data set of classes ({error}); run `study launch` with the study's file again, "
+            "which prepares it anew"
         ) from None
 
 
@@ -261,13 +318,8 @@ def _shipped(name: str) -> LabelledSet:
     return LabelledSet(tuple(images), found.class_names)
 
 
-def _write_in_one_step(
-    data: ClassDataSet,
-    prompts: Mapping[str, ClassPrompts],
-    near_copies: str,
-    source: str | None,
-    target: Path,
-) -> None:
+def _write_in_one_step(split: SplitClasses) -> None:
+    target = split.prepared.folder
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -277,61 +329,57 @@ def _write_in_one_step(
             "that can be written"
         ) from None
     try:
-        _write(data, prompts, near_copies, source, made)
+        _write(split, made)
         made.chmod(0o755)
+        if target.exists():  # and cannot be read
+            shutil.rmtree(target)
         os.replace(made, target)
     except OSError as error:
-        if not (target / CLASSES_FILE).exists():  # another process was faster
-            raise UserError(f"{target}: the data set cannot be prepared ({error.strerror})") from None
+        if not (target / CLASSES_FILE).exists():  # else another process was faster
+            raise UserError(
+                f"{target}: the data set cannot be prepared ({error.strerror}); remove this folder, or set STUDY_CACHE "
+                "to another place"
+            ) from None
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _write(
-    data: ClassDataSet,
-    prompts: Mapping[str, ClassPrompts],
-    near_copies: str,
-    source: str | None,
-    folder: Path,
-) -> None:
-    names = folder_names(data.classes)
-    parts = {
-        "train": data.train,
-        "validation": data.validation,
-        "test": data.test,
-        LEFT_OUT: data.left_out,
-    }
+def _write(split: SplitClasses, folder: Path) -> None:
+    data, prepared = split.data, split.prepared
     rows: list[list[str]] = []
-    for part, images in parts.items():
+    for part, images in _parts(data).items():
         numbers = dict.fromkeys(data.classes, 0)
         captions = []
         for image in images:
-            name = f"{names[image.label]}/{numbers[image.label]:05d}.png"
+            name = f"{prepared.names[image.label]}/{numbers[image.label]:05d}.png"
             numbers[image.label] += 1
             place = folder / part / name
             place.parent.mkdir(parents=True, exist_ok=True)
             _save(image.open(), place)
             rows.append([f"{part}/{name}", image.label, image.group, part, image.digest])
-            captions.append([name, prompts[image.label].class_prompt, image.group])
+            captions.append([name, prepared.prompts[image.label].class_prompt, image.group])
         if part in ("train", "validation"):
-            _write_csv(folder / part / METADATA_FILE, ["file_name", "text", "group"], captions)
-    if near_copies == "allow":
-        _write_references(data, names, folder)
+            head = ["file_name", "text", "group"]
+            columns = len(head) if prepared.grouped else len(head) - 1
+            _write_csv(
+                folder / part / METADATA_FILE, head[:columns], [caption[:columns] for caption in captions]
+            )
+    if prepared.near_copies == "allow":
+        _write_references(data, prepared.names, folder)
     _write_csv(folder / METADATA_FILE, ["file_name", "class", "group", "split", "digest"], rows)
-    counts = {
-        part: {label: sum(one.label == label for one in images) for label in data.classes}
-        for part, images in parts.items()
-    }
     content = {
         "version": _VERSION,
-        "classes": data.classes,
-        "names": names,
-        "counts": counts,
-        "notes": data.notes,
-        "prompts": {label: [one.instance_prompt, one.class_prompt] for label, one in prompts.items()},
-        "digest": data.digest,
-        "near_copies": near_copies,
-        "source": source,
+        "classes": prepared.classes,
+        "names": prepared.names,
+        "counts": prepared.counts,
+        "notes": prepared.notes,
+        "prompts": {
+            label: [one.instance_prompt, one.class_prompt] for label, one in prepared.prompts.items()
+        },
+        "digest": prepared.digest,
+        "near_copies": prepared.near_copies,
+        "source": prepared.source,
+        "grouped": prepared.grouped,
     }
     (folder / CLASSES_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 

@@ -90,14 +90,22 @@ def test_classes_of_which_nothing_is_generated_are_not_fine_tuned(tmp_path: Path
     assert [subject.name for subject in spec.subjects] == ["owl"]
 
 
-def test_one_model_of_all_classes_learns_captions(tmp_path: Path) -> None:
-    class_folder(tmp_path / "data", {"cat": 12, "dog": 12, "owl": 6})
-    path = study_file(tmp_path, tmp_path / "data", models="one")
-    text = path.read_text().replace("method: lora", "method: text_to_image")
-    path.write_text(text)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_one_model_of_all_classes_learns_captions(tmp_path: Path, grouped: bool) -> None:
+    from study.preflight.checks import check_study
+
+    if grouped:
+        rows = [[label, f"g{number}"] for label in ("cat", "dog", "owl") for number in range(6)]
+        flat_folder(tmp_path / "data", ["class", "group"], rows)
+    else:
+        class_folder(tmp_path / "data", {"cat": 12, "dog": 12, "owl": 6})
+    path = study_file(tmp_path, tmp_path / "data", models="one", ratios=[1])
+    path.write_text(path.read_text().replace("method: lora", "method: text_to_image"))
     spec = load_study(path)
     (subject,) = spec.subjects
     assert subject.dataset is not None
+    assert subject.dataset.group_column == ("group" if grouped else None)
+    assert not [problem for problem in check_study(spec) if "group" in problem or "caption" in problem]
     config = spec.run_config(
         RunKey("confirm", "lora", 0, subject.name, 100), {}, Storage(tmp_path / "s", spec.name)
     )
@@ -222,6 +230,20 @@ BAD_SECTIONS: list[tuple[dict[str, Any], str]] = [
     ({"ratios": [0]}, "downstream.ratios"),
     ({"ratios": [-1]}, "downstream.ratios"),
     ({"ratios": [1, 1]}, "each value once"),
+    ({"ratios": [0.01]}, "generates no image of any class"),
+    ({"ratios": ["balance"]}, "generates no image of any class"),
+    ({"generated_classes": ["cow"]}, "no class 'cow'"),
+    ({"filters": []}, "downstream.filters"),
+    ({"claims": {"x": {"says": "y", "predicts": "better", "sources": []}}}, "downstream.claims.x.sources"),
+    (
+        {
+            "claims": {
+                "x": {"says": "y", "predicts": "better", "sources": ["repeated"], "against": "repeated"}
+            }
+        },
+        "against itself",
+    ),
+    ({"real_shares": [0.5, 0.5000001]}, "take values that differ by more"),
     ({"ratios": [], "generated_only": False}, "no cell has generated images"),
     ({"classifiers": ["resnet19"]}, "'resnet19' is no classifier"),
     ({"classifiers": ["small_cnn", "small_cnn"]}, "two have one name"),
@@ -288,6 +310,53 @@ def test_a_folder_that_is_not_here_is_told_before_a_launch_where_its_classes_are
     spec = load_study(study_file(tmp_path, dataset))
     assert [subject.name for subject in spec.subjects] == ["cat", "owl"]
     assert any("gone/cat: no such folder" in problem for problem in check_study(spec))
+
+
+def test_what_is_wrong_with_images_is_told_beside_what_is_wrong_with_the_section(tmp_path: Path) -> None:
+    data = class_folder(tmp_path / "data", {"cat": 9, "dog": 1})
+    problems = problems_of(study_file(tmp_path, data, ratios=[0], classifiers=["resnet19"]))
+    assert sum("0 is no ratio" in problem for problem in problems) == 1, problems
+    assert any("'resnet19' is no classifier" in problem for problem in problems)
+    assert any("class 'dog' has 1 image" in problem for problem in problems)
+
+
+def test_nothing_is_prepared_for_a_study_that_is_refused(tmp_path: Path) -> None:
+    path = study_file(tmp_path, class_folder(tmp_path / "data", {"cat": 6, "dog": 6}))
+    path.write_text(path.read_text().replace("method: lora", "method: lara"))
+    assert any("unknown method 'lara'" in problem for problem in problems_of(path))
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_captions_are_learnt_by_one_model_of_all_classes_alone(tmp_path: Path) -> None:
+    path = study_file(tmp_path, class_folder(tmp_path / "data", {"cat": 6, "dog": 6}))
+    path.write_text(path.read_text().replace("method: lora", "method: text_to_image"))
+    assert any("set downstream.models: one" in problem for problem in problems_of(path))
+
+
+def test_a_damaged_prepared_folder_is_replaced(tmp_path: Path) -> None:
+    spec = downstream_study(tmp_path)
+    assert spec.downstream is not None
+    folder = Path(spec.downstream.prepared or "")
+    (folder / "classes.json").write_text('{"classes": ')
+    again = downstream_study(tmp_path)
+    assert again == spec
+    assert prepared_at(folder).classes == ("cat", "dog", "owl")
+
+
+def test_rare_classes_alone_may_be_generated(tmp_path: Path) -> None:
+    spec = downstream_study(tmp_path, generated_classes=["owl"])
+    assert [subject.name for subject in spec.subjects] == ["owl"]
+    storage = Storage(tmp_path / "storage", spec.name)
+    config = DownstreamPlan(spec).run_config(
+        RunKey(DOWNSTREAM, "lora-x1.small_cnn", 0, "g100", 0), {}, storage
+    )
+    assert [one.label for one in config.generated] == ["owl"]
+
+
+def test_filters_of_one_kind_are_told_apart_by_their_thresholds(tmp_path: Path) -> None:
+    filters = ["none", "confidence", {"kind": "confidence", "threshold": 0.75}]
+    plan = DownstreamPlan(downstream_study(tmp_path, filters=filters))
+    assert {"lora-x1-confidence50.small_cnn", "lora-x1-confidence75.small_cnn"} <= set(plan.arms)
 
 
 def test_two_cells_of_one_name_are_refused(tmp_path: Path) -> None:
