@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainables.classifier_run_config import AnyRunConfig, ClassifierRunConfig
-from trainables.errors import InputsChanged, UserError
-from trainables.evaluation.prepared_classes import prepared_at, prepared_contents, read_prepared
-from trainables.run.contents import Contents, checked, sealed, weights_contents
+from trainables.errors import UserError
+from trainables.evaluation.prepared_classes import prepared_contents
+from trainables.run.contents import Contents, checked, require_as_split, sealed, weights_contents
 
 DATA, WEIGHTS = "data", "weights"  # fields of `ClassifierRunConfig.contents`
 
@@ -42,11 +42,7 @@ def sealed_classifier(config: ClassifierRunConfig) -> ClassifierRunConfig:
             f"{error.filename}: cannot be read ({error.strerror}); change its permissions"
         ) from None
     config = checked(config, found, {DATA: config.data, WEIGHTS: config.training.weights})
-    prepared = prepared_at(Path(config.data))
-    try:
-        read_prepared(prepared)
-    except UserError as error:
-        raise InputsChanged(*error.problems) from None
+    require_as_split(config.data)
     return config
 
 

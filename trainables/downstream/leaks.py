@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from trainables.data.labelled_images import LabelledImage
 from trainables.errors import UserError
-from trainables.evaluation.held_out_leaks import assert_no_leak, leak_problems, leaks
+from trainables.evaluation.checked_classes import pixels_key, require_no_leak
+from trainables.evaluation.held_out_leaks import leak_problems, leaks
 
 _SHOWN = 10
 _compared: dict[str, list[str]] = {}  # sets without a leak -> names of what nearly shows a held-out image
@@ -35,7 +34,7 @@ def check_leaks(
     Raises:
         UserError: Naming the images.
     """
-    _check_real(real, held_out, near)
+    require_no_leak(real, held_out, near=near)
     nearly = _check_generated(generated, held_out, near) if generated else []
     return {
         "real_images": len(real),
@@ -47,17 +46,10 @@ def check_leaks(
     }
 
 
-def _check_real(real: Sequence[LabelledImage], held_out: Sequence[LabelledImage], near: bool) -> None:
-    key = _key("real", real, held_out, near)
-    if key not in _compared:
-        assert_no_leak(real, held_out, near=near)
-        _compared[key] = []
-
-
 def _check_generated(
     generated: Sequence[LabelledImage], held_out: Sequence[LabelledImage], near: bool
 ) -> list[str]:
-    key = _key("generated", generated, held_out, near)
+    key = pixels_key("generated", generated, held_out, near)
     if key not in _compared:
         found = leaks(generated, held_out, near=near)
         exact = [leak for leak in found if leak.is_exact]
@@ -65,8 +57,3 @@ def _check_generated(
             raise UserError(*leak_problems(exact, "among the generated images and held out"))
         _compared[key] = sorted({leak.trained.name for leak in found})
     return _compared[key]
-
-
-def _key(kind: str, images: Sequence[LabelledImage], held_out: Sequence[LabelledImage], near: bool) -> str:
-    pixels = [[image.digest for image in some_of] for some_of in (images, held_out)]
-    return hashlib.sha256(json.dumps([kind, near, pixels]).encode()).hexdigest()

@@ -440,6 +440,7 @@ def _unknown_files(folder: Path, known: set[str]) -> list[str]:
     return sorted(
         name
         for part in FOLDERS
-        for path in (folder / part).glob("*/*")
+        for path in (folder / part).rglob("*")
+        if not path.is_dir() and path != folder / part / METADATA_FILE
         if (name := path.relative_to(folder).as_posix()) not in known
     )

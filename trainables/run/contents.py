@@ -20,6 +20,7 @@ from trainables.data.images import list_images
 from trainables.data.path_map import folder_of
 from trainables.data.subjects import training_captions
 from trainables.errors import InputsChanged, UserError
+from trainables.evaluation.prepared_classes import prepared_at, read_prepared
 from trainables.models.families import family_in
 from trainables.models.folders import (
     file_digest,
@@ -150,7 +151,8 @@ def sealed(config: RunConfig) -> RunConfig:
     A configuration that says nothing of it takes what there is now.
 
     Raises:
-        InputsChanged: Naming the folders, and the files where the cache knows what they held.
+        InputsChanged: Naming the folders, and the files where the cache knows what they held; also files of the data
+            set of classes, of which the run draws some, that are not those that were split.
         UserError: Something cannot be read.
     """
     try:
@@ -159,7 +161,18 @@ def sealed(config: RunConfig) -> RunConfig:
         raise UserError(
             f"{error.filename}: cannot be read ({error.strerror}); change its permissions"
         ) from None
-    return checked(config, found, _names(config))
+    config = checked(config, found, _names(config))
+    if config.generation is not None and config.generation.classes is not None:
+        require_as_split(config.generation.classes)
+    return config
+
+
+def require_as_split(folder: str) -> None:
+    """Raises InputsChanged, naming the files, unless a prepared data set of classes has those that were split."""
+    try:
+        read_prepared(prepared_at(Path(folder)))
+    except UserError as error:
+        raise InputsChanged(*error.problems) from None
 
 
 def checked(config: Config, found: Mapping[str, Contents], names: Mapping[str, str | None]) -> Config:

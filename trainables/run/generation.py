@@ -26,6 +26,7 @@ from trainables.data.generated_images import pack_pictures, read_entry
 from trainables.data.images import list_images, read_image, square
 from trainables.data.subjects import Subject
 from trainables.errors import UserError
+from trainables.evaluation.checked_classes import check_classes, training_files
 from trainables.evaluation.encoders import ImageEncoder, MetricModels
 from trainables.evaluation.generated_classes import measure_class
 from trainables.evaluation.grids import GridRow, draw_grid
@@ -36,7 +37,7 @@ from trainables.models.backbone import Backbone
 from trainables.models.prompt_lengths import memory_reader
 from trainables.models.sampling import generate
 from trainables.randomness import stream_seed
-from trainables.run.prompt_checks import find_cut
+from trainables.run.generation_checks import cut_prompts, negative_prompt_problems, prompts_drawn
 from trainables.run_config import RunConfig
 from trainables.training.class_images import count_drawing
 from trainables.training.meter import Meter, device_name
@@ -206,7 +207,7 @@ class Generation:
         }
 
     def _real_images(self, label: str) -> list[Image.Image]:
-        """The training images of a class, and no others: held-out ones are never opened here."""
+        """The training images of a class, and no others: held-out ones are opened by `check_classes` alone."""
         if self.prepared is None:
             return []
         return [read_image(path) for path in list_images(self.prepared.images_of("train", label))[0]]
@@ -244,47 +245,26 @@ def prepare_generation(
     """Returns what draws a run's images for classifiers; None if it is to draw none.
 
     Args:
-        training: Settled for the subject: it says by which words the method asks for it. The base model has not been
-            taught the subject's rare token, and is asked for the class.
+        training: Settled for the subject: it says by which words the method asks for it (`prompts_drawn`).
 
     Raises:
         UserError: Prompts do not name the subject or are too long for the model, the negative prompt has no effect, or
-            the prepared data set is not there or has other classes. Nothing has been trained yet.
+            the prepared data set is not there, has other classes or other files than when it was split, or has
+            held-out images that are trained on. Nothing has been trained yet.
     """
     settings = config.generation
     if settings is None:
         return None
-    problems, prepared = [], None
-    if settings.negative_prompt is not None and backbone.family.embedded_guidance:
-        problems.append(
-            "generation.negative_prompt has no effect on a model that takes guidance as an input, or has none: it "
-            "never runs without the prompt; leave it out"
-        )
-    elif settings.negative_prompt is not None and settings.guidance_scale <= 1:
-        problems.append(
-            f"generation.negative_prompt has no effect at guidance_scale {settings.guidance_scale:g}; leave it out, or "
-            "set guidance_scale above 1"
-        )
-    try:
-        prepared = prepared_at(Path(settings.classes)) if settings.classes is not None else None
-    except UserError as error:
-        problems += error.problems
-    if prepared is not None and (unknown := sorted(set(settings.prompts) - set(prepared.classes))):
-        problems.append(
-            f"generation: {prepared.folder} has no class {', '.join(map(repr, unknown))}; there are "
-            f"{', '.join(prepared.classes)}"
-        )
-    prompts: dict[str, str] = {}
-    method = get_method(config.method)
-    untaught = not method.trains and getattr(method, "install", None) is None
-    for label, prompt in settings.prompts.items():
-        try:
-            is_own = untaught and prompt == subject.instance_prompt
-            prompts[label] = subject.class_prompt if is_own else training.reword(prompt)
-        except UserError as error:
-            problems += error.problems
-    read = [*prompts.values(), settings.negative_prompt or ""]
-    problems += find_cut(read, memory_reader(backbone.prompt_tokenizer), config.model.path)
+    problems = negative_prompt_problems(settings, backbone.family, "generation")
+    prepared = None
+    if settings.classes is not None:
+        prepared, wrong = _checked_classes(settings, config)
+        problems += wrong
+    prompts, wrong = prompts_drawn(
+        settings, config.method, training, subject.instance_prompt, subject.class_prompt
+    )
+    reader = memory_reader(backbone.prompt_tokenizer)
+    problems += [*wrong, *cut_prompts(settings, prompts, training, reader, config.model.path)]
     if problems:
         raise UserError(*problems)
     return Generation(
@@ -298,6 +278,24 @@ def prepare_generation(
         config.training.resolution or backbone.resolution,
         min(IMAGES_AT_ONCE, config.evaluation.batch_size),
     )
+
+
+def _checked_classes(
+    settings: GenerationConfig, config: RunConfig
+) -> tuple[PreparedClasses | None, list[str]]:
+    """The data set whose classes are drawn, and what is wrong with it, or with what is trained on of it."""
+    try:
+        prepared = prepared_at(Path(settings.classes or ""))
+        check_classes(prepared, training_files(config.subject.folders))
+    except UserError as error:
+        return None, list(error.problems)
+    unknown = sorted(set(settings.prompts) - set(prepared.classes))
+    if not unknown:
+        return prepared, []
+    return prepared, [
+        f"generation: {prepared.folder} has no class {', '.join(map(repr, unknown))}; there are "
+        f"{', '.join(prepared.classes)}"
+    ]
 
 
 def weights_digest(config: RunConfig) -> str:

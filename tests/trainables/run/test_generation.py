@@ -283,24 +283,6 @@ def test_a_run_that_is_interrupted_while_it_draws_ends_with_the_same_entries(
 # ------------------------------------------------------------------ real images
 
 
-def test_held_out_images_are_never_opened(
-    generating: Generating, resident: Resident, prepared: PreparedClasses, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[Path] = []
-    original = image_files.read_file
-
-    def read_file(path: Path, *arguments: Any) -> bytes:
-        opened.append(path)
-        return original(path, *arguments)
-
-    monkeypatch.setattr(image_files, "read_file", read_file)
-    list(execute(generating(), resident))
-    below = {
-        path.relative_to(prepared.folder).parts[:2] for path in opened if prepared.folder in path.parents
-    }
-    assert below == {("train", "ill")}
-
-
 def test_copies_of_training_images_are_counted(prepared: PreparedClasses) -> None:
     encoder = load_metric_models().image_encoder
     real = [image_files.read_image(path) for path in sorted(prepared.images_of("train", "ill").glob("*.png"))]
