@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.cluster.ray_cluster import HERE, check_cluster
+from study.preflight.class_checks import check_classes_of
 from study.preflight.data_set_checks import check_data_sets, data_set_notes, prompt_count
 from study.preflight.machine import check_disk, check_resources
 from study.preflight.method_checks import check_methods, ends_of_search, has_words, methods_with_words
@@ -54,6 +55,7 @@ def check_study(
         *check_methods(spec),
         *_metric_models(spec),
         *check_data_sets(spec),
+        *check_classes_of(spec),
         *_optimizers(spec),
         *_precision(spec),
         *(check_resources(spec.resources) if address in HERE else []),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -195,8 +196,14 @@ def _words(plan: DownstreamPlan, searches: int, finals: int) -> list[str]:
     ]
     test = sum(prepared.counts["test"].values())
     low, high = (100 * smallest_difference(test, discordant=share) for share in _DISCORDANT)
-    lines.append(
-        f"{test} test images resolve differences of {low:.1f} to {high:.1f} points of accuracy between two classifiers "
-        f"(80 % of cases, McNemar's test, {_DISCORDANT[0]:.0%} to {_DISCORDANT[1]:.0%} discordant)"
-    )
-    return lines
+    how = f"80 % of cases, McNemar's test, {_DISCORDANT[0]:.0%} to {_DISCORDANT[1]:.0%} discordant"
+    if math.isnan(high):
+        found = "are so few that they resolve no difference in accuracy between two classifiers"
+    elif math.isnan(low):
+        found = (
+            f"resolve a difference of {high:.1f} points of accuracy between two classifiers at best, if they disagree "
+            "about the most images, and none otherwise"
+        )
+    else:
+        found = f"resolve differences of {low:.1f} to {high:.1f} points of accuracy between two classifiers"
+    return [*lines, f"{test} test images {found} ({how})"]

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from study.preflight.checks import check_prompts, data_notes, evaluation_notes
+from study.preflight.class_checks import class_notes
 from study.preflight.detectable import detectable_notes
-from study.spec.downstream_plan import downstream_plan
 from study.spec.sections import code_of
 from study.spec.study_spec import StudySpec
 from trainables.methods.registry import BASE, method_config_class
@@ -33,19 +33,11 @@ def study_notes(spec: StudySpec) -> list[str]:
                 *_confounded(spec),
                 *_uneven(spec),
                 *model_notes(spec.model),
-                *_class_notes(spec),
+                *class_notes(spec),
                 *detectable_notes(spec),
             ]
         )
     )
-
-
-def _class_notes(spec: StudySpec) -> list[str]:
-    """What is to be known of the split of the downstream phase's data set."""
-    plan = downstream_plan(spec)
-    if plan is None or plan.downstream.prepared is None:
-        return []
-    return [f"downstream.dataset: {note}" for note in plan.prepared.notes]
 
 
 def _confounded(spec: StudySpec) -> list[str]:

@@ -30,7 +30,13 @@ from torch import nn
 from trainables.classifiers.inception import InceptionV3
 from trainables.classifiers.small_cnn import SmallCnn
 from trainables.classifiers.vgg import Vgg19
-from trainables.classifiers.weights import load_plain, load_transformers, mean_and_std, weights_problem
+from trainables.classifiers.weights import (
+    configuration,
+    load_plain,
+    load_transformers,
+    mean_and_std,
+    weights_problem,
+)
 from trainables.config.classifiers import TIMM, network_problem
 from trainables.errors import UserError
 from trainables.randomness import global_seed
@@ -124,12 +130,7 @@ def build_classifier(
     Raises:
         UserError: With a message for each thing that is wrong.
     """
-    unknown = network_problem(name)
-    problems = [unknown] if unknown else _size_problems(name, image_size, weights)
-    if classes < 2:
-        problems.append(f"a classifier needs at least 2 classes, got {classes}")
-    if weights is not None and not unknown:
-        problems += weights_problem(weights, hub=name in _OF_TRANSFORMERS)
+    problems = _problems(name, classes, image_size, weights)
     if problems:
         raise UserError(*problems)
     with global_seed(generator):
@@ -138,6 +139,37 @@ def build_classifier(
         if name in _OF_TRANSFORMERS:
             return _transformers(name, classes, image_size, weights)
         return _plain(name, classes, image_size, weights)
+
+
+def check_network(name: str, classes: int, image_size: int, weights: str | None = None) -> list[str]:
+    """Returns what is wrong with a classifier before anything trains, arguments as of `build_classifier`.
+
+    Of weights the small files are read; one that comes from the hub is fetched. A network of timm is built, since there
+    is no other way to know what it takes.
+    """
+    problems = _problems(name, classes, image_size, weights)
+    if problems:
+        return problems
+    try:
+        if name.startswith(TIMM):
+            with global_seed(torch.Generator().manual_seed(0)):
+                _timm(name, classes, image_size, None)
+        elif weights is not None and name in _OF_TRANSFORMERS:
+            configuration(name, weights, image_size)
+    except UserError as error:
+        return list(error.problems)
+    return []
+
+
+def _problems(name: str, classes: int, image_size: int, weights: str | None) -> list[str]:
+    """What can be told by names and numbers alone."""
+    unknown = network_problem(name)
+    problems = [unknown] if unknown else _size_problems(name, image_size, weights)
+    if classes < 2:
+        problems.append(f"a classifier needs at least 2 classes, got {classes}")
+    if weights is not None and not unknown:
+        problems += weights_problem(weights, hub=name in _OF_TRANSFORMERS)
+    return problems
 
 
 def _size_problems(name: str, image_size: int, weights: str | None) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from torch import nn
 from trainables.config.paths import is_hub_id
 from trainables.data.path_map import folder_of
 from trainables.errors import UserError
+from trainables.models.folders import hub_is_reachable
 from trainables.util.text import some
 
 CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -68,19 +70,10 @@ def load_transformers(
     Raises:
         UserError: They cannot be had, are of another network, or are not all there.
     """
-    from transformers import AutoConfig
-
-    source = _source(weights)
+    config = configuration(name, weights, image_size)
     with _loading(weights):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        if config.model_type != _MODEL_TYPES[name]:
-            raise UserError(
-                f"weights {weights!r} are of a network of type {config.model_type}, and {name} is of type "
-                f"{_MODEL_TYPES[name]}; name weights of it, or another network"
-            )
-        _check_sizes(name, weights, config, image_size)
         network, info = model_class.from_pretrained(
-            source,
+            _source(weights),
             num_labels=classes,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -95,6 +88,25 @@ def load_transformers(
             f"weights {weights!r} lack, or have in other shapes, {some(wrong)} of {name}; fetch them again"
         )
     return network, _sizes(name, config) + _new_head(weights, classes, _outputs(other), bool(lacking))
+
+
+def configuration(name: str, weights: str, image_size: int) -> Any:
+    """Returns transformers' configuration of weights; raises UserError if they cannot be had, or are of another
+    network.
+    """
+    from transformers import AutoConfig
+
+    source = _source(weights)
+    offline = not Path(source).is_dir() and not hub_is_reachable()
+    with _loading(weights):
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=offline)
+    if config.model_type != _MODEL_TYPES[name]:
+        raise UserError(
+            f"weights {weights!r} are of a network of type {config.model_type}, and {name} is of type "
+            f"{_MODEL_TYPES[name]}; name weights of it, or another network"
+        )
+    _check_sizes(name, weights, config, image_size)
+    return config
 
 
 def _check_sizes(name: str, weights: str, config: Any, image_size: int) -> None:

@@ -6,7 +6,7 @@ The sets of all shares are nested, so that a row of them is a learning curve.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trainables.data.labelled_images import LabelledImage, counts_of
 from trainables.data.labelled_subsets import ranked
@@ -30,21 +30,37 @@ def real_images(data: ClassDataSet, share: float) -> tuple[LabelledImage, ...]:
     if share == 0:
         return ()
     there = counts_of(data.train, data.classes)
-    further = counts_of(data.left_out, data.classes)
-    wanted = {label: max(1, math.floor(share * count + 0.5)) for label, count in there.items()}
-    lacking = [label for label in data.classes if wanted[label] > there[label] + further[label]]
-    if len(lacking) == len(data.classes):
-        said = [f"{label!r} {wanted[label]} of {there[label] + further[label]}" for label in lacking]
-        raise UserError(
-            f"real_share {share:g} asks for more images of every class than there are to train on: {some(said)} "
-            f"({LEFT_OUT!r} images among them); take a smaller share"
-        )
+    problem = share_problem(there, counts_of(data.left_out, data.classes), share)
+    if problem is not None:
+        raise UserError(problem)
+    wanted = _wanted(there, share)
     kept: set[str] = set()
     for label in data.classes:
         order = [*_ranked(data.train, label), *_ranked(data.left_out, label)]
         kept |= {image.name for image in order[: wanted[label]]}
     # Training images first, as they are without the others: an image keeps its place whatever the share adds.
     return tuple(image for image in (*data.train, *data.left_out) if image.name in kept)
+
+
+def share_problem(there: Mapping[str, int], further: Mapping[str, int], share: float) -> str | None:
+    """Returns why no class has the images of a share; None if one has.
+
+    Args:
+        there: Training images of each class; `further`: those that were left out.
+    """
+    wanted = _wanted(there, share)
+    lacking = [label for label in there if wanted[label] > there[label] + further[label]]
+    if len(lacking) < len(there):
+        return None
+    said = [f"{label!r} {wanted[label]} of {there[label] + further[label]}" for label in lacking]
+    return (
+        f"real_share {share:g} asks for more images of every class than there are to train on: {some(said)} "
+        f"({LEFT_OUT!r} images among them); take a smaller share"
+    )
+
+
+def _wanted(there: Mapping[str, int], share: float) -> dict[str, int]:
+    return {label: max(1, math.floor(share * count + 0.5)) for label, count in there.items()}
 
 
 def _ranked(images: Sequence[LabelledImage], label: str) -> list[LabelledImage]:

@@ -255,7 +255,8 @@ def prepare_generation(
     settings = config.generation
     if settings is None:
         return None
-    problems = negative_prompt_problems(settings, backbone.family, "generation")
+    negative = settings.negative_prompt
+    problems = negative_prompt_problems(negative, settings.guidance_scale, backbone.family, "generation")
     prepared = None
     if settings.classes is not None:
         prepared, wrong = _checked_classes(settings, config)
@@ -264,7 +265,8 @@ def prepare_generation(
         settings, config.method, training, subject.instance_prompt, subject.class_prompt
     )
     reader = memory_reader(backbone.prompt_tokenizer)
-    problems += [*wrong, *cut_prompts(settings, prompts, training, reader, config.model.path)]
+    read = [*prompts.values(), negative or ""]
+    problems += [*wrong, *cut_prompts(read, training, reader, config.model.path)]
     if problems:
         raise UserError(*problems)
     return Generation(

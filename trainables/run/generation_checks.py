@@ -4,7 +4,7 @@ memory, and of each run before it trains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from trainables.config.fields import TrainingConfig
@@ -42,39 +42,34 @@ def prompts_drawn(
     return prompts, problems
 
 
-def negative_prompt_problems(settings: GenerationConfig, family: Family, section: str) -> list[str]:
+def negative_prompt_problems(
+    negative: str | None, guidance: float, family: Family | None, section: str
+) -> list[str]:
     """Returns why a negative prompt has no effect.
 
     Args:
+        guidance: The guidance scale.
+        family: Of the model; None: not known, the model is not here.
         section: In which it is stated: ``generation`` of a run, ``downstream`` of a study.
     """
-    if settings.negative_prompt is None:
+    if negative is None:
         return []
-    if family.embedded_guidance:
+    if family is not None and family.embedded_guidance:
         return [
             f"{section}.negative_prompt has no effect on a model that takes guidance as an input, or has none: it "
             "never runs without the prompt; leave it out"
         ]
-    if settings.guidance_scale <= 1:
+    if guidance <= 1:
         return [
-            f"{section}.negative_prompt has no effect at guidance_scale {settings.guidance_scale:g}; leave it out, or "
+            f"{section}.negative_prompt has no effect at guidance_scale {guidance:g}; leave it out, or "
             "set guidance_scale above 1"
         ]
     return []
 
 
 def cut_prompts(
-    settings: GenerationConfig,
-    prompts: Mapping[str, str],
-    training: TrainingConfig,
-    reader: PromptReader,
-    model: str,
+    prompts: Iterable[str], training: TrainingConfig, reader: PromptReader, model: str
 ) -> list[str]:
-    """Returns which of the prompts, and of the negative one, the model `model` does not read to the end.
-
-    Args:
-        prompts: See `prompts_drawn`.
-    """
+    """Returns which prompts, in the words of a method, the model `model` does not read to the end."""
     words = training.added_words
-    read = [*(expand(prompt, words) for prompt in prompts.values()), settings.negative_prompt or ""]
-    return find_cut(read, reader.knowing(words), model)
+    return find_cut([expand(prompt, words) for prompt in prompts], reader.knowing(words), model)
