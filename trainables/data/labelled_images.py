@@ -205,7 +205,8 @@ def read_labelled_folder(
         name: _label_of(name, rows.get(name)) for name in files.images if source is None or name in rows
     }
     problems += _unlabelled(labels, source, place)
-    problems += _empty_folders(folder, files.images) if source is None and files.images else []
+    folders_are_classes = source is None or (bool(rows) and all(row.label is None for row in rows.values()))
+    problems += _empty_folders(folder, files.images) if folders_are_classes and files.images else []
     images, unread = _read(files.images, labels, rows, resolution)
     found, wrong = labelled_set(images, classes)
     return found, problems + unread + ([f"{place}: {problem}" for problem in wrong] if images else [])

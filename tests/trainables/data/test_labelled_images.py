@@ -119,6 +119,11 @@ def test_a_sub_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / ".hidden").mkdir()
     assert problem_of(tmp_path).endswith("sub-folders without images: c; fill or remove them")
+    names = [f"{label}/{number:02}.png" for label in ("a", "b") for number in range(2)]
+    write_table(tmp_path, ["file_name", "group"], [[name, name[0]] for name in names])
+    assert problem_of(tmp_path).endswith("sub-folders without images: c; fill or remove them")
+    write_table(tmp_path, ["file_name", "class"], [[name, name[0]] for name in names])
+    assert read_labelled_folder(tmp_path)[1] == []  # the file says the classes, and c is none of them
 
 
 def test_images_beside_the_sub_folders(tmp_path: Path) -> None:
