@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from study.report.comparisons import Settings
 from study.report.content import Section, known
 from study.report.downstream_analysis import Findings, Gain, Power, analyse_downstream
+from study.report.downstream_claim_tables import claim_sources_table, claims_table
 from study.report.downstream_claims import RULINGS, JudgedClaim, judge_claims
 from study.report.downstream_costs import budget_words, missing_words, source_costs
 from study.report.downstream_data import Phase, phase_of
@@ -16,7 +17,6 @@ from study.report.downstream_tables import (
     TITLES,
     cells_table,
     chosen_table,
-    claims_table,
     costs_table,
     failures_table,
     gains_table,
@@ -103,7 +103,8 @@ def downstream_part(rows: Rows, settings: Settings, styles: dict[str, ArmStyle])
             *shown,
         ),
         known(
-            claims_table(claims, phase.margin),
+            claims_table(claims),
+            claim_sources_table(claims, phase.margin),
             gains_table(found, means=True),
             gains_table(found, means=False),
             cells_table(found),

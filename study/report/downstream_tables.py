@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from study.report.downstream_analysis import COMPARED, MIN_SEEDS, SCORES, Findings, Gain, Recipe
-from study.report.downstream_claims import JudgedClaim
 from study.report.downstream_costs import SourceCost
 from study.report.downstream_data import CellRuns, Phase, Source
-from study.report.formatting import MISSING, Scale, fixed, interval, plural, scale_for
+from study.report.formatting import MISSING, Scale, fixed, interval, scale_for
 from study.report.results_tables import Pair, p_values, texts
 from study.report.tables import Cell, Column, Table, assemble, number_cell, text_cell
 from study.statistics.downstream.worth import Worth
@@ -373,58 +372,7 @@ def _best(searched: pd.DataFrame, score: str) -> float | None:
     return float(known.max()) if len(known) else None
 
 
-# ------------------------------------------------------------------ claims and failures
-
-
-def claims_table(judged: Sequence[JudgedClaim], margin: float) -> Table | None:
-    """The claims with their verdicts."""
-    if not judged:
-        return None
-    columns = [
-        texts("name", "Claim", [one.name for one in judged]),
-        texts("claim", "In words", [one.claim.says for one in judged]),
-        texts("ruling", "Verdict", [claim_words(one) for one in judged]),
-        (
-            Column("estimate", "Found", "points", numeric=True, has_interval=True),
-            [
-                Cell(MISSING) if one.gain is None else scored(one.gain.estimate, POINTS, sign=True)
-                for one in judged
-            ],
-        ),
-        texts(
-            "expected",
-            "Expected",
-            [_expected(one) for one in judged],
-        ),
-        texts("sources", "Judged by", [", ".join(one.sources) or None for one in judged]),
-        texts("source", "Source", [one.claim.source or None for one in judged]),
-    ]
-    several = f", over {plural(len(judged), 'claim')} together" if len(judged) > 1 else ""
-    notes = (
-        "Found: mean difference on test images to what it names (real: real images alone), over what it is judged by "
-        "and the classifiers that it names (all, where it names none). "
-        f"Supported: the verdict on it is the expected one (equivalent: within "
-        f"±{100 * margin:g} points); refuted: it is another; not decided: nothing is established. Adjusted by "
-        f"Holm{several}.",
-    )
-    return assemble("downstream-claims", "Claims about generated images.", columns, notes)
-
-
-def _expected(one: JudgedClaim) -> str:
-    claim = one.claim
-    relation = (
-        "equivalent to" if claim.predicts == "equivalent" else f"{claim.predicts.replace('_', ' ')} than"
-    )
-    return f"{relation} {claim.against} in {TITLES[claim.score].lower()}"
-
-
-def claim_words(one: JudgedClaim) -> str:
-    """The ruling with what it was, where it is another than expected, or what is missing."""
-    if one.ruling == "not measured":
-        return f"not measured: no runs of {', '.join(one.missing) or 'generated images'}"
-    found = f": {one.gain.outcome}" if one.ruling == "refuted" and one.gain else ""
-    short = f"; without {', '.join(one.missing)}" if one.missing else ""
-    return f"{one.ruling}{found}{short}"
+# ------------------------------------------------------------------ failures
 
 
 def failures_table(phase: Phase) -> Table | None:
