@@ -233,7 +233,8 @@ def reading_words(found: Findings) -> tuple[str, ...]:
             f"weight decay ({', '.join(f'{value:g}' for value in spec.weight_decays)})",
         ]
         stated = (
-            f" Searched: {listing(lists)}, {plural(spec.trials, 'trial')} a cell, by "
+            f" Searched: {listing(lists)}, {plural(spec.trials, 'trial')} a cell (how many different "
+            "configurations these tried is told above, by their records), by "
             f"{TITLES[spec.score].lower()} on validation images, with a classifier seed that no final run has; "
             f"{plural(spec.max_train_steps, 'step')} of {spec.train_batch_size} images for every cell."
         )

@@ -19,7 +19,7 @@ from study.spec.downstream import AUGMENTED, REAL, REPEATED, Cell, DownstreamSpe
 from study.statistics.downstream.images import Floats, LabelledImages, Runs, Unusable
 from study.storage.run_key import DOWNSTREAM, DOWNSTREAM_SEARCH
 
-COMPLETE = "COMPLETE"
+COMPLETE, RUNNING = "COMPLETE", "RUNNING"
 _FIRST = (REAL, AUGMENTED, REPEATED)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from study.report.downstream_analysis import COMPARED, MIN_SEEDS, SCORES, Findings, Gain, Recipe
-from study.report.downstream_costs import SourceCost
+from study.report.downstream_costs import SourceCost, configurations_of
 from study.report.downstream_data import CellRuns, Phase, Source
 from study.report.formatting import MISSING, Scale, fixed, interval, scale_for
 from study.report.results_tables import Pair, p_values, texts
@@ -340,6 +340,7 @@ def _of_a_point(added: float | None, gain: Gain | None) -> float | None:
 
 def chosen_table(phase: Phase) -> Table | None:
     """What the search of each cell chose."""
+    tried = configurations_of(phase)
     lines = []
     for cell in phase.cells:
         one = cell.rows.iloc[0]
@@ -351,7 +352,11 @@ def chosen_table(phase: Phase) -> Table | None:
     columns = [
         texts("source", "Learns from", [cell.source.name for cell, _, _ in lines]),
         *_recipe_columns(phase, [(cell.classifier, cell.loss) for cell, _, _ in lines]),
-        _counts("trials", "Trials", [float(searched["trial"].nunique()) for _, _, searched in lines]),
+        _counts(
+            "configurations",
+            "Configurations tried",
+            [float(len(tried[name])) if (name := str(one["cell"])) in tried else None for _, one, _ in lines],
+        ),
         (Column("learning_rate", "Learning rate", numeric=True),
          [Cell(f"{one['learning_rate']:g}", value=float(one["learning_rate"])) for _, one, _ in lines]),
         texts("optimizer", "Optimizer", [one["optimizer"] for _, one, _ in lines]),
@@ -361,6 +366,7 @@ def chosen_table(phase: Phase) -> Table | None:
         _plain(score, "Of the final runs", [cell.mean(score) for cell, _, _ in lines]),
     ]  # fmt: skip
     note = (
+        "Configurations tried: different learning rates, optimizers and weight decays, by the runs of the search. "
         f"Scores: {TITLES[phase.chosen_by].lower()} on validation images. What a search found best is too good by what "
         "chance gave the best of its trials."
     )

@@ -178,8 +178,8 @@ def test_a_learning_curve_tells_gains_as_real_images(tmp_path: Path) -> None:
 
 def test_records_prove_equal_lengths(report: Report) -> None:
     assert any(
-        "all 95 final runs had alike: 60 optimizer steps, 480 images drawn and 2 search trials a cell"
-        in words
+        "all 95 final runs had alike: 60 optimizer steps, 480 images drawn and a search of the same 2 different "
+        "configurations" in words
         for words in section_of(report).paragraphs
     )
     assert not any("Classifiers were not trained alike" in warning for warning in report.verdict.warnings)
@@ -193,6 +193,31 @@ def test_unequal_lengths_in_the_records_are_a_warning(tmp_path: Path) -> None:
     assert any(
         "images drawn differ: 480 (real.resnet18) and 720" in warning for warning in found.verdict.warnings
     )
+
+
+@pytest.mark.parametrize(
+    ("tried", "said", "counts"),
+    [
+        (
+            (0.001, 0.001),
+            "unlike numbers of different configurations: 1 (copies-x10.resnet18) and 2",
+            ["2", "1"],
+        ),
+        (
+            (0.001, 0.01),
+            "2 different configurations a cell, but not the same ones: of 3 in all, 1 was tried",
+            ["2", "2"],
+        ),
+    ],
+)
+def test_searches_are_counted_by_the_different_configurations_that_they_tried(
+    tmp_path: Path, tried: tuple[float, ...], said: str, counts: list[str]
+) -> None:
+    found = made(tmp_path, trials=2, tried={"copies-x10.resnet18": tried})
+    (warning,) = (warning for warning in found.verdict.warnings if "Searches of classifiers" in warning)
+    assert said in warning
+    assert warning.endswith("What differs between these cells may be the better search.")
+    assert cells(table(found, "downstream-chosen"), "configurations") == counts
 
 
 def test_failed_and_missing_runs_are_told_and_seeds_stay_crossed(tmp_path: Path) -> None:
