@@ -129,6 +129,8 @@ def test_generators_stand_beside_what_their_images_teach(report: Report) -> None
     assert cells(found, "vendi") == ["3.50"] * 3
     assert cells(found, "memorisation") == ["25.0"] * 3
     assert cells(found, "images") == ["72"] * 3
+    assert cells(found, "near_held_out") == ["25.0", "0.0", "--"]  # the last: not looked for
+    assert "whichever it is asked for, comes to 33.3 %" in found.notes[1]
 
 
 def test_costs_are_of_all_classes_and_a_point_costs_what_was_added(results: Results, report: Report) -> None:
@@ -155,6 +157,19 @@ def test_the_test_set_says_what_it_can_show(report: Report) -> None:
     assert "points if each classifier had such a number of test images of its own" in words
 
 
+def test_the_study_s_own_intervals_are_told_beside_it(results: Results, report: Report) -> None:
+    phase = phase_of(prepare(results))
+    assert phase is not None
+    found = analyse_downstream(phase, QUICK)
+    assert found is not None
+    own = [gain for source in found.generated if (gain := found.gain(source, "accuracy"))]
+    halves = [50 * (gain.estimate.high - gain.estimate.low) for gain in own]  # type: ignore[operator]
+    shares = [100 * (1 - gain.found.of_images / gain.found.error**2) for gain in own]
+    (words,) = (words for words in section_of(report).paragraphs if words.startswith("The intervals here"))
+    assert f"are ±{min(halves):.1f} to ±{max(halves):.1f} points wide" in words
+    assert f"of the variance {min(shares):.0f} to {max(shares):.0f} % is of the seeds" in words
+
+
 def test_a_learning_curve_tells_gains_as_real_images(tmp_path: Path) -> None:
     found = made(
         tmp_path,
@@ -166,6 +181,7 @@ def test_a_learning_curve_tells_gains_as_real_images(tmp_path: Path) -> None:
     worth = table(found, "downstream-worth")
     assert cells(worth, "source") == ["copies-x1", "copies-x10"]
     assert "from −6 to 12 images more" in worth.notes[0]
+    assert "the chance of that choice is not in the interval" in worth.notes[0]
     figures = {figure.key for figure in found.figures}
     assert {"downstream-worth", "downstream-ratios", "downstream-gains", "downstream-confusion"} <= figures
     assert "half for their means" in " ".join(table(found, "downstream-gains").notes)

@@ -68,6 +68,16 @@ def test_a_row_says_what_was_learnt_from_and_what_was_counted(storage: Storage) 
     assert pd.isna(stated["generator"][real])
 
 
+def test_generated_images_that_nearly_show_held_out_ones_are_counted(storage: Storage) -> None:
+    downstream = local_results(storage).downstream
+    assert downstream is not None
+    runs = downstream.runs[downstream.runs["state"] == "COMPLETE"].set_index("source")
+    near = runs["generated_near_held_out"].groupby(level=0).max().to_dict()
+    drawn = runs["generated_images"].groupby(level=0).max().to_dict()
+    assert (near["real"], near["copies-x10"]) == (0, drawn["copies-x10"] // 4)
+    assert near["copies-x10"] > 0
+
+
 def test_only_final_runs_have_predictions_and_they_are_those_of_the_files(storage: Storage) -> None:
     downstream = local_results(storage).downstream
     assert downstream is not None
