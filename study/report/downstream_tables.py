@@ -233,8 +233,9 @@ def generators_table(found: Findings) -> Table | None:
         "images (Ravuri and Vinyals 2019), mean of the classifiers. Drawn: images for each generator seed.",
         "Vendi: effective number of different images of a class (Friedman and Dieng 2023), mean over classes and "
         "seeds; it grows with how many there are, so that as many drawn as real ones are compared. Memorised: share of "
-        "drawn images that nearly show a training image; like a held-out one: that nearly show a validation or test "
-        f"image ({MISSING}: not looked for); they are counted and not refused. Shows its class: where that can be told "
+        "drawn images that nearly show a training image; like a held-out one: of those that classifiers "
+        f"were given, the share that nearly show a validation or test image ({MISSING}: not looked for); these are "
+        f"counted and not refused. Shows its class: where that can be told "
         f"without a classifier; a generator that shows all {len(phase.classes)} classes alike, whichever it is asked "
         f"for, comes to {fixed(100 / len(phase.classes), 1)} %.",
     )

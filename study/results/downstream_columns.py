@@ -24,6 +24,7 @@ RUN_COLUMNS = (
     "images_drawn", "generated_share", "best_step", "real_images", "generated_images", "filtered_out", *RUN_SCORES,
     *RUN_COSTS, "classes", "data", "leak_checked", "mlflow_run_id", "generated_near_held_out",
 )  # fmt: skip
+RUN_LATER = ("generated_near_held_out",)  # columns that older results lack
 PREDICTION_COLUMNS = ("run_key", "part", "image", "group", "label")
 GENERATED_MEASURES = (
     "vendi", "vendi_alike", "vendi_real", "memorisation", "grade_agreement", "generate_seconds", "generate_flops",
