@@ -19,9 +19,9 @@ def claims_table(judged: Sequence[JudgedClaim]) -> Table | None:
         return None
     columns = [
         texts("name", "Claim", [one.name for one in judged]),
-        texts("claim", "In words", [one.claim.says for one in judged]),
         texts("ruling", "Verdict", [claim_words(one) for one in judged]),
         texts("expected", "Expected", [expected_words(one) for one in judged]),
+        texts("claim", "In words", [one.claim.says for one in judged]),
         texts(
             "sources", "Judged by", [_few([gain.source.name for gain in one.gains]) or None for one in judged]
         ),
@@ -44,14 +44,14 @@ def claim_sources_table(judged: Sequence[JudgedClaim], margin: float) -> Table |
     columns = [
         texts("name", "Claim", [one.name for one, _ in lines]),
         texts("source", "Learns from", [gain.source.name for _, gain in lines]),
-        texts("against", "Less", [one.claim.against for one, _ in lines]),
-        texts("score", "In", [TITLES[one.claim.score].lower() for one, _ in lines]),
         (
             Column("estimate", "Found", "points", numeric=True, has_interval=True),
             [scored(gain.estimate, POINTS, sign=True) for _, gain in lines],
         ),
-        p_values("p", "p", [gain.p for _, gain in lines]),
         texts("outcome", "Verdict", [gain.outcome for _, gain in lines]),
+        p_values("p", "p", [gain.p for _, gain in lines]),
+        texts("against", "Less", [one.claim.against for one, _ in lines]),
+        texts("score", "In", [TITLES[one.claim.score].lower() for one, _ in lines]),
     ]
     notes = (
         "Found: mean difference on test images, over the claim's classifiers, with its interval. p and verdicts "
