@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from study.report.comparisons import Settings
 from study.report.content import Section, known
 from study.report.downstream_analysis import Findings, Gain, Power, analyse_downstream
+from study.report.downstream_claim_tables import claim_sources_table, claims_table
 from study.report.downstream_claims import RULINGS, JudgedClaim, judge_claims
 from study.report.downstream_costs import budget_words, missing_words, source_costs
 from study.report.downstream_data import Phase, phase_of
@@ -16,7 +17,6 @@ from study.report.downstream_tables import (
     TITLES,
     cells_table,
     chosen_table,
-    claims_table,
     costs_table,
     failures_table,
     gains_table,
@@ -89,6 +89,7 @@ def downstream_part(rows: Rows, settings: Settings, styles: dict[str, ArmStyle])
         *(f"Beware: {one}" for one in warnings),
         *([budgets] if budgets else []),
         *_power_words(found.power, found),
+        *_width_words(found),
     ]
     section = Section(
         DOWNSTREAM,
@@ -103,7 +104,8 @@ def downstream_part(rows: Rows, settings: Settings, styles: dict[str, ArmStyle])
             *shown,
         ),
         known(
-            claims_table(claims, phase.margin),
+            claims_table(claims),
+            claim_sources_table(claims, phase.margin),
             gains_table(found, means=True),
             gains_table(found, means=False),
             cells_table(found),
@@ -201,10 +203,9 @@ def _power_words(power: Power | None, found: Findings) -> list[str]:
     if power.paired and power.discordant:
         low, high = (fixed(100 * value, 1) for value in power.paired)
         shares = [fixed(100 * share, 0) for share in power.discordant]
-        of = f"{shares[0]} %" if shares[0] == shares[1] else f"{shares[0]} to {shares[1]} %"
-        between = f"{low} points" if low == high else f"{low} to {high} points"
         parts.append(
-            f"{between} of accuracy between two trained classifiers on the same images, of which as here {of} are told "
+            f"{_range((low, high))} points of accuracy between two trained classifiers on the same images, of which as "
+            f"here {_range(shares)} % are told "
             "rightly by one of the two alone (McNemar's test)"
         )
     if power.unpaired:
@@ -216,9 +217,39 @@ def _power_words(power: Power | None, found: Findings) -> list[str]:
     seeds = "" if found.resampled else " They are too few to be resampled, so that there are no intervals."
     return [
         f"{plural(power.images, 'test image')} resolve, in 80 % of cases at a level of 5 %, differences of "
-        f"{', and '.join(parts)}.{groups}{seeds} Several seeds make the difference of recipes surer than that of two "
-        "classifiers, but not the test set larger."
+        f"{', and '.join(parts)}.{groups}{seeds} That is the chance of the test images alone, of two classifiers as "
+        "they were trained: a recipe is to hold for other seeds too, which is harder to show."
     ]
+
+
+def _width_words(found: Findings) -> list[str]:
+    """How wide the study's own intervals are, and how much of that is of the seeds."""
+    gains = [
+        gain
+        for gain in found.gains
+        if gain.source.adds_images and gain.score == "accuracy" and gain.recipe is not None
+    ]
+    known = [(half, gain.found) for gain in gains if (half := gain.estimate.half_width) is not None]
+    if not known:
+        return []
+    halves = [f"±{fixed(100 * half, 1)}" for half in _ends([half for half, _ in known])]
+    shares = [
+        fixed(100 * share, 0)
+        for share in _ends([one.of_seeds / (one.of_images + one.of_seeds) for _, one in known])
+    ]
+    return [
+        "The intervals here, which hold classifier seeds and generator seeds too, are "
+        f"{_range(halves)} points wide (what one classifier's test accuracy gains by generated images beside real "
+        f"ones); of the variance {_range(shares)} % is of the seeds."
+    ]
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    return min(values), max(values)
+
+
+def _range(ends: Sequence[str]) -> str:
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def reading_words(found: Findings) -> tuple[str, ...]:
@@ -232,7 +263,8 @@ def reading_words(found: Findings) -> tuple[str, ...]:
             f"weight decay ({', '.join(f'{value:g}' for value in spec.weight_decays)})",
         ]
         stated = (
-            f" Searched: {listing(lists)}, {plural(spec.trials, 'trial')} a cell, by "
+            f" Searched: {listing(lists)}, {plural(spec.trials, 'trial')} a cell (how many different "
+            "configurations these tried is told above, by their records), by "
             f"{TITLES[spec.score].lower()} on validation images, with a classifier seed that no final run has; "
             f"{plural(spec.max_train_steps, 'step')} of {spec.train_batch_size} images for every cell."
         )
@@ -254,6 +286,7 @@ def reading_words(found: Findings) -> tuple[str, ...]:
         "images (resampled by group within each class), classifier seeds and generator seeds together, as for readers "
         "and cases in radiology (Obuchowski and Rockette 1995; Hillis 2007), with Student's distribution and "
         "Satterthwaite's degrees of freedom; differences are paired by test image and seed. "
+        "Families of comparisons are held at 5 % score by score: no level holds over all scores together. "
         f"Resampling: {_resamples(found)}, seed {found.settings.seed}. ECE: 15 bins of equal width (Guo et al. 2017), "
         "too large on few images, for all alike. Nothing here holds for other classifiers, data sets or weights to "
         f"start from than these{_weights(phase)}.",

@@ -1,20 +1,27 @@
-"""What others say of generated images, judged by the study's classifiers."""
+"""What others say of generated images, judged by the study's classifiers.
+
+Each source of a claim is judged by itself, by the mean of its classifiers: a mean over sources would let one that harms
+hide another that helps.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from study.report.downstream_analysis import (
     Findings,
     Gain,
+    Recipe,
     decided,
     differences_of,
     mean_difference,
 )
 from study.report.downstream_data import Source
 from study.spec.downstream import Claim
-from study.statistics.downstream.comparison import ScoreTable, SeedMean
+from study.statistics.downstream.comparison import SeedMean
+from study.statistics.paired import Outcome
 
 Ruling = Literal["supported", "refuted", "not decided", "not measured"]
 RULINGS: tuple[Ruling, ...] = ("supported", "refuted", "not decided", "not measured")
@@ -25,66 +32,91 @@ class JudgedClaim:
     """A claim and what came of it.
 
     Attributes:
-        gain: The mean over its sources and classifiers, decided with those of the other claims; None where nothing of
-            it was measured.
-        sources: Those that were measured; `missing`: of those that it names, the others.
+        gains: Of each source that was measured the mean over the claim's classifiers, decided with those of all
+            claims.
+        missing: Names of the other sources that it is about.
     """
 
     name: str
     claim: Claim
     ruling: Ruling
-    gain: Gain | None
-    sources: tuple[str, ...]
+    gains: tuple[Gain, ...]
     missing: tuple[str, ...]
+
+    @property
+    def contrary(self) -> tuple[Gain, ...]:
+        """The sources that are established to be otherwise than expected."""
+        return tuple(
+            gain for gain in self.gains if gain.outcome not in (*_expected(self.claim), "not enough")
+        )
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A comparison that claims ask for; those that several ask for count once among all that share a level."""
+
+    source: Source
+    against: str
+    score: str
+    recipes: tuple[Recipe, ...]
 
 
 def judge_claims(found: Findings) -> tuple[JudgedClaim, ...]:
-    """Judges the claims of the study file; all share one level."""
+    """Judges the claims of the study file; all of their sources share one level."""
     claims = found.phase.spec.claims if found.phase.spec else {}
-    measured = {name: _measured(found, claim) for name, claim in claims.items()}
-    asked = [(name, mean) for name, (_, mean) in measured.items() if mean is not None]
-    gains = _decided(found, claims, asked)
+    asked = {name: _questions(found, claim) for name, claim in claims.items()}
+    gains = _decided(found, [question for questions in asked.values() for question in questions])
     judged = []
     for name, claim in claims.items():
-        sources, _ = measured[name]
-        gain = gains.get(name)
-        named = claim.sources or tuple(source.name for source in found.generated)
-        seen = tuple(source.name for source in sources) if gain else ()
-        missing = tuple(one for one in named if one not in seen)
-        judged.append(JudgedClaim(name, claim, _ruling(claim, gain), gain, seen, missing))
+        own = tuple(gains[question] for question in asked[name] if question in gains)
+        measured = [gain.source.name for gain in own]
+        missing = tuple(one for one in _named(found, claim) if one not in measured)
+        judged.append(JudgedClaim(name, claim, _ruling(claim, own, missing), own, missing))
     return tuple(judged)
 
 
-def _measured(found: Findings, claim: Claim) -> tuple[list[Source], SeedMean | None]:
-    """The sources of a claim that were measured, and the mean difference over these and the claim's classifiers."""
-    phase = found.phase
-    named = [
-        source
-        for source in phase.sources
-        if (source.adds_images if claim.sources is None else source.name in claim.sources)
-        and source.name != claim.against
+def _named(found: Findings, claim: Claim) -> tuple[str, ...]:
+    """The sources that a claim is about: all real images with generated ones, where it names none."""
+    planned = found.phase.with_generated or tuple(source.name for source in found.generated)
+    named = planned if claim.sources is None else claim.sources
+    return tuple(name for name in named if name != claim.against)
+
+
+def _questions(found: Findings, claim: Claim) -> list[_Question]:
+    named = _named(found, claim)
+    recipes = tuple(
+        one for one in found.phase.recipes if claim.classifiers is None or one[0] in claim.classifiers
+    )
+    return [
+        _Question(source, claim.against, claim.score, recipes)
+        for source in found.phase.sources
+        if source.name in named
     ]
-    recipes = [one for one in phase.recipes if claim.classifiers is None or one[0] in claim.classifiers]
-
-    def differences(sources: list[Source]) -> list[ScoreTable]:
-        return differences_of(phase, found.tables, claim.score, sources, recipes, claim.against)
-
-    known = [source for source in named if differences([source])]
-    return known, mean_difference(differences(known))
 
 
-def _decided(found: Findings, claims: dict[str, Claim], asked: list[tuple[str, SeedMean]]) -> dict[str, Gain]:
-    """The decisions by claim. Each is one of its own score, and larger is better in all of them."""
-    source = Source("claim", None, None, None, 1.0)
-    family = [(source, None, mean) for _, mean in asked]
-    gains = decided([family], "accuracy", found.phase.margin, found.settings)
-    return {name: gain for (name, _), gain in zip(asked, gains, strict=True)}
+def _decided(found: Findings, questions: Sequence[_Question]) -> dict[_Question, Gain]:
+    """The decisions on what was measured. Larger is better in all scores that a claim may name."""
+    phase = found.phase
+    measured: dict[_Question, SeedMean] = {}
+    for one in dict.fromkeys(questions):
+        tables = differences_of(phase, found.tables, one.score, [one.source], one.recipes, one.against)
+        if (mean := mean_difference(tables)) is not None:
+            measured[one] = mean
+    family = [(one.source, None, mean) for one, mean in measured.items()]
+    gains = decided([family], "accuracy", phase.margin, found.settings)
+    return dict(zip(measured, gains, strict=True))
 
 
-def _ruling(claim: Claim, gain: Gain | None) -> Ruling:
-    if gain is None:
+def _expected(claim: Claim) -> tuple[Outcome, ...]:
+    return ("equivalent", "worse") if claim.predicts == "not_better" else (claim.predicts,)
+
+
+def _ruling(claim: Claim, gains: Sequence[Gain], missing: Sequence[str]) -> Ruling:
+    """One source that is otherwise refutes; to support, every source has to be as expected."""
+    expected = _expected(claim)
+    outcomes = {gain.outcome for gain in gains}
+    if not outcomes:
         return "not measured"
-    if gain.outcome == "not enough":
-        return "not decided"
-    meant = ("equivalent", "worse") if claim.predicts == "not_better" else (claim.predicts,)
-    return "supported" if gain.outcome in meant else "refuted"
+    if outcomes - {*expected, "not enough"}:
+        return "refuted"
+    return "supported" if outcomes <= set(expected) and not missing else "not decided"

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from study.report.downstream_data import COMPLETE, Phase, Source
+from study.report.downstream_data import COMPLETE, RUNNING, Phase, Source
 from study.report.formatting import listing, plural
 from study.report.measures import TOTAL_FLOPS, TOTAL_SECONDS
 from study.report.prepared import Rows
 
 _NAMED = 4  # in a sentence on many
+_MAY_BE = "What differs between these cells may be the {}."
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,12 @@ def budget_words(phase: Phase) -> tuple[str, list[str]]:
         if len(values) == 1:
             told.append(f"{int(values[0]):,} {what}")
         elif values:
-            warnings.append(_unlike(f"Classifiers were not trained alike: {what} differ", counts))
-    trials = _trials(phase)
-    if len(set(trials.values())) == 1:
-        told.append(f"{plural(next(iter(trials.values())), 'search trial')} a cell")
-    elif trials:
-        ends = pd.DataFrame({"min": trials, "max": trials})
-        warnings.append(_unlike("Searches of classifiers had unlike numbers of trials", ends))
+            warnings.append(
+                _unlike(f"Classifiers were not trained alike: {what} differ", counts, "longer training")
+            )
+    alike, unlike = _search_words(phase)
+    told += alike
+    warnings += unlike
     silent = int(final["steps"].isna().sum())
     if silent:
         warnings.append(
@@ -120,15 +120,46 @@ def budget_words(phase: Phase) -> tuple[str, list[str]]:
     return text, warnings
 
 
-def _trials(phase: Phase) -> dict[str, int]:
-    """Trials of each cell's search, of all cells that have final runs; empty where nothing was searched."""
-    if phase.searched.empty:
+def configurations_of(phase: Phase) -> dict[str, frozenset[tuple[float, str, float]]]:
+    """The different configurations that each cell's search tried, by its runs: learning rate, optimizer, weight decay.
+    A search may draw one of them twice, which tries nothing more.
+
+    Returns:
+        By cell, of all cells that have final runs; empty where nothing was searched.
+    """
+    tried = phase.searched[phase.searched["state"] != RUNNING]
+    if tried.empty:
         return {}
-    counts = phase.searched.groupby("cell")["trial"].nunique()
-    return {str(cell): int(counts.get(cell, 0)) for cell in sorted(set(phase.final["cell"]))}
+    columns = ["learning_rate", "optimizer", "weight_decay"]
+    own = {
+        str(cell): frozenset(rows[columns].itertuples(index=False, name=None))
+        for cell, rows in tried.groupby("cell")
+    }
+    return {str(cell): own.get(str(cell), frozenset()) for cell in sorted(set(phase.final["cell"]))}
 
 
-def _unlike(what: str, counts: pd.DataFrame) -> str:
+def _search_words(phase: Phase) -> tuple[list[str], list[str]]:
+    """What all searches had alike, and a warning where they differ."""
+    tried = configurations_of(phase)
+    counts = {cell: len(one) for cell, one in tried.items()}
+    if not tried:
+        return [], []
+    if len(set(counts.values())) > 1:
+        ends = pd.DataFrame({"min": counts, "max": counts})
+        what = "Searches of classifiers tried unlike numbers of different configurations"
+        return [], [_unlike(what, ends, "better search")]
+    same, number = frozenset.intersection(*tried.values()), next(iter(counts.values()))
+    if len(same) == number:
+        return [f"a search of the same {plural(number, 'different configuration')}"], []
+    some = len(frozenset.union(*tried.values()))
+    return [], [
+        f"Searches of classifiers tried {plural(number, 'different configuration')} a cell, but not the same ones: of "
+        f"{some} in all, {len(same)} {'was' if len(same) == 1 else 'were'} tried for every cell. "
+        f"{_MAY_BE.format('better search')}"
+    ]
+
+
+def _unlike(what: str, counts: pd.DataFrame, reason: str) -> str:
     """Names the cells by what they had, the least first."""
     by_value: dict[str, list[str]] = {}
     for cell, low, high in sorted(counts.itertuples(), key=lambda row: (row[1], row[2], str(row[0]))):
@@ -136,7 +167,7 @@ def _unlike(what: str, counts: pd.DataFrame) -> str:
             str(cell)
         )
     parts = [f"{value} ({_few(cells)})" for value, cells in by_value.items()]
-    return f"{what}: {listing(parts)}. What differs between these cells may be the longer training."
+    return f"{what}: {listing(parts)}. {_MAY_BE.format(reason)}"
 
 
 def _few(names: Sequence[str]) -> str:

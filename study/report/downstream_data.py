@@ -19,7 +19,7 @@ from study.spec.downstream import AUGMENTED, REAL, REPEATED, Cell, DownstreamSpe
 from study.statistics.downstream.images import Floats, LabelledImages, Runs, Unusable
 from study.storage.run_key import DOWNSTREAM, DOWNSTREAM_SEARCH
 
-COMPLETE = "COMPLETE"
+COMPLETE, RUNNING = "COMPLETE", "RUNNING"
 _FIRST = (REAL, AUGMENTED, REPEATED)
 
 
@@ -85,6 +85,7 @@ class Phase:
         cells: In the order of the study file.
         planned: Number of final runs by the study file; None where it is not known.
         others: Final runs whose predictions are missing, or about other images than most.
+        with_generated: Names of all real images with generated ones, by the study file; empty where it is not known.
     """
 
     spec: DownstreamSpec | None
@@ -95,6 +96,7 @@ class Phase:
     cells: tuple[CellRuns, ...]
     planned: int | None
     others: tuple[str, ...]
+    with_generated: tuple[str, ...] = ()
 
     @property
     def table(self) -> pd.DataFrame:
@@ -161,6 +163,7 @@ def phase_of(rows: Rows) -> Phase | None:
         cells=tuple(_cells(data.runs, cells, judged.said if images else {})),
         planned=sum(_runs_of(spec, cell) for cell in cells) if spec else None,
         others=judged.others,
+        with_generated=tuple(dict.fromkeys(cell.source for cell in cells if cell.generator and cell.share)),
     )
 
 

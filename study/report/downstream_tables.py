@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from study.report.downstream_analysis import COMPARED, MIN_SEEDS, SCORES, Findings, Gain, Recipe
-from study.report.downstream_claims import JudgedClaim
-from study.report.downstream_costs import SourceCost
+from study.report.downstream_costs import SourceCost, configurations_of
 from study.report.downstream_data import CellRuns, Phase, Source
-from study.report.formatting import MISSING, Scale, fixed, interval, plural, scale_for
+from study.report.formatting import MISSING, Scale, fixed, interval, scale_for
 from study.report.results_tables import Pair, p_values, texts
 from study.report.tables import Cell, Column, Table, assemble, number_cell, text_cell
 from study.statistics.downstream.worth import Worth
@@ -216,13 +216,16 @@ def generators_table(found: Findings) -> Table | None:
             ("grade_agreement", "Shows its class", True),
         )
     ]
+    near = {name: near_held_out(phase, str(name)) for name in names}
+    like_held_out = _plain("near_held_out", "Like a held-out one", [near[name] for name, _ in lines])
+    measured.insert(-1, like_held_out)
     images = [_sum_a_seed(known, name) for name, _ in lines]
     columns = [
         texts("generator", "Generator", [name for name, _ in lines]),
         texts("filter", "Filter", [(s.filter or "none").replace("_", " ") if s else None for _, s in lines]),
         _counts("images", "Drawn", images),
         *scores,
-        *(pair for pair in measured if any(cell.value is not None for cell in pair[1])),
+        *(pair for pair in measured if pair is like_held_out or any(c.value is not None for c in pair[1])),
     ]
     notes = (
         "CAS: classification accuracy score, that of classifiers which learnt from generated images alone, on "
@@ -230,12 +233,30 @@ def generators_table(found: Findings) -> Table | None:
         "images (Ravuri and Vinyals 2019), mean of the classifiers. Drawn: images for each generator seed.",
         "Vendi: effective number of different images of a class (Friedman and Dieng 2023), mean over classes and "
         "seeds; it grows with how many there are, so that as many drawn as real ones are compared. Memorised: share of "
-        "drawn images that nearly show a training image. Shows its class: where that can be told without a "
-        "classifier.",
+        "drawn images that nearly show a training image; like a held-out one: of those that classifiers "
+        f"were given, the share that nearly show a validation or test image ({MISSING}: not looked for); these are "
+        f"counted and not refused. Shows its class: where that can be told "
+        f"without a classifier; a generator that shows all {len(phase.classes)} classes alike, whichever it is asked "
+        f"for, comes to {fixed(100 / len(phase.classes), 1)} %.",
     )
     return assemble(
         "downstream-generators", "The generators, by what their images alone teach.", columns, notes
     )
+
+
+def near_held_out(phase: Phase, generator: str) -> float | None:
+    """Share of a generator's images that nearly show a held-out one, mean over its seeds, each by the run that compared
+    most of them; None where none was compared so.
+    """
+    own = phase.table[(phase.table["generator"] == generator) & phase.table["leak_checked"].notna()]
+    by_seed: dict[int, tuple[int, int]] = {}
+    for seed, text in zip(own["generator_seed"], own["leak_checked"], strict=True):
+        checked = json.loads(text)
+        compared, near = (checked.get(name) for name in ("generated_images", "generated_near_held_out"))
+        if compared and near is not None:
+            by_seed[int(seed)] = max(by_seed.get(int(seed), (0, 0)), (compared, near))
+    shares = [near / compared for compared, near in by_seed.values()]
+    return float(np.mean(shares)) if shares else None
 
 
 def _measured(known: pd.DataFrame, names: Sequence[str], column: str, title: str, percent: bool) -> Pair:
@@ -275,8 +296,8 @@ def worth_table(found: Findings) -> Table | None:
         f"By {score}, mean of the classifiers: the place of the generated images on the learning curve of real ones, "
         f"which reaches from {fixed(least, 0)} to {fixed(most, 0)} images more than all real ones that classifiers had "
         "(an isotonic regression, linear in the logarithm of the number). The interval holds all numbers from "
-        "which the "
-        "score does not differ.",
+        "which the score does not differ. Which real images a smaller number has is chosen once, for all classifier "
+        "seeds alike, so that the chance of that choice is not in the interval.",
     )
     return assemble("downstream-worth", "Generated images as so many further real ones.", columns, notes)
 
@@ -341,6 +362,7 @@ def _of_a_point(added: float | None, gain: Gain | None) -> float | None:
 
 def chosen_table(phase: Phase) -> Table | None:
     """What the search of each cell chose."""
+    tried = configurations_of(phase)
     lines = []
     for cell in phase.cells:
         one = cell.rows.iloc[0]
@@ -352,7 +374,11 @@ def chosen_table(phase: Phase) -> Table | None:
     columns = [
         texts("source", "Learns from", [cell.source.name for cell, _, _ in lines]),
         *_recipe_columns(phase, [(cell.classifier, cell.loss) for cell, _, _ in lines]),
-        _counts("trials", "Trials", [float(searched["trial"].nunique()) for _, _, searched in lines]),
+        _counts(
+            "configurations",
+            "Configurations tried",
+            [float(len(tried[name])) if (name := str(one["cell"])) in tried else None for _, one, _ in lines],
+        ),
         (Column("learning_rate", "Learning rate", numeric=True),
          [Cell(f"{one['learning_rate']:g}", value=float(one["learning_rate"])) for _, one, _ in lines]),
         texts("optimizer", "Optimizer", [one["optimizer"] for _, one, _ in lines]),
@@ -362,6 +388,7 @@ def chosen_table(phase: Phase) -> Table | None:
         _plain(score, "Of the final runs", [cell.mean(score) for cell, _, _ in lines]),
     ]  # fmt: skip
     note = (
+        "Configurations tried: different learning rates, optimizers and weight decays, by the runs of the search. "
         f"Scores: {TITLES[phase.chosen_by].lower()} on validation images. What a search found best is too good by what "
         "chance gave the best of its trials."
     )
@@ -373,58 +400,7 @@ def _best(searched: pd.DataFrame, score: str) -> float | None:
     return float(known.max()) if len(known) else None
 
 
-# ------------------------------------------------------------------ claims and failures
-
-
-def claims_table(judged: Sequence[JudgedClaim], margin: float) -> Table | None:
-    """The claims with their verdicts."""
-    if not judged:
-        return None
-    columns = [
-        texts("name", "Claim", [one.name for one in judged]),
-        texts("claim", "In words", [one.claim.says for one in judged]),
-        texts("ruling", "Verdict", [claim_words(one) for one in judged]),
-        (
-            Column("estimate", "Found", "points", numeric=True, has_interval=True),
-            [
-                Cell(MISSING) if one.gain is None else scored(one.gain.estimate, POINTS, sign=True)
-                for one in judged
-            ],
-        ),
-        texts(
-            "expected",
-            "Expected",
-            [_expected(one) for one in judged],
-        ),
-        texts("sources", "Judged by", [", ".join(one.sources) or None for one in judged]),
-        texts("source", "Source", [one.claim.source or None for one in judged]),
-    ]
-    several = f", over {plural(len(judged), 'claim')} together" if len(judged) > 1 else ""
-    notes = (
-        "Found: mean difference on test images to what it names (real: real images alone), over what it is judged by "
-        "and the classifiers that it names (all, where it names none). "
-        f"Supported: the verdict on it is the expected one (equivalent: within "
-        f"±{100 * margin:g} points); refuted: it is another; not decided: nothing is established. Adjusted by "
-        f"Holm{several}.",
-    )
-    return assemble("downstream-claims", "Claims about generated images.", columns, notes)
-
-
-def _expected(one: JudgedClaim) -> str:
-    claim = one.claim
-    relation = (
-        "equivalent to" if claim.predicts == "equivalent" else f"{claim.predicts.replace('_', ' ')} than"
-    )
-    return f"{relation} {claim.against} in {TITLES[claim.score].lower()}"
-
-
-def claim_words(one: JudgedClaim) -> str:
-    """The ruling with what it was, where it is another than expected, or what is missing."""
-    if one.ruling == "not measured":
-        return f"not measured: no runs of {', '.join(one.missing) or 'generated images'}"
-    found = f": {one.gain.outcome}" if one.ruling == "refuted" and one.gain else ""
-    short = f"; without {', '.join(one.missing)}" if one.missing else ""
-    return f"{one.ruling}{found}{short}"
+# ------------------------------------------------------------------ failures
 
 
 def failures_table(phase: Phase) -> Table | None:

@@ -231,6 +231,7 @@ def _recorded(record: Mapping[str, Any]) -> dict[str, Any]:
         "classes": json.dumps(record["classes"], ensure_ascii=False) if record.get("classes") else None,
         "data": record.get("data"),
         "leak_checked": None if leaks is None else json.dumps(leaks, sort_keys=True, ensure_ascii=False),
+        "generated_near_held_out": _mapping(leaks).get("generated_near_held_out"),
     }
 
 

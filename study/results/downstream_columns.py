@@ -22,8 +22,9 @@ RUN_COLUMNS = (
     "run_key", "phase", "cell", "source", "generator", "ratio", "filter", "real_share", "classifier", "network", "loss",
     "generator_seed", "seed", "trial", "state", "reason", "learning_rate", "optimizer", "weight_decay", "steps",
     "images_drawn", "generated_share", "best_step", "real_images", "generated_images", "filtered_out", *RUN_SCORES,
-    *RUN_COSTS, "classes", "data", "leak_checked", "mlflow_run_id",
+    *RUN_COSTS, "classes", "data", "leak_checked", "mlflow_run_id", "generated_near_held_out",
 )  # fmt: skip
+RUN_LATER = ("generated_near_held_out",)  # columns that older results lack
 PREDICTION_COLUMNS = ("run_key", "part", "image", "group", "label")
 GENERATED_MEASURES = (
     "vendi", "vendi_alike", "vendi_real", "memorisation", "grade_agreement", "generate_seconds", "generate_flops",
@@ -44,7 +45,7 @@ _TEXTS = frozenset(
 _INTEGERS = frozenset(
     {
         "generator_seed", "seed", "trial", "steps", "images_drawn", "best_step", "real_images", "generated_images",
-        "filtered_out", "images",
+        "filtered_out", "images", "generated_near_held_out",
     }
 )  # fmt: skip
 
@@ -80,6 +81,8 @@ _ABOUT: dict[str, tuple[str, str, str, str]] = {
     "classes": ("", "", "", "Names of the classes in the order of their numbers, as JSON."),
     "data": ("", "", "", "Digest of all real images, their classes and parts."),
     "leak_checked": ("", "", "", "What was compared to prove that no held-out image was learnt from, as JSON."),
+    "generated_near_held_out": ("", ">= 0", "lower", "Generated images, before its filter, that nearly show a held-out "
+                                "one; they are counted, not refused. Empty where that was not looked for."),
     "mlflow_run_id": ("", "", "", "Id of the run in MLflow; empty where MLflow does not know it."),
     "part": ("", "validation | test", "", "Part of the data set that the image is of."),
     "image": ("", "", "", "File of the image in the prepared data set."),

@@ -16,6 +16,7 @@ from study.results.downstream_columns import (
     PREDICTED,
     PREDICTION_COLUMNS,
     RUN_COLUMNS,
+    RUN_LATER,
     downstream_entries,
     type_of,
     typed,
@@ -59,7 +60,8 @@ def read_downstream(folder: Path, read_sheet: ReadSheet) -> tuple[Downstream, li
     problems: list[str] = []
     sheets = []
     for name, columns in ((DOWNSTREAM_CSV, RUN_COLUMNS), (GENERATED_CSV, GENERATED_COLUMNS)):
-        rows, told = read_sheet(folder / name, columns, _kind_in(columns))
+        needed = [column for column in columns if column not in RUN_LATER]
+        rows, told = read_sheet(folder / name, needed, _kind_in(columns))
         problems += told
         sheets.append(typed([] if told else rows, columns))
     predictions = typed([], PREDICTION_COLUMNS)

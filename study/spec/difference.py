@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from study.spec.contents import NOT_RECORDED, differing
@@ -51,17 +51,17 @@ def recorded_identity(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def not_taken(record: Mapping[str, Any], new: StudySpec) -> list[str]:
-    """Returns a line for each value that a study file has changed in vain: margin and prices are those of the first
-    launch, since they say what the results mean.
+    """Returns a line for each value that a study file has changed in vain: margins, claims about generated images and
+    prices are those of the first launch, since they say what the results mean.
     """
-    before, after = (
-        _of_first_launch(spec) for spec in (record.get("spec") or {}, new.model_dump(mode="json"))
-    )
+    before, after = record.get("spec") or {}, new.model_dump(mode="json")
+    now = _of_first_launch(after)
+    stated = [(path, value, now.get(path, _ABSENT)) for path, value in _of_first_launch(before).items()]
     return [
-        f"{path}: {_show(value)} -> {_show(after.get(path, _ABSENT))} is not taken: what the first launch stated "
+        f"{path}: {_show(old)} -> {_show(value)} is not taken: what the first launch stated "
         "counts; a study of another name may state another"
-        for path, value in before.items()
-        if value != after.get(path, _ABSENT)
+        for path, old, value in (*stated, *_claims(before, after))
+        if old != value
     ]
 
 
@@ -69,9 +69,28 @@ def _of_first_launch(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a study file that are those of its first launch, by dotted path; without what it does not say."""
     report, resources = spec.get("report") or {}, spec.get("resources") or {}
     found = _flatten(report, "report") if report else {}
-    if "price_per_hour" in resources:
-        found["resources.price_per_hour"] = resources["price_per_hour"]
+    for section, name, content in (
+        ("resources", "price_per_hour", resources),
+        ("downstream", "margin", spec.get("downstream") or {}),
+    ):
+        if name in content:
+            found[f"{section}.{name}"] = content[name]
     return found
+
+
+def _claims(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Path and both values of what claims say: those that one study alone has as a whole, others field by field."""
+    old, new = ((spec.get("downstream") or {}).get("claims") or {} for spec in (before, after))
+    for name in dict.fromkeys([*old, *new]):
+        path = f"downstream.claims.{name}"
+        if name in old and name in new:
+            fields = _flatten(new[name], path)
+            yield from (
+                (field, value, fields.get(field, _ABSENT))
+                for field, value in _flatten(old[name], path).items()
+            )
+        else:
+            yield path, old.get(name, _ABSENT), new.get(name, _ABSENT)
 
 
 def _completed(recorded: Any, filled: Any, key: str = "") -> Any:

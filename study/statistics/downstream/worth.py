@@ -67,7 +67,8 @@ def worth_of(arm: ScoreTable, curve: Mapping[int, ScoreTable], real: int, level:
     Args:
         arm: Of an arm that was trained on `real` real images a class, and on further ones.
         curve: Of classifiers trained on so many real images a class, on the same test images, resamples and classifier
-            seeds (which also choose the subsets), without generator seeds.
+            seeds, without generator seeds. Where one subset of each size serves all seeds, the chance of choosing it
+            is not in the interval.
         real: A class, between the curve's smallest and largest size.
 
     Raises:

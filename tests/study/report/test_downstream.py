@@ -71,7 +71,7 @@ def test_claims_are_judged_by_what_was_found(report: Report) -> None:
     assert list(told) == [
         ("copies-beat-wrong", "supported", "better than wrong-x10 in accuracy"),
         ("more-is-better", "supported", "better than real in accuracy"),
-        ("no-use", "refuted: better", "equivalent to real in accuracy"),
+        ("no-use", "refuted: better with copies-x10", "equivalent to real in accuracy"),
         ("wrong-never-helps", "supported", "not better than real in accuracy"),
     ]
     assert any("3 supported and 1 refuted" in words for words in section_of(report).paragraphs)
@@ -86,7 +86,7 @@ def test_a_claim_on_what_has_no_runs_is_not_measured(tmp_path: Path) -> None:
     claims = {"both": claim, "one": alone}
     found = table(made(tmp_path, ratios=(1.0, 10.0), left_out=none, claims=claims), "downstream-claims")
     assert cells(found, "ruling")[1] == "not measured: no runs of copies-x1"
-    assert cells(found, "ruling")[0].endswith("; without copies-x1")
+    assert cells(found, "ruling")[0] == "not decided; without copies-x1"  # what is missing might refute it
 
 
 def test_numbers_are_those_of_the_runs(results: Results, report: Report) -> None:
@@ -129,6 +129,8 @@ def test_generators_stand_beside_what_their_images_teach(report: Report) -> None
     assert cells(found, "vendi") == ["3.50"] * 3
     assert cells(found, "memorisation") == ["25.0"] * 3
     assert cells(found, "images") == ["72"] * 3
+    assert cells(found, "near_held_out") == ["25.0", "0.0", "--"]  # the last: not looked for
+    assert "whichever it is asked for, comes to 33.3 %" in found.notes[1]
 
 
 def test_costs_are_of_all_classes_and_a_point_costs_what_was_added(results: Results, report: Report) -> None:
@@ -155,6 +157,19 @@ def test_the_test_set_says_what_it_can_show(report: Report) -> None:
     assert "points if each classifier had such a number of test images of its own" in words
 
 
+def test_the_study_s_own_intervals_are_told_beside_it(results: Results, report: Report) -> None:
+    phase = phase_of(prepare(results))
+    assert phase is not None
+    found = analyse_downstream(phase, QUICK)
+    assert found is not None
+    own = [gain for source in found.generated if (gain := found.gain(source, "accuracy"))]
+    halves = [50 * (gain.estimate.high - gain.estimate.low) for gain in own]  # type: ignore[operator]
+    shares = [100 * (1 - gain.found.of_images / gain.found.error**2) for gain in own]
+    (words,) = (words for words in section_of(report).paragraphs if words.startswith("The intervals here"))
+    assert f"are ±{min(halves):.1f} to ±{max(halves):.1f} points wide" in words
+    assert f"of the variance {min(shares):.0f} to {max(shares):.0f} % is of the seeds" in words
+
+
 def test_a_learning_curve_tells_gains_as_real_images(tmp_path: Path) -> None:
     found = made(
         tmp_path,
@@ -166,6 +181,7 @@ def test_a_learning_curve_tells_gains_as_real_images(tmp_path: Path) -> None:
     worth = table(found, "downstream-worth")
     assert cells(worth, "source") == ["copies-x1", "copies-x10"]
     assert "from −6 to 12 images more" in worth.notes[0]
+    assert "the chance of that choice is not in the interval" in worth.notes[0]
     figures = {figure.key for figure in found.figures}
     assert {"downstream-worth", "downstream-ratios", "downstream-gains", "downstream-confusion"} <= figures
     assert "half for their means" in " ".join(table(found, "downstream-gains").notes)
@@ -178,8 +194,8 @@ def test_a_learning_curve_tells_gains_as_real_images(tmp_path: Path) -> None:
 
 def test_records_prove_equal_lengths(report: Report) -> None:
     assert any(
-        "all 95 final runs had alike: 60 optimizer steps, 480 images drawn and 2 search trials a cell"
-        in words
+        "all 95 final runs had alike: 60 optimizer steps, 480 images drawn and a search of the same 2 different "
+        "configurations" in words
         for words in section_of(report).paragraphs
     )
     assert not any("Classifiers were not trained alike" in warning for warning in report.verdict.warnings)
@@ -193,6 +209,31 @@ def test_unequal_lengths_in_the_records_are_a_warning(tmp_path: Path) -> None:
     assert any(
         "images drawn differ: 480 (real.resnet18) and 720" in warning for warning in found.verdict.warnings
     )
+
+
+@pytest.mark.parametrize(
+    ("tried", "said", "counts"),
+    [
+        (
+            (0.001, 0.001),
+            "unlike numbers of different configurations: 1 (copies-x10.resnet18) and 2",
+            ["2", "1"],
+        ),
+        (
+            (0.001, 0.01),
+            "2 different configurations a cell, but not the same ones: of 3 in all, 1 was tried",
+            ["2", "2"],
+        ),
+    ],
+)
+def test_searches_are_counted_by_the_different_configurations_that_they_tried(
+    tmp_path: Path, tried: tuple[float, ...], said: str, counts: list[str]
+) -> None:
+    found = made(tmp_path, trials=2, tried={"copies-x10.resnet18": tried})
+    (warning,) = (warning for warning in found.verdict.warnings if "Searches of classifiers" in warning)
+    assert said in warning
+    assert warning.endswith("What differs between these cells may be the better search.")
+    assert cells(table(found, "downstream-chosen"), "configurations") == counts
 
 
 def test_failed_and_missing_runs_are_told_and_seeds_stay_crossed(tmp_path: Path) -> None:

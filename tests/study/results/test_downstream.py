@@ -68,6 +68,28 @@ def test_a_row_says_what_was_learnt_from_and_what_was_counted(storage: Storage) 
     assert pd.isna(stated["generator"][real])
 
 
+def test_generated_images_that_nearly_show_held_out_ones_are_counted(storage: Storage) -> None:
+    downstream = local_results(storage).downstream
+    assert downstream is not None
+    runs = downstream.runs[downstream.runs["state"] == "COMPLETE"].set_index("source")
+    near = runs["generated_near_held_out"].groupby(level=0).max().to_dict()
+    drawn = runs["generated_images"].groupby(level=0).max().to_dict()
+    assert (near["real"], near["copies-x10"]) == (0, drawn["copies-x10"] // 4)
+    assert near["copies-x10"] > 0
+
+
+def test_results_of_before_these_were_counted_are_read(storage: Storage, tmp_path: Path) -> None:
+    results = local_results(storage)
+    write_csv(results, tmp_path)
+    (path,) = tmp_path.rglob(DOWNSTREAM_CSV)
+    pd.read_csv(path).drop(columns="generated_near_held_out").to_csv(path, index=False)
+    older = read_csv(tmp_path).downstream
+    assert results.downstream is not None
+    assert older is not None
+    assert older.runs["generated_near_held_out"].isna().all()
+    assert list(older.runs["run_key"]) == list(results.downstream.runs["run_key"])
+
+
 def test_only_final_runs_have_predictions_and_they_are_those_of_the_files(storage: Storage) -> None:
     downstream = local_results(storage).downstream
     assert downstream is not None

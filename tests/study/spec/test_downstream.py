@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from study.spec.difference import not_taken
 from study.spec.downstream import REAL, DownstreamSpec, cells_of
 from study.spec.downstream_plan import DownstreamPlan, total_runs
 from study.spec.loading import load_study, read_contents
@@ -180,6 +181,26 @@ def test_identity_is_that_of_the_images_wherever_they_lie(
     picture(99, (32, 32)).save(tmp_path / "elsewhere" / "cat" / "99.png")
     more = load_study(study_file(tmp_path / "d", tmp_path / "elsewhere"))
     assert more.with_contents(read_contents(more)).digest() != first.digest()
+
+
+def test_claims_and_the_margin_of_the_first_launch_count_and_a_change_is_told(tmp_path: Path) -> None:
+    def stated(folder: str, margin: float, **claims: str) -> StudySpec:
+        whole = {name: {"says": "it helps", "predicts": predicts} for name, predicts in claims.items()}
+        return load_study(study_file(tmp_path / folder, data, margin=margin, claims=whole))
+
+    downstream_study(tmp_path)
+    data = tmp_path / "data"
+    record = json.loads(json.dumps(stated("a", 0.02, kept="better", gone="worse").record()))
+    assert not_taken(record, stated("b", 0.02, kept="better", gone="worse")) == []
+    told = not_taken(record, stated("c", 0.05, kept="worse", new="equivalent"))
+    assert [line.partition(" is not taken")[0] for line in told if "claims" not in line] == [
+        "downstream.margin: 0.02 -> 0.05"
+    ]
+    gone, kept, new = (line for line in told if "claims" in line)
+    assert kept.startswith('downstream.claims.kept.predicts: "better" -> "worse" is not taken')
+    assert gone.startswith('downstream.claims.gone: {"says": "it helps", ')
+    assert gone.partition(" is not taken")[0].endswith("-> (absent)")
+    assert new.startswith("downstream.claims.new: (absent) -> {")
 
 
 def test_a_record_reads_back_and_studies_without_the_phase_do_not_name_it(tmp_path: Path) -> None:
