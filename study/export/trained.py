@@ -10,6 +10,7 @@ from study.storage.run_key import FOREIGN, RunKey
 from study.storage.run_names import find_run, known_runs, runs_named
 from study.storage.run_result import read_result
 from study.storage.safe_paths import inside
+from trainables.classifier_run_config import ClassifierRunConfig, parse_run_config
 from trainables.errors import UserError
 from trainables.evaluation.metrics_table import TOLD_BY
 from trainables.events import RUN_FILE
@@ -68,11 +69,11 @@ def config_of(run: str, folder: Path) -> RunConfig:
     Raises:
         UserError: Its base model is another one by now than it was trained on, or it trained a classifier.
     """
-    if RunKey.parse(run).trains_classifier:
+    config = parse_run_config((folder / RUN_FILE).read_text(encoding="utf-8"))
+    if isinstance(config, ClassifierRunConfig):
         raise UserError(
             f"{run} trained a classifier: it has no weights of a diffusion model; name a confirm run"
         )
-    config = RunConfig.model_validate_json((folder / RUN_FILE).read_text(encoding="utf-8"))
     _require_same_model(run, config)
     return config
 

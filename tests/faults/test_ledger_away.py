@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from study.cluster.ray_cluster import Cluster, cluster
-from study.dispatch.run_queue import RunQueue
+from study.dispatch.phased_queue import StudyQueue
 from study.driver.launch import LaunchContext, Workers, launch
 from tests.helpers.small_studies import RESIDENT, RUNNER, small_study, storage_of
 from trainables.errors import UserError
@@ -92,7 +92,7 @@ def test_a_queue_whose_ledger_failed_is_never_worked_on_again(
     storage = storage_of(fast_path, spec)
     made, worked_on = [], []
 
-    class Queue(RunQueue):
+    class Queue(StudyQueue):
         def __init__(self, *arguments: Any) -> None:
             if len(made) == 1 and not refused:
                 refused.append("the ledger is still away")
@@ -100,7 +100,7 @@ def test_a_queue_whose_ledger_failed_is_never_worked_on_again(
             super().__init__(*arguments)
             made.append(self)
 
-    def work(context: LaunchContext, queue: RunQueue, joined: Any) -> str | None:
+    def work(context: LaunchContext, queue: StudyQueue, joined: Any) -> str | None:
         worked_on.append((queue, queue.live))
         if len(worked_on) == 1:
             assert queue.next() is not None
@@ -109,7 +109,7 @@ def test_a_queue_whose_ledger_failed_is_never_worked_on_again(
         return None
 
     refused: list[str] = []
-    monkeypatch.setattr("study.driver.launch.RunQueue", Queue)
+    monkeypatch.setattr("study.driver.launch.StudyQueue", Queue)
     monkeypatch.setattr("study.driver.launch._work", work)
     monkeypatch.setattr("study.driver.launch.cluster", lambda *_, **__: contextlib.nullcontext(_NoCluster()))
     said: list[str] = []
@@ -135,14 +135,14 @@ def test_a_signal_is_heard_while_no_run_is_under_way(
     storage = storage_of(fast_path, spec)
     asked = threading.Event()
 
-    def nothing(queue: RunQueue) -> None:
+    def nothing(queue: StudyQueue) -> None:
         asked.set()
 
     def interrupt() -> None:
         asked.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(RunQueue, "next", nothing)
+    monkeypatch.setattr(StudyQueue, "next", nothing)
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     outcome = launch(spec, storage, workers=WORKERS, say=print)

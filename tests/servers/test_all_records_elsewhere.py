@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = f"""
 import sys
 import study.driver.launch as launch
-launch.Workers.__init__.__defaults__ = ({RUNNER!r}, {RESIDENT!r}, 5.0)  # the fake runner; all else is real
+launch.Workers.__init__.__defaults__ = ({RUNNER!r}, {RESIDENT!r}, 5.0, '')  # the fake runner; all else is real
 from study.cli.main import main
 main(sys.argv[1:])
 """

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 import study.driver.launch as launch
 
-launch.Workers.__init__.__defaults__ = (%r, %r, 5.0)  # the fake runner, so that a run takes milliseconds
+launch.Workers.__init__.__defaults__ = (%r, %r, 5.0, '')  # the fake runner, so that a run takes milliseconds
 from study.cli.main import main
 main(sys.argv[1:])
 """

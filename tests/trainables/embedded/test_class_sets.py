@@ -29,6 +29,7 @@ def test_every_name_is_a_set() -> None:
     assert set(CLASS_SETS) == {
         "graded-lesions",
         *(f"graded-lesions-{number}" for number in range(2, 9)),
+        "graded-lesions-large",
         "digits",
     }
     for name in CLASS_SETS:
