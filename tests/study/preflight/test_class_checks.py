@@ -35,7 +35,7 @@ def study(folder: Path, top: dict[str, Any] | None = None, **section: Any) -> St
     data = folder / "data"
     if not data.exists():
         class_folder(data, {"cat": 12, "dog": 12})
-    path = study_file(folder, section.pop("dataset", data), **section)
+    path = study_file(folder, section.pop("dataset", data), **{"ratios": [1], **section})
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | (top or {})))
     return load_study(path)
 
