@@ -18,13 +18,14 @@ from urllib.parse import urlsplit
 import psutil
 
 from study.storage.layout import MLFLOW_UI_LOG, Storage, sqlite_path
+from study.storage.study_record import published_spec
 from study.tracking.mlflow_store import (
     MlflowStore,
     resolve_tracking_uri,
     tracking_command,
 )
 from study.tracking.reachable import check_tracking
-from study.tracking.ui_defaults import ARMS_QUERY, VIEW_QUERY, WORKFLOW
+from study.tracking.ui_defaults import ARMS_QUERY, CLASSIFIERS_QUERY, VIEW_QUERY, WORKFLOW
 from study.util.redaction import without_credentials
 from trainables.errors import UserError
 from trainables.util.import_paths import import_settings
@@ -109,15 +110,21 @@ def serve(storage: Storage, *, port: int | None = None, tracking_uri: str | None
     return serve_command(
         lambda: first.pop() if first else ui_command(storage, port=port, tracking_uri=tracking_uri),
         storage.folder / MLFLOW_UI_LOG,
-        pages_of,
+        lambda command: pages_of(command, classifiers=bool(published_spec(storage).get("downstream"))),
     )
 
 
-def pages_of(command: UiCommand) -> list[tuple[str, str]]:
-    """Returns further pages of the study in MLflow's UI, by name."""
+def pages_of(command: UiCommand, *, classifiers: bool = False) -> list[tuple[str, str]]:
+    """Returns further pages of the study in MLflow's UI, by name.
+
+    Args:
+        classifiers: Whether the study has a downstream phase.
+    """
     experiment = command.url.rpartition("/runs?")[0]
+    cells = [("classifiers, by what they learn from", f"{experiment}/runs?{CLASSIFIERS_QUERY}")]
     return [
         ("arms, with intervals", f"{experiment}/runs?{ARMS_QUERY}"),
+        *(cells if classifiers else []),
         ("models, one for each evaluation", f"{experiment}/models?{WORKFLOW}"),
     ]
 

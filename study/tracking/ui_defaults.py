@@ -12,13 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from study.spec.sections import Budget
-from trainables.evaluation.metrics_table import METRICS, QUALITY
+from study.storage.run_key import DOWNSTREAM
+from trainables.evaluation.metrics_table import CLASSIFIER_SCORES, METRICS, QUALITY
 
 VIEW = "study"
 ARMS_VIEW = "arms"
+CLASSIFIERS_VIEW = "classifiers"  # of studies with a downstream phase
 WORKFLOW = "workflowType=machine_learning"  # or MLflow's page calls models agents
 VIEW_QUERY = f"{WORKFLOW}&viewStateShareKey={VIEW}"
 ARMS_QUERY = f"{WORKFLOW}&viewStateShareKey={ARMS_VIEW}"
+CLASSIFIERS_QUERY = f"{WORKFLOW}&viewStateShareKey={CLASSIFIERS_VIEW}"
 IMAGE_SECTION = "samples"
 GRID = f"{IMAGE_SECTION}/grid"  # the labelled grid of each evaluation, for people
 
@@ -32,6 +35,7 @@ _ARM_METRICS = (
     *(f"{part}/{QUALITY}" for part in ("mean", "low", "high", "n")),
     *(f"mean/{name}" for name in _ARM_MEASURES[1:]),
 )
+_CELL_METRICS = (*(f"mean/{name}" for name in CLASSIFIER_SCORES), "summary/n_complete")
 _PARAMS = ("training.learning_rate",)
 _SECTIONS = (IMAGE_SECTION, "eval", "train", "cost", "Model metrics", "System metrics")
 _SECTION_IDS = {name: f"section-{number}" for number, name in enumerate(_SECTIONS)}
@@ -39,12 +43,16 @@ _SECTION_IDS = {name: f"section-{number}" for number, name in enumerate(_SECTION
 
 def experiment_tags(spec: Mapping[str, Any]) -> dict[str, str]:
     """Returns the tags that make the UI show a study as one of model training, best quality first."""
+    classifiers = {CLASSIFIERS_VIEW: _classifiers_view()} if spec.get("downstream") else {}
+    views = {VIEW: _runs_view(spec), ARMS_VIEW: _arms_view(), **classifiers}
     return {
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.experiment.primaryMetric.name": _FIRST.key,
         "mlflow.experiment.primaryMetric.greaterIsBetter": str(_FIRST.direction == "higher"),
-        f"mlflow.sharedViewState.{VIEW}": json.dumps(_runs_view(spec), separators=(",", ":")),
-        f"mlflow.sharedViewState.{ARMS_VIEW}": json.dumps(_arms_view(), separators=(",", ":")),
+        **{
+            f"mlflow.sharedViewState.{name}": json.dumps(view, separators=(",", ":"))
+            for name, view in views.items()
+        },
     }
 
 
@@ -76,6 +84,13 @@ def _arms_view() -> dict[str, Any]:
     columns = ["tags.`method`", *(f"metrics.`{name}`" for name in _ARM_METRICS)]
     condition = "tags.kind = 'parent' and tags.phase = 'confirm'"
     return _view(columns, condition, f"metrics.`mean/{QUALITY}`", [])
+
+
+def _classifiers_view() -> dict[str, Any]:
+    """What classifiers learn from, by their final runs: mean test scores, the best balanced accuracy first."""
+    columns = [f"metrics.`{name}`" for name in _CELL_METRICS]
+    condition = f"tags.kind = 'parent' and tags.phase = '{DOWNSTREAM}'"
+    return _view(columns, condition, "metrics.`mean/balanced_accuracy`", [])
 
 
 def _view(

@@ -95,5 +95,12 @@ def test_a_study_of_classifiers_is_killed_resumed_recorded_and_reported(
     assert all("eval/accuracy" in run.data.metrics for run in runs)
     assert {file.path for file in client.list_artifacts(runs[0].info.run_id)} >= {PREDICTIONS, RECORD}
 
+    view = json.loads(experiment.tags["mlflow.sharedViewState.classifiers"])
+    cells = client.search_runs([experiment.experiment_id], view["searchFilter"])
+    assert {run.data.tags["arm"] for run in cells} == set(plan.arms)
+    for column in (*view["selectedColumns"], view["orderByKey"]):
+        group, _, name = column.partition(".")
+        assert all(name.strip("`") in getattr(run.data, group) for run in cells), column
+
     report = (tmp_path / "reports" / spec.name / "report.md").read_text()
     assert "What generated images are worth to a classifier" in report
