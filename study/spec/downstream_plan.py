@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.schema import SearchSpace
-from study.spec.downstream import REAL, Cell, DownstreamSpec, cells_of, training_of
+from study.spec.downstream import REAL, Cell, cells_of, training_of
 from study.spec.downstream_data import ALL_CLASSES, DATA, images_needed
 from study.storage.layout import Storage
 from study.storage.run_key import DOWNSTREAM, DOWNSTREAM_SEARCH, RunKey
@@ -23,8 +24,6 @@ from trainables.evaluation.prepared_classes import PreparedClasses, prepared_at
 from trainables.events import read_events
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from study.spec.study_spec import StudySpec
 
 GENERATOR = "g"  # begins what stands in a subject's place
@@ -74,7 +73,7 @@ class DownstreamPlan:
     def prepared(self) -> PreparedClasses:
         """The data set; raises UserError if it is gone."""
         assert self.downstream.prepared is not None
-        return prepared_at_place(self.downstream.prepared)
+        return prepared_at(Path(self.downstream.prepared))
 
     # What the run queue asks
 
@@ -201,18 +200,6 @@ def total_runs(spec: StudySpec) -> int:
     """Returns the number of all runs of a study, of fine-tuning and of classifiers, if no early stopping happens."""
     plan = downstream_plan(spec)
     return spec.number_of_runs() + (plan.number_of_runs() if plan is not None else 0)
-
-
-def prepared_at_place(place: str) -> PreparedClasses:
-    """Returns the data set that lies in a folder; raises UserError if it is gone."""
-    from pathlib import Path
-
-    return prepared_at(Path(place))
-
-
-def final_runs(spec: DownstreamSpec, cell: Cell) -> int:
-    """Returns the number of final runs of a cell."""
-    return len(spec.seeds) * (1 if cell.generator is None else len(spec.generator_seeds))
 
 
 def _run_of(storage: Storage, arm: str, subject: str, seed: int) -> Path | None:

@@ -30,7 +30,7 @@ from PIL import Image
 
 from trainables.config.class_data import ClassDataConfig
 from trainables.data.class_prompts import ClassPrompts, class_prompts
-from trainables.data.labelled_images import LabelledImage, LabelledSet, look_at
+from trainables.data.labelled_images import LabelledImage, LabelledSet, labelled
 from trainables.data.labelled_metadata import LabelColumns
 from trainables.data.path_map import folder_of
 from trainables.embedded.class_sets import CLASS_SETS, DIGITS, load_class_set
@@ -220,19 +220,16 @@ def read_prepared(prepared: PreparedClasses) -> ClassDataSet:
     for line in lines:
         path = prepared.folder / line["file_name"]
         try:
-            image = LabelledImage(path, line["file_name"], line["class"], "", (0, 0), line["group"])
-            look = image.look()
+            image = labelled(path, line["file_name"], line["class"], line["group"])
         except UserError as error:
             problems += error.problems
             continue
-        if look.digest != line["digest"]:
+        if image.digest != line["digest"]:
             problems.append(
                 f"{path} has other pixels than when the data set was split; remove {prepared.folder}, and "
                 "it is prepared anew"
             )
-        parts[line["split"]].append(
-            LabelledImage(path, line["file_name"], line["class"], look.digest, look.size, line["group"])
-        )
+        parts[line["split"]].append(image)
     extra = _unknown_files(prepared.folder, {line["file_name"] for line in lines})
     if extra:
         problems.append(
@@ -309,13 +306,11 @@ def _shipped(name: str) -> LabelledSet:
         found = load_class_set(name)
     except (ValueError, ModuleNotFoundError) as error:
         raise UserError(str(error)) from None
-    images = []
-    for one, picture in zip(found.pictures, found.images(), strict=True):
-        look = look_at(picture)
-        images.append(
-            LabelledImage(picture, one.name, one.class_name, look.digest, look.size, one.group or "")
-        )
-    return LabelledSet(tuple(images), found.class_names)
+    images = tuple(
+        labelled(picture, one.name, one.class_name, one.group or "")
+        for one, picture in zip(found.pictures, found.images(), strict=True)
+    )
+    return LabelledSet(images, found.class_names)
 
 
 def _write_in_one_step(split: SplitClasses) -> None:
